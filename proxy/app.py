@@ -1,0 +1,129 @@
+"""The composition root: every object is built here once, and every request finds its door here."""
+
+import asyncio
+import errno
+import logging
+
+import aiohttp
+from aiohttp import web
+
+from proxy.admin import INSTANCE_HEADER, PREFIX, Admin
+from proxy.config import Address, Config
+from proxy.errors import ConfigError
+from proxy.forward import Forward
+from proxy.ollama import Ollama, upstream_session
+from proxy.pull.handler import PullHandler
+from proxy.pull.jobs import Jobs
+from proxy.pull.pipeline import Pipeline
+from proxy.pull.transfer import Transfer
+from proxy.sources.base import Source
+from proxy.sources.huggingface import HuggingFace
+
+log = logging.getLogger(__name__)
+
+LARGEST_HEADER = 128 * 1024
+SELF_CHECK_SECONDS = 0.2
+FAREWELL_SECONDS = 2.0
+
+
+class Backend:
+    """What a pull needs, without a listener: `inspect` uses it as it is. Belongs to the running loop."""
+
+    def __init__(self, config: Config) -> None:
+        self.session = upstream_session()
+        self.ollama = Ollama(config.ollama.url, self.session)
+        self.transfer = Transfer(self.ollama, config.pull.connections, config.pull.memory)
+        self._sources: list[Source] = [HuggingFace(config.hub.endpoint, config.hub.token, config.hub.hosts)]
+        by_host = {host: source for source in self._sources for host in source.hosts}
+        self.pipeline = Pipeline(config, by_host, self.ollama, self.transfer)
+
+    async def close(self) -> None:
+        self.transfer.close()
+        for source in self._sources:
+            await source.close()
+        await self.session.close()
+
+
+class App:
+    """The proxy: `async with App(config) as app` listens at `app.address` until the block ends."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.address = config.server.listen
+
+    async def __aenter__(self) -> "App":
+        self._backend = Backend(self._config)
+        ollama = self._backend.ollama
+        self._jobs = Jobs(self._backend.pipeline)
+        self._forward = Forward(ollama, self._backend.session)
+        self._pull = PullHandler(self._backend.pipeline, self._jobs, self._forward)
+        self._admin = Admin(ollama)
+        self._runner = web.ServerRunner(
+            web.Server(
+                self._dispatch,
+                handler_cancellation=True,
+                access_log=None,
+                auto_decompress=False,
+                max_line_size=LARGEST_HEADER,
+                max_field_size=LARGEST_HEADER,
+            ),
+            shutdown_timeout=FAREWELL_SECONDS,
+        )
+        try:
+            await self._listen()
+            await self._refuse_to_serve_itself()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._jobs.close()
+        await self._runner.cleanup()
+        await self._backend.close()
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.startswith(PREFIX):
+            return await self._admin(request)
+        if request.method == "POST" and request.path == "/api/pull":
+            return await self._pull(request)
+        return await self._forward(request)
+
+    async def _listen(self) -> None:
+        host, port = self._config.server.listen
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            raise ConfigError(
+                f"{host}:{port} {reason}; end what listens there, or choose another address with --listen HOST:PORT"
+            ) from error
+        bound: tuple[str, int] = self._runner.addresses[0]
+        self.address = Address(host, bound[1])
+
+    async def _refuse_to_serve_itself(self) -> None:
+        url = self._config.ollama.url
+        limit = aiohttp.ClientTimeout(total=SELF_CHECK_SECONDS)
+        try:
+            async with self._backend.session.get(f"{url}{PREFIX}", timeout=limit) as response:
+                found = response.headers.get(INSTANCE_HEADER)
+        except (aiohttp.ClientError, TimeoutError):
+            return
+        if found == self._admin.instance:
+            raise ConfigError(
+                f"ollama.url is {url}, which is this proxy itself; set it to where Ollama listens (--ollama URL), "
+                "usually http://127.0.0.1:11434"
+            )
+
+
+async def serve(config: Config, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Raises ConfigError when the address or the upstream cannot be used."""
+    async with App(config) as app:
+        log.info("listening on %s", app.address.url)
+        await stop.wait()
+        log.info("ending: running pulls go on at the next pull of the same name")

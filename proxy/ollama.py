@@ -1,0 +1,154 @@
+"""The one module that knows Ollama's API: version, blobs and create."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp.abc import AbstractStreamWriter
+
+from proxy.errors import OllamaError
+
+ANSWER_SECONDS = 5.0
+
+Write = Callable[[bytes], Awaitable[None]]
+Produce = Callable[[Write], Awaitable[None]]
+
+
+def upstream_session() -> aiohttp.ClientSession:
+    """A session for Ollama: no time limits (a create is silent for minutes), bodies left as they are."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+        auto_decompress=False,
+        max_line_size=128 * 1024,
+        max_field_size=128 * 1024,
+    )
+
+
+class Ollama:
+    """A client of one Ollama server at `url`, which has no trailing slash."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._session = session
+
+    async def version(self) -> str:
+        """What `GET /api/version` says. Raises OllamaError when there is no answer within 5 seconds."""
+        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        try:
+            async with self._session.get(f"{self.url}/api/version", timeout=limit) as response:
+                answer = orjson.loads(await response.read())
+                return str(answer["version"])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self.unreachable(error) from error
+        except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+            raise OllamaError(f"{self.url} answers, but not as Ollama does; check ollama.url") from error
+
+    async def has_blob(self, digest: str) -> bool:
+        try:
+            async with self._session.head(f"{self.url}/api/blobs/{digest}") as response:
+                return response.status == HTTPStatus.OK
+        except aiohttp.ClientError as error:
+            raise self.unreachable(error) from error
+
+    async def push_blob(self, digest: str, size: int, produce: Produce) -> None:
+        """Upload `size` bytes that `produce` writes.
+
+        When `produce` raises, the connection is aborted, so that Ollama keeps nothing, and its error is raised
+        here. Raises OllamaError when the upload fails at Ollama's end.
+        """
+        body = _ProducedBody(size, produce)
+        try:
+            async with self._session.post(f"{self.url}/api/blobs/{digest}", data=body) as response:
+                if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
+                    raise OllamaError(f"Ollama refused blob {digest}: {_error_text(await response.read())}")
+        except aiohttp.ClientError as error:
+            if body.failure is not None:
+                raise body.failure from None
+            raise OllamaError(
+                f"Ollama at {self.url} broke off the upload of {digest} ({error}); see its log, then pull again: "
+                "finished files are kept"
+            ) from error
+
+    async def create(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Create a model and yield the lines that Ollama says, up to `success`.
+
+        It has to be read to its end: a create whose client leaves blocks for ever (v0.24).
+        Raises OllamaError for an error line, and for an end without `success`.
+        """
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._session.post(
+                f"{self.url}/api/create", data=orjson.dumps(body), headers=headers
+            ) as response:
+                if response.status >= HTTPStatus.BAD_REQUEST:
+                    raise OllamaError(f"Ollama cannot create {body['model']}: {_error_text(await response.read())}")
+                async for line in _json_lines(response.content):
+                    if "error" in line:
+                        raise OllamaError(f"Ollama cannot create {body['model']}: {line['error']}")
+                    yield line
+                    if line.get("status") == "success":
+                        return
+        except aiohttp.ClientError as error:
+            raise OllamaError(
+                f"Ollama at {self.url} broke off while it created {body['model']} ({error}); it may have crashed: "
+                "see its log"
+            ) from error
+        raise OllamaError(f"Ollama ended the creation of {body['model']} without success; see its log")
+
+    def unreachable(self, error: Exception) -> OllamaError:
+        return OllamaError(
+            f"Ollama at {self.url} cannot be reached ({error or type(error).__name__}); is it running? "
+            "The proxy looks for it at ollama.url (--ollama URL)"
+        )
+
+
+class _ProducedBody(aiohttp.Payload):
+    """A request body that a coroutine writes, so that an aborted upload ends that coroutine at once."""
+
+    def __init__(self, size: int, produce: Produce) -> None:
+        super().__init__(b"", content_type="application/octet-stream")
+        self._size = size
+        self._produce = produce
+        self.failure: Exception | None = None
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        try:
+            await self._produce(writer.write)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002 - aiohttp's signature
+        raise TypeError("a streamed body has no text")
+
+
+async def _json_lines(content: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:
+    """The objects of an NDJSON stream; a line may be longer than aiohttp's own line limit."""
+    rest = b""
+    async for chunk in content.iter_any():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in filter(bytes.strip, lines):
+            yield _json_object(line)
+    if rest.strip():
+        yield _json_object(rest)
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise OllamaError(f"Ollama said something that is not JSON: {line[:200].decode(errors='replace')}")
+    return value
+
+
+def _error_text(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return body[:500].decode(errors="replace") or "no reason given"

@@ -1,0 +1,50 @@
+"""What Ollama is asked to create, and what of its answer a pull shows."""
+
+from typing import Any
+
+from proxy.errors import OllamaError
+from proxy.ollama import Ollama
+from proxy.pull.plan import Plan
+from proxy.pull.progress import Progress
+
+SHOWN = ("converting model", "verifying conversion", "writing manifest")
+
+
+def create_steps(plan: Plan) -> list[dict[str, Any]]:
+    """The bodies to send to `/api/create`, in order; the last one makes the model that was asked for."""
+    settings = plan.settings
+    body: dict[str, Any] = {
+        "model": plan.name,
+        "files": {upload.path: upload.digest for upload in plan.uploads},
+        "quantize": plan.quantization,
+    }
+    chosen = {
+        "template": settings.template,
+        "system": settings.system,
+        "parameters": dict(settings.parameters) or None,
+        "license": settings.license,
+    }
+    return [body | {key: value for key, value in chosen.items() if value is not None}]
+
+
+async def create(ollama: Ollama, plan: Plan, progress: Progress) -> None:
+    """Run the steps to their end. Raises OllamaError, which names the model."""
+    for body in create_steps(plan):
+        await _run_step(ollama, plan, body, progress)
+
+
+async def _run_step(ollama: Ollama, plan: Plan, body: dict[str, Any], progress: Progress) -> None:
+    quantizing = False
+    async for line in ollama.create(body):
+        status = line.get("status")
+        if not isinstance(status, str):
+            raise OllamaError(f"Ollama said something unknown while it created {plan.name}: {line}")
+        if status.startswith("quantizing "):
+            quantizing = True
+            progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
+        elif status in SHOWN:
+            if status == "verifying conversion" and not quantizing:
+                # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
+                size = sum(upload.size for upload in plan.weights)
+                progress.quantizing(f"quantizing model to {plan.quantization}", size, size)
+            progress.status(status)

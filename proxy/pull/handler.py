@@ -1,0 +1,96 @@
+"""`POST /api/pull`: names that a source claims become jobs, every other request goes on to Ollama as it came."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from proxy.answers import json_response
+from proxy.forward import Forward
+from proxy.pull.jobs import Job, Jobs
+from proxy.pull.pipeline import Pipeline
+from proxy.pull.progress import Subscription
+from proxy.pull.reference import ModelReference, parse
+
+MOST_BODY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """A pull's body, as far as it matters here. `fields` is what the client sent."""
+
+    reference: ModelReference
+    stream: bool
+    fields: Mapping[str, Any]
+
+    def without_insecure(self) -> bytes:
+        """The body for Ollama's own pull: Open WebUI always says `insecure`, which breaks hf.co there."""
+        return orjson.dumps({key: value for key, value in self.fields.items() if key.lower() != "insecure"})
+
+
+def read_request(body: bytes) -> PullRequest | None:
+    """None where Ollama has to answer: what it would refuse, and names that are not HOST/ORG/REPO."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(fields, dict):
+        return None
+    # Go's decoder matches keys in any case, takes null for absent, and refuses other types.
+    given = {key.lower(): value for key, value in fields.items() if value is not None}
+    texts = [given.get(key, "") for key in ("model", "name", "username", "password")]
+    flags = [given.get("stream", True), given.get("insecure", False)]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(flag, bool) for flag in flags):
+        return None
+    # The CLI sends an empty `model` beside the `name`.
+    reference = parse(texts[0] or texts[1])
+    return PullRequest(reference, flags[0], fields) if reference else None
+
+
+class PullHandler:
+    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward) -> None:
+        self._pipeline = pipeline
+        self._jobs = jobs
+        self._forward = forward
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        body = await _read_at_most(request, MOST_BODY_BYTES)
+        wanted = read_request(body) if request.content.at_eof() else None
+        if wanted is None or not self._pipeline.claims(wanted.reference):
+            return await self._forward(request, prefix=body)
+        job = self._jobs.start(wanted.reference)
+        with self._jobs.attach(job) as subscription:
+            response = await (_stream(request, subscription) if wanted.stream else _wait(job, subscription))
+        return response or await self._forward(request, body=wanted.without_insecure())
+
+
+async def _read_at_most(request: web.BaseRequest, limit: int) -> bytes:
+    body = bytearray()
+    while len(body) < limit and (chunk := await request.content.readany()):
+        body += chunk
+    return bytes(body)
+
+
+async def _stream(request: web.BaseRequest, subscription: Subscription) -> web.StreamResponse | None:
+    """None when the pull ended without a line: Ollama answers."""
+    response: web.StreamResponse | None = None
+    async for lines in subscription.batches():
+        if response is None:
+            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+            await response.prepare(request)
+        await response.write(lines)
+    return response
+
+
+async def _wait(job: Job, subscription: Subscription) -> web.StreamResponse | None:
+    """The answer to `stream: false`, with the same None."""
+    async for _ in subscription.batches():
+        pass
+    if job.native:
+        return None
+    if job.error is not None:
+        return json_response({"error": job.error}, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return json_response({"status": "success"})

@@ -1,0 +1,152 @@
+"""Progress is data here, and here it becomes the lines that clients read: Ollama's own (server/routes.go)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
+from itertools import count
+
+import orjson
+
+LINE_SECONDS = 0.06
+KEEP_ALIVE_SECONDS = 8.0
+MOST_BARS = 16
+
+QUANTIZING_DIGEST = "sha256:" + "0" * 64
+# Clients take a line with a digest as a sign of life; an unknown one with nothing to do disturbs none of them.
+NOTHING_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a pull's stream. `total` and `completed` are bytes; a bar has a digest."""
+
+    status: str = ""
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+    error: str = ""
+
+    def encode(self) -> bytes:
+        if self.error:
+            return orjson.dumps({"error": self.error}) + b"\n"
+        fields: dict[str, str | int] = {"status": self.status}
+        if self.digest:
+            fields |= {"digest": self.digest, "total": self.total}
+            # Ollama leaves a zero out, and clients count on it.
+            if self.completed:
+                fields["completed"] = self.completed
+        return orjson.dumps(fields) + b"\n"
+
+
+class Progress:
+    """Where one pull stands. The pull writes it; any number of subscriptions read it."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, Line] = {}
+        self._bar_of: dict[str, str] = {}
+        self._status: Line | None = None
+        self._keep_alive = Line(f"pulling {NOTHING_DIGEST[7:19]}", NOTHING_DIGEST, 1, 1)
+        self._subscriptions: set[Subscription] = set()
+        self.ended = False
+
+    def status(self, text: str) -> None:
+        self._status = Line(text)
+        self._publish(self._status)
+
+    def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
+        """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""
+        for digest, size, held in blobs:
+            bar = digest if len(self._bars) < MOST_BARS else next(reversed(self._bars))
+            self._bar_of[digest] = bar
+            line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))
+            self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + (size if held else 0))
+        for line in self._bars.values():
+            self._publish(line)
+
+    def moved(self, digest: str, size: int) -> None:
+        """So many more bytes of a blob have reached Ollama; less than zero takes them back."""
+        if bar := self._bar_of.get(digest):
+            line = self._bars[bar]
+            self._bars[bar] = replace(line, completed=min(line.completed + size, line.total))
+            self._publish(self._bars[bar])
+
+    def quantizing(self, status: str, total: int, completed: int) -> None:
+        line = self._bars.get(QUANTIZING_DIGEST, Line(status, QUANTIZING_DIGEST, total))
+        completed = min(max(completed, line.completed), line.total)
+        self._bars[QUANTIZING_DIGEST] = replace(line, completed=completed)
+        self._publish(self._bars[QUANTIZING_DIGEST])
+
+    def success(self) -> None:
+        self._end(Line("success"))
+
+    def fail(self, text: str) -> None:
+        self._end(Line(error=text))
+
+    def pass_on(self) -> None:
+        """End without a word: somebody else answers."""
+        self._end(None)
+
+    def subscribe(self) -> "Subscription":
+        """Read on from here, the present state of every bar first."""
+        subscription = Subscription(self)
+        for line in (self._status, *self._bars.values()):
+            if line is not None:
+                subscription.put(line)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: "Subscription") -> None:
+        self._subscriptions.discard(subscription)
+
+    def sign_of_life(self) -> Line:
+        return self._keep_alive
+
+    def _publish(self, line: Line) -> None:
+        if line.digest and line.completed:
+            self._keep_alive = line
+        for subscription in self._subscriptions:
+            subscription.put(line)
+
+    def _end(self, line: Line | None) -> None:
+        self.ended = True
+        self._status = line
+        if line is not None:
+            self._publish(line)
+        for subscription in self._subscriptions:
+            subscription.wake()
+
+
+class Subscription:
+    """One client's view. A client that reads slowly gets the newest line of each bar, never a backlog."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._pending: dict[str | int, Line] = {}
+        self._numbers = count()
+        self._news = asyncio.Event()
+
+    def put(self, line: Line) -> None:
+        self._pending[line.digest or next(self._numbers)] = line
+        self._news.set()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def batches(self) -> AsyncIterator[bytes]:
+        """NDJSON, at most one line a bar and batch, a sign of life in every silence, until the pull ends."""
+        began = False
+        while not (self._progress.ended and not self._pending):
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                # Before the first line it is open whether this pull is answered here at all.
+                if began:
+                    yield self._progress.sign_of_life().encode()
+                continue
+            self._news.clear()
+            if self._pending:
+                lines, self._pending = self._pending, {}
+                began = True
+                yield b"".join(line.encode() for line in lines.values())
+                await asyncio.sleep(LINE_SECONDS)

@@ -1,0 +1,44 @@
+"""A model's name as clients write it, parsed once by Ollama's own rules (types/model/name.go, v0.33)."""
+
+import re
+from dataclasses import dataclass
+
+_PART = r"[A-Za-z0-9_]"
+_NAME = re.compile(
+    rf"(?:https?://)?"
+    rf"(?P<host>{_PART}[A-Za-z0-9_.:-]{{0,349}})"
+    rf"/(?P<organization>{_PART}[A-Za-z0-9_-]{{0,79}})"
+    rf"/(?P<model>{_PART}[A-Za-z0-9_.-]{{0,79}})"
+    rf"(?::(?P<tag>{_PART}[A-Za-z0-9_.-]{{0,79}}))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """HOST/ORG/REPO[:TAG]. `tag` is `latest` where the client gave none, as in Ollama."""
+
+    host: str
+    repository: str
+    tag: str
+
+    @property
+    def name(self) -> str:
+        """What the created model is called: what the client sent, less the scheme, with its tag."""
+        return f"{self.host}/{self.repository}:{self.tag}"
+
+    @property
+    def key(self) -> str:
+        """Equal for names that Ollama takes for the same model: it looks models up without regard to case."""
+        return self.name.casefold()
+
+
+def parse(name: str) -> ModelReference | None:
+    """Read a name with a host. None where Ollama has to answer: short, malformed and cloud names."""
+    match = _NAME.fullmatch(name.strip())
+    if match is None:
+        return None
+    tag = match["tag"] or "latest"
+    # Ollama takes these for its own cloud from v0.17.6 on, whatever the host.
+    if tag.lower() in ("cloud", "local") or tag.lower().endswith("-cloud"):
+        return None
+    return ModelReference(match["host"], f"{match['organization']}/{match['model']}", tag)

@@ -1,0 +1,1 @@
+"""Where repositories come from: each source is a plugin that claims host names."""

@@ -1,0 +1,208 @@
+"""The Hugging Face Hub: metadata through huggingface_hub, bytes through aiohttp."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from proxy.errors import ProxyError, Refusal, SourceError
+from proxy.sources.base import RepositoryFile
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+METADATA_SECONDS = 12.0
+READ_SECONDS = 30.0
+READ_BUFFER = 512 * 1024
+PUBLIC_ENDPOINT = "https://huggingface.co"
+
+T = TypeVar("T")
+
+
+class HuggingFace:
+    """A source over the Hub's API, at huggingface.co or at a server of its shape.
+
+    `token` goes to `endpoint` and nowhere else. Without one, the token that `hf auth login` left is used for
+    huggingface.co only.
+    """
+
+    def __init__(self, endpoint: str, token: str, hosts: tuple[str, ...]) -> None:
+        self.endpoint = endpoint
+        self.hosts = hosts
+        self._token = token or None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self, repository: str, revision: str | None) -> "HubRepository":
+        try:
+            async with asyncio.timeout(METADATA_SECONDS):
+                return await _in_daemon_thread(lambda: self._describe(repository, revision))
+        except TimeoutError:
+            raise SourceError(
+                f"{self.endpoint} did not answer within {METADATA_SECONDS:.0f} s when asked for {repository}; "
+                "try again, or set hub.endpoint to a mirror that you can reach"
+            ) from None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _describe(self, repository: str, revision: str | None) -> "HubRepository":
+        """Blocking: huggingface_hub is synchronous, and slow to import."""
+        from huggingface_hub import HfApi, get_token
+
+        if self._token is None and self.endpoint == PUBLIC_ENDPOINT:
+            self._token = get_token()
+        # `False`, not None: None would let the library add the user's own token by itself.
+        api = HfApi(endpoint=self.endpoint, token=self._token or False, library_name="ollama-hf-proxy")
+        try:
+            return self._ask(api, repository, revision)
+        except Exception as error:
+            raise self._explain(error, repository, revision) from error
+
+    def _ask(self, api: "HfApi", repository: str, revision: str | None) -> "HubRepository":
+        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=METADATA_SECONDS)
+        if info.gated:
+            # A gated repository still lists its files to those who may not read them.
+            api.auth_check(repository)
+        if info.sha is None:
+            raise SourceError(f"{self.endpoint} names no commit for {repository}; it cannot be pinned")
+        files = tuple(
+            RepositoryFile(
+                path=sibling.rfilename,
+                size=sibling.size or 0,
+                sha256=sibling.lfs.sha256 if sibling.lfs else None,
+                git_sha1=sibling.blob_id,
+            )
+            for sibling in info.siblings or ()
+        )
+        return HubRepository(self, info.id, info.sha, files)
+
+    def _explain(self, error: Exception, repository: str, revision: str | None) -> ProxyError:
+        from huggingface_hub import errors
+
+        where = f"{repository} at {self.endpoint}"
+        match error:
+            case ProxyError():
+                return error
+            case errors.GatedRepoError() if self._token:
+                return Refusal(
+                    f"{where} is gated and the proxy's token has no access to it; "
+                    f"ask for access at {self.endpoint}/{repository} with the account that the token belongs to"
+                )
+            case errors.GatedRepoError():
+                return Refusal(
+                    f"{where} is gated; ask for access at {self.endpoint}/{repository}, then set HF_TOKEN for the "
+                    "proxy (not for the client) and restart it"
+                )
+            case errors.DisabledRepoError():
+                return Refusal(f"{where} has been disabled by the Hub")
+            case errors.RepositoryNotFoundError():
+                hint = (
+                    "if it is private, give the proxy a token that may read it"
+                    if self._token
+                    else "if it is private, set HF_TOKEN for the proxy (not for the client) and restart it"
+                )
+                return Refusal(f"there is no repository {where}; check the spelling; {hint}")
+            case errors.RevisionNotFoundError():
+                return Refusal(f"{where} has no revision {revision!r}; check [models] revision in the configuration")
+            case errors.HFValidationError():
+                return Refusal(f"{repository} cannot be a repository's name on the Hub: {error}")
+            case errors.HfHubHTTPError():
+                return SourceError(f"{where} cannot be read: the Hub answered {error}")
+            case _:
+                return SourceError(
+                    f"{self.endpoint} cannot be reached ({error or type(error).__name__}); check the network, or "
+                    "hub.endpoint in the configuration"
+                )
+
+    @asynccontextmanager
+    async def fetch(self, repository: "HubRepository", file: RepositoryFile) -> AsyncIterator[AsyncIterator[bytes]]:
+        path = f"/{quote(repository.id)}/resolve/{repository.commit}/{quote(file.path)}"
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        what = f"{repository.id}/{file.path}"
+        try:
+            # aiohttp drops Authorization when a redirect leaves the endpoint's origin.
+            response = await self._http().get(URL(self.endpoint + path, encoded=True), headers=headers)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _broken(what, error) from error
+        async with response:
+            if response.status != HTTPStatus.OK:
+                raise SourceError(
+                    f"{what} cannot be read: {response.url.host} answered {response.status} {response.reason}"
+                )
+            yield _chunks(response, what)
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=READ_SECONDS),
+                # The Hub gzips text otherwise, and then gives no length.
+                headers={"Accept-Encoding": "identity"},
+                # A signed URL is valid only as it was written.
+                requote_redirect_url=False,
+                read_bufsize=READ_BUFFER,
+            )
+        return self._session
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepository:
+    source: HuggingFace
+    id: str
+    commit: str
+    files: tuple[RepositoryFile, ...]
+
+    def stream(self, file: RepositoryFile) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        return self.source.fetch(self, file)
+
+
+async def _chunks(response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise _broken(what, error) from error
+
+
+def _broken(what: str, error: Exception) -> SourceError:
+    return SourceError(
+        f"{what}: the connection to the Hub failed ({error or type(error).__name__}); pull again: finished files "
+        "are kept"
+    )
+
+
+async def _in_daemon_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread that cannot keep the process alive, as a pool's would while the Hub hangs."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as caught:  # noqa: BLE001 - it is raised again where the result is awaited
+            error = caught
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            return  # the loop has ended, and with it everybody who waited
+
+    threading.Thread(target=run, name="hub-metadata", daemon=True).start()
+    return await future
