@@ -41,6 +41,8 @@ class Address(NamedTuple):
 
 
 def _address(value: object) -> Address:
+    if isinstance(value, Address):
+        return value
     if not isinstance(value, str):
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:11435")  # noqa: TRY004 - pydantic reads ValueError
     parts = urlsplit(f"//{value}")

@@ -7,6 +7,8 @@ from proxy.ollama import Ollama
 from proxy.pull.plan import Plan
 from proxy.pull.progress import Progress
 
+CONVERTED_TO = "F16"
+"""What Ollama's converter writes first, whatever the repository has (v0.24, v0.33)."""
 SHOWN = ("converting model", "verifying conversion", "writing manifest")
 
 
@@ -43,7 +45,7 @@ async def _run_step(ollama: Ollama, plan: Plan, body: dict[str, Any], progress: 
             quantizing = True
             progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
         elif status in SHOWN:
-            if status == "verifying conversion" and not quantizing:
+            if status == "verifying conversion" and not quantizing and plan.quantization != CONVERTED_TO:
                 # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
                 size = sum(upload.size for upload in plan.weights)
                 progress.quantizing(f"quantizing model to {plan.quantization}", size, size)

@@ -24,7 +24,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-class NativePull(Exception):  # noqa: N818 - not an error: Ollama pulls this by itself
+class NativePull(Exception):
     """Ollama can pull this name without us."""
 
     def __init__(self, repository: Repository) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from proxy.errors import SourceError, TransferError
@@ -11,9 +10,8 @@ from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
 from proxy.sources.base import Repository, RepositoryFile
 
-CHUNK_BYTES = 1024 * 1024
 STREAM_BYTES = 6 * 1024 * 1024
-"""What one running file holds: aiohttp's read and write buffers, a chunk held back, one being hashed or filled."""
+"""What one running file holds: aiohttp's read and write buffers, a chunk held back and one being hashed."""
 
 
 class Transfer:
@@ -83,7 +81,7 @@ class Transfer:
         digest = hashlib.sha256()
         received, held_back = 0, b""
         async with repository.stream(upload.file) as chunks:
-            async for chunk in _even(chunks):
+            async for chunk in chunks:
                 received += len(chunk)
                 _check_length(repository, upload.file, received, at_end=False)
                 hashing = loop.run_in_executor(self._hashers, digest.update, chunk)
@@ -95,18 +93,6 @@ class Transfer:
         _check_digest(repository, upload.file, upload.digest, f"sha256:{digest.hexdigest()}")
         await write(held_back)
         progress.moved(upload.digest, len(held_back))
-
-
-async def _even(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Gather what the network brings into pieces worth a thread's while."""
-    gathered = bytearray()
-    async for chunk in chunks:
-        gathered += chunk
-        if len(gathered) >= CHUNK_BYTES:
-            yield bytes(gathered)
-            gathered.clear()
-    if gathered:
-        yield bytes(gathered)
 
 
 def _check_length(repository: Repository, file: RepositoryFile, received: int, *, at_end: bool) -> None:

@@ -1,0 +1,1 @@
+"""Small real servers that stand in for the Hub and for Ollama, and a small repository to serve."""

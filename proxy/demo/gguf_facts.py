@@ -1,0 +1,105 @@
+"""What the stand-in Ollama needs to know of weights: architecture, type, number of parameters."""
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_FILE_TYPES = {
+    **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
+    **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"), 7)),
+    **dict(enumerate(("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"), 14)),
+    **dict(enumerate(("BF16",), 32)),
+    **dict(enumerate(("MXFP4",), 38)),
+}
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    architecture: str
+    file_type: str
+    parameters: int
+    chat_template: str = ""
+
+
+def human_number(count: int) -> str:
+    for unit, letter, decimals in ((10**9, "B", 1), (10**6, "M", 2)):
+        if count >= unit:
+            return f"{count // unit}{letter}" if count % unit == 0 else f"{count / unit:.{decimals}f}{letter}"
+    return f"{count / 1000:.0f}K" if count >= 1000 else str(count)
+
+
+def safetensors_parameters(beginning: bytes, size: int) -> int:
+    """The number of parameters in a safetensors file; `ValueError` if it is something else.
+
+    Where the header is longer than what is remembered of the file, its size tells.
+    """
+    length = int.from_bytes(beginning[:8], "little")
+    if len(beginning) < 9 or length > size - 8 or beginning[8:9] != b"{":
+        raise ValueError("not safetensors")
+    if length > len(beginning) - 8:
+        return (size - length - 8) // 2
+    header = orjson.loads(beginning[8 : 8 + length])
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def gguf_facts(beginning: bytes, size: int) -> WeightFacts:
+    """Read from as much of the file as is remembered; the parameters are guessed if its tensors are beyond."""
+    reader = _Reader(beginning)
+    _version, tensors, entries = reader.unpack("<4xIQQ")
+    metadata: dict[str, Any] = {}
+    parameters = 0
+    try:
+        for _ in range(entries):
+            key = reader.string()
+            metadata[key] = reader.value(reader.number("I"))
+        for _ in range(tensors):
+            reader.string()
+            shape = [reader.number("Q") for _ in range(reader.number("I"))]
+            reader.unpack("<IQ")
+            parameters += math.prod(shape)
+    except struct.error:
+        parameters = size // 2
+    return WeightFacts(
+        str(metadata.get("general.architecture", "unknown")),
+        _FILE_TYPES.get(metadata.get("general.file_type", -1), "unknown"),
+        parameters,
+        str(metadata.get("tokenizer.chat_template", "")),
+    )
+
+
+class _Reader:
+    """Steps through GGUF's little-endian values; `struct.error` where the data ends."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._offset = 0
+
+    def unpack(self, layout: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(layout, self._data, self._offset)
+        self._offset += struct.calcsize(layout)
+        return values
+
+    def number(self, code: str) -> Any:
+        return self.unpack("<" + code)[0]
+
+    def string(self) -> str:
+        length = self.number("Q")
+        if length > len(self._data) - self._offset:
+            raise struct.error("the string ends beyond the data")
+        self._offset += length
+        return self._data[self._offset - length : self._offset].decode(errors="replace")
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            inner, count = self.number("I"), self.number("Q")
+            for _ in range(count):
+                self.value(inner)
+            return None
+        return self.number(_SCALARS[kind])

@@ -1,0 +1,269 @@
+"""A Hub on two local ports, one for the pages and one for the bytes, that a test fills, breaks and reads."""
+
+import gzip
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import orjson
+from aiohttp import web
+
+from proxy.demo.delivery import Delivery, Fault, FaultCounter, Piece
+from proxy.demo.listener import Listener, LoggedRequest
+from proxy.demo.stored import StandInRepository, StoredFile
+
+__all__ = ["Fault", "LoggedRequest", "StandInHub", "StandInRepository", "StoredFile"]
+
+DISABLED = "Access to this resource is disabled."
+SIGNING_KEY = b"known to this hub and its cdn"
+MOST_GZIPPED = 16 << 20
+
+
+class StandInHub:
+    """Use it as `async with StandInHub() as hub`, or call `start` and `close`."""
+
+    def __init__(self, *, port: int = 0, cdn_port: int = 0) -> None:
+        self.repositories: dict[str, StandInRepository] = {}
+        self.requests: list[LoggedRequest] = []
+        self.faults: list[Fault] = []
+        self.token: str | None = None  # opens what is gated or private; any other is a stranger's
+        counter = FaultCounter(self.faults)
+        self._pages = Delivery(counter)
+        self._bytes = Delivery(counter)
+        self._hub = Listener("hub", self._hub_routes(), self.requests, port=port)
+        cdn_routes = [web.get("/repos/{org}/{repo}/{commit}/{digest}/{path:.+}", self._linked_file)]
+        self._cdn = Listener("cdn", cdn_routes, self.requests, port=cdn_port)
+
+    @property
+    def endpoint(self) -> str:
+        return self._hub.url
+
+    @property
+    def cdn(self) -> str:
+        return self._cdn.url
+
+    @property
+    def rate(self) -> int | None:
+        """Bytes a second for each connection to the CDN."""
+        return self._bytes.rate
+
+    @rate.setter
+    def rate(self, rate: int | None) -> None:
+        self._bytes.rate = rate
+
+    def add(
+        self,
+        repo_id: str,
+        files: Mapping[str, bytes | Path],
+        *,
+        lfs: Callable[[str], bool] | None = None,
+        gated: bool = False,
+        private: bool = False,
+        disabled: bool = False,
+        digests: Mapping[str, str] | None = None,
+    ) -> StandInRepository:
+        """A `Path` is streamed from disk; `digests` holds the sha256 of files too large to be hashed here."""
+        repository = StandInRepository(repo_id, lfs=lfs, gated=gated, private=private, disabled=disabled)
+        repository.update(files, digests=digests)
+        self.repositories[repo_id] = repository
+        return repository
+
+    async def start(self) -> None:
+        await self._hub.start()
+        await self._cdn.start()
+
+    async def close(self) -> None:
+        await self._hub.close()
+        await self._cdn.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _hub_routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/models/{org}/{repo}", self._describe),
+            web.get("/api/models/{org}/{repo}/revision/{revision}", self._describe),
+            web.get("/api/models/{org}/{repo}/auth-check", self._check_access),
+            web.get("/{org}/{repo}/resolve/{revision}/{path:.+}", self._resolve),
+            web.get("/api/resolve-cache/models/{org}/{repo}/{revision}/{path:.+}", self._plain_file),
+        ]
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        repository, commit = self._open(request, gate=False)
+        files = repository.commits[commit]
+        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(files)]
+        if request.query.get("blobs", "").lower() in {"true", "1"}:
+            for sibling in siblings:
+                sibling.update(await _measures(files[sibling["rfilename"]]))
+        return await self._send_text(request, "api", _description(repository, commit, siblings), "application/json")
+
+    async def _check_access(self, request: web.Request) -> web.Response:
+        self._open(request)
+        return web.json_response({})
+
+    async def _resolve(self, request: web.Request) -> web.StreamResponse:
+        repository, commit = self._open(request)
+        path = request.match_info["path"]
+        file = _entry(repository, commit, path)
+        if fault := self._pages.faults.take(path, request, at="resolve"):
+            return await self._pages.refuse(request, fault)
+        headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "Vary": "Origin"}
+        if file.lfs:
+            headers["X-Linked-Etag"] = f'"{await file.sha256()}"'
+            headers["X-Linked-Size"] = str(file.size)
+            headers["Location"] = await self._signed_url(repository.repo_id, commit, path, file)
+            return web.Response(status=302, headers=headers, text="Found. The bytes are elsewhere.")
+        etag = f'"{await file.blob_id()}"'
+        cached = f"/api/resolve-cache/models/{repository.repo_id}/{commit}/{quote(path)}"
+        headers["ETag"] = etag
+        headers["Location"] = f"{cached}?{quote(request.path, safe='')}=&etag={quote(etag)}"
+        return web.Response(status=307, headers=headers, text="Temporary Redirect. The bytes are in the cache.")
+
+    async def _plain_file(self, request: web.Request) -> web.StreamResponse:
+        repository, commit = self._open(request)
+        path = request.match_info["path"]
+        file = _entry(repository, commit, path)
+        etag = f'"{await file.blob_id()}"'
+        headers = {"X-Repo-Commit": commit, "ETag": etag, "Accept-Ranges": "bytes"}
+        if _accepts_gzip(request) and file.size <= MOST_GZIPPED and "Range" not in request.headers:
+            data = await file.read(0, file.size)
+            if b"\0" not in data:  # git's own test for a text
+                return await self._send_gzipped(request, path, data, {**headers, "ETag": f"W/{etag}"})
+        headers["Content-Type"] = "application/octet-stream" if file.lfs else "text/plain; charset=utf-8"
+        return await self._pages.send(request, path, Piece.asked_by(request, file), headers)
+
+    async def _linked_file(self, request: web.Request) -> web.StreamResponse:
+        signed, _, signature = request.raw_path.partition("&X-Amz-Signature=")
+        if not hmac.compare_digest(signature.encode(), _signature(signed).encode()):
+            return web.Response(status=403, text="<Error><Code>SignatureDoesNotMatch</Code></Error>")
+        place = request.match_info
+        repository = self.repositories.get(f"{place['org']}/{place['repo']}")
+        tree = repository.commits.get(place["commit"], {}) if repository else {}
+        file = tree.get(place["path"])
+        if file is None:
+            return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
+        # As on S3 the CDN's ETag is of its own making: taken for the file's sha256 it must fail.
+        etag = hashlib.md5((await file.sha256()).encode()).hexdigest()
+        headers = {"ETag": f'"{etag}-{file.size // (8 << 20) + 1}"', "Accept-Ranges": "bytes"}
+        headers["Content-Type"] = "application/octet-stream"
+        return await self._bytes.send(request, place["path"], Piece.asked_by(request, file), headers)
+
+    async def _signed_url(self, repo_id: str, commit: str, path: str, file: StoredFile) -> str:
+        """An address that holds byte for byte: a client that quotes it again breaks its signature."""
+        name = quote(path.rpartition("/")[2])
+        target = (
+            f"/repos/{repo_id}/{commit}/{await file.sha256()}/{quote(path)}"
+            f"?X-Amz-Credential=demo%2F20260101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Expires=3600"
+            f"&response-content-disposition=inline%3B%20filename%3D%22{name}%22%3B+attachment&x-id=GetObject"
+        )
+        return f"{self.cdn}{target}&X-Amz-Signature={_signature(target)}"
+
+    def _open(self, request: web.Request, *, gate: bool = True) -> tuple[StandInRepository, str]:
+        """The repository and the commit that a request names, if its token may see them."""
+        repo_id = f"{request.match_info['org']}/{request.match_info['repo']}"
+        repository = self.repositories.get(repo_id)
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        trusted = self.token is not None and token == self.token
+        if repository is None or (repository.private and not trusted):
+            if not token:
+                raise _refusal(request, 401, "RepoNotFound", "Invalid username or password.")
+            raise _refusal(request, 404, "RepoNotFound", "Repository not found")
+        if repository.disabled:
+            raise _refusal(request, 403, None, DISABLED)
+        if gate and repository.gated and not trusted:
+            text = f"{repo_id} is gated: ask for access at {self.endpoint}/{repo_id}"
+            raise _refusal(request, 403 if token else 401, "GatedRepo", text)
+        revision = request.match_info.get("revision", "main")
+        commit = repository.resolve(revision)
+        if commit is None:
+            raise _refusal(request, 404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return repository, commit
+
+    async def _send_text(self, request: web.Request, path: str, data: bytes, kind: str) -> web.StreamResponse:
+        headers = {"Content-Type": f"{kind}; charset=utf-8"}
+        if _accepts_gzip(request):
+            return await self._send_gzipped(request, path, data, headers)
+        return await self._pages.send(request, path, Piece(StoredFile(data), 0, len(data)), headers)
+
+    async def _send_gzipped(
+        self, request: web.Request, path: str, data: bytes, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
+        packed = gzip.compress(data, mtime=0)
+        headers = {"Content-Type": "text/plain; charset=utf-8", **headers, "Content-Encoding": "gzip"}
+        piece = Piece(StoredFile(packed), 0, len(packed))
+        return await self._pages.send(request, path, piece, headers, measured=False)
+
+
+def _accepts_gzip(request: web.Request) -> bool:
+    return "gzip" in request.headers.get("Accept-Encoding", "")
+
+
+def _signature(target: str) -> str:
+    return hmac.new(SIGNING_KEY, target.encode(), hashlib.sha256).hexdigest()
+
+
+def _refusal(request: web.Request, status: int, code: str | None, message: str) -> web.HTTPException:
+    kinds: dict[int, type[web.HTTPException]] = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden}
+    headers = {"X-Error-Message": message}
+    if code is not None:
+        headers["X-Error-Code"] = code
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
+    kind = kinds.get(status, web.HTTPNotFound)
+    if request.path.startswith("/api/models/"):
+        body = orjson.dumps({"error": message}).decode()
+        return kind(headers=headers, text=body, content_type="application/json")
+    return kind(headers=headers, text=message)
+
+
+def _entry(repository: StandInRepository, commit: str, path: str) -> StoredFile:
+    file = repository.commits[commit].get(path)
+    if file is None:
+        headers = {
+            "X-Error-Code": "EntryNotFound",
+            "X-Error-Message": "Entry not found",
+            "X-Repo-Commit": commit,
+        }
+        raise web.HTTPNotFound(headers=headers, text="Entry not found")
+    return file
+
+
+async def _measures(file: StoredFile) -> dict[str, Any]:
+    measures: dict[str, Any] = {"size": file.size, "blobId": await file.blob_id()}
+    if file.lfs:
+        pointer = await file.pointer()
+        measures["lfs"] = {"sha256": await file.sha256(), "size": file.size, "pointerSize": len(pointer)}
+    return measures
+
+
+def _description(repository: StandInRepository, commit: str, siblings: list[dict[str, Any]]) -> bytes:
+    date = repository.dates[commit].strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    return orjson.dumps(
+        {
+            "id": repository.repo_id,
+            "modelId": repository.repo_id,
+            "author": repository.repo_id.split("/")[0],
+            "sha": commit,
+            "private": repository.private,
+            "gated": "manual" if repository.gated else False,
+            "disabled": repository.disabled,
+            "lastModified": date,
+            "createdAt": date,
+            "downloads": 0,
+            "likes": 0,
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+            "tags": ["transformers", "safetensors", "text-generation"],
+            "siblings": siblings,
+        }
+    )

@@ -1,0 +1,349 @@
+"""An Ollama on a local port that answers as v0.24 does, and that a test scripts and reads."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy.demo import talk
+from proxy.demo.blobs import VALID_DIGEST, BlobStore
+from proxy.demo.creation import Crash, CreateScript, Creation, EndedEarly, drop_layers
+from proxy.demo.lines import Lines, Refusal, answer, error, read_json
+from proxy.demo.listener import Listener, LoggedRequest, reset
+from proxy.demo.names import ModelName
+from proxy.demo.shelf import Layer, Shelf, StandInModel, timestamp
+
+__all__ = ["LoggedRequest", "StandInModel", "StandInOllama"]
+
+NOT_THERE = "pull model manifest: file does not exist"
+INVALID_NAME = "invalid model name"
+NATIVE_STEPS = 4
+
+
+class StandInOllama(CreateScript):
+    """Use it as `async with StandInOllama() as ollama`, or call `start` and `close`."""
+
+    def __init__(self, *, port: int = 0, version: str = "0.24.0") -> None:
+        self.version = version
+        self.requests: list[LoggedRequest] = []
+        self.models = Shelf()
+        self.native: dict[str, int] = {}  # what a native pull finds, with the size of its weights
+        self.loaded: set[str] = set()
+        self.abandoned_creates = 0
+        self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
+        self.upload_status: int | None = None
+        self._store = BlobStore()
+        self._unwatched: set[asyncio.Task[None]] = set()
+        self._listener = Listener(
+            "ollama", self._routes(), self.requests, port=port, middlewares=[self._speak_like_gin]
+        )
+
+    @property
+    def url(self) -> str:
+        return self._listener.url
+
+    @property
+    def blobs(self) -> dict[str, int]:
+        """Digest → size; a test may take one away."""
+        return self._store.sizes
+
+    async def start(self) -> None:
+        await self._listener.start()
+
+    async def close(self) -> None:
+        for task in self._unwatched:
+            task.cancel()
+        await asyncio.gather(*self._unwatched, return_exceptions=True)
+        await self._listener.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self._greet),
+            web.get("/api/version", self._tell_version),
+            web.get("/api/tags", self._list),
+            web.get("/api/ps", self._list_loaded, allow_head=False),
+            web.post("/api/show", self._show),
+            web.head("/api/blobs/{digest}", self._find_blob),
+            web.post("/api/blobs/{digest}", self._take_blob, expect_handler=self._invite_blob),
+            web.post("/api/create", self._create),
+            web.delete("/api/delete", self._delete),
+            web.post("/api/copy", self._copy),
+            web.post("/api/pull", self._pull),
+            web.post("/api/generate", self._generate),
+            web.post("/api/chat", self._chat),
+            web.post("/api/embed", self._embed),
+        ]
+
+    @web.middleware
+    async def _speak_like_gin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Refusal as refusal:
+            return error(refusal.text, refusal.status)
+        except web.HTTPNotFound:
+            return web.Response(status=404, body=b"404 page not found", content_type="text/plain")
+        except web.HTTPMethodNotAllowed as refused:
+            headers = {"Allow": refused.headers["Allow"], "Content-Type": "text/plain"}
+            return web.Response(status=405, body=b"405 method not allowed", headers=headers)
+
+    async def _greet(self, _: web.Request) -> web.Response:
+        return web.Response(text="Ollama is running")
+
+    async def _tell_version(self, _: web.Request) -> web.Response:
+        return answer({"version": self.version})
+
+    async def _list(self, _: web.Request) -> web.Response:
+        newest = sorted(self.models.items(), key=lambda entry: entry[1].modified_at, reverse=True)
+        return answer({"models": [model.listed(name) for name, model in newest]})
+
+    async def _list_loaded(self, _: web.Request) -> web.Response:
+        expiry = timestamp(datetime.now(UTC) + timedelta(minutes=5))
+        running = []
+        for name, model in self.models.items():
+            if name in self.loaded:
+                listed = model.listed(name) | {"expires_at": expiry, "size_vram": 0, "context_length": 2048}
+                del listed["modified_at"]
+                running.append(listed)
+        return answer({"models": running})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        body = await read_json(request, "ShowRequest")
+        name = self._installed(_asked(body, "model is required"))
+        return answer(self.models[name].shown(name))
+
+    def _installed(self, asked: str) -> str:
+        """The name under which a model is listed, or the refusal that v0.24 gives."""
+        if asked and ModelName.parse(asked) is None:
+            raise Refusal(INVALID_NAME, 400)
+        if not asked or asked not in self.models:
+            raise Refusal(f"model '{asked}' not found", 404)
+        return self._recased(asked).shortest
+
+    def _recased(self, asked: str) -> ModelName:
+        name = ModelName.parse(asked)
+        if name is None:
+            raise Refusal(INVALID_NAME, 400)
+        exact = [known for known in self.models.names() if known.key == name.key]
+        return exact[0] if exact else name.as_known_to(self.models.names())
+
+    async def _find_blob(self, request: web.Request) -> web.Response:
+        digest = request.match_info["digest"]
+        if not VALID_DIGEST.fullmatch(digest):
+            return error("invalid digest format", 400)
+        if digest.replace("-", ":") not in self.blobs:
+            return error(f'blob "{digest}" not found', 404)
+        return web.Response()
+
+    async def _invite_blob(self, request: web.Request) -> None:
+        """Say "100 Continue" only where the body will be read."""
+        wanted = self.upload_status is None and request.match_info["digest"].replace("-", ":") not in self.blobs
+        if wanted:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+
+    async def _take_blob(self, request: web.Request) -> web.Response:
+        expected = request.match_info["digest"]
+        if self.upload_status is not None:
+            return error("the stand-in was told to refuse uploads", self.upload_status)
+        if not VALID_DIGEST.fullmatch(expected):
+            return error("invalid digest format", 400)
+        if expected.replace("-", ":") in self.blobs:
+            return web.Response()
+        digest = await self._store.receive(request, break_at=self.fail_upload_after)
+        if digest is not None and digest != expected:
+            return error(f'digest mismatch, expected "{expected}", got "{digest}"', 400)
+        return web.Response(status=201)
+
+    async def _create(self, request: web.Request) -> web.StreamResponse:
+        body = await read_json(request, "CreateRequest")
+        for path, digest in (body.get("files") or {}).items():
+            if not _valid_path(path):
+                raise Refusal("file path must be relative", 400)
+            if not digest:
+                raise Refusal("invalid digest format", 400)
+        name = self._recased(body.get("model") or body.get("name") or "")
+        streaming = body.get("stream") is not False
+        lines = Lines(request, streaming=streaming)
+        creation = Creation(
+            body, name, lines, shelf=self.models, blobs=self._store, script=self, pull=self._pull_natively
+        )
+        try:
+            await (self._run_watched(creation) if streaming else self._run_unwatched(creation))
+        except Refusal as refusal:
+            return await lines.fail(refusal)
+        except Crash:
+            reset(request)
+        except EndedEarly:
+            pass
+        return lines.end()
+
+    async def _run_watched(self, creation: Creation) -> None:
+        """A create dies with its client: the real one stays at its next line for ever."""
+        try:
+            await creation.run()
+        except (asyncio.CancelledError, ConnectionError):
+            self.abandoned_creates += not creation.finished
+            raise
+
+    async def _run_unwatched(self, creation: Creation) -> None:
+        """With `stream: false` nobody listens, so a create ends well even when its client has left."""
+        task = asyncio.create_task(creation.run())
+        self._unwatched.add(task)
+        task.add_done_callback(self._unwatched.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        body = await read_json(request, "DeleteRequest")
+        asked = _asked(body, "model is required")
+        if ModelName.parse(asked) is None:
+            raise Refusal(f'name "{asked}" is invalid', 400)
+        name = self._installed(asked)
+        self.loaded.discard(name)
+        drop_layers(self.models.pop(name), self.models, self._store)
+        return web.Response()
+
+    async def _copy(self, request: web.Request) -> web.Response:
+        body = await read_json(request, "CopyRequest")
+        source, destination = (str(body.get(field) or "") for field in ("source", "destination"))
+        for field, value in (("source", source), ("destination", destination)):
+            if ModelName.parse(value) is None:
+                raise Refusal(f'{field} "{value}" is invalid', 400)
+        if source not in self.models:
+            raise Refusal(f'model "{source}" not found', 404)
+        self.models[self._recased(destination).shortest] = self.models[source]
+        return web.Response()
+
+    async def _pull(self, request: web.Request) -> web.StreamResponse:
+        body = await read_json(request, "PullRequest")
+        asked = body.get("model") or body.get("name") or ""
+        self._recased(asked)
+        lines = Lines(request, streaming=body.get("stream") is not False)
+        try:
+            await self._pull_natively(asked, lines, insecure=body.get("insecure") is True)
+        except Refusal as refusal:
+            return await lines.fail(refusal)
+        return lines.end()
+
+    async def _pull_natively(self, asked: str, lines: Lines, *, insecure: bool = False) -> None:
+        name = self._recased(asked)
+        await lines.status("pulling manifest")
+        layers = self._native_layers(name)
+        if layers is None and insecure and name.host.startswith(("127.0.0.1:", "localhost:")):
+            layers = await self._fetched_layers(name)
+        if layers is None:
+            raise Refusal(NOT_THERE)
+        for layer in layers:
+            steps = [NATIVE_STEPS] if layer.digest in self.blobs else range(NATIVE_STEPS + 1)
+            for step in steps:
+                done = {"completed": layer.size * step // NATIVE_STEPS} if step else {}
+                status = f"pulling {layer.digest[7:19]}"
+                await lines.say({"status": status, "digest": layer.digest, "total": layer.size, **done})
+            self._store.claim(layer.digest, layer.size)
+        await lines.status("verifying sha256 digest")
+        await lines.status("writing manifest")
+        self.models[name.shortest] = StandInModel(
+            layers=tuple(layers),
+            quantization_level="Q4_K_M",
+            size=sum(layer.size for layer in layers),
+            digest=hashlib.sha256(name.key.encode()).hexdigest(),
+        )
+        await lines.status("success")
+
+    def _native_layers(self, name: ModelName) -> list[Layer] | None:
+        for known, size in self.native.items():
+            parsed = ModelName.parse(known)
+            if parsed is not None and parsed.key == name.key:
+                digests = [f"sha256:{hashlib.sha256(f'{name.key} {n}'.encode()).hexdigest()}" for n in range(2)]
+                return [Layer("model", digests[0], size), Layer("config", digests[1], 487)]
+        return None
+
+    async def _fetched_layers(self, name: ModelName) -> list[Layer] | None:
+        """The layers of a manifest that another local server offers, if all of them are here already."""
+        url = f"http://{name.host}/v2/{name.namespace}/{name.model}/manifests/{name.tag}"
+        accepted = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+        async with aiohttp.ClientSession() as session:
+            try:
+                async with session.get(url, headers=accepted) as response:
+                    if response.status != 200:
+                        return None
+                    manifest = orjson.loads(await response.read())
+            except aiohttp.ClientError as problem:
+                raise Refusal(f'pull model manifest: Get "{url}": {problem}') from None
+        described = [*manifest["layers"], manifest["config"]]
+        layers = [Layer(one["mediaType"].rpartition(".")[2], one["digest"], one["size"]) for one in described]
+        return layers if all(layer.digest in self.blobs for layer in layers) else None
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = await read_json(request, "GenerateRequest")
+        return await self._talk(request, body, talk.generated, said=bool(body.get("prompt")))
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await read_json(request, "ChatRequest")
+        _asked(body, "model is required")
+        return await self._talk(request, body, talk.chatted, said=bool(body.get("messages")))
+
+    async def _talk(
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        shape: Callable[[str], dict[str, Any]],
+        *,
+        said: bool,
+    ) -> web.StreamResponse:
+        asked = body.get("model") or ""
+        name = self._installed(asked)
+        if not said and body.get("keep_alive") in {0, "0", "0s"}:
+            self.loaded.discard(name)
+            return answer(talk.silent(asked, shape, "unload"))
+        self.loaded.add(name)
+        if not said:
+            return answer(talk.silent(asked, shape, "load"))
+        if body.get("stream") is False:
+            return answer(talk.whole(asked, shape))
+        lines = Lines(request, streaming=True)
+        with suppress(ConnectionError):
+            for line in talk.words(asked, shape):
+                await lines.say(line)
+        return lines.end()
+
+    async def _embed(self, request: web.Request) -> web.Response:
+        body = await read_json(request, "EmbedRequest")
+        asked = body.get("model") or ""
+        if ModelName.parse(asked) is not None and asked not in self.models:
+            raise Refusal(f'model "{asked}" not found, try pulling it first', 404)
+        self.loaded.add(self._installed(asked))
+        given = body.get("input") or []
+        return answer(talk.embedded(asked, [given] if isinstance(given, str) else given))
+
+
+def _asked(body: dict[str, Any], complaint: str) -> str:
+    name = str(body.get("model") or body.get("name") or "")
+    if not name:
+        raise Refusal(complaint, 400)
+    return name
+
+
+def _valid_path(path: str) -> bool:
+    """Go's fs.ValidPath: relative, and no element that is empty or dots."""
+    return path == "." or all(part not in {"", ".", ".."} for part in path.split("/"))

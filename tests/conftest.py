@@ -1,0 +1,49 @@
+"""The proxy between the two stand-ins, over real sockets."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from tests.support import Client, settings
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        yield session
+
+
+@pytest.fixture
+async def hub() -> AsyncIterator[StandInHub]:
+    async with StandInHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+async def ollama() -> AsyncIterator[StandInOllama]:
+    async with StandInOllama() as ollama:
+        yield ollama
+
+
+@pytest.fixture
+async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
+        yield app
+
+
+@pytest.fixture
+def client(app: App, session: aiohttp.ClientSession) -> Client:
+    return Client(app.address.url, session)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The person's own token, proxies and configuration stay out of the tests."""
+    for variable in ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))

@@ -1,0 +1,21 @@
+"""A stand-in Ollama and its client, for each test anew."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from proxy.demo.ollama import StandInOllama
+from tests.demo.driver import Driver
+
+
+@pytest.fixture
+async def ollama() -> AsyncIterator[StandInOllama]:
+    async with StandInOllama() as ollama:
+        yield ollama
+
+
+@pytest.fixture
+async def client(ollama: StandInOllama) -> AsyncIterator[Driver]:
+    async with aiohttp.ClientSession(ollama.url, timeout=aiohttp.ClientTimeout(total=20)) as session:
+        yield Driver(session)

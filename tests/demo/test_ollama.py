@@ -1,0 +1,266 @@
+"""The stand-in Ollama answers as a real v0.24 does; its refusals are compared with one where there is one."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import aiohttp
+import ollama as ollama_client
+import orjson
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from proxy.demo.ollama import StandInOllama
+from tests.demo.driver import FILES, NOBODY, Driver, digest_of, statuses
+
+JSON = "application/json; charset=utf-8"
+REAL = os.environ.get("OLLAMA_TEST_URL", "")
+
+
+@pytest.fixture(params=["stand-in", "real"])
+async def either(request: pytest.FixtureRequest) -> AsyncIterator[aiohttp.ClientSession]:
+    if request.param == "stand-in":
+        async with StandInOllama() as ollama, aiohttp.ClientSession(ollama.url) as session:
+            yield session
+        return
+    if not REAL:
+        pytest.skip("OLLAMA_TEST_URL names no Ollama")
+    async with aiohttp.ClientSession(REAL) as session:
+        async with session.get("/api/version") as response:
+            version = orjson.loads(await response.read())["version"]
+        if not version.startswith("0.24."):
+            pytest.skip(f"{REAL} is Ollama {version}, and the texts are v0.24's")
+        yield session
+
+
+REFUSALS = [
+    ("POST", "show", None, 400, JSON, "missing request body"),
+    ("POST", "show", "  ", 400, JSON, "missing request body"),
+    ("POST", "show", '{"model":', 400, JSON, "unexpected EOF"),
+    ("POST", "show", "x", 400, JSON, "invalid character 'x' looking for beginning of value"),
+    ("POST", "show", "[1]", 400, JSON, "json: cannot unmarshal array into Go value of type api.ShowRequest"),
+    ("POST", "show", "{}", 400, JSON, "model is required"),
+    ("POST", "show", '{"model":"a b"}', 400, JSON, "invalid model name"),
+    ("POST", "show", '{"model":"nope"} and more', 404, JSON, "model 'nope' not found"),
+    ("POST", "create", None, 400, JSON, "missing request body"),
+    ("POST", "create", "{}", 400, JSON, "invalid model name"),
+    ("POST", "create", '{"model":"x!"}', 400, JSON, "invalid model name"),
+    (
+        "POST",
+        "create",
+        '{"model":"x","from":5}',
+        400,
+        JSON,
+        "json: cannot unmarshal number into Go struct field CreateRequest.from of type string",
+    ),
+    ("POST", "create", '{"model":"x"}', 400, None, "neither 'from' or 'files' was specified"),
+    ("POST", "create", '{"model":"x","stream":false}', 400, None, "neither 'from' or 'files' was specified"),
+    ("POST", "create", '{"model":"x","files":{}}', 400, None, "unknown type"),
+    ("POST", "create", '{"model":"x","files":{"/a":"sha256:1"}}', 400, JSON, "file path must be relative"),
+    ("POST", "create", '{"model":"x","files":{"b/../a":"sha256:1"}}', 400, JSON, "file path must be relative"),
+    ("POST", "create", '{"model":"x","files":{"a":""}}', 400, JSON, "invalid digest format"),
+    ("POST", "create", f'{{"model":"x","files":{{"a":"{NOBODY}"}}}}', 400, None, "unknown type"),
+    (
+        "POST",
+        "create",
+        f'{{"model":"x","stream":false,"files":{{"a.safetensors":"{NOBODY}"}}}}',
+        500,
+        None,
+        "open config.json: no such file or directory",
+    ),
+    ("POST", "create", '{"model":"x","from":"x!"}', 400, None, "invalid model name"),
+    ("POST", "pull", None, 400, JSON, "missing request body"),
+    ("POST", "pull", "{}", 400, JSON, "invalid model name"),
+    ("POST", "pull", '{"model":"","name":"x!"}', 400, JSON, "invalid model name"),
+    ("DELETE", "delete", None, 400, JSON, "missing request body"),
+    ("DELETE", "delete", "{}", 400, JSON, "model is required"),
+    ("DELETE", "delete", '{"model":"x!"}', 400, JSON, 'name "x!" is invalid'),
+    ("DELETE", "delete", '{"name":"nope"}', 404, JSON, "model 'nope' not found"),
+    ("POST", "copy", '{"source":"no pe","destination":"b"}', 400, JSON, 'source "no pe" is invalid'),
+    ("POST", "copy", '{"source":"nope"}', 400, JSON, 'destination "" is invalid'),
+    ("POST", "copy", '{"source":"nope","destination":"b"}', 404, JSON, 'model "nope" not found'),
+    ("POST", "generate", '{"model":"nope"}', 404, JSON, "model 'nope' not found"),
+    ("POST", "generate", "{}", 404, JSON, "model '' not found"),
+    ("POST", "chat", '{"model":"hf.co/a/B:c"}', 404, JSON, "model 'hf.co/a/B:c' not found"),
+    ("POST", "chat", "{}", 400, JSON, "model is required"),
+    ("POST", "embed", '{"model":"nope"}', 404, JSON, 'model "nope" not found, try pulling it first'),
+    ("POST", "blobs/xx", "data", 400, JSON, "invalid digest format"),
+    (
+        "POST",
+        f"blobs/{NOBODY}",
+        "data",
+        400,
+        JSON,
+        f'digest mismatch, expected "{NOBODY}", got "{digest_of(b"data")}"',
+    ),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status", "kind", "text"), REFUSALS)
+async def test_refusals_have_the_real_status_and_text(
+    either: aiohttp.ClientSession,
+    *,
+    method: str,
+    path: str,
+    body: str | None,
+    status: int,
+    kind: str | None,
+    text: str,
+) -> None:
+    async with either.request(method, f"/api/{path}", data=body) as response:
+        assert (response.status, orjson.loads(await response.read())) == (status, {"error": text})
+        assert response.headers["Content-Type"] == (kind or "application/json")
+
+
+async def test_pages_and_unknown_paths_are_the_real_ones(either: aiohttp.ClientSession) -> None:
+    for method, path, status, text in (
+        ("GET", "/", 200, "Ollama is running"),
+        ("HEAD", "/", 200, ""),
+        ("GET", "/api/nope", 404, "404 page not found"),
+        ("POST", "/api/tags", 405, "405 method not allowed"),
+        ("HEAD", "/api/blobs/xx", 400, ""),
+        ("HEAD", f"/api/blobs/{NOBODY}", 404, ""),
+    ):
+        async with either.request(method, path) as response:
+            assert (response.status, await response.text()) == (status, text)
+
+
+async def test_a_native_pull_of_nothing_is_a_line_after_the_manifest(ollama: StandInOllama, client: Driver) -> None:
+    nothing = {"error": "pull model manifest: file does not exist"}
+    assert await client.lines("/api/pull", model="hf.co/a/b") == [{"status": "pulling manifest"}, nothing]
+    assert await client.one("POST", "/api/pull", model="hf.co/a/b", stream=False) == (500, nothing)
+    assert dict(ollama.models) == {}
+
+
+async def test_a_native_pull_counts_up_and_leaves_the_model(ollama: StandInOllama, client: Driver) -> None:
+    ollama.native["hf.co/Org/Repo:Q4_K_M"] = 4_000_000
+    answer = await client.lines("/api/pull", name="hf.co/org/repo:q4_k_m", model="")
+    said = list(dict.fromkeys(statuses(answer)))
+    assert (said[0], said[3:]) == (
+        "pulling manifest",
+        ["verifying sha256 digest", "writing manifest", "success"],
+    )
+    weights = [line for line in answer if line.get("total") == 4_000_000]
+    assert [line.get("completed", 0) for line in weights] == [0, 1_000_000, 2_000_000, 3_000_000, 4_000_000]
+    assert weights[0]["status"] == f"pulling {weights[0]['digest'][7:19]}"
+    assert list(ollama.models) == ["hf.co/org/repo:q4_k_m"]
+    again = await client.lines("/api/pull", model="hf.co/org/repo:q4_k_m")
+    assert [line["completed"] for line in again if "digest" in line] == [4_000_000, 487]
+    assert await client.one("POST", "/api/pull", model="hf.co/org/repo:Q4_K_M", stream=False) == (
+        200,
+        {"status": "success"},
+    )
+
+
+async def test_a_local_registry_hands_blobs_to_a_model_that_a_delete_takes_along(
+    ollama: StandInOllama, client: Driver
+) -> None:
+    """A client gets rid in this way of the blobs that it uploaded."""
+    files = await client.upload({"a": b"aaa", "b": b"bb"})
+
+    async def manifest(_: web.Request) -> web.Response:
+        layers = [{"mediaType": "x.license", "digest": digest, "size": 3} for digest in files.values()]
+        return web.json_response({"layers": layers[:1], "config": layers[1]})
+
+    app = web.Application()
+    app.add_routes([web.get("/v2/leftover/x/manifests/y", manifest)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    name = f"http://127.0.0.1:{runner.addresses[0][1]}/leftover/x:y"
+    answer = await client.lines("/api/pull", model=name, insecure=True)
+    await runner.cleanup()
+    assert answer[-1] == {"status": "success"}
+    assert ollama.blobs.keys() == set(files.values())
+    assert (await client.one("DELETE", "/api/delete", model=name))[0] == 200
+    assert ollama.blobs == {}
+
+
+async def test_names_are_found_in_any_case_and_keep_the_case_of_the_first(
+    ollama: StandInOllama, client: Driver
+) -> None:
+    files = await client.upload(FILES)
+    await client.lines("/api/create", model="Org/Tiny:Q8_0", files=files)
+    await client.lines("/api/create", model="org/tiny:q8_0", files=files)
+    assert list(ollama.models) == ["Org/Tiny:Q8_0"]
+    # v0.24 spells each part as any other model does.
+    await client.lines("/api/create", model="https://hf.co/other/thing:q8_0", files=files)
+    assert "hf.co/other/thing:Q8_0" in list(ollama.models)
+    assert (await client.one("POST", "/api/copy", source="ORG/TINY:q8_0", destination="copy"))[0] == 200
+    assert list(ollama.models)[-1] == "copy:latest"
+
+
+async def test_a_blob_is_stored_once_under_its_true_digest(ollama: StandInOllama, client: Driver) -> None:
+    data = os.urandom(3 << 20)
+    digest = digest_of(data)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 1 << 18):
+            yield data[start : start + (1 << 18)]
+
+    async with client.session.post(f"/api/blobs/{NOBODY}", data=chunks()) as response:
+        assert response.status == 400
+    assert ollama.blobs == {digest: len(data)}
+    async with client.session.head(f"/api/blobs/{digest}") as response:
+        assert response.status == 200
+    assert ollama.requests[0].received == len(data)
+
+
+async def test_a_blob_that_is_there_is_answered_without_reading_the_body(ollama: StandInOllama, client: Driver) -> None:
+    digest = digest_of(b"data")
+    ollama.blobs[digest] = 4
+    headers = {"Expect": "100-continue"}
+    async with client.session.post(f"/api/blobs/{digest}", data=b"data", headers=headers) as response:
+        assert response.status == 200
+    assert ollama.requests[-1].received == 0
+    async with client.session.post(f"/api/blobs/{digest_of(b'new')}", data=b"new", headers=headers) as response:
+        assert response.status == 201
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(ollama: StandInOllama, client: Driver) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"some"
+        while not (ollama.requests and ollama.requests[-1].received):
+            await asyncio.sleep(0)
+        raise OSError("the source is gone")
+
+    with pytest.raises(aiohttp.ClientOSError):
+        await client.session.post(f"/api/blobs/{NOBODY}", data=chunks())
+    ollama.fail_upload_after = 1000
+    with pytest.raises(aiohttp.ClientError):
+        await client.session.post(f"/api/blobs/{NOBODY}", data=bytes(5000))
+    ollama.upload_status = 507
+    async with client.session.post(f"/api/blobs/{NOBODY}", data=b"data") as response:
+        assert response.status == 507
+    assert ollama.blobs == {}
+
+
+async def test_the_python_client_pulls_shows_chats_and_deletes(ollama: StandInOllama, client: Driver) -> None:
+    files = await client.upload(FILES)
+    async with ollama_client.AsyncClient(ollama.url) as theirs:
+        progress = [step.status async for step in await theirs.create("x", files=files, stream=True)]
+        assert progress[-1] == "success"
+        message = {"role": "user", "content": "hello"}
+        whole = await theirs.chat("x", [message])
+        parts = [part async for part in await theirs.chat("x", [message], stream=True)]
+        assert "".join(part.message.content or "" for part in parts) == whole.message.content
+        assert (parts[-1].done, parts[-1].done_reason, whole.done) == (True, "stop", True)
+        assert (await theirs.generate("x", "hello")).response == whole.message.content
+        assert len((await theirs.embed("x", ["a", "b"])).embeddings) == 2
+        assert [model.name for model in (await theirs.ps()).models] == ["x:latest"]
+        assert (await theirs.generate("x", keep_alive=0)).done_reason == "unload"
+        assert list((await theirs.ps()).models) == []
+        details = (await theirs.show("x")).details
+        assert details is not None
+        assert details.quantization_level == "F16"
+        await theirs.delete("x")
+        assert list((await theirs.list()).models) == []
+
+
+async def test_the_log_has_paths_as_written_bodies_and_statuses(ollama: StandInOllama, client: Driver) -> None:
+    await client.one("POST", URL("/api/show?a=%41", encoded=True), model="x")
+    [logged] = ollama.requests
+    assert (logged.method, logged.path, logged.status) == ("POST", "/api/show?a=%41", 404)
+    assert orjson.loads(logged.body or b"") == {"model": "x"}
+    assert logged.headers["content-type"] == "application/json"

@@ -1,0 +1,433 @@
+"""Door 2 on the wire: what a client of `/api/pull` reads, what reaches Ollama, and what never does."""
+
+import asyncio
+import hashlib
+import io
+import json
+from typing import Any
+
+import aiohttp
+import ollama as ollama_client
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.pull.progress import QUANTIZING_DIGEST
+from tests.support import Client, eventually, settings
+
+NAME = "hf.co/acme/tiny:q4_K_M"
+
+
+def sha256(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def created(ollama: StandInOllama) -> list[dict[str, Any]]:
+    """The bodies of the creates that Ollama was asked for."""
+    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
+
+
+def uploads(ollama: StandInOllama) -> list[str]:
+    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+
+
+@pytest.fixture
+def files(hub: StandInHub) -> dict[str, bytes]:
+    files = tiny_llama()
+    hub.add("acme/tiny", files)
+    return files
+
+
+async def test_a_pull_says_what_the_contract_says_in_that_order(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    lines = await client.pull(NAME)
+    weights = sha256(files["model.safetensors"])
+    size = len(files["model.safetensors"])
+    bars = [line for line in lines if line.get("digest") == weights]
+    assert all(line["status"] == f"pulling {weights[7:19]}" and line["total"] == size for line in bars)
+    assert bars[-1]["completed"] == size
+    quantizing = [line for line in lines if line.get("digest") == QUANTIZING_DIGEST]
+    assert quantizing[-1]["status"].startswith("quantizing F16 model to Q4_K_M")
+    assert quantizing[-1]["completed"] == quantizing[-1]["total"]
+    assert len(bars) + len(quantizing) == len([line for line in lines if "digest" in line])
+    assert [line["status"] for line in lines if "digest" not in line] == [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "converting model",
+        "verifying conversion",
+        "writing manifest",
+        "success",
+    ]
+    statuses = [line["status"].split()[0] for line in lines]
+    assert statuses.index("converting") < statuses.index("quantizing") < statuses.index("success")
+    assert NAME in ollama.models
+
+
+async def test_exactly_the_files_that_ollama_reads_become_blobs(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    await client.pull(NAME)
+    [body] = created(ollama)
+    assert body["model"] == NAME
+    assert body["quantize"] == "Q4_K_M"
+    assert body["files"] == {
+        path: sha256(content) for path, content in files.items() if path not in ("README.md", "LICENSE")
+    }
+    assert all(ollama.blobs[digest] == len(files[path]) for path, digest in body["files"].items())
+
+
+async def test_sharded_weights_have_a_bar_each(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    files = tiny_llama(shards=3)
+    hub.add("acme/sharded", files)
+    lines = await client.pull("hf.co/acme/sharded:q8_0")
+    assert lines[-1] == {"status": "success"}
+    shards = {sha256(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+    last = {line["digest"]: line for line in lines if line.get("digest") in shards}
+    assert {digest: (line["total"], line["completed"]) for digest, line in last.items()} == {
+        digest: (size, size) for digest, size in shards.items()
+    }
+    assert len([path for path in created(ollama)[0]["files"] if path.endswith(".safetensors")]) == 3
+
+
+async def test_stream_false_answers_once(client: Client, files: dict[str, bytes], ollama: StandInOllama) -> None:
+    assert await client.pull_at_once(NAME) == (200, {"status": "success"})
+    assert NAME in ollama.models
+
+
+async def test_a_failure_is_500_without_a_stream_and_a_line_within_one(client: Client) -> None:
+    status, answer = await client.pull_at_once("hf.co/acme/nothing")
+    assert status == 500
+    assert "there is no repository acme/nothing" in answer["error"]
+    lines = await client.pull("hf.co/acme/nothing")
+    assert lines[-1] == answer
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "", "name": NAME, "username": "", "password": ""},
+        {"name": NAME, "model": ""},
+        {"model": NAME, "insecure": True, "name": NAME},
+        {"Model": NAME, "stream": None},
+        {"name": f"https://{NAME}"},
+        {"model": f" {NAME} "},
+    ],
+)
+async def test_every_clients_way_of_naming_a_model_is_understood(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama, body: dict[str, Any]
+) -> None:
+    status, answer = await client.post("/api/pull", body)
+    assert status == 200
+    assert orjson.loads(answer.splitlines()[-1]) == {"status": "success"}
+    assert list(ollama.models) == [NAME]
+
+
+async def test_the_two_names_of_the_hub_are_two_models(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    await client.pull("hf.co/acme/tiny")
+    await client.pull("huggingface.co/acme/tiny")
+    assert sorted(ollama.models) == ["hf.co/acme/tiny:latest", "huggingface.co/acme/tiny:latest"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"name": 5}',
+        b'{"name": ""}',
+        b'{"name": "hf.co/gpt2"}',
+        b'{"name": "hf.co/a.b/c"}',
+        b'{"name": "hf.co/a/b", "stream": 1}',
+        b'{"name": "llama3.2"}',
+        b'{"name": "registry.example/a/b:c"}',
+        b'{"name": "hf.co/a/b:8b-cloud"}',
+    ],
+)
+async def test_what_is_not_ours_is_answered_by_ollama_itself(
+    client: Client, ollama: StandInOllama, body: bytes
+) -> None:
+    answers = []
+    for url in (client.url, ollama.url):
+        async with client.session.post(f"{url}/api/pull", data=body) as response:
+            answers.append((response.status, response.content_type, await response.read()))
+    assert answers[0] == answers[1]
+
+
+async def test_a_body_that_never_ends_goes_on_to_ollama_without_being_gathered(
+    client: Client, ollama: StandInOllama
+) -> None:
+    body = b'{"name": "' + b"x" * 3_000_000 + b'"}'
+    async with client.session.post(f"{client.url}/api/pull", data=io.BytesIO(body)) as response:
+        assert (response.status, await response.json()) == (400, {"error": "invalid model name"})
+
+
+async def test_a_gguf_repository_is_pulled_by_ollama_itself_without_insecure(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    """Open WebUI says `insecure` in every pull, which breaks hf.co there."""
+    hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF", "README.md": b""})
+    ollama.native["hf.co/acme/tiny-gguf:Q4_K_M"] = 4
+    lines = await client.pull("hf.co/acme/tiny-gguf:Q4_K_M", insecure=True)
+    assert lines[-1] == {"status": "success"}
+    [request] = [request for request in ollama.requests if request.path == "/api/pull"]
+    assert orjson.loads(request.body or b"") == {"model": "hf.co/acme/tiny-gguf:Q4_K_M"}
+    assert not created(ollama)
+
+
+async def test_blobs_that_ollama_holds_are_not_fetched_again(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    await client.pull(NAME)
+    before = len(uploads(ollama))
+    hub.requests.clear()
+    lines = await client.pull("hf.co/acme/tiny:q8_0")
+    assert not [request for request in hub.requests if request.origin == "cdn"]
+    assert len(uploads(ollama)) == before
+    [bar] = [line for line in lines if line.get("digest") == sha256(files["model.safetensors"])]
+    assert bar["completed"] == bar["total"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("model.safetensors", "corrupt", after=2_000_000), "arrived damaged"),
+        (Fault("model.safetensors", "corrupt", after=0), "arrived damaged"),
+        (Fault("model.safetensors", "short", after=2_000_000), "the connection to the Hub failed"),
+        (Fault("model.safetensors", "drop", after=2_000_000), "the connection to the Hub failed"),
+        (Fault("model.safetensors", "status", status=503), "answered 503"),
+    ],
+)
+async def test_a_broken_file_never_becomes_a_blob_and_is_named(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, fault: Fault, message: str
+) -> None:
+    hub.faults.append(fault)
+    lines = await client.pull(NAME)
+    assert set(lines[-1]) == {"error"}
+    assert "acme/tiny/model.safetensors" in lines[-1]["error"]
+    assert message in lines[-1]["error"]
+    assert not created(ollama)
+    # A clean end would have stored the bytes, if only under their own digest.
+    assert all(size < 1_000_000 for size in ollama.blobs.values())
+    hub.faults.clear()
+    assert (await client.pull(NAME))[-1] == {"status": "success"}
+
+
+async def test_a_damaged_small_file_is_found_by_its_git_hash(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.faults.append(Fault("config.json", "corrupt", after=5))
+    lines = await client.pull(NAME)
+    assert "acme/tiny/config.json arrived damaged" in lines[-1]["error"]
+    assert not ollama.blobs
+
+
+async def test_finished_files_stay_when_another_fails(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    files = tiny_llama(shards=2)
+    hub.add("acme/tiny", files)
+    hub.faults.append(Fault("model-00002-of-00002.safetensors", "drop", after=1000))
+    hub.faults.append(Fault("model-00002-of-00002.safetensors", "status", status=500))
+    app_of_one = settings(hub.endpoint, ollama.url, pull={"connections": 1})
+    async with App(app_of_one) as app:
+        lines = await Client(app.address.url, client.session).pull(NAME)
+    assert "model-00002-of-00002.safetensors" in lines[-1]["error"]
+    assert sha256(files["model-00001-of-00002.safetensors"]) in ollama.blobs
+
+
+async def test_refusals_come_before_the_first_weight_byte(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/evil", files | {"model.safetensors.index.json": b'{"weight_map": {"a": "../../x.safetensors"}}'})
+    hub.add("acme/gated", files, gated=True)
+    expected = {
+        "hf.co/acme/tiny:q5_k_m": "Ollama cannot quantize to 'q5_k_m'",
+        "hf.co/acme/evil": "names an unsafe file, '../../x.safetensors'",
+        "hf.co/acme/gated": "is gated; ask for access at",
+        "hf.co/acme/none": "there is no repository acme/none",
+    }
+    for name, message in expected.items():
+        assert message in (await client.pull(name))[-1]["error"]
+    assert not [request for request in hub.requests if "safetensors" in request.path and "index" not in request.path]
+    assert not uploads(ollama)
+
+
+async def test_the_token_goes_to_the_endpoint_and_never_to_the_cdn(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/gated", tiny_llama(), gated=True)
+    hub.token = "hf_secret"
+    async with App(settings(hub.endpoint, ollama.url, hub={"token": "hf_secret"})) as app:
+        lines = await Client(app.address.url, session).pull("hf.co/acme/gated")
+    assert lines[-1] == {"status": "success"}
+    assert {request.headers.get("Authorization") for request in hub.requests if request.origin == "hub"} == {
+        "Bearer hf_secret"
+    }
+    assert {request.headers.get("Authorization") for request in hub.requests if request.origin == "cdn"} == {None}
+    assert not [request for request in ollama.requests if "Authorization" in request.headers]
+
+
+async def test_a_token_without_access_is_told_apart_from_no_token(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/gated", tiny_llama(), gated=True)
+    hub.token = "hf_other"
+    async with App(settings(hub.endpoint, ollama.url, hub={"token": "hf_mine"})) as app:
+        lines = await Client(app.address.url, session).pull("hf.co/acme/gated")
+    assert "the proxy's token has no access to it" in lines[-1]["error"]
+    assert "hf_mine" not in lines[-1]["error"]
+
+
+async def test_the_commit_is_pinned_while_the_branch_moves(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    repository = hub.repositories["acme/tiny"]
+    old = repository.commit
+    await client.pull(NAME)
+    repository.update(tiny_llama(seed=9))
+    assert repository.commit != old
+    fetched = [request.path for request in hub.requests if "/resolve/" in request.path]
+    assert fetched
+    assert all(f"/resolve/{old}/" in path for path in fetched)
+
+
+async def test_the_users_settings_go_into_the_model(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    first = hub.repositories["acme/tiny"].commit
+    hub.repositories["acme/tiny"].update(tiny_llama(seed=1))
+    wanted = {
+        "template": "{{- if .System }}{{ .System }}{{ end }}<｜User｜>{{ .Prompt }}<｜Assistant｜>",
+        "system": "Be terse.",
+        "parameters": {"temperature": 0.3, "stop": ["<｜User｜>", "<｜Assistant｜>"]},
+        "license": "MIT",
+    }
+    models = {"HF.CO/Acme/Tiny:whatever": wanted | {"revision": first}}
+    async with App(settings(hub.endpoint, ollama.url, models=models)) as app:
+        assert (await Client(app.address.url, session).pull(NAME))[-1] == {"status": "success"}
+    [body] = created(ollama)
+    assert {key: body[key] for key in wanted} == wanted
+    assert body["files"]["model.safetensors"] == sha256(files["model.safetensors"])
+
+
+async def test_a_jinja_file_reaches_ollama_inside_the_tokenizer_config(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = tiny_llama() | {"chat_template.jinja": b"{{ messages }} from the file"}
+    hub.add("acme/tiny", files)
+    await client.pull(NAME)
+    config = json.loads(files["tokenizer_config.json"]) | {"chat_template": "{{ messages }} from the file"}
+    assert created(ollama)[0]["files"]["tokenizer_config.json"] == sha256(json.dumps(config).encode())
+    assert "chat_template.jinja" not in created(ollama)[0]["files"]
+
+
+async def test_a_client_that_leaves_during_the_transfer_ends_it(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
+    async with client.session.post(f"{client.url}/api/pull", json={"model": NAME}) as response:
+        async for line in response.content:
+            if orjson.loads(line).get("completed"):
+                break
+        response.close()
+    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+    assert not created(ollama)
+    assert sha256(files["model.safetensors"]) not in ollama.blobs
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_create_that_has_begun_ends_although_the_client_has_left(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama, stream: bool
+) -> None:
+    """Ollama blocks for ever in a create that nobody reads, and leaks its files."""
+    ollama.hold_create = asyncio.Event()
+    pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME, "stream": stream}))
+    await eventually(lambda: created(ollama))
+    pulling.cancel()
+    await asyncio.sleep(0.1)
+    ollama.hold_create.set()
+    await eventually(lambda: NAME in ollama.models)
+    assert ollama.abandoned_creates == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ({"fail_create": "unsupported architecture"}, f"cannot create {NAME}: unsupported architecture"),
+        ({"crash_create": True}, "it may have crashed"),
+        ({"end_create_early": True}, "without success"),
+        ({"upload_status": 500}, "refused blob"),
+        ({"fail_upload_after": 1000}, "broke off the upload"),
+    ],
+)
+async def test_a_failure_of_ollama_is_the_last_line(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama, script: dict[str, Any], message: str
+) -> None:
+    for key, value in script.items():
+        setattr(ollama, key, value)
+    lines = await client.pull(NAME)
+    assert message in lines[-1]["error"]
+    assert not [line for line in lines if line.get("status") == "success"]
+
+
+async def test_an_ollama_that_is_not_there_is_an_error_line(
+    hub: StandInHub, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    async with App(settings(hub.endpoint, "http://127.0.0.1:9")) as app:
+        lines = await Client(app.address.url, session).pull(NAME)
+    assert "Ollama at http://127.0.0.1:9 cannot be reached" in lines[-1]["error"]
+
+
+async def test_a_hub_that_is_not_there_is_an_error_line(ollama: StandInOllama, session: aiohttp.ClientSession) -> None:
+    async with App(settings("http://127.0.0.1:9", ollama.url)) as app:
+        lines = await Client(app.address.url, session).pull(NAME)
+    assert "http://127.0.0.1:9 cannot be reached" in lines[-1]["error"]
+
+
+async def test_a_shutdown_ends_the_stream_with_an_error_line(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
+    async with App(settings(hub.endpoint, ollama.url)) as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull(NAME))
+        await eventually(lambda: uploads(ollama))
+    assert "the proxy is shutting down" in (await pulling)[-1]["error"]
+
+
+async def test_a_fault_of_ours_is_told_without_a_traceback(
+    client: Client, app: App, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ValueError("secret detail")
+
+    monkeypatch.setattr(app._backend.transfer, "run", broken)
+    error = (await client.pull(NAME))[-1]["error"]
+    assert "a fault in ollama-hf-proxy" in error
+    assert "secret detail" not in error
+
+
+async def test_the_python_client_shows_a_pull_as_its_own(
+    app: App, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    python = ollama_client.AsyncClient(app.address.url)
+    parts = [part async for part in await python.pull(NAME, stream=True)]
+    assert parts[-1].status == "success"
+    assert max(part.completed or 0 for part in parts) > 1_000_000
+    assert (await python.pull(NAME)).status == "success"
+    with pytest.raises(ollama_client.ResponseError, match="there is no repository"):
+        await python.pull("hf.co/acme/none")
+    await python._client.aclose()
+
+
+async def test_two_pulls_of_different_models_run_side_by_side(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/other", tiny_llama(seed=2))
+    both = await asyncio.gather(client.pull(NAME), client.pull("hf.co/acme/other:f16"))
+    assert [lines[-1] for lines in both] == [{"status": "success"}] * 2
+    assert sorted(ollama.models) == ["hf.co/acme/other:f16", NAME]

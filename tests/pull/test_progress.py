@@ -1,0 +1,139 @@
+"""The lines of a pull: totals first, never too many, never backwards, never silent."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from proxy.pull import progress as module
+from proxy.pull.progress import MOST_BARS, NOTHING_DIGEST, QUANTIZING_DIGEST, Progress
+
+
+def digest(number: int) -> str:
+    return f"sha256:{number:064x}"
+
+
+async def read(progress: Progress) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    subscription = progress.subscribe()
+    async for batch in subscription.batches():
+        lines += [json.loads(line) for line in batch.splitlines()]
+    return lines
+
+
+async def test_a_late_client_first_gets_the_present_state_of_every_bar() -> None:
+    progress = Progress()
+    progress.status("pulling manifest")
+    progress.announce([(digest(1), 100, False), (digest(2), 50, True)])
+    progress.moved(digest(1), 30)
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.success()
+    assert await reader == [
+        {"status": "pulling manifest"},
+        {"status": "pulling 000000000000", "digest": digest(1), "total": 100, "completed": 30},
+        {"status": "pulling 000000000000", "digest": digest(2), "total": 50, "completed": 50},
+        {"status": "success"},
+    ]
+
+
+async def test_zero_is_left_out_as_ollama_does() -> None:
+    progress = Progress()
+    progress.announce([(digest(1), 100, False)])
+    progress.fail("broken")
+    lines = await read(progress)
+    assert lines[-1] == {"status": "pulling 000000000000", "digest": digest(1), "total": 100}
+
+
+async def test_the_error_is_the_last_line() -> None:
+    progress = Progress()
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.status("pulling manifest")
+    progress.fail("what happened")
+    assert await reader == [{"status": "pulling manifest"}, {"error": "what happened"}]
+
+
+async def test_more_files_than_bars_share_the_last_bar() -> None:
+    progress = Progress()
+    progress.announce([(digest(number), 10, number == 19) for number in range(20)])
+    for number in range(20):
+        progress.moved(digest(number), 0 if number == 19 else 10)
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.success()
+    bars = [line for line in await reader if "digest" in line]
+    assert len(bars) == MOST_BARS
+    assert {line["total"] for line in bars[:-1]} == {10}
+    assert bars[-1]["total"] == bars[-1]["completed"] == 50
+
+
+async def test_completed_never_passes_the_total_and_small_files_move_without_a_bar() -> None:
+    progress = Progress()
+    progress.announce([(digest(1), 100, False)])
+    progress.moved(digest(1), 150)
+    progress.moved(digest(2), 10)
+    progress.quantizing("quantizing F16 model to Q4_K_M", 10, 20)
+    progress.quantizing("quantizing F16 model to Q4_K_M", 99, 5)
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.success()
+    assert [(line["digest"], line["total"], line["completed"]) for line in await reader if "digest" in line] == [
+        (digest(1), 100, 100),
+        (QUANTIZING_DIGEST, 10, 10),
+    ]
+
+
+async def test_a_bar_has_at_most_one_line_in_60_ms(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    progress = Progress()
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", nap)
+    progress.announce([(digest(1), 1000, False)])
+    subscription = progress.subscribe()
+    batches = []
+    async for batch in subscription.batches():
+        batches.append([json.loads(line) for line in batch.splitlines()])
+        for _ in range(100):
+            progress.moved(digest(1), 1)
+        if len(batches) == 3:
+            progress.success()
+        if len(batches) == 4:
+            break
+    assert all(len([line for line in batch if "digest" in line]) <= 1 for batch in batches)
+    assert naps == [0.06] * 3
+
+
+async def test_a_silence_is_filled_with_the_newest_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
+    progress = Progress()
+    progress.announce([(digest(1), 100, False), (digest(2), 100, False)])
+    progress.moved(digest(2), 40)
+    progress.status("converting model")
+    batches = progress.subscribe().batches()
+    await anext(batches)
+    expected = {"status": "pulling 000000000000", "digest": digest(2), "total": 100, "completed": 40}
+    assert [json.loads(await anext(batches)) for _ in range(2)] == [expected, expected]
+
+
+async def test_a_silence_before_the_first_bar_has_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
+    progress = Progress()
+    progress.status("pulling manifest")
+    batches = progress.subscribe().batches()
+    await anext(batches)
+    line = json.loads(await anext(batches))
+    assert line == {"status": "pulling e3b0c44298fc", "digest": NOTHING_DIGEST, "total": 1, "completed": 1}
+
+
+async def test_before_the_first_line_nothing_is_said() -> None:
+    """Until then Ollama may have to answer in our place."""
+    progress = Progress()
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.pass_on()
+    assert await reader == []

@@ -1,0 +1,204 @@
+"""The main job on a real Ollama with its own command line."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import ollama as ollama_client
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.config import QUANTIZATIONS
+from proxy.demo.hub import StandInHub
+from proxy.demo.repository import tiny_llama
+from tests.real.conftest import RealOllama
+from tests.support import Client, settings
+
+pytestmark = pytest.mark.timeout(300)
+
+R1_TEMPLATE = (
+    "{{- if .System }}{{ .System }}{{ end }}\n"
+    "{{- range $i, $_ := .Messages }}\n"
+    "{{- $last := eq (len (slice $.Messages $i)) 1}}\n"
+    '{{- if eq .Role "user" }}<｜User｜>{{ .Content }}\n'
+    '{{- else if eq .Role "assistant" }}<｜Assistant｜>{{ .Content }}'
+    "{{- if not $last }}<｜end▁of▁sentence｜>{{- end }}\n"
+    "{{- end }}\n"
+    '{{- if and $last (ne .Role "assistant") }}<｜Assistant｜>{{- end }}\n'
+    "{{- end }}"
+)
+
+
+def tiny_qwen2() -> dict[str, bytes]:
+    """`tiny_llama` with Qwen2's biases and configuration."""
+    files = tiny_llama(seed=3)
+    config = json.loads(files["config.json"]) | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    head_size = config["hidden_size"] // config["num_attention_heads"]
+    content = files["model.safetensors"]
+    (length,) = struct.unpack("<Q", content[:8])
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    data = bytearray(content[8 + length :])
+    for layer in range(config["num_hidden_layers"]):
+        for part, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads"), ("v", "num_key_value_heads")):
+            size = config[heads] * head_size
+            name = f"model.layers.{layer}.self_attn.{part}_proj.bias"
+            header[name] = {"dtype": "BF16", "shape": [size], "data_offsets": [len(data), len(data) + 2 * size]}
+            data += bytes(2 * size)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return files | {
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": struct.pack("<Q", len(text)) + text + bytes(data),
+    }
+
+
+async def answers(client: Client, name: str) -> bool:
+    """Whether a model loads and says something."""
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": False,
+        "options": {"num_predict": 5, "num_ctx": 256},
+    }
+    status, answer = await client.post("/api/chat", body)
+    assert status == 200, answer
+    return "message" in orjson.loads(answer)
+
+
+@pytest.mark.parametrize(
+    "make", [tiny_llama, lambda: tiny_llama(shards=3), tiny_qwen2], ids=["llama", "sharded", "qwen2"]
+)
+async def test_pull_list_run_and_rm_with_the_command_line(
+    real_ollama: RealOllama, real_app: App, hub: StandInHub, make: Any
+) -> None:
+    files = make()
+    hub.add("acme/tiny", files)
+    name, host = "hf.co/acme/tiny:q4_K_M", real_app.address.url
+    status, output = await real_ollama.cli(host, "pull", name)
+    assert status == 0, output
+    assert "success" in output
+    status, output = await real_ollama.cli(host, "list")
+    assert name in output
+    status, output = await real_ollama.cli(host, "show", name)
+    assert "Q4_K_M" in output
+    status, output = await real_ollama.cli(host, "run", name, "hello")
+    assert status == 0, output
+    async with aiohttp.ClientSession() as session:
+        _, tags = await Client(host, session).get("/api/tags")
+    [model] = [model for model in orjson.loads(tags)["models"] if model["name"] == name]
+    assert model["size"] < sum(len(content) for path, content in files.items() if path.endswith(".safetensors"))
+    assert (await real_ollama.cli(host, "rm", name))[0] == 0
+    assert name not in (await real_ollama.cli(host, "list"))[1]
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+async def test_every_quantization_that_is_offered_makes_a_model_that_answers(
+    real_client: Client, hub: StandInHub, quantization: str
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    name = f"hf.co/acme/tiny:{quantization.lower()}"
+    lines = await real_client.pull(name)
+    assert lines[-1] == {"status": "success"}
+    _, shown = await real_client.post("/api/show", {"model": name})
+    # Ollama lists its file type 0, which is F32, as "unknown" (v0.24, v0.33).
+    expected = "unknown" if quantization == "F32" else quantization
+    assert orjson.loads(shown)["details"]["quantization_level"] == expected
+    assert await answers(real_client, name)
+
+
+async def test_the_stream_is_the_contracts(real_client: Client, hub: StandInHub) -> None:
+    hub.add("acme/tiny", tiny_llama(seed=5))
+    lines = await real_client.pull("hf.co/acme/tiny")
+    assert [line["status"] for line in lines if "digest" not in line] == [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "converting model",
+        "verifying conversion",
+        "writing manifest",
+        "success",
+    ]
+    bars = {line["digest"]: line for line in lines if "digest" in line}
+    assert [line["status"].split()[0] for line in bars.values()] == ["pulling", "quantizing"]
+    assert all(line["completed"] == line["total"] for line in bars.values())
+
+
+async def test_the_deepseek_r1_flow_is_seen_in_the_modelfile(
+    real_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    repository = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+    hub.add(repository, tiny_qwen2())
+    stops = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
+    wanted = {"template": R1_TEMPLATE, "parameters": {"temperature": 0.3, "stop": stops}, "license": "MIT"}
+    models = {f"hf.co/{repository}": wanted | {"system": "Be terse."}}
+    name = f"hf.co/{repository}:q4_K_M"
+    async with App(settings(hub.endpoint, real_ollama.url, models=models)) as app:
+        status, output = await real_ollama.cli(app.address.url, "pull", name)
+        assert status == 0, output
+        status, modelfile = await real_ollama.cli(app.address.url, "show", "--modelfile", name)
+        assert await answers(Client(app.address.url, session), name)
+        _, details = await real_ollama.cli(app.address.url, "show", name)
+    assert "Q4_K_M" in details
+    assert R1_TEMPLATE in modelfile
+    assert "SYSTEM Be terse." in modelfile
+    assert "PARAMETER temperature 0.3" in modelfile
+    assert all(f"PARAMETER stop {stop}" in modelfile for stop in stops)
+    assert "LICENSE" in modelfile
+    assert "MIT" in modelfile
+
+
+async def test_the_python_client_pulls_with_and_without_a_stream(real_app: App, hub: StandInHub) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    python = ollama_client.AsyncClient(real_app.address.url)
+    parts = [part async for part in await python.pull("hf.co/acme/tiny:q8_0", stream=True)]
+    assert parts[-1].status == "success"
+    assert (await python.pull("hf.co/acme/tiny:q8_0", stream=False)).status == "success"
+    await python._client.aclose()
+
+
+async def test_a_failed_pull_exits_1_with_the_reason(real_ollama: RealOllama, real_app: App, hub: StandInHub) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    status, output = await real_ollama.cli(real_app.address.url, "pull", "hf.co/acme/tiny:q5_k_m")
+    assert status == 1
+    assert "Ollama cannot quantize to 'q5_k_m'" in output
+
+
+async def test_a_template_that_ollama_cannot_parse_is_an_error_line(
+    real_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    models = {"hf.co/acme/tiny": {"template": "{{ if }}"}}
+    async with App(settings(hub.endpoint, real_ollama.url, models=models)) as app:
+        lines = await Client(app.address.url, session).pull("hf.co/acme/tiny")
+    assert "Ollama cannot create hf.co/acme/tiny:latest: template error" in lines[-1]["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b'{"name": 5}', b'{"name": ""}', b'{"name": "hf.co/gpt2"}', b'{"name": "hf.co/a.b/c"}',
+     b'{"name": "hf.co/a/b/c"}', b'{"name": "hf.co/a/b", "stream": 1}', b'{"name": "hf.co/a/b@x"}'],
+)  # fmt: skip
+async def test_bad_pulls_are_answered_by_ollama_itself(
+    real_client: Client, real_ollama: RealOllama, body: bytes
+) -> None:
+    answers = []
+    for url in (real_client.url, real_ollama.url):
+        async with real_client.session.post(f"{url}/api/pull", data=body) as response:
+            answers.append((response.status, response.headers["Content-Type"], await response.read()))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 400
+
+
+async def test_create_through_the_proxy_with_the_command_line(
+    real_ollama: RealOllama, real_app: App, tmp_path: Path
+) -> None:
+    for path, content in tiny_llama(seed=7).items():
+        (tmp_path / path).write_bytes(content)
+    (tmp_path / "Modelfile").write_text("FROM .\nSYSTEM Be terse.\n")
+    host = real_app.address.url
+    status, output = await real_ollama.cli(host, "create", "own", "-f", str(tmp_path / "Modelfile"))
+    assert status == 0, output
+    assert "Be terse." in (await real_ollama.cli(host, "show", "--modelfile", "own"))[1]
+    assert (await real_ollama.cli(host, "rm", "own"))[0] == 0

@@ -1,0 +1,197 @@
+"""The commands as a person starts them: what they print and how they exit."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy import __version__
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.support import Client, eventually
+
+COMMAND = [sys.executable, "-m", "proxy"]
+
+
+async def run(*arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"COLUMNS": "200"}
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@asynccontextmanager
+async def serving(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A `serve` process and the URL that it says it listens on."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        line = (await process.stderr.readline()).decode()
+        assert "listening on http://127.0.0.1:" in line, line
+        yield process, line.rpartition(" ")[2].strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_ends_well_on_a_signal_while_requests_and_pulls_hang(
+    number: signal.Signals, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
+    ollama.hold_create = asyncio.Event()
+    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
+        client = Client(url, session)
+        pulling = asyncio.create_task(client.pull("hf.co/acme/tiny"))
+        await client.post("/api/blobs/sha256:" + "0" * 64, {})
+        creating = asyncio.create_task(client.post("/api/create", {"model": "x", "from": "y"}))
+        await eventually(lambda: any(request.origin == "cdn" and request.body_bytes for request in hub.requests))
+        process.send_signal(number)
+        async with asyncio.timeout(5):
+            assert await process.wait() == 0
+        assert "the proxy is shutting down" in (await pulling)[-1]["error"]
+        await asyncio.gather(creating, return_exceptions=True)
+
+
+async def test_serve_ends_while_the_hub_hangs(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """huggingface_hub waits in a thread; it must not keep the process."""
+    hub.add("acme/tiny", tiny_llama())
+    hub.faults.append(Fault("api", "hang"))
+    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
+        pulling = asyncio.create_task(Client(url, session).pull("hf.co/acme/tiny"))
+        await eventually(lambda: hub.requests)
+        process.terminate()
+        async with asyncio.timeout(5):
+            assert await process.wait() == 0
+        assert "the proxy is shutting down" in (await pulling)[-1]["error"]
+
+
+async def test_heavy_imports_stay_off_the_start_path() -> None:
+    program = "import sys, proxy.app, proxy.cli; print([name for name in sys.modules if name in sys.argv[1:]])"
+    heavy = ["huggingface_hub", "httpx2", "rich.progress", "jinja2", "numpy"]
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, *heavy, stdout=subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.decode().strip() == "[]"
+
+
+async def test_serve_starts_without_ollama() -> None:
+    async with serving("--ollama", "http://127.0.0.1:9") as (_, url):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            await asyncio.to_thread(urllib.request.urlopen, f"{url}/-/health")
+        assert error.value.code == 503
+        error.value.close()
+
+
+async def test_a_port_in_use_is_a_clear_error(ollama: StandInOllama) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        status, _, err = await run("serve", "--listen", address, "--ollama", ollama.url)
+    assert status == 1
+    assert f"{address} is already in use" in err
+    assert "Traceback" not in err
+
+
+async def test_a_proxy_that_is_its_own_upstream_says_so_and_does_not_start() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for host in ("localhost", "127.0.0.1"):
+        status, _, err = await run("serve", "--listen", f"127.0.0.1:{port}", "--ollama", f"http://{host}:{port}")
+        assert status == 1
+        assert f"ollama.url is http://{host}:{port}, which is this proxy itself" in err
+        assert "listening on" not in err
+
+
+async def test_a_bad_configuration_names_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[pull]\nconections = 3\n")
+    for command in (["serve"], ["inspect", "hf.co/a/b"], ["demo"]):
+        status, _, err = await run(*command, "--config", str(file))
+        assert status == 1
+        assert "pull.conections: is not a key" in err
+        assert "Traceback" not in err
+
+
+async def test_logs_can_be_json(ollama: StandInOllama) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--ollama", ollama.url),
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    line = json.loads(await process.stderr.readline())
+    process.terminate()
+    await process.communicate()
+    assert line["message"].startswith("listening on http://127.0.0.1:")
+    assert line["level"] == "info"
+
+
+async def test_version() -> None:
+    assert await run("--version") == (0, f"ollama-hf-proxy {__version__}\n", "")
+
+
+async def test_inspect_prints_the_plan_for_people_and_for_scripts(hub: StandInHub, ollama: StandInOllama) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    places = ("--hub", hub.endpoint, "--ollama", ollama.url)
+    status, out, _ = await run("inspect", "hf.co/acme/tiny:q8_0", *places)
+    assert status == 0
+    assert "model.safetensors" in out
+    assert "Q8_0" in out
+    status, out, _ = await run("inspect", "hf.co/acme/tiny:q8_0", "--json", *places)
+    assert status == 0
+    assert orjson.loads(out)["quantization"] == "Q8_0"
+
+
+async def test_inspect_exits_1_with_the_reason(hub: StandInHub, ollama: StandInOllama) -> None:
+    places = ("--hub", hub.endpoint, "--ollama", ollama.url)
+    status, out, _ = await run("inspect", "hf.co/acme/none", *places)
+    assert status == 1
+    assert "there is no repository acme/none" in out
+    status, out, _ = await run("inspect", "llama3.2", "--json", *places)
+    assert status == 1
+    assert "not a name of the form hf.co/ORG/REPO" in orjson.loads(out)["refusal"]
+
+
+async def test_demo_ends_with_a_model_and_the_next_two_lines() -> None:
+    status, out, err = await run("demo", "--ollama", "http://127.0.0.1:9")
+    assert (status, err) == (0, "")
+    assert "a stand-in at" in out
+    assert "success" in out
+    assert "created hf.co/demo/tiny-llama:q4_K_M" in out
+    assert "  ollama-hf-proxy serve\n  OLLAMA_HOST=127.0.0.1:11435 ollama pull hf.co/" in out
+
+
+async def test_demo_uses_the_ollama_that_answers(ollama: StandInOllama) -> None:
+    status, out, _ = await run("demo", "--ollama", ollama.url)
+    assert status == 0
+    assert f"yours, 0.24.0 at {ollama.url}" in out
+    assert "hf.co/demo/tiny-llama:q4_K_M" in ollama.models
+
+
+async def test_demo_fails_when_the_pull_fails(ollama: StandInOllama) -> None:
+    ollama.fail_create = "no room"
+    status, _, err = await run("demo", "--ollama", ollama.url)
+    assert status == 1
+    assert "no room" in err

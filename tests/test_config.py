@@ -1,0 +1,131 @@
+"""The configuration: precedence, and errors that name the key and the place."""
+
+from pathlib import Path
+
+import pytest
+
+from proxy.config import Address, Config, load
+from proxy.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "config.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, '[server]\nlisten = "127.0.0.1:1"\n[ollama]\nurl = "http://file:1"\n[pull]\nconnections = 3\n'
+    )
+    environment = {"OLLAMA_HF_PROXY_SERVER_LISTEN": "127.0.0.1:2", "OLLAMA_HF_PROXY_OLLAMA_URL": "http://env:2"}
+    found = load(file, environment, {"--listen": "127.0.0.1:3", "--ollama": None})
+    assert found.server.listen == Address("127.0.0.1", 3)
+    assert found.ollama.url == "http://env:2"
+    assert found.pull.connections == 3
+    assert found.hub.endpoint == "https://huggingface.co"
+
+
+def test_the_ecosystems_own_variables_count_as_environment(tmp_path: Path) -> None:
+    file = write(tmp_path, '[hub]\ntoken = "file"\nendpoint = "https://file.example"\n')
+    environment = {"HF_TOKEN": "hf_env", "HF_ENDPOINT": "https://mirror.example/"}
+    assert load(file, environment).hub.token == "hf_env"
+    assert load(file, environment).hub.endpoint == "https://mirror.example"
+    assert load(file, environment | {"OLLAMA_HF_PROXY_HUB_TOKEN": "own"}).hub.token == "own"
+
+
+def test_ollama_host_is_not_read() -> None:
+    """In a user's shell it names the proxy itself."""
+    assert load(None, {"OLLAMA_HOST": "http://elsewhere:1"}).ollama.url == "http://127.0.0.1:11434"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[pull]\nconections = 8\n", "pull.conections: is not a key"),
+        ("[puls]\nconnections = 8\n", "puls: is not a key"),
+        ('[pull]\nconnections = "many"\n', "pull.connections: Input should be a valid integer"),
+        ("[pull]\nconnections = 0\n", "pull.connections: Input should be greater than or equal to 1"),
+        ('[pull]\nmemory = "a lot"\n', "pull.memory: could not parse value"),
+        ('[pull]\ndefault_quantization = "Q5_K_M"\n', "pull.default_quantization: Input should be"),
+        ('[server]\nlisten = "11435"\n', "server.listen: must be HOST:PORT"),
+        ('[ollama]\nurl = "ftp://x"\n', "ollama.url: must be a URL"),
+        ('[models."org/repo"]\nsystem = "x"\n', "'org/repo' is not HOST/ORG/REPO"),
+        ('[models."hf.co/o/r"]\ntemplat = "x"\n', "models.hf.co/o/r.templat: is not a key"),
+        ('[models."hf.co/o/r"]\ntemplate_file = "none"\n', "template_file cannot be read"),
+        ('[models."hf.co/o/r"]\ntemplate = "x"\ntemplate_file = "y"\n', "set template or template_file, not both"),
+        ("[pull\n", "is not TOML"),
+    ],
+)
+def test_an_error_names_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError) as error:
+        load(file, {})
+    assert message in str(error.value)
+    assert str(error.value).startswith(str(file))
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"OLLAMA_HF_PROXY_PULL_CONNECTIONS": "x"}, "OLLAMA_HF_PROXY_PULL_CONNECTIONS: pull.connections"),
+        ({"OLLAMA_HF_PROXY_PULL_NONE": "x"}, "OLLAMA_HF_PROXY_PULL_NONE: pull.none: is not a key"),
+        ({"OLLAMA_HF_PROXY_NONE": "x"}, "OLLAMA_HF_PROXY_NONE: none: is not a key"),
+        ({"HF_ENDPOINT": "nowhere://"}, "HF_ENDPOINT: hub.endpoint: must be a URL"),
+    ],
+)
+def test_an_error_names_the_variable(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(None, environment)
+    assert message in str(error.value)
+
+
+def test_an_error_names_the_flag() -> None:
+    with pytest.raises(ConfigError) as error:
+        load(None, {}, {"--hub": "nowhere://"})
+    assert str(error.value).startswith("--hub: hub.endpoint")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.toml", {})
+
+
+def test_the_token_is_never_printed() -> None:
+    assert "hf_secret" not in repr(load(None, {"HF_TOKEN": "hf_secret"}))
+
+
+def test_model_settings_match_without_regard_to_case_tag_scheme_or_the_hubs_two_names() -> None:
+    found = Config.model_validate({"models": {"https://HF.co/Org/Repo:q8_0": {"system": "yes"}}})
+    for name in ("hf.co/org/repo:latest", "hf.co/ORG/REPO:Q4_K_M", "huggingface.co/Org/repo:latest"):
+        assert found.settings_for(name).system == "yes"
+    assert found.settings_for("hf.co/org/other:latest").system is None
+
+
+def test_a_template_file_is_found_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "chat.gotmpl").write_text("{{ .Prompt }}｜", encoding="utf-8")
+    file = write(tmp_path, '[models."hf.co/o/r"]\ntemplate_file = "chat.gotmpl"\n')
+    assert load(file, {}).settings_for("hf.co/o/r:latest").template == "{{ .Prompt }}｜"
+
+
+def test_a_stop_text_becomes_a_list(tmp_path: Path) -> None:
+    """Ollama takes the bare text at create and fails at every chat."""
+    file = write(tmp_path, '[models."hf.co/o/r".parameters]\nstop = "<end>"\ntemperature = 0.3\nnum_ctx = 4096\n')
+    assert dict(load(file, {}).settings_for("hf.co/o/r").parameters) == {
+        "stop": ["<end>"],
+        "temperature": 0.3,
+        "num_ctx": 4096,
+    }
+
+
+def test_the_example_names_every_key_with_its_default() -> None:
+    lines = [line.removeprefix("# ") for line in EXAMPLE.read_text(encoding="utf-8").splitlines()]
+    for section, fields in (
+        (name, field.annotation) for name, field in Config.model_fields.items() if name != "models"
+    ):
+        assert f"[{section}]" in lines
+        for key in fields.model_fields:  # type: ignore[union-attr]
+            assert any(line.startswith(f"{key} = ") for line in lines), f"{section}.{key} is missing in {EXAMPLE.name}"
+    assert load(EXAMPLE, {}) == Config()

@@ -1,0 +1,86 @@
+"""`inspect`: the fields that scripts rely on."""
+
+import hashlib
+
+import pytest
+
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.inspection import inspect
+from tests.support import settings
+
+KEYS = {
+    "name",
+    "repository",
+    "commit",
+    "format",
+    "files",
+    "quantization",
+    "converter",
+    "template",
+    "system",
+    "parameters",
+    "repairs",
+    "warnings",
+    "refusal",
+    "bytes_to_move",
+}
+
+
+async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollama: StandInOllama) -> None:
+    files = tiny_llama()
+    repository = hub.add("acme/tiny", files)
+    models = {"hf.co/acme/tiny": {"system": "Be terse.", "parameters": {"temperature": 0.3}}}
+    weights = f"sha256:{hashlib.sha256(files['model.safetensors']).hexdigest()}"
+    ollama.blobs[weights] = len(files["model.safetensors"])
+    found = (await inspect(settings(hub.endpoint, ollama.url, models=models), "hf.co/acme/tiny")).to_json()
+    assert set(found) == KEYS
+    assert (found["name"], found["repository"]) == ("hf.co/acme/tiny:latest", "acme/tiny")
+    assert (found["commit"], found["format"]) == (repository.commit, "safetensors")
+    assert (found["quantization"], found["converter"]) == ("Q4_K_M", "ollama")
+    assert found["template"] == {"source": "tokenizer_config.json", "exact": None}
+    assert (found["system"], found["parameters"]) == ("Be terse.", {"temperature": 0.3})
+    assert (found["repairs"], found["warnings"], found["refusal"]) == ([], [], None)
+    by_path = {file["path"]: file for file in found["files"]}
+    assert by_path["model.safetensors"] == {
+        "path": "model.safetensors",
+        "size": len(files["model.safetensors"]),
+        "digest": weights,
+        "held": True,
+    }
+    assert by_path["config.json"]["held"] is False
+    assert found["bytes_to_move"] == sum(file["size"] for file in found["files"] if not file["held"])
+    assert not [request for request in hub.requests if request.origin == "cdn"]
+    assert not [request for request in ollama.requests if request.method == "POST"]
+
+
+async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: StandInOllama) -> None:
+    repository = hub.add("acme/bin", {"config.json": b"{}", "pytorch_model.bin": b"x"})
+    found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/bin:q8_0")).to_json()
+    assert set(found) == KEYS
+    assert found["commit"] == repository.commit
+    assert "no safetensors weights" in found["refusal"]
+    assert (found["files"], found["quantization"], found["bytes_to_move"]) == ([], None, 0)
+
+
+async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama) -> None:
+    hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF"})
+    found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf")).to_json()
+    assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, None)
+
+
+async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:
+    hub.add("acme/tiny", tiny_llama() | {"chat_template.jinja": b"x"})
+    found = (await inspect(settings(hub.endpoint, "http://127.0.0.1:9"), "hf.co/acme/tiny")).to_json()
+    assert {file["held"] for file in found["files"]} == {None}
+    assert found["bytes_to_move"] == sum(file["size"] for file in found["files"])
+    assert "cannot be reached" in found["warnings"][0]
+    assert "chat_template.jinja is put into tokenizer_config.json" in found["repairs"][0]
+
+
+@pytest.mark.parametrize("name", ["", "llama3.2", "registry.example/a/b", "hf.co/gpt2"])
+async def test_a_name_that_is_not_ours_is_refused(hub: StandInHub, ollama: StandInOllama, name: str) -> None:
+    found = await inspect(settings(hub.endpoint, ollama.url), name)
+    assert found.refusal is not None
+    assert "hf.co/ORG/REPO[:TAG]" in found.refusal

@@ -1,0 +1,66 @@
+"""A large repository passes through the proxy without staying in it."""
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.support import Client
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("shards", [1, 8])
+async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
+    shards: int, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    files: dict[str, bytes | Path] = {**tiny_llama()}
+    del files["model.safetensors"]
+    digests = {}
+    for number in range(1, shards + 1):
+        path = tmp_path / f"model-{number:05}-of-{shards:05}.safetensors"
+        size = GIB // shards + number  # no two alike: a blob is uploaded once
+        with path.open("wb") as file:
+            file.truncate(size)
+        digests[path.name] = await asyncio.to_thread(sha256_of_zeros, size)
+        files[path.name] = path
+    hub.add("acme/large", files, digests=digests)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"),
+        *("--ollama", ollama.url, "--hub", hub.endpoint),
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        url = (await process.stderr.readline()).decode().rpartition(" ")[2].strip()
+        before = peak(process.pid)
+        await Client(url, session).pull("hf.co/acme/large")
+        assert sum(size for size in ollama.blobs.values() if size > MIB) > GIB
+        assert peak(process.pid) - before < 150 * MIB
+    finally:
+        process.terminate()
+        await process.communicate()
+
+
+def sha256_of_zeros(size: int) -> str:
+    digest = hashlib.sha256()
+    zeros = bytes(MIB)
+    for _ in range(size // MIB):
+        digest.update(zeros)
+    digest.update(bytes(size % MIB))
+    return digest.hexdigest()
+
+
+def peak(pid: int) -> int:
+    """The most memory that a process has held, in bytes."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
