@@ -1,15 +1,22 @@
 """The proxy between the two stand-ins, over real sockets."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from tests.support import Client, settings
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The tests run on the loop that serves."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from enum import StrEnum
 from proxy.config import Config
 from proxy.ollama import Ollama
 from proxy.pull.create import create
-from proxy.pull.plan import INDEX, Plan, choose_files, choose_quantization, is_native, make_plan
+from proxy.pull.plan import INDEX, Plan, check_readable, choose_files, choose_quantization, is_native, make_plan
 from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference
 from proxy.pull.transfer import Transfer
@@ -66,7 +66,7 @@ class Pipeline:
     async def plan(self, reference: ModelReference, repository: Repository) -> Plan:
         quantization = choose_quantization(reference.tag, self._config.pull.default_quantization)
         files = {file.path: file for file in repository.files}
-        index = await self._transfer.read(repository, files[INDEX]) if INDEX in files else None
+        index = (await self._read_all(repository, (files[INDEX],)))[INDEX] if INDEX in files else None
         selection = choose_files(repository, index)
         contents = await self._read_all(repository, selection.to_read)
         settings = self._config.settings_for(reference.name)
@@ -76,5 +76,6 @@ class Pipeline:
         return await self._transfer.held(plan)
 
     async def _read_all(self, repository: Repository, files: tuple[RepositoryFile, ...]) -> dict[str, bytes]:
+        check_readable(repository.id, files)
         contents = await asyncio.gather(*(self._transfer.read(repository, file) for file in files))
         return {file.path: content for file, content in zip(files, contents, strict=True)}

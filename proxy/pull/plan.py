@@ -29,8 +29,8 @@ COMPANIONS = (
     "modules.json",
     "1_Pooling/config.json",
 )
-SMALL_FILE_BYTES = 32 * 1024 * 1024
-"""What may be held in memory: the Hub puts everything above 10 MiB into Git LFS."""
+READABLE_BYTES = 64 * 1024 * 1024
+"""What one pull may hold in memory: the Hub puts every file above 10 MiB into Git LFS, which gives it a SHA-256."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +118,21 @@ def choose_files(repository: Repository, index: bytes | None) -> Selection:
     companions = tuple(files[path] for path in COMPANIONS if path in files)
     for file in (*weights, *companions):
         _check_path(repository.id, file.path)
-        if file.sha256 is None and file.size > SMALL_FILE_BYTES:
-            raise Refusal(
-                f"{repository.id}/{file.path} has {file.size} bytes and no SHA-256 on the Hub (it is not in Git LFS), "
-                "so it cannot be passed on to Ollama"
-            )
     if "config.json" not in files:
         raise Refusal(f"{repository.id} has no config.json, which says what architecture the weights are")
     if not any(path in files for path in TOKENIZERS):
         raise Refusal(f"{repository.id} has no tokenizer: Ollama needs one of {' and '.join(TOKENIZERS)}")
     return Selection(weights, companions, files.get(CHAT_TEMPLATE))
+
+
+def check_readable(repository: str, files: Sequence[RepositoryFile]) -> None:
+    """Raises Refusal where files that have to be read whole are too large for that."""
+    if sum(file.size for file in files) > READABLE_BYTES:
+        largest = max(files, key=lambda file: file.size)
+        raise Refusal(
+            f"{repository}/{largest.path} has {largest.size} bytes and would have to be read into memory; only a file "
+            f"in Git LFS, whose SHA-256 is known beforehand, may have more than {READABLE_BYTES} bytes"
+        )
 
 
 def make_plan(

@@ -181,8 +181,10 @@ async def test_a_create_can_be_told_to_fail(ollama: StandInOllama, client: Drive
 async def test_a_create_can_be_told_to_crash(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(FILES)
     ollama.crash_create = True
+    ollama.hold_create = asyncio.Event()
     async with client.session.post("/api/create", json={"model": "x", "files": files}) as response:
         assert await response.content.readline() == b'{"status":"converting model"}\n'
+        ollama.hold_create.set()
         with pytest.raises(aiohttp.ClientError):
             await response.content.readline()
     assert dict(ollama.models) == {}

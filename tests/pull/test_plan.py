@@ -11,8 +11,9 @@ from proxy.config import NO_SETTINGS, ModelSettings
 from proxy.errors import Refusal
 from proxy.pull.plan import (
     CHAT_TEMPLATE,
-    SMALL_FILE_BYTES,
+    READABLE_BYTES,
     TOKENIZER_CONFIG,
+    check_readable,
     choose_files,
     choose_quantization,
     is_native,
@@ -149,10 +150,15 @@ def test_a_repository_that_cannot_become_a_model_is_refused(present: list[str], 
         choose_files(listing(*present), None)
 
 
-def test_a_large_file_without_a_sha256_is_refused() -> None:
-    files = (RepositoryFile("model.safetensors", SMALL_FILE_BYTES + 1, git_sha1="1" * 40), *listing(*BASE).files)
-    with pytest.raises(Refusal, match="model.safetensors has .* no SHA-256"):
-        choose_files(Listing(files), None)
+def test_files_without_a_sha256_are_refused_where_they_would_fill_the_memory() -> None:
+    shards = [
+        RepositoryFile(f"model-{number}-of-9.safetensors", READABLE_BYTES // 8, git_sha1="1" * 40)
+        for number in range(9)
+    ]
+    selection = choose_files(Listing((*shards, *listing(*BASE).files)), None)
+    with pytest.raises(Refusal, match="acme/model/model-0-of-9.safetensors has 8388608 bytes"):
+        check_readable("acme/model", selection.to_read)
+    check_readable("acme/model", selection.to_read[:7])
 
 
 @pytest.mark.parametrize(
