@@ -47,8 +47,8 @@ class Job:
             self.progress.pass_on()
         except ProxyError as error:
             self.error = str(error)
-            self.enter(State.FAILED)
-            log.warning("pull %s: %s", self.id, error)
+            self.state = State.FAILED
+            log.warning("pull %s: failed %s: %s", self.id, self.reference.name, error)
             self.progress.fail(self.error)
         else:
             self.enter(State.DONE)

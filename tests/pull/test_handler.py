@@ -15,6 +15,7 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
+from proxy.pull import progress
 from proxy.pull.progress import QUANTIZING_DIGEST
 from tests.support import Client, eventually, settings
 
@@ -353,6 +354,26 @@ async def test_a_create_that_has_begun_ends_although_the_client_has_left(
     ollama.hold_create.set()
     await eventually(lambda: NAME in ollama.models)
     assert ollama.abandoned_creates == 0
+
+
+async def test_a_silent_conversion_is_filled_with_the_newest_bar(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node gives up after 300 s without a byte, and Ollama says nothing while it converts."""
+    monkeypatch.setattr(progress, "KEEP_ALIVE_SECONDS", 0.02)
+    ollama.hold_create = asyncio.Event()
+    weights = files["model.safetensors"]
+    bar = {"digest": sha256(weights), "total": len(weights), "completed": len(weights)}
+    lines: list[dict[str, Any]] = []
+    async with client.session.post(f"{client.url}/api/pull", json={"model": NAME}) as response:
+        async for text in response.content:
+            lines.append(orjson.loads(text))
+            converting = [line.get("status") == "converting model" for line in lines]
+            if any(converting) and len(lines) - converting.index(True) > 3:
+                ollama.hold_create.set()
+    silence = lines[converting.index(True) + 1 :][:3]
+    assert silence == [{"status": f"pulling {bar['digest'][7:19]}", **bar}] * 3  # type: ignore[index]
+    assert lines[-1] == {"status": "success"}
 
 
 @pytest.mark.parametrize(
