@@ -1,7 +1,7 @@
 """The proxy between the two stand-ins, over real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -11,6 +11,7 @@ import uvloop
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
+from tests.real_ollama import RealOllama, running
 from tests.support import Client, settings
 
 
@@ -54,3 +55,9 @@ def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for variable in ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+
+
+@pytest.fixture(scope="session")
+def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama]:
+    with running(tmp_path_factory.mktemp("ollama")) as ollama:
+        yield ollama

@@ -1,4 +1,4 @@
-"""A stand-in Ollama and its client, for each test anew."""
+"""A client that takes the stand-in Ollama apart, for each test anew."""
 
 from collections.abc import AsyncIterator
 
@@ -7,12 +7,6 @@ import pytest
 
 from proxy.demo.ollama import StandInOllama
 from tests.demo.driver import Driver
-
-
-@pytest.fixture
-async def ollama() -> AsyncIterator[StandInOllama]:
-    async with StandInOllama() as ollama:
-        yield ollama
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from yarl import URL
 
 from proxy.demo.ollama import StandInOllama
 from tests.demo.driver import FILES, NOBODY, Driver, digest_of, statuses
+from tests.real_ollama import RealOllama
 
 JSON = "application/json; charset=utf-8"
-REAL = os.environ.get("OLLAMA_TEST_URL", "")
 
 
 @pytest.fixture(params=["stand-in", "real"])
@@ -24,13 +24,12 @@ async def either(request: pytest.FixtureRequest) -> AsyncIterator[aiohttp.Client
         async with StandInOllama() as ollama, aiohttp.ClientSession(ollama.url) as session:
             yield session
         return
-    if not REAL:
-        pytest.skip("OLLAMA_TEST_URL names no Ollama")
-    async with aiohttp.ClientSession(REAL) as session:
+    real: RealOllama = request.getfixturevalue("real_ollama")
+    async with aiohttp.ClientSession(real.url) as session:
         async with session.get("/api/version") as response:
             version = orjson.loads(await response.read())["version"]
         if not version.startswith("0.24."):
-            pytest.skip(f"{REAL} is Ollama {version}, and the texts are v0.24's")
+            pytest.skip(f"{real.binary} is Ollama {version}, and the texts are v0.24's")
         yield session
 
 

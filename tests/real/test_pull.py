@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.config import QUANTIZATIONS
 from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
-from tests.real.conftest import RealOllama
+from tests.real_ollama import RealOllama
 from tests.support import Client, settings
 
 pytestmark = pytest.mark.timeout(300)
