@@ -75,9 +75,9 @@ async def _relay(request: web.BaseRequest, upstream: aiohttp.ClientResponse) -> 
         async for chunk in upstream.content.iter_any():
             await response.write(chunk)
     except aiohttp.ClientError as error:
-        log.warning("%s %s: the answer broke off: %s", request.method, request.path, error)
-        # A clean end would tell the client that this was all.
         if request.transport is not None:
+            log.warning("%s %s: Ollama broke off its answer: %s", request.method, request.path, error)
+            # A clean end would tell the client that this was all.
             request.transport.abort()
     return response
 

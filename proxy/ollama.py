@@ -1,6 +1,6 @@
 """The one module that knows Ollama's API: version, blobs and create."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -73,7 +73,7 @@ class Ollama:
                 "finished files are kept"
             ) from error
 
-    async def create(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def create(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Create a model and yield the lines that Ollama says, up to `success`.
 
         It has to be read to its end: a create whose client leaves blocks for ever (v0.24).

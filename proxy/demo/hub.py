@@ -5,15 +5,14 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 
 from proxy.demo.delivery import Delivery, Fault, FaultCounter, Piece
-from proxy.demo.listener import Listener, LoggedRequest
+from proxy.demo.listener import Listener, LoggedRequest, StandIn
 from proxy.demo.stored import StandInRepository, StoredFile
 
 __all__ = ["Fault", "LoggedRequest", "StandInHub", "StandInRepository", "StoredFile"]
@@ -23,9 +22,7 @@ SIGNING_KEY = b"known to this hub and its cdn"
 MOST_GZIPPED = 16 << 20
 
 
-class StandInHub:
-    """Use it as `async with StandInHub() as hub`, or call `start` and `close`."""
-
+class StandInHub(StandIn):
     def __init__(self, *, port: int = 0, cdn_port: int = 0) -> None:
         self.repositories: dict[str, StandInRepository] = {}
         self.requests: list[LoggedRequest] = []
@@ -37,6 +34,7 @@ class StandInHub:
         self._hub = Listener("hub", self._hub_routes(), self.requests, port=port)
         cdn_routes = [web.get("/repos/{org}/{repo}/{commit}/{digest}/{path:.+}", self._linked_file)]
         self._cdn = Listener("cdn", cdn_routes, self.requests, port=cdn_port)
+        super().__init__(self._hub, self._cdn)
 
     @property
     def endpoint(self) -> str:
@@ -71,23 +69,6 @@ class StandInHub:
         repository.update(files, digests=digests)
         self.repositories[repo_id] = repository
         return repository
-
-    async def start(self) -> None:
-        await self._hub.start()
-        await self._cdn.start()
-
-    async def close(self) -> None:
-        await self._hub.close()
-        await self._cdn.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     def _hub_routes(self) -> list[web.RouteDef]:
         return [

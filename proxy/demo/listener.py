@@ -6,6 +6,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -89,6 +90,28 @@ class Listener:
             request[LOGGED].status = response.status
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
                 request[LOGGED].body_bytes = 0 if request.method == "HEAD" else len(response.body)
+
+
+class StandIn:
+    """A server of one or more listeners: use it as `async with`, or call `start` and `close`."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    async def start(self) -> None:
+        for listener in self._listeners:
+            await listener.start()
+
+    async def close(self) -> None:
+        for listener in self._listeners:
+            await listener.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 async def flush(request: web.BaseRequest) -> None:

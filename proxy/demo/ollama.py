@@ -5,8 +5,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import orjson
@@ -17,7 +16,7 @@ from proxy.demo import talk
 from proxy.demo.blobs import VALID_DIGEST, BlobStore
 from proxy.demo.creation import Crash, CreateScript, Creation, EndedEarly, drop_layers
 from proxy.demo.lines import Lines, Refusal, answer, error, read_json
-from proxy.demo.listener import Listener, LoggedRequest, reset
+from proxy.demo.listener import Listener, LoggedRequest, StandIn, reset
 from proxy.demo.names import ModelName
 from proxy.demo.shelf import Layer, Shelf, StandInModel, timestamp
 
@@ -28,9 +27,7 @@ INVALID_NAME = "invalid model name"
 NATIVE_STEPS = 4
 
 
-class StandInOllama(CreateScript):
-    """Use it as `async with StandInOllama() as ollama`, or call `start` and `close`."""
-
+class StandInOllama(StandIn, CreateScript):
     def __init__(self, *, port: int = 0, version: str = "0.24.0") -> None:
         self.version = version
         self.requests: list[LoggedRequest] = []
@@ -45,6 +42,7 @@ class StandInOllama(CreateScript):
         self._listener = Listener(
             "ollama", self._routes(), self.requests, port=port, middlewares=[self._speak_like_gin]
         )
+        super().__init__(self._listener)
 
     @property
     def url(self) -> str:
@@ -55,23 +53,11 @@ class StandInOllama(CreateScript):
         """Digest → size; a test may take one away."""
         return self._store.sizes
 
-    async def start(self) -> None:
-        await self._listener.start()
-
     async def close(self) -> None:
         for task in self._unwatched:
             task.cancel()
         await asyncio.gather(*self._unwatched, return_exceptions=True)
-        await self._listener.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
+        await super().close()
 
     def _routes(self) -> list[web.RouteDef]:
         return [

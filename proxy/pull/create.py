@@ -1,8 +1,8 @@
 """What Ollama is asked to create, and what of its answer a pull shows."""
 
+from contextlib import aclosing
 from typing import Any
 
-from proxy.errors import OllamaError
 from proxy.ollama import Ollama
 from proxy.pull.plan import Plan
 from proxy.pull.progress import Progress
@@ -37,16 +37,15 @@ async def create(ollama: Ollama, plan: Plan, progress: Progress) -> None:
 
 async def _run_step(ollama: Ollama, plan: Plan, body: dict[str, Any], progress: Progress) -> None:
     quantizing = False
-    async for line in ollama.create(body):
-        status = line.get("status")
-        if not isinstance(status, str):
-            raise OllamaError(f"Ollama said something unknown while it created {plan.name}: {line}")
-        if status.startswith("quantizing "):
-            quantizing = True
-            progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
-        elif status in SHOWN:
-            if status == "verifying conversion" and not quantizing and plan.quantization != CONVERTED_TO:
-                # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
-                size = sum(upload.size for upload in plan.weights)
-                progress.quantizing(f"quantizing model to {plan.quantization}", size, size)
-            progress.status(status)
+    async with aclosing(ollama.create(body)) as lines:
+        async for line in lines:
+            status = str(line.get("status"))
+            if status.startswith("quantizing "):
+                quantizing = True
+                progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
+            elif status in SHOWN:
+                if status == "verifying conversion" and not quantizing and plan.quantization != CONVERTED_TO:
+                    # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
+                    size = sum(upload.size for upload in plan.weights)
+                    progress.quantizing(f"quantizing model to {plan.quantization}", size, size)
+                progress.status(status)

@@ -67,10 +67,10 @@ class Pipeline:
         quantization = choose_quantization(reference.tag, self._config.pull.default_quantization)
         files = {file.path: file for file in repository.files}
         index = (await self._read_all(repository, (files[INDEX],)))[INDEX] if INDEX in files else None
-        selection = choose_files(repository, index)
+        selection = await asyncio.to_thread(choose_files, repository, index)
         contents = await self._read_all(repository, selection.to_read)
         settings = self._config.settings_for(reference.name)
-        return make_plan(reference, repository, quantization, selection, contents, settings)
+        return await asyncio.to_thread(make_plan, reference, repository, quantization, selection, contents, settings)
 
     async def held(self, plan: Plan) -> set[str]:
         return await self._transfer.held(plan)

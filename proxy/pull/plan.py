@@ -29,6 +29,7 @@ COMPANIONS = (
     "modules.json",
     "1_Pooling/config.json",
 )
+WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
 READABLE_BYTES = 64 * 1024 * 1024
 """What one pull may hold in memory: the Hub puts every file above 10 MiB into Git LFS, which gives it a SHA-256."""
 
@@ -80,7 +81,7 @@ class Plan:
 def is_native(reference: ModelReference, files: Sequence[RepositoryFile]) -> bool:
     """Whether Ollama pulls this by itself: a GGUF repository, or a GGUF that the tag names in a mixed one."""
     ggufs = [file.path for file in files if file.path.lower().endswith(".gguf")]
-    if any(_is_root_safetensors(file.path) for file in files):
+    if any(file.path == INDEX or WEIGHTS.fullmatch(file.path) for file in files):
         return any(_names_gguf(reference.tag, path) for path in ggufs)
     return bool(ggufs)
 
@@ -156,10 +157,6 @@ def make_plan(
     return Plan(reference.name, repository, quantization, tuple(uploads), template_source, settings)
 
 
-def _is_root_safetensors(path: str) -> bool:
-    return "/" not in path and path.endswith(".safetensors")
-
-
 def _weights_by_name(repository: str, files: Mapping[str, RepositoryFile]) -> tuple[RepositoryFile, ...]:
     # All that is uploaded is converted, so two families together make a model that cannot load (v0.24).
     for pattern in ("model", r"model-\d+-of-\d+", "model[^/]*", "consolidated[^/]*"):
@@ -182,7 +179,7 @@ def _indexed_weights(repository: str, files: Mapping[str, RepositoryFile], index
     shards = set(weight_map.values())
     if missing := sorted(shard for shard in shards if shard not in files):
         raise Refusal(f"{where} names {missing[0]}, which the repository does not have; its upload is incomplete")
-    if nested := sorted(shard for shard in shards if not _is_root_safetensors(shard)):
+    if nested := sorted(shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")):
         raise Refusal(f"{where} names {nested[0]}; Ollama reads only *.safetensors in the top folder")
     return tuple(files[shard] for shard in sorted(shards))
 

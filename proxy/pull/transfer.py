@@ -33,11 +33,8 @@ class Transfer:
                 content += chunk
                 _check_length(repository, file, len(content), at_end=False)
         _check_length(repository, file, len(content), at_end=True)
-        if file.sha256 is not None:
-            _check_digest(repository, file, file.sha256, hashlib.sha256(content).hexdigest())
-        elif file.git_sha1 is not None:
-            git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-            _check_digest(repository, file, file.git_sha1, git.hexdigest())
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._hashers, _check_content, repository, file, bytes(content))
         return bytes(content)
 
     async def run(self, plan: Plan, progress: Progress) -> None:
@@ -93,6 +90,14 @@ class Transfer:
         _check_digest(repository, upload.file, upload.digest, f"sha256:{digest.hexdigest()}")
         await write(held_back)
         progress.moved(upload.digest, len(held_back))
+
+
+def _check_content(repository: Repository, file: RepositoryFile, content: bytes) -> None:
+    if file.sha256 is not None:
+        _check_digest(repository, file, file.sha256, hashlib.sha256(content).hexdigest())
+    elif file.git_sha1 is not None:
+        git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+        _check_digest(repository, file, file.git_sha1, git.hexdigest())
 
 
 def _check_length(repository: Repository, file: RepositoryFile, received: int, *, at_end: bool) -> None:

@@ -188,6 +188,9 @@ def test_a_quantization_that_ollama_has_not_is_refused_with_those_that_it_has() 
         ("F16", ["m-BF16.gguf", "model.safetensors"], False),
         ("latest", ["latest.gguf", "model.safetensors"], False),
         ("latest", ["pytorch_model.bin"], False),
+        ("latest", ["adapter_model.safetensors", "m.Q4_K_M.gguf"], True),
+        ("latest", ["onnx/model.safetensors", "m.Q4_K_M.gguf"], True),
+        ("latest", ["model.safetensors.index.json", "m.Q4_K_M.gguf"], False),
     ],
 )
 def test_a_gguf_goes_to_ollama_where_there_is_nothing_else_or_the_tag_names_it(
