@@ -94,6 +94,19 @@ async def test_sharded_weights_have_a_bar_each(client: Client, hub: StandInHub, 
     assert len([path for path in created(ollama)[0]["files"] if path.endswith(".safetensors")]) == 3
 
 
+async def test_twenty_shards_share_sixteen_bars(client: Client, hub: StandInHub) -> None:
+    files = tiny_llama(shards=20)
+    hub.add("acme/sharded", files)
+    lines = await client.pull("hf.co/acme/sharded:f16")
+    bars = {
+        line["digest"]: line for line in lines if line.get("status", "").startswith("pulling ") and "digest" in line
+    }
+    assert lines[-1] == {"status": "success"}
+    assert len(bars) == 16
+    size = sum(len(content) for path, content in files.items() if path.endswith(".safetensors"))
+    assert sum(bar["total"] for bar in bars.values()) == sum(bar["completed"] for bar in bars.values()) == size
+
+
 async def test_stream_false_answers_once(client: Client, files: dict[str, bytes], ollama: StandInOllama) -> None:
     assert await client.pull_at_once(NAME) == (200, {"status": "success"})
     assert NAME in ollama.models

@@ -1,5 +1,8 @@
 """The Hub as a source: what it lists, and what a person is told when it does not."""
 
+from types import SimpleNamespace
+
+import huggingface_hub
 import pytest
 
 from proxy.demo.hub import Fault, StandInHub
@@ -75,3 +78,27 @@ async def test_a_failing_hub_is_told_with_its_status(hub: StandInHub) -> None:
 
 async def test_the_waiting_limits_keep_the_promise_of_fifteen_seconds() -> None:
     assert huggingface.METADATA_SECONDS <= 15
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "configured", "used"),
+    [
+        ("https://huggingface.co", "", "hf_login"),
+        ("https://huggingface.co", "hf_own", "hf_own"),
+        ("https://mirror.example", "", False),
+        ("https://mirror.example", "hf_own", "hf_own"),
+    ],
+)
+async def test_the_token_of_the_login_goes_to_huggingface_co_only(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, configured: str, used: str | bool
+) -> None:
+    tokens: list[str | bool | None] = []
+
+    def answer(api: huggingface_hub.HfApi, *_: object, **__: object) -> SimpleNamespace:
+        tokens.append(api.token)
+        return SimpleNamespace(id="a/b", sha="c" * 40, siblings=[], gated=False)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_login")
+    await HuggingFace(endpoint, configured, HOSTS).open("a/b", None)
+    assert tokens == [used]

@@ -1,0 +1,106 @@
+"""What holds for every input: nothing from outside raises anything but a refusal, and progress never lies."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import Refusal
+from proxy.pull.handler import read_request
+from proxy.pull.plan import choose_files, is_native
+from proxy.pull.progress import MOST_BARS, Progress
+from proxy.pull.reference import ModelReference, parse
+from proxy.sources.base import RepositoryFile
+from tests.pull.test_plan import BASE, LFS, Listing, listing
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+)
+PULL_BODY = st.fixed_dictionaries(
+    {},
+    optional={
+        key: ANY_JSON | st.sampled_from(["hf.co/a/b", "hf.co/a/b:q8_0", "", "x"])
+        for key in ("model", "name", "Name", "stream", "insecure", "username")
+    },
+)
+PATH = st.text(alphabet="model.-0123safetensorsgguf/\\\0 .", max_size=40)
+
+
+@given(
+    st.binary(max_size=200) | PULL_BODY.map(lambda body: json.dumps(body).encode()) | ANY_JSON.map(repr).map(str.encode)
+)
+def test_any_body_is_a_pull_of_a_full_name_or_ollamas_to_answer(body: bytes) -> None:
+    request = read_request(body)
+    if request is not None:
+        assert isinstance(request.stream, bool)
+        assert parse(request.reference.name) == request.reference
+        assert b"insecure" not in request.without_insecure().lower()
+
+
+@given(st.text(max_size=120))
+def test_any_name_is_safe_in_urls_and_paths_once_it_is_parsed(text: str) -> None:
+    reference = parse(text)
+    if reference is not None:
+        assert parse(reference.name) == reference
+        assert ".." not in reference.repository.split("/")
+        assert reference.name.isascii()
+        assert reference.name.isprintable()
+
+
+@given(
+    st.binary(max_size=100)
+    | st.dictionaries(st.just("weight_map"), ANY_JSON).map(lambda value: json.dumps(value).encode())
+)
+def test_any_index_is_a_selection_from_the_repository_or_a_refusal(index: bytes) -> None:
+    repository = listing("model-1.safetensors", "model.safetensors", *BASE)
+    try:
+        selection = choose_files(repository, index)
+    except Refusal as refusal:
+        assert "acme/model" in str(refusal)
+    else:
+        assert set(selection.weights) <= set(repository.files)
+
+
+@given(st.lists(PATH, max_size=8))
+def test_any_listing_is_a_selection_of_safe_paths_or_a_refusal(paths: list[str]) -> None:
+    files = tuple(RepositoryFile(path, 1, sha256=LFS) for path in (*paths, *BASE))
+    assert isinstance(is_native(ModelReference("hf.co", "a/b", "latest"), files), bool)
+    try:
+        selection = choose_files(Listing(files), None)
+    except Refusal:
+        return
+    for file in (*selection.weights, *selection.companions):
+        assert not file.path.startswith("/")
+        assert ".." not in file.path.split("/")
+        assert "\\" not in file.path
+        assert "\0" not in file.path
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1000), st.booleans()), min_size=1, max_size=30),
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 400)), max_size=60),
+)
+def test_whatever_moves_no_bar_goes_back_or_over_its_total_and_totals_stay(
+    blobs: list[tuple[int, bool]], moves: list[tuple[int, int]]
+) -> None:
+    progress = Progress()
+    seen: dict[str, tuple[int, int]] = {}
+    subscription = progress.subscribe()
+
+    def check() -> None:
+        pending: dict[Any, Any] = subscription._pending
+        for line in pending.values():
+            total, completed = seen.get(line.digest, (line.total, 0))
+            assert line.total == total
+            assert completed <= line.completed <= total
+            seen[line.digest] = (line.total, line.completed)
+
+    progress.announce([(f"sha256:{number:064x}", size, held) for number, (size, held) in enumerate(blobs)])
+    check()
+    for number, size in moves:
+        progress.moved(f"sha256:{number:064x}", size)
+        check()
+    assert len(seen) == min(len(blobs), MOST_BARS)
+    assert sum(total for total, _ in seen.values()) == sum(size for size, _ in blobs)
