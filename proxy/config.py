@@ -56,9 +56,9 @@ def _address(value: object) -> Address:
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value if "://" in value else f"http://{value}")
+    parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"must be a URL such as http://127.0.0.1:11434, not {value!r}")
+        raise ValueError(f"must be a URL that begins with http:// or https://, not {value!r}")
     return parts._replace(query="", fragment="").geturl().rstrip("/")
 
 
@@ -85,7 +85,7 @@ class OllamaConfig(_Section):
 
 class HubConfig(_Section):
     endpoint: HttpUrl = "https://huggingface.co"
-    token: Annotated[str, Field(repr=False)] = ""
+    token: Annotated[str, AfterValidator(str.strip), Field(repr=False)] = ""
     hosts: Annotated[tuple[HostName, ...], BeforeValidator(_list)] = ("hf.co", "huggingface.co")
 
 
@@ -143,9 +143,14 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _model_keys_are_names(self) -> "Config":
+        seen: dict[str, str] = {}
         for key in self.models:
-            if self._model_key(key).count("/") != 2:  # noqa: PLR2004 - HOST/ORG/REPO
+            model = self._model_key(key)
+            if model.count("/") != 2:  # noqa: PLR2004 - HOST/ORG/REPO
                 raise ValueError(f"models: {key!r} is not HOST/ORG/REPO, such as hf.co/org/repo")
+            if model in seen:
+                raise ValueError(f"models: {key!r} and {seen[model]!r} are the same model; case and tag do not count")
+            seen[model] = key
         return self
 
     def _model_key(self, name: str) -> str:

@@ -53,6 +53,8 @@ def test_ollama_host_is_not_read() -> None:
         ('[server]\nlisten = "11435"\n', "server.listen: must be HOST:PORT"),
         ('[ollama]\nurl = "ftp://x"\n', "ollama.url: must be a URL"),
         ('[models."org/repo"]\nsystem = "x"\n', "'org/repo' is not HOST/ORG/REPO"),
+        ('[models."hf.co/o/r"]\n[models."HF.co/O/R:q4"]\n', "'HF.co/O/R:q4' and 'hf.co/o/r' are the same model"),
+        ('[hub]\nendpoint = "huggingface.co"\n', "hub.endpoint: must be a URL that begins with http:// or https://"),
         ('[models."hf.co/o/r"]\ntemplat = "x"\n', "models.hf.co/o/r.templat: is not a key"),
         ('[models."hf.co/o/r"]\ntemplate_file = "none"\n', "template_file cannot be read"),
         ('[models."hf.co/o/r"]\ntemplate = "x"\ntemplate_file = "y"\n', "set template or template_file, not both"),

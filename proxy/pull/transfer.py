@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from proxy.errors import SourceError, TransferError
+from proxy.errors import TransferError
 from proxy.ollama import Ollama, Write
 from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
@@ -102,7 +102,7 @@ def _check_content(repository: Repository, file: RepositoryFile, content: bytes)
 
 def _check_length(repository: Repository, file: RepositoryFile, received: int, *, at_end: bool) -> None:
     if received > file.size or (at_end and received < file.size):
-        raise SourceError(
+        raise TransferError(
             f"{repository.id}/{file.path}: {'more than ' if received > file.size else f'only {received} of '}"
             f"{file.size} bytes came; pull again: finished files are kept"
         )
