@@ -9,6 +9,7 @@ import orjson
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import OllamaError
+from proxy.reasons import reason
 
 ANSWER_SECONDS = 5.0
 
@@ -64,12 +65,12 @@ class Ollama:
         try:
             async with self._session.post(f"{self.url}/api/blobs/{digest}", data=body) as response:
                 if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
-                    raise OllamaError(f"Ollama refused blob {digest}: {_error_text(await response.read())}")
+                    raise OllamaError(f"Ollama refused the blob: {_error_text(await response.read())}")
         except aiohttp.ClientError as error:
             if body.failure is not None:
                 raise body.failure from None
             raise OllamaError(
-                f"Ollama at {self.url} broke off the upload of {digest} ({error}); see its log, then pull again: "
+                f"Ollama at {self.url} broke off the upload ({reason(error)}); see its log, then pull again: "
                 "finished files are kept"
             ) from error
 
@@ -94,14 +95,14 @@ class Ollama:
                         return
         except aiohttp.ClientError as error:
             raise OllamaError(
-                f"Ollama at {self.url} broke off while it created {body['model']} ({error}); it may have crashed: "
-                "see its log"
+                f"Ollama at {self.url} broke off while it created {body['model']} ({reason(error)}); "
+                "it may have crashed: see its log"
             ) from error
         raise OllamaError(f"Ollama ended the creation of {body['model']} without success; see its log")
 
     def unreachable(self, error: Exception) -> OllamaError:
         return OllamaError(
-            f"Ollama at {self.url} cannot be reached ({error or type(error).__name__}); is it running? "
+            f"Ollama at {self.url} cannot be reached ({reason(error)}); is it running? "
             "The proxy looks for it at ollama.url (--ollama URL)"
         )
 

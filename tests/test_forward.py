@@ -207,7 +207,7 @@ async def test_without_ollama_a_call_gets_a_clear_502(session: aiohttp.ClientSes
         client = Client(app.address.url, session)
         status, body = await client.get("/api/tags")
         assert status == 502
-        assert "Ollama at http://127.0.0.1:9 cannot be reached" in orjson.loads(body)["error"]
+        assert "Ollama at http://127.0.0.1:9 cannot be reached (Connection refused)" in orjson.loads(body)["error"]
         status, body = await client.get("/-/health")
         assert status == 503
         health = orjson.loads(body)

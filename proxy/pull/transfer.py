@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
-from proxy.errors import TransferError
+from proxy.errors import OllamaError, TransferError
 from proxy.ollama import Ollama, Write
 from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
@@ -69,8 +69,11 @@ class Transfer:
             else:
                 await self._forward(repository, upload, write, progress)
 
-        async with self._streams:
-            await self._ollama.push_blob(upload.digest, upload.size, produce)
+        try:
+            async with self._streams:
+                await self._ollama.push_blob(upload.digest, upload.size, produce)
+        except OllamaError as error:
+            raise OllamaError(f"{repository.id}/{upload.path}: {error}") from error
 
     async def _forward(self, repository: Repository, upload: Upload, write: Write, progress: Progress) -> None:
         """Stream one file through the hash. The last chunk waits for the digest: Ollama keeps what ends well."""

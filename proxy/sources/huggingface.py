@@ -13,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.errors import ProxyError, Refusal, SourceError
+from proxy.reasons import reason
 from proxy.sources.base import RepositoryFile
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class HuggingFace:
                 return SourceError(f"{where} cannot be read: the Hub answered {error}")
             case _:
                 return SourceError(
-                    f"{self.endpoint} cannot be reached ({error or type(error).__name__}); check the network, or "
+                    f"{self.endpoint} cannot be reached ({reason(error)}); check the network, or "
                     "hub.endpoint in the configuration"
                 )
 
@@ -175,8 +176,7 @@ async def _chunks(response: aiohttp.ClientResponse, what: str) -> AsyncIterator[
 
 def _broken(what: str, error: Exception) -> SourceError:
     return SourceError(
-        f"{what}: the connection to the Hub failed ({error or type(error).__name__}); pull again: finished files "
-        "are kept"
+        f"{what}: the connection to the Hub failed ({reason(error)}); pull again: finished files are kept"
     )
 
 

@@ -214,7 +214,7 @@ async def test_blobs_that_ollama_holds_are_not_fetched_again(
         (Fault("model.safetensors", "corrupt", after=2_000_000), "arrived damaged"),
         (Fault("model.safetensors", "corrupt", after=0), "arrived damaged"),
         (Fault("model.safetensors", "short", after=2_000_000), "the connection to the Hub failed"),
-        (Fault("model.safetensors", "drop", after=2_000_000), "the connection to the Hub failed"),
+        (Fault("model.safetensors", "drop", after=2_000_000), "Hub failed (the connection broke in the middle"),
         (Fault("model.safetensors", "status", status=503), "answered 503"),
     ],
 )
@@ -395,8 +395,8 @@ async def test_a_silent_conversion_is_filled_with_the_newest_bar(
         ({"fail_create": "unsupported architecture"}, f"cannot create {NAME}: unsupported architecture"),
         ({"crash_create": True}, "it may have crashed"),
         ({"end_create_early": True}, "without success"),
-        ({"upload_status": 500}, "refused blob"),
-        ({"fail_upload_after": 1000}, "broke off the upload"),
+        ({"upload_status": 500}, ".json: Ollama refused the blob: the stand-in was told to"),
+        ({"fail_upload_after": 1_000_000}, "broke off the upload"),
     ],
 )
 async def test_a_failure_of_ollama_is_the_last_line(

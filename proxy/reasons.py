@@ -1,0 +1,19 @@
+"""Network failures in the few words that a person needs."""
+
+import os
+
+import aiohttp
+
+
+def reason(error: BaseException) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return f"no address is known for {error.host}"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke in the middle of the answer"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number)
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return str(error) or type(error).__name__
