@@ -32,7 +32,7 @@ class Backend:
     def __init__(self, config: Config) -> None:
         self.session = upstream_session()
         self.ollama = Ollama(config.ollama.url, self.session)
-        self.transfer = Transfer(self.ollama, config.pull.connections, config.pull.memory)
+        self.transfer = Transfer(self.ollama, config.pull.connections, config.pull.memory_bytes)
         self._sources: list[Source] = [HuggingFace(config.hub.endpoint, config.hub.token, config.hub.hosts)]
         by_host = {host: source for source in self._sources for host in source.hosts}
         self.pipeline = Pipeline(config, by_host, self.ollama, self.transfer)
@@ -49,7 +49,7 @@ class App:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.address = config.server.listen
+        self.address = config.server.address
 
     async def __aenter__(self) -> "App":
         self._backend = Backend(self._config)
@@ -93,7 +93,7 @@ class App:
         return await self._forward(request)
 
     async def _listen(self) -> None:
-        host, port = self._config.server.listen
+        host, port = self._config.server.address
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         try:

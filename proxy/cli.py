@@ -3,47 +3,46 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import typer
+import click
 
 from proxy import __version__, config, logs
 from proxy.errors import ProxyError
 
-app = typer.Typer(
-    help="A reverse proxy in front of Ollama that pulls any Hugging Face safetensors repository.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-
 T = TypeVar("T")
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="A TOML file with settings.")]
-OllamaUrl = Annotated[str | None, typer.Option("--ollama", metavar="URL", help="Where Ollama listens.")]
-HubUrl = Annotated[str | None, typer.Option("--hub", metavar="URL", help="The Hub, or a mirror of its shape.")]
+Command = TypeVar("Command", bound=Callable[..., object])
+
+config_file = click.option(
+    "--config", "file", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file with settings."
+)
+ollama_url = click.option("--ollama", metavar="URL", help="Where Ollama listens.")
+hub_url = click.option("--hub", metavar="URL", help="The Hub, or a mirror of its shape.")
 
 
-@app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
-        typer.echo(f"ollama-hf-proxy {__version__}")
-        raise typer.Exit
+def everywhere(command: Command) -> Command:
+    """The options that every command takes."""
+    return config_file(ollama_url(hub_url(command)))
 
 
-@app.command()
-def serve(
-    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where clients reach the proxy.")] = None,
-    log_format: Annotated[logs.LogFormat, typer.Option(help="How logs are written.")] = logs.LogFormat.TEXT,
-    config_file: ConfigFile = None,
-    ollama: OllamaUrl = None,
-    hub: HubUrl = None,
-) -> None:
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ollama-hf-proxy", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A reverse proxy in front of Ollama that pulls any Hugging Face safetensors repository."""
+
+
+@cli.command()
+@click.option("--listen", metavar="HOST:PORT", help="Where clients reach the proxy.")
+@click.option("--log-format", type=click.Choice([form.value for form in logs.LogFormat]), default="text")
+@everywhere
+def serve(listen: str | None, log_format: str, file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Run the proxy until SIGTERM or SIGINT."""
     from proxy.app import serve as serve_until
 
-    logs.configure(log_format)
-    settings = config.load(config_file, flags={"--listen": listen, "--ollama": ollama, "--hub": hub})
+    logs.configure(logs.LogFormat(log_format))
+    settings = config.load(file, flags={"--listen": listen, "--ollama": ollama, "--hub": hub})
 
     async def until_signal() -> None:
         stop = asyncio.Event()
@@ -54,41 +53,39 @@ def serve(
     _run(until_signal())
 
 
-@app.command()
-def inspect(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as hf.co/ORG/REPO:q4_K_M.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
-    config_file: ConfigFile = None,
-    ollama: OllamaUrl = None,
-    hub: HubUrl = None,
-) -> None:
-    """Show what a pull would do, without doing it; exit 1 where it would be refused."""
+@cli.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@everywhere
+def inspect(name: str, as_json: bool, file: Path | None, ollama: str | None, hub: str | None) -> None:
+    """Show what a pull of NAME would do, without doing it; exit 1 where it would be refused."""
     import orjson
     from rich.console import Console
 
     from proxy.inspection import inspect as find_out
 
-    settings = config.load(config_file, flags={"--ollama": ollama, "--hub": hub})
+    settings = config.load(file, flags={"--ollama": ollama, "--hub": hub})
     found = _run(find_out(settings, name))
     if as_json:
-        typer.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
     else:
         found.print(Console())
-    raise typer.Exit(1 if found.refusal is not None else 0)
+    sys.exit(1 if found.refusal is not None else 0)
 
 
-@app.command()
-def demo(config_file: ConfigFile = None, ollama: OllamaUrl = None) -> None:
+@cli.command()
+@everywhere
+def demo(file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Pull a small model that is made on the spot, on a machine that has nothing."""
     from proxy.demo.show import show
 
-    _run(show(config.load(config_file, flags={"--ollama": ollama})))
+    _run(show(config.load(file, flags={"--ollama": ollama, "--hub": hub})))
 
 
 def main() -> None:
     """Run the command line; a failure that a person can mend is one line on stderr and exit 1."""
     try:
-        app()
+        cli()
     except ProxyError as error:
         sys.exit(f"ollama-hf-proxy: {error}")
 

@@ -1,22 +1,15 @@
 """The configuration: defaults, TOML file, environment and flags become one frozen `Config`, checked once."""
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+import msgspec
 
 from proxy.errors import ConfigError
 
@@ -24,9 +17,24 @@ ENVIRONMENT_PREFIX = "OLLAMA_HF_PROXY_"
 ECOSYSTEM_VARIABLES = {"HF_ENDPOINT": ("hub", "endpoint"), "HF_TOKEN": ("hub", "token")}
 FLAGS = {"--listen": ("server", "listen"), "--ollama": ("ollama", "url"), "--hub": ("hub", "endpoint")}
 
-Quantization = Literal["F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M"]
-QUANTIZATIONS: tuple[str, ...] = get_args(Quantization)
-"""What Ollama's `quantize` takes from v0.7 on (its `ggml.ParseFileType`)."""
+T = TypeVar("T")
+SIZE = re.compile(r"(\d+)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
+LEAST_MEMORY = 16 * 1024 * 1024
+
+
+class Quantization(StrEnum):
+    """What Ollama's `quantize` takes from v0.7 on (its `ggml.ParseFileType`), read in any case."""
+
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+    Q8_0 = "Q8_0"
+    Q4_K_S = "Q4_K_S"
+    Q4_K_M = "Q4_K_M"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Quantization | None":
+        return cls.__members__.get(str(value).upper())
 
 
 class Address(NamedTuple):
@@ -40,109 +48,114 @@ class Address(NamedTuple):
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
 
-def _address(value: object) -> Address:
-    if isinstance(value, Address):
-        return value
-    if not isinstance(value, str):
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:11435")  # noqa: TRY004 - pydantic reads ValueError
-    parts = urlsplit(f"//{value}")
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if not parts.hostname or port is None or parts.path or parts.query or parts.username:
-        raise ValueError(f"must be HOST:PORT, such as 127.0.0.1:11435, not {value!r}")
-    return Address(parts.hostname, port)
-
-
-def _http_url(value: str) -> str:
+def _http_url(key: str, value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"must be a URL that begins with http:// or https://, not {value!r}")
+        raise ValueError(f"{key}: must be a URL that begins with http:// or https://, not {value!r}")
     return parts._replace(query="", fragment="").geturl().rstrip("/")
 
 
-def _list(value: object) -> object:
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Errors raised while a section is made begin with the key: `load` puts the section before it."""
 
 
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-ListenAddress = Annotated[Address, BeforeValidator(_address)]
-HostName = Annotated[str, AfterValidator(str.lower)]
+class ServerConfig(_Section, frozen=True):
+    listen: str = "127.0.0.1:11435"
+
+    def __post_init__(self) -> None:
+        _ = self.address
+
+    @property
+    def address(self) -> Address:
+        parts = urlsplit(f"//{self.listen}")
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if not parts.hostname or port is None or parts.path or parts.query or parts.username:
+            raise ValueError(f"listen: must be HOST:PORT, such as 127.0.0.1:11435, not {self.listen!r}")
+        return Address(parts.hostname, port)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class OllamaConfig(_Section, frozen=True):
+    url: str = "http://127.0.0.1:11434"
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "url", _http_url("url", self.url))
 
 
-class ServerConfig(_Section):
-    listen: ListenAddress = Address("127.0.0.1", 11435)
+class HubConfig(_Section, frozen=True):
+    endpoint: str = "https://huggingface.co"
+    token: str = ""
+    hosts: tuple[str, ...] = ("hf.co", "huggingface.co")
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "endpoint", _http_url("endpoint", self.endpoint))
+        msgspec.structs.force_setattr(self, "token", self.token.strip())
+        msgspec.structs.force_setattr(self, "hosts", tuple(host.lower() for host in self.hosts))
+
+    def __repr__(self) -> str:
+        return f"HubConfig(endpoint={self.endpoint!r}, token={'set' if self.token else 'none'}, hosts={self.hosts!r})"
 
 
-class OllamaConfig(_Section):
-    url: HttpUrl = "http://127.0.0.1:11434"
+class PullConfig(_Section, frozen=True):
+    default_quantization: Quantization = Quantization.Q4_K_M
+    connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    memory: str | int = "128MiB"
 
+    def __post_init__(self) -> None:
+        if self.memory_bytes < LEAST_MEMORY:
+            raise ValueError(f"memory: must be at least 16MiB, not {self.memory!r}")
 
-class HubConfig(_Section):
-    endpoint: HttpUrl = "https://huggingface.co"
-    token: Annotated[str, AfterValidator(str.strip), Field(repr=False)] = ""
-    hosts: Annotated[tuple[HostName, ...], BeforeValidator(_list)] = ("hf.co", "huggingface.co")
-
-
-class PullConfig(_Section):
-    default_quantization: Annotated[
-        Quantization, BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
-    ] = "Q4_K_M"
-    connections: Annotated[int, Field(ge=1, le=64)] = 8
-    memory: Annotated[ByteSize, Field(ge=16 * 1024 * 1024)] = ByteSize(128 * 1024 * 1024)
+    @property
+    def memory_bytes(self) -> int:
+        match = SIZE.fullmatch(str(self.memory).strip())
+        if match is None:
+            raise ValueError(f"memory: must be a size such as 128MiB, not {self.memory!r}")
+        base = 1024 if match[3] else 1000
+        return int(match[1]) * int(base ** " kmgt".index(match[2].lower() or " "))
 
 
 Parameter = bool | int | float | str | list[str]
 
 
-def _stop_is_a_list(parameters: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
-    # Ollama takes a bare string at create and then fails at every chat.
-    stop = parameters.get("stop")
-    return {**parameters, "stop": [stop]} if isinstance(stop, str) else parameters
-
-
-class ModelSettings(_Section):
-    """What the user wants in one model, whatever its repository says."""
+class ModelSettings(_Section, frozen=True):
+    """What the user wants in one model, whatever its repository says. `template` holds the file's text."""
 
     template: str | None = None
+    template_file: str | None = None
     system: str | None = None
-    parameters: Annotated[Mapping[str, Parameter], AfterValidator(_stop_is_a_list)] = {}
+    parameters: dict[str, Parameter] = {}
     license: str | list[str] | None = None
     revision: str | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_template_file(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or "template_file" not in values:
-            return values
-        if "template" in values:
-            raise ValueError("set template or template_file, not both")
-        rest = {key: value for key, value in values.items() if key != "template_file"}
-        try:
-            return {**rest, "template": Path(values["template_file"]).read_text(encoding="utf-8")}
-        except (OSError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(f"template_file cannot be read: {error}") from error
+    def __post_init__(self) -> None:
+        if self.template_file is not None:
+            if self.template is not None:
+                raise ValueError("template_file: set template or template_file, not both")
+            try:
+                text = Path(self.template_file).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"template_file: cannot be read: {error}") from error
+            msgspec.structs.force_setattr(self, "template", text)
+        if isinstance(stop := self.parameters.get("stop"), str):
+            # Ollama takes a bare string at create and then fails at every chat.
+            msgspec.structs.force_setattr(self, "parameters", {**self.parameters, "stop": [stop]})
 
 
 NO_SETTINGS = ModelSettings()
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """Everything that the proxy can be told."""
 
     server: ServerConfig = ServerConfig()
     ollama: OllamaConfig = OllamaConfig()
     hub: HubConfig = HubConfig()
     pull: PullConfig = PullConfig()
-    models: Mapping[str, ModelSettings] = {}
+    models: dict[str, ModelSettings] = {}
 
-    @model_validator(mode="after")
-    def _model_keys_are_names(self) -> "Config":
+    def __post_init__(self) -> None:
         seen: dict[str, str] = {}
         for key in self.models:
             model = self._model_key(key)
@@ -151,7 +164,6 @@ class Config(_Section):
             if model in seen:
                 raise ValueError(f"models: {key!r} and {seen[model]!r} are the same model; case and tag do not count")
             seen[model] = key
-        return self
 
     def _model_key(self, name: str) -> str:
         """The part of a name that decides about settings: no scheme, no tag, no case, one host for the Hub."""
@@ -174,17 +186,41 @@ def load(
     Raises ConfigError, which names the key and the place where it was set.
     """
     values = _read_file(file) if file else {}
-    origins: dict[tuple[str, ...], str] = {}
+    origins: dict[str, str] = {}
     for section, key, value, origin in [*_from_environment(environment), *_from_flags(flags or {})]:
         table = values.setdefault(section, {})
         if isinstance(table, dict):
             table[key] = value
-            origins[section, key] = origin
-            origins.setdefault((section,), origin)
+            origins[f"{section}.{key}"] = origin
+            origins.setdefault(section, origin)
     try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(error, file, origins))) from error
+        return check(values)
+    except ConfigError as error:
+        key = str(error).partition(":")[0]
+        origin = origins.get(key) or (str(file) if file else "")
+        raise ConfigError(f"{origin}: {error}" if origin else str(error)) from error
+
+
+def check(values: Mapping[str, Any]) -> Config:
+    """Make a Config of plain values, such as TOML has. Raises ConfigError, which begins with the key."""
+    models = values.get("models", {})
+    if isinstance(models, dict):
+        settings = {name: _convert(found, ModelSettings, f'models."{name}"') for name, found in models.items()}
+        values = {**values, "models": settings}
+    return _convert(values, Config, "")
+
+
+def _convert(values: Any, kind: type[T], where: str) -> T:
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at `$")
+        if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+            text = f"{unknown[1]}: is not a key"
+        path = f"{where}{place.rstrip('`')}".lstrip(".")
+        # A key of the section's own making continues the path; a type error of msgspec's follows it.
+        own = re.match(r"\w+: ", text)
+        raise ConfigError(f"{path}.{text}".lstrip(".") if own else f"{path}: {text}") from error
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -201,25 +237,19 @@ def _read_file(file: Path) -> dict[str, Any]:
     return values
 
 
-def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str, object, str]]:
     for variable, (section, key) in ECOSYSTEM_VARIABLES.items():
         if value := environment.get(variable):
             yield section, key, value, variable
     for variable, value in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX):
             section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
-            yield section, key, value, variable
+            default = getattr(getattr(Config(), section, None), key, None)
+            several = [item.strip() for item in value.split(",") if item.strip()]
+            yield section, key, several if isinstance(default, tuple) else value, variable
 
 
-def _from_flags(flags: Mapping[str, str | None]) -> Iterator[tuple[str, str, str, str]]:
+def _from_flags(flags: Mapping[str, str | None]) -> Iterator[tuple[str, str, object, str]]:
     for flag, value in flags.items():
         if value is not None:
             yield *FLAGS[flag], value, flag
-
-
-def _explain(error: ValidationError, file: Path | None, origins: Mapping[tuple[str, ...], str]) -> Iterator[str]:
-    for problem in error.errors():
-        where = tuple(str(part) for part in problem["loc"])
-        origin = origins.get(where[:2]) or (str(file) if file else "")
-        text = "is not a key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        yield ": ".join(part for part in (origin, ".".join(where), text.removeprefix("Value error, ")) if part)

@@ -8,14 +8,14 @@ from typing import Any
 import aiohttp
 import orjson
 
-from proxy.config import Config
+from proxy.config import Config, check
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
     """A configuration that dials the two given URLs and nothing else."""
-    return Config.model_validate(
+    return check(
         {
             "server": {"listen": "127.0.0.1:0"},
             "hub": {"endpoint": hub, **sections.pop("hub", {})},

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from proxy.app import App
-from proxy.config import Address, Config, HubConfig, OllamaConfig, ServerConfig
+from proxy.config import Config, HubConfig, OllamaConfig, ServerConfig
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
@@ -33,7 +33,7 @@ async def show(config: Config) -> None:
         console.print(f"Hub: a stand-in at {hub.endpoint} with {REPOSITORY}, a few MB of random weights")
         url = await _find_ollama(config.ollama.url, stack, console)
         settings = Config(
-            server=ServerConfig(listen=Address("127.0.0.1", 0)),
+            server=ServerConfig(listen="127.0.0.1:0"),
             ollama=OllamaConfig(url=url),
             hub=HubConfig(endpoint=hub.endpoint),
         )

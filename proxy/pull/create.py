@@ -3,11 +3,12 @@
 from contextlib import aclosing
 from typing import Any
 
+from proxy.config import Quantization
 from proxy.ollama import Ollama
 from proxy.pull.plan import Plan
 from proxy.pull.progress import Progress
 
-CONVERTED_TO = "F16"
+CONVERTED_TO = Quantization.F16
 """What Ollama's converter writes first, whatever the repository has (v0.24, v0.33)."""
 SHOWN = ("converting model", "verifying conversion", "writing manifest")
 

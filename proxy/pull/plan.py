@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.config import QUANTIZATIONS, ModelSettings
+from proxy.config import ModelSettings, Quantization
 from proxy.errors import Refusal
 from proxy.pull.reference import ModelReference
 from proxy.sources.base import Repository, RepositoryFile
@@ -68,7 +68,7 @@ class Plan:
 
     name: str
     repository: Repository
-    quantization: str
+    quantization: Quantization
     uploads: tuple[Upload, ...]
     template_source: str
     settings: ModelSettings
@@ -95,15 +95,17 @@ def _names_gguf(tag: str, path: str) -> bool:
     return tag.lower() != "latest" and re.search(label, path.upper().removesuffix(".GGUF")) is not None
 
 
-def choose_quantization(tag: str, default: str) -> str:
+def choose_quantization(tag: str, default: Quantization) -> Quantization:
     """Read a tag of safetensors. Raises Refusal for what Ollama cannot quantize to."""
-    wanted = default if tag.lower() == "latest" else tag.upper()
-    if wanted not in QUANTIZATIONS:
+    if tag.lower() == "latest":
+        return default
+    try:
+        return Quantization(tag)
+    except ValueError:
         raise Refusal(
-            f"Ollama cannot quantize to {tag!r}; pull with one of these tags: {', '.join(QUANTIZATIONS)} "
+            f"Ollama cannot quantize to {tag!r}; pull with one of these tags: {', '.join(Quantization)} "
             f"(none means {default})"
-        )
-    return wanted
+        ) from None
 
 
 def choose_files(repository: Repository, index: bytes | None) -> Selection:
@@ -139,7 +141,7 @@ def check_readable(repository: str, files: Sequence[RepositoryFile]) -> None:
 def make_plan(
     reference: ModelReference,
     repository: Repository,
-    quantization: str,
+    quantization: Quantization,
     selection: Selection,
     contents: Mapping[str, bytes],
     settings: ModelSettings,

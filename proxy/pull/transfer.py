@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 from proxy.errors import OllamaError, TransferError
 from proxy.ollama import Ollama, Write
@@ -10,6 +11,7 @@ from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
 from proxy.sources.base import Repository, RepositoryFile
 
+READERS = 8
 STREAM_BYTES = 6 * 1024 * 1024
 """What one running file holds: aiohttp's read and write buffers, a chunk held back and one being hashed."""
 
@@ -20,6 +22,8 @@ class Transfer:
     def __init__(self, ollama: Ollama, connections: int, memory: int) -> None:
         self._ollama = ollama
         self._streams = asyncio.Semaphore(max(1, min(connections, memory // STREAM_BYTES)))
+        # Apart from the streams, so that a plan never waits for somebody else's shards.
+        self._readers = asyncio.Semaphore(READERS)
         self._hashers = ThreadPoolExecutor(2, thread_name_prefix="hash")
 
     def close(self) -> None:
@@ -28,7 +32,7 @@ class Transfer:
     async def read(self, repository: Repository, file: RepositoryFile) -> bytes:
         """A small file whole, checked against the digest that the source announced."""
         content = bytearray()
-        async with self._streams, repository.stream(file) as chunks:
+        async with self._readers, repository.stream(file) as chunks:
             async for chunk in chunks:
                 content += chunk
                 _check_length(repository, file, len(content), at_end=False)
@@ -70,7 +74,8 @@ class Transfer:
                 await self._forward(repository, upload, write, progress)
 
         try:
-            async with self._streams:
+            # Only what comes from the source takes one of the connections to it.
+            async with nullcontext() if upload.content is not None else self._streams:
                 await self._ollama.push_blob(upload.digest, upload.size, produce)
         except OllamaError as error:
             raise OllamaError(f"{repository.id}/{upload.path}: {error}") from error

@@ -458,6 +458,25 @@ async def test_the_python_client_shows_a_pull_as_its_own(
     await python._client.aclose()
 
 
+async def test_a_second_pull_is_planned_while_the_first_one_fills_every_connection(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/slow", tiny_llama(shards=8))
+    hub.add("acme/tiny", tiny_llama(seed=2))
+    hub.faults.append(Fault("*", "hang", after=100_000, times=8))
+    weights = [path for path in hub.repositories["acme/slow"].files if path.endswith(".safetensors")]
+    slow = asyncio.create_task(client.pull("hf.co/acme/slow"))
+    await eventually(lambda: len([request for request in hub.requests if request.origin == "cdn"]) == len(weights))
+    lines = (await client.pull("hf.co/acme/tiny:q5_k_m"), await client.post("/api/pull", {"model": "hf.co/acme/none"}))
+    assert "Ollama cannot quantize" in lines[0][-1]["error"]
+    async with client.session.post(f"{client.url}/api/pull", json={"model": "hf.co/acme/tiny"}) as response:
+        planned = [orjson.loads(await response.content.readline()) for _ in range(2)]
+        response.close()
+    assert planned[0] == {"status": "pulling manifest"}
+    assert planned[1]["digest"] == f"sha256:{await hub.repositories['acme/tiny'].files['model.safetensors'].sha256()}"
+    slow.cancel()
+
+
 async def test_two_pulls_of_different_models_run_side_by_side(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:

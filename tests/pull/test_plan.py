@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.errors import Refusal
 from proxy.pull.plan import (
     CHAT_TEMPLATE,
@@ -166,12 +166,12 @@ def test_files_without_a_sha256_are_refused_where_they_would_fill_the_memory() -
     [("latest", "Q4_K_M"), ("LATEST", "Q4_K_M"), ("q8_0", "Q8_0"), ("bF16", "BF16"), ("F32", "F32")],
 )
 def test_a_tag_is_a_quantization_in_any_case(tag: str, expected: str) -> None:
-    assert choose_quantization(tag, "Q4_K_M") == expected
+    assert choose_quantization(tag, Quantization.Q4_K_M) == expected
 
 
 def test_a_quantization_that_ollama_has_not_is_refused_with_those_that_it_has() -> None:
     with pytest.raises(Refusal, match="Q5_K_M.*F32, F16, BF16, Q8_0, Q4_K_S, Q4_K_M"):
-        choose_quantization("Q5_K_M", "Q4_K_M")
+        choose_quantization("Q5_K_M", Quantization.Q4_K_M)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def planned(contents: dict[str, bytes], settings: ModelSettings = NO_SETTINGS) -
     selection = choose_files(repository, None)
     given = {"config.json": b"{}", "tokenizer.json": b"{}"} | contents
     assert {file.path for file in selection.to_read} == set(given)
-    return make_plan(reference("q8_0"), repository, "Q8_0", selection, given, settings)
+    return make_plan(reference("q8_0"), repository, Quantization.Q8_0, selection, given, settings)
 
 
 def test_the_jinja_file_is_folded_into_the_tokenizer_config_and_wins() -> None:

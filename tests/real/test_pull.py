@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import QUANTIZATIONS
+from proxy.config import Quantization
 from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
 from tests.real_ollama import RealOllama
@@ -94,7 +94,7 @@ async def test_pull_list_run_and_rm_with_the_command_line(
     assert name not in (await real_ollama.cli(host, "list"))[1]
 
 
-@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("quantization", list(Quantization))
 async def test_every_quantization_that_is_offered_makes_a_model_that_answers(
     real_client: Client, hub: StandInHub, quantization: str
 ) -> None:
