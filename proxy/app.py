@@ -126,4 +126,4 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     async with App(config) as app:
         log.info("listening on %s", app.address.url)
         await stop.wait()
-        log.info("ending: running pulls go on at the next pull of the same name")
+        log.info("ending")

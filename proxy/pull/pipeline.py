@@ -1,7 +1,7 @@
 """One pull from its name to `success`, a line a step."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from proxy.config import Config
@@ -66,16 +66,15 @@ class Pipeline:
     async def plan(self, reference: ModelReference, repository: Repository) -> Plan:
         quantization = choose_quantization(reference.tag, self._config.pull.default_quantization)
         files = {file.path: file for file in repository.files}
-        index = (await self._read_all(repository, (files[INDEX],)))[INDEX] if INDEX in files else None
+        index = (await self._read(repository, [files[INDEX]]))[INDEX] if INDEX in files else None
         selection = await asyncio.to_thread(choose_files, repository, index)
-        contents = await self._read_all(repository, selection.to_read)
+        contents = await self._read(repository, selection.to_read)
         settings = self._config.settings_for(reference.name)
         return await asyncio.to_thread(make_plan, reference, repository, quantization, selection, contents, settings)
 
     async def held(self, plan: Plan) -> set[str]:
         return await self._transfer.held(plan)
 
-    async def _read_all(self, repository: Repository, files: tuple[RepositoryFile, ...]) -> dict[str, bytes]:
+    async def _read(self, repository: Repository, files: Sequence[RepositoryFile]) -> dict[str, bytes]:
         check_readable(repository.id, files)
-        contents = await asyncio.gather(*(self._transfer.read(repository, file) for file in files))
-        return {file.path: content for file, content in zip(files, contents, strict=True)}
+        return await self._transfer.read(repository, files)

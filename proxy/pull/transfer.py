@@ -2,14 +2,18 @@
 
 import asyncio
 import hashlib
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any, TypeVar
 
 from proxy.errors import OllamaError, TransferError
 from proxy.ollama import Ollama, Write
 from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
 from proxy.sources.base import Repository, RepositoryFile
+
+T = TypeVar("T")
 
 READERS = 8
 STREAM_BYTES = 6 * 1024 * 1024
@@ -29,8 +33,12 @@ class Transfer:
     def close(self) -> None:
         self._hashers.shutdown(wait=False)
 
-    async def read(self, repository: Repository, file: RepositoryFile) -> bytes:
-        """A small file whole, checked against the digest that the source announced."""
+    async def read(self, repository: Repository, files: Sequence[RepositoryFile]) -> dict[str, bytes]:
+        """Small files whole, by path, each checked against the digest that the source announced."""
+        contents = await _together(self._read(repository, file) for file in files)
+        return {file.path: content for file, content in zip(files, contents, strict=True)}
+
+    async def _read(self, repository: Repository, file: RepositoryFile) -> bytes:
         content = bytearray()
         async with self._readers, repository.stream(file) as chunks:
             async for chunk in chunks:
@@ -51,18 +59,13 @@ class Transfer:
         progress.announce(
             (upload.digest, upload.size, upload.digest in held) for upload in blobs.values() if upload.is_weights
         )
-        try:
-            async with asyncio.TaskGroup() as group:
-                for digest, upload in blobs.items():
-                    if digest not in held:
-                        group.create_task(self._push(plan.repository, upload, progress))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        missing = [upload for digest, upload in blobs.items() if digest not in held]
+        await _together(self._push(plan.repository, upload, progress) for upload in missing)
 
     async def held(self, plan: Plan) -> set[str]:
         """The digests of the plan's blobs that Ollama already has."""
         digests = sorted({upload.digest for upload in plan.uploads})
-        answers = await asyncio.gather(*(self._ollama.has_blob(digest) for digest in digests))
+        answers = await _together(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
     async def _push(self, repository: Repository, upload: Upload, progress: Progress) -> None:
@@ -98,6 +101,16 @@ class Transfer:
         _check_digest(repository, upload.file, upload.digest, f"sha256:{digest.hexdigest()}")
         await write(held_back)
         progress.moved(upload.digest, len(held_back))
+
+
+async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order. The first failure ends the others and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def _check_content(repository: Repository, file: RepositoryFile, content: bytes) -> None:
