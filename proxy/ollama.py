@@ -67,7 +67,8 @@ class Ollama:
                 if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
                     raise OllamaError(f"Ollama refused the blob: {_error_text(await response.read())}")
         except aiohttp.ClientError as error:
-            if body.failure is not None:
+            # A source tells its own troubles as ProxyError: a bare network error came from writing to Ollama.
+            if body.failure is not None and not isinstance(body.failure, aiohttp.ClientError | ConnectionError):
                 raise body.failure from None
             raise OllamaError(
                 f"Ollama at {self.url} broke off the upload ({reason(error)}); see its log, then pull again: "
