@@ -30,7 +30,7 @@ def everywhere(command: Command) -> Command:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ollama-hf-proxy", message="%(prog)s %(version)s")
 def cli() -> None:
-    """A reverse proxy in front of Ollama that pulls any Hugging Face safetensors repository."""
+    """A reverse proxy in front of Ollama that pulls Hugging Face safetensors repositories."""
 
 
 @cli.command()
