@@ -41,6 +41,12 @@ async def answering(body: bytes, status: int = 200) -> AsyncIterator[Ollama]:
     await runner.cleanup()
 
 
+async def test_nothing_is_hurried_but_the_connection() -> None:
+    """Aiohttp's own limit of five minutes would end creates, answers and uploads."""
+    async with upstream_session() as session:
+        assert (session.timeout.total, session.timeout.sock_read) == (None, None)
+
+
 async def test_a_blob_that_is_written_whole_is_held(api: Ollama, ollama: StandInOllama) -> None:
     async def produce(write: Write) -> None:
         for start in range(0, len(CONTENT), 100_000):

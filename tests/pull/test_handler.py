@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -269,6 +270,18 @@ async def test_refusals_come_before_the_first_weight_byte(
         assert message in (await client.pull(name))[-1]["error"]
     assert not [request for request in hub.requests if "safetensors" in request.path and "index" not in request.path]
     assert not uploads(ollama)
+
+
+async def test_weights_outside_git_lfs_are_refused_where_they_would_fill_the_memory(
+    client: Client, hub: StandInHub, tmp_path: Path
+) -> None:
+    large = tmp_path / "model.safetensors"
+    with large.open("wb") as file:
+        file.truncate(65 * 1024**2)
+    hub.add("acme/tiny", tiny_llama() | {"model.safetensors": large}, lfs=lambda _: False)
+    lines = await client.pull(NAME)
+    assert "acme/tiny/model.safetensors has 68157440 bytes and would have to be read into memory" in lines[-1]["error"]
+    assert not [request for request in hub.requests if request.path.endswith("/model.safetensors")]
 
 
 async def test_the_token_goes_to_the_endpoint_and_never_to_the_cdn(

@@ -199,12 +199,16 @@ def test_a_gguf_goes_to_ollama_where_there_is_nothing_else_or_the_tag_names_it(
     assert is_native(reference(tag), listing(*paths).files) is native
 
 
-def planned(contents: dict[str, bytes], settings: ModelSettings = NO_SETTINGS) -> Any:
+def planned(
+    contents: dict[str, bytes],
+    settings: ModelSettings = NO_SETTINGS,
+    quantization: Quantization = Quantization.Q8_0,
+) -> Any:
     repository = listing("model.safetensors", *BASE, *(path for path in contents if path not in BASE))
     selection = choose_files(repository, None)
     given = {"config.json": b"{}", "tokenizer.json": b"{}"} | contents
     assert {file.path for file in selection.to_read} == set(given)
-    return make_plan(reference("q8_0"), repository, Quantization.Q8_0, selection, given, settings)
+    return make_plan(reference("q8_0"), repository, quantization, selection, given, settings)
 
 
 def test_the_jinja_file_is_folded_into_the_tokenizer_config_and_wins() -> None:

@@ -16,6 +16,7 @@ from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
 from proxy.pull.transfer import STREAM_BYTES, Transfer
 from proxy.sources.base import RepositoryFile
+from tests.support import eventually
 
 CONTENT = bytes(range(256)) * 1024
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -104,6 +105,21 @@ async def test_a_file_without_a_known_digest_is_read_but_one_with_a_wrong_git_na
         assert await transfer.read(Pieces([b"{}"]), [plain]) == {"config.json": b"{}"}
         with pytest.raises(TransferError, match="config.json arrived damaged"):
             await transfer.read(Pieces([b"{}"]), [RepositoryFile("config.json", 2, git_sha1="0" * 40)])
+        transfer.close()
+
+
+async def test_small_files_do_not_wait_for_the_connections_to_the_source(ollama: StandInOllama) -> None:
+    small = Upload(
+        "config.json", 2, f"sha256:{hashlib.sha256(b'{}').hexdigest()}", FILE, is_weights=False, content=b"{}"
+    )
+    repository = Pieces([])
+    repository.failure = SourceError("never reached")
+    async with upstream_session() as session:
+        transfer = Transfer(Ollama(ollama.url, session), 1, 128 * 1024**2)
+        async with transfer._streams:
+            running = asyncio.create_task(transfer.run(plan(repository, upload(), small), Progress()))
+            await eventually(lambda: small.digest in ollama.blobs)
+            running.cancel()
         transfer.close()
 
 

@@ -1,0 +1,93 @@
+"""What of Ollama's create a pull shows, for the servers of both kinds."""
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, cast
+
+import pytest
+
+from proxy.config import ModelSettings, Quantization
+from proxy.ollama import Ollama
+from proxy.pull.create import create, create_steps
+from proxy.pull.progress import QUANTIZING_DIGEST, Progress
+from tests.pull.test_plan import planned
+
+ZEROS = "0" * 19
+
+
+class Saying:
+    """An Ollama whose create says the given lines."""
+
+    def __init__(self, *lines: dict[str, Any]) -> None:
+        self.lines = lines
+        self.asked: list[Mapping[str, Any]] = []
+
+    async def create(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        self.asked.append(body)
+        for line in self.lines:
+            yield line
+
+
+def status(text: str) -> dict[str, Any]:
+    return {"status": text}
+
+
+async def shown(ollama: Saying, quantization: Quantization) -> list[dict[str, Any]]:
+    progress = Progress()
+    subscription = progress.subscribe()
+    await create(cast("Ollama", ollama), planned({}, quantization=quantization), progress)
+    progress.success()
+    return [json.loads(line) async for batch in subscription.batches() for line in batch.splitlines()]
+
+
+async def test_a_server_that_quantizes_silently_still_shows_the_quantization() -> None:
+    """v0.30 and later, with a llama-quantize whose progress Ollama cannot read."""
+    lines = await shown(
+        Saying(status("converting model"), status("verifying conversion"), status("writing manifest")),
+        Quantization.Q4_K_M,
+    )
+    [bar] = [line for line in lines if "digest" in line]
+    assert bar == {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10, "completed": 10}
+
+
+async def test_a_server_that_says_how_it_quantizes_is_believed() -> None:
+    saying = {"status": "quantizing F16 model to Q4_K_M", "digest": ZEROS, "total": 7, "completed": 7}
+    lines = await shown(Saying(status("converting model"), saying, status("verifying conversion")), Quantization.Q4_K_M)
+    assert [line for line in lines if "digest" in line] == [saying | {"digest": QUANTIZING_DIGEST}]
+
+
+async def test_a_server_that_only_validates_shows_no_quantization() -> None:
+    """v0.30 and later copy an F16 model through llama-quantize."""
+    validating = {"status": "validating GGUF model", "digest": ZEROS, "total": 7, "completed": 7}
+    lines = await shown(
+        Saying(status("converting model"), validating, status("verifying conversion")), Quantization.F16
+    )
+    assert not [line for line in lines if "digest" in line]
+
+
+async def test_nothing_else_that_ollama_says_passes() -> None:
+    noise = (
+        "creating new layer sha256:1",
+        "using existing layer sha256:2",
+        "using autodetected template chatml",
+        "success",
+    )
+    lines = await shown(Saying(*(status(text) for text in noise)), Quantization.F16)
+    assert lines == [{"status": "success"}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        (ModelSettings(), {}),
+        (ModelSettings(template="", system=""), {"template": "", "system": ""}),
+        (
+            ModelSettings(template="t", system="s", parameters={"stop": ["x"]}, license=["a", "b"]),
+            {"template": "t", "system": "s", "parameters": {"stop": ["x"]}, "license": ["a", "b"]},
+        ),
+    ],
+)
+def test_the_body_has_what_the_user_set_and_nothing_more(settings: ModelSettings, fields: dict[str, Any]) -> None:
+    [body] = create_steps(planned({}, settings))
+    assert set(body) == {"model", "files", "quantize", *fields}
+    assert {key: body[key] for key in fields} == fields
