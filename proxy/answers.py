@@ -14,3 +14,7 @@ def json_response(
     response = web.Response(status=status, body=orjson.dumps(value), headers=headers)
     response.headers[hdrs.CONTENT_TYPE] = "application/json; charset=utf-8"
     return response
+
+
+def error_response(text: str, status: HTTPStatus) -> web.Response:
+    return json_response({"error": text}, status)

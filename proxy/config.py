@@ -241,10 +241,11 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
     for variable, (section, key) in ECOSYSTEM_VARIABLES.items():
         if value := environment.get(variable):
             yield section, key, value, variable
+    defaults = Config()
     for variable, value in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX):
             section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
-            default = getattr(getattr(Config(), section, None), key, None)
+            default = getattr(getattr(defaults, section, None), key, None)
             several = [item.strip() for item in value.split(",") if item.strip()]
             yield section, key, several if isinstance(default, tuple) else value, variable
 

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.answers import json_response
+from proxy.answers import error_response
 from proxy.ollama import Ollama
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Forward:
             headers.popall(hdrs.CONTENT_LENGTH, None)
         if not request.raw_path.startswith("/"):
             # Behind a host name, anything else would change the host.
-            return _error(HTTPStatus.BAD_REQUEST, "the request's target is not a path")
+            return error_response("the request's target is not a path", HTTPStatus.BAD_REQUEST)
         url = URL(self._ollama.url + request.raw_path, encoded=True)
         try:
             async with self._session.request(
@@ -63,7 +63,7 @@ class Forward:
             ) as upstream:
                 return await _relay(request, upstream)
         except aiohttp.ClientError as error:
-            return _error(HTTPStatus.BAD_GATEWAY, str(self._ollama.unreachable(error)))
+            return error_response(str(self._ollama.unreachable(error)), HTTPStatus.BAD_GATEWAY)
 
 
 async def _relay(request: web.BaseRequest, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -100,7 +100,3 @@ async def _rest(request: web.BaseRequest, prefix: bytes) -> AsyncIterator[bytes]
 def _end_to_end(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:
     named = {name.strip().lower() for value in headers.getall(hdrs.CONNECTION, ()) for name in value.split(",")}
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped | named)
-
-
-def _error(status: HTTPStatus, text: str) -> web.Response:
-    return json_response({"error": text}, status)

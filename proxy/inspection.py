@@ -127,7 +127,7 @@ async def _inspect(backend: Backend, reference: ModelReference) -> Inspection:
         return Inspection(reference.name, repository.id, repository.commit, refusal=str(error))
     held, warnings = None, []
     try:
-        held = frozenset(await backend.pipeline.held(plan))
+        held = frozenset(await backend.transfer.held(plan))
     except OllamaError as error:
         warnings.append(str(error))
     return Inspection(reference.name, repository.id, repository.commit, False, plan, held, tuple(warnings))

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.answers import json_response
+from proxy.answers import error_response, json_response
 from proxy.forward import Forward
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
@@ -92,5 +92,5 @@ async def _wait(job: Job, subscription: Subscription) -> web.StreamResponse | No
     if job.native:
         return None
     if job.error is not None:
-        return json_response({"error": job.error}, HTTPStatus.INTERNAL_SERVER_ERROR)
+        return error_response(job.error, HTTPStatus.INTERNAL_SERVER_ERROR)
     return json_response({"status": "success"})

@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 class Job:
     """One pull. `error` is what its clients are told; `native` says that Ollama has to answer them."""
 
-    def __init__(self, number: int, reference: ModelReference) -> None:
+    def __init__(self, number: int, reference: ModelReference, pipeline: Pipeline) -> None:
         self.id = str(number)
         self.reference = reference
         self.progress = Progress()
         self.state = State.PLANNING
         self.error: str | None = None
         self.native = False
-        self.task: asyncio.Task[None] | None = None
         self.clients = 0
         self._reason_to_end = "the pull was cancelled"
+        self.task = asyncio.create_task(self._run(pipeline), name=f"pull {self.id}")
 
     def enter(self, state: State) -> None:
         self.state = state
@@ -34,10 +34,9 @@ class Job:
 
     def cancel(self, reason: str) -> None:
         self._reason_to_end = reason
-        if self.task is not None:
-            self.task.cancel()
+        self.task.cancel()
 
-    async def run(self, pipeline: Pipeline) -> None:
+    async def _run(self, pipeline: Pipeline) -> None:
         self.enter(State.PLANNING)
         try:
             await self._run_to_the_end(pipeline)
@@ -78,8 +77,7 @@ class Jobs:
         self._running: set[Job] = set()
 
     def start(self, reference: ModelReference) -> Job:
-        job = Job(next(self._numbers), reference)
-        job.task = asyncio.create_task(job.run(self._pipeline), name=f"pull {job.id}")
+        job = Job(next(self._numbers), reference, self._pipeline)
         self._running.add(job)
         job.task.add_done_callback(lambda _: self._running.discard(job))
         return job
@@ -100,7 +98,7 @@ class Jobs:
 
     async def close(self) -> None:
         """End every pull; its clients are told so."""
-        running = [job for job in self._running if job.task is not None]
+        running = list(self._running)
         for job in running:
             job.cancel("the proxy is shutting down; pull again when it is back: finished files are kept")
-        await asyncio.gather(*(job.task for job in running if job.task is not None))
+        await asyncio.gather(*(job.task for job in running))

@@ -72,9 +72,6 @@ class Pipeline:
         settings = self._config.settings_for(reference.name)
         return await asyncio.to_thread(make_plan, reference, repository, quantization, selection, contents, settings)
 
-    async def held(self, plan: Plan) -> set[str]:
-        return await self._transfer.held(plan)
-
     async def _read(self, repository: Repository, files: Sequence[RepositoryFile]) -> dict[str, bytes]:
         check_readable(repository.id, files)
         return await self._transfer.read(repository, files)

@@ -39,15 +39,16 @@ class Transfer:
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
     async def _read(self, repository: Repository, file: RepositoryFile) -> bytes:
-        content = bytearray()
+        received = bytearray()
         async with self._readers, repository.stream(file) as chunks:
             async for chunk in chunks:
-                content += chunk
-                _check_length(repository, file, len(content), at_end=False)
-        _check_length(repository, file, len(content), at_end=True)
+                received += chunk
+                _check_length(repository, file, len(received), at_end=False)
+        _check_length(repository, file, len(received), at_end=True)
+        content = bytes(received)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._hashers, _check_content, repository, file, bytes(content))
-        return bytes(content)
+        await loop.run_in_executor(self._hashers, _check_content, repository, file, content)
+        return content
 
     async def run(self, plan: Plan, progress: Progress) -> None:
         """Bring every blob of the plan into Ollama; those that it holds are left alone.

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -182,27 +183,15 @@ def _broken(what: str, error: Exception) -> SourceError:
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:
     """Run blocking work in a thread that cannot keep the process alive, as a pool's would while the Hub hangs."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+    future: Future[T] = Future()
 
     def run() -> None:
-        result, error = None, None
+        if not future.set_running_or_notify_cancel():
+            return
         try:
-            result = work()
-        except Exception as caught:  # noqa: BLE001 - it is raised again where the result is awaited
-            error = caught
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            return  # the loop has ended, and with it everybody who waited
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 - it is raised again where the result is awaited
+            future.set_exception(error)
 
     threading.Thread(target=run, name="hub-metadata", daemon=True).start()
-    return await future
+    return await asyncio.wrap_future(future)
