@@ -1,16 +1,36 @@
-"""What the tests share: settings for two stand-ins, a client, and waiting."""
+"""What the tests share: settings for two stand-ins, a client, small servers, and waiting."""
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
+import hashlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp import web
 
 from proxy.config import Config, check
 
-SHARED = Path(__file__).parent.parent.parent / "shared"
+COMMAND = [sys.executable, "-m", "proxy"]
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+PULL_STATUSES = [
+    "pulling manifest",
+    "verifying sha256 digest",
+    "converting model",
+    "verifying conversion",
+    "writing manifest",
+    "success",
+]
+"""The lines without a digest that a quantizing pull has, in the contract's order."""
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
@@ -59,3 +79,33 @@ async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> N
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A `serve` process and the URL that it says it listens on."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        line = (await process.stderr.readline()).decode()
+        assert "listening on http://127.0.0.1:" in line, line
+        yield process, line.rpartition(" ")[2].strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[str]:
+    """The URL of a small server whose one handler answers everything."""
+    server = web.Server(handler, handler_cancellation=True, auto_decompress=False, max_field_size=64 * 1024)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -8,8 +8,6 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -20,9 +18,7 @@ from proxy import __version__
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import Client, eventually
-
-COMMAND = [sys.executable, "-m", "proxy"]
+from tests.support import COMMAND, Client, eventually, serving
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:
@@ -32,23 +28,6 @@ async def run(*arguments: str) -> tuple[int, str, str]:
     out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
-
-
-@asynccontextmanager
-async def serving(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A `serve` process and the URL that it says it listens on."""
-    process = await asyncio.create_subprocess_exec(
-        *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    try:
-        line = (await process.stderr.readline()).decode()
-        assert "listening on http://127.0.0.1:" in line, line
-        yield process, line.rpartition(" ")[2].strip()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

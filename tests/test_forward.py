@@ -1,7 +1,7 @@
 """Door 1: calls that are not ours reach Ollama as they came, and its answers come back as they were."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -11,9 +11,8 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.app import App
-from tests.support import Client, eventually, settings
+from tests.support import Client, Handler, eventually, listening, settings
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 NO_HUB = "http://127.0.0.1:9"
 
 
@@ -26,15 +25,8 @@ async def proxied(handler: Handler) -> AsyncIterator[str]:
             return web.Response(status=404)
         return await handler(request)
 
-    server = web.Server(answer, handler_cancellation=True, auto_decompress=False, max_field_size=64 * 1024)
-    runner = web.ServerRunner(server, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with App(settings(NO_HUB, f"http://127.0.0.1:{runner.addresses[0][1]}")) as app:
-            yield app.address.url
-    finally:
-        await runner.cleanup()
+    async with listening(answer) as upstream, App(settings(NO_HUB, upstream)) as app:
+        yield app.address.url
 
 
 async def mirror(request: web.BaseRequest) -> web.Response:

@@ -1,14 +1,12 @@
 """`inspect`: the fields that scripts rely on."""
 
-import hashlib
-
 import pytest
 
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
-from tests.support import settings
+from tests.support import digest_of, settings
 
 KEYS = {
     "name",
@@ -32,7 +30,7 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     files = tiny_llama()
     repository = hub.add("acme/tiny", files)
     models = {"hf.co/acme/tiny": {"system": "Be terse.", "parameters": {"temperature": 0.3}}}
-    weights = f"sha256:{hashlib.sha256(files['model.safetensors']).hexdigest()}"
+    weights = digest_of(files["model.safetensors"])
     ollama.blobs[weights] = len(files["model.safetensors"])
     found = (await inspect(settings(hub.endpoint, ollama.url, models=models), "hf.co/acme/tiny")).to_json()
     assert set(found) == KEYS

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import Client
+from tests.support import Client, serving
 
 GIB = 1024**3
 MIB = 1024**2
@@ -34,21 +33,11 @@ async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
         digests[path.name] = await asyncio.to_thread(sha256_of_zeros, size)
         files[path.name] = path
     hub.add("acme/large", files, digests=digests)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"),
-        *("--ollama", ollama.url, "--hub", hub.endpoint),
-        stderr=subprocess.PIPE,
-    )
-    try:
-        assert process.stderr is not None
-        url = (await process.stderr.readline()).decode().rpartition(" ")[2].strip()
+    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         before = peak(process.pid)
         await Client(url, session).pull("hf.co/acme/large")
         assert sum(size for size in ollama.blobs.values() if size > MIB) > GIB
         assert peak(process.pid) - before < 150 * MIB
-    finally:
-        process.terminate()
-        await process.communicate()
 
 
 def sha256_of_zeros(size: int) -> str:

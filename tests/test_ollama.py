@@ -1,7 +1,6 @@
 """The client of Ollama's API: what it takes for success, and how it tells failures."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -14,10 +13,10 @@ from aiohttp import web
 from proxy.demo.ollama import StandInOllama
 from proxy.errors import OllamaError, TransferError
 from proxy.ollama import Ollama, Write, upstream_session
-from tests.support import eventually
+from tests.support import digest_of, eventually, listening
 
 CONTENT = bytes(range(256)) * 4096
-DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+DIGEST = digest_of(CONTENT)
 
 
 @pytest.fixture
@@ -33,12 +32,8 @@ async def answering(body: bytes, status: int = 200) -> AsyncIterator[Ollama]:
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(status=status, body=body)
 
-    runner = web.ServerRunner(web.Server(answer))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with upstream_session() as session:
-        yield Ollama(f"http://127.0.0.1:{runner.addresses[0][1]}", session)
-    await runner.cleanup()
+    async with listening(answer) as url, upstream_session() as session:
+        yield Ollama(url, session)
 
 
 async def test_nothing_is_hurried_but_the_connection() -> None:
@@ -152,10 +147,6 @@ async def test_an_ollama_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch)
         await asyncio.Event().wait()
         raise AssertionError
 
-    runner = web.ServerRunner(web.Server(hanging), shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with upstream_session() as session:
+    async with listening(hanging) as url, upstream_session() as session:
         with pytest.raises(OllamaError, match="cannot be reached"):
-            await Ollama(f"http://127.0.0.1:{runner.addresses[0][1]}", session).version()
-    await runner.cleanup()
+            await Ollama(url, session).version()

@@ -1,6 +1,5 @@
 """A client that takes the stand-in Ollama's answers apart."""
 
-import hashlib
 import io
 from typing import Any
 
@@ -9,13 +8,10 @@ import orjson
 from yarl import URL
 
 from proxy.demo.repository import tiny_llama
+from tests.support import digest_of
 
 FILES = {path: data for path, data in tiny_llama().items() if path.endswith((".json", ".safetensors"))}
 NOBODY = "sha256:" + "1" * 64
-
-
-def digest_of(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def statuses(answer: list[dict[str, Any]]) -> list[str]:

@@ -12,8 +12,9 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.demo.ollama import StandInOllama
-from tests.demo.driver import FILES, NOBODY, Driver, digest_of, statuses
+from tests.demo.driver import FILES, NOBODY, Driver, statuses
 from tests.real_ollama import RealOllama
+from tests.support import digest_of
 
 JSON = "application/json; charset=utf-8"
 

@@ -1,7 +1,6 @@
 """Door 2 on the wire: what a client of `/api/pull` reads, what reaches Ollama, and what never does."""
 
 import asyncio
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -18,13 +17,9 @@ from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import progress
 from proxy.pull.progress import QUANTIZING_DIGEST
-from tests.support import Client, eventually, settings
+from tests.support import PULL_STATUSES, Client, digest_of, eventually, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
-
-
-def sha256(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def created(ollama: StandInOllama) -> list[dict[str, Any]]:
@@ -47,7 +42,7 @@ async def test_a_pull_says_what_the_contract_says_in_that_order(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     lines = await client.pull(NAME)
-    weights = sha256(files["model.safetensors"])
+    weights = digest_of(files["model.safetensors"])
     size = len(files["model.safetensors"])
     bars = [line for line in lines if line.get("digest") == weights]
     assert all(line["status"] == f"pulling {weights[7:19]}" and line["total"] == size for line in bars)
@@ -56,14 +51,7 @@ async def test_a_pull_says_what_the_contract_says_in_that_order(
     assert quantizing[-1]["status"].startswith("quantizing F16 model to Q4_K_M")
     assert quantizing[-1]["completed"] == quantizing[-1]["total"]
     assert len(bars) + len(quantizing) == len([line for line in lines if "digest" in line])
-    assert [line["status"] for line in lines if "digest" not in line] == [
-        "pulling manifest",
-        "verifying sha256 digest",
-        "converting model",
-        "verifying conversion",
-        "writing manifest",
-        "success",
-    ]
+    assert [line["status"] for line in lines if "digest" not in line] == PULL_STATUSES
     statuses = [line["status"].split()[0] for line in lines]
     assert statuses.index("converting") < statuses.index("quantizing") < statuses.index("success")
     assert NAME in ollama.models
@@ -77,7 +65,7 @@ async def test_exactly_the_files_that_ollama_reads_become_blobs(
     assert body["model"] == NAME
     assert body["quantize"] == "Q4_K_M"
     assert body["files"] == {
-        path: sha256(content) for path, content in files.items() if path not in ("README.md", "LICENSE")
+        path: digest_of(content) for path, content in files.items() if path not in ("README.md", "LICENSE")
     }
     assert all(ollama.blobs[digest] == len(files[path]) for path, digest in body["files"].items())
 
@@ -87,7 +75,7 @@ async def test_sharded_weights_have_a_bar_each(client: Client, hub: StandInHub, 
     hub.add("acme/sharded", files)
     lines = await client.pull("hf.co/acme/sharded:q8_0")
     assert lines[-1] == {"status": "success"}
-    shards = {sha256(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+    shards = {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
     last = {line["digest"]: line for line in lines if line.get("digest") in shards}
     assert {digest: (line["total"], line["completed"]) for digest, line in last.items()} == {
         digest: (size, size) for digest, size in shards.items()
@@ -205,7 +193,7 @@ async def test_blobs_that_ollama_holds_are_not_fetched_again(
     lines = await client.pull("hf.co/acme/tiny:q8_0")
     assert not [request for request in hub.requests if request.origin == "cdn"]
     assert len(uploads(ollama)) == before
-    [bar] = [line for line in lines if line.get("digest") == sha256(files["model.safetensors"])]
+    [bar] = [line for line in lines if line.get("digest") == digest_of(files["model.safetensors"])]
     assert bar["completed"] == bar["total"]
 
 
@@ -252,7 +240,7 @@ async def test_finished_files_stay_when_another_fails(client: Client, hub: Stand
     async with App(app_of_one) as app:
         lines = await Client(app.address.url, client.session).pull(NAME)
     assert "model-00002-of-00002.safetensors" in lines[-1]["error"]
-    assert sha256(files["model-00001-of-00002.safetensors"]) in ollama.blobs
+    assert digest_of(files["model-00001-of-00002.safetensors"]) in ollama.blobs
 
 
 async def test_refusals_come_before_the_first_weight_byte(
@@ -339,7 +327,7 @@ async def test_the_users_settings_go_into_the_model(
         assert (await Client(app.address.url, session).pull(NAME))[-1] == {"status": "success"}
     [body] = created(ollama)
     assert {key: body[key] for key in wanted} == wanted
-    assert body["files"]["model.safetensors"] == sha256(files["model.safetensors"])
+    assert body["files"]["model.safetensors"] == digest_of(files["model.safetensors"])
 
 
 async def test_a_jinja_file_reaches_ollama_inside_the_tokenizer_config(
@@ -349,7 +337,7 @@ async def test_a_jinja_file_reaches_ollama_inside_the_tokenizer_config(
     hub.add("acme/tiny", files)
     await client.pull(NAME)
     config = json.loads(files["tokenizer_config.json"]) | {"chat_template": "{{ messages }} from the file"}
-    assert created(ollama)[0]["files"]["tokenizer_config.json"] == sha256(json.dumps(config).encode())
+    assert created(ollama)[0]["files"]["tokenizer_config.json"] == digest_of(json.dumps(config).encode())
     assert "chat_template.jinja" not in created(ollama)[0]["files"]
 
 
@@ -364,7 +352,7 @@ async def test_a_client_that_leaves_during_the_transfer_ends_it(
         response.close()
     await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert not created(ollama)
-    assert sha256(files["model.safetensors"]) not in ollama.blobs
+    assert digest_of(files["model.safetensors"]) not in ollama.blobs
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -389,7 +377,7 @@ async def test_a_silent_conversion_is_filled_with_the_newest_bar(
     monkeypatch.setattr(progress, "KEEP_ALIVE_SECONDS", 0.02)
     ollama.hold_create = asyncio.Event()
     weights = files["model.safetensors"]
-    bar = {"digest": sha256(weights), "total": len(weights), "completed": len(weights)}
+    bar = {"digest": digest_of(weights), "total": len(weights), "completed": len(weights)}
     lines: list[dict[str, Any]] = []
     async with client.session.post(f"{client.url}/api/pull", json={"model": NAME}) as response:
         async for text in response.content:

@@ -15,7 +15,7 @@ from proxy.config import Quantization
 from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
 from tests.real_ollama import RealOllama
-from tests.support import Client, settings
+from tests.support import PULL_STATUSES, Client, settings
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -112,14 +112,7 @@ async def test_every_quantization_that_is_offered_makes_a_model_that_answers(
 async def test_the_stream_is_the_contracts(real_client: Client, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_llama(seed=5))
     lines = await real_client.pull("hf.co/acme/tiny")
-    assert [line["status"] for line in lines if "digest" not in line] == [
-        "pulling manifest",
-        "verifying sha256 digest",
-        "converting model",
-        "verifying conversion",
-        "writing manifest",
-        "success",
-    ]
+    assert [line["status"] for line in lines if "digest" not in line] == PULL_STATUSES
     bars = {line["digest"]: line for line in lines if "digest" in line}
     assert [line["status"].split()[0] for line in bars.values()] == ["pulling", "quantizing"]
     assert all(line["completed"] == line["total"] for line in bars.values())
