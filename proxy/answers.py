@@ -16,5 +16,5 @@ def json_response(
     return response
 
 
-def error_response(text: str, status: HTTPStatus) -> web.Response:
-    return json_response({"error": text}, status)
+def error_response(text: str, status: HTTPStatus, headers: Mapping[str, str] | None = None) -> web.Response:
+    return json_response({"error": text}, status, headers)

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -11,17 +12,20 @@ from proxy.admin import INSTANCE_HEADER, PREFIX, Admin
 from proxy.config import Address, Config
 from proxy.errors import ConfigError
 from proxy.forward import Forward
+from proxy.guard import Guard
+from proxy.listener import Server
 from proxy.ollama import Ollama, upstream_session
+from proxy.origins import Origins
 from proxy.pull.handler import PullHandler
 from proxy.pull.jobs import Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.transfer import Transfer
 from proxy.sources.base import Source
 from proxy.sources.huggingface import HuggingFace
+from proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-LARGEST_HEADER = 128 * 1024
 SELF_CHECK_SECONDS = 0.2
 FAREWELL_SECONDS = 2.0
 
@@ -55,18 +59,14 @@ class App:
         self._backend = Backend(self._config)
         ollama = self._backend.ollama
         self._jobs = Jobs(self._backend.pipeline)
-        self._forward = Forward(ollama, self._backend.session)
-        self._pull = PullHandler(self._backend.pipeline, self._jobs, self._forward)
+        self._upstream = Upstream(ollama.url)
+        self._origins = Origins(ollama)
+        self._guard = Guard(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
+        self._forward = Forward(ollama, self._upstream, self._origins)
+        self._pull = PullHandler(self._backend.pipeline, self._jobs, self._forward, self._origins)
         self._admin = Admin(ollama)
         self._runner = web.ServerRunner(
-            web.Server(
-                self._dispatch,
-                handler_cancellation=True,
-                access_log=None,
-                auto_decompress=False,
-                max_line_size=LARGEST_HEADER,
-                max_field_size=LARGEST_HEADER,
-            ),
+            Server(self._dispatch),
             shutdown_timeout=FAREWELL_SECONDS,
         )
         try:
@@ -83,9 +83,14 @@ class App:
     async def close(self) -> None:
         await self._jobs.close()
         await self._runner.cleanup()
+        await self._upstream.close()
         await self._backend.close()
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        refused = self._guard.refusal(request)
+        if refused is not None:
+            refused.headers.update(await self._origins.headers(request) or {})
+            return refused
         if request.path.startswith(PREFIX):
             return await self._admin(request)
         if request.method == "POST" and request.path == "/api/pull":

@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -19,6 +20,9 @@ FLAGS = {"--listen": ("server", "listen"), "--ollama": ("ollama", "url"), "--hub
 
 T = TypeVar("T")
 SIZE = re.compile(r"(\d+)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
+ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
+# What a bearer token and a segment of a path can both hold.
+KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
 LEAST_MEMORY = 16 * 1024 * 1024
 
 
@@ -61,9 +65,29 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ServerConfig(_Section, frozen=True):
     listen: str = "127.0.0.1:11435"
+    allowed_hosts: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.address
+        msgspec.structs.force_setattr(self, "allowed_hosts", tuple(host.lower() for host in self.allowed_hosts))
+        for host in self.allowed_hosts:
+            if not ALLOWED_HOST.fullmatch(host):
+                raise ValueError(f"allowed_hosts: must be names without a port, '*.DOMAIN' or '*', not {host!r}")
+        if not all(KEY.fullmatch(key) for key in self.api_keys):
+            raise ValueError("api_keys: must be of letters, digits and the signs - . _ ~ + =")
+
+    def __repr__(self) -> str:
+        keys = f"{len(self.api_keys)} set" if self.api_keys else "none"
+        return f"ServerConfig(listen={self.listen!r}, allowed_hosts={self.allowed_hosts!r}, api_keys={keys})"
+
+    @property
+    def open_to_a_network(self) -> bool:
+        """Whether other machines may reach the proxy without a key."""
+        try:
+            return not self.api_keys and not ip_address(self.address.host).is_loopback
+        except ValueError:
+            return not self.api_keys and self.address.host != "localhost"
 
     @property
     def address(self) -> Address:
@@ -79,9 +103,12 @@ class ServerConfig(_Section, frozen=True):
 
 class OllamaConfig(_Section, frozen=True):
     url: str = "http://127.0.0.1:11434"
+    advertise_url: str = ""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "url", _http_url("url", self.url))
+        if self.advertise_url:
+            msgspec.structs.force_setattr(self, "advertise_url", _http_url("advertise_url", self.advertise_url))
 
 
 class HubConfig(_Section, frozen=True):

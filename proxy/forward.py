@@ -1,102 +1,162 @@
 """Door 1: every call that is not ours goes to Ollama as it came, and the answer comes back as Ollama gave it."""
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from http import HTTPStatus
 
-import aiohttp
-from aiohttp import hdrs, web
-from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
+from aiohttp import HttpVersion11, StreamReader, hdrs, web
 
 from proxy.answers import error_response
+from proxy.guard import KEY_IN_HEADER
 from proxy.ollama import Ollama
+from proxy.origins import Origins
+from proxy.reasons import reason
+from proxy.relay import CLOSED, HOP_BY_HOP, KEPT_ALIVE, Relay, end_to_end
+from proxy.upstream import Connection, Upstream
 
 log = logging.getLogger(__name__)
 
-# They speak of one connection, not of the message (RFC 9110 §7.6.1).
-HOP_BY_HOP = frozenset(
-    name.lower()
-    for name in (
-        hdrs.CONNECTION,
-        "Keep-Alive",
-        hdrs.PROXY_AUTHENTICATE,
-        hdrs.PROXY_AUTHORIZATION,
-        "Proxy-Connection",
-        hdrs.TE,
-        hdrs.TRAILER,
-        hdrs.TRANSFER_ENCODING,
-        hdrs.UPGRADE,
-    )
-)
-# Ollama checks Host against its own name; `100 Continue` has been answered here.
-NOT_FORWARDED = HOP_BY_HOP | {"host", "expect"}
-ADDED_BY_AIOHTTP = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
+NOT_FORWARDED = HOP_BY_HOP | {b"host"}
+# Sent once more when a kept connection turns out to have ended: RFC 9110 §9.2.2 allows it for these.
+REPEATABLE = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A request as Ollama gets it: `start` is its head and what is there of its body, `rest` what is not."""
+
+    start: bytes
+    rest: StreamReader | None
+    chunked: bool
+
+
+class _BadBodyError(Exception):
+    """The client's body cannot be read to its end."""
 
 
 class Forward:
     """Sends a request on to Ollama. The client's leaving cancels it, and with it the upstream request."""
 
-    def __init__(self, ollama: Ollama, session: aiohttp.ClientSession) -> None:
+    def __init__(self, ollama: Ollama, upstream: Upstream, origins: Origins) -> None:
         self._ollama = ollama
-        self._session = session
+        self._upstream = upstream
+        self._origins = origins
 
     async def __call__(
         self, request: web.BaseRequest, *, prefix: bytes = b"", body: bytes | None = None
     ) -> web.StreamResponse:
         """Forward with the client's body, of which `prefix` has been read, or with `body` in its place."""
-        headers = _end_to_end(request.headers, NOT_FORWARDED)
-        if body is not None:
-            headers.popall(hdrs.CONTENT_LENGTH, None)
-        if not request.raw_path.startswith("/"):
-            # Behind a host name, anything else would change the host.
+        target = _origin_form(request.raw_path)
+        if target is None:
             return error_response("the request's target is not a path", HTTPStatus.BAD_REQUEST)
-        url = URL(self._ollama.url + request.raw_path, encoded=True)
+        coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+        if coding is not None and coding.lower() != "chunked":
+            return error_response(f"the transfer coding {coding!r} is not known here", HTTPStatus.NOT_IMPLEMENTED)
+        call = self._call(request, target, prefix, body, chunked=coding is not None and body is None)
         try:
-            async with self._session.request(
-                request.method,
-                url,
-                headers=headers,
-                data=_body(request, prefix) if body is None else body,
-                skip_auto_headers=ADDED_BY_AIOHTTP,
-                allow_redirects=False,
-            ) as upstream:
-                return await _relay(request, upstream)
-        except aiohttp.ClientError as error:
+            relay = await self._exchange(request, call)
+            if relay.stale and request.method in REPEATABLE and not request.body_exists:
+                relay = await self._exchange(request, call, fresh=True)
+        except (OSError, TimeoutError) as error:
             return error_response(str(self._ollama.unreachable(error)), HTTPStatus.BAD_GATEWAY)
+        if relay.error is not None:
+            return self._failed(request, relay, relay.error)
+        return KEPT_ALIVE if relay.keep_alive else CLOSED
+
+    async def _exchange(self, request: web.BaseRequest, call: _Call, *, fresh: bool = False) -> Relay:
+        connection = await self._upstream.connect(fresh=fresh)
+        relay = Relay(request, connection)
+        connection.begin(relay)
+        connection.write(call.start)
+        sending = None
+        if call.rest is None:
+            relay.request_sent = True
+        else:
+            sending = asyncio.create_task(_send_rest(call.rest, connection, relay, chunked=call.chunked))
+        try:
+            await relay.finished()
+        except BaseException:
+            relay.break_off()
+            raise
+        finally:
+            relay.close()
+            if sending is not None:
+                sending.cancel()
+        return relay
+
+    def _call(
+        self, request: web.BaseRequest, target: str, prefix: bytes, body: bytes | None, *, chunked: bool
+    ) -> _Call:
+        host, origin = self._origins.translate(request)
+        dropped = set(NOT_FORWARDED)
+        if request.get(KEY_IN_HEADER):
+            dropped.add(b"authorization")
+        if prefix or body is not None:
+            # The client has been told to go on.
+            dropped.add(b"expect")
+        if body is not None:
+            dropped.add(b"content-length")
+        lines = [f"{request.method} {self._upstream.base}{target} HTTP/1.1".encode(errors="surrogateescape")]
+        if hdrs.HOST in request.headers or request.version < HttpVersion11:
+            lines.append(f"Host: {host}".encode())
+        headers = end_to_end(request.raw_headers, dropped)
+        if origin is not None:
+            given = origin.encode(errors="surrogateescape")
+            headers = [(name, given if name.lower() == b"origin" else value) for name, value in headers]
+        lines += [b"%b: %b" % header for header in headers]
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+        if body is not None:
+            lines.append(b"Content-Length: %d" % len(body))
+        rest = None
+        if body is None:
+            body = prefix + request.content.read_nowait()
+            if not request.content.at_eof():
+                rest = request.content
+        lines += (b"", _framed(body, last=rest is None) if chunked else body)
+        return _Call(b"\r\n".join(lines), rest, chunked)
+
+    def _failed(self, request: web.BaseRequest, relay: Relay, error: Exception) -> web.StreamResponse:
+        if relay.begun:
+            log.warning("%s %s: the answer broke off: %s", request.method, request.path, reason(error))
+            relay.break_off()
+            return CLOSED
+        match error:
+            case _BadBodyError():
+                return error_response(str(error), HTTPStatus.BAD_REQUEST)
+            case OSError():
+                text = f"ended the connection before it answered ({reason(error)}); it may have crashed"
+            case _:
+                text = f"gave an answer that is not HTTP ({error})"
+        log.warning("%s %s: Ollama %s", request.method, request.path, text)
+        return error_response(f"Ollama at {self._ollama.url} {text}: see its log", HTTPStatus.BAD_GATEWAY)
 
 
-async def _relay(request: web.BaseRequest, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-    response = web.StreamResponse(
-        status=upstream.status, reason=upstream.reason, headers=_end_to_end(upstream.headers, HOP_BY_HOP)
-    )
-    await response.prepare(request)
+async def _send_rest(rest: StreamReader, connection: Connection, relay: Relay, *, chunked: bool) -> None:
     try:
-        async for chunk in upstream.content.iter_any():
-            await response.write(chunk)
-    except aiohttp.ClientError as error:
-        if request.transport is not None:
-            log.warning("%s %s: Ollama broke off its answer: %s", request.method, request.path, error)
-            # A clean end would tell the client that this was all.
-            request.transport.abort()
-    return response
+        async for chunk in rest.iter_any():
+            connection.write(*((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,)))
+            await connection.drain()
+    except Exception as error:  # noqa: BLE001 - whatever it was, nobody else would end the exchange
+        relay.fail(_BadBodyError(f"the request's body cannot be read: {reason(error)}"))
+        return
+    if chunked:
+        connection.write(b"0\r\n\r\n")
+    relay.request_sent = True
 
 
-def _body(request: web.BaseRequest, prefix: bytes) -> AsyncIterator[bytes] | bytes | None:
-    if not request.body_exists:
+def _framed(body: bytes, *, last: bool) -> bytes:
+    chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    return chunk + b"0\r\n\r\n" if last else chunk
+
+
+def _origin_form(target: str) -> str | None:
+    """The path and the query of a target, as they were sent; None where it names neither."""
+    if target.startswith("/") or target == "*":
+        return target
+    scheme, _, rest = target.partition("://")
+    if scheme.lower() not in ("http", "https"):
         return None
-    if request.content.at_eof():
-        return prefix
-    return _rest(request, prefix)
-
-
-async def _rest(request: web.BaseRequest, prefix: bytes) -> AsyncIterator[bytes]:
-    if prefix:
-        yield prefix
-    async for chunk in request.content.iter_any():
-        yield chunk
-
-
-def _end_to_end(headers: CIMultiDictProxy[str], dropped: frozenset[str]) -> CIMultiDict[str]:
-    named = {name.strip().lower() for value in headers.getall(hdrs.CONNECTION, ()) for name in value.split(",")}
-    return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped | named)
+    host, _, path = rest.partition("/")
+    return None if "?" in host or "#" in host else f"/{path}"

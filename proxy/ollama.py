@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import OllamaError
@@ -53,6 +54,19 @@ class Ollama:
             async with self._session.head(f"{self.url}/api/blobs/{digest}") as response:
                 return response.status == HTTPStatus.OK
         except aiohttp.ClientError as error:
+            raise self.unreachable(error) from error
+
+    async def cors_headers(self, host: str, origin: str) -> Mapping[str, str] | None:
+        """The CORS headers of an answer to a page at `origin` that calls Ollama as `host`; None for a refusal."""
+        headers = {hdrs.HOST: host, hdrs.ORIGIN: origin}
+        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        try:
+            async with self._session.get(f"{self.url}/api/version", headers=headers, timeout=limit) as response:
+                if response.status == HTTPStatus.FORBIDDEN:
+                    return None
+                found = response.headers
+                return {name: found[name] for name in found if name == hdrs.VARY or name.startswith("Access-Control-")}
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unreachable(error) from error
 
     async def push_blob(self, digest: str, size: int, produce: Produce) -> None:

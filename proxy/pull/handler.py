@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.answers import error_response, json_response
 from proxy.forward import Forward
+from proxy.origins import Origins
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.progress import Subscription
@@ -51,19 +52,25 @@ def read_request(body: bytes) -> PullRequest | None:
 
 
 class PullHandler:
-    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward) -> None:
+    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward, origins: Origins) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
         self._forward = forward
+        self._origins = origins
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await _read_at_most(request, MOST_BODY_BYTES)
         wanted = read_request(body) if request.content.at_eof() else None
         if wanted is None or not self._pipeline.claims(wanted.reference):
             return await self._forward(request, prefix=body)
+        headers = await self._origins.headers(request)
+        if headers is None:
+            return await self._forward(request, prefix=body)
         job = self._jobs.start(wanted.reference)
         with self._jobs.attach(job) as subscription:
-            response = await (_stream(request, subscription) if wanted.stream else _wait(job, subscription))
+            response = await (
+                _stream(request, subscription, headers) if wanted.stream else _wait(job, subscription, headers)
+            )
         return response or await self._forward(request, body=wanted.without_insecure())
 
 
@@ -74,23 +81,25 @@ async def _read_at_most(request: web.BaseRequest, limit: int) -> bytes:
     return bytes(body)
 
 
-async def _stream(request: web.BaseRequest, subscription: Subscription) -> web.StreamResponse | None:
+async def _stream(
+    request: web.BaseRequest, subscription: Subscription, headers: Mapping[str, str]
+) -> web.StreamResponse | None:
     """None when the pull ended without a line: Ollama answers."""
     response: web.StreamResponse | None = None
     async for lines in subscription.batches():
         if response is None:
-            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+            response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", **headers})
             await response.prepare(request)
         await response.write(lines)
     return response
 
 
-async def _wait(job: Job, subscription: Subscription) -> web.StreamResponse | None:
+async def _wait(job: Job, subscription: Subscription, headers: Mapping[str, str]) -> web.StreamResponse | None:
     """The answer to `stream: false`, with the same None."""
     async for _ in subscription.batches():
         pass
     if job.native:
         return None
     if job.error is not None:
-        return error_response(job.error, HTTPStatus.INTERNAL_SERVER_ERROR)
-    return json_response({"status": "success"})
+        return error_response(job.error, HTTPStatus.INTERNAL_SERVER_ERROR, headers)
+    return json_response({"status": "success"}, headers=headers)

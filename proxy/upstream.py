@@ -1,0 +1,152 @@
+"""Connections to Ollama for door 1: opened when they are needed, kept open between requests."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+from typing import Protocol, cast
+
+from yarl import URL
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 15.0
+MOST_IDLE = 64
+
+
+class Receiver(Protocol):
+    """What takes an answer from a connection."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection ended; there is no error where Ollama closed it in good order."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to Ollama, which carries one request at a time."""
+
+    def __init__(self, upstream: "Upstream") -> None:
+        self._upstream = upstream
+        self._transport: asyncio.Transport
+        self._receiver: Receiver | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.used = False
+        self.idle_since = 0.0
+
+    @property
+    def closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def begin(self, receiver: Receiver) -> None:
+        """Give what is received to `receiver` until `release` or `abort`."""
+        self._receiver = receiver
+
+    def write(self, *parts: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.writelines(parts)
+
+    async def drain(self) -> None:
+        """Wait until Ollama has taken what was written, or is gone."""
+        if self._writable is not None:
+            await asyncio.shield(self._writable)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def release(self) -> None:
+        """Keep the connection for another request, after a whole exchange."""
+        self._receiver = None
+        self.used = True
+        self._upstream.keep(self)
+
+    def abort(self) -> None:
+        """End the connection at once, which also ends a request that Ollama still works on."""
+        self._receiver = None
+        self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._receiver is None:
+            self.abort()
+        else:
+            self._receiver.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.resume_writing()
+        self.lost.set_result(None)
+        self._upstream.forget(self)
+        if self._receiver is not None:
+            self._receiver.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+
+
+class Upstream:
+    """Opens connections to the Ollama at `url`, an http or https URL without a trailing slash."""
+
+    def __init__(self, url: str) -> None:
+        parts = URL(url)
+        self.scheme = parts.scheme
+        self.authority = parts.host_port_subcomponent or ""
+        self.base = parts.raw_path.rstrip("/")
+        self._host, self._port = parts.host or "", parts.port or 0
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._open: set[Connection] = set()
+        self._idle: list[Connection] = []
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def connect(self, *, fresh: bool = False) -> Connection:
+        """The connection that was used last, or a new one. Raises OSError or TimeoutError when there is none."""
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if not connection.closing:
+                return connection
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(self), self._host, self._port, ssl=self._tls
+            )
+        self._open.add(connection)
+        return connection
+
+    def keep(self, connection: Connection) -> None:
+        """Take a connection back. It ends when it has been idle for 15 to 30 seconds, or 64 others are."""
+        if connection.closing or len(self._idle) >= MOST_IDLE:
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(IDLE_SECONDS, self._end_idle)
+
+    def forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        with suppress(ValueError):
+            self._idle.remove(connection)
+
+    async def close(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in self._open:
+            connection.abort()
+        await asyncio.gather(*(connection.lost for connection in self._open))
+
+    def _end_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - IDLE_SECONDS
+        for connection in [found for found in self._idle if found.idle_since <= oldest]:
+            self._idle.remove(connection)
+            connection.abort()
+        self._sweep = loop.call_later(IDLE_SECONDS, self._end_idle) if self._idle else None
