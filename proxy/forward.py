@@ -44,7 +44,7 @@ class Forward:
         self._origins = origins
 
     async def __call__(
-        self, request: web.BaseRequest, *, prefix: bytes = b"", body: bytes | None = None
+        self, request: web.BaseRequest, *, prefix: bytes | None = None, body: bytes | None = None
     ) -> web.StreamResponse:
         """Forward with the client's body, of which `prefix` has been read, or with `body` in its place."""
         target = _origin_form(request.raw_path)
@@ -86,14 +86,14 @@ class Forward:
         return relay
 
     def _call(
-        self, request: web.BaseRequest, target: str, prefix: bytes, body: bytes | None, *, chunked: bool
+        self, request: web.BaseRequest, target: str, prefix: bytes | None, body: bytes | None, *, chunked: bool
     ) -> _Call:
         host, origin = self._origins.translate(request)
         dropped = set(NOT_FORWARDED)
         if request.get(KEY_IN_HEADER):
             dropped.add(b"authorization")
-        if prefix or body is not None:
-            # The client has been told to go on.
+        if prefix is not None or body is not None:
+            # The client has been asked for its body.
             dropped.add(b"expect")
         if body is not None:
             dropped.add(b"content-length")
@@ -111,7 +111,7 @@ class Forward:
             lines.append(b"Content-Length: %d" % len(body))
         rest = None
         if body is None:
-            body = prefix + request.content.read_nowait()
+            body = (prefix or b"") + request.content.read_nowait()
             if not request.content.at_eof():
                 rest = request.content
         lines += (b"", _framed(body, last=rest is None) if chunked else body)

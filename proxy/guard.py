@@ -56,8 +56,8 @@ class Guard:
 
     def refusal(self, request: web.BaseRequest) -> web.Response | None:
         """An answer of 403 or 401, or None where the request may pass."""
-        # A target in absolute form outweighs the header (RFC 9112 §3.2.2), as in Go.
-        host = request.rel_url.authority or request.headers.get(hdrs.HOST, "")
+        # `host` tells of a target in absolute form, which outweighs the header (RFC 9112 §3.2.2) here and in Go.
+        host = request.headers.get(hdrs.HOST, "") if request.raw_path.startswith("/") else request.host
         if not self._is_host(host, _own_address(request)):
             return error_response(
                 f"the Host {host!r} is not a name that this proxy knows as its own; if it is one, add it to "

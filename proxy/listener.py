@@ -1,4 +1,4 @@
-"""The listening side: aiohttp's server with the limits of Go's, which answers what is not HTTP in one line."""
+"""The listening side: aiohttp's server with the limits of Go's, which answers what is not HTTP as Go does."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from proxy.answers import error_response
 from proxy.guard import make_request
+from proxy.relay import CLOSED
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +17,10 @@ LONGEST_FIELD = 128 * 1024
 MOST_FIELDS = 4096
 # Go waits so long for a client to read its answer before it resets an upload that nobody wants (rstAvoidanceDelay).
 LINGER_SECONDS = 0.5
+NOT_HTTP = (
+    b"HTTP/1.1 400 Bad Request: %(reason)b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"400 Bad Request: %(reason)b"
+)
 
 
 class Server(web.Server):
@@ -51,8 +55,10 @@ class ClientConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         if status != HTTPStatus.BAD_REQUEST:
             return super().handle_error(request, status, exc, message)
-        reason = (message or "").partition("\n")[0].rstrip(":")
+        reason = (message or "").partition("\n")[0].rstrip(":.\r")
         log.debug("%s sent something that is not HTTP: %s", request.remote, reason)
-        response = error_response(f"the request is not valid HTTP: {reason}", HTTPStatus.BAD_REQUEST)
-        response.force_close()
-        return response
+        if reason == "Missing 'Host' header in request":
+            reason = "missing required Host header"
+        if request.transport is not None:
+            request.transport.write(NOT_HTTP % {b"reason": reason.encode("latin-1", "replace")})
+        return CLOSED

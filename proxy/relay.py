@@ -203,7 +203,8 @@ class Relay:
         self.begun = True
 
     def _put_head(self, status: int, headers: Headers) -> None:
-        self._out.append(b"HTTP/1.1 %d %b\r\n" % (status, self._reason))
+        version = b"1.1" if self._speaks_http_1_1 else b"1.0"
+        self._out.append(b"HTTP/%b %d %b\r\n" % (version, status, self._reason))
         self._out += [b"%b: %b\r\n" % header for header in headers]
         self._out.append(b"\r\n")
 

@@ -214,7 +214,6 @@ async def test_a_target_that_would_change_the_host_is_refused() -> None:
             writer.write(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             answer = await reader.read()
             assert b" %d " % status in answer.partition(b"\r\n")[0]
-            assert b'{"error":' in answer
             writer.close()
 
 

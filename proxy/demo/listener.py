@@ -4,13 +4,15 @@ import asyncio
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import CIMultiDictProxy
+
+OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 @dataclass
@@ -39,12 +41,14 @@ class Listener:
         *,
         port: int = 0,
         middlewares: Iterable[Middleware] = (),
+        on_prepare: Iterable[OnPrepare] = (),
     ) -> None:
         self._origin = origin
         self._routes = list(routes)
         self._log = log
         self._port = port
         self._middlewares = list(middlewares)
+        self._on_prepare = list(on_prepare)
         self._runner: web.AppRunner | None = None
         self._url = ""
 
@@ -57,7 +61,7 @@ class Listener:
     async def start(self) -> None:
         app = web.Application(middlewares=[self._record, *self._middlewares], client_max_size=1 << 30)
         app.add_routes(self._routes)
-        app.on_response_prepare.append(self._record_answer)
+        app.on_response_prepare.extend([*self._on_prepare, self._record_answer])
         # Like Go's and Node's servers: a client that leaves ends its handler, and a body that nobody read
         # costs its connection.
         self._runner = web.AppRunner(
@@ -86,10 +90,11 @@ class Listener:
         return await handler(request)
 
     async def _record_answer(self, request: web.Request, response: web.StreamResponse) -> None:
-        if request.transport is not None and not request.transport.is_closing():
-            request[LOGGED].status = response.status
+        logged = request.get(LOGGED)  # none where aiohttp refused the request by itself
+        if logged is not None and request.transport is not None and not request.transport.is_closing():
+            logged.status = response.status
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
-                request[LOGGED].body_bytes = 0 if request.method == "HEAD" else len(response.body)
+                logged.body_bytes = 0 if request.method == "HEAD" else len(response.body)
 
 
 class StandIn:

@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 
 from proxy.demo import talk
 from proxy.demo.blobs import VALID_DIGEST, BlobStore
+from proxy.demo.browsers import BrowserRules, admit_origin
 from proxy.demo.creation import Crash, CreateScript, Creation, EndedEarly, drop_layers
 from proxy.demo.lines import Lines, Refusal, answer, error, read_json
 from proxy.demo.listener import Listener, LoggedRequest, StandIn, reset
@@ -37,10 +38,16 @@ class StandInOllama(StandIn, CreateScript):
         self.abandoned_creates = 0
         self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
         self.upload_status: int | None = None
+        self.browsers = BrowserRules()
         self._store = BlobStore()
         self._unwatched: set[asyncio.Task[None]] = set()
         self._listener = Listener(
-            "ollama", self._routes(), self.requests, port=port, middlewares=[self._speak_like_gin]
+            "ollama",
+            self._routes(),
+            self.requests,
+            port=port,
+            middlewares=[self.browsers.apply, self._speak_like_gin],
+            on_prepare=[admit_origin],
         )
         super().__init__(self._listener)
 

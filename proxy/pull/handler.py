@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.answers import error_response, json_response
 from proxy.forward import Forward
@@ -59,6 +59,8 @@ class PullHandler:
         self._origins = origins
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await _read_at_most(request, MOST_BODY_BYTES)
         wanted = read_request(body) if request.content.at_eof() else None
         if wanted is None or not self._pipeline.claims(wanted.reference):

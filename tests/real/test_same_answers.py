@@ -1,0 +1,23 @@
+"""Door 1 in front of a real Ollama: its answers are the same directly and through the proxy."""
+
+import asyncio
+
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.repository import tiny_llama
+from tests.real_ollama import RealOllama
+from tests.same_answers import CASES, MODEL, Case, differences
+from tests.support import Client
+
+
+@pytest.mark.timeout(300)
+async def test_there_is_no_difference(
+    real_ollama: RealOllama, real_app: App, real_client: Client, hub: StandInHub
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    assert (await real_client.pull(MODEL))[-1] == {"status": "success"}
+    cases = [*CASES, Case("HTTP/1.1 without a host", b"GET /api/version HTTP/1.1\r\n\r\n")]
+    found = await asyncio.to_thread(differences, real_ollama.url, real_app.address.url, cases)
+    assert not found, "\n".join(found)

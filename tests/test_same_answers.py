@@ -1,0 +1,18 @@
+"""Door 1 is as good as no door: Ollama's answers are the same directly and through the proxy."""
+
+import asyncio
+
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.same_answers import CASES, MODEL, differences
+from tests.support import Client
+
+
+async def test_there_is_no_difference(hub: StandInHub, ollama: StandInOllama, app: App, client: Client) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    assert (await client.pull(MODEL))[-1] == {"status": "success"}
+    assert len({case.name for case in CASES}) == len(CASES) >= 50
+    found = await asyncio.to_thread(differences, ollama.url, app.address.url, CASES)
+    assert not found, "\n".join(found)
