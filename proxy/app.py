@@ -3,12 +3,14 @@
 import asyncio
 import errno
 import logging
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
 
 from proxy.admin import INSTANCE_HEADER, PREFIX, Admin
+from proxy.answers import error_response
 from proxy.config import Address, Config
 from proxy.errors import ConfigError
 from proxy.forward import Forward
@@ -91,11 +93,14 @@ class App:
         if refused is not None:
             refused.headers.update(await self._origins.headers(request) or {})
             return refused
-        if request.path.startswith(PREFIX):
-            return await self._admin(request)
-        if request.method == "POST" and request.path == "/api/pull":
-            return await self._pull(request)
-        return await self._forward(request)
+        try:
+            if request.path.startswith(PREFIX):
+                return await self._admin(request)
+            if request.method == "POST" and request.path == "/api/pull":
+                return await self._pull(request)
+            return await self._forward(request)
+        except web.RequestPayloadError as error:
+            return error_response(f"the request's body cannot be read: {error}", HTTPStatus.BAD_REQUEST)
 
     async def _listen(self) -> None:
         host, port = self._config.server.address

@@ -56,6 +56,8 @@ def _http_url(key: str, value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{key}: must be a URL that begins with http:// or https://, not {value!r}")
+    if "@" in parts.netloc:
+        raise ValueError(f"{key}: must not hold a user name or a password, since URLs are shown in logs and answers")
     return parts._replace(query="", fragment="").geturl().rstrip("/")
 
 

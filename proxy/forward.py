@@ -5,9 +5,10 @@ import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from aiohttp import HttpVersion11, StreamReader, hdrs, web
+from aiohttp import StreamReader, hdrs, web
 
 from proxy.answers import error_response
+from proxy.errors import OllamaError
 from proxy.guard import KEY_IN_HEADER
 from proxy.ollama import Ollama
 from proxy.origins import Origins
@@ -31,10 +32,6 @@ class _Call:
     chunked: bool
 
 
-class _BadBodyError(Exception):
-    """The client's body cannot be read to its end."""
-
-
 class Forward:
     """Sends a request on to Ollama. The client's leaving cancels it, and with it the upstream request."""
 
@@ -46,7 +43,10 @@ class Forward:
     async def __call__(
         self, request: web.BaseRequest, *, prefix: bytes | None = None, body: bytes | None = None
     ) -> web.StreamResponse:
-        """Forward with the client's body, of which `prefix` has been read, or with `body` in its place."""
+        """Forward with the client's body, of which `prefix` has been read, or with `body` in its place.
+
+        Raises RequestPayloadError where the client's body is malformed.
+        """
         target = _origin_form(request.raw_path)
         if target is None:
             return error_response("the request's target is not a path", HTTPStatus.BAD_REQUEST)
@@ -58,14 +58,17 @@ class Forward:
             relay = await self._exchange(request, call)
             if relay.stale and request.method in REPEATABLE and not request.body_exists:
                 relay = await self._exchange(request, call, fresh=True)
-        except (OSError, TimeoutError) as error:
-            return error_response(str(self._ollama.unreachable(error)), HTTPStatus.BAD_GATEWAY)
+        except OllamaError as error:
+            return error_response(str(error), HTTPStatus.BAD_GATEWAY)
         if relay.error is not None:
             return self._failed(request, relay, relay.error)
         return KEPT_ALIVE if relay.keep_alive else CLOSED
 
     async def _exchange(self, request: web.BaseRequest, call: _Call, *, fresh: bool = False) -> Relay:
-        connection = await self._upstream.connect(fresh=fresh)
+        try:
+            connection = await self._upstream.connect(fresh=fresh)
+        except (OSError, TimeoutError) as error:
+            raise self._ollama.unreachable(error) from error
         relay = Relay(request, connection)
         connection.begin(relay)
         connection.write(call.start)
@@ -97,9 +100,8 @@ class Forward:
             dropped.add(b"expect")
         if body is not None:
             dropped.add(b"content-length")
-        lines = [f"{request.method} {self._upstream.base}{target} HTTP/1.1".encode(errors="surrogateescape")]
-        if hdrs.HOST in request.headers or request.version < HttpVersion11:
-            lines.append(f"Host: {host}".encode())
+        line = f"{request.method} {self._upstream.base}{target} HTTP/1.1\r\nHost: {host}"
+        lines = [line.encode(errors="surrogateescape")]
         headers = end_to_end(request.raw_headers, dropped)
         if origin is not None:
             given = origin.encode(errors="surrogateescape")
@@ -123,8 +125,8 @@ class Forward:
             relay.break_off()
             return CLOSED
         match error:
-            case _BadBodyError():
-                return error_response(str(error), HTTPStatus.BAD_REQUEST)
+            case web.RequestPayloadError():
+                raise error
             case OSError():
                 text = f"ended the connection before it answered ({reason(error)}); it may have crashed"
             case _:
@@ -139,7 +141,7 @@ async def _send_rest(rest: StreamReader, connection: Connection, relay: Relay, *
             connection.write(*((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,)))
             await connection.drain()
     except Exception as error:  # noqa: BLE001 - whatever it was, nobody else would end the exchange
-        relay.fail(_BadBodyError(f"the request's body cannot be read: {reason(error)}"))
+        relay.fail(error)
         return
     if chunked:
         connection.write(b"0\r\n\r\n")

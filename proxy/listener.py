@@ -4,7 +4,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp.web_protocol import _ErrInfo
 
 from proxy.guard import make_request
 from proxy.relay import CLOSED
@@ -17,18 +18,22 @@ LONGEST_FIELD = 128 * 1024
 MOST_FIELDS = 4096
 # Go waits so long for a client to read its answer before it resets an upload that nobody wants (rstAvoidanceDelay).
 LINGER_SECONDS = 0.5
-NOT_HTTP = (
-    b"HTTP/1.1 400 Bad Request: %(reason)b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
-    b"400 Bad Request: %(reason)b"
-)
+NOT_HTTP = b"HTTP/1.1 %(reason)b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n%(reason)b"
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Server(web.Server):
     """Answers every request with `handler`, which is cancelled when the client leaves."""
 
-    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+    def __init__(self, handler: Handler) -> None:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            if request.version in (HttpVersion10, HttpVersion11):
+                return await handler(request)
+            return _refuse(request, "505 HTTP Version Not Supported")
+
         super().__init__(
-            handler,
+            answer,
             request_factory=make_request,
             handler_cancellation=True,
             access_log=None,
@@ -46,6 +51,18 @@ class Server(web.Server):
 class ClientConnection(web.RequestHandler):
     __slots__ = ()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        request = self._current_request
+        if request is None or request.content.is_eof() or not self._messages:
+            return
+        last, _ = self._messages[-1]
+        if isinstance(last, _ErrInfo):
+            # aiohttp 3.14 would leave whoever reads the body waiting.
+            self._messages.clear()
+            self._lingering_time = 0
+            request.content.set_exception(web.RequestPayloadError(_first_line(last.message)))
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -55,10 +72,18 @@ class ClientConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         if status != HTTPStatus.BAD_REQUEST:
             return super().handle_error(request, status, exc, message)
-        reason = (message or "").partition("\n")[0].rstrip(":.\r")
+        reason = _first_line(message)
         log.debug("%s sent something that is not HTTP: %s", request.remote, reason)
         if reason == "Missing 'Host' header in request":
             reason = "missing required Host header"
-        if request.transport is not None:
-            request.transport.write(NOT_HTTP % {b"reason": reason.encode("latin-1", "replace")})
-        return CLOSED
+        return _refuse(request, f"400 Bad Request: {reason}")
+
+
+def _refuse(request: web.BaseRequest, reason: str) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.write(NOT_HTTP % {b"reason": reason.encode("latin-1", "replace")})
+    return CLOSED
+
+
+def _first_line(message: str | None) -> str:
+    return (message or "").partition("\n")[0].rstrip(":.\r")

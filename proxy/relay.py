@@ -77,6 +77,7 @@ class Relay:
         self._out: list[bytes] = []
         self._chunked = False
         self._ends_with_connection = False
+        self._ends_unmarked = False
         self._reusable = False
         self._client_is_full = False
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,7 +121,7 @@ class Relay:
         if client is None or not self.begun:
             return
         connection = client.get_extra_info("socket")
-        if connection is not None and not self._chunked:
+        if connection is not None and self._ends_unmarked:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         client.abort()
 
@@ -190,6 +191,7 @@ class Relay:
         sized = bodiless or b"content-length" in names
         self._ends_with_connection = not sized and b"transfer-encoding" not in names
         self._chunked = not sized and self._speaks_http_1_1
+        self._ends_unmarked = not sized and not self._chunked
         self._reusable = self._parser.should_keep_alive()
         if not self._reusable and not self.request_sent:
             # Ollama reads no more of this body, and the client has to know.

@@ -5,12 +5,13 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
 import orjson
 from aiohttp import web
+from yarl import URL
 
 from proxy.config import Config, check
 
@@ -109,3 +110,45 @@ async def listening(handler: Handler) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+RawHandler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
+    """The URL of a server that gives each request's head and its connection to `handler`, as long as that reads on."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"GET /-/ "):  # the proxy asks at start whether it is its own upstream
+                    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    writer.close()
+                else:
+                    await handler(head, reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def talk(url: str, *parts: bytes, pause: float = 0.02) -> bytes:
+    """All that a server answers to bytes, which are sent with a pause between the parts, until it closes."""
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        async with asyncio.timeout(10):
+            return await reader.read()
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
