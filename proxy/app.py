@@ -135,5 +135,11 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigError when the address or the upstream cannot be used."""
     async with App(config) as app:
         log.info("listening on %s", app.address.url)
+        if config.server.open_to_a_network:
+            log.warning(
+                "whoever reaches %s can use this Ollama and pull with this proxy's token; set server.api_keys, or "
+                "listen on 127.0.0.1",
+                app.address.url,
+            )
         await stop.wait()
         log.info("ending")

@@ -105,6 +105,9 @@ class Guard:
 
 
 def _take_key(message: RawRequestMessage) -> tuple[str | None, RawRequestMessage]:
+    # aiohttp 3.14 has None here for a CONNECT that names no target.
+    if not message.path:
+        return None, message._replace(path="", url=URL())
     if not message.path.startswith(KEY_PREFIX):
         return None, message
     key, slash, rest = message.path.removeprefix(KEY_PREFIX).partition("/")

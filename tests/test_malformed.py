@@ -94,8 +94,10 @@ def requests(draw: st.DrawFn) -> bytes:
 @example(sent=lines("POST / HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", "", "3", "abcX"))
 @example(sent=lines("POST /api/pull HTTP/1.1", "Host: x", "Transfer-Encoding: chunked", "", "zz", ""))
 @example(sent=lines("POST /api/pull HTTP/1.1", "Host: x", "Content-Length: 9", "", "{}"))
+@example(sent=lines("CONNECT  ", "", ""))
+@example(sent=lines("CONNECT  HTTP/1.1", "", ""))
 @example(sent=lines("GET /-/key/ HTTP/1.1", "Host: [", "", ""))
-@hypothesis_settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_malformed_request_is_answered_or_ended(
     url: str, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
