@@ -28,6 +28,8 @@ from proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
+# Go's listeners queue as many as the system allows; beyond it a client waits a second for its next try.
+BACKLOG = 4096
 SELF_CHECK_SECONDS = 0.2
 FAREWELL_SECONDS = 2.0
 
@@ -105,7 +107,7 @@ class App:
     async def _listen(self) -> None:
         host, port = self._config.server.address
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        site = web.TCPSite(self._runner, host, port, backlog=BACKLOG)
         try:
             await site.start()
         except OSError as error:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,7 @@ def serve(listen: str | None, log_format: str, file: Path | None, ollama: str | 
 
     logs.configure(logs.LogFormat(log_format))
     settings = config.load(file, flags={"--listen": listen, "--ollama": ollama, "--hub": hub})
+    _allow_many_connections()
 
     async def until_signal() -> None:
         stop = asyncio.Event()
@@ -93,6 +95,16 @@ def main() -> None:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(work)
+
+
+def _allow_many_connections() -> None:
+    """Take all the open files that the system grants, as Go programs such as Ollama do at start."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop_factory() -> Any:

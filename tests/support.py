@@ -120,7 +120,8 @@ async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
     """The URL of a server that gives each request's head and its connection to `handler`, as long as that reads on."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        # uvloop has a RuntimeError for writing to a connection that ended.
+        with suppress(ConnectionError, asyncio.IncompleteReadError, RuntimeError):
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 if head.startswith(b"GET /-/ "):  # the proxy asks at start whether it is its own upstream
@@ -130,7 +131,7 @@ async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
                     await handler(head, reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:

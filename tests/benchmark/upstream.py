@@ -1,0 +1,85 @@
+"""A fast server of Ollama's shape for the benchmarks: it understands just what they send. Prints its port."""
+
+import asyncio
+import re
+import time
+
+import uvloop
+
+VERSION = b'{"version":"0.24.0"}'
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\n"
+    b"Content-Length: %d\r\n\r\n%b"
+) % (len(VERSION), VERSION)
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+LINE = (
+    b'{"model":"m","created_at":"2026-11-22T20:00:00Z","message":{"role":"assistant","content":" word"},'
+    b'"t":%d,"done":%b}\n'
+)
+PIECE = bytes(256 * 1024)
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self) -> None:
+        self._left = 0
+        self._task: asyncio.Task[None] | None = None
+        self._more = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    def pause_writing(self) -> None:
+        self._more.clear()
+
+    def resume_writing(self) -> None:
+        self._more.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._task is not None and not self._task.done():
+            return  # the rest of a stream's request
+        if self._left:
+            self._take(len(data))
+        elif data.startswith(b"GET /api/version"):
+            self._transport.write(ANSWER)
+        elif data.startswith(b"GET /bytes/"):
+            self._start(self._send(int(data.split()[1][7:])))
+        elif match := re.match(rb"POST /api/chat\?chunks=(\d+)&seconds=([\d.]+)", data):
+            self._start(self._stream(int(match[1]), float(match[2])))
+        else:
+            head, _, body = data.partition(b"\r\n\r\n")
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            self._left = int(length[1]) if length else 0
+            self._take(len(body))
+
+    def _take(self, count: int) -> None:
+        self._left -= count
+        if self._left <= 0:
+            self._transport.write(ANSWER)
+
+    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+        self._task = asyncio.create_task(work)
+
+    async def _send(self, count: int) -> None:
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % count)
+        self._more.set()
+        for _ in range(count // len(PIECE)):
+            self._transport.write(PIECE)
+            await self._more.wait()
+
+    async def _stream(self, chunks: int, seconds: float) -> None:
+        self._transport.write(STREAM)
+        for number in range(1, chunks + 1):
+            await asyncio.sleep(seconds)
+            line = LINE % (time.monotonic_ns(), b"true" if number == chunks else b"false")
+            self._transport.write(b"%x\r\n%b\r\n" % (len(line), line))
+        self._transport.write(b"0\r\n\r\n")
+
+
+async def main() -> None:
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
