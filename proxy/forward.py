@@ -138,7 +138,7 @@ class Forward:
 async def _send_rest(rest: StreamReader, connection: Connection, relay: Relay, *, chunked: bool) -> None:
     try:
         async for chunk in rest.iter_any():
-            connection.write(*((b"%x\r\n" % len(chunk), chunk, b"\r\n") if chunked else (chunk,)))
+            connection.write(_framed(chunk, last=False) if chunked else chunk)
             await connection.drain()
     except Exception as error:  # noqa: BLE001 - whatever it was, nobody else would end the exchange
         relay.fail(error)

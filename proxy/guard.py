@@ -2,11 +2,10 @@
 
 import hmac
 import socket
-from asyncio import Task, get_running_loop
+from asyncio import AbstractEventLoop, Task
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address, ip_network
-from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
@@ -30,6 +29,7 @@ PRIVATE = [ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168
 
 
 def make_request(
+    loop: AbstractEventLoop,
     message: RawRequestMessage,
     payload: StreamReader,
     protocol: RequestHandler,
@@ -38,7 +38,7 @@ def make_request(
 ) -> web.BaseRequest:
     """Aiohttp's request, whose path has lost a key in front of it: nothing that looks at the path can tell the key."""
     key, message = _take_key(message)
-    request = web.BaseRequest(message, payload, protocol, writer, task, get_running_loop())
+    request = web.BaseRequest(message, payload, protocol, writer, task, loop)
     if key is not None:
         request[KEY_IN_PATH] = key
     return request
@@ -127,5 +127,5 @@ def _hostname(host: str) -> str:
 
 
 def _own_address(request: web.BaseRequest) -> str:
-    name: Any = request.transport.get_extra_info("sockname") if request.transport else None
+    name = request.protocol.sockname
     return str(name[0]) if name else ""

@@ -1,7 +1,9 @@
 """The listening side: aiohttp's server with the limits of Go's, which answers what is not HTTP as Go does."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -34,7 +36,7 @@ class Server(web.Server):
 
         super().__init__(
             answer,
-            request_factory=make_request,
+            request_factory=partial(make_request, asyncio.get_running_loop()),
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,

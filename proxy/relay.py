@@ -80,7 +80,7 @@ class Relay:
         self._ends_unmarked = False
         self._reusable = False
         self._client_is_full = False
-        self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed: asyncio.Future[None] = connection.loop.create_future()
         self._ended = False
         self.keep_alive = request.keep_alive and self._speaks_http_1_1
         self.request_sent = False
@@ -101,7 +101,7 @@ class Relay:
             if self._client_is_full:
                 await self._request.writer.drain()
                 self._client_is_full = False
-                self._changed = asyncio.get_running_loop().create_future()
+                self._changed = self._connection.loop.create_future()
                 self._connection.resume_reading()
 
     def fail(self, error: Exception) -> None:
@@ -114,6 +114,8 @@ class Relay:
             self._connection.release()
         else:
             self._connection.abort()
+        # It holds this object, which only the garbage collector would take apart.
+        del self._parser
 
     def break_off(self) -> None:
         """End the client's connection so that it cannot take what it has for the whole answer."""

@@ -24,12 +24,13 @@ class Receiver(Protocol):
 class Connection(asyncio.Protocol):
     """One connection to Ollama, which carries one request at a time."""
 
-    def __init__(self, upstream: "Upstream") -> None:
+    def __init__(self, upstream: "Upstream", loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self._upstream = upstream
         self._transport: asyncio.Transport
         self._receiver: Receiver | None = None
         self._writable: asyncio.Future[None] | None = None
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[None] = loop.create_future()
         self.used = False
         self.idle_since = 0.0
 
@@ -41,9 +42,9 @@ class Connection(asyncio.Protocol):
         """Give what is received to `receiver` until `release` or `abort`."""
         self._receiver = receiver
 
-    def write(self, *parts: bytes) -> None:
+    def write(self, data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.writelines(parts)
+            self._transport.write(data)
 
     async def drain(self) -> None:
         """Wait until Ollama has taken what was written, or is gone."""
@@ -85,7 +86,7 @@ class Connection(asyncio.Protocol):
             self._receiver.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._writable = asyncio.get_running_loop().create_future()
+        self._writable = self.loop.create_future()
 
     def resume_writing(self) -> None:
         if self._writable is not None:
@@ -94,9 +95,11 @@ class Connection(asyncio.Protocol):
 
 
 class Upstream:
-    """Opens connections to the Ollama at `url`, an http or https URL without a trailing slash."""
+    """Opens connections to the Ollama at `url`, an http or https URL without a trailing slash. Made in the loop."""
 
     def __init__(self, url: str) -> None:
+        # Python 3.11 asks the system for the process each time that it looks the loop up: a tenth of a request's time.
+        self._loop = asyncio.get_running_loop()
         parts = URL(url)
         self.scheme = parts.scheme
         self.authority = parts.host_port_subcomponent or ""
@@ -114,8 +117,8 @@ class Upstream:
             if not connection.closing:
                 return connection
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self), self._host, self._port, ssl=self._tls
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self, self._loop), self._host, self._port, ssl=self._tls
             )
         self._open.add(connection)
         return connection
@@ -125,11 +128,10 @@ class Upstream:
         if connection.closing or len(self._idle) >= MOST_IDLE:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(IDLE_SECONDS, self._end_idle)
+            self._sweep = self._loop.call_later(IDLE_SECONDS, self._end_idle)
 
     def forget(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -144,9 +146,8 @@ class Upstream:
         await asyncio.gather(*(connection.lost for connection in self._open))
 
     def _end_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - IDLE_SECONDS
+        oldest = self._loop.time() - IDLE_SECONDS
         for connection in [found for found in self._idle if found.idle_since <= oldest]:
             self._idle.remove(connection)
             connection.abort()
-        self._sweep = loop.call_later(IDLE_SECONDS, self._end_idle) if self._idle else None
+        self._sweep = self._loop.call_later(IDLE_SECONDS, self._end_idle) if self._idle else None

@@ -1,6 +1,10 @@
-"""A fast server of Ollama's shape for the benchmarks: it understands just what they send. Prints its port."""
+"""A fast server of Ollama's shape for the benchmarks: it understands just what they send. Prints its port.
+
+As Ollama does, it hashes what is uploaded.
+"""
 
 import asyncio
+import hashlib
 import re
 import time
 
@@ -38,7 +42,7 @@ class Connection(asyncio.Protocol):
         if self._task is not None and not self._task.done():
             return  # the rest of a stream's request
         if self._left:
-            self._take(len(data))
+            self._take(data)
         elif data.startswith(b"GET /api/version"):
             self._transport.write(ANSWER)
         elif data.startswith(b"GET /bytes/"):
@@ -49,10 +53,12 @@ class Connection(asyncio.Protocol):
             head, _, body = data.partition(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             self._left = int(length[1]) if length else 0
-            self._take(len(body))
+            self._digest = hashlib.sha256()
+            self._take(body)
 
-    def _take(self, count: int) -> None:
-        self._left -= count
+    def _take(self, body: bytes) -> None:
+        self._digest.update(body)
+        self._left -= len(body)
         if self._left <= 0:
             self._transport.write(ANSWER)
 
