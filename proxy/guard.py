@@ -1,6 +1,7 @@
 """Who may call: a Host header by Ollama's rules, and a key where keys are set."""
 
 import hmac
+import logging
 import socket
 from asyncio import AbstractEventLoop, Task
 from functools import lru_cache
@@ -17,6 +18,8 @@ from yarl import URL
 
 from proxy.answers import error_response
 from proxy.config import ServerConfig
+
+log = logging.getLogger(__name__)
 
 KEY_PREFIX = "/-/key/"
 ALWAYS_OPEN = "/-/health"
@@ -59,6 +62,7 @@ class Guard:
         # `host` tells of a target in absolute form, which outweighs the header (RFC 9112 §3.2.2) here and in Go.
         host = request.headers.get(hdrs.HOST, "") if request.raw_path.startswith("/") else request.host
         if not self._is_host(host, _own_address(request)):
+            log.warning("%s %s from %s: refused for its Host %r", request.method, request.path, request.remote, host)
             return error_response(
                 f"the Host {host!r} is not a name that this proxy knows as its own; if it is one, add it to "
                 "server.allowed_hosts",
@@ -72,6 +76,8 @@ class Guard:
         if scheme.lower() == "bearer" and self._is_key(key.strip()):
             request[KEY_IN_HEADER] = True
             return None
+        # The ollama command asks HEAD / first, whose answer can't tell why; it sends its user to the log.
+        log.warning("%s %s from %s: refused, it has no key", request.method, request.path, request.remote)
         refused = error_response(
             "this proxy needs a key: send 'Authorization: Bearer KEY', or, with the ollama command, set "
             f"OLLAMA_HOST=http://HOST:PORT{KEY_PREFIX}KEY",

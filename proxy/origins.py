@@ -38,6 +38,8 @@ class Origins:
         host, origin = self.translate(request)
         if not origin:
             return NOTHING
+        if not origin.isascii():
+            return None  # no browser sends it, and no list of Ollama's has it
         try:
             return await self._ollama.cors_headers(host, origin)
         except OllamaError:

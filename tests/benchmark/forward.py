@@ -24,7 +24,7 @@ import uvloop
 ROUNDS = 3
 CONNECTIONS, SECONDS = 32, 2.0
 CALLS = 3000
-STREAMS = {1: (400, 0.005), 50: (80, 0.02), 1000: (6, 0.5)}  # streams: chunks of each, seconds between two
+STREAMS = {1: (400, 0.005), 50: (100, 0.02), 1000: (6, 0.5)}  # streams: chunks of each, seconds between two
 MEGABYTES = 512
 IDLE_CONNECTIONS = 1000
 HEAD = "Host: localhost\r\nUser-Agent: ollama/0.24.0 (amd64 linux) Go/go1.26\r\nAccept: application/json\r\n"

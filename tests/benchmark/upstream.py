@@ -5,6 +5,7 @@ As Ollama does, it hashes what is uploaded.
 
 import asyncio
 import hashlib
+import random
 import re
 import time
 
@@ -75,7 +76,8 @@ class Connection(asyncio.Protocol):
     async def _stream(self, chunks: int, seconds: float) -> None:
         self._transport.write(STREAM)
         for number in range(1, chunks + 1):
-            await asyncio.sleep(seconds)
+            # Streams that keep step would measure how many of them wait for one another.
+            await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
             line = LINE % (time.monotonic_ns(), b"true" if number == chunks else b"false")
             self._transport.write(b"%x\r\n%b\r\n" % (len(line), line))
         self._transport.write(b"0\r\n\r\n")

@@ -1,0 +1,64 @@
+"""Door 1 in front of a real Ollama: uploads that end early at either end, and clients that leave."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from proxy.app import App
+from tests.real_ollama import RealOllama
+from tests.support import digest_of, eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+PIECE = b"a piece of a blob" * 60_000
+PIECES = 100
+
+
+async def pieces(*, then: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    for _ in range(PIECES):
+        yield PIECE
+    if then is not None:
+        await then.wait()
+
+
+def whole_digest() -> str:
+    digest = hashlib.sha256()
+    for _ in range(PIECES):
+        digest.update(PIECE)
+    return f"sha256:{digest.hexdigest()}"
+
+
+async def test_a_blob_of_a_hundred_megabytes_and_the_early_answer_to_a_second_one(
+    real_app: App, session: aiohttp.ClientSession
+) -> None:
+    url = f"{real_app.address.url}/api/blobs/{await asyncio.to_thread(whole_digest)}"
+    async with session.post(url, data=pieces()) as response:
+        assert response.status == 201
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    head = f"POST {address.path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {PIECES * len(PIECE)}\r\n\r\n"
+    writer.write(head.encode() + PIECE)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert b"Connection: close\r\n" in await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
+async def test_an_upload_whose_client_leaves_ends_at_ollama_and_leaves_no_blob(
+    real_app: App, real_ollama: RealOllama, session: aiohttp.ClientSession
+) -> None:
+    digest = digest_of(b"never sent to its end")
+    uploading = asyncio.create_task(
+        session.post(f"{real_app.address.url}/api/blobs/{digest}", data=pieces(then=asyncio.Event())).__aenter__()
+    )
+    await asyncio.sleep(1)
+    uploading.cancel()
+    log = real_ollama.home / "log"
+    await eventually(lambda: f'POST     "/api/blobs/{digest}"' in log.read_text(), 10)
+    line = next(line for line in log.read_text().splitlines() if f'"/api/blobs/{digest}"' in line)
+    assert "| 500 |" in line or "| 400 |" in line, line
+    async with session.head(f"{real_ollama.url}/api/blobs/{digest}") as response:
+        assert response.status == 404
