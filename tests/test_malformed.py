@@ -98,7 +98,6 @@ def requests(draw: st.DrawFn) -> bytes:
 @example(sent=lines("CONNECT  HTTP/1.1", "", ""))
 @example(sent=b"GET / HTTP/1.1\r\nHost: \xff.example\r\n\r\n")
 @example(sent=b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \xff\r\n\r\n")
-@example(sent=b'POST /api/pull HTTP/1.1\r\nHost: x\r\nOrigin: \xff\r\nContent-Length: 21\r\n\r\n{"model":"hf.co/a/b"}')
 @example(sent=lines("GET /-/key/ HTTP/1.1", "Host: [", "", ""))
 @hypothesis_settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_a_malformed_request_is_answered_or_ended(

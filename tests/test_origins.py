@@ -8,7 +8,7 @@ from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import Client
+from tests.support import Client, talk
 
 NAME = "hf.co/acme/tiny"
 PAGE = "http://localhost:3000"
@@ -80,3 +80,11 @@ async def test_a_foreign_page_cannot_pull(client: Client, ollama: StandInOllama,
 async def test_the_upstreams_address_is_written_as_ollama_writes_it(client: Client, ollama: StandInOllama) -> None:
     await get(client, PAGE)
     assert f"http://{ollama.requests[-1].headers['Host']}" == ollama.url
+
+
+async def test_an_origin_that_is_not_text_is_ollamas_to_judge(client: Client, hub: StandInHub) -> None:
+    body = b'{"model":"%b"}' % NAME.encode()
+    head = b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: http://\xff\r\n"
+    got = await talk(client.url, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert got.startswith(b"HTTP/1.1 403 ")
+    assert not hub.requests
