@@ -84,7 +84,7 @@ async def test_the_upstreams_address_is_written_as_ollama_writes_it(client: Clie
 
 async def test_an_origin_that_is_not_text_is_ollamas_to_judge(client: Client, hub: StandInHub) -> None:
     body = b'{"model":"%b"}' % NAME.encode()
-    head = b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: http://\xff\r\n"
+    head = b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: \xff\r\n"
     got = await talk(client.url, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
     assert got.startswith(b"HTTP/1.1 403 ")
     assert not hub.requests
