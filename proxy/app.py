@@ -7,7 +7,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy.admin import INSTANCE_HEADER, PREFIX, Admin
 from proxy.answers import error_response
@@ -15,7 +15,7 @@ from proxy.config import Address, Config
 from proxy.errors import ConfigError
 from proxy.forward import Forward
 from proxy.guard import Guard
-from proxy.listener import Server
+from proxy.listener import Server, refuse
 from proxy.ollama import Ollama, upstream_session
 from proxy.origins import Origins
 from proxy.pull.handler import PullHandler
@@ -91,6 +91,8 @@ class App:
         await self._backend.close()
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.version not in (HttpVersion11, HttpVersion10):
+            return refuse(request, "505 HTTP Version Not Supported")
         refused = self._guard.refusal(request)
         if refused is not None:
             refused.headers.update(await self._origins.headers(request) or {})

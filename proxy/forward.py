@@ -92,14 +92,14 @@ class Forward:
         self, request: web.BaseRequest, target: str, prefix: bytes | None, body: bytes | None, *, chunked: bool
     ) -> _Call:
         host, origin = self._origins.translate(request)
-        dropped = set(NOT_FORWARDED)
+        dropped = NOT_FORWARDED
         if request.get(KEY_IN_HEADER):
-            dropped.add(b"authorization")
+            dropped |= {b"authorization"}
         if prefix is not None or body is not None:
             # The client has been asked for its body.
-            dropped.add(b"expect")
+            dropped |= {b"expect"}
         if body is not None:
-            dropped.add(b"content-length")
+            dropped |= {b"content-length"}
         line = f"{request.method} {self._upstream.base}{target} HTTP/1.1\r\nHost: {host}"
         lines = [line.encode(errors="surrogateescape")]
         headers = end_to_end(request.raw_headers, dropped)

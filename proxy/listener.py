@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 
-from aiohttp import HttpVersion10, HttpVersion11, web
+from aiohttp import web
 from aiohttp.web_protocol import _ErrInfo
 
 from proxy.guard import make_request
@@ -29,13 +29,8 @@ class Server(web.Server):
     """Answers every request with `handler`, which is cancelled when the client leaves."""
 
     def __init__(self, handler: Handler) -> None:
-        async def answer(request: web.BaseRequest) -> web.StreamResponse:
-            if request.version in (HttpVersion10, HttpVersion11):
-                return await handler(request)
-            return _refuse(request, "505 HTTP Version Not Supported")
-
         super().__init__(
-            answer,
+            handler,
             request_factory=partial(make_request, asyncio.get_running_loop()),
             handler_cancellation=True,
             access_log=None,
@@ -78,10 +73,11 @@ class ClientConnection(web.RequestHandler):
         log.debug("%s sent something that is not HTTP: %s", request.remote, reason)
         if reason == "Missing 'Host' header in request":
             reason = "missing required Host header"
-        return _refuse(request, f"400 Bad Request: {reason}")
+        return refuse(request, f"400 Bad Request: {reason}")
 
 
-def _refuse(request: web.BaseRequest, reason: str) -> web.StreamResponse:
+def refuse(request: web.BaseRequest, reason: str) -> web.StreamResponse:
+    """Answer as Go's server does where it does not hand a request on; `reason` begins with the status."""
     if request.transport is not None:
         request.transport.write(NOT_HTTP % {b"reason": reason.encode("latin-1", "replace")})
     return CLOSED

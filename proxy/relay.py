@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, web
@@ -11,7 +11,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from proxy.upstream import Connection
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
 
 # They speak of one connection, not of the message (RFC 9110 §7.6.1).
 HOP_BY_HOP = frozenset(
@@ -50,15 +50,14 @@ KEPT_ALIVE = _Written(keep_alive=True)
 CLOSED = _Written(keep_alive=False)
 
 
-def end_to_end(headers: Headers, dropped: Collection[bytes] = HOP_BY_HOP) -> list[tuple[bytes, bytes]]:
+def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> list[tuple[bytes, bytes]]:
     """The headers without `dropped`, which are lower-case names, and without those that `Connection` names."""
-    named: set[bytes] = set()
-    for name, value in headers:
-        if name.lower() == b"connection":
-            named.update(token.strip() for token in value.lower().split(b","))
-    # Whoever could have it removed would decide where the message ends.
-    named.discard(b"content-length")
-    return [header for header in headers if (name := header[0].lower()) not in dropped and name not in named]
+    names = [name.lower() for name, _ in headers]
+    if b"connection" in names:
+        values = b",".join(value for (_, value), name in zip(headers, names, strict=True) if name == b"connection")
+        # Whoever could have the length removed would decide where the message ends.
+        dropped |= {token.strip() for token in values.lower().split(b",")} - {b"content-length"}
+    return [header for header, name in zip(headers, names, strict=True) if name not in dropped]
 
 
 class Relay:
@@ -67,27 +66,29 @@ class Relay:
     httptools calls the `on_…` methods; the names are its own.
     """
 
+    error: Exception | None = None
+    begun = False  # the client has been given a head
+    request_sent = False  # to its end
+
+    _ended = False
+    _heard = False
+    _chunked = False  # towards the client
+    _ends_unmarked = False  # towards the client, by closing alone
+    _ends_with_connection = False  # on Ollama's side
+    _reusable = False
+    _client_is_full = False
+    _reason = b""
+
     def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
         self._request = request
         self._connection = connection
+        self._was_used = connection.used
         self._speaks_http_1_1 = request.version >= HttpVersion11
-        self._parser = HttpResponseParser(self)
-        self._reason = b""
+        self.keep_alive = request.keep_alive and self._speaks_http_1_1
         self._headers: list[tuple[bytes, bytes]] = []
         self._out: list[bytes] = []
-        self._chunked = False
-        self._ends_with_connection = False
-        self._ends_unmarked = False
-        self._reusable = False
-        self._client_is_full = False
         self._changed: asyncio.Future[None] = connection.loop.create_future()
-        self._ended = False
-        self.keep_alive = request.keep_alive and self._speaks_http_1_1
-        self.request_sent = False
-        self._was_used = connection.used
-        self._heard = False
-        self.begun = False
-        self.error: Exception | None = None
+        self._parser = HttpResponseParser(self)
 
     @property
     def stale(self) -> bool:

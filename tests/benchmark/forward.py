@@ -21,7 +21,7 @@ from pathlib import Path
 
 import uvloop
 
-ROUNDS = 3
+ROUNDS = 5
 CONNECTIONS, SECONDS = 32, 2.0
 CALLS = 3000
 STREAMS = {1: (400, 0.005), 50: (100, 0.02), 1000: (6, 0.5)}  # streams: chunks of each, seconds between two
