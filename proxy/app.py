@@ -69,10 +69,7 @@ class App:
         self._forward = Forward(ollama, self._upstream, self._origins)
         self._pull = PullHandler(self._backend.pipeline, self._jobs, self._forward, self._origins)
         self._admin = Admin(ollama)
-        self._runner = web.ServerRunner(
-            Server(self._dispatch),
-            shutdown_timeout=FAREWELL_SECONDS,
-        )
+        self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
         try:
             await self._listen()
             await self._refuse_to_serve_itself()
@@ -95,7 +92,9 @@ class App:
             return refuse(request, "505 HTTP Version Not Supported")
         refused = self._guard.refusal(request)
         if refused is not None:
-            refused.headers.update(await self._origins.headers(request) or {})
+            refused.headers[INSTANCE_HEADER] = self._admin.instance
+            if refused.status == HTTPStatus.UNAUTHORIZED:
+                refused.headers.update(await self._origins.headers(request) or {})
             return refused
         try:
             if request.path.startswith(PREFIX):

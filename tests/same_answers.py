@@ -109,7 +109,11 @@ def _steady(body: bytes) -> Any:
 def _without_volatile(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_volatile(found) for key, found in value.items() if not VOLATILE.fullmatch(key)}
-    return [_without_volatile(found) for found in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    # Models of one second are listed in any order.
+    found = [_without_volatile(one) for one in value]
+    return sorted(found, key=str) if all(isinstance(one, dict) and "model" in one for one in found) else found
 
 
 def _chunked(*chunks: bytes) -> bytes:

@@ -92,7 +92,11 @@ async def test_a_port_in_use_is_a_clear_error(ollama: StandInOllama) -> None:
     assert "Traceback" not in err
 
 
-async def test_a_proxy_that_is_its_own_upstream_says_so_and_does_not_start() -> None:
+@pytest.mark.parametrize("keys", ["", "a-key"])
+async def test_a_proxy_that_is_its_own_upstream_says_so_and_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    monkeypatch.setenv("OLLAMA_HF_PROXY_SERVER_API_KEYS", keys)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
