@@ -92,16 +92,16 @@ async def test_a_port_in_use_is_a_clear_error(ollama: StandInOllama) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("keys", ["", "a-key"])
-async def test_a_proxy_that_is_its_own_upstream_says_so_and_does_not_start(
-    monkeypatch: pytest.MonkeyPatch, keys: str
-) -> None:
-    monkeypatch.setenv("OLLAMA_HF_PROXY_SERVER_API_KEYS", keys)
+@pytest.mark.parametrize("keys", [[], ["a-key"]])
+async def test_a_proxy_that_is_its_own_upstream_says_so_and_does_not_start(tmp_path: Path, keys: list[str]) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[server]\napi_keys = {keys}\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for host in ("localhost", "127.0.0.1"):
-        status, _, err = await run("serve", "--listen", f"127.0.0.1:{port}", "--ollama", f"http://{host}:{port}")
+        own = ["--listen", f"127.0.0.1:{port}", "--ollama", f"http://{host}:{port}", "--config", str(file)]
+        status, _, err = await run("serve", *own)
         assert status == 1
         assert f"ollama.url is http://{host}:{port}, which is this proxy itself" in err
         assert "listening on" not in err
