@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 # Go's listeners queue as many as the system allows; beyond it a client waits a second for its next try.
 BACKLOG = 4096
 SELF_CHECK_SECONDS = 0.2
-FAREWELL_SECONDS = 2.0
+# aiohttp takes it twice: for requests to end, and for them to be cancelled.
+FAREWELL_SECONDS = 1.5
 
 
 class Backend:
