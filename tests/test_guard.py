@@ -128,8 +128,9 @@ async def test_a_key_in_the_path_opens_and_goes_no_further(
     assert status == 200
     assert ollama.requests[-1].path == "/api/tags?ts=1&x=%20"
     assert ollama.requests[-1].headers["Authorization"] == "signature of OLLAMA_AUTH"
-    for root in (f"/-/key/{KEY}", f"/-/key/{KEY}/", f"/-/key/{KEY.replace('~', '%7E')}/"):
-        assert await guarded_client.get(root) == (200, b"Ollama is running")
+    for root in (f"/-/key/{KEY}", f"/-/key/{KEY}/", f"/-/key/{KEY.replace('~', '%7E')}/", f"/-/key/{KEY}?x"):
+        request = f"GET {root} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert (await talk(guarded_client.url, request.encode())).endswith(b"Ollama is running")
     assert not any(KEY in record.getMessage() for record in caplog.records if record.name.startswith("proxy"))
 
 

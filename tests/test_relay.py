@@ -45,6 +45,18 @@ async def test_a_head_passes_as_it_is_but_for_the_hop() -> None:
         )
 
 
+async def test_an_answer_that_comes_byte_by_byte_is_the_same() -> None:
+    answer = b"HTTP/1.1 404 Not Found\r\nX-One: two three\r\nContent-Length: 3\r\n\r\nabc"
+
+    async def drip(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(len(answer)):
+            writer.write(answer[number : number + 1])
+            await asyncio.sleep(0.001)
+
+    async with proxied(drip) as url:
+        assert await talk(url, ASK_LAST) == answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
 @pytest.mark.parametrize(
     ("answer", "body"),
     [
@@ -154,6 +166,20 @@ async def test_the_invitation_to_send_a_body_is_ollamas_to_give() -> None:
     async with proxied(pick) as url:
         assert (await talk(url, head % b"wanted", b"body")).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
         assert (await talk(url, head % b"unwanted")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_pull_that_is_passed_on_is_invited_once() -> None:
+    async def take(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert b"Expect" not in head
+        body = await reader.readexactly(13)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + body)
+
+    head = b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\nExpect: 100-continue\r\n"
+    head += b"Connection: close"
+    async with proxied(take) as url:
+        got = await talk(url, head + b"\r\n\r\n", b'{"name": "x"}')
+    assert got.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert got.endswith(b'{"name": "x"}')
 
 
 async def test_an_early_answer_to_an_upload_arrives_and_ends_the_connection() -> None:
