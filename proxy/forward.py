@@ -13,7 +13,7 @@ from proxy.guard import KEY_IN_HEADER
 from proxy.ollama import Ollama
 from proxy.origins import Origins
 from proxy.reasons import reason
-from proxy.relay import CLOSED, HOP_BY_HOP, KEPT_ALIVE, Relay, end_to_end
+from proxy.relay import CLOSED, HOP_BY_HOP, KEPT_ALIVE, LAST_CHUNK, Relay, chunk_of, end_to_end
 from proxy.upstream import Connection, Upstream
 
 log = logging.getLogger(__name__)
@@ -138,19 +138,19 @@ class Forward:
 async def _send_rest(rest: StreamReader, connection: Connection, relay: Relay, *, chunked: bool) -> None:
     try:
         async for chunk in rest.iter_any():
-            connection.write(_framed(chunk, last=False) if chunked else chunk)
+            connection.write(chunk_of(chunk) if chunked else chunk)
             await connection.drain()
     except Exception as error:  # noqa: BLE001 - whatever it was, nobody else would end the exchange
         relay.fail(error)
         return
     if chunked:
-        connection.write(b"0\r\n\r\n")
+        connection.write(LAST_CHUNK)
     relay.request_sent = True
 
 
 def _framed(body: bytes, *, last: bool) -> bytes:
-    chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-    return chunk + b"0\r\n\r\n" if last else chunk
+    chunk = chunk_of(body) if body else b""
+    return chunk + LAST_CHUNK if last else chunk
 
 
 def _origin_form(target: str) -> str | None:

@@ -29,6 +29,7 @@ HOP_BY_HOP = frozenset(
 )
 # Above so many bytes asyncio's and uvloop's transports ask their writer to wait.
 MOST_UNSENT = 64 * 1024
+LAST_CHUNK = b"0\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -48,6 +49,11 @@ class _Written(web.StreamResponse):
 
 KEPT_ALIVE = _Written(keep_alive=True)
 CLOSED = _Written(keep_alive=False)
+
+
+def chunk_of(body: bytes) -> bytes:
+    """A chunk of the chunked transfer coding; `body` is not empty."""
+    return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> list[tuple[bytes, bytes]]:
@@ -178,14 +184,14 @@ class Relay:
         if self._ended:
             self._reusable = False
         elif self._chunked:
-            self._out += (b"%x\r\n" % len(body), body, b"\r\n")
+            self._out.append(chunk_of(body))
         else:
             self._out.append(body)
 
     def on_message_complete(self) -> None:
         if self.begun and not self._ended:
             if self._chunked:
-                self._out.append(b"0\r\n\r\n")
+                self._out.append(LAST_CHUNK)
             self._end(None)
 
     def _begin(self, status: int) -> None:

@@ -101,8 +101,6 @@ class Upstream:
         # Python 3.11 asks the system for the process each time that it looks the loop up: a tenth of a request's time.
         self._loop = asyncio.get_running_loop()
         parts = URL(url)
-        self.scheme = parts.scheme
-        self.authority = parts.host_port_subcomponent or ""
         self.base = parts.raw_path.rstrip("/")
         self._host, self._port = parts.host or "", parts.port or 0
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None

@@ -1,7 +1,6 @@
 """Requests that are sent to Ollama directly and through the proxy, and the comparison of what comes back."""
 
 import gzip
-import hashlib
 import re
 import socket
 from collections.abc import Iterable
@@ -11,6 +10,8 @@ from typing import Any
 
 import orjson
 from yarl import URL
+
+from tests.support import digest_of
 
 MODEL = "hf.co/acme/tiny:q4_K_M"
 SECONDS = 60
@@ -120,13 +121,9 @@ def _chunked(*chunks: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
-def _digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
 def _upload(content: bytes, *headers: str) -> bytes:
     chunked = CHUNKED in headers
-    request = ask("POST", f"/api/blobs/{_digest(content)}", None if chunked else content, headers=headers)
+    request = ask("POST", f"/api/blobs/{digest_of(content)}", None if chunked else content, headers=headers)
     return request + _chunked(content[:1], content[1:]) if chunked else request
 
 
@@ -182,11 +179,11 @@ CASES = [
     ),
     Case("embed", ask("POST", "/api/embed", {"model": "missing", "input": "hello"})),
     Case("embeddings", ask("POST", "/api/embeddings", {"model": "missing", "prompt": "hello"})),
-    Case("a blob that is not there", ask("HEAD", f"/api/blobs/{_digest(b'none')}")),
+    Case("a blob that is not there", ask("HEAD", f"/api/blobs/{digest_of(b'none')}")),
     Case("a blob of no digest", ask("HEAD", "/api/blobs/nonsense")),
     Case(
         "a blob that is there",
-        ask("HEAD", f"/api/blobs/{_digest(BLOB)}"),
+        ask("HEAD", f"/api/blobs/{digest_of(BLOB)}"),
         (_upload(BLOB),),
     ),
     Case(
@@ -197,7 +194,7 @@ CASES = [
     Case("upload", _upload(b"one"), proxied=_upload(b"two")),
     Case("upload in chunks", _upload(b"tic", CHUNKED), proxied=_upload(b"tac", CHUNKED)),
     Case("upload that asks first", _upload(b"may", EXPECT), proxied=_upload(b"can", EXPECT)),
-    Case("upload of something else", ask("POST", f"/api/blobs/{_digest(b'x')}", b"y")),
+    Case("upload of something else", ask("POST", f"/api/blobs/{digest_of(b'x')}", b"y")),
     Case(
         "an expectation of another kind", ask("POST", "/api/show", {"model": MODEL}, headers=["Expect: the-unexpected"])
     ),

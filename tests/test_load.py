@@ -118,9 +118,8 @@ async def leave_somewhere(url: str, rng: random.Random) -> None:
             (
                 b"GET /silent HTTP/1.1\r\nHost: localhost\r\n\r\n",
                 b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000,
-                b"POST /upload HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nea60\r\n"
-                + b"x" * 60_000,
+                UPLOAD + b"Content-Length: 60000\r\n\r\n" + BODY,
+                UPLOAD + b"Transfer-Encoding: chunked\r\n\r\nea60\r\n" + BODY,
             )
         )
         writer.write(request[: rng.choice((len(request), rng.randrange(1, len(request))))])
