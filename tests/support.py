@@ -118,6 +118,7 @@ RawHandler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Await
 @asynccontextmanager
 async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
     """The URL of a server that gives each request's head and its connection to `handler`, as long as that reads on."""
+    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # uvloop has a RuntimeError for writing to a connection that ended.
@@ -129,13 +130,29 @@ async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
                     writer.close()
                 else:
                     await handler(head, reader, writer)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=4096)
+    async def own(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(own(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+
+    server = await asyncio.start_server(start, "127.0.0.1", 0, backlog=4096)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        # A connection that outlives its test fails whichever test runs next.
+        for task in list(serving):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def talk(url: str, *parts: bytes, pause: float = 0.02) -> bytes:
