@@ -21,6 +21,7 @@ from proxy.origins import Origins
 from proxy.pull.handler import PullHandler
 from proxy.pull.jobs import Jobs
 from proxy.pull.pipeline import Pipeline
+from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.transfer import Transfer
 from proxy.sources.base import Source
 from proxy.sources.huggingface import HuggingFace
@@ -41,8 +42,13 @@ class Backend:
     def __init__(self, config: Config) -> None:
         self.session = upstream_session()
         self.ollama = Ollama(config.ollama.url, self.session)
-        self.transfer = Transfer(self.ollama, config.pull.connections, config.pull.memory_bytes)
-        self._sources: list[Source] = [HuggingFace(config.hub.endpoint, config.hub.token, config.hub.hosts)]
+        pull = config.pull
+        self.streams = Streams(pull.connections, pull.memory_bytes)
+        bandwidth = Bandwidth(pull.bandwidth_bytes)
+        self.transfer = Transfer(self.ollama, self.streams, bandwidth, config.ollama.patience_seconds)
+        hub = config.hub
+        receive_buffer = bandwidth.receive_buffer(pull.connections)
+        self._sources: list[Source] = [HuggingFace(hub.endpoint, hub.token, hub.hosts, receive_buffer=receive_buffer)]
         by_host = {host: source for source in self._sources for host in source.hosts}
         self.pipeline = Pipeline(config, by_host, self.ollama, self.transfer)
 

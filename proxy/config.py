@@ -23,7 +23,9 @@ SIZE = re.compile(r"(\d+)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
 ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
 # What a bearer token and a segment of a path can both hold.
 KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 LEAST_MEMORY = 16 * 1024 * 1024
+LEAST_BANDWIDTH = 10_000
 
 
 class Quantization(StrEnum):
@@ -59,6 +61,22 @@ def _http_url(key: str, value: str) -> str:
     if "@" in parts.netloc:
         raise ValueError(f"{key}: must not hold a user name or a password, since URLs are shown in logs and answers")
     return parts._replace(query="", fragment="").geturl().rstrip("/")
+
+
+def _size(key: str, value: str | int) -> int:
+    """Bytes."""
+    match = SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError(f"{key}: must be a size such as 128MiB, not {value!r}")
+    base = 1024 if match[3] else 1000
+    return int(match[1]) * int(base ** " kmgt".index(match[2].lower() or " "))
+
+
+def _seconds(key: str, value: str | float) -> float:
+    match = DURATION.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError(f"{key}: must be a time such as 90s, 2m or 24h, not {value!r}")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,12 +123,18 @@ class ServerConfig(_Section, frozen=True):
 
 class OllamaConfig(_Section, frozen=True):
     url: str = "http://127.0.0.1:11434"
+    patience: str | int | float = "2m"
     advertise_url: str = ""
 
     def __post_init__(self) -> None:
+        _ = self.patience_seconds
         msgspec.structs.force_setattr(self, "url", _http_url("url", self.url))
         if self.advertise_url:
             msgspec.structs.force_setattr(self, "advertise_url", _http_url("advertise_url", self.advertise_url))
+
+    @property
+    def patience_seconds(self) -> float:
+        return _seconds("patience", self.patience)
 
 
 class HubConfig(_Section, frozen=True):
@@ -131,18 +155,22 @@ class PullConfig(_Section, frozen=True):
     default_quantization: Quantization = Quantization.Q4_K_M
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     memory: str | int = "128MiB"
+    bandwidth: str | int = ""
 
     def __post_init__(self) -> None:
         if self.memory_bytes < LEAST_MEMORY:
             raise ValueError(f"memory: must be at least 16MiB, not {self.memory!r}")
+        if self.bandwidth != "" and self.bandwidth_bytes < LEAST_BANDWIDTH:
+            raise ValueError(f"bandwidth: must be at least 10kB (a second), not {self.bandwidth!r}; empty is no limit")
 
     @property
     def memory_bytes(self) -> int:
-        match = SIZE.fullmatch(str(self.memory).strip())
-        if match is None:
-            raise ValueError(f"memory: must be a size such as 128MiB, not {self.memory!r}")
-        base = 1024 if match[3] else 1000
-        return int(match[1]) * int(base ** " kmgt".index(match[2].lower() or " "))
+        return _size("memory", self.memory)
+
+    @property
+    def bandwidth_bytes(self) -> int:
+        """Bytes a second, 0 for no limit."""
+        return _size("bandwidth", self.bandwidth) if self.bandwidth != "" else 0
 
 
 Parameter = bool | int | float | str | list[str]

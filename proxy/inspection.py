@@ -14,6 +14,7 @@ from proxy.config import Config
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.pull.pipeline import NativePull
 from proxy.pull.plan import CHAT_TEMPLATE, TOKENIZER_CONFIG, Plan
+from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference, parse
 
 
@@ -122,7 +123,7 @@ async def _inspect(backend: Backend, reference: ModelReference) -> Inspection:
     except NativePull as native:
         return Inspection(reference.name, native.repository.id, native.repository.commit, native=True)
     try:
-        plan = await backend.pipeline.plan(reference, repository)
+        plan = await backend.pipeline.plan(reference, repository, Progress())
     except ProxyError as error:
         return Inspection(reference.name, repository.id, repository.commit, refusal=str(error))
     held, warnings = None, []

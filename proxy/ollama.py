@@ -1,6 +1,10 @@
 """The one module that knows Ollama's API: version, blobs and create."""
 
+import asyncio
+import re
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -9,13 +13,16 @@ import orjson
 from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.errors import OllamaError
+from proxy.errors import DigestMismatch, OllamaError, OllamaGone
 from proxy.reasons import reason
 
 ANSWER_SECONDS = 5.0
+POLL_SECONDS = 1.0
+PROBE = b"ollama-hf-proxy: does a wrong digest keep the data?"
+MISMATCH = re.compile(r'digest mismatch.* got "?(sha256:[0-9a-f]{64})')
 
 Write = Callable[[bytes], Awaitable[None]]
-Produce = Callable[[Write], Awaitable[None]]
+Produce = Callable[[Write], Awaitable[object]]
 
 
 def upstream_session() -> aiohttp.ClientSession:
@@ -36,6 +43,7 @@ class Ollama:
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
         self._session = session
+        self._keeps_unnamed: bool | None = None
 
     async def version(self) -> str:
         """What `GET /api/version` says. Raises OllamaError when there is no answer within 5 seconds."""
@@ -56,6 +64,17 @@ class Ollama:
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
+    async def back(self, gone: OllamaGone, patience: float) -> None:
+        """Wait until Ollama answers. Raises what it is `gone` with after `patience` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while True:
+                    with suppress(OllamaError):
+                        await self.version()
+                        return
+                    await asyncio.sleep(POLL_SECONDS)
+        raise gone
+
     async def cors_headers(self, host: str, origin: str) -> Mapping[str, str] | None:
         """The CORS headers of an answer to a page at `origin` that calls Ollama as `host`; None for a refusal."""
         headers = {hdrs.HOST: host, hdrs.ORIGIN: origin}
@@ -70,21 +89,53 @@ class Ollama:
             raise self.unreachable(error) from error
 
     async def push_blob(self, digest: str, size: int, produce: Produce) -> None:
-        """Upload `size` bytes that `produce` writes.
+        """Upload `size` bytes that `produce` writes; it is not asked for them where Ollama holds the blob.
 
         When `produce` raises, the connection is aborted, so that Ollama keeps nothing, and its error is raised
-        here. Raises OllamaError when the upload fails at Ollama's end.
+        here. Raises OllamaGone when the connection breaks, OllamaError when Ollama refuses.
         """
+        status, text = await self._upload(digest, size, produce)
+        if status not in (HTTPStatus.OK, HTTPStatus.CREATED):
+            kind = DigestMismatch if MISMATCH.search(text) else OllamaError
+            raise kind(f"Ollama refused the blob: {text}")
+
+    async def push_unnamed_blob(self, size: int, produce: Produce) -> str:
+        """Upload `size` bytes whose digest nobody knows yet; the digest that Ollama computed.
+
+        Ollama answers a digest that is not the data's with a 400 that names the true one, and keeps the data under it
+        (server/routes.go, v0.5.5 to v0.33). The caller compares it with its own, and asks `has_blob`.
+        """
+        status, text = await self._upload(f"sha256:{secrets.token_hex(32)}", size, produce)
+        if status != HTTPStatus.BAD_REQUEST or not (found := MISMATCH.search(text)):
+            raise OllamaError(f"Ollama refused the blob: {text}")
+        return found[1]
+
+    async def keeps_unnamed_blobs(self) -> bool:
+        """Whether this Ollama keeps what is uploaded under another digest; tried once, with a few bytes."""
+        if self._keeps_unnamed is None:
+
+            async def produce(write: Write) -> None:
+                await write(PROBE)
+
+            try:
+                self._keeps_unnamed = await self.has_blob(await self.push_unnamed_blob(len(PROBE), produce))
+            except OllamaGone:
+                raise
+            except OllamaError:
+                self._keeps_unnamed = False
+        return self._keeps_unnamed
+
+    async def _upload(self, digest: str, size: int, produce: Produce) -> tuple[int, str]:
+        """Status and error text of the answer, which may come before everything is written."""
         body = _ProducedBody(size, produce)
         try:
             async with self._session.post(f"{self.url}/api/blobs/{digest}", data=body) as response:
-                if response.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
-                    raise OllamaError(f"Ollama refused the blob: {_error_text(await response.read())}")
+                return response.status, _error_text(await response.read())
         except aiohttp.ClientError as error:
             # A source tells its own troubles as ProxyError: a bare network error came from writing to Ollama.
             if body.failure is not None and not isinstance(body.failure, aiohttp.ClientError | ConnectionError):
                 raise body.failure from None
-            raise OllamaError(
+            raise OllamaGone(
                 f"Ollama at {self.url} broke off the upload ({reason(error)}); see its log, then pull again: "
                 "finished files are kept"
             ) from error
@@ -115,8 +166,8 @@ class Ollama:
             ) from error
         raise OllamaError(f"Ollama ended the creation of {body['model']} without success; see its log")
 
-    def unreachable(self, error: Exception) -> OllamaError:
-        return OllamaError(
+    def unreachable(self, error: Exception) -> OllamaGone:
+        return OllamaGone(
             f"Ollama at {self.url} cannot be reached ({reason(error)}); is it running? "
             "The proxy looks for it at ollama.url (--ollama URL)"
         )

@@ -40,7 +40,7 @@ def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
         {
             "server": {"listen": "127.0.0.1:0"},
             "hub": {"endpoint": hub, **sections.pop("hub", {})},
-            "ollama": {"url": ollama},
+            "ollama": {"url": ollama, "patience": "1s", **sections.pop("ollama", {})},
             **sections,
         }
     )

@@ -48,7 +48,7 @@ class Pipeline:
         """Raises NativePull before the first line, or a ProxyError that says what happened."""
         repository = await self.open(reference)
         progress.status("pulling manifest")
-        plan = await self.plan(reference, repository)
+        plan = await self.plan(reference, repository, progress)
         enter(State.TRANSFERRING)
         await self._transfer.run(plan, progress)
         progress.status("verifying sha256 digest")
@@ -63,15 +63,17 @@ class Pipeline:
             raise NativePull(repository)
         return repository
 
-    async def plan(self, reference: ModelReference, repository: Repository) -> Plan:
+    async def plan(self, reference: ModelReference, repository: Repository, progress: Progress) -> Plan:
         quantization = choose_quantization(reference.tag, self._config.pull.default_quantization)
         files = {file.path: file for file in repository.files}
-        index = (await self._read(repository, [files[INDEX]]))[INDEX] if INDEX in files else None
+        index = (await self._read(repository, [files[INDEX]], progress))[INDEX] if INDEX in files else None
         selection = await asyncio.to_thread(choose_files, repository, index)
-        contents = await self._read(repository, selection.to_read)
+        contents = await self._read(repository, selection.to_read, progress)
         settings = self._config.settings_for(reference.name)
         return await asyncio.to_thread(make_plan, reference, repository, quantization, selection, contents, settings)
 
-    async def _read(self, repository: Repository, files: Sequence[RepositoryFile]) -> dict[str, bytes]:
+    async def _read(
+        self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress
+    ) -> dict[str, bytes]:
         check_readable(repository.id, files)
-        return await self._transfer.read(repository, files)
+        return await self._transfer.read(repository, files, progress)

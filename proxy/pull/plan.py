@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.config import ModelSettings, Quantization
 from proxy.errors import Refusal
+from proxy.pull.recipe import Literal, Range, Recipe
 from proxy.pull.reference import ModelReference
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -60,6 +61,11 @@ class Upload:
     file: RepositoryFile
     is_weights: bool
     content: bytes | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        part = Literal(self.content) if self.content is not None else Range(self.file, 0, self.size)
+        return Recipe((part,), self.digest)
 
 
 @dataclass(frozen=True, slots=True)

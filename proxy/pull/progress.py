@@ -47,11 +47,17 @@ class Progress:
         self._status: Line | None = None
         self._keep_alive = Line(f"pulling {NOTHING_DIGEST[7:19]}", NOTHING_DIGEST, 1, 1)
         self._subscriptions: set[Subscription] = set()
+        self.retries = 0
         self.ended = False
 
     def status(self, text: str) -> None:
         self._status = Line(text)
         self._publish(self._status)
+
+    def waiting(self, text: str) -> None:
+        """Say what is waited for; once, however many streams wait for it."""
+        if self._status != Line(text):
+            self.status(text)
 
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
         """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""

@@ -2,66 +2,99 @@
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine, Iterable, Sequence
+import logging
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
-from proxy.errors import OllamaError, TransferError
+from proxy.errors import Damaged, DigestMismatch, Interrupted, OllamaError, OllamaGone, RangesIgnored
 from proxy.ollama import Ollama, Write
 from proxy.pull.plan import Plan, Upload
 from proxy.pull.progress import Progress
+from proxy.pull.recipe import Assembly, Recipe
+from proxy.pull.spool import spooled
+from proxy.pull.streams import Bandwidth, Streams
+from proxy.pull.tries import Tries
+from proxy.pull.window import Fetching, Window
 from proxy.sources.base import Repository, RepositoryFile
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 READERS = 8
-STREAM_BYTES = 6 * 1024 * 1024
-"""What one running file holds: aiohttp's read and write buffers, a chunk held back and one being hashed."""
+HASHERS = max(2, min(8, os.cpu_count() or 1))
+MOST_UPLOADS = 5
+"""How often one blob is begun where Ollama goes away again and again."""
 
 
 class Transfer:
-    """Moves files of all pulls: at most `connections` at once, fewer where `memory` (bytes) is small."""
+    """Moves the files of all pulls. `patience` is how many seconds an Ollama that is gone is waited for."""
 
-    def __init__(self, ollama: Ollama, connections: int, memory: int) -> None:
+    def __init__(self, ollama: Ollama, streams: Streams, bandwidth: Bandwidth, patience: float) -> None:
         self._ollama = ollama
-        self._streams = asyncio.Semaphore(max(1, min(connections, memory // STREAM_BYTES)))
+        self._streams = streams
+        self._bandwidth = bandwidth
+        self._patience = patience
         # Apart from the streams, so that a plan never waits for somebody else's shards.
         self._readers = asyncio.Semaphore(READERS)
-        self._hashers = ThreadPoolExecutor(2, thread_name_prefix="hash")
+        self._threads = ThreadPoolExecutor(HASHERS, thread_name_prefix="hash")
 
     def close(self) -> None:
-        self._hashers.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
 
-    async def read(self, repository: Repository, files: Sequence[RepositoryFile]) -> dict[str, bytes]:
+    async def read(
+        self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress
+    ) -> dict[str, bytes]:
         """Small files whole, by path, each checked against the digest that the source announced."""
-        contents = await _together(self._read(repository, file) for file in files)
+        contents = await _together(self._read(repository, file, progress) for file in files)
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
-    async def _read(self, repository: Repository, file: RepositoryFile) -> bytes:
+    async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
+        tries = Tries(progress)
+        damaged = False
+        while True:
+            try:
+                async with self._readers:
+                    content = await self._read_once(repository, file)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._threads, _check_content, repository, file, content)
+            except Interrupted as error:
+                await tries.again(error)
+            except Damaged as error:
+                if damaged:
+                    raise
+                damaged = True
+                log.warning("%s; it is fetched once more", error)
+            else:
+                return content
+
+    async def _read_once(self, repository: Repository, file: RepositoryFile) -> bytes:
         received = bytearray()
-        async with self._readers, repository.stream(file) as chunks:
+        async with repository.stream(file) as chunks:
             async for chunk in chunks:
+                await self._bandwidth.take(len(chunk))
                 received += chunk
-                _check_length(repository, file, len(received), at_end=False)
-        _check_length(repository, file, len(received), at_end=True)
-        content = bytes(received)
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._hashers, _check_content, repository, file, content)
-        return content
+                if len(received) > file.size:
+                    raise Interrupted(f"{repository.id}/{file.path}: more than {file.size} bytes came")
+        if len(received) < file.size:
+            raise Interrupted(f"{repository.id}/{file.path}: only {len(received)} of {file.size} bytes came")
+        return bytes(received)
 
     async def run(self, plan: Plan, progress: Progress) -> None:
         """Bring every blob of the plan into Ollama; those that it holds are left alone.
 
         Raises SourceError, TransferError or OllamaError, the first that happens; finished blobs stay.
         """
-        held = await self.held(plan)
+        held = await self._patiently(lambda: self.held(plan), progress)
         blobs = {upload.digest: upload for upload in plan.uploads}
         progress.announce(
             (upload.digest, upload.size, upload.digest in held) for upload in blobs.values() if upload.is_weights
         )
         missing = [upload for digest, upload in blobs.items() if digest not in held]
-        await _together(self._push(plan.repository, upload, progress) for upload in missing)
+        fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
+        await _together(self._push_upload(fetching, upload, order) for order, upload in enumerate(missing))
 
     async def held(self, plan: Plan) -> set[str]:
         """The digests of the plan's blobs that Ollama already has."""
@@ -69,39 +102,147 @@ class Transfer:
         answers = await _together(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
-    async def _push(self, repository: Repository, upload: Upload, progress: Progress) -> None:
+    async def _push_upload(self, fetching: Fetching, upload: Upload, order: int) -> None:
+        what = f"{fetching.repository.id}/{upload.path}"
+        await self.push(fetching, upload.recipe, what, lambda size: fetching.progress.moved(upload.digest, size), order)
+
+    async def push(
+        self, fetching: Fetching, recipe: Recipe, what: str, moved: Callable[[int], None], order: int = 0
+    ) -> str:
+        """Make the blob of a recipe in Ollama; its digest.
+
+        `moved` is told the bytes that reached Ollama, and less than zero where all has to begin again. `what` names
+        the blob in errors; of one pull's blobs, that with the lowest `order` is fetched first.
+        """
+        upload = _Upload(self._ollama, fetching, recipe, what, moved, order, self._threads)
+        tries = Tries(fetching.progress)
+        damaged = False
+        while True:
+            try:
+                return await self._patiently(upload.run, fetching.progress)
+            except (Damaged, DigestMismatch) as error:
+                if damaged:
+                    raise
+                damaged = True
+                fetching.progress.retries += 1
+                log.warning("%s; it is fetched once more", error)
+            except RangesIgnored as error:
+                if recipe.whole_files() is None:
+                    raise
+                fetching.ranged = False
+                log.warning("%s; its files are fetched whole, each in one stream", error)
+            except Interrupted as error:
+                await tries.again(error)
+            except OllamaError as error:
+                raise OllamaError(f"{what}: {error}") from error
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]], progress: Progress) -> T:
+        """Do the work again where Ollama was gone and is back within the patience."""
+        for _ in range(MOST_UPLOADS - 1):
+            try:
+                return await work()
+            except OllamaGone as error:
+                log.warning("%s; it is waited for, for %.0f s", error, self._patience)
+                progress.waiting("waiting for Ollama to come back")
+                progress.retries += 1
+                await self._ollama.back(error, self._patience)
+        return await work()
+
+
+class _Upload:
+    """One blob's way into Ollama, which may have to be gone again from its beginning."""
+
+    def __init__(
+        self,
+        ollama: Ollama,
+        fetching: Fetching,
+        recipe: Recipe,
+        what: str,
+        moved: Callable[[int], None],
+        order: int,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self._ollama = ollama
+        self._fetching = fetching
+        self._recipe = recipe
+        self._what = what
+        self._moved = moved
+        self._order = order
+        self._threads = threads
+        self._reached = 0
+        self._begun = False
+
+    async def run(self) -> str:
+        self._count(-self._reached)
+        digest = self._recipe.digest
+        if digest is None:
+            digest = await self._run_unnamed()
+        # The answer to an earlier upload may have been lost.
+        elif not (self._begun and await self._ollama.has_blob(digest)):
+            self._begun = True
+            async with self._window() as window:
+                await self._ollama.push_blob(digest, self._recipe.size, lambda write: self._make(window, write))
+        self._count(self._recipe.size - self._reached)
+        return digest
+
+    async def _run_unnamed(self) -> str:
+        if not await self._ollama.keeps_unnamed_blobs():
+            return await self._run_spooled()
+        made = ""
+
         async def produce(write: Write) -> None:
-            if upload.content is not None:
-                await write(upload.content)
-                progress.moved(upload.digest, upload.size)
-            else:
-                await self._forward(repository, upload, write, progress)
+            nonlocal made
+            made = await self._make(window, write)
 
-        try:
-            # Only what comes from the source takes one of the connections to it.
-            async with nullcontext() if upload.content is not None else self._streams:
-                await self._ollama.push_blob(upload.digest, upload.size, produce)
-        except OllamaError as error:
-            raise OllamaError(f"{repository.id}/{upload.path}: {error}") from error
+        async with self._window() as window:
+            named = await self._ollama.push_unnamed_blob(self._recipe.size, produce)
+        if named != made:
+            raise DigestMismatch(f"Ollama received {named}, but {made} was sent")
+        if not await self._ollama.has_blob(named):
+            raise OllamaError(f"Ollama did not keep {named}, which was uploaded before its digest was known")
+        return named
 
-    async def _forward(self, repository: Repository, upload: Upload, write: Write, progress: Progress) -> None:
-        """Stream one file through the hash. The last chunk waits for the digest: Ollama keeps what ends well."""
+    async def _run_spooled(self) -> str:
+        with spooled(self._what, self._recipe.size, self._threads) as spool:
+            async with self._window() as window:
+                digest = await self._make(window, spool.write, reaches_ollama=False)
+
+            async def produce(write: Write) -> None:
+                async for piece in spool.read():
+                    await write(piece)
+                    self._count(len(piece))
+
+            await self._ollama.push_blob(digest, self._recipe.size, produce)
+        return digest
+
+    def _window(self) -> Window:
+        return Window(self._fetching, self._recipe, self._order)
+
+    async def _make(self, window: Window, write: Write, *, reaches_ollama: bool = True) -> str:
+        """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         loop = asyncio.get_running_loop()
-        digest = hashlib.sha256()
-        received, held_back = 0, b""
-        async with repository.stream(upload.file) as chunks:
-            async for chunk in chunks:
-                received += len(chunk)
-                _check_length(repository, upload.file, received, at_end=False)
-                hashing = loop.run_in_executor(self._hashers, digest.update, chunk)
-                await write(held_back)
-                progress.moved(upload.digest, len(held_back))
-                await hashing
-                held_back = chunk
-        _check_length(repository, upload.file, received, at_end=True)
-        _check_digest(repository, upload.file, upload.digest, f"sha256:{digest.hexdigest()}")
-        await write(held_back)
-        progress.moved(upload.digest, len(held_back))
+        assembly = Assembly(self._recipe)
+        ready = await loop.run_in_executor(self._threads, assembly.add, ())
+        while batch := await window.next():
+            making = loop.run_in_executor(self._threads, assembly.add, batch)
+            await self._write(write, ready, reaches_ollama)
+            ready = await making
+        digest = assembly.digest()
+        if self._recipe.digest is not None:
+            _check_digest(self._what, self._recipe.digest, digest)
+        await self._write(write, ready, reaches_ollama)
+        return digest
+
+    async def _write(self, write: Write, pieces: Sequence[bytes], reaches_ollama: bool) -> None:
+        for piece in pieces:
+            await write(piece)
+            if reaches_ollama:
+                self._count(len(piece))
+
+    def _count(self, size: int) -> None:
+        self._reached += size
+        if size:
+            self._moved(size)
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -115,24 +256,17 @@ async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 def _check_content(repository: Repository, file: RepositoryFile, content: bytes) -> None:
+    what = f"{repository.id}/{file.path}"
     if file.sha256 is not None:
-        _check_digest(repository, file, file.sha256, hashlib.sha256(content).hexdigest())
+        _check_digest(what, file.sha256, hashlib.sha256(content).hexdigest())
     elif file.git_sha1 is not None:
         git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        _check_digest(repository, file, file.git_sha1, git.hexdigest())
+        _check_digest(what, file.git_sha1, git.hexdigest())
 
 
-def _check_length(repository: Repository, file: RepositoryFile, received: int, *, at_end: bool) -> None:
-    if received > file.size or (at_end and received < file.size):
-        raise TransferError(
-            f"{repository.id}/{file.path}: {'more than ' if received > file.size else f'only {received} of '}"
-            f"{file.size} bytes came; pull again: finished files are kept"
-        )
-
-
-def _check_digest(repository: Repository, file: RepositoryFile, expected: str, computed: str) -> None:
+def _check_digest(what: str, expected: str, computed: str) -> None:
     if expected != computed:
-        raise TransferError(
-            f"{repository.id}/{file.path} arrived damaged: its digest is {computed}, not {expected} as the Hub "
-            "announced; pull again: finished files are kept"
+        raise Damaged(
+            f"{what} arrived damaged: its digest is {computed}, not {expected} as the Hub announced; pull again: "
+            "finished files are kept"
         )

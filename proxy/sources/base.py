@@ -34,10 +34,13 @@ class Repository(Protocol):
     @property
     def files(self) -> tuple[RepositoryFile, ...]: ...
 
-    def stream(self, file: RepositoryFile) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The file's bytes in order. Nothing is checked: the reader counts and hashes.
+    def stream(
+        self, file: RepositoryFile, start: int = 0, stop: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes from offset `start` up to `stop`, in order; without `stop` the whole file, asked for as such.
 
-        Raises SourceError when the bytes cannot be had or stop coming.
+        The reader counts and hashes. Raises Interrupted where asking again may help, RangesIgnored where the
+        source has only whole files to give, SourceError for the rest.
         """
 
 

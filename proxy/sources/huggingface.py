@@ -1,12 +1,11 @@
-"""The Hugging Face Hub: metadata through huggingface_hub, bytes through aiohttp."""
+"""The Hugging Face Hub: metadata through huggingface_hub, files over HTTP."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
-from http import HTTPStatus
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -16,13 +15,12 @@ from yarl import URL
 from proxy.errors import ProxyError, Refusal, SourceError
 from proxy.reasons import reason
 from proxy.sources.base import RepositoryFile
+from proxy.sources.http_file import HttpFile, source_session
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 METADATA_SECONDS = 12.0
-READ_SECONDS = 30.0
-READ_BUFFER = 512 * 1024
 PUBLIC_ENDPOINT = "https://huggingface.co"
 
 T = TypeVar("T")
@@ -32,13 +30,14 @@ class HuggingFace:
     """A source over the Hub's API, at huggingface.co or at a server of its shape.
 
     `token` goes to `endpoint` and nowhere else. Without one, the token that `hf auth login` left is used for
-    huggingface.co only.
+    huggingface.co only. `receive_buffer` (bytes) is how much of a file may wait in the kernel.
     """
 
-    def __init__(self, endpoint: str, token: str, hosts: tuple[str, ...]) -> None:
+    def __init__(self, endpoint: str, token: str, hosts: tuple[str, ...], *, receive_buffer: int | None = None) -> None:
         self.endpoint = endpoint
         self.hosts = hosts
         self._token = token or None
+        self._receive_buffer = receive_buffer
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self, repository: str, revision: str | None) -> "HubRepository":
@@ -124,36 +123,18 @@ class HuggingFace:
                     "hub.endpoint in the configuration"
                 )
 
-    @asynccontextmanager
-    async def fetch(self, repository: "HubRepository", file: RepositoryFile) -> AsyncIterator[AsyncIterator[bytes]]:
-        path = f"/{quote(repository.id)}/resolve/{repository.commit}/{quote(file.path)}"
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        what = f"{repository.id}/{file.path}"
-        try:
-            # aiohttp drops Authorization when a redirect leaves the endpoint's origin.
-            response = await self._http().get(URL(self.endpoint + path, encoded=True), headers=headers)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise _broken(what, error) from error
-        async with response:
-            if response.status != HTTPStatus.OK:
-                raise SourceError(
-                    f"{what} cannot be read: {response.url.host} answered {response.status} {response.reason}"
-                )
-            yield _chunks(response, what)
-
-    def _http(self) -> aiohttp.ClientSession:
+    def file(self, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=READ_SECONDS),
-                # The Hub gzips text otherwise, and then gives no length.
-                headers={"Accept-Encoding": "identity"},
-                # A signed URL is valid only as it was written.
-                requote_redirect_url=False,
-                read_bufsize=READ_BUFFER,
-            )
-        return self._session
+            self._session = source_session(self._receive_buffer)
+        path = f"/{quote(repository.id)}/resolve/{repository.commit}/{quote(file.path)}"
+        return HttpFile(
+            self._session,
+            URL(self.endpoint + path, encoded=True),
+            file,
+            token=self._token,
+            commit=repository.commit,
+            what=f"{repository.id}/{file.path}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,23 +143,14 @@ class HubRepository:
     id: str
     commit: str
     files: tuple[RepositoryFile, ...]
+    _opened: dict[str, HttpFile] = field(default_factory=dict)
 
-    def stream(self, file: RepositoryFile) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        return self.source.fetch(self, file)
-
-
-async def _chunks(response: aiohttp.ClientResponse, what: str) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise _broken(what, error) from error
-
-
-def _broken(what: str, error: Exception) -> SourceError:
-    return SourceError(
-        f"{what}: the connection to the Hub failed ({reason(error)}); pull again: finished files are kept"
-    )
+    def stream(
+        self, file: RepositoryFile, start: int = 0, stop: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        if file.path not in self._opened:
+            self._opened[file.path] = self.source.file(self, file)
+        return self._opened[file.path].stream(start, stop)
 
 
 async def _in_daemon_thread(work: Callable[[], T]) -> T:

@@ -200,11 +200,11 @@ async def test_blobs_that_ollama_holds_are_not_fetched_again(
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (Fault("model.safetensors", "corrupt", after=2_000_000), "arrived damaged"),
-        (Fault("model.safetensors", "corrupt", after=0), "arrived damaged"),
-        (Fault("model.safetensors", "short", after=2_000_000), "the connection to the Hub failed"),
-        (Fault("model.safetensors", "drop", after=2_000_000), "Hub failed (the connection broke in the middle"),
-        (Fault("model.safetensors", "status", status=503), "answered 503"),
+        (Fault("model.safetensors", "corrupt", after=2_000_000, times=2), "arrived damaged"),
+        (Fault("model.safetensors", "corrupt", after=0, times=2), "arrived damaged"),
+        (Fault("model.safetensors", "short", after=200_000, times=-1), "the connection to the Hub failed"),
+        (Fault("model.safetensors", "drop", after=200_000, times=-1), "Hub failed (the connection broke in the middle"),
+        (Fault("model.safetensors", "status", status=503, times=-1), "answered 503"),
     ],
 )
 async def test_a_broken_file_never_becomes_a_blob_and_is_named(
@@ -225,7 +225,7 @@ async def test_a_broken_file_never_becomes_a_blob_and_is_named(
 async def test_a_damaged_small_file_is_found_by_its_git_hash(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    hub.faults.append(Fault("config.json", "corrupt", after=5))
+    hub.faults.append(Fault("config.json", "corrupt", after=5, times=2))
     lines = await client.pull(NAME)
     assert "acme/tiny/config.json arrived damaged" in lines[-1]["error"]
     assert not ollama.blobs
@@ -235,7 +235,7 @@ async def test_finished_files_stay_when_another_fails(client: Client, hub: Stand
     files = tiny_llama(shards=2)
     hub.add("acme/tiny", files)
     hub.faults.append(Fault("model-00002-of-00002.safetensors", "drop", after=1000))
-    hub.faults.append(Fault("model-00002-of-00002.safetensors", "status", status=500))
+    hub.faults.append(Fault("model-00002-of-00002.safetensors", "status", status=500, times=-1))
     app_of_one = settings(hub.endpoint, ollama.url, pull={"connections": 1})
     async with App(app_of_one) as app:
         lines = await Client(app.address.url, client.session).pull(NAME)

@@ -36,7 +36,12 @@ class Listing:
     id: str = "acme/model"
     commit: str = "c" * 40
 
-    def stream(self, file: RepositoryFile) -> "AbstractAsyncContextManager[Any]":
+    def stream(
+        self,
+        file: RepositoryFile,
+        start: int = 0,  # noqa: ARG002
+        stop: int | None = None,  # noqa: ARG002
+    ) -> "AbstractAsyncContextManager[Any]":
         raise AssertionError(f"the plan fetched {file.path}")
 
 

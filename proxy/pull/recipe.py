@@ -1,0 +1,147 @@
+"""What a blob is made of: literal bytes and ranges of repository files, in order, perhaps transformed. Pure."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from proxy.errors import TransferError
+from proxy.sources.base import RepositoryFile
+
+Step = Callable[[bytes], bytes]
+"""Takes a range's bytes piece by piece and returns what is ready of them; after the last it is given `b""`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The bytes from offset `start` up to `stop` of a file.
+
+    `transform` makes a fresh step for every upload, since one may have to begin again; it runs in a thread.
+    `becomes` is how many bytes it makes of the range, where that is another number.
+    """
+
+    file: RepositoryFile
+    start: int
+    stop: int
+    transform: Callable[[], Step] | None = None
+    becomes: int | None = None
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start if self.becomes is None else self.becomes
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One blob. `digest` (`sha256:` and hex) is None where nobody knows it before the bytes have come."""
+
+    parts: tuple[Literal | Range, ...]
+    digest: str | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    def spans(self, most: int) -> Iterator["Span"]:
+        """What has to be fetched, in order: neighbouring ranges together, in spans of `most` bytes or less."""
+        file, start, stop = None, 0, 0
+        for part in self.parts:
+            if not isinstance(part, Range):
+                continue
+            if part.file is not file or part.start != stop:
+                yield from _cut(file, start, stop, most)
+                file, start = part.file, part.start
+            stop = part.stop
+        yield from _cut(file, start, stop, most)
+
+    def whole_files(self) -> list[RepositoryFile] | None:
+        """The files, where all are taken whole; None where some are not."""
+        ranges = [part for part in self.parts if isinstance(part, Range)]
+        if any(part.start != 0 or part.stop != part.file.size for part in ranges):
+            return None
+        return [part.file for part in ranges]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of one file that are asked for at once; all of it without a range when it is `whole`."""
+
+    file: RepositoryFile
+    start: int
+    stop: int
+    whole: bool
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+def _cut(file: RepositoryFile | None, start: int, stop: int, most: int) -> Iterator[Span]:
+    if file is not None:
+        for offset in range(start, stop, most):
+            end = min(offset + most, stop)
+            yield Span(file, offset, end, whole=end - offset == file.size)
+
+
+class Assembly:
+    """Makes a recipe's bytes of the bytes of its ranges, which come in order, and hashes them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._parts = iter(recipe.parts)
+        self._expected = recipe.size
+        self._hash = hashlib.sha256()
+        self._left = 0
+        self._step: Step | None = None
+        self._ended = False
+        self._begun = False
+        self.size = 0
+
+    def add(self, chunks: Sequence[bytes]) -> list[bytes]:
+        """The blob's next bytes. Blocking: for a thread."""
+        ready: list[bytes] = []
+        if not self._begun:
+            self._begun = True
+            self._next_range(ready)
+        for chunk in chunks:
+            rest = chunk
+            while rest:
+                if self._ended:
+                    raise TransferError("more bytes came than the recipe has ranges for")
+                piece, rest = (rest, b"") if len(rest) <= self._left else (rest[: self._left], rest[self._left :])
+                self._left -= len(piece)
+                ready.append(self._step(piece) if self._step else piece)
+                if self._left == 0:
+                    self._end_range(ready)
+        for piece in ready:
+            self._hash.update(piece)
+            self.size += len(piece)
+        return ready
+
+    def digest(self) -> str:
+        """The whole blob's. Raises TransferError when it is not whole."""
+        if not self._ended or self.size != self._expected:
+            raise TransferError(f"only {self.size} of {self._expected} bytes were made")
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _end_range(self, ready: list[bytes]) -> None:
+        if self._step:
+            ready.append(self._step(b""))
+        self._next_range(ready)
+
+    def _next_range(self, ready: list[bytes]) -> None:
+        for part in self._parts:
+            if isinstance(part, Literal):
+                ready.append(part.content)
+            elif part.stop > part.start:
+                self._left = part.stop - part.start
+                self._step = part.transform() if part.transform else None
+                return
+        self._ended = True

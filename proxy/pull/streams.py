@@ -1,0 +1,223 @@
+"""Who may fetch: connections to the source and memory, shared by all files of all pulls."""
+
+import asyncio
+import logging
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+log = logging.getLogger(__name__)
+
+MIB = 1024 * 1024
+LEAST_SPAN, MOST_SPAN = 8 * MIB, 32 * MIB
+FIRST_STREAMS = 4
+TICK_SECONDS = 0.15
+TRIAL_TICKS = 6
+GAIN = 1.1
+HOLD_SECONDS = 20.0
+SLOW_SECONDS = 5.0
+SLOW_SHARE = 0.1
+BUFFERED_SECONDS = 0.2
+LEAST_BUFFER = 32 * 1024
+
+
+@dataclass(eq=False, slots=True)
+class Stream:
+    """A connection, and memory for all that it will bring."""
+
+    pull: Hashable
+    size: int
+    received: int = 0
+    scope: asyncio.Timeout | None = None
+    marked: tuple[float, int, int, float] = (0.0, 0, 0, 0.0)
+
+
+@dataclass(order=True, slots=True)
+class _Waiter:
+    order: int
+    number: int
+    pull: Hashable = field(compare=False)
+    size: int = field(compare=False)
+    admitted: "asyncio.Future[Stream]" = field(compare=False)
+
+
+class Streams:
+    """At most `connections` streams and `memory` bytes at once.
+
+    The number adapts: it doubles as long as the line gives more for it, and is halved when the source throttles.
+    Pulls get an equal share; within a pull, the file with the lowest order goes first.
+    """
+
+    def __init__(self, connections: int, memory: int, *, span_bytes: int | None = None) -> None:
+        self.span_bytes = span_bytes or max(LEAST_SPAN, min(MOST_SPAN, memory // (2 * connections)))
+        self.limit = min(FIRST_STREAMS, connections)
+        self._connections = connections
+        self._memory = memory
+        self._used = 0
+        self._open: set[Stream] = set()
+        self._waiting: list[_Waiter] = []
+        self._numbers = count()
+        self._paused_until = 0.0
+        self._ticking: asyncio.TimerHandle | None = None
+        self._ticked_at = 0.0
+        self._received = 0
+        self._busy_seconds = 0.0
+        self._seen = 0
+        self._trial: tuple[int, float, int] | None = None
+        self._hold_until = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether every connection and every byte has been given back."""
+        return not self._open and not self._used and not self._waiting
+
+    async def enter(self, pull: Hashable, order: int, size: int) -> Stream:
+        """Wait for a connection and `size` bytes of memory."""
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(order, next(self._numbers), pull, size, loop.create_future())
+        self._waiting.append(waiter)
+        self._admit()
+        try:
+            return await waiter.admitted
+        except asyncio.CancelledError:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif not waiter.admitted.cancelled():
+                stream = waiter.admitted.result()
+                self.leave(stream)
+                self.free(size)
+            raise
+
+    def leave(self, stream: Stream) -> None:
+        """Give the connection back; the memory stays taken until it is freed."""
+        self._open.discard(stream)
+        self._admit()
+
+    def free(self, size: int) -> None:
+        self._used -= size
+        self._admit()
+
+    def arrived(self, stream: Stream, size: int) -> None:
+        stream.received += size
+        self._received += size
+
+    def throttle(self, seconds: float) -> None:
+        """The source asked for fewer requests: half as many streams, and no new one for so long."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._paused_until:
+            self.limit = max(1, self.limit // 2)
+        self._trial = None
+        self._paused_until = max(self._paused_until, now + seconds)
+        self._hold_until = self._paused_until + HOLD_SECONDS
+
+    @contextmanager
+    def watched(self, stream: Stream, scope: asyncio.Timeout) -> Iterator[None]:
+        """While the block runs, `scope` ends when the stream brings far less than the others."""
+        stream.scope = scope
+        stream.marked = self._mark(stream)
+        try:
+            yield
+        finally:
+            stream.scope = None
+
+    def _admit(self) -> None:
+        if not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        self._start_ticking(loop)
+        while self._waiting and len(self._open) < self.limit and loop.time() >= self._paused_until:
+            waiter = self._next()
+            if not self._has_room(waiter.size):
+                return
+            self._waiting.remove(waiter)
+            if waiter.admitted.cancelled():
+                continue
+            stream = Stream(waiter.pull, waiter.size)
+            self._open.add(stream)
+            self._used += waiter.size
+            waiter.admitted.set_result(stream)
+
+    def _next(self) -> _Waiter:
+        streams: dict[Hashable, int] = {}
+        for stream in self._open:
+            streams[stream.pull] = streams.get(stream.pull, 0) + 1
+        return min(self._waiting, key=lambda waiter: (streams.get(waiter.pull, 0), waiter))
+
+    def _has_room(self, size: int) -> bool:
+        return self._used == 0 or self._used + size <= self._memory
+
+    def _start_ticking(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._ticking is None:
+            self._ticked_at, self._seen = loop.time(), self._received
+            self._ticking = loop.call_later(TICK_SECONDS, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ticking = None
+        if not self._open and not self._waiting:
+            return
+        now = loop.time()
+        seconds = now - self._ticked_at
+        self._busy_seconds += seconds * len(self._open)
+        self._adapt(now, (self._received - self._seen) / seconds)
+        self._restart_slow(now)
+        self._start_ticking(loop)
+        self._admit()
+
+    def _adapt(self, now: float, rate: float) -> None:
+        """Judge the newest number of streams by what the line gave since, and perhaps try a larger one."""
+        if not all(stream.received for stream in self._open):
+            return
+        if self._trial is not None:
+            before, rate_before, ticks = self._trial
+            if rate >= GAIN * rate_before:
+                self._trial = None
+            elif ticks < TRIAL_TICKS:
+                self._trial = (before, rate_before, ticks + 1)
+                return
+            else:
+                self.limit, self._trial, self._hold_until = before, None, now + HOLD_SECONDS
+                log.debug("more than %d streams bring no more", before)
+        # Where nothing waits for a connection alone, Ollama or the memory is the limit.
+        wanted = self._waiting and len(self._open) >= self.limit and self._has_room(self._next().size)
+        if self._trial is None and wanted and now >= self._hold_until and self.limit < self._connections:
+            self._trial = (self.limit, rate, 0)
+            self.limit = min(2 * self.limit, self._connections)
+
+    def _mark(self, stream: Stream) -> tuple[float, int, int, float]:
+        return asyncio.get_running_loop().time(), stream.received, self._received, self._busy_seconds
+
+    def _restart_slow(self, now: float) -> None:
+        for stream in self._open:
+            if stream.scope is None:
+                continue
+            began, own_then, all_then, busy_then = stream.marked
+            seconds = now - began
+            if seconds < SLOW_SECONDS:
+                continue
+            own = stream.received - own_then
+            others = self._received - all_then - own
+            others_seconds = self._busy_seconds - busy_then - seconds
+            if others_seconds > 0 and own / seconds < SLOW_SHARE * others / others_seconds:
+                stream.scope.reschedule(now)
+            stream.marked = self._mark(stream)
+
+
+class Bandwidth:
+    """At most `rate` bytes a second, all pulls together; 0 is no limit."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._free_at = 0.0
+
+    def receive_buffer(self, connections: int) -> int | None:
+        """Bytes of each connection that the kernel may hold: with its usual megabytes a slow line comes in gusts."""
+        return max(LEAST_BUFFER, int(self._rate * BUFFERED_SECONDS / connections)) if self._rate else None
+
+    async def take(self, size: int) -> None:
+        """Wait until the line would have brought these bytes at that rate."""
+        if not self._rate:
+            return
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now) + size / self._rate
+        await asyncio.sleep(self._free_at - now)

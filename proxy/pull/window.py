@@ -1,0 +1,233 @@
+"""A recipe's ranges, fetched by several streams at once and handed on in order."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
+from typing import Self
+
+from proxy.errors import Interrupted
+from proxy.pull.progress import Progress
+from proxy.pull.recipe import Recipe, Span
+from proxy.pull.streams import Bandwidth, Stream, Streams
+from proxy.pull.tries import Tries
+from proxy.sources.base import Repository
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Spans that may wait to be handed on while every stream fetches another."""
+BATCH_BYTES = 1024 * 1024
+BATCH_SECONDS = 0.25
+GAINED_BYTES = 1024 * 1024
+MOST_SLOW_RESTARTS = 3
+WHOLE_BYTES = 8 * 1024 * 1024
+"""What of a file without ranges may wait to be handed on."""
+
+
+class Fetching:
+    """What fetches need beside their span: the same for all of a pull."""
+
+    def __init__(self, repository: Repository, streams: Streams, bandwidth: Bandwidth, progress: Progress) -> None:
+        self.repository = repository
+        self.streams = streams
+        self.bandwidth = bandwidth
+        self.progress = progress
+        # A source that ignored one range ignores them all: its files are then one stream each.
+        self.ranged = True
+
+
+class Window:
+    """The bytes of a recipe's ranges in order, while the block runs.
+
+    Entering waits for the first stream. The first span goes ahead alone: it finds the signed address, and whether
+    there are ranges at all.
+    """
+
+    def __init__(self, fetching: Fetching, recipe: Recipe, order: int) -> None:
+        self._fetching = fetching
+        self._streams = fetching.streams
+        self._spans = recipe.spans(fetching.streams.span_bytes if fetching.ranged else max(1, recipe.size))
+        self._order = order
+        self._fetches: deque[_Fetch] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._fed = False
+        self._handed_on: tuple[_Fetch, int] | None = None
+
+    async def __aenter__(self) -> Self:
+        first = next(self._spans, None)
+        if first is None:
+            self._fed = True
+            return self
+        fetch = await self._begin(first)
+        self._start(self._feed(fetch))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for fetch in self._fetches:
+            fetch.free()
+
+    async def next(self) -> list[bytes]:
+        """The next bytes, about a MiB; empty at the end. What was handed on before counts as used up.
+
+        Raises SourceError; Interrupted where a file without ranges has to begin again, RangesIgnored where it has
+        none and was asked for some.
+        """
+        if self._handed_on is not None:
+            fetch, size = self._handed_on
+            fetch.free(size)
+            self._handed_on = None
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            if self._fetches and (batch := self._fetches[0].take()):
+                self._handed_on = self._fetches[0], sum(map(len, batch))
+                return batch
+            if self._fetches and self._fetches[0].complete:
+                self._fetches.popleft().free()
+                self._room.set()
+            elif not self._fetches and self._fed:
+                return []
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    async def _feed(self, first: "_Fetch") -> None:
+        await first.begun.wait()
+        for span in self._spans:
+            while len(self._fetches) >= self._streams.limit + AHEAD:
+                self._room.clear()
+                await self._room.wait()
+            await self._begin(span)
+        self._fed = True
+        self._news.set()
+
+    async def _begin(self, span: Span) -> "_Fetch":
+        size = span.size if self._fetching.ranged else min(span.size, WHOLE_BYTES)
+        stream = await self._streams.enter(self._fetching, self._order, size)
+        fetch = _Fetch(self._fetching, span, stream, self._tell)
+        self._fetches.append(fetch)
+        self._start(fetch.run())
+        return fetch
+
+    def _tell(self, fetch: "_Fetch") -> None:
+        if self._fetches[0] is fetch:
+            self._news.set()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._failure = self._failure or error
+        self._news.set()
+
+
+class _Fetch:
+    """One span on its way: what has come and was not yet taken."""
+
+    def __init__(self, fetching: Fetching, span: Span, stream: Stream, tell: Callable[["_Fetch"], None]) -> None:
+        self._fetching = fetching
+        self._span = span
+        self._stream = stream
+        self._tell = tell
+        self._reserved = stream.size
+        self._chunks: deque[bytes] = deque()
+        self._waiting = 0
+        self._taken = asyncio.Event()
+        self._taken_at = 0.0
+        self._what = f"{fetching.repository.id}/{span.file.path}"
+        self._slow_restarts = 0
+        self.received = 0
+        self.begun = asyncio.Event()
+
+    @property
+    def complete(self) -> bool:
+        return self.received == self._span.size and not self._chunks
+
+    def take(self) -> list[bytes]:
+        batch, size = [], 0
+        while self._chunks and size < BATCH_BYTES:
+            chunk = self._chunks.popleft()
+            batch.append(chunk)
+            size += len(chunk)
+        self._waiting -= size
+        self._taken_at = asyncio.get_running_loop().time()
+        self._taken.set()
+        return batch
+
+    def free(self, size: int | None = None) -> None:
+        """Give back memory: of so many bytes, or all that is left of it."""
+        if size is None or self._fetching.ranged:
+            given = self._reserved if size is None else min(size, self._reserved)
+            self._reserved -= given
+            self._fetching.streams.free(given)
+
+    async def run(self) -> None:
+        tries = Tries(self._fetching.progress)
+        try:
+            while self.received < self._span.size:
+                before = self.received
+                try:
+                    await self._receive_watched()
+                except Interrupted as error:
+                    if self.received and not self._fetching.ranged:
+                        raise
+                    if self.received - before >= GAINED_BYTES:
+                        tries.begin_anew()
+                    await tries.again(error)
+        finally:
+            self.begun.set()
+            self._fetching.streams.leave(self._stream)
+
+    async def _receive_watched(self) -> None:
+        """Receive, but begin a new connection where this one brings far less than the others."""
+        watch = self._fetching.ranged and self._slow_restarts < MOST_SLOW_RESTARTS
+        try:
+            async with asyncio.timeout(None) as scope:
+                with self._fetching.streams.watched(self._stream, scope) if watch else nullcontext():
+                    await self._receive()
+        except TimeoutError:
+            self._slow_restarts += 1
+            self._fetching.progress.retries += 1
+            log.warning(
+                "%s: from byte %d on it comes at less than a tenth of the other streams' rate; fetched anew",
+                self._what,
+                self._span.start + self.received,
+            )
+
+    async def _receive(self) -> None:
+        start = self._span.start + self.received
+        as_a_whole = not self._fetching.ranged or (self._span.whole and not self.received)
+        async with self._fetching.repository.stream(
+            self._span.file, start, None if as_a_whole else self._span.stop
+        ) as chunks:
+            self.begun.set()
+            async for chunk in chunks:
+                await self._fetching.bandwidth.take(len(chunk))
+                await self._add(chunk[: self._span.size - self.received])
+                if self.received == self._span.size:
+                    return
+        raise Interrupted(f"{self._what}: only {self.received} of {self._span.size} bytes came")
+
+    async def _add(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._waiting += len(chunk)
+        self.received += len(chunk)
+        self._fetching.streams.arrived(self._stream, len(chunk))
+        now = asyncio.get_running_loop().time()
+        if self._waiting >= BATCH_BYTES or self.received == self._span.size or now - self._taken_at >= BATCH_SECONDS:
+            self._tell(self)
+        while not self._fetching.ranged and self._waiting >= WHOLE_BYTES:
+            self._taken.clear()
+            await self._taken.wait()
