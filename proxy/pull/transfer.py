@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 READERS = 8
 HASHERS = max(2, min(8, os.cpu_count() or 1))
+BATCHES_AHEAD = 4
+"""Batches that are hashed before the oldest is sent."""
 MOST_UPLOADS = 5
 """How often one blob is begun where Ollama goes away again and again."""
 
@@ -222,11 +225,20 @@ class _Upload:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         loop = asyncio.get_running_loop()
         assembly = Assembly(self._recipe)
-        ready = await loop.run_in_executor(self._threads, assembly.add, ())
-        while batch := await window.next():
-            making = loop.run_in_executor(self._threads, assembly.add, batch)
-            await self._write(write, ready, reaches_ollama)
-            ready = await making
+        made: deque[asyncio.Future[list[bytes]]] = deque()
+        # A thread of its own keeps the batches in order, and on while Ollama takes its time.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="assemble")
+        try:
+            ready = await loop.run_in_executor(thread, assembly.add, ())
+            while (batch := await window.next()) or made:
+                if batch:
+                    made.append(loop.run_in_executor(thread, assembly.add, batch))
+                if len(made) > BATCHES_AHEAD or not batch:
+                    await self._write(write, ready, reaches_ollama)
+                    ready = await made.popleft()
+                    window.used()
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
         digest = assembly.digest()
         if self._recipe.digest is not None:
             _check_digest(self._what, self._recipe.digest, digest)

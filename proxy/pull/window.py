@@ -56,7 +56,7 @@ class Window:
         self._room = asyncio.Event()
         self._failure: BaseException | None = None
         self._fed = False
-        self._handed_on: tuple[_Fetch, int] | None = None
+        self._handed_on: deque[tuple[_Fetch, int]] = deque()
 
     async def __aenter__(self) -> Self:
         first = next(self._spans, None)
@@ -71,33 +71,34 @@ class Window:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for fetch in self._fetches:
-            fetch.free()
+        for fetch in {*self._fetches, *(fetch for fetch, _ in self._handed_on)}:
+            fetch.free_all()
 
     async def next(self) -> list[bytes]:
-        """The next bytes, about a MiB; empty at the end. What was handed on before counts as used up.
+        """The next bytes, about a MiB; empty at the end. They count as held until `used`.
 
         Raises SourceError; Interrupted where a file without ranges has to begin again, RangesIgnored where it has
         none and was asked for some.
         """
-        if self._handed_on is not None:
-            fetch, size = self._handed_on
-            fetch.free(size)
-            self._handed_on = None
         while True:
             if self._failure is not None:
                 raise self._failure
             if self._fetches and (batch := self._fetches[0].take()):
-                self._handed_on = self._fetches[0], sum(map(len, batch))
+                self._handed_on.append((self._fetches[0], sum(map(len, batch))))
                 return batch
             if self._fetches and self._fetches[0].complete:
-                self._fetches.popleft().free()
+                self._fetches.popleft()
                 self._room.set()
             elif not self._fetches and self._fed:
                 return []
             else:
                 self._news.clear()
                 await self._news.wait()
+
+    def used(self) -> None:
+        """The oldest bytes that were handed on are needed no more."""
+        fetch, size = self._handed_on.popleft()
+        fetch.free(size)
 
     async def _feed(self, first: "_Fetch") -> None:
         await first.begun.wait()
@@ -142,6 +143,7 @@ class _Fetch:
         self._stream = stream
         self._tell = tell
         self._reserved = stream.size
+        self._used = 0
         self._chunks: deque[bytes] = deque()
         self._waiting = 0
         self._taken = asyncio.Event()
@@ -166,12 +168,20 @@ class _Fetch:
         self._taken.set()
         return batch
 
-    def free(self, size: int | None = None) -> None:
-        """Give back memory: of so many bytes, or all that is left of it."""
-        if size is None or self._fetching.ranged:
-            given = self._reserved if size is None else min(size, self._reserved)
-            self._reserved -= given
-            self._fetching.streams.free(given)
+    def free(self, size: int) -> None:
+        """Give back the memory of bytes that are needed no more."""
+        self._used += size
+        if self._fetching.ranged:
+            self._give_back(size)
+        elif self._used == self._span.size:
+            self.free_all()
+
+    def free_all(self) -> None:
+        self._give_back(self._reserved)
+
+    def _give_back(self, size: int) -> None:
+        self._reserved -= size
+        self._fetching.streams.free(size)
 
     async def run(self) -> None:
         tries = Tries(self._fetching.progress)

@@ -1,0 +1,199 @@
+"""How long the bytes of a pull take, against the floor: what curl needs for the same bytes between the same ends.
+
+Run it as `python tests/benchmark/transfer.py [GIB ...]`. The Hub sends as fast as it can, or 60 MB/s to a connection;
+Ollama's end hashes and discards; the real one takes its turn where `OLLAMA_BIN` or the PATH has it. The floor is the
+largest of a parallel download, an upload, and `curl | curl` from end to end (but not of one file at 60 MB/s: a single
+connection would only flatter). The manual way is that download to disk, `sha256sum` and the upload, in turn.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.real_ollama import BINARY, running
+
+ROUNDS = 3
+RATE = 60_000_000
+GIB = 1024**3
+BLOCK = 16 * 1024 * 1024
+CONNECTIONS = 8
+TRANSFERRED = "verifying sha256 digest"
+
+
+@dataclass(frozen=True)
+class Ends:
+    files: list[Path]
+    hub: str
+    ollama: str
+    limited: bool
+
+    def download(self, folder: Path | None) -> list[str]:
+        """Shell commands that run side by side: eight connections in all."""
+        commands = []
+        share = CONNECTIONS // len(self.files)
+        for file in self.files:
+            size = file.stat().st_size
+            for number in range(share):
+                first, last = size * number // share, size * (number + 1) // share - 1
+                to = folder / f"{file.name}.{number}" if folder else "/dev/null"
+                commands.append(f"curl -sS -o {to} -r {first}-{last} {self.hub}/cdn/{file.name}")
+        return commands
+
+    def upload(self) -> list[str]:
+        return [f"curl -sS -f -X POST -T {file} {self.blob(file)}" for file in self.files]
+
+    def end_to_end(self) -> list[str]:
+        return [
+            f"curl -sS {self.hub}/cdn/{file.name} | curl -sS -f -X POST -T - -H Transfer-Encoding: "
+            f"-H 'Content-Length: {file.stat().st_size}' {self.blob(file)}"
+            for file in self.files
+        ]
+
+    def blob(self, file: Path) -> str:
+        return f"{self.ollama}/api/blobs/sha256:{file.with_name(file.name + '.sha256').read_text()}"
+
+
+def make_files(folder: Path, size: int, shards: int) -> list[Path]:
+    """Random files, served as a model's shards beside what a plan needs."""
+    block = os.urandom(BLOCK)
+    names = [f"model-{number:05}-of-{shards:05}.safetensors" for number in range(1, shards + 1)]
+    for name in names:
+        digest, first = hashlib.sha256(), os.urandom(BLOCK)
+        with (folder / name).open("wb") as file:
+            for offset in range(0, size // shards, BLOCK):
+                piece = block if offset else first
+                file.write(piece)
+                digest.update(piece)
+        (folder / f"{name}.sha256").write_text(digest.hexdigest())
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_bytes(b"{}")
+        (folder / f"{name}.sha256").write_text(hashlib.sha256(b"{}").hexdigest())
+    return [folder / name for name in names]
+
+
+@contextmanager
+def process(*command: str) -> Iterator[int]:
+    """A server of `ends.py`; its port."""
+    with subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("ends.py")), *command], stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.terminate()
+
+
+def side_by_side(commands: list[str]) -> float:
+    began = time.perf_counter()
+    running = [subprocess.Popen(["bash", "-c", f"set -o pipefail; {command}"]) for command in commands]
+    assert all(one.wait() == 0 for one in running)
+    return time.perf_counter() - began
+
+
+def one_by_one(commands: list[str]) -> float:
+    return sum(side_by_side([command]) for command in commands)
+
+
+def manual(ends: Ends) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        return (
+            side_by_side(ends.download(Path(folder)))
+            + one_by_one([f"sha256sum {file} > /dev/null" for file in ends.files])
+            + one_by_one(ends.upload())
+        )
+
+
+def pull(ends: Ends) -> tuple[float, float]:
+    """Seconds until all bytes have arrived, and the proxy's peak of memory in MiB."""
+    command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen([*command, "--hub", ends.hub, "--ollama", ends.ollama], stderr=subprocess.PIPE) as proxy:
+        assert proxy.stderr is not None
+        try:
+            url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
+            body = json.dumps({"model": "hf.co/acme/model"}).encode()
+            began = time.perf_counter()
+            with urllib.request.urlopen(f"{url}/api/pull", data=body) as answer:
+                for line in answer:
+                    assert "error" not in json.loads(line), line
+                    if json.loads(line).get("status") == TRANSFERRED:
+                        break
+            seconds = time.perf_counter() - began
+            status = Path(f"/proc/{proxy.pid}/status").read_text()
+            peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+            return seconds, int(peak.split()[1]) / 1024
+        finally:
+            proxy.terminate()
+
+
+def compare(ends: Ends, label: str, renew: Callable[[], Ends]) -> None:
+    """Each way takes its turn in every round; `renew` gives an Ollama that holds none of the blobs."""
+    taken: dict[str, list[float]] = {}
+    peaks = []
+    for _ in range(ROUNDS):
+        ways: dict[str, Callable[[Ends], float]] = {
+            "download": lambda ends: side_by_side(ends.download(None)),
+            "upload": lambda ends: one_by_one(ends.upload()),
+            "manual": manual,
+        }
+        if not ends.limited or len(ends.files) > 1:
+            ways["curl|curl"] = lambda ends: (side_by_side if ends.limited else one_by_one)(ends.end_to_end())
+        for name, way in ways.items():
+            taken.setdefault(name, []).append(way(renew()))
+        seconds, peak = pull(renew())
+        taken.setdefault("proxy", []).append(seconds)
+        peaks.append(peak)
+    found = {name: statistics.median(values) for name, values in taken.items()}
+    floor = max(found[name] for name in ("download", "upload", "curl|curl") if name in found)
+    ways_told = "  ".join(f"{name} {found[name]:6.2f}" for name in ("download", "upload", "curl|curl") if name in found)
+    print(
+        f"{label:28} {ways_told}  proxy {found['proxy']:6.2f}  proxy/floor {found['proxy'] / floor:4.2f}  "
+        f"manual/proxy {found['manual'] / found['proxy']:4.2f}  peak {max(peaks):4.0f} MiB",
+        flush=True,
+    )
+
+
+def compare_case(size: int, shards: int) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files = make_files(folder, size, shards)
+        sink = f"http://127.0.0.1:{stack.enter_context(process('ollama'))}"
+        label = f"{size / GIB:.2g} GiB in {shards}"
+        for rate in (0, RATE):
+            hub = f"http://127.0.0.1:{stack.enter_context(process('hub', str(folder), str(rate)))}"
+            ends = Ends(files, hub, sink, bool(rate))
+            compare(ends, f"{label}, {'60 MB/s each' if rate else 'no limit'}", lambda ends=ends: ends)  # type: ignore[misc]
+            if BINARY and not rate:
+                compare_real(ends, f"{label}, real Ollama")
+
+
+def compare_real(ends: Ends, label: str) -> None:
+    """The floor and the pull with real servers, each new and empty: Ollama takes a blob only once."""
+    with ExitStack() as servers:
+
+        def renew() -> Ends:
+            servers.close()
+            folder = Path(servers.enter_context(tempfile.TemporaryDirectory()))
+            return Ends(ends.files, ends.hub, servers.enter_context(running(folder)).url, ends.limited)
+
+        compare(ends, label, renew)
+
+
+if __name__ == "__main__":
+    if shutil.which("curl") is None:
+        raise SystemExit("curl is not installed: there is nothing to compare with")
+    for gib in map(float, sys.argv[1:] or ("1", "4")):
+        for shards in (1, 8):
+            compare_case(int(gib * GIB), shards)
