@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from aiohttp import web
@@ -18,23 +18,28 @@ class Fault:
 
     `path` is a file's path in its repository, `"*"` for every file, or `"api"` for a model's description.
     `after` counts the bytes of the answer's body, for "corrupt" those of the file; a range that ends before
-    it is left alone. "drop" and "hang" at 0 strike before the headers. `at` tells the question where a file
-    is ("resolve") from its bytes.
+    it is left alone. "drop" and "hang" at 0 strike before the headers. "whole" answers a range with 200 and the
+    whole file, "misplaced" with the bytes and the Content-Range of its neighbour, "cut" with half of it in good
+    order; "slow" goes on at `rate` bytes a second. `at` tells the question where a file is ("resolve") from its
+    bytes; "told" changes the headers of its answer.
     """
 
     path: str
-    kind: Literal["drop", "hang", "short", "corrupt", "status"]
+    kind: Literal["drop", "hang", "short", "corrupt", "status", "whole", "misplaced", "cut", "slow", "told"]
     after: int = 0
     status: int = 503
+    rate: int = 1
     headers: Mapping[str, str] = field(default_factory=dict)
     times: int = 1  # -1: always
     at: Literal["bytes", "resolve"] = "bytes"
 
     def strikes(self, method: str, start: int, length: int) -> bool:
-        if self.kind == "status":
+        if self.kind in {"status", "told"}:
             return True
         if method == "HEAD":
             return self.after == 0 and self.kind in {"drop", "hang"}
+        if self.kind in {"whole", "misplaced", "cut"}:
+            return length > 1
         if self.kind == "corrupt":
             return start <= self.after < start + length
         return self.after < length or (self.after == 0 and self.kind != "short")
@@ -77,6 +82,18 @@ class Piece:
         end = min(int(asked[2]) + 1, file.size) if asked[2] else file.size
         return cls(file, start, end, 206) if start < end else cls(file, 0, 0, 416)
 
+    def bent(self, kind: str) -> "Piece":
+        """What is sent in the place of a range."""
+        match kind:
+            case "whole":
+                return Piece(self.file, 0, self.file.size)
+            case "misplaced":
+                return replace(self, start=self.start + 1, end=min(self.end + 1, self.file.size))
+            case "cut":
+                return replace(self, end=(self.start + self.end) // 2)
+            case _:
+                return self
+
     @property
     def headers(self) -> dict[str, str]:
         if self.status == 206:
@@ -113,14 +130,23 @@ class Delivery:
         fault = self.faults.take(path, request, start=piece.start, length=piece.end - piece.start)
         if fault and (fault.kind == "status" or (fault.after == 0 and fault.kind in {"drop", "hang"})):
             return await self.refuse(request, fault)
+        if fault and fault.kind in {"whole", "misplaced"}:
+            piece = piece.bent(fault.kind)
         response = web.StreamResponse(status=piece.status, headers={**headers, **piece.headers})
+        if fault and fault.kind == "cut":
+            piece = piece.bent(fault.kind)
         if measured:
             response.content_length = piece.end - piece.start
         await response.prepare(request)
         if request.method == "HEAD":
             return response
-        if fault is None:
+        if fault is None or fault.kind in {"whole", "misplaced", "cut"}:
             await self._write(request, response, piece, piece.end)
+        elif fault.kind == "slow":
+            await self._write(request, response, piece, piece.start + fault.after)
+            await self._write(
+                request, response, replace(piece, start=piece.start + fault.after), piece.end, rate=fault.rate
+            )
         elif fault.kind == "corrupt":
             await self._write(request, response, piece, piece.end, flip=fault.after)
         else:
@@ -129,11 +155,19 @@ class Delivery:
         return response
 
     async def _write(
-        self, request: web.Request, response: web.StreamResponse, piece: Piece, end: int, *, flip: int = -1
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        piece: Piece,
+        end: int,
+        *,
+        flip: int = -1,
+        rate: int | None = None,
     ) -> None:
         offset = piece.start
+        rate = self.rate if rate is None else rate
         while offset < end:
-            step = CHUNK if self.rate is None else max(1, min(CHUNK, self.rate // 20))
+            step = CHUNK if rate is None else max(1, min(CHUNK, rate // 20))
             chunk = await piece.file.read(offset, min(step, end - offset))
             if not chunk:
                 raise EOFError(f"a served file ends at {offset}, before {end}")
@@ -144,8 +178,8 @@ class Delivery:
             await response.write(chunk)
             request[LOGGED].body_bytes += len(chunk)
             offset += len(chunk)
-            if self.rate is not None:
-                await asyncio.sleep(len(chunk) / self.rate)
+            if rate is not None:
+                await asyncio.sleep(len(chunk) / rate)
 
     async def _break_off(self, request: web.Request, fault: Fault) -> None:
         if fault.kind == "hang":

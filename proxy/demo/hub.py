@@ -27,7 +27,9 @@ class StandInHub(StandIn):
         self.repositories: dict[str, StandInRepository] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
+        self.mirror = False  # gives files as olah does: whole, without redirect, length, etag or ranges
         self.token: str | None = None  # opens what is gated or private; any other is a stranger's
+        self._signed_for = 0
         counter = FaultCounter(self.faults)
         self._pages = Delivery(counter)
         self._bytes = Delivery(counter)
@@ -52,6 +54,10 @@ class StandInHub(StandIn):
     @rate.setter
     def rate(self, rate: int | None) -> None:
         self._bytes.rate = rate
+
+    def expire(self) -> None:
+        """From now on the addresses that were signed so far are refused."""
+        self._signed_for += 1
 
     def add(
         self,
@@ -96,13 +102,17 @@ class StandInHub(StandIn):
         repository, commit = self._open(request)
         path = request.match_info["path"]
         file = _entry(repository, commit, path)
-        if fault := self._pages.faults.take(path, request, at="resolve"):
+        fault = self._pages.faults.take(path, request, at="resolve")
+        if fault and fault.kind != "told":
             return await self._pages.refuse(request, fault)
+        if self.mirror:
+            return await self._pages.send(request, path, Piece(file, 0, file.size), {}, measured=False)
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "Vary": "Origin"}
         if file.lfs:
             headers["X-Linked-Etag"] = f'"{await file.sha256()}"'
             headers["X-Linked-Size"] = str(file.size)
             headers["Location"] = await self._signed_url(repository.repo_id, commit, path, file)
+            headers |= fault.headers if fault else {}
             return web.Response(status=302, headers=headers, text="Found. The bytes are elsewhere.")
         etag = f'"{await file.blob_id()}"'
         cached = f"/api/resolve-cache/models/{repository.repo_id}/{commit}/{quote(path)}"
@@ -125,7 +135,7 @@ class StandInHub(StandIn):
 
     async def _linked_file(self, request: web.Request) -> web.StreamResponse:
         signed, _, signature = request.raw_path.partition("&X-Amz-Signature=")
-        if not hmac.compare_digest(signature.encode(), _signature(signed).encode()):
+        if not hmac.compare_digest(signature.encode(), self._signature(signed).encode()):
             return web.Response(status=403, text="<Error><Code>SignatureDoesNotMatch</Code></Error>")
         place = request.match_info
         repository = self.repositories.get(f"{place['org']}/{place['repo']}")
@@ -147,7 +157,10 @@ class StandInHub(StandIn):
             f"?X-Amz-Credential=demo%2F20260101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Expires=3600"
             f"&response-content-disposition=inline%3B%20filename%3D%22{name}%22%3B+attachment&x-id=GetObject"
         )
-        return f"{self.cdn}{target}&X-Amz-Signature={_signature(target)}"
+        return f"{self.cdn}{target}&X-Amz-Signature={self._signature(target)}"
+
+    def _signature(self, target: str) -> str:
+        return hmac.new(SIGNING_KEY, f"{self._signed_for} {target}".encode(), hashlib.sha256).hexdigest()
 
     def _open(self, request: web.Request, *, gate: bool = True) -> tuple[StandInRepository, str]:
         """The repository and the commit that a request names, if its token may see them."""
@@ -187,10 +200,6 @@ class StandInHub(StandIn):
 
 def _accepts_gzip(request: web.Request) -> bool:
     return "gzip" in request.headers.get("Accept-Encoding", "")
-
-
-def _signature(target: str) -> str:
-    return hmac.new(SIGNING_KEY, target.encode(), hashlib.sha256).hexdigest()
 
 
 def _refusal(request: web.Request, status: int, code: str | None, message: str) -> web.HTTPException:

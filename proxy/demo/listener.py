@@ -69,8 +69,9 @@ class Listener:
         )
         await self._runner.setup()
         listening = socket.create_server(("127.0.0.1", self._port))
+        self._port = listening.getsockname()[1]  # for a start after a close
         await web.SockSite(self._runner, listening).start()
-        self._url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        self._url = f"http://127.0.0.1:{self._port}"
 
     async def close(self) -> None:
         if self._runner is None:

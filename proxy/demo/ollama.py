@@ -37,7 +37,9 @@ class StandInOllama(StandIn, CreateScript):
         self.loaded: set[str] = set()
         self.abandoned_creates = 0
         self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
+        self.lose_upload_answer = False  # by a break of the connection after the last byte
         self.upload_status: int | None = None
+        self.keeps_mismatched = True  # what was uploaded under another digest
         self.browsers = BrowserRules()
         self._store = BlobStore()
         self._unwatched: set[asyncio.Task[None]] = set()
@@ -161,7 +163,11 @@ class StandInOllama(StandIn, CreateScript):
             return web.Response()
         digest = await self._store.receive(request, break_at=self.fail_upload_after)
         if digest is not None and digest != expected:
+            if not self.keeps_mismatched:
+                self._store.forget(digest)
             return error(f'digest mismatch, expected "{expected}", got "{digest}"', 400)
+        if self.lose_upload_answer:
+            reset(request)
         return web.Response(status=201)
 
     async def _create(self, request: web.Request) -> web.StreamResponse:

@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from statistics import median
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ GAIN = 1.1
 HOLD_SECONDS = 20.0
 SLOW_SECONDS = 5.0
 SLOW_SHARE = 0.1
+LAST_RATES = 16
 BUFFERED_SECONDS = 0.2
 LEAST_BUFFER = 32 * 1024
 
@@ -28,6 +31,7 @@ class Stream:
 
     pull: Hashable
     size: int
+    began: float
     received: int = 0
     scope: asyncio.Timeout | None = None
     marked: tuple[float, int, int, float] = (0.0, 0, 0, 0.0)
@@ -66,6 +70,7 @@ class Streams:
         self._seen = 0
         self._trial: tuple[int, float, int] | None = None
         self._hold_until = 0.0
+        self._rates: deque[float] = deque(maxlen=LAST_RATES)
 
     @property
     def idle(self) -> bool:
@@ -92,6 +97,9 @@ class Streams:
     def leave(self, stream: Stream) -> None:
         """Give the connection back; the memory stays taken until it is freed."""
         self._open.discard(stream)
+        seconds = asyncio.get_running_loop().time() - stream.began
+        if stream.received and seconds > 0:
+            self._rates.append(stream.received / seconds)
         self._admit()
 
     def free(self, size: int) -> None:
@@ -133,7 +141,7 @@ class Streams:
             self._waiting.remove(waiter)
             if waiter.admitted.cancelled():
                 continue
-            stream = Stream(waiter.pull, waiter.size)
+            stream = Stream(waiter.pull, waiter.size, loop.time())
             self._open.add(stream)
             self._used += waiter.size
             waiter.admitted.set_result(stream)
@@ -198,7 +206,12 @@ class Streams:
             own = stream.received - own_then
             others = self._received - all_then - own
             others_seconds = self._busy_seconds - busy_then - seconds
-            if others_seconds > 0 and own / seconds < SLOW_SHARE * others / others_seconds:
+            # A slow first range stops the others as soon as the window is full: then the last ones are the measure.
+            if others_seconds >= seconds:
+                usual = others / others_seconds
+            else:
+                usual = median(self._rates) if self._rates else 0.0
+            if own / seconds < SLOW_SHARE * usual:
                 stream.scope.reschedule(now)
             stream.marked = self._mark(stream)
 

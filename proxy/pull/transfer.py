@@ -55,7 +55,7 @@ class Transfer:
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
     async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
-        tries = Tries(progress)
+        tries = Tries(progress, self._streams)
         damaged = False
         while True:
             try:
@@ -118,7 +118,7 @@ class Transfer:
         the blob in errors; of one pull's blobs, that with the lowest `order` is fetched first.
         """
         upload = _Upload(self._ollama, fetching, recipe, what, moved, order, self._threads)
-        tries = Tries(fetching.progress)
+        tries = Tries(fetching.progress, self._streams)
         damaged = False
         while True:
             try:

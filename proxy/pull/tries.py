@@ -6,6 +6,7 @@ import random
 
 from proxy.errors import Interrupted, SourceError
 from proxy.pull.progress import Progress
+from proxy.pull.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -17,10 +18,11 @@ LONGEST_WAIT = 600.0
 
 
 class Tries:
-    """The tries of one thing. What its progress shows is that a source asks to wait, and how often was tried again."""
+    """The tries of one thing. A source that asks to wait is waited for by all streams, and the progress says so."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, streams: Streams) -> None:
         self._progress = progress
+        self._streams = streams
         self._began: float | None = None
         self._failed = 0
 
@@ -41,6 +43,7 @@ class Tries:
                     f"{error} and asks to wait {error.wait:.0f} s; pull again then: finished files are kept"
                 ) from error
             pause = error.wait + random.uniform(0, 1)  # noqa: S311
+            self._streams.throttle(error.wait)
             self._progress.waiting(f"waiting {error.wait:.0f} s: {error}")
         if self._failed >= MOST_TRIES or now + pause - self._began > MOST_SECONDS:
             raise SourceError(

@@ -101,7 +101,8 @@ class Window:
         fetch.free(size)
 
     async def _feed(self, first: "_Fetch") -> None:
-        await first.begun.wait()
+        if not await first.begun:
+            return
         for span in self._spans:
             while len(self._fetches) >= self._streams.limit + AHEAD:
                 self._room.clear()
@@ -151,7 +152,7 @@ class _Fetch:
         self._what = f"{fetching.repository.id}/{span.file.path}"
         self._slow_restarts = 0
         self.received = 0
-        self.begun = asyncio.Event()
+        self.begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     @property
     def complete(self) -> bool:
@@ -184,7 +185,7 @@ class _Fetch:
         self._fetching.streams.free(size)
 
     async def run(self) -> None:
-        tries = Tries(self._fetching.progress)
+        tries = Tries(self._fetching.progress, self._fetching.streams)
         try:
             while self.received < self._span.size:
                 before = self.received
@@ -197,7 +198,8 @@ class _Fetch:
                         tries.begin_anew()
                     await tries.again(error)
         finally:
-            self.begun.set()
+            if not self.begun.done():
+                self.begun.set_result(False)
             self._fetching.streams.leave(self._stream)
 
     async def _receive_watched(self) -> None:
@@ -222,7 +224,8 @@ class _Fetch:
         async with self._fetching.repository.stream(
             self._span.file, start, None if as_a_whole else self._span.stop
         ) as chunks:
-            self.begun.set()
+            if not self.begun.done():
+                self.begun.set_result(True)
             async for chunk in chunks:
                 await self._fetching.bandwidth.take(len(chunk))
                 await self._add(chunk[: self._span.size - self.received])

@@ -1,0 +1,413 @@
+"""Every fault of the Hub, of Ollama and of the line between them: what the wire, the blob and the log say."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import hdrs
+
+from proxy.app import App
+from proxy.demo.hub import Fault, LoggedRequest, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.pull import streams, tries
+from proxy.sources import http_file
+from tests.support import Client, digest_of, eventually, settings
+
+NAME = "hf.co/acme/tiny:q4_K_M"
+WEIGHTS = "model.safetensors"
+SPAN = 256 * 1024
+FILES = tiny_llama()
+SIZE = len(FILES[WEIGHTS])
+DIGEST = digest_of(FILES[WEIGHTS])
+SUCCESS = {"status": "success"}
+
+Lines = list[dict[str, Any]]
+Pull = Callable[..., AbstractAsyncContextManager["Pulled"]]
+
+
+class Pulled:
+    """A pull through a proxy of its own, and what it left in the log."""
+
+    def __init__(self, app: App, client: Client) -> None:
+        self.app = app
+        self.client = client
+
+    async def __call__(self, name: str = NAME) -> Lines:
+        return await self.client.pull(name)
+
+
+@pytest.fixture(autouse=True)
+def small_spans(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
+    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
+    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
+    hub.add("acme/tiny", FILES)
+
+
+@asynccontextmanager
+async def pulling(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
+) -> AsyncIterator[Pulled]:
+    """A proxy that has given every connection and every byte back when the block ends."""
+    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
+        yield Pulled(app, Client(app.address.url, session))
+        await eventually(lambda: app._backend.streams.idle)
+
+
+@pytest.fixture
+async def pull(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> AsyncIterator[Pulled]:
+    async with pulling(hub, ollama, session) as pulled:
+        yield pulled
+
+
+def fetched(hub: StandInHub) -> list[LoggedRequest]:
+    """Requests for the weights' bytes."""
+    return [request for request in hub.requests if request.origin == "cdn" and WEIGHTS in request.path]
+
+
+def resolved(hub: StandInHub) -> list[LoggedRequest]:
+    return [request for request in hub.requests if "/resolve/" in request.path and request.path.endswith(WEIGHTS)]
+
+
+def ranges(hub: StandInHub) -> list[tuple[int, int]]:
+    """First and last byte of every range that was asked for."""
+    asked = [request.headers[hdrs.RANGE].removeprefix("bytes=").split("-") for request in fetched(hub)]
+    return [(int(first), int(last)) for first, last in asked]
+
+
+def uploads(ollama: StandInOllama) -> list[LoggedRequest]:
+    return [request for request in ollama.requests if request.method == "POST" and DIGEST in request.path]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def check_success(lines: Lines, ollama: StandInOllama) -> None:
+    assert lines[-1] == SUCCESS, lines[-1]
+    assert ollama.blobs[DIGEST] == SIZE
+    completed = [line["completed"] for line in lines if line.get("digest") == DIGEST and "completed" in line]
+    assert completed == sorted(completed)
+    assert completed[-1] == SIZE
+
+
+async def test_a_file_comes_in_ranges_that_cover_it_once_from_an_address_that_is_resolved_once(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_success(await pull(), ollama)
+    asked = sorted(ranges(hub))
+    assert asked == [(first, min(first + SPAN, SIZE) - 1) for first in range(0, SIZE, SPAN)]
+    assert len(resolved(hub)) == 1
+    assert len(uploads(ollama)) == 1
+    assert not warnings(caplog)
+
+
+async def test_a_small_file_is_one_request_without_a_range(pull: Pulled, hub: StandInHub) -> None:
+    small = {**FILES, WEIGHTS: FILES[WEIGHTS][:1000]}
+    hub.add("acme/tiny", small)
+    await pull()
+    [request] = fetched(hub)
+    assert hdrs.RANGE not in request.headers
+
+
+@pytest.mark.parametrize("kind", ["drop", "short", "cut", "misplaced"])
+async def test_a_range_that_breaks_goes_on_where_it_broke(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.faults.append(Fault(WEIGHTS, kind, after=100_000, times=3))
+    check_success(await pull(), ollama)
+    assert len(uploads(ollama)) == 1
+    tried_again = [line for line in warnings(caplog) if f"acme/tiny/{WEIGHTS}: " in line]
+    assert len([line for line in tried_again if " of 10 in " in line]) == 3
+    assert len(fetched(hub)) == len(range(0, SIZE, SPAN)) + 3
+    whole = [request for request in fetched(hub) if request.body_bytes == SPAN]
+    if kind in ("drop", "short", "cut"):
+        assert len(whole) <= len(range(0, SIZE, SPAN)) - 3
+    else:
+        assert any("when asked for bytes" in line for line in warnings(caplog))
+
+
+async def test_a_hang_is_left_and_the_range_goes_on(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert http_file.READ_SECONDS == 30
+    monkeypatch.setattr(http_file, "READ_SECONDS", 0.3)
+    hub.faults += [Fault(WEIGHTS, "hang", after=50_000), Fault(WEIGHTS, "hang")]
+    async with pulling(hub, ollama, session) as pull:
+        check_success(await pull(), ollama)
+    assert len([line for line in warnings(caplog) if "no answer in time" in line]) == 2
+
+
+async def test_a_slow_range_among_fast_ones_is_fetched_anew(
+    pull: Pulled,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert (streams.SLOW_SECONDS, streams.SLOW_SHARE) == (5, 0.1)
+    monkeypatch.setattr(streams, "SLOW_SECONDS", 0.3)
+    hub.rate = 2_000_000
+    hub.faults.append(Fault(WEIGHTS, "slow", after=100_000, rate=10_000))
+    check_success(await pull(), ollama)
+    [warning] = warnings(caplog)
+    assert warning.startswith(f"acme/tiny/{WEIGHTS}: from byte ")
+    assert "fetched anew" in warning
+    slow = [request for request in fetched(hub) if 100_000 <= request.body_bytes < SPAN]
+    assert slow
+    assert any(first % SPAN >= 100_000 for first, _ in ranges(hub))
+
+
+async def test_an_address_that_expires_is_renewed_once_for_all_ranges(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.rate = 1_000_000
+    running = asyncio.create_task(pull())
+    await eventually(lambda: len(fetched(hub)) > 2)
+    hub.expire()
+    check_success(await running, ollama)
+    assert len(resolved(hub)) == 2
+    assert [request for request in fetched(hub) if request.status == 403]
+    assert not warnings(caplog)
+
+
+async def test_a_fresh_address_that_is_refused_fails_at_once(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.faults.append(Fault(WEIGHTS, "status", status=403, times=-1))
+    error = (await pull())[-1]["error"]
+    assert f"acme/tiny/{WEIGHTS}: 127.0.0.1 answered 403" in error
+    assert "HF_TOKEN" in error
+    assert len(fetched(hub)) == 1
+    assert DIGEST not in ollama.blobs
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "told"),
+    [
+        ("X-Repo-Commit", "d" * 40, f"its commit is now {'d' * 40}"),
+        ("X-Linked-Size", "12", f"its size is now 12, not {SIZE}"),
+        ("X-Linked-Etag", f'"{"e" * 64}"', f"its SHA-256 is now {'e' * 64}"),
+    ],
+)
+async def test_a_file_that_changed_when_its_address_is_renewed_is_told(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, header: str, value: str, told: str
+) -> None:
+    hub.rate = 1_000_000
+    running = asyncio.create_task(pull())
+    await eventually(lambda: len(fetched(hub)) > 2)
+    hub.faults.append(Fault(WEIGHTS, "told", headers={header: value}, at="resolve", times=-1))
+    hub.expire()
+    error = (await running)[-1]["error"]
+    assert f"acme/tiny/{WEIGHTS} has changed at the source: {told}" in error
+    assert DIGEST not in ollama.blobs
+
+
+def in_seconds(seconds: int) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (429, {"Retry-After": "1"}),
+        (503, {"Retry-After": "1"}),
+        (429, {"RateLimit": '"resolvers";r=0;t=1', "RateLimit-Policy": '"fixed window";"resolvers";q=3000;w=300'}),
+        (429, {"Retry-After": in_seconds(2)}),
+    ],
+)
+async def test_a_throttled_pull_waits_as_told_says_so_and_halves_its_streams(
+    pull: Pulled,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    status: int,
+    headers: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub.faults.append(Fault(WEIGHTS, "status", status=status, headers=headers))
+    if "GMT" in headers.get("Retry-After", ""):
+        headers["Retry-After"] = in_seconds(2)
+    began = asyncio.get_running_loop().time()
+    lines = await pull()
+    check_success(lines, ollama)
+    assert asyncio.get_running_loop().time() - began >= 1
+    waiting = [line["status"] for line in lines if line.get("status", "").startswith("waiting ")]
+    assert len(waiting) == 1
+    assert re.match(rf"waiting [12] s: acme/tiny/{WEIGHTS}: 127.0.0.1 answered {status} ", waiting[0])
+    assert pull.app._backend.streams.limit < streams.FIRST_STREAMS
+    assert warnings(caplog)
+
+
+async def test_a_wait_that_is_too_long_is_told_instead(pull: Pulled, hub: StandInHub) -> None:
+    hub.faults.append(Fault(WEIGHTS, "status", status=429, headers={"Retry-After": "3601"}))
+    error = (await pull())[-1]["error"]
+    assert "asks to wait 3601 s; pull again then" in error
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 408])
+async def test_a_failing_hub_is_asked_again_and_in_the_end_given_up(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, status: int
+) -> None:
+    hub.faults.append(Fault(WEIGHTS, "status", status=status, times=3))
+    check_success(await pull(), ollama)
+    hub.add("acme/other", tiny_llama(seed=3))
+    hub.faults.append(Fault(WEIGHTS, "status", status=status, times=-1))
+    error = (await pull("hf.co/acme/other"))[-1]["error"]
+    assert f"acme/other/{WEIGHTS}: 127.0.0.1 answered {status}" in error
+    assert f"given up after {tries.MOST_TRIES} tries; pull again" in error
+
+
+@pytest.mark.parametrize("times", [1, -1])
+async def test_a_damaged_byte_costs_the_file_once_more_and_then_an_error(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.rate = 2_000_000
+    hub.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=times))
+    lines = await pull()
+    assert len(uploads(ollama)) == 2
+    assert len([line for line in warnings(caplog) if "arrived damaged" in line and "once more" in line]) == 1
+    if times == 1:
+        assert lines[-1] == SUCCESS
+        assert ollama.blobs[DIGEST] == SIZE
+        # The whole upload began again, so its bar went back.
+        completed = [line.get("completed", 0) for line in lines if line.get("digest") == DIGEST]
+        assert min(completed[completed.index(max(completed[:-1])) :]) < max(completed)
+    else:
+        assert f"acme/tiny/{WEIGHTS} arrived damaged" in lines[-1]["error"]
+        assert all(size < SPAN for size in ollama.blobs.values())
+
+
+@pytest.mark.parametrize("what", ["mirror", "whole"])
+async def test_a_hub_without_ranges_is_read_in_one_stream(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As olah: no redirect, no length, no etag, and the whole file whatever is asked for."""
+    if what == "mirror":
+        hub.mirror = True
+    else:
+        hub.faults.append(Fault(WEIGHTS, "whole", times=-1))
+    check_success(await pull(), ollama)
+    assert [line for line in warnings(caplog) if "each in one stream" in line]
+    asked = resolved(hub) if what == "mirror" else fetched(hub)
+    assert [request.headers.get(hdrs.RANGE) for request in asked] == [f"bytes=0-{SPAN - 1}", None]
+
+
+async def test_a_stream_without_ranges_that_breaks_begins_again(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.mirror = True
+    hub.faults += [Fault(WEIGHTS, "drop", after=2_000_000), Fault(WEIGHTS, "short", after=1_000_000)]
+    lines = await pull()
+    assert lines[-1] == SUCCESS
+    assert ollama.blobs[DIGEST] == SIZE
+
+
+async def test_a_range_that_is_ignored_in_mid_file_costs_the_file_once_more(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.rate = 2_000_000
+    running = asyncio.create_task(pull())
+    await eventually(lambda: len(fetched(hub)) > 5)
+    hub.faults.append(Fault(WEIGHTS, "whole", times=-1))
+    lines = await running
+    assert lines[-1] == SUCCESS
+    assert ollama.blobs[DIGEST] == SIZE
+    assert len(resolved(hub)) == 1
+
+
+async def test_an_ollama_that_restarts_in_mid_upload_gets_the_file_again(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.rate = 1_000_000
+    async with pulling(hub, ollama, session, ollama={"patience": "30s"}) as pull:
+        running = asyncio.create_task(pull())
+        await eventually(lambda: any(request.received > SPAN for request in uploads(ollama)))
+        await ollama.close()
+        await asyncio.sleep(0.3)
+        await ollama.start()
+        lines = await running
+    assert lines[-1] == SUCCESS
+    assert ollama.blobs[DIGEST] == SIZE
+    assert {"status": "waiting for Ollama to come back"} in lines
+    assert [line for line in warnings(caplog) if "it is waited for, for 30 s" in line]
+
+
+async def test_an_ollama_that_is_not_there_at_the_start_is_waited_for(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    async with pulling(hub, ollama, session, ollama={"patience": "30s"}) as pull:
+        await ollama.close()
+        # With its name the proxy would ask Ollama for CORS headers; a client that is no browser has none.
+        running = asyncio.create_task(pull())
+        await eventually(lambda: any("/resolve/" in request.path for request in hub.requests))
+        await ollama.start()
+        check_success(await running, ollama)
+
+
+async def test_an_ollama_that_stays_away_is_an_error_after_the_patience(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.rate = 1_000_000
+    async with pulling(hub, ollama, session, ollama={"patience": "0.5s"}) as pull:
+        running = asyncio.create_task(pull())
+        await eventually(lambda: any(request.received for request in uploads(ollama)))
+        await ollama.close()
+        error = (await running)[-1]["error"]
+    assert f"acme/tiny/{WEIGHTS}: Ollama at " in error
+    assert "broke off the upload" in error
+
+
+async def test_an_upload_whose_answer_was_lost_is_not_made_twice(pull: Pulled, ollama: StandInOllama) -> None:
+    ollama.lose_upload_answer = True
+    check_success(await pull(), ollama)
+    assert len(uploads(ollama)) == 1
+
+
+async def test_an_ollama_that_always_breaks_off_is_an_error(pull: Pulled, ollama: StandInOllama) -> None:
+    ollama.fail_upload_after = SIZE // 2
+    error = (await pull())[-1]["error"]
+    assert f"acme/tiny/{WEIGHTS}: Ollama at " in error
+    assert len(uploads(ollama)) == 5
+
+
+async def test_a_full_disk_is_told_and_what_was_finished_stays(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    files = tiny_llama(shards=2)
+    hub.add("acme/tiny", files)
+    first, second = (digest_of(files[f"model-0000{number}-of-00002.safetensors"]) for number in (1, 2))
+    hub.rate = 4_000_000
+    async with pulling(hub, ollama, session, pull={"connections": 1}) as pull:
+        running = asyncio.create_task(pull())
+        await eventually(lambda: first in ollama.blobs)
+        ollama.upload_status = 500
+        lines = await running
+        ollama.upload_status = None
+        assert first in ollama.blobs
+        assert second not in ollama.blobs
+        assert "acme/tiny/model-00002-of-00002.safetensors: Ollama refused the blob: the stand-in" in lines[-1]["error"]
+        hub.requests.clear()
+        assert (await pull())[-1] == SUCCESS
+        assert not [request for request in hub.requests if "00001-of-00002" in request.path]
+
+
+async def test_a_blob_that_appears_meanwhile_is_success(pull: Pulled, hub: StandInHub, ollama: StandInOllama) -> None:
+    hub.rate = 1_000_000
+    running = asyncio.create_task(pull())
+    await eventually(lambda: fetched(hub))
+    assert not uploads(ollama)
+    ollama._store.keep(FILES[WEIGHTS])
+    check_success(await running, ollama)
+    [upload] = uploads(ollama)
+    assert (upload.status, upload.received) == (200, 0)
