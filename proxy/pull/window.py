@@ -48,7 +48,9 @@ class Window:
     def __init__(self, fetching: Fetching, recipe: Recipe, order: int) -> None:
         self._fetching = fetching
         self._streams = fetching.streams
-        self._spans = recipe.spans(fetching.streams.span_bytes if fetching.ranged else max(1, recipe.size))
+        # Another file of the pull may find out that there are none, while this one still gets its ranges.
+        self._ranged = fetching.ranged
+        self._spans = recipe.spans(fetching.streams.span_bytes if self._ranged else max(1, recipe.size))
         self._order = order
         self._fetches: deque[_Fetch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,9 +72,10 @@ class Window:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Before the tasks are waited for: a second cancellation would end that wait.
         for fetch in {*self._fetches, *(fetch for fetch, _ in self._handed_on)}:
             fetch.free_all()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def next(self) -> list[bytes]:
         """The next bytes, about a MiB; empty at the end. They count as held until `used`.
@@ -112,21 +115,23 @@ class Window:
         self._news.set()
 
     async def _begin(self, span: Span) -> "_Fetch":
-        size = span.size if self._fetching.ranged else min(span.size, WHOLE_BYTES)
+        size = span.size if self._ranged else min(span.size, WHOLE_BYTES)
         stream = await self._streams.enter(self._fetching, self._order, size)
-        fetch = _Fetch(self._fetching, span, stream, self._tell)
+        fetch = _Fetch(self._fetching, span, stream, self._tell, ranged=self._ranged)
         self._fetches.append(fetch)
-        self._start(fetch.run())
+        # A task that is cancelled before its first step never reaches a `finally` of its own.
+        self._start(fetch.run()).add_done_callback(lambda _: fetch.ended())
         return fetch
 
     def _tell(self, fetch: "_Fetch") -> None:
         if self._fetches[0] is fetch:
             self._news.set()
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
@@ -138,11 +143,14 @@ class Window:
 class _Fetch:
     """One span on its way: what has come and was not yet taken."""
 
-    def __init__(self, fetching: Fetching, span: Span, stream: Stream, tell: Callable[["_Fetch"], None]) -> None:
+    def __init__(
+        self, fetching: Fetching, span: Span, stream: Stream, tell: Callable[["_Fetch"], None], *, ranged: bool
+    ) -> None:
         self._fetching = fetching
         self._span = span
         self._stream = stream
         self._tell = tell
+        self._ranged = ranged
         self._reserved = stream.size
         self._used = 0
         self._chunks: deque[bytes] = deque()
@@ -172,7 +180,7 @@ class _Fetch:
     def free(self, size: int) -> None:
         """Give back the memory of bytes that are needed no more."""
         self._used += size
-        if self._fetching.ranged:
+        if self._ranged:
             self._give_back(size)
         elif self._used == self._span.size:
             self.free_all()
@@ -186,25 +194,26 @@ class _Fetch:
 
     async def run(self) -> None:
         tries = Tries(self._fetching.progress, self._fetching.streams)
-        try:
-            while self.received < self._span.size:
-                before = self.received
-                try:
-                    await self._receive_watched()
-                except Interrupted as error:
-                    if self.received and not self._fetching.ranged:
-                        raise
-                    if self.received - before >= GAINED_BYTES:
-                        tries.begin_anew()
-                    await tries.again(error)
-        finally:
-            if not self.begun.done():
-                self.begun.set_result(False)
-            self._fetching.streams.leave(self._stream)
+        while self.received < self._span.size:
+            before = self.received
+            try:
+                await self._receive_watched()
+            except Interrupted as error:
+                if self.received and not self._ranged:
+                    raise
+                if self.received - before >= GAINED_BYTES:
+                    tries.begin_anew()
+                await tries.again(error)
+
+    def ended(self) -> None:
+        """However it ended, the connection is given back."""
+        if not self.begun.done():
+            self.begun.set_result(False)
+        self._fetching.streams.leave(self._stream)
 
     async def _receive_watched(self) -> None:
         """Receive, but begin a new connection where this one brings far less than the others."""
-        watch = self._fetching.ranged and self._slow_restarts < MOST_SLOW_RESTARTS
+        watch = self._ranged and self._slow_restarts < MOST_SLOW_RESTARTS
         try:
             async with asyncio.timeout(None) as scope:
                 with self._fetching.streams.watched(self._stream, scope) if watch else nullcontext():
@@ -220,7 +229,7 @@ class _Fetch:
 
     async def _receive(self) -> None:
         start = self._span.start + self.received
-        as_a_whole = not self._fetching.ranged or (self._span.whole and not self.received)
+        as_a_whole = not self._ranged or (self._span.whole and not self.received)
         async with self._fetching.repository.stream(
             self._span.file, start, None if as_a_whole else self._span.stop
         ) as chunks:
@@ -241,6 +250,7 @@ class _Fetch:
         now = asyncio.get_running_loop().time()
         if self._waiting >= BATCH_BYTES or self.received == self._span.size or now - self._taken_at >= BATCH_SECONDS:
             self._tell(self)
-        while not self._fetching.ranged and self._waiting >= WHOLE_BYTES:
+        while not self._ranged and self._waiting >= WHOLE_BYTES:
             self._taken.clear()
+            self._tell(self)
             await self._taken.wait()

@@ -1,0 +1,120 @@
+"""Hundreds of pulls with random faults at random offsets: each ends well, or says why; none hangs, none is wrong."""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import huggingface_hub
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.pull import streams, window
+from proxy.sources import http_file
+from tests.support import Client, digest_of, eventually, settings
+
+PULLS = 300
+AT_ONCE = 6
+SPAN = 64 * 1024
+SHARDS = 2
+CAUSES = (
+    "the connection to the Hub failed",
+    "answered 4",
+    "answered 5",
+    "arrived damaged",
+    "bytes came",
+    "sent bytes",
+    "sends no ranges",
+    "has changed at the source",
+    "asks to wait",
+    "broke off the upload",
+    "Ollama refused the blob",
+    "Ollama at ",
+)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def random_fault(rng: random.Random, paths: list[str], size: int) -> Fault:
+    after = rng.choice([0, 1, rng.randrange(SPAN), rng.randrange(size)])
+    times = rng.choice([1, 1, 1, 2, 3, 12, -1])
+    path = rng.choice(paths)
+    kind: Any = rng.choice(["drop", "hang", "short", "corrupt", "status", "whole", "misplaced", "cut", "slow", "told"])
+    if kind == "told":
+        headers = {rng.choice(["X-Repo-Commit", "X-Linked-Size"]): "1"}
+        return Fault(path, "told", headers=headers, at="resolve", times=times)
+    if kind == "status":
+        status = rng.choice([403, 404, 408, 416, 429, 500, 502, 503])
+        headers = rng.choice([{}, {"Retry-After": "0"}, {"RateLimit": '"resolvers";r=0;t=0'}, {"Retry-After": "9999"}])
+        return Fault(path, "status", status=status, headers=headers, at=rng.choice(["bytes", "resolve"]), times=times)
+    if kind == "slow":
+        return Fault(path, kind, after=after, times=rng.choice([1, 2]), rate=rng.choice([100_000, 500_000]))
+    return Fault(path, kind, after=after, times=times)
+
+
+@pytest.mark.timeout(240)
+async def test_three_hundred_pulls_with_random_faults_end_in_success_or_in_an_error_that_names_its_cause(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in [
+        (streams, "LEAST_SPAN", SPAN),
+        (streams, "MOST_SPAN", SPAN),
+        (streams, "SLOW_SECONDS", 0.2),
+        (streams, "HOLD_SECONDS", 0.2),
+        (streams, "TICK_SECONDS", 0.02),
+        (window, "WHOLE_BYTES", 2 * SPAN),
+        (http_file, "READ_SECONDS", 0.2),
+    ]:
+        monkeypatch.setattr(module, name, value)
+    seed = int(os.environ.get("RANDOM_FAULTS_SEED", random.randrange(2**32)))
+    print(f"RANDOM_FAULTS_SEED={seed}")
+    rng = random.Random(seed)
+    paths = [f"model-{number:05}-of-{SHARDS:05}.safetensors" for number in range(1, SHARDS + 1)] + ["tokenizer.json"]
+    ended: dict[str, int] = {"success": 0, "error": 0}
+    upload_faults = 0
+
+    tasks, descriptors = len(asyncio.all_tasks()), open_files()
+    async with App(settings(hub.endpoint, ollama.url, ollama={"patience": "0.3s"})) as app:
+        client = Client(app.address.url, session)
+
+        async def pull(number: int) -> None:
+            name = f"acme/faulty-{number}"
+            files = tiny_llama(shards=SHARDS, seed=number)
+            hub.add(name, files)
+            hub.mirror = rng.random() < 0.05
+            size = len(files[paths[0]])
+            hub.faults += [random_fault(rng, paths, size) for _ in range(rng.randrange(4))]
+            async with asyncio.timeout(60):
+                lines = await client.pull(f"hf.co/{name}:q8_0")
+            weights = {digest_of(files[path]): len(files[path]) for path in paths[:SHARDS]}
+            if lines[-1] == {"status": "success"}:
+                ended["success"] += 1
+                assert {digest: ollama.blobs.get(digest) for digest in weights} == weights
+            else:
+                ended["error"] += 1
+                assert set(lines[-1]) == {"error"}
+                assert any(cause in lines[-1]["error"] for cause in CAUSES), lines[-1]
+            for digest, total in weights.items():
+                bar = [line for line in lines if line.get("digest") == digest]
+                assert all(line.get("completed", 0) <= line["total"] == total for line in bar)
+
+        for first in range(0, PULLS, AT_ONCE):
+            hub.faults.clear()
+            ollama.fail_upload_after = rng.choice([None] * 8 + [rng.randrange(1, 2_000_000)])
+            ollama.upload_status = rng.choice([None] * 20 + [500])
+            upload_faults += ollama.fail_upload_after is not None or ollama.upload_status is not None
+            await asyncio.gather(*(pull(number) for number in range(first, first + AT_ONCE)))
+        await eventually(lambda: app._backend.streams.idle)
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("pull ")]
+        assert upload_faults
+        assert min(ended.values()) > PULLS // 10, ended
+    await session.close()
+    huggingface_hub.close_session()
+    await eventually(lambda: len(asyncio.all_tasks()) <= tasks and open_files() <= descriptors)
