@@ -16,7 +16,7 @@ from proxy.errors import ConfigError
 from proxy.forward import Forward
 from proxy.guard import Guard
 from proxy.listener import Server, refuse
-from proxy.ollama import Ollama, upstream_session
+from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.origins import Origins
 from proxy.pull.handler import PullHandler
 from proxy.pull.jobs import Jobs
@@ -40,7 +40,8 @@ class Backend:
     """What a pull needs, without a listener: `inspect` uses it as it is. Belongs to the running loop."""
 
     def __init__(self, config: Config) -> None:
-        self.session = upstream_session()
+        self.tls = ollama_tls(config.ollama.url)
+        self.session = upstream_session(self.tls)
         self.ollama = Ollama(config.ollama.url, self.session)
         pull = config.pull
         self.streams = Streams(pull.connections, pull.memory_bytes)
@@ -70,7 +71,7 @@ class App:
         self._backend = Backend(self._config)
         ollama = self._backend.ollama
         self._jobs = Jobs(self._backend.pipeline)
-        self._upstream = Upstream(ollama.url)
+        self._upstream = Upstream(ollama.url, self._backend.tls)
         self._origins = Origins(ollama)
         self._guard = Guard(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
         self._forward = Forward(ollama, self._upstream, self._origins)

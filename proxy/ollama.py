@@ -3,9 +3,11 @@
 import asyncio
 import re
 import secrets
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,10 +27,21 @@ Write = Callable[[bytes], Awaitable[None]]
 Produce = Callable[[Write], Awaitable[object]]
 
 
-def upstream_session() -> aiohttp.ClientSession:
-    """A session for Ollama: no time limits (a create is silent for minutes), bodies left as they are."""
+def ollama_tls(url: str) -> ssl.SSLContext | None:
+    """For an Ollama behind https: trusts what the system trusts. SSL_CERT_FILE is for the Hub's side."""
+    if not url.startswith("https:"):
+        return None
+    paths = ssl.get_default_verify_paths()
+    file, folder = Path(paths.openssl_cafile), Path(paths.openssl_capath)
+    return ssl.create_default_context(
+        cafile=file if file.exists() else None, capath=folder if folder.exists() else None
+    )
+
+
+def upstream_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
+    """A session for Ollama: no time limits (a create is silent for minutes), bodies left as they are, no proxies."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls or True),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
         auto_decompress=False,

@@ -95,15 +95,18 @@ class Connection(asyncio.Protocol):
 
 
 class Upstream:
-    """Opens connections to the Ollama at `url`, an http or https URL without a trailing slash. Made in the loop."""
+    """Opens connections to the Ollama at `url`, which has no trailing slash, with `tls` where it is https.
 
-    def __init__(self, url: str) -> None:
+    Made in the loop.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         # Python 3.11 asks the system for the process each time that it looks the loop up: a tenth of a request's time.
         self._loop = asyncio.get_running_loop()
         parts = URL(url)
         self.base = parts.raw_path.rstrip("/")
         self._host, self._port = parts.host or "", parts.port or 0
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = tls
         self._open: set[Connection] = set()
         self._idle: list[Connection] = []
         self._sweep: asyncio.TimerHandle | None = None

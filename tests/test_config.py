@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Address, Config, PullConfig, Quantization, check, load
+from proxy.config import Address, Config, OllamaConfig, PullConfig, Quantization, check, load
 from proxy.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
@@ -136,6 +136,56 @@ def test_the_example_names_every_key_with_its_default() -> None:
 )
 def test_a_size_is_read_in_the_usual_units(text: str | int, size: int) -> None:
     assert PullConfig(memory=text).memory_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2m", 120), ("90s", 90), ("90", 90), (30, 30), (0.5, 0.5), ("1.5h", 5400), ("0", 0), (" 10 s ", 10)],
+)
+def test_a_time_is_read_in_the_usual_units(text: str | float, seconds: float) -> None:
+    assert OllamaConfig(patience=text).patience_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("", 0), ("20MB", 20_000_000), ("1 MiB", 1024**2), (1_000_000, 1_000_000), ("10kB", 10_000)]
+)
+def test_a_bandwidth_is_a_size_a_second_or_no_limit(text: str | int, rate: int) -> None:
+    assert PullConfig(bandwidth=text).bandwidth_bytes == rate
+
+
+@pytest.mark.parametrize("value", ["soon", "", "2d", "-1s", -1, "1.h", "2m30s", float("inf"), float("nan")])
+def test_what_is_no_time_is_refused_with_its_key(value: str | float) -> None:
+    with pytest.raises(ConfigError) as error:
+        check({"ollama": {"patience": value}})
+    assert str(error.value) == f"ollama.patience: must be a time such as 90s, 2m or 24h, not {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("fast", "must be a size such as 128MiB, not 'fast'"),
+        ("20MB/s", "must be a size such as 128MiB, not '20MB/s'"),
+        ("1.5MB", "must be a size such as 128MiB, not '1.5MB'"),
+        (-1, "must be a size such as 128MiB, not -1"),
+        ("9999", "must be at least 10kB (a second), not '9999'; empty is no limit"),
+        (0, "must be at least 10kB (a second), not 0; empty is no limit"),
+        (True, "Expected `int | str`, got `bool`"),
+        ([], "Expected `int | str`, got `array`"),
+    ],
+)
+def test_what_is_no_bandwidth_is_refused_with_its_key(value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check({"pull": {"bandwidth": value}})
+    assert str(error.value) == f"pull.bandwidth: {message}"
+
+
+def test_patience_and_bandwidth_come_from_the_environment_too() -> None:
+    found = load(None, {"OLLAMA_HF_PROXY_OLLAMA_PATIENCE": "90s", "OLLAMA_HF_PROXY_PULL_BANDWIDTH": "1000000"})
+    assert found.ollama.patience_seconds == 90
+    assert found.pull.bandwidth_bytes == 1_000_000
+    assert load(None, {"OLLAMA_HF_PROXY_PULL_BANDWIDTH": ""}).pull.bandwidth_bytes == 0
+    with pytest.raises(ConfigError, match="^OLLAMA_HF_PROXY_OLLAMA_PATIENCE: ollama.patience: must be a time"):
+        load(None, {"OLLAMA_HF_PROXY_OLLAMA_PATIENCE": "soon"})
 
 
 def test_lists_and_quantizations_come_from_the_environment_too() -> None:

@@ -41,10 +41,12 @@ class BlobStore:
         self.sizes.pop(digest, None)
         self._beginnings.pop(digest, None)
 
-    async def receive(self, request: web.Request, *, break_at: int | None) -> str | None:
+    async def receive(self, request: web.Request, *, break_at: int | None, hold: asyncio.Event | None) -> str | None:
         """Store an upload under its true digest; nothing stays of one that is broken off."""
         hashing, beginning, waiting, size = hashlib.sha256(), bytearray(), bytearray(), 0
         async for chunk in request.content.iter_any():
+            if hold is not None:
+                await hold.wait()
             size += len(chunk)
             request[LOGGED].received = size
             if break_at is not None and size >= break_at:

@@ -107,6 +107,8 @@ class Delivery:
     def __init__(self, faults: FaultCounter) -> None:
         self.faults = faults
         self.rate: int | None = None
+        self.line: int | None = None
+        self._line_free_at = 0.0
 
     async def refuse(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         """The whole answer of a fault that strikes before the headers."""
@@ -167,7 +169,8 @@ class Delivery:
         offset = piece.start
         rate = self.rate if rate is None else rate
         while offset < end:
-            step = CHUNK if rate is None else max(1, min(CHUNK, rate // 20))
+            pace = rate or self.line
+            step = CHUNK if pace is None else max(1, min(CHUNK, pace // 20))
             chunk = await piece.file.read(offset, min(step, end - offset))
             if not chunk:
                 raise EOFError(f"a served file ends at {offset}, before {end}")
@@ -175,6 +178,10 @@ class Delivery:
                 altered = bytearray(chunk)
                 altered[flip - offset] ^= 0xFF
                 chunk = bytes(altered)
+            if self.line is not None:
+                now = asyncio.get_running_loop().time()
+                self._line_free_at = max(self._line_free_at, now) + len(chunk) / self.line
+                await asyncio.sleep(self._line_free_at - now)
             await response.write(chunk)
             request[LOGGED].body_bytes += len(chunk)
             offset += len(chunk)

@@ -59,6 +59,15 @@ class StandInHub(StandIn):
         """From now on the addresses that were signed so far are refused."""
         self._signed_for += 1
 
+    @property
+    def line(self) -> int | None:
+        """Bytes a second for all connections to the CDN together."""
+        return self._bytes.line
+
+    @line.setter
+    def line(self, rate: int | None) -> None:
+        self._bytes.line = rate
+
     def add(
         self,
         repo_id: str,

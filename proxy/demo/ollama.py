@@ -37,6 +37,7 @@ class StandInOllama(StandIn, CreateScript):
         self.loaded: set[str] = set()
         self.abandoned_creates = 0
         self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
+        self.hold_upload: asyncio.Event | None = None  # reads no more of an upload until it is set
         self.lose_upload_answer = False  # by a break of the connection after the last byte
         self.upload_status: int | None = None
         self.keeps_mismatched = True  # what was uploaded under another digest
@@ -161,7 +162,7 @@ class StandInOllama(StandIn, CreateScript):
             return error("invalid digest format", 400)
         if expected.replace("-", ":") in self.blobs:
             return web.Response()
-        digest = await self._store.receive(request, break_at=self.fail_upload_after)
+        digest = await self._store.receive(request, break_at=self.fail_upload_after, hold=self.hold_upload)
         if digest is not None and digest != expected:
             if not self.keeps_mismatched:
                 self._store.forget(digest)

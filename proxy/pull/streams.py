@@ -15,8 +15,8 @@ MIB = 1024 * 1024
 LEAST_SPAN, MOST_SPAN = 8 * MIB, 32 * MIB
 FIRST_STREAMS = 4
 TICK_SECONDS = 0.1
-TRIAL_TICKS = 10
-GAIN = 1.1
+TRIAL_SECONDS = 1.0
+GAIN, CLEAR_GAIN = 1.1, 1.5
 HOLD_SECONDS = 20.0
 SLOW_SECONDS = 5.0
 SLOW_SHARE = 0.1
@@ -67,8 +67,9 @@ class Streams:
         self._ticked_at = 0.0
         self._received = 0
         self._busy_seconds = 0.0
-        self._seen = 0
-        self._trial: tuple[int, float, int] | None = None
+        self._received_before = 0
+        self._measured: tuple[float, int] | None = None
+        self._trial: tuple[int, float] | None = None
         self._hold_until = 0.0
         self._rates: deque[float] = deque(maxlen=LAST_RATES)
 
@@ -114,8 +115,7 @@ class Streams:
         """The source asked for fewer requests: half as many streams, and no new one for so long."""
         now = asyncio.get_running_loop().time()
         if now >= self._paused_until:
-            self.limit = max(1, self.limit // 2)
-        self._trial = None
+            self._set_limit(max(1, self.limit // 2))
         self._paused_until = max(self._paused_until, now + seconds)
         self._hold_until = self._paused_until + HOLD_SECONDS
 
@@ -157,7 +157,7 @@ class Streams:
 
     def _start_ticking(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._ticking is None:
-            self._ticked_at, self._seen = loop.time(), self._received
+            self._ticked_at = loop.time()
             self._ticking = loop.call_later(TICK_SECONDS, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -165,32 +165,40 @@ class Streams:
         if not self._open and not self._waiting:
             return
         now = loop.time()
-        seconds = now - self._ticked_at
-        self._busy_seconds += seconds * len(self._open)
-        self._adapt(now, (self._received - self._seen) / seconds)
+        self._busy_seconds += (now - self._ticked_at) * len(self._open)
+        self._adapt(now)
         self._restart_slow(now)
         self._start_ticking(loop)
         self._admit()
 
-    def _adapt(self, now: float, rate: float) -> None:
-        """Judge the newest number of streams by what the line gave since, and perhaps try a larger one."""
-        if not all(stream.received for stream in self._open):
+    def _adapt(self, now: float) -> None:
+        """Judge the present number of streams by what the line has given since, and perhaps try a larger one."""
+        if self._measured is None:
+            if self._received > self._received_before:
+                self._measured = (now, self._received)
             return
+        began, received = self._measured
+        rate = (self._received - received) / (now - began)
         if self._trial is not None:
-            before, rate_before, ticks = self._trial
-            if rate >= GAIN * rate_before:
+            before, rate_before = self._trial
+            if rate >= CLEAR_GAIN * rate_before or (now - began >= TRIAL_SECONDS and rate >= GAIN * rate_before):
                 self._trial = None
-            elif ticks < TRIAL_TICKS:
-                self._trial = (before, rate_before, ticks + 1)
-                return
-            else:
-                self.limit, self._trial, self._hold_until = before, None, now + HOLD_SECONDS
+            elif now - began >= TRIAL_SECONDS:
+                self._hold_until = now + HOLD_SECONDS
+                self._set_limit(before)
                 log.debug("more than %d streams bring no more", before)
         # Where nothing waits for a connection alone, Ollama or the memory is the limit.
         wanted = self._waiting and len(self._open) >= self.limit and self._has_room(self._next().size)
         if self._trial is None and wanted and now >= self._hold_until and self.limit < self._connections:
-            self._trial = (self.limit, rate, 0)
-            self.limit = min(2 * self.limit, self._connections)
+            trial = (self.limit, rate)
+            self._set_limit(min(2 * self.limit, self._connections))
+            self._trial = trial
+
+    def _set_limit(self, limit: int) -> None:
+        self.limit = limit
+        self._trial = None
+        self._measured = None
+        self._received_before = self._received
 
     def _mark(self, stream: Stream) -> tuple[float, int, int, float]:
         return asyncio.get_running_loop().time(), stream.received, self._received, self._busy_seconds

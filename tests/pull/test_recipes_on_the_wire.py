@@ -1,0 +1,220 @@
+"""Blobs that are more than a file, digests that nobody knows, and how fast and how many at once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.errors import DigestMismatch, OllamaError, TransferError
+from proxy.ollama import PROBE, Ollama, upstream_session
+from proxy.pull import streams
+from proxy.pull.progress import Progress
+from proxy.pull.recipe import Literal, Range, Recipe, Step
+from proxy.pull.streams import Bandwidth, Streams
+from proxy.pull.transfer import Transfer
+from proxy.pull.window import Fetching
+from proxy.sources.base import Repository
+from proxy.sources.huggingface import HuggingFace
+from tests.support import Client, digest_of, eventually, settings
+
+SPAN = 64 * 1024
+CONTENT = bytes((number * 7 + number // 256) % 256 for number in range(1_000_000))
+MIB = 1024 * 1024
+
+
+class Engine:
+    """A transfer of one repository with small spans, and what it told of its progress."""
+
+    def __init__(self, transfer: Transfer, fetching: Fetching, repository: Repository) -> None:
+        self._transfer = transfer
+        self._fetching = fetching
+        self.file = next(file for file in repository.files if file.path == "model.safetensors")
+        self.moved: list[int] = []
+
+    async def push(self, *parts: Literal | Range, digest: str | None = None) -> str:
+        return await self._transfer.push(self._fetching, Recipe(parts, digest), "acme/tiny/made", self.moved.append)
+
+
+@pytest.fixture
+async def engine(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[Engine]:
+    hub.add("acme/tiny", {"model.safetensors": CONTENT, "config.json": b"{}"})
+    source = HuggingFace(hub.endpoint, "", ("hf.co",))
+    limits = Streams(4, 16 * MIB, span_bytes=SPAN)
+    async with upstream_session() as session:
+        transfer = Transfer(Ollama(ollama.url, session), limits, Bandwidth(0), 1)
+        repository = await source.open("acme/tiny", None)
+        yield Engine(transfer, Fetching(repository, limits, Bandwidth(0), Progress()), repository)
+        transfer.close()
+    await source.close()
+    assert limits.idle
+
+
+def backwards() -> Step:
+    """All of a range, its last byte first: nothing is ready before the end."""
+    held = bytearray()
+
+    def step(piece: bytes) -> bytes:
+        held.extend(piece)
+        return b"" if piece else bytes(reversed(held))
+
+    return step
+
+
+async def test_literals_and_ranges_of_a_file_in_any_order_become_one_blob(
+    engine: Engine, ollama: StandInOllama
+) -> None:
+    file = engine.file
+    parts = (
+        Literal(b"head"),
+        Range(file, 500_000, 700_001),
+        Range(file, 700_001, 700_002),
+        Literal(b"between"),
+        Range(file, 10, 200_000, backwards),
+        Literal(b"tail"),
+    )
+    made = b"head" + CONTENT[500_000:700_002] + b"between" + CONTENT[10:200_000][::-1] + b"tail"
+    assert await engine.push(*parts, digest=digest_of(made)) == digest_of(made)
+    assert ollama.blobs[digest_of(made)] == len(made)
+    assert sum(engine.moved) == len(made)
+
+
+async def test_a_blob_whose_digest_nobody_knows_is_uploaded_and_its_digest_told(
+    engine: Engine, ollama: StandInOllama
+) -> None:
+    made = b"header" + CONTENT[100:900_000]
+    assert await engine.push(Literal(b"header"), Range(engine.file, 100, 900_000)) == digest_of(made)
+    assert ollama.blobs == {digest_of(PROBE): len(PROBE), digest_of(made): len(made)}
+    await engine.push(Literal(b"another"), Range(engine.file, 0, 10))
+    uploads = [request for request in ollama.requests if request.method == "POST"]
+    assert len(uploads) == 3  # the probe only once
+    assert digest_of(made) not in [request.path.rpartition("/")[2] for request in uploads]
+
+
+async def test_an_ollama_that_keeps_nothing_under_another_digest_gets_it_from_the_disk(
+    engine: Engine, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ollama.keeps_mismatched = False
+    made = b"header" + CONTENT
+    assert await engine.push(Literal(b"header"), Range(engine.file, 0, len(CONTENT))) == digest_of(made)
+    assert ollama.blobs == {digest_of(made): len(made)}
+    assert sum(engine.moved) == len(made)
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_disk_without_room_is_told_before_a_byte_is_fetched(
+    engine: Engine, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama.keeps_mismatched = False
+    monkeypatch.setattr("proxy.pull.spool.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.raises(TransferError, match="acme/tiny/made needs 1000000 bytes in"):
+        await engine.push(Range(engine.file, 0, len(CONTENT)))
+    assert not [request for request in hub.requests if request.origin == "cdn"]
+
+
+async def test_a_blob_that_ollama_names_otherwise_is_made_once_more_and_then_an_error(
+    engine: Engine, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lie(self: Ollama, size: int, produce: Any) -> str:
+        await real(self, size, produce)
+        return "sha256:" + "0" * 64
+
+    await engine.push(Literal(b"first"))
+    real = Ollama.push_unnamed_blob
+    monkeypatch.setattr(Ollama, "push_unnamed_blob", lie)
+    with pytest.raises((DigestMismatch, OllamaError), match="Ollama received sha256:000"):
+        await engine.push(Range(engine.file, 0, 1000))
+    assert sum(engine.moved[1:]) in (0, 1000)
+
+
+async def test_ranges_of_a_source_that_has_none_are_refused(engine: Engine, hub: StandInHub) -> None:
+    hub.mirror = True
+    with pytest.raises(Exception, match="sends no ranges"):
+        await engine.push(Range(engine.file, 5, 100))
+
+
+async def test_a_range_that_breaks_in_the_middle_of_a_recipe_goes_on(
+    engine: Engine, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.faults += [Fault("model.safetensors", "drop", after=10_000, times=5)]
+    made = CONTENT[600_000:] + b"|" + CONTENT[:600_000]
+    digest = await engine.push(Range(engine.file, 600_000, 10**6), Literal(b"|"), Range(engine.file, 0, 600_000))
+    assert digest == digest_of(made)
+    assert ollama.blobs[digest] == len(made)
+
+
+@asynccontextmanager
+async def large(hub: StandInHub, ollama: StandInOllama, size: int, **pull: Any) -> AsyncIterator[App]:
+    hub.add("acme/large", {**tiny_llama(), "model.safetensors": CONTENT * (size // len(CONTENT))})
+    async with App(settings(hub.endpoint, ollama.url, pull=pull)) as app:
+        yield app
+
+
+async def test_a_limited_bandwidth_is_kept_to_and_smooth(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    rate, size = 10_000_000, 30_000_000
+    seen: list[tuple[float, int]] = []
+    async with large(hub, ollama, size, bandwidth="10MB") as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+        while not pulling.done():
+            received = max((request.received for request in ollama.requests if request.method == "POST"), default=0)
+            seen.append((time.monotonic(), received))
+            await asyncio.sleep(0.05)
+    moving = [(when, received) for when, received in seen if 0 < received < size]
+    assert moving[-1][0] - moving[0][0] > 0.6 * size / rate
+    for began, before in moving:
+        second = [received for when, received in moving if began <= when <= began + 1]
+        # What waits to be sent may come in one piece: a few batches of a MiB.
+        assert second[-1] - before <= 1.2 * rate + 5 * MIB
+
+
+async def test_streams_become_more_while_the_line_gives_more(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LEAST_SPAN", 256 * 1024)
+    monkeypatch.setattr(streams, "MOST_SPAN", 256 * 1024)
+    hub.rate = 2_000_000
+    async with large(hub, ollama, 20_000_000) as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+        await eventually(lambda: app._backend.streams.limit == 8)
+        pulling.cancel()
+
+
+async def test_streams_stay_few_where_more_of_them_bring_no_more(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "LEAST_SPAN", 256 * 1024)
+    monkeypatch.setattr(streams, "MOST_SPAN", 256 * 1024)
+    hub.line = 40_000_000
+    async with large(hub, ollama, 120_000_000) as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+        await eventually(lambda: app._backend.streams._hold_until > 0, 10)
+        assert app._backend.streams.limit == streams.FIRST_STREAMS
+        pulling.cancel()
+
+
+async def test_a_slow_ollama_holds_the_hub_back(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Where the two ends differ the slow one rules: the memory's worth is fetched ahead of it, and sockets fill."""
+    size, sockets = 80_000_000, 30_000_000
+    ollama.hold_upload = asyncio.Event()
+    async with large(hub, ollama, size, memory="16MiB") as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+        await eventually(lambda: app._backend.streams._used == 16 * MIB)
+        await asyncio.sleep(0.5)
+        assert sum(request.body_bytes for request in hub.requests if request.origin == "cdn") < 16 * MIB + sockets
+        assert app._backend.streams._used <= 16 * MIB
+        ollama.hold_upload.set()
+        await pulling
+    assert max(ollama.blobs.values()) == size

@@ -1,0 +1,252 @@
+"""The line to the Hub: proxies and certificates hold for it alone, and the token goes to one origin."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp import hdrs, web
+from yarl import URL
+
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.errors import Interrupted, SourceError
+from proxy.ollama import Ollama, ollama_tls, upstream_session
+from proxy.sources.base import RepositoryFile
+from proxy.sources.http_file import HttpFile, source_session
+from tests.support import COMMAND, Client, listening, settings
+
+CONTENT = bytes(range(256)) * 64
+FILE = RepositoryFile("model.safetensors", len(CONTENT))
+SUCCESS = {"status": "success"}
+
+
+@asynccontextmanager
+async def tunnelling(asked: list[str]) -> AsyncIterator[str]:
+    """An HTTP proxy: writes down the target of each request and passes it on."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, RuntimeError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, target, rest = head.split(b" ", 2)
+            asked.append(f"{method.decode()} {target.decode()}")
+            url = URL(f"//{target.decode()}") if method == b"CONNECT" else URL(target.decode(), encoded=True)
+            up_reader, up_writer = await asyncio.open_connection(url.host, url.port)
+            if method == b"CONNECT":
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                up_writer.write(b"%b %b %b" % (method, url.raw_path_qs.encode(), rest))
+            await asyncio.gather(copy(reader, up_writer), copy(up_reader, writer))
+
+    tasks: set[asyncio.Task[None]] = set()
+
+    def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(serve(reader, writer)))
+
+    server = await asyncio.start_server(start, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def serving_with(environment: dict[str, str], *arguments: str) -> AsyncIterator[tuple[int, str]]:
+    """The process of a proxy with variables of its own, and its URL."""
+    with subprocess.Popen(
+        [*COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments], stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stderr is not None
+        try:
+            line = await asyncio.to_thread(process.stderr.readline)
+            yield process.pid, line.decode().rpartition(" ")[2].strip()
+        finally:
+            process.terminate()
+
+
+async def test_a_proxy_of_the_environment_carries_what_the_hub_sends_and_nothing_of_ollama(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    asked: list[str] = []
+    async with tunnelling(asked) as url:
+        environment = {"HTTP_PROXY": url, "http_proxy": url, "PATH": ""}
+        async with serving_with(environment, "--hub", hub.endpoint, "--ollama", ollama.url) as (_, proxy):
+            assert (await Client(proxy, session).pull("hf.co/acme/tiny"))[-1] == SUCCESS
+        assert any(line.startswith(f"GET {hub.endpoint}/acme/tiny/resolve/") for line in asked)
+        assert any(line.startswith(f"GET {hub.cdn}/") for line in asked)
+        assert not [line for line in asked if line.startswith(("GET", "POST")) and ollama.url in line]
+        asked.clear()
+        async with serving_with(
+            {**environment, "NO_PROXY": "127.0.0.1"}, "--hub", hub.endpoint, "--ollama", ollama.url
+        ) as (_, proxy):
+            assert (await Client(proxy, session).pull("hf.co/acme/tiny:q8_0"))[-1] == SUCCESS
+        assert not asked
+
+
+async def test_a_file_behind_https_needs_a_certificate_that_is_trusted_and_a_proxy_tunnels_to_it(
+    tmp_path: Path,
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("localhost")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(tls)
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        start, _, last = request.headers[hdrs.RANGE].removeprefix("bytes=").partition("-")
+        headers = {hdrs.CONTENT_RANGE: f"bytes {start}-{last}/{len(CONTENT)}"}
+        return web.Response(status=206, body=CONTENT[int(start) : int(last) + 1], headers=headers)
+
+    server = web.ServerRunner(web.Server(answer))
+    await server.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await web.SockSite(server, listener, ssl_context=tls).start()
+    url = f"https://localhost:{listener.getsockname()[1]}/model.safetensors"
+    script = tmp_path / "fetch.py"
+    script.write_text(FETCH)
+    asked: list[str] = []
+
+    async def fetch(**environment: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, script, url, str(len(CONTENT)), env={"PATH": "", "PYTHONPATH": ".", **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return (await process.communicate())[0].decode()
+
+    trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
+    async with tunnelling(asked) as proxy:
+        assert "SSL_CERT_FILE names the certificates to trust" in await fetch()
+        assert await fetch(**trusted) == "100"
+        assert not asked
+        assert await fetch(**trusted, https_proxy=proxy) == "100"
+        assert asked == [f"CONNECT localhost:{URL(url).port}"]
+    await server.cleanup()
+
+
+FETCH = """
+import asyncio, sys
+from yarl import URL
+from proxy.errors import SourceError
+from proxy.sources.base import RepositoryFile
+from proxy.sources.http_file import HttpFile, source_session
+
+async def main():
+    async with source_session() as session:
+        file = RepositoryFile("model.safetensors", int(sys.argv[2]))
+        source = HttpFile(session, URL(sys.argv[1]), file, token=None, commit="", what="a/b/model.safetensors")
+        try:
+            async with source.stream(5, 105) as chunks:
+                print(len(b"".join([chunk async for chunk in chunks])), end="")
+        except SourceError as error:
+            print(error)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_ollama_behind_https_is_not_judged_by_the_hubs_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ollama_tls("https://ollama.example")
+    assert context is not None
+    names = [dict(pair[0] for pair in entry["subject"]) for entry in context.get_ca_certs()]  # type: ignore[misc]
+    assert not [name for name in names if name.get("organizationName", "").startswith("trustme")]
+    assert ollama_tls("http://127.0.0.1:11434") is None
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    async with upstream_session() as session:
+        assert not session.trust_env
+        assert Ollama("http://127.0.0.1:9", session).url
+
+
+async def test_the_token_follows_no_redirect_to_another_origin_and_comes_back_to_its_own() -> None:
+    seen: dict[str, str | None] = {}
+    elsewhere: list[str] = []
+
+    async def stranger(request: web.BaseRequest) -> web.Response:
+        seen[f"stranger{request.path}"] = request.headers.get(hdrs.AUTHORIZATION)
+        return web.Response(status=302, headers={hdrs.LOCATION: f"{elsewhere[0]}/again"})
+
+    async def endpoint(request: web.BaseRequest) -> web.Response:
+        seen[request.path] = request.headers.get(hdrs.AUTHORIZATION)
+        if request.path == "/again":
+            return web.Response(body=CONTENT)
+        return web.Response(status=302, headers={hdrs.LOCATION: f"{elsewhere[1]}/far"})
+
+    async with listening(endpoint) as own, listening(stranger) as other, source_session() as session:
+        elsewhere += [own, other]
+        file = HttpFile(session, URL(f"{own}/file"), FILE, token="hf_secret", commit="c", what="a/b/f")
+        async with file.stream(0, None) as chunks:
+            assert b"".join([chunk async for chunk in chunks]) == CONTENT
+    assert seen == {"/file": "Bearer hf_secret", "stranger/far": None, "/again": "Bearer hf_secret"}
+
+
+async def test_redirects_without_an_end_are_an_error() -> None:
+    async def answer(request: web.BaseRequest) -> web.Response:
+        return web.Response(status=302, headers={hdrs.LOCATION: f"{request.path}x"})
+
+    async with listening(answer) as url, source_session() as session:
+        with pytest.raises(SourceError, match="redirects without an end"):
+            async with HttpFile(session, URL(f"{url}/f"), FILE, token=None, commit="c", what="a/b/f").stream(0, None):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "message"),
+    [
+        ("bytes 0-99/16384", Interrupted, "sent bytes 0-99/16384 when asked for bytes 5-104/16384"),
+        ("", Interrupted, "sent no Content-Range"),
+        ("bytes 5-104/9", SourceError, "its size is now 9 bytes, not 16384"),
+    ],
+)
+async def test_a_range_that_was_not_asked_for_is_never_taken(sent: str, error: type[Exception], message: str) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(status=206, body=b"x" * 100, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
+
+    async with listening(answer) as url, source_session() as session:
+        file = HttpFile(session, URL(f"{url}/f"), FILE, token=None, commit="c", what="a/b/f")
+        with pytest.raises(error, match=message):
+            async with file.stream(5, 105):
+                pass
+
+
+async def test_the_token_is_in_no_log_no_error_and_no_list_of_processes(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    from proxy.app import App
+
+    caplog.set_level("DEBUG")
+    hub.token = "hf_othersecret"
+    hub.add("acme/tiny", tiny_llama(), private=True)
+    async with App(settings(hub.endpoint, ollama.url, hub={"token": "hf_mysecret"})) as app:
+        lines = await Client(app.address.url, session).pull("hf.co/acme/tiny")
+    assert "error" in lines[-1]
+    assert "hf_mysecret" not in str(lines) + caplog.text
+    environment = {"HF_TOKEN": "hf_mysecret", "PATH": ""}
+    async with serving_with(environment, "--hub", hub.endpoint, "--ollama", ollama.url) as (pid, url):
+        assert "error" in (await Client(url, session).pull("hf.co/acme/tiny"))[-1]
+        assert b"hf_mysecret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
