@@ -25,6 +25,21 @@ class RealOllama:
     binary: str
     url: str
     home: Path
+    servers: "list[subprocess.Popen[bytes]]"
+
+    def start(self) -> None:
+        host = self.url.removeprefix("http://")
+        environment = os.environ | {"OLLAMA_HOST": host, "OLLAMA_MODELS": str(self.home / "models")}
+        with (self.home / "log").open("ab") as log:
+            command = [self.binary, "serve"]
+            server = subprocess.Popen(command, env=environment | {"HOME": str(self.home)}, stdout=log, stderr=log)
+        self.servers.append(server)
+        wait_for(f"{self.url}/api/version", server)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        self.servers[-1].kill()
+        self.servers[-1].wait()
 
     async def cli(self, host: str, *arguments: str) -> tuple[int, str]:
         """Exit status and all output of one `ollama` command."""
@@ -61,12 +76,11 @@ def running(home: Path) -> Iterator[RealOllama]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {"OLLAMA_HOST": host, "OLLAMA_MODELS": str(home / "models"), "HOME": str(home)}
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen([BINARY, "serve"], env=environment, stdout=log, stderr=log)
+    ollama = RealOllama(BINARY, f"http://{host}", home, [])
     try:
-        wait_for(f"http://{host}/api/version", server)
-        yield RealOllama(BINARY, f"http://{host}", home)
+        ollama.start()
+        yield ollama
     finally:
-        server.terminate()
-        server.wait()
+        for server in ollama.servers:
+            server.terminate()
+            server.wait()
