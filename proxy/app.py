@@ -21,7 +21,7 @@ from proxy.origins import Origins
 from proxy.pull.handler import PullHandler
 from proxy.pull.jobs import Jobs
 from proxy.pull.pipeline import Pipeline
-from proxy.pull.streams import Bandwidth, Streams
+from proxy.pull.streams import MIB, Bandwidth, Streams
 from proxy.pull.transfer import Transfer
 from proxy.sources.base import Source
 from proxy.sources.huggingface import HuggingFace
@@ -44,7 +44,10 @@ class Backend:
         self.session = upstream_session(self.tls)
         self.ollama = Ollama(config.ollama.url, self.session)
         pull = config.pull
-        self.streams = Streams(pull.connections, pull.memory_bytes)
+        # The rest is what aiohttp holds of each connection.
+        self.streams = Streams(
+            pull.connections, pull.memory_bytes - min(pull.connections * MIB, pull.memory_bytes // 4)
+        )
         bandwidth = Bandwidth(pull.bandwidth_bytes)
         self.transfer = Transfer(self.ollama, self.streams, bandwidth, config.ollama.patience_seconds)
         hub = config.hub

@@ -13,6 +13,8 @@ def reason(error: BaseException) -> str:
             return "the connection broke in the middle of the answer"
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
+        case aiohttp.ClientOSError() if error.__cause__ is not None:
+            return reason(error.__cause__)
         case TimeoutError():
             return "no answer in time"
         case _:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import aiohttp
+import hypothesis
 import pytest
 import uvloop
 
@@ -13,6 +14,10 @@ from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from tests.real_ollama import RealOllama, running
 from tests.support import Client, settings
+
+# A busy machine is not a failure.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -1,6 +1,7 @@
 """What a blob is made of: literal bytes and ranges of repository files, in order, perhaps transformed. Pure."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -62,12 +63,9 @@ class Recipe:
             stop = part.stop
         yield from _cut(file, start, stop, most)
 
-    def whole_files(self) -> list[RepositoryFile] | None:
-        """The files, where all are taken whole; None where some are not."""
-        ranges = [part for part in self.parts if isinstance(part, Range)]
-        if any(part.start != 0 or part.stop != part.file.size for part in ranges):
-            return None
-        return [part.file for part in ranges]
+    @property
+    def takes_whole_files(self) -> bool:
+        return all(span.whole for span in self.spans(sys.maxsize))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ class Assembly:
     def digest(self) -> str:
         """The whole blob's. Raises TransferError when it is not whole."""
         if not self._ended or self.size != self._expected:
-            raise TransferError(f"only {self.size} of {self._expected} bytes were made")
+            raise TransferError(f"{self.size} bytes were made in the place of {self._expected}")
         return f"sha256:{self._hash.hexdigest()}"
 
     def _end_range(self, ready: list[bytes]) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import IO
+from io import RawIOBase
 
 from proxy.errors import TransferError
 
@@ -25,17 +25,31 @@ def spooled(what: str, size: int, executor: Executor) -> Iterator["Spool"]:
             f"{what} needs {size} bytes in {folder} before its digest is known, and {free} are free there; make room, "
             "or set TMPDIR for the proxy to a larger folder"
         )
-    with tempfile.TemporaryFile(prefix="ollama-hf-proxy-") as file:
-        yield Spool(file, executor)
+    # Without a buffer, so that a disk that fills is noticed by the write and not again when the file is closed.
+    with tempfile.TemporaryFile(prefix="ollama-hf-proxy-", buffering=0) as file:
+        yield Spool(what, file, executor)
 
 
 class Spool:
-    def __init__(self, file: IO[bytes], executor: Executor) -> None:
+    def __init__(self, what: str, file: RawIOBase, executor: Executor) -> None:
+        self._what = what
         self._file = file
         self._executor = executor
 
     async def write(self, piece: bytes) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._file.write, piece)
+        """Raises TransferError when the disk is full."""
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._write, piece)
+
+    def _write(self, piece: bytes) -> None:
+        left = memoryview(piece)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise TransferError(
+                f"{self._what} cannot be kept in {tempfile.gettempdir()} before its digest is known "
+                f"({error.strerror}); make room there, or set TMPDIR for the proxy to another folder"
+            ) from error
 
     async def read(self) -> AsyncIterator[bytes]:
         """All of it, from its beginning."""

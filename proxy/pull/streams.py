@@ -15,9 +15,10 @@ MIB = 1024 * 1024
 LEAST_SPAN, MOST_SPAN = 8 * MIB, 32 * MIB
 FIRST_STREAMS = 4
 TICK_SECONDS = 0.1
-TRIAL_SECONDS = 1.0
+BASELINE_SECONDS, TRIAL_SECONDS = 0.2, 1.0
 GAIN, CLEAR_GAIN = 1.1, 1.5
 HOLD_SECONDS = 20.0
+LEAST_PAUSE = 1.0
 SLOW_SECONDS = 5.0
 SLOW_SHARE = 0.1
 LAST_RATES = 16
@@ -67,6 +68,7 @@ class Streams:
         self._ticked_at = 0.0
         self._received = 0
         self._busy_seconds = 0.0
+        self._wanted = False
         self._received_before = 0
         self._measured: tuple[float, int] | None = None
         self._trial: tuple[int, float] | None = None
@@ -116,7 +118,7 @@ class Streams:
         now = asyncio.get_running_loop().time()
         if now >= self._paused_until:
             self._set_limit(max(1, self.limit // 2))
-        self._paused_until = max(self._paused_until, now + seconds)
+        self._paused_until = max(self._paused_until, now + max(seconds, LEAST_PAUSE))
         self._hold_until = self._paused_until + HOLD_SECONDS
 
     @contextmanager
@@ -145,6 +147,8 @@ class Streams:
             self._open.add(stream)
             self._used += waiter.size
             waiter.admitted.set_result(stream)
+        if self._waiting and len(self._open) >= self.limit and self._has_room(self._next().size):
+            self._wanted = True
 
     def _next(self) -> _Waiter:
         streams: dict[Hashable, int] = {}
@@ -163,6 +167,7 @@ class Streams:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._ticking = None
         if not self._open and not self._waiting:
+            self._set_limit(self.limit if self._trial is None else self._trial[0])
             return
         now = loop.time()
         self._busy_seconds += (now - self._ticked_at) * len(self._open)
@@ -173,6 +178,11 @@ class Streams:
 
     def _adapt(self, now: float) -> None:
         """Judge the present number of streams by what the line has given since, and perhaps try a larger one."""
+        # Where nothing has waited for a connection alone, Ollama or the memory is the limit.
+        wanted, self._wanted = self._wanted, False
+        if not wanted:
+            self._measured, self._received_before = None, self._received
+            return
         if self._measured is None:
             if self._received > self._received_before:
                 self._measured = (now, self._received)
@@ -187,9 +197,8 @@ class Streams:
                 self._hold_until = now + HOLD_SECONDS
                 self._set_limit(before)
                 log.debug("more than %d streams bring no more", before)
-        # Where nothing waits for a connection alone, Ollama or the memory is the limit.
-        wanted = self._waiting and len(self._open) >= self.limit and self._has_room(self._next().size)
-        if self._trial is None and wanted and now >= self._hold_until and self.limit < self._connections:
+        measured = now - began >= BASELINE_SECONDS and rate > 0
+        if self._trial is None and measured and now >= self._hold_until and self.limit < self._connections:
             trial = (self.limit, rate)
             self._set_limit(min(2 * self.limit, self._connections))
             self._trial = trial

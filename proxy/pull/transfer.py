@@ -90,7 +90,7 @@ class Transfer:
 
         Raises SourceError, TransferError or OllamaError, the first that happens; finished blobs stay.
         """
-        held = await self._patiently(lambda: self.held(plan), progress)
+        held = await self._patiently(lambda: self.held(plan), plan.name, progress)
         blobs = {upload.digest: upload for upload in plan.uploads}
         progress.announce(
             (upload.digest, upload.size, upload.digest in held) for upload in blobs.values() if upload.is_weights
@@ -122,7 +122,7 @@ class Transfer:
         damaged = False
         while True:
             try:
-                return await self._patiently(upload.run, fetching.progress)
+                return await self._patiently(upload.run, what, fetching.progress)
             except (Damaged, DigestMismatch) as error:
                 if damaged:
                     raise
@@ -130,7 +130,7 @@ class Transfer:
                 fetching.progress.retries += 1
                 log.warning("%s; it is fetched once more", error)
             except RangesIgnored as error:
-                if recipe.whole_files() is None:
+                if not recipe.takes_whole_files:
                     raise
                 fetching.ranged = False
                 log.warning("%s; its files are fetched whole, each in one stream", error)
@@ -139,13 +139,13 @@ class Transfer:
             except OllamaError as error:
                 raise OllamaError(f"{what}: {error}") from error
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]], progress: Progress) -> T:
+    async def _patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: Progress) -> T:
         """Do the work again where Ollama was gone and is back within the patience."""
         for _ in range(MOST_UPLOADS - 1):
             try:
                 return await work()
             except OllamaGone as error:
-                log.warning("%s; it is waited for, for %.0f s", error, self._patience)
+                log.warning("%s: %s; it is waited for, for %.0f s", what, error, self._patience)
                 progress.waiting("waiting for Ollama to come back")
                 progress.retries += 1
                 await self._ollama.back(error, self._patience)

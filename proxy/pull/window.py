@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
@@ -49,8 +50,8 @@ class Window:
         self._fetching = fetching
         self._streams = fetching.streams
         # Another file of the pull may find out that there are none, while this one still gets its ranges.
-        self._ranged = fetching.ranged
-        self._spans = recipe.spans(fetching.streams.span_bytes if self._ranged else max(1, recipe.size))
+        self._ranged = fetching.ranged or not recipe.takes_whole_files
+        self._spans = recipe.spans(fetching.streams.span_bytes if self._ranged else sys.maxsize)
         self._order = order
         self._fetches: deque[_Fetch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()

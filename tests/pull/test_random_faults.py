@@ -68,6 +68,7 @@ async def test_three_hundred_pulls_with_random_faults_end_in_success_or_in_an_er
         (streams, "MOST_SPAN", SPAN),
         (streams, "SLOW_SECONDS", 0.2),
         (streams, "HOLD_SECONDS", 0.2),
+        (streams, "LEAST_PAUSE", 0.05),
         (streams, "TICK_SECONDS", 0.02),
         (window, "WHOLE_BYTES", 2 * SPAN),
         (http_file, "READ_SECONDS", 0.2),

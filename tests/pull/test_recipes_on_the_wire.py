@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from proxy.errors import DigestMismatch, OllamaError, TransferError
+from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
 from proxy.ollama import PROBE, Ollama, upstream_session
 from proxy.pull import streams
 from proxy.pull.progress import Progress
@@ -138,7 +138,27 @@ async def test_a_blob_that_ollama_names_otherwise_is_made_once_more_and_then_an_
 
 async def test_ranges_of_a_source_that_has_none_are_refused(engine: Engine, hub: StandInHub) -> None:
     hub.mirror = True
-    with pytest.raises(Exception, match="sends no ranges"):
+    with pytest.raises(SourceError, match="sends no ranges"):
+        await engine.push(Range(engine.file, 5, 100))
+
+
+async def test_a_transform_that_shrinks_a_file_gets_all_of_it_from_a_source_without_ranges(
+    engine: Engine, hub: StandInHub
+) -> None:
+    def every_second() -> Step:
+        held = bytearray()
+
+        def step(piece: bytes) -> bytes:
+            held.extend(piece)
+            return b"" if piece else bytes(held[::2])
+
+        return step
+
+    hub.mirror = True
+    size = len(CONTENT)
+    assert await engine.push(Range(engine.file, 0, size, every_second, size // 2)) == digest_of(CONTENT[::2])
+    # The others of the pull know by now that there are no ranges; this one needs them and may not do without.
+    with pytest.raises(SourceError, match="sends no ranges"):
         await engine.push(Range(engine.file, 5, 100))
 
 
@@ -167,15 +187,14 @@ async def test_a_limited_bandwidth_is_kept_to_and_smooth(
     async with large(hub, ollama, size, bandwidth="10MB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
         while not pulling.done():
-            received = max((request.received for request in ollama.requests if request.method == "POST"), default=0)
-            seen.append((time.monotonic(), received))
-            await asyncio.sleep(0.05)
+            seen.append((time.monotonic(), app._backend.streams._received))
+            await asyncio.sleep(0.02)
     moving = [(when, received) for when, received in seen if 0 < received < size]
-    assert moving[-1][0] - moving[0][0] > 0.6 * size / rate
+    assert moving[-1][0] - moving[0][0] > 0.9 * size / rate
     for began, before in moving:
         second = [received for when, received in moving if began <= when <= began + 1]
-        # What waits to be sent may come in one piece: a few batches of a MiB.
-        assert second[-1] - before <= 1.2 * rate + 5 * MIB
+        # A chunk of each stream may have been waiting.
+        assert second[-1] - before <= 1.1 * rate + MIB
 
 
 async def test_streams_become_more_while_the_line_gives_more(
@@ -211,7 +230,7 @@ async def test_a_slow_ollama_holds_the_hub_back(
     ollama.hold_upload = asyncio.Event()
     async with large(hub, ollama, size, memory="16MiB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
-        await eventually(lambda: app._backend.streams._used == 16 * MIB)
+        await eventually(lambda: app._backend.streams._used > 8 * MIB)
         await asyncio.sleep(0.5)
         assert sum(request.body_bytes for request in hub.requests if request.origin == "cdn") < 16 * MIB + sockets
         assert app._backend.streams._used <= 16 * MIB

@@ -84,3 +84,17 @@ async def test_the_file_is_gone_after_the_block(folder: Path, threads: Executor,
     with pytest.raises(ValueError, match="closed file"):
         await spool.write(b"d")
     assert not list(folder.iterdir())
+
+
+async def test_a_disk_that_fills_while_it_is_written_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        Path("/dev/full").open("wb", buffering=0) as full,
+        ThreadPoolExecutor(1) as threads,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr("proxy.pull.spool.tempfile.TemporaryFile", lambda **_: full)
+        with (
+            spooled("acme/tiny/made", 5, threads) as spool,
+            pytest.raises(TransferError, match=r"acme/tiny/made cannot be kept in .* \(No space left on device\)"),
+        ):
+            await spool.write(b"bytes")

@@ -246,6 +246,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing() -> None:
 
 async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LEAST_PAUSE", 0.01)
     streams = Streams(8, MEMORY)
     limits = []
     for _ in range(3):
@@ -296,6 +297,14 @@ async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
         tried = steps[: steps.index(limit) + 2]
         assert line.limits == (tried if limit == 30 else [*tried, limit])
         assert len(streams._open) == limit
+
+
+async def test_where_more_streams_clearly_bring_more_they_are_soon_many(no_ticks: None) -> None:
+    streams = Streams(30, MEMORY)
+    async with crowd(streams):
+        line = Line(streams, lambda n: 10**6 * n)
+        await line.run(1.5)
+        assert line.limits == [4, 8, 16, 30]
 
 
 async def test_more_streams_are_tried_again_after_a_while(no_ticks: None) -> None:
