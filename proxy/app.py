@@ -44,10 +44,8 @@ class Backend:
         self.session = upstream_session(self.tls)
         self.ollama = Ollama(config.ollama.url, self.session)
         pull = config.pull
-        # The rest is what aiohttp holds of each connection.
-        self.streams = Streams(
-            pull.connections, pull.memory_bytes - min(pull.connections * MIB, pull.memory_bytes // 4)
-        )
+        held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
+        self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
         bandwidth = Bandwidth(pull.bandwidth_bytes)
         self.transfer = Transfer(self.ollama, self.streams, bandwidth, config.ollama.patience_seconds)
         hub = config.hub
