@@ -39,6 +39,7 @@ class StandInOllama(StandIn, CreateScript):
         self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
         self.hold_upload: asyncio.Event | None = None  # reads no more of an upload until it is set
         self.lose_upload_answer = False  # by a break of the connection after the last byte
+        self.garble_uploads: dict[str, int] = {}  # digest → how many uploads of it arrive as something else
         self.upload_status: int | None = None
         self.keeps_mismatched = True  # what was uploaded under another digest
         self.browsers = BrowserRules()
@@ -163,6 +164,10 @@ class StandInOllama(StandIn, CreateScript):
         if expected.replace("-", ":") in self.blobs:
             return web.Response()
         digest = await self._store.receive(request, break_at=self.fail_upload_after, hold=self.hold_upload)
+        if self.garble_uploads.get(expected, 0):
+            self.garble_uploads[expected] -= 1
+            self._store.forget(expected)
+            digest = f"sha256:{hashlib.sha256(expected.encode()).hexdigest()}"
         if digest is not None and digest != expected:
             if not self.keeps_mismatched:
                 self._store.forget(digest)

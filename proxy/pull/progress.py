@@ -51,13 +51,10 @@ class Progress:
         self.ended = False
 
     def status(self, text: str) -> None:
-        self._status = Line(text)
-        self._publish(self._status)
-
-    def waiting(self, text: str) -> None:
-        """Say what is waited for; once, however many streams wait for it."""
+        """Say what happens now; once, however many streams or files it happens to."""
         if self._status != Line(text):
-            self.status(text)
+            self._status = Line(text)
+            self._publish(self._status)
 
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
         """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""

@@ -113,13 +113,18 @@ class Streams:
         stream.received += size
         self._received += size
 
-    def throttle(self, seconds: float) -> None:
-        """The source asked for fewer requests: half as many streams, and no new one for so long."""
+    def throttle(self, seconds: float) -> bool:
+        """The source asked for fewer requests: half as many streams, and no new one for so long.
+
+        False where that pause had begun already.
+        """
         now = asyncio.get_running_loop().time()
-        if now >= self._paused_until:
+        begins = now >= self._paused_until
+        if begins:
             self._set_limit(max(1, self.limit // 2))
         self._paused_until = max(self._paused_until, now + max(seconds, LEAST_PAUSE))
         self._hold_until = self._paused_until + HOLD_SECONDS
+        return begins
 
     @contextmanager
     def watched(self, stream: Stream, scope: asyncio.Timeout) -> Iterator[None]:

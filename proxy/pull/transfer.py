@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from proxy.errors import Damaged, DigestMismatch, Interrupted, OllamaError, OllamaGone, RangesIgnored
@@ -69,6 +70,7 @@ class Transfer:
                 if damaged:
                     raise
                 damaged = True
+                progress.retries += 1
                 log.warning("%s; it is fetched once more", error)
             else:
                 return content
@@ -125,7 +127,7 @@ class Transfer:
                 return await self._patiently(upload.run, what, fetching.progress)
             except (Damaged, DigestMismatch) as error:
                 if damaged:
-                    raise
+                    raise error if isinstance(error, Damaged) else OllamaError(f"{what}: {error}") from None
                 damaged = True
                 fetching.progress.retries += 1
                 log.warning("%s; it is fetched once more", error)
@@ -146,50 +148,41 @@ class Transfer:
                 return await work()
             except OllamaGone as error:
                 log.warning("%s: %s; it is waited for, for %.0f s", what, error, self._patience)
-                progress.waiting("waiting for Ollama to come back")
+                progress.status("waiting for Ollama to come back")
                 progress.retries += 1
                 await self._ollama.back(error, self._patience)
         return await work()
 
 
+@dataclass(eq=False, slots=True)
 class _Upload:
     """One blob's way into Ollama, which may have to be gone again from its beginning."""
 
-    def __init__(
-        self,
-        ollama: Ollama,
-        fetching: Fetching,
-        recipe: Recipe,
-        what: str,
-        moved: Callable[[int], None],
-        order: int,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self._ollama = ollama
-        self._fetching = fetching
-        self._recipe = recipe
-        self._what = what
-        self._moved = moved
-        self._order = order
-        self._threads = threads
-        self._reached = 0
-        self._begun = False
+    ollama: Ollama
+    fetching: Fetching
+    recipe: Recipe
+    what: str
+    moved: Callable[[int], None]
+    order: int
+    threads: ThreadPoolExecutor
+    reached: int = 0
+    begun: bool = False
 
     async def run(self) -> str:
-        self._count(-self._reached)
-        digest = self._recipe.digest
+        self._count(-self.reached)
+        digest = self.recipe.digest
         if digest is None:
             digest = await self._run_unnamed()
         # The answer to an earlier upload may have been lost.
-        elif not (self._begun and await self._ollama.has_blob(digest)):
-            self._begun = True
+        elif not (self.begun and await self.ollama.has_blob(digest)):
+            self.begun = True
             async with self._window() as window:
-                await self._ollama.push_blob(digest, self._recipe.size, lambda write: self._make(window, write))
-        self._count(self._recipe.size - self._reached)
+                await self.ollama.push_blob(digest, self.recipe.size, lambda write: self._make(window, write))
+        self._count(self.recipe.size - self.reached)
         return digest
 
     async def _run_unnamed(self) -> str:
-        if not await self._ollama.keeps_unnamed_blobs():
+        if not await self.ollama.keeps_unnamed_blobs():
             return await self._run_spooled()
         made = ""
 
@@ -198,15 +191,15 @@ class _Upload:
             made = await self._make(window, write)
 
         async with self._window() as window:
-            named = await self._ollama.push_unnamed_blob(self._recipe.size, produce)
+            named = await self.ollama.push_unnamed_blob(self.recipe.size, produce)
         if named != made:
             raise DigestMismatch(f"Ollama received {named}, but {made} was sent")
-        if not await self._ollama.has_blob(named):
+        if not await self.ollama.has_blob(named):
             raise OllamaError(f"Ollama did not keep {named}, which was uploaded before its digest was known")
         return named
 
     async def _run_spooled(self) -> str:
-        with spooled(self._what, self._recipe.size, self._threads) as spool:
+        with spooled(self.what, self.recipe.size, self.threads) as spool:
             async with self._window() as window:
                 digest = await self._make(window, spool.write, reaches_ollama=False)
 
@@ -215,16 +208,16 @@ class _Upload:
                     await write(piece)
                     self._count(len(piece))
 
-            await self._ollama.push_blob(digest, self._recipe.size, produce)
+            await self.ollama.push_blob(digest, self.recipe.size, produce)
         return digest
 
     def _window(self) -> Window:
-        return Window(self._fetching, self._recipe, self._order)
+        return Window(self.fetching, self.recipe, self.order)
 
     async def _make(self, window: Window, write: Write, *, reaches_ollama: bool = True) -> str:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         loop = asyncio.get_running_loop()
-        assembly = Assembly(self._recipe)
+        assembly = Assembly(self.recipe)
         made: deque[asyncio.Future[list[bytes]]] = deque()
         # A thread of its own keeps the batches in order, and on while Ollama takes its time.
         thread = ThreadPoolExecutor(1, thread_name_prefix="assemble")
@@ -240,8 +233,8 @@ class _Upload:
         finally:
             thread.shutdown(wait=False, cancel_futures=True)
         digest = assembly.digest()
-        if self._recipe.digest is not None:
-            _check_digest(self._what, self._recipe.digest, digest)
+        if self.recipe.digest is not None:
+            _check_digest(self.what, self.recipe.digest, digest)
         await self._write(write, ready, reaches_ollama)
         return digest
 
@@ -252,9 +245,9 @@ class _Upload:
                 self._count(len(piece))
 
     def _count(self, size: int) -> None:
-        self._reached += size
+        self.reached += size
         if size:
-            self._moved(size)
+            self.moved(size)
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -29,6 +29,7 @@ class Tries:
     def begin_anew(self) -> None:
         """Something came: the next failure is a first one."""
         self._failed = 0
+        self._began = None
 
     async def again(self, error: Interrupted) -> None:
         """Pause before the next try. Raises SourceError when there should be none."""
@@ -43,8 +44,8 @@ class Tries:
                     f"{error} and asks to wait {error.wait:.0f} s; pull again then: finished files are kept"
                 ) from error
             pause = error.wait + random.uniform(0, 1)  # noqa: S311
-            self._streams.throttle(error.wait)
-            self._progress.waiting(f"waiting {error.wait:.0f} s: {error}")
+            if self._streams.throttle(error.wait):
+                self._progress.status(f"waiting {error.wait:.0f} s: {error}")
         if self._failed >= MOST_TRIES or now + pause - self._began > MOST_SECONDS:
             raise SourceError(
                 f"{error}; given up after {self._failed} tries; pull again: finished files are kept"

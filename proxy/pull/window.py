@@ -21,7 +21,8 @@ AHEAD = 2
 """Spans that may wait to be handed on while every stream fetches another."""
 BATCH_BYTES = 1024 * 1024
 BATCH_SECONDS = 0.25
-GAINED_BYTES = 1024 * 1024
+GAINED_BYTES = 256 * 1024
+"""What a try has to bring for the next one to count as a first one."""
 MOST_SLOW_RESTARTS = 3
 WHOLE_BYTES = 8 * 1024 * 1024
 """What of a file without ranges may wait to be handed on."""

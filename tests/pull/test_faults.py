@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -30,11 +30,10 @@ DIGEST = digest_of(FILES[WEIGHTS])
 SUCCESS = {"status": "success"}
 
 Lines = list[dict[str, Any]]
-Pull = Callable[..., AbstractAsyncContextManager["Pulled"]]
 
 
 class Pulled:
-    """A pull through a proxy of its own, and what it left in the log."""
+    """Pulls through a proxy of its own."""
 
     def __init__(self, app: App, client: Client) -> None:
         self.app = app
@@ -400,6 +399,23 @@ async def test_a_full_disk_is_told_and_what_was_finished_stays(
         hub.requests.clear()
         assert (await pull())[-1] == SUCCESS
         assert not [request for request in hub.requests if "00001-of-00002" in request.path]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_bytes_that_change_on_the_way_to_ollama_are_sent_once_more_and_then_told(
+    pull: Pulled, ollama: StandInOllama, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    ollama.garble_uploads = {DIGEST: times}
+    lines = await pull()
+    assert len(uploads(ollama)) == 2
+    assert uploads(ollama)[0].status == 400
+    assert len([line for line in warnings(caplog) if "digest mismatch" in line and "once more" in line]) == 1
+    if times == 1:
+        assert lines[-1] == SUCCESS
+        assert ollama.blobs[DIGEST] == SIZE
+    else:
+        assert f"acme/tiny/{WEIGHTS}: Ollama refused the blob: digest mismatch" in lines[-1]["error"]
+        assert DIGEST not in ollama.blobs
 
 
 async def test_a_blob_that_appears_meanwhile_is_success(pull: Pulled, hub: StandInHub, ollama: StandInOllama) -> None:
