@@ -347,9 +347,7 @@ async def test_a_client_that_leaves_during_the_transfer_ends_it(
 ) -> None:
     hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
     async with client.session.post(f"{client.url}/api/pull", json={"model": NAME}) as response:
-        async for line in response.content:
-            if orjson.loads(line).get("completed"):
-                break
+        await eventually(lambda: any(request.body_bytes for request in hub.requests if request.origin == "cdn"))
         response.close()
     await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert not created(ollama)
