@@ -16,7 +16,7 @@ from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
 from proxy.ollama import PROBE, Ollama, upstream_session
-from proxy.pull import streams
+from proxy.pull import streams, window
 from proxy.pull.progress import Progress
 from proxy.pull.recipe import Literal, Range, Recipe, Step
 from proxy.pull.streams import Bandwidth, Streams
@@ -134,6 +134,19 @@ async def test_a_blob_that_ollama_names_otherwise_is_made_once_more_and_then_an_
     with pytest.raises((DigestMismatch, OllamaError), match="Ollama received sha256:000"):
         await engine.push(Range(engine.file, 0, 1000))
     assert sum(engine.moved[1:]) in (0, 1000)
+
+
+async def test_bytes_that_have_to_be_sent_again_are_taken_back_first(
+    engine: Engine, hub: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "BATCH_BYTES", SPAN)
+    hub.faults.append(Fault("model.safetensors", "corrupt", after=len(CONTENT) - 1))
+    await engine.push(Range(engine.file, 0, len(CONTENT)), digest=digest_of(CONTENT))
+    [taken_back] = [size for size in engine.moved if size < 0]
+    before = engine.moved[: engine.moved.index(taken_back)]
+    assert sum(before) == -taken_back
+    assert 0 < sum(before) < len(CONTENT)
+    assert sum(engine.moved) == len(CONTENT)
 
 
 async def test_ranges_of_a_source_that_has_none_are_refused(engine: Engine, hub: StandInHub) -> None:
