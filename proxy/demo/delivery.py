@@ -89,8 +89,6 @@ class Piece:
                 return Piece(self.file, 0, self.file.size)
             case "misplaced":
                 return replace(self, start=self.start + 1, end=min(self.end + 1, self.file.size))
-            case "cut":
-                return replace(self, end=(self.start + self.end) // 2)
             case _:
                 return self
 
@@ -132,11 +130,11 @@ class Delivery:
         fault = self.faults.take(path, request, start=piece.start, length=piece.end - piece.start)
         if fault and (fault.kind == "status" or (fault.after == 0 and fault.kind in {"drop", "hang"})):
             return await self.refuse(request, fault)
-        if fault and fault.kind in {"whole", "misplaced"}:
+        if fault:
             piece = piece.bent(fault.kind)
         response = web.StreamResponse(status=piece.status, headers={**headers, **piece.headers})
         if fault and fault.kind == "cut":
-            piece = piece.bent(fault.kind)
+            piece = replace(piece, end=(piece.start + piece.end) // 2)
         if measured:
             response.content_length = piece.end - piece.start
         await response.prepare(request)

@@ -57,7 +57,6 @@ class Transfer:
 
     async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
         tries = Tries(progress, self._streams)
-        damaged = False
         while True:
             try:
                 async with self._readers:
@@ -67,11 +66,7 @@ class Transfer:
             except Interrupted as error:
                 await tries.again(error)
             except Damaged as error:
-                if damaged:
-                    raise
-                damaged = True
-                progress.retries += 1
-                log.warning("%s; it is fetched once more", error)
+                tries.once_more(error)
             else:
                 return content
 
@@ -121,16 +116,13 @@ class Transfer:
         """
         upload = _Upload(self._ollama, fetching, recipe, what, moved, order, self._threads)
         tries = Tries(fetching.progress, self._streams)
-        damaged = False
         while True:
             try:
                 return await self._patiently(upload.run, what, fetching.progress)
-            except (Damaged, DigestMismatch) as error:
-                if damaged:
-                    raise error if isinstance(error, Damaged) else OllamaError(f"{what}: {error}") from None
-                damaged = True
-                fetching.progress.retries += 1
-                log.warning("%s; it is fetched once more", error)
+            except Damaged as error:
+                tries.once_more(error)
+            except DigestMismatch as error:
+                tries.once_more(OllamaError(f"{what}: {error}"))
             except RangesIgnored as error:
                 if not recipe.takes_whole_files:
                     raise
@@ -177,7 +169,9 @@ class _Upload:
         elif not (self.begun and await self.ollama.has_blob(digest)):
             self.begun = True
             async with self._window() as window:
-                await self.ollama.push_blob(digest, self.recipe.size, lambda write: self._make(window, write))
+                await self.ollama.push_blob(
+                    digest, self.recipe.size, lambda write: self._make(window, self._counting(write))
+                )
         self._count(self.recipe.size - self.reached)
         return digest
 
@@ -188,7 +182,7 @@ class _Upload:
 
         async def produce(write: Write) -> None:
             nonlocal made
-            made = await self._make(window, write)
+            made = await self._make(window, self._counting(write))
 
         async with self._window() as window:
             named = await self.ollama.push_unnamed_blob(self.recipe.size, produce)
@@ -201,12 +195,12 @@ class _Upload:
     async def _run_spooled(self) -> str:
         with spooled(self.what, self.recipe.size, self.threads) as spool:
             async with self._window() as window:
-                digest = await self._make(window, spool.write, reaches_ollama=False)
+                digest = await self._make(window, spool.write)
 
             async def produce(write: Write) -> None:
+                counted = self._counting(write)
                 async for piece in spool.read():
-                    await write(piece)
-                    self._count(len(piece))
+                    await counted(piece)
 
             await self.ollama.push_blob(digest, self.recipe.size, produce)
         return digest
@@ -214,7 +208,7 @@ class _Upload:
     def _window(self) -> Window:
         return Window(self.fetching, self.recipe, self.order)
 
-    async def _make(self, window: Window, write: Write, *, reaches_ollama: bool = True) -> str:
+    async def _make(self, window: Window, write: Write) -> str:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         loop = asyncio.get_running_loop()
         assembly = Assembly(self.recipe)
@@ -227,7 +221,7 @@ class _Upload:
                 if batch:
                     made.append(loop.run_in_executor(thread, assembly.add, batch))
                 if len(made) > BATCHES_AHEAD or not batch:
-                    await self._write(write, ready, reaches_ollama)
+                    await _write_all(write, ready)
                     ready = await made.popleft()
                     window.used()
         finally:
@@ -235,19 +229,27 @@ class _Upload:
         digest = assembly.digest()
         if self.recipe.digest is not None:
             _check_digest(self.what, self.recipe.digest, digest)
-        await self._write(write, ready, reaches_ollama)
+        await _write_all(write, ready)
         return digest
 
-    async def _write(self, write: Write, pieces: Sequence[bytes], reaches_ollama: bool) -> None:
-        for piece in pieces:
+    def _counting(self, write: Write) -> Write:
+        """What writes to Ollama, and tells of what reached it."""
+
+        async def counted(piece: bytes) -> None:
             await write(piece)
-            if reaches_ollama:
-                self._count(len(piece))
+            self._count(len(piece))
+
+        return counted
 
     def _count(self, size: int) -> None:
         self.reached += size
         if size:
             self.moved(size)
+
+
+async def _write_all(write: Write, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        await write(piece)
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

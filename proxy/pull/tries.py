@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 
-from proxy.errors import Interrupted, SourceError
+from proxy.errors import Interrupted, ProxyError, SourceError
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Streams
 
@@ -25,11 +25,20 @@ class Tries:
         self._streams = streams
         self._began: float | None = None
         self._failed = 0
+        self._damaged = False
 
     def begin_anew(self) -> None:
         """Something came: the next failure is a first one."""
         self._failed = 0
         self._began = None
+
+    def once_more(self, error: ProxyError) -> None:
+        """What came damaged is fetched once more; raises `error` when it comes damaged again."""
+        if self._damaged:
+            raise error
+        self._damaged = True
+        self._progress.retries += 1
+        log.warning("%s; it is fetched once more", error)
 
     async def again(self, error: Interrupted) -> None:
         """Pause before the next try. Raises SourceError when there should be none."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -33,15 +33,8 @@ RESET_SECONDS = re.compile(r";\s*t=(\d+)")
 
 def source_session(receive_buffer: int | None = None) -> aiohttp.ClientSession:
     """A session for files: proxies are chosen call by call. `receive_buffer` is the kernel's, in bytes."""
-
-    def small_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-        made = socket.socket(*address[:3])
-        if receive_buffer is not None:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        return made
-
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, socket_factory=small_socket if receive_buffer else None),
+        connector=aiohttp.TCPConnector(limit=0, socket_factory=_buffering(receive_buffer) if receive_buffer else None),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
         # The Hub gzips text otherwise, and then gives no length.
@@ -129,9 +122,7 @@ class HttpFile:
         }
         for name, (said, expected) in found.items():
             if said and expected and said != expected:
-                raise SourceError(
-                    f"{self._what} has changed at the source: its {name} is now {said}, not {expected}; pull again"
-                )
+                raise self._changed(name, said, expected)
 
     def _check(self, response: aiohttp.ClientResponse, start: int, stop: int | None) -> None:
         host, status = response.url.host, response.status
@@ -150,9 +141,12 @@ class HttpFile:
 
     def _check_size(self, said: str) -> None:
         if said.isdecimal() and int(said) != self._file.size:
-            raise SourceError(
-                f"{self._what} has changed at the source: its size is now {said} bytes, not {self._file.size}"
-            )
+            raise self._changed("size", f"{said} bytes", str(self._file.size))
+
+    def _changed(self, name: str, said: str, expected: str) -> SourceError:
+        return SourceError(
+            f"{self._what} has changed at the source: its {name} is now {said}, not {expected}; pull again"
+        )
 
     def _refuse(self, response: aiohttp.ClientResponse) -> None:
         host, status = response.url.host, response.status
@@ -181,6 +175,17 @@ class HttpFile:
                 return SourceError(f"{self._what}: the Hub redirects to what is no address")
             case _:
                 return Interrupted(text)
+
+
+def _buffering(size: int) -> Callable[[aiohttp.AddrInfoType], socket.socket]:
+    """Makes sockets for which the kernel holds so many bytes."""
+
+    def make(address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        return made
+
+    return make
 
 
 def _asked_wait(headers: Mapping[str, str]) -> float | None:

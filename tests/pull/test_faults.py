@@ -44,9 +44,8 @@ class Pulled:
 
 
 @pytest.fixture(autouse=True)
-def small_spans(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
-    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
-    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
+def repository(small_spans: int, hub: StandInHub) -> None:
+    assert small_spans == SPAN
     hub.add("acme/tiny", FILES)
 
 

@@ -211,10 +211,8 @@ async def test_a_limited_bandwidth_is_kept_to_and_smooth(
 
 
 async def test_streams_become_more_while_the_line_gives_more(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
 ) -> None:
-    monkeypatch.setattr(streams, "LEAST_SPAN", 256 * 1024)
-    monkeypatch.setattr(streams, "MOST_SPAN", 256 * 1024)
     hub.rate = 2_000_000
     async with large(hub, ollama, 20_000_000) as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
@@ -223,10 +221,8 @@ async def test_streams_become_more_while_the_line_gives_more(
 
 
 async def test_streams_stay_few_where_more_of_them_bring_no_more(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
 ) -> None:
-    monkeypatch.setattr(streams, "LEAST_SPAN", 256 * 1024)
-    monkeypatch.setattr(streams, "MOST_SPAN", 256 * 1024)
     hub.line = 40_000_000
     async with large(hub, ollama, 120_000_000) as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
