@@ -114,7 +114,8 @@ def _without_volatile(value: Any) -> Any:
         return value
     # Models of one second are listed in any order.
     found = [_without_volatile(one) for one in value]
-    return sorted(found, key=str) if all(isinstance(one, dict) and "model" in one for one in found) else found
+    models = all(isinstance(one, dict) and ("model" in one or one.get("object") == "model") for one in found)
+    return sorted(found, key=str) if models else found
 
 
 def _chunked(*chunks: bytes) -> bytes:
