@@ -21,10 +21,10 @@ from proxy.origins import Origins
 from proxy.pull.handler import PullHandler
 from proxy.pull.jobs import Jobs
 from proxy.pull.pipeline import Pipeline
+from proxy.pull.planner import Planner
 from proxy.pull.streams import MIB, Bandwidth, Streams
 from proxy.pull.transfer import Transfer
-from proxy.sources.base import Source
-from proxy.sources.huggingface import HuggingFace
+from proxy.sources.plugins import build_sources
 from proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -40,19 +40,19 @@ class Backend:
     """What a pull needs, without a listener: `inspect` uses it as it is. Belongs to the running loop."""
 
     def __init__(self, config: Config) -> None:
+        pull = config.pull
+        bandwidth = Bandwidth(pull.bandwidth_bytes)
+        # What they do not take is found before anything is open.
+        self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
         self.session = upstream_session(self.tls)
         self.ollama = Ollama(config.ollama.url, self.session)
-        pull = config.pull
         held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
         self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
-        bandwidth = Bandwidth(pull.bandwidth_bytes)
         self.transfer = Transfer(self.ollama, self.streams, bandwidth, config.ollama.patience_seconds)
-        hub = config.hub
-        receive_buffer = bandwidth.receive_buffer(pull.connections)
-        self._sources: list[Source] = [HuggingFace(hub.endpoint, hub.token, hub.hosts, receive_buffer=receive_buffer)]
         by_host = {host: source for source in self._sources for host in source.hosts}
-        self.pipeline = Pipeline(config, by_host, self.ollama, self.transfer)
+        self.planner = Planner(config, by_host, self.ollama, self.transfer)
+        self.pipeline = Pipeline(self.planner, self.ollama, self.transfer, config.ollama)
 
     async def close(self) -> None:
         self.transfer.close()

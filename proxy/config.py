@@ -24,6 +24,7 @@ ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
 # What a bearer token and a segment of a path can both hold.
 KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
+VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
 LEAST_MEMORY = 16 * 1024 * 1024
 LEAST_BANDWIDTH = 10_000
 
@@ -41,6 +42,14 @@ class Quantization(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> "Quantization | None":
         return cls.__members__.get(str(value).upper())
+
+
+class GgufPulls(StrEnum):
+    """Who pulls a GGUF: Ollama where it can, always Ollama, or always the proxy."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    PROXY = "proxy"
 
 
 class Address(NamedTuple):
@@ -123,11 +132,15 @@ class ServerConfig(_Section, frozen=True):
 
 class OllamaConfig(_Section, frozen=True):
     url: str = "http://127.0.0.1:11434"
+    version: str = ""
+    models: str = ""
     patience: str | int | float = "2m"
     advertise_url: str = ""
 
     def __post_init__(self) -> None:
         _ = self.patience_seconds
+        if self.version and not VERSION.match(self.version):
+            raise ValueError(f"version: must be an Ollama version such as 0.24.0, not {self.version!r}")
         msgspec.structs.force_setattr(self, "url", _http_url("url", self.url))
         if self.advertise_url:
             msgspec.structs.force_setattr(self, "advertise_url", _http_url("advertise_url", self.advertise_url))
@@ -153,6 +166,7 @@ class HubConfig(_Section, frozen=True):
 
 class PullConfig(_Section, frozen=True):
     default_quantization: Quantization = Quantization.Q4_K_M
+    gguf: GgufPulls = GgufPulls.AUTO
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     memory: str | int = "128MiB"
     bandwidth: str | int = ""
@@ -211,6 +225,7 @@ class Config(_Section, frozen=True):
     hub: HubConfig = HubConfig()
     pull: PullConfig = PullConfig()
     models: dict[str, ModelSettings] = {}
+    sources: dict[str, dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
@@ -221,6 +236,11 @@ class Config(_Section, frozen=True):
             if model in seen:
                 raise ValueError(f"models: {key!r} and {seen[model]!r} are the same model; case and tag do not count")
             seen[model] = key
+
+    def __repr__(self) -> str:
+        shown = [f"{field}={getattr(self, field)!r}" for field in self.__struct_fields__ if field != "sources"]
+        # A source's own settings may hold a token under any name.
+        return f"Config({', '.join(shown)}, sources={list(self.sources)!r})"
 
     def _model_key(self, name: str) -> str:
         """The part of a name that decides about settings: no scheme, no tag, no case, one host for the Hub."""
@@ -262,18 +282,21 @@ def check(values: Mapping[str, Any]) -> Config:
     """Make a Config of plain values, such as TOML has. Raises ConfigError, which begins with the key."""
     models = values.get("models", {})
     if isinstance(models, dict):
-        settings = {name: _convert(found, ModelSettings, f'models."{name}"') for name, found in models.items()}
+        settings = {name: convert(found, ModelSettings, f'models."{name}"') for name, found in models.items()}
         values = {**values, "models": settings}
-    return _convert(values, Config, "")
+    return convert(values, Config, "")
 
 
-def _convert(values: Any, kind: type[T], where: str) -> T:
+def convert(values: Any, kind: type[T], where: str) -> T:
+    """Plain values as a struct. Raises ConfigError, which begins with the key; `where` is the table they stand in."""
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
             text = f"{unknown[1]}: is not a key"
+        if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
+            text = f"{missing[1]}: must be set"
         path = f"{where}{place.rstrip('`')}".lstrip(".")
         # A key of the section's own making continues the path; a type error of msgspec's follows it.
         own = re.match(r"\w+: ", text)

@@ -11,46 +11,47 @@ from rich.text import Text
 
 from proxy.app import Backend
 from proxy.config import Config
+from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal
-from proxy.pull.pipeline import NativePull
-from proxy.pull.plan import CHAT_TEMPLATE, TOKENIZER_CONFIG, Plan
+from proxy.planning.capabilities import Capabilities, capabilities_of
+from proxy.planning.plan import Plan, Upload
+from proxy.pull.planner import NativePull
 from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference, parse
+from proxy.sources.base import Repository
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found out, as far as it went. `held` is None where Ollama could not be asked."""
+    """What was found out, as far as it went. `held` is None where Ollama could not be asked; sizes are bytes."""
 
     name: str
     repository: str | None = None
     commit: str | None = None
-    native: bool = False
+    native: str | None = None
     plan: Plan | None = None
     held: frozenset[str] | None = None
+    free_disk: int | None = None
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the contract."""
+        """The fields of the contract, and beside them `reason`, `base`, `result_size` and `free_disk`."""
         plan = self.plan
         settings = plan.settings if plan else None
         return {
             "name": self.name,
             "repository": self.repository,
             "commit": self.commit,
-            "format": "gguf" if self.native else "safetensors" if plan else None,
+            "format": "gguf" if self.native else plan.format if plan else None,
+            "reason": self.native or (plan.reason if plan else None),
             "files": [
-                {
-                    "path": upload.path,
-                    "size": upload.size,
-                    "digest": upload.digest,
-                    "held": self._is_held(upload.digest),
-                }
-                for upload in (plan.uploads if plan else ())
+                {"path": upload.path, "size": upload.size, "digest": upload.digest, "held": self._is_held(upload)}
+                for upload in self._uploads()
             ],
             "quantization": plan.quantization if plan else None,
-            "converter": "ollama" if plan else None,
+            "converter": plan.converter if plan else None,
+            "base": plan.base.name if plan and plan.base else None,
             "template": {
                 "source": plan.template_source if plan else None,
                 # Only the user's own template is known to be right; Ollama judges the others by itself.
@@ -58,17 +59,19 @@ class Inspection:
             },
             "system": settings.system if settings else None,
             "parameters": dict(settings.parameters) if settings else {},
-            "repairs": list(self._repairs()),
-            "warnings": list(self.warnings),
+            "repairs": list(plan.repairs) if plan else [],
+            "warnings": list(self._warnings()),
             "refusal": self.refusal,
             "bytes_to_move": self.bytes_to_move,
+            "result_size": plan.result_size if plan else None,
+            "free_disk": self.free_disk,
         }
 
     @property
     def bytes_to_move(self) -> int:
         """Every blob counts once, and not at all where Ollama holds it."""
-        sizes = {upload.digest: upload.size for upload in (self.plan.uploads if self.plan else ())}
-        return sum(size for digest, size in sizes.items() if not self._is_held(digest))
+        sizes = {upload.digest or upload.path: upload.size for upload in self._uploads() if not self._is_held(upload)}
+        return sum(sizes.values())
 
     def print(self, console: Console) -> None:
         if self.refusal is not None:
@@ -76,31 +79,51 @@ class Inspection:
             return
         console.print(Text(f"{self.name}: {self.repository} at {self.commit}"))
         if self.plan is None:
-            console.print(Text("a GGUF: Ollama pulls it by itself"))
+            console.print(Text(f"{self.native}"))
             return
         self._print_plan(console, self.plan)
 
     def _print_plan(self, console: Console, plan: Plan) -> None:
         table = Table("file", "size", "digest", "in Ollama")
-        for upload in plan.uploads:
-            held = {True: "yes", False: "no", None: "unknown"}[self._is_held(upload.digest)]
-            table.add_row(Text(upload.path), decimal(upload.size), upload.digest[7:19], held)
+        for upload in self._uploads():
+            held = {True: "yes", False: "no", None: "unknown"}[self._is_held(upload)]
+            digest = upload.digest[7:19] if upload.digest else "known when it is made"
+            table.add_row(Text(upload.path), decimal(upload.size), digest, held)
         console.print(table)
-        console.print(Text(f"to move: {decimal(self.bytes_to_move)}; quantization: {plan.quantization}, by Ollama"))
+        quantized = f"; quantization: {plan.quantization}, by Ollama" if plan.quantization else ""
+        console.print(Text(f"{plan.reason}{quantized}"))
+        console.print(Text("; ".join(self._sizes(plan))))
         console.print(Text(f"chat template: {plan.template_source}"))
         if plan.settings.system is not None:
             console.print(Text(f"system: {plan.settings.system}"))
         for key, value in plan.settings.parameters.items():
             console.print(Text(f"parameter {key}: {value}"))
-        for text in (*self._repairs(), *(f"warning: {warning}" for warning in self.warnings)):
-            console.print(Text(text))
+        for repair in plan.repairs:
+            console.print(Text(f"repair: {repair}"))
+        for warning in self._warnings():
+            console.print(Text(f"warning: {warning}"))
 
-    def _is_held(self, digest: str) -> bool | None:
-        return None if self.held is None else digest in self.held
+    def _sizes(self, plan: Plan) -> Iterator[str]:
+        yield f"to move: {decimal(self.bytes_to_move)}"
+        if plan.result_size is not None:
+            yield f"the model will have about {decimal(plan.result_size)}"
+        if self.free_disk is not None:
+            yield f"free disk: {decimal(self.free_disk)}"
 
-    def _repairs(self) -> Iterator[str]:
-        if self.plan and any(file.path == CHAT_TEMPLATE for file in self.plan.repository.files):
-            yield f"{CHAT_TEMPLATE} is put into {TOKENIZER_CONFIG}, where Ollama reads it"
+    def _uploads(self) -> tuple[Upload, ...]:
+        """Of the base that has to be made first, too."""
+        if self.plan is None:
+            return ()
+        base = self.plan.base.plan if self.plan.base else None
+        return (*(base.uploads if base else ()), *self.plan.uploads)
+
+    def _is_held(self, upload: Upload) -> bool | None:
+        return None if self.held is None else upload.digest in self.held
+
+    def _warnings(self) -> Iterator[str]:
+        yield from self.warnings
+        if self.plan:
+            yield from self.plan.warnings
 
 
 async def inspect(config: Config, name: str) -> Inspection:
@@ -110,25 +133,49 @@ async def inspect(config: Config, name: str) -> Inspection:
         reference = parse(name)
         if reference is None or not backend.pipeline.claims(reference):
             raise Refusal(f"{name!r} is not a name of the form {config.hub.hosts[0]}/ORG/REPO[:TAG]")
-        return await _inspect(backend, reference)
+        return await _inspect(config, backend, reference)
     except ProxyError as error:
         return Inspection(name, refusal=str(error))
     finally:
         await backend.close()
 
 
-async def _inspect(backend: Backend, reference: ModelReference) -> Inspection:
+async def _inspect(config: Config, backend: Backend, reference: ModelReference) -> Inspection:
     try:
-        repository = await backend.pipeline.open(reference)
+        repository = await backend.planner.open(reference)
     except NativePull as native:
-        return Inspection(reference.name, native.repository.id, native.repository.commit, native=True)
+        return Inspection(reference.name, native.repository.id, native.repository.commit, native=str(native))
     try:
-        plan = await backend.pipeline.plan(reference, repository, Progress())
+        return await _inspect_plan(config, backend, reference, repository)
     except ProxyError as error:
         return Inspection(reference.name, repository.id, repository.commit, refusal=str(error))
-    held, warnings = None, []
-    try:
+
+
+async def _inspect_plan(
+    config: Config, backend: Backend, reference: ModelReference, repository: Repository
+) -> Inspection:
+    capabilities, warnings = await _capabilities(config, backend)
+    plan = await backend.planner.plan(reference, repository, capabilities, Progress())
+    held, free = None, None
+    if not warnings:
         held = frozenset(await backend.transfer.held(plan))
+        if plan.base and plan.base.plan:
+            held |= await backend.transfer.held(plan.base.plan)
+        free = await free_disk(config.ollama, backend.ollama)
+    return Inspection(
+        reference.name,
+        repository.id,
+        repository.commit,
+        plan=plan,
+        held=held,
+        free_disk=free,
+        warnings=warnings,
+    )
+
+
+async def _capabilities(config: Config, backend: Backend) -> tuple[Capabilities, tuple[str, ...]]:
+    """With a warning where Ollama could not be asked."""
+    try:
+        return capabilities_of(await backend.ollama.version(), config.ollama.version), ()
     except OllamaError as error:
-        warnings.append(str(error))
-    return Inspection(reference.name, repository.id, repository.commit, False, plan, held, tuple(warnings))
+        return capabilities_of(None, config.ollama.version), (str(error),)

@@ -77,6 +77,13 @@ class Ollama:
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
+    async def has_model(self, name: str) -> bool:
+        try:
+            async with self._session.post(f"{self.url}/api/show", data=orjson.dumps({"model": name})) as response:
+                return response.status == HTTPStatus.OK
+        except aiohttp.ClientError as error:
+            raise self.unreachable(error) from error
+
     async def back(self, gone: OllamaGone, patience: float) -> None:
         """Wait until Ollama answers. Raises what it is `gone` with after `patience` seconds."""
         with suppress(TimeoutError):

@@ -12,6 +12,7 @@ import uvloop
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
+from proxy.sources import huggingface
 from tests.real_ollama import RealOllama, running
 from tests.support import Client, settings
 
@@ -35,6 +36,12 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 async def hub() -> AsyncIterator[StandInHub]:
     async with StandInHub() as hub:
         yield hub
+
+
+@pytest.fixture
+def public_hub(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in takes the part of huggingface.co, from which Ollama pulls by itself."""
+    monkeypatch.setattr(huggingface, "PUBLIC_ENDPOINT", hub.endpoint)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,10 +11,13 @@ from typing import Any
 
 import aiohttp
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from yarl import URL
 
 from proxy.config import Config, check
+from proxy.demo.hub import StandInHub
+from proxy.demo.listener import LoggedRequest
+from proxy.demo.repository import tiny_llama
 
 COMMAND = [sys.executable, "-m", "proxy"]
 
@@ -32,6 +36,31 @@ PULL_STATUSES = [
 
 def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
+    """Requests for the bytes of a weight file, beyond its header."""
+    return [
+        request
+        for request in hub.requests
+        if request.origin == "cdn"
+        and path in request.path
+        and not re.match(r"bytes=(0-7|8-\d+)$", request.headers.get(hdrs.RANGE, ""))
+    ]
+
+
+def weights_header(size: int, name: str = "weight") -> bytes:
+    """What a safetensors file of `size` bytes with one tensor begins with; what follows is data."""
+    length = 256 + size % 2
+    tensor = {"dtype": "BF16", "shape": [(size - length) // 2], "data_offsets": [0, size - length]}
+    text = orjson.dumps({name: tensor}).ljust(length - 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def companions() -> dict[str, bytes]:
+    """All of a repository but its weights, of an architecture that may have any tensors."""
+    files = {path: content for path, content in tiny_llama().items() if not path.endswith(".safetensors")}
+    return files | {"config.json": orjson.dumps({"architectures": ["CohereForCausalLM"]})}
 
 
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:

@@ -97,6 +97,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_the_token_is_never_printed() -> None:
     assert "hf_secret" not in repr(load(None, {"HF_TOKEN": "hf_secret"}))
+    assert "hf_secret" not in repr(check({"sources": {"corp": {"type": "huggingface", "token": "hf_secret"}}}))
 
 
 def test_model_settings_match_without_regard_to_case_tag_scheme_or_the_hubs_two_names() -> None:
@@ -124,7 +125,7 @@ def test_a_stop_text_becomes_a_list(tmp_path: Path) -> None:
 
 def test_the_example_names_every_key_with_its_default() -> None:
     lines = [line.removeprefix("# ") for line in EXAMPLE.read_text(encoding="utf-8").splitlines()]
-    for section in (field for field in Config.__struct_fields__ if field != "models"):
+    for section in (field for field in Config.__struct_fields__ if field not in ("models", "sources")):
         assert f"[{section}]" in lines
         for key in type(getattr(Config(), section)).__struct_fields__:
             assert any(line.startswith(f"{key} = ") for line in lines), f"{section}.{key} is missing in {EXAMPLE.name}"

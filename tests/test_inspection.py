@@ -6,7 +6,7 @@ from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
-from tests.support import digest_of, settings
+from tests.support import digest_of, fetched, settings
 
 KEYS = {
     "name",
@@ -24,6 +24,8 @@ KEYS = {
     "refusal",
     "bytes_to_move",
 }
+MORE_KEYS = {"reason", "base", "result_size", "free_disk"}
+"""Beside those of the contract."""
 
 
 async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollama: StandInOllama) -> None:
@@ -33,7 +35,7 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     weights = digest_of(files["model.safetensors"])
     ollama.blobs[weights] = len(files["model.safetensors"])
     found = (await inspect(settings(hub.endpoint, ollama.url, models=models), "hf.co/acme/tiny")).to_json()
-    assert set(found) == KEYS
+    assert set(found) == KEYS | MORE_KEYS
     assert (found["name"], found["repository"]) == ("hf.co/acme/tiny:latest", "acme/tiny")
     assert (found["commit"], found["format"]) == (repository.commit, "safetensors")
     assert (found["quantization"], found["converter"]) == ("Q4_K_M", "ollama")
@@ -49,23 +51,24 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     }
     assert by_path["config.json"]["held"] is False
     assert found["bytes_to_move"] == sum(file["size"] for file in found["files"] if not file["held"])
-    assert not [request for request in hub.requests if request.origin == "cdn"]
+    assert not fetched(hub)
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
 async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: StandInOllama) -> None:
     repository = hub.add("acme/bin", {"config.json": b"{}", "pytorch_model.bin": b"x"})
     found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/bin:q8_0")).to_json()
-    assert set(found) == KEYS
+    assert set(found) == KEYS | MORE_KEYS
     assert found["commit"] == repository.commit
     assert "no safetensors weights" in found["refusal"]
     assert (found["files"], found["quantization"], found["bytes_to_move"]) == ([], None, 0)
 
 
-async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama, public_hub: None) -> None:
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF"})
     found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf")).to_json()
     assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, None)
+    assert found["reason"] == "the GGUF Q4_K_M, one public file: Ollama pulls it by itself"
 
 
 async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.support import Client, serving
+from tests.support import Client, companions, serving, weights_header
 
 GIB = 1024**3
 MIB = 1024**2
@@ -22,15 +21,16 @@ MIB = 1024**2
 async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
     shards: int, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    files: dict[str, bytes | Path] = {**tiny_llama()}
-    del files["model.safetensors"]
+    files: dict[str, bytes | Path] = {**companions()}
     digests = {}
     for number in range(1, shards + 1):
         path = tmp_path / f"model-{number:05}-of-{shards:05}.safetensors"
         size = GIB // shards + number  # no two alike: a blob is uploaded once
+        header = weights_header(size, f"tensor {number}")
         with path.open("wb") as file:
+            file.write(header)
             file.truncate(size)
-        digests[path.name] = await asyncio.to_thread(sha256_of_zeros, size)
+        digests[path.name] = await asyncio.to_thread(sha256_of_zeros, header, size)
         files[path.name] = path
     hub.add("acme/large", files, digests=digests)
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
@@ -40,12 +40,14 @@ async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
         assert peak(process.pid) - before < 150 * MIB
 
 
-def sha256_of_zeros(size: int) -> str:
-    digest = hashlib.sha256()
+def sha256_of_zeros(header: bytes, size: int) -> str:
+    """Of a file that has nothing but zeros behind its header."""
+    digest = hashlib.sha256(header)
     zeros = bytes(MIB)
-    for _ in range(size // MIB):
+    left = size - len(header)
+    for _ in range(left // MIB):
         digest.update(zeros)
-    digest.update(bytes(size % MIB))
+    digest.update(bytes(left % MIB))
     return digest.hexdigest()
 
 

@@ -39,7 +39,7 @@ class Fault:
         if method == "HEAD":
             return self.after == 0 and self.kind in {"drop", "hang"}
         if self.kind in {"whole", "misplaced", "cut"}:
-            return length > 1
+            return length > max(1, self.after)
         if self.kind == "corrupt":
             return start <= self.after < start + length
         return self.after < length or (self.after == 0 and self.kind != "short")

@@ -5,19 +5,21 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Literal
+from urllib.parse import quote, urlencode
 
 import orjson
 from aiohttp import web
 
 from proxy.demo.delivery import Delivery, Fault, FaultCounter, Piece
 from proxy.demo.listener import Listener, LoggedRequest, StandIn
+from proxy.demo.listing import described, summary, tree
 from proxy.demo.stored import StandInRepository, StoredFile
 
 __all__ = ["Fault", "LoggedRequest", "StandInHub", "StandInRepository", "StoredFile"]
 
 DISABLED = "Access to this resource is disabled."
+INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
 SIGNING_KEY = b"known to this hub and its cdn"
 MOST_GZIPPED = 16 << 20
 
@@ -27,8 +29,15 @@ class StandInHub(StandIn):
         self.repositories: dict[str, StandInRepository] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
-        self.mirror = False  # gives files as olah does: whole, without redirect, length, etag or ranges
+        self.mirror = False  # gives files as olah gives its own: whole, without redirect, length, etag or ranges
+        self.branches_only = False  # knows no repository without a revision, as olah its own
+        self.listing: Literal["full", "sizes", "names"] = "full"  # what a model's description says of its files
+        self.trees = True  # whether a repository's tree can be asked for
+        self.tree_page = 1000  # files and folders in one answer
+        self.next_pages: str | None = None  # where a tree's next page is said to be, if not here
+        self.plain_errors = False  # answers without the Hub's X-Error headers, as mirrors of other makers do
         self.token: str | None = None  # opens what is gated or private; any other is a stranger's
+        self.revoked: set[str] = set()  # tokens that no longer belong to anybody
         self._signed_for = 0
         counter = FaultCounter(self.faults)
         self._pages = Delivery(counter)
@@ -77,31 +86,73 @@ class StandInHub(StandIn):
         gated: bool = False,
         private: bool = False,
         disabled: bool = False,
+        quantized_from: str = "",
+        downloads: int = 0,
         digests: Mapping[str, str] | None = None,
     ) -> StandInRepository:
         """A `Path` is streamed from disk; `digests` holds the sha256 of files too large to be hashed here."""
-        repository = StandInRepository(repo_id, lfs=lfs, gated=gated, private=private, disabled=disabled)
+        repository = StandInRepository(
+            repo_id,
+            lfs=lfs,
+            gated=gated,
+            private=private,
+            disabled=disabled,
+            quantized_from=quantized_from,
+            downloads=downloads,
+        )
         repository.update(files, digests=digests)
         self.repositories[repo_id] = repository
         return repository
 
     def _hub_routes(self) -> list[web.RouteDef]:
         return [
+            web.get("/api/models", self._list),
             web.get("/api/models/{org}/{repo}", self._describe),
             web.get("/api/models/{org}/{repo}/revision/{revision}", self._describe),
             web.get("/api/models/{org}/{repo}/auth-check", self._check_access),
+            web.get("/api/models/{org}/{repo}/tree/{revision}", self._tree),
+            web.get("/api/models/{org}/{repo}/tree/{revision}/", self._tree),  # as olah asks
+            web.post("/api/models/{org}/{repo}/paths-info/{revision}", self._paths_info),
             web.get("/{org}/{repo}/resolve/{revision}/{path:.+}", self._resolve),
             web.get("/api/resolve-cache/models/{org}/{repo}/{revision}/{path:.+}", self._plain_file),
         ]
 
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        trusted = self._trusts(request)
+        wanted = set(request.query.getall("filter", []))
+        models = [
+            model
+            for repository in self.repositories.values()
+            if (trusted or not repository.private) and wanted <= set((model := summary(repository))["tags"])
+        ]
+        if request.query.get("sort") == "downloads":
+            models.sort(key=lambda model: -int(model["downloads"]))
+        return await self._send_json(request, models[: int(request.query.get("limit", 1000))])
+
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)
-        files = repository.commits[commit]
-        siblings: list[dict[str, Any]] = [{"rfilename": path} for path in sorted(files)]
-        if request.query.get("blobs", "").lower() in {"true", "1"}:
-            for sibling in siblings:
-                sibling.update(await _measures(files[sibling["rfilename"]]))
-        return await self._send_text(request, "api", _description(repository, commit, siblings), "application/json")
+        measured = request.query.get("blobs", "").lower() in {"true", "1"} and self.listing != "names"
+        return await self._send_json(
+            request, await described(repository, commit, measured=measured, digests=self.listing == "full")
+        )
+
+    async def _tree(self, request: web.Request) -> web.StreamResponse:
+        repository, commit = self._open(request, gate=False)
+        if not self.trees:
+            raise web.HTTPNotFound(text="404 page not found")
+        start = int(request.query.get("cursor", 0))
+        entries = await tree(repository.commits[commit])
+        headers = {}
+        if start + self.tree_page < len(entries):
+            query = urlencode({**request.query, "cursor": start + self.tree_page})
+            headers["Link"] = f'<{self.next_pages or self.endpoint}{request.path}?{query}>; rel="next"'
+        return await self._send_json(request, entries[start : start + self.tree_page], headers)
+
+    async def _paths_info(self, request: web.Request) -> web.StreamResponse:
+        repository, commit = self._open(request, gate=False)
+        asked = (await request.post()).getall("paths", [])
+        entries = await tree(repository.commits[commit])
+        return await self._send_json(request, [entry for entry in entries if entry["path"] in asked])
 
     async def _check_access(self, request: web.Request) -> web.Response:
         self._open(request)
@@ -114,6 +165,9 @@ class StandInHub(StandIn):
         fault = self._pages.faults.take(path, request, at="resolve")
         if fault and fault.kind != "told":
             return await self._pages.refuse(request, fault)
+        if self.mirror and request.method == "HEAD":
+            etag = await (file.sha256() if file.lfs else file.blob_id())
+            return web.Response(headers={"Content-Length": str(file.size), "ETag": etag, "X-Repo-Commit": commit})
         if self.mirror:
             return await self._pages.send(request, path, Piece(file, 0, file.size), {}, measured=False)
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "Vary": "Origin"}
@@ -171,32 +225,43 @@ class StandInHub(StandIn):
     def _signature(self, target: str) -> str:
         return hmac.new(SIGNING_KEY, f"{self._signed_for} {target}".encode(), hashlib.sha256).hexdigest()
 
+    def _trusts(self, request: web.Request) -> bool:
+        """Whether a request's token opens everything here."""
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token in self.revoked:
+            raise self._refusal(request, 401, None, INVALID_CREDENTIALS)
+        return self.token is not None and token == self.token
+
     def _open(self, request: web.Request, *, gate: bool = True) -> tuple[StandInRepository, str]:
         """The repository and the commit that a request names, if its token may see them."""
         repo_id = f"{request.match_info['org']}/{request.match_info['repo']}"
         repository = self.repositories.get(repo_id)
-        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        trusted = self.token is not None and token == self.token
-        if repository is None or (repository.private and not trusted):
-            if not token:
-                raise _refusal(request, 401, "RepoNotFound", "Invalid username or password.")
-            raise _refusal(request, 404, "RepoNotFound", "Repository not found")
+        trusted = self._trusts(request)
+        token = request.headers.get("Authorization")
+        unnamed = self.branches_only and "revision" not in request.match_info
+        if repository is None or (repository.private and not trusted) or unnamed:
+            if not token or self.mirror:
+                raise self._refusal(request, 401, "RepoNotFound", "Invalid username or password.")
+            raise self._refusal(request, 404, "RepoNotFound", "Repository not found")
         if repository.disabled:
-            raise _refusal(request, 403, None, DISABLED)
+            raise self._refusal(request, 403, None, DISABLED)
         if gate and repository.gated and not trusted:
             text = f"{repo_id} is gated: ask for access at {self.endpoint}/{repo_id}"
-            raise _refusal(request, 403 if token else 401, "GatedRepo", text)
+            raise self._refusal(request, 403 if token else 401, "GatedRepo", text)
         revision = request.match_info.get("revision", "main")
         commit = repository.resolve(revision)
         if commit is None:
-            raise _refusal(request, 404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise self._refusal(request, 404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repository, commit
 
-    async def _send_text(self, request: web.Request, path: str, data: bytes, kind: str) -> web.StreamResponse:
-        headers = {"Content-Type": f"{kind}; charset=utf-8"}
+    async def _send_json(
+        self, request: web.Request, value: object, headers: Mapping[str, str] | None = None
+    ) -> web.StreamResponse:
+        data = orjson.dumps(value)
+        headers = {**(headers or {}), "Content-Type": "application/json; charset=utf-8"}
         if _accepts_gzip(request):
-            return await self._send_gzipped(request, path, data, headers)
-        return await self._pages.send(request, path, Piece(StoredFile(data), 0, len(data)), headers)
+            return await self._send_gzipped(request, "api", data, headers)
+        return await self._pages.send(request, "api", Piece(StoredFile(data), 0, len(data)), headers)
 
     async def _send_gzipped(
         self, request: web.Request, path: str, data: bytes, headers: Mapping[str, str]
@@ -206,23 +271,22 @@ class StandInHub(StandIn):
         piece = Piece(StoredFile(packed), 0, len(packed))
         return await self._pages.send(request, path, piece, headers, measured=False)
 
+    def _refusal(self, request: web.Request, status: int, code: str | None, message: str) -> web.HTTPException:
+        kinds: dict[int, type[web.HTTPException]] = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden}
+        headers = {} if self.plain_errors else {"X-Error-Message": message}
+        if code is not None and not self.plain_errors:
+            headers["X-Error-Code"] = code
+        if status == 401:
+            headers["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
+        kind = kinds.get(status, web.HTTPNotFound)
+        if request.path.startswith("/api/models/"):
+            body = orjson.dumps({"error": message}).decode()
+            return kind(headers=headers, text=body, content_type="application/json")
+        return kind(headers=headers, text=message)
+
 
 def _accepts_gzip(request: web.Request) -> bool:
     return "gzip" in request.headers.get("Accept-Encoding", "")
-
-
-def _refusal(request: web.Request, status: int, code: str | None, message: str) -> web.HTTPException:
-    kinds: dict[int, type[web.HTTPException]] = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden}
-    headers = {"X-Error-Message": message}
-    if code is not None:
-        headers["X-Error-Code"] = code
-    if status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
-    kind = kinds.get(status, web.HTTPNotFound)
-    if request.path.startswith("/api/models/"):
-        body = orjson.dumps({"error": message}).decode()
-        return kind(headers=headers, text=body, content_type="application/json")
-    return kind(headers=headers, text=message)
 
 
 def _entry(repository: StandInRepository, commit: str, path: str) -> StoredFile:
@@ -235,34 +299,3 @@ def _entry(repository: StandInRepository, commit: str, path: str) -> StoredFile:
         }
         raise web.HTTPNotFound(headers=headers, text="Entry not found")
     return file
-
-
-async def _measures(file: StoredFile) -> dict[str, Any]:
-    measures: dict[str, Any] = {"size": file.size, "blobId": await file.blob_id()}
-    if file.lfs:
-        pointer = await file.pointer()
-        measures["lfs"] = {"sha256": await file.sha256(), "size": file.size, "pointerSize": len(pointer)}
-    return measures
-
-
-def _description(repository: StandInRepository, commit: str, siblings: list[dict[str, Any]]) -> bytes:
-    date = repository.dates[commit].strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    return orjson.dumps(
-        {
-            "id": repository.repo_id,
-            "modelId": repository.repo_id,
-            "author": repository.repo_id.split("/")[0],
-            "sha": commit,
-            "private": repository.private,
-            "gated": "manual" if repository.gated else False,
-            "disabled": repository.disabled,
-            "lastModified": date,
-            "createdAt": date,
-            "downloads": 0,
-            "likes": 0,
-            "library_name": "transformers",
-            "pipeline_tag": "text-generation",
-            "tags": ["transformers", "safetensors", "text-generation"],
-            "siblings": siblings,
-        }
-    )

@@ -84,8 +84,12 @@ class StandInRepository:
         gated: bool = False,
         private: bool = False,
         disabled: bool = False,
+        quantized_from: str = "",
+        downloads: int = 0,
     ) -> None:
         self.repo_id = repo_id
+        self.quantized_from = quantized_from
+        self.downloads = downloads
         self.gated = gated
         self.private = private
         self.disabled = disabled

@@ -1,11 +1,12 @@
 """What Ollama is asked to create, and what of its answer a pull shows."""
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
 from proxy.config import Quantization
 from proxy.ollama import Ollama
-from proxy.pull.plan import Plan
+from proxy.planning.plan import Plan
 from proxy.pull.progress import Progress
 
 CONVERTED_TO = Quantization.F16
@@ -13,15 +14,19 @@ CONVERTED_TO = Quantization.F16
 SHOWN = ("converting model", "verifying conversion", "writing manifest")
 
 
-def create_steps(plan: Plan) -> list[dict[str, Any]]:
-    """The bodies to send to `/api/create`, in order; the last one makes the model that was asked for."""
+def create_steps(plan: Plan, digests: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The bodies to send to `/api/create`, in order; the last one makes the model that was asked for.
+
+    `digests` has the blob of every path of the plan.
+    """
     settings = plan.settings
-    body: dict[str, Any] = {
-        "model": plan.name,
-        "files": {upload.path: upload.digest for upload in plan.uploads},
-        "quantize": plan.quantization,
-    }
+    body: dict[str, Any] = {"model": plan.name}
+    if plan.base is not None:
+        body |= {"from": plan.base.name, "adapters": dict(digests)}
+    else:
+        body["files"] = dict(digests)
     chosen = {
+        "quantize": plan.quantization,
         "template": settings.template,
         "system": settings.system,
         "parameters": dict(settings.parameters) or None,
@@ -30,9 +35,9 @@ def create_steps(plan: Plan) -> list[dict[str, Any]]:
     return [body | {key: value for key, value in chosen.items() if value is not None}]
 
 
-async def create(ollama: Ollama, plan: Plan, progress: Progress) -> None:
+async def create(ollama: Ollama, plan: Plan, digests: Mapping[str, str], progress: Progress) -> None:
     """Run the steps to their end. Raises OllamaError, which names the model."""
-    for body in create_steps(plan):
+    for body in create_steps(plan, digests):
         await _run_step(ollama, plan, body, progress)
 
 
@@ -45,7 +50,11 @@ async def _run_step(ollama: Ollama, plan: Plan, body: dict[str, Any], progress: 
                 quantizing = True
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
             elif status in SHOWN:
-                if status == "verifying conversion" and not quantizing and plan.quantization != CONVERTED_TO:
+                if (
+                    status == "verifying conversion"
+                    and not quantizing
+                    and plan.quantization not in (None, CONVERTED_TO)
+                ):
                     # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
                     size = sum(upload.size for upload in plan.weights)
                     progress.quantizing(f"quantizing model to {plan.quantization}", size, size)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from itertools import count
 
 from proxy.errors import Cancelled, ProxyError
-from proxy.pull.pipeline import NativePull, Pipeline, State
+from proxy.pull.pipeline import Pipeline, State
+from proxy.pull.planner import NativePull
 from proxy.pull.progress import Progress, Subscription
 from proxy.pull.reference import ModelReference
 

@@ -1,17 +1,20 @@
 """One pull from its name to `success`, a line a step."""
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 
-from proxy.config import Config
+from rich.filesize import decimal
+
+from proxy.config import OllamaConfig
+from proxy.disk import free_disk
+from proxy.errors import Refusal
 from proxy.ollama import Ollama
+from proxy.planning.plan import Plan
 from proxy.pull.create import create
-from proxy.pull.plan import INDEX, Plan, check_readable, choose_files, choose_quantization, is_native, make_plan
+from proxy.pull.planner import Planner
 from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference
 from proxy.pull.transfer import Transfer
-from proxy.sources.base import Repository, RepositoryFile, Source
 
 
 class State(StrEnum):
@@ -24,56 +27,46 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-class NativePull(Exception):
-    """Ollama can pull this name without us."""
-
-    def __init__(self, repository: Repository) -> None:
-        super().__init__(repository.id)
-        self.repository = repository
-
-
 class Pipeline:
-    """Plans and runs pulls. It knows no HTTP server and no client."""
+    """Runs pulls. It knows no HTTP server and no client."""
 
-    def __init__(self, config: Config, sources: Mapping[str, Source], ollama: Ollama, transfer: Transfer) -> None:
+    def __init__(self, planner: Planner, ollama: Ollama, transfer: Transfer, config: OllamaConfig) -> None:
         self._config = config
-        self._sources = sources
+        self._planner = planner
         self._ollama = ollama
         self._transfer = transfer
 
     def claims(self, reference: ModelReference) -> bool:
-        return reference.host.lower() in self._sources
+        return self._planner.claims(reference)
 
     async def run(self, reference: ModelReference, progress: Progress, enter: Callable[[State], None]) -> None:
         """Raises NativePull before the first line, or a ProxyError that says what happened."""
-        repository = await self.open(reference)
+        repository = await self._planner.open(reference)
         progress.status("pulling manifest")
-        plan = await self.plan(reference, repository, progress)
+        capabilities = await self._planner.capabilities(progress)
+        plan = await self._planner.plan(reference, repository, capabilities, progress)
+        progress.warn(plan.warnings)
+        if plan.base is not None and plan.base.plan is not None:
+            await self._make(plan.base.plan, progress, enter)
+        await self._make(plan, progress, enter)
+
+    async def _make(self, plan: Plan, progress: Progress, enter: Callable[[State], None]) -> None:
+        await self._check_disk(plan)
         enter(State.TRANSFERRING)
-        await self._transfer.run(plan, progress)
+        digests = await self._transfer.run(plan, progress)
         progress.status("verifying sha256 digest")
         enter(State.CREATING)
-        await create(self._ollama, plan, progress)
+        await create(self._ollama, plan, digests, progress)
 
-    async def open(self, reference: ModelReference) -> Repository:
-        """The repository at its commit. Raises NativePull where Ollama pulls it by itself."""
-        revision = self._config.settings_for(reference.name).revision
-        repository = await self._sources[reference.host.lower()].open(reference.repository, revision)
-        if is_native(reference, repository.files):
-            raise NativePull(repository)
-        return repository
-
-    async def plan(self, reference: ModelReference, repository: Repository, progress: Progress) -> Plan:
-        quantization = choose_quantization(reference.tag, self._config.pull.default_quantization)
-        files = {file.path: file for file in repository.files}
-        index = (await self._read(repository, [files[INDEX]], progress))[INDEX] if INDEX in files else None
-        selection = await asyncio.to_thread(choose_files, repository, index)
-        contents = await self._read(repository, selection.to_read, progress)
-        settings = self._config.settings_for(reference.name)
-        return await asyncio.to_thread(make_plan, reference, repository, quantization, selection, contents, settings)
-
-    async def _read(
-        self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress
-    ) -> dict[str, bytes]:
-        check_readable(repository.id, files)
-        return await self._transfer.read(repository, files, progress)
+    async def _check_disk(self, plan: Plan) -> None:
+        """Raises Refusal where it is certain that the disk is too small."""
+        free = await free_disk(self._config, self._ollama)
+        if free is None or free > sum(upload.size for upload in plan.uploads) + plan.made_size:
+            return
+        held = await self._transfer.held(plan)
+        needed = sum(upload.size for upload in plan.uploads if upload.digest not in held) + plan.made_size
+        if free < needed:
+            raise Refusal(
+                f"{plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has {decimal(free)} "
+                "left; remove models that you do not use (`ollama rm`)"
+            )

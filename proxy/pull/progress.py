@@ -1,7 +1,7 @@
 """Progress is data here, and here it becomes the lines that clients read: Ollama's own (server/routes.go)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -55,6 +55,11 @@ class Progress:
         if self._status != Line(text):
             self._status = Line(text)
             self._publish(self._status)
+
+    def warn(self, texts: Sequence[str]) -> None:
+        """One line a pull: clients show each line without a digest as a message of its own."""
+        if texts:
+            self.status(f"warning: {'; '.join(texts)}")
 
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
         """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""
@@ -117,6 +122,25 @@ class Progress:
             self._publish(line)
         for subscription in self._subscriptions:
             subscription.wake()
+
+
+class Shown:
+    """Spreads the bytes of one blob over the bars of the files that it is made of, in their order."""
+
+    def __init__(self, progress: Progress, bars: Sequence[tuple[str, int]]) -> None:
+        self._progress = progress
+        self._bars = bars
+        self._reached = 0
+
+    def moved(self, size: int) -> None:
+        """As `Progress.moved`, of the blob."""
+        begin, self._reached = self._reached, self._reached + size
+        start = 0
+        for digest, total in self._bars:
+            before, after = (min(max(at - start, 0), total) for at in (begin, self._reached))
+            if before != after:
+                self._progress.moved(digest, after - before)
+            start += total
 
 
 class Subscription:

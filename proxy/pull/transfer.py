@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from proxy.errors import Damaged, DigestMismatch, Interrupted, OllamaError, OllamaGone, RangesIgnored
 from proxy.ollama import Ollama, Write
-from proxy.pull.plan import Plan, Upload
-from proxy.pull.progress import Progress
-from proxy.pull.recipe import Assembly, Recipe
+from proxy.planning.plan import Plan, Upload
+from proxy.planning.recipe import Assembly, Recipe
+from proxy.pull.progress import Progress, Shown
 from proxy.pull.spool import spooled
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.tries import Tries
@@ -52,59 +52,80 @@ class Transfer:
         self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress
     ) -> dict[str, bytes]:
         """Small files whole, by path, each checked against the digest that the source announced."""
-        contents = await _together(self._read(repository, file, progress) for file in files)
+        contents = await together(self._read(repository, file, progress) for file in files)
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
     async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
         tries = Tries(progress, self._streams)
         while True:
             try:
-                async with self._readers:
-                    content = await self._read_once(repository, file)
+                content = await self.read_part(repository, file, 0, file.size, progress)
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._threads, _check_content, repository, file, content)
-            except Interrupted as error:
-                await tries.again(error)
             except Damaged as error:
                 tries.once_more(error)
             else:
                 return content
 
-    async def _read_once(self, repository: Repository, file: RepositoryFile) -> bytes:
+    async def read_part(
+        self, repository: Repository, file: RepositoryFile, start: int, stop: int, progress: Progress
+    ) -> bytes:
+        """The bytes from offset `start` up to `stop` of a file, unchecked: a digest is of whole files."""
+        tries = Tries(progress, self._streams)
+        whole = start == 0 and stop == file.size
+        while True:
+            try:
+                async with self._readers:
+                    return await self._read_once(repository, file, start, stop, ranged=not whole)
+            except RangesIgnored:
+                whole = True
+            except Interrupted as error:
+                await tries.again(error)
+
+    async def _read_once(
+        self, repository: Repository, file: RepositoryFile, start: int, stop: int, *, ranged: bool
+    ) -> bytes:
+        """Without ranges the file is read from its beginning, and left where the part ends."""
+        begin, end = (start, stop) if ranged else (0, file.size)
         received = bytearray()
-        async with repository.stream(file) as chunks:
+        async with repository.stream(file, start, stop) if ranged else repository.stream(file) as chunks:
             async for chunk in chunks:
                 await self._bandwidth.take(len(chunk))
                 received += chunk
-                if len(received) > file.size:
-                    raise Interrupted(f"{repository.id}/{file.path}: more than {file.size} bytes came")
-        if len(received) < file.size:
-            raise Interrupted(f"{repository.id}/{file.path}: only {len(received)} of {file.size} bytes came")
-        return bytes(received)
+                if begin + len(received) > end:
+                    raise Interrupted(f"{repository.id}/{file.path}: more than {end - begin} bytes came")
+                if begin + len(received) >= stop and stop < end:
+                    break
+        part = bytes(received[start - begin : stop - begin])
+        if len(part) < stop - start:
+            raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
+        return part
 
-    async def run(self, plan: Plan, progress: Progress) -> None:
-        """Bring every blob of the plan into Ollama; those that it holds are left alone.
+    async def run(self, plan: Plan, progress: Progress) -> dict[str, str]:
+        """Bring every blob of the plan into Ollama; those that it holds are left alone. The digest of each path.
 
         Raises SourceError, TransferError or OllamaError, the first that happens; finished blobs stay.
         """
-        held = await self._patiently(lambda: self.held(plan), plan.name, progress)
-        blobs = {upload.digest: upload for upload in plan.uploads}
+        held = await self.patiently(lambda: self.held(plan), plan.name, progress)
         progress.announce(
-            (upload.digest, upload.size, upload.digest in held) for upload in blobs.values() if upload.is_weights
+            (bar.digest, bar.size, upload.digest in held) for upload in plan.weights for bar in upload.bars
         )
-        missing = [upload for digest, upload in blobs.items() if digest not in held]
+        missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
-        await _together(self._push_upload(fetching, upload, order) for order, upload in enumerate(missing))
+        works = (self._push_upload(fetching, upload, order) for order, upload in enumerate(missing.values()))
+        pushed = dict(zip(missing, await together(works), strict=True))
+        return {upload.path: upload.digest or pushed[upload.path] for upload in plan.uploads}
 
     async def held(self, plan: Plan) -> set[str]:
         """The digests of the plan's blobs that Ollama already has."""
-        digests = sorted({upload.digest for upload in plan.uploads})
-        answers = await _together(self._ollama.has_blob(digest) for digest in digests)
+        digests = sorted({upload.digest for upload in plan.uploads if upload.digest})
+        answers = await together(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
-    async def _push_upload(self, fetching: Fetching, upload: Upload, order: int) -> None:
+    async def _push_upload(self, fetching: Fetching, upload: Upload, order: int) -> str:
         what = f"{fetching.repository.id}/{upload.path}"
-        await self.push(fetching, upload.recipe, what, lambda size: fetching.progress.moved(upload.digest, size), order)
+        shown = Shown(fetching.progress, upload.bars)
+        return await self.push(fetching, upload.recipe, what, shown.moved, order)
 
     async def push(
         self, fetching: Fetching, recipe: Recipe, what: str, moved: Callable[[int], None], order: int = 0
@@ -118,7 +139,7 @@ class Transfer:
         tries = Tries(fetching.progress, self._streams)
         while True:
             try:
-                return await self._patiently(upload.run, what, fetching.progress)
+                return await self.patiently(upload.run, what, fetching.progress)
             except Damaged as error:
                 tries.once_more(error)
             except DigestMismatch as error:
@@ -133,7 +154,7 @@ class Transfer:
             except OllamaError as error:
                 raise OllamaError(f"{what}: {error}") from error
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: Progress) -> T:
+    async def patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: Progress) -> T:
         """Do the work again where Ollama was gone and is back within the patience."""
         for _ in range(MOST_UPLOADS - 1):
             try:
@@ -252,7 +273,7 @@ async def _write_all(write: Write, pieces: Sequence[bytes]) -> None:
         await write(piece)
 
 
-async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order. The first failure ends the others and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:

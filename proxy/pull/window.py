@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from typing import Self
 
 from proxy.errors import Interrupted
+from proxy.planning.recipe import Recipe, Span
 from proxy.pull.progress import Progress
-from proxy.pull.recipe import Recipe, Span
 from proxy.pull.streams import Bandwidth, Stream, Streams
 from proxy.pull.tries import Tries
 from proxy.sources.base import Repository

@@ -102,7 +102,7 @@ class HttpFile:
             headers = {} if stop is None else {hdrs.RANGE: f"bytes={start}-{stop - 1}"}
             if self._token and url.origin() == self._url.origin():
                 headers[hdrs.AUTHORIZATION] = f"Bearer {self._token}"
-            response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=_proxy_for(url))
+            response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy_for(url))
             if response.status not in REDIRECTS:
                 return response
             response.release()
@@ -202,7 +202,7 @@ def _asked_wait(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (until.astimezone(UTC) - datetime.now(UTC)).total_seconds())
 
 
-def _proxy_for(url: URL) -> str | None:
+def proxy_for(url: URL) -> str | None:
     # Not aiohttp's own trust_env: it would send what ~/.netrc holds along.
     if not url.host or proxy_bypass(f"{url.host}:{url.port}"):
         return None

@@ -1,29 +1,31 @@
 """The Hugging Face Hub: metadata through huggingface_hub, files over HTTP."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future
+import logging
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import aiohttp
-from yarl import URL
 
-from proxy.errors import ProxyError, Refusal, SourceError
-from proxy.reasons import reason
-from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import HttpFile, source_session
+from proxy.config import HubConfig
+from proxy.errors import SourceError
+from proxy.sources.base import RepositoryFile, SourceSettings
+from proxy.sources.http_file import SHA256, HttpFile, source_session
+from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_address
+from proxy.sources.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+log = logging.getLogger(__name__)
 
 METADATA_SECONDS = 12.0
-PUBLIC_ENDPOINT = "https://huggingface.co"
-
-T = TypeVar("T")
+UNKNOWN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
+HINT_SECONDS = 3.0
 
 
 class HuggingFace:
@@ -38,12 +40,19 @@ class HuggingFace:
         self.hosts = hosts
         self._token = token or None
         self._receive_buffer = receive_buffer
-        self._session: aiohttp.ClientSession | None = None
+        self._opened: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def from_settings(cls, settings: SourceSettings) -> "HuggingFace":
+        """Another Hub beside that of `[hub]`, with the same keys."""
+        own = settings.read(HubConfig)
+        return cls(own.endpoint, own.token, settings.hosts, receive_buffer=settings.receive_buffer)
 
     async def open(self, repository: str, revision: str | None) -> "HubRepository":
         try:
             async with asyncio.timeout(METADATA_SECONDS):
-                return await _in_daemon_thread(lambda: self._describe(repository, revision))
+                info, access_is_known = await in_daemon_thread(lambda: self._describe(repository, revision))
+                return await self._list(info, access_is_known=access_is_known)
         except TimeoutError:
             raise SourceError(
                 f"{self.endpoint} did not answer within {METADATA_SECONDS:.0f} s when asked for {repository}; "
@@ -51,90 +60,99 @@ class HuggingFace:
             ) from None
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._opened is not None:
+            await self._opened.close()
 
-    def _describe(self, repository: str, revision: str | None) -> "HubRepository":
-        """Blocking: huggingface_hub is synchronous, and slow to import."""
+    def file(self, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
+        return HttpFile(
+            self._session(),
+            resolve_address(self.endpoint, repository.id, repository.commit, file.path),
+            file,
+            token=self._token,
+            commit=repository.commit,
+            what=f"{repository.id}/{file.path}",
+        )
+
+    async def gguf_of(self, repository: "HubRepository") -> Sequence[str]:
+        """What `Repository.gguf_repositories` promises."""
+        try:
+            async with asyncio.timeout(HINT_SECONDS):
+                return await self._files(repository.id, repository.commit).gguf_repositories()
+        except Exception as error:  # noqa: BLE001 - a hint that cannot be had is no failure
+            log.info("%s names no GGUF of %s: %r", self.endpoint, repository.id, error)
+            return ()
+
+    def _files(self, repository: str, commit: str) -> HubFiles:
+        return HubFiles(self._session, self.endpoint, self._token, repository, commit)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:
+            self._opened = source_session(self._receive_buffer)
+        return self._opened
+
+    def _describe(self, repository: str, revision: str | None) -> "tuple[ModelInfo, bool]":
+        """Blocking: huggingface_hub is synchronous, and slow to import. Also says whether access is out of question."""
         from huggingface_hub import HfApi, get_token
+
+        from proxy.sources.hub_errors import explain
 
         if self._token is None and self.endpoint == PUBLIC_ENDPOINT:
             self._token = get_token()
         # `False`, not None: None would let the library add the user's own token by itself.
         api = HfApi(endpoint=self.endpoint, token=self._token or False, library_name="ollama-hf-proxy")
         try:
-            return self._ask(api, repository, revision)
-        except Exception as error:
-            raise self._explain(error, repository, revision) from error
-
-    def _ask(self, api: "HfApi", repository: str, revision: str | None) -> "HubRepository":
-        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=METADATA_SECONDS)
-        if info.gated:
+            info = self._info(api, repository, revision)
             # A gated repository still lists its files to those who may not read them.
-            api.auth_check(repository)
-        if info.sha is None:
-            raise SourceError(f"{self.endpoint} names no commit for {repository}; it cannot be pinned")
-        files = tuple(
-            RepositoryFile(
-                path=sibling.rfilename,
-                size=sibling.size or 0,
-                sha256=sibling.lfs.sha256 if sibling.lfs else None,
-                git_sha1=sibling.blob_id,
-            )
-            for sibling in info.siblings or ()
-        )
-        return HubRepository(self, info.id, info.sha, files)
+            return info, not info.gated or self._knows_access(api, repository)
+        except Exception as error:
+            raise explain(error, self.endpoint, repository, revision, with_token=self._token is not None) from error
 
-    def _explain(self, error: Exception, repository: str, revision: str | None) -> ProxyError:
+    def _knows_access(self, api: "HfApi", repository: str) -> bool:
+        """Raises where access is denied. False where the server knows nothing of it, as olah."""
         from huggingface_hub import errors
 
-        where = f"{repository} at {self.endpoint}"
-        match error:
-            case ProxyError():
-                return error
-            case errors.GatedRepoError() if self._token:
-                return Refusal(
-                    f"{where} is gated and the proxy's token has no access to it; "
-                    f"ask for access at {self.endpoint}/{repository} with the account that the token belongs to"
-                )
-            case errors.GatedRepoError():
-                return Refusal(
-                    f"{where} is gated; ask for access at {self.endpoint}/{repository}, then set HF_TOKEN for the "
-                    "proxy (not for the client) and restart it"
-                )
-            case errors.DisabledRepoError():
-                return Refusal(f"{where} has been disabled by the Hub")
-            case errors.RepositoryNotFoundError():
-                hint = (
-                    "if it is private, give the proxy a token that may read it"
-                    if self._token
-                    else "if it is private, set HF_TOKEN for the proxy (not for the client) and restart it"
-                )
-                return Refusal(f"there is no repository {where}; check the spelling; {hint}")
-            case errors.RevisionNotFoundError():
-                return Refusal(f"{where} has no revision {revision!r}; check [models] revision in the configuration")
-            case errors.HFValidationError():
-                return Refusal(f"{repository} cannot be a repository's name on the Hub: {error}")
-            case errors.HfHubHTTPError():
-                return SourceError(f"{where} cannot be read: the Hub answered {error}")
-            case _:
-                return SourceError(
-                    f"{self.endpoint} cannot be reached ({reason(error)}); check the network, or "
-                    "hub.endpoint in the configuration"
-                )
+        try:
+            api.auth_check(repository)
+        except errors.GatedRepoError:
+            raise
+        except errors.HfHubHTTPError as error:
+            if error.response.status_code not in (*UNKNOWN, HTTPStatus.FORBIDDEN):
+                raise
+            return False
+        return True
 
-    def file(self, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
-        if self._session is None:
-            self._session = source_session(self._receive_buffer)
-        path = f"/{quote(repository.id)}/resolve/{repository.commit}/{quote(file.path)}"
-        return HttpFile(
-            self._session,
-            URL(self.endpoint + path, encoded=True),
-            file,
-            token=self._token,
-            commit=repository.commit,
-            what=f"{repository.id}/{file.path}",
-        )
+    def _info(self, api: "HfApi", repository: str, revision: str | None) -> "ModelInfo":
+        from huggingface_hub import errors
+
+        try:
+            return api.model_info(repository, revision=revision, files_metadata=True, timeout=METADATA_SECONDS)
+        except errors.HfHubHTTPError as error:
+            status = error.response.status_code
+            if revision is not None or self.endpoint == PUBLIC_ENDPOINT or status not in UNKNOWN:
+                raise
+            try:
+                # olah 0.5.4 knows the repositories of its own by a branch only.
+                return api.model_info(repository, revision="main", files_metadata=True, timeout=METADATA_SECONDS)
+            except errors.HfHubHTTPError:
+                raise error from None
+
+    async def _list(self, info: "ModelInfo", *, access_is_known: bool) -> "HubRepository":
+        if info.sha is None:
+            raise SourceError(f"{self.endpoint} names no commit for {info.id}; it cannot be pinned")
+        hub_files = self._files(info.id, info.sha)
+        listed = [_listed(sibling) for sibling in info.siblings or ()]
+        if not access_is_known:
+            await self._check_access(hub_files, info.id, listed)
+        files = await hub_files.complete(listed)
+        public = self.endpoint == PUBLIC_ENDPOINT and not info.private and not info.gated
+        return HubRepository(self, info.id, info.sha, files, public)
+
+    async def _check_access(self, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]) -> None:
+        for path in [file.path for file in files if file.is_needed][:1]:
+            if not await hub_files.may_be_read(path):
+                from proxy.sources.hub_errors import gated
+
+                raise gated(self.endpoint, repository, with_token=self._token is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +161,7 @@ class HubRepository:
     id: str
     commit: str
     files: tuple[RepositoryFile, ...]
+    public: bool
     _opened: dict[str, HttpFile] = field(default_factory=dict)
 
     def stream(
@@ -152,18 +171,15 @@ class HubRepository:
             self._opened[file.path] = self.source.file(self, file)
         return self._opened[file.path].stream(start, stop)
 
+    async def gguf_repositories(self) -> Sequence[str]:
+        return await self.source.gguf_of(self)
 
-async def _in_daemon_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread that cannot keep the process alive, as a pool's would while the Hub hangs."""
-    future: Future[T] = Future()
 
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except Exception as error:  # noqa: BLE001 - it is raised again where the result is awaited
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="hub-metadata", daemon=True).start()
-    return await asyncio.wrap_future(future)
+def _listed(sibling: "RepoSibling") -> ListedFile:
+    sha256 = sibling.lfs.sha256 if sibling.lfs else None
+    return ListedFile(
+        sibling.rfilename,
+        sibling.size if sibling.size is not None else sibling.lfs.size if sibling.lfs else None,
+        sha256 if sha256 and SHA256.fullmatch(sha256) else None,
+        None if sibling.lfs else sibling.blob_id,
+    )

@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.real_ollama import BINARY, running
+from tests.support import companions, weights_header
 
 ROUNDS = 3
 RATE = 60_000_000
@@ -70,16 +71,17 @@ def make_files(folder: Path, size: int, shards: int) -> list[Path]:
     block = os.urandom(BLOCK)
     names = [f"model-{number:05}-of-{shards:05}.safetensors" for number in range(1, shards + 1)]
     for name in names:
-        digest, first = hashlib.sha256(), os.urandom(BLOCK)
+        digest, header = hashlib.sha256(), weights_header(size // shards, name)
+        first = header + os.urandom(BLOCK - len(header))
         with (folder / name).open("wb") as file:
             for offset in range(0, size // shards, BLOCK):
                 piece = block if offset else first
                 file.write(piece)
                 digest.update(piece)
         (folder / f"{name}.sha256").write_text(digest.hexdigest())
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_bytes(b"{}")
-        (folder / f"{name}.sha256").write_text(hashlib.sha256(b"{}").hexdigest())
+    for name, content in companions().items():
+        (folder / name).write_bytes(content)
+        (folder / f"{name}.sha256").write_text(hashlib.sha256(content).hexdigest())
     return [folder / name for name in names]
 
 

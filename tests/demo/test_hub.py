@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile, RepoFolder
 from yarl import URL
 
 from proxy.demo.hub import Fault, StandInHub
@@ -74,6 +75,50 @@ async def test_without_blobs_the_listing_has_names_only(hub: StandInHub, session
         described = orjson.loads(await response.read())
     assert described["siblings"] == [{"rfilename": name} for name in sorted(FILES)]
     assert (described["gated"], described["private"], described["disabled"]) == (False, False, False)
+
+
+async def test_its_own_client_reads_the_tree_page_by_page(hub: StandInHub) -> None:
+    hub.add("org/tiny", {**FILES, "sub/deep/vocab.json": b"{}"})
+    hub.tree_page = 2
+    api = HfApi(endpoint=hub.endpoint, token=False)
+    described = await asyncio.to_thread(api.model_info, "org/tiny", files_metadata=True)
+    entries = await asyncio.to_thread(lambda: list(api.list_repo_tree("org/tiny", recursive=True)))
+    assert [entry.path for entry in entries if isinstance(entry, RepoFolder)] == ["sub", "sub/deep"]
+    listed = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    for sibling in described.siblings or ():
+        found = listed.pop(sibling.rfilename)
+        assert (found.size, found.blob_id, found.lfs) == (sibling.size, sibling.blob_id, sibling.lfs)
+    assert not listed
+    assert len([request for request in hub.requests if "/tree/" in request.path]) == 3
+    [info] = await asyncio.to_thread(api.get_paths_info, "org/tiny", ["config.json"])
+    assert isinstance(info, RepoFile)
+    assert (info.path, info.size) == ("config.json", len(CONFIG))
+
+
+async def test_its_own_client_finds_what_was_quantized_from_a_model(hub: StandInHub) -> None:
+    hub.token = "hf_friend"
+    hub.add("org/few", {"a.gguf": b"1"}, quantized_from="org/tiny", downloads=1)
+    hub.add("org/many", {"a.gguf": b"1"}, quantized_from="org/tiny", downloads=2)
+    hub.add("org/own", {"a.gguf": b"1"}, quantized_from="org/tiny", private=True)
+    hub.add("org/awq", {"model.safetensors": b"1"}, quantized_from="org/tiny")
+
+    def found(*, token: str | bool = False, limit: int = 9) -> list[str]:
+        api = HfApi(endpoint=hub.endpoint, token=token)
+        filters = ["gguf", "base_model:quantized:org/tiny"]
+        return [model.id for model in api.list_models(filter=filters, sort="downloads", limit=limit)]
+
+    assert await asyncio.to_thread(found) == ["org/many", "org/few"]
+    assert await asyncio.to_thread(lambda: found(limit=1)) == ["org/many"]
+    assert "org/own" in await asyncio.to_thread(lambda: found(token="hf_friend"))
+
+
+async def test_a_token_that_belongs_to_nobody_is_refused_everywhere(hub: StandInHub) -> None:
+    hub.revoked.add("hf_old")
+    api = HfApi(endpoint=hub.endpoint, token="hf_old")
+    with pytest.raises(HfHubHTTPError, match="Invalid credentials in Authorization header") as refused:
+        await asyncio.to_thread(api.model_info, "org/tiny")
+    assert not isinstance(refused.value, RepositoryNotFoundError)
+    assert refused.value.response.status_code == 401
 
 
 async def test_its_own_client_reads_a_files_address(hub: StandInHub) -> None:

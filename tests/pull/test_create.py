@@ -6,13 +6,32 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.config import ModelSettings, Quantization
+from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.ollama import Ollama
+from proxy.planning.plan import Base, Format, Plan, weight_file
 from proxy.pull.create import create, create_steps
 from proxy.pull.progress import QUANTIZING_DIGEST, Progress
-from tests.pull.test_plan import planned
+from tests.planning.listings import LFS, listing
 
 ZEROS = "0" * 19
+
+
+DIGESTS = {"model.safetensors": f"sha256:{LFS}"}
+
+
+def planned(settings: ModelSettings = NO_SETTINGS, quantization: str | None = "Q8_0", base: Base | None = None) -> Plan:
+    repository = listing("model.safetensors")
+    weights = weight_file(repository, "model.safetensors", repository.files[0])
+    return Plan(
+        "hf.co/acme/model:q8_0",
+        repository,
+        Format.SAFETENSORS,
+        "a test",
+        (weights,),
+        quantization=quantization,
+        settings=settings,
+        base=base,
+    )
 
 
 class Saying:
@@ -35,7 +54,7 @@ def status(text: str) -> dict[str, Any]:
 async def shown(ollama: Saying, quantization: Quantization) -> list[dict[str, Any]]:
     progress = Progress()
     subscription = progress.subscribe()
-    await create(cast("Ollama", ollama), planned({}, quantization=quantization), progress)
+    await create(cast("Ollama", ollama), planned(quantization=quantization), DIGESTS, progress)
     progress.success()
     return [json.loads(line) async for batch in subscription.batches() for line in batch.splitlines()]
 
@@ -88,6 +107,20 @@ async def test_nothing_else_that_ollama_says_passes() -> None:
     ],
 )
 def test_the_body_has_what_the_user_set_and_nothing_more(settings: ModelSettings, fields: dict[str, Any]) -> None:
-    [body] = create_steps(planned({}, settings))
+    [body] = create_steps(planned(settings), DIGESTS)
     assert set(body) == {"model", "files", "quantize", *fields}
     assert {key: body[key] for key in fields} == fields
+
+
+def test_an_adapter_goes_on_its_base() -> None:
+    [body] = create_steps(planned(quantization=None, base=Base("hf.co/acme/base:q8_0", None)), {"adapter.gguf": "d"})
+    assert body == {
+        "model": "hf.co/acme/model:q8_0",
+        "from": "hf.co/acme/base:q8_0",
+        "adapters": {"adapter.gguf": "d"},
+    }
+
+
+def test_weights_that_stay_as_they_are_are_not_quantized() -> None:
+    [body] = create_steps(planned(quantization=None), DIGESTS)
+    assert body == {"model": "hf.co/acme/model:q8_0", "files": DIGESTS}

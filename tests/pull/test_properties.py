@@ -7,13 +7,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.config import Quantization
 from proxy.errors import Refusal
+from proxy.planning.gguf_files import choose_gguf, gguf_models
+from proxy.planning.weights import choose_files
 from proxy.pull.handler import read_request
-from proxy.pull.plan import choose_files, is_native
 from proxy.pull.progress import MOST_BARS, Progress
-from proxy.pull.reference import ModelReference, parse
+from proxy.pull.reference import parse
 from proxy.sources.base import RepositoryFile
-from tests.pull.test_plan import BASE, LFS, Listing, listing
+from tests.planning.listings import BASE, LFS, Listing, listing
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
@@ -63,7 +65,10 @@ def test_any_index_is_a_selection_from_the_repository_or_a_refusal(index: bytes)
 @given(st.lists(PATH, max_size=8))
 def test_any_listing_is_a_selection_of_safe_paths_or_a_refusal(paths: list[str]) -> None:
     files = tuple(RepositoryFile(path, 1, sha256=LFS) for path in (*paths, *BASE))
-    assert isinstance(is_native(ModelReference("hf.co", "a/b", "latest"), files), bool)
+    with suppress(Refusal):
+        for model in gguf_models("a/b", files):
+            assert set(model.files) <= set(files)
+            assert choose_gguf("a/b", files, model.tag, Quantization.Q4_K_M).model.tag == model.tag
     try:
         selection = choose_files(Listing(files), None)
     except Refusal:

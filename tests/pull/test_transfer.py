@@ -2,17 +2,16 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
 
-from proxy.config import NO_SETTINGS, Quantization
 from proxy.demo.ollama import StandInOllama
 from proxy.errors import Interrupted, ProxyError, RangesIgnored, SourceError
 from proxy.ollama import Ollama, upstream_session
-from proxy.pull.plan import Plan, Upload
+from proxy.planning.plan import Format, Plan, Upload, small_file, weight_file
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.transfer import Transfer
@@ -37,6 +36,10 @@ class Pieces:
     open_now: int = 0
     most_open: int = field(default=0)
     asked: int = 0
+    public: bool = False
+
+    async def gguf_repositories(self) -> Sequence[str]:
+        return ()
 
     @asynccontextmanager
     async def stream(
@@ -64,11 +67,11 @@ class Pieces:
 
 
 def plan(repository: Pieces, *uploads: Upload) -> Plan:
-    return Plan("hf.co/acme/model:latest", repository, Quantization.F16, uploads, "none", NO_SETTINGS)
+    return Plan("hf.co/acme/model:latest", repository, Format.SAFETENSORS, "a test", uploads)
 
 
 def upload(digest: str = SHA256, path: str = FILE.path) -> Upload:
-    return Upload(path, len(CONTENT), f"sha256:{digest}", RepositoryFile(path, len(CONTENT), digest), is_weights=True)
+    return weight_file(Pieces([]), path, RepositoryFile(path, len(CONTENT), digest))
 
 
 @asynccontextmanager
@@ -138,9 +141,7 @@ async def test_a_file_without_a_known_digest_is_read_but_one_with_a_wrong_git_na
 
 
 async def test_small_files_do_not_wait_for_the_connections_to_the_source(ollama: StandInOllama) -> None:
-    small = Upload(
-        "config.json", 2, f"sha256:{hashlib.sha256(b'{}').hexdigest()}", FILE, is_weights=False, content=b"{}"
-    )
+    small = small_file("config.json", b"{}")
     async with transferring(ollama, connections=1) as transfer:
         occupied = await transfer._streams.enter("another pull", 0, 1)
         running = asyncio.create_task(transfer.run(plan(Pieces([CONTENT]), upload(), small), Progress()))

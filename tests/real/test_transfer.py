@@ -9,8 +9,8 @@ import pytest
 
 from proxy.demo.hub import StandInHub
 from proxy.ollama import Ollama, upstream_session
+from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.pull.progress import Progress
-from proxy.pull.recipe import Literal, Range, Recipe
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.transfer import Transfer
 from proxy.pull.window import Fetching

@@ -44,6 +44,8 @@ async def tunnelling(asked: list[str]) -> AsyncIterator[str]:
             if method == b"CONNECT":
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             else:
+                # One request each: a second one would be passed on without a look at where it goes.
+                rest = rest.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
                 up_writer.write(b"%b %b %b" % (method, url.raw_path_qs.encode(), rest))
             await asyncio.gather(copy(reader, up_writer), copy(up_reader, writer))
 

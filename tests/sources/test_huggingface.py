@@ -1,14 +1,23 @@
 """The Hub as a source: what it lists, and what a person is told when it does not."""
 
+import re
 from types import SimpleNamespace
+from typing import Any
 
+import httpx2
 import huggingface_hub
+import huggingface_hub.errors
 import pytest
+from aiohttp import web
+from huggingface_hub.utils._http import hf_raise_for_status
 
 from proxy.demo.hub import Fault, StandInHub
 from proxy.errors import Refusal, SourceError
 from proxy.sources import huggingface
+from proxy.sources.hub_errors import explain
+from proxy.sources.hub_files import PUBLIC_ENDPOINT
 from proxy.sources.huggingface import HuggingFace
+from tests.support import listening
 
 HOSTS = ("hf.co",)
 
@@ -35,25 +44,143 @@ async def test_a_revision_is_resolved(hub: StandInHub) -> None:
         await source.open("acme/tiny", "none")
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(
     ("added", "token", "message"),
     [
         ({}, "", "no repository acme/none.*set HF_TOKEN for the proxy"),
         ({}, "hf_mine", "no repository acme/none.*give the proxy a token that may read it"),
-        ({"gated": True}, "", "is gated; ask for access at .*/acme/none, then set HF_TOKEN for the proxy"),
-        ({"gated": True}, "hf_mine", "the proxy's token has no access to it"),
-        ({"private": True}, "", "no repository acme/none"),
-        ({"disabled": True}, "", "has been disabled by the Hub"),
+        ({"gated": True}, "", "is gated; ask for access at .*/acme/none.*then set HF_TOKEN for the proxy"),
+        ({"gated": True}, "hf_mine", "the proxy's token has no access to it; ask for access at .*/acme/none"),
+        ({"private": True}, "", "no repository acme/none.*if it is private, set HF_TOKEN for the proxy"),
+        ({"private": True}, "hf_mine", "no repository acme/none.*give the proxy a token that may read it"),
+        ({"disabled": True}, "", "has been disabled by the Hub|may not be read: it answered 403.*set HF_TOKEN"),
+        (
+            {},
+            "hf_revoked",
+            "does not know the proxy's token|there is no repository .* or the proxy's token is not valid",
+        ),
+        ({"gated": False}, "hf_revoked", "does not know the proxy's token|or the proxy's token is not valid there"),
     ],
 )
-async def test_what_may_not_be_read_is_told_apart(
-    hub: StandInHub, added: dict[str, bool], token: str, message: str
+async def test_what_may_not_be_read_is_told_apart_and_no_byte_of_a_file_is_asked_for(
+    hub: StandInHub, added: dict[str, bool], token: str, message: str, plain: bool
 ) -> None:
-    hub.token = "hf_other"
+    """At the Hub, and at a mirror whose errors have no codes."""
+    hub.token, hub.revoked, hub.plain_errors = "hf_other", {"hf_revoked"}, plain
     if added:
-        hub.add("acme/none", {"config.json": b"{}"}, **added)  # type: ignore[arg-type]
-    with pytest.raises(Refusal, match=message):
-        await HuggingFace(hub.endpoint, token, HOSTS).open("acme/none", None)
+        hub.add("acme/none", {"config.json": b"{}", "model.safetensors": b"weights"}, **added)  # type: ignore[arg-type]
+    source = HuggingFace(hub.endpoint, token, HOSTS)
+    with pytest.raises(Refusal, match=message) as refusal:
+        await source.open("acme/none", None)
+    await source.close()
+    assert "hf_mine" not in str(refusal.value)
+    assert not [request for request in hub.requests if "/resolve/" in request.path and request.method == "GET"]
+    assert not [request for request in hub.requests if request.origin == "cdn"]
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "token", "told"),
+    [
+        (401, "Invalid credentials in Authorization header", "hf_mine", "does not know the proxy's token"),
+        (401, "Invalid username or password.", "hf_mine", "does not know the proxy's token"),
+        (404, "Repository not found", "hf_mine", "there is no repository .*give the proxy a token that may read it"),
+        (401, "Invalid username or password.", "", "there is no repository .*set HF_TOKEN for the proxy"),
+        (403, "Forbidden: you need a finer token", "hf_mine", "you need a finer token; check what the proxy's token"),
+    ],
+)
+def test_the_hubs_own_401_with_a_token_is_about_the_token(status: int, message: str, token: str, told: str) -> None:
+    """Whoever has a valid one is told 404."""
+    request = httpx2.Request("GET", f"{PUBLIC_ENDPOINT}/api/models/acme/none")
+    response = httpx2.Response(status, headers={"X-Error-Message": message}, request=request)
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError) as raised:
+        hf_raise_for_status(response)
+    error = explain(raised.value, PUBLIC_ENDPOINT, "acme/none", None, with_token=bool(token))
+    assert isinstance(error, Refusal)
+    assert re.search(told, str(error))
+    assert "a mirror" not in str(error)
+
+
+async def test_a_mirror_that_knows_nothing_of_access_is_asked_for_a_file(
+    hub: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Olah describes a gated repository and has no auth-check: its 404 would be taken for the repository's."""
+    monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", no_such_page)
+    hub.token = "hf_other"
+    hub.add("acme/gated", {"config.json": b"{}", "logo.png": b"png"}, gated=True)
+    for token, message in (("", "set HF_TOKEN"), ("hf_mine", "the proxy's token has no access to it")):
+        source = HuggingFace(hub.endpoint, token, HOSTS)
+        with pytest.raises(Refusal, match=f"is gated.*{message}"):
+            await source.open("acme/gated", None)
+        await source.close()
+    source = HuggingFace(hub.endpoint, "hf_other", HOSTS)
+    assert (await source.open("acme/gated", None)).id == "acme/gated"
+    await source.close()
+    assert {request.method for request in hub.requests if "/resolve/" in request.path} == {"HEAD"}
+
+
+def no_such_page(*_: object) -> None:
+    response = httpx2.Response(404, request=httpx2.Request("GET", "http://mirror"))
+    raise huggingface_hub.errors.RepositoryNotFoundError("404", response=response)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "described", "public"),
+    [
+        ("https://huggingface.co", {}, True),
+        ("https://huggingface.co", {"private": True}, False),
+        ("https://huggingface.co", {"gated": "auto"}, False),
+        ("https://hf-mirror.com", {}, False),
+        ("http://127.0.0.1:1", {}, False),
+    ],
+)
+async def test_public_is_what_anybody_gets_at_huggingface_co(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, described: dict[str, object], public: bool
+) -> None:
+    found = {"id": "a/b", "sha": "c" * 40, "siblings": [], "gated": False, "private": False, **described}
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(**found))
+    monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_: None)
+    assert (await HuggingFace(endpoint, "", HOSTS).open("a/b", None)).public is public
+
+
+async def test_ggufs_of_the_same_model_are_the_three_most_downloaded(hub: StandInHub) -> None:
+    hub.add("acme/tiny", {"model.safetensors": b"weights"})
+    for downloads, name in enumerate(("low", "third", "second", "first"), 1):
+        hub.add(f"acme/{name}-GGUF", {"a.gguf": b"g"}, quantized_from="acme/tiny", downloads=downloads)
+    hub.add("acme/awq", {"model.safetensors": b"w"}, quantized_from="acme/tiny", downloads=99)
+    hub.add("acme/other-GGUF", {"a.gguf": b"g"}, quantized_from="acme/other", downloads=99)
+    source = HuggingFace(hub.endpoint, "", HOSTS)
+    repository = await source.open("acme/tiny", None)
+    assert list(await repository.gguf_repositories()) == ["acme/first-GGUF", "acme/second-GGUF", "acme/third-GGUF"]
+    await source.close()
+
+
+@pytest.mark.parametrize("kind", ["status", "hang", "drop"])
+async def test_ggufs_that_cannot_be_told_are_none(hub: StandInHub, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+    assert huggingface.HINT_SECONDS <= 3
+    monkeypatch.setattr(huggingface, "HINT_SECONDS", 0.3)
+    hub.add("acme/tiny", {"model.safetensors": b"weights"})
+    source = HuggingFace(hub.endpoint, "", HOSTS)
+    repository = await source.open("acme/tiny", None)
+    hub.faults.append(Fault("api", kind, status=500, times=-1))
+    assert list(await repository.gguf_repositories()) == []
+    await source.close()
+
+
+async def test_a_description_elsewhere_is_asked_for_without_the_token(hub: StandInHub) -> None:
+    """hf-mirror.com sends some on to huggingface.co."""
+    hub.add("acme/tiny", {"config.json": b"{}"})
+    seen: list[str | None] = []
+
+    async def mirror(request: web.BaseRequest) -> web.Response:
+        seen.append(request.headers.get("Authorization"))
+        return web.Response(status=308, headers={"Location": f"{hub.endpoint}{request.path_qs}"})
+
+    async with listening(mirror) as url:
+        assert (await HuggingFace(url, "hf_mine", HOSTS).open("acme/tiny", None)).id == "acme/tiny"
+    assert seen == ["Bearer hf_mine"]
+    assert hub.requests
+    assert not [request for request in hub.requests if "Authorization" in request.headers]
 
 
 async def test_an_impossible_name_is_refused() -> None:
@@ -96,7 +223,7 @@ async def test_the_token_of_the_login_goes_to_huggingface_co_only(
 
     def answer(api: huggingface_hub.HfApi, *_: object, **__: object) -> SimpleNamespace:
         tokens.append(api.token)
-        return SimpleNamespace(id="a/b", sha="c" * 40, siblings=[], gated=False)
+        return SimpleNamespace(id="a/b", sha="c" * 40, siblings=[], gated=False, private=False)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_login")

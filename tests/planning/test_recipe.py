@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import TransferError
-from proxy.pull.recipe import Assembly, Literal, Range, Recipe, Span, Step
+from proxy.planning.recipe import Assembly, Literal, Range, Recipe, Span, Step
 from proxy.sources.base import RepositoryFile
 from tests.support import digest_of
 

@@ -1,0 +1,509 @@
+"""A GGUF's header: metadata and where each tensor lies, read from the file's first bytes and written again. Pure."""
+
+import reprlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from math import prod
+from typing import Any, TypeVar
+
+MAGIC = b"GGUF"
+VERSION = 3
+READABLE_VERSIONS = (2, 3)  # they differ in nothing but version 3's big-endian files
+ALIGNMENT = "general.alignment"
+ARCHITECTURE = "general.architecture"
+DEFAULT_ALIGNMENT = 32
+MOST_ALIGNMENT = 1 << 16
+MOST_DIMENSIONS = 4
+# What real headers stay far below: 260,000 tokens with their merges take about 15 MB, the largest models have
+# fewer than 5,000 tensors. A hostile file can claim anything, and small entries take 20 times their size in memory.
+MOST_BYTES = 128 << 20
+MOST_ENTRIES = 1 << 16
+FIRST_BYTES = 64 << 10
+
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_LEAST_PAIR = 8 + 1 + 4 + 1
+_LEAST_TENSOR = 8 + 4 + 4 + 8
+
+_brief = reprlib.Repr()
+_brief.maxstring = 100
+_T = TypeVar("_T", int, float, bool, str, list[Any])
+
+
+def shown(value: object) -> str:
+    """For an error's text: a hostile file's names are of any length and hold any character."""
+    return _brief.repr(value)
+
+
+class GgufError(ValueError):
+    """No GGUF that can be used; the text says why."""
+
+
+class Incomplete(Exception):
+    """The header is longer than the bytes at hand: try again with the file's first `at_least` bytes.
+
+    Where the header ends is not known before it is read, so `at_least` grows in large steps.
+    """
+
+    def __init__(self, at_least: int) -> None:
+        super().__init__(f"the header needs at least the file's first {at_least} bytes")
+        self.at_least = at_least
+
+
+class Kind(IntEnum):
+    """The types of metadata values."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+_CODES = {
+    Kind.UINT8: "B",
+    Kind.INT8: "b",
+    Kind.UINT16: "H",
+    Kind.INT16: "h",
+    Kind.UINT32: "I",
+    Kind.INT32: "i",
+    Kind.FLOAT32: "f",
+    Kind.BOOL: "?",
+    Kind.UINT64: "Q",
+    Kind.INT64: "q",
+    Kind.FLOAT64: "d",
+}
+_WIDTHS = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()}
+
+
+class TensorType(IntEnum):
+    """How ggml stores a tensor's numbers. The numbers that are missing here were given up."""
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
+    Q8_0 = 8
+    Q8_1 = 9
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    Q8_K = 15
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
+    I8 = 24
+    I16 = 25
+    I32 = 26
+    I64 = 27
+    F64 = 28
+    IQ1_M = 29
+    BF16 = 30
+    TQ1_0 = 34
+    TQ2_0 = 35
+    MXFP4 = 39
+    NVFP4 = 40
+    Q1_0 = 41
+    Q2_0 = 42
+
+
+BLOCKS: Mapping[int, tuple[int, int]] = {
+    TensorType.F32: (1, 4),
+    TensorType.F16: (1, 2),
+    TensorType.Q4_0: (32, 18),
+    TensorType.Q4_1: (32, 20),
+    TensorType.Q5_0: (32, 22),
+    TensorType.Q5_1: (32, 24),
+    TensorType.Q8_0: (32, 34),
+    TensorType.Q8_1: (32, 36),
+    TensorType.Q2_K: (256, 84),
+    TensorType.Q3_K: (256, 110),
+    TensorType.Q4_K: (256, 144),
+    TensorType.Q5_K: (256, 176),
+    TensorType.Q6_K: (256, 210),
+    TensorType.Q8_K: (256, 292),
+    TensorType.IQ2_XXS: (256, 66),
+    TensorType.IQ2_XS: (256, 74),
+    TensorType.IQ3_XXS: (256, 98),
+    TensorType.IQ1_S: (256, 50),
+    TensorType.IQ4_NL: (32, 18),
+    TensorType.IQ3_S: (256, 110),
+    TensorType.IQ2_S: (256, 82),
+    TensorType.IQ4_XS: (256, 136),
+    TensorType.I8: (1, 1),
+    TensorType.I16: (1, 2),
+    TensorType.I32: (1, 4),
+    TensorType.I64: (1, 8),
+    TensorType.F64: (1, 8),
+    TensorType.IQ1_M: (256, 56),
+    TensorType.BF16: (1, 2),
+    TensorType.TQ1_0: (256, 54),
+    TensorType.TQ2_0: (256, 66),
+    TensorType.MXFP4: (32, 17),
+    TensorType.NVFP4: (64, 36),
+    TensorType.Q1_0: (128, 18),
+    TensorType.Q2_0: (64, 18),
+}
+"""How many numbers a block holds, and how many bytes it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One metadata value as the exact bytes that follow its kind in the file."""
+
+    kind: Kind
+    raw: bytes
+
+    @property
+    def value(self) -> int | float | bool | str | list[Any]:
+        """Decoded anew each time. What is not UTF-8 in a string is replaced: `raw` has it as it was."""
+        if self.kind is Kind.STRING:
+            return self.raw[8:].decode(errors="replace")
+        if self.kind is Kind.ARRAY:
+            return self._items()
+        (value,) = struct.unpack(f"<{_CODES[self.kind]}", self.raw)
+        return value  # type: ignore[no-any-return]
+
+    def _items(self) -> list[Any]:
+        kind, count = struct.unpack_from("<IQ", self.raw)
+        position = 12
+        if kind != Kind.STRING:
+            return list(struct.unpack_from(f"<{count}{_CODES[Kind(kind)]}", self.raw, position))
+        items = []
+        for _ in range(count):
+            start = position + 8
+            position = start + _U64.unpack_from(self.raw, position)[0]
+            items.append(self.raw[start:position].decode(errors="replace"))
+        return items
+
+    @classmethod
+    def of(cls, kind: Kind, value: float | bool | str) -> "Field":
+        if isinstance(value, str):
+            if kind is not Kind.STRING:
+                raise GgufError(f"{shown(value)} is no {kind.name.lower()}")
+            return cls(kind, _string(value))
+        return cls(kind, _numbers(kind, [value]))
+
+    @classmethod
+    def uint16(cls, value: int) -> "Field":
+        return cls.of(Kind.UINT16, value)
+
+    @classmethod
+    def uint32(cls, value: int) -> "Field":
+        return cls.of(Kind.UINT32, value)
+
+    @classmethod
+    def int32(cls, value: int) -> "Field":
+        return cls.of(Kind.INT32, value)
+
+    @classmethod
+    def uint64(cls, value: int) -> "Field":
+        return cls.of(Kind.UINT64, value)
+
+    @classmethod
+    def float32(cls, value: float) -> "Field":
+        return cls.of(Kind.FLOAT32, value)
+
+    @classmethod
+    def boolean(cls, value: bool) -> "Field":
+        return cls.of(Kind.BOOL, value)
+
+    @classmethod
+    def string(cls, value: str) -> "Field":
+        return cls.of(Kind.STRING, value)
+
+    @classmethod
+    def strings(cls, values: Iterable[str]) -> "Field":
+        items = [_string(value) for value in values]
+        return cls(Kind.ARRAY, struct.pack("<IQ", Kind.STRING, len(items)) + b"".join(items))
+
+    @classmethod
+    def array(cls, kind: Kind, values: Sequence[Any]) -> "Field":
+        if kind is Kind.STRING:
+            return cls.strings(values)
+        return cls(Kind.ARRAY, struct.pack("<IQ", kind, len(values)) + _numbers(kind, values))
+
+
+def _numbers(kind: Kind, values: Sequence[Any]) -> bytes:
+    if kind not in _CODES:
+        raise GgufError(f"{shown(values)} cannot be a {kind.name.lower()}")
+    try:
+        return struct.pack(f"<{len(values)}{_CODES[kind]}", *values)
+    except (struct.error, OverflowError) as error:
+        raise GgufError(f"{shown(values)} do not fit into {kind.name.lower()}: {error}") from error
+
+
+def _string(value: str) -> bytes:
+    try:
+        content = value.encode()
+    except UnicodeEncodeError as error:
+        raise GgufError(f"{shown(value)} cannot be written as UTF-8") from error
+    return _U64.pack(len(content)) + content
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor. `shape` begins with the length of a row; `offset` counts from where the data starts."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """In bytes. Raises GgufError where the type is not known or does not divide a row."""
+        if self.type not in BLOCKS:
+            raise GgufError(f"the tensor {shown(self.name)} has the unknown type {self.type}")
+        numbers, taken = BLOCKS[self.type]
+        row = prod(self.shape[:1])
+        if row % numbers:
+            name = TensorType(self.type).name
+            raise GgufError(f"the tensor {shown(self.name)} has rows of {row}, no multiple of {name}'s {numbers}")
+        return prod(self.shape) // numbers * taken
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`data_start` counts from the file's start. Both parts keep the file's order."""
+
+    metadata: dict[str, Field]
+    tensors: tuple[TensorInfo, ...]
+    data_start: int
+    version: int = VERSION
+
+    @property
+    def alignment(self) -> int:
+        return _alignment(self.metadata)
+
+    @property
+    def architecture(self) -> str | None:
+        """None in the later parts of a split file."""
+        return self.get(ARCHITECTURE, str)
+
+    @property
+    def data_size(self) -> int:
+        """From where the data starts to the last tensor's last byte."""
+        return max((tensor.offset + tensor.size for tensor in self.tensors), default=0)
+
+    def get(self, key: str, expected: type[_T]) -> _T | None:
+        """None where there is no such key. Raises GgufError where its value is something else."""
+        field = self.metadata.get(key)
+        if field is None:
+            return None
+        value = field.value
+        if type(value) is not expected:
+            raise GgufError(f"{key} is of the kind {field.kind.name.lower()}")
+        return value
+
+
+def lay_out(tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> tuple[TensorInfo, ...]:
+    """The same tensors one behind the other, which is the only layout that llama.cpp loads."""
+    placed, offset = [], 0
+    for tensor in tensors:
+        placed.append(replace(tensor, offset=offset))
+        offset += tensor.size + padding(tensor.size, alignment)
+    return tuple(placed)
+
+
+def padding(size: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    return -size % alignment
+
+
+def write_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> bytes:
+    """All that stands before the data, in the order given."""
+    if len({tensor.name for tensor in tensors}) != len(tensors):
+        raise GgufError("two tensors have the same name")
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
+    for key, field in metadata.items():
+        parts += _string(key), _U32.pack(field.kind), field.raw
+    for tensor in tensors:
+        count = len(tensor.shape)
+        parts.append(_string(tensor.name))
+        parts.append(struct.pack(f"<I{count}QIQ", count, *tensor.shape, tensor.type, tensor.offset))
+    content = b"".join(parts)
+    return content + bytes(padding(len(content), _alignment(metadata)))
+
+
+def read_header(content: bytes, *, size: int | None = None) -> Header:
+    """The header that a file begins with. `size` is the whole file's; without it less can be checked.
+
+    Raises Incomplete where `content` ends too soon, GgufError where no more bytes would help.
+    """
+    cursor = _Cursor(content, size)
+    version = _read_version(cursor)
+    tensor_count, pair_count = cursor.u64(), cursor.u64()
+    cursor.check_claim("metadata", pair_count, _LEAST_PAIR)
+    cursor.check_claim("tensors", tensor_count, _LEAST_TENSOR)
+    metadata: dict[str, Field] = {}
+    for _ in range(pair_count):
+        key = cursor.name()
+        if not key or key in metadata:
+            raise GgufError(f"the metadata has the key {shown(key)} twice" if key else "a key is empty")
+        metadata[key] = cursor.field(key)
+    alignment = _alignment(metadata)
+    tensors = tuple(cursor.tensor() for _ in range(tensor_count))
+    data_start = cursor.position + padding(cursor.position, alignment)
+    if tensors:
+        cursor.need(data_start)
+    _check_tensors(tensors, alignment)
+    header = Header(metadata, tensors, data_start, version)
+    if size is not None and tensors and data_start + header.data_size > size:
+        raise GgufError(f"the tensors end at byte {data_start + header.data_size} of a file of {size} bytes")
+    return header
+
+
+def _read_version(cursor: "_Cursor") -> int:
+    magic = cursor.take(len(MAGIC))
+    if magic not in (MAGIC, MAGIC[::-1]):
+        raise GgufError(f"a GGUF begins with {MAGIC!r}, this file with {magic!r}")
+    version = cursor.u32()
+    if magic != MAGIC or version & 0xFFFF == 0:
+        raise GgufError("big-endian GGUFs cannot be read")
+    if version not in READABLE_VERSIONS:
+        raise GgufError(f"GGUF version {version} cannot be read, only 2 and 3")
+    return version
+
+
+def _alignment(metadata: Mapping[str, Field]) -> int:
+    field = metadata.get(ALIGNMENT)
+    if field is None:
+        return DEFAULT_ALIGNMENT
+    value = field.value
+    if field.kind is not Kind.UINT32 or not isinstance(value, int):
+        raise GgufError(f"{ALIGNMENT} is of the kind {field.kind.name.lower()} instead of uint32")
+    if not 0 < value <= MOST_ALIGNMENT or value & (value - 1):
+        raise GgufError(f"{ALIGNMENT} is {value}, no power of two up to {MOST_ALIGNMENT}")
+    return value
+
+
+def _check_tensors(tensors: Sequence[TensorInfo], alignment: int) -> None:
+    names: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in names:
+            raise GgufError(f"there are two tensors {shown(tensor.name)}")
+        names.add(tensor.name)
+        if tensor.offset % alignment:
+            raise GgufError(f"the tensor {shown(tensor.name)} is not aligned to {alignment} bytes")
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+        if tensor.size and tensor.offset < end:
+            raise GgufError(f"the tensor {shown(tensor.name)} lies upon another")
+        end = max(end, tensor.offset + tensor.size)
+
+
+class _Cursor:
+    """Goes through a header's bytes."""
+
+    def __init__(self, content: bytes, size: int | None) -> None:
+        self._content = content
+        self._size = size
+        self.position = 0
+
+    def need(self, stop: int, estimate: int = 0) -> None:
+        """Go on only where the file's bytes up to `stop` are there."""
+        have = len(self._content)
+        if stop <= have:
+            return
+        if self._size is not None and stop > self._size:
+            raise GgufError(f"the file ends after {self._size} bytes, inside its header")
+        if stop > MOST_BYTES:
+            raise GgufError(f"the header claims to be longer than {MOST_BYTES} bytes")
+        wanted = max(stop, estimate, 2 * have, FIRST_BYTES)
+        raise Incomplete(min(wanted, MOST_BYTES, wanted if self._size is None else self._size))
+
+    def check_claim(self, what: str, count: int, least: int) -> None:
+        """Refuse a count before it is believed."""
+        if count > MOST_ENTRIES or (self._size is not None and count * least > self._size - self.position):
+            raise GgufError(f"the file claims {count} {what}, more than it can hold")
+
+    def take(self, count: int) -> bytes:
+        start, stop = self.position, self.position + count
+        self.need(stop)
+        self.position = stop
+        return self._content[start:stop]
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+    def u64(self) -> int:
+        return int.from_bytes(self.take(8), "little")
+
+    def name(self) -> str:
+        content = self.take(self.u64())
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            raise GgufError(f"the name {shown(content)} is not UTF-8") from None
+
+    def field(self, key: str) -> Field:
+        kind = self._kind(key)
+        start = self.position
+        if kind is Kind.STRING:
+            self.take(self.u64())
+        elif kind is Kind.ARRAY:
+            self._skip_array(key)
+        else:
+            self.take(_WIDTHS[kind])
+        return Field(kind, self._content[start : self.position])
+
+    def tensor(self) -> TensorInfo:
+        name = self.name()
+        count = self.u32()
+        if count > MOST_DIMENSIONS:
+            raise GgufError(f"the tensor {shown(name)} has {count} dimensions, more than {MOST_DIMENSIONS}")
+        *shape, kind, offset = struct.unpack(f"<{count}QIQ", self.take(8 * count + 12))
+        tensor = TensorInfo(name, tuple(shape), kind, offset)
+        if max(shape, default=0) >> 63 or tensor.size >> 63 or offset >> 63:
+            raise GgufError(f"the tensor {shown(name)} claims to be larger than any file")
+        return tensor
+
+    def _kind(self, key: str) -> Kind:
+        number = self.u32()
+        try:
+            return Kind(number)
+        except ValueError:
+            raise GgufError(f"the value of {shown(key)} has the unknown kind {number}") from None
+
+    def _skip_array(self, key: str) -> None:
+        kind, count = self._kind(key), self.u64()
+        if kind is Kind.ARRAY:
+            raise GgufError(f"the value of {shown(key)} is an array of arrays")
+        if kind is Kind.STRING:
+            self._skip_strings(count)
+        else:
+            self.take(count * _WIDTHS[kind])
+
+    def _skip_strings(self, count: int) -> None:
+        """Vocabularies have hundreds of thousands: they are decoded when somebody asks for them."""
+        content, length_at = self._content, _U64.unpack_from
+        start = position = self.position
+        skipped = 0
+        try:
+            for skipped in range(count):  # noqa: B007
+                position += 8 + length_at(content, position)[0]
+        except (struct.error, OverflowError):
+            missing = count - skipped
+            average = (position - start) // max(skipped, 1)
+            self.need(position + 8 * missing, estimate=position + average * missing)
+        self.need(position)
+        self.position = position

@@ -1,0 +1,135 @@
+"""Large GGUFs come in parts (`llama-gguf-split`), which Ollama before 0.30 cannot use: how to join them. Pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.gguf.header import GgufError, Header, TensorInfo, lay_out, padding, shown, write_header
+
+NUMBER = "split.no"
+COUNT = "split.count"
+TENSORS = "split.tensors.count"
+
+_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(?i:gguf)", re.ASCII | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitName:
+    """What a part's name says. `number` counts from 1, while `split.no` inside the file counts from 0."""
+
+    prefix: str
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, name: str) -> "SplitName | None":
+        """None for the name of a whole file."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        prefix, number, count = match[1], int(match[2]), int(match[3])
+        return cls(prefix, number, count) if 1 <= number <= count else None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The bytes from offset `start` up to `stop` of a part's file; `shard` is the part's place, from 0."""
+
+    shard: int
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """So many zero bytes."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A whole file: its header's bytes, then the pieces in order."""
+
+    header: bytes
+    pieces: tuple[Piece | Padding, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + sum(piece.size for piece in self.pieces)
+
+
+def merge(headers: Sequence[Header]) -> Merged:
+    """The file that the parts with these headers, in order, were made of. Raises GgufError where they do not fit."""
+    _check_numbers(headers)
+    alignment = _common_alignment(headers)
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    _check_tensors(headers, tensors)
+    # llama-gguf-split leaves `split.count` as 0, and then Ollama 0.24 cannot quantize: "improper type for …".
+    metadata = {key: field for key, field in headers[0].metadata.items() if not key.startswith("split.")}
+    pieces: list[Piece | Padding] = []
+    for shard, header in enumerate(headers):
+        pieces += _pieces(shard, header, alignment)
+    # Ollama and llama.cpp refuse a layout with gaps or out of order: "has offset …, expected".
+    return Merged(write_header(metadata, lay_out(tensors, alignment)), tuple(pieces))
+
+
+def _check_numbers(headers: Sequence[Header]) -> None:
+    if not headers:
+        raise GgufError("there are no parts to join")
+    for place, header in enumerate(headers):
+        number, count = header.get(NUMBER, int), header.get(COUNT, int)
+        if number != place:
+            raise GgufError(f"part {place + 1} of {len(headers)} has the {NUMBER} {number} instead of {place}")
+        # llama.cpp looks for both counts in the first part only.
+        if count != len(headers) and (count is not None or place == 0):
+            raise GgufError(f"part {place + 1} says that there are {count} parts, not {len(headers)}")
+
+
+def _common_alignment(headers: Sequence[Header]) -> int:
+    """Writers disagree where a part without metadata begins its data if the first has an alignment of its own."""
+    first = headers[0].alignment
+    for place, header in enumerate(headers):
+        if header.alignment != first:
+            raise GgufError(f"part {place + 1} is aligned to {header.alignment} bytes, the first to {first}")
+    return first
+
+
+def _check_tensors(headers: Sequence[Header], tensors: Sequence[TensorInfo]) -> None:
+    names: set[str] = set()
+    for tensor in tensors:
+        if tensor.name in names:
+            raise GgufError(f"two parts have the tensor {shown(tensor.name)}")
+        names.add(tensor.name)
+    for place, header in enumerate(headers):
+        expected = header.get(TENSORS, int)
+        if expected != len(tensors) and (expected is not None or place == 0):
+            raise GgufError(f"the parts have {len(tensors)} tensors, but part {place + 1} speaks of {expected}")
+
+
+def _pieces(shard: int, header: Header, alignment: int) -> list[Piece | Padding]:
+    """One piece where the tensors lie as they shall, with what lies between them; else one for each run that does."""
+    pieces: list[Piece | Padding] = []
+    start = stop = gap = 0
+    for tensor in header.tensors:
+        begin = header.data_start + tensor.offset
+        if begin != stop + gap:
+            pieces += _run(shard, start, stop, gap)
+            start = begin
+        stop = begin + tensor.size
+        gap = padding(tensor.size, alignment)
+    return pieces + _run(shard, start, stop, gap)
+
+
+def _run(shard: int, start: int, stop: int, gap: int) -> list[Piece | Padding]:
+    run: list[Piece | Padding] = []
+    if start < stop:
+        run.append(Piece(shard, start, stop))
+    if gap:
+        # A part's file need not have the bytes behind its last tensor.
+        run.append(Padding(gap))
+    return run

@@ -1,0 +1,156 @@
+"""What an Ollama of some version takes: architectures, tensor types, quantizations (its convert/ and server/). Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from proxy.config import Quantization
+from proxy.errors import Refusal
+
+
+class Version(NamedTuple):
+    major: int
+    minor: int
+    patch: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.patch}"
+
+
+NUMBERS = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+DEVELOPMENT = Version(0, 0, 0)
+NEVER = Version(1_000_000, 0, 0)
+OLDEST = Version(0, 5, 5)
+"""The first that makes a model of uploaded files."""
+NEWEST = Version(0, 33, 0)
+"""The last whose source was read: v0.33.0-rc2."""
+ANY_WEIGHTS = Version(0, 6, 5)
+"""Before, its converter read model.safetensors and model-N-of-M.safetensors alone."""
+SHORT_LIST = Version(0, 7, 0)
+"""Before, llama.cpp's library quantized, to all that it knows."""
+FP8_AND_BF16 = Version(0, 22, 0)
+LLAMA_SERVER = Version(0, 30, 0)
+
+# Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
+CONVERTS: Mapping[str, Version] = {
+    "BertModel": Version(0, 5, 5),
+    "Gemma2ForCausalLM": Version(0, 5, 5),
+    "GemmaForCausalLM": Version(0, 5, 5),
+    "LlamaForCausalLM": Version(0, 5, 5),
+    "MixtralForCausalLM": Version(0, 5, 5),
+    "Phi3ForCausalLM": Version(0, 5, 5),
+    "Qwen2ForCausalLM": Version(0, 5, 6),
+    "CohereForCausalLM": Version(0, 5, 7),
+    "Gemma3ForCausalLM": Version(0, 6, 0),
+    "Gemma3ForConditionalGeneration": Version(0, 6, 0),
+    "Mistral3ForConditionalGeneration": Version(0, 6, 5),
+    "Llama4ForConditionalGeneration": Version(0, 6, 7),
+    "MllamaForConditionalGeneration": Version(0, 7, 0),
+    "Qwen2_5_VLForConditionalGeneration": Version(0, 7, 0),
+    "Gemma3nForConditionalGeneration": Version(0, 9, 3),
+    "GptOssForCausalLM": Version(0, 11, 0),
+    "Qwen3VLForConditionalGeneration": Version(0, 12, 7),
+    "Qwen3VLMoeForConditionalGeneration": Version(0, 12, 7),
+    "DeepseekOCRForCausalLM": Version(0, 13, 0),
+    "DeepseekV3ForCausalLM": Version(0, 13, 2),
+    "Ministral3ForCausalLM": Version(0, 13, 3),
+    "NomicBertModel": Version(0, 13, 3),
+    "NomicBertMoEModel": Version(0, 13, 3),
+    "Olmo3ForCausalLM": Version(0, 13, 4),
+    "Glm4MoeLiteForCausalLM": Version(0, 14, 3),
+    "Lfm2ForCausalLM": Version(0, 14, 3),
+    "GlmOcrForConditionalGeneration": Version(0, 15, 5),
+    "Qwen3NextForCausalLM": Version(0, 15, 5),
+    "Lfm2MoeForCausalLM": Version(0, 17, 1),
+    "Lfm2VlForConditionalGeneration": Version(0, 17, 1),
+    "NemotronHForCausalLM": Version(0, 17, 1),
+    "Qwen3_5ForConditionalGeneration": Version(0, 17, 1),
+    "Qwen3_5MoeForConditionalGeneration": Version(0, 17, 1),
+    "Gemma4ForCausalLM": Version(0, 20, 0),
+    "Gemma4ForConditionalGeneration": Version(0, 20, 0),
+    "LagunaForCausalLM": Version(0, 22, 0),
+    "NemotronH_Nano_Omni_Reasoning_V3": Version(0, 22, 0),
+    "NemotronH_Nano_VL_V2": Version(0, 22, 0),
+    "Gemma3TextModel": Version(0, 30, 0),
+}
+CONVERTED_ONCE: Mapping[str, tuple[Version, Version]] = {"MistralForCausalLM": (Version(0, 5, 5), Version(0, 6, 5))}
+"""From the first version up to the second, which gave it up."""
+OLD_QUANTIZATIONS = (
+    *("Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K"),
+    *("IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS"),
+)
+"""What Ollama before 0.7 quantizes to besides, without an importance matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """One Ollama's. `warning` is set where its version had to be guessed."""
+
+    version: Version
+    warning: str | None = None
+
+    def check_usable(self) -> None:
+        """Raises Refusal for an Ollama that makes no models of what is uploaded."""
+        if self.version < OLDEST:
+            raise Refusal(f"{self.ollama} is too old to make models of uploaded files; update it to {OLDEST} or newer")
+
+    @property
+    def ollama(self) -> str:
+        """What a person is told that it is."""
+        return f"Ollama {self.version}"
+
+    def converts(self, architecture: str) -> bool:
+        since, until = CONVERTED_ONCE.get(architecture, (CONVERTS.get(architecture, NEVER), NEVER))
+        return since <= self.version < until
+
+    @property
+    def takes_fp8(self) -> bool:
+        return self.version >= FP8_AND_BF16
+
+    @property
+    def quantizes_bf16_gguf(self) -> bool:
+        return self.version >= FP8_AND_BF16
+
+    @property
+    def merges_split_gguf(self) -> bool:
+        return self.version >= LLAMA_SERVER
+
+    @property
+    def runs_llama_server(self) -> bool:
+        """Whether llama.cpp's programs quantize and run models, instead of Ollama itself."""
+        return self.version >= LLAMA_SERVER
+
+    @property
+    def spoils_output(self) -> bool:
+        """Whether `quantize` to BF16 or F32 makes the output matrix Q6_K."""
+        return SHORT_LIST <= self.version < LLAMA_SERVER
+
+    @property
+    def quantizations(self) -> tuple[str, ...]:
+        return (*Quantization, *(OLD_QUANTIZATIONS if self.version < SHORT_LIST else ()))
+
+    def quantization(self, tag: str) -> str | None:
+        """What `quantize` is to be for a tag in any case; None where this Ollama has no such quantization."""
+        wanted = "Q4_K_M" if tag.upper() == "Q4_K" else tag.upper()
+        return next((str(known) for known in self.quantizations if known == wanted), None)
+
+
+def capabilities_of(said: str | None, configured: str = "") -> Capabilities:
+    """From what `GET /api/version` says, None where nobody could ask, and from `ollama.version`, which wins."""
+    if version := _version(configured) or _version(said or ""):
+        return Capabilities(version)
+    why = (
+        "Ollama could not be asked for its version"
+        if said is None
+        else f"Ollama calls itself {said}, as a build of one's own does"
+    )
+    return Capabilities(
+        NEWEST, f"{why}; it is taken for {NEWEST}: set ollama.version in the proxy's configuration where it is another"
+    )
+
+
+def _version(text: str) -> Version | None:
+    match = NUMBERS.match(text)
+    version = Version(int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
+    return None if version == DEVELOPMENT else version

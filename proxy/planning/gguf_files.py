@@ -1,0 +1,162 @@
+"""Which GGUF files of a repository a tag means: by quantization label, folder or file name. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from proxy.config import Quantization
+from proxy.errors import Refusal
+from proxy.gguf.split import SplitName
+from proxy.sources.base import RepositoryFile
+
+LABEL = re.compile(r"(?<![A-Z0-9])(?:UD-)?(?:BF16|FP?16|FP?32|T?I?Q\d(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|NVFP4)(?![A-Z0-9])")
+PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
+COMPANION = re.compile(r"imatrix|mtp-|eagle\d?-", re.IGNORECASE)
+DRAFT = re.compile(r"(?<![a-z0-9])draft(?![a-z0-9])", re.IGNORECASE)
+UNQUANTIZED = ("F16", "BF16", "F32")
+"""In the order in which one of them is taken to be quantized."""
+PROJECTOR_BITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class GgufModel:
+    """One model in one quantization: one file, or its shards in order."""
+
+    label: str | None
+    files: tuple[RepositoryFile, ...]
+
+    @property
+    def is_split(self) -> bool:
+        return len(self.files) > 1
+
+    @property
+    def tag(self) -> str:
+        """What a name may end with to mean this model."""
+        return self.label or _file_name(self.files[0])
+
+
+@dataclass(frozen=True, slots=True)
+class GgufChoice:
+    """`quantization` is what Ollama has to make of it, None where it is taken as it is.
+
+    `as_the_hub` says that the Hub's own registry for Ollama takes the same file for the same tag.
+    """
+
+    model: GgufModel
+    quantization: Quantization | None
+    as_the_hub: bool
+
+
+def choose_gguf(repository: str, files: Sequence[RepositoryFile], tag: str, default: Quantization) -> GgufChoice:
+    """What a tag means in a repository of GGUF files alone. Raises Refusal with the tags that there are."""
+    models = gguf_models(repository, files)
+    if not models:
+        raise Refusal(f"{repository} has GGUF files, but none of them is a model of its own")
+    if tag.lower() == "latest":
+        hubs = _first(models, [Quantization.Q4_K_M]) or _first_q4(models) or models[0]
+        ours = _first(models, [default]) or hubs
+        return GgufChoice(ours, None, as_the_hub=ours is hubs and not ours.is_split)
+    if model := find_gguf(models, tag):
+        return GgufChoice(model, None, as_the_hub=not model.is_split)
+    quantization = Quantization.__members__.get(tag.upper())
+    source = _first(models, UNQUANTIZED)
+    if quantization is not None and source is not None:
+        return GgufChoice(source, quantization, as_the_hub=False)
+    tags = ", ".join(dict.fromkeys(model.tag for model in models))
+    raise Refusal(
+        f"{repository} has no GGUF for the tag {tag!r}; pull with one of these: {tags}"
+        + (f"; or with one that is made of its {source.label}: {', '.join(Quantization)}" if source else "")
+    )
+
+
+def find_gguf(models: Iterable[GgufModel], tag: str) -> GgufModel | None:
+    """The model whose whole label or file name the tag is: Q4_K is not Q4_K_M, nor UD-Q4_K_M."""
+    wanted = tag.upper()
+    for model in models:
+        if any(_file_name(file).upper() == wanted for file in model.files):
+            return model
+    return _first(models, [_plain(wanted)])
+
+
+def gguf_models(repository: str, files: Iterable[RepositoryFile]) -> list[GgufModel]:
+    """Every model among the files, the top folder's first; no projectors, importance matrices or draft models.
+
+    Raises Refusal where a shard is missing.
+    """
+    found: dict[str, list[RepositoryFile]] = {}
+    for file in files:
+        name = _file_name(file)
+        if name.lower().endswith(".gguf") and not PROJECTOR.search(name) and not COMPANION.match(name):
+            if "imatrix" in name.lower() and _label(file.path) is None:
+                continue
+            shard = SplitName.parse(file.path)
+            found.setdefault(f"{shard.prefix} of {shard.count}" if shard else file.path, []).append(file)
+    models = [GgufModel(_label(group[0].path), _in_order(repository, group)) for group in found.values()]
+    models.sort(key=lambda model: (model.files[0].path.count("/"), model.files[0].path))
+    # A repository may be about nothing else.
+    return [model for model in models if not DRAFT.search(_file_name(model.files[0]))] or models
+
+
+def choose_projector(model: GgufModel, files: Iterable[RepositoryFile]) -> RepositoryFile | None:
+    """The vision projector for a model: of the deepest folder that they share, then with the nearest number of bits."""
+    own, bits = model.files[0].path, _bits(model.label)
+    candidates = [file for file in files if file.path.lower().endswith(".gguf") and PROJECTOR.search(_file_name(file))]
+
+    def fitness(file: RepositoryFile) -> tuple[int, int, bool, str]:
+        label = _label(file.path)
+        return -_shared_folders(own, file.path), abs(_bits(label) - bits), label == "BF16", file.path
+
+    return min(candidates, key=fitness, default=None)
+
+
+def _in_order(repository: str, group: list[RepositoryFile]) -> tuple[RepositoryFile, ...]:
+    names = [SplitName.parse(file.path) for file in group]
+    shards = {name.number: file for name, file in zip(names, group, strict=True) if name}
+    if names[0] is None:
+        return tuple(group)
+    count = names[0].count
+    if missing := [number for number in range(1, count + 1) if number not in shards]:
+        raise Refusal(
+            f"{repository}: {group[0].path} is one of {count} shards, but number {missing[0]} is not in the "
+            "repository; its upload is incomplete"
+        )
+    return tuple(shards[number] for number in sorted(shards))
+
+
+def _label(path: str) -> str | None:
+    """The last quantization in the file's name, or in its folders' names."""
+    for part in reversed(path.upper().removesuffix(".GGUF").split("/")):
+        if found := LABEL.findall(part):
+            return _plain(found[-1])
+    return None
+
+
+def _plain(label: str) -> str:
+    return re.sub(r"^FP(?=16|32)", "F", label)
+
+
+def _first(models: Iterable[GgufModel], labels: Sequence[str]) -> GgufModel | None:
+    models = list(models)
+    return next((model for label in labels for model in models if model.label == label), None)
+
+
+def _first_q4(models: Iterable[GgufModel]) -> GgufModel | None:
+    return next((model for model in models if model.label and model.label.startswith("Q4")), None)
+
+
+def _bits(label: str | None) -> int:
+    number = re.search(r"\d+", label or "")
+    return int(number[0]) if number else PROJECTOR_BITS
+
+
+def _shared_folders(one: str, other: str) -> int:
+    shared = 0
+    for left, right in zip(one.split("/")[:-1], other.split("/")[:-1], strict=False):
+        if left != right:
+            break
+        shared += 1
+    return shared
+
+
+def _file_name(file: RepositoryFile) -> str:
+    return file.path.rpartition("/")[2]

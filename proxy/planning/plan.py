@@ -1,0 +1,118 @@
+"""What a pull will do, decided before a weight byte moves: the value that everything after planning works from."""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.sources.base import Repository, RepositoryFile
+
+
+class Format(StrEnum):
+    """What the repository has."""
+
+    SAFETENSORS = "safetensors"
+    GGUF = "gguf"
+    ADAPTER = "adapter"
+
+
+class Converter(StrEnum):
+    """Who makes a GGUF of the weights."""
+
+    OLLAMA = "ollama"
+    PROXY = "proxy"
+    NOBODY = "none"
+
+
+class Bar(NamedTuple):
+    """A file as clients see it move: its digest, and how many bytes of a blob come from it."""
+
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One blob that Ollama has to hold, and the file name that it has for Ollama.
+
+    Weights have bars, in the order in which their files are in the recipe.
+    """
+
+    path: str
+    recipe: Recipe
+    bars: tuple[Bar, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.recipe.size
+
+    @property
+    def digest(self) -> str | None:
+        """None where nobody knows it before the bytes have come."""
+        return self.recipe.digest
+
+    @property
+    def content(self) -> bytes | None:
+        """The bytes, where the proxy has them already."""
+        match self.recipe.parts:
+            case (Literal(content),):
+                return content
+            case _:
+                return None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pull from here on: nothing later looks at the name or the listing again.
+
+    `quantization` is what Ollama is asked to make, None where the weights stay as they are. `reason` says why this is
+    the way. `result_size` is what the model will take, in bytes, and `made_size` what Ollama writes beside the uploads
+    until it is there; None where that is not known. `base` is what an adapter goes on.
+    """
+
+    name: str
+    repository: Repository
+    format: Format
+    reason: str
+    uploads: tuple[Upload, ...]
+    quantization: str | None = None
+    converter: Converter = Converter.NOBODY
+    template_source: str = "none"
+    settings: ModelSettings = NO_SETTINGS
+    repairs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    result_size: int | None = None
+    made_size: int = 0
+    base: "Base | None" = None
+
+    @property
+    def weights(self) -> tuple[Upload, ...]:
+        return tuple(upload for upload in self.uploads if upload.bars)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that an adapter changes; `plan` makes it where Ollama does not have it."""
+
+    name: str
+    plan: Plan | None
+
+
+def small_file(path: str, content: bytes) -> Upload:
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return Upload(path, Recipe((Literal(content),), digest))
+
+
+def weight_file(repository: Repository, path: str, file: RepositoryFile) -> Upload:
+    """A file of weights as it is."""
+    digest = f"sha256:{file.sha256}" if file.sha256 else None
+    return Upload(path, Recipe((Range(file, 0, file.size),), digest), (Bar(bar_digest(repository, file), file.size),))
+
+
+def bar_digest(repository: Repository, file: RepositoryFile) -> str:
+    """What clients know a file by: its SHA-256, or one of its name where nobody knows that."""
+    if file.sha256:
+        return f"sha256:{file.sha256}"
+    return f"sha256:{hashlib.sha256(f'{repository.id} {repository.commit} {file.path}'.encode()).hexdigest()}"

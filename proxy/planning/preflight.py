@@ -1,0 +1,269 @@
+"""Whether this Ollama makes a working model of a safetensors repository: refused, repaired or taken as it is. Pure.
+
+Ollama itself finds out after the download, or says `success` all the same, or ends (v0.24.0, v0.33.0-rc2).
+"""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from proxy.config import Quantization
+from proxy.errors import Refusal
+from proxy.planning import fp8
+from proxy.planning.capabilities import CONVERTS, NEVER, NEWEST, Capabilities
+from proxy.planning.repairs import fit_config, repair_config
+from proxy.planning.safetensors import Header, Tensor
+from proxy.planning.tensors import FAMILIES, MIXTRAL, USELESS, ollamas_name
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
+
+FLOATS = ("F32", "F16", "BF16")
+# Bert's converter leaves it out, so its type does not matter.
+SKIPPED = ("embeddings.position_ids",)
+PACKED = ("gptq", "awq", "bitsandbytes", "bitnet", "hqq", "eetq", "aqlm", "quanto", "torchao", "higgs", "vptq", "spqr")
+GPT_OSS = "GptOssForCausalLM"
+MLLAMA = "MllamaForConditionalGeneration"
+NEEDS_PREPROCESSOR = (
+    "Qwen3VLForConditionalGeneration",
+    "Qwen3VLMoeForConditionalGeneration",
+    "GlmOcrForConditionalGeneration",
+)
+PREPROCESSOR = "preprocessor_config.json"
+ROW = 32
+"""llama-quantize takes only rows that its smallest blocks divide."""
+
+
+class Edit(NamedTuple):
+    """What a tensor is called in the uploaded file, and its shape there; None leaves either, or the tensor, out."""
+
+    name: str | None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class Findings:
+    """How the repository becomes a model. `quantization` None leaves the type; `edits` are by file and tensor."""
+
+    architecture: str
+    config: dict[str, Any]
+    quantization: str | None
+    repairs: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    edits: dict[str, dict[str, Edit]] = field(default_factory=dict)
+
+
+def judge(
+    repository: str, config: Mapping[str, Any], tag: str, default: Quantization, capabilities: Capabilities
+) -> Findings:
+    """What config.json alone tells. Raises Refusal, or NotConvertible where another form of the model would work."""
+    where = f"{repository}/{CONFIG}"
+    names = config.get("architectures")
+    architecture = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
+    if not isinstance(architecture, str):
+        raise NotConvertible(f"{where} names no architecture, so Ollama does not know what the weights are")
+    _check_architecture(where, architecture, capabilities)
+    quantized = config.get("quantization_config") or config.get("quantization") or {}
+    method = str(quantized.get("quant_method", "")).lower() if isinstance(quantized, dict) else ""
+    if method in PACKED:
+        raise NotConvertible(
+            f"{where}: the weights are quantized already ({method}), in a form that Ollama cannot read: it converts "
+            "F32, F16 and BF16; pull the repository that they were quantized from"
+        )
+    quantization = choose_quantization(tag, default, capabilities, architecture)
+    found = Findings(architecture, deepcopy(dict(config)), quantization)
+    if isinstance(names, str):
+        found.config["architectures"] = [names]
+        found.repairs.append("config.json: architectures written as a list")
+    found.repairs += repair_config(found.config, architecture)
+    _check_numbers(where, found.config, architecture)
+    found.warnings += _rope_warnings(found.config, architecture)
+    return found
+
+
+def choose_quantization(tag: str, default: Quantization, capabilities: Capabilities, architecture: str) -> str | None:
+    """Read a tag of safetensors. Raises Refusal for what this Ollama cannot quantize to."""
+    if architecture == GPT_OSS:
+        if tag.lower() != "latest":
+            raise Refusal(
+                f"the weights are MXFP4 already, which {capabilities.ollama} cannot quantize to {tag!r}; "
+                "pull without a tag"
+            )
+        return None
+    quantization = capabilities.quantization(default if tag.lower() == "latest" else tag)
+    if quantization is None:
+        offered = ", ".join(capabilities.quantizations)
+        raise Refusal(
+            f"{capabilities.ollama} cannot quantize to {tag!r}; pull with one of these tags: {offered} "
+            f"(none means {default})"
+        )
+    return quantization
+
+
+def check_weights(
+    repository: str,
+    selection: Selection,
+    headers: Mapping[str, Header],
+    found: Findings,
+    capabilities: Capabilities,
+) -> None:
+    """Add to what was found what the headers of the weight files tell. Raises Refusal, which names file and tensor."""
+    tensors = _kept_tensors(repository, selection, headers, found, capabilities)
+    if found.architecture in FAMILIES:
+        found.repairs += fit_config(found.config, tensors)
+        _check_family(repository, tensors, found)
+    if found.architecture == GPT_OSS and not any(name.endswith("_blocks") for name in tensors):
+        raise NotConvertible(f"{repository}: {found.architecture} converts only from MXFP4 weights, and these are not")
+    if found.architecture in NEEDS_PREPROCESSOR and all(file.path != PREPROCESSOR for file in selection.companions):
+        raise Refusal(f"{repository} has no {PREPROCESSOR}, without which Ollama does not convert {found.architecture}")
+    _fit_quantization(repository, tensors, found, capabilities)
+
+
+def _check_architecture(where: str, architecture: str, capabilities: Capabilities) -> None:
+    since = CONVERTS.get(architecture, NEVER)
+    if capabilities.converts(architecture):
+        if architecture == MLLAMA and capabilities.runs_llama_server:
+            raise NotConvertible(
+                f"{where}: {capabilities.ollama} converts {architecture}, but cannot run what it makes"
+            )
+    elif since is not NEVER:
+        raise NotConvertible(
+            f"{where}: {capabilities.ollama} cannot convert {architecture}; Ollama {since} or newer can"
+        )
+    else:
+        raise NotConvertible(
+            f"{where}: {capabilities.ollama} cannot convert {architecture}, nor can any other Ollama up to {NEWEST}"
+        )
+
+
+def _check_numbers(where: str, config: Mapping[str, Any], architecture: str) -> None:
+    """What is missing here ends the whole server, or makes a model that does not load."""
+    if architecture not in FAMILIES:
+        return
+    wanted = ["num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"]
+    for key in [*wanted, "num_local_experts"] if architecture == MIXTRAL else wanted:
+        value = config.get(key)
+        if type(value) is not int or value < 1:
+            raise Refusal(f"{where} has no usable {key} ({value!r}), without which Ollama makes no {architecture}")
+    if architecture == "Phi3ForCausalLM":
+        scaling = config.get("rope_scaling")
+        factors = scaling.get("long_factor") if isinstance(scaling, dict) else None
+        expected = config["hidden_size"] // config["num_attention_heads"] // 2
+        kind = scaling.get("type", "longrope") if isinstance(scaling, dict) else None
+        if kind not in ("longrope", "su") or not isinstance(factors, list) or len(factors) != expected:
+            raise NotConvertible(f"{where} has a rope_scaling ({kind}) of which Ollama's Phi-3 makes no working model")
+
+
+def _rope_warnings(config: Mapping[str, Any], architecture: str) -> Iterator[str]:
+    scaling = config.get("rope_scaling")
+    kind = scaling.get("rope_type") if isinstance(scaling, dict) else None
+    if architecture == "LlamaForCausalLM" and kind not in (None, "default", "linear", "llama3"):
+        yield f"Ollama does not apply the rope_scaling {kind}: answers to long contexts will be worse than the authors'"
+
+
+def _kept_tensors(
+    repository: str,
+    selection: Selection,
+    headers: Mapping[str, Header],
+    found: Findings,
+    capabilities: Capabilities,
+) -> dict[str, Tensor]:
+    """Every tensor of the model by the name that Ollama gets to see; what is left out or renamed becomes an edit."""
+    weight_map = selection.weight_map
+    if weight_map is not None:
+        _check_index(f"{repository}/{INDEX}", weight_map, headers)
+    bare = found.architecture in FAMILIES and any(
+        "embed_tokens.weight" in header.tensors for header in headers.values()
+    )
+    family = FAMILIES.get(found.architecture)
+    useless = family.useless if family else ()
+    kept: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
+    dropped, renamed = [], []
+    for path, header in headers.items():
+        edits = found.edits.setdefault(path, {})
+        for name, tensor in header.tensors.items():
+            known = ollamas_name(name, found.architecture, capabilities, bare=bare)
+            elsewhere = weight_map is not None and weight_map.get(name, path) != path
+            if elsewhere or (family and (USELESS.fullmatch(name) or known in useless)):
+                edits[name] = Edit(None)
+                dropped.append(name)
+                continue
+            if known in kept:
+                raise Refusal(
+                    f"{repository}: {places[known]} and {path} both have the tensor {name}, and no {INDEX} says "
+                    "which is right; the upload mixes two models"
+                )
+            if known != name:
+                edits[name] = Edit(known)
+                renamed.append(name)
+            kept[known], places[known] = tensor, path
+        found.edits[path] = edits
+        _check_types(f"{repository}/{path}", header, found, capabilities)
+    if dropped:
+        found.repairs.append(f"{len(dropped)} tensors left out that Ollama has no place for, such as {min(dropped)}")
+    if renamed:
+        found.repairs.append(f"{len(renamed)} tensors renamed for Ollama's converter, such as {min(renamed)}")
+    return kept
+
+
+def _check_index(where: str, weight_map: Mapping[str, str], headers: Mapping[str, Header]) -> None:
+    for name, shard in weight_map.items():
+        if name not in headers[shard].tensors:
+            raise Refusal(f"{where} says that {shard} has the tensor {name}, but it has not; its upload is damaged")
+
+
+def _check_types(where: str, header: Header, found: Findings, capabilities: Capabilities) -> None:
+    edits = found.edits[where.rpartition("/")[2]]
+    fp8_tensors = []
+    for name, tensor in header.tensors.items():
+        left_out = name in edits and edits[name].name is None
+        if tensor.dtype in FLOATS or name.endswith(SKIPPED) or left_out:
+            continue
+        if tensor.dtype == fp8.TYPE and capabilities.takes_fp8:
+            fp8_tensors.append(name)
+        elif not (tensor.dtype == "U8" and found.architecture == GPT_OSS):
+            raise NotConvertible(
+                f"{where}: {name} is of the type {tensor.dtype}, which {capabilities.ollama} cannot read: it converts "
+                f"F32, F16 and BF16{', and FP8 in blocks' if capabilities.takes_fp8 else ''}; pull the repository that "
+                "it was quantized from"
+            )
+    for scale, shape in fp8.check(where, header.tensors, fp8_tensors, found.config, found.repairs):
+        edits[scale] = Edit(edits[scale].name if scale in edits else scale, shape)
+
+
+def _check_family(repository: str, tensors: Mapping[str, Tensor], found: Findings) -> None:
+    family = FAMILIES[found.architecture]
+    required = set(family.required(found.config))
+    if missing := required - tensors.keys():
+        raise Refusal(
+            f"{repository} has no tensor {min(missing)}, which {found.architecture} needs; its upload is incomplete, "
+            f"or {CONFIG} is another model's"
+        )
+    scales = {scale for name in required for scale in fp8.scales_of(name)}
+    if extra := tensors.keys() - required - scales - set(family.optional):
+        raise NotConvertible(
+            f"{repository} has the tensor {min(extra)}, which Ollama's {found.architecture} has no place for: the "
+            "model would not load"
+        )
+
+
+def _fit_quantization(
+    repository: str, tensors: Mapping[str, Tensor], found: Findings, capabilities: Capabilities
+) -> None:
+    """Where `quantize` would do something else than it says."""
+    matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1}
+    wanted = found.quantization
+    if wanted in ("BF16", "F32") and capabilities.spoils_output:
+        if wanted == "BF16" and all(tensor.dtype == "BF16" for tensor in matrices.values()):
+            found.quantization = None
+            found.repairs.append(f"no quantization: the weights are BF16, and {capabilities.ollama} would spoil one")
+        else:
+            found.warnings.append(f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {wanted}")
+    if wanted in ("F32", "F16", "BF16", None) or not capabilities.runs_llama_server:
+        return
+    for name, tensor in matrices.items():
+        if tensor.dtype in FLOATS and tensor.shape[-1] % ROW:
+            raise Refusal(
+                f"{repository}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} cannot "
+                f"quantize to {wanted} (they must be a multiple of {ROW}); pull it as F16"
+            )

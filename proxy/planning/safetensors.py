@@ -1,0 +1,98 @@
+"""The header of a safetensors file: which tensors it holds, of what type, and where. Pure."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.errors import Refusal
+
+LENGTH_BYTES = 8
+MOST_HEADER_BYTES = 100_000_000
+"""What the safetensors library itself reads."""
+ELEMENT_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """`start` and `stop` are offsets into the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`content` is the header as it stands in the file, with its length before it."""
+
+    content: bytes
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def size(self) -> int:
+        """In bytes: the data begins there."""
+        return len(self.content)
+
+
+def header_size(where: str, first: bytes, file_size: int) -> int:
+    """How many bytes the header has, read from the file's first eight. Raises Refusal for what is no safetensors."""
+    if first.startswith(b"version "):
+        raise Refusal(
+            f"{where} is a Git-LFS pointer in the place of the weights: its upload was not done with Git LFS; "
+            "ask the repository's owner to upload the file itself"
+        )
+    length = int.from_bytes(first[:LENGTH_BYTES], "little")
+    if len(first) < LENGTH_BYTES or length > min(MOST_HEADER_BYTES, file_size - LENGTH_BYTES):
+        raise Refusal(f"{where} is not a safetensors file: it does not begin with the length of a header")
+    return LENGTH_BYTES + length
+
+
+def read_header(where: str, content: bytes, file_size: int) -> Header:
+    """Read a whole header. Raises Refusal where it is broken, or does not fit the file's size."""
+    try:
+        fields = json.loads(content[LENGTH_BYTES:])
+        tensors = {name: _tensor(field, len(content)) for name, field in fields.items() if name != "__metadata__"}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise Refusal(
+            f"{where} has a broken header ({error}); ask the repository's owner to upload it again"
+        ) from error
+    _check_sizes(where, tensors, len(content), file_size)
+    return Header(content, tensors)
+
+
+def _tensor(field: Mapping[str, Any], base: int) -> Tensor:
+    start, stop = field["data_offsets"]
+    shape = tuple(field["shape"])
+    if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)) or stop < start:
+        raise ValueError(f"shape {shape}, offsets {start} to {stop}")
+    return Tensor(str(field["dtype"]), shape, base + start, base + stop)
+
+
+def _check_sizes(where: str, tensors: Mapping[str, Tensor], base: int, file_size: int) -> None:
+    for name, tensor in tensors.items():
+        bits = ELEMENT_BITS.get(tensor.dtype)
+        size = tensor.stop - tensor.start
+        if bits is not None and tensor.elements * bits != size * 8:
+            raise Refusal(
+                f"{where} says that {name} has the shape {list(tensor.shape)} of {tensor.dtype}, which does not fit "
+                f"its {size} bytes; the file is damaged"
+            )
+    end = max((tensor.stop for tensor in tensors.values()), default=base)
+    if end != file_size:
+        raise Refusal(
+            f"{where} has {file_size} bytes, but its header speaks of {end}; its upload is incomplete or damaged"
+        )

@@ -1,0 +1,156 @@
+"""The plan of a safetensors repository: weights as they are, small files as Ollama's converter wants them. Pure."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from proxy.config import ModelSettings
+from proxy.errors import Refusal
+from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest, small_file, weight_file
+from proxy.planning.preflight import Edit, Findings
+from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.safetensors import LENGTH_BYTES, Header
+from proxy.planning.sizes import Shape, quantized_size
+from proxy.planning.tokenizer_files import TokenizerFiles
+from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, TOKENIZERS, Selection, json_object
+from proxy.sources.base import Repository, RepositoryFile
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+CONVERTED_TO = "F16"
+"""What Ollama's converter writes first, whatever the repository has (v0.24, v0.33)."""
+
+
+def plan_safetensors(
+    name: str,
+    repository: Repository,
+    selection: Selection,
+    headers: Mapping[str, Header],
+    contents: Mapping[str, bytes],
+    findings: Findings,
+    tokenizer: TokenizerFiles,
+    settings: ModelSettings,
+) -> Plan:
+    """Put the plan together; `contents` holds what `selection.to_read` asked for, by path."""
+    changed = dict(tokenizer.changed)
+    if findings.config != json_object(f"{repository.id}/{CONFIG}", contents[CONFIG]):
+        changed[CONFIG] = json.dumps(findings.config).encode()
+    mended = dict(contents) | {path: content for path, content in changed.items() if content is not None}
+    template, template_source = _fold_template(repository.id, mended, settings)
+    if template is not None:
+        changed[TOKENIZER_CONFIG] = template
+    for path, content in mended.items():
+        if path.endswith(".json") and path not in changed and (clean := _clean_json(content)):
+            changed[path] = clean
+    uploads = [
+        _weights(repository, file, headers[file.path], contents.get(file.path), findings.edits.get(file.path, {}))
+        for file in selection.weights
+    ]
+    companions = [file for file in selection.companions if file.path not in changed]
+    uploads += [_companion(repository, file, contents.get(file.path)) for file in companions]
+    uploads += [small_file(path, content) for path, content in changed.items() if content is not None]
+    repairs = [*findings.repairs, *tokenizer.repairs]
+    if CHAT_TEMPLATE in contents:
+        repairs.append(f"{CHAT_TEMPLATE} is put into {TOKENIZER_CONFIG}, where Ollama reads it")
+    shapes = list(_shapes(headers.values()))
+    vocabulary = sum(file.size for file in selection.companions if file.path == TOKENIZERS[0])
+    quantization = findings.quantization
+    converted = vocabulary + quantized_size(shapes, CONVERTED_TO)
+    result = converted if quantization is None else vocabulary + quantized_size(shapes, quantization)
+    return Plan(
+        name,
+        repository,
+        Format.SAFETENSORS,
+        f"Ollama converts {findings.architecture}",
+        tuple(uploads),
+        quantization=quantization,
+        converter=Converter.OLLAMA,
+        template_source=template_source,
+        settings=settings,
+        repairs=tuple(repairs),
+        warnings=(*findings.warnings, *tokenizer.warnings),
+        result_size=result,
+        made_size=result if quantization in (None, CONVERTED_TO) else converted + result,
+    )
+
+
+def _weights(
+    repository: Repository, file: RepositoryFile, header: Header, content: bytes | None, edits: Mapping[str, Edit]
+) -> Upload:
+    if edits:
+        parts = (Literal(edited(header.content, edits)), Range(file, header.size, file.size))
+        return Upload(file.path, Recipe(parts), (Bar(bar_digest(repository, file), file.size),))
+    if content is not None:
+        made = small_file(file.path, content)
+        return Upload(file.path, made.recipe, (Bar(made.digest or "", file.size),))
+    return weight_file(repository, file.path, file)
+
+
+def edited(header: bytes, edits: Mapping[str, Edit]) -> bytes:
+    """A file's header with tensors renamed, reshaped or left out; what it says of the data behind it stays true."""
+    made = {}
+    for name, field in json.loads(header[LENGTH_BYTES:]).items():
+        edit = edits.get(name, Edit(name))
+        if edit.name is not None:
+            made[edit.name] = field if edit.shape is None else field | {"shape": edit.shape}
+    text = json.dumps(made, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _clean_json(content: bytes) -> bytes | None:
+    """What Go's decoder reads: without a byte order mark, NaN or Infinity; None where it is so already."""
+    if not content.startswith(BYTE_ORDER_MARK) and b"NaN" not in content and b"Infinity" not in content:
+        return None
+    try:
+        return json.dumps(_finite(json.loads(content.decode("utf-8-sig")))).encode()
+    except ValueError:
+        return None
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(inner) for key, inner in value.items()}
+        case list():
+            return [_finite(inner) for inner in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
+
+
+def _companion(repository: Repository, file: RepositoryFile, content: bytes | None) -> Upload:
+    if content is not None:
+        return small_file(file.path, content)
+    return replace(weight_file(repository, file.path, file), bars=())
+
+
+def _shapes(headers: Iterable[Header]) -> Iterator[Shape]:
+    for header in headers:
+        for name, tensor in header.tensors.items():
+            yield Shape(name, tensor.elements, tensor.shape[-1] if len(tensor.shape) > 1 else 0)
+
+
+def _fold_template(repository: str, contents: Mapping[str, bytes], settings: ModelSettings) -> tuple[bytes | None, str]:
+    """tokenizer_config.json as it is uploaded, and where the chat template comes from.
+
+    Ollama's converter never reads chat_template.jinja, which newer repositories have instead.
+    """
+    original = contents.get(TOKENIZER_CONFIG)
+    config = json_object(f"{repository}/{TOKENIZER_CONFIG}", original) if original is not None else {}
+    jinja = contents.get(CHAT_TEMPLATE)
+    if jinja is not None:
+        try:
+            config["chat_template"] = jinja.decode()
+        except UnicodeDecodeError as error:
+            raise Refusal(f"{repository}/{CHAT_TEMPLATE} is not UTF-8 text") from error
+        rewritten: bytes | None = json.dumps(config).encode()
+    else:
+        rewritten = original
+    if settings.template is not None:
+        return rewritten, "config"
+    if jinja is not None:
+        return rewritten, CHAT_TEMPLATE
+    return rewritten, TOKENIZER_CONFIG if config.get("chat_template") else "none"

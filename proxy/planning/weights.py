@@ -1,0 +1,138 @@
+"""Which files of a safetensors repository make the model: one family of weights, and what is read beside it."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.errors import Refusal
+from proxy.sources.base import Repository, RepositoryFile
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+# What Ollama's converter reads beside the weights (convert/, v0.24 and v0.33).
+COMPANIONS = (
+    CONFIG,
+    *TOKENIZERS,
+    TOKENIZER_CONFIG,
+    "generation_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
+)
+WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
+UNHASHED_BYTES = 16 * 1024 * 1024
+"""What a weight file without a SHA-256 may have to be read beforehand, so that its digest is known."""
+TOKENIZER_BYTES = 48 * 1024 * 1024
+"""What a tokenizer in Git LFS may have to be looked into."""
+
+
+class NotConvertible(Refusal):
+    """What only another form of the same model would help against, such as a GGUF."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The files of a repository that a pull needs. `weight_map` is the index's: tensor to shard."""
+
+    weights: tuple[RepositoryFile, ...]
+    companions: tuple[RepositoryFile, ...]
+    chat_template: RepositoryFile | None
+    weight_map: Mapping[str, str] | None = None
+
+    @property
+    def to_read(self) -> tuple[RepositoryFile, ...]:
+        """What has to be read before there is a plan: files without a known SHA-256, and what may be rewritten."""
+        small = [
+            file
+            for file in self.companions
+            if file.sha256 is None or (not _is_weights(file.path) and file.size <= TOKENIZER_BYTES)
+        ]
+        unhashed = [file for file in self.weights if file.sha256 is None and file.size <= UNHASHED_BYTES]
+        return (*small, *unhashed, *([self.chat_template] if self.chat_template else []))
+
+
+def has_weights(files: Iterable[RepositoryFile]) -> bool:
+    """Whether there are safetensors of a whole model."""
+    return any(file.path == INDEX or WEIGHTS.fullmatch(file.path) for file in files)
+
+
+def choose_files(repository: Repository, index: bytes | None, more: Iterable[str] = ()) -> Selection:
+    """The weights of one family, exactly as the index names them, and the companions that Ollama reads.
+
+    `more` are companions that the repository itself names. Raises Refusal for a repository that cannot become a
+    model, and for an unsafe path in it.
+    """
+    files = {file.path: file for file in repository.files}
+    weight_map = None if index is None else _weight_map(f"{repository.id}/{INDEX}", files, index)
+    if weight_map is None:
+        weights = _weights_by_name(repository.id, files)
+    else:
+        weights = tuple(files[shard] for shard in sorted(set(weight_map.values())))
+    # An empty file makes Ollama's create fail, but only sometimes: it looks at the files in random order.
+    companions = tuple(files[path] for path in (*COMPANIONS, *more) if path in files and files[path].size)
+    for file in (*weights, *companions):
+        check_path(repository.id, file.path)
+    if CONFIG not in files:
+        raise NotConvertible(f"{repository.id} has no {CONFIG}, which says what architecture the weights are")
+    if not any(path in files for path in TOKENIZERS):
+        raise NotConvertible(f"{repository.id} has no tokenizer: Ollama needs one of {' and '.join(TOKENIZERS)}")
+    return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map)
+
+
+def _is_weights(path: str) -> bool:
+    return path.endswith(".safetensors")
+
+
+def json_object(where: str, content: bytes) -> dict[str, Any]:
+    """Raises Refusal for what is none."""
+    try:
+        # Not orjson: it would round a `model_max_length` of 10**30, which many repositories have.
+        value = json.loads(content.decode("utf-8-sig"))
+    except ValueError as error:
+        raise Refusal(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Refusal(f"{where} is not a JSON object")
+    return value
+
+
+def check_path(where: str, path: object) -> None:
+    """A path from outside becomes part of URLs with our token and of file names at Ollama."""
+    if (
+        not isinstance(path, str)
+        or "\\" in path
+        or not path.isprintable()
+        or any(part in ("", ".", "..") for part in path.split("/"))
+    ):
+        raise Refusal(f"{where} names an unsafe file, {path!r}; nothing of this repository is fetched")
+
+
+def _weights_by_name(repository: str, files: Mapping[str, RepositoryFile]) -> tuple[RepositoryFile, ...]:
+    # All that is uploaded is converted, so two families together make a model that cannot load (v0.24).
+    for pattern in ("model", r"model-\d+-of-\d+", "model[^/]*", "consolidated[^/]*"):
+        family = [files[path] for path in sorted(files) if re.fullmatch(rf"{pattern}\.safetensors", path)]
+        if family:
+            return tuple(family)
+    pickled = next((path for path in sorted(files) if path.endswith((".bin", ".pt", ".pth"))), None)
+    instead = f"; {pickled} is a pickle, which may run anything when it is loaded" if pickled else ""
+    raise NotConvertible(f"{repository} has no safetensors weights in its top folder (model*.safetensors){instead}")
+
+
+def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -> Mapping[str, str]:
+    weight_map = json_object(where, index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise Refusal(f"{where} names no shards: it has no weight_map")
+    for shard in weight_map.values():
+        check_path(where, shard)
+    shards = set(weight_map.values())
+    if missing := sorted(shard for shard in shards if shard not in files):
+        raise Refusal(f"{where} names {missing[0]}, which the repository does not have; its upload is incomplete")
+    if nested := sorted(shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")):
+        raise Refusal(f"{where} names {nested[0]}; Ollama reads only *.safetensors in the top folder")
+    return weight_map

@@ -1,0 +1,193 @@
+"""From a name to the plan of its pull: reads what is small, and the headers of what is not."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proxy.config import NO_SETTINGS, Config, GgufPulls
+from proxy.errors import Refusal
+from proxy.ollama import Ollama
+from proxy.planning.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_GGUF,
+    ADAPTER_WEIGHTS,
+    AdapterBase,
+    adapter_recipe,
+    read_adapter_base,
+    read_adapter_config,
+)
+from proxy.planning.capabilities import Capabilities, capabilities_of
+from proxy.planning.embedding import MODULES, check_companions, module_files
+from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
+from proxy.planning.gguf_plan import plan_gguf
+from proxy.planning.plan import Bar, Base, Converter, Format, Plan, Upload, bar_digest
+from proxy.planning.preflight import check_weights, judge
+from proxy.planning.safetensors_plan import plan_safetensors
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights, json_object
+from proxy.pull.progress import Progress
+from proxy.pull.reading import Reading
+from proxy.pull.reference import ModelReference, parse
+from proxy.pull.transfer import Transfer
+from proxy.sources.base import Repository, Source
+
+
+class NativePull(Exception):
+    """Ollama can pull this name without us; the text says why it does."""
+
+    def __init__(self, repository: Repository, text: str) -> None:
+        super().__init__(text)
+        self.repository = repository
+
+
+class Planner:
+    """Decides what a pull does. What cannot work is refused here, before a weight byte is asked for."""
+
+    def __init__(self, config: Config, sources: Mapping[str, Source], ollama: Ollama, transfer: Transfer) -> None:
+        self._config = config
+        self._sources = sources
+        self._ollama = ollama
+        self._transfer = transfer
+
+    def claims(self, reference: ModelReference) -> bool:
+        return reference.host.lower() in self._sources
+
+    async def open(self, reference: ModelReference) -> Repository:
+        """The repository at its commit. Raises NativePull where Ollama pulls it by itself."""
+        revision = self._config.settings_for(reference.name).revision
+        repository = await self._sources[reference.host.lower()].open(reference.repository, revision)
+        choice = self._gguf(reference, repository)
+        if choice is not None and self._is_native(reference, repository, choice):
+            why = "as pull.gguf says" if self._config.pull.gguf is GgufPulls.NATIVE else "one public file"
+            raise NativePull(repository, f"the GGUF {choice.model.tag}, {why}: Ollama pulls it by itself")
+        return repository
+
+    async def capabilities(self, progress: Progress) -> Capabilities:
+        """What this Ollama takes; one that is gone is waited for. Raises OllamaError."""
+        said = await self._transfer.patiently(self._ollama.version, self._ollama.url, progress)
+        return capabilities_of(said, self._config.ollama.version)
+
+    async def plan(
+        self, reference: ModelReference, repository: Repository, capabilities: Capabilities, progress: Progress
+    ) -> Plan:
+        """Raises Refusal for what cannot become a model here, with what would work."""
+        capabilities.check_usable()
+        reading = Reading(self._transfer, repository, progress)
+        try:
+            plan = await self._plan(reference, reading, capabilities)
+        except NotConvertible as refusal:
+            raise Refusal(f"{refusal}; {await _other_forms(reference, repository)}") from refusal
+        warnings = (*([capabilities.warning] if capabilities.warning else []), *plan.warnings)
+        return replace(plan, warnings=warnings)
+
+    async def _plan(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
+        if choice := self._gguf(reference, reading.repository):
+            return await self._plan_gguf(reference, choice, reading, capabilities)
+        files = {file.path for file in reading.repository.files}
+        if ADAPTER_CONFIG in files and not has_weights(reading.repository.files):
+            return await self._plan_adapter(reference, reading, capabilities)
+        return await self._plan_safetensors(reference, reading, capabilities)
+
+    def _gguf(self, reference: ModelReference, repository: Repository) -> GgufChoice | None:
+        """The GGUF that the tag means; in a repository with safetensors too, only one that it names."""
+        default = self._config.pull.default_quantization
+        if not any(file.path.lower().endswith(".gguf") for file in repository.files):
+            return None
+        if not has_weights(repository.files):
+            return choose_gguf(repository.id, repository.files, reference.tag, default)
+        named = find_gguf(gguf_models(repository.id, repository.files), reference.tag)
+        return GgufChoice(named, None, as_the_hub=not named.is_split) if named else None
+
+    def _is_native(self, reference: ModelReference, repository: Repository, choice: GgufChoice) -> bool:
+        wanted = self._config.pull.gguf
+        if wanted is not GgufPulls.AUTO:
+            return wanted is GgufPulls.NATIVE
+        settings = self._config.settings_for(reference.name)
+        return repository.public and choice.as_the_hub and settings == NO_SETTINGS
+
+    async def _plan_gguf(
+        self, reference: ModelReference, choice: GgufChoice, reading: Reading, capabilities: Capabilities
+    ) -> Plan:
+        repository = reading.repository
+        headers = await reading.gguf_headers(choice.model.files)
+        projector = choose_projector(choice.model, repository.files)
+        settings = self._config.settings_for(reference.name)
+        return await asyncio.to_thread(
+            plan_gguf, reference.name, repository, choice, headers, projector, capabilities, settings
+        )
+
+    async def _plan_safetensors(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
+        repository = reading.repository
+        await reading.read(file for file in repository.files if file.path in (CONFIG, INDEX, MODULES))
+        more = module_files(reading.contents.get(MODULES))
+        selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), more)
+        config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
+        default = self._config.pull.default_quantization
+        findings = judge(repository.id, config, reference.tag, default, capabilities)
+        await reading.read(selection.to_read)
+        headers = await reading.headers(selection.weights)
+        settings = self._config.settings_for(reference.name)
+
+        def finish() -> Plan:
+            check_weights(repository.id, selection, headers, findings, capabilities)
+            tokenizer = check_companions(repository.id, findings.architecture, reading.contents)
+            return plan_safetensors(
+                reference.name, repository, selection, headers, reading.contents, findings, tokenizer, settings
+            )
+
+        return await asyncio.to_thread(finish)
+
+    async def _plan_adapter(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
+        repository = reading.repository
+        files = {file.path: file for file in repository.files}
+        if ADAPTER_WEIGHTS not in files:
+            raise Refusal(f"{repository.id} is a LoRA adapter without {ADAPTER_WEIGHTS}; ask its owner for safetensors")
+        await reading.read([files[ADAPTER_CONFIG]])
+        config = read_adapter_config(f"{repository.id}/{ADAPTER_CONFIG}", reading.contents[ADAPTER_CONFIG])
+        base = parse(f"{reference.host}/{config.base}:{reference.tag}")
+        if base is None:
+            raise Refusal(
+                f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, which Ollama cannot name"
+            )
+        made, facts = await self._base(base, config.revision, capabilities, reading.progress)
+        file = files[ADAPTER_WEIGHTS]
+        headers = await reading.headers([file])
+        recipe = adapter_recipe(f"{repository.id}/{file.path}", file, headers[file.path], config, facts)
+        return Plan(
+            reference.name,
+            repository,
+            Format.ADAPTER,
+            f"a LoRA adapter on {base.name}, written as a GGUF by the proxy: Ollama's own conversion of it is wrong",
+            (Upload(ADAPTER_GGUF, recipe, (Bar(bar_digest(repository, file), recipe.size),)),),
+            converter=Converter.PROXY,
+            settings=self._config.settings_for(reference.name),
+            template_source="base",
+            base=Base(base.name, made),
+            warnings=made.warnings if made else (),
+        )
+
+    async def _base(
+        self, base: ModelReference, revision: str | None, capabilities: Capabilities, progress: Progress
+    ) -> tuple[Plan | None, AdapterBase]:
+        """The plan of an adapter's base, None where Ollama has it, and what the adapter needs to know of it."""
+        pinned = self._config.settings_for(base.name).revision or revision
+        repository = await self._sources[base.host.lower()].open(base.repository, pinned)
+        reading = Reading(self._transfer, repository, progress)
+        config = next((file for file in repository.files if file.path == CONFIG), None)
+        if config is None:
+            raise Refusal(f"{repository.id}, the adapter's base model, has no {CONFIG}: its architecture is not known")
+        await reading.read([config])
+        facts = read_adapter_base(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
+        if await self._ollama.has_model(base.name):
+            return None, facts
+        try:
+            return await self.plan(base, repository, capabilities, progress), facts
+        except Refusal as refusal:
+            raise Refusal(f"the adapter's base model cannot be pulled: {refusal}") from refusal
+
+
+async def _other_forms(reference: ModelReference, repository: Repository) -> str:
+    found = await repository.gguf_repositories()
+    if not found:
+        return "look for a GGUF of the same model"
+    names = ", ".join(f"{reference.host}/{name}" for name in found)
+    return f"the same model as GGUF, which Ollama runs as it is: {names}"

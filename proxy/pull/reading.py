@@ -1,0 +1,79 @@
+"""What a plan reads of one repository: small files whole, and of weight files their headers."""
+
+import asyncio
+from collections.abc import Iterable
+
+from proxy.errors import Refusal
+from proxy.gguf.header import GgufError, Incomplete
+from proxy.gguf.header import Header as GgufHeader
+from proxy.gguf.header import read_header as read_gguf_header
+from proxy.planning.safetensors import LENGTH_BYTES, Header, header_size, read_header
+from proxy.pull.progress import Progress
+from proxy.pull.transfer import Transfer, together
+from proxy.sources.base import Repository, RepositoryFile
+
+READABLE_BYTES = 64 * 1024 * 1024
+"""What one pull may hold in memory: the Hub puts every file above 10 MiB into Git LFS, which gives it a SHA-256."""
+GGUF_BYTES = 256 * 1024
+"""What is read of a GGUF first; the vocabulary of most models ends beyond it."""
+
+
+class Reading:
+    """Keeps what was read, so that nothing is read twice."""
+
+    def __init__(self, transfer: Transfer, repository: Repository, progress: Progress) -> None:
+        self.repository = repository
+        self._transfer = transfer
+        self.progress = progress
+        self.contents: dict[str, bytes] = {}
+
+    async def read(self, files: Iterable[RepositoryFile]) -> None:
+        """Put small files into `contents`. Raises Refusal where they are not small."""
+        missing = [file for file in files if file.path not in self.contents]
+        kept = sum(len(content) for content in self.contents.values())
+        check_readable(self.repository.id, missing, READABLE_BYTES - kept)
+        self.contents |= await self._transfer.read(self.repository, missing, self.progress)
+
+    async def headers(self, files: Iterable[RepositoryFile]) -> dict[str, Header]:
+        """Of safetensors, by path."""
+        wanted = list(files)
+        headers = await together(self._header(file) for file in wanted)
+        return {file.path: header for file, header in zip(wanted, headers, strict=True)}
+
+    async def _header(self, file: RepositoryFile) -> Header:
+        where = f"{self.repository.id}/{file.path}"
+        first = await self._part(file, 0, min(LENGTH_BYTES, file.size))
+        size = header_size(where, first, file.size)
+        content = first + await self._part(file, len(first), size)
+        return await asyncio.to_thread(read_header, where, content, file.size)
+
+    async def gguf_headers(self, files: Iterable[RepositoryFile]) -> list[GgufHeader]:
+        return await together(self._gguf_header(file) for file in files)
+
+    async def _gguf_header(self, file: RepositoryFile) -> GgufHeader:
+        content, wanted = b"", GGUF_BYTES
+        while True:
+            content += await self._part(file, len(content), min(wanted, file.size))
+            try:
+                return await asyncio.to_thread(read_gguf_header, content, size=file.size)
+            except Incomplete as error:
+                wanted = error.at_least
+            except GgufError as error:
+                raise Refusal(f"{self.repository.id}/{file.path} is not a GGUF that can be used: {error}") from error
+
+    async def _part(self, file: RepositoryFile, start: int, stop: int) -> bytes:
+        if (content := self.contents.get(file.path)) is not None:
+            return content[start:stop]
+        if start == stop:
+            return b""
+        return await self._transfer.read_part(self.repository, file, start, stop, self.progress)
+
+
+def check_readable(repository: str, files: list[RepositoryFile], most: int = READABLE_BYTES) -> None:
+    """Raises Refusal where files that have to be read whole are too large for that."""
+    if sum(file.size for file in files) > most:
+        largest = max(files, key=lambda file: file.size)
+        raise Refusal(
+            f"{repository}/{largest.path} has {largest.size} bytes and would have to be read into memory; only a file "
+            f"in Git LFS, whose SHA-256 is known beforehand, may have more than {READABLE_BYTES} bytes"
+        )

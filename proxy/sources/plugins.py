@@ -1,0 +1,82 @@
+"""Makes the sources that the configuration wants: the Hub of `[hub]`, and a plugin for each `[sources.NAME]`."""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from proxy.config import Config, convert
+from proxy.reasons import reason
+from proxy.sources.base import Source, SourcePlugin, SourceSettings
+from proxy.sources.huggingface import HuggingFace
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "ollama_hf_proxy.sources"
+# What Ollama takes for the host of a name, in lower case: proxy/pull/reference.py.
+HOST = re.compile(r"[a-z0-9_][a-z0-9_.:-]{0,349}")
+
+
+class _Table(msgspec.Struct, frozen=True):
+    """What the proxy reads of `[sources.NAME]`; the other keys are the plugin's."""
+
+    type: str | None = None
+    hosts: tuple[str, ...] | None = None
+
+
+def build_sources(config: Config, receive_buffer: int | None = None) -> list[Source]:
+    """Every source, the Hub first. `receive_buffer` is what SourceSettings says.
+
+    Raises ConfigError for a plugin that is not there, for what it does not take, and for a host of two sources.
+    """
+    hub = config.hub
+    sources: list[Source] = [HuggingFace(hub.endpoint, hub.token, hub.hosts, receive_buffer=receive_buffer)]
+    claimed = dict.fromkeys(hub.hosts, "[hub]")
+    for name, table in config.sources.items():
+        settings, kind = _settings(name, table, receive_buffer)
+        for host in settings.hosts:
+            if host in claimed:
+                raise settings.error("hosts", f"{host!r} is claimed by {claimed[host]} already")
+            claimed[host] = f"[sources.{name}]"
+        sources.append(_plugin(settings, kind).from_settings(settings))
+    return sources
+
+
+def _settings(name: str, values: Mapping[str, Any], receive_buffer: int | None) -> tuple[SourceSettings, str]:
+    table = convert(values, _Table, f"sources.{name}")
+    hosts = tuple(host.lower() for host in (table.hosts if table.hosts is not None else (name,)))
+    own = {key: value for key, value in values.items() if key not in _Table.__struct_fields__}
+    settings = SourceSettings(name, hosts, own, receive_buffer)
+    for host in hosts:
+        if not HOST.fullmatch(host):
+            raise settings.error("hosts", f"{host!r} cannot be the first part of a name, as home in home/ORG/REPO")
+    if not hosts:
+        raise settings.error("hosts", "must name at least one host, or nobody could pull from it")
+    return settings, table.type if table.type is not None else name
+
+
+def _plugin(settings: SourceSettings, kind: str) -> SourcePlugin:
+    from importlib.metadata import entry_points
+
+    points = entry_points(group=GROUP)
+    installed = {point.value: point for point in points if point.name == kind}
+    if not installed:
+        names = ", ".join(sorted({point.name for point in points})) or "none"
+        raise settings.error("type", f"no plugin {kind!r} is installed beside the proxy; there are: {names}")
+    if len(installed) > 1:
+        raise settings.error("type", f"two plugins are called {kind!r}: {' and '.join(sorted(installed))}")
+    return _load(settings, *installed.values())
+
+
+def _load(settings: SourceSettings, point: "EntryPoint") -> SourcePlugin:
+    where = f"the plugin {point.name!r} ({point.value})"
+    try:
+        plugin: SourcePlugin = point.load()
+    except Exception as error:
+        # It is somebody else's module: whatever it raises, the person has to know which one it was.
+        raise settings.error("type", f"{where} cannot be imported: {reason(error)}") from error
+    if not hasattr(plugin, "from_settings"):
+        raise settings.error("type", f"{where} has no from_settings; proxy/sources/base.py says what a source needs")
+    return plugin

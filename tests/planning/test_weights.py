@@ -1,0 +1,171 @@
+"""Which files of a repository become the model, and what is refused by its listing and its index alone."""
+
+import pytest
+
+from proxy.config import Quantization
+from proxy.errors import Refusal
+from proxy.planning.capabilities import capabilities_of
+from proxy.planning.preflight import choose_quantization
+from proxy.planning.weights import NotConvertible, choose_files, has_weights
+from proxy.pull.reading import READABLE_BYTES, check_readable
+from proxy.sources.base import RepositoryFile
+from tests.planning.listings import BASE, Listing, index, listing
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen"),
+    [
+        (["model.safetensors"], ["model.safetensors"]),
+        (["model.safetensors", "consolidated.safetensors"], ["model.safetensors"]),
+        (["model.safetensors", "model-00001-of-00001.safetensors"], ["model.safetensors"]),
+        (["model.safetensors", "model.fp16.safetensors"], ["model.safetensors"]),
+        (
+            ["model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"],
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ),
+        (["consolidated.safetensors"], ["consolidated.safetensors"]),
+        (["model.safetensors", "original/model.safetensors", "onnx/model.safetensors"], ["model.safetensors"]),
+    ],
+)
+def test_without_an_index_one_family_of_weights_is_taken(present: list[str], chosen: list[str]) -> None:
+    selection = choose_files(listing(*present, *BASE), None)
+    assert [file.path for file in selection.weights] == chosen
+
+
+def test_with_an_index_exactly_its_shards_are_taken() -> None:
+    repository = listing("model-a.safetensors", "model-b.safetensors", "model.safetensors", "old.safetensors", *BASE)
+    selection = choose_files(repository, index("model-b.safetensors", "model-a.safetensors", "model-b.safetensors"))
+    assert [file.path for file in selection.weights] == ["model-a.safetensors", "model-b.safetensors"]
+
+
+def test_the_companions_are_what_ollama_reads_and_nothing_else() -> None:
+    repository = listing(
+        "model.safetensors",
+        *BASE,
+        "tokenizer.model",
+        "generation_config.json",
+        "1_Pooling/config.json",
+        "README.md",
+        "original/params.json",
+        "vocab.json",
+        "pytorch_model.bin",
+        "onnx/config.json",
+    )
+    paths = [file.path for file in choose_files(repository, None).companions]
+    assert paths == ["config.json", "tokenizer.json", "tokenizer.model", "generation_config.json"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../x.safetensors", "/x.safetensors", "a\\x.safetensors", "x\0.safetensors", "a//b", ""]
+)
+def test_an_unsafe_path_in_the_index_is_refused(path: str) -> None:
+    with pytest.raises(Refusal, match="unsafe file"):
+        choose_files(listing("model.safetensors", *BASE), index("model.safetensors", path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (index("gone.safetensors"), "names gone.safetensors, which the repository does not have"),
+        (index("sub/model.safetensors"), "reads only"),
+        (index(5), "unsafe file"),
+        (index(["model.safetensors"]), "unsafe file"),
+        (b"{}", "names no shards"),
+        (b'{"weight_map": []}', "names no shards"),
+        (b"[1]", "not a JSON object"),
+        (b"\xff", "is not JSON"),
+    ],
+)
+def test_a_broken_index_is_refused_by_name(content: bytes, message: str) -> None:
+    with pytest.raises(Refusal, match=message) as error:
+        choose_files(listing("model.safetensors", "sub/model.safetensors", *BASE), content)
+    assert "acme/model/model.safetensors.index.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        ([*BASE, "pytorch_model.bin"], "no safetensors weights"),
+        ([*BASE, "adapter_model.safetensors"], "no safetensors weights"),
+        (["model.safetensors", "tokenizer.json"], "no config.json"),
+        (["model.safetensors", "config.json", "vocab.json"], "no tokenizer"),
+    ],
+)
+def test_a_repository_that_cannot_become_a_model_is_refused(present: list[str], message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        choose_files(listing(*present), None)
+
+
+def test_files_without_a_sha256_are_refused_where_they_would_fill_the_memory() -> None:
+    files = [RepositoryFile(f"file-{number}.json", READABLE_BYTES // 8, git_sha1="1" * 40) for number in range(9)]
+    with pytest.raises(Refusal, match="acme/model/file-0.json has 8388608 bytes"):
+        check_readable("acme/model", files)
+    check_readable("acme/model", files[:8])
+    with pytest.raises(Refusal):
+        check_readable("acme/model", files[:2], READABLE_BYTES // 8)
+
+
+def test_a_small_weight_file_without_a_sha256_is_read_and_a_large_one_is_not() -> None:
+    small, large = (
+        RepositoryFile(f"model-{number}-of-2.safetensors", size) for number, size in ((1, 1000), (2, 17 * 1024**2))
+    )
+    selection = choose_files(Listing((small, large, *listing(*BASE).files)), None)
+    assert small in selection.to_read
+    assert large not in selection.to_read
+
+
+def test_an_empty_file_is_not_sent() -> None:
+    """Ollama looks at the files in random order, and fails at an empty one if it comes first."""
+    empty = RepositoryFile("added_tokens.json", 0)
+    selection = choose_files(Listing((empty, *listing("model.safetensors", *BASE).files)), None)
+    assert empty not in selection.companions
+
+
+def test_companions_that_the_repository_names_are_taken_too() -> None:
+    repository = listing("model.safetensors", *BASE, "2_Dense/config.json", "2_Dense/model.safetensors")
+    selection = choose_files(repository, None, ("2_Dense/config.json", "2_Dense/model.safetensors", "gone.json"))
+    assert [file.path for file in selection.companions] == [*BASE, "2_Dense/config.json", "2_Dense/model.safetensors"]
+    assert [file.path for file in selection.weights] == ["model.safetensors"]
+    with pytest.raises(Refusal, match="unsafe file"):
+        choose_files(listing("model.safetensors", *BASE, "../x.json"), None, ("../x.json",))
+
+
+def test_a_pickle_is_named_where_there_is_nothing_else() -> None:
+    with pytest.raises(NotConvertible, match="pytorch_model.bin is a pickle"):
+        choose_files(listing(*BASE, "pytorch_model.bin"), None)
+
+
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["model.safetensors"], True),
+        (["model.safetensors.index.json"], True),
+        (["consolidated.00.safetensors"], True),
+        (["adapter_model.safetensors", "onnx/model.safetensors", "pytorch_model.bin", "m.gguf"], False),
+    ],
+)
+def test_safetensors_of_a_whole_model_are_told_from_others(paths: list[str], found: bool) -> None:
+    assert has_weights(listing(*paths).files) is found
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("latest", "Q4_K_M"),
+        ("LATEST", "Q4_K_M"),
+        ("q8_0", "Q8_0"),
+        ("bF16", "BF16"),
+        ("F32", "F32"),
+        ("q4_k", "Q4_K_M"),
+    ],
+)
+def test_a_tag_is_a_quantization_in_any_case(tag: str, expected: str) -> None:
+    newest = capabilities_of("0.33.0")
+    assert choose_quantization(tag, Quantization.Q4_K_M, newest, "LlamaForCausalLM") == expected
+
+
+def test_a_quantization_that_this_ollama_has_not_is_refused_with_those_that_it_has() -> None:
+    wanted = ("Q5_K_M", Quantization.Q4_K_M)
+    with pytest.raises(Refusal, match="Ollama 0.7.0 cannot .*Q5_K_M.*F32, F16, BF16, Q8_0, Q4_K_S, Q4_K_M "):
+        choose_quantization(*wanted, capabilities_of("0.7.0"), "LlamaForCausalLM")
+    assert choose_quantization(*wanted, capabilities_of("0.6.8"), "LlamaForCausalLM") == "Q5_K_M"

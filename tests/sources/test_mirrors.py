@@ -1,0 +1,219 @@
+"""Mirrors of the Hub, which leave out what it says: sizes, digests, trees, ranges, and whose token it was."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import hdrs, web
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.errors import SourceError
+from proxy.sources.base import RepositoryFile
+from proxy.sources.huggingface import HuggingFace
+from tests.support import Client, digest_of, listening, settings
+
+WEIGHTS = b"weights" * 100
+CONFIG = b'{"architectures": []}'
+FILES = {
+    "config.json": CONFIG,
+    "model.safetensors": WEIGHTS,
+    "onnx/model.onnx": b"o" * 50,
+    "logo.png": b"p" * 60,
+    "LICENSE": b"MIT",
+    "sub/chat.jinja": b"{{ x }}",
+}
+EXPECTED = {
+    "config.json": (len(CONFIG), None, hashlib.sha1(b"blob %d\0" % len(CONFIG) + CONFIG).hexdigest()),
+    "model.safetensors": (len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest(), None),
+}
+
+
+@pytest.fixture
+async def source(hub: StandInHub) -> AsyncIterator[HuggingFace]:
+    source = HuggingFace(hub.endpoint, "", ("hf.co",))
+    yield source
+    await source.close()
+
+
+async def opened(source: HuggingFace, name: str = "acme/tiny") -> Mapping[str, RepositoryFile]:
+    return {file.path: file for file in (await source.open(name, None)).files}
+
+
+def asked(hub: StandInHub, what: str, method: str) -> list[str]:
+    return [request.path for request in hub.requests if what in request.path and request.method == method]
+
+
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("mirror", [True, False])
+@pytest.mark.parametrize("listing", ["full", "sizes", "names"])
+async def test_a_listing_is_completed_from_the_tree_or_else_from_the_files_themselves(
+    hub: StandInHub, source: HuggingFace, trees: bool, mirror: bool, listing: Any
+) -> None:
+    hub.add("acme/tiny", FILES)
+    hub.trees, hub.mirror, hub.listing = trees, mirror, listing
+    files = await opened(source)
+    assert files.keys() == FILES.keys()
+    for path in ("model.safetensors", *(["config.json"] if trees or listing != "sizes" else [])):
+        assert (files[path].size, files[path].sha256, files[path].git_sha1) == EXPECTED[path]
+    assert {
+        path: file.size for path, file in files.items() if path in ("config.json", "LICENSE", "sub/chat.jinja")
+    } == {
+        "config.json": len(CONFIG),
+        "LICENSE": 3,
+        "sub/chat.jinja": 7,
+    }
+    heads = asked(hub, "/resolve/", "HEAD")
+    assert not [path for path in heads if path.endswith((".png", ".onnx"))]
+    assert bool(heads) is (listing != "full" and not trees)
+    assert bool(asked(hub, "/tree/", "GET")) is (listing != "full")
+    assert not asked(hub, "/resolve/", "GET")
+    assert not [request for request in hub.requests if request.origin == "cdn"]
+
+
+async def test_a_large_file_without_a_digest_is_asked_for_it(hub: StandInHub, source: HuggingFace) -> None:
+    """The Hub has every file above 10 MiB in LFS: where a mirror does not say so, the file's own address does."""
+    large = b"x" * (10 * 1024**2 + 1)
+    hub.add("acme/tiny", {"vocab.json": large, "small.json": large[:-1], "pytorch_model.bin": large})
+    hub.trees, hub.listing = False, "sizes"
+    files = await opened(source)
+    assert files["vocab.json"].sha256 == hashlib.sha256(large).hexdigest()
+    assert files["small.json"].sha256 is None
+    [head] = asked(hub, "/resolve/", "HEAD")
+    assert head.endswith("/vocab.json")
+
+
+async def test_a_tree_comes_in_pages(hub: StandInHub, source: HuggingFace) -> None:
+    hub.add("acme/tiny", FILES)
+    hub.listing, hub.tree_page = "names", 3
+    assert (await opened(source))["model.safetensors"].sha256 == EXPECTED["model.safetensors"][1]
+    assert len(asked(hub, "/tree/", "GET")) == 3
+    assert not asked(hub, "/resolve/", "HEAD")
+
+
+async def test_a_page_elsewhere_is_asked_for_without_the_token(hub: StandInHub) -> None:
+    """Olah passes on the Hub's own Link."""
+    async with StandInHub() as elsewhere:
+        elsewhere.add("acme/tiny", FILES)
+        hub.add("acme/tiny", FILES)
+        hub.listing, hub.tree_page, hub.next_pages = "names", 3, elsewhere.endpoint
+        source = HuggingFace(hub.endpoint, "hf_mine", ("hf.co",))
+        assert (await opened(source))["model.safetensors"].size == len(WEIGHTS)
+        await source.close()
+        assert len(elsewhere.requests) == 1
+        assert all(hdrs.AUTHORIZATION not in request.headers for request in elsewhere.requests)
+        assert all(request.headers[hdrs.AUTHORIZATION] == "Bearer hf_mine" for request in hub.requests)
+
+
+async def test_a_tree_that_leads_back_to_its_own_page_ends(hub: StandInHub, source: HuggingFace) -> None:
+    asked: list[str] = []
+
+    async def mirror(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        if "/tree/" in request.path:
+            entry = {"type": "file", "path": "config.json", "oid": "0" * 40, "size": 7}
+            link = f'<{request.url}>; rel="next"'
+            return web.json_response([entry], headers={"Link": link})
+        siblings = [{"rfilename": "config.json"}]
+        return web.json_response({"id": "acme/tiny", "sha": "c" * 40, "siblings": siblings})
+
+    async with listening(mirror) as url:
+        source = HuggingFace(url, "", ("hf.co",))
+        assert (await opened(source))["config.json"].size == 7
+        await source.close()
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("headers", "sha256", "git_sha1"),
+    [
+        ({"ETag": f'"{"a" * 64}"'}, "a" * 64, None),
+        ({"ETag": f'W/"{"b" * 40}"'}, None, "b" * 40),
+        ({"ETag": '"0123456789abcdef0123456789abcdef-3"'}, None, None),
+        ({"ETag": f'"{"b" * 40}"', "X-Linked-Etag": f'"{"a" * 64}"'}, "a" * 64, None),
+        ({}, None, None),
+    ],
+)
+@pytest.mark.parametrize("redirected", ["", "/elsewhere", "absolute"])
+async def test_only_what_can_be_a_digest_is_taken_for_one(
+    headers: dict[str, str], sha256: str | None, git_sha1: str | None, redirected: str
+) -> None:
+    """KohakuHub: the SHA-256 of every file is its ETag, beside a redirect to a store with an ETag of its own."""
+
+    async def store(request: web.BaseRequest) -> web.Response:
+        assert hdrs.AUTHORIZATION not in request.headers
+        return web.Response(body=WEIGHTS, headers={"ETag": f'"{"f" * 64}"'})
+
+    async def mirror(request: web.BaseRequest) -> web.Response:
+        if request.path.startswith("/api/models/acme/tiny/tree"):
+            return web.Response(status=404)
+        if request.path.startswith("/api/"):
+            siblings = [{"rfilename": "model.safetensors"}]
+            return web.json_response({"id": "acme/tiny", "sha": "c" * 40, "siblings": siblings})
+        if redirected and request.path != redirected:
+            location = f"{elsewhere}/file" if redirected == "absolute" else redirected
+            return web.Response(status=302, headers={**headers, hdrs.LOCATION: location})
+        return web.Response(body=WEIGHTS, headers=headers)
+
+    async with listening(store) as elsewhere, listening(mirror) as url:
+        source = HuggingFace(url, "hf_mine", ("hf.co",))
+        file = (await opened(source))["model.safetensors"]
+        await source.close()
+    assert (file.size, file.sha256, file.git_sha1) == (len(WEIGHTS), sha256, git_sha1)
+
+
+async def test_a_file_whose_size_nothing_tells_is_named(hub: StandInHub, source: HuggingFace) -> None:
+    hub.add("acme/tiny", FILES)
+    hub.trees, hub.listing = False, "names"
+    hub.faults.append(Fault("model.safetensors", "status", status=500, at="resolve", times=-1))
+    with pytest.raises(SourceError, match=r"acme/tiny/model.safetensors: .* does not tell its size.*answered 500"):
+        await source.open("acme/tiny", None)
+
+
+async def test_a_digest_that_cannot_be_had_is_no_failure(hub: StandInHub, source: HuggingFace) -> None:
+    hub.add("acme/tiny", FILES)
+    hub.trees, hub.listing = False, "sizes"
+    hub.faults.append(Fault("model.safetensors", "status", status=500, at="resolve", times=-1))
+    file = (await opened(source))["model.safetensors"]
+    assert (file.size, file.sha256) == (len(WEIGHTS), None)
+
+
+async def test_a_mirror_that_hangs_while_it_is_asked_for_sizes_is_given_up(
+    hub: StandInHub, source: HuggingFace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.sources.huggingface.METADATA_SECONDS", 1)
+    hub.add("acme/tiny", FILES)
+    hub.trees, hub.listing = False, "names"
+    hub.faults.append(Fault("config.json", "hang", at="resolve", times=-1))
+    with pytest.raises(SourceError, match="did not answer within 1 s"):
+        await source.open("acme/tiny", None)
+
+
+async def test_what_is_not_the_hubs_api_is_told_as_such() -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="<html>Welcome</html>")
+
+    async with listening(answer) as url:
+        with pytest.raises(SourceError, match="does not answer as the Hub does.*hub.endpoint"):
+            await HuggingFace(url, "", ("hf.co",)).open("acme/tiny", None)
+
+
+@pytest.mark.parametrize("trees", [True, False])
+async def test_a_repository_of_olahs_own_is_pulled(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, trees: bool
+) -> None:
+    """Olah 0.5.4, mirrors-path: unknown without a branch, names only, whole files without a length, 401 for 404."""
+    files = tiny_llama(shards=2)
+    hub.add("acme/tiny", files)
+    hub.mirror, hub.branches_only, hub.listing, hub.trees = True, True, "names", trees
+    async with App(settings(hub.endpoint, ollama.url)) as app:
+        client = Client(app.address.url, session)
+        assert (await client.pull("hf.co/acme/tiny:q4_K_M"))[-1] == {"status": "success"}
+        assert "there is no repository acme/none" in (await client.pull("hf.co/acme/none"))[-1]["error"]
+    for path, content in files.items():
+        if path.endswith(".safetensors"):
+            assert ollama.blobs[digest_of(content)] == len(content)
