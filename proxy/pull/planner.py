@@ -76,8 +76,8 @@ class Planner:
             plan = await self._plan(reference, reading, capabilities)
         except NotConvertible as refusal:
             raise Refusal(f"{refusal}; {await _other_forms(reference, repository)}") from refusal
-        warnings = (*([capabilities.warning] if capabilities.warning else []), *plan.warnings)
-        return replace(plan, warnings=warnings)
+        warnings = dict.fromkeys(filter(None, (capabilities.warning, *plan.warnings)))
+        return replace(plan, warnings=tuple(warnings))
 
     async def _plan(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         if choice := self._gguf(reference, reading.repository):

@@ -295,6 +295,6 @@ def _check_content(repository: Repository, file: RepositoryFile, content: bytes)
 def _check_digest(what: str, expected: str, computed: str) -> None:
     if expected != computed:
         raise Damaged(
-            f"{what} arrived damaged: its digest is {computed}, not {expected} as the Hub announced; pull again: "
+            f"{what} arrived damaged: its digest is {computed}, not {expected} as announced; pull again: "
             "finished files are kept"
         )
