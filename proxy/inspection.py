@@ -1,7 +1,7 @@
 """`inspect`: what a pull would do, without doing it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -13,12 +13,11 @@ from proxy.app import Backend
 from proxy.config import Config
 from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal
-from proxy.planning.capabilities import Capabilities, capabilities_of
+from proxy.planning.capabilities import capabilities_of
 from proxy.planning.plan import Plan, Upload
 from proxy.pull.planner import NativePull
 from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference, parse
-from proxy.sources.base import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class Inspection:
     name: str
     repository: str | None = None
     commit: str | None = None
-    native: str | None = None
     plan: Plan | None = None
     held: frozenset[str] | None = None
     free_disk: int | None = None
@@ -43,8 +41,8 @@ class Inspection:
             "name": self.name,
             "repository": self.repository,
             "commit": self.commit,
-            "format": "gguf" if self.native else plan.format if plan else None,
-            "reason": self.native or (plan.reason if plan else None),
+            "format": plan.format if plan else None,
+            "reason": plan.reason if plan else None,
             "files": [
                 {"path": upload.path, "size": upload.size, "digest": upload.digest, "held": self._is_held(upload)}
                 for upload in self._uploads()
@@ -78,10 +76,8 @@ class Inspection:
             console.print(Text(f"refused: {self.refusal}"))
             return
         console.print(Text(f"{self.name}: {self.repository} at {self.commit}"))
-        if self.plan is None:
-            console.print(Text(f"{self.native}"))
-            return
-        self._print_plan(console, self.plan)
+        if self.plan is not None:
+            self._print_plan(console, self.plan)
 
     def _print_plan(self, console: Console, plan: Plan) -> None:
         table = Table("file", "size", "digest", "in Ollama")
@@ -144,38 +140,30 @@ async def _inspect(config: Config, backend: Backend, reference: ModelReference) 
     try:
         repository = await backend.planner.open(reference)
     except NativePull as native:
-        return Inspection(reference.name, native.repository.id, native.repository.commit, native=str(native))
+        return await _compare(config, backend, native.plan)
     try:
-        return await _inspect_plan(config, backend, reference, repository)
+        capabilities = capabilities_of(await _version(backend), config.ollama.version)
+        plan = await backend.planner.plan(reference, repository, capabilities, Progress())
+        return await _compare(config, backend, plan)
     except ProxyError as error:
         return Inspection(reference.name, repository.id, repository.commit, refusal=str(error))
 
 
-async def _inspect_plan(
-    config: Config, backend: Backend, reference: ModelReference, repository: Repository
-) -> Inspection:
-    capabilities, warnings = await _capabilities(config, backend)
-    plan = await backend.planner.plan(reference, repository, capabilities, Progress())
-    held, free = None, None
-    if not warnings:
-        held = frozenset(await backend.transfer.held(plan))
+async def _version(backend: Backend) -> str | None:
+    try:
+        return await backend.ollama.version()
+    except OllamaError:
+        return None
+
+
+async def _compare(config: Config, backend: Backend, plan: Plan) -> Inspection:
+    """With what Ollama holds already; a warning says where it could not be asked."""
+    found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan)
+    try:
+        held = await backend.transfer.held(plan)
         if plan.base and plan.base.plan:
             held |= await backend.transfer.held(plan.base.plan)
         free = await free_disk(config.ollama, backend.ollama)
-    return Inspection(
-        reference.name,
-        repository.id,
-        repository.commit,
-        plan=plan,
-        held=held,
-        free_disk=free,
-        warnings=warnings,
-    )
-
-
-async def _capabilities(config: Config, backend: Backend) -> tuple[Capabilities, tuple[str, ...]]:
-    """With a warning where Ollama could not be asked."""
-    try:
-        return capabilities_of(await backend.ollama.version(), config.ollama.version), ()
     except OllamaError as error:
-        return capabilities_of(None, config.ollama.version), (str(error),)
+        return replace(found, warnings=(str(error),))
+    return replace(found, held=frozenset(held), free_disk=free)

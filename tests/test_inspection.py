@@ -67,7 +67,7 @@ async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: Stand
 async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama, public_hub: None) -> None:
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF"})
     found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf")).to_json()
-    assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, None)
+    assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, "none")
     assert found["reason"] == "the GGUF Q4_K_M, one public file: Ollama pulls it by itself"
 
 

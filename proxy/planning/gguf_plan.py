@@ -6,9 +6,9 @@ from math import prod
 from proxy.config import ModelSettings
 from proxy.errors import Refusal
 from proxy.gguf.header import GgufError, Header, TensorType
-from proxy.gguf.split import COUNT, Piece, merge
+from proxy.gguf.split import COUNT, Piece, SplitName, merge
 from proxy.planning.capabilities import Capabilities
-from proxy.planning.gguf_files import GgufChoice, GgufModel
+from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector
 from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.sizes import Shape, quantized_size
@@ -58,6 +58,20 @@ def plan_gguf(
     )
 
 
+def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str) -> Plan:
+    """What Ollama fetches by itself; the proxy carries nothing out of it."""
+    files = [*choice.model.files, *filter(None, [choose_projector(choice.model, repository.files)])]
+    return Plan(
+        name,
+        repository,
+        Format.GGUF,
+        f"the GGUF {choice.model.tag}, {why}: Ollama pulls it by itself",
+        tuple(weight_file(repository, file.path, file) for file in files),
+        template_source="gguf",
+        result_size=sum(file.size for file in files),
+    )
+
+
 def _check(repository: Repository, choice: GgufChoice, headers: Sequence[Header], capabilities: Capabilities) -> None:
     first, where = headers[0], f"{repository.id}/{choice.model.files[0].path}"
     kind = first.get("general.type", str)
@@ -104,7 +118,12 @@ def _merged(repository: Repository, model: GgufModel, headers: Sequence[Header])
             parts.append(Literal(bytes(piece.size)))
         sizes[shard] += piece.size
     bars = tuple(Bar(bar_digest(repository, file), size) for file, size in zip(model.files, sizes, strict=True))
-    return Upload(_file_name(model.files[0]), Recipe(tuple(parts)), bars)
+    return Upload(f"{_merged_name(model)}.gguf", Recipe(tuple(parts)), bars)
+
+
+def _merged_name(model: GgufModel) -> str:
+    first = SplitName.parse(_file_name(model.files[0]))
+    return first.prefix if first else "model"
 
 
 def _file_name(file: RepositoryFile) -> str:

@@ -19,7 +19,7 @@ from proxy.planning.adapter import (
 from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.embedding import MODULES, check_companions, module_files
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
-from proxy.planning.gguf_plan import plan_gguf
+from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.plan import Bar, Base, Converter, Format, Plan, Upload, bar_digest
 from proxy.planning.preflight import check_weights, judge
 from proxy.planning.safetensors_plan import plan_safetensors
@@ -32,11 +32,11 @@ from proxy.sources.base import Repository, Source
 
 
 class NativePull(Exception):
-    """Ollama can pull this name without us; the text says why it does."""
+    """Ollama can pull this name without us; the plan says what it will fetch, and why it is Ollama that does."""
 
-    def __init__(self, repository: Repository, text: str) -> None:
-        super().__init__(text)
-        self.repository = repository
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.reason)
+        self.plan = plan
 
 
 class Planner:
@@ -58,7 +58,7 @@ class Planner:
         choice = self._gguf(reference, repository)
         if choice is not None and self._is_native(reference, repository, choice):
             why = "as pull.gguf says" if self._config.pull.gguf is GgufPulls.NATIVE else "one public file"
-            raise NativePull(repository, f"the GGUF {choice.model.tag}, {why}: Ollama pulls it by itself")
+            raise NativePull(plan_native(reference.name, repository, choice, why))
         return repository
 
     async def capabilities(self, progress: Progress) -> Capabilities:
@@ -82,8 +82,7 @@ class Planner:
     async def _plan(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         if choice := self._gguf(reference, reading.repository):
             return await self._plan_gguf(reference, choice, reading, capabilities)
-        files = {file.path for file in reading.repository.files}
-        if ADAPTER_CONFIG in files and not has_weights(reading.repository.files):
+        if _is_adapter(reading.repository):
             return await self._plan_adapter(reference, reading, capabilities)
         return await self._plan_safetensors(reference, reading, capabilities)
 
@@ -92,7 +91,7 @@ class Planner:
         default = self._config.pull.default_quantization
         if not any(file.path.lower().endswith(".gguf") for file in repository.files):
             return None
-        if not has_weights(repository.files):
+        if not has_weights(repository.files) and not _is_adapter(repository):
             return choose_gguf(repository.id, repository.files, reference.tag, default)
         named = find_gguf(gguf_models(repository.id, repository.files), reference.tag)
         return GgufChoice(named, None, as_the_hub=not named.is_split) if named else None
@@ -171,6 +170,8 @@ class Planner:
         """The plan of an adapter's base, None where Ollama has it, and what the adapter needs to know of it."""
         pinned = self._config.settings_for(base.name).revision or revision
         repository = await self._sources[base.host.lower()].open(base.repository, pinned)
+        if _is_adapter(repository):
+            raise Refusal(f"{repository.id}, the adapter's base model, is an adapter itself; merge the two")
         reading = Reading(self._transfer, repository, progress)
         config = next((file for file in repository.files if file.path == CONFIG), None)
         if config is None:
@@ -183,6 +184,10 @@ class Planner:
             return await self.plan(base, repository, capabilities, progress), facts
         except Refusal as refusal:
             raise Refusal(f"the adapter's base model cannot be pulled: {refusal}") from refusal
+
+
+def _is_adapter(repository: Repository) -> bool:
+    return any(file.path == ADAPTER_CONFIG for file in repository.files) and not has_weights(repository.files)
 
 
 async def _other_forms(reference: ModelReference, repository: Repository) -> str:
