@@ -108,10 +108,7 @@ class Inspection:
 
     def _uploads(self) -> tuple[Upload, ...]:
         """Of the base that has to be made first, too."""
-        if self.plan is None:
-            return ()
-        base = self.plan.base.plan if self.plan.base else None
-        return (*(base.uploads if base else ()), *self.plan.uploads)
+        return tuple(upload for step in (self.plan.steps if self.plan else ()) for upload in step.uploads)
 
     def _is_held(self, upload: Upload) -> bool | None:
         return None if self.held is None else upload.digest in self.held
@@ -160,9 +157,7 @@ async def _compare(config: Config, backend: Backend, plan: Plan) -> Inspection:
     """With what Ollama holds already; a warning says where it could not be asked."""
     found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan)
     try:
-        held = await backend.transfer.held(plan)
-        if plan.base and plan.base.plan:
-            held |= await backend.transfer.held(plan.base.plan)
+        held = await backend.transfer.held(*plan.steps)
         free = await free_disk(config.ollama, backend.ollama)
     except OllamaError as error:
         return replace(found, warnings=(str(error),))

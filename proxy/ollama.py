@@ -84,6 +84,23 @@ class Ollama:
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
+    async def spelled(self, name: str) -> str:
+        """A model's name as Ollama has it; as given where there is none.
+
+        A create spells the parts of a name as other models have them, say `Q4_K_M` for `q4_k_m`, and then finds what is
+        in `from` in that case only (v0.24, v0.33).
+        """
+        try:
+            async with self._session.get(f"{self.url}/api/tags") as response:
+                models = orjson.loads(await response.read())["models"]
+                names = [str(model["name"]) for model in models]
+        except aiohttp.ClientError as error:
+            raise self.unreachable(error) from error
+        except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+            raise OllamaError(f"{self.url} lists its models, but not as Ollama does; check ollama.url") from error
+        alike = [known for known in names if known.casefold() == name.casefold()]
+        return name if name in alike or not alike else alike[0]
+
     async def back(self, gone: OllamaGone, patience: float) -> None:
         """Wait until Ollama answers. Raises what it is `gone` with after `patience` seconds."""
         with suppress(TimeoutError):

@@ -55,6 +55,12 @@ class RealOllama:
         assert process.returncode is not None
         return process.returncode, output.decode()
 
+    async def gguf_of(self, name: str) -> bytes:
+        """What a model's weights are made of."""
+        _, modelfile = await self.cli(self.url, "show", "--modelfile", name)
+        [path] = [line.removeprefix("FROM ") for line in modelfile.splitlines() if line.startswith("FROM /")]
+        return Path(path).read_bytes()
+
 
 def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_SECONDS

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -71,6 +72,7 @@ class Creation:
         blobs: BlobStore,
         script: CreateScript,
         pull: Callable[[str, Lines], Awaitable[None]],
+        joins_splits: bool = False,
     ) -> None:
         self._body = body
         self._name = name
@@ -79,6 +81,7 @@ class Creation:
         self._blobs = blobs
         self._script = script
         self._pull = pull
+        self._joins_splits = joins_splits  # as from v0.30 on
         self._layers: list[tuple[Layer, str]] = []  # each with the line that announces it
         self.finished = False
 
@@ -89,6 +92,8 @@ class Creation:
             await self._take_files(self._body["files"])
         else:
             raise Refusal("neither 'from' or 'files' was specified", 400)
+        if self._body.get("adapters") is not None:
+            await self._take_adapter(self._body["adapters"])
         self._layers = [await self._quantized(layer, status) for layer, status in self._layers]
         self._dress()
         for _, status in self._layers:
@@ -99,9 +104,10 @@ class Creation:
         await self._lines.status("success")
 
     async def _take_from(self, source: str) -> None:
-        if ModelName.parse(source) is None:
+        name = ModelName.parse(source)
+        if name is None:
             raise Refusal("invalid model name", 400)
-        if source not in self._shelf:
+        if name not in self._shelf.names():  # unlike all else, it looks for the very same letters
             await self._pull(source, self._lines)
         for layer in self._shelf[source].layers:
             if layer.digest not in self._blobs.sizes:
@@ -125,11 +131,20 @@ class Creation:
         else:
             raise Refusal("unknown type", 400)
 
+    async def _take_adapter(self, files: dict[str, str]) -> None:
+        """A GGUF alone: what becomes of safetensors is not made here."""
+        if not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
+            raise Refusal("unknown type", 400)
+        if len(files) > 1:
+            raise Refusal("only one adapter is currently supported", 400)
+        await self._take_gguf(files)
+
     def _is_gguf(self, digest: str) -> bool:
         return self._blobs.beginning(digest)[:4] == b"GGUF"
 
     async def _take_gguf(self, files: dict[str, str]) -> None:
-        for path, digest in files.items():
+        parts: dict[int, tuple[str, str]] = {}
+        for path, digest in sorted(files.items()):
             await self._lines.status("parsing GGUF")
             await self._play()
             if digest not in self._blobs.sizes:
@@ -139,8 +154,31 @@ class Creation:
             size = self._blobs.sizes[digest]
             facts = gguf_facts(self._blobs.beginning(digest), size)
             self._blobs.facts[digest] = facts
-            self._layers.append((Layer("model", digest, size), f"using existing layer {digest}"))
+            if facts.parts > 1 and self._joins_splits:
+                parts[facts.part] = (path, digest)
+                continue
+            self._layers.append((Layer(facts.kind, digest, size), f"using existing layer {digest}"))
             self._detect_template(facts.chat_template)
+        if parts:
+            self._join(parts)
+
+    def _join(self, parts: dict[int, tuple[str, str]]) -> None:
+        for number, (path, digest) in parts.items():
+            facts = self._blobs.facts[digest]
+            if not re.search(rf"-{number + 1:05}-of-{facts.parts:05}\.gguf$", path):
+                raise Refusal(f'split GGUF "{path}" must use llama.cpp split filename pattern')
+        path, first = min(parts.items())[1]
+        facts = self._blobs.facts[first]
+        if len(parts) != facts.parts:
+            raise Refusal(f'split GGUF "{path}" has {len(parts)} shards, expected {facts.parts}')
+        digests = [digest for _, (_, digest) in sorted(parts.items())]
+        digest = f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+        size = sum(self._blobs.sizes[part] for part in digests)
+        self._blobs.facts[digest] = replace(
+            facts, parts=0, parameters=sum(self._blobs.facts[part].parameters for part in digests)
+        )
+        self._layers.append((Layer("model", digest, size), _announced(digest, new=self._blobs.claim(digest, size))))
+        self._detect_template(facts.chat_template)
 
     async def _convert(self, files: dict[str, str]) -> None:
         if not all(VALID_DIGEST.fullmatch(digest) for digest in files.values()):
@@ -265,7 +303,8 @@ class Creation:
 
     def _store(self) -> None:
         layers = [layer for layer, _ in self._layers]
-        known = [self._blobs.facts[layer.digest] for layer in layers if layer.digest in self._blobs.facts]
+        models = [layer for layer in layers if layer.kind == "model"]
+        known = [self._blobs.facts[layer.digest] for layer in models if layer.digest in self._blobs.facts]
         facts = known[0] if known else WeightFacts("", "", 0)
         config = {"model_family": facts.architecture, "file_type": facts.file_type}
         digest, _ = self._blobs.keep(orjson.dumps({**config, "diff_ids": [layer.digest for layer in layers]}))

@@ -10,7 +10,7 @@ import orjson
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FILE_TYPES = {
-    **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
+    **dict(enumerate(("F16", "Q4_0", "Q4_1"), 1)),  # F32 would be 0, which Ollama takes for nothing said
     **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"), 7)),
     **dict(enumerate(("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"), 14)),
     **dict(enumerate(("BF16",), 32)),
@@ -24,6 +24,9 @@ class WeightFacts:
     file_type: str
     parameters: int
     chat_template: str = ""
+    kind: str = "model"  # of the layer that it becomes
+    part: int = 0  # its place in a split, from 0
+    parts: int = 0
 
 
 def human_number(count: int) -> str:
@@ -69,7 +72,20 @@ def gguf_facts(beginning: bytes, size: int) -> WeightFacts:
         _FILE_TYPES.get(metadata.get("general.file_type", -1), "unknown"),
         parameters,
         str(metadata.get("tokenizer.chat_template", "")),
+        _layer_kind(metadata),
+        metadata.get("split.no", 0),
+        metadata.get("split.count", 0),
     )
+
+
+def _layer_kind(metadata: dict[str, Any]) -> str:
+    kind = metadata.get("general.type")
+    if kind == "adapter":
+        return "adapter"
+    sees_only = any(key.endswith(".vision.block_count") for key in metadata) and not any(
+        key.endswith(".block_count") and not key.endswith(".vision.block_count") for key in metadata
+    )
+    return "projector" if kind in {"projector", "mmproj"} or sees_only else "model"
 
 
 class _Reader:

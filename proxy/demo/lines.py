@@ -92,6 +92,7 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     *((name, str, "string") for name in ("model", "name", "from", "quantize", "template", "system", "prompt")),
     *((name, bool, "bool") for name in ("stream", "insecure")),
     ("files", dict, "map[string]string"),
+    ("adapters", dict, "map[string]string"),
     ("parameters", dict, "map[string]interface {}"),
 )
 

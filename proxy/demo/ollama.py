@@ -1,4 +1,4 @@
-"""An Ollama on a local port that answers as v0.24 does, and that a test scripts and reads."""
+"""An Ollama on a local port that answers as v0.24 does, or v0.33 with GGUFs, and that a test scripts and reads."""
 
 import asyncio
 import hashlib
@@ -63,6 +63,10 @@ class StandInOllama(StandIn, CreateScript):
     def blobs(self) -> dict[str, int]:
         """Digest → size; a test may take one away."""
         return self._store.sizes
+
+    @property
+    def _runs_llama_server(self) -> bool:
+        return tuple(int(part) for part in self.version.split(".")[:2]) >= (0, 30)
 
     async def close(self) -> None:
         for task in self._unwatched:
@@ -183,11 +187,20 @@ class StandInOllama(StandIn, CreateScript):
                 raise Refusal("file path must be relative", 400)
             if not digest:
                 raise Refusal("invalid digest format", 400)
+        if not all((body.get("adapters") or {}).values()):
+            raise Refusal("invalid digest format", 400)
         name = self._recased(body.get("model") or body.get("name") or "")
         streaming = body.get("stream") is not False
         lines = Lines(request, streaming=streaming)
         creation = Creation(
-            body, name, lines, shelf=self.models, blobs=self._store, script=self, pull=self._pull_natively
+            body,
+            name,
+            lines,
+            shelf=self.models,
+            blobs=self._store,
+            script=self,
+            pull=self._pull_natively,
+            joins_splits=self._runs_llama_server,
         )
         try:
             await (self._run_watched(creation) if streaming else self._run_unwatched(creation))

@@ -18,7 +18,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
-NUMBERS = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+NUMBERS = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 DEVELOPMENT = Version(0, 0, 0)
 NEVER = Version(1_000_000, 0, 0)
 OLDEST = Version(0, 5, 5)

@@ -10,7 +10,7 @@ from typing import Any
 from proxy.errors import Refusal
 from proxy.planning.tokenizer_files import CONFIG as TOKENIZER_CONFIG
 from proxy.planning.tokenizer_files import TOKENIZER, TokenizerFiles, check_tokenizer
-from proxy.planning.weights import NotConvertible, json_object
+from proxy.planning.weights import NotConvertible, json_object, json_value
 
 MODULES = "modules.json"
 GEMMA = "Gemma3TextModel"
@@ -32,10 +32,12 @@ def module_files(modules: bytes | None) -> tuple[str, ...]:
     return tuple(paths)
 
 
-def check_companions(repository: str, architecture: str, contents: Mapping[str, bytes]) -> TokenizerFiles:
+def check_companions(
+    repository: str, architecture: str, contents: Mapping[str, bytes], rows: int | None = None
+) -> TokenizerFiles:
     """The small files beside the weights, for any architecture. Raises Refusal."""
     if architecture not in ARCHITECTURES:
-        return check_tokenizer(repository, contents)
+        return check_tokenizer(repository, contents, rows)
     found = check_embedding(repository, architecture, contents)
     if architecture == GEMMA:
         found.add(check_tokenizer(repository, contents))
@@ -62,8 +64,8 @@ def check_embedding(repository: str, architecture: str, contents: Mapping[str, b
 def _modules(content: bytes | None) -> Sequence[tuple[str, str]]:
     """The last word of each module's type, and its folder."""
     try:
-        modules = json.loads(content or b"[]")
-    except ValueError:
+        modules = json_value(MODULES, content or b"[]")
+    except Refusal:
         return ()
     if not isinstance(modules, list):
         return ()
@@ -76,7 +78,7 @@ def _modules(content: bytes | None) -> Sequence[tuple[str, str]]:
 
 def _classic_modules(content: bytes, found: TokenizerFiles) -> None:
     """sentence-transformers 5.4 gave its modules other names, which the converter does not know."""
-    modules = json.loads(content)
+    modules = [module for module in json_value(MODULES, content) if isinstance(module, dict)]
     if all(str(module.get("type")).startswith(CLASSIC) for module in modules):
         return
     for module in modules:
@@ -92,7 +94,7 @@ def _check_pooling(where: str, path: str, contents: Mapping[str, bytes], found: 
     older = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
     modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in older}
     newer = pooling.get("pooling_mode")
-    modes |= {newer} if isinstance(newer, str) else set(newer or ())
+    modes |= {str(mode) for mode in (newer if isinstance(newer, list) else [newer] if newer is not None else [])}
     if len(modes) != 1 or not modes <= {"mean", "cls"}:
         raise NotConvertible(f"{where} pools by {' and '.join(sorted(modes)) or 'nothing'}; Ollama knows mean and cls")
     if newer is not None:
@@ -106,7 +108,9 @@ def _begin_and_end(repository: str, contents: Mapping[str, bytes], found: Tokeni
     """[CLS] and [SEP] around a text are right by themselves only where they have the numbers that BERT gave them."""
     config = json_object(f"{repository}/{TOKENIZER_CONFIG}", contents.get(TOKENIZER_CONFIG, b"{}"))
     tokenizer = json_object(f"{repository}/{TOKENIZER}", contents.get(TOKENIZER, b"{}"))
-    numbers = {token.get("content"): token.get("id") for token in tokenizer.get("added_tokens") or ()}
+    added = tokenizer.get("added_tokens")
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    numbers = {str(token.get("content")): token.get("id") for token in tokens}
     begin, end = (_text(config.get(key), default) for key, default in (("cls_token", "[CLS]"), ("sep_token", "[SEP]")))
     if begin not in numbers or end not in numbers:
         raise NotConvertible(f"{repository}/{TOKENIZER} does not say which tokens begin and end a text")

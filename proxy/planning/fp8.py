@@ -1,6 +1,6 @@
 """FP8 weights as Ollama reads them: in blocks, with a scale for each (convert/reader_safetensors.go, v0.22). Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from proxy.planning.safetensors import Tensor
@@ -34,22 +34,26 @@ def check(
         (scale,) = found
         rows, columns = tensors[name].shape
         shape = tensors[scale].shape
-        block: Block
-        fitting: tuple[int, ...]
+        known = block_of(config) or (0, 0)
+        ways: list[tuple[Block, tuple[int, ...]]] = [(known, shape)]
         if tensors[scale].elements == 1:
-            block, fitting = (WHOLE, WHOLE), (1, 1)
+            ways += [(known, (1, 1)), ((WHOLE, WHOLE), (1, 1))]
         elif shape in ((rows,), (rows, 1)):
-            block, fitting = (1, WHOLE), (rows, 1)
-        else:
-            block, fitting = block_of(config) or (0, 0), shape
-        if 0 in block or fitting != (-(-rows // block[0]), -(-columns // block[1])):
+            ways += [(known, (rows, 1)), ((1, WHOLE), (rows, 1))]
+        fits = [(block, fitting) for block, fitting in ways if _fits(fitting, block, rows, columns)]
+        if not fits:
             raise NotConvertible(
                 f"{where}: {name} is FP8 in the shape {[rows, columns]} with scales in the shape {list(shape)}, which "
                 f"do not fit config.json's block size"
             )
+        block, fitting = fits[0]
         _write_block(where, name, block, config, repairs)
         if fitting != shape:
             yield scale, fitting
+
+
+def _fits(shape: tuple[int, ...], block: Block, rows: int, columns: int) -> bool:
+    return min(block) > 0 and shape == (-(-rows // block[0]), -(-columns // block[1]))
 
 
 def block_of(config: Mapping[str, Any]) -> Block | None:
@@ -59,12 +63,16 @@ def block_of(config: Mapping[str, Any]) -> Block | None:
             said = scope.get(key) if isinstance(scope, Mapping) else None
             if not isinstance(said, Mapping):
                 continue
-            groups = said.get("config_groups")
-            weights = [group.get("weights") or {} for group in groups.values()] if isinstance(groups, Mapping) else []
+            groups = [group for group in _values(said.get("config_groups")) if isinstance(group, Mapping)]
+            weights = [group["weights"] for group in groups if isinstance(group.get("weights"), Mapping)]
             for block in (said.get("weight_block_size"), *(one.get("block_structure") for one in weights)):
                 if isinstance(block, list) and len(block) == 2 and all(isinstance(size, int) for size in block):  # noqa: PLR2004
                     return block[0], block[1]
     return None
+
+
+def _values(groups: Any) -> Iterable[Any]:
+    return groups.values() if isinstance(groups, Mapping) else ()
 
 
 def _write_block(where: str, name: str, block: Block, config: dict[str, Any], repairs: list[str]) -> None:

@@ -11,8 +11,8 @@ from proxy.sources.base import RepositoryFile
 
 LABEL = re.compile(r"(?<![A-Z0-9])(?:UD-)?(?:BF16|FP?16|FP?32|T?I?Q\d(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|NVFP4)(?![A-Z0-9])")
 PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
-COMPANION = re.compile(r"imatrix|mtp-|eagle\d?-", re.IGNORECASE)
-DRAFT = re.compile(r"(?<![a-z0-9])draft(?![a-z0-9])", re.IGNORECASE)
+IMPORTANCE = re.compile(r"imatrix", re.IGNORECASE)
+DRAFT = re.compile(r"mtp-|eagle\d?-|.*(?<![a-z0-9])draft(?![a-z0-9])", re.IGNORECASE | re.DOTALL)
 UNQUANTIZED = ("F16", "BF16", "F32")
 """In the order in which one of them is taken to be quantized."""
 PROJECTOR_BITS = 16
@@ -86,15 +86,15 @@ def gguf_models(repository: str, files: Iterable[RepositoryFile]) -> list[GgufMo
     found: dict[str, list[RepositoryFile]] = {}
     for file in files:
         name = _file_name(file)
-        if name.lower().endswith(".gguf") and not PROJECTOR.search(name) and not COMPANION.match(name):
-            if "imatrix" in name.lower() and _label(file.path) is None:
+        if name.lower().endswith(".gguf") and not PROJECTOR.search(name) and not IMPORTANCE.match(name):
+            if IMPORTANCE.search(name) and _label(file.path) is None:
                 continue
             shard = SplitName.parse(file.path)
             found.setdefault(f"{shard.prefix} of {shard.count}" if shard else file.path, []).append(file)
     models = [GgufModel(_label(group[0].path), _in_order(repository, group)) for group in found.values()]
     models.sort(key=lambda model: (model.files[0].path.count("/"), model.files[0].path))
     # A repository may be about nothing else.
-    return [model for model in models if not DRAFT.search(_file_name(model.files[0]))] or models
+    return [model for model in models if not DRAFT.match(_file_name(model.files[0]))] or models
 
 
 def choose_projector(model: GgufModel, files: Iterable[RepositoryFile]) -> RepositoryFile | None:

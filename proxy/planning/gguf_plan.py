@@ -1,21 +1,27 @@
 """The plan of a GGUF that the proxy pulls: as it is, merged of its shards, or for Ollama to quantize. Pure."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from math import prod
 
-from proxy.config import ModelSettings
-from proxy.errors import Refusal
-from proxy.gguf.header import GgufError, Header, TensorType
-from proxy.gguf.split import COUNT, Piece, SplitName, merge
+from proxy.config import ModelSettings, Quantization
+from proxy.errors import Damaged, Refusal
+from proxy.gguf.header import Field, GgufError, Header, Incomplete, TensorType, read_header, write_header
+from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
 from proxy.planning.capabilities import Capabilities
-from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector
+from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector
 from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
-from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.recipe import Literal, Range, Recipe, Step
 from proxy.planning.sizes import Shape, quantized_size
 from proxy.sources.base import Repository, RepositoryFile
 
 QUANTIZABLE = (TensorType.F32, TensorType.F16, TensorType.BF16)
 OTHER_TYPES = ("adapter", "mmproj", "imatrix")
+FILE_TYPE = "general.file_type"
+FILE_TYPES = {"F16": 1, "BF16": 32}
+ROW = 32
+"""llama-quantize takes only rows that its smallest blocks divide."""
 
 
 def plan_gguf(
@@ -29,13 +35,16 @@ def plan_gguf(
 ) -> Plan:
     """`headers` are those of the model's files, in their order. Raises Refusal for what would not load."""
     model = choice.model
-    _check(repository, choice, headers, capabilities)
+    where = f"{repository.id}/{model.files[0].path}"
+    try:
+        _check(where, choice, headers, capabilities)
+        first = headers[0] if choice.quantization is None else _quantizable(headers[0], choice.quantization)
+        uploads = _uploads(repository, model, headers, first, capabilities)
+    except GgufError as error:
+        raise Refusal(f"{where} cannot be used: {error}") from error
     reason = f"the GGUF {model.tag}"
-    if model.is_split and not capabilities.merges_split_gguf:
-        uploads = [_merged(repository, model, headers)]
+    if len(uploads) < len(model.files):
         reason = f"{reason}; {capabilities.ollama} takes no split GGUF, so its {len(model.files)} shards are merged"
-    else:
-        uploads = [weight_file(repository, _file_name(file), file) for file in model.files]
     if projector is not None:
         uploads.append(weight_file(repository, _file_name(projector), projector))
     size = sum(upload.size for upload in uploads)
@@ -55,6 +64,12 @@ def plan_gguf(
         result_size=size,
         # From v0.30 on Ollama writes its own copy of a GGUF that it is given.
         made_size=size if choice.quantization is not None or capabilities.runs_llama_server else 0,
+        repairs=(f"{FILE_TYPE} is changed: Ollama quantizes no GGUF without F16 or BF16 there",)
+        if first is not headers[0]
+        else (),
+        warnings=(f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {choice.quantization}",)
+        if choice.quantization in (Quantization.BF16, Quantization.F32) and capabilities.spoils_output
+        else (),
     )
 
 
@@ -72,8 +87,8 @@ def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str)
     )
 
 
-def _check(repository: Repository, choice: GgufChoice, headers: Sequence[Header], capabilities: Capabilities) -> None:
-    first, where = headers[0], f"{repository.id}/{choice.model.files[0].path}"
+def _check(where: str, choice: GgufChoice, headers: Sequence[Header], capabilities: Capabilities) -> None:
+    first = headers[0]
     kind = first.get("general.type", str)
     if first.architecture in (None, "clip") or kind in OTHER_TYPES:
         raise Refusal(f"{where} is not a model of its own ({kind or first.architecture or 'no architecture'})")
@@ -84,8 +99,15 @@ def _check(repository: Repository, choice: GgufChoice, headers: Sequence[Header]
         return
     if choice.model.label == "BF16" and not capabilities.quantizes_bf16_gguf:
         raise Refusal(f"{where}: {capabilities.ollama} cannot quantize BF16 of a GGUF; pull it as BF16")
+    blocks = capabilities.runs_llama_server and choice.quantization not in UNQUANTIZED
     for header in headers:
         for tensor in header.tensors:
+            if len(tensor.shape) > 1 and blocks and tensor.shape[0] % ROW:
+                raise Refusal(
+                    f"{where}: {tensor.name} has rows of {tensor.shape[0]} numbers, which {capabilities.ollama} cannot "
+                    f"quantize to {choice.quantization} (they must be a multiple of {ROW}); pull it as "
+                    f"{choice.model.tag}"
+                )
             if len(tensor.shape) > 1 and tensor.type not in QUANTIZABLE:
                 raise Refusal(
                     f"{where} is named {choice.model.label}, but {tensor.name} is {TensorType(tensor.type).name}, "
@@ -99,26 +121,106 @@ def _shapes(headers: Sequence[Header]) -> Iterator[Shape]:
             yield Shape(tensor.name, prod(tensor.shape), tensor.shape[0] if len(tensor.shape) > 1 else 0)
 
 
-def _merged(repository: Repository, model: GgufModel, headers: Sequence[Header]) -> Upload:
-    try:
-        merged = merge(headers)
-    except GgufError as error:
-        raise Refusal(
-            f"{repository.id}/{model.files[0].path} cannot be merged with its other shards: {error}"
-        ) from error
+def _quantizable(header: Header, wanted: Quantization) -> Header:
+    """The same, or one that says a type that Ollama quantizes.
+
+    It takes F32, which is 0 there, for no type at all, and leaves what says the wanted type as it is (v0.24, v0.33).
+    """
+    said = header.get(FILE_TYPE, int)
+    if said in FILE_TYPES.values() and said != FILE_TYPES.get(wanted):
+        return header
+    other = FILE_TYPES["BF16" if wanted == Quantization.F16 else "F16"]
+    return replace(header, metadata=header.metadata | {FILE_TYPE: Field.uint32(other)})
+
+
+def _uploads(
+    repository: Repository, model: GgufModel, headers: Sequence[Header], first: Header, capabilities: Capabilities
+) -> list[Upload]:
+    """`first` is the header to write in the place of the first."""
+    if model.is_split and not capabilities.merges_split_gguf:
+        return [_merged(repository, model, headers, first)]
+    uploads = [weight_file(repository, _file_name(file), file) for file in model.files]
+    if first is not headers[0]:
+        uploads[0] = _with_header(repository, model.files[0], headers[0], first)
+    return uploads
+
+
+def _with_header(repository: Repository, file: RepositoryFile, old: Header, new: Header) -> Upload:
+    parts = (
+        Literal(write_header(new.metadata, new.tensors)),
+        _header(repository, file, old),
+        Range(file, old.data_start, file.size),
+    )
+    recipe = Recipe(parts)
+    return Upload(_file_name(file), recipe, (Bar(bar_digest(repository, file), recipe.size),))
+
+
+def _merged(repository: Repository, model: GgufModel, headers: Sequence[Header], first: Header) -> Upload:
+    merged = merge((first, *headers[1:]))
     parts: list[Literal | Range] = [Literal(merged.header)]
-    sizes = [0] * len(model.files)
+    bars: list[Bar] = []
+    for file, header, pieces in zip(model.files, headers, _by_shard(merged, len(headers)), strict=True):
+        taken = [_header(repository, file, header), *_taken(file, header.data_start, pieces)]
+        own = 0 if bars else len(merged.header)
+        bars.append(Bar(bar_digest(repository, file), own + sum(part.size for part in taken)))
+        parts += taken
+    return Upload(f"{_merged_name(model)}.gguf", Recipe(tuple(parts)), tuple(bars))
+
+
+def _by_shard(merged: Merged, count: int) -> list[list[Piece | Padding]]:
+    """Padding goes with the piece before it."""
+    shards: list[list[Piece | Padding]] = [[] for _ in range(count)]
     shard = 0
-    sizes[0] = len(merged.header)
     for piece in merged.pieces:
-        if isinstance(piece, Piece):
-            shard = piece.shard
-            parts.append(Range(model.files[shard], piece.start, piece.stop))
-        else:
-            parts.append(Literal(bytes(piece.size)))
-        sizes[shard] += piece.size
-    bars = tuple(Bar(bar_digest(repository, file), size) for file, size in zip(model.files, sizes, strict=True))
-    return Upload(f"{_merged_name(model)}.gguf", Recipe(tuple(parts)), bars)
+        shard = piece.shard if isinstance(piece, Piece) else shard
+        shards[shard].append(piece)
+    return shards
+
+
+def _taken(file: RepositoryFile, at: int, pieces: Sequence[Piece | Padding]) -> Iterator[Literal | Range]:
+    """The pieces, and all that lies between them for nobody: a file that comes whole is checked and needs no ranges."""
+    starts = [piece.start for piece in pieces if isinstance(piece, Piece)]
+    in_order = starts == sorted(starts)
+    for piece in pieces:
+        if not isinstance(piece, Piece):
+            yield Literal(bytes(piece.size))
+            continue
+        if in_order:
+            yield from _dropped(file, at, piece.start)
+        yield Range(file, piece.start, piece.stop)
+        at = piece.stop
+    if in_order:
+        yield from _dropped(file, at, file.size)
+
+
+def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:
+    """What a file begins with, which is compared with the `header` that was read before, and not taken."""
+    where = f"{repository.id}/{file.path}"
+    return Range(file, 0, min(header.data_start, file.size), partial(_comparing, where, header), 0)
+
+
+def _comparing(where: str, header: Header) -> Step:
+    held = bytearray()
+
+    def step(piece: bytes) -> bytes:
+        held.extend(piece)
+        if not piece and _read(bytes(held)) != header:
+            raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
+        return b""
+
+    return step
+
+
+def _read(content: bytes) -> Header | None:
+    try:
+        return read_header(content)
+    except (GgufError, Incomplete):
+        return None
+
+
+def _dropped(file: RepositoryFile, start: int, stop: int) -> Iterator[Range]:
+    if start < stop:
+        yield Range(file, start, stop, lambda: lambda _: b"", 0)
 
 
 def _merged_name(model: GgufModel) -> str:

@@ -88,6 +88,11 @@ class Plan:
     base: "Base | None" = None
 
     @property
+    def steps(self) -> tuple["Plan", ...]:
+        """What is made, in order: the base of an adapter before the adapter."""
+        return (self.base.plan, self) if self.base is not None and self.base.plan is not None else (self,)
+
+    @property
     def weights(self) -> tuple[Upload, ...]:
         return tuple(upload for upload in self.uploads if upload.bars)
 

@@ -3,6 +3,7 @@
 Ollama itself finds out after the download, or says `success` all the same, or ends (v0.24.0, v0.33.0-rc2).
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -11,10 +12,18 @@ from typing import Any, NamedTuple
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.planning import fp8
-from proxy.planning.capabilities import CONVERTS, NEVER, NEWEST, Capabilities
-from proxy.planning.repairs import fit_config, repair_config
+from proxy.planning.capabilities import ANY_WEIGHTS, CONVERTS, NEVER, NEWEST, Capabilities
+from proxy.planning.repairs import FRACTIONS, drop_quantization, fit_config, repair_config
 from proxy.planning.safetensors import Header, Tensor
-from proxy.planning.tensors import FAMILIES, MIXTRAL, USELESS, ollamas_name
+from proxy.planning.tensors import (
+    FAMILIES,
+    FREQUENCIES,
+    MIXTRAL,
+    USELESS,
+    expected_shape,
+    missing_text,
+    ollamas_name,
+)
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 
 FLOATS = ("F32", "F16", "BF16")
@@ -22,6 +31,10 @@ FLOATS = ("F32", "F16", "BF16")
 SKIPPED = ("embeddings.position_ids",)
 PACKED = ("gptq", "awq", "bitsandbytes", "bitnet", "hqq", "eetq", "aqlm", "quanto", "torchao", "higgs", "vptq", "spqr")
 GPT_OSS = "GptOssForCausalLM"
+BERT = "BertModel"
+NOMIC = ("NomicBertModel", "NomicBertMoEModel")
+NOMIC_ATTENTION = "encoder.layer.0.attention.self.qkv.weight"
+"""As the converter knows it: what nomic-ai calls Wqkv ends v0.24 at the first text."""
 MLLAMA = "MllamaForConditionalGeneration"
 NEEDS_PREPROCESSOR = (
     "Qwen3VLForConditionalGeneration",
@@ -29,6 +42,12 @@ NEEDS_PREPROCESSOR = (
     "GlmOcrForConditionalGeneration",
 )
 PREPROCESSOR = "preprocessor_config.json"
+USUAL_NAMES = re.compile(r"model(-.*-of-.*)?\.safetensors")
+MOST = 2**31 - 1
+OPTIONAL = (
+    *("num_key_value_heads", "head_dim", "sliding_window", "vocab_size"),
+    *("n_layers", "n_layer", "n_head", "n_embd"),
+)
 ROW = 32
 """llama-quantize takes only rows that its smallest blocks divide."""
 
@@ -42,7 +61,10 @@ class Edit(NamedTuple):
 
 @dataclass(slots=True)
 class Findings:
-    """How the repository becomes a model. `quantization` None leaves the type; `edits` are by file and tensor."""
+    """How the repository becomes a model. `quantization` None leaves the type; `edits` are by file and tensor.
+
+    `rows` is how many tokens the weights know, where that is known.
+    """
 
     architecture: str
     config: dict[str, Any]
@@ -50,6 +72,7 @@ class Findings:
     repairs: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     edits: dict[str, dict[str, Edit]] = field(default_factory=dict)
+    rows: int | None = None
 
 
 def judge(
@@ -59,7 +82,7 @@ def judge(
     where = f"{repository}/{CONFIG}"
     names = config.get("architectures")
     architecture = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
-    if not isinstance(architecture, str):
+    if not isinstance(architecture, str) or not architecture.isidentifier():
         raise NotConvertible(f"{where} names no architecture, so Ollama does not know what the weights are")
     _check_architecture(where, architecture, capabilities)
     quantized = config.get("quantization_config") or config.get("quantization") or {}
@@ -107,10 +130,27 @@ def check_weights(
     capabilities: Capabilities,
 ) -> None:
     """Add to what was found what the headers of the weight files tell. Raises Refusal, which names file and tensor."""
+    if capabilities.version < ANY_WEIGHTS and (odd := [path for path in headers if not USUAL_NAMES.fullmatch(path)]):
+        raise NotConvertible(
+            f"{repository}: {capabilities.ollama} does not read weights by the name of {odd[0]}; Ollama {ANY_WEIGHTS} "
+            "or newer does"
+        )
     tensors = _kept_tensors(repository, selection, headers, found, capabilities)
+    if found.architecture != GPT_OSS and all(tensor.dtype != fp8.TYPE for tensor in tensors.values()):
+        found.repairs += drop_quantization(found.config)
     if found.architecture in FAMILIES:
-        found.repairs += fit_config(found.config, tensors)
         _check_family(repository, tensors, found)
+        found.repairs += fit_config(found.config, found.architecture, tensors)
+        _check_shapes(repository, tensors, found, capabilities)
+        found.rows = found.config["vocab_size"]
+    if missing := missing_text(found.architecture, found.config, tensors):
+        raise Refusal(
+            f"{repository} has no tensor {missing}, which {found.architecture} needs; its upload is incomplete"
+        )
+    if found.architecture in NOMIC and NOMIC_ATTENTION not in tensors:
+        raise NotConvertible(
+            f"{repository} has no tensor {NOMIC_ATTENTION}, by which name Ollama's {found.architecture} knows it"
+        )
     if found.architecture == GPT_OSS and not any(name.endswith("_blocks") for name in tensors):
         raise NotConvertible(f"{repository}: {found.architecture} converts only from MXFP4 weights, and these are not")
     if found.architecture in NEEDS_PREPROCESSOR and all(file.path != PREPROCESSOR for file in selection.companions):
@@ -137,13 +177,23 @@ def _check_architecture(where: str, architecture: str, capabilities: Capabilitie
 
 def _check_numbers(where: str, config: Mapping[str, Any], architecture: str) -> None:
     """What is missing here ends the whole server, or makes a model that does not load."""
-    if architecture not in FAMILIES:
+    wanted = ["num_hidden_layers", "hidden_size", "num_attention_heads"]
+    if architecture in FAMILIES:
+        wanted += ["intermediate_size", "max_position_embeddings"]
+    elif architecture not in NOMIC:
         return
-    wanted = ["num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings"]
-    for key in [*wanted, "num_local_experts"] if architecture == MIXTRAL else wanted:
+    for key in [*wanted, "num_local_experts", "num_experts_per_tok"] if architecture == MIXTRAL else wanted:
         value = config.get(key)
-        if type(value) is not int or value < 1:
-            raise Refusal(f"{where} has no usable {key} ({value!r}), without which Ollama makes no {architecture}")
+        if type(value) is not int or not 1 <= value <= MOST:
+            raise Refusal(f"{where} has no usable {key} ({value!r:.100}), without which Ollama makes no {architecture}")
+    for key in OPTIONAL:
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 0 <= value <= MOST):
+            raise Refusal(f"{where} has no usable {key} ({value!r:.100}): it is no whole number")
+    scaling = config.get("rope_scaling")
+    for key, value in (*config.items(), *(scaling.items() if isinstance(scaling, dict) else ())):
+        if key in FRACTIONS and value is not None and type(value) not in (int, float):
+            raise Refusal(f"{where} has no usable {key} ({value!r:.100}): it is no number")
     if architecture == "Phi3ForCausalLM":
         scaling = config.get("rope_scaling")
         factors = scaling.get("long_factor") if isinstance(scaling, dict) else None
@@ -157,7 +207,10 @@ def _rope_warnings(config: Mapping[str, Any], architecture: str) -> Iterator[str
     scaling = config.get("rope_scaling")
     kind = scaling.get("rope_type") if isinstance(scaling, dict) else None
     if architecture == "LlamaForCausalLM" and kind not in (None, "default", "linear", "llama3"):
-        yield f"Ollama does not apply the rope_scaling {kind}: answers to long contexts will be worse than the authors'"
+        yield (
+            f"Ollama does not apply the rope_scaling {kind!s:.50}: answers to long contexts will be worse than the "
+            "authors'"
+        )
 
 
 def _kept_tensors(
@@ -184,7 +237,8 @@ def _kept_tensors(
         for name, tensor in header.tensors.items():
             known = ollamas_name(name, found.architecture, capabilities, bare=bare)
             elsewhere = weight_map is not None and weight_map.get(name, path) != path
-            if elsewhere or (family and (USELESS.fullmatch(name) or known in useless)):
+            frequencies = name.endswith(FREQUENCIES)
+            if elsewhere or frequencies or (family and (USELESS.fullmatch(name) or known in useless)):
                 edits[name] = Edit(None)
                 dropped.append(name)
                 continue
@@ -233,12 +287,16 @@ def _check_types(where: str, header: Header, found: Findings, capabilities: Capa
 
 def _check_family(repository: str, tensors: Mapping[str, Tensor], found: Findings) -> None:
     family = FAMILIES[found.architecture]
-    required = set(family.required(found.config))
-    if missing := required - tensors.keys():
-        raise Refusal(
-            f"{repository} has no tensor {min(missing)}, which {found.architecture} needs; its upload is incomplete, "
-            f"or {CONFIG} is another model's"
-        )
+    required: set[str] = set()
+    for name in family.required(found.config):
+        if name not in tensors:
+            raise Refusal(
+                f"{repository} has no tensor {name}, which {found.architecture} needs; its upload is incomplete, "
+                f"or {CONFIG} is another model's"
+            )
+        if not tensors[name].shape or not tensors[name].elements:
+            raise Refusal(f"{repository}: the tensor {name} has no rows; its upload is damaged")
+        required.add(name)
     scales = {scale for name in required for scale in fp8.scales_of(name)}
     if extra := tensors.keys() - required - scales - set(family.optional):
         raise NotConvertible(
@@ -247,11 +305,25 @@ def _check_family(repository: str, tensors: Mapping[str, Tensor], found: Finding
         )
 
 
+def _check_shapes(repository: str, tensors: Mapping[str, Tensor], found: Findings, capabilities: Capabilities) -> None:
+    for name, tensor in tensors.items():
+        # Mixtral's experts have each other's names by now, and once more their own.
+        own = ollamas_name(name, found.architecture, capabilities, bare=False)
+        expected = expected_shape(own, found.architecture, found.config)
+        if expected is not None and tensor.shape != expected:
+            raise Refusal(
+                f"{repository}: {name} has the shape {list(tensor.shape)}, but by {CONFIG} it has {list(expected)}; "
+                f"the upload is damaged, or {CONFIG} is another model's"
+            )
+
+
 def _fit_quantization(
     repository: str, tensors: Mapping[str, Tensor], found: Findings, capabilities: Capabilities
 ) -> None:
     """Where `quantize` would do something else than it says."""
-    matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1}
+    packed = [name for name, tensor in tensors.items() if tensor.dtype == fp8.TYPE]
+    scales = {scale for name in packed for scale in fp8.scales_of(name)}
+    matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1 and name not in scales}
     wanted = found.quantization
     if wanted in ("BF16", "F32") and capabilities.spoils_output:
         if wanted == "BF16" and all(tensor.dtype == "BF16" for tensor in matrices.values()):
@@ -261,8 +333,10 @@ def _fit_quantization(
             found.warnings.append(f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {wanted}")
     if wanted in ("F32", "F16", "BF16", None) or not capabilities.runs_llama_server:
         return
+    if found.architecture not in (*FAMILIES, BERT):
+        return
     for name, tensor in matrices.items():
-        if tensor.dtype in FLOATS and tensor.shape[-1] % ROW:
+        if tensor.dtype in (*FLOATS, fp8.TYPE) and tensor.shape[-1] % ROW:
             raise Refusal(
                 f"{repository}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} cannot "
                 f"quantize to {wanted} (they must be a multiple of {ROW}); pull it as F16"

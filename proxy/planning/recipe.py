@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from proxy.errors import TransferError
+from proxy.errors import Damaged, TransferError
 from proxy.sources.base import RepositoryFile
 
 Step = Callable[[bytes], bytes]
@@ -89,11 +89,36 @@ def _cut(file: RepositoryFile | None, start: int, stop: int, most: int) -> Itera
             yield Span(file, offset, end, whole=end - offset == file.size)
 
 
-class Assembly:
-    """Makes a recipe's bytes of the bytes of its ranges, which come in order, and hashes them."""
+class _Check:
+    """Hashes a file that a recipe takes whole and in order, if in pieces, and compares."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, file: RepositoryFile) -> None:
+        self.file = file
+        self._hash = hashlib.sha256()
+        self.reached = 0
+
+    def add(self, where: str, piece: bytes) -> None:
+        """Raises Damaged at the file's last byte."""
+        self._hash.update(piece)
+        self.reached += len(piece)
+        if self.reached == self.file.size and self._hash.hexdigest() != self.file.sha256:
+            raise Damaged(
+                f"{where}/{self.file.path} arrived damaged: its digest is {self._hash.hexdigest()}, not "
+                f"{self.file.sha256} as announced; pull again: finished files are kept"
+            )
+
+
+class Assembly:
+    """Makes a recipe's bytes of the bytes of its ranges, which come in order, and hashes them.
+
+    Where nobody knows the digest of the blob, the files that it is made of are checked; `where` names their repository.
+    """
+
+    def __init__(self, recipe: Recipe, where: str = "") -> None:
         self._parts = iter(recipe.parts)
+        self._checks_files = recipe.digest is None
+        self._check: _Check | None = None
+        self._where = where
         self._expected = recipe.size
         self._hash = hashlib.sha256()
         self._left = 0
@@ -115,6 +140,8 @@ class Assembly:
                     raise TransferError("more bytes came than the recipe has ranges for")
                 piece, rest = (rest, b"") if len(rest) <= self._left else (rest[: self._left], rest[self._left :])
                 self._left -= len(piece)
+                if self._check:
+                    self._check.add(self._where, piece)
                 ready.append(self._step(piece) if self._step else piece)
                 if self._left == 0:
                     self._end_range(ready)
@@ -140,6 +167,13 @@ class Assembly:
                 ready.append(part.content)
             elif part.stop > part.start:
                 self._left = part.stop - part.start
+                self._check = self._next_check(part)
                 self._step = part.transform() if part.transform else None
                 return
         self._ended = True
+
+    def _next_check(self, part: Range) -> _Check | None:
+        if self._check and self._check.file is part.file and self._check.reached == part.start:
+            return self._check
+        checked = self._checks_files and part.file.sha256 is not None and part.start == 0
+        return _Check(part.file) if checked else None

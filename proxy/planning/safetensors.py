@@ -1,16 +1,18 @@
 """The header of a safetensors file: which tensors it holds, of what type, and where. Pure."""
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import Refusal
+from proxy.planning.weights import json_object
 
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000
 """What the safetensors library itself reads."""
+MOST_DIMENSIONS = 16
+MOST_NUMBER = 2**63
 ELEMENT_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -64,9 +66,8 @@ def header_size(where: str, first: bytes, file_size: int) -> int:
 def read_header(where: str, content: bytes, file_size: int) -> Header:
     """Read a whole header. Raises Refusal where it is broken, or does not fit the file's size."""
     try:
-        fields = json.loads(content[LENGTH_BYTES:])
-        tensors = {name: _tensor(field, len(content)) for name, field in fields.items() if name != "__metadata__"}
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        tensors = dict(_tensors(content))
+    except (ValueError, TypeError, LookupError, AttributeError, Refusal) as error:
         raise Refusal(
             f"{where} has a broken header ({error}); ask the repository's owner to upload it again"
         ) from error
@@ -74,19 +75,33 @@ def read_header(where: str, content: bytes, file_size: int) -> Header:
     return Header(content, tensors)
 
 
-def _tensor(field: Mapping[str, Any], base: int) -> Tensor:
+def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:
+    if content[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
+        raise ValueError("it does not begin with {")
+    for name, field in json_object("it", content[LENGTH_BYTES:]).items():
+        if name != "__metadata__":
+            yield name, _tensor(name, field, len(content))
+
+
+def _tensor(name: str, field: Mapping[str, Any], base: int) -> Tensor:
     start, stop = field["data_offsets"]
-    shape = tuple(field["shape"])
-    if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)) or stop < start:
-        raise ValueError(f"shape {shape}, offsets {start} to {stop}")
-    return Tensor(str(field["dtype"]), shape, base + start, base + stop)
+    shape, dtype = tuple(field["shape"]), field["dtype"]
+    if not name.isprintable() or not isinstance(dtype, str) or not dtype.isidentifier():
+        raise ValueError(f"a tensor {name!r:.100} of the type {dtype!r:.100}")
+    numbers = (start, stop, *shape)
+    if not all(type(number) is int and 0 <= number < MOST_NUMBER for number in numbers) or stop < start:
+        raise ValueError(f"{name} has the shape {shape!s:.100}, from {start!s:.100} to {stop!s:.100}")
+    if len(shape) > MOST_DIMENSIONS:
+        raise ValueError(f"{name} has {len(shape)} dimensions")
+    return Tensor(dtype, shape, base + start, base + stop)
 
 
 def _check_sizes(where: str, tensors: Mapping[str, Tensor], base: int, file_size: int) -> None:
     for name, tensor in tensors.items():
         bits = ELEMENT_BITS.get(tensor.dtype)
         size = tensor.stop - tensor.start
-        if bits is not None and tensor.elements * bits != size * 8:
+        # Of a type that nobody knows a number has a bit or more.
+        if tensor.elements > size * 8 if bits is None else tensor.elements * bits != size * 8:
             raise Refusal(
                 f"{where} says that {name} has the shape {list(tensor.shape)} of {tensor.dtype}, which does not fit "
                 f"its {size} bytes; the file is damaged"

@@ -1,7 +1,6 @@
 """The plan of a safetensors repository: weights as they are, small files as Ollama's converter wants them. Pure."""
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,15 @@ from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.safetensors import LENGTH_BYTES, Header
 from proxy.planning.sizes import Shape, quantized_size
 from proxy.planning.tokenizer_files import TokenizerFiles
-from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, TOKENIZERS, Selection, json_object
+from proxy.planning.weights import (
+    CHAT_TEMPLATE,
+    CONFIG,
+    TOKENIZER_CONFIG,
+    TOKENIZERS,
+    Selection,
+    json_object,
+    json_value,
+)
 from proxy.sources.base import Repository, RepositoryFile
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -34,15 +41,21 @@ def plan_safetensors(
 ) -> Plan:
     """Put the plan together; `contents` holds what `selection.to_read` asked for, by path."""
     changed = dict(tokenizer.changed)
-    if findings.config != json_object(f"{repository.id}/{CONFIG}", contents[CONFIG]):
+    # As text: to Python 2048.0 is 2048, to Ollama it is no whole number.
+    if json.dumps(findings.config) != json.dumps(json_object(f"{repository.id}/{CONFIG}", contents[CONFIG])):
         changed[CONFIG] = json.dumps(findings.config).encode()
     mended = dict(contents) | {path: content for path, content in changed.items() if content is not None}
     template, template_source = _fold_template(repository.id, mended, settings)
     if template is not None:
         changed[TOKENIZER_CONFIG] = template
-    for path, content in mended.items():
-        if path.endswith(".json") and path not in changed and (clean := _clean_json(content)):
+        mended[TOKENIZER_CONFIG] = template
+    repairs = [*findings.repairs, *tokenizer.repairs]
+    left_out = {path for path, content in changed.items() if content is None}
+    sent = ({file.path for file in selection.companions} | changed.keys()) - left_out
+    for path in sorted(sent & mended.keys()):
+        if path.endswith(".json") and (clean := _clean_json(f"{repository.id}/{path}", mended[path])) is not None:
             changed[path] = clean
+            repairs.append(f"{path} written as JSON that Ollama reads: without a byte order mark and NaN")
     uploads = [
         _weights(repository, file, headers[file.path], contents.get(file.path), findings.edits.get(file.path, {}))
         for file in selection.weights
@@ -50,7 +63,6 @@ def plan_safetensors(
     companions = [file for file in selection.companions if file.path not in changed]
     uploads += [_companion(repository, file, contents.get(file.path)) for file in companions]
     uploads += [small_file(path, content) for path, content in changed.items() if content is not None]
-    repairs = [*findings.repairs, *tokenizer.repairs]
     if CHAT_TEMPLATE in contents:
         repairs.append(f"{CHAT_TEMPLATE} is put into {TOKENIZER_CONFIG}, where Ollama reads it")
     shapes = list(_shapes(headers.values()))
@@ -99,26 +111,17 @@ def edited(header: bytes, edits: Mapping[str, Edit]) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def _clean_json(content: bytes) -> bytes | None:
-    """What Go's decoder reads: without a byte order mark, NaN or Infinity; None where it is so already."""
-    if not content.startswith(BYTE_ORDER_MARK) and b"NaN" not in content and b"Infinity" not in content:
-        return None
-    try:
-        return json.dumps(_finite(json.loads(content.decode("utf-8-sig")))).encode()
-    except ValueError:
-        return None
+def _clean_json(where: str, content: bytes) -> bytes | None:
+    """What Go's decoder reads: without a byte order mark, NaN or Infinity; None where it is so already.
 
-
-def _finite(value: Any) -> Any:
-    match value:
-        case dict():
-            return {key: _finite(inner) for key, inner in value.items()}
-        case list():
-            return [_finite(inner) for inner in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value
+    Raises Refusal for what is no JSON: Ollama would say so after the download.
+    """
+    json_value(where, content)
+    strange: list[Any] = [BYTE_ORDER_MARK] if content.startswith(BYTE_ORDER_MARK) else []
+    if not strange and b"NaN" not in content and b"Infinity" not in content:
+        return None
+    value = json.loads(content.decode("utf-8-sig"), parse_constant=strange.append)
+    return json.dumps(value).encode() if strange else None
 
 
 def _companion(repository: Repository, file: RepositoryFile, content: bytes | None) -> Upload:

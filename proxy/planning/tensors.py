@@ -4,7 +4,7 @@ Too few or too many make a model that does not load, although Ollama says `succe
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,10 @@ ATTENTION = tuple(f"self_attn.{part}_proj.weight" for part in "qkvo")
 FEED_FORWARD = tuple(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
 USELESS = re.compile(r".*(rotary_emb\.inv_freq|\.masked_bias|(input|activation|output|k|v)_scale)")
 """What follows from the configuration, and scales of activations, which are not quantized."""
+FREQUENCIES = ".self_attn.rotary_emb.inv_freq"
 MIXTRAL = "MixtralForCausalLM"
+NO_HEAD_DIM = ("Qwen2ForCausalLM", "Phi3ForCausalLM")
+"""Whose converters divide the hidden size by the heads, whatever config.json says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,33 @@ class Family:
             for expert in range(experts):
                 for name in self.experts:
                     yield f"model.layers.{number}.{name.format(expert)}"
+
+
+def expected_shape(name: str, architecture: str, config: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """What llama.cpp will insist on; None for a tensor of a shape that nothing here decides."""
+    hidden, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    head = None if architecture in NO_HEAD_DIM else config.get("head_dim")
+    head = head or hidden // heads
+    keys = (config.get("num_key_value_heads") or heads) * head
+    queries, rows = heads * head, config["vocab_size"]
+    shapes: Mapping[str, tuple[int, ...]] = {
+        **dict.fromkeys(("embed_tokens.weight", "lm_head.weight"), (rows, hidden)),
+        "q_proj.weight": (queries, hidden),
+        "q_proj.bias": (queries,),
+        "o_proj.weight": (hidden, queries),
+        **dict.fromkeys(("k_proj.weight", "v_proj.weight"), (keys, hidden)),
+        **dict.fromkeys(("k_proj.bias", "v_proj.bias"), (keys,)),
+        **dict.fromkeys(("gate_proj.weight", "up_proj.weight", "w1.weight", "w3.weight"), (inner, hidden)),
+        **dict.fromkeys(("down_proj.weight", "w2.weight"), (hidden, inner)),
+        "qkv_proj.weight": (queries + 2 * keys, hidden),
+        "gate_up_proj.weight": (2 * inner, hidden),
+        "q_norm.weight": (head,),
+        "k_norm.weight": (head,),
+        "norm.weight": (hidden,),
+        "gate.weight": (config.get("num_local_experts", 0), hidden),
+    }
+    end = ".".join(name.split(".")[-2:])
+    return (hidden,) if end.endswith("layernorm.weight") else shapes.get(end)
 
 
 _LLAMA = Family((*NORMS, *ATTENTION, *FEED_FORWARD))
@@ -70,6 +100,34 @@ FAMILIES: Mapping[str, Family] = {
         experts=tuple(f"block_sparse_moe.experts.{{}}.w{number}.weight" for number in (1, 2, 3)),
     ),
 }
+
+_LLAMAS, _QWENS = FAMILIES["LlamaForCausalLM"].layer, FAMILIES["Qwen2ForCausalLM"].layer
+_NORMED = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+WITH_EYES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "Gemma3ForConditionalGeneration": ("language_model.model.", FAMILIES["Gemma3ForCausalLM"].layer),
+    "Mistral3ForConditionalGeneration": ("language_model.model.", _LLAMAS),
+    "Qwen2_5_VLForConditionalGeneration": ("model.", _QWENS),
+    "Qwen3VLForConditionalGeneration": ("model.language_model.", (*_LLAMAS, *_NORMED)),
+}
+"""Where the layers of the text are, and what each has."""
+GEMMA3_EYES = "Gemma3ForConditionalGeneration"
+
+
+def missing_text(architecture: str, config: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """A tensor that a model which sees should have for what it reads, and has not."""
+    prefix, layer = WITH_EYES.get(architecture, ("", ()))
+    present = {name for name in names if name.startswith(prefix)}
+    if not any(name.startswith(f"{prefix}layers.") for name in present):
+        return None
+    text = config.get("text_config")
+    layers = (text if isinstance(text, Mapping) else config).get("num_hidden_layers")
+    numbers = range(layers if isinstance(layers, int) else 0)
+    within = (f"{prefix}layers.{number}.{name}" for number in numbers for name in layer)
+    outside = (f"{prefix}embed_tokens.weight", f"{prefix}norm.weight")
+    if architecture == GEMMA3_EYES and not any(name.startswith("vision_tower.") for name in names):
+        return "vision_tower.*"
+    return next((name for name in (*outside, *within) if name not in present), None) if layer else None
+
 
 # How transformers wrote these before it gave all of them a `model.` of their own, and what the converter knows.
 _VISION = (("model.vision_tower.", "vision_tower."), ("model.multi_modal_projector.", "multi_modal_projector."))

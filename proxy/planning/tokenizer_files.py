@@ -8,8 +8,9 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from proxy.errors import Refusal
@@ -29,8 +30,15 @@ KNOWN_SPLITS = {
     "00431aed57e696b747435f734d1e3b9b1bfd931a121fb5cac7129e97c181e9ba",  # Qwen3.5
     "b92c0824a58e1d8dc3221cf3e12c433c3a86f57e46d57229993489f0798e7702",  # Laguna
 }
+MOST_TOKENS = 1 << 20
+"""Four times as many as the largest vocabulary has."""
 UNKNOWN, CONTROL, USER_DEFINED, BYTE, NORMAL = 2, 3, 4, 6, 1
 """SentencePiece's types of pieces."""
+SPECIAL = (UNKNOWN, CONTROL, USER_DEFINED)
+BEGINNERS = ("Llama", "CodeLlama", "Gemma")
+"""Classes of tokenizers that begin a text with a token unless they are told not to."""
+PIECE_TEXT, PIECE_KIND = 0x0A, 0x18
+LONGEST_SHIFT = 63
 
 
 @dataclass(slots=True)
@@ -47,8 +55,11 @@ class TokenizerFiles:
         self.warnings += other.warnings
 
 
-def check_tokenizer(repository: str, contents: Mapping[str, bytes]) -> TokenizerFiles:
-    """For models of text; `contents` has the tokenizer files that could be read. Raises Refusal."""
+def check_tokenizer(repository: str, contents: Mapping[str, bytes], rows: int | None = None) -> TokenizerFiles:
+    """For models of text; `contents` has the tokenizer files that could be read. Raises Refusal.
+
+    `rows` is how many tokens the weights know, where that is known.
+    """
     found = TokenizerFiles()
     _mend_specials(repository, contents, found)
     tokenizer = json_object(f"{repository}/{TOKENIZER}", contents[TOKENIZER]) if TOKENIZER in contents else None
@@ -60,13 +71,19 @@ def check_tokenizer(repository: str, contents: Mapping[str, bytes]) -> Tokenizer
             )
         found.changed[SENTENCEPIECE] = None
         found.repairs.append(f"{SENTENCEPIECE} is left out: it is not a SentencePiece model")
+    if pieces is not None and rows is not None and pieces > rows:
+        raise NotConvertible(
+            f"{repository}/{SENTENCEPIECE} has {pieces} pieces, but the weights have rows for {rows}: the model would "
+            "not load"
+        )
+    _mend_config(repository, tokenizer, contents, found)
+    if tokenizer is None and pieces is not None:
+        tokenizer = _special_pieces(contents[SENTENCEPIECE], contents, found)
     if tokenizer is not None:
         try:
-            _check_json(repository, _Tokenizer(tokenizer), pieces, contents, found)
+            _check_json(repository, _Tokenizer(tokenizer), pieces, rows, contents, found)
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise Refusal(f"{repository}/{TOKENIZER} cannot be understood: {error!r}") from error
-    if CONFIG not in contents:
-        found.warnings.append(f"{repository} has no {CONFIG}: the model may not know where to begin and to stop")
     return found
 
 
@@ -83,6 +100,16 @@ class _Tokenizer:
     def vocabulary(self) -> Mapping[str, int]:
         vocabulary = self.model.get("vocab")
         return vocabulary if isinstance(vocabulary, dict) else {}
+
+    def text(self, number: int) -> str | None:
+        """A token's, by its number."""
+        if number in self.added:
+            return str(self.added[number]["content"])
+        return self._texts.get(number)
+
+    @cached_property
+    def _texts(self) -> Mapping[int, str]:
+        return {number: text for text, number in self.vocabulary.items()}
 
     @property
     def is_sentencepiece(self) -> bool:
@@ -104,28 +131,35 @@ def _check_json(
     repository: str,
     tokenizer: _Tokenizer,
     pieces: int | None,
+    rows: int | None,
     contents: Mapping[str, bytes],
     found: TokenizerFiles,
 ) -> None:
+    _check_numbers(tokenizer.added)
+    for merge in tokenizer.model.get("merges") or ():
+        _pair(merge)
+    if rows is not None:
+        tokenizer = _without_rows(tokenizer, rows, found)
     if pieces is not None and tokenizer.kind == "Unigram":
         # Its vocabulary is a list, on which the converter fails although it takes the pieces.
         fields = {**tokenizer.fields, "model": {"type": "BPE", "vocab": {}}}
         found.changed[TOKENIZER] = json.dumps(fields).encode()
         found.repairs.append(f"{TOKENIZER}: its vocabulary left out, which Ollama reads from {SENTENCEPIECE}")
-    elif pieces is not None:
-        _add_tokens(tokenizer, pieces, contents, found)
+    if pieces is not None:
+        _add_tokens(tokenizer, pieces, rows, contents, found)
     elif tokenizer.is_sentencepiece:
         model = make_sentencepiece(tokenizer)
         found.changed[SENTENCEPIECE] = model
         found.repairs.append(f"{SENTENCEPIECE} made of {TOKENIZER}, which Ollama takes for a byte-level one")
-        _add_tokens(tokenizer, count_pieces(model) or 0, contents, found)
+        _add_tokens(tokenizer, count_pieces(model) or 0, rows, contents, found)
     elif tokenizer.kind != "BPE" or not tokenizer.model.get("merges"):
         kind = tokenizer.kind or "an unknown kind"
         raise NotConvertible(f"{repository}/{TOKENIZER} is of {kind}: Ollama reads BPE with merges, and SentencePiece")
     else:
         _fill_holes(tokenizer, found)
+        single = isinstance(pre := tokenizer.fields.get("pre_tokenizer"), dict) and pre.get("type") == "Split"
         digest = hashlib.sha256("".join(tokenizer.splits()).encode()).hexdigest()
-        if any(tokenizer.splits()) and digest not in KNOWN_SPLITS:
+        if single or (any(tokenizer.splits()) and digest not in KNOWN_SPLITS):
             found.warnings.append("Ollama does not know this tokenizer's way to split text and takes its default")
 
 
@@ -143,26 +177,114 @@ def _mend_specials(repository: str, contents: Mapping[str, bytes], found: Tokeni
         found.repairs.append(f"{SPECIALS}: additional_special_tokens written as objects, as Ollama reads them")
 
 
-def _add_tokens(tokenizer: _Tokenizer, pieces: int, contents: Mapping[str, bytes], found: TokenizerFiles) -> None:
-    """Tokens beyond the pieces stand only in tokenizer.json in newer repositories; Ollama would call them [PAD0]."""
-    beyond = {token["content"]: number for number, token in sorted(tokenizer.added.items()) if number >= pieces}
-    if list(beyond.values()) != list(range(pieces, pieces + len(beyond))):
-        return
+def _add_tokens(
+    tokenizer: _Tokenizer, pieces: int, rows: int | None, contents: Mapping[str, bytes], found: TokenizerFiles
+) -> None:
+    """Tokens beyond the pieces stand only in tokenizer.json in newer repositories; Ollama would call them [PAD0].
+
+    It wants every number beyond them, and no other; one that the weights have no row for makes a model not load.
+    """
     try:
-        written = json.loads(contents.get(ADDED, b"{}"))
-    except ValueError:
-        written = None
-    known = (
-        {text: number for text, number in written.items() if number >= pieces} if isinstance(written, dict) else None
-    )
-    if beyond and known != beyond:
-        found.changed[ADDED] = json.dumps(beyond).encode()
-        found.repairs.append(f"{ADDED} made of {TOKENIZER}: {len(beyond)} tokens beyond {SENTENCEPIECE}")
+        written = json_object(ADDED, contents.get(ADDED, b"{}"))
+    except Refusal:
+        written = {}
+    beyond = {number: token["content"] for number, token in tokenizer.added.items() if number >= pieces}
+    if rows is not None:
+        others = {number: text for text, number in written.items() if type(number) is int and pieces <= number < rows}
+        beyond = others | beyond
+    wanted = {
+        beyond.get(number, f"<|unused_{number}|>"): number for number in range(pieces, max(beyond, default=-1) + 1)
+    }
+    if wanted.items() <= written.items() and all(
+        wanted.get(text) == number or tokenizer.text(number) == text for text, number in written.items()
+    ):
+        return
+    found.changed[ADDED] = json.dumps(wanted).encode() if wanted else None
+    found.repairs.append(f"{ADDED} made of {TOKENIZER}: {len(wanted)} tokens beyond {SENTENCEPIECE}")
+
+
+def _without_rows(tokenizer: _Tokenizer, rows: int, found: TokenizerFiles) -> _Tokenizer:
+    """Without tokens that the weights do not know, as a [PAD] that was added in training alone."""
+    beyond = {number for number in (*tokenizer.vocabulary.values(), *tokenizer.added) if number >= rows}
+    if not beyond:
+        return tokenizer
+    model = dict(tokenizer.model)
+    if tokenizer.vocabulary:
+        model["vocab"] = {text: number for text, number in tokenizer.vocabulary.items() if number < rows}
+        merges = model.get("merges") or ()
+        model["merges"] = [merge for merge in merges if "".join(_pair(merge)) in model["vocab"]]
+    added = [token for number, token in tokenizer.added.items() if number < rows]
+    fields = {**tokenizer.fields, "model": model, "added_tokens": added}
+    found.changed[TOKENIZER] = json.dumps(fields, ensure_ascii=False).encode()
+    found.repairs.append(f"{TOKENIZER}: {len(beyond)} tokens left out that the weights have no rows for")
+    return _Tokenizer(fields)
+
+
+def _pair(merge: str | list[str]) -> Sequence[str]:
+    """The two halves, in either way of writing them."""
+    pair = merge if isinstance(merge, list) else merge.split(" ")
+    left, right = pair
+    if not isinstance(left, str) or not isinstance(right, str):
+        raise TypeError(f"a merge of {left!r:.50} and {right!r:.50}")
+    return pair
+
+
+def _special_pieces(model: bytes, contents: Mapping[str, bytes], found: TokenizerFiles) -> dict[str, Any]:
+    """A tokenizer.json as far as the converter needs one beside tokenizer.model: to know where a text ends."""
+    tokens = {text: number for number, (text, kind) in enumerate(_pieces(model)) if kind in SPECIAL}
+    if ADDED in contents:
+        tokens |= json_object(ADDED, contents[ADDED])
+    added = [{"id": number, "content": text, "special": True} for text, number in tokens.items()]
+    fields = {"added_tokens": added, "model": {"type": "BPE", "vocab": {}}}
+    found.changed[TOKENIZER] = json.dumps(fields).encode()
+    found.repairs.append(f"{TOKENIZER} made of {SENTENCEPIECE}: Ollama looks there for the special tokens")
+    return fields
+
+
+def _mend_config(
+    repository: str, tokenizer: Mapping[str, Any] | None, contents: Mapping[str, bytes], found: TokenizerFiles
+) -> None:
+    """Whether a text begins with a token of its own: where nothing says it, Ollama and transformers differ."""
+    if CONFIG not in contents:
+        found.warnings.append(f"{repository} has no {CONFIG}: the model may not know where to begin and to stop")
+        return
+    config = json_object(f"{repository}/{CONFIG}", contents[CONFIG])
+    if not isinstance(config.get("chat_template"), str | list | None):
+        raise Refusal(f"{repository}/{CONFIG} has a chat_template that is no text")
+    mended = []
+    for key in ("add_bos_token", "add_eos_token"):
+        if isinstance(config.get(key), str):
+            config[key] = config[key].lower() == "true"
+            mended.append(key)
+    if config.get("add_bos_token") is None and config.get("bos_token"):
+        config["add_bos_token"] = _begins(tokenizer or {}, str(config.get("tokenizer_class")))
+        mended.append("add_bos_token")
+    if mended:
+        found.changed[CONFIG] = json.dumps(config).encode()
+        found.repairs.append(f"{CONFIG}: {' and '.join(mended)} written as transformers takes it")
+
+
+def _begins(tokenizer: Mapping[str, Any], kind: str) -> bool:
+    if kind.startswith(BEGINNERS):
+        return True
+    after = tokenizer.get("post_processor")
+    for part in [after, *(after.get("processors") or ())] if isinstance(after, dict) else []:
+        single = part.get("single") if isinstance(part, dict) and part.get("type") == "TemplateProcessing" else None
+        if isinstance(single, list) and single and isinstance(single[0], dict):
+            return "SpecialToken" in single[0]
+    return False
+
+
+def _check_numbers(numbers: Iterable[Any]) -> None:
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < MOST_TOKENS:
+            raise ValueError(f"a token has the number {number!r:.50}")
 
 
 def _fill_holes(tokenizer: _Tokenizer, found: TokenizerFiles) -> None:
     """The converter puts tokens side by side in the order of their numbers: after a hole each has a wrong one."""
     taken = {*tokenizer.vocabulary.values(), *tokenizer.added}
+    _check_numbers(tokenizer.vocabulary.values())
     holes = sorted(set(range(max(taken, default=-1) + 1)) - taken)
     if not holes:
         return
@@ -174,19 +296,54 @@ def _fill_holes(tokenizer: _Tokenizer, found: TokenizerFiles) -> None:
 
 def count_pieces(model: bytes) -> int | None:
     """How many pieces a SentencePiece model has; None for what is none (a protobuf, whose first field repeats)."""
-    count = position = 0
+    count = position = fields = 0
     try:
-        while position < len(model):
+        while position < len(model) and fields < MOST_TOKENS:
+            fields += 1
             key, position = _varint(model, position)
             if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
                 length, position = _varint(model, position)
+                if key >> 3 == 1:
+                    # A piece begins with its text: a list of tokens in another format does not, whose line ends
+                    # look like pieces.
+                    if model[position] != PIECE_TEXT:
+                        return None
+                    count += 1
                 position += length
             else:
                 position = _skip(model, position, key & 7)
-            count += key >> 3 == 1
     except (IndexError, ValueError):
         return None
     return count if count and position == len(model) else None
+
+
+def _pieces(model: bytes) -> Iterator[tuple[str, int]]:
+    """Text and type of each piece of a model that has been counted."""
+    for key, content in _fields(model):
+        if key >> 3 == 1 and isinstance(content, bytes):
+            fields = dict(_fields(content))
+            text, kind = fields.get(PIECE_TEXT), fields.get(PIECE_KIND, NORMAL)
+            yield (
+                text.decode(errors="replace") if isinstance(text, bytes) else "",
+                kind if isinstance(kind, int) else 0,
+            )
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protocol buffer, each with its number and wire type in one; a fixed one has no content."""
+    position = 0
+    while position < len(content):
+        key, position = _varint(content, position)
+        if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
+            length, position = _varint(content, position)
+            yield key, content[position : position + length]
+            position += length
+        elif key & 7 == 0:
+            value, position = _varint(content, position)
+            yield key, value
+        else:
+            position = _skip(content, position, key & 7)
+            yield key, b""
 
 
 def make_sentencepiece(tokenizer: _Tokenizer) -> bytes:
@@ -196,8 +353,8 @@ def make_sentencepiece(tokenizer: _Tokenizer) -> bytes:
     """
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(tokenizer.model["merges"]):
-        left, right = merge if isinstance(merge, list) else merge.split(" ")
-        ranks.setdefault(left + right, rank)
+        ranks.setdefault("".join(_pair(merge)), rank)
+    _check_numbers(tokenizer.vocabulary.values())
     texts = {number: text for text, number in tokenizer.vocabulary.items()}
     unknown = tokenizer.model.get("unk_token")
     made = []
@@ -227,6 +384,8 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
         byte = content[position]
         position += 1
         value |= (byte & 0x7F) << shift
+        if shift > LONGEST_SHIFT:
+            raise ValueError("a number without an end")
         if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
             return value, position
         shift += 7

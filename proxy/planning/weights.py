@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ COMPANIONS = (
 WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
 UNHASHED_BYTES = 16 * 1024 * 1024
 """What a weight file without a SHA-256 may have to be read beforehand, so that its digest is known."""
+DEEPEST = 100
+"""Levels of a JSON file; Python itself could not walk many more."""
 TOKENIZER_BYTES = 48 * 1024 * 1024
 """What a tokenizer in Git LFS may have to be looked into."""
 
@@ -81,7 +83,7 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
         check_path(repository.id, file.path)
     if CONFIG not in files:
         raise NotConvertible(f"{repository.id} has no {CONFIG}, which says what architecture the weights are")
-    if not any(path in files for path in TOKENIZERS):
+    if not any(path in files and files[path].size for path in TOKENIZERS):
         raise NotConvertible(f"{repository.id} has no tokenizer: Ollama needs one of {' and '.join(TOKENIZERS)}")
     return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map)
 
@@ -92,14 +94,32 @@ def _is_weights(path: str) -> bool:
 
 def json_object(where: str, content: bytes) -> dict[str, Any]:
     """Raises Refusal for what is none."""
-    try:
-        # Not orjson: it would round a `model_max_length` of 10**30, which many repositories have.
-        value = json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
-        raise Refusal(f"{where} is not JSON: {error}") from error
+    value = json_value(where, content)
     if not isinstance(value, dict):
         raise Refusal(f"{where} is not a JSON object")
     return value
+
+
+def json_value(where: str, content: bytes) -> Any:
+    """What can be copied, written again and told to a client. Raises Refusal for what is no such JSON."""
+    try:
+        # Not orjson: it would round a `model_max_length` of 10**30, which many repositories have.
+        value = json.loads(content.decode("utf-8-sig"))
+        if b"\\ud" in content.lower():
+            # Half of a pair of surrogates has no bytes: an error line that quotes it could not be sent.
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"{where} is not JSON: {error}") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _within(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return value
+    raise Refusal(f"{where} is nested more than {DEEPEST} levels deep")
+
+
+def _within(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def check_path(where: str, path: object) -> None:
@@ -118,10 +138,22 @@ def _weights_by_name(repository: str, files: Mapping[str, RepositoryFile]) -> tu
     for pattern in ("model", r"model-\d+-of-\d+", "model[^/]*", "consolidated[^/]*"):
         family = [files[path] for path in sorted(files) if re.fullmatch(rf"{pattern}\.safetensors", path)]
         if family:
+            _check_count(repository, family)
             return tuple(family)
     pickled = next((path for path in sorted(files) if path.endswith((".bin", ".pt", ".pth"))), None)
     instead = f"; {pickled} is a pickle, which may run anything when it is loaded" if pickled else ""
     raise NotConvertible(f"{repository} has no safetensors weights in its top folder (model*.safetensors){instead}")
+
+
+def _check_count(repository: str, shards: Sequence[RepositoryFile]) -> None:
+    """Where no index names the shards, each of them says how many there are."""
+    for shard in shards:
+        counted = re.search(r"-of-0*(\d{1,9})\.safetensors$", shard.path)
+        if counted and int(counted[1]) != len(shards):
+            raise Refusal(
+                f"{repository} has {len(shards)} shards, and {shard.path} is one of {counted[1]}; its upload is "
+                "incomplete, or has two models"
+            )
 
 
 def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -> Mapping[str, str]:

@@ -38,6 +38,8 @@ def create_steps(plan: Plan, digests: Mapping[str, str]) -> list[dict[str, Any]]
 async def create(ollama: Ollama, plan: Plan, digests: Mapping[str, str], progress: Progress) -> None:
     """Run the steps to their end. Raises OllamaError, which names the model."""
     for body in create_steps(plan, digests):
+        if "from" in body:
+            body["from"] = await ollama.spelled(body["from"])
         await _run_step(ollama, plan, body, progress)
 
 

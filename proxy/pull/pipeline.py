@@ -46,12 +46,12 @@ class Pipeline:
         capabilities = await self._planner.capabilities(progress)
         plan = await self._planner.plan(reference, repository, capabilities, progress)
         progress.warn(plan.warnings)
-        if plan.base is not None and plan.base.plan is not None:
-            await self._make(plan.base.plan, progress, enter)
-        await self._make(plan, progress, enter)
+        await self._check_disk(plan)
+        await self._transfer.announce(plan.steps, progress)
+        for step in plan.steps:
+            await self._make(step, progress, enter)
 
     async def _make(self, plan: Plan, progress: Progress, enter: Callable[[State], None]) -> None:
-        await self._check_disk(plan)
         enter(State.TRANSFERRING)
         digests = await self._transfer.run(plan, progress)
         progress.status("verifying sha256 digest")
@@ -61,10 +61,12 @@ class Pipeline:
     async def _check_disk(self, plan: Plan) -> None:
         """Raises Refusal where it is certain that the disk is too small."""
         free = await free_disk(self._config, self._ollama)
-        if free is None or free > sum(upload.size for upload in plan.uploads) + plan.made_size:
+        uploads = [upload for step in plan.steps for upload in step.uploads]
+        made = sum(step.made_size for step in plan.steps)
+        if free is None or free > sum(upload.size for upload in uploads) + made:
             return
-        held = await self._transfer.held(plan)
-        needed = sum(upload.size for upload in plan.uploads if upload.digest not in held) + plan.made_size
+        held = await self._transfer.held(*plan.steps)
+        needed = sum(upload.size for upload in uploads if upload.digest not in held) + made
         if free < needed:
             raise Refusal(
                 f"{plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has {decimal(free)} "

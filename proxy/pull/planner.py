@@ -1,7 +1,8 @@
 """From a name to the plan of its pull: reads what is small, and the headers of what is not."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from proxy.config import NO_SETTINGS, Config, GgufPulls
@@ -128,7 +129,7 @@ class Planner:
 
         def finish() -> Plan:
             check_weights(repository.id, selection, headers, findings, capabilities)
-            tokenizer = check_companions(repository.id, findings.architecture, reading.contents)
+            tokenizer = check_companions(repository.id, findings.architecture, reading.contents, findings.rows)
             return plan_safetensors(
                 reference.name, repository, selection, headers, reading.contents, findings, tokenizer, settings
             )
@@ -169,7 +170,8 @@ class Planner:
     ) -> tuple[Plan | None, AdapterBase]:
         """The plan of an adapter's base, None where Ollama has it, and what the adapter needs to know of it."""
         pinned = self._config.settings_for(base.name).revision or revision
-        repository = await self._sources[base.host.lower()].open(base.repository, pinned)
+        with _of_the_base():
+            repository = await self._sources[base.host.lower()].open(base.repository, pinned)
         if _is_adapter(repository):
             raise Refusal(f"{repository.id}, the adapter's base model, is an adapter itself; merge the two")
         reading = Reading(self._transfer, repository, progress)
@@ -180,10 +182,17 @@ class Planner:
         facts = read_adapter_base(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         if await self._ollama.has_model(base.name):
             return None, facts
-        try:
+        with _of_the_base():
             return await self.plan(base, repository, capabilities, progress), facts
-        except Refusal as refusal:
-            raise Refusal(f"the adapter's base model cannot be pulled: {refusal}") from refusal
+
+
+@contextmanager
+def _of_the_base() -> Iterator[None]:
+    """Whoever asked for an adapter may not know of its base."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise Refusal(f"the adapter's base model cannot be pulled: {refusal}") from refusal
 
 
 def _is_adapter(repository: Repository) -> bool:

@@ -64,6 +64,8 @@ class Progress:
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
         """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""
         for digest, size, held in blobs:
+            if digest in self._bar_of:  # files of the same content move once
+                continue
             bar = digest if len(self._bars) < MOST_BARS else next(reversed(self._bars))
             self._bar_of[digest] = bar
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))

@@ -1,6 +1,7 @@
 """What a plan reads of one repository: small files whole, and of weight files their headers."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from proxy.errors import Refusal
@@ -11,6 +12,8 @@ from proxy.planning.safetensors import LENGTH_BYTES, Header, header_size, read_h
 from proxy.pull.progress import Progress
 from proxy.pull.transfer import Transfer, together
 from proxy.sources.base import Repository, RepositoryFile
+
+log = logging.getLogger(__name__)
 
 READABLE_BYTES = 64 * 1024 * 1024
 """What one pull may hold in memory: the Hub puts every file above 10 MiB into Git LFS, which gives it a SHA-256."""
@@ -41,6 +44,15 @@ class Reading:
         return {file.path: header for file, header in zip(wanted, headers, strict=True)}
 
     async def _header(self, file: RepositoryFile) -> Header:
+        try:
+            return await self._header_once(file)
+        except Refusal as refusal:
+            # No digest tells whether it is broken there, or was damaged on its way.
+            log.warning("%s; it is read once more", refusal)
+            self.progress.retries += 1
+            return await self._header_once(file)
+
+    async def _header_once(self, file: RepositoryFile) -> Header:
         where = f"{self.repository.id}/{file.path}"
         first = await self._part(file, 0, min(LENGTH_BYTES, file.size))
         size = header_size(where, first, file.size)

@@ -101,24 +101,31 @@ class Transfer:
             raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
         return part
 
+    async def announce(self, plans: Sequence[Plan], progress: Progress) -> None:
+        """Show the bars of all that one pull makes: once bytes move, none can be added without changing a total."""
+        held = await self.patiently(lambda: self.held(*plans), plans[-1].name, progress)
+        progress.announce(
+            (bar.digest, bar.size, upload.digest in held)
+            for plan in plans
+            for upload in plan.weights
+            for bar in upload.bars
+        )
+
     async def run(self, plan: Plan, progress: Progress) -> dict[str, str]:
         """Bring every blob of the plan into Ollama; those that it holds are left alone. The digest of each path.
 
         Raises SourceError, TransferError or OllamaError, the first that happens; finished blobs stay.
         """
         held = await self.patiently(lambda: self.held(plan), plan.name, progress)
-        progress.announce(
-            (bar.digest, bar.size, upload.digest in held) for upload in plan.weights for bar in upload.bars
-        )
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
         works = (self._push_upload(fetching, upload, order) for order, upload in enumerate(missing.values()))
         pushed = dict(zip(missing, await together(works), strict=True))
         return {upload.path: upload.digest or pushed[upload.path] for upload in plan.uploads}
 
-    async def held(self, plan: Plan) -> set[str]:
-        """The digests of the plan's blobs that Ollama already has."""
-        digests = sorted({upload.digest for upload in plan.uploads if upload.digest})
+    async def held(self, *plans: Plan) -> set[str]:
+        """The digests of the plans' blobs that Ollama already has."""
+        digests = sorted({upload.digest for plan in plans for upload in plan.uploads if upload.digest})
         answers = await together(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
@@ -232,7 +239,7 @@ class _Upload:
     async def _make(self, window: Window, write: Write) -> str:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         loop = asyncio.get_running_loop()
-        assembly = Assembly(self.recipe)
+        assembly = Assembly(self.recipe, self.fetching.repository.id)
         made: deque[asyncio.Future[list[bytes]]] = deque()
         # A thread of its own keeps the batches in order, and on while Ollama takes its time.
         thread = ThreadPoolExecutor(1, thread_name_prefix="assemble")

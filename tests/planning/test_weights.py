@@ -1,15 +1,21 @@
 """Which files of a repository become the model, and what is refused by its listing and its index alone."""
 
+import json
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.preflight import choose_quantization
-from proxy.planning.weights import NotConvertible, choose_files, has_weights
+from proxy.planning.weights import DEEPEST, INDEX, NotConvertible, choose_files, has_weights, json_object
 from proxy.pull.reading import READABLE_BYTES, check_readable
 from proxy.sources.base import RepositoryFile
 from tests.planning.listings import BASE, Listing, index, listing
+from tests.planning.test_safetensors import JSON
 
 
 @pytest.mark.parametrize(
@@ -169,3 +175,51 @@ def test_a_quantization_that_this_ollama_has_not_is_refused_with_those_that_it_h
     with pytest.raises(Refusal, match="Ollama 0.7.0 cannot .*Q5_K_M.*F32, F16, BF16, Q8_0, Q4_K_S, Q4_K_M "):
         choose_quantization(*wanted, capabilities_of("0.7.0"), "LlamaForCausalLM")
     assert choose_quantization(*wanted, capabilities_of("0.6.8"), "LlamaForCausalLM") == "Q5_K_M"
+
+
+def test_an_empty_tokenizer_is_none() -> None:
+    empty = RepositoryFile("tokenizer.json", 0)
+    with pytest.raises(NotConvertible, match="has no tokenizer"):
+        choose_files(Listing((empty, *listing("model.safetensors", "config.json").files)), None)
+
+
+def test_json_keeps_its_large_numbers_and_its_pairs_of_surrogates() -> None:
+    text = '\ufeff{"model_max_length": 1000000000000000019884624838656, "a": "\\ud83d\\ude00"}'
+    assert json_object("x", text.encode()) == {"model_max_length": 10**30 + 19884624838656, "a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": "\\ud83d"}',
+        b'{"\\uDE00": 1}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": ' + b"[" * DEEPEST + b"]" * DEEPEST + b"}",
+        b'{"a": ' * 100_000,
+        '{"a": 1}'.encode("utf-16"),
+        b"",
+    ],
+)
+def test_json_that_could_not_be_told_or_written_again_is_refused(content: bytes) -> None:
+    with pytest.raises(Refusal, match="acme/x is (not JSON|nested)"):
+        json_object("acme/x", content)
+
+
+def test_json_may_be_as_deep_as_any_real_file() -> None:
+    assert json_object("x", b'{"a": ' + b"[" * (DEEPEST - 1) + b"]" * (DEEPEST - 1) + b"}")
+
+
+@given(
+    index=JSON
+    | st.fixed_dictionaries(
+        {"weight_map": JSON | st.dictionaries(st.text(), JSON | st.sampled_from(["model.safetensors", INDEX, "../x"]))}
+    )
+)
+def test_any_json_in_the_place_of_an_index_is_followed_or_refused(index: Any) -> None:
+    repository = listing("model.safetensors", "model-1.safetensors", INDEX, *BASE)
+    try:
+        selection = choose_files(repository, json.dumps(index).encode())
+    except Refusal as refusal:
+        str(refusal).encode()
+    else:
+        assert {file.path for file in selection.weights} <= {"model.safetensors", "model-1.safetensors"}

@@ -1,0 +1,424 @@
+"""LoRA adapters on the wire: a missing base comes first, and what cannot work is refused before a weight byte."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInModel, StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.gguf.header import read_header
+from proxy.inspection import inspect
+from proxy.pull.progress import QUANTIZING_DIGEST
+from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.tiny_adapter import adapter_tensors, safetensors, tiny_adapter
+
+ADAPTER = "hf.co/acme/adapter:q4_K_M"
+BASE = "hf.co/acme/tiny:q4_K_M"
+WEIGHTS = "adapter_model.safetensors"
+
+Lines = list[dict[str, Any]]
+
+
+def created(ollama: StandInOllama) -> list[dict[str, Any]]:
+    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
+
+
+def uploads(ollama: StandInOllama) -> list[str]:
+    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+
+
+def last_bars(lines: Lines) -> dict[str, tuple[int, int]]:
+    """Of each file that moved; no total may ever change."""
+    bars: dict[str, tuple[int, int]] = {}
+    for line in lines:
+        if line.get("status", "").startswith("pulling ") and "digest" in line:
+            assert bars.get(line["digest"], (line["total"],))[0] == line["total"]
+            bars[line["digest"]] = line["total"], line.get("completed", 0)
+    return bars
+
+
+@pytest.fixture
+def base(hub: StandInHub) -> dict[str, bytes]:
+    files = tiny_llama()
+    hub.add("acme/tiny", files)
+    return files
+
+
+@pytest.fixture
+def adapter(hub: StandInHub) -> dict[str, bytes]:
+    files = tiny_adapter("acme/tiny") | {"README.md": b"", "tokenizer.json": b"{}"}
+    hub.add("acme/adapter", files)
+    return files
+
+
+async def test_a_missing_base_is_pulled_first_in_the_same_stream(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    lines = await client.pull(ADAPTER)
+    assert [line["status"] for line in lines if "digest" not in line] == [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "converting model",
+        "verifying conversion",
+        "writing manifest",
+        "verifying sha256 digest",
+        "writing manifest",
+        "success",
+    ]
+    of_base, of_adapter = digest_of(base["model.safetensors"]), digest_of(adapter[WEIGHTS])
+    bars = last_bars(lines)
+    assert list(bars) == [of_base, of_adapter]
+    assert all(total == completed for total, completed in bars.values())
+    assert [line["digest"] for line in lines if line.get("digest", "") in bars][:2] == [of_base, of_adapter]
+    first, second = created(ollama)
+    assert (first["model"], first["quantize"]) == (BASE, "Q4_K_M")
+    made = second["adapters"]["adapter.gguf"]
+    assert second == {"model": ADAPTER, "from": BASE, "adapters": {"adapter.gguf": made}}
+    assert ollama.blobs[made] == bars[of_adapter][0]
+    header = read_header(ollama._store.beginning(made), size=ollama.blobs[made])
+    assert (header.architecture, header.get("general.type", str)) == ("llama", "adapter")
+    assert [layer.kind for layer in ollama.models[ADAPTER].layers] == [
+        "model",
+        "template",
+        "adapter",
+        "params",
+        "config",
+    ]
+    assert sorted(ollama.models) == [ADAPTER, BASE]
+
+
+async def test_where_the_base_is_there_only_the_adapter_moves(
+    client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    assert (await client.pull(BASE))[-1] == {"status": "success"}
+    before = len(uploads(ollama))
+    hub.requests.clear()
+    lines = await client.pull(ADAPTER)
+    assert [line["status"] for line in lines if "digest" not in line] == [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "writing manifest",
+        "success",
+    ]
+    assert list(last_bars(lines)) == [digest_of(adapter[WEIGHTS])]
+    assert not [line for line in lines if line.get("digest") == QUANTIZING_DIGEST]
+    assert not fetched(hub, "/model.safetensors")
+    # The adapter, and the probe whether Ollama keeps what has no name yet.
+    assert len(uploads(ollama)) == before + 2
+    assert created(ollama)[-1]["from"] == BASE
+
+
+@pytest.mark.parametrize(
+    ("tag", "quantize"), [("", "Q4_K_M"), (":latest", "Q4_K_M"), (":q8_0", "Q8_0"), (":F16", "F16")]
+)
+async def test_the_tag_is_the_bases(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes], tag: str, quantize: str
+) -> None:
+    assert (await client.pull(f"hf.co/acme/adapter{tag}"))[-1] == {"status": "success"}
+    first, second = created(ollama)
+    assert first["model"] == second["from"] == f"hf.co/acme/tiny{tag or ':latest'}"
+    assert first["quantize"] == quantize
+    assert "quantize" not in second
+
+
+async def test_a_base_of_another_tag_does_not_count(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    await client.pull("hf.co/acme/tiny:q8_0")
+    await client.pull(ADAPTER)
+    assert [body["model"] for body in created(ollama)] == ["hf.co/acme/tiny:q8_0", BASE, ADAPTER]
+
+
+async def test_the_base_is_found_where_another_models_tag_has_changed_its_case(
+    client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    """Ollama spells a new name as known ones, but looks for the very letters of `from`, or else pulls that itself."""
+    hub.add("acme/other", tiny_llama(seed=4))
+    assert (await client.pull("hf.co/acme/other:Q4_K_M"))[-1] == {"status": "success"}
+    for _ in range(2):
+        assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+        assert created(ollama)[-1]["from"] == "hf.co/acme/tiny:Q4_K_M"
+
+
+async def test_settings_are_each_models_own(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
+) -> None:
+    old = hub.repositories["acme/tiny"].commit
+    hub.repositories["acme/tiny"].update(tiny_llama(seed=5))
+    models = {
+        "hf.co/acme/tiny": {"system": "Of the base.", "revision": old},
+        "hf.co/acme/adapter": {"system": "Of the adapter."},
+    }
+    async with App(settings(hub.endpoint, ollama.url, models=models)) as app:
+        assert (await Client(app.address.url, session).pull(ADAPTER))[-1] == {"status": "success"}
+    first, second = created(ollama)
+    assert (first["system"], second["system"]) == ("Of the base.", "Of the adapter.")
+    assert first["files"]["model.safetensors"] == digest_of(base["model.safetensors"])
+
+
+async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
+    hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes]
+) -> None:
+    old = hub.repositories["acme/tiny"].commit
+    hub.repositories["acme/tiny"].update(tiny_llama(seed=5))
+    hub.add("acme/adapter", tiny_adapter("acme/tiny", revision=old))
+    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+    assert created(ollama)[0]["files"]["model.safetensors"] == digest_of(base["model.safetensors"])
+
+
+async def test_a_base_of_many_shards_shares_its_last_bar_with_the_adapter(
+    hub: StandInHub, client: Client, adapter: dict[str, bytes]
+) -> None:
+    """A total that grows when the adapter's turn comes would go back on what clients were told."""
+    shards = tiny_llama(shards=18)
+    hub.add("acme/tiny", shards)
+    lines = await client.pull(ADAPTER)
+    assert lines[-1] == {"status": "success"}
+    bars = last_bars(lines)
+    assert len(bars) == 16
+    assert all(total == completed for total, completed in bars.values())
+    weights = sum(len(content) for path, content in shards.items() if path.endswith(".safetensors"))
+    assert weights < sum(total for total, _ in bars.values()) < weights + len(adapter[WEIGHTS]) + 1000
+
+
+async def test_a_warning_is_said_once(
+    hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    ollama.version = "0.0.0"
+    lines = await client.pull(ADAPTER)
+    [warning] = [line["status"] for line in lines if line.get("status", "").startswith("warning: ")]
+    assert warning.count("Ollama calls itself 0.0.0") == 1
+
+
+# ---- refused
+
+
+async def refused(client: Client, hub: StandInHub, ollama: StandInOllama, name: str = ADAPTER) -> str:
+    """The reason; no weight of the base nor of the adapter came, and nothing was left."""
+    lines = await client.pull(name)
+    assert set(lines[-1]) == {"error"}
+    assert not fetched(hub)
+    assert not uploads(ollama)
+    assert not created(ollama)
+    return str(lines[-1]["error"])
+
+
+def with_config(files: dict[str, bytes], **fields: Any) -> dict[str, bytes]:
+    return files | {"config.json": json.dumps(json.loads(files["config.json"]) | fields).encode()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "the adapter's base model cannot be pulled: acme/tiny",
+        ),
+        (
+            {"architectures": ["MistralForCausalLM"]},
+            "is of the architecture 'MistralForCausalLM'; an adapter can be used",
+        ),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": "?"},
+            "the adapter's base model cannot be pulled",
+        ),
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+    ],
+    ids=["bitsandbytes", "architecture", "tensors", "layers"],
+)
+async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
+    hub: StandInHub,
+    client: Client,
+    ollama: StandInOllama,
+    adapter: dict[str, bytes],
+    fields: dict[str, Any],
+    message: str,
+) -> None:
+    hub.add("acme/tiny", with_config(tiny_llama(), **fields))
+    assert message in await refused(client, hub, ollama)
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("acme/none", "the adapter's base model cannot be pulled: there is no repository acme/none"),
+        (
+            "/home/me/models/tiny",
+            "names '/home/me/models/tiny' as its base model, which is no repository like ORG/REPO",
+        ),
+        ("../tiny", "which is no repository"),
+        ("tiny", "which is no repository"),
+        ("hf.co/acme/tiny", "which is no repository"),
+        ("", "names no base model"),
+        ("a.b/tiny", "names the base model a.b/tiny, which Ollama cannot name"),
+        ("acme/adapter", "acme/adapter, the adapter's base model, is an adapter itself"),
+        ("acme/empty", "acme/empty, the adapter's base model, has no config.json"),
+        ("acme/gated", "the adapter's base model cannot be pulled: acme/gated at http://127.0.0.1"),
+    ],
+)
+async def test_a_base_that_is_none_is_refused_with_its_name(
+    hub: StandInHub, client: Client, ollama: StandInOllama, named: str, message: str
+) -> None:
+    hub.add("acme/adapter", tiny_adapter(named) | {"config.json": tiny_llama()["config.json"]})
+    hub.add("acme/empty", {"README.md": b""})
+    hub.add("acme/gated", tiny_llama(), gated=True)
+    assert message in await refused(client, hub, ollama)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (tiny_adapter("acme/tiny", use_dora=True), "says use_dora: Ollama has no adapters with DoRA"),
+        (tiny_adapter("acme/tiny", peft_type="IA3"), "Ollama takes only LORA adapters"),
+        ({"adapter_config.json": b"{"}, "is a LoRA adapter without adapter_model.safetensors"),
+        (tiny_adapter("acme/tiny") | {"adapter_config.json": b"{"}, "adapter_config.json is not JSON"),
+        (tiny_adapter("acme/tiny") | {WEIGHTS: safetensors(adapter_tensors(layers=3))}, "which does not fit the base"),
+        (tiny_adapter("acme/tiny") | {WEIGHTS: b"version https://git-lfs"}, f"acme/adapter/{WEIGHTS}"),
+        (tiny_adapter("acme/tiny") | {WEIGHTS: b"\x40\0\0\0\0\0\0\0{}" + bytes(70)}, f"acme/adapter/{WEIGHTS}"),
+    ],
+    ids=["dora", "ia3", "no weights", "json", "other base", "pointer", "broken"],
+)
+async def test_an_adapter_that_cannot_work_is_refused_before_a_weight_byte(
+    hub: StandInHub,
+    client: Client,
+    ollama: StandInOllama,
+    base: dict[str, bytes],
+    files: dict[str, bytes],
+    message: str,
+) -> None:
+    hub.add("acme/adapter", files)
+    assert message in await refused(client, hub, ollama)
+
+
+# ---- what goes wrong on the way
+
+
+async def test_an_adapter_that_arrives_damaged_is_fetched_once_more_and_then_refused(
+    hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000))
+    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+    made = created(ollama)[-1]["adapters"]["adapter.gguf"]
+    del ollama.blobs[made]
+    hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000, times=-1))
+    lines = await client.pull(ADAPTER)
+    assert lines[-1]["error"].startswith(f"acme/adapter/{WEIGHTS} arrived damaged: its digest is ")
+    assert made not in ollama.blobs
+
+
+async def test_a_failure_of_the_bases_create_ends_the_pull(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    ollama.fail_create = "unsupported architecture"
+    lines = await client.pull(ADAPTER)
+    assert lines[-1] == {"error": f"Ollama cannot create {BASE}: unsupported architecture"}
+    assert len(created(ollama)) == 1
+    assert not ollama.models
+
+
+async def test_a_client_that_leaves_while_the_base_is_created_leaves_nothing_half(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    ollama.hold_create = asyncio.Event()
+    pulling = asyncio.create_task(client.post("/api/pull", {"model": ADAPTER}))
+    await eventually(lambda: created(ollama))
+    pulling.cancel()
+    await asyncio.sleep(0.1)
+    ollama.hold_create.set()
+    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+    assert BASE in ollama.models
+    assert ollama.abandoned_creates == 0
+    # Whether the adapter comes too is open; half of it never does.
+    assert len(created(ollama)) == len(ollama.models)
+    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+
+
+async def test_a_client_that_leaves_while_the_base_moves_ends_it_all(
+    client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    hub.faults.append(Fault("model.safetensors", "hang", after=1_000_000, times=-1))
+    async with client.session.post(f"{client.url}/api/pull", json={"model": ADAPTER}) as response:
+        await eventually(lambda: len(uploads(ollama)) > 2)
+        response.close()
+    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+    assert not created(ollama)
+    assert not ollama.models
+
+
+async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from proxy import disk
+
+    async with App(settings(hub.endpoint, ollama.url, ollama={"models": str(tmp_path)})) as app:
+        config = settings(hub.endpoint, ollama.url)
+        plan = (await inspect(config, ADAPTER)).plan
+        assert plan is not None
+        assert plan.base is not None
+        assert plan.base.plan is not None
+        needed = sum(upload.size for step in plan.steps for upload in step.uploads) + plan.base.plan.made_size
+        monkeypatch.setattr(disk, "_free", lambda _: needed - 1)
+        client = Client(app.address.url, session)
+        assert f"{ADAPTER} needs about" in await refused(client, hub, ollama)
+        monkeypatch.setattr(disk, "_free", lambda _: needed)
+        assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+
+
+# ---- other places
+
+
+async def test_inspect_shows_the_base_and_the_files_of_both(
+    hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    found = (await inspect(settings(hub.endpoint, ollama.url), ADAPTER)).to_json()
+    assert (found["format"], found["converter"], found["base"]) == ("adapter", "proxy", BASE)
+    assert found["template"] == {"source": "base", "exact": None}
+    by_path = {file["path"]: file for file in found["files"]}
+    assert by_path["model.safetensors"]["digest"] == digest_of(base["model.safetensors"])
+    assert by_path["adapter.gguf"]["digest"] is None
+    assert found["bytes_to_move"] == sum(file["size"] for file in found["files"])
+    assert not fetched(hub)
+    ollama.models[BASE] = StandInModel()
+    [file] = (await inspect(settings(hub.endpoint, ollama.url), ADAPTER)).to_json()["files"]
+    assert file["path"] == "adapter.gguf"
+
+
+async def test_a_gguf_in_an_adapters_repository_counts_only_by_its_label(
+    hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes]
+) -> None:
+    hub.add("acme/adapter", tiny_adapter("acme/tiny") | {"adapter-f16.gguf": b"GGUF"})
+    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+    assert "adapters" in created(ollama)[-1]
+
+
+async def test_an_adapter_in_a_folder_is_on_a_base_in_that_folder(
+    tmp_path: Path, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    for repository, files in (("tiny", tiny_llama()), ("adapter", tiny_adapter("acme/tiny"))):
+        folder = tmp_path / "acme" / repository
+        folder.mkdir(parents=True)
+        for path, content in files.items():
+            (folder / path).write_bytes(content)
+    sources = {"home": {"type": "folder", "path": str(tmp_path)}}
+    async with App(settings("http://127.0.0.1:9", ollama.url, sources=sources)) as app:
+        lines = await Client(app.address.url, session).pull("home/acme/adapter:q8_0")
+    assert lines[-1] == {"status": "success"}
+    assert sorted(ollama.models) == ["home/acme/adapter:q8_0", "home/acme/tiny:q8_0"]
+    assert all(total == completed for total, completed in last_bars(lines).values())

@@ -1,0 +1,209 @@
+"""A folder of this machine as the source: files whose digests nobody knows before they have been read."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.inspection import inspect
+from proxy.planning import weights
+from proxy.sources import folder
+from tests.support import Client, digest_of, eventually, settings
+from tests.tiny_gguf import tiny_gguf
+
+NAME = "home/acme/tiny:q4_K_M"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def unhashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model is a large one: its weights are not read beforehand."""
+    monkeypatch.setattr(weights, "UNHASHED_BYTES", 100_000)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def put(home: Path, files: dict[str, bytes], repository: str = "acme/tiny") -> dict[str, bytes]:
+    for path, content in files.items():
+        place = home / repository / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+    return files
+
+
+def sources(home: Path) -> dict[str, Any]:
+    home.mkdir(parents=True, exist_ok=True)
+    return {"home": {"type": "folder", "path": str(home)}}
+
+
+@pytest.fixture
+async def client(home: Path, ollama: StandInOllama, session: aiohttp.ClientSession) -> AsyncIterator[Client]:
+    async with App(settings("http://127.0.0.1:9", ollama.url, sources=sources(home))) as app:
+        yield Client(app.address.url, session)
+
+
+def created(ollama: StandInOllama) -> list[dict[str, Any]]:
+    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
+
+
+def bars_of(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
+    return {
+        line["digest"]: (line["total"], line.get("completed", 0))
+        for line in lines
+        if line.get("status", "").startswith("pulling ") and "digest" in line
+    }
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_large_files_are_uploaded_before_their_digest_is_known(
+    client: Client, home: Path, ollama: StandInOllama, shards: int, keeps: bool
+) -> None:
+    """Under another digest where Ollama keeps what comes so, else over a spool."""
+    ollama.keeps_mismatched = keeps
+    files = put(home, tiny_llama(shards=shards))
+    lines = await client.pull(NAME)
+    assert lines[-1] == {"status": "success"}
+    [body] = created(ollama)
+    expected = {path: content for path, content in files.items() if path.endswith(".safetensors")}
+    assert {path: digest for path, digest in body["files"].items() if path in expected} == {
+        path: digest_of(content) for path, content in expected.items()
+    }
+    assert all(ollama.blobs[digest_of(content)] == len(content) for content in expected.values())
+    bars = bars_of(lines)
+    assert sorted(bars.values()) == sorted((len(content), len(content)) for content in expected.values())
+    assert not bars.keys() & {digest_of(content) for content in expected.values()}
+    assert NAME in ollama.models
+
+
+async def test_a_second_pull_ends_well_with_the_same_blobs_and_bars(
+    client: Client, home: Path, ollama: StandInOllama
+) -> None:
+    put(home, tiny_llama())
+    first = await client.pull(NAME)
+    blobs = dict(ollama.blobs)
+    second = await client.pull(NAME)
+    assert second[-1] == {"status": "success"}
+    assert ollama.blobs == blobs
+    assert bars_of(first) == bars_of(second)
+    assert created(ollama)[0] == created(ollama)[1]
+
+
+async def test_a_file_that_was_changed_is_another_to_the_next_pull(
+    client: Client, home: Path, ollama: StandInOllama
+) -> None:
+    put(home, tiny_llama())
+    first = await client.pull(NAME)
+    other = put(home, {WEIGHTS: tiny_llama(seed=1)[WEIGHTS]})[WEIGHTS]
+    second = await client.pull(NAME)
+    assert second[-1] == {"status": "success"}
+    assert created(ollama)[1]["files"][WEIGHTS] == digest_of(other)
+    assert not bars_of(first).keys() & bars_of(second).keys()
+
+
+async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
+    client: Client, home: Path, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(home, tiny_llama())
+    other = tiny_llama(seed=1)[WEIGHTS]
+    read, count = folder._read, 0
+
+    def change(*arguments: Any) -> Any:
+        nonlocal count
+        count += arguments[1] == folder.CHUNK
+        if count == 2:
+            (home / "acme/tiny" / WEIGHTS).write_bytes(other)
+        return read(*arguments)
+
+    monkeypatch.setattr(folder, "_read", change)
+    lines = await client.pull(NAME)
+    assert lines[-1] == {
+        "error": f"acme/tiny/{WEIGHTS} has changed since the pull began; pull again when it is written to no more"
+    }
+    assert all(size < 1_000_000 for size in ollama.blobs.values())
+    assert not created(ollama)
+    monkeypatch.undo()
+    assert (await client.pull(NAME))[-1] == {"status": "success"}
+    assert created(ollama)[0]["files"][WEIGHTS] == digest_of(other)
+
+
+async def test_small_weights_are_hashed_beforehand_and_held_ones_stay_where_they_are(
+    client: Client, home: Path, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "UNHASHED_BYTES", 16 << 20)
+    files = put(home, tiny_llama())
+    await client.pull(NAME)
+    uploads = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    second = await client.pull(NAME)
+    again = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    assert len(uploads) == len(again)
+    assert digest_of(files[WEIGHTS]) in ollama.blobs
+    assert [total == done for total, done in bars_of(second).values()] == [True]
+
+
+async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
+    client: Client, home: Path, ollama: StandInOllama, public_hub: None
+) -> None:
+    whole = tiny_gguf()
+    put(home, {"Tiny-Q4_K_M.gguf": whole})
+    lines = await client.pull(NAME)
+    assert lines[-1] == {"status": "success"}
+    assert created(ollama) == [{"model": NAME, "files": {"Tiny-Q4_K_M.gguf": digest_of(whole)}}]
+    [bar] = bars_of(lines).values()
+    assert bar == (len(whole), len(whole))
+
+
+async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home: Path, ollama: StandInOllama) -> None:
+    """What Ollama holds already is then not moved."""
+    files = tiny_llama()
+    cache = home / "models--acme--tiny"
+    snapshot = cache / "snapshots" / ("c" * 40)
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("c" * 40)
+    snapshot.mkdir(parents=True)
+    for path, content in files.items():
+        blob = hashlib.sha256(content).hexdigest()
+        (cache / "blobs" / blob).write_bytes(content)
+        (snapshot / path).symlink_to(f"../../blobs/{blob}")
+    lines = await client.pull(NAME)
+    assert bars_of(lines) == {digest_of(files[WEIGHTS]): (len(files[WEIGHTS]),) * 2}
+    before = len(ollama.requests)
+    assert (await client.pull("home/acme/tiny:q8_0"))[-1] == {"status": "success"}
+    assert not [request for request in ollama.requests[before:] if request.method == "POST" and "blobs" in request.path]
+
+
+async def test_inspect_of_a_folder(home: Path, ollama: StandInOllama) -> None:
+    files = put(home, tiny_llama())
+    found = (await inspect(settings("http://127.0.0.1:9", ollama.url, sources=sources(home)), NAME)).to_json()
+    by_path = {file["path"]: file for file in found["files"]}
+    assert by_path[WEIGHTS] == {"path": WEIGHTS, "size": len(files[WEIGHTS]), "digest": None, "held": False}
+    assert found["refusal"] is None
+    assert not ollama.blobs
+
+
+async def test_a_client_that_leaves_ends_the_upload_of_what_has_no_name(
+    client: Client, home: Path, ollama: StandInOllama
+) -> None:
+    files = put(home, tiny_llama())
+    await client.pull("home/acme/tiny:f16")  # so that it is known that Ollama keeps what has no name
+    ollama.blobs.clear()
+    ollama.hold_upload = asyncio.Event()
+    pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME}))
+    await eventually(lambda: any(request.path.startswith("/api/blobs/") for request in ollama.requests[-3:]))
+    pulling.cancel()
+    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+    ollama.hold_upload.set()
+    assert digest_of(files[WEIGHTS]) not in ollama.blobs
+    assert len(created(ollama)) == 1

@@ -1,0 +1,674 @@
+"""What a repository may contain, on the wire: refused before a weight byte and an upload, or mended and made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy import disk
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.inspection import inspect
+from tests.planning.shapes import GEMMA2, LLAMA, MIXTRAL, PHI3, QWEN2, Shapes, config, shapes, weights
+from tests.planning.test_tokenizer_files import sentencepiece
+from tests.support import Client, settings
+from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_nomic_bert
+
+TINY = tiny_llama()
+TOKENS = len(json.loads(TINY["tokenizer.json"])["model"]["vocab"]) + len(
+    json.loads(TINY["tokenizer.json"])["added_tokens"]
+)
+SHARDED = tiny_llama(shards=2)
+INDEX, SHARD = "model.safetensors.index.json", "model-00002-of-00002.safetensors"
+DOWN = "model.layers.0.mlp.down_proj.weight"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4000000000\n"
+GGUF = "hf.co/acme/model-GGUF"
+
+Files = dict[str, bytes]
+
+
+def written(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def changed(path: str, files: Mapping[str, bytes] = TINY, **changes: Any) -> Files:
+    """The same files, but for some keys of one of them; ... takes a key away."""
+    fields = {key: value for key, value in {**json.loads(files[path]), **changes}.items() if value is not ...}
+    return {**files, path: written(fields)}
+
+
+def without(*paths: str, files: Mapping[str, bytes] = TINY) -> Files:
+    return {path: content for path, content in files.items() if path not in paths}
+
+
+def model(architecture: str, tensors: Shapes | None = None, /, **changes: Any) -> Files:
+    """A repository of another family, or of a Llama with other tensors."""
+    fields = config(architecture, **{"vocab_size": TOKENS, **changes})
+    content = weights(shapes(architecture, rows=TOKENS) if tensors is None else tensors)
+    return {**TINY, "config.json": written(fields), "model.safetensors": content}
+
+
+def llama(more: Shapes | None = None, /, *less: str, dtype: str = "BF16", **changes: Any) -> Files:
+    tensors = {name: shape for name, shape in shapes(LLAMA, dtype, TOKENS).items() if name not in less}
+    return model(LLAMA, tensors | (more or {}), **changes)
+
+
+def index(**places: str) -> Files:
+    """A repository in two shards whose index says something else of some tensors."""
+    weight_map = json.loads(SHARDED[INDEX])["weight_map"]
+    return {**SHARDED, INDEX: written({"weight_map": weight_map | places})}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    files: Mapping[str, bytes]
+    says: tuple[str, ...]
+    tag: str = "q8_0"
+    version: str = "0.24.0"
+    other: bool = True
+    """Whether a GGUF of the same model would help, and is named."""
+
+
+CASES = [
+    Case(
+        "an architecture that no Ollama converts",
+        changed("config.json", architectures=["Qwen3ForCausalLM"]),
+        ("acme/model/config.json", "Ollama 0.24.0 cannot convert Qwen3ForCausalLM, nor can any other Ollama"),
+    ),
+    Case(
+        "an architecture that newer ones convert",
+        changed("config.json", architectures=["GlmOcrForConditionalGeneration"]),
+        ("config.json", "Ollama 0.12.0 cannot convert GlmOcr", "Ollama 0.15.5 or newer can"),
+        version="0.12.0",
+    ),
+    Case("no architecture", changed("config.json", architectures=...), ("config.json names no architecture",)),
+    *(
+        Case(
+            f"{method} by its config",
+            changed("config.json", quantization_config={"quant_method": method}),
+            ("config.json", f"quantized already ({method})", "pull the repository that they were quantized from"),
+        )
+        for method in ("gptq", "awq", "bitsandbytes")
+    ),
+    *(
+        Case(
+            f"{name} by its tensors",
+            llama({DOWN: (dtype, (64, 96))}),
+            (
+                f"acme/model/model.safetensors: {DOWN} is of the type {dtype}, which Ollama 0.24.0 cannot read",
+                "pull the repository that it was quantized from",
+            ),
+        )
+        for name, dtype in (("gptq", "I32"), ("bitsandbytes 4", "U8"), ("bitsandbytes 8", "I8"), ("mlx", "U32"))
+    ),
+    Case(
+        "FP8 for an Ollama that has none",
+        llama({DOWN: ("F8_E4M3", (64, 96)), f"{DOWN}_scale": ("F32", ())}),
+        (f"model.safetensors: {DOWN}", "F8_E4M3", "Ollama 0.21.2 cannot read: it converts F32, F16 and BF16;"),
+        version="0.21.2",
+    ),
+    Case("FP8 without a scale", llama({DOWN: ("F8_E4M3", (64, 96))}), (f"{DOWN} is FP8 without a scale",)),
+    Case("the other FP8", llama({DOWN: ("F8_E5M2", (64, 96))}), (f"{DOWN} is of the type F8_E5M2",)),
+    Case(
+        "a quantization of old releases",
+        TINY,
+        ("Ollama 0.24.0 cannot quantize to 'q5_k_m'", "F32, F16, BF16, Q8_0, Q4_K_S, Q4_K_M"),
+        tag="q5_k_m",
+        other=False,
+    ),
+    Case(
+        "a quantization of no release",
+        TINY,
+        ("Ollama 0.6.8 cannot quantize to 'iq1_s'", "IQ4_XS", "none means Q4_K_M"),
+        tag="iq1_s",
+        version="0.6.8",
+        other=False,
+    ),
+    Case(
+        "gpt-oss with a tag",
+        changed("config.json", architectures=["GptOssForCausalLM"]),
+        ("MXFP4 already, which Ollama 0.24.0 cannot quantize to 'q8_0'", "pull without a tag"),
+        other=False,
+    ),
+    Case(
+        "gpt-oss in bfloat16",
+        changed("config.json", architectures=["GptOssForCausalLM"]),
+        ("GptOssForCausalLM converts only from MXFP4 weights",),
+        tag="latest",
+    ),
+    Case(
+        "a missing shard",
+        without(SHARD, files=SHARDED),
+        (f"{INDEX} names {SHARD}, which the repository does not have", "incomplete"),
+        other=False,
+    ),
+    Case(
+        "a tensor that its shard has not",
+        index(**{"model.embed_tokens.weight": SHARD}),
+        (f"{INDEX} says that {SHARD} has the tensor model.embed_tokens.weight, but it has not",),
+        other=False,
+    ),
+    Case("an index of nothing", {**SHARDED, INDEX: b"{}"}, (f"{INDEX} names no shards",), other=False),
+    Case(
+        "an index that leads elsewhere",
+        index(**{"model.norm.weight": "../../secret.safetensors"}),
+        (f"{INDEX} names an unsafe file", "nothing of this repository is fetched"),
+        other=False,
+    ),
+    Case(
+        "two models without an index",
+        {
+            **without("model.safetensors"),
+            "model-a.safetensors": TINY["model.safetensors"],
+            "model-b.safetensors": TINY["model.safetensors"],
+        },
+        ("model-a.safetensors and model-b.safetensors both have the tensor", f"no {INDEX} says", "mixes two models"),
+        other=False,
+    ),
+    Case(
+        "shards of two counts without an index",
+        {**without(INDEX, files=SHARDED), "model-00003-of-00003.safetensors": SHARDED[SHARD]},
+        ("acme/model has 3 shards, and model-00001-of-00002.safetensors is one of 2", "incomplete, or has two models"),
+        other=False,
+    ),
+    Case(
+        "a Git-LFS pointer",
+        {**TINY, "model.safetensors": POINTER},
+        ("acme/model/model.safetensors is a Git-LFS pointer", "upload the file itself"),
+        other=False,
+    ),
+    Case(
+        "a page of HTML",
+        {**TINY, "model.safetensors": b"<!doctype html><title>404</title>"},
+        ("acme/model/model.safetensors is not a safetensors file",),
+        other=False,
+    ),
+    Case(
+        "weights that end too early",
+        {**TINY, "model.safetensors": TINY["model.safetensors"][:-1000]},
+        ("acme/model/model.safetensors has", "but its header speaks of", "incomplete or damaged"),
+        other=False,
+    ),
+    Case(
+        "weights that end within the header",
+        {**TINY, "model.safetensors": TINY["model.safetensors"][:1000]},
+        ("model.safetensors is not a safetensors file",),
+        other=False,
+    ),
+    Case(
+        "an entry without its place",
+        {
+            **TINY,
+            "model.safetensors": (len(b := b'{"a":{"dtype":"F32","shape":[1]}}')).to_bytes(8, "little") + b + b"1234",
+        },
+        ("model.safetensors has a broken header", "data_offsets"),
+        other=False,
+    ),
+    *(
+        Case(
+            f"Phi-3 with a {kind} rope",
+            model(PHI3, rope_scaling={"type": kind, "factor": 2.0}),
+            ("config.json has a rope_scaling", kind, "Ollama's Phi-3 makes no working model"),
+        )
+        for kind in ("linear", "dynamic", "yarn", "llama3")
+    ),
+    Case("no config.json", without("config.json"), ("acme/model has no config.json",)),
+    Case(
+        "a config.json that is none",
+        {**TINY, "config.json": b"{,}"},
+        ("acme/model/config.json is not JSON",),
+        other=False,
+    ),
+    Case(
+        "no heads",
+        changed("config.json", num_attention_heads=0),
+        ("config.json has no usable num_attention_heads (0)",),
+        other=False,
+    ),
+    Case(
+        "no tokenizer", without("tokenizer.json"), ("acme/model has no tokenizer", "tokenizer.json and tokenizer.model")
+    ),
+    Case("an empty tokenizer", {**TINY, "tokenizer.json": b""}, ("acme/model has no tokenizer",)),
+    Case(
+        "a WordPiece tokenizer",
+        {**TINY, "tokenizer.json": tiny_bert()["tokenizer.json"]},
+        ("tokenizer.json is of WordPiece",),
+    ),
+    Case(
+        "only a pickle",
+        {**without("model.safetensors"), "pytorch_model.bin": b"\x80\x02"},
+        ("no safetensors weights", "pytorch_model.bin is a pickle, which may run anything"),
+    ),
+    Case(
+        "a missing tensor",
+        llama(None, DOWN),
+        (f"acme/model has no tensor {DOWN}, which LlamaForCausalLM needs",),
+        other=False,
+    ),
+    Case(
+        "a missing layer",
+        changed("config.json", num_hidden_layers=3),
+        ("no tensor model.layers.2.input_layernorm.weight", "incomplete"),
+        other=False,
+    ),
+    Case(
+        "a tensor too many",
+        llama({"vision.patch.weight": ("BF16", (64, 64))}),
+        ("has the tensor vision.patch.weight, which Ollama's LlamaForCausalLM has no place for",),
+    ),
+    Case(
+        "rows that cannot be quantized",
+        model(
+            LLAMA,
+            {
+                name: (dtype, tuple(40 if size == 96 else size for size in shape))
+                for name, (dtype, shape) in shapes(LLAMA, rows=TOKENS).items()
+            },
+            intermediate_size=40,
+        ),
+        (f"{DOWN} has rows of 40 numbers, which Ollama 0.33.0 cannot quantize to Q8_0", "pull it as F16"),
+        version="0.33.0",
+        other=False,
+    ),
+    Case(
+        "a generation_config.json that Ollama cannot parse",
+        {**TINY, "generation_config.json": b"{'a': 1}"},
+        ("acme/model/generation_config.json is not JSON",),
+        other=False,
+    ),
+    Case(
+        "an embedding model without modules.json",
+        without("modules.json", files=tiny_bert()),
+        ("acme/model has no modules.json",),
+    ),
+    Case(
+        "pooling by the maximum",
+        tiny_bert(pooling="max"),
+        ("1_Pooling/config.json pools by max; Ollama knows mean and cls",),
+    ),
+    Case(
+        "a dense layer behind BERT",
+        {
+            **tiny_bert(),
+            "modules.json": written(
+                [
+                    *json.loads(tiny_bert()["modules.json"]),
+                    {"type": "sentence_transformers.models.Dense", "path": "3_Dense"},
+                ]
+            ),
+        },
+        ("modules.json has a Dense layer at its end",),
+    ),
+    Case(
+        "pooling that is not there",
+        without("1_Pooling/config.json", files=tiny_bert()),
+        ("acme/model/1_Pooling/config.json is missing",),
+        other=False,
+    ),
+    Case(
+        "a NomicBert in its authors' words",
+        changed("config.json", tiny_nomic_bert(), num_attention_heads=..., n_head=4),
+        ("config.json has no usable num_attention_heads",),
+        other=False,
+    ),
+    Case(
+        "an Ollama that is too old",
+        TINY,
+        ("Ollama 0.5.4 is too old", "update it to 0.5.5 or newer"),
+        version="0.5.4",
+        other=False,
+    ),
+    Case(
+        "names that an old Ollama does not read",
+        {**without("model.safetensors"), "consolidated.safetensors": TINY["model.safetensors"]},
+        ("Ollama 0.6.4 does not read weights by the name of consolidated.safetensors", "0.6.5 or newer"),
+        version="0.6.4",
+    ),
+]
+
+
+def header_bytes(files: Mapping[str, bytes]) -> int:
+    """What the headers of all weights have together, as far as they are there."""
+    lengths = [
+        int.from_bytes(content[:8], "little") for path, content in files.items() if path.endswith(".safetensors")
+    ]
+    return sum(8 + (length if length < 10**6 else 0) for length in lengths)
+
+
+def assert_nothing_moved(hub: StandInHub, ollama: StandInOllama, files: Mapping[str, bytes]) -> None:
+    """No byte of the weights' data, and nothing at all to Ollama."""
+    served = [request for request in hub.requests if request.origin == "cdn" and ".safetensors" in request.path]
+    assert sum(request.body_bytes for request in served) <= header_bytes(files)
+    assert not [request for request in ollama.requests if request.method == "POST"]
+    assert not ollama.models
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_what_cannot_work_is_refused_before_it_moves(
+    case: Case, client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/model", case.files)
+    hub.add("acme/model-GGUF", {"model.gguf": b"GGUF"}, quantized_from="acme/model")
+    ollama.version = case.version
+    lines = await client.pull(f"hf.co/acme/model:{case.tag}")
+    assert lines[0] == {"status": "pulling manifest"}
+    assert list(lines[-1]) == ["error"]
+    error = lines[-1]["error"]
+    for text in case.says:
+        assert text in error
+    assert (f"as GGUF, which Ollama runs as it is: {GGUF}" in error) is case.other
+    assert "a fault in" not in error
+    assert_nothing_moved(hub, ollama, case.files)
+
+
+HOSTILE = {
+    "half a pair of surrogates": b'{"architectures": ["\\ud800"], "weight_map": {"a": "\\ud800"}, "model": "\\ud800"}',
+    "a nest": b'{"weight_map": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "a deeper nest": b'{"model": ' * 100_000,
+    "a giant number": b'{"num_hidden_layers": 1' + b"0" * 300 + b', "architectures": ["LlamaForCausalLM"], "model": 1}',
+    "a list": b'[{"type": "Pooling"}, 5]',
+    "nothing": b"null",
+    "other types": written(
+        {
+            **config(LLAMA, num_hidden_layers=2**31 - 1, text_config=[], rope_scaling=[1], rope_parameters={"a": [[]]}),
+            "weight_map": {"a": ["model.safetensors"]},
+            "model": {"type": "BPE", "vocab": {"a": 10**12}, "merges": [5]},
+            "added_tokens": [{"id": [], "content": 5}, 7],
+            "additional_special_tokens": ["a", {}],
+            "chat_template": {"a": 1},
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize(
+    "path", ["config.json", INDEX, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+)
+async def test_a_hostile_file_is_never_a_fault_of_the_proxy(
+    path: str, hostile: str, client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/model", {**TINY, path: HOSTILE[hostile]})
+    last = (await client.pull("hf.co/acme/model:q8_0"))[-1]
+    if last == {"status": "success"}:
+        # What is only a list of names, or a template, may be mended or be of no matter.
+        assert path in ("special_tokens_map.json", "tokenizer_config.json")
+    else:
+        assert "a fault in" not in last["error"]
+        assert len(last["error"]) < 1000
+        assert_nothing_moved(hub, ollama, TINY)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("path", ["modules.json", "1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json"])
+async def test_a_hostile_file_of_an_embedding_model_is_none_either(
+    path: str, hostile: str, client: Client, hub: StandInHub
+) -> None:
+    hub.add("acme/model", {**tiny_bert(), path: HOSTILE[hostile]})
+    last = (await client.pull("hf.co/acme/model:q8_0"))[-1]
+    assert last == {"status": "success"} or "a fault in" not in last["error"]
+    assert ("error" in last) or path == "tokenizer_config.json"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"\\ud800":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}',
+        b'{"\\u001b[2J":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}',
+        b'{"a":' * 900 + b"1" + b"}" * 900,
+        b'{"a":{"dtype":["F32"],"shape":[[1]],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[1' + b"0" * 300 + b'],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"Q1","shape":[9999999999],"data_offsets":[0,8]}}',
+        b'["a"]',
+    ],
+)
+async def test_a_hostile_header_is_never_a_fault_of_the_proxy(
+    header: bytes, client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = {**TINY, "model.safetensors": len(header).to_bytes(8, "little") + header + bytes(8)}
+    hub.add("acme/model", files)
+    error = (await client.pull("hf.co/acme/model:q8_0"))[-1]["error"]
+    assert "acme/model/model.safetensors" in error
+    assert "\x1b" not in error
+    assert len(error) < 1000
+    assert_nothing_moved(hub, ollama, files)
+
+
+async def test_without_a_gguf_on_the_hub_a_person_is_told_to_look_for_one(client: Client, hub: StandInHub) -> None:
+    hub.add("acme/model", without("config.json"))
+    assert (await client.pull("hf.co/acme/model"))[-1]["error"].endswith("; look for a GGUF of the same model")
+
+
+async def test_inspect_tells_the_same_refusal(hub: StandInHub, ollama: StandInOllama, client: Client) -> None:
+    hub.add("acme/model", llama(None, DOWN))
+    error = (await client.pull("hf.co/acme/model"))[-1]["error"]
+    found = await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/model")
+    assert found.to_json()["refusal"] == error
+
+
+async def test_a_disk_that_is_too_small_is_told_before_it_is_full(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub.add("acme/model", TINY)
+    needed = len(TINY["model.safetensors"])
+    for free, enough in ((needed, False), (20 * needed, True)):
+        monkeypatch.setattr(disk, "_free", lambda _, free=free: free)
+        async with App(settings(hub.endpoint, ollama.url, ollama={"models": str(tmp_path)})) as app:
+            last = (await Client(app.address.url, session).pull("hf.co/acme/model:q8_0"))[-1]
+        if enough:
+            assert last == {"status": "success"}
+        else:
+            assert "hf.co/acme/model:q8_0 needs about" in last["error"]
+            assert "of disk until it is made, but Ollama has" in last["error"]
+            assert "(`ollama rm`)" in last["error"]
+            assert_nothing_moved(hub, ollama, TINY)
+
+
+@dataclass(frozen=True)
+class Mended:
+    name: str
+    files: Mapping[str, bytes]
+    says: tuple[str, ...]
+    """Of the repairs that `inspect` shows."""
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By file, what it has when it is sent; ... is absent."""
+    tensors: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
+    """Of the header of model.safetensors, shapes by name; None is absent."""
+    tag: str = "q8_0"
+    version: str = "0.24.0"
+    quantization: str | None = "Q8_0"
+
+
+INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
+EXPERT = "model.layers.0.block_sparse_moe.experts.0."
+SPM = sentencepiece(added_tokens=[*sentencepiece()["added_tokens"], {"id": 266, "content": "<end>", "special": True}])
+MENDED = [
+    Mended(
+        "numbers with a point",
+        changed("config.json", vocab_size=float(TOKENS), max_position_embeddings=2048.0),
+        ("config.json: vocab_size, max_position_embeddings written",),
+        {"config.json": {"max_position_embeddings": 2048, "vocab_size": TOKENS}},
+    ),
+    Mended(
+        "rope_parameters",
+        changed("config.json", rope_theta=..., rope_parameters={"rope_theta": 5e5, "rope_type": "default"}),
+        ("rope_theta and rope_scaling taken out of rope_parameters",),
+        {"config.json": {"rope_theta": 5e5, "rope_scaling": None}},
+    ),
+    Mended(
+        "an architecture that stands alone",
+        changed("config.json", architectures=LLAMA),
+        ("architectures written as a list",),
+        {"config.json": {"architectures": [LLAMA]}},
+    ),
+    Mended(
+        "a vocabulary of another size",
+        changed("config.json", vocab_size=TOKENS + 64),
+        (f"vocab_size set to {TOKENS}, which the embedding has",),
+        {"config.json": {"vocab_size": TOKENS}},
+    ),
+    Mended(
+        "no heads of keys",
+        changed("config.json", num_key_value_heads=...),
+        ("num_key_value_heads set to 2, as k_proj has them",),
+        {"config.json": {"num_key_value_heads": 2}},
+    ),
+    Mended(
+        "Qwen2 with yarn",
+        model(QWEN2, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}),
+        ("rope_scaling yarn left out", "beyond 512 tokens"),
+        {"config.json": {"rope_scaling": None}},
+    ),
+    Mended(
+        "Phi-3 without factors",
+        model(PHI3, rope_scaling=None),
+        ("rope_scaling with factors of 1",),
+        {"config.json": {"rope_scaling": {"short_factor": [1.0] * 16, "long_factor": [1.0] * 16}}},
+    ),
+    Mended(
+        "Gemma 2 without caps",
+        model(GEMMA2, attn_logit_softcapping=None, final_logit_softcapping=..., sliding_window=None),
+        ("sliding_window 4096 added", "attn_logit_softcapping 10000 and final_logit_softcapping 30 added"),
+        {"config.json": {"attn_logit_softcapping": 1e4, "final_logit_softcapping": 30.0, "sliding_window": 4096}},
+    ),
+    Mended(
+        "a tensor of no use",
+        llama({INV_FREQ: ("F32", (16,))}),
+        (f"1 tensors left out that Ollama has no place for, such as {INV_FREQ}",),
+        tensors={INV_FREQ: None, "model.norm.weight": (64,)},
+    ),
+    Mended(
+        "a model without its head",
+        model(LLAMA, {name.removeprefix("model."): shape for name, shape in shapes(LLAMA, rows=TOKENS).items()}),
+        ("tensors renamed for Ollama's converter",),
+        tensors={"model.norm.weight": (64,), "norm.weight": None},
+    ),
+    Mended(
+        "Mixtral",
+        model(MIXTRAL),
+        ("8 tensors renamed for Ollama's converter",),
+        tensors={f"{EXPERT}w2.weight": (96, 64), f"{EXPERT}w3.weight": (64, 96)},
+    ),
+    Mended(
+        "FP8 with one scale",
+        llama({DOWN: ("F8_E4M3", (64, 96)), f"{DOWN}_scale": ("F32", ())}),
+        ("the FP8 scales, one for a row or a whole tensor, described as blocks",),
+        {"config.json": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [1 << 20, 1 << 20]}}},
+        {f"{DOWN}_scale": (1, 1), DOWN: (64, 96)},
+    ),
+    Mended(
+        "a target that Ollama would spoil",
+        TINY,
+        ("no quantization: the weights are BF16, and Ollama 0.24.0 would spoil one",),
+        tag="bf16",
+        quantization=None,
+    ),
+    Mended("a target that it no longer spoils", TINY, (), tag="bf16", version="0.33.0", quantization="BF16"),
+    Mended("a quantization of old releases", TINY, (), tag="q6_k", version="0.6.8", quantization="Q6_K"),
+    Mended(
+        "a byte order mark and NaN",
+        {**TINY, "generation_config.json": b'\xef\xbb\xbf{"top_p": NaN, "top_k": 5}'},
+        ("generation_config.json written as JSON that Ollama reads",),
+        {"generation_config.json": {"top_p": None, "top_k": 5}},
+    ),
+    Mended(
+        "a template in a file of its own",
+        {**changed("tokenizer_config.json", chat_template=...), "chat_template.jinja": b"{{ messages }}"},
+        ("chat_template.jinja is put into tokenizer_config.json",),
+        {"tokenizer_config.json": {"chat_template": "{{ messages }}"}},
+    ),
+    Mended(
+        "special tokens that end the server",
+        changed("special_tokens_map.json", additional_special_tokens=["<a>"]),
+        ("additional_special_tokens written as objects",),
+        {"special_tokens_map.json": {"additional_special_tokens": [{"content": "<a>"}]}},
+    ),
+    Mended(
+        "a tokenizer.model that is none",
+        {**TINY, "tokenizer.model": b"IQ== 0\nIg== 1\n"},
+        ("tokenizer.model is left out",),
+        {"tokenizer.model": {}},
+    ),
+    Mended(
+        "SentencePiece in another dress",
+        {**model(LLAMA, shapes(LLAMA, rows=267), vocab_size=267), "tokenizer.json": written(SPM)},
+        ("tokenizer.model made of tokenizer.json", "added_tokens.json made of tokenizer.json: 1 tokens beyond"),
+        {"added_tokens.json": {"<end>": 266}},
+    ),
+    Mended(
+        "pooling in newer words",
+        newer_sentence_transformer(tiny_bert()),
+        ("modules.json: types written as before", "1_Pooling/config.json: pooling written as before"),
+        {"1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}},
+    ),
+    Mended(
+        "other numbers of CLS and SEP",
+        tiny_bert(early_specials=True),
+        ("[CLS] and [SEP] named as the tokens that begin and end a text",),
+        {"tokenizer_config.json": {"bos_token": "[CLS]", "add_bos_token": True, "eos_token": "[SEP]"}},
+    ),
+]
+
+
+@pytest.mark.parametrize("mended", MENDED, ids=lambda mended: mended.name)
+async def test_what_can_be_mended_is_sent_mended(
+    mended: Mended, client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/model", mended.files)
+    ollama.version = mended.version
+    name = f"hf.co/acme/model:{mended.tag}"
+    shown = (await inspect(settings(hub.endpoint, ollama.url), name)).to_json()
+    assert shown["refusal"] is None
+    assert shown["quantization"] == mended.quantization
+    for text in mended.says:
+        assert text in "; ".join(shown["repairs"])
+    assert bool(shown["repairs"]) is bool(mended.says)
+
+    # The stand-in is a v0.24, which no longer quantizes to the older names.
+    if mended.quantization != "Q6_K":
+        assert (await client.pull(name))[-1] == {"status": "success"}
+        sent = uploaded(ollama)
+        for path, fields in mended.fields.items():
+            assert_fields(sent, path, fields)
+        header = sent["model.safetensors"]
+        tensors = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+        for tensor, shape in mended.tensors.items():
+            assert tensors.get(tensor, {"shape": None})["shape"] == (None if shape is None else list(shape))
+
+
+def uploaded(ollama: StandInOllama) -> dict[str, bytes]:
+    """The files of the one create, as far as the stand-in remembers them."""
+    [create] = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
+    return {path: ollama._store.beginning(digest) for path, digest in create["files"].items()}
+
+
+def assert_fields(sent: Mapping[str, bytes], path: str, fields: Mapping[str, Any]) -> None:
+    if not fields:
+        assert path not in sent
+        return
+    found = json.loads(sent[path])
+    assert {key: found.get(key, ...) for key in fields} == fields
+    assert not any(isinstance(found.get(key), float) for key, value in fields.items() if isinstance(value, int))
+
+
+async def test_an_edited_file_arrives_with_every_byte_of_its_data(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = llama({INV_FREQ: ("F32", (16,))})
+    hub.add("acme/model", files)
+    assert (await client.pull("hf.co/acme/model:q8_0"))[-1] == {"status": "success"}
+    sent, original = uploaded(ollama)["model.safetensors"], files["model.safetensors"]
+    starts = [8 + int.from_bytes(content[:8], "little") for content in (sent, original)]
+    assert sent[starts[0] :] == original[starts[1] :]

