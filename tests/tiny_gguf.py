@@ -2,7 +2,8 @@
 
 import random
 
-from proxy.gguf.header import Field, TensorInfo, TensorType, lay_out, padding, write_header
+from proxy.gguf.header import Field, write_header
+from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 
 KINDS = {
     "F32": (TensorType.F32, 0),

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.gguf.header import GgufError, Header, TensorInfo, lay_out, padding, shown, write_header
+from proxy.gguf.header import Header, write_header
+from proxy.gguf.tensors import GgufError, TensorInfo, lay_out, padding, shown
 
 NUMBER = "split.no"
 COUNT = "split.count"

@@ -17,8 +17,9 @@ from functools import partial
 from typing import Any
 
 from proxy.errors import Refusal
-from proxy.gguf.header import Field, TensorInfo, TensorType, lay_out, padding, write_header
-from proxy.planning.recipe import Literal, Range, Recipe, Step
+from proxy.gguf.header import Field, write_header
+from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
+from proxy.planning.recipe import Literal, Range, Recipe, Step, compared
 from proxy.planning.safetensors import Header, Tensor
 from proxy.sources.base import RepositoryFile
 
@@ -169,7 +170,7 @@ def adapter_recipe(
         "adapter.type": Field.string("lora"),
         "adapter.lora.alpha": Field.float32(alpha),
     }
-    parts: list[Literal | Range] = [Literal(write_header(metadata, infos)), Range(file, 0, header.size, _dropping, 0)]
+    parts: list[Literal | Range] = [Literal(write_header(metadata, infos)), compared(where, file, header.content)]
     for half, info, (_, transform) in zip(halves, infos, made, strict=True):
         parts.append(Range(file, half.tensor.start, half.tensor.stop, transform, info.size))
         parts.append(Literal(bytes(padding(info.size))))
@@ -325,10 +326,6 @@ def _made(half: _Half, factor: float, base: AdapterBase) -> tuple[TensorInfo, Ca
         transform = partial(_interleaving, row, tensor.shape[0] // heads)
     name = f"blk.{half.layer}.{base.projections[half.projection][0]}.weight.lora_{'a' if half.is_a else 'b'}"
     return TensorInfo(name, tensor.shape[::-1], kind), transform
-
-
-def _dropping() -> Step:
-    return lambda _: b""
 
 
 def _interleaving(row: int, rows: int) -> Step:

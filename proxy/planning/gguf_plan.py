@@ -7,12 +7,13 @@ from math import prod
 
 from proxy.config import ModelSettings, Quantization
 from proxy.errors import Damaged, Refusal
-from proxy.gguf.header import Field, GgufError, Header, Incomplete, TensorType, read_header, write_header
+from proxy.gguf.header import Field, Header, Incomplete, read_header, write_header
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
-from proxy.planning.capabilities import Capabilities
+from proxy.gguf.tensors import GgufError, TensorType
+from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector
 from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
-from proxy.planning.recipe import Literal, Range, Recipe, Step
+from proxy.planning.recipe import Literal, Range, Recipe, Step, unused
 from proxy.planning.sizes import Shape, quantized_size
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -20,8 +21,6 @@ QUANTIZABLE = (TensorType.F32, TensorType.F16, TensorType.BF16)
 OTHER_TYPES = ("adapter", "mmproj", "imatrix")
 FILE_TYPE = "general.file_type"
 FILE_TYPES = {"F16": 1, "BF16": 32}
-ROW = 32
-"""llama-quantize takes only rows that its smallest blocks divide."""
 
 
 def plan_gguf(
@@ -185,12 +184,12 @@ def _taken(file: RepositoryFile, at: int, pieces: Sequence[Piece | Padding]) -> 
         if not isinstance(piece, Piece):
             yield Literal(bytes(piece.size))
             continue
-        if in_order:
-            yield from _dropped(file, at, piece.start)
+        if in_order and at < piece.start:
+            yield unused(file, at, piece.start)
         yield Range(file, piece.start, piece.stop)
         at = piece.stop
-    if in_order:
-        yield from _dropped(file, at, file.size)
+    if in_order and at < file.size:
+        yield unused(file, at, file.size)
 
 
 def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:
@@ -216,11 +215,6 @@ def _read(content: bytes) -> Header | None:
         return read_header(content)
     except (GgufError, Incomplete):
         return None
-
-
-def _dropped(file: RepositoryFile, start: int, stop: int) -> Iterator[Range]:
-    if start < stop:
-        yield Range(file, start, stop, lambda: lambda _: b"", 0)
 
 
 def _merged_name(model: GgufModel) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.planning import fp8
-from proxy.planning.capabilities import ANY_WEIGHTS, CONVERTS, NEVER, NEWEST, Capabilities
+from proxy.planning.capabilities import ANY_WEIGHTS, CONVERTS, NEVER, NEWEST, ROW, Capabilities
 from proxy.planning.repairs import FRACTIONS, drop_quantization, fit_config, repair_config
 from proxy.planning.safetensors import Header, Tensor
 from proxy.planning.tensors import (
@@ -48,8 +48,6 @@ OPTIONAL = (
     *("num_key_value_heads", "head_dim", "sliding_window", "vocab_size"),
     *("n_layers", "n_layer", "n_head", "n_embd"),
 )
-ROW = 32
-"""llama-quantize takes only rows that its smallest blocks divide."""
 
 
 class Edit(NamedTuple):

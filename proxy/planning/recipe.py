@@ -40,6 +40,28 @@ class Range:
         return self.stop - self.start if self.becomes is None else self.becomes
 
 
+def unused(file: RepositoryFile, start: int, stop: int) -> Range:
+    """Bytes that no blob gets: they are read because a file that comes whole is checked, and needs no ranges."""
+    return Range(file, start, stop, lambda: lambda _: b"", 0)
+
+
+def compared(where: str, file: RepositoryFile, first: bytes) -> Range:
+    """A file's first bytes, which were read before: no blob gets them, but they have to be the same again."""
+
+    def compare() -> Step:
+        held = bytearray()
+
+        def step(piece: bytes) -> bytes:
+            held.extend(piece)
+            if not piece and held != first:
+                raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
+            return b""
+
+        return step
+
+    return Range(file, 0, len(first), compare, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One blob. `digest` (`sha256:` and hex) is None where nobody knows it before the bytes have come."""

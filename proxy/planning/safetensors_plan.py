@@ -9,7 +9,7 @@ from proxy.config import ModelSettings
 from proxy.errors import Refusal
 from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest, small_file, weight_file
 from proxy.planning.preflight import Edit, Findings
-from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.recipe import Literal, Range, Recipe, compared
 from proxy.planning.safetensors import LENGTH_BYTES, Header
 from proxy.planning.sizes import Shape, quantized_size
 from proxy.planning.tokenizer_files import TokenizerFiles
@@ -91,8 +91,14 @@ def _weights(
     repository: Repository, file: RepositoryFile, header: Header, content: bytes | None, edits: Mapping[str, Edit]
 ) -> Upload:
     if edits:
-        parts = (Literal(edited(header.content, edits)), Range(file, header.size, file.size))
-        return Upload(file.path, Recipe(parts), (Bar(bar_digest(repository, file), file.size),))
+        recipe = Recipe(
+            (
+                Literal(edited(header.content, edits)),
+                compared(f"{repository.id}/{file.path}", file, header.content),
+                Range(file, header.size, file.size),
+            )
+        )
+        return Upload(file.path, recipe, (Bar(bar_digest(repository, file), recipe.size),))
     if content is not None:
         made = small_file(file.path, content)
         return Upload(file.path, made.recipe, (Bar(made.digest or "", file.size),))

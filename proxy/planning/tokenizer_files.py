@@ -7,13 +7,13 @@ The converter takes tokenizer.model where there is one, else tokenizer.json, whi
 import hashlib
 import json
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from proxy.errors import Refusal
+from proxy.planning.sentencepiece import MOST_TOKENS, Kind, Piece, count_pieces, read_pieces, write_pieces
 from proxy.planning.weights import NotConvertible, json_object
 
 TOKENIZER = "tokenizer.json"
@@ -30,15 +30,9 @@ KNOWN_SPLITS = {
     "00431aed57e696b747435f734d1e3b9b1bfd931a121fb5cac7129e97c181e9ba",  # Qwen3.5
     "b92c0824a58e1d8dc3221cf3e12c433c3a86f57e46d57229993489f0798e7702",  # Laguna
 }
-MOST_TOKENS = 1 << 20
-"""Four times as many as the largest vocabulary has."""
-UNKNOWN, CONTROL, USER_DEFINED, BYTE, NORMAL = 2, 3, 4, 6, 1
-"""SentencePiece's types of pieces."""
-SPECIAL = (UNKNOWN, CONTROL, USER_DEFINED)
+SPECIAL = (Kind.UNKNOWN, Kind.CONTROL, Kind.USER_DEFINED)
 BEGINNERS = ("Llama", "CodeLlama", "Gemma")
 """Classes of tokenizers that begin a text with a token unless they are told not to."""
-PIECE_TEXT, PIECE_KIND = 0x0A, 0x18
-LONGEST_SHIFT = 63
 
 
 @dataclass(slots=True)
@@ -231,7 +225,7 @@ def _pair(merge: str | list[str]) -> Sequence[str]:
 
 def _special_pieces(model: bytes, contents: Mapping[str, bytes], found: TokenizerFiles) -> dict[str, Any]:
     """A tokenizer.json as far as the converter needs one beside tokenizer.model: to know where a text ends."""
-    tokens = {text: number for number, (text, kind) in enumerate(_pieces(model)) if kind in SPECIAL}
+    tokens = {piece.text: number for number, piece in enumerate(read_pieces(model)) if piece.kind in SPECIAL}
     if ADDED in contents:
         tokens |= json_object(ADDED, contents[ADDED])
     added = [{"id": number, "content": text, "special": True} for text, number in tokens.items()]
@@ -294,58 +288,6 @@ def _fill_holes(tokenizer: _Tokenizer, found: TokenizerFiles) -> None:
     found.repairs.append(f"{TOKENIZER}: {len(holes)} unused numbers filled, so that the others keep theirs")
 
 
-def count_pieces(model: bytes) -> int | None:
-    """How many pieces a SentencePiece model has; None for what is none (a protobuf, whose first field repeats)."""
-    count = position = fields = 0
-    try:
-        while position < len(model) and fields < MOST_TOKENS:
-            fields += 1
-            key, position = _varint(model, position)
-            if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
-                length, position = _varint(model, position)
-                if key >> 3 == 1:
-                    # A piece begins with its text: a list of tokens in another format does not, whose line ends
-                    # look like pieces.
-                    if model[position] != PIECE_TEXT:
-                        return None
-                    count += 1
-                position += length
-            else:
-                position = _skip(model, position, key & 7)
-    except (IndexError, ValueError):
-        return None
-    return count if count and position == len(model) else None
-
-
-def _pieces(model: bytes) -> Iterator[tuple[str, int]]:
-    """Text and type of each piece of a model that has been counted."""
-    for key, content in _fields(model):
-        if key >> 3 == 1 and isinstance(content, bytes):
-            fields = dict(_fields(content))
-            text, kind = fields.get(PIECE_TEXT), fields.get(PIECE_KIND, NORMAL)
-            yield (
-                text.decode(errors="replace") if isinstance(text, bytes) else "",
-                kind if isinstance(kind, int) else 0,
-            )
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol buffer, each with its number and wire type in one; a fixed one has no content."""
-    position = 0
-    while position < len(content):
-        key, position = _varint(content, position)
-        if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
-            length, position = _varint(content, position)
-            yield key, content[position : position + length]
-            position += length
-        elif key & 7 == 0:
-            value, position = _varint(content, position)
-            yield key, value
-        else:
-            position = _skip(content, position, key & 7)
-            yield key, b""
-
-
 def make_sentencepiece(tokenizer: _Tokenizer) -> bytes:
     """A tokenizer.model with the pieces of a tokenizer.json, in the order of their numbers.
 
@@ -363,50 +305,12 @@ def make_sentencepiece(tokenizer: _Tokenizer) -> bytes:
         text = texts.get(number) or (added["content"] if added else f"<|unused_{number}|>")
         score = 0.0
         if text == unknown:
-            kind = UNKNOWN
+            kind = Kind.UNKNOWN
         elif added is not None:
-            kind = CONTROL if added.get("special") else USER_DEFINED
+            kind = Kind.CONTROL if added.get("special") else Kind.USER_DEFINED
         elif re.fullmatch(r"<0x[0-9A-F]{2}>", text):
-            kind = BYTE
+            kind = Kind.BYTE
         else:
-            kind, score = NORMAL, -float(ranks.get(text, len(ranks) + number))
-        content = text.encode()
-        piece = (
-            b"\x0a" + _to_varint(len(content)) + content + b"\x15" + struct.pack("<f", score) + b"\x18" + bytes([kind])
-        )
-        made.append(b"\x0a" + _to_varint(len(piece)) + piece)
-    return b"".join(made)
-
-
-def _varint(content: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if shift > LONGEST_SHIFT:
-            raise ValueError("a number without an end")
-        if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
-            return value, position
-        shift += 7
-
-
-def _skip(content: bytes, position: int, wire_type: int) -> int:
-    match wire_type:
-        case 0:
-            return _varint(content, position)[1]
-        case 1:
-            return position + 8
-        case 5:
-            return position + 4
-        case _:
-            raise ValueError(f"wire type {wire_type}")
-
-
-def _to_varint(value: int) -> bytes:
-    made = bytearray()
-    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    made.append(value)
-    return bytes(made)
+            kind, score = Kind.NORMAL, -float(ranks.get(text, len(ranks) + number))
+        made.append(Piece(text, kind, score))
+    return write_pieces(made)

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterable
 
 from proxy.errors import Refusal
-from proxy.gguf.header import GgufError, Incomplete
 from proxy.gguf.header import Header as GgufHeader
+from proxy.gguf.header import Incomplete
 from proxy.gguf.header import read_header as read_gguf_header
+from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import LENGTH_BYTES, Header, header_size, read_header
 from proxy.pull.progress import Progress
 from proxy.pull.transfer import Transfer, together

@@ -11,7 +11,8 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import strategies as st
 
-from proxy.gguf.header import BLOCKS, Field, Kind, TensorType
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.tensors import BLOCKS, TensorType
 
 ARCHITECTURE = "llama"
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from proxy.gguf.header import Field, lay_out, padding, read_header, write_header
+from proxy.gguf.header import Field, read_header, write_header
 from proxy.gguf.split import Merged, Piece
+from proxy.gguf.tensors import lay_out, padding
 
 
 def split(

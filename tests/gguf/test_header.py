@@ -13,21 +13,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.header import (
-    BLOCKS,
-    FIRST_BYTES,
-    MOST_BYTES,
-    Field,
-    GgufError,
-    Header,
-    Incomplete,
-    Kind,
-    TensorInfo,
-    TensorType,
-    lay_out,
-    read_header,
-    write_header,
-)
+from proxy.gguf.header import FIRST_BYTES, MOST_BYTES, Field, Header, Incomplete, Kind, read_header, write_header
+from proxy.gguf.tensors import BLOCKS, GgufError, TensorInfo, TensorType, lay_out
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
 from tests.gguf.splitting import with_offsets, with_version

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.header import Field, GgufError, Header, Kind, TensorInfo, TensorType, lay_out, read_header, write_header
+from proxy.gguf.header import Field, Header, Kind, read_header, write_header
 from proxy.gguf.split import Padding, Piece, SplitName, merge
+from proxy.gguf.tensors import GgufError, TensorInfo, TensorType, lay_out
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
 from tests.gguf.splitting import joined, split, with_offsets

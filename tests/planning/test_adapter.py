@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from proxy.demo.repository import HEADS, HIDDEN, KV_HEADS, tiny_llama
 from proxy.errors import Refusal
-from proxy.gguf.header import TensorType, read_header
+from proxy.gguf.header import read_header
+from proxy.gguf.tensors import TensorType
 from proxy.planning import safetensors
 from proxy.planning.adapter import (
     AdapterBase,

@@ -7,7 +7,8 @@ import pytest
 
 from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.errors import Damaged, Refusal
-from proxy.gguf.header import Field, TensorInfo, TensorType, read_header, write_header
+from proxy.gguf.header import Field, read_header, write_header
+from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_gguf, choose_projector
 from proxy.planning.gguf_plan import plan_gguf, plan_native

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import NO_SETTINGS, ModelSettings
-from proxy.errors import Refusal
+from proxy.errors import Damaged, Refusal
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.embedding import check_companions
 from proxy.planning.plan import Converter, Format, Plan
 from proxy.planning.preflight import Edit, check_weights
+from proxy.planning.recipe import Assembly
 from proxy.planning.safetensors import LENGTH_BYTES, read_header
 from proxy.planning.safetensors_plan import edited, plan_safetensors
 from proxy.planning.weights import INDEX, choose_files
@@ -81,14 +82,24 @@ def test_a_small_file_without_a_digest_is_sent_from_memory() -> None:
 def test_an_edited_file_is_a_new_header_before_the_same_data() -> None:
     tensors: Shapes = {"model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", (16,)), **shapes(LLAMA)}
     [upload] = planned(tensors=tensors).weights
-    literal, data = upload.recipe.parts
-    size = len(weights(tensors))
-    length = int.from_bytes(weights(tensors)[:8], "little") + 8
-    assert (data.start, data.stop) == (length, size)  # type: ignore[union-attr]
+    source = weights(tensors)
+    length = int.from_bytes(source[:8], "little") + 8
     assert upload.digest is None
-    assert [bar.size for bar in upload.bars] == [size]
-    made = literal.content + weights(tensors)[length:]  # type: ignore[union-attr]
-    assert set(read_header("x", literal.content, len(made)).tensors) == shapes(LLAMA).keys()  # type: ignore[union-attr]
+    assert upload.recipe.takes_whole_files
+    made = b"".join(Assembly(upload.recipe).add([source]))
+    assert made[-len(source) + length :] == source[length:]
+    size = int.from_bytes(made[:8], "little") + 8
+    assert set(read_header("x", made[:size], len(made)).tensors) == shapes(LLAMA).keys()
+    assert [bar.size for bar in upload.bars] == [len(made)]
+
+
+def test_an_edited_file_that_begins_otherwise_than_it_was_planned_is_damaged() -> None:
+    tensors: Shapes = {"model.layers.0.self_attn.rotary_emb.inv_freq": ("F32", (16,)), **shapes(LLAMA)}
+    [upload] = planned(tensors=tensors).weights
+    source = bytearray(weights(tensors))
+    source[20] ^= 1
+    with pytest.raises(Damaged, match="its header has come in two versions"):
+        Assembly(upload.recipe).add([bytes(source)])
 
 
 def test_an_edited_header_is_read_by_the_library_with_the_same_numbers() -> None:

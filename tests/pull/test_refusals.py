@@ -344,9 +344,9 @@ def header_bytes(files: Mapping[str, bytes]) -> int:
 
 
 def assert_nothing_moved(hub: StandInHub, ollama: StandInOllama, files: Mapping[str, bytes]) -> None:
-    """No byte of the weights' data, and nothing at all to Ollama."""
+    """No byte of the weights' data, and nothing at all to Ollama. A header that is wrong is read once more."""
     served = [request for request in hub.requests if request.origin == "cdn" and ".safetensors" in request.path]
-    assert sum(request.body_bytes for request in served) <= header_bytes(files)
+    assert sum(request.body_bytes for request in served) <= 2 * header_bytes(files)
     assert not [request for request in ollama.requests if request.method == "POST"]
     assert not ollama.models
 

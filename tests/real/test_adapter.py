@@ -11,7 +11,8 @@ import pytest
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.repository import HEADS, KV_HEADS, tiny_llama
-from proxy.gguf.header import TensorType, read_header
+from proxy.gguf.header import read_header
+from proxy.gguf.tensors import TensorType
 from proxy.planning import safetensors as headers
 from proxy.planning import weights
 from tests import tiny_adapter as tiny

@@ -12,7 +12,8 @@ import pytest
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
-from proxy.gguf.header import Field, TensorInfo, TensorType, lay_out, padding, read_header, write_header
+from proxy.gguf.header import Field, read_header, write_header
+from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.planning.capabilities import capabilities_of
 from tests.gguf.splitting import split
 from tests.real_ollama import RealOllama

@@ -1,0 +1,136 @@
+"""Tensors in a GGUF: how ggml stores their numbers, how many bytes that takes, and where each lies. Pure."""
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from math import prod
+
+DEFAULT_ALIGNMENT = 32
+
+_brief = reprlib.Repr()
+_brief.maxstring = 100
+
+
+class GgufError(ValueError):
+    """No GGUF that can be used; the text says why."""
+
+
+def shown(value: object) -> str:
+    """For an error's text: a hostile file's names are of any length and hold any character."""
+    return _brief.repr(value)
+
+
+class TensorType(IntEnum):
+    """How ggml stores a tensor's numbers. The numbers that are missing here were given up."""
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
+    Q8_0 = 8
+    Q8_1 = 9
+    Q2_K = 10
+    Q3_K = 11
+    Q4_K = 12
+    Q5_K = 13
+    Q6_K = 14
+    Q8_K = 15
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
+    I8 = 24
+    I16 = 25
+    I32 = 26
+    I64 = 27
+    F64 = 28
+    IQ1_M = 29
+    BF16 = 30
+    TQ1_0 = 34
+    TQ2_0 = 35
+    MXFP4 = 39
+    NVFP4 = 40
+    Q1_0 = 41
+    Q2_0 = 42
+
+
+BLOCKS: Mapping[int, tuple[int, int]] = {
+    TensorType.F32: (1, 4),
+    TensorType.F16: (1, 2),
+    TensorType.Q4_0: (32, 18),
+    TensorType.Q4_1: (32, 20),
+    TensorType.Q5_0: (32, 22),
+    TensorType.Q5_1: (32, 24),
+    TensorType.Q8_0: (32, 34),
+    TensorType.Q8_1: (32, 36),
+    TensorType.Q2_K: (256, 84),
+    TensorType.Q3_K: (256, 110),
+    TensorType.Q4_K: (256, 144),
+    TensorType.Q5_K: (256, 176),
+    TensorType.Q6_K: (256, 210),
+    TensorType.Q8_K: (256, 292),
+    TensorType.IQ2_XXS: (256, 66),
+    TensorType.IQ2_XS: (256, 74),
+    TensorType.IQ3_XXS: (256, 98),
+    TensorType.IQ1_S: (256, 50),
+    TensorType.IQ4_NL: (32, 18),
+    TensorType.IQ3_S: (256, 110),
+    TensorType.IQ2_S: (256, 82),
+    TensorType.IQ4_XS: (256, 136),
+    TensorType.I8: (1, 1),
+    TensorType.I16: (1, 2),
+    TensorType.I32: (1, 4),
+    TensorType.I64: (1, 8),
+    TensorType.F64: (1, 8),
+    TensorType.IQ1_M: (256, 56),
+    TensorType.BF16: (1, 2),
+    TensorType.TQ1_0: (256, 54),
+    TensorType.TQ2_0: (256, 66),
+    TensorType.MXFP4: (32, 17),
+    TensorType.NVFP4: (64, 36),
+    TensorType.Q1_0: (128, 18),
+    TensorType.Q2_0: (64, 18),
+}
+"""How many numbers a block holds, and how many bytes it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor. `shape` begins with the length of a row; `offset` counts from where the data starts."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int = 0
+
+    @property
+    def size(self) -> int:
+        """In bytes. Raises GgufError where the type is not known or does not divide a row."""
+        if self.type not in BLOCKS:
+            raise GgufError(f"the tensor {shown(self.name)} has the unknown type {self.type}")
+        numbers, taken = BLOCKS[self.type]
+        row = prod(self.shape[:1])
+        if row % numbers:
+            name = TensorType(self.type).name
+            raise GgufError(f"the tensor {shown(self.name)} has rows of {row}, no multiple of {name}'s {numbers}")
+        return prod(self.shape) // numbers * taken
+
+
+def lay_out(tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> tuple[TensorInfo, ...]:
+    """The same tensors one behind the other, which is the only layout that llama.cpp loads."""
+    placed, offset = [], 0
+    for tensor in tensors:
+        placed.append(replace(tensor, offset=offset))
+        offset += tensor.size + padding(tensor.size, alignment)
+    return tuple(placed)
+
+
+def padding(size: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    return -size % alignment

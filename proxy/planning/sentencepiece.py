@@ -1,0 +1,132 @@
+"""The pieces of a SentencePiece model, read from its protocol buffer and written as one. Pure."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+MOST_TOKENS = 1 << 20
+"""Four times as many as the largest vocabulary has."""
+PIECE = 0x0A
+TEXT, SCORE, KIND = 0x0A, 0x15, 0x18
+LONGEST_SHIFT = 63
+
+
+class Kind(IntEnum):
+    """The types of pieces."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+class Piece(NamedTuple):
+    text: str
+    kind: int
+    score: float = 0.0
+
+
+def count_pieces(model: bytes) -> int | None:
+    """How many pieces a SentencePiece model has; None for what is none (a protobuf, whose first field repeats)."""
+    count = position = fields = 0
+    try:
+        while position < len(model) and fields < MOST_TOKENS:
+            fields += 1
+            key, position = _varint(model, position)
+            if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
+                length, position = _varint(model, position)
+                if key == PIECE:
+                    # A piece begins with its text: a list of tokens in another format does not, whose line ends
+                    # look like pieces.
+                    if model[position] != TEXT:
+                        return None
+                    count += 1
+                position += length
+            else:
+                position = _skip(model, position, key & 7)
+    except (IndexError, ValueError):
+        return None
+    return count if count and position == len(model) else None
+
+
+def read_pieces(model: bytes) -> Iterator[Piece]:
+    """Text and type of each piece of a model that has been counted."""
+    for key, content in _fields(model):
+        if key == PIECE and isinstance(content, bytes):
+            fields = dict(_fields(content))
+            text, kind = fields.get(TEXT), fields.get(KIND, Kind.NORMAL)
+            yield Piece(
+                text.decode(errors="replace") if isinstance(text, bytes) else "",
+                kind if isinstance(kind, int) else 0,
+            )
+
+
+def write_pieces(pieces: Iterable[Piece]) -> bytes:
+    """A model that has nothing but pieces, which is all that Ollama's converter reads of one."""
+    made = []
+    for text, kind, score in pieces:
+        content = text.encode()
+        fields = (
+            bytes([TEXT]),
+            _to_varint(len(content)),
+            content,
+            struct.pack("<Bf", SCORE, score),
+            bytes([KIND, kind]),
+        )
+        piece = b"".join(fields)
+        made.append(bytes([PIECE]) + _to_varint(len(piece)) + piece)
+    return b"".join(made)
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protocol buffer, each with its number and wire type in one; a fixed one has no content."""
+    position = 0
+    while position < len(content):
+        key, position = _varint(content, position)
+        if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
+            length, position = _varint(content, position)
+            yield key, content[position : position + length]
+            position += length
+        elif key & 7 == 0:
+            value, position = _varint(content, position)
+            yield key, value
+        else:
+            position = _skip(content, position, key & 7)
+            yield key, b""
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if shift > LONGEST_SHIFT:
+            raise ValueError("a number without an end")
+        if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
+            return value, position
+        shift += 7
+
+
+def _skip(content: bytes, position: int, wire_type: int) -> int:
+    match wire_type:
+        case 0:
+            return _varint(content, position)[1]
+        case 1:
+            return position + 8
+        case 5:
+            return position + 4
+        case _:
+            raise ValueError(f"wire type {wire_type}")
+
+
+def _to_varint(value: int) -> bytes:
+    made = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
