@@ -1,6 +1,7 @@
 """The plan of a safetensors repository: which bytes go to Ollama, and what is said of them."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,8 @@ def test_an_edited_file_is_a_new_header_before_the_same_data() -> None:
     length = int.from_bytes(source[:8], "little") + 8
     assert upload.digest is None
     assert upload.recipe.takes_whole_files
-    made = b"".join(Assembly(upload.recipe).add([source]))
+    # With a digest of its own the listing's made-up one is not looked at.
+    made = b"".join(Assembly(replace(upload.recipe, digest="sha256:")).add([source]))
     assert made[-len(source) + length :] == source[length:]
     size = int.from_bytes(made[:8], "little") + 8
     assert set(read_header("x", made[:size], len(made)).tensors) == shapes(LLAMA).keys()
