@@ -49,8 +49,8 @@ async def test_an_upload_whose_client_leaves_ends_at_ollama_and_leaves_no_blob(
     await asyncio.sleep(1)
     uploading.cancel()
     log = real_ollama.home / "log"
-    await eventually(lambda: f'POST     "/api/blobs/{digest}"' in log.read_text(), 10)
-    line = next(line for line in log.read_text().splitlines() if f'"/api/blobs/{digest}"' in line)
+    await eventually(lambda: f'POST     "/api/blobs/{digest}"' in log.read_text(errors="replace"), 10)
+    line = next(line for line in log.read_text(errors="replace").splitlines() if f'"/api/blobs/{digest}"' in line)
     assert "| 500 |" in line or "| 400 |" in line, line
     async with session.head(f"{real_ollama.url}/api/blobs/{digest}") as response:
         assert response.status == 404
