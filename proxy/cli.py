@@ -58,17 +58,25 @@ def serve(listen: str | None, log_format: str, file: Path | None, ollama: str | 
 @cli.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+@click.option("--template", is_flag=True, help="Print the Go template that is sent; exit 1 where none is.")
 @everywhere
-def inspect(name: str, as_json: bool, file: Path | None, ollama: str | None, hub: str | None) -> None:
+def inspect(name: str, as_json: bool, template: bool, file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Show what a pull of NAME would do, without doing it; exit 1 where it would be refused."""
     import orjson
     from rich.console import Console
 
     from proxy.inspection import inspect as find_out
 
+    if as_json and template:
+        raise click.UsageError("--json and --template exclude each other")
     settings = config.load(file, flags={"--ollama": ollama, "--hub": hub})
     found = _run(find_out(settings, name))
-    if as_json:
+    if template:
+        if found.template is None:
+            raise ProxyError(f"no template is sent for {found.name}: {found.why_no_template}")
+        # What is written to a file is to be the template, for template_file.
+        click.echo(found.template.encode(), nl=sys.stdout.isatty())
+    elif as_json:
         click.echo(orjson.dumps(found.to_json(), option=orjson.OPT_INDENT_2))
     else:
         found.print(Console())

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.app import Backend
-from proxy.config import Config
+from proxy.config import NO_SETTINGS, Config
 from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.planning.capabilities import capabilities_of
@@ -52,8 +52,7 @@ class Inspection:
             "base": plan.base.name if plan and plan.base else None,
             "template": {
                 "source": plan.template_source if plan else None,
-                # Only the user's own template is known to be right; Ollama judges the others by itself.
-                "exact": True if plan and plan.template_source == "config" else None,
+                "exact": plan.template_exact if plan else None,
             },
             "system": settings.system if settings else None,
             "parameters": dict(settings.parameters) if settings else {},
@@ -70,6 +69,26 @@ class Inspection:
         """Every blob counts once, and not at all where Ollama holds it."""
         sizes = {upload.digest or upload.path: upload.size for upload in self._uploads() if not self._is_held(upload)}
         return sum(sizes.values())
+
+    @property
+    def template(self) -> str | None:
+        """The Go template that is sent, where one is."""
+        return self.plan.settings.template if self.plan else None
+
+    @property
+    def why_no_template(self) -> str:
+        if self.plan is None:
+            return f"refused: {self.refusal}"
+        source = self.plan.template_source
+        if source == "gguf" and self.plan.settings == NO_SETTINGS:
+            return self.plan.reason
+        if self.plan.base is not None:
+            return f"an adapter has the template of its base: inspect {self.plan.base.name} --template"
+        if source == "none":
+            return "it has no conversations: it embeds texts"
+        if source == "ollama":
+            return "Ollama renders the conversations of this architecture by itself"
+        return f"this Ollama renders the Jinja of {source} by itself"
 
     def print(self, console: Console) -> None:
         if self.refusal is not None:
@@ -89,7 +108,8 @@ class Inspection:
         quantized = f"; quantization: {plan.quantization}, by Ollama" if plan.quantization else ""
         console.print(Text(f"{plan.reason}{quantized}"))
         console.print(Text("; ".join(self._sizes(plan))))
-        console.print(Text(f"chat template: {plan.template_source}"))
+        exact = {True: ", exact", False: ", not exact", None: ""}[plan.template_exact]
+        console.print(Text(f"chat template: {plan.template_source}{exact}"))
         if plan.settings.system is not None:
             console.print(Text(f"system: {plan.settings.system}"))
         for key, value in plan.settings.parameters.items():

@@ -38,6 +38,11 @@ def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
+PLAIN = {"template": "{{ .Prompt }}", "parameters": {"repeat_penalty": 1.0, "stop": []}}
+"""What a model without a chat template is created with."""
+NO_TEMPLATE = "warning: it has no chat template: it continues texts; set template in [models] where it can chat"
+
+
 def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
     """Requests for the bytes of a weight file, beyond its header."""
     return [

@@ -157,6 +157,54 @@ async def test_inspect_exits_1_with_the_reason(hub: StandInHub, ollama: StandInO
     assert "not a name of the form hf.co/ORG/REPO" in orjson.loads(out)["refusal"]
 
 
+JINJA = "{% for m in messages %}<|{{ m.role }}|>é{{ m.content }}<|end|>{% endfor %}"
+
+
+def talking() -> dict[str, bytes]:
+    """A repository with a chat template that Ollama does not know."""
+    return tiny_llama() | {"chat_template.jinja": JINJA.encode()}
+
+
+async def test_inspect_prints_the_template_that_is_sent_and_nothing_else(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", talking())
+    status, out, err = await run(
+        "inspect", "hf.co/acme/tiny", "--template", "--hub", hub.endpoint, "--ollama", ollama.url
+    )
+    assert (status, err) == (0, "")
+    assert "<|user|>é{{ .Content }}<|end|>" in out
+    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
+        assert (await Client(url, session).pull("hf.co/acme/tiny"))[-1] == {"status": "success"}
+    [body] = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
+    assert out == body["template"]
+
+
+@pytest.mark.parametrize(
+    ("files", "version", "reason"),
+    [
+        (talking(), "0.33.0", "this Ollama renders the Jinja of chat_template.jinja by itself"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "0.24.0", "refused: acme/tiny has no safetensors weights"),
+    ],
+    ids=["native", "refused"],
+)
+async def test_inspect_says_why_no_template_is_sent(
+    hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], version: str, reason: str
+) -> None:
+    ollama.version = version
+    hub.add("acme/tiny", files)
+    places = ("--hub", hub.endpoint, "--ollama", ollama.url)
+    status, out, err = await run("inspect", "hf.co/acme/tiny", "--template", *places)
+    assert (status, out) == (1, "")
+    assert err.startswith(f"ollama-hf-proxy: no template is sent for hf.co/acme/tiny:latest: {reason}")
+
+
+async def test_inspect_prints_json_or_the_template() -> None:
+    status, out, err = await run("inspect", "hf.co/acme/tiny", "--json", "--template")
+    assert (status, out) == (2, "")
+    assert "--json and --template exclude each other" in err
+
+
 async def test_demo_ends_with_a_model_and_the_next_two_lines() -> None:
     status, out, err = await run("demo", "--ollama", "http://127.0.0.1:9")
     assert (status, err) == (0, "")

@@ -1,11 +1,16 @@
 """`inspect`: the fields that scripts rely on."""
 
+from dataclasses import replace
+
 import pytest
 
+from proxy.config import ModelSettings
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from proxy.inspection import inspect
+from proxy.inspection import Inspection, inspect
+from proxy.planning.plan import Base, Format, Plan
+from tests.planning.listings import listing
 from tests.support import digest_of, fetched, settings
 
 KEYS = {
@@ -39,8 +44,9 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     assert (found["name"], found["repository"]) == ("hf.co/acme/tiny:latest", "acme/tiny")
     assert (found["commit"], found["format"]) == (repository.commit, "safetensors")
     assert (found["quantization"], found["converter"]) == ("Q4_K_M", "ollama")
-    assert found["template"] == {"source": "tokenizer_config.json", "exact": None}
-    assert (found["system"], found["parameters"]) == ("Be terse.", {"temperature": 0.3})
+    assert found["template"] == {"source": "tokenizer_config.json", "exact": True}
+    assert found["system"] == "Be terse."
+    assert found["parameters"] == {"temperature": 0.3, "repeat_penalty": 1.0, "stop": ["<|eot_id|>"]}
     assert (found["repairs"], found["warnings"], found["refusal"]) == ([], [], None)
     by_path = {file["path"]: file for file in found["files"]}
     assert by_path["model.safetensors"] == {
@@ -85,3 +91,22 @@ async def test_a_name_that_is_not_ours_is_refused(hub: StandInHub, ollama: Stand
     found = await inspect(settings(hub.endpoint, ollama.url), name)
     assert found.refusal is not None
     assert "hf.co/ORG/REPO[:TAG]" in found.refusal
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("none", "it embeds texts"),
+        ("ollama", "Ollama renders the conversations of this architecture by itself"),
+        ("tokenizer_config.json", "this Ollama renders the Jinja of tokenizer_config.json by itself"),
+        ("gguf", "because of a test"),
+        ("base", "of its base: inspect hf.co/acme/base --template"),
+    ],
+)
+def test_why_no_template_is_sent(source: str, reason: str) -> None:
+    base = Base("hf.co/acme/base", None) if source == "base" else None
+    plan = Plan("x", listing(), Format.GGUF, "because of a test", (), template_source=source, base=base)
+    found = Inspection("x", plan=plan)
+    assert found.template is None
+    assert reason in found.why_no_template
+    assert replace(found, plan=replace(plan, settings=ModelSettings(template="mine"))).template == "mine"

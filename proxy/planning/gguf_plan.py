@@ -5,13 +5,14 @@ from dataclasses import replace
 from functools import partial
 from math import prod
 
-from proxy.config import ModelSettings, Quantization
+from proxy.config import Quantization
 from proxy.errors import Damaged, Refusal
 from proxy.gguf.header import Field, Header, Incomplete, read_header, write_header
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
 from proxy.gguf.tensors import GgufError, TensorType
 from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector
+from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
 from proxy.planning.recipe import Literal, Range, Recipe, Step, unused
 from proxy.planning.sizes import Shape, quantized_size
@@ -30,7 +31,7 @@ def plan_gguf(
     headers: Sequence[Header],
     projector: RepositoryFile | None,
     capabilities: Capabilities,
-    settings: ModelSettings,
+    modelfile: Modelfile,
 ) -> Plan:
     """`headers` are those of the model's files, in their order. Raises Refusal for what would not load."""
     model = choice.model
@@ -58,18 +59,28 @@ def plan_gguf(
         reason,
         tuple(uploads),
         quantization=choice.quantization,
-        template_source="config" if settings.template is not None else "gguf",
-        settings=settings,
+        template_source=modelfile.source,
+        template_exact=modelfile.exact,
+        settings=modelfile.settings,
         result_size=size,
         # From v0.30 on Ollama writes its own copy of a GGUF that it is given.
         made_size=size if choice.quantization is not None or capabilities.runs_llama_server else 0,
         repairs=(f"{FILE_TYPE} is changed: Ollama quantizes no GGUF without F16 or BF16 there",)
         if first is not headers[0]
         else (),
-        warnings=(f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {choice.quantization}",)
-        if choice.quantization in (Quantization.BF16, Quantization.F32) and capabilities.spoils_output
-        else (),
+        warnings=(
+            *([_spoilt(choice.quantization, capabilities)] if _is_spoilt(choice.quantization, capabilities) else ()),
+            *modelfile.warnings,
+        ),
     )
+
+
+def _is_spoilt(quantization: Quantization | None, capabilities: Capabilities) -> bool:
+    return quantization in (Quantization.BF16, Quantization.F32) and capabilities.spoils_output
+
+
+def _spoilt(quantization: Quantization | None, capabilities: Capabilities) -> str:
+    return f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {quantization}"
 
 
 def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str) -> Plan:

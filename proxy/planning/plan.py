@@ -80,6 +80,7 @@ class Plan:
     quantization: str | None = None
     converter: Converter = Converter.NOBODY
     template_source: str = "none"
+    template_exact: bool | None = None
     settings: ModelSettings = NO_SETTINGS
     repairs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.config import ModelSettings
-from proxy.errors import Refusal
+from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest, small_file, weight_file
 from proxy.planning.preflight import Edit, Findings
 from proxy.planning.recipe import Literal, Range, Recipe, compared
@@ -37,18 +36,16 @@ def plan_safetensors(
     contents: Mapping[str, bytes],
     findings: Findings,
     tokenizer: TokenizerFiles,
-    settings: ModelSettings,
+    modelfile: Modelfile,
 ) -> Plan:
     """Put the plan together; `contents` holds what `selection.to_read` asked for, by path."""
     changed = dict(tokenizer.changed)
+    if modelfile.tokenizer_config is not None:
+        changed[TOKENIZER_CONFIG] = modelfile.tokenizer_config
     # As text: to Python 2048.0 is 2048, to Ollama it is no whole number.
     if json.dumps(findings.config) != json.dumps(json_object(f"{repository.id}/{CONFIG}", contents[CONFIG])):
         changed[CONFIG] = json.dumps(findings.config).encode()
     mended = dict(contents) | {path: content for path, content in changed.items() if content is not None}
-    template, template_source = _fold_template(repository.id, mended, settings)
-    if template is not None:
-        changed[TOKENIZER_CONFIG] = template
-        mended[TOKENIZER_CONFIG] = template
     repairs = [*findings.repairs, *tokenizer.repairs]
     left_out = {path for path, content in changed.items() if content is None}
     sent = ({file.path for file in selection.companions} | changed.keys()) - left_out
@@ -78,10 +75,11 @@ def plan_safetensors(
         tuple(uploads),
         quantization=quantization,
         converter=Converter.OLLAMA,
-        template_source=template_source,
-        settings=settings,
+        template_source=modelfile.source,
+        template_exact=modelfile.exact,
+        settings=modelfile.settings,
         repairs=tuple(repairs),
-        warnings=(*findings.warnings, *tokenizer.warnings),
+        warnings=(*findings.warnings, *tokenizer.warnings, *modelfile.warnings),
         result_size=result,
         made_size=result if quantization in (None, CONVERTED_TO) else converted + result,
     )
@@ -140,26 +138,3 @@ def _shapes(headers: Iterable[Header]) -> Iterator[Shape]:
     for header in headers:
         for name, tensor in header.tensors.items():
             yield Shape(name, tensor.elements, tensor.shape[-1] if len(tensor.shape) > 1 else 0)
-
-
-def _fold_template(repository: str, contents: Mapping[str, bytes], settings: ModelSettings) -> tuple[bytes | None, str]:
-    """tokenizer_config.json as it is uploaded, and where the chat template comes from.
-
-    Ollama's converter never reads chat_template.jinja, which newer repositories have instead.
-    """
-    original = contents.get(TOKENIZER_CONFIG)
-    config = json_object(f"{repository}/{TOKENIZER_CONFIG}", original) if original is not None else {}
-    jinja = contents.get(CHAT_TEMPLATE)
-    if jinja is not None:
-        try:
-            config["chat_template"] = jinja.decode()
-        except UnicodeDecodeError as error:
-            raise Refusal(f"{repository}/{CHAT_TEMPLATE} is not UTF-8 text") from error
-        rewritten: bytes | None = json.dumps(config).encode()
-    else:
-        rewritten = original
-    if settings.template is not None:
-        return rewritten, "config"
-    if jinja is not None:
-        return rewritten, CHAT_TEMPLATE
-    return rewritten, TOKENIZER_CONFIG if config.get("chat_template") else "none"

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from proxy.chat.probe import probe
 from proxy.config import NO_SETTINGS, Config, GgufPulls
 from proxy.errors import Refusal
+from proxy.gguf.tensors import GgufError
 from proxy.ollama import Ollama
 from proxy.planning.adapter import (
     ADAPTER_CONFIG,
@@ -21,6 +23,7 @@ from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.embedding import MODULES, check_companions, module_files
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
+from proxy.planning.modelfile import brought_by_files, brought_by_gguf, choose_modelfile, files_to_read
 from proxy.planning.plan import Bar, Base, Converter, Format, Plan, Upload, bar_digest
 from proxy.planning.preflight import check_weights, judge
 from proxy.planning.safetensors_plan import plan_safetensors
@@ -110,9 +113,16 @@ class Planner:
         repository = reading.repository
         headers = await reading.gguf_headers(choice.model.files)
         projector = choose_projector(choice.model, repository.files)
+        await reading.read(files_to_read(repository.files))
+        try:
+            brought = await asyncio.to_thread(brought_by_gguf, headers[0])
+        except GgufError as error:
+            raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
+        chat = await probe(brought.jinja, brought.facts) if brought.jinja else None
         settings = self._config.settings_for(reference.name)
+        modelfile = choose_modelfile(repository.id, "", brought, chat, reading.contents, settings, capabilities)
         return await asyncio.to_thread(
-            plan_gguf, reference.name, repository, choice, headers, projector, capabilities, settings
+            plan_gguf, reference.name, repository, choice, headers, projector, capabilities, modelfile
         )
 
     async def _plan_safetensors(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
@@ -125,16 +135,29 @@ class Planner:
         findings = judge(repository.id, config, reference.tag, default, capabilities)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
+        await asyncio.to_thread(check_weights, repository.id, selection, headers, findings, capabilities)
+        await reading.read(files_to_read(repository.files))
+
+        architecture = findings.architecture
+        tokenizer = await asyncio.to_thread(
+            check_companions, repository.id, architecture, reading.contents, findings.rows
+        )
+        contents = reading.contents | tokenizer.mended
+        brought = brought_by_files(repository.id, contents, tokenizer.tokens)
+        chat = await probe(brought.jinja, brought.facts) if brought.jinja else None
         settings = self._config.settings_for(reference.name)
-
-        def finish() -> Plan:
-            check_weights(repository.id, selection, headers, findings, capabilities)
-            tokenizer = check_companions(repository.id, findings.architecture, reading.contents, findings.rows)
-            return plan_safetensors(
-                reference.name, repository, selection, headers, reading.contents, findings, tokenizer, settings
-            )
-
-        return await asyncio.to_thread(finish)
+        modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
+        return await asyncio.to_thread(
+            plan_safetensors,
+            reference.name,
+            repository,
+            selection,
+            headers,
+            reading.contents,
+            findings,
+            tokenizer,
+            modelfile,
+        )
 
     async def _plan_adapter(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         repository = reading.repository

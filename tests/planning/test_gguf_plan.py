@@ -12,6 +12,7 @@ from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_gguf, choose_projector
 from proxy.planning.gguf_plan import plan_gguf, plan_native
+from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Converter, Format, Plan
 from proxy.planning.recipe import Assembly, Recipe
 from proxy.sources.base import RepositoryFile
@@ -45,7 +46,8 @@ def planned(
     headers = [read_header(files[file.path], size=file.size) for file in choice.model.files]
     projector = choose_projector(choice.model, repository.files)
     name = f"hf.co/acme/model:{tag}"
-    return plan_gguf(name, repository, choice, headers, projector, capabilities_of(version), settings)
+    modelfile = Modelfile(settings, "config" if settings.template is not None else "gguf", None)
+    return plan_gguf(name, repository, choice, headers, projector, capabilities_of(version), modelfile)
 
 
 def made(recipe: Recipe, files: Mapping[str, bytes]) -> bytes:

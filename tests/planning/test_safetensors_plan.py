@@ -10,10 +10,11 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config import NO_SETTINGS
 from proxy.errors import Damaged, Refusal
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.embedding import check_companions
+from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Converter, Format, Plan
 from proxy.planning.preflight import Edit, check_weights
 from proxy.planning.recipe import Assembly
@@ -26,6 +27,7 @@ from tests.planning.shapes import LLAMA, MIXTRAL, Shapes, config, judged, shapes
 from tests.planning.test_safetensors import JSON
 from tests.support import companions, digest_of
 
+MODELFILE = Modelfile(NO_SETTINGS, "tokenizer_config.json", True)
 COMPANIONS = {path: content for path, content in companions().items() if path not in ("README.md", "LICENSE")}
 
 
@@ -35,7 +37,7 @@ def planned(
     tensors: Shapes | None = None,
     fields: dict[str, Any] | None = None,
     tag: str = "q8_0",
-    settings: ModelSettings = NO_SETTINGS,
+    modelfile: Modelfile = MODELFILE,
     version: str = "0.33.0",
     hashed: bool = True,
 ) -> Plan:
@@ -53,7 +55,7 @@ def planned(
     read = contents if hashed else contents | {weight_file.path: content}
     tokenizer = check_companions(repository.id, found.architecture, contents)
     headers = {weight_file.path: header}
-    return plan_safetensors("name", repository, selection, headers, read, found, tokenizer, settings)
+    return plan_safetensors("name", repository, selection, headers, read, found, tokenizer, modelfile)
 
 
 def sent(plan: Plan, path: str) -> Any:
@@ -159,9 +161,9 @@ def test_nan_and_a_byte_order_mark_are_left_out(path: str, version: str) -> None
 
 
 def test_nan_is_left_out_of_a_file_that_is_written_anew_too() -> None:
-    strange = {"tokenizer_config.json": b'{"x": NaN, "add_bos_token": true}', "chat_template.jinja": b"{{ x }}"}
+    strange = {"tokenizer_config.json": b'{"x": NaN, "add_bos_token": "true", "bos_token": "<s>"}'}
     plan = planned(strange)
-    assert sent(plan, "tokenizer_config.json") == {"x": None, "add_bos_token": True, "chat_template": "{{ x }}"}
+    assert sent(plan, "tokenizer_config.json") == {"x": None, "add_bos_token": True, "bos_token": "<s>"}
 
 
 def test_a_token_called_nan_is_no_reason_to_write_a_file_anew() -> None:
@@ -181,38 +183,14 @@ def test_an_index_is_never_sent() -> None:
     assert INDEX not in {upload.path for upload in planned({INDEX: index}).uploads}
 
 
-@pytest.mark.parametrize(
-    ("changes", "settings", "source", "template"),
-    [
-        ({}, NO_SETTINGS, "tokenizer_config.json", "original"),
-        ({"chat_template.jinja": b"{{ new }}"}, NO_SETTINGS, "chat_template.jinja", "{{ new }}"),
-        ({}, ModelSettings(template="{{ .Prompt }}"), "config", "original"),
-        ({"tokenizer_config.json": b"{}"}, NO_SETTINGS, "none", None),
-    ],
-)
-def test_the_template_comes_from_the_newest_place(
-    changes: dict[str, bytes], settings: ModelSettings, source: str, template: str | None
-) -> None:
-    plan = planned(changes, settings=settings)
-    original = json.loads(COMPANIONS["tokenizer_config.json"])["chat_template"]
-    assert plan.template_source == source
-    wanted = original if template == "original" else template
-    assert sent(plan, "tokenizer_config.json").get("chat_template") == wanted
+def test_what_the_modelfile_says_of_the_tokenizer_is_sent() -> None:
+    modelfile = Modelfile(NO_SETTINGS, "chat_template.jinja", True, b'{"a": 1}', ("odd",))
+    plan = planned({"chat_template.jinja": b"x"}, modelfile=modelfile)
+    assert sent(plan, "tokenizer_config.json") == {"a": 1}
+    assert (plan.template_source, plan.template_exact) == ("chat_template.jinja", True)
     assert "chat_template.jinja" not in {upload.path for upload in plan.uploads}
-    told = "chat_template.jinja is put into tokenizer_config.json, where Ollama reads it"
-    assert (told in plan.repairs) is ("chat_template.jinja" in changes)
-
-
-def test_a_template_without_a_file_to_stand_in_makes_the_file() -> None:
-    contents = {path: content for path, content in COMPANIONS.items() if path != "tokenizer_config.json"}
-    assert "tokenizer_config.json" not in contents
-    plan = planned({"chat_template.jinja": "{{ ü }}".encode()})
-    assert sent(plan, "tokenizer_config.json")["chat_template"] == "{{ ü }}"
-
-
-def test_a_template_that_is_no_text_is_refused() -> None:
-    with pytest.raises(Refusal, match="acme/model/chat_template.jinja is not UTF-8 text"):
-        planned({"chat_template.jinja": b"\xff"})
+    assert "chat_template.jinja is put into tokenizer_config.json, where Ollama reads it" in plan.repairs
+    assert "odd" in plan.warnings
 
 
 @pytest.mark.parametrize(("tag", "also"), [("f16", 0), ("q8_0", 1), ("bf16", 1)])

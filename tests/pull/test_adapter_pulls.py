@@ -84,13 +84,8 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
     assert ollama.blobs[made] == bars[of_adapter][0]
     header = read_header(ollama._store.beginning(made), size=ollama.blobs[made])
     assert (header.architecture, header.get("general.type", str)) == ("llama", "adapter")
-    assert [layer.kind for layer in ollama.models[ADAPTER].layers] == [
-        "model",
-        "template",
-        "adapter",
-        "params",
-        "config",
-    ]
+    kinds = sorted(layer.kind for layer in ollama.models[ADAPTER].layers)
+    assert kinds == ["adapter", "config", "license", "model", "params", "template"]
     assert sorted(ollama.models) == [ADAPTER, BASE]
 
 

@@ -16,7 +16,7 @@ from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
 from proxy.planning import weights
 from proxy.sources import folder
-from tests.support import Client, digest_of, eventually, settings
+from tests.support import PLAIN, Client, digest_of, eventually, settings
 from tests.tiny_gguf import tiny_gguf
 
 NAME = "home/acme/tiny:q4_K_M"
@@ -159,7 +159,7 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     put(home, {"Tiny-Q4_K_M.gguf": whole})
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    assert created(ollama) == [{"model": NAME, "files": {"Tiny-Q4_K_M.gguf": digest_of(whole)}}]
+    assert created(ollama) == [{"model": NAME, "files": {"Tiny-Q4_K_M.gguf": digest_of(whole)}, **PLAIN}]
     [bar] = bars_of(lines).values()
     assert bar == (len(whole), len(whole))
 

@@ -1,0 +1,85 @@
+"""What goes in beside the Jinja, and what comes out: the values of this package's edge."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """Texts of the special tokens ("" where there is none), and what the tokenizer adds by itself."""
+
+    bos: str = ""
+    eos: tuple[str, ...] = ()
+    unk: str = ""
+    pad: str = ""
+    added: tuple[str, ...] = ()
+    adds_bos: bool = False
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> "TokenizerFacts":
+        return cls(
+            str(value.get("bos", "")),
+            tuple(map(str, value.get("eos", ()))),
+            str(value.get("unk", "")),
+            str(value.get("pad", "")),
+            tuple(map(str, value.get("added", ()))),
+            bool(value.get("adds_bos", False)),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "bos": self.bos,
+            "eos": list(self.eos),
+            "unk": self.unk,
+            "pad": self.pad,
+            "added": list(self.added),
+            "adds_bos": self.adds_bos,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A Go template for Ollama and what is known of it. `template` is "" where nothing could be made.
+
+    `shapes` says, for every conversation that the Jinja renders at all, whether the Go template gives the same text;
+    `exact` that the four plain shapes and the long one do. `emits_bos`: the Jinja opens with BOS, `template` does not.
+    """
+
+    template: str = ""
+    stops: tuple[str, ...] = ()
+    end_of_turn: str = ""
+    capabilities: frozenset[str] = frozenset()
+    exact: bool = False
+    shapes: Mapping[str, bool] = field(default_factory=dict)
+    emits_bos: bool = False
+    think_tags: tuple[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> "ChatTemplate":
+        tags = value["think_tags"]
+        return cls(
+            value["template"],
+            tuple(value["stops"]),
+            value["end_of_turn"],
+            frozenset(value["capabilities"]),
+            value["exact"],
+            dict(value["shapes"]),
+            value["emits_bos"],
+            (tags[0], tags[1]) if tags else None,
+            tuple(value["warnings"]),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "template": self.template,
+            "stops": list(self.stops),
+            "end_of_turn": self.end_of_turn,
+            "capabilities": sorted(self.capabilities),
+            "exact": self.exact,
+            "shapes": dict(self.shapes),
+            "emits_bos": self.emits_bos,
+            "think_tags": list(self.think_tags) if self.think_tags else None,
+            "warnings": list(self.warnings),
+        }

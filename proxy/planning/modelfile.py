@@ -1,0 +1,277 @@
+"""What the created model is told beside its weights: template, system text, parameters, license. Pure.
+
+Ollama's own choice is never relied on: of 157 real templates it knows 22 rightly, and says nothing of the others.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.chat.facts import ChatTemplate, TokenizerFacts
+from proxy.chat.parameters import parameters
+from proxy.config import ModelSettings
+from proxy.errors import Refusal
+from proxy.gguf.header import Header
+from proxy.planning.capabilities import LLAMA_SERVER, Capabilities, Version
+from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
+from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object
+from proxy.sources.base import RepositoryFile
+
+GENERATION_CONFIG = "generation_config.json"
+README = "README.md"
+LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING")
+OWN_FILES = ("template", "system", "params")
+"""What a repository says to Ollama itself: a Go template, a text, a JSON object (the Hub's registry reads them too)."""
+READ = (*OWN_FILES, *LICENSES, README)
+MOST_BYTES = 1024 * 1024
+PLAIN = "{{ .Prompt }}"
+# From these versions on Ollama renders the conversations of these architectures by itself (server/create.go).
+RENDERED: Mapping[str, Version] = {
+    "Gemma4ForCausalLM": Version(0, 20, 0),
+    "Gemma4ForConditionalGeneration": Version(0, 20, 0),
+    "LagunaForCausalLM": Version(0, 22, 0),
+    "NemotronHForCausalLM": Version(0, 22, 0),
+    "NemotronH_Nano_VL_V2": Version(0, 22, 0),
+    "NemotronH_Nano_Omni_Reasoning_V3": Version(0, 22, 0),
+}
+# Longer than the distance by which Ollama still takes a template for one of its own.
+OPENING = f"{{#{' as its authors wrote it:' * 5} #}}"
+FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+# One, or the first of a list.
+LICENSE_FIELD = re.compile(r"^license:[ \t]*(?:\r?\n[ \t]*-[ \t]+|\[[ \t]*)?[\"']?([^\s\"'#,\[\]]+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a repository brings for its conversations. `source` names where the Jinja stands.
+
+    `embeds` is of a GGUF that says how it pools, as only embedding models do.
+    """
+
+    jinja: str | None
+    source: str
+    facts: TokenizerFacts
+    generation: Mapping[str, Any]
+    embeds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """`settings` is all that is sent with the create; `exact` is None where nobody compared the template."""
+
+    settings: ModelSettings
+    source: str
+    exact: bool | None
+    tokenizer_config: bytes | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def files_to_read(files: Iterable[RepositoryFile]) -> list[RepositoryFile]:
+    """The small files at the top that the Modelfile is made of, beside those of the tokenizer."""
+    found = {file.path: file for file in files if file.path in READ and 0 < file.size <= MOST_BYTES}
+    license_file = next((path for path in (*LICENSES, README) if path in found), None)
+    return [file for path, file in found.items() if path in OWN_FILES or path == license_file]
+
+
+def brought_by_files(repository: str, contents: Mapping[str, bytes], tokens: Mapping[int, str]) -> Brought:
+    """From the small files of a safetensors repository; `tokens` has the added tokens. Raises Refusal."""
+    objects = {
+        path: json_object(f"{repository}/{path}", contents[path]) if path in contents else {}
+        for path in (CONFIG, TOKENIZER_CONFIG, GENERATION_CONFIG)
+    }
+    config = objects[TOKENIZER_CONFIG]
+    jinja, source = _jinja(repository, contents, config)
+    ends = [_text(config.get("eos_token"))]
+    for fields in (objects[GENERATION_CONFIG], objects[CONFIG]):
+        ids = fields.get("eos_token_id")
+        ends += [tokens.get(number, "") for number in (ids if isinstance(ids, list) else [ids]) if type(number) is int]
+    facts = TokenizerFacts(
+        bos=_text(config.get("bos_token")),
+        eos=tuple(dict.fromkeys(filter(None, ends))),
+        unk=_text(config.get("unk_token")),
+        pad=_text(config.get("pad_token")),
+        added=tuple(tokens.values()),
+        adds_bos=bool(config.get("add_bos_token")),
+    )
+    return Brought(jinja, source, facts, objects[GENERATION_CONFIG])
+
+
+def brought_by_gguf(header: Header) -> Brought:
+    """From a GGUF's own metadata. Raises GgufError for what is of the wrong kind."""
+    tokens = header.get("tokenizer.ggml.tokens", list) or []
+
+    def token(name: str) -> str:
+        number = header.metadata.get(f"tokenizer.ggml.{name}_token_id")
+        value = number.value if number else None
+        return str(tokens[value]) if isinstance(value, int) and 0 <= value < len(tokens) else ""
+
+    kinds = header.get("tokenizer.ggml.token_type", list) or []
+    special = (3, 4)
+    facts = TokenizerFacts(
+        bos=token("bos"),
+        eos=tuple(dict.fromkeys(filter(None, (token("eos"), token("eot"))))),
+        unk=token("unknown"),
+        pad=token("padding"),
+        added=tuple(str(text) for text, kind in zip(tokens, kinds, strict=False) if kind in special),
+        adds_bos=bool(header.get("tokenizer.ggml.add_bos_token", bool)),
+    )
+    embeds = f"{header.architecture}.pooling_type" in header.metadata
+    return Brought(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds)
+
+
+def choose_modelfile(
+    repository: str,
+    architecture: str,
+    brought: Brought,
+    chat: ChatTemplate | None,
+    contents: Mapping[str, bytes],
+    settings: ModelSettings,
+    capabilities: Capabilities,
+) -> Modelfile:
+    """Whose template, parameters, system text and license it is: the user's, the repository's, else the authors'.
+
+    `chat` is what probing made of the Jinja. Raises Refusal for files of the repository's own that cannot be read.
+    """
+    if architecture in EMBEDDING or brought.embeds:
+        return Modelfile(_with_license(settings, contents), "none", None)
+    own = _own_files(repository, contents)
+    stops = chat.stops if chat else ()
+    found = {**parameters(brought.generation, brought.facts, stops), **own.parameters}
+    merged = replace_settings(
+        settings,
+        system=settings.system if settings.system is not None else own.system,
+        parameters=found | settings.parameters,
+    )
+    dressed = _with_license(merged, contents)
+    patched = _tokenizer_config(repository, contents, brought, chat, capabilities)
+    if settings.template is not None:
+        return Modelfile(dressed, "config", True, patched)
+    if own.template is not None:
+        return Modelfile(replace_settings(dressed, template=own.template), "template", None, patched)
+    if capabilities.version >= RENDERED.get(architecture, capabilities.version._replace(major=10**6)):
+        return Modelfile(dressed, "ollama", None, patched)
+    return _by_jinja(brought, chat, dressed, patched, capabilities)
+
+
+def _by_jinja(
+    brought: Brought,
+    chat: ChatTemplate | None,
+    settings: ModelSettings,
+    patched: bytes | None,
+    capabilities: Capabilities,
+) -> Modelfile:
+    native = capabilities.version >= LLAMA_SERVER
+    if chat is None:
+        text = "it has no chat template: it continues texts; set template in [models] where it can chat"
+        return Modelfile(replace_settings(settings, template=PLAIN), "none", None, patched, (text,))
+    if native and brought.source != "gguf" and chat.shapes:
+        # From 0.30 on llama-server renders the Jinja itself, where no template is sent.
+        return Modelfile(settings, brought.source, True, patched)
+    if chat.template:
+        warnings = () if chat.exact else (_inexact(brought.source, chat),)
+        return Modelfile(
+            replace_settings(settings, template=chat.template), brought.source, chat.exact, patched, warnings
+        )
+    why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
+    if native:
+        text = f"the chat template of {brought.source} could not be checked: {why}"
+        return Modelfile(settings, brought.source, False, patched, (text,))
+    text = f"the chat template of {brought.source} is not used: {why}; set template in [models]"
+    return Modelfile(replace_settings(settings, template=PLAIN), "none", False, patched, (text,))
+
+
+def _inexact(source: str, chat: ChatTemplate) -> str:
+    failed = [shape for shape, same in chat.shapes.items() if not same]
+    return (
+        f"the chat template of {source} cannot be written exactly for Ollama: these differ: "
+        f"{', '.join(failed) or 'all'}; set template in [models] where answers suffer"
+    )
+
+
+def _jinja(repository: str, contents: Mapping[str, bytes], config: Mapping[str, Any]) -> tuple[str | None, str]:
+    if contents.get(CHAT_TEMPLATE, b"").strip():
+        try:
+            return contents[CHAT_TEMPLATE].decode(), CHAT_TEMPLATE
+        except UnicodeDecodeError as error:
+            raise Refusal(f"{repository}/{CHAT_TEMPLATE} is not UTF-8 text") from error
+    said = config.get("chat_template")
+    if isinstance(said, list):
+        said = next((one.get("template") for one in said if isinstance(one, dict) and one.get("name") == "default"), "")
+    return (said, TOKENIZER_CONFIG) if isinstance(said, str) and said else (None, "none")
+
+
+def _tokenizer_config(
+    repository: str,
+    contents: Mapping[str, bytes],
+    brought: Brought,
+    chat: ChatTemplate | None,
+    capabilities: Capabilities,
+) -> bytes | None:
+    """tokenizer_config.json with the chosen Jinja, and with how a text begins and a turn ends by it.
+
+    The converter reads chat_template.jinja nowhere, and of a list only the entry `default`.
+    """
+    if brought.jinja is None or brought.source == "gguf":
+        return None
+    original = contents.get(TOKENIZER_CONFIG)
+    config = json_object(f"{repository}/{TOKENIZER_CONFIG}", original) if original is not None else {}
+    before = json.dumps(config)
+    opening = OPENING if capabilities.version >= LLAMA_SERVER else ""
+    config["chat_template"] = opening + brought.jinja
+    if chat is not None and chat.shapes:
+        if config.get("bos_token") or chat.emits_bos:
+            config["add_bos_token"] = chat.emits_bos
+        if chat.end_of_turn and chat.end_of_turn in brought.facts.added:
+            config["eos_token"] = chat.end_of_turn
+    after = json.dumps(config)
+    return None if after == before else after.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnFiles:
+    template: str | None
+    system: str | None
+    parameters: Mapping[str, Any]
+
+
+def _own_files(repository: str, contents: Mapping[str, bytes]) -> _OwnFiles:
+    texts: dict[str, str] = {}
+    for path in OWN_FILES:
+        if path in contents:
+            try:
+                texts[path] = contents[path].decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise Refusal(f"{repository}/{path} is not UTF-8 text") from error
+    params = json_object(f"{repository}/params", contents["params"]) if "params" in contents else {}
+    if "stop" in params:
+        # Ollama takes a bare string at create and then fails at every chat.
+        stop = params.pop("stop")
+        if isinstance(stop, str | list):
+            params["stop"] = [stop] if isinstance(stop, str) else [text for text in stop if isinstance(text, str)]
+    return _OwnFiles(texts.get("template"), texts.get("system"), params)
+
+
+def _with_license(settings: ModelSettings, contents: Mapping[str, bytes]) -> ModelSettings:
+    if settings.license is not None:
+        return settings
+    for path in LICENSES:
+        if contents.get(path):
+            return replace_settings(settings, license=contents[path].decode(errors="replace"))
+    front = FRONT_MATTER.match(contents.get(README, b"").decode("utf-8-sig", errors="replace"))
+    named = LICENSE_FIELD.search(front[1]) if front else None
+    return replace_settings(settings, license=named[1]) if named else settings
+
+
+def replace_settings(settings: ModelSettings, **fields: Any) -> ModelSettings:
+    """The settings with other values; a template's file has been read by now."""
+    known = {name: getattr(settings, name) for name in settings.__struct_fields__}
+    return ModelSettings(**(known | {"template_file": None} | fields))
+
+
+def _text(token: Any) -> str:
+    """A token stands there as a text or as an object."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else ""

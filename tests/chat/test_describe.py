@@ -1,0 +1,157 @@
+"""What is said of a template: capabilities, stops, tags as Ollama will infer them, warnings."""
+
+import pytest
+
+from proxy.chat.describe import LARGEST, describe, think_tags
+from proxy.chat.facts import ChatTemplate, TokenizerFacts
+from tests.chat import own_templates
+from tests.chat.inference import call_tag, thinking_tags, tree
+
+FACTS = TokenizerFacts(bos="<s>", eos=("</s>",))
+
+
+def test_capabilities_are_what_ollama_will_see() -> None:
+    chat = describe(own_templates.TOOLS, FACTS)
+    assert chat.capabilities == {"system", "tools", "thinking"}
+    assert "$.Tools" in chat.template
+    assert describe(own_templates.CHATML, FACTS).capabilities == {"system"}
+    assert ".Tools" not in describe(own_templates.CHATML, FACTS).template
+
+
+@pytest.mark.parametrize("source", [own_templates.TOOLS, own_templates.REASONER, own_templates.TOGGLED])
+def test_ollama_infers_the_thinking_tags(source: str) -> None:
+    chat = describe(source, FACTS)
+    assert chat.think_tags == ("<think>", "</think>")
+    assert thinking_tags(tree(chat.template)) == ("<think>", "</think>")
+
+
+def test_a_model_that_does_not_think_has_no_thinking_tags() -> None:
+    chat = describe(own_templates.CHATML, FACTS)
+    assert chat.think_tags is None
+    assert ".Thinking" not in chat.template
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [("tools", "<tool_call>"), ("tools in user", "{"), ("ids", "[TOOL_CALLS]["), ("text arguments", "<|call|>")],
+)
+def test_ollama_infers_the_tag_of_calls(name: str, tag: str) -> None:
+    assert call_tag(tree(describe(own_templates.CALLING[name], FACTS).template)) == tag
+
+
+def test_empty_thoughts_of_the_history_are_no_part_of_the_header() -> None:
+    chat = describe(own_templates.EMPTY_THOUGHTS, FACTS)
+    assert all(chat.shapes.values())
+    assert thinking_tags(tree(chat.template)) == ("<think>", "</think>")
+    assert "if and .Thinking false" not in chat.template
+
+
+def test_thoughts_that_the_history_writes_otherwise_do_not_hide_the_tags() -> None:
+    source = own_templates.EMPTY_THOUGHTS.replace("'<think>\n'", "'('").replace("'\n</think>\n'", "')'")
+    chat = describe(source, FACTS)
+    assert "({{ .Thinking }}" in chat.template
+    assert chat.shapes["thoughts"]
+    assert thinking_tags(tree(chat.template)) == ("<think>", "</think>")
+
+
+def test_tools_that_are_absent_are_none_as_in_transformers() -> None:
+    assert "None!" in describe("{% if tools is none %}None!{% endif %}" + own_templates.CHATML, FACTS).template
+
+
+@pytest.mark.parametrize("source", [own_templates.XML_CALLS, own_templates.OTHER_CALLS])
+def test_calls_that_ollama_cannot_read_mean_no_tools(source: str) -> None:
+    chat = describe(source, FACTS)
+    assert chat.exact
+    assert "tools" not in chat.capabilities
+    assert ".Tools" not in chat.template
+    assert "tools are not supported" in chat.warnings
+
+
+def test_bos_is_left_to_ollama() -> None:
+    chat = describe(own_templates.VICUNA, FACTS)
+    assert chat.emits_bos
+    assert "<s>" not in chat.template
+    assert not describe(own_templates.CHATML, FACTS).emits_bos
+
+
+def test_tools_are_written_as_json_not_as_go_structs() -> None:
+    template = describe(own_templates.TOOLS, FACTS).template
+    assert "{{ json . }}" in template
+    assert "{{ . }}" not in template
+
+
+@pytest.mark.parametrize(
+    ("source", "warning"),
+    [
+        ("{{ raise_exception('never') }}", "cannot be rendered: never"),
+        ("{% if %}", "does not compile"),
+        ("always the same", "leaves out what the user says"),
+        ("{{ messages[0].content[::-1] }}", "leaves out what the user says"),
+        ("\ud800{{ messages[0].content }}", "not Unicode"),
+        (" " * (LARGEST + 1), "too large"),
+        ("{{ messages[0].content }}\ue000", "rewrites"),
+    ],
+)
+def test_what_cannot_be_done_is_said(source: str, warning: str) -> None:
+    chat = describe(source, FACTS)
+    assert not chat.exact
+    assert chat.template == ""
+    assert warning in " ".join(chat.warnings)
+
+
+def test_what_is_not_exact_is_said() -> None:
+    source = own_templates.CHATML.replace("m.content", "m.content.replace('verse', 'prose')")
+    chat = describe(source, FACTS)
+    assert chat.shapes["user"]
+    assert not chat.shapes["system"]
+    assert not chat.exact
+    assert "differs from the chat template here: system" in " ".join(chat.warnings)
+
+
+def test_ignored_system_texts_are_said() -> None:
+    source = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    chat = describe(source, FACTS)
+    assert chat.exact
+    assert "system" not in chat.capabilities
+    assert "the chat template ignores system messages" in chat.warnings
+
+
+def test_a_time_of_day_is_frozen_and_said() -> None:
+    source = "{{ strftime_now('%H:%M on %A') }}" + own_templates.CHATML
+    assert any("today's for good" in warning for warning in describe(source, FACTS).warnings)
+    assert not any("today's" in warning for warning in describe(own_templates.DATED, FACTS).warnings)
+
+
+def test_tools_that_are_none_may_break_a_template() -> None:
+    source = "{% for t in tools %}{{ t }}{% endfor %}" + own_templates.CHATML
+    assert describe(source, FACTS).exact
+
+
+def test_a_contradiction_leaves_the_rest_right() -> None:
+    """The thirteenth message is written differently, which no feature tells."""
+    source = own_templates.CHATML.replace("m.role + '\n'", "m.role + ('!\n' if loop.index == 13 else '\n')")
+    chat = describe(source, FACTS)
+    assert chat.shapes["turns"]
+    assert not chat.shapes["long"]
+    assert not chat.exact
+
+
+@pytest.mark.parametrize(
+    ("source", "tags"),
+    [
+        ("a </think> b", ("<think>", "</think>")),
+        ("[THINK] and [/THINK]", ("[THINK]", "[/THINK]")),
+        ("<|END_THINKING|>", ("<|START_THINKING|>", "<|END_THINKING|>")),
+        ("<seed:think>", ("<seed:think>", "</seed:think>")),
+        ("I think so", None),
+    ],
+)
+def test_think_tags_by_their_look(source: str, tags: tuple[str, str] | None) -> None:
+    assert think_tags(source) == tags
+
+
+def test_results_survive_json() -> None:
+    for source in (own_templates.TOOLS, own_templates.CHATML, "{% if %}"):
+        chat = describe(source, FACTS)
+        assert ChatTemplate.parse(chat.as_json()) == chat
+    assert TokenizerFacts.parse(FACTS.as_json()) == FACTS
