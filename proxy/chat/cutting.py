@@ -1,6 +1,5 @@
 """Cuts a rendered conversation at its sentinels into slots and the text between them."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,11 +7,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from proxy.chat.conversations import Conversation
+from proxy.chat.objects import next_object
 
 _SENTINEL = re.compile("\ue000(\\d+)([a-z]\\d?)\ue001")
 _SLOTS = {"s": "system", "u": "user", "a": "assistant", "k": "thinking", "t": "tool"}
 _TOOL_FIELDS = {"f": "tool_name", "d": "description"}
-_DECODER = json.JSONDecoder()
 
 
 class Unmodelled(Exception):
@@ -169,17 +168,13 @@ def _json_spans(output: str, conversation: Conversation) -> Iterator[Token]:
         known += [(call.arguments, "calls", index, f"arguments{n}") for n, call in enumerate(message.calls)]
     if not known:
         return
-    at = output.find("{")
-    while at >= 0:
-        try:
-            value, end = _DECODER.raw_decode(output, at)
-        except (ValueError, RecursionError):
-            at = output.find("{", at + 1)
-            continue
+    at = 0
+    while found := next_object(output, at):
+        start, end, value = found
         match = next((entry for entry in known if entry[0] == value), None)
         if match:
-            yield Token(at, end, *match[1:])
-        at = output.find("{", end if match else at + 1)
+            yield Token(start, end, *match[1:])
+        at = end if match else start + 1
 
 
 def _runs(group: list[Token]) -> Iterator[list[Token]]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proxy.chat.conversations import Conversation, compose, spoken
+from proxy.chat.objects import next_object
 from proxy.chat.program import Node, run
 from proxy.chat.sandbox import Sandbox, Unrenderable
 
@@ -14,7 +15,6 @@ _THOUGHT = ("UKU", "SUKUKU")
 _DEFINED = ("U", "SU", "UAU", "SUAUAU")
 _CALLED = ("UCT", "SUCT", "UAUCT", "UCTAU", "SUCTCT", "UCTAUCTAUCT", "SUBTAU")
 _CALLED_TWICE = ("UDTT", "SUDTTAU")
-_DECODER = json.JSONDecoder()
 
 Render = Callable[[Conversation], str]
 
@@ -68,14 +68,8 @@ def _same(program: Sequence[Node], render: Render, sandbox: Sandbox, conversatio
 def canonical(text: str) -> str:
     """With every JSON object written one way: Python and Go put other spaces and another order into it."""
     parts, at = [], 0
-    start = text.find("{")
-    while start >= 0:
-        try:
-            value, end = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            start = text.find("{", start + 1)
-            continue
+    while found := next_object(text, at):
+        start, end, value = found
         parts += [text[at:start], json.dumps(value, sort_keys=True)]
         at = end
-        start = text.find("{", end)
     return "".join((*parts, text[at:]))

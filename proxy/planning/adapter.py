@@ -170,7 +170,10 @@ def adapter_recipe(
         "adapter.type": Field.string("lora"),
         "adapter.lora.alpha": Field.float32(alpha),
     }
-    parts: list[Literal | Range] = [Literal(write_header(metadata, infos)), compared(where, file, header.content)]
+    parts: list[Literal | Range] = [
+        Literal(write_header(metadata, infos)),
+        compared(where, file, header.size, header.content.__eq__),
+    ]
     for half, info, (_, transform) in zip(halves, infos, made, strict=True):
         parts.append(Range(file, half.tensor.start, half.tensor.stop, transform, info.size))
         parts.append(Literal(bytes(padding(info.size))))

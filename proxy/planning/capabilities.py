@@ -31,6 +31,8 @@ SHORT_LIST = Version(0, 7, 0)
 """Before, llama.cpp's library quantized, to all that it knows."""
 FP8_AND_BF16 = Version(0, 22, 0)
 LLAMA_SERVER = Version(0, 30, 0)
+CONVERTED_TO = Quantization.F16
+"""What its converter writes first, whatever the repository has (v0.24, v0.33)."""
 ROW = 32
 """llama-quantize takes only rows that its smallest blocks divide."""
 

@@ -5,12 +5,10 @@ All refusals are of what says `success` and then embeds wrongly or not at all, s
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from proxy.errors import Refusal
-from proxy.planning.tokenizer_files import CONFIG as TOKENIZER_CONFIG
 from proxy.planning.tokenizer_files import TOKENIZER, TokenizerFiles, check_tokenizer
-from proxy.planning.weights import NotConvertible, json_object, json_value
+from proxy.planning.weights import TOKENIZER_CONFIG, NotConvertible, json_object, json_value, token_text
 
 MODULES = "modules.json"
 GEMMA = "Gemma3TextModel"
@@ -111,7 +109,9 @@ def _begin_and_end(repository: str, contents: Mapping[str, bytes], found: Tokeni
     added = tokenizer.get("added_tokens")
     tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
     numbers = {str(token.get("content")): token.get("id") for token in tokens}
-    begin, end = (_text(config.get(key), default) for key, default in (("cls_token", "[CLS]"), ("sep_token", "[SEP]")))
+    begin, end = (
+        token_text(config.get(key), default) for key, default in (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+    )
     if begin not in numbers or end not in numbers:
         raise NotConvertible(f"{repository}/{TOKENIZER} does not say which tokens begin and end a text")
     usual = (numbers[begin], numbers[end]) == (BERT_CLS, BERT_SEP)
@@ -121,10 +121,3 @@ def _begin_and_end(repository: str, contents: Mapping[str, bytes], found: Tokeni
     config |= {"add_bos_token": True, "add_eos_token": True}
     found.changed[TOKENIZER_CONFIG] = json.dumps(config).encode()
     found.repairs.append(f"{TOKENIZER_CONFIG}: {begin} and {end} named as the tokens that begin and end a text")
-
-
-def _text(token: Any, default: str) -> str:
-    """A token stands there as a text or as an object."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else default

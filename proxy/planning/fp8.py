@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.planning.safetensors import Tensor
+from proxy.planning.safetensors import FLOATS, Tensor
 from proxy.planning.weights import NotConvertible
 
 TYPE = "F8_E4M3"
 SCALES = ("_scale", "_scale_inv", ".scale", ".scale_inv")
-SCALE_TYPES = ("F32", "F16", "BF16")
 WHOLE = 1 << 20
 """Larger than any row or column: a block of it is all of them."""
 
@@ -29,7 +28,7 @@ def check(
     """
     for name in names:
         found = [scale for scale in scales_of(name) if scale in tensors]
-        if len(found) != 1 or tensors[found[0]].dtype not in SCALE_TYPES or len(tensors[name].shape) != 2:  # noqa: PLR2004
+        if len(found) != 1 or tensors[found[0]].dtype not in FLOATS or len(tensors[name].shape) != 2:  # noqa: PLR2004
             raise NotConvertible(f"{where}: {name} is FP8 without a scale that Ollama can read")
         (scale,) = found
         rows, columns = tensors[name].shape

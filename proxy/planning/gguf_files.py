@@ -32,7 +32,7 @@ class GgufModel:
     @property
     def tag(self) -> str:
         """What a name may end with to mean this model."""
-        return self.label or _file_name(self.files[0])
+        return self.label or file_name(self.files[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def find_gguf(models: Iterable[GgufModel], tag: str) -> GgufModel | None:
     """The model whose whole label or file name the tag is: Q4_K is not Q4_K_M, nor UD-Q4_K_M."""
     wanted = tag.upper()
     for model in models:
-        if any(_file_name(file).upper() == wanted for file in model.files):
+        if any(file_name(file).upper() == wanted for file in model.files):
             return model
     return _first(models, [_plain(wanted)])
 
@@ -85,7 +85,7 @@ def gguf_models(repository: str, files: Iterable[RepositoryFile]) -> list[GgufMo
     """
     found: dict[str, list[RepositoryFile]] = {}
     for file in files:
-        name = _file_name(file)
+        name = file_name(file)
         if name.lower().endswith(".gguf") and not PROJECTOR.search(name) and not IMPORTANCE.match(name):
             if IMPORTANCE.search(name) and _label(file.path) is None:
                 continue
@@ -94,13 +94,13 @@ def gguf_models(repository: str, files: Iterable[RepositoryFile]) -> list[GgufMo
     models = [GgufModel(_label(group[0].path), _in_order(repository, group)) for group in found.values()]
     models.sort(key=lambda model: (model.files[0].path.count("/"), model.files[0].path))
     # A repository may be about nothing else.
-    return [model for model in models if not DRAFT.match(_file_name(model.files[0]))] or models
+    return [model for model in models if not DRAFT.match(file_name(model.files[0]))] or models
 
 
 def choose_projector(model: GgufModel, files: Iterable[RepositoryFile]) -> RepositoryFile | None:
     """The vision projector for a model: of the deepest folder that they share, then with the nearest number of bits."""
     own, bits = model.files[0].path, _bits(model.label)
-    candidates = [file for file in files if file.path.lower().endswith(".gguf") and PROJECTOR.search(_file_name(file))]
+    candidates = [file for file in files if file.path.lower().endswith(".gguf") and PROJECTOR.search(file_name(file))]
 
     def fitness(file: RepositoryFile) -> tuple[int, int, bool, str]:
         label = _label(file.path)
@@ -158,5 +158,5 @@ def _shared_folders(one: str, other: str) -> int:
     return shared
 
 
-def _file_name(file: RepositoryFile) -> str:
+def file_name(file: RepositoryFile) -> str:
     return file.path.rpartition("/")[2]

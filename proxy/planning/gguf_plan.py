@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from math import prod
 
 from proxy.config import Quantization
-from proxy.errors import Damaged, Refusal
+from proxy.errors import Refusal
 from proxy.gguf.header import Field, Header, Incomplete, read_header, write_header
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
 from proxy.gguf.tensors import GgufError, TensorType
 from proxy.planning.capabilities import ROW, Capabilities
-from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector
+from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
-from proxy.planning.recipe import Literal, Range, Recipe, Step, unused
+from proxy.planning.recipe import Literal, Range, Recipe, compared, unused
 from proxy.planning.sizes import Shape, quantized_size
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -46,7 +45,7 @@ def plan_gguf(
     if len(uploads) < len(model.files):
         reason = f"{reason}; {capabilities.ollama} takes no split GGUF, so its {len(model.files)} shards are merged"
     if projector is not None:
-        uploads.append(weight_file(repository, _file_name(projector), projector))
+        uploads.append(weight_file(repository, _blob_name(projector), projector))
     size = sum(upload.size for upload in uploads)
     if choice.quantization is not None:
         reason = f"{reason}; Ollama quantizes its {model.label} to {choice.quantization}"
@@ -149,7 +148,7 @@ def _uploads(
     """`first` is the header to write in the place of the first."""
     if model.is_split and not capabilities.merges_split_gguf:
         return [_merged(repository, model, headers, first)]
-    uploads = [weight_file(repository, _file_name(file), file) for file in model.files]
+    uploads = [weight_file(repository, _blob_name(file), file) for file in model.files]
     if first is not headers[0]:
         uploads[0] = _with_header(repository, model.files[0], headers[0], first)
     return uploads
@@ -162,7 +161,7 @@ def _with_header(repository: Repository, file: RepositoryFile, old: Header, new:
         Range(file, old.data_start, file.size),
     )
     recipe = Recipe(parts)
-    return Upload(_file_name(file), recipe, (Bar(bar_digest(repository, file), recipe.size),))
+    return Upload(_blob_name(file), recipe, (Bar(bar_digest(repository, file), recipe.size),))
 
 
 def _merged(repository: Repository, model: GgufModel, headers: Sequence[Header], first: Header) -> Upload:
@@ -206,19 +205,7 @@ def _taken(file: RepositoryFile, at: int, pieces: Sequence[Piece | Padding]) -> 
 def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:
     """What a file begins with, which is compared with the `header` that was read before, and not taken."""
     where = f"{repository.id}/{file.path}"
-    return Range(file, 0, min(header.data_start, file.size), partial(_comparing, where, header), 0)
-
-
-def _comparing(where: str, header: Header) -> Step:
-    held = bytearray()
-
-    def step(piece: bytes) -> bytes:
-        held.extend(piece)
-        if not piece and _read(bytes(held)) != header:
-            raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
-        return b""
-
-    return step
+    return compared(where, file, min(header.data_start, file.size), lambda content: _read(content) == header)
 
 
 def _read(content: bytes) -> Header | None:
@@ -229,11 +216,10 @@ def _read(content: bytes) -> Header | None:
 
 
 def _merged_name(model: GgufModel) -> str:
-    first = SplitName.parse(_file_name(model.files[0]))
+    first = SplitName.parse(_blob_name(model.files[0]))
     return first.prefix if first else "model"
 
 
-def _file_name(file: RepositoryFile) -> str:
+def _blob_name(file: RepositoryFile) -> str:
     """Ollama finds the shards of a split only by llama.cpp's names, in lower case at their end (v0.33)."""
-    name = file.path.rpartition("/")[2]
-    return name[: -len(".gguf")] + ".gguf"
+    return file_name(file)[: -len(".gguf")] + ".gguf"

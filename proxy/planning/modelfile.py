@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.parameters import parameters
 from proxy.config import ModelSettings
 from proxy.errors import Refusal
 from proxy.gguf.header import Header
-from proxy.planning.capabilities import LLAMA_SERVER, Capabilities, Version
+from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
-from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object
+from proxy.planning.sentencepiece import Kind
+from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
 from proxy.sources.base import RepositoryFile
 
 GENERATION_CONFIG = "generation_config.json"
@@ -27,6 +30,7 @@ OWN_FILES = ("template", "system", "params")
 READ = (*OWN_FILES, *LICENSES, README)
 MOST_BYTES = 1024 * 1024
 PLAIN = "{{ .Prompt }}"
+ADDED_KINDS = (Kind.CONTROL, Kind.USER_DEFINED)
 # From these versions on Ollama renders the conversations of these architectures by itself (server/create.go).
 RENDERED: Mapping[str, Version] = {
     "Gemma4ForCausalLM": Version(0, 20, 0),
@@ -83,15 +87,15 @@ def brought_by_files(repository: str, contents: Mapping[str, bytes], tokens: Map
     }
     config = objects[TOKENIZER_CONFIG]
     jinja, source = _jinja(repository, contents, config)
-    ends = [_text(config.get("eos_token"))]
+    ends = [token_text(config.get("eos_token"))]
     for fields in (objects[GENERATION_CONFIG], objects[CONFIG]):
         ids = fields.get("eos_token_id")
         ends += [tokens.get(number, "") for number in (ids if isinstance(ids, list) else [ids]) if type(number) is int]
     facts = TokenizerFacts(
-        bos=_text(config.get("bos_token")),
+        bos=token_text(config.get("bos_token")),
         eos=tuple(dict.fromkeys(filter(None, ends))),
-        unk=_text(config.get("unk_token")),
-        pad=_text(config.get("pad_token")),
+        unk=token_text(config.get("unk_token")),
+        pad=token_text(config.get("pad_token")),
         added=tuple(tokens.values()),
         adds_bos=bool(config.get("add_bos_token")),
     )
@@ -108,13 +112,12 @@ def brought_by_gguf(header: Header) -> Brought:
         return str(tokens[value]) if isinstance(value, int) and 0 <= value < len(tokens) else ""
 
     kinds = header.get("tokenizer.ggml.token_type", list) or []
-    special = (3, 4)
     facts = TokenizerFacts(
         bos=token("bos"),
         eos=tuple(dict.fromkeys(filter(None, (token("eos"), token("eot"))))),
         unk=token("unknown"),
         pad=token("padding"),
-        added=tuple(str(text) for text, kind in zip(tokens, kinds, strict=False) if kind in special),
+        added=tuple(str(text) for text, kind in zip(tokens, kinds, strict=False) if kind in ADDED_KINDS),
         adds_bos=bool(header.get("tokenizer.ggml.add_bos_token", bool)),
     )
     embeds = f"{header.architecture}.pooling_type" in header.metadata
@@ -135,12 +138,13 @@ def choose_modelfile(
     `chat` is what probing made of the Jinja. Raises Refusal for files of the repository's own that cannot be read.
     """
     if architecture in EMBEDDING or brought.embeds:
-        return Modelfile(_with_license(settings, contents), "none", None)
-    own = _own_files(repository, contents)
+        return Modelfile(_with_license(replace(settings, template_file=None), contents), "none", None)
+    # The text of a template's file is in `template` by now.
+    own, told = _own_files(repository, contents), replace(settings, template_file=None)
     stops = chat.stops if chat else ()
     found = {**parameters(brought.generation, brought.facts, stops), **own.parameters}
-    merged = replace_settings(
-        settings,
+    merged = replace(
+        told,
         system=settings.system if settings.system is not None else own.system,
         parameters=found | settings.parameters,
     )
@@ -149,8 +153,8 @@ def choose_modelfile(
     if settings.template is not None:
         return Modelfile(dressed, "config", True, patched)
     if own.template is not None:
-        return Modelfile(replace_settings(dressed, template=own.template), "template", None, patched)
-    if capabilities.version >= RENDERED.get(architecture, capabilities.version._replace(major=10**6)):
+        return Modelfile(replace(dressed, template=own.template), "template", None, patched)
+    if capabilities.version >= RENDERED.get(architecture, NEVER):
         return Modelfile(dressed, "ollama", None, patched)
     return _by_jinja(brought, chat, dressed, patched, capabilities)
 
@@ -162,24 +166,22 @@ def _by_jinja(
     patched: bytes | None,
     capabilities: Capabilities,
 ) -> Modelfile:
-    native = capabilities.version >= LLAMA_SERVER
+    native = capabilities.runs_llama_server
     if chat is None:
         text = "it has no chat template: it continues texts; set template in [models] where it can chat"
-        return Modelfile(replace_settings(settings, template=PLAIN), "none", None, patched, (text,))
+        return Modelfile(replace(settings, template=PLAIN), "none", None, patched, (text,))
     if native and brought.source != "gguf" and chat.shapes:
         # From 0.30 on llama-server renders the Jinja itself, where no template is sent.
         return Modelfile(settings, brought.source, True, patched)
     if chat.template:
         warnings = () if chat.exact else (_inexact(brought.source, chat),)
-        return Modelfile(
-            replace_settings(settings, template=chat.template), brought.source, chat.exact, patched, warnings
-        )
+        return Modelfile(replace(settings, template=chat.template), brought.source, chat.exact, patched, warnings)
     why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
     if native:
         text = f"the chat template of {brought.source} could not be checked: {why}"
         return Modelfile(settings, brought.source, False, patched, (text,))
     text = f"the chat template of {brought.source} is not used: {why}; set template in [models]"
-    return Modelfile(replace_settings(settings, template=PLAIN), "none", False, patched, (text,))
+    return Modelfile(replace(settings, template=PLAIN), "none", False, patched, (text,))
 
 
 def _inexact(source: str, chat: ChatTemplate) -> str:
@@ -218,7 +220,7 @@ def _tokenizer_config(
     original = contents.get(TOKENIZER_CONFIG)
     config = json_object(f"{repository}/{TOKENIZER_CONFIG}", original) if original is not None else {}
     before = json.dumps(config)
-    opening = OPENING if capabilities.version >= LLAMA_SERVER else ""
+    opening = OPENING if capabilities.runs_llama_server else ""
     config["chat_template"] = opening + brought.jinja
     if chat is not None and chat.shapes:
         if config.get("bos_token") or chat.emits_bos:
@@ -258,20 +260,7 @@ def _with_license(settings: ModelSettings, contents: Mapping[str, bytes]) -> Mod
         return settings
     for path in LICENSES:
         if contents.get(path):
-            return replace_settings(settings, license=contents[path].decode(errors="replace"))
+            return replace(settings, license=contents[path].decode(errors="replace"))
     front = FRONT_MATTER.match(contents.get(README, b"").decode("utf-8-sig", errors="replace"))
     named = LICENSE_FIELD.search(front[1]) if front else None
-    return replace_settings(settings, license=named[1]) if named else settings
-
-
-def replace_settings(settings: ModelSettings, **fields: Any) -> ModelSettings:
-    """The settings with other values; a template's file has been read by now."""
-    known = {name: getattr(settings, name) for name in settings.__struct_fields__}
-    return ModelSettings(**(known | {"template_file": None} | fields))
-
-
-def _text(token: Any) -> str:
-    """A token stands there as a text or as an object."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
+    return replace(settings, license=named[1]) if named else settings

@@ -14,7 +14,7 @@ from proxy.errors import Refusal
 from proxy.planning import fp8
 from proxy.planning.capabilities import ANY_WEIGHTS, CONVERTS, NEVER, NEWEST, ROW, Capabilities
 from proxy.planning.repairs import FRACTIONS, drop_quantization, fit_config, repair_config
-from proxy.planning.safetensors import Header, Tensor
+from proxy.planning.safetensors import FLOATS, Header, Tensor
 from proxy.planning.tensors import (
     FAMILIES,
     FREQUENCIES,
@@ -26,7 +26,6 @@ from proxy.planning.tensors import (
 )
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 
-FLOATS = ("F32", "F16", "BF16")
 # Bert's converter leaves it out, so its type does not matter.
 SKIPPED = ("embeddings.position_ids",)
 PACKED = ("gptq", "awq", "bitsandbytes", "bitnet", "hqq", "eetq", "aqlm", "quanto", "torchao", "higgs", "vptq", "spqr")

@@ -45,21 +45,21 @@ def unused(file: RepositoryFile, start: int, stop: int) -> Range:
     return Range(file, start, stop, lambda: lambda _: b"", 0)
 
 
-def compared(where: str, file: RepositoryFile, first: bytes) -> Range:
-    """A file's first bytes, which were read before: no blob gets them, but they have to be the same again."""
+def compared(where: str, file: RepositoryFile, size: int, same: Callable[[bytes], bool]) -> Range:
+    """A file's header, which was read before: no blob gets it, but it has to be the `same` again."""
 
     def compare() -> Step:
         held = bytearray()
 
         def step(piece: bytes) -> bytes:
             held.extend(piece)
-            if not piece and held != first:
+            if not piece and not same(bytes(held)):
                 raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
             return b""
 
         return step
 
-    return Range(file, 0, len(first), compare, 0)
+    return Range(file, 0, size, compare, 0)
 
 
 @dataclass(frozen=True, slots=True)

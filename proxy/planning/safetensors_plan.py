@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from proxy.planning.capabilities import CONVERTED_TO
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest, small_file, weight_file
 from proxy.planning.preflight import Edit, Findings
@@ -24,8 +25,6 @@ from proxy.planning.weights import (
 from proxy.sources.base import Repository, RepositoryFile
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-CONVERTED_TO = "F16"
-"""What Ollama's converter writes first, whatever the repository has (v0.24, v0.33)."""
 
 
 def plan_safetensors(
@@ -39,20 +38,8 @@ def plan_safetensors(
     modelfile: Modelfile,
 ) -> Plan:
     """Put the plan together; `contents` holds what `selection.to_read` asked for, by path."""
-    changed = dict(tokenizer.changed)
-    if modelfile.tokenizer_config is not None:
-        changed[TOKENIZER_CONFIG] = modelfile.tokenizer_config
-    # As text: to Python 2048.0 is 2048, to Ollama it is no whole number.
-    if json.dumps(findings.config) != json.dumps(json_object(f"{repository.id}/{CONFIG}", contents[CONFIG])):
-        changed[CONFIG] = json.dumps(findings.config).encode()
-    mended = dict(contents) | {path: content for path, content in changed.items() if content is not None}
-    repairs = [*findings.repairs, *tokenizer.repairs]
-    left_out = {path for path, content in changed.items() if content is None}
-    sent = ({file.path for file in selection.companions} | changed.keys()) - left_out
-    for path in sorted(sent & mended.keys()):
-        if path.endswith(".json") and (clean := _clean_json(f"{repository.id}/{path}", mended[path])) is not None:
-            changed[path] = clean
-            repairs.append(f"{path} written as JSON that Ollama reads: without a byte order mark and NaN")
+    changed, clean_ups = _changed(repository.id, selection, contents, findings, tokenizer, modelfile)
+    repairs = [*findings.repairs, *tokenizer.repairs, *clean_ups]
     uploads = [
         _weights(repository, file, headers[file.path], contents.get(file.path), findings.edits.get(file.path, {}))
         for file in selection.weights
@@ -85,6 +72,40 @@ def plan_safetensors(
     )
 
 
+def _changed(
+    repository: str,
+    selection: Selection,
+    contents: Mapping[str, bytes],
+    findings: Findings,
+    tokenizer: TokenizerFiles,
+    modelfile: Modelfile,
+) -> tuple[dict[str, bytes | None], list[str]]:
+    """What is sent instead of a small file, None for one that is left out, and what was cleaned up for that.
+
+    Raises Refusal for what is no JSON.
+    """
+    changed = dict(tokenizer.changed)
+    if modelfile.tokenizer_config is not None:
+        changed[TOKENIZER_CONFIG] = modelfile.tokenizer_config
+    # As text: to Python 2048.0 is 2048, to Ollama it is no whole number.
+    if json.dumps(findings.config) != json.dumps(json_object(f"{repository}/{CONFIG}", contents[CONFIG])):
+        changed[CONFIG] = json.dumps(findings.config).encode()
+    mended = dict(contents) | {path: content for path, content in changed.items() if content is not None}
+    repairs = []
+    left_out = {path for path, content in changed.items() if content is None}
+    sent = ({file.path for file in selection.companions} | changed.keys()) - left_out
+    for path in sorted(sent & mended.keys()):
+        if not path.endswith(".json"):
+            continue
+        if path not in tokenizer.read:
+            # Ollama would say so after the download.
+            json_value(f"{repository}/{path}", mended[path])
+        if (clean := _clean_json(mended[path])) is not None:
+            changed[path] = clean
+            repairs.append(f"{path} written as JSON that Ollama reads: without a byte order mark and NaN")
+    return changed, repairs
+
+
 def _weights(
     repository: Repository, file: RepositoryFile, header: Header, content: bytes | None, edits: Mapping[str, Edit]
 ) -> Upload:
@@ -92,7 +113,7 @@ def _weights(
         recipe = Recipe(
             (
                 Literal(edited(header.content, edits)),
-                compared(f"{repository.id}/{file.path}", file, header.content),
+                compared(f"{repository.id}/{file.path}", file, header.size, header.content.__eq__),
                 Range(file, header.size, file.size),
             )
         )
@@ -115,12 +136,8 @@ def edited(header: bytes, edits: Mapping[str, Edit]) -> bytes:
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
-def _clean_json(where: str, content: bytes) -> bytes | None:
-    """What Go's decoder reads: without a byte order mark, NaN or Infinity; None where it is so already.
-
-    Raises Refusal for what is no JSON: Ollama would say so after the download.
-    """
-    json_value(where, content)
+def _clean_json(content: bytes) -> bytes | None:
+    """What Go's decoder reads: without a byte order mark, NaN or Infinity; None where it is so already."""
     strange: list[Any] = [BYTE_ORDER_MARK] if content.startswith(BYTE_ORDER_MARK) else []
     if not strange and b"NaN" not in content and b"Infinity" not in content:
         return None

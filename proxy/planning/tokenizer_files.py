@@ -14,13 +14,11 @@ from typing import Any
 
 from proxy.errors import Refusal
 from proxy.planning.sentencepiece import MOST_TOKENS, Kind, Piece, count_pieces, read_pieces, write_pieces
-from proxy.planning.weights import NotConvertible, json_object
+from proxy.planning.weights import TOKENIZER_CONFIG, TOKENIZERS, NotConvertible, json_object
 
-TOKENIZER = "tokenizer.json"
-SENTENCEPIECE = "tokenizer.model"
+TOKENIZER, SENTENCEPIECE = TOKENIZERS
 ADDED = "added_tokens.json"
 SPECIALS = "special_tokens_map.json"
-CONFIG = "tokenizer_config.json"
 # By the text of its splits the converter knows a pre-tokenizer; it takes all others for llama.cpp's default.
 KNOWN_SPLITS = {
     "d98f9631be1e9607a9848c26c1f9eac1aa9fc21ac6ba82a2fc0741af9780a48f",  # Llama 3
@@ -44,6 +42,8 @@ class TokenizerFiles:
     warnings: list[str] = field(default_factory=list)
     tokens: dict[int, str] = field(default_factory=dict, compare=False)
     """Added tokens by their number, as far as they are known."""
+    read: set[str] = field(default_factory=set, compare=False)
+    """Large files that are known to be JSON by now."""
 
     @property
     def mended(self) -> dict[str, bytes]:
@@ -55,6 +55,7 @@ class TokenizerFiles:
         self.repairs += other.repairs
         self.warnings += other.warnings
         self.tokens |= other.tokens
+        self.read |= other.read
 
 
 def check_tokenizer(repository: str, contents: Mapping[str, bytes], rows: int | None = None) -> TokenizerFiles:
@@ -65,6 +66,7 @@ def check_tokenizer(repository: str, contents: Mapping[str, bytes], rows: int | 
     found = TokenizerFiles()
     _mend_specials(repository, contents, found)
     tokenizer = json_object(f"{repository}/{TOKENIZER}", contents[TOKENIZER]) if TOKENIZER in contents else None
+    found.read.add(TOKENIZER)
     pieces = count_pieces(contents[SENTENCEPIECE]) if SENTENCEPIECE in contents else None
     if SENTENCEPIECE in contents and pieces is None:
         if tokenizer is None:
@@ -250,12 +252,14 @@ def _mend_config(
     repository: str, tokenizer: Mapping[str, Any] | None, contents: Mapping[str, bytes], found: TokenizerFiles
 ) -> None:
     """Whether a text begins with a token of its own: where nothing says it, Ollama and transformers differ."""
-    if CONFIG not in contents:
-        found.warnings.append(f"{repository} has no {CONFIG}: the model may not know where to begin and to stop")
+    if TOKENIZER_CONFIG not in contents:
+        found.warnings.append(
+            f"{repository} has no {TOKENIZER_CONFIG}: the model may not know where to begin and to stop"
+        )
         return
-    config = json_object(f"{repository}/{CONFIG}", contents[CONFIG])
+    config = json_object(f"{repository}/{TOKENIZER_CONFIG}", contents[TOKENIZER_CONFIG])
     if not isinstance(config.get("chat_template"), str | list | None):
-        raise Refusal(f"{repository}/{CONFIG} has a chat_template that is no text")
+        raise Refusal(f"{repository}/{TOKENIZER_CONFIG} has a chat_template that is no text")
     mended = []
     for key in ("add_bos_token", "add_eos_token"):
         if isinstance(config.get(key), str):
@@ -265,8 +269,8 @@ def _mend_config(
         config["add_bos_token"] = _begins(tokenizer or {}, str(config.get("tokenizer_class")))
         mended.append("add_bos_token")
     if mended:
-        found.changed[CONFIG] = json.dumps(config).encode()
-        found.repairs.append(f"{CONFIG}: {' and '.join(mended)} written as transformers takes it")
+        found.changed[TOKENIZER_CONFIG] = json.dumps(config).encode()
+        found.repairs.append(f"{TOKENIZER_CONFIG}: {' and '.join(mended)} written as transformers takes it")
 
 
 def _begins(tokenizer: Mapping[str, Any], kind: str) -> bool:

@@ -88,6 +88,13 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
     return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map)
 
 
+def token_text(token: Any, default: str = "") -> str:
+    """A special token in a tokenizer_config.json, where it stands as a text or as an object."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else default
+
+
 def _is_weights(path: str) -> bool:
     return path.endswith(".safetensors")
 

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
-from proxy.config import Quantization
 from proxy.ollama import Ollama
+from proxy.planning.capabilities import CONVERTED_TO
 from proxy.planning.plan import Plan
 from proxy.pull.progress import Progress
 
-CONVERTED_TO = Quantization.F16
-"""What Ollama's converter writes first, whatever the repository has (v0.24, v0.33)."""
 SHOWN = ("converting model", "verifying conversion", "writing manifest")
 
 

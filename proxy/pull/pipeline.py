@@ -47,13 +47,13 @@ class Pipeline:
         plan = await self._planner.plan(reference, repository, capabilities, progress)
         progress.warn(plan.warnings)
         await self._check_disk(plan)
-        await self._transfer.announce(plan.steps, progress)
+        held = await self._transfer.announce(plan.steps, progress)
         for step in plan.steps:
-            await self._make(step, progress, enter)
+            await self._make(step, held, progress, enter)
 
-    async def _make(self, plan: Plan, progress: Progress, enter: Callable[[State], None]) -> None:
+    async def _make(self, plan: Plan, held: set[str], progress: Progress, enter: Callable[[State], None]) -> None:
         enter(State.TRANSFERRING)
-        digests = await self._transfer.run(plan, progress)
+        digests = await self._transfer.run(plan, held, progress)
         progress.status("verifying sha256 digest")
         enter(State.CREATING)
         await create(self._ollama, plan, digests, progress)

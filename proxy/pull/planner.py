@@ -23,7 +23,14 @@ from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.embedding import MODULES, check_companions, module_files
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
-from proxy.planning.modelfile import brought_by_files, brought_by_gguf, choose_modelfile, files_to_read
+from proxy.planning.modelfile import (
+    Brought,
+    Modelfile,
+    brought_by_files,
+    brought_by_gguf,
+    choose_modelfile,
+    files_to_read,
+)
 from proxy.planning.plan import Bar, Base, Converter, Format, Plan, Upload, bar_digest
 from proxy.planning.preflight import check_weights, judge
 from proxy.planning.safetensors_plan import plan_safetensors
@@ -118,9 +125,7 @@ class Planner:
             brought = await asyncio.to_thread(brought_by_gguf, headers[0])
         except GgufError as error:
             raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
-        chat = await probe(brought.jinja, brought.facts) if brought.jinja else None
-        settings = self._config.settings_for(reference.name)
-        modelfile = choose_modelfile(repository.id, "", brought, chat, reading.contents, settings, capabilities)
+        modelfile = await self._modelfile(reference, repository, "", brought, reading.contents, capabilities)
         return await asyncio.to_thread(
             plan_gguf, reference.name, repository, choice, headers, projector, capabilities, modelfile
         )
@@ -144,9 +149,7 @@ class Planner:
         )
         contents = reading.contents | tokenizer.mended
         brought = brought_by_files(repository.id, contents, tokenizer.tokens)
-        chat = await probe(brought.jinja, brought.facts) if brought.jinja else None
-        settings = self._config.settings_for(reference.name)
-        modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
+        modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
         return await asyncio.to_thread(
             plan_safetensors,
             reference.name,
@@ -158,6 +161,19 @@ class Planner:
             tokenizer,
             modelfile,
         )
+
+    async def _modelfile(
+        self,
+        reference: ModelReference,
+        repository: Repository,
+        architecture: str,
+        brought: Brought,
+        contents: Mapping[str, bytes],
+        capabilities: Capabilities,
+    ) -> Modelfile:
+        chat = await probe(brought.jinja, brought.facts) if brought.jinja else None
+        settings = self._config.settings_for(reference.name)
+        return choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
 
     async def _plan_adapter(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         repository = reading.repository

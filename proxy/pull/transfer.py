@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -101,8 +101,11 @@ class Transfer:
             raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
         return part
 
-    async def announce(self, plans: Sequence[Plan], progress: Progress) -> None:
-        """Show the bars of all that one pull makes: once bytes move, none can be added without changing a total."""
+    async def announce(self, plans: Sequence[Plan], progress: Progress) -> set[str]:
+        """Show the bars of all that one pull makes: once bytes move, none can be added without changing a total.
+
+        The digests of the blobs that Ollama already has.
+        """
         held = await self.patiently(lambda: self.held(*plans), plans[-1].name, progress)
         progress.announce(
             (bar.digest, bar.size, upload.digest in held)
@@ -110,13 +113,13 @@ class Transfer:
             for upload in plan.weights
             for bar in upload.bars
         )
+        return held
 
-    async def run(self, plan: Plan, progress: Progress) -> dict[str, str]:
-        """Bring every blob of the plan into Ollama; those that it holds are left alone. The digest of each path.
+    async def run(self, plan: Plan, held: Collection[str], progress: Progress) -> dict[str, str]:
+        """Bring every blob of the plan into Ollama but those that it holds. The digest of each path.
 
         Raises SourceError, TransferError or OllamaError, the first that happens; finished blobs stay.
         """
-        held = await self.patiently(lambda: self.held(plan), plan.name, progress)
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
         works = (self._push_upload(fetching, upload, order) for order, upload in enumerate(missing.values()))

@@ -100,7 +100,7 @@ async def test_what_is_not_the_announced_file_is_refused_and_leaves_nothing(
     repository = Pieces(pieces, failure)
     async with transferring(ollama) as transfer:
         with pytest.raises(ProxyError, match=message):
-            await transfer.run(plan(repository, upload()), Progress())
+            await transfer.run(plan(repository, upload()), set(), Progress())
         with pytest.raises(ProxyError, match=message):
             await transfer.read(repository, [FILE], Progress())
     assert not ollama.blobs
@@ -110,7 +110,7 @@ async def test_what_is_not_the_announced_file_is_refused_and_leaves_nothing(
 @pytest.mark.parametrize("repository", [Pieces([CONTENT, b"x"]), Pieces([CONTENT], SourceError("it broke"))])
 async def test_what_comes_after_the_last_byte_does_not_matter(ollama: StandInOllama, repository: Pieces) -> None:
     async with transferring(ollama) as transfer:
-        await transfer.run(plan(repository, upload()), Progress())
+        await transfer.run(plan(repository, upload()), set(), Progress())
     assert ollama.blobs == {f"sha256:{SHA256}": len(CONTENT)}
 
 
@@ -123,7 +123,7 @@ async def test_a_small_file_that_is_longer_than_announced_is_refused(ollama: Sta
 async def test_a_file_in_pieces_of_any_size_becomes_its_blob(ollama: StandInOllama) -> None:
     pieces = [CONTENT[:1], CONTENT[1:70_000], CONTENT[70_000:]]
     async with transferring(ollama) as transfer:
-        await transfer.run(plan(Pieces(pieces), upload()), Progress())
+        await transfer.run(plan(Pieces(pieces), upload()), set(), Progress())
         assert await transfer.read(Pieces(pieces), [FILE], Progress()) == {FILE.path: CONTENT}
     assert ollama.blobs == {f"sha256:{SHA256}": len(CONTENT)}
 
@@ -144,7 +144,7 @@ async def test_small_files_do_not_wait_for_the_connections_to_the_source(ollama:
     small = small_file("config.json", b"{}")
     async with transferring(ollama, connections=1) as transfer:
         occupied = await transfer._streams.enter("another pull", 0, 1)
-        running = asyncio.create_task(transfer.run(plan(Pieces([CONTENT]), upload(), small), Progress()))
+        running = asyncio.create_task(transfer.run(plan(Pieces([CONTENT]), upload(), small), set(), Progress()))
         await eventually(lambda: small.digest in ollama.blobs)
         assert not running.done()
         transfer._streams.leave(occupied)
@@ -160,5 +160,5 @@ async def test_connections_and_memory_limit_what_runs_at_once(
     uploads = [upload(f"{number:064x}", f"model-{number}.safetensors") for number in range(12)]
     async with transferring(ollama, connections, memory) as transfer:
         with pytest.raises(SourceError):
-            await transfer.run(plan(repository, *uploads), Progress())
+            await transfer.run(plan(repository, *uploads), set(), Progress())
     assert repository.most_open == most

@@ -1,0 +1,19 @@
+"""JSON objects in the midst of a text."""
+
+import json
+from typing import Any
+
+_DECODER = json.JSONDecoder()
+
+
+def next_object(text: str, at: int) -> tuple[int, int, Any] | None:
+    """Start, end and value of the first that begins at `at` or later; None where there is none."""
+    start = text.find("{", at)
+    while start >= 0:
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            start = text.find("{", start + 1)
+        else:
+            return start, end, value
+    return None
