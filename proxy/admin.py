@@ -2,32 +2,78 @@
 
 import secrets
 from http import HTTPStatus
+from typing import Any
 
+import orjson
 from aiohttp import hdrs, web
 from yarl import URL
 
 from proxy import __version__
 from proxy.answers import json_response
-from proxy.errors import OllamaError
+from proxy.errors import OllamaError, ProxyError
+from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.ollama import Ollama
+from proxy.pull.jobs import Jobs
+from proxy.pull.reclaim import Reclaim
 
 PREFIX = "/-/"
+PULLS = "/-/pulls/"
 INSTANCE_HEADER = "X-Ollama-HF-Proxy"
 
 
 class Admin:
-    """Answers `/-/health`. Every answer carries `instance`, by which a proxy recognises itself."""
+    """Every answer carries `instance`, by which a proxy recognises itself."""
 
-    def __init__(self, ollama: Ollama) -> None:
+    def __init__(self, ollama: Ollama, jobs: Jobs, reclaim: Reclaim, metrics: Metrics) -> None:
         self._ollama = ollama
+        self._jobs = jobs
+        self._reclaim = reclaim
+        self._metrics = metrics
         self.instance = secrets.token_hex(8)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         if _is_foreign(request):
             return self._answer({"error": "other sites may not administer the proxy"}, HTTPStatus.FORBIDDEN)
-        if request.path == "/-/health":
-            return await self._health()
-        return self._answer({"error": f"there is nothing at {request.path}"}, HTTPStatus.NOT_FOUND)
+        changes = request.method not in (hdrs.METH_GET, hdrs.METH_HEAD)
+        if changes and request.content_type != "application/json":
+            return self._answer(
+                {"error": "a change needs the header Content-Type: application/json"},
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            )
+        match request.method if changes else "GET", request.path:
+            case "GET", "/-/health":
+                return await self._health()
+            case "GET", "/-/pulls":
+                return self._answer([job.view() for job in self._jobs.all()])
+            case "DELETE", path if path.startswith(PULLS):
+                return self._cancel(path.removeprefix(PULLS))
+            case "POST", "/-/reclaim":
+                return await self._sweep(request)
+            case "GET", "/-/metrics":
+                headers = {INSTANCE_HEADER: self.instance, hdrs.CONTENT_TYPE: CONTENT_TYPE}
+                return web.Response(body=self._metrics.text(), headers=headers)
+            case method, path:
+                return self._answer({"error": f"there is nothing to {method} at {path}"}, HTTPStatus.NOT_FOUND)
+
+    def _cancel(self, number: str) -> web.Response:
+        job = next((job for job in self._jobs.all() if job.id == number), None)
+        if job is None:
+            return self._answer({"error": f"there is no pull {number}"}, HTTPStatus.NOT_FOUND)
+        job.cancel(f"the pull of {job.reference.name} was cancelled; what was finished stays for the next one")
+        return self._answer(job.view())
+
+    async def _sweep(self, request: web.BaseRequest) -> web.Response:
+        """`{"dry_run": true}` only tells what would be removed."""
+        try:
+            asked = orjson.loads(await request.read() or b"{}")
+            dry_run = asked.get("dry_run", False) is True
+        except (orjson.JSONDecodeError, AttributeError):
+            return self._answer({"error": "the body is not a JSON object"}, HTTPStatus.BAD_REQUEST)
+        try:
+            removed = await self._reclaim.sweep(dry_run=dry_run)
+        except ProxyError as error:
+            return self._answer({"error": str(error)}, HTTPStatus.BAD_GATEWAY)
+        return self._answer({"dry_run": dry_run, **removed.to_json()})
 
     async def _health(self) -> web.Response:
         version = None
@@ -47,7 +93,7 @@ class Admin:
             HTTPStatus.OK if reachable else HTTPStatus.SERVICE_UNAVAILABLE,
         )
 
-    def _answer(self, value: dict[str, object], status: HTTPStatus) -> web.Response:
+    def _answer(self, value: dict[str, Any] | list[dict[str, Any]], status: HTTPStatus = HTTPStatus.OK) -> web.Response:
         return json_response(value, status, {INSTANCE_HEADER: self.instance})
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import errno
 import logging
+import time
+from collections.abc import Awaitable
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -16,14 +18,19 @@ from proxy.errors import ConfigError
 from proxy.forward import Forward
 from proxy.guard import Guard
 from proxy.listener import Server, refuse
+from proxy.metrics import Metrics
 from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.origins import Origins
-from proxy.pull.handler import PullHandler
+from proxy.pull.handler import DeleteHandler, PullHandler
 from proxy.pull.jobs import Jobs
+from proxy.pull.journal import Journal, state_file
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.planner import Planner
+from proxy.pull.reclaim import Reclaim
 from proxy.pull.streams import MIB, Bandwidth, Streams
 from proxy.pull.transfer import Transfer
+from proxy.registry import PREFIX as REGISTRY
+from proxy.registry import Registry, reached_at
 from proxy.sources.plugins import build_sources
 from proxy.upstream import Upstream
 
@@ -36,12 +43,15 @@ SELF_CHECK_SECONDS = 0.2
 FAREWELL_SECONDS = 1.5
 
 
-class Backend:
-    """What a pull needs, without a listener: `inspect` uses it as it is. Belongs to the running loop."""
+BLOBS = "/api/blobs/"
 
-    def __init__(self, config: Config) -> None:
+
+class Backend:
+    """What plans and moves a pull, without a listener: `inspect` uses it as it is. Belongs to the running loop."""
+
+    def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
         pull = config.pull
-        bandwidth = Bandwidth(pull.bandwidth_bytes)
+        bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
         # What they do not take is found before anything is open.
         self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
@@ -49,10 +59,11 @@ class Backend:
         self.ollama = Ollama(config.ollama.url, self.session)
         held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
         self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
-        self.transfer = Transfer(self.ollama, self.streams, bandwidth, config.ollama.patience_seconds)
+        self.transfer = Transfer(
+            self.ollama, self.streams, bandwidth, config.ollama.patience_seconds, journal, metrics.uploaded.inc
+        )
         by_host = {host: source for source in self._sources for host in source.hosts}
         self.planner = Planner(config, by_host, self.ollama, self.transfer)
-        self.pipeline = Pipeline(self.planner, self.ollama, self.transfer, config.ollama)
 
     async def close(self) -> None:
         self.transfer.close()
@@ -69,15 +80,28 @@ class App:
         self.address = config.server.address
 
     async def __aenter__(self) -> "App":
-        self._backend = Backend(self._config)
-        ollama = self._backend.ollama
-        self._jobs = Jobs(self._backend.pipeline)
+        config, metrics = self._config, Metrics()
+        file = state_file(config)
+        self._metrics = metrics
+        self._journal = journal = Journal(file)
+        try:
+            self._backend = backend = Backend(config, journal, metrics)
+        except BaseException:
+            journal.close()
+            raise
+        ollama = backend.ollama
+        self._registry = Registry()
+        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
+        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim)
+        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
         self._upstream = Upstream(ollama.url, self._backend.tls)
         self._origins = Origins(ollama)
         self._guard = Guard(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
         self._forward = Forward(ollama, self._upstream, self._origins)
-        self._pull = PullHandler(self._backend.pipeline, self._jobs, self._forward, self._origins)
-        self._admin = Admin(ollama)
+        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
+        self._delete = DeleteHandler(ollama, self._jobs, self._forward, self._origins)
+        self._admin = Admin(ollama, self._jobs, self.reclaim, metrics)
+        self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
         try:
             await self._listen()
@@ -85,6 +109,8 @@ class App:
         except BaseException:
             await self.close()
             raise
+        self._registry.url = reached_at(config.ollama, self.address)
+        self._sweeping = asyncio.create_task(self.reclaim.watch())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,27 +118,50 @@ class App:
 
     async def close(self) -> None:
         await self._jobs.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
         await self._runner.cleanup()
         await self._upstream.close()
         await self._backend.close()
+        self._journal.close()
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version not in (HttpVersion11, HttpVersion10):
             return refuse(request, "505 HTTP Version Not Supported")
+        if request.path.startswith(REGISTRY) and (offered := self._registry.answer(request)) is not None:
+            return offered
         refused = self._guard.refusal(request)
         if refused is not None:
             refused.headers[INSTANCE_HEADER] = self._admin.instance
             if refused.status == HTTPStatus.UNAUTHORIZED:
                 refused.headers.update(await self._origins.headers(request) or {})
             return refused
+        began = time.monotonic()
+        door, answering = self._door(request)
         try:
-            if request.path.startswith(PREFIX):
-                return await self._admin(request)
-            if request.method == "POST" and request.path == "/api/pull":
-                return await self._pull(request)
-            return await self._forward(request)
+            response = await answering
         except web.RequestPayloadError as error:
-            return error_response(f"the request's body cannot be read: {error}", HTTPStatus.BAD_REQUEST)
+            response = error_response(f"the request's body cannot be read: {error}", HTTPStatus.BAD_REQUEST)
+        self._metrics.request(door, response.status, began)
+        return response
+
+    def _door(self, request: web.BaseRequest) -> tuple[str, Awaitable[web.StreamResponse]]:
+        match request.method, request.path:
+            case _, path if path.startswith(PREFIX):
+                return "admin", self._admin(request)
+            case "POST", "/api/pull":
+                return "pull", self._pull(request)
+            case "DELETE", "/api/delete":
+                return "forward", self._delete(request)
+            case _, path if path.startswith(BLOBS):
+                return "forward", self._forward_blob(request, path.removeprefix(BLOBS))
+            case _:
+                return "forward", self._forward(request)
+
+    async def _forward_blob(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
+        await self.reclaim.wanted(digest.replace("-", ":", 1).lower())
+        return await self._forward(request)
 
     async def _listen(self) -> None:
         host, port = self._config.server.address

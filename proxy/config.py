@@ -94,6 +94,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class ServerConfig(_Section, frozen=True):
     listen: str = "127.0.0.1:11435"
+    state: str = ""
     allowed_hosts: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
 
@@ -108,7 +109,10 @@ class ServerConfig(_Section, frozen=True):
 
     def __repr__(self) -> str:
         keys = f"{len(self.api_keys)} set" if self.api_keys else "none"
-        return f"ServerConfig(listen={self.listen!r}, allowed_hosts={self.allowed_hosts!r}, api_keys={keys})"
+        return (
+            f"ServerConfig(listen={self.listen!r}, state={self.state!r}, allowed_hosts={self.allowed_hosts!r}, "
+            f"api_keys={keys})"
+        )
 
     @property
     def open_to_a_network(self) -> bool:
@@ -135,6 +139,7 @@ class OllamaConfig(_Section, frozen=True):
     version: str = ""
     models: str = ""
     patience: str | int | float = "2m"
+    reclaim: bool = True
     advertise_url: str = ""
 
     def __post_init__(self) -> None:
@@ -170,12 +175,24 @@ class PullConfig(_Section, frozen=True):
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     memory: str | int = "128MiB"
     bandwidth: str | int = ""
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    linger: str | int | float = "5m"
+    keep: str | int | float = "24h"
 
     def __post_init__(self) -> None:
+        _ = self.linger_seconds, self.keep_seconds
         if self.memory_bytes < LEAST_MEMORY:
             raise ValueError(f"memory: must be at least 16MiB, not {self.memory!r}")
         if self.bandwidth != "" and self.bandwidth_bytes < LEAST_BANDWIDTH:
             raise ValueError(f"bandwidth: must be at least 10kB (a second), not {self.bandwidth!r}; empty is no limit")
+
+    @property
+    def linger_seconds(self) -> float:
+        return _seconds("linger", self.linger)
+
+    @property
+    def keep_seconds(self) -> float:
+        return _seconds("keep", self.keep)
 
     @property
     def memory_bytes(self) -> int:

@@ -44,6 +44,10 @@ class OllamaError(ProxyError):
     """Ollama failed, refused or cannot be reached."""
 
 
+class Rejected(OllamaError):
+    """Ollama cannot make a model of what it was given; asking again does not help."""
+
+
 class DigestMismatch(OllamaError):
     """Ollama received other bytes than were sent."""
 

@@ -13,8 +13,10 @@ from proxy.app import Backend
 from proxy.config import NO_SETTINGS, Config
 from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal
+from proxy.metrics import Metrics
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.plan import Plan, Upload
+from proxy.pull.journal import Journal
 from proxy.pull.planner import NativePull
 from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference, parse
@@ -141,10 +143,10 @@ class Inspection:
 
 async def inspect(config: Config, name: str) -> Inspection:
     """Never raises a ProxyError: what goes wrong is in `refusal`."""
-    backend = Backend(config)
+    backend = Backend(config, Journal(), Metrics())
     try:
         reference = parse(name)
-        if reference is None or not backend.pipeline.claims(reference):
+        if reference is None or not backend.planner.claims(reference):
             raise Refusal(f"{name!r} is not a name of the form {config.hub.hosts[0]}/ORG/REPO[:TAG]")
         return await _inspect(config, backend, reference)
     except ProxyError as error:

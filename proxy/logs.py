@@ -1,9 +1,13 @@
 """Logs on stderr: a line an event, for people or as JSON for machines."""
 
 import logging
+from contextvars import ContextVar
 from enum import StrEnum
 
 import orjson
+
+PULL: ContextVar[str | None] = ContextVar("pull", default=None)
+"""The id of the job that a line is about."""
 
 
 class LogFormat(StrEnum):
@@ -19,14 +23,23 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (pull := PULL.get()) is not None:
+            fields["pull"] = pull
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(fields).decode()
 
 
+class TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        pull = PULL.get()
+        record.pull = f"pull {pull}: " if pull is not None else ""
+        return super().format(record)
+
+
 def configure(log_format: LogFormat) -> None:
     handler = logging.StreamHandler()
-    text = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    text = TextFormatter("%(asctime)s %(levelname)s %(pull)s%(message)s")
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # The Hub's client tells of every request that it makes.

@@ -1,6 +1,7 @@
 """The one module that knows Ollama's API: version, blobs and create."""
 
 import asyncio
+import hashlib
 import re
 import secrets
 import ssl
@@ -15,13 +16,21 @@ import orjson
 from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.errors import DigestMismatch, OllamaError, OllamaGone
+from proxy.errors import DigestMismatch, OllamaError, OllamaGone, Rejected
 from proxy.reasons import reason
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 1.0
 PROBE = b"ollama-hf-proxy: does a wrong digest keep the data?"
+PROBE_DIGEST = f"sha256:{hashlib.sha256(PROBE).hexdigest()}"
 MISMATCH = re.compile(r'digest mismatch.* got "?(sha256:[0-9a-f]{64})')
+
+# What a create says of its machine, and not of the files that it was given.
+TROUBLE = re.compile(
+    r"no space left|disk quota|input/output error|read-only file system|permission denied|too many open files"
+    r"|out of memory|cannot allocate memory|signal: |no such file or directory|context canceled",
+    re.IGNORECASE,
+)
 
 Write = Callable[[bytes], Awaitable[None]]
 Produce = Callable[[Write], Awaitable[object]]
@@ -78,9 +87,40 @@ class Ollama:
             raise self.unreachable(error) from error
 
     async def has_model(self, name: str) -> bool:
+        return await self.show(name) is not None
+
+    async def show(self, name: str) -> dict[str, Any] | None:
+        """What `/api/show` says of a model; None where there is none."""
+        status, answer = await self._call(hdrs.METH_POST, "/api/show", {"model": name})
+        return _json_object(answer) if status == HTTPStatus.OK else None
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What `/api/tags` says, which has a `name` and a `digest` for each."""
+        _, answer = await self._call(hdrs.METH_GET, "/api/tags")
         try:
-            async with self._session.post(f"{self.url}/api/show", data=orjson.dumps({"model": name})) as response:
-                return response.status == HTTPStatus.OK
+            return [{**model, "name": str(model["name"])} for model in orjson.loads(answer)["models"]]
+        except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+            raise OllamaError(f"{self.url} lists its models, but not as Ollama does; check ollama.url") from error
+
+    async def delete(self, name: str) -> bool:
+        """Remove a model and the blobs that no other one has; whether it was there."""
+        status, answer = await self._call(hdrs.METH_DELETE, "/api/delete", {"model": name})
+        if status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+            raise OllamaError(f"Ollama cannot remove {name}: {_error_text(answer)}")
+        return status == HTTPStatus.OK
+
+    async def pull(self, name: str) -> None:
+        """Have Ollama pull by itself, also without TLS."""
+        body = {"model": name, "insecure": True, "stream": False}
+        status, answer = await self._call(hdrs.METH_POST, "/api/pull", body)
+        if status != HTTPStatus.OK:
+            raise OllamaError(_error_text(answer))
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+        data = orjson.dumps(body) if body is not None else None
+        try:
+            async with self._session.request(method, f"{self.url}{path}", data=data) as response:
+                return response.status, await response.read()
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
@@ -90,16 +130,8 @@ class Ollama:
         A create spells the parts of a name as other models have them, say `Q4_K_M` for `q4_k_m`, and then finds what is
         in `from` in that case only (v0.24, v0.33).
         """
-        try:
-            async with self._session.get(f"{self.url}/api/tags") as response:
-                models = orjson.loads(await response.read())["models"]
-                names = [str(model["name"]) for model in models]
-        except aiohttp.ClientError as error:
-            raise self.unreachable(error) from error
-        except (orjson.JSONDecodeError, LookupError, TypeError) as error:
-            raise OllamaError(f"{self.url} lists its models, but not as Ollama does; check ollama.url") from error
-        alike = [known for known in names if known.casefold() == name.casefold()]
-        return name if name in alike or not alike else alike[0]
+        alike = [model["name"] for model in await self.models() if model["name"].casefold() == name.casefold()]
+        return name if name in alike or not alike else str(alike[0])
 
     async def back(self, gone: OllamaGone, patience: float) -> None:
         """Wait until Ollama answers. Raises what it is `gone` with after `patience` seconds."""
@@ -125,8 +157,8 @@ class Ollama:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self.unreachable(error) from error
 
-    async def push_blob(self, digest: str, size: int, produce: Produce) -> None:
-        """Upload `size` bytes that `produce` writes; it is not asked for them where Ollama holds the blob.
+    async def push_blob(self, digest: str, size: int, produce: Produce) -> bool:
+        """Upload `size` bytes that `produce` writes; False where Ollama holds the blob and takes none.
 
         When `produce` raises, the connection is aborted, so that Ollama keeps nothing, and its error is raised
         here. Raises OllamaGone when the connection breaks, OllamaError when Ollama refuses.
@@ -135,6 +167,7 @@ class Ollama:
         if status not in (HTTPStatus.OK, HTTPStatus.CREATED):
             kind = DigestMismatch if MISMATCH.search(text) else OllamaError
             raise kind(f"Ollama refused the blob: {text}")
+        return status == HTTPStatus.CREATED
 
     async def push_unnamed_blob(self, size: int, produce: Produce) -> str:
         """Upload `size` bytes whose digest nobody knows yet; the digest that Ollama computed.
@@ -177,11 +210,12 @@ class Ollama:
                 "finished files are kept"
             ) from error
 
-    async def create(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Create a model and yield the lines that Ollama says, up to `success`.
+    async def create(self, body: Mapping[str, Any], name: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Create a model and yield the lines that Ollama says, up to `success`; errors are about `name`.
 
-        It has to be read to its end: a create whose client leaves blocks for ever (v0.24).
-        Raises OllamaError for an error line, and for an end without `success`.
+        It has to be read to its end: a create whose client leaves blocks for ever, but for one with `stream: false`,
+        which Ollama ends by itself (v0.24, v0.33). Raises Rejected where Ollama cannot make a model of that,
+        OllamaError where it fails otherwise, or ends without `success`.
         """
         headers = {"Content-Type": "application/json"}
         try:
@@ -189,19 +223,19 @@ class Ollama:
                 f"{self.url}/api/create", data=orjson.dumps(body), headers=headers
             ) as response:
                 if response.status >= HTTPStatus.BAD_REQUEST:
-                    raise OllamaError(f"Ollama cannot create {body['model']}: {_error_text(await response.read())}")
+                    raise _failed_create(name, _error_text(await response.read()))
                 async for line in _json_lines(response.content):
                     if "error" in line:
-                        raise OllamaError(f"Ollama cannot create {body['model']}: {line['error']}")
+                        raise _failed_create(name, str(line["error"]))
                     yield line
                     if line.get("status") == "success":
                         return
         except aiohttp.ClientError as error:
             raise OllamaError(
-                f"Ollama at {self.url} broke off while it created {body['model']} ({reason(error)}); "
+                f"Ollama at {self.url} broke off while it created {name} ({reason(error)}); "
                 "it may have crashed: see its log"
             ) from error
-        raise OllamaError(f"Ollama ended the creation of {body['model']} without success; see its log")
+        raise OllamaError(f"Ollama ended the creation of {name} without success; see its log")
 
     def unreachable(self, error: Exception) -> OllamaGone:
         return OllamaGone(
@@ -239,6 +273,11 @@ async def _json_lines(content: aiohttp.StreamReader) -> AsyncIterator[dict[str, 
             yield _json_object(line)
     if rest.strip():
         yield _json_object(rest)
+
+
+def _failed_create(name: str, text: str) -> OllamaError:
+    kind = OllamaError if TROUBLE.search(text) else Rejected
+    return kind(f"Ollama cannot create {name}: {text}")
 
 
 def _json_object(line: bytes) -> dict[str, Any]:

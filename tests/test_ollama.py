@@ -104,7 +104,7 @@ async def test_a_wrong_digest_is_refused_with_ollamas_words(api: Ollama) -> None
 
 
 async def lines_of(api: Ollama) -> list[dict[str, Any]]:
-    async with aclosing(api.create({"model": "m"})) as lines:
+    async with aclosing(api.create({"model": "m"}, "m")) as lines:
         return [line async for line in lines]
 
 

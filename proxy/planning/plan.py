@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.planning.capabilities import CONVERTED_TO
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -69,7 +70,8 @@ class Plan:
 
     `quantization` is what Ollama is asked to make, None where the weights stay as they are. `reason` says why this is
     the way. `result_size` is what the model will take, in bytes, and `made_size` what Ollama writes beside the uploads
-    until it is there; None where that is not known. `base` is what an adapter goes on.
+    until it is there; None where that is not known. `base` is what an adapter goes on. `in_two_creates` says that a
+    first create should only convert: what it writes is then a model's, and goes with it.
     """
 
     name: str
@@ -87,11 +89,22 @@ class Plan:
     result_size: int | None = None
     made_size: int = 0
     base: "Base | None" = None
+    in_two_creates: bool = False
 
     @property
     def steps(self) -> tuple["Plan", ...]:
         """What is made, in order: the base of an adapter before the adapter."""
         return (self.base.plan, self) if self.base is not None and self.base.plan is not None else (self,)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether Ollama has to quantize, beyond what its converter writes."""
+        written = CONVERTED_TO if self.converter is Converter.OLLAMA else None
+        return self.quantization not in (None, written)
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        return tuple(bar for upload in self.uploads for bar in upload.bars)
 
     @property
     def weights(self) -> tuple[Upload, ...]:

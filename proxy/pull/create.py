@@ -6,23 +6,31 @@ from typing import Any
 
 from proxy.ollama import Ollama
 from proxy.planning.capabilities import CONVERTED_TO
-from proxy.planning.plan import Plan
+from proxy.planning.plan import Converter, Plan
 from proxy.pull.progress import Progress
 
-SHOWN = ("converting model", "verifying conversion", "writing manifest")
+CONVERTING = "converting model"
+SHOWN = ("verifying conversion", "writing manifest")
 
 
-def create_steps(plan: Plan, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The bodies to send to `/api/create`, in order; the last one makes the model that was asked for.
+def temporary_body(name: str, files: Mapping[str, str]) -> dict[str, Any]:
+    """Converts and does no more. Without `quantize` Ollama would make Q8_0 of FP8 (server/create.go, v0.24)."""
+    return {"model": name, "files": dict(files), "quantize": CONVERTED_TO, "stream": False}
 
-    `digests` has the blob of every path of the plan.
-    """
+
+def model_body(plan: Plan, digests: Mapping[str, str], temporary: str | None = None) -> dict[str, Any]:
+    """Makes the model that was asked for: from a temporary one, or from the blobs of the plan's paths."""
     settings = plan.settings
     body: dict[str, Any] = {"model": plan.name}
-    if plan.base is not None:
+    if temporary is not None:
+        body["from"] = temporary
+    elif plan.base is not None:
         body |= {"from": plan.base.name, "adapters": dict(digests)}
     else:
         body["files"] = dict(digests)
+    if not plan.is_quantized:
+        # Ollama ends such a create by itself when the proxy does not live to read its answer.
+        body["stream"] = False
     chosen = {
         "quantize": plan.quantization,
         "template": settings.template,
@@ -30,31 +38,46 @@ def create_steps(plan: Plan, digests: Mapping[str, str]) -> list[dict[str, Any]]
         "parameters": dict(settings.parameters) or None,
         "license": settings.license,
     }
-    return [body | {key: value for key, value in chosen.items() if value is not None}]
+    return body | {key: value for key, value in chosen.items() if value is not None}
 
 
-async def create(ollama: Ollama, plan: Plan, digests: Mapping[str, str], progress: Progress) -> None:
-    """Run the steps to their end. Raises OllamaError, which names the model."""
-    for body in create_steps(plan, digests):
-        if "from" in body:
-            body["from"] = await ollama.spelled(body["from"])
-        await _run_step(ollama, plan, body, progress)
+async def convert(ollama: Ollama, plan: Plan, digests: Mapping[str, str], temporary: str, progress: Progress) -> None:
+    """Make the temporary model. Raises OllamaError, which names the one that was asked for."""
+    progress.status(CONVERTING)
+    await _finish(ollama, temporary_body(temporary, digests), plan, progress)
 
 
-async def _run_step(ollama: Ollama, plan: Plan, body: dict[str, Any], progress: Progress) -> None:
+async def create(
+    ollama: Ollama, plan: Plan, digests: Mapping[str, str], progress: Progress, temporary: str | None = None
+) -> None:
+    """Make the model. Raises OllamaError, which names it."""
+    body = model_body(plan, digests, temporary)
+    if "from" in body:
+        body["from"] = await ollama.spelled(body["from"])
+    elif plan.converter is Converter.OLLAMA:
+        progress.status(CONVERTING)
+    await _finish(ollama, body, plan, progress)
+    progress.status("writing manifest")
+
+
+async def redress(ollama: Ollama, plan: Plan, files: Mapping[str, str], progress: Progress) -> None:
+    """Make the model anew of its own blobs, with another template, other parameters and the like."""
+    body = model_body(plan, files) | {"stream": False}
+    body.pop("quantize", None)
+    await _finish(ollama, body, plan, progress)
+    progress.status("writing manifest")
+
+
+async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress: Progress) -> None:
     quantizing = False
-    async with aclosing(ollama.create(body)) as lines:
+    async with aclosing(ollama.create(body, plan.name)) as lines:
         async for line in lines:
             status = str(line.get("status"))
             if status.startswith("quantizing "):
                 quantizing = True
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
             elif status in SHOWN:
-                if (
-                    status == "verifying conversion"
-                    and not quantizing
-                    and plan.quantization not in (None, CONVERTED_TO)
-                ):
+                if status == "verifying conversion" and not quantizing:
                     # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
                     size = sum(upload.size for upload in plan.weights)
                     progress.quantizing(f"quantizing model to {plan.quantization}", size, size)

@@ -1,5 +1,7 @@
-"""`POST /api/pull`: names that a source claims become jobs, every other request goes on to Ollama as it came."""
+"""`POST /api/pull` and `DELETE /api/delete`: names that a source claims are jobs, all else goes on as it came."""
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -9,12 +11,16 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.answers import error_response, json_response
+from proxy.errors import OllamaError
 from proxy.forward import Forward
+from proxy.ollama import Ollama
 from proxy.origins import Origins
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.progress import Subscription
 from proxy.pull.reference import ModelReference, parse
+
+log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 1024 * 1024
 
@@ -59,8 +65,7 @@ class PullHandler:
         self._origins = origins
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        _invite(request)
         body = await _read_at_most(request, MOST_BODY_BYTES)
         wanted = read_request(body) if request.content.at_eof() else None
         if wanted is None or not self._pipeline.claims(wanted.reference):
@@ -68,12 +73,49 @@ class PullHandler:
         headers = await self._origins.headers(request)
         if headers is None:
             return await self._forward(request, prefix=body)
-        job = self._jobs.start(wanted.reference)
-        with self._jobs.attach(job) as subscription:
+        with self._jobs.attach(wanted.reference) as (job, subscription):
             response = await (
                 _stream(request, subscription, headers) if wanted.stream else _wait(job, subscription, headers)
             )
         return response or await self._forward(request, body=wanted.without_insecure())
+
+
+class DeleteHandler:
+    """Open WebUI cancels a pull by leaving it and removing the model, which may not be there yet."""
+
+    def __init__(self, ollama: Ollama, jobs: Jobs, forward: Forward, origins: Origins) -> None:
+        self._ollama = ollama
+        self._jobs = jobs
+        self._forward = forward
+        self._origins = origins
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        _invite(request)
+        body = await _read_at_most(request, MOST_BODY_BYTES)
+        wanted = read_request(body) if request.content.at_eof() else None
+        running = self._jobs.running(wanted.reference) if wanted else []
+        headers = await self._origins.headers(request) if running else None
+        if wanted is None or headers is None:
+            return await self._forward(request, prefix=body)
+        log.info("%s is removed: its pull is cancelled", wanted.reference.name)
+        removal = asyncio.create_task(self._remove(wanted.reference, running))
+        try:
+            # It goes on although its client leaves.
+            await asyncio.shield(removal)
+        except OllamaError as error:
+            return error_response(str(error), HTTPStatus.BAD_GATEWAY, headers)
+        return web.Response(headers=headers)
+
+    async def _remove(self, reference: ModelReference, running: list[Job]) -> None:
+        for job in running:
+            job.cancel(f"{reference.name} was removed while it was pulled; what was finished stays for the next pull")
+        await asyncio.wait([job.task for job in running])
+        await self._ollama.delete(reference.name)
+
+
+def _invite(request: web.BaseRequest) -> None:
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def _read_at_most(request: web.BaseRequest, limit: int) -> bytes:

@@ -2,17 +2,33 @@
 
 import asyncio
 import logging
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
 from itertools import count
+from typing import Any
 
 from proxy.errors import Cancelled, ProxyError
-from proxy.pull.pipeline import Pipeline, State
+from proxy.logs import PULL
+from proxy.metrics import Metrics
+from proxy.pull.pipeline import Pipeline
 from proxy.pull.planner import NativePull
 from proxy.pull.progress import Progress, Subscription
 from proxy.pull.reference import ModelReference
+from proxy.pull.states import State
 
 log = logging.getLogger(__name__)
+
+MOST_ENDED = 100
+"""Jobs that are over and still shown."""
+CREATE_SECONDS = 1.0
+"""How long a create is still read when the proxy ends."""
+CLOSING = "the proxy is shutting down; pull again when it is back: finished files are kept"
+
+
+FORSAKEN = "its clients left, and nobody came back; what was finished stays for the next pull"
 
 
 class Job:
@@ -26,43 +42,101 @@ class Job:
         self.error: str | None = None
         self.native = False
         self.clients = 0
-        self._reason_to_end = "the pull was cancelled"
+        self.cancelled = False
+        self.started = datetime.now(UTC)
+        self.ended: datetime | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._is_forsaken = False
+        self._reason_to_end = ""
         self.task = asyncio.create_task(self._run(pipeline), name=f"pull {self.id}")
 
-    def enter(self, state: State) -> None:
-        self.state = state
-        log.info("pull %s: %s %s", self.id, state, self.reference.name)
+    def view(self) -> dict[str, Any]:
+        """As `/-/pulls` shows it: bytes, bytes a second, seconds."""
+        progress = self.progress
+        rate = progress.rate if self.state is State.TRANSFERRING else 0.0
+        left = progress.total - progress.completed
+        return {
+            "id": self.id,
+            "name": self.reference.name,
+            "state": self.state,
+            "total": progress.total,
+            "completed": progress.completed,
+            "rate": round(rate),
+            "eta": round(left / rate) if rate else None,
+            "clients": self.clients,
+            "retries": progress.retries,
+            "error": self.error,
+            "started": self.started.isoformat(),
+            "ended": self.ended.isoformat() if self.ended else None,
+        }
 
     def cancel(self, reason: str) -> None:
-        self._reason_to_end = reason
-        self.task.cancel()
+        """Tell its clients at once. A create that has begun is read to its end, and nothing is begun after it."""
+        if not self.cancelled and self.ended is None:
+            self.cancelled = True
+            self._reason_to_end = reason
+            self.progress.fail(reason)
+            self.task.cancel()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has nothing more to tell."""
+        return self.cancelled or self.ended is not None
+
+    def attached(self) -> None:
+        self.clients += 1
+        self._is_forsaken = False
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+
+    def detached(self, linger: float) -> None:
+        self.clients -= 1
+        if self.clients == 0 and self.ended is None:
+            self._linger = asyncio.get_running_loop().call_later(linger, self._end_lingering)
+
+    def _end_lingering(self) -> None:
+        """A model that is being made is made: what it costs is nearly spent."""
+        self._is_forsaken = True
+        if self.state not in (State.CREATING, State.RECLAIMING):
+            self.cancel(FORSAKEN)
+
+    def _enter(self, state: State) -> None:
+        if state is State.TRANSFERRING and self._is_forsaken:
+            self.cancel(FORSAKEN)
+        if state is not self.state:
+            self.state = state
+            log.info("%s %s", state, self.reference.name)
 
     async def _run(self, pipeline: Pipeline) -> None:
-        self.enter(State.PLANNING)
+        PULL.set(self.id)
+        log.info("%s %s", self.state, self.reference.name)
         try:
             await self._run_to_the_end(pipeline)
         except NativePull:
             self.native = True
-            self.enter(State.DONE)
+            self._enter(State.DONE)
             self.progress.pass_on()
         except ProxyError as error:
             self.error = str(error)
             self.state = State.FAILED
-            log.warning("pull %s: failed %s: %s", self.id, self.reference.name, error)
+            log.warning("failed %s: %s", self.reference.name, error)
             self.progress.fail(self.error)
         else:
-            self.enter(State.DONE)
+            self._enter(State.DONE)
             self.progress.success()
+        finally:
+            self.ended = datetime.now(UTC)
 
     async def _run_to_the_end(self, pipeline: Pipeline) -> None:
         try:
-            await pipeline.run(self.reference, self.progress, self.enter)
+            await pipeline.run(self.reference, self.progress, self._enter)
         except asyncio.CancelledError:
             raise Cancelled(self._reason_to_end) from None
         except (ProxyError, NativePull):
             raise
         except Exception as error:
-            log.exception("pull %s: a fault of the proxy", self.id)
+            log.exception("a fault of the proxy")
             raise ProxyError(
                 f"a fault in ollama-hf-proxy ended the pull of {self.reference.name} ({type(error).__name__}); "
                 "its log has the details: please report them"
@@ -70,36 +144,72 @@ class Job:
 
 
 class Jobs:
-    """The pulls that are running."""
+    """The pulls that are running, and those that were. A name has one job at a time."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, linger: float, metrics: Metrics) -> None:
         self._pipeline = pipeline
+        self._linger = linger
+        self._metrics = metrics
+        metrics.show_jobs(lambda: Counter(str(job.state) for job in self._alive))
         self._numbers = count(1)
-        self._running: set[Job] = set()
-
-    def start(self, reference: ModelReference) -> Job:
-        job = Job(next(self._numbers), reference, self._pipeline)
-        self._running.add(job)
-        job.task.add_done_callback(lambda _: self._running.discard(job))
-        return job
+        self._running: dict[str, Job] = {}
+        self._alive: list[Job] = []
+        self._ended: deque[Job] = deque(maxlen=MOST_ENDED)
+        self._closing = False
 
     @contextmanager
-    def attach(self, job: Job) -> Iterator[Subscription]:
-        """Read a job's progress. The last client to leave ends the transfer, but never a create."""
+    def attach(self, reference: ModelReference) -> Iterator[tuple[Job, Subscription]]:
+        """Read the progress of a name's job, which is begun where none runs.
+
+        When the last client leaves, it goes on for the time to linger.
+        """
+        job = self._job(reference)
         subscription = job.progress.subscribe()
-        job.clients += 1
+        job.attached()
         try:
-            yield subscription
+            yield job, subscription
         finally:
             job.progress.unsubscribe(subscription)
-            job.clients -= 1
-            # A create that nobody reads blocks for ever in Ollama and leaks its files (v0.24).
-            if job.clients == 0 and job.state is not State.CREATING:
-                job.cancel("the client left; what was finished stays")
+            job.detached(self._linger)
+
+    def running(self, reference: ModelReference) -> list[Job]:
+        """A cancelled one may still be in its create when the next has begun."""
+        return [job for job in self._alive if job.reference.key == reference.key]
+
+    def all(self) -> list[Job]:
+        """The newest first."""
+        return sorted([*self._alive, *self._ended], key=lambda job: int(job.id), reverse=True)
 
     async def close(self) -> None:
-        """End every pull; its clients are told so."""
-        running = list(self._running)
+        """End every pull; its clients are told so. What Ollama quantizes is then read by nobody."""
+        self._closing = True
+        running = list(self._alive)
         for job in running:
-            job.cancel("the proxy is shutting down; pull again when it is back: finished files are kept")
-        await asyncio.gather(*(job.task for job in running))
+            job.cancel(CLOSING)
+        if running:
+            await asyncio.wait([job.task for job in running], timeout=CREATE_SECONDS)
+        for job in running:
+            job.task.cancel()
+        await asyncio.gather(*(job.task for job in running), return_exceptions=True)
+
+    def _job(self, reference: ModelReference) -> Job:
+        job = self._running.get(reference.key)
+        if job is None or job.is_over:
+            job = self._running[reference.key] = Job(next(self._numbers), reference, self._pipeline)
+            self._alive.append(job)
+            job.task.add_done_callback(partial(self._end, job))
+            if self._closing:
+                job.cancel(CLOSING)
+        return job
+
+    def _end(self, job: Job, _: "asyncio.Task[None]") -> None:
+        self._alive.remove(job)
+        if self._running.get(job.reference.key) is job:
+            del self._running[job.reference.key]
+        self._metrics.retries.inc(job.progress.retries)
+        if job.native:
+            return
+        self._ended.append(job)
+        result = "cancelled" if job.cancelled else str(job.state)
+        self._metrics.pulls.labels(result).inc()
+        self._metrics.pull_seconds.labels(result).observe((datetime.now(UTC) - job.started).total_seconds())

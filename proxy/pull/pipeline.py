@@ -1,74 +1,70 @@
 """One pull from its name to `success`, a line a step."""
 
-from collections.abc import Callable
-from enum import StrEnum
+import logging
+from collections.abc import Iterable
+from functools import partial
 
-from rich.filesize import decimal
-
-from proxy.config import OllamaConfig
-from proxy.disk import free_disk
-from proxy.errors import Refusal
+from proxy.config import Config
+from proxy.errors import OllamaError
 from proxy.ollama import Ollama
-from proxy.planning.plan import Plan
-from proxy.pull.create import create
+from proxy.pull.installed import Installed
+from proxy.pull.journal import Journal
+from proxy.pull.making import Making
 from proxy.pull.planner import Planner
 from proxy.pull.progress import Progress
+from proxy.pull.reclaim import Reclaim
 from proxy.pull.reference import ModelReference
+from proxy.pull.states import Enter, State
 from proxy.pull.transfer import Transfer
+from proxy.pull.turns import Turns
 
-
-class State(StrEnum):
-    """Where a pull is, in the words of `/-/pulls`."""
-
-    PLANNING = "planning"
-    TRANSFERRING = "transferring"
-    CREATING = "creating"
-    DONE = "done"
-    FAILED = "failed"
+log = logging.getLogger(__name__)
 
 
 class Pipeline:
     """Runs pulls. It knows no HTTP server and no client."""
 
-    def __init__(self, planner: Planner, ollama: Ollama, transfer: Transfer, config: OllamaConfig) -> None:
-        self._config = config
+    def __init__(
+        self, config: Config, planner: Planner, ollama: Ollama, transfer: Transfer, journal: Journal, reclaim: Reclaim
+    ) -> None:
         self._planner = planner
-        self._ollama = ollama
         self._transfer = transfer
+        self._installed = Installed(config, journal, ollama)
+        self._turns = Turns(config.pull.jobs)
+        self._making = Making(config.ollama, ollama, transfer, journal, reclaim)
 
     def claims(self, reference: ModelReference) -> bool:
         return self._planner.claims(reference)
 
-    async def run(self, reference: ModelReference, progress: Progress, enter: Callable[[State], None]) -> None:
+    async def run(self, reference: ModelReference, progress: Progress, enter: Enter) -> None:
         """Raises NativePull before the first line, or a ProxyError that says what happened."""
         repository = await self._planner.open(reference)
         progress.status("pulling manifest")
+        installed = self._installed
+        patiently = partial(self._transfer.patiently, what=reference.name, progress=progress)
+        if record := await patiently(lambda: installed.unchanged(reference, repository)):
+            return _say_held(record.bars, progress)
         capabilities = await self._planner.capabilities(progress)
         plan = await self._planner.plan(reference, repository, capabilities, progress)
+        if await patiently(lambda: installed.same(reference, plan)):
+            return _say_held(plan.bars, progress)
         progress.warn(plan.warnings)
-        await self._check_disk(plan)
-        held = await self._transfer.announce(plan.steps, progress)
-        for step in plan.steps:
-            await self._make(step, held, progress, enter)
+        enter(State.WAITING)
+        async with self._turns.turn(progress):
+            if files := await patiently(lambda: installed.same_weights(reference, plan)):
+                progress.announce((*bar, True) for bar in plan.bars)
+                await self._making.redress(plan, files, progress, enter)
+            else:
+                await self._making.make(plan, progress, enter)
+            try:
+                await installed.remember(reference, plan)
+            except OllamaError as error:
+                log.warning("%s is made, but not remembered: %s", reference.name, error)
+        return None
 
-    async def _make(self, plan: Plan, held: set[str], progress: Progress, enter: Callable[[State], None]) -> None:
-        enter(State.TRANSFERRING)
-        digests = await self._transfer.run(plan, held, progress)
-        progress.status("verifying sha256 digest")
-        enter(State.CREATING)
-        await create(self._ollama, plan, digests, progress)
 
-    async def _check_disk(self, plan: Plan) -> None:
-        """Raises Refusal where it is certain that the disk is too small."""
-        free = await free_disk(self._config, self._ollama)
-        uploads = [upload for step in plan.steps for upload in step.uploads]
-        made = sum(step.made_size for step in plan.steps)
-        if free is None or free > sum(upload.size for upload in uploads) + made:
-            return
-        held = await self._transfer.held(*plan.steps)
-        needed = sum(upload.size for upload in uploads if upload.digest not in held) + made
-        if free < needed:
-            raise Refusal(
-                f"{plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has {decimal(free)} "
-                "left; remove models that you do not use (`ollama rm`)"
-            )
+def _say_held(bars: Iterable[tuple[str, int]], progress: Progress) -> None:
+    """What Ollama says of a model that is there."""
+    progress.announce((digest, size, True) for digest, size in bars)
+    progress.status("verifying sha256 digest")
+    progress.status("writing manifest")

@@ -150,7 +150,7 @@ class Planner:
         contents = reading.contents | tokenizer.mended
         brought = brought_by_files(repository.id, contents, tokenizer.tokens)
         modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
-        return await asyncio.to_thread(
+        plan = await asyncio.to_thread(
             plan_safetensors,
             reference.name,
             repository,
@@ -161,6 +161,9 @@ class Planner:
             tokenizer,
             modelfile,
         )
+        # From v0.30 on Ollama makes another GGUF of what it has converted, and keeps both for ever: two creates would
+        # take more disk than one, and free no more.
+        return replace(plan, in_two_creates=plan.is_quantized and not capabilities.runs_llama_server)
 
     async def _modelfile(
         self,

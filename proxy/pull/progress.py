@@ -1,15 +1,19 @@
 """Progress is data here, and here it becomes the lines that clients read: Ollama's own (server/routes.go)."""
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Protocol
 
 import orjson
 
 LINE_SECONDS = 0.06
 KEEP_ALIVE_SECONDS = 8.0
 MOST_BARS = 16
+RATE_SECONDS = 10
 
 QUANTIZING_DIGEST = "sha256:" + "0" * 64
 # Clients take a line with a digest as a sign of life; an unknown one with nothing to do disturbs none of them.
@@ -38,6 +42,14 @@ class Line:
         return orjson.dumps(fields) + b"\n"
 
 
+class Listener(Protocol):
+    """Who is told what happens to the bytes on their way."""
+
+    def status(self, text: str) -> None: ...
+
+    def retried(self) -> None: ...
+
+
 class Progress:
     """Where one pull stands. The pull writes it; any number of subscriptions read it."""
 
@@ -45,10 +57,33 @@ class Progress:
         self._bars: dict[str, Line] = {}
         self._bar_of: dict[str, str] = {}
         self._status: Line | None = None
+        self._first: Line | None = None
         self._keep_alive = Line(f"pulling {NOTHING_DIGEST[7:19]}", NOTHING_DIGEST, 1, 1)
         self._subscriptions: set[Subscription] = set()
         self.retries = 0
         self.ended = False
+        self._warned = False
+        self._rate = Rate()
+
+    @property
+    def total(self) -> int:
+        """Bytes of all weight files."""
+        return sum(line.total for line in self._files())
+
+    @property
+    def completed(self) -> int:
+        return sum(line.completed for line in self._files())
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second, of late."""
+        return self._rate.now()
+
+    def _files(self) -> list[Line]:
+        return [line for digest, line in self._bars.items() if digest != QUANTIZING_DIGEST]
+
+    def retried(self) -> None:
+        self.retries += 1
 
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
@@ -58,7 +93,8 @@ class Progress:
 
     def warn(self, texts: Sequence[str]) -> None:
         """One line a pull: clients show each line without a digest as a message of its own."""
-        if texts:
+        if texts and not self._warned:
+            self._warned = True
             self.status(f"warning: {'; '.join(texts)}")
 
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
@@ -76,6 +112,7 @@ class Progress:
     def moved(self, digest: str, size: int) -> None:
         """So many more bytes of a blob have reached Ollama; less than zero takes them back."""
         if bar := self._bar_of.get(digest):
+            self._rate.add(size)
             line = self._bars[bar]
             self._bars[bar] = replace(line, completed=min(line.completed + size, line.total))
             self._publish(self._bars[bar])
@@ -97,9 +134,9 @@ class Progress:
         self._end(None)
 
     def subscribe(self) -> "Subscription":
-        """Read on from here, the present state of every bar first."""
+        """Read on from here, the present state of every bar first; who comes late reads the beginning too."""
         subscription = Subscription(self)
-        for line in (self._status, *self._bars.values()):
+        for line in (self._first, *self._bars.values(), self._status):
             if line is not None:
                 subscription.put(line)
         self._subscriptions.add(subscription)
@@ -114,16 +151,37 @@ class Progress:
     def _publish(self, line: Line) -> None:
         if line.digest and line.completed:
             self._keep_alive = line
+        if self._first is None:
+            self._first = line
         for subscription in self._subscriptions:
             subscription.put(line)
 
     def _end(self, line: Line | None) -> None:
+        if self.ended:
+            return
         self.ended = True
         self._status = line
         if line is not None:
             self._publish(line)
         for subscription in self._subscriptions:
             subscription.wake()
+
+
+class Rate:
+    """Bytes a second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_SECONDS)
+
+    def add(self, size: int) -> None:
+        second = int(time.monotonic())
+        before = self._seconds.pop() if self._seconds and self._seconds[-1][0] == second else (second, 0)
+        self._seconds.append((second, before[1] + size))
+
+    def now(self) -> float:
+        now = time.monotonic()
+        recent = [(second, size) for second, size in self._seconds if second > now - RATE_SECONDS]
+        return max(0.0, sum(size for _, size in recent) / max(1.0, now - recent[0][0])) if recent else 0.0
 
 
 class Shown:

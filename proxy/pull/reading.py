@@ -50,7 +50,7 @@ class Reading:
         except Refusal as refusal:
             # No digest tells whether it is broken there, or was damaged on its way.
             log.warning("%s; it is read once more", refusal)
-            self.progress.retries += 1
+            self.progress.retried()
             return await self._header_once(file)
 
     async def _header_once(self, file: RepositoryFile) -> Header:

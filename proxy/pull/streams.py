@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -241,8 +241,10 @@ class Streams:
 class Bandwidth:
     """At most `rate` bytes a second, all pulls together; 0 is no limit."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, count: Callable[[int], object] = lambda _: None) -> None:
+        """`count` is told all that comes."""
         self._rate = rate
+        self._count = count
         self._free_at = 0.0
 
     def receive_buffer(self, connections: int) -> int | None:
@@ -251,6 +253,7 @@ class Bandwidth:
 
     async def take(self, size: int) -> None:
         """Wait until the line would have brought these bytes at that rate."""
+        self._count(size)
         if not self._rate:
             return
         now = asyncio.get_running_loop().time()

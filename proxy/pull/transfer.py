@@ -10,11 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from proxy.errors import Damaged, DigestMismatch, Interrupted, OllamaError, OllamaGone, RangesIgnored
-from proxy.ollama import Ollama, Write
+from proxy.errors import (
+    Damaged,
+    DigestMismatch,
+    Interrupted,
+    OllamaError,
+    OllamaGone,
+    RangesIgnored,
+    SourceError,
+    TransferError,
+)
+from proxy.ollama import PROBE, PROBE_DIGEST, Ollama, Write
+from proxy.planning.identity import upload_identity
 from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Assembly, Recipe
-from proxy.pull.progress import Progress, Shown
+from proxy.pull.journal import Journal
+from proxy.pull.progress import Listener, Progress, Shown
+from proxy.pull.sharing import Claim, SharedUpload, Watcher
 from proxy.pull.spool import spooled
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.tries import Tries
@@ -34,10 +46,24 @@ MOST_UPLOADS = 5
 
 
 class Transfer:
-    """Moves the files of all pulls. `patience` is how many seconds an Ollama that is gone is waited for."""
+    """Moves the files of all pulls.
 
-    def __init__(self, ollama: Ollama, streams: Streams, bandwidth: Bandwidth, patience: float) -> None:
+    `patience` is how many seconds an Ollama that is gone is waited for. `sent` is told the bytes that went to Ollama.
+    """
+
+    def __init__(
+        self,
+        ollama: Ollama,
+        streams: Streams,
+        bandwidth: Bandwidth,
+        patience: float,
+        journal: Journal,
+        sent: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self._ollama = ollama
+        self._sent = sent
+        self._journal = journal
+        self._shared: dict[str, SharedUpload] = {}
         self._streams = streams
         self._bandwidth = bandwidth
         self._patience = patience
@@ -101,28 +127,34 @@ class Transfer:
             raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
         return part
 
-    async def announce(self, plans: Sequence[Plan], progress: Progress) -> set[str]:
+    async def announce(self, plans: Sequence[Plan], progress: Progress, complete: Sequence[Plan] = ()) -> set[str]:
         """Show the bars of all that one pull makes: once bytes move, none can be added without changing a total.
 
-        The digests of the blobs that Ollama already has.
+        The digests of the blobs that Ollama already has. Of plans that are `complete` nothing has to move.
         """
         held = await self.patiently(lambda: self.held(*plans), plans[-1].name, progress)
         progress.announce(
-            (bar.digest, bar.size, upload.digest in held)
+            (bar.digest, bar.size, upload.digest in held or any(plan is one for one in complete))
             for plan in plans
             for upload in plan.weights
             for bar in upload.bars
         )
         return held
 
-    async def run(self, plan: Plan, held: Collection[str], progress: Progress) -> dict[str, str]:
+    async def run(
+        self, plan: Plan, held: Collection[str], progress: Progress, claim: Claim = lambda _: None
+    ) -> dict[str, str]:
         """Bring every blob of the plan into Ollama but those that it holds. The digest of each path.
 
-        Raises SourceError, TransferError or OllamaError, the first that happens; finished blobs stay.
+        `claim` is told the digests that the plan does not know. Raises SourceError, TransferError or OllamaError, the
+        first that happens; finished blobs stay.
         """
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
-        works = (self._push_upload(fetching, upload, order) for order, upload in enumerate(missing.values()))
+        works = (
+            self._share(fetching, upload, order, Watcher(Shown(progress, upload.bars).moved, progress, claim))
+            for order, upload in enumerate(missing.values())
+        )
         pushed = dict(zip(missing, await together(works), strict=True))
         return {upload.path: upload.digest or pushed[upload.path] for upload in plan.uploads}
 
@@ -132,20 +164,41 @@ class Transfer:
         answers = await together(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
-    async def _push_upload(self, fetching: Fetching, upload: Upload, order: int) -> str:
+    async def _share(self, fetching: Fetching, upload: Upload, order: int, watcher: Watcher) -> str:
+        """The digest of a blob that moves once, however many pulls want it."""
+        identity = upload_identity(fetching.repository, upload)
+        if (shared := self._shared.get(identity)) is not None:
+            try:
+                return await shared.watch(watcher)
+            except (SourceError, TransferError) as error:
+                log.warning("%s; %s tries by itself", error, fetching.repository.id)
+        shared = self._shared[identity] = SharedUpload(self._shared, identity)
         what = f"{fetching.repository.id}/{upload.path}"
-        shown = Shown(fetching.progress, upload.bars)
-        return await self.push(fetching, upload.recipe, what, shown.moved, order)
+        pushing = self.push(fetching.heard_by(shared), upload.recipe, what, shared.moved, order, shared.claim)
+        shared.begin(pushing)
+        digest = await shared.watch(watcher)
+        if upload.digest is None:
+            self._journal.made(identity, digest)
+        return digest
 
     async def push(
-        self, fetching: Fetching, recipe: Recipe, what: str, moved: Callable[[int], None], order: int = 0
+        self,
+        fetching: Fetching,
+        recipe: Recipe,
+        what: str,
+        moved: Callable[[int], None],
+        order: int = 0,
+        claim: Claim = lambda _: None,
     ) -> str:
         """Make the blob of a recipe in Ollama; its digest.
 
-        `moved` is told the bytes that reached Ollama, and less than zero where all has to begin again. `what` names
-        the blob in errors; of one pull's blobs, that with the lowest `order` is fetched first.
+        `moved` is told the bytes that reached Ollama, and less than zero where all has to begin again; `claim` the
+        digest before Ollama has it, where nobody knew it. `what` names the blob in errors; of one pull's blobs, that
+        with the lowest `order` is fetched first.
         """
-        upload = _Upload(self._ollama, fetching, recipe, what, moved, order, self._threads)
+        upload = _Upload(
+            self._ollama, self._journal, fetching, recipe, what, moved, claim, self._sent, order, self._threads
+        )
         tries = Tries(fetching.progress, self._streams)
         while True:
             try:
@@ -157,14 +210,14 @@ class Transfer:
             except RangesIgnored as error:
                 if not recipe.takes_whole_files:
                     raise
-                fetching.ranged = False
+                fetching.ignored.set()
                 log.warning("%s; its files are fetched whole, each in one stream", error)
             except Interrupted as error:
                 await tries.again(error)
             except OllamaError as error:
                 raise OllamaError(f"{what}: {error}") from error
 
-    async def patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: Progress) -> T:
+    async def patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: Listener) -> T:
         """Do the work again where Ollama was gone and is back within the patience."""
         for _ in range(MOST_UPLOADS - 1):
             try:
@@ -172,7 +225,7 @@ class Transfer:
             except OllamaGone as error:
                 log.warning("%s: %s; it is waited for, for %.0f s", what, error, self._patience)
                 progress.status("waiting for Ollama to come back")
-                progress.retries += 1
+                progress.retried()
                 await self._ollama.back(error, self._patience)
         return await work()
 
@@ -182,31 +235,37 @@ class _Upload:
     """One blob's way into Ollama, which may have to be gone again from its beginning."""
 
     ollama: Ollama
+    journal: Journal
     fetching: Fetching
     recipe: Recipe
     what: str
     moved: Callable[[int], None]
+    claim: Claim
+    sent: Callable[[int], object]
     order: int
     threads: ThreadPoolExecutor
     reached: int = 0
-    begun: bool = False
 
     async def run(self) -> str:
         self._count(-self.reached)
         digest = self.recipe.digest
         if digest is None:
             digest = await self._run_unnamed()
-        # The answer to an earlier upload may have been lost.
-        elif not (self.begun and await self.ollama.has_blob(digest)):
-            self.begun = True
+        # Another pull may have brought it meanwhile; the answer to an earlier upload may have been lost.
+        elif not await self.ollama.has_blob(digest):
+            self.journal.brings(digest, self.recipe.size)
             async with self._window() as window:
-                await self.ollama.push_blob(
+                is_ours = await self.ollama.push_blob(
                     digest, self.recipe.size, lambda write: self._make(window, self._counting(write))
                 )
+            if not is_ours:
+                self.journal.forget([digest])
         self._count(self.recipe.size - self.reached)
         return digest
 
     async def _run_unnamed(self) -> str:
+        if not await self.ollama.has_blob(PROBE_DIGEST):
+            self.journal.brings(PROBE_DIGEST, len(PROBE))
         if not await self.ollama.keeps_unnamed_blobs():
             return await self._run_spooled()
         made = ""
@@ -260,6 +319,10 @@ class _Upload:
         digest = assembly.digest()
         if self.recipe.digest is not None:
             _check_digest(self.what, self.recipe.digest, digest)
+        else:
+            self.claim(digest)
+            if not await self.ollama.has_blob(digest):
+                self.journal.brings(digest, self.recipe.size)
         await _write_all(write, ready)
         return digest
 
@@ -268,6 +331,7 @@ class _Upload:
 
         async def counted(piece: bytes) -> None:
             await write(piece)
+            self.sent(len(piece))
             self._count(len(piece))
 
         return counted

@@ -5,7 +5,7 @@ import logging
 import random
 
 from proxy.errors import Interrupted, ProxyError, SourceError
-from proxy.pull.progress import Progress
+from proxy.pull.progress import Listener
 from proxy.pull.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ LONGEST_WAIT = 600.0
 class Tries:
     """The tries of one thing. A source that asks to wait is waited for by all streams, and the progress says so."""
 
-    def __init__(self, progress: Progress, streams: Streams) -> None:
+    def __init__(self, progress: Listener, streams: Streams) -> None:
         self._progress = progress
         self._streams = streams
         self._began: float | None = None
@@ -37,7 +37,7 @@ class Tries:
         if self._damaged:
             raise error
         self._damaged = True
-        self._progress.retries += 1
+        self._progress.retried()
         log.warning("%s; it is fetched once more", error)
 
     async def again(self, error: Interrupted) -> None:
@@ -45,7 +45,7 @@ class Tries:
         now = asyncio.get_running_loop().time()
         self._began = now if self._began is None else self._began
         self._failed += 1
-        self._progress.retries += 1
+        self._progress.retried()
         pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1))  # noqa: S311
         if error.wait is not None:
             if error.wait > LONGEST_WAIT:

@@ -10,7 +10,7 @@ from typing import Self
 
 from proxy.errors import Interrupted
 from proxy.planning.recipe import Recipe, Span
-from proxy.pull.progress import Progress
+from proxy.pull.progress import Listener
 from proxy.pull.streams import Bandwidth, Stream, Streams
 from proxy.pull.tries import Tries
 from proxy.sources.base import Repository
@@ -29,15 +29,27 @@ WHOLE_BYTES = 8 * 1024 * 1024
 
 
 class Fetching:
-    """What fetches need beside their span: the same for all of a pull."""
+    """What fetches need beside their span: the same for all of a pull, but for who hears of it."""
 
-    def __init__(self, repository: Repository, streams: Streams, bandwidth: Bandwidth, progress: Progress) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        streams: Streams,
+        bandwidth: Bandwidth,
+        progress: Listener,
+        pull: "Fetching | None" = None,
+    ) -> None:
         self.repository = repository
         self.streams = streams
         self.bandwidth = bandwidth
         self.progress = progress
-        # A source that ignored one range ignores them all: its files are then one stream each.
-        self.ranged = True
+        self.pull = pull or self
+        self.ignored: asyncio.Event = pull.ignored if pull else asyncio.Event()
+        """Set when the source has ignored a range: it ignores them all, and its files are then one stream each."""
+
+    def heard_by(self, progress: Listener) -> "Fetching":
+        """The same pull's, of a file that others wait for too."""
+        return Fetching(self.repository, self.streams, self.bandwidth, progress, self.pull)
 
 
 class Window:
@@ -51,7 +63,7 @@ class Window:
         self._fetching = fetching
         self._streams = fetching.streams
         # Another file of the pull may find out that there are none, while this one still gets its ranges.
-        self._ranged = fetching.ranged or not recipe.takes_whole_files
+        self._ranged = not fetching.ignored.is_set() or not recipe.takes_whole_files
         self._spans = recipe.spans(fetching.streams.span_bytes if self._ranged else sys.maxsize)
         self._order = order
         self._fetches: deque[_Fetch] = deque()
@@ -118,7 +130,7 @@ class Window:
 
     async def _begin(self, span: Span) -> "_Fetch":
         size = span.size if self._ranged else min(span.size, WHOLE_BYTES)
-        stream = await self._streams.enter(self._fetching, self._order, size)
+        stream = await self._streams.enter(self._fetching.pull, self._order, size)
         fetch = _Fetch(self._fetching, span, stream, self._tell, ranged=self._ranged)
         self._fetches.append(fetch)
         # A task that is cancelled before its first step never reaches a `finally` of its own.
@@ -222,7 +234,7 @@ class _Fetch:
                     await self._receive()
         except TimeoutError:
             self._slow_restarts += 1
-            self._fetching.progress.retries += 1
+            self._fetching.progress.retried()
             log.warning(
                 "%s: from byte %d on it comes at less than a tenth of the other streams' rate; fetched anew",
                 self._what,

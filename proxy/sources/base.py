@@ -75,6 +75,10 @@ class Repository(Protocol):
     def files(self) -> tuple[RepositoryFile, ...]: ...
 
     @property
+    def modified(self) -> float | None:
+        """When this commit was made, or later, in Unix seconds; None where nobody tells."""
+
+    @property
     def public(self) -> bool:
         """Whether anybody, so also Ollama when it pulls from hf.co by itself, gets these very bytes without a token."""
 

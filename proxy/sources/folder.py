@@ -142,6 +142,7 @@ class FolderRepository:
         self.files = tuple(entry.file for entry in found)
         self._found = {entry.file.path: entry for entry in found}
         self.commit = _commit(found)
+        self.modified = max((entry.state.changed for entry in found), default=0) / 1e9
 
     def stream(
         self, file: RepositoryFile, start: int = 0, stop: int | None = None

@@ -52,7 +52,7 @@ class HuggingFace:
         try:
             async with asyncio.timeout(METADATA_SECONDS):
                 info, access_is_known = await in_daemon_thread(lambda: self._describe(repository, revision))
-                return await self._list(info, access_is_known=access_is_known)
+                return await self._list(info, access_is_known=access_is_known, pinned=revision is not None)
         except TimeoutError:
             raise SourceError(
                 f"{self.endpoint} did not answer within {METADATA_SECONDS:.0f} s when asked for {repository}; "
@@ -136,7 +136,7 @@ class HuggingFace:
             except errors.HfHubHTTPError:
                 raise error from None
 
-    async def _list(self, info: "ModelInfo", *, access_is_known: bool) -> "HubRepository":
+    async def _list(self, info: "ModelInfo", *, access_is_known: bool, pinned: bool) -> "HubRepository":
         if info.sha is None:
             raise SourceError(f"{self.endpoint} names no commit for {info.id}; it cannot be pinned")
         hub_files = self._files(info.id, info.sha)
@@ -145,7 +145,9 @@ class HuggingFace:
             await self._check_access(hub_files, info.id, listed)
         files = await hub_files.complete(listed)
         public = self.endpoint == PUBLIC_ENDPOINT and not info.private and not info.gated
-        return HubRepository(self, info.id, info.sha, files, public)
+        # The Hub tells of its default branch, whatever revision was asked for.
+        modified = info.last_modified.timestamp() if info.last_modified and not pinned else None
+        return HubRepository(self, info.id, info.sha, files, public, modified)
 
     async def _check_access(self, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]) -> None:
         for path in [file.path for file in files if file.is_needed][:1]:
@@ -162,6 +164,7 @@ class HubRepository:
     commit: str
     files: tuple[RepositoryFile, ...]
     public: bool
+    modified: float | None
     _opened: dict[str, HttpFile] = field(default_factory=dict)
 
     def stream(

@@ -18,6 +18,7 @@ class Listing:
     id: str = "acme/model"
     commit: str = "c" * 40
     public: bool = False
+    modified: float | None = None
 
     def stream(
         self,

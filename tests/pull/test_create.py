@@ -8,8 +8,8 @@ import pytest
 
 from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.ollama import Ollama
-from proxy.planning.plan import Base, Format, Plan, weight_file
-from proxy.pull.create import create, create_steps
+from proxy.planning.plan import Base, Converter, Format, Plan, weight_file
+from proxy.pull.create import create, model_body, temporary_body
 from proxy.pull.progress import QUANTIZING_DIGEST, Progress
 from tests.planning.listings import LFS, listing
 
@@ -31,6 +31,7 @@ def planned(settings: ModelSettings = NO_SETTINGS, quantization: str | None = "Q
         quantization=quantization,
         settings=settings,
         base=base,
+        converter=Converter.NOBODY if base else Converter.OLLAMA,
     )
 
 
@@ -41,7 +42,7 @@ class Saying:
         self.lines = lines
         self.asked: list[Mapping[str, Any]] = []
 
-    async def create(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def create(self, body: Mapping[str, Any], _: str) -> AsyncGenerator[dict[str, Any], None]:
         self.asked.append(body)
         for line in self.lines:
             yield line
@@ -92,7 +93,7 @@ async def test_nothing_else_that_ollama_says_passes() -> None:
         "success",
     )
     lines = await shown(Saying(*(status(text) for text in noise)), Quantization.F16)
-    assert lines == [{"status": "success"}]
+    assert [line["status"] for line in lines] == ["converting model", "writing manifest", "success"]
 
 
 @pytest.mark.parametrize(
@@ -107,20 +108,33 @@ async def test_nothing_else_that_ollama_says_passes() -> None:
     ],
 )
 def test_the_body_has_what_the_user_set_and_nothing_more(settings: ModelSettings, fields: dict[str, Any]) -> None:
-    [body] = create_steps(planned(settings), DIGESTS)
+    body = model_body(planned(settings), DIGESTS)
     assert set(body) == {"model", "files", "quantize", *fields}
     assert {key: body[key] for key in fields} == fields
 
 
 def test_an_adapter_goes_on_its_base() -> None:
-    [body] = create_steps(planned(quantization=None, base=Base("hf.co/acme/base:q8_0", None)), {"adapter.gguf": "d"})
+    body = model_body(planned(quantization=None, base=Base("hf.co/acme/base:q8_0", None)), {"adapter.gguf": "d"})
     assert body == {
         "model": "hf.co/acme/model:q8_0",
         "from": "hf.co/acme/base:q8_0",
         "adapters": {"adapter.gguf": "d"},
+        "stream": False,
     }
 
 
 def test_weights_that_stay_as_they_are_are_not_quantized() -> None:
-    [body] = create_steps(planned(quantization=None), DIGESTS)
-    assert body == {"model": "hf.co/acme/model:q8_0", "files": DIGESTS}
+    body = model_body(planned(quantization=None), DIGESTS)
+    assert body == {"model": "hf.co/acme/model:q8_0", "files": DIGESTS, "stream": False}
+
+
+def test_a_conversion_alone_keeps_its_type_and_needs_no_reader() -> None:
+    """Without `quantize` Ollama makes Q8_0 of FP8; with `stream` it would block for ever when the proxy dies."""
+    body = temporary_body("ollama-hf-proxy/x:temporary", DIGESTS)
+    assert body == {"model": "ollama-hf-proxy/x:temporary", "files": DIGESTS, "quantize": "F16", "stream": False}
+
+
+def test_a_model_of_a_temporary_one_takes_nothing_else_from_the_repository() -> None:
+    body = model_body(planned(ModelSettings(system="s")), {}, "ollama-hf-proxy/x:temporary")
+    temporary = "ollama-hf-proxy/x:temporary"
+    assert body == {"model": "hf.co/acme/model:q8_0", "from": temporary, "quantize": "Q8_0", "system": "s"}

@@ -17,6 +17,7 @@ from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
 from proxy.ollama import PROBE, Ollama, upstream_session
 from proxy.planning.recipe import Literal, Range, Recipe, Step
 from proxy.pull import streams, window
+from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.transfer import Transfer
@@ -49,7 +50,7 @@ async def engine(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[Engine
     source = HuggingFace(hub.endpoint, "", ("hf.co",))
     limits = Streams(4, 16 * MIB, span_bytes=SPAN)
     async with upstream_session() as session:
-        transfer = Transfer(Ollama(ollama.url, session), limits, Bandwidth(0), 1)
+        transfer = Transfer(Ollama(ollama.url, session), limits, Bandwidth(0), 1, Journal())
         repository = await source.open("acme/tiny", None)
         yield Engine(transfer, Fetching(repository, limits, Bandwidth(0), Progress()), repository)
         transfer.close()

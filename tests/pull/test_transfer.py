@@ -12,6 +12,7 @@ from proxy.demo.ollama import StandInOllama
 from proxy.errors import Interrupted, ProxyError, RangesIgnored, SourceError
 from proxy.ollama import Ollama, upstream_session
 from proxy.planning.plan import Format, Plan, Upload, small_file, weight_file
+from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.transfer import Transfer
@@ -37,6 +38,7 @@ class Pieces:
     most_open: int = field(default=0)
     asked: int = 0
     public: bool = False
+    modified: float | None = None
 
     async def gguf_repositories(self) -> Sequence[str]:
         return ()
@@ -78,7 +80,7 @@ def upload(digest: str = SHA256, path: str = FILE.path) -> Upload:
 async def transferring(ollama: StandInOllama, connections: int = 8, memory: int = MEMORY) -> AsyncIterator[Transfer]:
     streams = Streams(connections, memory)
     async with upstream_session() as session:
-        transfer = Transfer(Ollama(ollama.url, session), streams, Bandwidth(0), 1)
+        transfer = Transfer(Ollama(ollama.url, session), streams, Bandwidth(0), 1, Journal())
         yield transfer
         transfer.close()
     assert streams.idle

@@ -10,6 +10,7 @@ import pytest
 from proxy.demo.hub import StandInHub
 from proxy.ollama import Ollama, upstream_session
 from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.transfer import Transfer
@@ -36,7 +37,7 @@ async def engine(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[Tra
     streams, bandwidth = Streams(4, 128 * MIB), Bandwidth(0)
     async with upstream_session() as session:
         api = Ollama(ollama.url, session)
-        transfer = Transfer(api, streams, bandwidth, 60)
+        transfer = Transfer(api, streams, bandwidth, 60, Journal())
         repository = await source.open("acme/tiny", None)
         file = next(file for file in repository.files if file.path == "model.safetensors")
         yield transfer, Fetching(repository, streams, bandwidth, Progress()), Range(file, 0, file.size), api

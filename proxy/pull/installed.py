@@ -1,0 +1,135 @@
+"""Whether Ollama already has what a pull would make: by what is remembered of it, else by what Ollama shows."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from proxy.config import Config
+from proxy.ollama import Ollama
+from proxy.planning.identity import digest_of_value, dressing_identity, weights_identity
+from proxy.planning.plan import Format, Plan
+from proxy.pull.journal import Journal, Record
+from proxy.pull.reference import ModelReference
+from proxy.sources.base import Repository
+
+BLOB_OF_MODEL = re.compile(r"^(FROM|ADAPTER) .*sha256-([0-9a-f]{64})\s*$", re.MULTILINE)
+SIZE_TOLERANCE = 0.02
+UNQUANTIZED = {"F32": ("F32", "unknown"), "F16": ("F16",), "BF16": ("BF16",)}
+"""How Ollama shows a file type: 0, which is F32, is unknown to it (v0.24, v0.33)."""
+
+
+class Installed:
+    def __init__(self, config: Config, journal: Journal, ollama: Ollama) -> None:
+        self._config = config
+        self._journal = journal
+        self._ollama = ollama
+
+    async def unchanged(self, reference: ModelReference, repository: Repository) -> Record | None:
+        """The record of a model that was made of this commit with these settings, and that Ollama still has."""
+        record = self._journal.record(reference.key)
+        if record is None or record.asked != self._asked(reference, repository):
+            return None
+        return record if await self._is_there(reference, record) else None
+
+    async def same(self, reference: ModelReference, plan: Plan) -> bool:
+        """Whether Ollama has the model that the plan would make; it is remembered then."""
+        record = self._journal.record(reference.key)
+        if record is None:
+            same = await self._shows(plan)
+        else:
+            same = record.weights == weights_identity(plan) and record.dressing == dressing_identity(plan)
+            same = same and await self._is_there(reference, record)
+        if same:
+            await self.remember(reference, plan)
+        return same
+
+    async def same_weights(self, reference: ModelReference, plan: Plan) -> dict[str, str] | None:
+        """The files that the model could be made of anew, where all but its weights is to change."""
+        record = self._journal.record(reference.key)
+        if record is None or plan.base is not None or record.weights != weights_identity(plan):
+            return None
+        if not await self._is_there(reference, record):
+            return None
+        shown = await self._ollama.show(reference.name) or {}
+        blobs = [digest for kind, digest in BLOB_OF_MODEL.findall(str(shown.get("modelfile"))) if kind == "FROM"]
+        return {f"model-{number}.gguf": f"sha256:{digest}" for number, digest in enumerate(blobs)} or None
+
+    async def remember(self, reference: ModelReference, plan: Plan) -> None:
+        """What Ollama has under this name is what the plan makes."""
+        model = await self._listed(reference)
+        if model is None:
+            return
+        bars = tuple(bar for upload in plan.weights for bar in upload.bars)
+        asked = self._asked(reference, plan.repository)
+        record = Record(str(model.get("digest")), asked, weights_identity(plan), dressing_identity(plan), bars)
+        self._journal.remember(reference.key, record)
+
+    def _asked(self, reference: ModelReference, repository: Repository) -> str:
+        """Not of Ollama's version, nor of ours: an update of either is no reason to make all models anew."""
+        settings = msgspec.to_builtins(self._config.settings_for(reference.name))
+        pull = self._config.pull
+        asked = [repository.id, repository.commit, reference.tag.casefold(), settings]
+        return digest_of_value([*asked, pull.default_quantization, pull.gguf])
+
+    async def _is_there(self, reference: ModelReference, record: Record) -> bool:
+        model = await self._listed(reference)
+        return model is not None and model.get("digest") == record.digest
+
+    async def _listed(self, reference: ModelReference) -> dict[str, Any] | None:
+        models = await self._ollama.models()
+        return next((model for model in models if model["name"].casefold() == reference.key), None)
+
+    async def _shows(self, plan: Plan) -> bool:
+        """Whether a model of which nothing is remembered is the plan's, and younger than its commit."""
+        shown = await self._ollama.show(plan.name)
+        if shown is None or plan.repository.modified is None or plan.base is not None:
+            return False
+        settings = plan.settings
+        return (
+            _seconds(str(shown.get("modified_at"))) > plan.repository.modified
+            and await self._has_size_and_type(plan, shown)
+            and settings.template in (None, shown.get("template"))
+            and (settings.system or "") == shown.get("system", "")
+            and _parameters(settings.parameters) <= set(_shown_parameters(str(shown.get("parameters", ""))))
+        )
+
+    async def _has_size_and_type(self, plan: Plan, shown: Mapping[str, Any]) -> bool:
+        level = str(shown.get("details", {}).get("quantization_level"))
+        if plan.quantization is not None:
+            return level in UNQUANTIZED.get(plan.quantization, (plan.quantization,))
+        models = await self._ollama.models()
+        size = next((model.get("size") for model in models if model["name"].casefold() == plan.name.casefold()), None)
+        if not isinstance(size, int) or not plan.result_size:
+            return False
+        is_alike = abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
+        return is_alike if plan.format is Format.GGUF else is_alike and not level.startswith("Q")
+
+
+def _seconds(time: str) -> float:
+    """Of a time as Go writes it, with nanoseconds; 0 where it is none."""
+    try:
+        return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", time)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _parameters(parameters: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Each value with its key, those of a list too. Ollama has no numbers but floats."""
+    values = ((key, value if isinstance(value, list) else [value]) for key, value in parameters.items())
+    return {(key, repr(float(one) if type(one) is int else one)) for key, several in values for one in several}
+
+
+def _shown_parameters(text: str) -> Iterator[tuple[str, str]]:
+    """Of `/api/show`: a line a value, in Go's %#v (server/routes.go), which Python reads too but for booleans."""
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        value = {"true": "True", "false": "False"}.get(value.strip(), value.strip())
+        try:
+            literal = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            continue
+        yield key, repr(float(literal) if type(literal) is int else literal)

@@ -1,0 +1,212 @@
+"""What outlives the process, in SQLite: pulls that are not over, the blobs that they brought, the models they made.
+
+Losing it costs a check, never a model. Only one process has it open: what another one claims would not be seen here.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+import platformdirs
+
+from proxy.config import Config
+from proxy.errors import ConfigError
+from proxy.registry import Blob
+
+RESPITE_SECONDS = 3600.0
+"""How long a blob stays that a client asked for or sent: it may be about to make a model of it."""
+VERSION = 1
+"""Of the tables; a file with another one is begun anew."""
+TABLES = """
+CREATE TABLE pulls (id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, keep_until REAL);
+CREATE TABLE needs (
+    pull INTEGER NOT NULL REFERENCES pulls ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (pull, digest)
+) WITHOUT ROWID;
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wanted_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE recipes (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (
+    model TEXT PRIMARY KEY, digest TEXT NOT NULL, asked TEXT NOT NULL, weights TEXT NOT NULL, dressing TEXT NOT NULL,
+    bars TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A model as it was made: Ollama's `digest` of it, and what its pull `asked` for and found.
+
+    `asked` is of the commit and the settings, `weights` of what its GGUF comes from, `dressing` of all that is beside
+    it. `bars` are the digest and the size of each weight file.
+    """
+
+    digest: str
+    asked: str
+    weights: str
+    dressing: str
+    bars: tuple[tuple[str, int], ...]
+
+
+def state_file(config: Config) -> Path:
+    """One for each Ollama."""
+    folder = Path(config.server.state).expanduser() if config.server.state else _usual_folder()
+    ollama = urlsplit(config.ollama.url)
+    host = "127.0.0.1" if ollama.hostname == "localhost" else str(ollama.hostname).replace(":", "-")
+    return folder / f"{host}-{ollama.port or ollama.scheme}.sqlite"
+
+
+def _usual_folder() -> Path:
+    return platformdirs.user_state_path("ollama-hf-proxy", appauthor=False)
+
+
+class Locked(ConfigError):
+    """Another process has the file."""
+
+
+class Journal:
+    """Raises ConfigError where the file cannot be used, Locked where another process does. Times are Unix seconds."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Without a path it lives in memory, for what only looks."""
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=0)
+            self._lock_and_prepare()
+            self._wanted_at: dict[str, float] = {}
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                raise Locked(
+                    f"another ollama-hf-proxy serves this Ollama: it has {path}; end that one, or set ollama.url"
+                ) from error
+            raise ConfigError(f"{path} cannot be used ({error}); set server.state to a folder that can") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _lock_and_prepare(self) -> None:
+        # The lock goes with the process, however it ends; a commit needs no fsync to outlive a process that is killed.
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        with self._transaction():
+            if self._db.execute("PRAGMA user_version").fetchone() != (VERSION,):
+                names = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                for (name,) in names:
+                    self._db.execute(f"DROP TABLE {name}")
+                for statement in filter(str.strip, TABLES.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _column(self, query: str, *values: object) -> list[str]:
+        return [value for (value,) in self._db.execute(query, values)]
+
+    # Pulls, and what they need
+
+    def begin(self, model: str, temporary: str | None, digests: Iterable[str]) -> int:
+        """A pull that claims blobs, and perhaps a temporary model, until it is ended; it takes over what an earlier
+        pull of the same model had left.
+        """
+        with self._transaction():
+            begun = "INSERT INTO pulls (model, temporary) VALUES (?, ?) RETURNING id"
+            number = int(self._db.execute(begun, (model, temporary)).fetchone()[0])
+            self.need(number, digests)
+            self._db.execute("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", (model,))
+        return number
+
+    def need(self, pull: int, digests: Iterable[str]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO needs VALUES (?, ?)", [(pull, digest) for digest in digests])
+
+    def need_no_more(self, pull: int) -> None:
+        """Its temporary model has what it needed the blobs for."""
+        self._db.execute("DELETE FROM needs WHERE pull = ?", (pull,))
+
+    def keep(self, pull: int, until: float) -> None:
+        """The pull broke off; what it needs stays for the next one."""
+        self._db.execute("UPDATE pulls SET keep_until = ? WHERE id = ?", (until, pull))
+
+    def keep_interrupted(self, until: float) -> None:
+        """At start: pulls of a process that is gone."""
+        self._db.execute("UPDATE pulls SET keep_until = ? WHERE keep_until IS NULL", (until,))
+
+    def end(self, pull: int) -> None:
+        self._db.execute("DELETE FROM pulls WHERE id = ?", (pull,))
+
+    def end_kept(self, now: float) -> None:
+        self._db.execute("DELETE FROM pulls WHERE keep_until <= ?", (now,))
+
+    def temporaries(self) -> set[str]:
+        """The temporary models that a pull needs."""
+        return set(self._column("SELECT temporary FROM pulls WHERE temporary IS NOT NULL"))
+
+    # Blobs that the proxy brought
+
+    def brings(self, digest: str, size: int) -> None:
+        """Ollama has no such blob, and is about to be sent it."""
+        wanted_at = self._wanted_at.get(digest, 0.0)
+        self._db.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (digest, size, wanted_at))
+
+    def forget(self, digests: Iterable[str]) -> None:
+        """They are gone, or a model's."""
+        self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in digests])
+
+    def wanted(self, digest: str) -> None:
+        """A client asked for it or sent it: it may be about to make a model of it."""
+        now = time.time()
+        self._wanted_at.pop(digest, None)
+        self._wanted_at[digest] = now
+        while (oldest := next(iter(self._wanted_at))) != digest and self._wanted_at[oldest] < now - RESPITE_SECONDS:
+            del self._wanted_at[oldest]
+        self._db.execute("UPDATE blobs SET wanted_at = ? WHERE digest = ?", (now, digest))
+
+    def unneeded(self) -> list[Blob]:
+        """Blobs that the proxy brought, no pull needs and no client wanted of late; the smallest first."""
+        wanted_before = time.time() - RESPITE_SECONDS
+        found = self._db.execute(
+            "SELECT digest, size FROM blobs WHERE wanted_at < ? AND digest NOT IN (SELECT digest FROM needs) "
+            "ORDER BY size, digest",
+            (wanted_before,),
+        )
+        return [Blob(*row) for row in found]
+
+    # Digests that are known only when a blob has been made
+
+    def digest_of(self, recipe: str) -> str | None:
+        return next(iter(self._column("SELECT digest FROM recipes WHERE recipe = ?", recipe)), None)
+
+    def made(self, recipe: str, digest: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO recipes VALUES (?, ?)", (recipe, digest))
+
+    # Models
+
+    def record(self, model: str) -> Record | None:
+        row = self._db.execute(
+            "SELECT digest, asked, weights, dressing, bars FROM models WHERE model = ?", (model,)
+        ).fetchone()
+        if row is None:
+            return None
+        digest, asked, weights, dressing, bars = row
+        return Record(digest, asked, weights, dressing, tuple((name, size) for name, size in orjson.loads(bars)))
+
+    def remember(self, model: str, record: Record) -> None:
+        values = (model, record.digest, record.asked, record.weights, record.dressing, _json(record.bars))
+        self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def _json(bars: Sequence[tuple[str, int]]) -> str:
+    return orjson.dumps([list(bar) for bar in bars]).decode()

@@ -1,0 +1,197 @@
+"""From a plan to a model in Ollama, and nothing beside it: transfer, create, reclaim."""
+
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from rich.filesize import decimal
+
+from proxy.config import OllamaConfig
+from proxy.disk import free_disk
+from proxy.errors import OllamaError, Refusal, Rejected
+from proxy.ollama import Ollama
+from proxy.planning.identity import files_identity, with_known_digests
+from proxy.planning.plan import Plan
+from proxy.pull.create import convert, create, redress
+from proxy.pull.journal import Journal
+from proxy.pull.progress import Progress
+from proxy.pull.reclaim import NotReclaimed, Reclaim, temporary_name
+from proxy.pull.states import Enter, State, to_its_end
+from proxy.pull.transfer import Transfer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Step:
+    """One model to make. `temporary` is the name of its unquantized form, which may be there already, `is_converted`;
+    `number` is its pull's in the journal.
+    """
+
+    plan: Plan
+    temporary: str | None
+    number: int = 0
+    is_converted: bool = False
+
+
+class Making:
+    def __init__(
+        self, config: OllamaConfig, ollama: Ollama, transfer: Transfer, journal: Journal, reclaim: Reclaim
+    ) -> None:
+        self._config = config
+        self._ollama = ollama
+        self._transfer = transfer
+        self._journal = journal
+        self._reclaim = reclaim
+
+    async def make(self, plan: Plan, progress: Progress, enter: Enter) -> None:
+        """Raises Refusal where the disk is too small, else as Transfer and `create` do.
+
+        What was finished stays for the next pull, but for files that Ollama cannot make a model of.
+        """
+        plan = with_known_digests(plan, self._journal.digest_of)
+        steps = [self._step(step) for step in plan.steps]
+        removed = False
+        try:
+            for step in steps:
+                await self._claim(step, progress)
+            await self._check_disk(steps)
+            converted = [step.plan for step in steps if step.is_converted]
+            held = await self._transfer.announce(plan.steps, progress, converted)
+            for step in steps:
+                removed |= await self._make(step, held, progress, enter)
+        except (Refusal, Rejected):
+            await self._give_all_up(steps, progress, enter)
+            raise
+        except BaseException:
+            for step in steps:
+                self._reclaim.broke_off(step.number)
+            raise
+        if removed:
+            progress.status("removing unused layers")
+
+    async def redress(self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter) -> None:
+        """Make the model anew of its own blobs, with what is beside the weights of the plan."""
+        async with self._creating(progress, enter):
+            await to_its_end(redress(self._ollama, plan, files, progress))
+
+    def _step(self, plan: Plan) -> Step:
+        converts_first = plan.in_two_creates and self._reclaim.enabled
+        return Step(plan, temporary_name(files_identity(plan)) if converts_first else None)
+
+    async def _claim(self, step: Step, progress: Progress) -> None:
+        """From here on nobody removes what the step needs, so that what Ollama has is worth asking."""
+        plan = step.plan
+        digests = [upload.digest for upload in plan.uploads if upload.digest]
+
+        async def claim() -> None:
+            step.number = await self._reclaim.claim(plan.name.casefold(), step.temporary, digests)
+            step.is_converted = await self._is_converted(step)
+
+        await self._transfer.patiently(claim, plan.name, progress)
+
+    async def _is_converted(self, step: Step) -> bool:
+        return step.temporary is not None and await self._ollama.has_model(step.temporary)
+
+    async def _make(self, step: Step, held: set[str], progress: Progress, enter: Enter) -> bool:
+        """Whether something was removed behind the model."""
+        digests: dict[str, str] = {}
+        if not step.is_converted:
+            enter(State.TRANSFERRING)
+            need = partial(self._journal.need, step.number)
+            digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
+        progress.status("verifying sha256 digest")
+        async with self._creating(progress, enter):
+            if step.temporary is None:
+                await to_its_end(create(self._ollama, step.plan, digests, progress))
+                self._journal.end(step.number)
+                return await self._give_up(progress, enter)
+            return await self._make_of_temporary(step, step.temporary, digests, progress, enter)
+
+    async def _make_of_temporary(
+        self, step: Step, temporary: str, digests: Mapping[str, str], progress: Progress, enter: Enter
+    ) -> bool:
+        """Convert, give the raw files up, and quantize, so that at no time all three are there."""
+        if not await self._is_converted(step):
+            await to_its_end(convert(self._ollama, step.plan, digests, temporary, progress))
+        self._journal.need_no_more(step.number)
+        removed = await self._give_up(progress, enter)
+        enter(State.CREATING)
+        await to_its_end(create(self._ollama, step.plan, digests, progress, temporary))
+        self._journal.end(step.number)
+        enter(State.RECLAIMING)
+        return await self._drop(temporary) or removed
+
+    @asynccontextmanager
+    async def _creating(self, progress: Progress, enter: Enter) -> AsyncIterator[None]:
+        if self._reclaim.creating.locked():
+            progress.status("waiting for another model to be made")
+        async with self._reclaim.creating:
+            enter(State.CREATING)
+            yield
+
+    async def _give_up(self, progress: Progress, enter: Enter) -> bool:
+        """Remove what nobody needs any more. That it fails is no failure of the pull."""
+        if not self._reclaim.enabled:
+            return False
+        enter(State.RECLAIMING)
+        try:
+            return bool((await self._reclaim.give_up()).blobs)
+        except NotReclaimed as error:
+            progress.warn([str(error)])
+            log.warning("%s", error)
+        except OllamaError as error:
+            log.warning("raw files stay for now: %s", error)
+        return False
+
+    async def _drop(self, temporary: str) -> bool:
+        try:
+            return await self._reclaim.drop_temporary(temporary)
+        except OllamaError as error:
+            log.warning("%s stays for now: %s", temporary, error)
+            return False
+
+    async def _give_all_up(self, steps: Sequence[Step], progress: Progress, enter: Enter) -> None:
+        """The same files would fail the same way."""
+        for step in steps:
+            self._journal.end(step.number)
+        async with self._reclaim.creating:
+            for step in steps:
+                if step.temporary is not None:
+                    await self._drop(step.temporary)
+        await self._give_up(progress, enter)
+
+    async def _check_disk(self, steps: Sequence[Step]) -> None:
+        """Raises Refusal where it is certain that the disk is too small."""
+        free = await free_disk(self._config, self._ollama)
+        if free is None or free > _peak(steps, set()):
+            return
+        needed = _peak(steps, await self._transfer.held(*(step.plan for step in steps)))
+        if free < needed:
+            raise Refusal(
+                f"{steps[-1].plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has "
+                f"{decimal(free)} left; remove models that you do not use (`ollama rm`)"
+            )
+
+
+def _peak(steps: Sequence[Step], held: Collection[str]) -> int:
+    """Bytes that are on the disk at once until all is made, beyond what is there."""
+    made, peak = 0, 0
+    for step in steps:
+        peak = max(peak, made + _peak_of(step, held))
+        made += step.plan.result_size or 0
+    return peak
+
+
+def _peak_of(step: Step, held: Collection[str]) -> int:
+    plan = step.plan
+    result = plan.result_size or 0
+    if step.is_converted:
+        return result
+    raw = sum(upload.size for upload in plan.uploads if upload.digest not in held)
+    if step.temporary is None:
+        return raw + plan.made_size
+    # The raw files go before Ollama quantizes.
+    return max(raw + plan.made_size - result, plan.made_size)

@@ -1,0 +1,190 @@
+"""Nothing left behind: blobs that only a conversion needed, temporary models, and what broken pulls brought."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.filesize import decimal
+
+from proxy.config import Config
+from proxy.errors import OllamaError, ProxyError
+from proxy.ollama import Ollama
+from proxy.pull.journal import Journal
+from proxy.pull.transfer import together
+from proxy.registry import NAMESPACE, OFFERED, Blob, Registry
+
+log = logging.getLogger(__name__)
+
+TEMPORARY = re.compile(rf"{NAMESPACE}/[0-9a-f]{{32}}:temporary", re.IGNORECASE)
+SWEEP_SECONDS = 600.0
+RETRY_SECONDS = 60.0
+
+
+class NotReclaimed(ProxyError):
+    """Something could not be removed; it stays, and is tried again with the next pull."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What was removed, or would be; a temporary model's bytes are not known."""
+
+    blobs: tuple[Blob, ...] = ()
+    models: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return sum(blob.size for blob in self.blobs)
+
+    def to_json(self) -> dict[str, Any]:
+        blobs = [blob._asdict() for blob in self.blobs]
+        return {"blobs": blobs, "models": list(self.models), "bytes": self.size}
+
+
+def temporary_name(identity: str) -> str:
+    """Of the unquantized model of a plan's files: the same for every quantization."""
+    return f"{NAMESPACE}/{identity[:32]}:temporary"
+
+
+class Reclaim:
+    """Knows what pulls need, and removes what none does.
+
+    A pull claims its blobs before it asks Ollama for them, and they are judged and removed while nothing is claimed:
+    one lock. `creating` is held by whoever creates a model, one at a time; temporary models are removed only then,
+    since a create may take their layers for its own.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        journal: Journal,
+        ollama: Ollama,
+        registry: Registry,
+        count: Callable[[int], object] = lambda _: None,
+    ) -> None:
+        """`count` is told the bytes that were removed."""
+        self._count = count
+        self.enabled = config.ollama.reclaim
+        self._keep = config.pull.keep_seconds
+        self._journal = journal
+        self._ollama = ollama
+        self._registry = registry
+        self._claiming = asyncio.Lock()
+        self.creating = asyncio.Lock()
+        self._giving_up: frozenset[str] = frozenset()
+        self._leftovers = True
+        journal.keep_interrupted(time.time() + self._keep)
+
+    async def claim(self, model: str, temporary: str | None, digests: Iterable[str]) -> int:
+        """Begin a pull, whose blobs and temporary model stay until it ends; its number in the journal."""
+        async with self._claiming:
+            if self._leftovers:
+                # What an earlier process was removing has to be gone before anybody counts on it.
+                await self._remove_models(OFFERED)
+                self._leftovers = False
+            return self._journal.begin(model, temporary, digests)
+
+    async def wanted(self, digest: str) -> None:
+        """A client asks Ollama for a blob, or sends it; one that is just being removed is waited for."""
+        if digest in self._giving_up:
+            async with self._claiming:
+                pass
+        self._journal.wanted(digest)
+
+    def broke_off(self, pull: int) -> None:
+        """What a pull brought stays for the next one, for `pull.keep`."""
+        self._journal.keep(pull, time.time() + self._keep)
+
+    async def drop_temporary(self, name: str) -> bool:
+        """Remove a temporary model that no pull needs; for whoever holds `creating`. Raises OllamaError."""
+        async with self._claiming:
+            return name not in self._journal.temporaries() and await self._ollama.delete(name)
+
+    async def give_up(self, *, dry_run: bool = False) -> Reclaimed:
+        """Remove the blobs that nobody needs. Raises NotReclaimed or OllamaError; they stay then."""
+        async with self._claiming:
+            candidates = self._journal.unneeded()
+            held = await together(self._ollama.has_blob(blob.digest) for blob in candidates)
+            there = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
+            if dry_run:
+                return Reclaimed(tuple(there))
+            self._journal.forget(blob.digest for blob, is_held in zip(candidates, held, strict=True) if not is_held)
+            if not there:
+                return Reclaimed()
+            self._giving_up = frozenset(blob.digest for blob in there)
+            try:
+                await self._remove(there)
+            finally:
+                self._giving_up = frozenset()
+            kept = await together(self._ollama.has_blob(blob.digest) for blob in there)
+            # What is still there belongs to a model, and goes with it.
+            self._journal.forget(blob.digest for blob in there)
+        gone = tuple(blob for blob, is_kept in zip(there, kept, strict=True) if not is_kept)
+        removed = Reclaimed(gone)
+        if gone:
+            self._count(removed.size)
+            log.info("removed %d blobs that no model needs, %s", len(gone), decimal(removed.size))
+        return removed
+
+    async def sweep(self, *, dry_run: bool = False, blobs: bool = True) -> Reclaimed:
+        """Remove all that is left behind: what broken pulls had kept, and what a process that was killed had begun."""
+        models: list[str] = []
+        if dry_run:
+            models = [name for name in await self._left_models() if self._is_unneeded(name)]
+        else:
+            self._journal.end_kept(time.time())
+            # Whoever creates drops its own.
+            if not self.creating.locked():
+                async with self.creating, self._claiming:
+                    models = await self._remove_models(OFFERED, TEMPORARY)
+        found = await self.give_up(dry_run=dry_run) if blobs else Reclaimed()
+        return Reclaimed(found.blobs, tuple(models))
+
+    async def watch(self) -> None:
+        """Sweep now and then, for as long as the proxy runs."""
+        pause = 0.0
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self.sweep(blobs=self.enabled)
+                pause = SWEEP_SECONDS
+            except ProxyError as error:
+                log.debug("nothing was swept: %s", error)
+                pause = RETRY_SECONDS
+
+    async def _remove(self, blobs: list[Blob]) -> None:
+        self._leftovers = True
+        with self._registry.offering(blobs) as offer:
+            try:
+                await self._ollama.pull(offer.name)
+            except OllamaError as error:
+                raise NotReclaimed(_why(offer.asked_for, self._registry.url, error)) from error
+        await self._ollama.delete(offer.name)
+        self._leftovers = False
+
+    async def _left_models(self) -> list[str]:
+        names = [str(model["name"]) for model in await self._ollama.models()]
+        return [name for name in names if OFFERED.fullmatch(name) or TEMPORARY.fullmatch(name)]
+
+    def _is_unneeded(self, name: str) -> bool:
+        return name.lower() not in self._journal.temporaries()
+
+    async def _remove_models(self, *kinds: re.Pattern[str]) -> list[str]:
+        left = [name for name in await self._left_models() if any(kind.fullmatch(name) for kind in kinds)]
+        unneeded = [name for name in left if self._is_unneeded(name)]
+        for name in unneeded:
+            await self._ollama.delete(name)
+            log.info("removed %s, which no pull needs", name)
+        return unneeded
+
+
+def _why(asked_for: bool, url: str, error: OllamaError) -> str:
+    if asked_for:
+        return f"raw files stay beside the model: Ollama would not take over their removal ({error})"
+    return (
+        f"raw files stay beside the model, since Ollama does not reach the proxy at {url} ({error}); set "
+        "ollama.advertise_url, or ollama.reclaim = false"
+    )

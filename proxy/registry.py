@@ -1,0 +1,103 @@
+"""A registry of one model at a time: Ollama pulls its manifest from the proxy, and finds every layer in its own store.
+
+That puts blobs under a name, by which Ollama then removes them: its API knows no other way (server/images.go,
+PullModel; manifest/manifest.go, RemoveLayers; v0.24 and v0.33).
+"""
+
+import re
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+
+from proxy.config import Address, OllamaConfig
+
+NAMESPACE = "ollama-hf-proxy"
+TAG = "reclaim"
+OFFERED = re.compile(rf"(?:https?://)?[^/]+/{NAMESPACE}/[0-9a-f]{{32}}:{TAG}")
+PREFIX = f"/v2/{NAMESPACE}/"
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG = "application/vnd.docker.container.image.v1+json"
+LAYER = "application/vnd.ollama.image.license"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+ANYWHERE = ("0.0.0.0", "::", "")
+
+
+class Blob(NamedTuple):
+    """`size` in bytes."""
+
+    digest: str
+    size: int
+
+
+class Offer:
+    """A model that is there for Ollama to pull. `asked_for` tells whether it came for it."""
+
+    def __init__(self, name: str, manifest: bytes) -> None:
+        self.name = name
+        self.manifest = manifest
+        self.asked_for = False
+
+
+class Registry:
+    """Answers for names that cannot be guessed, while they are offered. `url` is where Ollama reaches the proxy."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self._offers: dict[str, Offer] = {}
+
+    @contextmanager
+    def offering(self, blobs: Sequence[Blob]) -> Iterator[Offer]:
+        """A model of these blobs, of which the first should be small: Ollama reads it whenever it lists its models."""
+        config, *layers = blobs
+        token = secrets.token_hex(16)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, **config._asdict()},
+            "layers": [{"mediaType": LAYER, **layer._asdict()} for layer in layers],
+        }
+        offer = Offer(f"{self.url}/{NAMESPACE}/{token}:{TAG}", orjson.dumps(manifest))
+        path = f"{PREFIX}{token}/manifests/{TAG}"
+        self._offers[path] = offer
+        try:
+            yield offer
+        finally:
+            del self._offers[path]
+
+    def answer(self, request: web.BaseRequest) -> web.Response | None:
+        """None for what is not offered, which is Ollama's to answer as everything else."""
+        offer = self._offers.get(request.path)
+        if offer is None or request.method not in ("GET", "HEAD"):
+            return None
+        offer.asked_for = True
+        return web.Response(body=offer.manifest, content_type=MANIFEST)
+
+
+def reached_at(config: OllamaConfig, address: Address) -> str:
+    """The URL of the proxy as Ollama sees it: what was configured, else a guess, which a NAT between them foils."""
+    if config.advertise_url:
+        return config.advertise_url
+    host = address.host
+    ollama = urlsplit(config.url)
+    if host in ANYWHERE:
+        host = "127.0.0.1" if ollama.hostname in LOOPBACK else _own_address_towards(str(ollama.hostname))
+    # A model's name, of which this is the first part, has no room for brackets.
+    return f"http://{'localhost' if host == '::1' else host}:{address.port}"
+
+
+def _own_address_towards(host: str) -> str:
+    """Of the interface by which a host is reached; nothing is sent."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
