@@ -69,12 +69,15 @@ def companions() -> dict[str, bytes]:
 
 
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
-    """A configuration that dials the two given URLs and nothing else."""
+    """A configuration that dials the two given URLs and nothing else.
+
+    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`.
+    """
     return check(
         {
             "server": {"listen": "127.0.0.1:0"},
             "hub": {"endpoint": hub, **sections.pop("hub", {})},
-            "ollama": {"url": ollama, "patience": "1s", **sections.pop("ollama", {})},
+            "ollama": {"url": ollama, "patience": "1s", "reclaim": False, **sections.pop("ollama", {})},
             **sections,
         }
     )

@@ -36,7 +36,7 @@ async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         before = peak(process.pid)
         await Client(url, session).pull("hf.co/acme/large")
-        assert sum(size for size in ollama.blobs.values() if size > MIB) > GIB
+        assert sum(request.received for request in ollama.requests) > GIB
         assert peak(process.pid) - before < 150 * MIB
 
 

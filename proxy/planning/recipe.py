@@ -133,12 +133,12 @@ class _Check:
 class Assembly:
     """Makes a recipe's bytes of the bytes of its ranges, which come in order, and hashes them.
 
-    Where nobody knows the digest of the blob, the files that it is made of are checked; `where` names their repository.
+    Where it is not a file as it is, the files that it is made of are checked; `where` names their repository.
     """
 
     def __init__(self, recipe: Recipe, where: str = "") -> None:
         self._parts = iter(recipe.parts)
-        self._checks_files = recipe.digest is None
+        self._checks_files = recipe.digest is None or len(recipe.parts) > 1
         self._check: _Check | None = None
         self._where = where
         self._expected = recipe.size

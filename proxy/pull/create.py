@@ -77,7 +77,7 @@ async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress:
                 quantizing = True
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
             elif status in SHOWN:
-                if status == "verifying conversion" and not quantizing:
+                if status == "verifying conversion" and not quantizing and plan.is_quantized:
                     # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
                     size = sum(upload.size for upload in plan.weights)
                     progress.quantizing(f"quantizing model to {plan.quantization}", size, size)

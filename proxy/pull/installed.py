@@ -60,7 +60,7 @@ class Installed:
 
     async def remember(self, reference: ModelReference, plan: Plan) -> None:
         """What Ollama has under this name is what the plan makes."""
-        model = await self._listed(reference)
+        model = await self._listed(reference.name)
         if model is None:
             return
         bars = tuple(bar for upload in plan.weights for bar in upload.bars)
@@ -76,37 +76,37 @@ class Installed:
         return digest_of_value([*asked, pull.default_quantization, pull.gguf])
 
     async def _is_there(self, reference: ModelReference, record: Record) -> bool:
-        model = await self._listed(reference)
+        model = await self._listed(reference.name)
         return model is not None and model.get("digest") == record.digest
 
-    async def _listed(self, reference: ModelReference) -> dict[str, Any] | None:
+    async def _listed(self, name: str) -> dict[str, Any] | None:
         models = await self._ollama.models()
-        return next((model for model in models if model["name"].casefold() == reference.key), None)
+        return next((model for model in models if model["name"].casefold() == name.casefold()), None)
 
     async def _shows(self, plan: Plan) -> bool:
         """Whether a model of which nothing is remembered is the plan's, and younger than its commit."""
-        shown = await self._ollama.show(plan.name)
-        if shown is None or plan.repository.modified is None or plan.base is not None:
+        model = await self._listed(plan.name)
+        if model is None or plan.repository.modified is None or plan.base is not None:
             return False
+        shown = await self._ollama.show(plan.name) or {}
         settings = plan.settings
         return (
             _seconds(str(shown.get("modified_at"))) > plan.repository.modified
-            and await self._has_size_and_type(plan, shown)
+            and _has_size_and_type(plan, model.get("size"), str(shown.get("details", {}).get("quantization_level")))
             and settings.template in (None, shown.get("template"))
             and (settings.system or "") == shown.get("system", "")
             and _parameters(settings.parameters) <= set(_shown_parameters(str(shown.get("parameters", ""))))
         )
 
-    async def _has_size_and_type(self, plan: Plan, shown: Mapping[str, Any]) -> bool:
-        level = str(shown.get("details", {}).get("quantization_level"))
-        if plan.quantization is not None:
-            return level in UNQUANTIZED.get(plan.quantization, (plan.quantization,))
-        models = await self._ollama.models()
-        size = next((model.get("size") for model in models if model["name"].casefold() == plan.name.casefold()), None)
-        if not isinstance(size, int) or not plan.result_size:
-            return False
-        is_alike = abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
-        return is_alike if plan.format is Format.GGUF else is_alike and not level.startswith("Q")
+
+def _has_size_and_type(plan: Plan, size: Any, level: str) -> bool:
+    """Where Ollama does not quantize, the type is the weights' own, and the size has to tell."""
+    if plan.quantization is not None:
+        return level in UNQUANTIZED.get(plan.quantization, (plan.quantization,))
+    if not isinstance(size, int) or not plan.result_size:
+        return False
+    is_alike = abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
+    return is_alike and (plan.format is Format.GGUF or not level.startswith("Q"))
 
 
 def _seconds(time: str) -> float:

@@ -166,32 +166,29 @@ class Making:
     async def _check_disk(self, steps: Sequence[Step]) -> None:
         """Raises Refusal where it is certain that the disk is too small."""
         free = await free_disk(self._config, self._ollama)
-        if free is None or free > _peak(steps, set()):
+        if free is None or free > self._peak(steps, set()):
             return
-        needed = _peak(steps, await self._transfer.held(*(step.plan for step in steps)))
+        needed = self._peak(steps, await self._transfer.held(*(step.plan for step in steps)))
         if free < needed:
             raise Refusal(
                 f"{steps[-1].plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has "
                 f"{decimal(free)} left; remove models that you do not use (`ollama rm`)"
             )
 
-
-def _peak(steps: Sequence[Step], held: Collection[str]) -> int:
-    """Bytes that are on the disk at once until all is made, beyond what is there."""
-    made, peak = 0, 0
-    for step in steps:
-        peak = max(peak, made + _peak_of(step, held))
-        made += step.plan.result_size or 0
-    return peak
-
-
-def _peak_of(step: Step, held: Collection[str]) -> int:
-    plan = step.plan
-    result = plan.result_size or 0
-    if step.is_converted:
-        return result
-    raw = sum(upload.size for upload in plan.uploads if upload.digest not in held)
-    if step.temporary is None:
-        return raw + plan.made_size
-    # The raw files go before Ollama quantizes.
-    return max(raw + plan.made_size - result, plan.made_size)
+    def _peak(self, steps: Sequence[Step], held: Collection[str]) -> int:
+        """Bytes that are on the disk at once until all is made, beyond what is there."""
+        left, peak = 0, 0
+        for step in steps:
+            plan, result = step.plan, step.plan.result_size or 0
+            raw = sum(upload.size for upload in plan.uploads if upload.digest not in held)
+            if step.is_converted:
+                needed, stays = result, result
+            elif step.temporary is not None:
+                # The raw files go before Ollama quantizes.
+                needed, stays = max(raw + plan.made_size - result, plan.made_size), result
+            else:
+                needed = raw + plan.made_size
+                stays = max(plan.made_size, result) if self._reclaim.enabled else needed
+            peak = max(peak, left + needed)
+            left += stays
+        return peak

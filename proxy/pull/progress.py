@@ -89,6 +89,7 @@ class Progress:
         """Say what happens now; once, however many streams or files it happens to."""
         if self._status != Line(text):
             self._status = Line(text)
+            self._first = self._first or self._status
             self._publish(self._status)
 
     def warn(self, texts: Sequence[str]) -> None:
@@ -136,7 +137,8 @@ class Progress:
     def subscribe(self) -> "Subscription":
         """Read on from here, the present state of every bar first; who comes late reads the beginning too."""
         subscription = Subscription(self)
-        for line in (self._first, *self._bars.values(), self._status):
+        latest = self._status if self._status is not self._first else None
+        for line in (self._first, *self._bars.values(), latest):
             if line is not None:
                 subscription.put(line)
         self._subscriptions.add(subscription)
@@ -151,8 +153,6 @@ class Progress:
     def _publish(self, line: Line) -> None:
         if line.digest and line.completed:
             self._keep_alive = line
-        if self._first is None:
-            self._first = line
         for subscription in self._subscriptions:
             subscription.put(line)
 

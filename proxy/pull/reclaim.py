@@ -20,6 +20,7 @@ from proxy.registry import NAMESPACE, OFFERED, Blob, Registry
 log = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(rf"{NAMESPACE}/[0-9a-f]{{32}}:temporary", re.IGNORECASE)
+FIRST_SWEEP_SECONDS = 2.0
 SWEEP_SECONDS = 600.0
 RETRY_SECONDS = 60.0
 
@@ -145,7 +146,7 @@ class Reclaim:
 
     async def watch(self) -> None:
         """Sweep now and then, for as long as the proxy runs."""
-        pause = 0.0
+        pause = FIRST_SWEEP_SECONDS
         while True:
             await asyncio.sleep(pause)
             try:

@@ -80,7 +80,7 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
     first, second = created(ollama)
     assert (first["model"], first["quantize"]) == (BASE, "Q4_K_M")
     made = second["adapters"]["adapter.gguf"]
-    assert second == {"model": ADAPTER, "from": BASE, "adapters": {"adapter.gguf": made}}
+    assert second == {"model": ADAPTER, "from": BASE, "adapters": {"adapter.gguf": made}, "stream": False}
     assert ollama.blobs[made] == bars[of_adapter][0]
     header = read_header(ollama._store.beginning(made), size=ollama.blobs[made])
     assert (header.architecture, header.get("general.type", str)) == ("llama", "adapter")
@@ -305,7 +305,7 @@ async def test_an_adapter_that_arrives_damaged_is_fetched_once_more_and_then_ref
     hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000))
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
     made = created(ollama)[-1]["adapters"]["adapter.gguf"]
-    del ollama.blobs[made]
+    del ollama.blobs[made], ollama.models[ADAPTER]
     hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000, times=-1))
     lines = await client.pull(ADAPTER)
     assert lines[-1]["error"].startswith(f"acme/adapter/{WEIGHTS} arrived damaged: its digest is ")
@@ -339,14 +339,19 @@ async def test_a_client_that_leaves_while_the_base_is_created_leaves_nothing_hal
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
 
 
-async def test_a_client_that_leaves_while_the_base_moves_ends_it_all(
-    client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+async def test_a_client_that_leaves_while_the_base_moves_ends_it_all_where_nothing_is_to_linger(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
 ) -> None:
     hub.faults.append(Fault("model.safetensors", "hang", after=1_000_000, times=-1))
-    async with client.session.post(f"{client.url}/api/pull", json={"model": ADAPTER}) as response:
-        await eventually(lambda: len(uploads(ollama)) > 2)
-        response.close()
-    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+    async with App(settings(hub.endpoint, ollama.url, pull={"linger": 0})) as app:
+        async with session.post(f"{app.address.url}/api/pull", json={"model": ADAPTER}) as response:
+            await eventually(lambda: len(uploads(ollama)) > 2)
+            response.close()
+        await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert not created(ollama)
     assert not ollama.models
 

@@ -97,7 +97,7 @@ async def test_a_second_pull_ends_well_with_the_same_blobs_and_bars(
     assert second[-1] == {"status": "success"}
     assert ollama.blobs == blobs
     assert bars_of(first) == bars_of(second)
-    assert created(ollama)[0] == created(ollama)[1]
+    assert len(created(ollama)) == 1
 
 
 async def test_a_file_that_was_changed_is_another_to_the_next_pull(
@@ -159,7 +159,8 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     put(home, {"Tiny-Q4_K_M.gguf": whole})
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    assert created(ollama) == [{"model": NAME, "files": {"Tiny-Q4_K_M.gguf": digest_of(whole)}, **PLAIN}]
+    files = {"Tiny-Q4_K_M.gguf": digest_of(whole)}
+    assert created(ollama) == [{"model": NAME, "files": files, "stream": False, **PLAIN}]
     [bar] = bars_of(lines).values()
     assert bar == (len(whole), len(whole))
 

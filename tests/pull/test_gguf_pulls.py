@@ -141,7 +141,8 @@ async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
         "success",
     ]
     assert bars_of(lines) == {digest_of(WHOLE): (len(WHOLE), len(WHOLE))}
-    assert created(ollama) == {"model": NAME, "files": {"m-Q4_K_M.gguf": digest_of(WHOLE)}, **PLAIN}
+    files = {"m-Q4_K_M.gguf": digest_of(WHOLE)}
+    assert created(ollama) == {"model": NAME, "files": files, "stream": False, **PLAIN}
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
 
 

@@ -232,13 +232,15 @@ async def test_a_damaged_small_file_is_found_by_its_git_hash(
     assert not ollama.blobs
 
 
-async def test_finished_files_stay_when_another_fails(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_finished_files_stay_when_another_fails(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
     files = tiny_llama(shards=2)
     hub.add("acme/tiny", files)
     hub.faults.append(Fault("model-00002-of-00002.safetensors", "drop", after=100_000, times=-1))
     app_of_one = settings(hub.endpoint, ollama.url, pull={"connections": 1})
     async with App(app_of_one) as app:
-        lines = await Client(app.address.url, client.session).pull(NAME)
+        lines = await Client(app.address.url, session).pull(NAME)
     assert "model-00002-of-00002.safetensors" in lines[-1]["error"]
     assert digest_of(files["model-00001-of-00002.safetensors"]) in ollama.blobs
 
@@ -342,14 +344,15 @@ async def test_a_jinja_file_reaches_ollama_inside_the_tokenizer_config(
     assert "chat_template.jinja" not in created(ollama)[0]["files"]
 
 
-async def test_a_client_that_leaves_during_the_transfer_ends_it(
-    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+async def test_a_client_that_leaves_during_the_transfer_ends_it_where_nothing_is_to_linger(
+    files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
-    async with client.session.post(f"{client.url}/api/pull", json={"model": NAME}) as response:
-        await eventually(lambda: any(request.body_bytes for request in hub.requests if request.origin == "cdn"))
-        response.close()
-    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+    async with App(settings(hub.endpoint, ollama.url, pull={"linger": 0})) as app:
+        async with session.post(f"{app.address.url}/api/pull", json={"model": NAME}) as response:
+            await eventually(lambda: any(request.body_bytes for request in hub.requests if request.origin == "cdn"))
+            response.close()
+        await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert not created(ollama)
     assert digest_of(files["model.safetensors"]) not in ollama.blobs
 

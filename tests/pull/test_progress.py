@@ -43,7 +43,7 @@ async def test_zero_is_left_out_as_ollama_does() -> None:
     progress.announce([(digest(1), 100, False)])
     progress.fail("broken")
     lines = await read(progress)
-    assert lines[-1] == {"status": "pulling 000000000000", "digest": digest(1), "total": 100}
+    assert lines == [{"status": "pulling 000000000000", "digest": digest(1), "total": 100}, {"error": "broken"}]
 
 
 async def test_the_error_is_the_last_line() -> None:
