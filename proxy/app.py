@@ -110,6 +110,7 @@ class App:
             await self.close()
             raise
         self._registry.url = reached_at(config.ollama, self.address)
+        journal.tell(self.address.url_from_here)
         self._sweeping = asyncio.create_task(self.reclaim.watch())
         return self
 

@@ -84,6 +84,25 @@ def inspect(name: str, as_json: bool, template: bool, file: Path | None, ollama:
 
 
 @cli.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@everywhere
+def reclaim(dry_run: bool, file: Path | None, ollama: str | None, hub: str | None) -> None:
+    """Remove from Ollama what pulls have left there and no model needs."""
+    from rich.filesize import decimal
+
+    from proxy.reclaiming import reclaim as reclaim_now
+
+    settings = config.load(file, flags={"--ollama": ollama, "--hub": hub})
+    removed = _run(reclaim_now(settings, dry_run=dry_run))
+    for blob in removed["blobs"]:
+        click.echo(f"{blob['digest']}  {decimal(blob['size'])}")
+    for model in removed["models"]:
+        click.echo(model)
+    done = "would be removed" if dry_run else "removed"
+    click.echo(f"{len(removed['blobs'])} blobs and {len(removed['models'])} models {done}, {decimal(removed['bytes'])}")
+
+
+@cli.command()
 @everywhere
 def demo(file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Pull a small model that is made on the spot, on a machine that has nothing."""

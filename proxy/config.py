@@ -25,6 +25,7 @@ ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
 KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
+ANYWHERE = ("0.0.0.0", "::", "")
 LEAST_MEMORY = 16 * 1024 * 1024
 LEAST_BANDWIDTH = 10_000
 
@@ -61,6 +62,11 @@ class Address(NamedTuple):
     @property
     def url(self) -> str:
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    @property
+    def url_from_here(self) -> str:
+        """For a client on this machine."""
+        return self._replace(host="127.0.0.1").url if self.host in ANYWHERE else self.url
 
 
 def _http_url(key: str, value: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
-from proxy.config import Address, OllamaConfig
+from proxy.config import ANYWHERE, Address, OllamaConfig
 
 NAMESPACE = "ollama-hf-proxy"
 TAG = "reclaim"
@@ -26,7 +26,6 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.ollama.image.license"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-ANYWHERE = ("0.0.0.0", "::", "")
 
 
 class Blob(NamedTuple):

@@ -64,7 +64,14 @@ def _usual_folder() -> Path:
 
 
 class Locked(ConfigError):
-    """Another process has the file."""
+    """Another process has the file. `url` is where that proxy listens, empty where it has not said so yet."""
+
+    def __init__(self, file: Path, url: str) -> None:
+        at = f", and listens at {url}" if url else ""
+        super().__init__(
+            f"another ollama-hf-proxy serves this Ollama{at}: it has {file}; end that one, or set ollama.url to another"
+        )
+        self.url = url
 
 
 class Journal:
@@ -72,6 +79,7 @@ class Journal:
 
     def __init__(self, path: Path | None = None) -> None:
         """Without a path it lives in memory, for what only looks."""
+        self._path = path
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +87,19 @@ class Journal:
             self._lock_and_prepare()
             self._wanted_at: dict[str, float] = {}
         except (OSError, sqlite3.Error) as error:
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                raise Locked(
-                    f"another ollama-hf-proxy serves this Ollama: it has {path}; end that one, or set ollama.url"
-                ) from error
+            is_busy = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if path is not None and is_busy:
+                url = _url_file(path)
+                raise Locked(path, url.read_text(encoding="utf-8") if url.exists() else "") from error
             raise ConfigError(f"{path} cannot be used ({error}); set server.state to a folder that can") from error
 
     def close(self) -> None:
         self._db.close()
+
+    def tell(self, url: str) -> None:
+        """Say where this proxy listens, for who finds the file locked."""
+        if self._path is not None:
+            _url_file(self._path).write_text(url, encoding="utf-8")
 
     def _lock_and_prepare(self) -> None:
         # The lock goes with the process, however it ends; a commit needs no fsync to outlive a process that is killed.
@@ -126,7 +139,7 @@ class Journal:
             begun = "INSERT INTO pulls (model, temporary) VALUES (?, ?) RETURNING id"
             number = int(self._db.execute(begun, (model, temporary)).fetchone()[0])
             self.need(number, digests)
-            self._db.execute("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", (model,))
+            self.end_kept_of(model)
         return number
 
     def need(self, pull: int, digests: Iterable[str]) -> None:
@@ -146,6 +159,10 @@ class Journal:
 
     def end(self, pull: int) -> None:
         self._db.execute("DELETE FROM pulls WHERE id = ?", (pull,))
+
+    def end_kept_of(self, model: str) -> None:
+        """It is made, whoever made it."""
+        self._db.execute("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", (model,))
 
     def end_kept(self, now: float) -> None:
         self._db.execute("DELETE FROM pulls WHERE keep_until <= ?", (now,))
@@ -206,6 +223,10 @@ class Journal:
     def remember(self, model: str, record: Record) -> None:
         values = (model, record.digest, record.asked, record.weights, record.dressing, _json(record.bars))
         self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
+def _url_file(path: Path) -> Path:
+    return path.with_suffix(".url")
 
 
 def _json(bars: Sequence[tuple[str, int]]) -> str:
