@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 import ssl
@@ -17,7 +18,10 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import DigestMismatch, OllamaError, OllamaGone, Rejected
+from proxy.read_on import read_on
 from proxy.reasons import reason
+
+log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 1.0
@@ -66,6 +70,7 @@ class Ollama:
         self.url = url
         self._session = session
         self._keeps_unnamed: bool | None = None
+        self._creating: set[aiohttp.ClientResponse] = set()
 
     async def version(self) -> str:
         """What `GET /api/version` says. Raises OllamaError when there is no answer within 5 seconds."""
@@ -224,18 +229,28 @@ class Ollama:
             ) as response:
                 if response.status >= HTTPStatus.BAD_REQUEST:
                     raise _failed_create(name, _error_text(await response.read()))
-                async for line in _json_lines(response.content):
-                    if "error" in line:
-                        raise _failed_create(name, str(line["error"]))
-                    yield line
-                    if line.get("status") == "success":
-                        return
+                self._creating.add(response)
+                try:
+                    async for line in _json_lines(response.content):
+                        if "error" in line:
+                            raise _failed_create(name, str(line["error"]))
+                        yield line
+                        if line.get("status") == "success":
+                            return
+                finally:
+                    self._creating.discard(response)
         except aiohttp.ClientError as error:
             raise OllamaError(
                 f"Ollama at {self.url} broke off while it created {name} ({reason(error)}); "
                 "it may have crashed: see its log"
             ) from error
         raise OllamaError(f"Ollama ended the creation of {name} without success; see its log")
+
+    def let_go(self) -> None:
+        """Have the creates that run read to their end although this process ends."""
+        for response in self._creating:
+            left = read_on(response)
+            log.info("Ollama goes on with a create, %s", "which is read on" if left else "which nobody reads")
 
     def unreachable(self, error: Exception) -> OllamaGone:
         return OllamaGone(

@@ -45,7 +45,6 @@ class Installed:
             same = same and await self._is_there(reference, record)
         if same:
             await self.remember(reference, plan)
-            self._journal.end_kept_of(reference.key)
         return same
 
     async def same_weights(self, reference: ModelReference, plan: Plan) -> dict[str, str] | None:

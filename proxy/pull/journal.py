@@ -160,9 +160,10 @@ class Journal:
     def end(self, pull: int) -> None:
         self._db.execute("DELETE FROM pulls WHERE id = ?", (pull,))
 
-    def end_kept_of(self, model: str) -> None:
-        """It is made, whoever made it."""
-        self._db.execute("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", (model,))
+    def end_kept_of(self, model: str) -> bool:
+        """What broken pulls of it had kept is needed no more; whether there was any."""
+        ended = self._db.execute("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", (model,))
+        return ended.rowcount > 0
 
     def end_kept(self, now: float) -> None:
         self._db.execute("DELETE FROM pulls WHERE keep_until <= ?", (now,))

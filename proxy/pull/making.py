@@ -24,6 +24,9 @@ from proxy.pull.transfer import Transfer
 log = logging.getLogger(__name__)
 
 
+REMOVING = "removing unused layers"
+
+
 @dataclass(slots=True)
 class Step:
     """One model to make. `temporary` is the name of its unquantized form, which may be there already, `is_converted`;
@@ -70,12 +73,23 @@ class Making:
                 self._reclaim.broke_off(step.number)
             raise
         if removed:
-            progress.status("removing unused layers")
+            progress.status(REMOVING)
 
     async def redress(self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model anew of its own blobs, with what is beside the weights of the plan."""
         async with self._creating(progress, enter):
             await to_its_end(redress(self._ollama, plan, files, progress))
+
+    async def clean_up(self, progress: Progress, enter: Enter) -> None:
+        """Remove what is left of a pull whose model is there."""
+        enter(State.RECLAIMING)
+        try:
+            removed = await self._reclaim.sweep(blobs=self._reclaim.enabled)
+        except (NotReclaimed, OllamaError) as error:
+            log.warning("what is left stays for now: %s", error)
+        else:
+            if removed.blobs or removed.models:
+                progress.status(REMOVING)
 
     def _step(self, plan: Plan) -> Step:
         converts_first = plan.in_two_creates and self._reclaim.enabled

@@ -28,6 +28,7 @@ class Pipeline:
         self, config: Config, planner: Planner, ollama: Ollama, transfer: Transfer, journal: Journal, reclaim: Reclaim
     ) -> None:
         self._planner = planner
+        self._journal = journal
         self._transfer = transfer
         self._installed = Installed(config, journal, ollama)
         self._turns = Turns(config.pull.jobs)
@@ -47,7 +48,11 @@ class Pipeline:
         capabilities = await self._planner.capabilities(progress)
         plan = await self._planner.plan(reference, repository, capabilities, progress)
         if await patiently(lambda: installed.same(reference, plan)):
-            return _say_held(plan.bars, progress)
+            _say_held(plan.bars, progress)
+            # Ollama has ended by itself what an earlier proxy had begun.
+            if self._journal.end_kept_of(reference.key):
+                await self._making.clean_up(progress, enter)
+            return None
         progress.warn(plan.warnings)
         enter(State.WAITING)
         async with self._turns.turn(progress):
