@@ -10,7 +10,7 @@ from proxy.ollama import Ollama
 from proxy.pull.installed import Installed
 from proxy.pull.journal import Journal
 from proxy.pull.making import Making
-from proxy.pull.planner import Planner
+from proxy.pull.planner import NativePull, Planner
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import Reclaim
 from proxy.pull.reference import ModelReference
@@ -29,6 +29,7 @@ class Pipeline:
     ) -> None:
         self._planner = planner
         self._journal = journal
+        self._reclaim = reclaim
         self._transfer = transfer
         self._installed = Installed(config, journal, ollama)
         self._turns = Turns(config.pull.jobs)
@@ -39,7 +40,13 @@ class Pipeline:
 
     async def run(self, reference: ModelReference, progress: Progress, enter: Enter) -> None:
         """Raises NativePull before the first line, or a ProxyError that says what happened."""
-        repository = await self._planner.open(reference)
+        try:
+            repository = await self._planner.open(reference)
+        except NativePull as native:
+            # Ollama may find them in its store, where they are perhaps about to be removed.
+            for digest in filter(None, (upload.digest for upload in native.plan.uploads)):
+                await self._reclaim.wanted(digest)
+            raise
         progress.status("pulling manifest")
         installed = self._installed
         patiently = partial(self._transfer.patiently, what=reference.name, progress=progress)
