@@ -29,10 +29,11 @@ PROBE = b"ollama-hf-proxy: does a wrong digest keep the data?"
 PROBE_DIGEST = f"sha256:{hashlib.sha256(PROBE).hexdigest()}"
 MISMATCH = re.compile(r'digest mismatch.* got "?(sha256:[0-9a-f]{64})')
 
-# What a create says of its machine, and not of the files that it was given.
+# What a create says of its machine, and not of the files that it was given. From v0.30 on a full disk is only an "exit
+# status 1" of llama-quantize.
 TROUBLE = re.compile(
     r"no space left|disk quota|input/output error|read-only file system|permission denied|too many open files"
-    r"|out of memory|cannot allocate memory|signal: |no such file or directory|context canceled",
+    r"|out of memory|cannot allocate memory|signal: |no such file or directory|context canceled|llama-quantize failed",
     re.IGNORECASE,
 )
 

@@ -140,7 +140,8 @@ class Creation:
         await self._take_gguf(files)
 
     def _is_gguf(self, digest: str) -> bool:
-        return self._blobs.beginning(digest)[:4] == b"GGUF"
+        made = digest in self._blobs.facts  # by another create, of bytes that nobody wrote
+        return made or self._blobs.beginning(digest)[:4] == b"GGUF"
 
     async def _take_gguf(self, files: dict[str, str]) -> None:
         parts: dict[int, tuple[str, str]] = {}
@@ -152,7 +153,7 @@ class Creation:
             if not self._is_gguf(digest):
                 raise Refusal("supplied file was not in GGUF format", 400)
             size = self._blobs.sizes[digest]
-            facts = gguf_facts(self._blobs.beginning(digest), size)
+            facts = self._blobs.facts.get(digest) or gguf_facts(self._blobs.beginning(digest), size)
             self._blobs.facts[digest] = facts
             if facts.parts > 1 and self._joins_splits:
                 parts[facts.part] = (path, digest)
@@ -201,10 +202,11 @@ class Creation:
         size = 2 * count + 32768
         status = _announced(digest, new=self._blobs.claim(digest, size))
         family = re.sub("(For(CausalLM|ConditionalGeneration)|Model)$", "", architecture).lower()
-        self._blobs.facts[digest] = WeightFacts(family, "F16", count)
-        self._layers.append((Layer("model", digest, size), status))
         tokenizer = self._json_file(files, "tokenizer_config.json") or {}
-        self._detect_template(tokenizer.get("chat_template", ""))
+        chat_template = _default_template(tokenizer.get("chat_template", ""))
+        self._blobs.facts[digest] = WeightFacts(family, "F16", count, chat_template)
+        self._layers.append((Layer("model", digest, size), status))
+        self._detect_template(chat_template)
 
     def _json_file(self, files: dict[str, str], path: str) -> dict[str, Any] | None:
         if path not in files:
@@ -228,9 +230,7 @@ class Creation:
                 raise Crash from None
         return count
 
-    def _detect_template(self, chat_template: Any) -> None:
-        if isinstance(chat_template, list):
-            chat_template = next((one["template"] for one in chat_template if one["name"] == "default"), "")
+    def _detect_template(self, chat_template: str) -> None:
         for marker, (name, template, stop) in DETECTED.items():
             if marker in chat_template and len(chat_template) <= LONGEST_DETECTED:
                 self._add("template", template, status=f"using autodetected template {name}")
@@ -267,7 +267,7 @@ class Creation:
         await self._lines.status("verifying conversion")
         digest = f"sha256:{hashlib.sha256(f'{layer.digest} {wanted}'.encode()).hexdigest()}"
         size = int(layer.size * SHRINKAGE[wanted] / SHRINKAGE[facts.file_type])
-        self._blobs.facts[digest] = WeightFacts(facts.architecture, wanted, facts.parameters)
+        self._blobs.facts[digest] = replace(facts, file_type=wanted)
         return Layer("model", digest, size), _announced(digest, new=self._blobs.claim(digest, size))
 
     def _dress(self) -> None:
@@ -328,6 +328,13 @@ def drop_layers(model: StandInModel, shelf: Shelf, blobs: BlobStore) -> None:
     """The blobs of a model that is gone, as far as no other model uses them."""
     for digest in {layer.digest for layer in model.layers} - shelf.used_digests():
         blobs.forget(digest)
+
+
+def _default_template(chat_template: Any) -> str:
+    """Of those that a tokenizer has, by name or as one text."""
+    if isinstance(chat_template, list):
+        chat_template = next((one["template"] for one in chat_template if one["name"] == "default"), "")
+    return str(chat_template)
 
 
 def _announced(digest: str, *, new: bool) -> str:

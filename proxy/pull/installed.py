@@ -38,11 +38,11 @@ class Installed:
     async def same(self, reference: ModelReference, plan: Plan) -> bool:
         """Whether Ollama has the model that the plan would make; it is remembered then."""
         record = self._journal.record(reference.key)
-        if record is None:
+        made = record and record.weights == weights_identity(plan) and record.dressing == dressing_identity(plan)
+        same = bool(record and made and await self._is_there(reference, record))
+        if not same and (record is None or self._journal.has_kept(reference.key)):
+            # The state was lost, or a proxy was killed before it could remember.
             same = await self._shows(plan)
-        else:
-            same = record.weights == weights_identity(plan) and record.dressing == dressing_identity(plan)
-            same = same and await self._is_there(reference, record)
         if same:
             await self.remember(reference, plan)
         return same

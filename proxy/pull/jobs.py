@@ -75,6 +75,7 @@ class Job:
         if not self.cancelled and self.ended is None:
             self.cancelled = True
             self._reason_to_end = reason
+            self.error = reason
             self.progress.fail(reason)
             self.task.cancel()
 

@@ -5,17 +5,18 @@ Losing it costs a check, never a model. Only one process has it open: what anoth
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 import platformdirs
 
 from proxy.config import Config
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, ProxyError
 from proxy.registry import Blob
 
 RESPITE_SECONDS = 3600.0
@@ -61,6 +62,10 @@ def state_file(config: Config) -> Path:
 
 def _usual_folder() -> Path:
     return platformdirs.user_state_path("ollama-hf-proxy", appauthor=False)
+
+
+class JournalError(ProxyError):
+    """The file cannot be written or read."""
 
 
 class Locked(ConfigError):
@@ -126,62 +131,68 @@ class Journal:
             raise
         self._db.execute("COMMIT")
 
-    def _column(self, query: str, *values: object) -> list[str]:
-        return [value for (value,) in self._db.execute(query, values)]
-
-    # Pulls, and what they need
+    def _do(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(
+                f"{self._path} cannot be used ({error}); make room there, or set server.state to another folder"
+            ) from error
 
     def begin(self, model: str, temporary: str | None, digests: Iterable[str]) -> int:
-        """A pull that claims blobs, and perhaps a temporary model, until it is ended; it takes over what an earlier
-        pull of the same model had left.
+        """A pull that claims blobs, and perhaps a temporary model, until it is ended.
+
+        It takes over what an earlier pull of the same model had left.
         """
         with self._transaction():
-            begun = "INSERT INTO pulls (model, temporary) VALUES (?, ?) RETURNING id"
-            number = int(self._db.execute(begun, (model, temporary)).fetchone()[0])
-            self.need(number, digests)
+            [(number,)] = self._do("INSERT INTO pulls (model, temporary) VALUES (?, ?) RETURNING id", model, temporary)
+            self.need(int(number), digests)
             self.end_kept_of(model)
-        return number
+        return int(number)
 
     def need(self, pull: int, digests: Iterable[str]) -> None:
-        self._db.executemany("INSERT OR IGNORE INTO needs VALUES (?, ?)", [(pull, digest) for digest in digests])
+        for digest in digests:
+            self._do("INSERT OR IGNORE INTO needs VALUES (?, ?)", pull, digest)
 
     def need_no_more(self, pull: int) -> None:
         """Its temporary model has what it needed the blobs for."""
-        self._db.execute("DELETE FROM needs WHERE pull = ?", (pull,))
+        self._do("DELETE FROM needs WHERE pull = ?", pull)
 
     def keep(self, pull: int, until: float) -> None:
         """The pull broke off; what it needs stays for the next one."""
-        self._db.execute("UPDATE pulls SET keep_until = ? WHERE id = ?", (until, pull))
+        self._do("UPDATE pulls SET keep_until = ? WHERE id = ?", until, pull)
 
     def keep_interrupted(self, until: float) -> None:
         """At start: pulls of a process that is gone."""
-        self._db.execute("UPDATE pulls SET keep_until = ? WHERE keep_until IS NULL", (until,))
+        self._do("UPDATE pulls SET keep_until = ? WHERE keep_until IS NULL", until)
 
     def end(self, pull: int) -> None:
-        self._db.execute("DELETE FROM pulls WHERE id = ?", (pull,))
+        self._do("DELETE FROM pulls WHERE id = ?", pull)
 
-    def end_kept_of(self, model: str) -> bool:
-        """What broken pulls of it had kept is needed no more; whether there was any."""
-        ended = self._db.execute("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", (model,))
-        return ended.rowcount > 0
+    def has_kept(self, model: str) -> bool:
+        """Whether a pull of it broke off, and nobody has gone on with it."""
+        return bool(self._do("SELECT 1 FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model))
+
+    def end_kept_of(self, model: str) -> None:
+        self._do("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model)
 
     def end_kept(self, now: float) -> None:
-        self._db.execute("DELETE FROM pulls WHERE keep_until <= ?", (now,))
+        self._do("DELETE FROM pulls WHERE keep_until <= ?", now)
 
     def temporaries(self) -> set[str]:
         """The temporary models that a pull needs."""
-        return set(self._column("SELECT temporary FROM pulls WHERE temporary IS NOT NULL"))
-
-    # Blobs that the proxy brought
+        kept = "SELECT temporary FROM pulls WHERE temporary IS NOT NULL AND (keep_until IS NULL OR keep_until > ?)"
+        return {name for (name,) in self._do(kept, time.time())}
 
     def brings(self, digest: str, size: int) -> None:
         """Ollama has no such blob, and is about to be sent it."""
         wanted_at = self._wanted_at.get(digest, 0.0)
-        self._db.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (digest, size, wanted_at))
+        self._do("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", digest, size, wanted_at)
 
     def forget(self, digests: Iterable[str]) -> None:
         """They are gone, or a model's."""
-        self._db.executemany("DELETE FROM blobs WHERE digest = ?", [(digest,) for digest in digests])
+        for digest in digests:
+            self._do("DELETE FROM blobs WHERE digest = ?", digest)
 
     def wanted(self, digest: str) -> None:
         """A client asked for it or sent it: it may be about to make a model of it."""
@@ -190,45 +201,37 @@ class Journal:
         self._wanted_at[digest] = now
         while (oldest := next(iter(self._wanted_at))) != digest and self._wanted_at[oldest] < now - RESPITE_SECONDS:
             del self._wanted_at[oldest]
-        self._db.execute("UPDATE blobs SET wanted_at = ? WHERE digest = ?", (now, digest))
+        self._do("UPDATE blobs SET wanted_at = ? WHERE digest = ?", now, digest)
 
     def unneeded(self) -> list[Blob]:
         """Blobs that the proxy brought, no pull needs and no client wanted of late; the smallest first."""
-        wanted_before = time.time() - RESPITE_SECONDS
-        found = self._db.execute(
-            "SELECT digest, size FROM blobs WHERE wanted_at < ? AND digest NOT IN (SELECT digest FROM needs) "
-            "ORDER BY size, digest",
-            (wanted_before,),
+        now = time.time()
+        found = self._do(
+            "SELECT digest, size FROM blobs WHERE wanted_at < ? AND digest NOT IN (SELECT digest FROM needs JOIN pulls "
+            "ON pull = id WHERE keep_until IS NULL OR keep_until > ?) ORDER BY size, digest",
+            now - RESPITE_SECONDS,
+            now,
         )
         return [Blob(*row) for row in found]
 
-    # Digests that are known only when a blob has been made
-
     def digest_of(self, recipe: str) -> str | None:
-        return next(iter(self._column("SELECT digest FROM recipes WHERE recipe = ?", recipe)), None)
+        """Of a blob that was made of this recipe before."""
+        return next((digest for (digest,) in self._do("SELECT digest FROM recipes WHERE recipe = ?", recipe)), None)
 
     def made(self, recipe: str, digest: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO recipes VALUES (?, ?)", (recipe, digest))
-
-    # Models
+        self._do("INSERT OR REPLACE INTO recipes VALUES (?, ?)", recipe, digest)
 
     def record(self, model: str) -> Record | None:
-        row = self._db.execute(
-            "SELECT digest, asked, weights, dressing, bars FROM models WHERE model = ?", (model,)
-        ).fetchone()
-        if row is None:
-            return None
-        digest, asked, weights, dressing, bars = row
-        return Record(digest, asked, weights, dressing, tuple((name, size) for name, size in orjson.loads(bars)))
+        rows = self._do("SELECT digest, asked, weights, dressing, bars FROM models WHERE model = ?", model)
+        for digest, asked, weights, dressing, bars in rows:
+            return Record(digest, asked, weights, dressing, tuple((name, size) for name, size in orjson.loads(bars)))
+        return None
 
     def remember(self, model: str, record: Record) -> None:
-        values = (model, record.digest, record.asked, record.weights, record.dressing, _json(record.bars))
-        self._db.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?)", values)
+        bars = orjson.dumps([list(bar) for bar in record.bars]).decode()
+        values = (model, record.digest, record.asked, record.weights, record.dressing, bars)
+        self._do("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?)", *values)
 
 
 def _url_file(path: Path) -> Path:
     return path.with_suffix(".url")
-
-
-def _json(bars: Sequence[tuple[str, int]]) -> str:
-    return orjson.dumps([list(bar) for bar in bars]).decode()

@@ -65,7 +65,7 @@ class Making:
             held = await self._transfer.announce(plan.steps, progress, converted)
             for step in steps:
                 removed |= await self._make(step, held, progress, enter)
-        except (Refusal, Rejected):
+        except Rejected:
             await self._give_all_up(steps, progress, enter)
             raise
         except BaseException:
@@ -101,7 +101,8 @@ class Making:
         digests = [upload.digest for upload in plan.uploads if upload.digest]
 
         async def claim() -> None:
-            step.number = await self._reclaim.claim(plan.name.casefold(), step.temporary, digests)
+            if not step.number:
+                step.number = await self._reclaim.claim(plan.name.casefold(), step.temporary, digests)
             step.is_converted = await self._is_converted(step)
 
         await self._transfer.patiently(claim, plan.name, progress)
@@ -120,7 +121,7 @@ class Making:
         async with self._creating(progress, enter):
             if step.temporary is None:
                 await to_its_end(create(self._ollama, step.plan, digests, progress))
-                self._journal.end(step.number)
+                self._reclaim.end(step.number)
                 return await self._give_up(progress, enter)
             return await self._make_of_temporary(step, step.temporary, digests, progress, enter)
 
@@ -134,7 +135,7 @@ class Making:
         removed = await self._give_up(progress, enter)
         enter(State.CREATING)
         await to_its_end(create(self._ollama, step.plan, digests, progress, temporary))
-        self._journal.end(step.number)
+        self._reclaim.end(step.number)
         enter(State.RECLAIMING)
         return await self._drop(temporary) or removed
 
@@ -170,7 +171,7 @@ class Making:
     async def _give_all_up(self, steps: Sequence[Step], progress: Progress, enter: Enter) -> None:
         """The same files would fail the same way."""
         for step in steps:
-            self._journal.end(step.number)
+            self._reclaim.end(step.number)
         async with self._reclaim.creating:
             for step in steps:
                 if step.temporary is not None:

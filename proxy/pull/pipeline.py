@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from proxy.config import Config
-from proxy.errors import OllamaError
+from proxy.errors import ProxyError
 from proxy.ollama import Ollama
 from proxy.pull.installed import Installed
 from proxy.pull.journal import Journal
@@ -57,7 +57,8 @@ class Pipeline:
         if await patiently(lambda: installed.same(reference, plan)):
             _say_held(plan.bars, progress)
             # Ollama has ended by itself what an earlier proxy had begun.
-            if self._journal.end_kept_of(reference.key):
+            if self._journal.has_kept(reference.key):
+                self._journal.end_kept_of(reference.key)
                 await self._making.clean_up(progress, enter)
             return None
         progress.warn(plan.warnings)
@@ -70,7 +71,7 @@ class Pipeline:
                 await self._making.make(plan, progress, enter)
             try:
                 await installed.remember(reference, plan)
-            except OllamaError as error:
+            except ProxyError as error:
                 log.warning("%s is made, but not remembered: %s", reference.name, error)
         return None
 

@@ -13,13 +13,14 @@ from rich.filesize import decimal
 from proxy.config import Config
 from proxy.errors import OllamaError, ProxyError
 from proxy.ollama import Ollama
-from proxy.pull.journal import Journal
+from proxy.pull.journal import Journal, JournalError
 from proxy.pull.transfer import together
 from proxy.registry import NAMESPACE, OFFERED, Blob, Registry
 
 log = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(rf"{NAMESPACE}/[0-9a-f]{{32}}:temporary", re.IGNORECASE)
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 FIRST_SWEEP_SECONDS = 2.0
 SWEEP_SECONDS = 600.0
 RETRY_SECONDS = 60.0
@@ -90,14 +91,29 @@ class Reclaim:
 
     async def wanted(self, digest: str) -> None:
         """A client asks Ollama for a blob, or sends it; one that is just being removed is waited for."""
+        if not DIGEST.fullmatch(digest):
+            return
         if digest in self._giving_up:
             async with self._claiming:
                 pass
-        self._journal.wanted(digest)
+        try:
+            self._journal.wanted(digest)
+        except JournalError as error:
+            log.warning("%s may be removed although a client wants it: %s", digest, error)
 
     def broke_off(self, pull: int) -> None:
         """What a pull brought stays for the next one, for `pull.keep`."""
-        self._journal.keep(pull, time.time() + self._keep)
+        try:
+            self._journal.keep(pull, time.time() + self._keep)
+        except JournalError as error:
+            log.warning("what pull brought stays until the proxy starts again: %s", error)
+
+    def end(self, pull: int) -> None:
+        """Its model is made, or never will be: what it brought is needed no more."""
+        try:
+            self._journal.end(pull)
+        except JournalError as error:
+            log.warning("what was brought stays until the proxy starts again: %s", error)
 
     async def drop_temporary(self, name: str) -> bool:
         """Remove a temporary model that no pull needs; for whoever holds `creating`. Raises OllamaError."""
