@@ -294,6 +294,10 @@ class Creation:
             self._add("params", orjson.dumps(settings, option=orjson.OPT_SORT_KEYS).decode())
 
     def _remove(self, kind: str) -> None:
+        """The blobs go at once, unless a model has them."""
+        for layer, _ in self._layers:
+            if layer.kind == kind and layer.digest not in self._shelf.used_digests():
+                self._blobs.forget(layer.digest)
         self._layers = [(layer, status) for layer, status in self._layers if layer.kind != kind]
 
     def _add(self, kind: str, text: str, *, status: str = "") -> None:

@@ -3,6 +3,7 @@
 Losing it costs a check, never a model. Only one process has it open: what another one claims would not be seen here.
 """
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ from proxy.registry import Blob
 
 RESPITE_SECONDS = 3600.0
 """How long a blob stays that a client asked for or sent: it may be about to make a model of it."""
+log = logging.getLogger(__name__)
+
 VERSION = 1
 """Of the tables; a file with another one is begun anew."""
 TABLES = """
@@ -85,12 +88,18 @@ class Journal:
     def __init__(self, path: Path | None = None) -> None:
         """Without a path it lives in memory, for what only looks."""
         self._path = path
+        self._wanted_at: dict[str, float] = {}
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=0)
-            self._lock_and_prepare()
-            self._wanted_at: dict[str, float] = {}
+            try:
+                self._open()
+            except sqlite3.DatabaseError as error:
+                if path is None or error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                    raise
+                broken = path.replace(path.with_suffix(".broken"))
+                log.warning("%s is no database any more (%s); begun anew, and kept as %s", path, error, broken)
+                self._open()
         except (OSError, sqlite3.Error) as error:
             is_busy = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
             if path is not None and is_busy:
@@ -106,7 +115,8 @@ class Journal:
         if self._path is not None:
             _url_file(self._path).write_text(url, encoding="utf-8")
 
-    def _lock_and_prepare(self) -> None:
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self._path or ":memory:", isolation_level=None, timeout=0)
         # The lock goes with the process, however it ends; a commit needs no fsync to outlive a process that is killed.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode = WAL")
