@@ -99,7 +99,7 @@ class App:
         self._guard = Guard(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
         self._forward = Forward(ollama, self._upstream, self._origins)
         self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
-        self._delete = DeleteHandler(ollama, self._jobs, self._forward, self._origins)
+        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
         self._admin = Admin(ollama, self._jobs, self.reclaim, metrics)
         self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)

@@ -25,7 +25,8 @@ ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
 KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
-ANYWHERE = ("0.0.0.0", "::", "")
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+"""Where a client on this machine finds what listens everywhere: asyncio's `::` is for IPv6 alone."""
 LEAST_MEMORY = 16 * 1024 * 1024
 LEAST_BANDWIDTH = 10_000
 
@@ -66,7 +67,7 @@ class Address(NamedTuple):
     @property
     def url_from_here(self) -> str:
         """For a client on this machine."""
-        return self._replace(host="127.0.0.1").url if self.host in ANYWHERE else self.url
+        return self._replace(host=ANYWHERE.get(self.host, self.host)).url
 
 
 def _http_url(key: str, value: str) -> str:

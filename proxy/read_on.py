@@ -3,12 +3,13 @@
 An Ollama whose create is read by nobody stops for ever at its next line, and keeps what it has written (v0.24, v0.33).
 """
 
-import os
 import subprocess
 import sys
 
 import aiohttp
 
+READERS: list["subprocess.Popen[bytes]"] = []
+"""They outlive this process; one that Python forgets would be complained about."""
 LAST_CHUNK = b"0\r\n\r\n"
 READ_ON = f"""
 import socket
@@ -27,17 +28,15 @@ def read_on(response: aiohttp.ClientResponse) -> bool:
     # TLS keeps its state in this process, and Windows hands no sockets on by their number.
     if transport is None or connection is None or transport.get_extra_info("sslcontext") or sys.platform == "win32":
         return False
-    number = os.dup(connection.fileno())
     try:
-        subprocess.Popen(  # noqa: S603 - our own interpreter and text
+        reader = subprocess.Popen(  # noqa: S603 - our own interpreter and text
             [sys.executable, "-I", "-c", READ_ON],
-            stdin=number,
+            stdin=connection.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
     except OSError:
         return False
-    finally:
-        os.close(number)
+    READERS.append(reader)
     return True

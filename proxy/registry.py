@@ -86,7 +86,8 @@ def reached_at(config: OllamaConfig, address: Address) -> str:
     host = address.host
     ollama = urlsplit(config.url)
     if host in ANYWHERE:
-        host = "127.0.0.1" if ollama.hostname in LOOPBACK else _own_address_towards(str(ollama.hostname))
+        is_local = ollama.hostname in LOOPBACK
+        host = ANYWHERE[host] if is_local else _own_address_towards(str(ollama.hostname))
     # A model's name, of which this is the first part, has no room for brackets.
     return f"http://{'localhost' if host == '::1' else host}:{address.port}"
 

@@ -18,6 +18,7 @@ from proxy.origins import Origins
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.progress import Subscription
+from proxy.pull.reclaim import Reclaim
 from proxy.pull.reference import ModelReference, parse
 
 log = logging.getLogger(__name__)
@@ -83,8 +84,9 @@ class PullHandler:
 class DeleteHandler:
     """Open WebUI cancels a pull by leaving it and removing the model, which may not be there yet."""
 
-    def __init__(self, ollama: Ollama, jobs: Jobs, forward: Forward, origins: Origins) -> None:
+    def __init__(self, ollama: Ollama, reclaim: Reclaim, jobs: Jobs, forward: Forward, origins: Origins) -> None:
         self._ollama = ollama
+        self._removals = reclaim.removals
         self._jobs = jobs
         self._forward = forward
         self._origins = origins
@@ -98,7 +100,9 @@ class DeleteHandler:
         if wanted is None or headers is None:
             return await self._forward(request, prefix=body)
         log.info("%s is removed: its pull is cancelled", wanted.reference.name)
-        removal = asyncio.create_task(self._remove(wanted.reference, running))
+        key = wanted.reference.key
+        removal = self._removals[key] = asyncio.create_task(self._remove(wanted.reference, running))
+        removal.add_done_callback(lambda _: self._removals.pop(key, None))
         try:
             # It goes on although its client leaves.
             await asyncio.shield(removal)

@@ -95,7 +95,8 @@ class Installed:
             and _has_size_and_type(plan, model.get("size"), str(shown.get("details", {}).get("quantization_level")))
             and settings.template in (None, shown.get("template"))
             and (settings.system or "") == shown.get("system", "")
-            and _parameters(settings.parameters) <= set(_shown_parameters(str(shown.get("parameters", ""))))
+            and (settings.license is None or _as_one(settings.license) == shown.get("license"))
+            and _parameters(settings.parameters) == set(_shown_parameters(str(shown.get("parameters", ""))))
         )
 
 
@@ -107,6 +108,11 @@ def _has_size_and_type(plan: Plan, size: Any, level: str) -> bool:
         return False
     is_alike = abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
     return is_alike and (plan.format is Format.GGUF or not level.startswith("Q"))
+
+
+def _as_one(licenses: str | list[str]) -> str:
+    """As Ollama shows several."""
+    return licenses if isinstance(licenses, str) else "\n".join(licenses)
 
 
 def _seconds(time: str) -> float:

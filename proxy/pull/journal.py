@@ -133,13 +133,13 @@ class Journal:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN EXCLUSIVE")
+        self._do("BEGIN EXCLUSIVE")
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._do("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
+        self._do("COMMIT")
 
     def _do(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         try:
@@ -177,7 +177,9 @@ class Journal:
         self._do("UPDATE pulls SET keep_until = ? WHERE keep_until IS NULL", until)
 
     def end(self, pull: int) -> None:
-        self._do("DELETE FROM pulls WHERE id = ?", pull)
+        """Its model is made, or never will be: also what others had kept for it is needed no more."""
+        for (model,) in self._do("DELETE FROM pulls WHERE id = ? RETURNING model", pull):
+            self.end_kept_of(model)
 
     def has_kept(self, model: str) -> bool:
         """Whether a pull of it broke off, and nobody has gone on with it."""

@@ -1,5 +1,6 @@
 """From a plan to a model in Ollama, and nothing beside it: transfer, create, reclaim."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -77,7 +78,7 @@ class Making:
 
     async def redress(self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model anew of its own blobs, with what is beside the weights of the plan."""
-        async with self._creating(progress, enter):
+        async with self._creating(plan, progress, enter):
             await to_its_end(redress(self._ollama, plan, files, progress))
 
     async def clean_up(self, progress: Progress, enter: Enter) -> None:
@@ -118,7 +119,7 @@ class Making:
             need = partial(self._journal.need, step.number)
             digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
         progress.status("verifying sha256 digest")
-        async with self._creating(progress, enter):
+        async with self._creating(step.plan, progress, enter):
             if step.temporary is None:
                 await to_its_end(create(self._ollama, step.plan, digests, progress))
                 self._reclaim.end(step.number)
@@ -140,10 +141,12 @@ class Making:
         return await self._drop(temporary) or removed
 
     @asynccontextmanager
-    async def _creating(self, progress: Progress, enter: Enter) -> AsyncIterator[None]:
+    async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[None]:
         if self._reclaim.creating.locked():
             progress.status("waiting for another model to be made")
         async with self._reclaim.creating:
+            if (removal := self._reclaim.removals.get(plan.name.casefold())) is not None:
+                await asyncio.wait([removal])
             enter(State.CREATING)
             yield
 

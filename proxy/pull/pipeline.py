@@ -66,6 +66,7 @@ class Pipeline:
         async with self._turns.turn(progress):
             if files := await patiently(lambda: installed.same_weights(reference, plan)):
                 progress.announce((*bar, True) for bar in plan.bars)
+                progress.status("verifying sha256 digest")
                 await self._making.redress(plan, files, progress, enter)
             else:
                 await self._making.make(plan, progress, enter)

@@ -77,6 +77,8 @@ class Reclaim:
         self._claiming = asyncio.Lock()
         self.creating = asyncio.Lock()
         self._giving_up: frozenset[str] = frozenset()
+        self.removals: dict[str, asyncio.Task[None]] = {}
+        """By model, in lower case: what a client has asked for while it was made, and comes before it is made anew."""
         self._leftovers = True
         journal.keep_interrupted(time.time() + self._keep)
 
@@ -124,26 +126,26 @@ class Reclaim:
         """Remove the blobs that nobody needs. Raises NotReclaimed or OllamaError; they stay then."""
         async with self._claiming:
             candidates = self._journal.unneeded()
-            held = await together(self._ollama.has_blob(blob.digest) for blob in candidates)
-            there = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
-            if dry_run:
-                return Reclaimed(tuple(there))
-            self._journal.forget(blob.digest for blob, is_held in zip(candidates, held, strict=True) if not is_held)
-            if not there:
-                return Reclaimed()
-            self._giving_up = frozenset(blob.digest for blob in there)
+            self._giving_up = frozenset(blob.digest for blob in candidates)
             try:
-                await self._remove(there)
+                return await self._give_up(candidates, dry_run=dry_run)
             finally:
                 self._giving_up = frozenset()
-            kept = await together(self._ollama.has_blob(blob.digest) for blob in there)
-            # What is still there belongs to a model, and goes with it.
-            self._journal.forget(blob.digest for blob in there)
-        gone = tuple(blob for blob, is_kept in zip(there, kept, strict=True) if not is_kept)
-        removed = Reclaimed(gone)
-        if gone:
+
+    async def _give_up(self, candidates: list[Blob], *, dry_run: bool) -> Reclaimed:
+        held = await together(self._ollama.has_blob(blob.digest) for blob in candidates)
+        there = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
+        if dry_run:
+            return Reclaimed(tuple(there))
+        if there:
+            await self._remove(there)
+        kept = await together(self._ollama.has_blob(blob.digest) for blob in there)
+        # What is still there belongs to a model, and goes with it.
+        self._journal.forget(blob.digest for blob in candidates)
+        removed = Reclaimed(tuple(blob for blob, is_kept in zip(there, kept, strict=True) if not is_kept))
+        if removed.blobs:
             self._count(removed.size)
-            log.info("removed %d blobs that no model needs, %s", len(gone), decimal(removed.size))
+            log.info("removed %d blobs that no model needs, %s", len(removed.blobs), decimal(removed.size))
         return removed
 
     async def sweep(self, *, dry_run: bool = False, blobs: bool = True) -> Reclaimed:

@@ -171,7 +171,9 @@ class Transfer:
             try:
                 return await shared.watch(watcher)
             except (SourceError, TransferError) as error:
-                log.warning("%s; %s tries by itself", error, fetching.repository.id)
+                log.warning("%s; %s does not leave it at that", error, fetching.repository.id)
+        if (shared := self._shared.get(identity)) is not None:
+            return await shared.watch(watcher)
         shared = self._shared[identity] = SharedUpload(self._shared, identity)
         what = f"{fetching.repository.id}/{upload.path}"
         pushing = self.push(fetching.heard_by(shared), upload.recipe, what, shared.moved, order, shared.claim)
