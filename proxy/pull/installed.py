@@ -40,9 +40,10 @@ class Installed:
         record = self._journal.record(reference.key)
         made = record and record.weights == weights_identity(plan) and record.dressing == dressing_identity(plan)
         same = bool(record and made and await self._is_there(reference, record))
-        if not same and (record is None or self._journal.has_kept(reference.key)):
+        broke_off = self._journal.kept_since(reference.key)
+        if not same and (record is None or broke_off is not None):
             # The state was lost, or a proxy was killed before it could remember.
-            same = await self._shows(plan)
+            same = await self._shows(plan, broke_off or 0.0)
         if same:
             await self.remember(reference, plan)
         return same
@@ -83,15 +84,15 @@ class Installed:
         models = await self._ollama.models()
         return next((model for model in models if model["name"].casefold() == name.casefold()), None)
 
-    async def _shows(self, plan: Plan) -> bool:
-        """Whether a model of which nothing is remembered is the plan's, and younger than its commit."""
+    async def _shows(self, plan: Plan, began: float) -> bool:
+        """Whether a model of which nothing is remembered is the plan's, and younger than its commit and its pull."""
         model = await self._listed(plan.name)
         if model is None or plan.repository.modified is None or plan.base is not None:
             return False
         shown = await self._ollama.show(plan.name) or {}
         settings = plan.settings
         return (
-            _seconds(str(shown.get("modified_at"))) > plan.repository.modified
+            _seconds(str(shown.get("modified_at"))) > max(plan.repository.modified, began)
             and _has_size_and_type(plan, model.get("size"), str(shown.get("details", {}).get("quantization_level")))
             and settings.template in (None, shown.get("template"))
             and (settings.system or "") == shown.get("system", "")

@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Of the tables; a file with another one is begun anew."""
 TABLES = """
-CREATE TABLE pulls (id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, keep_until REAL);
+CREATE TABLE pulls (
+    id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, begun_at REAL NOT NULL, keep_until REAL
+);
 CREATE TABLE needs (
     pull INTEGER NOT NULL REFERENCES pulls ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (pull, digest)
 ) WITHOUT ROWID;
@@ -97,6 +99,7 @@ class Journal:
             except sqlite3.DatabaseError as error:
                 if path is None or error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                     raise
+                self._db.close()
                 broken = path.replace(path.with_suffix(".broken"))
                 log.warning("%s is no database any more (%s); begun anew, and kept as %s", path, error, broken)
                 self._open()
@@ -122,14 +125,15 @@ class Journal:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA foreign_keys = ON")
-        with self._transaction():
-            if self._db.execute("PRAGMA user_version").fetchone() != (VERSION,):
-                names = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-                for (name,) in names:
-                    self._db.execute(f"DROP TABLE {name}")
-                for statement in filter(str.strip, TABLES.split(";")):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("BEGIN EXCLUSIVE")
+        if self._db.execute("PRAGMA user_version").fetchone() != (VERSION,):
+            names = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+            for (name,) in names:
+                self._db.execute(f"DROP TABLE {name}")
+            for statement in filter(str.strip, TABLES.split(";")):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -155,7 +159,8 @@ class Journal:
         It takes over what an earlier pull of the same model had left.
         """
         with self._transaction():
-            [(number,)] = self._do("INSERT INTO pulls (model, temporary) VALUES (?, ?) RETURNING id", model, temporary)
+            begun = "INSERT INTO pulls (model, temporary, begun_at) VALUES (?, ?, ?) RETURNING id"
+            [(number,)] = self._do(begun, model, temporary, time.time())
             self.need(int(number), digests)
             self.end_kept_of(model)
         return int(number)
@@ -181,9 +186,20 @@ class Journal:
         for (model,) in self._do("DELETE FROM pulls WHERE id = ? RETURNING model", pull):
             self.end_kept_of(model)
 
-    def has_kept(self, model: str) -> bool:
-        """Whether a pull of it broke off, and nobody has gone on with it."""
-        return bool(self._do("SELECT 1 FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model))
+    def release(self, pull: int) -> None:
+        """Its model is made, and what it was made of is needed no more; what comes now is cleaning up."""
+        self.need_no_more(pull)
+        self._do("UPDATE pulls SET temporary = NULL WHERE id = ?", pull)
+
+    def kept_since(self, model: str) -> float | None:
+        """When a pull of it began that broke off, and that nobody has gone on with."""
+        [(begun,)] = self._do("SELECT max(begun_at) FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model)
+        return None if begun is None else float(begun)
+
+    def release_kept_of(self, model: str) -> None:
+        """It is made, by whomever: what broken pulls of it had kept is needed no more."""
+        for (pull,) in self._do("SELECT id FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model):
+            self.release(pull)
 
     def end_kept_of(self, model: str) -> None:
         self._do("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model)

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from proxy.config import OllamaConfig
 from proxy.disk import free_disk
-from proxy.errors import OllamaError, Refusal, Rejected
+from proxy.errors import OllamaError, ProxyError, Refusal, Rejected
 from proxy.ollama import Ollama
 from proxy.planning.identity import files_identity, with_known_digests
 from proxy.planning.plan import Plan
@@ -81,12 +81,14 @@ class Making:
         async with self._creating(plan, progress, enter):
             await to_its_end(redress(self._ollama, plan, files, progress))
 
-    async def clean_up(self, progress: Progress, enter: Enter) -> None:
-        """Remove what is left of a pull whose model is there."""
+    async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
+        """Remove what pulls that broke off have kept of a model that is there, and whatever else nobody needs."""
         enter(State.RECLAIMING)
         try:
+            self._journal.release_kept_of(model)
             removed = await self._reclaim.sweep(blobs=self._reclaim.enabled)
-        except (NotReclaimed, OllamaError) as error:
+            self._journal.end_kept_of(model)
+        except ProxyError as error:
             log.warning("what is left stays for now: %s", error)
         else:
             if removed.blobs or removed.models:
@@ -122,8 +124,10 @@ class Making:
         async with self._creating(step.plan, progress, enter):
             if step.temporary is None:
                 await to_its_end(create(self._ollama, step.plan, digests, progress))
+                self._reclaim.release(step.number)
+                removed = await self._give_up(progress, enter)
                 self._reclaim.end(step.number)
-                return await self._give_up(progress, enter)
+                return removed
             return await self._make_of_temporary(step, step.temporary, digests, progress, enter)
 
     async def _make_of_temporary(
@@ -136,9 +140,11 @@ class Making:
         removed = await self._give_up(progress, enter)
         enter(State.CREATING)
         await to_its_end(create(self._ollama, step.plan, digests, progress, temporary))
-        self._reclaim.end(step.number)
+        self._reclaim.release(step.number)
         enter(State.RECLAIMING)
-        return await self._drop(temporary) or removed
+        removed |= await self._drop(temporary)
+        self._reclaim.end(step.number)
+        return removed
 
     @asynccontextmanager
     async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[None]:

@@ -57,9 +57,8 @@ class Pipeline:
         if await patiently(lambda: installed.same(reference, plan)):
             _say_held(plan.bars, progress)
             # Ollama has ended by itself what an earlier proxy had begun.
-            if self._journal.has_kept(reference.key):
-                self._journal.end_kept_of(reference.key)
-                await self._making.clean_up(progress, enter)
+            if self._journal.kept_since(reference.key) is not None:
+                await self._making.clean_up(reference.key, progress, enter)
             return None
         progress.warn(plan.warnings)
         enter(State.WAITING)

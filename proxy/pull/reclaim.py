@@ -4,7 +4,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,17 +106,18 @@ class Reclaim:
 
     def broke_off(self, pull: int) -> None:
         """What a pull brought stays for the next one, for `pull.keep`."""
-        try:
+        with _logged():
             self._journal.keep(pull, time.time() + self._keep)
-        except JournalError as error:
-            log.warning("what pull brought stays until the proxy starts again: %s", error)
+
+    def release(self, pull: int) -> None:
+        """Its model is made, and what it was made of is needed no more."""
+        with _logged():
+            self._journal.release(pull)
 
     def end(self, pull: int) -> None:
-        """Its model is made, or never will be: what it brought is needed no more."""
-        try:
+        """Nothing of it is left, or all of it may go."""
+        with _logged():
             self._journal.end(pull)
-        except JournalError as error:
-            log.warning("what was brought stays until the proxy starts again: %s", error)
 
     async def drop_temporary(self, name: str) -> bool:
         """Remove a temporary model that no pull needs; for whoever holds `creating`. Raises OllamaError."""
@@ -198,6 +200,15 @@ class Reclaim:
             await self._ollama.delete(name)
             log.info("removed %s, which no pull needs", name)
         return unneeded
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """What is not written down now is a broken pull's at the next start, and goes when that has been kept."""
+    try:
+        yield
+    except JournalError as error:
+        log.warning("%s", error)
 
 
 def _why(asked_for: bool, url: str, error: OllamaError) -> str:

@@ -1,0 +1,284 @@
+"""What makes two plans the same: the bytes and what is done to them, never where they were found or what was said."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import ModelSettings
+from proxy.planning import identity
+from proxy.planning.identity import (
+    dressing_identity,
+    files_identity,
+    upload_identity,
+    weights_identity,
+    with_known_digests,
+)
+from proxy.planning.plan import Base, Converter, Format, Plan, Upload, small_file, weight_file
+from proxy.planning.recipe import Literal, Range, Recipe, Step
+from proxy.sources.base import RepositoryFile
+from tests.planning.listings import Listing
+
+A, B = "a" * 64, "b" * 64
+HASHED = RepositoryFile("model.safetensors", 100, sha256=A)
+IN_GIT = RepositoryFile("model.safetensors", 100, git_sha1="c" * 40)
+NAMELESS = RepositoryFile("model.safetensors", 100)
+HERE = Listing((HASHED,))
+MOVED = replace(HERE, commit="d" * 40)
+ELSEWHERE = replace(HERE, id="acme/other")
+CONFIG = small_file("config.json", b"{}")
+
+
+def upper() -> Step:
+    return lambda piece: piece.upper()
+
+
+def made_of(*parts: Literal | Range) -> Upload:
+    return Upload("model.safetensors", Recipe(parts))
+
+
+def plan(*uploads: Upload, **fields: Any) -> Plan:
+    made = uploads or (CONFIG, weight_file(HERE, "model.safetensors", HASHED))
+    fields = {"repository": HERE, "quantization": "Q4_K_M", "converter": Converter.OLLAMA, **fields}
+    return Plan("hf.co/acme/model:q4_K_M", format=Format.SAFETENSORS, reason="a test", uploads=made, **fields)
+
+
+def identities(one: Plan) -> tuple[str, str, str]:
+    return files_identity(one), weights_identity(one), dressing_identity(one)
+
+
+# ---- a blob
+
+
+def test_a_blob_whose_digest_is_known_is_that_digest_however_it_is_got() -> None:
+    content = Upload("tokenizer.json", Recipe((Literal(b"{}"),)))
+    assert upload_identity(HERE, content) == CONFIG.digest == upload_identity(ELSEWHERE, CONFIG)
+    whole = weight_file(HERE, "other.safetensors", HASHED)
+    assert upload_identity(HERE, whole) == upload_identity(MOVED, whole) == whole.digest == f"sha256:{A}"
+
+
+HEAD, TAIL = Range(HASHED, 0, 50), Range(HASHED, 50, 100)
+
+
+def test_no_two_of_these_recipes_are_one() -> None:
+    parts: list[tuple[Literal | Range, ...]] = [
+        (HEAD,),
+        (TAIL,),
+        (HEAD, TAIL),
+        (TAIL, HEAD),
+        (Range(HASHED, 0, 100),),
+        (Range(replace(HASHED, sha256=B), 0, 50),),
+        (Literal(b"x"), HEAD),
+        (Literal(b"y"), HEAD),
+        (replace(HEAD, transform=upper),),
+        (replace(HEAD, transform=upper, becomes=25),),
+        (Range(IN_GIT, 0, 50),),
+        (Range(NAMELESS, 0, 50),),
+        (Range(replace(NAMELESS, path="other.safetensors"), 0, 50),),
+    ]
+    found = [upload_identity(HERE, made_of(*some)) for some in parts]
+    assert len(set(found)) == len(parts)
+    assert found == [upload_identity(HERE, made_of(*some)) for some in parts]
+
+
+@pytest.mark.parametrize("file", [HASHED, IN_GIT])
+def test_a_part_of_a_file_with_a_digest_is_the_same_in_every_commit_and_repository(file: RepositoryFile) -> None:
+    part = made_of(Range(file, 0, 50))
+    assert upload_identity(HERE, part) == upload_identity(MOVED, part) == upload_identity(ELSEWHERE, part)
+
+
+@pytest.mark.parametrize("stop", [50, 100])
+def test_a_file_that_nobody_has_hashed_is_another_in_every_commit_and_repository(stop: int) -> None:
+    part = made_of(Range(NAMELESS, 0, stop))
+    assert len({upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}) == 3
+
+
+def test_what_code_makes_of_bytes_is_of_this_version_and_this_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may look at other files of the commit."""
+    part = made_of(replace(HEAD, transform=upper))
+    found = {upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}
+    monkeypatch.setattr(identity, "__version__", "99")
+    assert len(found | {upload_identity(HERE, part)}) == 4
+
+
+# ---- a plan
+
+
+def test_the_bytes_and_the_paths_of_all_files_count_and_their_order_does_not() -> None:
+    weights = weight_file(HERE, "model.safetensors", HASHED)
+    found = files_identity(plan(CONFIG, weights))
+    assert found == files_identity(plan(weights, CONFIG))
+    others = [
+        plan(small_file("config.json", b"[]"), weights),
+        plan(small_file("tokenizer.json", b"{}"), weights),
+        plan(CONFIG, replace(weights, path="other.safetensors")),
+        plan(CONFIG, weight_file(HERE, "model.safetensors", replace(HASHED, sha256=B))),
+        plan(CONFIG),
+        plan(CONFIG, weights, small_file("tokenizer.json", b"")),
+    ]
+    assert len({found, *map(files_identity, others)}) == len(others) + 1
+    assert len({weights_identity(plan(CONFIG, weights)), *map(weights_identity, others)}) == len(others) + 1
+    assert {dressing_identity(other) for other in others} == {dressing_identity(plan())}
+
+
+def test_every_quantization_comes_of_one_unquantized_model() -> None:
+    plans = [plan(quantization=one) for one in (None, "F16", "Q8_0", "Q4_K_M", "Q4_K_S")]
+    assert len(set(map(files_identity, plans))) == 1
+    assert len(set(map(weights_identity, plans))) == len(plans)
+    assert len(set(map(dressing_identity, plans))) == 1
+
+
+def tokenizer(**fields: Any) -> Upload:
+    return small_file("tokenizer_config.json", json.dumps(fields).encode())
+
+
+@pytest.mark.parametrize("template", ["mine", ""])
+def test_a_chat_template_that_another_one_outweighs_does_not_count(template: str) -> None:
+    settings = ModelSettings(template=template)
+    with_one, with_other, with_none, other = (
+        plan(tokenizer(bos_token="<s>", model_max_length=10**30, **fields), settings=settings)
+        for fields in ({"chat_template": "a"}, {"chat_template": [1]}, {}, {"eos_token": "</s>"})
+    )
+    assert files_identity(with_one) == files_identity(with_other) == files_identity(with_none)
+    assert files_identity(other) != files_identity(with_one)
+    assert weights_identity(with_one) == weights_identity(with_other)
+
+
+def test_a_chat_template_counts_where_ollama_makes_one_of_it() -> None:
+    assert files_identity(plan(tokenizer(chat_template="a"))) != files_identity(plan(tokenizer(chat_template="b")))
+
+
+def test_a_tokenizer_config_that_is_not_here_yet_is_not_looked_into() -> None:
+    upload = Upload("tokenizer_config.json", Recipe((Range(HASHED, 0, 100),)))
+    plans = [plan(upload), plan(upload, settings=ModelSettings(template="t"))]
+    assert files_identity(plans[0]) == files_identity(plans[1])
+
+
+def test_an_adapter_is_of_its_base_in_any_case() -> None:
+    on_base, in_capitals, on_other = (
+        plan(base=Base(name, None)) for name in ("hf.co/acme/base:q8_0", "hf.co/Acme/BASE:Q8_0", "hf.co/acme/base:f16")
+    )
+    assert weights_identity(on_base) == weights_identity(in_capitals)
+    assert len({weights_identity(one) for one in (plan(), on_base, on_other)}) == 3
+
+
+SETTINGS = ModelSettings(template="t", system="s", parameters={"top_k": 1, "stop": ["a", "b"]}, license=["MIT"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"template": "u"},
+        {"template": None},
+        {"template": ""},
+        {"system": "t"},
+        {"system": None},
+        {"license": ["MIT", "BSD"]},
+        {"license": None},
+        {"parameters": {}},
+        {"parameters": {"top_k": 2, "stop": ["a", "b"]}},
+        {"parameters": {"top_k": 1}},
+        {"parameters": {"top_k": 1, "stop": ["b", "a"]}},
+        {"parameters": {"top_k": 1, "stop": ["a", "b"], "seed": 0}},
+        {"parameters": {"top_p": 1, "stop": ["a", "b"]}},
+    ],
+    ids=str,
+)
+def test_each_thing_beside_the_weights_is_the_dressings(changes: dict[str, Any]) -> None:
+    fields = {"template": "t", "system": "s", "parameters": SETTINGS.parameters, "license": ["MIT"], **changes}
+    before, after = plan(settings=SETTINGS), plan(settings=ModelSettings(**fields))
+    assert dressing_identity(before) != dressing_identity(after)
+    assert weights_identity(before) == weights_identity(after)
+
+
+def test_the_order_of_parameters_is_nobodys_choice() -> None:
+    turned = dict(reversed(SETTINGS.parameters.items()))
+    other = ModelSettings(template="t", system="s", parameters=turned, license=["MIT"])
+    assert list(turned) != list(SETTINGS.parameters)
+    assert dressing_identity(plan(settings=SETTINGS)) == dressing_identity(plan(settings=other))
+
+
+def test_a_template_is_its_text_wherever_that_was_written(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for file in (first, second):
+        file.write_text("t")
+    plans = [
+        plan(settings=ModelSettings(template="t")),
+        plan(settings=ModelSettings(template_file=str(first))),
+        plan(settings=ModelSettings(template_file=str(second))),
+    ]
+    assert len(set(map(identities, plans))) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"warnings": ("it is slow",)},
+        {"repairs": ("rope_scaling",)},
+        {"settings": ModelSettings(revision="main")},
+        {"repository": MOVED},
+        {"repository": ELSEWHERE},
+        {"reason": "another"},
+        {"name": "hf.co/acme/other:q4_K_M"},
+        {"result_size": 5, "made_size": 6},
+        {"in_two_creates": True},
+        {"template_source": "the library", "template_exact": True},
+    ],
+    ids=str,
+)
+def test_what_changes_no_byte_changes_no_identity(fields: dict[str, Any]) -> None:
+    assert identities(replace(plan(), **fields)) == identities(plan())
+
+
+@pytest.mark.parametrize("where", [MOVED, ELSEWHERE])
+def test_a_commit_counts_where_a_files_digest_is_not_known(where: Listing) -> None:
+    upload = weight_file(HERE, "model.safetensors", NAMELESS)
+    before, after = plan(CONFIG, upload), plan(CONFIG, upload, repository=where)
+    assert files_identity(before) != files_identity(after)
+    assert weights_identity(before) != weights_identity(after)
+    assert dressing_identity(before) == dressing_identity(after)
+
+
+# ---- digests that an earlier pull has found
+
+
+UNKNOWN = weight_file(HERE, "model.safetensors", NAMELESS)
+
+
+def found_for(*uploads: Upload) -> Callable[[str], str | None]:
+    return {upload_identity(HERE, upload): f"sha256:{B}" for upload in uploads}.get
+
+
+def test_only_a_digest_that_is_not_known_is_filled_in() -> None:
+    weights = weight_file(HERE, "other.safetensors", HASHED)
+    before = plan(CONFIG, UNKNOWN, weights)
+    after = with_known_digests(before, found_for(CONFIG, UNKNOWN, weights))
+    assert [upload.digest for upload in before.uploads] == [CONFIG.digest, None, f"sha256:{A}"]
+    assert [upload.digest for upload in after.uploads] == [CONFIG.digest, f"sha256:{B}", f"sha256:{A}"]
+    assert identities(after) == identities(before)
+    assert [upload.bars for upload in after.uploads] == [upload.bars for upload in before.uploads]
+
+
+def test_a_digest_that_nobody_has_found_stays_unknown() -> None:
+    assert with_known_digests(plan(CONFIG, UNKNOWN), lambda _: None) == plan(CONFIG, UNKNOWN)
+
+
+def test_an_adapters_base_is_filled_in_too() -> None:
+    made = made_of(replace(HEAD, transform=upper))
+    base = plan(UNKNOWN)
+    before = plan(made, base=Base("hf.co/acme/base:q8_0", base))
+    after = with_known_digests(before, found_for(UNKNOWN))
+    assert after.base is not None
+    assert after.base.plan is not None
+    assert [upload.digest for upload in after.uploads] == [None]
+    assert [upload.digest for upload in after.base.plan.uploads] == [f"sha256:{B}"]
+    assert identities(after) == identities(before)
+    assert identities(after.base.plan) == identities(base)
+
+
+def test_a_base_that_is_there_needs_no_plan() -> None:
+    before = plan(UNKNOWN, base=Base("hf.co/acme/base:q8_0", None))
+    assert with_known_digests(before, found_for(UNKNOWN)).base == before.base

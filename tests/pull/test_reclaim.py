@@ -1,0 +1,1139 @@
+"""Nothing left behind: after a pull Ollama holds the blobs of its models, and no other that came through here."""
+
+import asyncio
+import io
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.config import Address, OllamaConfig
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInModel, StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.demo.shelf import Layer
+from proxy.errors import OllamaGone
+from proxy.ollama import PROBE_DIGEST
+from proxy.planning import weights
+from proxy.pull import journal, making, reclaim
+from proxy.pull.reclaim import TEMPORARY
+from proxy.registry import reached_at
+from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, settings
+from tests.tiny_adapter import tiny_adapter
+from tests.tiny_gguf import tiny_gguf
+
+NAME = "hf.co/acme/tiny:q4_K_M"
+OTHER = "hf.co/acme/tiny:q8_0"
+WEIGHTS = "model.safetensors"
+SUCCESS = {"status": "success"}
+REMOVING = "removing unused layers"
+RECLAIMED_STATUSES = [*PULL_STATUSES[:-1], REMOVING, "success"]
+LEFT_TEMPORARY = f"ollama-hf-proxy/{'a' * 32}:temporary"
+LEFT_OFFER = f"127.0.0.1:11435/ollama-hf-proxy/{'b' * 32}:reclaim"
+NO_SPACE = "write /models/blobs/sha256-1: no space left on device"
+
+Lines = list[dict[str, Any]]
+Work = Callable[..., Awaitable[Any]]
+
+
+def orphans(ollama: StandInOllama) -> set[str]:
+    return set(ollama.blobs) - ollama.models.used_digests()
+
+
+def left_models(ollama: StandInOllama) -> list[str]:
+    return [name for name in ollama.models if "ollama-hf-proxy" in name]
+
+
+def assert_clean(ollama: StandInOllama) -> None:
+    assert orphans(ollama) == set()
+    assert left_models(ollama) == []
+    assert ollama.models.used_digests() <= set(ollama.blobs)
+
+
+def created(ollama: StandInOllama) -> list[dict[str, Any]]:
+    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
+
+
+def conversions(ollama: StandInOllama) -> list[str]:
+    return [body["model"] for body in created(ollama) if TEMPORARY.fullmatch(body["model"])]
+
+
+def uploads(ollama: StandInOllama) -> list[str]:
+    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+
+
+def statuses(lines: Lines) -> list[str]:
+    return [line["status"] for line in lines if "digest" not in line]
+
+
+def raw_of(files: dict[str, bytes]) -> set[str]:
+    """The digests of what is uploaded for a model of safetensors."""
+    return {digest_of(content) for path, content in files.items() if path not in ("README.md", "LICENSE")}
+
+
+@pytest.fixture(autouse=True)
+def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that takes long is not swept in between."""
+    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 1000.0)
+
+
+@pytest.fixture
+def files(hub: StandInHub) -> dict[str, bytes]:
+    files = tiny_llama()
+    hub.add("acme/tiny", files)
+    return files
+
+
+@asynccontextmanager
+async def proxy(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
+) -> AsyncIterator[tuple[App, Client]]:
+    sections["ollama"] = {"reclaim": True, **sections.get("ollama", {})}
+    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
+        yield app, Client(app.address.url, session)
+
+
+@pytest.fixture
+async def app(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> AsyncIterator[App]:
+    async with proxy(hub, ollama, session) as (app, _):
+        yield app
+
+
+@pytest.fixture
+async def left(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> dict[str, bytes]:
+    """Raw files that an earlier proxy has left beside a model, since it was told to; asked for before `app`."""
+    async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
+        assert (await client.pull(NAME))[-1] == SUCCESS
+    assert raw_of(files) <= orphans(ollama)
+    return files
+
+
+class Gate:
+    """Holds the calls of a method until it is opened."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.entered: list[Any] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, *arguments: Any) -> Any:
+        self.entered.append(arguments)
+        await self.open.wait()
+        return await self._work(*arguments)
+
+
+@pytest.fixture
+def giving_up(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Holds Ollama's pull of what is offered."""
+    gate = Gate(app._backend.ollama.pull)
+    monkeypatch.setattr(app._backend.ollama, "pull", gate)
+    return gate
+
+
+@pytest.fixture
+def looking(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Holds the question whether Ollama has a blob."""
+    gate = Gate(app._backend.ollama.has_blob)
+    monkeypatch.setattr(app._backend.ollama, "has_blob", gate)
+    return gate
+
+
+def at_second_create(app: App, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Do the work when Ollama is asked to quantize the temporary model."""
+    create = app._backend.ollama.create
+
+    def watched(body: dict[str, Any], name: str) -> Any:
+        if "from" in body:
+            work()
+        return create(body, name)
+
+    monkeypatch.setattr(app._backend.ollama, "create", watched)
+
+
+async def swept(client: Client, **body: Any) -> dict[str, Any]:
+    status, answer = await client.post("/-/reclaim", body)
+    assert status == 200, answer
+    found: dict[str, Any] = orjson.loads(answer)
+    return found
+
+
+async def head(client: Client, digest: str) -> int:
+    async with client.session.head(f"{client.url}/api/blobs/{digest}") as response:
+        return response.status
+
+
+# ---- what a pull that ends well leaves
+
+
+async def test_a_quantized_model_is_made_of_a_temporary_one_and_nothing_else_stays(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    lines = await client.pull(NAME)
+    assert statuses(lines) == RECLAIMED_STATUSES
+    assert_clean(ollama)
+    assert list(ollama.models) == [NAME]
+    assert ollama.models[NAME].quantization_level == "Q4_K_M"
+    convert, quantize = created(ollama)
+    assert TEMPORARY.fullmatch(convert["model"])
+    assert (convert["quantize"], convert["stream"]) == ("F16", False)
+    assert set(convert["files"].values()) == raw_of(files)
+    assert (quantize["model"], quantize["from"], quantize["quantize"]) == (NAME, convert["model"], "Q4_K_M")
+    assert "files" not in quantize
+
+
+async def test_the_result_is_the_one_of_a_single_create(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    async with proxy(hub, ollama, session) as (_, client):
+        await client.pull(NAME)
+    reclaimed = ollama.models.pop(NAME)
+    async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
+        await client.pull(NAME)
+    kinds = {(layer.kind, layer.digest) for layer in ollama.models[NAME].layers if layer.kind != "model"}
+    assert {(layer.kind, layer.digest) for layer in reclaimed.layers} >= kinds
+    assert (reclaimed.template, reclaimed.parameters) == (ollama.models[NAME].template, ollama.models[NAME].parameters)
+
+
+async def test_raw_files_are_gone_before_ollama_quantizes(
+    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    at_second_create(app, monkeypatch, lambda: seen.append(set(ollama.blobs)))
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert len(seen) == 1
+    assert not seen[0] & raw_of(files)
+    assert not [name for name in ollama.models if name.endswith(":reclaim")]
+
+
+async def test_a_model_that_is_not_quantized_is_made_at_once(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    lines = await client.pull("hf.co/acme/tiny:f16")
+    assert statuses(lines) == [status for status in RECLAIMED_STATUSES if status != "verifying conversion"]
+    assert_clean(ollama)
+    assert [body["model"] for body in created(ollama)] == ["hf.co/acme/tiny:f16"]
+
+
+async def test_from_v030_on_one_create_leaves_what_ollama_alone_knows(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    """Its own unquantized GGUF, which no answer of it names; two creates would leave it too."""
+    ollama.version = "0.33.0"
+    lines = await client.pull(NAME)
+    assert statuses(lines) == RECLAIMED_STATUSES
+    assert [body["model"] for body in created(ollama)] == [NAME]
+    assert not orphans(ollama) & raw_of(files)
+    assert len(orphans(ollama)) == 1
+    assert left_models(ollama) == []
+
+
+async def test_a_gguf_that_is_the_models_own_stays(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    whole = tiny_gguf()
+    hub.add("acme/tiny-gguf", {"m-Q4_K_M.gguf": whole})
+    async with proxy(hub, ollama, session, pull={"gguf": "proxy"}) as (_, client):
+        lines = await client.pull("hf.co/acme/tiny-gguf:Q4_K_M")
+        assert lines[-1] == SUCCESS
+        assert REMOVING not in statuses(lines)
+        assert ollama.blobs[digest_of(whole)] == len(whole)
+        assert_clean(ollama)
+        # It is the model's now, and goes with it.
+        del ollama.models["hf.co/acme/tiny-gguf:Q4_K_M"]
+        assert (await swept(client))["blobs"] == []
+        assert digest_of(whole) in ollama.blobs
+
+
+async def test_a_gguf_that_ollama_quantizes_goes(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    floats = tiny_gguf("F16")
+    hub.add("acme/tiny-gguf", {"m-F16.gguf": floats})
+    lines = await client.pull("hf.co/acme/tiny-gguf:Q8_0")
+    assert lines[-1] == SUCCESS
+    assert statuses(lines).count(REMOVING) == 1
+    assert digest_of(floats) not in ollama.blobs
+    assert_clean(ollama)
+
+
+async def test_an_adapter_and_its_base_leave_nothing(
+    client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
+) -> None:
+    hub.add("acme/adapter", tiny_adapter("acme/tiny"))
+    lines = await client.pull("hf.co/acme/adapter:q4_K_M")
+    assert lines[-1] == SUCCESS
+    assert statuses(lines)[-3:] == ["writing manifest", REMOVING, "success"]
+    assert statuses(lines).count(REMOVING) == 1
+    assert sorted(ollama.models) == ["hf.co/acme/adapter:q4_K_M", NAME]
+    assert_clean(ollama)
+    assert PROBE_DIGEST not in ollama.blobs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The sections of a source whose weights nobody has hashed, acme/tiny in two shards."""
+    monkeypatch.setattr(weights, "UNHASHED_BYTES", 100_000)
+    home = tmp_path / "models"
+    (home / "acme/tiny").mkdir(parents=True)
+    for path, content in tiny_llama(shards=2).items():
+        (home / "acme/tiny" / path).write_bytes(content)
+    return {"sources": {"home": {"type": "folder", "path": str(home)}}}
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_files_whose_digest_nobody_knew_leave_nothing(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    folder: dict[str, Any],
+    keeps: bool,
+) -> None:
+    ollama.keeps_mismatched = keeps
+    async with proxy(hub, ollama, session, **folder) as (_, client):
+        for tag in ("q4_K_M", "q8_0"):
+            lines = await client.pull(f"home/acme/tiny:{tag}")
+            assert statuses(lines) == RECLAIMED_STATUSES
+            assert_clean(ollama)
+    assert len(conversions(ollama)) == 2
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_files_whose_digest_nobody_knew_are_needed_by_all_that_have_waited_for_them(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    folder: dict[str, Any],
+    keeps: bool,
+) -> None:
+    ollama.keeps_mismatched = keeps
+    ollama.hold_upload = asyncio.Event()
+    async with proxy(hub, ollama, session, **folder) as (app, client):
+        names = ["home/acme/tiny:q4_K_M", "home/acme/tiny:f16"]
+        pulls = [asyncio.create_task(client.pull(name)) for name in names]
+        await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"] * 2)
+        ollama.hold_create = asyncio.Event()
+        ollama.hold_upload.set()
+        await eventually(lambda: created(ollama))
+        assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
+        ollama.hold_create.set()
+        assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS, SUCCESS]
+    sent = sum(request.received for request in ollama.requests if "/api/blobs/" in request.path)
+    assert sent < 1.5 * sum(map(len, tiny_llama().values()))
+    assert_clean(ollama)
+
+
+async def test_a_second_quantization_begins_anew_and_leaves_nothing_either(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    for name in (NAME, OTHER):
+        assert (await client.pull(name))[-1] == SUCCESS
+        assert_clean(ollama)
+    assert len(uploads(ollama)) == 2 * len(raw_of(files))
+
+
+async def test_a_lost_answer_to_an_upload_leaves_nothing(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    ollama.lose_upload_answer = True
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert_clean(ollama)
+
+
+async def test_with_reclaim_off_all_stays_and_makes_the_next_quantization_free(
+    left: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.requests.clear()
+    before = len(uploads(ollama))
+    async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
+        lines = await client.pull(OTHER)
+    assert statuses(lines) == PULL_STATUSES
+    assert not fetched(hub)
+    assert len(uploads(ollama)) == before
+    assert raw_of(left) <= orphans(ollama)
+    assert conversions(ollama) == []
+
+
+async def test_what_an_earlier_proxy_was_told_to_leave_goes_with_the_next_pull(
+    left: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, client: Client
+) -> None:
+    hub.requests.clear()
+    before = len(uploads(ollama))
+    assert (await client.pull(OTHER))[-1] == SUCCESS
+    assert not fetched(hub)
+    assert len(uploads(ollama)) == before
+    assert not orphans(ollama) & raw_of(left)
+
+
+# ---- what is not the proxy's to remove
+
+
+async def test_a_blob_that_was_there_before_stays(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    foreign = {digest_of(files[path]) for path in (WEIGHTS, "config.json")}
+    for path in (WEIGHTS, "config.json"):
+        content = io.BytesIO(files[path])
+        async with client.session.post(f"{ollama.url}/api/blobs/{digest_of(files[path])}", data=content) as response:
+            assert response.status == 201
+    lines = await client.pull(NAME)
+    assert statuses(lines) == RECLAIMED_STATUSES
+    assert orphans(ollama) == foreign
+    assert (await swept(client))["blobs"] == []
+    assert orphans(ollama) == foreign
+
+
+async def test_a_blob_that_somebody_else_brings_first_stays(
+    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ollama had said that it had none."""
+    has_blob, digest = app._backend.ollama.has_blob, digest_of(files[WEIGHTS])
+    asked: list[str] = []
+
+    async def overtaken(wanted: str) -> bool:
+        has = await has_blob(wanted)
+        asked.append(wanted)
+        if asked.count(digest) == 2 and wanted == digest:
+            ollama._store._remember(digest, len(files[WEIGHTS]), files[WEIGHTS])
+        return has
+
+    monkeypatch.setattr(app._backend.ollama, "has_blob", overtaken)
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert asked.count(digest) >= 2
+    assert orphans(ollama) == {digest}
+
+
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+@pytest.mark.parametrize("separator", [":", "-"])
+async def test_a_blob_that_a_client_asks_for_or_sends_stays_for_an_hour(
+    client: Client,
+    files: dict[str, bytes],
+    ollama: StandInOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    separator: str,
+) -> None:
+    """It may be about to make a model of it."""
+    ollama.hold_create = asyncio.Event()
+    pulling = asyncio.create_task(client.pull(NAME))
+    await eventually(lambda: created(ollama))
+    digest = digest_of(files[WEIGHTS])
+    url = f"{client.url}/api/blobs/{digest.replace(':', separator)}"
+    async with client.session.request(method, url) as response:
+        assert response.status == 200
+    ollama.hold_create.set()
+    assert (await pulling)[-1] == SUCCESS
+    assert orphans(ollama) == {digest}
+    assert (await swept(client))["blobs"] == []
+    assert orphans(ollama) == {digest}
+    monkeypatch.setattr(journal, "RESPITE_SECONDS", 0.0)
+    assert (await swept(client))["blobs"] == [{"digest": digest, "size": len(files[WEIGHTS])}]
+    assert_clean(ollama)
+
+
+async def test_a_blob_that_a_client_missed_before_the_pull_brought_it_stays_too(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    digest = digest_of(files["config.json"])
+    assert await head(client, digest) == 404
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert orphans(ollama) == {digest}
+
+
+async def test_asking_for_another_blob_keeps_none(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    assert await head(client, f"sha256:{'e' * 64}") == 404
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert_clean(ollama)
+
+
+async def test_a_raw_file_that_is_another_models_stays_and_goes_with_that(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    ollama.hold_create = asyncio.Event()
+    pulling = asyncio.create_task(client.pull(NAME))
+    await eventually(lambda: created(ollama))
+    layer = Layer("model", digest_of(files[WEIGHTS]), len(files[WEIGHTS]))
+    ollama.models["mine"] = StandInModel(layers=(layer,))
+    ollama.hold_create.set()
+    assert (await pulling)[-1] == SUCCESS
+    assert layer.digest in ollama.blobs
+    assert_clean(ollama)
+    assert (await swept(client))["blobs"] == []
+    async with client.session.delete(f"{ollama.url}/api/delete", json={"model": "mine"}) as response:
+        assert response.status == 200
+    assert layer.digest not in ollama.blobs
+    assert_clean(ollama)
+
+
+# ---- several pulls
+
+
+async def test_two_quantizations_at_once_share_one_conversion(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    both = await asyncio.gather(client.pull(NAME), client.pull(OTHER))
+    assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
+    assert len(conversions(ollama)) == 1
+    assert len(uploads(ollama)) == len(raw_of(files))
+    assert sorted(ollama.models) == [NAME, OTHER]
+    assert_clean(ollama)
+
+
+async def test_a_third_pull_keeps_the_raw_files_that_it_still_needs(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    third = "hf.co/acme/tiny:f16"
+    async with proxy(hub, ollama, session, pull={"jobs": 3}) as (app, client):
+        ollama.hold_create = asyncio.Event()
+        pulls = [asyncio.create_task(client.pull(NAME))]
+        await eventually(lambda: created(ollama))
+        pulls += [asyncio.create_task(client.pull(name)) for name in (OTHER, third)]
+        await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring", "transferring", "creating"])
+        ollama.hold_create.set()
+        assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS] * 3
+    assert len(uploads(ollama)) == len(raw_of(files))
+    assert len(conversions(ollama)) == 1
+    assert sorted(ollama.models) == sorted([NAME, OTHER, third])
+    assert_clean(ollama)
+
+
+async def test_two_repositories_that_share_their_small_files_leave_nothing(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/second", tiny_llama(seed=1))
+    both = await asyncio.gather(client.pull(NAME), client.pull("hf.co/acme/second:q8_0"))
+    assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
+    assert len(conversions(ollama)) == 2
+    assert_clean(ollama)
+
+
+# ---- door 1 meanwhile
+
+
+async def test_who_asks_for_a_blob_that_is_being_removed_is_told_that_it_is_gone(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama, giving_up: Gate
+) -> None:
+    removing = asyncio.create_task(swept(client))
+    await eventually(lambda: giving_up.entered)
+    asking = asyncio.create_task(head(client, digest_of(left[WEIGHTS])))
+    [layer] = [layer for layer in ollama.models[NAME].layers if layer.kind == "model"]
+    assert await head(client, layer.digest) == 200
+    await asyncio.sleep(0.1)
+    assert not asking.done()
+    giving_up.open.set()
+    assert await asking == 404
+    assert len((await removing)["blobs"]) == len(raw_of(left))
+
+
+async def test_who_asks_for_a_blob_while_it_is_judged_is_told_the_truth(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama, looking: Gate
+) -> None:
+    removing = asyncio.create_task(swept(client))
+    await eventually(lambda: looking.entered)
+    digest = digest_of(left[WEIGHTS])
+    asking = asyncio.create_task(head(client, digest))
+    await asyncio.wait([asking], timeout=0.3)
+    looking.open.set()
+    status = await asking
+    await removing
+    assert (status == 200) is (digest in ollama.blobs)
+
+
+async def test_a_pull_that_begins_while_blobs_are_removed_brings_them_again(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama, giving_up: Gate
+) -> None:
+    removing = asyncio.create_task(swept(client))
+    await eventually(lambda: giving_up.entered)
+    before = len(uploads(ollama))
+    pulling = asyncio.create_task(client.pull(OTHER))
+    await asyncio.sleep(0.1)
+    giving_up.open.set()
+    await removing
+    assert (await pulling)[-1] == SUCCESS
+    assert len(uploads(ollama)) == before + len(raw_of(left))
+    assert not orphans(ollama) & raw_of(left)
+
+
+# ---- pulls that fail
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
+async def test_files_that_ollama_refuses_are_given_up(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama, version: str
+) -> None:
+    ollama.version = version
+    ollama.fail_create = "unsupported architecture"
+    lines = await client.pull(NAME)
+    assert "unsupported architecture" in lines[-1]["error"]
+    assert_clean(ollama)
+    assert ollama.blobs == {}
+
+
+async def test_a_temporary_model_that_ollama_refuses_to_quantize_is_given_up(
+    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_second_create(app, monkeypatch, lambda: setattr(ollama, "fail_create", "unsupported architecture"))
+    lines = await client.pull(NAME)
+    assert "unsupported architecture" in lines[-1]["error"]
+    assert_clean(ollama)
+    assert ollama.blobs == {}
+
+
+async def test_a_refused_pull_takes_nothing_from_another_one(
+    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have claimed the same raw files and the same temporary model."""
+    create = app._backend.ollama.create
+
+    def refusing(body: dict[str, Any], name: str) -> Any:
+        ollama.fail_create = "unsupported architecture" if body["model"] == NAME else None
+        return create(body, name)
+
+    monkeypatch.setattr(app._backend.ollama, "create", refusing)
+    refused, made = await asyncio.gather(client.pull(NAME), client.pull(OTHER))
+    assert "unsupported architecture" in refused[-1]["error"]
+    assert made[-1] == SUCCESS
+    assert len(uploads(ollama)) == len(raw_of(files))
+    assert_clean(ollama)
+
+
+TROUBLES: list[dict[str, Any]] = [{"fail_create": NO_SPACE}, {"crash_create": True}, {"end_create_early": True}]
+
+
+def trouble(ollama: StandInOllama, script: dict[str, Any]) -> None:
+    for key, value in script.items():
+        setattr(ollama, key, value)
+
+
+def end_trouble(ollama: StandInOllama) -> None:
+    trouble(ollama, {"fail_create": None, "crash_create": False, "end_create_early": False})
+
+
+@pytest.mark.parametrize("script", TROUBLES, ids=str)
+@pytest.mark.parametrize("restart", [True, False])
+async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
+    script: dict[str, Any],
+    restart: bool,
+) -> None:
+    trouble(ollama, script)
+    async with proxy(hub, ollama, session) as (_, client):
+        assert "error" in (await client.pull(NAME))[-1]
+        assert raw_of(files) <= orphans(ollama)
+        assert (await swept(client))["blobs"] == []
+        assert raw_of(files) <= orphans(ollama)
+        end_trouble(ollama)
+        hub.requests.clear()
+        before = len(uploads(ollama))
+        if not restart:
+            assert (await client.pull(NAME))[-1] == SUCCESS
+    if restart:
+        async with proxy(hub, ollama, session) as (_, client):
+            assert (await swept(client))["blobs"] == []
+            assert (await client.pull(NAME))[-1] == SUCCESS
+    assert not fetched(hub)
+    assert len(uploads(ollama)) == before
+    assert_clean(ollama)
+
+
+async def test_finished_shards_of_a_transfer_that_failed_are_kept(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = tiny_llama(shards=2)
+    hub.add("acme/tiny", files)
+    broken = "model-00002-of-00002.safetensors"
+    hub.faults.append(Fault(broken, "drop", after=100_000, times=-1))
+    assert broken in (await client.pull(NAME))[-1]["error"]
+    kept = digest_of(files["model-00001-of-00002.safetensors"])
+    assert (await swept(client))["blobs"] == []
+    assert kept in ollama.blobs
+    hub.faults.clear()
+    before = len(uploads(ollama))
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert f"/api/blobs/{kept}" not in uploads(ollama)[before:]
+    assert_clean(ollama)
+
+
+async def test_what_was_kept_goes_when_its_time_is_over(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    ollama.fail_create = NO_SPACE
+    async with proxy(hub, ollama, session, pull={"keep": 0}) as (app, client):
+        assert "error" in (await client.pull(NAME))[-1]
+        assert raw_of(files) <= set(ollama.blobs)
+        assert app._journal.kept_since(NAME.lower()) is not None
+        assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(files)
+        assert app._journal.kept_since(NAME.lower()) is None
+    assert ollama.blobs == {}
+
+
+async def test_a_dry_run_tells_also_what_was_kept_too_long(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    ollama.fail_create = NO_SPACE
+    async with proxy(hub, ollama, session, pull={"keep": 0}) as (_, client):
+        assert "error" in (await client.pull(NAME))[-1]
+        would = await swept(client, dry_run=True)
+        assert would["blobs"] == (await swept(client))["blobs"]
+
+
+async def test_a_temporary_model_is_the_checkpoint_of_a_quantization_that_broke_off(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with proxy(hub, ollama, session) as (app, client):
+        at_second_create(app, monkeypatch, lambda: setattr(ollama, "fail_create", NO_SPACE))
+        assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
+        assert (await swept(client))["models"] == []
+    [temporary] = ollama.models
+    assert TEMPORARY.fullmatch(temporary)
+    assert orphans(ollama) == set()
+    ollama.fail_create = None
+    hub.requests.clear()
+    ollama.requests.clear()
+    async with proxy(hub, ollama, session) as (_, client):
+        assert (await swept(client))["models"] == []
+        lines = await client.pull(NAME)
+    assert statuses(lines)[-4:] == ["verifying conversion", "writing manifest", REMOVING, "success"]
+    bars = [line for line in lines if line["status"].startswith("pulling ") and "digest" in line]
+    assert bars
+    assert all(bar["completed"] == bar["total"] for bar in bars)
+    assert [body["from"] for body in created(ollama)] == [temporary]
+    assert not fetched(hub)
+    assert not uploads(ollama)
+    assert list(ollama.models) == [NAME]
+    assert_clean(ollama)
+
+
+async def test_a_kept_temporary_model_serves_another_quantization(
+    app: App,
+    client: Client,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_second_create(app, monkeypatch, lambda: setattr(ollama, "fail_create", NO_SPACE))
+    assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
+    monkeypatch.undo()
+    ollama.fail_create = None
+    hub.requests.clear()
+    assert (await client.pull(OTHER))[-1] == SUCCESS
+    assert not fetched(hub)
+    assert len(conversions(ollama)) == 1
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert len(conversions(ollama)) == 1
+    assert_clean(ollama)
+
+
+async def test_too_small_a_disk_takes_nothing_from_the_next_pull(
+    client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing about the files, which may have been hours on their way."""
+    ollama.fail_create = NO_SPACE
+    assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
+    ollama.fail_create = None
+
+    async def little(*_: object) -> int:
+        return 1
+
+    monkeypatch.setattr(making, "free_disk", little)
+    assert "of disk until it is made" in (await client.pull(NAME))[-1]["error"]
+    assert raw_of(files) <= set(ollama.blobs)
+
+
+async def test_an_ollama_that_is_gone_for_a_moment_leaves_no_claim_behind(
+    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for the temporary model right after the pull has claimed its blobs."""
+    has_model = app._backend.ollama.has_model
+    asked: list[str] = []
+
+    async def shaky(name: str) -> bool:
+        asked.append(name)
+        if len(asked) == 1:
+            raise OllamaGone("it restarts")
+        return await has_model(name)
+
+    monkeypatch.setattr(app._backend.ollama, "has_model", shaky)
+    lines = await client.pull(NAME)
+    assert lines[-1] == SUCCESS
+    assert "waiting for Ollama to come back" in statuses(lines)
+    assert TEMPORARY.fullmatch(asked[0])
+    assert_clean(ollama)
+
+
+# ---- what a proxy that was killed has left
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_models_that_no_pull_needs_go_soon_after_a_start(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    enabled: bool,
+) -> None:
+    mine = [
+        "ollama-hf-proxy/notes:temporary",
+        f"ollama-hf-proxy/{'a' * 32}:latest",
+        f"someone/{'a' * 32}:temporary",
+        f"127.0.0.1:11435/ollama-hf-proxy/{'b' * 31}:reclaim",
+        "hf.co/acme/tiny:reclaim",
+    ]
+    for name in (LEFT_TEMPORARY, LEFT_OFFER, f"127.0.0.1:5/ollama-hf-proxy/{'c' * 32}:reclaim", *mine):
+        ollama.models[name] = StandInModel()
+    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 0.01)
+    async with proxy(hub, ollama, session, ollama={"reclaim": enabled}):
+        await eventually(lambda: len(ollama.models) == len(mine))
+    assert sorted(ollama.models) == sorted(mine)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
+    left: dict[str, bytes],
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    enabled: bool,
+) -> None:
+    ollama.models[LEFT_TEMPORARY] = StandInModel()
+    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 0.01)
+    async with proxy(hub, ollama, session, ollama={"reclaim": enabled}):
+        await eventually(lambda: left_models(ollama) == [])
+        if enabled:
+            await eventually(lambda: not orphans(ollama) & raw_of(left))
+    assert (raw_of(left) <= orphans(ollama)) is not enabled
+
+
+async def test_a_sweep_that_fails_is_tried_again(
+    left: dict[str, bytes],
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(reclaim, "RETRY_SECONDS", 0.01)
+    await ollama.close()
+    async with proxy(hub, ollama, session) as (app, _):
+        await asyncio.sleep(0.1)
+        assert app._sweeping is not None
+        assert not app._sweeping.done()
+        await ollama.start()
+        await eventually(lambda: not orphans(ollama) & raw_of(left))
+
+
+async def test_an_offer_that_was_left_goes_before_a_pull_counts_on_its_blobs(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    """Its removal would take them away again."""
+    for content in files.values():
+        ollama._store.keep(content)
+    layers = [Layer("license", digest, size) for digest, size in ollama.blobs.items()]
+    ollama.models[LEFT_OFFER] = StandInModel(layers=tuple(layers))
+    ollama.models[LEFT_TEMPORARY] = StandInModel()
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert set(uploads(ollama)) == {f"/api/blobs/{digest}" for digest in raw_of(files)}
+    # The other may be a pull's that is to come; a sweep knows.
+    assert left_models(ollama) == [LEFT_TEMPORARY]
+    assert (await swept(client))["models"] == [LEFT_TEMPORARY]
+    assert_clean(ollama)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
+    app: App,
+    client: Client,
+    files: dict[str, bytes],
+    ollama: StandInOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    first: bool,
+) -> None:
+    """Also where it was not an earlier process that had begun it; the blobs would go with it."""
+    if not first:
+        assert (await client.pull("hf.co/acme/tiny:q4_K_S"))[-1] == SUCCESS
+    delete = app._backend.ollama.delete
+    refused: list[str] = []
+
+    async def broken(name: str) -> bool:
+        if not refused:
+            refused.append(name)
+            raise OllamaGone("it restarts")
+        return await delete(name)
+
+    monkeypatch.setattr(app._backend.ollama, "delete", broken)
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert left_models(ollama) == [refused[0].removeprefix("http://")]
+    before = len(uploads(ollama))
+    assert (await client.pull(OTHER))[-1] == SUCCESS
+    assert len(uploads(ollama)) == before + len(raw_of(files))
+    assert_clean(ollama)
+
+
+# ---- an Ollama that does not reach the proxy
+
+
+async def test_where_ollama_does_not_reach_the_proxy_one_warning_says_so_and_the_blobs_go_later(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    nowhere = "http://127.0.0.1:9"
+    async with proxy(hub, ollama, session, ollama={"advertise_url": nowhere}) as (_, client):
+        lines = await client.pull(NAME)
+    assert lines[-1] == SUCCESS
+    [warning] = [status for status in statuses(lines) if status.startswith("warning:")]
+    assert nowhere in warning
+    assert "ollama.advertise_url" in warning
+    assert orphans(ollama) == raw_of(files)
+    assert list(ollama.models) == [NAME]
+    async with proxy(hub, ollama, session) as (_, client):
+        assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(files)
+    assert_clean(ollama)
+
+
+async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
+    left: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    async with proxy(hub, ollama, session) as (app, client):
+        advertised = f"http://localhost:{app.address.port}"
+        app._registry.url = reached_at(OllamaConfig(advertise_url=advertised), app.address)
+        await swept(client)
+        asked = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/pull"]
+    assert re.fullmatch(rf"{advertised}/ollama-hf-proxy/[0-9a-f]{{32}}:reclaim", asked[0]["model"])
+    assert not orphans(ollama) & raw_of(left)
+
+
+async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
+    left: dict[str, bytes], app: App, client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pull = app._backend.ollama.pull
+
+    async def losing(name: str) -> None:
+        del ollama.blobs[digest_of(left["config.json"])]
+        await pull(name)
+
+    monkeypatch.setattr(app._backend.ollama, "pull", losing)
+    status, answer = await client.post("/-/reclaim", {})
+    assert status == 502
+    assert "Ollama would not take over their removal" in orjson.loads(answer)["error"]
+    monkeypatch.undo()
+    assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(left) - {
+        digest_of(left["config.json"])
+    }
+
+
+# ---- the registry
+
+
+def path_of(offered: str) -> str:
+    """Where Ollama looks for a model's manifest."""
+    name, _, tag = offered.partition("://")[2].partition("/")[2].rpartition(":")
+    return f"/v2/{name}/manifests/{tag}"
+
+
+async def test_the_manifest_is_answered_only_while_it_is_offered(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama, giving_up: Gate
+) -> None:
+    removing = asyncio.create_task(swept(client))
+    await eventually(lambda: giving_up.entered)
+    [[name]] = giving_up.entered
+    path = path_of(name)
+    async with client.session.get(client.url + path) as response:
+        assert response.status == 200
+        assert response.content_type == "application/vnd.docker.distribution.manifest.v2+json"
+        manifest = orjson.loads(await response.read())
+    described = [manifest["config"], *manifest["layers"]]
+    assert {one["digest"]: one["size"] for one in described} == {
+        digest_of(content): len(content) for content in left.values() if digest_of(content) in raw_of(left)
+    }
+    # Ollama reads it as JSON whenever it lists its models.
+    assert manifest["config"]["size"] == min(one["size"] for one in described)
+    async with client.session.head(client.url + path) as response:
+        assert response.status == 200
+    others = [path.replace("reclaim", "latest"), f"{path}/", path[:-1], "/v2/", path.replace("manifests", "blobs")]
+    token = path.split("/")[3]
+    others += [path.replace(token, "0" * 32), f"/v2/ollama-hf-proxy/{token}/blobs/{described[0]['digest']}"]
+    for other in others:
+        assert await client.get(other) == (404, b"404 page not found")
+    assert await client.post(path, {}) == (404, b"404 page not found")
+    giving_up.open.set()
+    await removing
+    assert await client.get(path) == (404, b"404 page not found")
+
+
+async def test_the_manifest_needs_no_key_and_all_else_does(
+    left: dict[str, bytes],
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with proxy(hub, ollama, session, server={"listen": "127.0.0.1:0", "api_keys": ["secret"]}) as (app, client):
+        gate = Gate(app._backend.ollama.pull)
+        monkeypatch.setattr(app._backend.ollama, "pull", gate)
+        removing = asyncio.create_task(app.reclaim.sweep())
+        await eventually(lambda: gate.entered)
+        path = path_of(gate.entered[0][0])
+        assert (await client.get(path))[0] == 200
+        assert (await client.get(path, headers={"Host": "elsewhere.example"}))[0] == 200
+        assert (await client.get(f"{path}x"))[0] == 401
+        assert (await client.get("/v2/"))[0] == 401
+        gate.open.set()
+        await removing
+        assert (await client.get(path))[0] == 401
+    assert not orphans(ollama) & raw_of(left)
+
+
+async def test_every_offer_has_a_name_of_its_own(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    for name in (NAME, OTHER):
+        await client.pull(name)
+    asked = [orjson.loads(request.body or b"")["model"] for request in ollama.requests if request.path == "/api/pull"]
+    assert len(asked) == len(set(asked)) == 2
+
+
+LOCAL, REMOTE = "http://127.0.0.1:11434", "http://192.0.2.7:11434"
+
+
+@pytest.mark.parametrize(
+    ("listen", "ollama", "advertised", "expected"),
+    [
+        ("127.0.0.1", LOCAL, "", "http://127.0.0.1:11435"),
+        ("0.0.0.0", LOCAL, "", "http://127.0.0.1:11435"),
+        ("0.0.0.0", "http://localhost:11434", "", "http://127.0.0.1:11435"),
+        ("::1", LOCAL, "", "http://localhost:11435"),
+        ("localhost", LOCAL, "", "http://localhost:11435"),
+        ("proxy.example", LOCAL, "", "http://proxy.example:11435"),
+        ("192.0.2.3", REMOTE, "", "http://192.0.2.3:11435"),
+        ("127.0.0.1", REMOTE, "http://host.docker.internal:11435", "http://host.docker.internal:11435"),
+        ("0.0.0.0", LOCAL, "https://proxy.example", "https://proxy.example"),
+    ],
+)
+def test_the_proxy_is_reached_where_it_listens(listen: str, ollama: str, advertised: str, expected: str) -> None:
+    config = OllamaConfig(url=ollama, advertise_url=advertised)
+    assert reached_at(config, Address(listen, 11435)) == expected
+
+
+def test_who_listens_on_all_of_ipv6_is_not_reached_over_ipv4() -> None:
+    """A listener there has IPV6_V6ONLY; `localhost` is what a model's name has room for."""
+    assert reached_at(OllamaConfig(url=LOCAL), Address("::", 11435)) == "http://localhost:11435"
+
+
+def test_towards_another_machine_it_is_the_address_of_the_way_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    class Probe:
+        def __init__(self, *arguments: Any) -> None:
+            asked.append(arguments)
+
+        def __enter__(self) -> "Probe":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def connect(self, target: Any) -> None:
+            asked.append(target)
+
+        def getsockname(self) -> tuple[str, int]:
+            return "192.0.2.3", 5
+
+    monkeypatch.setattr("proxy.registry.socket.socket", Probe)
+    assert reached_at(OllamaConfig(url=REMOTE), Address("0.0.0.0", 11435)) == "http://192.0.2.3:11435"
+    assert asked[1][0] == "192.0.2.7"
+
+
+def test_towards_a_machine_that_nobody_knows_it_is_this_one() -> None:
+    config = OllamaConfig(url="http://nowhere.invalid:11434")
+    assert reached_at(config, Address("0.0.0.0", 11435)) == "http://127.0.0.1:11435"
+
+
+# ---- asked for
+
+
+async def test_reclaim_removes_and_tells_what_it_has_removed(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama
+) -> None:
+    ollama.models[LEFT_TEMPORARY] = StandInModel()
+    small_first = sorted((len(content), digest_of(content)) for content in left.values())
+    expected = [{"digest": digest, "size": size} for size, digest in small_first if digest in raw_of(left)]
+    before = dict(ollama.blobs)
+    would = await swept(client, dry_run=True)
+    total = sum(size for size, digest in small_first if digest in raw_of(left))
+    assert would == {"dry_run": True, "blobs": expected, "models": [LEFT_TEMPORARY], "bytes": total}
+    assert ollama.blobs == before
+    assert LEFT_TEMPORARY in ollama.models
+    assert await swept(client, dry_run=False) == would | {"dry_run": False}
+    assert not orphans(ollama) & raw_of(left)
+    assert left_models(ollama) == []
+    nothing: dict[str, Any] = {"blobs": [], "models": [], "bytes": 0}
+    assert await swept(client) == {"dry_run": False, **nothing}
+    assert await swept(client, dry_run=True) == {"dry_run": True, **nothing}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Content-Type": "application/json"}, b"", 200),
+        ({"Content-Type": "application/json; charset=utf-8"}, b"{}", 200),
+        ({"Content-Type": "text/plain"}, b"{}", 415),
+        ({}, b"{}", 415),
+        ({"Content-Type": "application/json", "Origin": "http://elsewhere.example"}, b"{}", 403),
+        ({"Content-Type": "application/json"}, b"{", 400),
+        ({"Content-Type": "application/json"}, b"[]", 400),
+    ],
+    ids=str,
+)
+async def test_reclaim_needs_the_header_and_the_body_of_a_change(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    url = f"{client.url}/-/reclaim"
+    skipped = ["Content-Type"]
+    async with client.session.post(url, data=body, headers=headers, skip_auto_headers=skipped) as response:
+        assert response.status == status
+    assert bool(orphans(ollama) & raw_of(left)) is (status != 200)
+
+
+async def test_reclaim_is_a_change(left: dict[str, bytes], client: Client, ollama: StandInOllama) -> None:
+    status, _ = await client.get("/-/reclaim")
+    assert status == 404
+    assert raw_of(left) <= orphans(ollama)
+
+
+async def test_reclaim_while_a_pull_runs_takes_nothing_that_it_needs(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    ollama.hold_create = asyncio.Event()
+    pulling = asyncio.create_task(client.pull(NAME))
+    await eventually(lambda: created(ollama))
+    assert (await swept(client))["blobs"] == []
+    assert raw_of(files) <= set(ollama.blobs)
+    ollama.hold_create.set()
+    assert (await pulling)[-1] == SUCCESS
+    assert_clean(ollama)
+
+
+async def test_reclaim_without_ollama_is_an_error(
+    left: dict[str, bytes], client: Client, ollama: StandInOllama
+) -> None:
+    await ollama.close()
+    status, answer = await client.post("/-/reclaim", {})
+    assert status == 502
+    assert "cannot be reached" in orjson.loads(answer)["error"]
+    await ollama.start()
+    assert len((await swept(client))["blobs"]) == len(raw_of(left))
