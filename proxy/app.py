@@ -31,6 +31,7 @@ from proxy.pull.streams import MIB, Bandwidth, Streams
 from proxy.pull.transfer import Transfer
 from proxy.registry import PREFIX as REGISTRY
 from proxy.registry import Registry, reached_at
+from proxy.relay import STATUS
 from proxy.sources.plugins import build_sources
 from proxy.upstream import Upstream
 
@@ -44,6 +45,8 @@ FAREWELL_SECONDS = 1.5
 
 
 BLOBS = "/api/blobs/"
+CLIENT_LEFT = 499
+"""As nginx counts it."""
 
 
 class Backend:
@@ -140,11 +143,16 @@ class App:
             return refused
         began = time.monotonic()
         door, answering = self._door(request)
+        status = CLIENT_LEFT
         try:
             response = await answering
+            status = response.status
         except web.RequestPayloadError as error:
             response = error_response(f"the request's body cannot be read: {error}", HTTPStatus.BAD_REQUEST)
-        self._metrics.request(door, response.status, began)
+            status = response.status
+        finally:
+            # What is relayed tells its status there.
+            self._metrics.request(door, request.get(STATUS, status), began)
         return response
 
     def _door(self, request: web.BaseRequest) -> tuple[str, Awaitable[web.StreamResponse]]:

@@ -28,6 +28,8 @@ HOP_BY_HOP = frozenset(
     )
 )
 # Above so many bytes asyncio's and uvloop's transports ask their writer to wait.
+STATUS = web.RequestKey("status", int)
+"""Of the answer that a request was given by Ollama."""
 MOST_UNSENT = 64 * 1024
 LAST_CHUNK = b"0\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -211,6 +213,7 @@ class Relay:
         if not self.keep_alive:
             headers.append((b"Connection", b"close"))
         self._put_head(status, headers)
+        self._request[STATUS] = status
         self.begun = True
 
     def _put_head(self, status: int, headers: Headers) -> None:

@@ -103,6 +103,7 @@ class DeleteHandler:
         key = wanted.reference.key
         removal = self._removals[key] = asyncio.create_task(self._remove(wanted.reference, running))
         removal.add_done_callback(lambda _: self._removals.pop(key, None))
+        removal.add_done_callback(_log_failure)
         try:
             # It goes on although its client leaves.
             await asyncio.shield(removal)
@@ -115,6 +116,12 @@ class DeleteHandler:
             job.cancel(f"{reference.name} was removed while it was pulled; what was finished stays for the next pull")
         await asyncio.wait([job.task for job in running])
         await self._ollama.delete(reference.name)
+
+
+def _log_failure(removal: "asyncio.Task[None]") -> None:
+    """Its client may have left."""
+    if not removal.cancelled() and (error := removal.exception()) is not None:
+        log.warning("nothing was removed: %s", error)
 
 
 def _invite(request: web.BaseRequest) -> None:

@@ -84,6 +84,12 @@ class Job:
         """Whether it has nothing more to tell."""
         return self.cancelled or self.ended is not None
 
+    def close(self) -> None:
+        """For one that was cancelled before its first step, too."""
+        if self.ended is None:
+            self.state = State.FAILED
+            self.ended = datetime.now(UTC)
+
     def attached(self) -> None:
         self.clients += 1
         self._is_forsaken = False
@@ -206,6 +212,7 @@ class Jobs:
 
     def _end(self, job: Job, _: "asyncio.Task[None]") -> None:
         self._alive.remove(job)
+        job.close()
         if self._running.get(job.reference.key) is job:
             del self._running[job.reference.key]
         self._metrics.retries.inc(job.progress.retries)

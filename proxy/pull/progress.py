@@ -49,6 +49,9 @@ class Listener(Protocol):
 
     def retried(self) -> None: ...
 
+    def sent(self, size: int) -> None:
+        """Bytes that went to Ollama just now."""
+
 
 class Progress:
     """Where one pull stands. The pull writes it; any number of subscriptions read it."""
@@ -85,6 +88,9 @@ class Progress:
     def retried(self) -> None:
         self.retries += 1
 
+    def sent(self, size: int) -> None:
+        self._rate.add(size)
+
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
         if self._status != Line(text):
@@ -113,7 +119,6 @@ class Progress:
     def moved(self, digest: str, size: int) -> None:
         """So many more bytes of a blob have reached Ollama; less than zero takes them back."""
         if bar := self._bar_of.get(digest):
-            self._rate.add(size)
             line = self._bars[bar]
             self._bars[bar] = replace(line, completed=min(line.completed + size, line.total))
             self._publish(self._bars[bar])

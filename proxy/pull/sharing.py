@@ -68,6 +68,10 @@ class SharedUpload:
         for watcher in self._watchers:
             watcher.progress.retried()
 
+    def sent(self, size: int) -> None:
+        for watcher in self._watchers:
+            watcher.progress.sent(size)
+
     def _ended(self, task: "asyncio.Task[str]") -> None:
         self._withdraw()
         if not task.cancelled():

@@ -334,6 +334,7 @@ class _Upload:
         async def counted(piece: bytes) -> None:
             await write(piece)
             self.sent(len(piece))
+            self.fetching.progress.sent(len(piece))
             self._count(len(piece))
 
         return counted

@@ -1,0 +1,927 @@
+"""Pulls as jobs: who shares one, who may leave it, who waits for it, and how it ends before its time."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import hdrs
+
+from proxy.app import App
+from proxy.demo.creation import Creation
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.pull.jobs import Job
+from tests.support import Client, digest_of, eventually, fetched, settings
+
+NAME = "hf.co/acme/tiny:q4_K_M"
+SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"
+SUCCESS = {"status": "success"}
+SLOW = 200_000
+"""Bytes a second of `hub.line`: a tiny model is on its way for a quarter of a minute, until the line is opened."""
+WAITS = 20.0
+
+
+class Attached:
+    """A client in the midst of its pull; `lines` is what it has read."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._task = asyncio.create_task(self._read(client, name))
+
+    async def _read(self, client: Client, name: str) -> list[dict[str, Any]]:
+        async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
+            assert response.status == 200
+            async for line in response.content:
+                self.lines.append(orjson.loads(line))
+        return self.lines
+
+    @property
+    def statuses(self) -> list[str]:
+        """Of the lines without a digest."""
+        return [line["status"] for line in self.lines if "status" in line and "digest" not in line]
+
+    @property
+    def waited(self) -> list[str]:
+        return [status for status in self.statuses if status.startswith("waiting for ")]
+
+    @property
+    def completed(self) -> int:
+        """The sum of the newest line of each bar."""
+        return sum({line["digest"]: line.get("completed", 0) for line in self.lines if "digest" in line}.values())
+
+    async def end(self) -> dict[str, Any]:
+        """The last line."""
+        async with asyncio.timeout(WAITS):
+            return (await self._task)[-1]
+
+    async def leave(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+@asynccontextmanager
+async def proxying(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
+) -> AsyncIterator[tuple[App, Client]]:
+    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
+        yield app, Client(app.address.url, session)
+
+
+def newest(app: App) -> Job:
+    return app._jobs.all()[0]
+
+
+def brought(hub: StandInHub, path: str = "safetensors") -> int:
+    """Bytes of weights that left the Hub."""
+    return sum(request.body_bytes for request in fetched(hub, path))
+
+
+def weights_of(files: dict[str, bytes]) -> dict[str, int]:
+    """Digest → size."""
+    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+
+
+def uploads(ollama: StandInOllama, digests: Iterable[str]) -> list[str]:
+    sent = [request.path.rpartition("/")[2] for request in ollama.requests if request.method == hdrs.METH_POST]
+    return [digest for digest in sent if digest in set(digests)]
+
+
+def created(ollama: StandInOllama) -> list[str]:
+    """The names of the models that Ollama was told to create."""
+    return [orjson.loads(request.body or b"{}")["model"] for request in asked(ollama, "/api/create")]
+
+
+def asked(ollama: StandInOllama, path: str) -> list[Any]:
+    return [request for request in ollama.requests if request.path == path]
+
+
+async def remove(client: Client, **body: str) -> tuple[int, bytes]:
+    async with client.session.delete(f"{client.url}/api/delete", json=body) as response:
+        return response.status, await response.read()
+
+
+@pytest.fixture
+def files(hub: StandInHub) -> dict[str, bytes]:
+    """A model that is on its way until `hub.line` is None."""
+    files = tiny_llama()
+    hub.add("acme/tiny", files)
+    hub.line = SLOW
+    return files
+
+
+@pytest.fixture
+def size(files: dict[str, bytes]) -> int:
+    return len(files["model.safetensors"])
+
+
+async def begun(app: App, client: Client, name: str = NAME) -> Attached:
+    """A client of a pull of which some bytes have reached Ollama, and most have not."""
+    attached = Attached(client, name)
+    await eventually(lambda: attached.completed, WAITS)
+    assert newest(app).state == "transferring"
+    return attached
+
+
+# One job for all who want the same model
+
+
+async def test_two_clients_of_one_name_share_one_job_whatever_its_case(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = tiny_llama(shards=3)
+    hub.add("acme/tiny", files)
+    hub.line = SLOW
+    first = await begun(app, client)
+    seen = first.completed
+    second = Attached(client, SAME_NAME)
+    await eventually(lambda: len(second.lines) > 3)
+    assert len(app._jobs.all()) == 1
+    assert newest(app).clients == 2
+    hub.line = None
+    assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
+    assert created(ollama) == [NAME]
+    assert brought(hub) == sum(weights_of(files).values())
+    assert sorted(uploads(ollama, weights_of(files))) == sorted(weights_of(files))
+    assert second.lines[0] == {"status": "pulling manifest"}
+    present = second.lines[1:4]
+    assert {bar["digest"]: bar["total"] for bar in present} == weights_of(files)
+    assert seen <= sum(bar.get("completed", 0) for bar in present) < sum(weights_of(files).values())
+    assert second.statuses == first.statuses
+    last = [{line["digest"]: line for line in one.lines if "digest" in line} for one in (first, second)]
+    assert last[0] == last[1]
+
+
+async def test_who_waits_for_one_answer_joins_the_same_job(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    first = await begun(app, client)
+    second = asyncio.create_task(client.pull_at_once(SAME_NAME))
+    await eventually(lambda: newest(app).clients == 2)
+    hub.line = None
+    assert await second == (200, SUCCESS)
+    assert await first.end() == SUCCESS
+    assert created(ollama) == [NAME]
+    assert brought(hub) == size
+
+
+async def test_who_comes_while_the_model_is_made_reads_what_was_and_what_comes(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    first = Attached(client, NAME)
+    await eventually(lambda: created(ollama), WAITS)
+    second = Attached(client, NAME)
+    await eventually(lambda: second.statuses == ["pulling manifest", "converting model"])
+    assert second.completed == size
+    ollama.hold_create.set()
+    assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
+    assert created(ollama) == [NAME]
+
+
+async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_nothing_is_to_linger(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
+) -> None:
+    async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
+        first = await begun(app, client)
+        stays = [Attached(client, NAME), Attached(client, NAME)]
+        await eventually(lambda: newest(app).clients == 3)
+        await first.leave()
+        await eventually(lambda: newest(app).clients == 2)
+        reached = stays[0].completed
+        await eventually(lambda: stays[0].completed > reached)
+        ollama.hold_create = asyncio.Event()
+        hub.line = None
+        await eventually(lambda: created(ollama), WAITS)
+        await stays.pop().leave()
+        await eventually(lambda: newest(app).clients == 1)
+        ollama.hold_create.set()
+        assert await stays[0].end() == SUCCESS
+        assert len(app._jobs.all()) == 1
+    assert brought(hub) == size
+
+
+async def test_a_new_pull_goes_on_with_the_one_that_everybody_left(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    first = await begun(app, client)
+    await first.leave()
+    await eventually(lambda: newest(app).clients == 0)
+    left_at = newest(app).progress.completed
+    await eventually(lambda: newest(app).progress.completed > left_at)
+    second = Attached(client, NAME)
+    await eventually(lambda: second.completed > left_at)
+    hub.line = None
+    assert await second.end() == SUCCESS
+    assert brought(hub) == size
+    assert len(app._jobs.all()) == 1
+    assert created(ollama) == [NAME]
+
+
+async def test_a_pull_that_everybody_left_becomes_a_model_while_it_lingers(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    first = await begun(app, client)
+    await first.leave()
+    await eventually(lambda: newest(app).clients == 0)
+    hub.line = None
+    await eventually(lambda: newest(app).state == "done", WAITS)
+    assert NAME in ollama.models
+
+
+@pytest.mark.parametrize("linger", [0, 0.3])
+async def test_a_pull_ends_when_it_has_lingered_and_the_next_moves_only_what_was_not_finished(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, linger: float
+) -> None:
+    files = tiny_llama(shards=4)
+    hub.add("acme/tiny", files)
+    last = "model-00004-of-00004.safetensors"
+    hub.faults.append(Fault(last, "hang", after=500_000))
+    finished = set(weights_of(files)) - {digest_of(files[last])}
+    async with proxying(hub, ollama, session, pull={"linger": linger}) as (app, client):
+        first = Attached(client, NAME)
+        await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last), WAITS)
+        await first.leave()
+        await eventually(lambda: newest(app).ended is not None)
+        [ended] = orjson.loads((await client.get("/-/pulls"))[1])
+        assert ended["state"] == "failed"
+        assert "its clients left" in ended["error"]
+        assert not created(ollama)
+        hub.requests.clear()
+        assert (await client.pull(NAME))[-1] == SUCCESS
+    assert {request.path.partition("?")[0].rpartition("/")[2] for request in fetched(hub, "safetensors")} == {last}
+    assert brought(hub) == len(files[last])
+    assert created(ollama) == [NAME]
+
+
+async def test_who_comes_back_in_time_stops_the_clock(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
+) -> None:
+    linger = 2.0
+    async with proxying(hub, ollama, session, pull={"linger": linger}) as (app, client):
+        first = await begun(app, client)
+        await first.leave()
+        await eventually(lambda: newest(app).clients == 0)
+        second = Attached(client, NAME)
+        await eventually(lambda: newest(app).clients == 1)
+        await asyncio.sleep(linger + 0.2)
+        hub.line = None
+        assert await second.end() == SUCCESS
+        assert len(app._jobs.all()) == 1
+    assert brought(hub) == size
+
+
+@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("reclaim", [False, True])
+async def test_a_create_that_has_begun_ends_in_a_model_although_all_have_left_and_nothing_is_to_linger(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    name = f"hf.co/acme/tiny:{tag}"
+    async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim}) as (app, client):
+        first = Attached(client, name)
+        await eventually(lambda: created(ollama), WAITS)
+        await first.leave()
+        await eventually(lambda: newest(app)._is_forsaken)
+        ollama.hold_create.set()
+        await eventually(lambda: newest(app).ended, WAITS)
+        assert (newest(app).state, newest(app).error) == ("done", None)
+    assert list(ollama.models) == [name]
+    assert ollama.abandoned_creates == 0
+
+
+async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_left(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
+) -> None:
+    hub.add("acme/other", tiny_llama(seed=1))
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
+        first = Attached(client, "hf.co/acme/other")
+        await eventually(lambda: created(ollama), WAITS)
+        second = Attached(client, NAME)
+        await eventually(lambda: second.waited == ["waiting for another model to be made"], WAITS)
+        await second.leave()
+        await eventually(lambda: newest(app).ended)
+        assert newest(app).state == "failed"
+        ollama.hold_create.set()
+        assert await first.end() == SUCCESS
+    assert list(ollama.models) == ["hf.co/acme/other:latest"]
+
+
+# What different models share
+
+
+@pytest.fixture
+def copy(hub: StandInHub, files: dict[str, bytes]) -> None:
+    """Other repositories with the same weights."""
+    for name in ("acme/copy", "acme/third"):
+        hub.add(name, files | {"config.json": files["config.json"] + b" " * len(name)})
+
+
+SHARING = [("hf.co/acme/tiny:f16", "hf.co/acme/copy:f16"), ("hf.co/acme/tiny:q8_0", "hf.co/acme/tiny:q4_K_M")]
+
+
+@pytest.mark.parametrize("names", SHARING)
+async def test_a_file_of_two_models_moves_once(
+    client: Client,
+    app: App,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    files: dict[str, bytes],
+    copy: None,
+    names: tuple[str, str],
+) -> None:
+    size = len(files["model.safetensors"])
+    first = await begun(app, client, names[0])
+    seen = first.completed
+    second = await begun(app, client, names[1])
+    assert len(app._jobs.all()) == 2
+    hub.line = None
+    assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
+    assert brought(hub) == size
+    assert len(uploads(ollama, ollama.blobs)) == len(set(uploads(ollama, ollama.blobs)))
+    assert sorted(ollama.models) == sorted(names)
+    bars = [line.get("completed", 0) for line in second.lines if line.get("digest") in weights_of(files)]
+    assert next(filter(None, bars)) >= seen
+    assert bars[-1] == size
+
+
+@pytest.mark.parametrize("names", SHARING)
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_the_transfer_goes_on_for_one_model_when_the_other_is_cancelled(
+    client: Client,
+    app: App,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    files: dict[str, bytes],
+    copy: None,
+    names: tuple[str, str],
+    cancelled: int,
+) -> None:
+    both = [await begun(app, client, names[0]), await begun(app, client, names[1])]
+    assert await remove(client, model=names[cancelled]) == (200, b"")
+    assert set(await both[cancelled].end()) == {"error"}
+    stays = both[1 - cancelled]
+    reached = stays.completed
+    await eventually(lambda: stays.completed > reached, WAITS)
+    hub.line = None
+    assert await stays.end() == SUCCESS
+    assert list(ollama.models) == [names[1 - cancelled]]
+    assert brought(hub) == len(files["model.safetensors"])
+    assert uploads(ollama, weights_of(files)) == list(weights_of(files))
+
+
+async def test_a_transfer_that_all_its_models_leave_ends_and_begins_anew_for_the_next(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], size: int, copy: None
+) -> None:
+    names = SHARING[0]
+    both = [await begun(app, client, name) for name in names]
+    for name, attached in zip(names, both, strict=True):
+        await remove(client, model=name)
+        await attached.end()
+    at_the_end = brought(hub)
+    assert at_the_end < size
+    hub.line = None
+    assert (await client.pull(names[1]))[-1] == SUCCESS
+    assert brought(hub) - at_the_end == size
+    assert uploads(ollama, weights_of(files)) == list(weights_of(files)) * 2
+
+
+async def test_a_file_that_arrives_damaged_twice_ends_its_pull_and_the_other_tries_by_itself(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], size: int, copy: None
+) -> None:
+    hub.faults.append(Fault("model.safetensors", "corrupt", after=size - 1, times=2))
+    both = [await begun(app, client, name) for name in SHARING[0]]
+    hub.line = None
+    assert "acme/tiny/model.safetensors arrived damaged" in (await both[0].end())["error"]
+    assert await both[1].end() == SUCCESS
+    assert list(ollama.models) == [SHARING[0][1]]
+    assert brought(hub) == 3 * size
+    assert uploads(ollama, weights_of(files)) == list(weights_of(files)) * 3
+    assert ollama.blobs[digest_of(files["model.safetensors"])] == size
+
+
+async def test_those_who_try_again_after_a_failed_transfer_share_the_next(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, copy: None
+) -> None:
+    hub.faults.append(Fault("model.safetensors", "corrupt", after=size - 1, times=2))
+    names = [*SHARING[0], "hf.co/acme/third:f16"]
+    async with proxying(hub, ollama, session, pull={"jobs": 3}) as (app, client):
+        all_three = [await begun(app, client, name) for name in names]
+        hub.line = None
+        ends = [await attached.end() for attached in all_three]
+    assert "arrived damaged" in ends[0]["error"]
+    assert ends[1:] == [SUCCESS, SUCCESS]
+    assert brought(hub) == 3 * size
+
+
+async def test_a_file_that_never_comes_is_an_error_for_each_model_that_names_its_own_repository(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], copy: None
+) -> None:
+    hub.faults.append(Fault("model.safetensors", "short", after=200_000, times=-1))
+    both = [await begun(app, client, name) for name in SHARING[0]]
+    hub.line = None
+    errors = [(await attached.end())["error"] for attached in both]
+    assert "acme/tiny/model.safetensors" in errors[0]
+    assert "acme/copy/model.safetensors" in errors[1]
+    assert not ollama.models
+    assert not weights_of(files).keys() & ollama.blobs.keys()
+
+
+# Crowds
+
+
+@pytest.fixture
+async def crowd(app: App) -> AsyncIterator[Client]:
+    """A client of as many connections as anybody wants."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield Client(app.address.url, session)
+
+
+async def test_a_hundred_clients_cost_one_transfer(
+    crowd: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    streams = [await begun(app, crowd)]
+    streams += [Attached(crowd, (NAME, SAME_NAME)[number % 2]) for number in range(49)]
+    answers = [asyncio.create_task(crowd.pull_at_once(NAME)) for _ in range(50)]
+    await eventually(lambda: newest(app).clients == 100, WAITS)
+    hub.line = None
+    assert [await stream.end() for stream in streams] == [SUCCESS] * 50
+    assert await asyncio.gather(*answers) == [(200, SUCCESS)] * 50
+    assert len(app._jobs.all()) == 1
+    assert len(created(ollama)) == 1
+    assert brought(hub) == size
+    assert newest(app).clients == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_clients_that_come_and_go_at_random_never_disturb_each_other(
+    crowd: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    hub.line = size // 2
+    stayed: list[object] = []
+
+    async def visit(comes: float, stays: float | None, *, streams: bool) -> None:
+        await asyncio.sleep(comes)
+        if stays is None:
+            stayed.append((await crowd.pull(NAME))[-1] if streams else (await crowd.pull_at_once(NAME))[1])
+            return
+        visitor = asyncio.create_task(crowd.post("/api/pull", {"model": NAME, "stream": streams}))
+        await asyncio.wait([visitor], timeout=stays)
+        if visitor.done():
+            stayed.append(orjson.loads((await visitor)[1].splitlines()[-1]))
+        visitor.cancel()
+        await asyncio.wait([visitor])
+
+    plans = [
+        (rng.uniform(0, 2.5), None if rng.random() < 0.3 else rng.uniform(0, 1.5), rng.random() < 0.7)
+        for _ in range(60)
+    ]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(visit(comes, stays, streams=streams) for comes, stays, streams in plans))
+    assert len(stayed) >= len([stays for _, stays, _ in plans if stays is None])
+    assert all(last == SUCCESS for last in stayed)
+    await eventually(lambda: newest(app).ended, WAITS)
+    assert {job.state for job in app._jobs.all()} == {"done"}
+    assert brought(hub) == size
+    assert len(created(ollama)) == 1
+
+
+# Turns
+
+
+def repositories(hub: StandInHub, count: int) -> list[str]:
+    """The names of so many different models, f16."""
+    for number in range(count):
+        hub.add(f"acme/m{number}", tiny_llama(seed=number))
+    hub.line = SLOW
+    return [f"hf.co/acme/m{number}:f16" for number in range(count)]
+
+
+async def in_line(app: App, client: Client, names: Iterable[str]) -> list[Attached]:
+    """A client for each name, which came in that order."""
+    clients = []
+    for name in names:
+        one = Attached(client, name)
+        await eventually(lambda one=one: one.completed or one.waited, WAITS)  # type: ignore[misc]
+        clients.append(one)
+    return clients
+
+
+def came_for(hub: StandInHub) -> list[str]:
+    """The repositories whose weights were fetched, in that order."""
+    return list(dict.fromkeys(request.path.split("/")[3] for request in fetched(hub, "safetensors")))
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+async def test_pulls_beyond_the_limit_wait_in_the_order_in_which_they_came_and_say_for_how_many(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, jobs: int
+) -> None:
+    names = repositories(hub, 5)
+    async with proxying(hub, ollama, session, pull={"jobs": jobs}) as (app, client):
+        clients = await in_line(app, client, names)
+        states = [str(job.state) for job in reversed(app._jobs.all())]
+        assert states == ["transferring"] * jobs + ["waiting"] * (5 - jobs)
+        assert came_for(hub) == [f"m{number}" for number in range(jobs)]
+        hub.line = None
+        assert [await one.end() for one in clients] == [SUCCESS] * 5
+    assert came_for(hub) == [f"m{number}" for number in range(5)]
+    for place, one in enumerate(clients):
+        waited = [line for line in one.waited if line != "waiting for another model to be made"]
+        assert waited == [f"waiting for {before} pulls" for before in range(place, jobs - 1, -1)]
+    if jobs == 1:
+        assert created(ollama) == names
+    assert sorted(ollama.models) == sorted(names)
+
+
+async def test_a_waiting_pull_that_is_cancelled_or_left_leaves_the_line(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    names = repositories(hub, 4)
+    async with proxying(hub, ollama, session, pull={"jobs": 1, "linger": 0}) as (app, client):
+        clients = await in_line(app, client, names)
+        assert await remove(client, model=names[1]) == (200, b"")
+        assert "was removed" in (await clients[1].end())["error"]
+        await eventually(lambda: clients[3].waited[-1] == "waiting for 2 pulls")
+        await clients[2].leave()
+        await eventually(lambda: clients[3].waited[-1] == "waiting for 1 pulls")
+        hub.line = None
+        assert [await clients[0].end(), await clients[3].end()] == [SUCCESS] * 2
+    assert came_for(hub) == ["m0", "m3"]
+    assert created(ollama) == [names[0], names[3]]
+
+
+async def test_a_pull_that_fails_gives_its_turn_to_the_next(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    names = repositories(hub, 2)
+    hub.faults.append(Fault("model.safetensors", "corrupt", after=3_000_000, times=2))
+    async with proxying(hub, ollama, session, pull={"jobs": 1}) as (app, client):
+        clients = await in_line(app, client, names)
+        hub.line = None
+        assert "arrived damaged" in (await clients[0].end())["error"]
+        assert await clients[1].end() == SUCCESS
+    assert list(ollama.models) == [names[1]]
+
+
+async def test_what_needs_no_bytes_waits_for_nobody(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    names = repositories(hub, 2)
+    async with proxying(hub, ollama, session, pull={"jobs": 1}) as (app, client):
+        hub.line = None
+        assert (await client.pull(names[1]))[-1] == SUCCESS
+        hub.line = SLOW
+        first = await begun(app, client, names[0])
+        lines = await client.pull(names[1])
+        refused = await client.pull("hf.co/acme/m1:q5_k_m")
+        assert lines[-1] == SUCCESS
+        assert "cannot quantize" in refused[-1]["error"]
+        assert not [line for line in lines + refused if str(line.get("status")).startswith("waiting")]
+        assert app._jobs.all()[-1].state == "done"
+        assert first.lines[-1].get("completed", 0) > 0
+        assert [job.state for job in app._jobs.all() if job.ended is None] == ["transferring"]
+        hub.line = None
+        assert await first.end() == SUCCESS
+
+
+# Creates
+
+
+@pytest.mark.parametrize("reclaim", [False, True])
+async def test_creates_run_one_at_a_time(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    reclaim: bool,
+) -> None:
+    at_once: list[int] = []
+    running = 0
+    run = Creation.run
+
+    async def watched(creation: Creation) -> None:
+        nonlocal running
+        running += 1
+        at_once.append(running)
+        try:
+            await asyncio.sleep(0.05)
+            await run(creation)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(Creation, "run", watched)
+    names = [name.replace("f16", "q8_0") for name in repositories(hub, 4)]
+    hub.line = None
+    async with proxying(hub, ollama, session, pull={"jobs": 4}, ollama={"reclaim": reclaim}) as (_, client):
+        ends = await asyncio.gather(*(client.pull(name) for name in names))
+    assert [lines[-1] for lines in ends] == [SUCCESS] * 4
+    assert at_once == [1] * (8 if reclaim else 4)
+
+
+async def test_who_waits_for_another_models_create_is_told_so(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    names = repositories(hub, 2)
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    first = Attached(client, names[0])
+    await eventually(lambda: created(ollama), WAITS)
+    second = Attached(client, names[1])
+    await eventually(lambda: second.waited == ["waiting for another model to be made"], WAITS)
+    assert created(ollama) == [names[0]]
+    assert not first.waited
+    ollama.hold_create.set()
+    assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
+    assert created(ollama) == names
+
+
+# DELETE of a model that is being pulled
+
+
+@pytest.mark.parametrize("body", [{"model": SAME_NAME}, {"name": NAME}, {"Model": NAME, "name": "other"}])
+async def test_removing_a_model_in_transfer_ends_its_pull_and_is_well_although_ollama_has_none(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], body: dict[str, str]
+) -> None:
+    hub.add("acme/other", tiny_llama(seed=1))
+    first = await begun(app, client)
+    second = asyncio.create_task(client.pull_at_once(NAME))
+    await eventually(lambda: newest(app).clients == 2)
+    assert await remove(client, **body) == (200, b"")
+    error = (await first.end())["error"]
+    assert "was removed while it was pulled" in error
+    assert await second == (500, {"error": error})
+    assert (newest(app).state, newest(app).error) == ("failed", error)
+    assert len(asked(ollama, "/api/delete")) == 1
+    hub.line = None
+    assert (await client.pull("hf.co/acme/other"))[-1] == SUCCESS
+    assert created(ollama) == ["hf.co/acme/other:latest"]
+    assert not weights_of(files).keys() & ollama.blobs.keys()
+    assert brought(hub, "acme/tiny/") < len(files["model.safetensors"])
+
+
+@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("reclaim", [False, True])
+async def test_a_create_is_read_to_its_end_before_its_model_is_removed(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    name = f"hf.co/acme/tiny:{tag}"
+    async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
+        first = Attached(client, name)
+        await eventually(lambda: created(ollama), WAITS)
+        removing = asyncio.create_task(remove(client, model=name))
+        assert "was removed while it was pulled" in (await first.end())["error"]
+        assert not removing.done()
+        assert not asked(ollama, "/api/delete")
+        ollama.hold_create.set()
+        assert await removing == (200, b"")
+        assert newest(app).state == "failed"
+        assert len(created(ollama)) == 1
+        assert ollama.requests[-1].path == "/api/delete"
+    assert ollama.abandoned_creates == 0
+    assert name not in ollama.models
+
+
+async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_create_goes_on(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    first = asyncio.create_task(client.pull_at_once(NAME))
+    await eventually(lambda: created(ollama), WAITS)
+    removing = asyncio.create_task(remove(client, model=NAME))
+    status, answer = await first
+    assert not removing.done()
+    ollama.hold_create.set()
+    assert await removing == (200, b"")
+    assert (status, list(answer)) == (500, ["error"])
+    assert "was removed while it was pulled" in answer["error"]
+
+
+async def test_removing_goes_on_although_its_client_leaves(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    first = Attached(client, NAME)
+    await eventually(lambda: created(ollama), WAITS)
+    removing = asyncio.create_task(remove(client, model=NAME))
+    await first.end()
+    removing.cancel()
+    await asyncio.wait([removing])
+    ollama.hold_create.set()
+    await eventually(lambda: asked(ollama, "/api/delete"))
+    await eventually(lambda: NAME not in ollama.models)
+    assert ollama.abandoned_creates == 0
+
+
+async def test_removing_a_model_that_is_being_updated_removes_the_old_one_too(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    hub.line = None
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    hub.repositories["acme/tiny"].update(tiny_llama(seed=1))
+    hub.line = SLOW
+    second = await begun(app, client)
+    assert NAME in ollama.models
+    assert await remove(client, model=NAME) == (200, b"")
+    assert set(await second.end()) == {"error"}
+    assert not ollama.models
+
+
+async def test_removing_another_model_leaves_a_pull_alone(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    first = await begun(app, client)
+    assert (await remove(client, model="hf.co/acme/tiny:q8_0"))[0] == 404
+    hub.line = None
+    assert await first.end() == SUCCESS
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "hf.co/acme/tiny:q4_K_M"}',
+        b'{"name": "HF.CO/acme/tiny:q4_K_M"}',
+        b'{"model": "hf.co/acme/none"}',
+        b'{"model": "llama3.2"}',
+        b'{"model": "a b"}',
+        b'{"model": ""}',
+        b"{",
+        b"",
+    ],
+)
+async def test_removing_a_model_that_nobody_pulls_is_answered_by_ollama_itself(
+    client: Client, hub: StandInHub, ollama: StandInOllama, size: int, body: bytes
+) -> None:
+    hub.line = None
+    answers = []
+    for url in (client.url, ollama.url):
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        async with client.session.delete(f"{url}/api/delete", data=body) as response:
+            headers = {name: value for name, value in response.headers.items() if name not in (hdrs.DATE, hdrs.SERVER)}
+            answers.append((response.status, headers, await response.read(), list(ollama.models)))
+    assert answers[0] == answers[1]
+
+
+async def test_a_model_whose_pull_was_cancelled_can_be_pulled_again_at_once(
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
+) -> None:
+    first = await begun(app, client)
+    removing = asyncio.create_task(remove(client, model=NAME))
+    assert set(await first.end()) == {"error"}
+    hub.line = None
+    assert await removing == (200, b"")
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert [job.state for job in app._jobs.all()] == ["done", "failed"]
+    assert list(ollama.models) == [NAME]
+
+
+@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("reclaim", [False, True])
+async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_create(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    name = f"hf.co/acme/tiny:{tag}"
+    async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
+        first = Attached(client, name)
+        await eventually(lambda: created(ollama), WAITS)
+        removing = asyncio.create_task(remove(client, model=name))
+        assert set(await first.end()) == {"error"}
+        second = Attached(client, name)
+        await eventually(lambda: second.waited, WAITS)
+        assert not removing.done()
+        ollama.hold_create.set()
+        assert await removing == (200, b"")
+        assert await second.end() == SUCCESS
+        assert [job.state for job in app._jobs.all()] == ["done", "failed"]
+    assert list(ollama.models) == [name]
+    assert ollama.abandoned_creates == 0
+    assert brought(hub) == size
+
+
+# The proxy's own end
+
+
+AGAIN = "the proxy is shutting down; pull again when it is back"
+
+
+@asynccontextmanager
+async def ending(app: App) -> AsyncIterator[None]:
+    """The block runs while the proxy ends, which takes less than the 5 s that a service manager may give."""
+    async with asyncio.timeout(5):
+        closing = asyncio.create_task(app.close())
+        try:
+            yield
+        finally:
+            await closing
+
+
+async def test_an_end_in_transfer_tells_every_client_to_pull_again(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
+) -> None:
+    hub.add("acme/other", tiny_llama(seed=1))
+    app = await App(settings(hub.endpoint, ollama.url, pull={"jobs": 1})).__aenter__()
+    client = Client(app.address.url, session)
+    first = await begun(app, client)
+    second = Attached(client, "hf.co/acme/other")
+    await eventually(lambda: second.waited, WAITS)
+    third = asyncio.create_task(client.pull_at_once(NAME))
+    await eventually(lambda: app._jobs.all()[1].clients == 2)
+    async with ending(app):
+        assert AGAIN in (await first.end())["error"]
+        assert AGAIN in (await second.end())["error"]
+        status, answer = await third
+        assert status == 500
+        assert AGAIN in answer["error"]
+    assert not created(ollama)
+
+
+@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    name = f"hf.co/acme/tiny:{tag}"
+    app = await App(settings(hub.endpoint, ollama.url)).__aenter__()
+    client = Client(app.address.url, session)
+    first = Attached(client, name)
+    second = asyncio.create_task(client.pull_at_once(name))
+    await eventually(lambda: created(ollama) and newest(app).clients == 2, WAITS)
+    async with ending(app):
+        assert AGAIN in (await first.end())["error"]
+        status, answer = await second
+        assert (status, list(answer)) == (500, ["error"])
+        assert AGAIN in answer["error"]
+
+
+async def test_a_create_that_ends_soon_is_read_to_its_end_by_the_proxy_itself(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_go: list[object] = []
+    monkeypatch.setattr("proxy.ollama.read_on", let_go.append)
+    monkeypatch.setattr("proxy.pull.jobs.CREATE_SECONDS", 3)
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    app = await App(settings(hub.endpoint, ollama.url)).__aenter__()
+    first = Attached(Client(app.address.url, session), NAME)
+    await eventually(lambda: created(ollama), WAITS)
+    async with ending(app):
+        assert AGAIN in (await first.end())["error"]
+        ollama.hold_create.set()
+    assert not let_go
+    assert ollama.abandoned_creates == 0
+    assert NAME in ollama.models
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, stream: bool
+) -> None:
+    hub.line = None
+    ollama.hold_create = asyncio.Event()
+    app = await App(settings(hub.endpoint, ollama.url)).__aenter__()
+    client = Client(app.address.url, session)
+    first = Attached(client, NAME)
+    await eventually(lambda: created(ollama), WAITS)
+    async with ending(app):
+        assert AGAIN in (await first.end())["error"]
+        status, answer = await client.post("/api/pull", {"model": "hf.co/acme/tiny:q8_0", "stream": stream})
+        assert status == (200 if stream else 500)
+        assert AGAIN in orjson.loads(answer.splitlines()[-1]).get("error", "")
+
+
+async def test_what_was_finished_before_the_end_is_not_fetched_again_after_it(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    files = tiny_llama(shards=4)
+    hub.add("acme/tiny", files)
+    last = "model-00004-of-00004.safetensors"
+    hub.faults.append(Fault(last, "hang", after=500_000))
+    finished = set(weights_of(files)) - {digest_of(files[last])}
+    async with proxying(hub, ollama, session) as (_, client):
+        first = Attached(client, NAME)
+        await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last), WAITS)
+    assert AGAIN in (await first.end())["error"]
+    hub.requests.clear()
+    async with proxying(hub, ollama, session) as (_, client):
+        assert (await client.pull(NAME))[-1] == SUCCESS
+    assert brought(hub) == len(files[last])
