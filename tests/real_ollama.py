@@ -1,7 +1,9 @@
 """A real Ollama of our own: `$OLLAMA_BIN`, or `ollama` on the PATH, with a store that goes when the tests end."""
 
 import asyncio
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+BLOB = re.compile(r"sha256-[0-9a-f]{64}")
 BINARY = os.environ.get("OLLAMA_BIN") or shutil.which("ollama")
 START_SECONDS = 60
 
@@ -55,6 +58,70 @@ class RealOllama:
         assert process.returncode is not None
         return process.returncode, output.decode()
 
+    @property
+    def version(self) -> tuple[int, int]:
+        with urllib.request.urlopen(f"{self.url}/api/version", timeout=5) as answer:
+            major, minor = str(json.load(answer)["version"]).split(".")[:2]
+        return int(major), int(minor)
+
+    @property
+    def keeps_what_it_converts(self) -> bool:
+        """From v0.30 on the F16 GGUF that its converter writes stays in the store under a digest that it tells nobody:
+        a model gets a copy of it.
+        """
+        return self.version >= (0, 30)
+
+    @property
+    def blobs(self) -> dict[str, int]:
+        """Digest → size, of those that are finished."""
+        return {
+            name.replace("-", ":", 1): size for name, size in self._stored().items() if BLOB.fullmatch(name) is not None
+        }
+
+    @property
+    def half_written(self) -> list[Path]:
+        """What Ollama has begun and not finished; it removes that at a start, once it is an hour old."""
+        return [self.home / "models" / "blobs" / name for name in self._stored() if not BLOB.fullmatch(name)]
+
+    def _stored(self) -> dict[str, int]:
+        sizes = {}
+        for path in (self.home / "models" / "blobs").glob("*"):
+            try:
+                sizes[path.name] = path.stat().st_size
+            except FileNotFoundError:  # it is gone since it was listed
+                continue
+        return sizes
+
+    @property
+    def named_by_models(self) -> set[str]:
+        """The digests in all manifests."""
+        manifests = [
+            json.loads(path.read_bytes()) for path in (self.home / "models" / "manifests").rglob("*") if path.is_file()
+        ]
+        return {layer["digest"] for manifest in manifests for layer in (*manifest["layers"], manifest["config"])}
+
+    @property
+    def orphans(self) -> dict[str, int]:
+        """Blobs that no model names, with their sizes."""
+        named = self.named_by_models
+        return {digest: size for digest, size in self.blobs.items() if digest not in named}
+
+    def begins_with(self, digest: str) -> bytes:
+        """The first four bytes of a blob."""
+        with (self.home / "models" / "blobs" / digest.replace(":", "-")).open("rb") as blob:
+            return blob.read(4)
+
+    def asked_since(self, position: int) -> list[tuple[str, str]]:
+        """Method and path of the requests in its log, from where `log_size` was."""
+        with (self.home / "log").open("rb") as log:
+            log.seek(position)
+            text = log.read().decode(errors="replace")
+        return re.findall(r'\| +(GET|HEAD|POST|DELETE) +"([^"]+)"', text)
+
+    @property
+    def log_size(self) -> int:
+        return (self.home / "log").stat().st_size
+
     async def gguf_of(self, name: str) -> bytes:
         """What a model's weights are made of."""
         _, modelfile = await self.cli(self.url, "show", "--modelfile", name)
@@ -82,6 +149,7 @@ def running(home: Path) -> Iterator[RealOllama]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
+    home.mkdir(exist_ok=True)
     ollama = RealOllama(BINARY, f"http://{host}", home, [])
     try:
         ollama.start()

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -51,7 +52,10 @@ class Installed:
     async def same_weights(self, reference: ModelReference, plan: Plan) -> dict[str, str] | None:
         """The files that the model could be made of anew, where all but its weights is to change."""
         record = self._journal.record(reference.key)
-        if record is None or plan.base is not None or record.weights != weights_identity(plan):
+        # A template of one's own takes no account of the authors' in the weights, whichever of the two was first.
+        bare = replace(plan, settings=msgspec.structs.replace(plan.settings, template=None))
+        alike = (weights_identity(plan), weights_identity(bare))
+        if record is None or plan.base is not None or record.weights not in alike:
             return None
         if not await self._is_there(reference, record):
             return None

@@ -187,9 +187,10 @@ class Journal:
             self.end_kept_of(model)
 
     def release(self, pull: int) -> None:
-        """Its model is made, and what it was made of is needed no more; what comes now is cleaning up."""
-        self.need_no_more(pull)
-        self._do("UPDATE pulls SET temporary = NULL WHERE id = ?", pull)
+        """Its model is made, and what it or others had kept for it is needed no more; what comes now is cleaning up."""
+        for (model,) in self._do("SELECT model FROM pulls WHERE id = ?", pull):
+            self.release_kept_of(model)
+        self._release(pull)
 
     def kept_since(self, model: str) -> float | None:
         """When a pull of it began that broke off, and that nobody has gone on with."""
@@ -199,7 +200,11 @@ class Journal:
     def release_kept_of(self, model: str) -> None:
         """It is made, by whomever: what broken pulls of it had kept is needed no more."""
         for (pull,) in self._do("SELECT id FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model):
-            self.release(pull)
+            self._release(pull)
+
+    def _release(self, pull: int) -> None:
+        self.need_no_more(pull)
+        self._do("UPDATE pulls SET temporary = NULL WHERE id = ?", pull)
 
     def end_kept_of(self, model: str) -> None:
         self._do("DELETE FROM pulls WHERE model = ? AND keep_until IS NOT NULL", model)

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from rich.filesize import decimal
 
@@ -21,6 +22,7 @@ from proxy.pull.progress import Progress
 from proxy.pull.reclaim import NotReclaimed, Reclaim, temporary_name
 from proxy.pull.states import Enter, State, to_its_end
 from proxy.pull.transfer import Transfer
+from proxy.pull.trial import try_template
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Making:
         try:
             for step in steps:
                 await self._claim(step, progress)
+                await self._try_template(step, progress)
             await self._check_disk(steps)
             converted = [step.plan for step in steps if step.is_converted]
             held = await self._transfer.announce(plan.steps, progress, converted)
@@ -109,6 +112,12 @@ class Making:
             step.is_converted = await self._is_converted(step)
 
         await self._transfer.patiently(claim, plan.name, progress)
+
+    async def _try_template(self, step: Step, progress: Progress) -> None:
+        def trial() -> Coroutine[Any, Any, None]:
+            return try_template(self._ollama, self._journal, step.plan, step.number)
+
+        await self._transfer.patiently(trial, step.plan.name, progress)
 
     async def _is_converted(self, step: Step) -> bool:
         return step.temporary is not None and await self._ollama.has_model(step.temporary)

@@ -51,15 +51,11 @@ class Pipeline:
         installed = self._installed
         patiently = partial(self._transfer.patiently, what=reference.name, progress=progress)
         if record := await patiently(lambda: installed.unchanged(reference, repository)):
-            return _say_held(record.bars, progress)
+            return await self._answer_held(reference, record.bars, progress, enter)
         capabilities = await self._planner.capabilities(progress)
         plan = await self._planner.plan(reference, repository, capabilities, progress)
         if await patiently(lambda: installed.same(reference, plan)):
-            _say_held(plan.bars, progress)
-            # Ollama has ended by itself what an earlier proxy had begun.
-            if self._journal.kept_since(reference.key) is not None:
-                await self._making.clean_up(reference.key, progress, enter)
-            return None
+            return await self._answer_held(reference, plan.bars, progress, enter)
         progress.warn(plan.warnings)
         enter(State.WAITING)
         async with self._turns.turn(progress):
@@ -75,9 +71,13 @@ class Pipeline:
                 log.warning("%s is made, but not remembered: %s", reference.name, error)
         return None
 
-
-def _say_held(bars: Iterable[tuple[str, int]], progress: Progress) -> None:
-    """What Ollama says of a model that is there."""
-    progress.announce((digest, size, True) for digest, size in bars)
-    progress.status("verifying sha256 digest")
-    progress.status("writing manifest")
+    async def _answer_held(
+        self, reference: ModelReference, bars: Iterable[tuple[str, int]], progress: Progress, enter: Enter
+    ) -> None:
+        """What Ollama says of a model that is there."""
+        progress.announce((digest, size, True) for digest, size in bars)
+        progress.status("verifying sha256 digest")
+        progress.status("writing manifest")
+        # Ollama may have ended by itself what an earlier proxy had begun.
+        if self._journal.kept_since(reference.key) is not None:
+            await self._making.clean_up(reference.key, progress, enter)

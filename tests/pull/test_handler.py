@@ -328,7 +328,7 @@ async def test_the_users_settings_go_into_the_model(
     models = {"HF.CO/Acme/Tiny:whatever": wanted | {"revision": first}}
     async with App(settings(hub.endpoint, ollama.url, models=models)) as app:
         assert (await Client(app.address.url, session).pull(NAME))[-1] == {"status": "success"}
-    [body] = created(ollama)
+    *_, body = created(ollama)
     assert {key: body[key] for key in wanted} == wanted | {"parameters": wanted["parameters"] | {"repeat_penalty": 1.0}}
     assert body["files"]["model.safetensors"] == digest_of(files["model.safetensors"])
 

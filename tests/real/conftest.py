@@ -13,7 +13,7 @@ from tests.support import Client, settings
 
 @pytest.fixture
 async def real_app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[App]:
-    async with App(settings(hub.endpoint, real_ollama.url)) as app:
+    async with App(settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})) as app:
         yield app
 
 

@@ -1,0 +1,235 @@
+"""The proxy is killed at any moment of a pull: the next one goes on from what is there, and nothing is left behind."""
+
+import asyncio
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+import pytest
+
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.support import Client, digest_of, eventually, fetched, serving
+
+SEEDS = (8, 9)
+"""Of the places that live side by side, which takes half the time."""
+KILLS = 25
+"""In each."""
+SHARDS = 4
+HUB_RATE = 4_000_000
+CREATE_SECONDS = 0.1
+REPOSITORIES = ("acme/one", "acme/two")
+QUANTIZATIONS = ("q4_K_M", "q8_0", "f16")
+# Where nothing takes long and much can go wrong: right when Ollama is asked for the one or the other.
+TURNING_POINTS = (
+    ("POST", "/api/create", 1),
+    ("POST", "/api/create", 2),
+    ("POST", "/api/pull", 1),
+    ("DELETE", "/api/delete", 1),
+    ("DELETE", "/api/delete", 2),
+)
+OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
+
+
+class Pause(asyncio.Event):
+    """What each create waits for: not long."""
+
+    async def wait(self) -> Literal[True]:
+        await asyncio.sleep(CREATE_SECONDS)
+        return True
+
+
+@dataclass(frozen=True)
+class Moment:
+    """So many seconds after a pull began, or sooner: with the n-th request of a kind that reaches Ollama."""
+
+    seconds: float
+    request: tuple[str, str, int] | None = None
+
+    async def come(self, ollama: StandInOllama) -> None:
+        if self.request is None:
+            await asyncio.sleep(self.seconds)
+            return
+        method, path, number = self.request
+
+        def asked() -> bool:
+            return [(one.method, one.path) for one in ollama.requests].count((method, path)) >= number
+
+        with suppress(TimeoutError):  # a pull of F16 has one create
+            await eventually(asked, self.seconds)
+
+
+def kills(seconds: float, chance: random.Random) -> list[tuple[Moment, str, str]]:
+    """When to kill the pull of which quantization of which repository, each of which takes so many seconds: at every
+    turning point of a model that was there once and is remembered, and spread over the whole of a pull.
+    """
+    special = [
+        (Moment(2 * seconds, request), REPOSITORIES[0], quantization)
+        for request in TURNING_POINTS
+        for quantization in QUANTIZATIONS
+    ]
+    count = KILLS - len(special)
+    usual = [
+        (Moment(seconds * (n + chance.random()) / count), REPOSITORIES[n % 2], QUANTIZATIONS[n % 3])
+        for n in range(count)
+    ]
+    return chance.sample([*usual, *special], KILLS)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The stand-ins; `weights` are the digests of each repository's weight files, by path."""
+
+    hub: StandInHub
+    ollama: StandInOllama
+    session: aiohttp.ClientSession
+    weights: dict[str, dict[str, str]]
+
+    @asynccontextmanager
+    async def proxy(self) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
+        async with serving("--hub", self.hub.endpoint, "--ollama", self.ollama.url) as (process, url):
+            assert process.stderr is not None
+            reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+            try:
+                yield process, Client(url, self.session)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                await reading
+
+    def finished(self, repository: str) -> set[str]:
+        """The weight files that Ollama has, by path."""
+        return {path for path, digest in self.weights[repository].items() if digest in self.ollama.blobs}
+
+    @property
+    def own_models(self) -> list[str]:
+        """Temporary models, and those by which blobs are removed."""
+        return [name for name in self.ollama.models if OURS.search(name)]
+
+    @property
+    def orphans(self) -> set[str]:
+        """Blobs that no model has."""
+        return set(self.ollama.blobs) - self.ollama.models.used_digests()
+
+    def from_the_hub(self, repository: str, paths: Iterable[str]) -> dict[str, int]:
+        """The bytes that came of each of the files, if any; those of its header do not count."""
+        sizes = {
+            path: sum(one.body_bytes for one in fetched(self.hub, f"{repository}/") if f"/{path}?" in one.path)
+            for path in paths
+        }
+        return {path: size for path, size in sizes.items() if size}
+
+    def uploads(self) -> Counter[str]:
+        """How often Ollama took each blob."""
+        return Counter(
+            one.path for one in self.ollama.requests if one.path.startswith("/api/blobs/") and one.status == 201
+        )
+
+
+@asynccontextmanager
+async def a_place(session: aiohttp.ClientSession) -> AsyncIterator[Place]:
+    async with StandInHub() as hub, StandInOllama() as ollama:
+        weights = {}
+        for seed, repository in enumerate(REPOSITORIES):
+            files = tiny_llama(seed=seed, shards=SHARDS)
+            hub.add(repository, files)
+            weights[repository] = {
+                path: digest_of(content) for path, content in files.items() if path.endswith(".safetensors")
+            }
+        hub.rate = HUB_RATE
+        ollama.hold_create = Pause()
+        yield Place(hub, ollama, session, weights)
+
+
+async def removed(client: Client, name: str) -> None:
+    async with client.session.delete(f"{client.url}/api/delete", json={"model": name}) as response:
+        assert response.status == 200, await response.read()
+
+
+async def interrupted_pull(client: Client, name: str, killing: Coroutine[Any, Any, None]) -> None:
+    async def pull() -> None:
+        with suppress(aiohttp.ClientError):
+            await client.pull(name)
+
+    pulling = asyncio.create_task(pull())
+    await killing
+    await pulling
+
+
+async def duration(place: Place, client: Client) -> float:
+    """Of a pull that nobody disturbs."""
+    repository, taken = REPOSITORIES[0], 0.0
+    for quantization in QUANTIZATIONS:
+        name, began = f"hf.co/{repository}:{quantization}", time.monotonic()
+        place.hub.requests.clear()
+        assert (await client.pull(name))[-1] == {"status": "success"}
+        taken = time.monotonic() - began
+        assert len(place.from_the_hub(repository, place.weights[repository])) == SHARDS
+        await removed(client, name)
+        assert not place.ollama.blobs
+    return taken
+
+
+@pytest.mark.timeout(300)
+async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_moves_no_finished_file_again_and_leaves_nothing(
+    session: aiohttp.ClientSession,
+) -> None:
+    """A file is finished when Ollama has its blob. It has moved again where Ollama took it twice from the beginning of
+    the pull that is killed to the success of the next, or where the next one asks the Hub for a byte of it. Once the
+    temporary model is made all files are finished, although their blobs may be gone.
+    """
+    found = Counter[str]()
+    async with asyncio.TaskGroup() as places:
+        for seed in SEEDS:
+            places.create_task(life_of(session, random.Random(seed), found))
+    assert found.total() == KILLS * len(SEEDS)
+    # The moments are what they are for.
+    assert found[f"0 of {SHARDS} files"] >= 3, found
+    assert sum(found[f"{count} of {SHARDS} files"] for count in range(1, SHARDS)) >= 3, found
+    assert found[f"{SHARDS} of {SHARDS} files"] >= 3, found
+    assert found["F16"] >= 3, found
+    assert found["the model"] >= 3, found
+
+
+async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: Counter[str]) -> None:
+    """`found` counts what Ollama has when the proxy is killed."""
+    async with a_place(session) as place, AsyncExitStack() as proxies:
+        process, client = await proxies.enter_async_context(place.proxy())
+        seconds = await duration(place, client)
+        for number, (moment, repository, quantization) in enumerate(kills(seconds, chance)):
+            name = f"hf.co/{repository}:{quantization}"
+            place.ollama.requests.clear()
+            await interrupted_pull(client, name, kill(process, moment, place.ollama))
+
+            finished, converted, made = place.finished(repository), place.own_models, name in place.ollama.models
+            has = "the model" if made else "F16" if converted else f"{len(finished)} of {SHARDS} files"
+            found[has] += 1
+            why = f"kill {number}, {moment}, of {name}: Ollama had {has}"
+            if made or converted:
+                finished = set(place.weights[repository])
+            process, client = await proxies.enter_async_context(place.proxy())
+            place.hub.requests.clear()
+            asked = len(place.ollama.requests)
+            assert (await client.pull(name))[-1] == {"status": "success"}, why
+            assert place.from_the_hub(repository, finished) == {}, why
+            assert not {path: times for path, times in place.uploads().items() if times > 1}, why
+            if made:
+                assert "/api/create" not in [one.path for one in place.ollama.requests[asked:]], why
+            assert place.own_models == [], why
+            assert place.orphans == set(), why
+            assert place.ollama.models[name].quantization_level == quantization.upper(), why
+            await removed(client, name)
+            assert not place.ollama.blobs, why
+
+
+async def kill(process: asyncio.subprocess.Process, moment: Moment, ollama: StandInOllama) -> None:
+    await moment.come(ollama)
+    process.kill()
+    await process.wait()

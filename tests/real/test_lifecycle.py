@@ -1,0 +1,548 @@
+"""The life of a pull on a real Ollama: what is shared, resumed, found unchanged and removed."""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import stat
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.config import Config
+from proxy.demo.hub import StandInHub
+from proxy.demo.repository import tiny_llama
+from proxy.planning import preflight
+from proxy.pull.journal import state_file
+from tests.real_ollama import RealOllama, running
+from tests.support import Client, digest_of, eventually, fetched, serving, settings
+
+pytestmark = pytest.mark.timeout(300)
+
+SUCCESS = {"status": "success"}
+NAME = "hf.co/acme/tiny:q4_K_M"
+KILLS = 10
+SEED = 24
+
+
+@pytest.fixture
+def own_ollama(tmp_path: Path) -> Iterator[RealOllama]:
+    """With an empty store."""
+    with running(tmp_path / "ollama") as ollama:
+        yield ollama
+
+
+def with_reclaim(hub: StandInHub, ollama: RealOllama, /, **sections: Any) -> Config:
+    ours = {"reclaim": True, "patience": "60s"} | sections.pop("ollama", {})
+    return settings(hub.endpoint, ollama.url, ollama=ours, **sections)
+
+
+@pytest.fixture
+async def own_app(hub: StandInHub, own_ollama: RealOllama) -> AsyncIterator[App]:
+    async with App(with_reclaim(hub, own_ollama)) as app:
+        yield app
+
+
+@pytest.fixture
+def own_client(own_app: App, session: aiohttp.ClientSession) -> Client:
+    return Client(own_app.address.url, session)
+
+
+@asynccontextmanager
+async def own_process(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    async with serving("--hub", hub.endpoint, "--ollama", ollama.url) as (process, url):
+        assert process.stderr is not None
+        reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+        try:
+            yield process, url
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await reading
+
+
+def larger_llama(folder: Path, *, hidden: int = 512, layers: int = 4, shards: int = 3) -> dict[str, bytes | Path]:
+    """A Llama with which Ollama is busy for a while: 8 MB a layer, or 31 MB with 1024 hidden."""
+    folder.mkdir()
+    files = tiny_llama()
+    config = json.loads(files["config.json"])
+    feed_forward, kv, rows = 4 * hidden, hidden // 2, config["vocab_size"]
+    config |= {
+        "hidden_size": hidden,
+        "intermediate_size": feed_forward,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": kv // 64,
+        "head_dim": 64,
+    }
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, hidden)}
+    for layer in range(layers):
+        shapes |= {
+            f"model.layers.{layer}.{name}.weight": shape
+            for name, shape in {
+                "input_layernorm": (hidden,),
+                "self_attn.q_proj": (hidden, hidden),
+                "self_attn.k_proj": (kv, hidden),
+                "self_attn.v_proj": (kv, hidden),
+                "self_attn.o_proj": (hidden, hidden),
+                "post_attention_layernorm": (hidden,),
+                "mlp.gate_proj": (feed_forward, hidden),
+                "mlp.up_proj": (feed_forward, hidden),
+                "mlp.down_proj": (hidden, feed_forward),
+            }.items()
+        }
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (rows, hidden)}
+    names = list(shapes)
+    weight_map: dict[str, str] = {}
+    found: dict[str, bytes | Path] = {}
+    for number in range(shards):
+        some = names[len(names) * number // shards : len(names) * (number + 1) // shards]
+        path = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        write_safetensors(folder / path, {name: shapes[name] for name in some}, seed=number)
+        found[path] = folder / path
+        weight_map |= dict.fromkeys(some, path)
+    index = {"metadata": {}, "weight_map": weight_map}
+    small = {path: content for path, content in files.items() if not path.endswith(".safetensors")}
+    return {**small, **found, "config.json": orjson.dumps(config), "model.safetensors.index.json": orjson.dumps(index)}
+
+
+def write_safetensors(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> None:
+    """Normal numbers in BF16, ones in vectors."""
+    generator, ends = np.random.default_rng(seed), [0]
+    ends += itertools.accumulate(2 * int(np.prod(shape)) for shape in shapes.values())
+    header = {
+        name: {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+        for (name, shape), start, end in zip(shapes.items(), ends, ends[1:], strict=False)
+    }
+    text = orjson.dumps(header)
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape in shapes.values():
+            one = np.ones(shape, np.float32)
+            numbers = one if len(shape) == 1 else generator.standard_normal(shape, dtype=np.float32) * 0.03 * one
+            file.write((numbers.astype(np.float32).view("<u4") >> 16).astype("<u2").tobytes())
+
+
+async def said(client: Client, name: str) -> str:
+    """What a model answers, always the same."""
+    body = {
+        "model": name,
+        "messages": [{"role": "user", "content": "hello there"}],
+        "stream": False,
+        "keep_alive": 0,
+        "options": {"num_predict": 12, "num_ctx": 256, "temperature": 0, "seed": 1},
+    }
+    status, answer = await client.post("/api/chat", body)
+    if status == 500 and b"peg-native format" in answer:
+        return ""  # v0.33 takes random words for a broken call of a tool
+    assert status == 200, answer
+    return str(orjson.loads(answer)["message"]["content"])
+
+
+def left_behind(ollama: RealOllama, *, conversions: int = 1) -> dict[str, int]:
+    """Blobs that no model names, with their sizes; what no client of Ollama's can remove does not count.
+
+    That is nothing up to v0.24. From v0.30 on it is the converter's own F16 GGUF, one for each repository.
+    """
+    orphans = ollama.orphans
+    if ollama.keeps_what_it_converts:
+        kept = [digest for digest in orphans if ollama.begins_with(digest) == b"GGUF"]
+        assert len(kept) <= conversions, orphans
+        return {digest: size for digest, size in orphans.items() if digest not in kept}
+    return orphans
+
+
+async def own_models(ollama: RealOllama, session: aiohttp.ClientSession) -> list[str]:
+    """Temporary models, and those by which blobs are removed."""
+    _, tags = await Client(ollama.url, session).get("/api/tags")
+    return [model["name"] for model in orjson.loads(tags)["models"] if "ollama-hf-proxy/" in model["name"]]
+
+
+async def until_line(client: Client, name: str, status: str) -> None:
+    """Read a pull up to a line, and leave."""
+    async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
+        async for line in response.content:
+            if orjson.loads(line).get("status") == status:
+                return
+    pytest.fail(f"the pull of {name} ended before {status!r}")
+
+
+@pytest.mark.parametrize("quantization", ["q4_K_M", "q8_0", "f16"])
+async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_others(
+    own_ollama: RealOllama, own_app: App, hub: StandInHub, session: aiohttp.ClientSession, quantization: str
+) -> None:
+    hub.add("acme/tiny", tiny_llama(shards=2))
+    name = f"hf.co/acme/tiny:{quantization}"
+    status, output = await own_ollama.cli(own_app.address.url, "pull", name)
+    assert status == 0, output
+    shown = [
+        "pulling manifest",
+        "verifying sha256 digest",
+        "converting model",
+        "writing manifest",
+        "removing unused layers",
+        "success",
+    ]
+    assert [output.find(text) for text in shown] == sorted(output.find(text) for text in shown), output
+    assert all(text in output for text in shown), output
+    assert "warning" not in output, output
+    assert left_behind(own_ollama) == {}
+    assert own_ollama.named_by_models <= set(own_ollama.blobs)
+    assert own_ollama.half_written == []
+    assert await own_models(own_ollama, session) == []
+    await said(Client(own_app.address.url, session), name)
+
+
+async def test_a_small_file_that_another_model_uses_too_stays_and_that_model_keeps_it(
+    own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    files = tiny_llama(seed=1, shards=2)
+    hub.add("acme/base", tiny_llama(seed=2))
+    hub.add("acme/tiny", files)
+    assert (await own_client.pull("hf.co/acme/base:q8_0"))[-1] == SUCCESS
+    shared = files["generation_config.json"].decode()
+    hub.rate = 1_000_000
+    pulling = asyncio.create_task(own_client.pull(NAME))
+    await eventually(lambda: digest_of(shared.encode()) in own_ollama.blobs, 30)
+    direct = Client(own_ollama.url, session)
+    status, answer = await direct.post(
+        "/api/create", {"model": "other", "from": "hf.co/acme/base:q8_0", "license": shared, "stream": False}
+    )
+    assert status == 200, answer
+    assert not pulling.done()
+    hub.rate = None
+    assert (await pulling)[-1] == SUCCESS
+    assert digest_of(shared.encode()) in own_ollama.blobs
+    assert left_behind(own_ollama, conversions=2) == {}
+    _, shown = await direct.post("/api/show", {"model": "other"})
+    assert shared in orjson.loads(shown)["license"]
+    await said(direct, "other")
+    await said(direct, NAME)
+
+
+async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both_are_gone(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/base", tiny_llama(seed=1))
+    async with App(with_reclaim(hub, own_ollama)) as app:
+        assert (await Client(app.address.url, session).pull("hf.co/acme/base:q8_0"))[-1] == SUCCESS
+    gguf = await own_ollama.gguf_of("hf.co/acme/base:q8_0")
+    direct = Client(own_ollama.url, session)
+    await remove(direct, "hf.co/acme/base:q8_0")
+    hub.add("acme/ready", {"ready-q8_0.gguf": gguf})
+    name = "hf.co/acme/ready:q8_0"
+    async with App(with_reclaim(hub, own_ollama, pull={"gguf": "proxy"})) as app:
+        client = Client(app.address.url, session)
+        assert (await client.pull(name))[-1] == SUCCESS
+        # From v0.30 on a model gets a copy, whose bytes may be others.
+        used = digest_of(await own_ollama.gguf_of(name))
+        assert used == digest_of(gguf) or own_ollama.keeps_what_it_converts
+        body = {"model": "other", "files": {"other.gguf": used}, "stream": False}
+        status, answer = await direct.post("/api/create", body)
+        assert status == 200, answer
+        assert left_behind(own_ollama) == {}
+        await remove(client, name)
+        async with session.post(f"{client.url}/-/reclaim", json={}) as response:
+            assert response.status == 200, await response.read()
+        assert digest_of(await own_ollama.gguf_of("other")) == used
+        await said(direct, "other")
+        await remove(client, "other")
+        assert used not in own_ollama.blobs
+        assert left_behind(own_ollama) == {}
+
+
+async def test_two_quantizations_of_one_repository_at_once_both_chat_and_leave_nothing(
+    own_ollama: RealOllama, own_app: App, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    hub.add("acme/tiny", larger_llama(tmp_path / "files"))
+    hub.rate = 10_000_000
+    names = ["hf.co/acme/tiny:q4_K_M", "hf.co/acme/tiny:q8_0"]
+    pulls = await asyncio.gather(*(own_ollama.cli(own_app.address.url, "pull", name) for name in names))
+    assert [status for status, _ in pulls] == [0, 0], pulls
+    assert left_behind(own_ollama) == {}
+    assert await own_models(own_ollama, session) == []
+    for name in names:
+        await said(Client(own_app.address.url, session), name)
+
+
+@pytest.mark.parametrize("fault", ["template", "architecture"])
+async def test_a_model_that_ollama_refuses_leaves_nothing(
+    own_ollama: RealOllama,
+    hub: StandInHub,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    files, models, said_of_it = tiny_llama(), {}, "template error"
+    if fault == "template":
+        models = {"hf.co/acme/tiny": {"template": "{{ .Broken"}}
+    else:
+        monkeypatch.setattr(preflight, "_check_architecture", lambda *_: None)
+        config = json.loads(files["config.json"]) | {"architectures": ["UnheardOfForCausalLM"]}
+        files, said_of_it = files | {"config.json": orjson.dumps(config)}, "unsupported architecture"
+    hub.add("acme/tiny", files)
+    async with App(with_reclaim(hub, own_ollama, models=models)) as app:
+        lines = await Client(app.address.url, session).pull(NAME)
+        assert f"Ollama cannot create {NAME}" in lines[-1]["error"]
+        assert said_of_it in lines[-1]["error"]
+        assert left_behind(own_ollama) == {}
+        assert await own_models(own_ollama, session) == []
+
+
+async def test_an_ollama_that_is_killed_in_mid_transfer_is_waited_for(
+    own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    hub.add("acme/tiny", larger_llama(tmp_path / "files"))
+    hub.rate = 4_000_000
+    pulling = asyncio.create_task(own_client.pull(NAME))
+    await eventually(lambda: own_ollama.half_written or len(own_ollama.blobs) > 2, 30)
+    await asyncio.sleep(1)
+    own_ollama.kill()
+    assert not pulling.done()
+    hub.rate = None
+    await asyncio.to_thread(own_ollama.start)
+    lines = await pulling
+    assert {"status": "waiting for Ollama to come back"} in lines
+    assert lines[-1] == SUCCESS
+    assert left_behind(own_ollama) == {}
+    assert await own_models(own_ollama, session) == []
+
+
+async def test_after_an_ollama_that_was_killed_in_mid_create_the_next_pull_succeeds_and_leaves_nothing(
+    own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    hub.add("acme/tiny", larger_llama(tmp_path / "files"))
+    await until_line(own_client, NAME, "converting model")
+    await asyncio.sleep(0.1)
+    own_ollama.kill()
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(own_ollama.start)
+    hub.requests.clear()
+    assert (await own_client.pull(NAME))[-1] == SUCCESS
+    assert fetched(hub) == []
+    assert left_behind(own_ollama) == {}
+    assert await own_models(own_ollama, session) == []
+    await said(own_client, NAME)
+
+
+async def killed_after(seconds: float, process: asyncio.subprocess.Process, client: Client, name: str) -> None:
+    async def pull() -> None:
+        with suppress(aiohttp.ClientError):
+            await client.pull(name)
+
+    pulling = asyncio.create_task(pull())
+    await asyncio.sleep(seconds)
+    process.kill()
+    await process.wait()
+    await pulling
+
+
+@pytest.mark.timeout(600)
+async def test_after_kills_of_the_proxy_at_any_moment_every_next_pull_succeeds_and_nothing_is_left(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """What Ollama itself has half written when the reader of a create dies stays until Ollama starts again."""
+    hub.add("acme/tiny", larger_llama(tmp_path / "files"))
+    hub.rate = 8_000_000
+    chance = random.Random(SEED)
+    async with own_process(hub, own_ollama) as (_, url):
+        began = time.monotonic()
+        assert (await Client(url, session).pull(NAME))[-1] == SUCCESS
+        seconds = time.monotonic() - began
+        await remove(Client(url, session), NAME)
+    for number in range(KILLS):
+        name = f"hf.co/acme/tiny:{('q4_K_M', 'q8_0', 'f16')[number % 3]}"
+        async with own_process(hub, own_ollama) as (process, url):
+            after = seconds * (number + chance.random()) / KILLS
+            await killed_after(after, process, Client(url, session), name)
+        finished = set(own_ollama.blobs)
+        position = own_ollama.log_size
+        async with own_process(hub, own_ollama) as (_, url):
+            client = Client(url, session)
+            assert (await client.pull(name))[-1] == SUCCESS, (number, after)
+            uploaded = {
+                path.removeprefix("/api/blobs/")
+                for method, path in own_ollama.asked_since(position)
+                if method == "POST" and path.startswith("/api/blobs/")
+            }
+            assert not uploaded & finished, (number, after)
+            assert await own_models(own_ollama, session) == [], (number, after)
+            assert left_behind(own_ollama) == {}, (number, after)
+            await said(client, name)
+            await remove(client, name)
+    print(f"Ollama left {len(own_ollama.half_written)} half-written files")
+    for path in own_ollama.half_written:
+        os.utime(path, (time.time() - 2 * 3600,) * 2)
+    own_ollama.kill()
+    await asyncio.to_thread(own_ollama.start)
+    assert own_ollama.half_written == []
+
+
+async def remove(client: Client, name: str) -> None:
+    async with client.session.delete(f"{client.url}/api/delete", json={"model": name}) as response:
+        assert response.status == 200, await response.read()
+
+
+@pytest.mark.parametrize("quantization", ["q4_K_M", "f16"])
+async def test_a_pull_of_an_unchanged_model_moves_and_makes_nothing_also_after_a_restart_and_without_the_state(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, quantization: str
+) -> None:
+    hub.add("acme/tiny", tiny_llama(shards=2))
+    name, config = f"hf.co/acme/tiny:{quantization}", with_reclaim(hub, own_ollama)
+    async with App(config) as app:
+        assert (await Client(app.address.url, session).pull(name))[-1] == SUCCESS
+        await pull_of_the_unchanged(own_ollama, hub, Client(app.address.url, session), name)
+    async with App(config) as app:
+        await pull_of_the_unchanged(own_ollama, hub, Client(app.address.url, session), name)
+    for file in state_file(config).parent.iterdir():
+        file.unlink()
+    async with App(config) as app:
+        await pull_of_the_unchanged(own_ollama, hub, Client(app.address.url, session), name)
+
+
+async def pull_of_the_unchanged(ollama: RealOllama, hub: StandInHub, client: Client, name: str) -> None:
+    hub.requests.clear()
+    position, models = ollama.log_size, await client.get("/api/tags")
+    began = time.monotonic()
+    lines = await client.pull(name)
+    print(f"pulled again in {time.monotonic() - began:.3f} s")
+    assert lines[0] == {"status": "pulling manifest"}
+    assert lines[-3:] == [{"status": "verifying sha256 digest"}, {"status": "writing manifest"}, SUCCESS]
+    assert all(line["completed"] == line["total"] for line in lines if "digest" in line)
+    assert fetched(hub) == []
+    await eventually(lambda: ollama.asked_since(position))
+    assert {method for method, path in ollama.asked_since(position) if path.startswith("/api/blobs/")} <= {"HEAD"}
+    assert "/api/create" not in [path for _, path in ollama.asked_since(position)]
+    assert await client.get("/api/tags") == models
+    assert left_behind(ollama) == {}
+
+
+@pytest.mark.parametrize("before", [None, "{{ .System }} {{ .Prompt }}"], ids=["the authors' template", "an own one"])
+async def test_a_changed_template_costs_one_create_and_leaves_nothing(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, before: str | None
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    was: dict[str, Any] = {"hf.co/acme/tiny": {"template": before, "system": "Be long."}} if before else {}
+    async with App(with_reclaim(hub, own_ollama, models=was)) as app:
+        assert (await Client(app.address.url, session).pull(NAME))[-1] == SUCCESS
+    hub.requests.clear()
+    position = own_ollama.log_size
+    changed = {"template": "Say: {{ .Prompt }}", "system": "Be terse.", "parameters": {"temperature": 0.25}}
+    async with App(with_reclaim(hub, own_ollama, models={"hf.co/acme/tiny": changed})) as app:
+        client = Client(app.address.url, session)
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        _, answer = await client.post("/api/show", {"model": NAME})
+        shown = orjson.loads(answer)
+        assert (shown["template"], shown["system"]) == (changed["template"], changed["system"])
+        assert re.search(r"^temperature +0\.25$", shown["parameters"], re.MULTILINE)
+        assert shown["details"]["quantization_level"] == "Q4_K_M"
+        await said(client, NAME)
+    asked = own_ollama.asked_since(position)
+    assert [request for request in asked if request[1] == "/api/create"] == [("POST", "/api/create")]
+    assert not [path for method, path in asked if method == "POST" and path.startswith("/api/blobs/")]
+    assert fetched(hub) == []
+    assert left_behind(own_ollama) == {}
+
+
+async def test_a_model_is_the_same_with_and_without_reclaim(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    made = []
+    for reclaim in (True, False):
+        async with App(with_reclaim(hub, own_ollama, ollama={"reclaim": reclaim})) as app:
+            client = Client(app.address.url, session)
+            assert (await client.pull(NAME))[-1] == SUCCESS
+            _, answer = await client.post("/api/show", {"model": NAME})
+            shown = orjson.loads(answer)
+            described = {key: shown.get(key) for key in ("template", "system", "license", "capabilities", "model_info")}
+            parameters = sorted(shown["parameters"].splitlines())
+            gguf = digest_of(await own_ollama.gguf_of(NAME))
+            made.append((gguf, described, parameters, await said(client, NAME)))
+            await remove(client, NAME)
+    assert made[0] == made[1]
+    assert made[0][3] or own_ollama.keeps_what_it_converts
+
+
+@contextmanager
+def measured(folder: Path) -> Iterator[list[int]]:
+    """The bytes that the files of a folder take, every 50 ms."""
+    sizes, ended = [0], threading.Event()
+
+    def measure() -> None:
+        while not ended.wait(0.05):
+            sizes.append(size_of(folder))
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        thread.join()
+
+
+def size_of(folder: Path) -> int:
+    """Each file once, whatever links to it."""
+    sizes = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it is gone since it was listed
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode):
+                sizes[found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())
+
+
+async def test_a_store_is_smaller_after_a_pull_that_gives_up_what_it_no_longer_needs(
+    hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    files = larger_llama(tmp_path / "files", hidden=1024, layers=8)
+    hub.add("acme/tiny", files)
+    raw = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
+    ends = {}
+    for reclaim in (True, False):
+        with running(tmp_path / f"ollama {reclaim}") as ollama, measured(ollama.home / "models") as sizes:
+            async with App(with_reclaim(hub, ollama, ollama={"reclaim": reclaim})) as app:
+                assert (await Client(app.address.url, session).pull(NAME))[-1] == SUCCESS
+            ends[reclaim] = size_of(ollama.home / "models")
+            print(
+                f"v{'.'.join(map(str, ollama.version))}, reclaim {reclaim}: of {raw / 1e6:.0f} MB of files the store "
+                f"took {max(sizes) / 1e6:.0f} MB at most ({max(sizes) / raw:.2f} times), {ends[reclaim] / 1e6:.0f} MB "
+                "at the end"
+            )
+    assert ends[True] + 0.9 * raw < ends[False]
+
+
+async def test_sigterm_in_mid_create_ends_the_proxy_soon_and_the_next_pull_succeeds(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    hub.add("acme/tiny", larger_llama(tmp_path / "files", hidden=1024, layers=4))
+    async with own_process(hub, own_ollama) as (process, url):
+        client = Client(url, session)
+        pulling = asyncio.create_task(client.pull(NAME))
+        await until_line(client, NAME, "converting model")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await process.wait() == 0
+        assert "shutting down" in (await pulling)[-1]["error"]
+    hub.requests.clear()
+    async with own_process(hub, own_ollama) as (_, url):
+        client = Client(url, session)
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        assert fetched(hub) == []
+        assert left_behind(own_ollama) == {}
+        assert await own_models(own_ollama, session) == []
+        await said(client, NAME)
