@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from proxy.pull import tries
+from proxy.pull import tries, window
 from tests.support import Client, eventually, fetched, serving, settings
 
 NAME = "hf.co/acme/tiny:f16"
@@ -42,6 +42,7 @@ FIELDS = {
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tries, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(tries, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The plan of a safetensors repository: which bytes go to Ollama, and what is said of them."""
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from proxy.planning.embedding import check_companions
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Converter, Format, Plan
 from proxy.planning.preflight import Edit, check_weights
-from proxy.planning.recipe import Assembly
+from proxy.planning.recipe import Assembly, Range
 from proxy.planning.safetensors import LENGTH_BYTES, read_header
 from proxy.planning.safetensors_plan import edited, plan_safetensors
 from proxy.planning.weights import INDEX, choose_files
@@ -89,8 +90,10 @@ def test_an_edited_file_is_a_new_header_before_the_same_data() -> None:
     length = int.from_bytes(source[:8], "little") + 8
     assert upload.digest is None
     assert upload.recipe.takes_whole_files
-    # With a digest of its own the listing's made-up one is not looked at.
-    made = b"".join(Assembly(replace(upload.recipe, digest="sha256:")).add([source]))
+    [listed] = {part.file for part in upload.recipe.parts if isinstance(part, Range)}
+    file = replace(listed, sha256=hashlib.sha256(source).hexdigest())
+    parts = tuple(replace(part, file=file) if isinstance(part, Range) else part for part in upload.recipe.parts)
+    made = b"".join(Assembly(replace(upload.recipe, parts=parts)).add([source]))
     assert made[-len(source) + length :] == source[length:]
     size = int.from_bytes(made[:8], "little") + 8
     assert set(read_header("x", made[:size], len(made)).tensors) == shapes(LLAMA).keys()

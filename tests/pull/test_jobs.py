@@ -16,6 +16,7 @@ from proxy.demo.creation import Creation
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
+from proxy.pull import window
 from proxy.pull.jobs import Job
 from tests.support import Client, digest_of, eventually, fetched, settings
 
@@ -107,8 +108,9 @@ async def remove(client: Client, **body: str) -> tuple[int, bytes]:
 
 
 @pytest.fixture
-def files(hub: StandInHub) -> dict[str, bytes]:
-    """A model that is on its way until `hub.line` is None."""
+def files(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """A model that is on its way until `hub.line` is None; what comes of it goes on to Ollama soon."""
+    monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
     files = tiny_llama()
     hub.add("acme/tiny", files)
     hub.line = SLOW

@@ -137,7 +137,8 @@ def no_such_page(*_: object) -> None:
 async def test_public_is_what_anybody_gets_at_huggingface_co(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, described: dict[str, object], public: bool
 ) -> None:
-    found = {"id": "a/b", "sha": "c" * 40, "siblings": [], "gated": False, "private": False, **described}
+    found = {"id": "a/b", "sha": "c" * 40, "siblings": [], "gated": False, "private": False, "last_modified": None}
+    found |= described
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(**found))
     monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_: None)
     assert (await HuggingFace(endpoint, "", HOSTS).open("a/b", None)).public is public
@@ -223,7 +224,7 @@ async def test_the_token_of_the_login_goes_to_huggingface_co_only(
 
     def answer(api: huggingface_hub.HfApi, *_: object, **__: object) -> SimpleNamespace:
         tokens.append(api.token)
-        return SimpleNamespace(id="a/b", sha="c" * 40, siblings=[], gated=False, private=False)
+        return SimpleNamespace(id="a/b", sha="c" * 40, siblings=[], gated=False, private=False, last_modified=None)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_login")
