@@ -18,7 +18,7 @@ from proxy.errors import Refusal
 from proxy.gguf.header import Header
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
-from proxy.planning.sentencepiece import Kind
+from proxy.gguf.sentencepiece import Kind
 from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
 from proxy.sources.base import RepositoryFile
 
