@@ -208,7 +208,8 @@ def _check_settings(family: Family, config: Config) -> None:
     for key, values in family.only.items():
         if config.find(key) not in values:
             raise CannotConvert(f"config.json has {key} = {shown(config.find(key))}, unknown for this architecture")
-    if config.hidden % config.heads or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
+    uneven = config.find("head_dim") is None and config.hidden % config.heads
+    if uneven or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
         raise CannotConvert(
             f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, num_key_value_heads = "
             f"{config.kv_heads} and heads of {config.head_size}, which do not fit each other"
@@ -282,6 +283,8 @@ def _targets(family: Family, config: Config, weights: Mapping[str, Mapping[str, 
             if name.endswith(_NOT_NEEDED) or (config.tied and name.startswith("lm_head.")):
                 continue
             place = _Place(path, name, source)
+            if family.extra_layers and _layer(name) >= config.blocks:
+                continue
             rule, numbers, suffix = _rule(family, place)
             if numbers and numbers[0] >= config.blocks:
                 raise CannotConvert(f"{name} is of a layer that num_hidden_layers = {config.blocks} does not count")
@@ -305,10 +308,16 @@ def _rule(family: Family, place: _Place) -> tuple[Rule, list[int], str]:
     stem, _, end = ".".join("{}" if _is_number(part) else part for part in parts).rpartition(".")
     rule = family.tensors.get(stem) if end in _SUFFIXES else None
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
-        end = "weight"  # of transformers 5's experts, which are parameters without a layer of their own
+        # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
+        end = "bias" if end.endswith("bias") else "weight"
     if rule is None or prod(place.source.shape) == 0:
         raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
     return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
+
+
+def _layer(name: str) -> int:
+    """The first number in a name; -1 for none."""
+    return next((int(part) for part in name.split(".") if _is_number(part)), -1)
 
 
 def _is_number(part: str) -> bool:
@@ -319,6 +328,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
     shape = place.source.shape
     match rule:
         case Copy(name):
+            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
+        case Raised(name) if suffix == ".bias":
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
         case Raised(name):
             info = TensorInfo(name.format(*numbers) + suffix, shape[::-1], TensorType.F32)

@@ -7,7 +7,7 @@ A family is one declaration here, and one test. Its tensors are named as the wei
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config, finite
@@ -112,6 +112,10 @@ class Family:
     """What else is written of the tokenizer, from tokenizer_config.json."""
     specials: Mapping[str, str] = field(default_factory=dict)
     """Special tokens that llama.cpp's converter knows by their text, by kind."""
+    added_from_json: bool = False
+    """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
+    extra_layers: bool = False
+    """Layers beyond those counted only help in training, and are left out."""
 
     def config(self, fields: Mapping[str, Any]) -> Config:
         return Config({**self.defaults, **fields})
@@ -640,6 +644,7 @@ PHI3 = Family(
         _window,
     ),
     tokenizers=("sentencepiece", "bpe"),
+    added_from_json=True,
     defaults={
         "max_position_embeddings": 4096,
         "original_max_position_embeddings": 4096,
@@ -652,20 +657,348 @@ PHI3 = Family(
     only=ANY_SILU,
 )
 
+COHERE2 = Family(
+    "cohere2",
+    _COHERE_TENSORS,
+    (
+        *BASIC,
+        _head_dim,
+        number("logit_scale", "logit_scale", required=True),
+        count("attention.sliding_window", "sliding_window", required=True),
+        VOCABULARY_SIZE,
+        lambda config: iter(
+            [("rope.dimension_count", Field.uint32(int(config.number("rotary_pct") * (config.hidden // config.heads))))]
+        ),
+        _no_scaling,
+    ),
+    defaults={**COHERE.defaults, "sliding_window": 4096},
+    ropes=frozenset({"default"}),
+    # llama.cpp takes every fourth layer to see all.
+    only={**ANY_SILU, "sliding_window_pattern": (4, None)},
+)
+
+GLM4 = Family(
+    "glm4",
+    {
+        **_ENDS,
+        **_NORMS,
+        **_ATTENTION,
+        _LAYER + "post_self_attn_layernorm": "blk.{}.post_attention_norm",
+        _LAYER + "post_mlp_layernorm": "blk.{}.post_ffw_norm",
+        _LAYER + "mlp.gate_up_proj": "blk.{}.ffn_up",
+        _LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+    },
+    (
+        *BASIC,
+        lambda config: iter(
+            [("rope.dimension_count", Field.uint32(int(config.head_size * config.number("partial_rotary_factor"))))]
+        ),
+    ),
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1.5625e-7,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "head_dim": 128,
+    },
+    only=ANY_SILU,
+    specials={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>", "bos": "<|endoftext|>"},
+)
+
+
+def _exaone_frequencies(config: Config) -> Mapping[str, bytes]:
+    made = llama3_frequencies(config, default_factor=16.0)
+    return {} if made is None else {"rope_freqs.weight": made}
+
+
+EXAONE4 = Family(
+    "exaone4",
+    _OLMO2_TENSORS,
+    (*BASIC, VOCABULARY_SIZE, _sliding_layers),
+    defaults={
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+    },
+    made=_exaone_frequencies,
+    ropes=_LLAMA_ROPES,
+    only=ANY_SILU,
+)
+
+
+def _nemotron_rope(config: Config) -> Pairs:
+    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
+    yield "rope.dimension_count", Field.uint32(int(share * config.hidden) // config.heads)
+    factor = config.find("factor") or config.rope.get("factor")
+    if factor is None:
+        yield "rope.scaling.type", Field.string("none")
+    else:
+        yield "rope.scaling.type", Field.string("linear")
+        yield "rope.scaling.factor", Field.float32(finite("config.json has factor", factor))
+
+
+def _nemotron_tokens(_config: Config, _tokenizer: Mapping[str, Any]) -> Pairs:
+    yield "padding_token_id", Field.uint32(0)
+    yield "unknown_token_id", Field.uint32(1)
+
+
+NEMOTRON = Family(
+    "nemotron",
+    {
+        **_ENDS,
+        **_ATTENTION,
+        "model.norm": Raised("output_norm"),
+        _LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
+        _LAYER + "post_attention_layernorm": Raised("blk.{}.ffn_norm"),
+        _LAYER + "mlp.up_proj": "blk.{}.ffn_up",
+        _LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+    },
+    (
+        *BASIC,
+        _head_dim,
+        VOCABULARY_SIZE,
+        number("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+        _nemotron_rope,
+    ),
+    tokenizers=("sentencepiece",),
+    defaults={
+        "max_position_embeddings": 4096,
+        "norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
+    ropes=frozenset({"default", "linear"}),
+    only={"hidden_act": ("relu2", None)},
+    vocabulary=_nemotron_tokens,
+)
+
+ERNIE4_5 = Family(
+    "ernie4_5",
+    {**_ENDS, **_NORMS, **_ATTENTION, **_MLP},
+    tokenizers=("sentencepiece",),
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    },
+    only=ANY_SILU,
+    vocabulary=_prefix_space,
+)
+
+
+def _minicpm_scales(config: Config) -> Pairs:
+    yield "embedding_scale", Field.float32(config.number("scale_emb"))
+    yield "residual_scale", Field.float32(config.number("scale_depth") / config.blocks**0.5)
+    yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
+
+
+MINICPM = Family(
+    "minicpm",
+    _LLAMA_TENSORS,
+    (*BASIC, _minicpm_scales),
+    tokenizers=("sentencepiece",),
+    defaults={"tie_word_embeddings": True},
+    made=lambda config: longrope_factors(config, config.hidden // config.heads),
+    ropes=frozenset({"default", "linear", "dynamic", "longrope", "su"}),
+    only=ANY_SILU,
+)
+
+PHI2 = Family(
+    "phi2",
+    {
+        "model.embed_tokens": "token_embd",
+        "model.final_layernorm": "output_norm",
+        "lm_head": "output",
+        _LAYER + "input_layernorm": "blk.{}.attn_norm",
+        _LAYER + "self_attn.q_proj": "blk.{}.attn_q",
+        _LAYER + "self_attn.k_proj": "blk.{}.attn_k",
+        _LAYER + "self_attn.v_proj": "blk.{}.attn_v",
+        _LAYER + "self_attn.dense": "blk.{}.attn_output",
+        _LAYER + "mlp.fc1": "blk.{}.ffn_up",
+        _LAYER + "mlp.fc2": "blk.{}.ffn_down",
+    },
+    (
+        count("context_length", "n_positions", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", "n_embd", required=True),
+        lambda config: iter([("feed_forward_length", Field.uint32(4 * config.hidden))]),
+        count("block_count", "num_hidden_layers", required=True),
+        count("attention.head_count", "num_attention_heads", required=True),
+        count("attention.head_count_kv", "num_attention_heads", required=True),
+        number("attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", required=True),
+        _phi3_dimensions,
+    ),
+    defaults={
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+    },
+    ropes=frozenset({"default"}),
+    only={"hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
+    vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
+)
+
+_NEOX = "gpt_neox.layers.{}."
+
+GPT_NEOX = Family(
+    "gptneox",
+    {
+        "gpt_neox.embed_in": "token_embd",
+        "gpt_neox.final_layer_norm": "output_norm",
+        "embed_out": "output",
+        _NEOX + "input_layernorm": "blk.{}.attn_norm",
+        _NEOX + "post_attention_layernorm": "blk.{}.ffn_norm",
+        _NEOX + "attention.query_key_value": Grouped(
+            "blk.{}.attn_qkv", lambda config: config.heads, lambda config: config.heads
+        ),
+        _NEOX + "attention.dense": "blk.{}.attn_output",
+        _NEOX + "mlp.dense_h_to_4h": "blk.{}.ffn_up",
+        _NEOX + "mlp.dense_4h_to_h": "blk.{}.ffn_down",
+    },
+    (
+        count("context_length", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", required=True),
+        count("block_count", "num_hidden_layers", required=True),
+        count("feed_forward_length", "intermediate_size", required=True),
+        lambda config: iter(
+            [("rope.dimension_count", Field.uint32(int(config.number("rotary_pct") * (config.hidden // config.heads))))]
+        ),
+        count("attention.head_count", "num_attention_heads", required=True),
+        flag("use_parallel_residual", "use_parallel_residual", default=True),
+        number("attention.layer_norm_epsilon", "layer_norm_eps", required=True),
+    ),
+    defaults={"max_position_embeddings": 2048, "rotary_pct": 0.25, "layer_norm_eps": 1e-5},
+    ropes=frozenset({"default"}),
+    only={"hidden_act": ("gelu", None), "rotary_emb_base": (10000, None)},
+)
+
+_SHARED_EXPERTS: Mapping[str, str] = {
+    _LAYER + "mlp.shared_experts.gate_proj": "blk.{}.ffn_gate_shexp",
+    _LAYER + "mlp.shared_experts.up_proj": "blk.{}.ffn_up_shexp",
+    _LAYER + "mlp.shared_experts.down_proj": "blk.{}.ffn_down_shexp",
+}
+
+DEEPSEEK = Family(
+    "deepseek",
+    {**_LLAMA_TENSORS, **_ROUTED, **_SHARED_EXPERTS},
+    (
+        *BASIC,
+        rope_dimensions,
+        _no_scaling,
+        count("leading_dense_block_count", "first_k_dense_replace", required=True),
+        VOCABULARY_SIZE,
+        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        always("expert_weights_scale", Field.float32(1.0)),
+        count("expert_shared_count", "n_shared_experts", required=True),
+    ),
+    tokenizers=("sentencepiece", "bpe"),
+    ropes=frozenset({"default"}),
+    only={**ANY_SILU, "norm_topk_prob": (False, None), "moe_layer_freq": (1, None), "scoring_func": ("softmax", None)},
+)
+
+
+def _deepseek2_sizes(config: Config) -> Pairs:
+    """The compressed cache makes one head of K and V of all, which is spread again to the sizes called `mla`."""
+    rank, turned = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
+    yield "attention.head_count_kv", Field.uint32(1)
+    yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
+    query = config.optional_count("q_lora_rank")
+    if query is not None:
+        yield "attention.q_lora_rank", Field.uint32(query)
+    yield "attention.kv_lora_rank", Field.uint32(rank)
+    yield "attention.key_length", Field.uint32(rank + turned)
+    yield "attention.value_length", Field.uint32(rank)
+    yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + turned)
+    yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
+    yield "rope.dimension_count", Field.uint32(turned)
+    if config.flag("norm_topk_prob", default=False):
+        yield "expert_weights_norm", Field.boolean(True)
+    scale = Config(config.rope).optional_number("mscale_all_dim")
+    if scale is not None:
+        yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
+
+
+DEEPSEEK2 = Family(
+    "deepseek2",
+    {
+        **_ENDS,
+        **_NORMS,
+        **_MLP,
+        **_ROUTED,
+        **_SHARED_EXPERTS,
+        _LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
+        _LAYER + "self_attn.q_proj": "blk.{}.attn_q",
+        _LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
+        _LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
+        _LAYER + "self_attn.q_b_proj": "blk.{}.attn_q_b",
+        _LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
+        _LAYER + "self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
+        _LAYER + "self_attn.kv_b_proj": Absorbed("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
+        _LAYER + "self_attn.o_proj": "blk.{}.attn_output",
+    },
+    (
+        *BASIC,
+        VOCABULARY_SIZE,
+        _deepseek2_sizes,
+        count("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
+        count("expert_shared_count", "n_shared_experts", required=True),
+        number("expert_weights_scale", "routed_scaling_factor"),
+    ),
+    defaults={
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "routed_scaling_factor": 1.0,
+    },
+    only={**ANY_SILU, "attention_bias": (False, None), "moe_layer_freq": (1, None)},
+    extra_layers=True,
+)
+
+DEEPSEEK3 = replace(
+    DEEPSEEK2,
+    defaults={
+        **DEEPSEEK2.defaults,
+        "max_position_embeddings": 4096,
+        "first_k_dense_replace": 3,
+        "num_experts_per_tok": 8,
+        "n_group": 8,
+        "topk_group": 4,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+    },
+)
+
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
+    "Cohere2ForCausalLM": COHERE2,
     "CohereForCausalLM": COHERE,
+    "DeepseekForCausalLM": DEEPSEEK,
+    "DeepseekV2ForCausalLM": DEEPSEEK2,
+    "DeepseekV3ForCausalLM": DEEPSEEK3,
+    "Ernie4_5ForCausalLM": ERNIE4_5,
+    "Ernie4_5_ForCausalLM": ERNIE4_5,
+    "Exaone4ForCausalLM": EXAONE4,
+    "GPTNeoXForCausalLM": GPT_NEOX,
+    "Glm4ForCausalLM": GLM4,
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
     "GraniteMoeSharedForCausalLM": GRANITE_MOE,
     "LlamaForCausalLM": LLAMA,
+    "MiniCPMForCausalLM": MINICPM,
     "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
+    "NemotronForCausalLM": NEMOTRON,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
     "OlmoForCausalLM": OLMO,
     "OlmoeForCausalLM": OLMOE,
     "Phi3ForCausalLM": PHI3,
+    "PhiForCausalLM": PHI2,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,
     "Qwen3ForCausalLM": QWEN3,

@@ -108,7 +108,7 @@ def write_vocabulary(
 
 def _write(family: Family, config: Config, files: _Files) -> Pairs:
     if "sentencepiece" in family.tokenizers and files.model is not None:
-        tokens = _pieces(config, files)
+        tokens = _pieces(family, config, files)
         yield from tokens.pairs("llama", "default")
         yield from _specials(family, config, files, tokens)
     elif "sentencepiece" in family.tokenizers and _is_sentencepiece(files.tokenizer):
@@ -298,7 +298,7 @@ def _is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def _pieces(config: Config, files: _Files) -> _Tokens:
+def _pieces(family: Family, config: Config, files: _Files) -> _Tokens:
     model = files.model or b""
     count = count_pieces(model)
     if count is None:
@@ -318,14 +318,19 @@ def _pieces(config: Config, files: _Files) -> _Tokens:
             tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     for number, token in _decoder(files):
         if number < len(tokens):
-            _put_added(tokens, number, token)
+            _put_added(tokens, number, token, marked=family.added_from_json)
+    for token in files.written_added if family.added_from_json else ():
+        _put_added(tokens, token["id"], token, marked=True)
     return tokens
 
 
-def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any]) -> None:
+def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked: bool = False) -> None:
+    """`marked` takes a token for special only where it says so, and its text as it is."""
     text = token["content"]
-    if token.get("special") or _looks_special(text):
+    if token.get("special") or (not marked and _looks_special(text)):
         tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
+    elif marked:
+        tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     else:
         tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
