@@ -34,7 +34,7 @@ class Config:
         value = self.find(*keys)
         if value is not None and (type(value) is not int or not 0 <= value < 1 << 32):
             raise CannotConvert(f"config.json has {keys[0]} = {shown(value)}, which is no count")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def positive(self, *keys: str) -> int:
         value = self.count(*keys)
@@ -84,7 +84,7 @@ class Config:
 
     @property
     def tied(self) -> bool:
-        """transformers then takes the embeddings for the output too, whatever the weights hold."""
+        """Then transformers takes the embeddings for the output too, whatever the weights hold."""
         return self.flag("tie_word_embeddings", default=False)
 
     @property

@@ -23,7 +23,7 @@ from proxy.gguf.families import (
     Stacked,
     Turned,
 )
-from proxy.gguf.header import Field, write_header
+from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
 from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened
 from proxy.gguf.vocabulary import write_vocabulary
@@ -63,7 +63,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The bytes from offset `start` up to `stop` of a file, transformed perhaps; `becomes` is how many they are then."""
+    """The bytes from offset `start` up to `stop` of a file, perhaps transformed: `becomes` is how many they are then."""
 
     path: str
     start: int
@@ -230,8 +230,9 @@ def _general(
     fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
     for key, (name, fraction) in _SAMPLING.items():
         value = (description.generation or {}).get(key)
-        if type(value) is int or (fraction and type(value) is float):
-            fields[f"general.sampling.{name}"] = Field.float32(value) if fraction else Field.int32(value)
+        if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
+            kind = Kind.FLOAT32 if fraction else Kind.INT32
+            fields[f"general.sampling.{name}"] = Field.of(kind, value)
     fields["general.name"] = Field.string(description.name)
     fields["general.size_label"] = Field.string(_size_label(infos))
     if description.license is not None:
@@ -333,7 +334,9 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
         case Raised(name):
             info = TensorInfo(name.format(*numbers) + suffix, shape[::-1], TensorType.F32)
-            return [_Target(info, (replace(place.piece(), transform=increased(place.source.dtype), becomes=info.size),))]
+            return [
+                _Target(info, (replace(place.piece(), transform=increased(place.source.dtype), becomes=info.size),))
+            ]
         case Turned(name, heads):
             rows = _rows_of_head(place, heads(config))
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], turned=rows)]
@@ -421,7 +424,9 @@ def _absorbed(config: Config, place: _Place, key: str, value: str) -> list[_Targ
     heads, rank = config.heads, place.source.shape[-1]
     keys, values = config.positive("qk_nope_head_dim"), config.positive("v_head_dim")
     if len(place.source.shape) != _MATRIX or place.rows != heads * (keys + values):
-        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, not {heads} heads of {keys + values}")
+        raise CannotConvert(
+            f"{place.name} has the shape {list(place.source.shape)}, not {heads} heads of {keys + values}"
+        )
     width, each = WIDTHS[place.source.dtype], keys + values
     kind = _TYPES[place.source.dtype]
     key_pieces = [

@@ -318,9 +318,7 @@ _GRANITE_KEYS = (
 )
 _GRANITE_DEFAULTS: Mapping[str, Any] = {
     **_LLAMA_DEFAULTS,
-    **dict.fromkeys(
-        ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0
-    ),
+    **dict.fromkeys(("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0),
 }
 
 GRANITE = Family(

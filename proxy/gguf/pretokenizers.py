@@ -28,8 +28,8 @@ def _spelled(digits: str) -> list[str]:
     return [f"{head}{_WORD}|{digits}{_TAIL}" for head in (_CONTRACTIONS, _CONTRACTIONS_IN_FULL)]
 
 
-def _split(*patterns: str) -> Fingerprint:
-    return (*(("Split", pattern, "Isolated", False) for pattern in patterns), ("ByteLevel", False))
+def _split(*patterns: str, last: Fingerprint = ()) -> Fingerprint:
+    return (*(("Split", pattern, "Isolated", False) for pattern in patterns), *last, ("ByteLevel", False))
 
 
 _CASED_LETTERS = (
@@ -77,13 +77,24 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
         False,
     ): "deepseek-v3",
     (
-        _split("[\r\n]", _CASED_LETTERS, "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", r"\s+$", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+")[:-1]
-        + (("Digits", False), ("ByteLevel", False)),
+        _split(
+            "[\r\n]",
+            _CASED_LETTERS,
+            "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+            r"\s+$",
+            "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+            last=(("Digits", False),),
+        ),
         False,
     ): "deepseek-llm",
     (
-        _split("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+")[:-1]
-        + (_DIGITS_ONE_BY_ONE, ("ByteLevel", False)),
+        _split(
+            "[\r\n]",
+            r"\s?\p{L}+",
+            r"\s?\p{P}+",
+            "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+            last=(_DIGITS_ONE_BY_ONE,),
+        ),
         False,
     ): "deepseek-coder",
     ((_WORDS,), False): "gpt-2",

@@ -23,8 +23,10 @@ def interleaved(row: int, rows: int) -> Transform:
 
 
 def transposed(rows: int, columns: int, width: int) -> Transform:
-    """Matrices of `rows` × `columns` numbers of `width` bytes, one behind the other, each turned over."""
-    return partial(_by_heads, rows * columns * width, partial(_transpose, columns, "I" if width == WIDTHS["F32"] else "H"))
+    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each turned over."""
+    return partial(
+        _by_heads, rows * columns * width, partial(_transpose, columns, "I" if width == WIDTHS["F32"] else "H")
+    )
 
 
 def widened(dtype: str) -> Transform:

@@ -59,9 +59,9 @@ class _Files:
 
     @classmethod
     def read(cls, contents: Mapping[str, bytes]) -> "_Files":
+        parsed = {path: _object(path, contents.get(path)) for path in (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED)}
         return cls(
-            *(_object(path, contents.get(path)) for path in (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED)),
-            contents.get(SENTENCEPIECE),
+            parsed[TOKENIZER], parsed[TOKENIZER_CONFIG], parsed[SPECIALS], parsed[ADDED], contents.get(SENTENCEPIECE)
         )
 
     @property
@@ -240,8 +240,7 @@ def _added_tokens(files: _Files, vocabulary: Mapping[str, int]) -> dict[int, tup
         known = numbers.get(token["content"], vocabulary.get(token["content"]))
         if known not in (None, number):
             raise CannotConvert(
-                f"{TOKENIZER_CONFIG} has the token {shown(token['content'])} as number {number}, "
-                f"{TOKENIZER} as {known}"
+                f"{TOKENIZER_CONFIG} has the token {shown(token['content'])} as number {number}, {TOKENIZER} as {known}"
             )
         added[number] = token["content"], token.get("special") is True
         numbers[token["content"]] = number
@@ -383,9 +382,7 @@ def _check_normalizer(tokenizer: Mapping[str, Any]) -> None:
         )
 
 
-def _specials(
-    family: Family, config: Config, files: _Files, tokens: _Tokens, *, numbered: bool = True
-) -> Pairs:
+def _specials(family: Family, config: Config, files: _Files, tokens: _Tokens, *, numbered: bool = True) -> Pairs:
     """The numbers of the special tokens, and which of them begin and end a text.
 
     `numbered` leaves out a number beyond the vocabulary, as llama.cpp does for SentencePiece alone.
@@ -411,10 +408,10 @@ def _specials(
 
 
 class _Named:
-    """What tokenizer.json and tokenizer_config.json say of special tokens together, as SpecialVocab of gguf reads it."""
+    """What tokenizer.json and tokenizer_config.json say of special tokens, as gguf's SpecialVocab reads them."""
 
     def __init__(self, files: _Files) -> None:
-        self.kinds = _KINDS
+        self.kinds: tuple[str, ...] = _KINDS
         self.adds: dict[str, bool] = {}
         self._config = dict(files.config)
         if files.tokenizer:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from tests.tiny_models import Random, Tensors, safetensors
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 HEAD = HIDDEN // HEADS
 EXPERTS = 4
-WORDS = """the quick brown fox jumps over the lazy dog and then the story begins with a small language model that reads
-every word in turn while other people are talking about water and fire and the weather of the north""".split()
+WORDS = (
+    "the quick brown fox jumps over the lazy dog and then the story begins with a small language model that reads "
+    "every word in turn while other people are talking about water and fire and the weather of the north"
+).split(" ")
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 HEAD_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -65,7 +68,7 @@ def _merges(words: Mapping[tuple[str, ...], int], count: int) -> Iterator[tuple[
     for _ in range(count):
         pairs: Counter[tuple[str, str]] = Counter()
         for word, times in current.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += times
         if not pairs:
             return
@@ -121,7 +124,9 @@ def byte_pairs(
         "type": "TemplateProcessing",
         "single": [begin, sequences[0]],
         "pair": [begin, sequences[0], begin, sequences[1]],
-        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [ids["<|endoftext|>"]], "tokens": ["<|endoftext|>"]}},
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [ids["<|endoftext|>"]], "tokens": ["<|endoftext|>"]}
+        },
     }
     tokenizer = {
         "version": "1.0",
@@ -171,8 +176,10 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
     pieces += [(a + b, -float(rank), 1) for rank, (a, b) in enumerate(merges)]
     pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
-    content = b"".join(_field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
-                       for text, score, kind in pieces)
+    content = b"".join(
+        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+        for text, score, kind in pieces
+    )
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x20\x00")
     vocabulary = {text: number for number, (text, _, _) in enumerate(pieces)}
     tokens = [_added(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
@@ -284,10 +291,14 @@ class Tiny:
         self.weights(weights)
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
-        files = {"config.json": dump(config), **self.tokenizer().files, "generation_config.json": dump({"temperature": 0.6})}
+        files = {
+            "config.json": dump(config),
+            **self.tokenizer().files,
+            "generation_config.json": dump({"temperature": 0.6}),
+        }
         if self.shards == 1:
             return files | {"model.safetensors": safetensors(weights.tensors, self.dtype)}
-        index = {}
+        index: dict[str, str] = {}
         for number in range(self.shards):
             path = f"model-{number + 1:05d}-of-{self.shards:05d}.safetensors"
             part = {name: weights.tensors[name] for name in names[number * each : (number + 1) * each]}
@@ -438,7 +449,11 @@ def _mixtral(weights: Weights) -> None:
         weights.attention(layer)
         weights.linear(f"{layer}block_sparse_moe.gate", EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
-            for part, shape in (("w1", (FEED_FORWARD, HIDDEN)), ("w2", (HIDDEN, FEED_FORWARD)), ("w3", (FEED_FORWARD, HIDDEN))):
+            for part, shape in (
+                ("w1", (FEED_FORWARD, HIDDEN)),
+                ("w2", (HIDDEN, FEED_FORWARD)),
+                ("w3", (FEED_FORWARD, HIDDEN)),
+            ):
                 weights.linear(f"{layer}block_sparse_moe.experts.{expert}.{part}", *shape)
 
 
@@ -475,7 +490,7 @@ def _olmoe(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
         weights.norms(layer)
-        weights.attention(layer, norms=(HEADS * HEAD, KV_HEADS * HEAD))
+        weights.attention(layer, norms=(HEADS * HEAD, HEADS * HEAD))
         weights.experts(layer)
 
 
@@ -595,7 +610,7 @@ def _deepseek2(weights: Weights) -> None:
     config = weights.config
     weights.ends()
     nope, turned, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
-    for number in range(LAYERS + config.get("num_nextn_predict_layers", 0)):
+    for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):
         layer = f"model.layers.{number}."
         weights.norms(layer)
         if config["q_lora_rank"]:
@@ -637,7 +652,12 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
-GRANITE = {"attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+GRANITE = {
+    "attention_multiplier": 0.015625,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+}
 MOE = {"num_experts": EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
 DEEPSEEK = {
     "n_routed_experts": EXPERTS,
@@ -649,6 +669,7 @@ DEEPSEEK = {
     "scoring_func": "softmax",
 }
 MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
+FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
 TIED = {"tie_word_embeddings": True}
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -657,14 +678,14 @@ REPOSITORIES: dict[str, Tiny] = {
         "CohereForCausalLM",
         "cohere",
         _cohere,
-        change={"layer_norm_eps": 1e-5, "logit_scale": 0.0625, "use_qk_norm": True, **TIED},
+        change={"layer_norm_eps": 1e-5, "logit_scale": 0.0625, **TIED},
         drop=("rms_norm_eps",),
     ),
     "cohere2": Tiny(
         "Cohere2ForCausalLM",
         "cohere2",
         _cohere2,
-        change={"layer_norm_eps": 1e-5, "logit_scale": 0.25, "rotary_pct": 1.0, "sliding_window": 1024, **TIED},
+        change={"layer_norm_eps": 1e-5, "logit_scale": 0.25, "rotary_pct": 1.0, "sliding_window": 1024, **TIED, **FOUR},
         drop=("rms_norm_eps",),
     ),
     "deepseek": Tiny("DeepseekForCausalLM", "deepseek", _deepseek, _pieces, DEEPSEEK),
@@ -746,7 +767,13 @@ REPOSITORIES: dict[str, Tiny] = {
         "granitemoeshared",
         _granite_moe,
         _smollm,
-        {**GRANITE, **TIED, "num_local_experts": EXPERTS, "num_experts_per_tok": 2, "shared_intermediate_size": FEED_FORWARD},
+        {
+            **GRANITE,
+            **TIED,
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": FEED_FORWARD,
+        },
     ),
     "llama": Tiny("LlamaForCausalLM", "llama", _plain, _llama3, {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0}),
     "llama-2": Tiny("LlamaForCausalLM", "llama", _plain, sentence_pieces),
@@ -755,7 +782,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "llama",
         _plain,
         _smollm,
-        {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.0}, "head_dim": 32, **TIED},
+        {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.0}, **TIED},
         dtype="F16",
     ),
     "llama_v5": Tiny(
@@ -799,13 +826,19 @@ REPOSITORIES: dict[str, Tiny] = {
         "olmo3",
         _olmo2,
         _qwen,
-        {"sliding_window": 1024, "layer_types": ["sliding_attention", "full_attention"]},
+        {"sliding_window": 1024, "layer_types": [*["sliding_attention"] * 3, "full_attention"], **FOUR},
     ),
     "olmoe": Tiny(
         "OlmoeForCausalLM",
         "olmoe",
         _olmoe,
-        change={"num_experts": EXPERTS, "num_experts_per_tok": 2, "intermediate_size": HIDDEN, "norm_topk_prob": False},
+        change={
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "intermediate_size": HIDDEN,
+            "norm_topk_prob": False,
+            "num_key_value_heads": HEADS,
+        },
     ),
     "phi2": Tiny(
         "PhiForCausalLM",
@@ -843,7 +876,13 @@ REPOSITORIES: dict[str, Tiny] = {
         lambda: byte_pairs("gpt-2", kind="GPT2Tokenizer"),
         {"sliding_window": None, "original_max_position_embeddings": 2048, "partial_rotary_factor": 0.75},
     ),
-    "qwen2": Tiny("Qwen2ForCausalLM", "qwen2", _qwen2, _qwen, {"rope_theta": 1e6, "rope_scaling": YARN, "use_sliding_window": False}),
+    "qwen2": Tiny(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        _qwen2,
+        _qwen,
+        {"rope_theta": 1e6, "rope_scaling": YARN, "use_sliding_window": False},
+    ),
     "qwen2moe": Tiny(
         "Qwen2MoeForCausalLM",
         "qwen2_moe",
@@ -852,7 +891,9 @@ REPOSITORIES: dict[str, Tiny] = {
         {**MOE, "shared_expert_intermediate_size": FEED_FORWARD, "norm_topk_prob": False},
     ),
     "qwen3": Tiny("Qwen3ForCausalLM", "qwen3", _qwen3, _qwen, {"head_dim": 128, "rope_theta": 1e6, **TIED}, shards=2),
-    "qwen3moe": Tiny("Qwen3MoeForCausalLM", "qwen3_moe", _qwen3_moe, _qwen, {**MOE, "head_dim": 64, "norm_topk_prob": True}),
+    "qwen3moe": Tiny(
+        "Qwen3MoeForCausalLM", "qwen3_moe", _qwen3_moe, _qwen, {**MOE, "head_dim": 64, "norm_topk_prob": True}
+    ),
     "qwen3moe_v5": Tiny(
         "Qwen3MoeForCausalLM",
         "qwen3_moe",
