@@ -63,7 +63,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The bytes from offset `start` up to `stop` of a file, perhaps transformed: `becomes` is how many they are then."""
+    """The bytes from offset `start` up to `stop` of a file. `becomes` is how many a `transform` makes of them."""
 
     path: str
     start: int
@@ -211,8 +211,8 @@ def _check_settings(family: Family, config: Config) -> None:
     uneven = config.find("head_dim") is None and config.hidden % config.heads
     if uneven or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
         raise CannotConvert(
-            f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, num_key_value_heads = "
-            f"{config.kv_heads} and heads of {config.head_size}, which do not fit each other"
+            f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, "
+            f"num_key_value_heads = {config.kv_heads} and heads of {config.head_size}, which do not fit each other"
         )
 
 
@@ -457,9 +457,9 @@ def _check_complete(config: Config, names: Iterable[str]) -> None:
     others = set()
     for name in names:
         if name.startswith(BLOCK):
-            _, number, rest = name.split(".", 2)
+            _, block, rest = name.split(".", 2)
             if not rest.startswith(("ffn_", "exp_probs")):  # layers with experts differ from those without
-                blocks[int(number)].add(rest)
+                blocks[int(block)].add(rest)
         else:
             others.add(name)
     wanted = {"token_embd.weight", "output_norm.weight"} if "output_norm.weight" in others else {"token_embd.weight"}
@@ -470,8 +470,8 @@ def _check_complete(config: Config, names: Iterable[str]) -> None:
     everything = set().union(*blocks.values())
     for number, found in blocks.items():
         if found != everything or not found:
-            missing = everything - found or {"anything"}
-            raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{min(missing)}")
+            lacking = min(everything - found, default="attn_q.weight")
+            raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{lacking}")
 
 
 def _data_order(targets: Sequence[_Target], paths: Sequence[str]) -> list[_Target]:

@@ -257,7 +257,8 @@ def test_sentencepiece_of_another_kind_refused() -> None:
 
 NASTY = (
     "the quick brown fox 3 33 333 3333 3.14 I've WE'LL you're  two   spaces\t\ttabs\n\n\nlines\r\n naïve café "
-    "日本語のテキスト 中文字 한국어 עברית العربية हिन्दी Ελληνικά кириллица 🚀🙂‍↔️ 👩‍👩‍👧 e\u0301 <|im_start|>user<|im_end|> ... !?"
+    "日本語のテキスト 中文字 한국어 עברית العربية हिन्दी Ελληνικά кириллица "
+    "🚀🙂‍↔️ 👩‍👩‍👧 e\u0301 <|im_start|>user<|im_end|> ... !?"
 )
 
 

@@ -20,10 +20,11 @@ from tests.tiny_models import Random, Tensors, safetensors
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 HEAD = HIDDEN // HEADS
 EXPERTS = 4
-WORDS = (
+TEXT = (
     "the quick brown fox jumps over the lazy dog and then the story begins with a small language model that reads "
     "every word in turn while other people are talking about water and fire and the weather of the north"
-).split(" ")
+)
+WORDS = TEXT.split()
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 HEAD_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
