@@ -83,7 +83,7 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
             "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
             r"\s+$",
             "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
-            last=(("Digits", False),),
+            last=(_DIGITS_ONE_BY_ONE,),
         ),
         False,
     ): "deepseek-llm",
@@ -115,7 +115,16 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
             f"tokenizer.json has a pre-tokenizer that is not known: {shown(steps)}"
             f"{', which takes whole words before merges' if ignores_merges else ''}"
         )
+    if name == "deepseek-llm":
+        _check_digits(model)
     return name
+
+
+def _check_digits(model: object) -> None:
+    """DeepSeek's first models cut between digits, llama.cpp around all: it is the same where none were merged."""
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if any(len(text) > 1 and text.isdecimal() for text in vocabulary or ()):
+        raise CannotConvert("tokenizer.json has a pre-tokenizer that cuts between digits, and tokens of several")
 
 
 def _check_normalizer(normalizer: object) -> None:
