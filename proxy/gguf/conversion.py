@@ -159,13 +159,15 @@ def convert(
     weights: Mapping[str, Mapping[str, Source]],
     description: Description,
     *,
+    for_ollama_quantizer: bool = False,
     for_ollama_quantizer_below_0_30: bool = False,
 ) -> Conversion:
     """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
 
     The data keeps the order of the source where no tensor is made of several. For the quantizer of Ollama before 0.30
     the header lists the tensors by block instead, as Ollama's own converter does, since it hands out the precise types
-    in this order; such a file can be quantized, but not loaded.
+    in this order; such a file can be quantized, but not loaded. A file of F32 says that it is of F16 for any quantizer
+    of Ollama's, which takes F32's number, 0, for none: "quantization is only supported for F16, BF16 and F32 models".
 
     Raises CannotConvert, or GgufError for a value that no GGUF can hold.
     """
@@ -174,9 +176,12 @@ def convert(
     _check_settings(family, settings)
     targets = _targets(family, settings, weights)
     order = _data_order(targets, list(weights))
+    file_type, quantized = _file_type(weights), for_ollama_quantizer or for_ollama_quantizer_below_0_30
     in_order = all(target.sources == 1 for target in targets)
     metadata = {
-        **_general(family, description, [target.info for target in targets], weights),
+        **_general(family, description, [target.info for target in targets]),
+        "general.file_type": Field.uint32(max(file_type, quantized and _FILE_TYPES["F16"])),
+        "general.quantization_version": Field.uint32(_QUANTIZATION_VERSION),
         **_hyperparameters(family, settings),
         **write_vocabulary(family, settings, files, description.chat_template),
     }
@@ -224,9 +229,7 @@ def _hyperparameters(family: Family, config: Config) -> dict[str, Field]:
     return fields
 
 
-def _general(
-    family: Family, description: Description, infos: Sequence[TensorInfo], weights: Mapping[str, Mapping[str, Source]]
-) -> dict[str, Field]:
+def _general(family: Family, description: Description, infos: Sequence[TensorInfo]) -> dict[str, Field]:
     fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
     for key, (name, fraction) in _SAMPLING.items():
         value = (description.generation or {}).get(key)
@@ -237,8 +240,6 @@ def _general(
     fields["general.size_label"] = Field.string(_size_label(infos))
     if description.license is not None:
         fields["general.license"] = Field.string(description.license)
-    fields["general.file_type"] = Field.uint32(_file_type(weights))
-    fields["general.quantization_version"] = Field.uint32(_QUANTIZATION_VERSION)
     return fields
 
 

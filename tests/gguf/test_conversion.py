@@ -147,6 +147,17 @@ def test_matrices_keep_their_type() -> None:
         assert {tensor.type for tensor in header.tensors if len(tensor.shape) > 1} == {number}
 
 
+def test_ollamas_quantizer_is_told_that_f32_is_f16() -> None:
+    """It takes the number of F32, 0, for none, and refuses such a file."""
+    for option, number in (
+        ({}, 0),
+        ({"for_ollama_quantizer": True}, 1),
+        ({"for_ollama_quantizer_below_0_30": True}, 1),
+    ):
+        header = read_header(plan(repository("llama_f32"), **option).header)
+        assert header.metadata["general.file_type"].value == number
+
+
 # Refusals: each names what is not known.
 
 

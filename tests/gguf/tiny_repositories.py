@@ -803,6 +803,14 @@ REPOSITORIES: dict[str, Tiny] = {
         {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 128, **TIED},
         drop=("rope_theta",),
     ),
+    "llama_f32": Tiny(
+        "LlamaForCausalLM",
+        "llama",
+        _plain,
+        sentence_pieces,
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "num_key_value_heads": HEADS, **TIED},
+        dtype="F32",
+    ),
     "mistral": Tiny("MistralForCausalLM", "mistral", _plain, _pieces, {"sliding_window": 4096, "head_dim": 128}),
     "mixtral": Tiny(
         "MixtralForCausalLM",

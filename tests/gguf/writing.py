@@ -21,7 +21,7 @@ MOST_VALUES = 16
 WINDOW = 1 << 16
 
 
-def plan(files: Mapping[str, bytes], *, for_ollama_quantizer_below_0_30: bool = False) -> Conversion:
+def plan(files: Mapping[str, bytes], **options: bool) -> Conversion:
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
     return convert(
@@ -33,7 +33,7 @@ def plan(files: Mapping[str, bytes], *, for_ollama_quantizer_below_0_30: bool = 
             if path.endswith(".safetensors")
         },
         Description("Tiny Model", chat_template=template, generation=generation),
-        for_ollama_quantizer_below_0_30=for_ollama_quantizer_below_0_30,
+        **options,
     )
 
 
