@@ -875,6 +875,83 @@ GPT_NEOX = Family(
     only={"hidden_act": ("gelu", None), "rotary_emb_base": (10000, None)},
 )
 
+_FALCON = "transformer.h.{}."
+
+
+def _falcon_groups(config: Config) -> int:
+    return config.positive("num_kv_heads", "n_head_kv")
+
+
+FALCON = Family(
+    "falcon",
+    {
+        "transformer.word_embeddings": "token_embd",
+        "transformer.ln_f": "output_norm",
+        "lm_head": "output",
+        _FALCON + "input_layernorm": "blk.{}.attn_norm",
+        _FALCON + "ln_mlp": "blk.{}.attn_norm",
+        _FALCON + "ln_attn": "blk.{}.attn_norm_2",
+        _FALCON + "self_attention.query_key_value": Grouped(
+            "blk.{}.attn_qkv", _falcon_groups, lambda config: config.heads
+        ),
+        _FALCON + "self_attention.dense": "blk.{}.attn_output",
+        _FALCON + "mlp.dense_h_to_4h": "blk.{}.ffn_up",
+        _FALCON + "mlp.dense_4h_to_h": "blk.{}.ffn_down",
+    },
+    (
+        always("context_length", Field.uint32(2048)),
+        always("tensor_data_layout", Field.string("jploski")),
+        count("embedding_length", "hidden_size", required=True),
+        lambda config: iter([("feed_forward_length", Field.uint32(4 * config.hidden))]),
+        count("block_count", "num_hidden_layers", "n_layer", required=True),
+        count("attention.head_count", "num_attention_heads", "n_head", required=True),
+        lambda config: iter([("attention.head_count_kv", Field.uint32(_falcon_groups(config)))]),
+        number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True),
+    ),
+    defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    ropes=frozenset({"default"}),
+    # transformers counts the heads of K and V for the new architecture only; the old one has a single K and V.
+    only={
+        "new_decoder_architecture": (True,),
+        "alibi": (False, None),
+        "rope_theta": (10000, None),
+        "bias": (False, None),
+    },
+)
+
+_BLOOM: Mapping[str, Rule | str] = {
+    "word_embeddings": "token_embd",
+    "word_embeddings_layernorm": "token_embd_norm",
+    "ln_f": "output_norm",
+    "h.{}.input_layernorm": "blk.{}.attn_norm",
+    "h.{}.post_attention_layernorm": "blk.{}.ffn_norm",
+    "h.{}.self_attention.query_key_value": Grouped(
+        "blk.{}.attn_qkv", lambda config: config.heads, lambda config: config.heads
+    ),
+    "h.{}.self_attention.dense": "blk.{}.attn_output",
+    "h.{}.mlp.dense_h_to_4h": "blk.{}.ffn_up",
+    "h.{}.mlp.dense_4h_to_h": "blk.{}.ffn_down",
+}
+
+
+def _bloom_sizes(config: Config) -> Pairs:
+    yield "context_length", Field.uint32(config.optional_count("seq_length") or config.hidden)
+    yield "embedding_length", Field.uint32(config.hidden)
+    yield "feed_forward_length", Field.uint32(4 * config.hidden)
+    yield "block_count", Field.uint32(config.blocks)
+    yield "attention.head_count", Field.uint32(config.heads)
+    yield "attention.head_count_kv", Field.uint32(config.heads)
+
+
+BLOOM = Family(
+    "bloom",
+    {**_BLOOM, **{f"transformer.{name}": rule for name, rule in _BLOOM.items()}, "lm_head": "output"},
+    (_bloom_sizes, number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True)),
+    defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    ropes=frozenset({"default"}),
+    only={"apply_residual_connection_post_layernorm": (False, None)},
+)
+
 _SHARED_EXPERTS: Mapping[str, str] = {
     _LAYER + "mlp.shared_experts.gate_proj": "blk.{}.ffn_gate_shexp",
     _LAYER + "mlp.shared_experts.up_proj": "blk.{}.ffn_up_shexp",
@@ -974,6 +1051,7 @@ DEEPSEEK3 = replace(
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
     "Cohere2ForCausalLM": COHERE2,
+    "BloomForCausalLM": BLOOM,
     "CohereForCausalLM": COHERE,
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
@@ -981,6 +1059,7 @@ FAMILIES: Mapping[str, Family] = {
     "Ernie4_5ForCausalLM": ERNIE4_5,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Exaone4ForCausalLM": EXAONE4,
+    "FalconForCausalLM": FALCON,
     "GPTNeoXForCausalLM": GPT_NEOX,
     "Glm4ForCausalLM": GLM4,
     "GraniteForCausalLM": GRANITE,

@@ -97,6 +97,11 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
         ),
         False,
     ): "deepseek-coder",
+    (
+        (("Punctuation", "Contiguous"), _WORDS, ("Digits", False), ("Split", "[0-9][0-9][0-9]", "Isolated", False)),
+        False,
+    ): "falcon",
+    (_split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), False): "bloom",
     ((_WORDS,), False): "gpt-2",
     ((_DIGITS_ONE_BY_ONE, _WORDS), False): "smollm",
 }
@@ -156,6 +161,8 @@ def _step(part: object) -> object:
     match fields:
         case {"type": "Split", "pattern": {"Regex": str() as text}, "behavior": str() as behavior}:
             return "Split", text, behavior, fields.get("invert") is True
+        case {"type": "Punctuation"}:
+            return "Punctuation", fields.get("behavior", "Isolated")
         case {"type": "Digits"}:
             return "Digits", fields.get("individual_digits") is True
         case {"type": "ByteLevel"} if fields.get("add_prefix_space") is not True:

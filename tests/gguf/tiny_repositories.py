@@ -48,6 +48,16 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
+    "falcon": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Punctuation", "behavior": "Contiguous"},
+            {**BYTE_LEVEL, "use_regex": True},
+            {"type": "Digits", "individual_digits": False},
+            {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
+        ],
+    },
+    "bloom": _split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"),
     "smollm": {
         "type": "Sequence",
         "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**BYTE_LEVEL, "use_regex": True}],
@@ -589,6 +599,30 @@ def _gpt_neox(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, FEED_FORWARD, bias=True)
 
 
+def _falcon(weights: Weights) -> None:
+    weights.add("transformer.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("transformer.ln_f", bias=True)
+    for number in range(LAYERS):
+        layer = f"transformer.h.{number}."
+        weights.norms(layer, "ln_attn", "ln_mlp", bias=True)
+        weights.linear(f"{layer}self_attention.query_key_value", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}self_attention.dense", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN)
+
+
+def _bloom(weights: Weights) -> None:
+    weights.add("word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norms("", "word_embeddings_layernorm", "ln_f", bias=True)
+    for number in range(LAYERS):
+        layer = f"h.{number}."
+        weights.norms(layer, bias=True)
+        weights.linear(f"{layer}self_attention.query_key_value", 3 * HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}self_attention.dense", HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN, bias=True)
+
+
 def _deepseek(weights: Weights) -> None:
     """The first layer is dense."""
     weights.ends()
@@ -675,6 +709,14 @@ TIED = {"tie_word_embeddings": True}
 
 REPOSITORIES: dict[str, Tiny] = {
     "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
+    "bloom": Tiny(
+        "BloomForCausalLM",
+        "bloom",
+        _bloom,
+        lambda: byte_pairs("bloom"),
+        {"layer_norm_epsilon": 1e-5, "n_layer": LAYERS, "n_head": HEADS, "seq_length": 2048, **TIED},
+        drop=("rms_norm_eps", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rope_theta"),
+    ),
     "cohere": Tiny(
         "CohereForCausalLM",
         "cohere",
@@ -740,6 +782,14 @@ REPOSITORIES: dict[str, Tiny] = {
             "rope_scaling": {**LLAMA3_ROPE, "factor": 16.0},
             "rope_theta": 1e6,
         },
+    ),
+    "falcon": Tiny(
+        "FalconForCausalLM",
+        "falcon",
+        _falcon,
+        lambda: byte_pairs("falcon"),
+        {"layer_norm_epsilon": 1e-5, "num_kv_heads": KV_HEADS, "new_decoder_architecture": True, **TIED},
+        drop=("rms_norm_eps", "num_key_value_heads", "intermediate_size"),
     ),
     "glm4": Tiny(
         "Glm4ForCausalLM",
