@@ -11,18 +11,8 @@ from math import prod
 from typing import Protocol
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families import (
-    FAMILIES,
-    Absorbed,
-    Copy,
-    Family,
-    Grouped,
-    Raised,
-    Rule,
-    Split,
-    Stacked,
-    Turned,
-)
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Raised, Rule, Split, Stacked, Turned
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
 from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families import Family
+from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
