@@ -108,7 +108,7 @@ class Config:
 _LARGEST = 3e38
 _ROPE_KEYS: Mapping[str, Sequence[str]] = {
     "rope_theta": ("global_rope_theta", "rope_theta", "rotary_emb_base"),
-    "partial_rotary_factor": ("partial_rotary_factor", "rope_pct", "rope_percent"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"),
     "original_max_position_embeddings": ("original_max_position_embeddings",),
 }
 

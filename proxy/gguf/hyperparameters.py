@@ -62,9 +62,20 @@ def rope_dimensions(config: Config) -> Pairs:
 
 
 def partial_rope_dimensions(config: Config) -> Pairs:
-    """Where only a part of each head is turned, after the head's size by the embedding's."""
+    """Where only a part of each head is turned; the head's size follows from the embedding's."""
+    yield "rope.dimension_count", Field.uint32(int(_turned_share(config) * (config.hidden // config.heads)))
+
+
+def partial_head_dimensions(config: Config) -> Pairs:
+    """The same where a head has a size of its own."""
+    yield "rope.dimension_count", Field.uint32(int(config.head_size * _turned_share(config)))
+
+
+def _turned_share(config: Config) -> float:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
-    yield "rope.dimension_count", Field.uint32(int(share * (config.hidden // config.heads)))
+    if not 0 <= share <= 1:
+        raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
+    return share
 
 
 _GATES = {"softmax": 1, "sigmoid": 2}

@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.conversion import Conversion, Description, Made, Piece, convert
+from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header
 from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
+from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.transforms import Transform, chained, increased, interleaved, transposed, widened
 from proxy.planning.safetensors import Tensor
@@ -156,6 +157,29 @@ def test_ollamas_quantizer_is_told_that_f32_is_f16() -> None:
     ):
         header = read_header(plan(repository("llama_f32"), **option).header)
         assert header.metadata["general.file_type"].value == number
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "dropped"),
+    [
+        ("glm4", {"rope_theta": 10000.0}, ("rope_theta", "partial_rotary_factor")),
+        ("gptneox", {"rope_theta": 10000.0}, ("rotary_pct",)),
+        ("phi2", {"rope_theta": 10000.0}, ("rope_theta", "partial_rotary_factor")),
+        ("nemotron", {"rope_theta": 10000.0}, ("rope_theta", "partial_rotary_factor")),
+    ],
+)
+def test_transformers_5_keeps_the_turned_share_under_its_roof(
+    name: str, where: Mapping[str, Any], dropped: tuple[str, ...]
+) -> None:
+    old = json.loads(repository(name)["config.json"])
+    share = old.get("partial_rotary_factor", old.get("rotary_pct"))
+    rope = {"rope_type": "default", "partial_rotary_factor": share / 2, **where}
+    new = {key: value for key, value in old.items() if key not in dropped} | {"rope_parameters": rope}
+    counts = []
+    for config in (old, new):
+        header = read_header(plan({**repository(name), "config.json": dump(config)}).header)
+        counts.append(header.get(f"{header.architecture}.rope.dimension_count", int))
+    assert counts[0] == 2 * (counts[1] or 0)
 
 
 # Refusals: each names what is not known.

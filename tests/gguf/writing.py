@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.conversion import Conversion, Description, Made, Piece, convert
+from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.header import Header, Kind
+from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import TensorType
 from proxy.planning.safetensors import header_size, read_header
 

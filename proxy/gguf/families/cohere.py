@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, HEAD_NORMS, LAYER, MLP, head_dim, no_scaling
 from proxy.gguf.families.rules import Family, Rule
-from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, number
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, number, partial_rope_dimensions
 
 _COHERE_TENSORS: Mapping[str, Rule | str] = {
     **ENDS,
@@ -43,9 +42,7 @@ COHERE2 = Family(
         number("logit_scale", "logit_scale", required=True),
         count("attention.sliding_window", "sliding_window", required=True),
         VOCABULARY_SIZE,
-        lambda config: iter(
-            [("rope.dimension_count", Field.uint32(int(config.number("rotary_pct") * (config.hidden // config.heads))))]
-        ),
+        partial_rope_dimensions,
         no_scaling,
     ),
     defaults={**COHERE.defaults, "sliding_window": 4096},

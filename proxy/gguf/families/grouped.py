@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from proxy.gguf.config import Config
 from proxy.gguf.families.rules import Family, Grouped, Rule
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import Pairs, always, count, flag, number
+from proxy.gguf.hyperparameters import Pairs, always, count, flag, number, partial_rope_dimensions
 
 _NEOX = "gpt_neox.layers.{}."
 
@@ -29,16 +29,14 @@ GPT_NEOX = Family(
         count("embedding_length", "hidden_size", required=True),
         count("block_count", "num_hidden_layers", required=True),
         count("feed_forward_length", "intermediate_size", required=True),
-        lambda config: iter(
-            [("rope.dimension_count", Field.uint32(int(config.number("rotary_pct") * (config.hidden // config.heads))))]
-        ),
+        partial_rope_dimensions,
         count("attention.head_count", "num_attention_heads", required=True),
         flag("use_parallel_residual", "use_parallel_residual", default=True),
         number("attention.layer_norm_epsilon", "layer_norm_eps", required=True),
     ),
     defaults={"max_position_embeddings": 2048, "rotary_pct": 0.25, "layer_norm_eps": 1e-5},
     ropes=frozenset({"default"}),
-    only={"hidden_act": ("gelu", None), "rotary_emb_base": (10000, None)},
+    only={"hidden_act": ("gelu", None), "rope_theta": (10000, None)},
 )
 
 _FALCON = "transformer.h.{}."

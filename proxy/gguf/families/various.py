@@ -7,7 +7,16 @@ from proxy.gguf.config import Config, finite
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS, head_dim
 from proxy.gguf.families.rules import Family, Raised, Stacked
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, flag, number, partial_rope_dimensions
+from proxy.gguf.hyperparameters import (
+    BASIC,
+    VOCABULARY_SIZE,
+    Pairs,
+    count,
+    flag,
+    number,
+    partial_head_dimensions,
+    partial_rope_dimensions,
+)
 
 GLM4 = Family(
     "glm4",
@@ -22,9 +31,7 @@ GLM4 = Family(
     },
     (
         *BASIC,
-        lambda config: iter(
-            [("rope.dimension_count", Field.uint32(int(config.head_size * config.number("partial_rotary_factor"))))]
-        ),
+        partial_head_dimensions,
     ),
     defaults={
         "max_position_embeddings": 131072,
