@@ -25,7 +25,6 @@ _ID_KEYS = {
     "sep": "seperator_token_id",  # sic, in every GGUF
     "pad": "padding_token_id",
     "mask": "mask_token_id",
-    "cls": "cls_token_id",
     "eot": "eot_token_id",
     "eom": "eom_token_id",
 }
@@ -156,8 +155,9 @@ def write_specials(family: Family, config: Config, files: TokenizerFiles, size: 
             raise CannotConvert(f"config.json has {kind}_token_id = {number} in a vocabulary of {size}")
         if number < size:
             ids[kind] = number
-    for kind, number in ids.items():
-        yield _ID_KEYS[kind], Field.uint32(number)
+    for kind, key in _ID_KEYS.items():
+        if kind in ids:
+            yield key, Field.uint32(ids[kind])
     for kind, adds in named.adds.items():
         if kind in ("bos", "eos", "sep"):
             yield f"add_{kind}_token", Field.boolean(adds)

@@ -247,6 +247,73 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     return Tokenizer(files, rows, {"bos": 1, "eos": 2})
 
 
+def changed(base: Tokenizer, change: Callable[[dict[str, dict[str, Any]]], None], rows: int = 0) -> Tokenizer:
+    """The same after `change` was let loose on its parsed files; new ones may be added. `rows` more tokens."""
+    files = {path: json.loads(content) for path, content in base.files.items() if path.endswith(".json")}
+    change(files)
+    whole = {path: content for path, content in base.files.items() if not path.endswith(".json")}
+    return Tokenizer(
+        {**{path: dump(content) for path, content in files.items()}, **whole}, base.rows + rows, base.specials
+    )
+
+
+def _odd_byte_pairs() -> Tokenizer:
+    """Special tokens named in every way, and a token that looks special without being marked."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
+        first = tokenizer["added_tokens"][-1]["id"] + 1
+        tokenizer["added_tokens"] += [
+            _added("<|tool|>", first, special=False),
+            _added(f"{SPACE}spaced{SPACE}", first + 1, special=False),
+        ]
+        tokenizer["normalizer"] = {"type": "NFC"}
+        config["additional_special_tokens"] = ["<|im_start|>", "the"]
+        config["bos_token"] = None
+        config["unk_token"] = {"__type": "AddedToken", "content": "<|endoftext|>", "special": True}
+        config["added_tokens_decoder"].pop(str(tokenizer["added_tokens"][0]["id"]))
+        config["add_bos_token"] = False
+        files["special_tokens_map.json"] = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+
+    return changed(byte_pairs("qwen2"), change, rows=2)
+
+
+def _ending_byte_pairs() -> Tokenizer:
+    """A template that begins and ends each text, where tokenizer_config.json names another end."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer = files["tokenizer.json"]
+        template = tokenizer["post_processor"]
+        end = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
+        number = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|im_start|>")
+        template["single"] = [*template["single"], end]
+        template["pair"] = [*template["single"], template["pair"][-1], end]
+        template["special_tokens"]["<|im_start|>"] = {"id": "<|im_start|>", "ids": [number], "tokens": ["<|im_start|>"]}
+        tokenizer["post_processor"] = {"type": "Sequence", "processors": [{**BYTE_LEVEL, "use_regex": True}, template]}
+        files["tokenizer_config.json"].pop("bos_token")
+
+    return changed(byte_pairs("llama-bpe", begins=True), change)
+
+
+def _odd_pieces() -> Tokenizer:
+    """Added tokens in a file of their own, a hole before one of them, and no space before a text."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        config = files["tokenizer_config.json"]
+        last = max(files["tokenizer.json"]["model"]["vocab"].values())
+        files["added_tokens.json"] = {"<|user|>": last + 1, "plain": last + 3}
+        files.pop("tokenizer.json")
+        config["added_tokens_decoder"] = {
+            "1": {"content": "<s>", "special": True},
+            str(last + 4): {"content": f"{SPACE}x{SPACE}", "special": False},
+            str(last + 5): {"content": "<unused7>", "special": False},
+        }
+        config["add_prefix_space"] = False
+        config["add_eos_token"] = True
+
+    return changed(sentence_pieces(), change, rows=8)
+
+
 def _field(number: int, content: bytes) -> bytes:
     """A length-delimited field of a protocol buffer."""
     size, length = len(content), bytearray()
@@ -273,6 +340,8 @@ class Tiny:
     dtype: Any = "BF16"
     shards: int = 1
     drop: tuple[str, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.6})
+    license: str | None = None
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -305,8 +374,10 @@ class Tiny:
         files = {
             "config.json": dump(config),
             **self.tokenizer().files,
-            "generation_config.json": dump({"temperature": 0.6}),
+            "generation_config.json": dump(self.generation),
         }
+        if self.license:
+            files["README.md"] = f"---\nlicense: {self.license}\n---\n# A tiny model\n".encode()
         if self.shards == 1:
             return files | {"model.safetensors": safetensors(weights.tensors, self.dtype)}
         index: dict[str, str] = {}
@@ -705,6 +776,7 @@ DEEPSEEK = {
 }
 MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
+SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
 TIED = {"tie_word_embeddings": True}
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -861,6 +933,7 @@ REPOSITORIES: dict[str, Tiny] = {
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "num_key_value_heads": HEADS, **TIED},
         dtype="F32",
     ),
+    "llama_pieces": Tiny("LlamaForCausalLM", "llama", _plain, _odd_pieces, TIED),
     "mistral": Tiny("MistralForCausalLM", "mistral", _plain, _pieces, {"sliding_window": 4096, "head_dim": 128}),
     "mixtral": Tiny(
         "MixtralForCausalLM",
@@ -880,6 +953,7 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "olmo": Tiny("OlmoForCausalLM", "olmo", _olmo, change={"clip_qkv": 8.0}, drop=("rms_norm_eps",)),
     "olmo2": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _llama3),
+    "olmo2_tokens": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _ending_byte_pairs, TIED),
     "olmo3": Tiny(
         "Olmo3ForCausalLM",
         "olmo3",
@@ -941,6 +1015,15 @@ REPOSITORIES: dict[str, Tiny] = {
         _qwen2,
         _qwen,
         {"rope_theta": 1e6, "rope_scaling": YARN, "use_sliding_window": False},
+    ),
+    "qwen2_tokens": Tiny(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        _qwen2,
+        _odd_byte_pairs,
+        {**TIED, "eos_token_id": [458, 460]},
+        generation=SAMPLING,
+        license="apache-2.0",
     ),
     "qwen2moe": Tiny(
         "Qwen2MoeForCausalLM",

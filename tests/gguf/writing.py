@@ -33,9 +33,13 @@ def plan(files: Mapping[str, bytes], **options: bool) -> Conversion:
             for path, content in sorted(files.items())
             if path.endswith(".safetensors")
         },
-        Description("Tiny Model", chat_template=template, generation=generation),
+        Description("Tiny Model", _license(files.get("README.md", b"")), template, generation),
         **options,
     )
+
+
+def _license(card: bytes) -> str | None:
+    return next((line[9:].decode() for line in card.splitlines() if line.startswith(b"license: ")), None)
 
 
 def made(piece: Piece | Made, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
