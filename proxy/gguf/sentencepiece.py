@@ -74,7 +74,10 @@ def read_trainer(model: bytes) -> int | None:
     trained = None
     for key, content in _fields(model):
         if key == TRAINER and isinstance(content, bytes):
-            kind = dict(_fields(content)).get(MODEL_TYPE, UNIGRAM)
+            try:
+                kind = dict(_fields(content)).get(MODEL_TYPE, UNIGRAM)
+            except (IndexError, ValueError):
+                return None
             trained = kind if isinstance(kind, int) else None
     return trained
 

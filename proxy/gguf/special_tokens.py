@@ -195,7 +195,10 @@ class _Named:
         for part in parts if isinstance(parts, list) else []:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind == "TemplateProcessing":
-                self._read_template(part.get("single") or [], part.get("pair") or [])
+                single, pair = part.get("single") or [], part.get("pair") or []
+                if not isinstance(single, list) or not isinstance(pair, list):
+                    raise CannotConvert(f"{TOKENIZER} has a template that is not known: {shown(part)}")
+                self._read_template(single, pair)
             elif kind not in ("ByteLevel", None):
                 raise CannotConvert(f"{TOKENIZER} has the unknown post-processor {shown(kind)}")
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Raised, Rule, Split, Stacked, Turned
+from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened
 
@@ -114,7 +115,8 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             if isinstance(rule, Stacked):
                 whole = rule.name.format(numbers[0]) + suffix
                 rules[whole] = rule
-                stacks.setdefault(whole, {})[numbers[1]] = place
+                if stacks.setdefault(whole, {}).setdefault(numbers[1], place) is not place:
+                    raise CannotConvert(f"two files have the tensor {name}")
             else:
                 targets += _apply(rule, config, place, numbers, suffix)
     targets += [_stack(name, rules[name].count(config), places) for name, places in stacks.items()]
@@ -124,8 +126,7 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
 
 def _rule(family: Family, place: _Place) -> tuple[Rule, list[int], str]:
     """The family's rule for a tensor, the numbers in its name, and the end that its new name has."""
-    if place.source.dtype not in _TYPES:
-        raise CannotConvert(f"{place.name} is of the type {place.source.dtype}, not one of {', '.join(_TYPES)}")
+    _check_source(place)
     parts = place.name.split(".")
     numbers = [int(part) for part in parts if _is_number(part)]
     stem, _, end = ".".join("{}" if _is_number(part) else part for part in parts).rpartition(".")
@@ -133,9 +134,18 @@ def _rule(family: Family, place: _Place) -> tuple[Rule, list[int], str]:
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
         # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
         end = "bias" if end.endswith("bias") else "weight"
-    if rule is None or prod(place.source.shape) == 0:
+    if rule is None or "{}" in parts:
         raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
     return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
+
+
+def _check_source(place: _Place) -> None:
+    source = place.source
+    if source.dtype not in _TYPES:
+        raise CannotConvert(f"{shown(place.name)} is of the type {source.dtype}, not one of {', '.join(_TYPES)}")
+    size = prod(source.shape) * WIDTHS[source.dtype]
+    if not 0 < len(source.shape) <= MOST_DIMENSIONS or size == 0 or size != source.stop - source.start:
+        raise CannotConvert(f"{shown(place.name)} has the shape {shown(source.shape)}, unknown for this architecture")
 
 
 def _layer(name: str) -> int:
@@ -144,7 +154,8 @@ def _layer(name: str) -> int:
 
 
 def _is_number(part: str) -> bool:
-    return part.isascii() and part.isdecimal() and len(part) < 6  # noqa: PLR2004 - no model has as many of anything
+    """No model has more than five digits of anything."""
+    return part.isascii() and part.isdecimal() and len(part) < 6 and (part == "0" or part[0] != "0")  # noqa: PLR2004
 
 
 def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:

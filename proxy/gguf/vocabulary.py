@@ -10,7 +10,7 @@ from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
-from proxy.gguf.sentencepiece import BPE, MOST_TOKENS, count_pieces, read_pieces, read_trainer
+from proxy.gguf.sentencepiece import BPE, MOST_TOKENS, Piece, count_pieces, read_pieces, read_trainer
 from proxy.gguf.sentencepiece import Kind as Type
 from proxy.gguf.special_tokens import (
     ADDED,
@@ -190,7 +190,7 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> _Tokens:
     if read_trainer(model) not in (BPE, None):
         raise CannotConvert(f"{SENTENCEPIECE} is not of the kind BPE, and llama.cpp would merge it as one")
     tokens = _Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
-    for number, piece in enumerate(read_pieces(model)):
+    for number, piece in enumerate(_read(model)):
         # llama.cpp's converter asks for these kinds only: what the user defined is normal, unless it is added below.
         known = piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE)
         if number < len(tokens):
@@ -206,6 +206,13 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> _Tokens:
     for token in files.written_added if family.added_from_json else ():
         _put_added(tokens, token["id"], token, marked=True)
     return tokens
+
+
+def _read(model: bytes) -> list[Piece]:
+    try:
+        return list(read_pieces(model))
+    except (IndexError, ValueError) as error:
+        raise CannotConvert(f"{SENTENCEPIECE} has a broken piece") from error
 
 
 def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked: bool = False) -> None:

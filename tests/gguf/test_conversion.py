@@ -449,6 +449,45 @@ def test_any_header_is_refused_or_makes_a_right_file(name: str, data: st.DataObj
     assert read_header(made_of.header, size=made_of.size).tensors
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["llama", "qwen3", "llama-2", "mistral", "olmo2_tokens"]), st.booleans(), st.data())
+def test_any_tokenizer_is_refused_or_makes_a_right_file(name: str, model: bool, data: st.DataObject) -> None:
+    """Anything in the place of anything in its files, or bytes gone from the one that is no JSON."""
+    files = dict(repository(name))
+    if "tokenizer.model" in files and (not model or data.draw(st.booleans())):
+        content = files.pop("tokenizer.model")
+        if model:
+            at = data.draw(st.integers(0, len(content) - 1))
+            files["tokenizer.model"] = content[:at] + data.draw(st.binary(max_size=2)) + content[at + 1 :]
+    path = data.draw(st.sampled_from(["tokenizer.json", "tokenizer_config.json"]))
+    whole = json.loads(files[path])
+    place: Any = whole
+    for _ in range(data.draw(st.integers(0, 5))):
+        values = place.values() if isinstance(place, dict) else place
+        inner = [value for value in values if value and isinstance(value, dict | list)]
+        if not inner:
+            break
+        place = data.draw(st.sampled_from(inner[:40]))
+    keys = list(place)[:40] if isinstance(place, dict) else range(min(len(place), 40))
+    place[data.draw(st.sampled_from(keys))] = data.draw(LIVELY)
+    if path == "tokenizer_config.json" and not isinstance(whole.get("chat_template"), str | None):
+        return
+    files[path] = json.dumps(whole).encode()
+    _refused_or_right(files)
+
+
+@pytest.mark.parametrize("name", ["model.layers.{}.mlp.up_proj.weight", "model.layers.00.mlp.up_proj.weight"])
+def test_numbers_in_names_are_taken_at_their_word(name: str) -> None:
+    tiny = REPOSITORIES["llama"]
+
+    def other(weights: Any) -> None:
+        tiny.weights(weights)
+        weights.tensors[name] = weights.tensors.pop("model.layers.0.mlp.up_proj.weight")
+
+    with pytest.raises(CannotConvert, match="up_proj"):
+        plan(replace(tiny, weights=other).files())
+
+
 def _refused_or_right(files: Mapping[str, bytes]) -> None:
     try:
         conversion = plan(files)
