@@ -174,13 +174,13 @@ def llama3_frequencies(config: Config, default_factor: float = 8.0) -> bytes | N
 
 
 def _divisor(turns: float, factor: float, low: float, high: float, context: float) -> float:
-    """For a frequency of 1 / `turns`."""
-    wavelength = _f32(_f32(2 * math.pi) / _f32(1 / turns))
+    """For a frequency of 1 / `turns`. torch divides a plain number by multiplying it with the reciprocal."""
+    wavelength = _f32(_f32(1 / _f32(1 / turns)) * _f32(2 * math.pi))
     if wavelength < context / high:
         return 1.0
     if wavelength > context / low:
         return factor
-    smooth = _f32(_f32(_f32(context / wavelength) - low) / _f32(high - low))
+    smooth = _f32(_f32(_f32(_f32(1 / wavelength) * context) - low) / _f32(high - low))
     return _f32(1 / _f32(_f32(_f32(1 - smooth) / factor) + smooth))
 
 

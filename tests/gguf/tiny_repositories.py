@@ -694,6 +694,21 @@ def _bloom(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN, bias=True)
 
 
+def _exaone(weights: Weights) -> None:
+    weights.add("transformer.wte.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("transformer.ln_f")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for number in range(LAYERS):
+        layer = f"transformer.h.{number}."
+        weights.norms(layer, "ln_1", "ln_2")
+        for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+            weights.linear(f"{layer}attn.attention.{part}_proj", heads * HEAD, HIDDEN)
+        weights.linear(f"{layer}attn.attention.out_proj", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.c_fc_0", FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.c_fc_1", FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.c_proj", HIDDEN, FEED_FORWARD)
+
+
 def _deepseek(weights: Weights) -> None:
     """The first layer is dense."""
     weights.ends()
@@ -844,6 +859,19 @@ REPOSITORIES: dict[str, Tiny] = {
         },
     ),
     "ernie4_5": Tiny("Ernie4_5ForCausalLM", "ernie4_5", _plain, _pieces, {"head_dim": 64, **TIED}),
+    "exaone": Tiny(
+        "ExaoneForCausalLM",
+        "exaone",
+        _exaone,
+        _smollm,
+        {
+            "activation_function": "silu",
+            "layer_norm_epsilon": 1e-5,
+            "num_layers": LAYERS,
+            "rope_scaling": LLAMA3_ROPE,
+        },
+        drop=("rms_norm_eps", "num_hidden_layers", "hidden_act"),
+    ),
     "exaone4": Tiny(
         "Exaone4ForCausalLM",
         "exaone4",

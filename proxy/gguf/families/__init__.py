@@ -16,7 +16,7 @@ from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
 from proxy.gguf.families.rules import Family
-from proxy.gguf.families.various import GLM4, NEMOTRON, STABLELM, STARCODER2
+from proxy.gguf.families.various import EXAONE, GLM4, NEMOTRON, STABLELM, STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
@@ -29,6 +29,7 @@ FAMILIES: Mapping[str, Family] = {
     "Ernie4_5ForCausalLM": ERNIE4_5,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Exaone4ForCausalLM": EXAONE4,
+    "ExaoneForCausalLM": EXAONE,
     "FalconForCausalLM": FALCON,
     "GPTNeoXForCausalLM": GPT_NEOX,
     "Glm4ForCausalLM": GLM4,

@@ -1,10 +1,20 @@
-"""Families that share nothing with others: GLM-4, Nemotron, StableLM, StarCoder 2. Pure."""
+"""Families that share little with others: EXAONE 3, GLM-4, Nemotron, StableLM, StarCoder 2. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from proxy.gguf.config import Config, finite
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS, head_dim
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    LAYER,
+    LLAMA_ROPES,
+    MLP,
+    NORMS,
+    head_dim,
+    rope_frequencies,
+)
 from proxy.gguf.families.rules import Family, Raised, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
@@ -142,4 +152,34 @@ STARCODER2 = Family(
         "tie_word_embeddings": True,
     },
     only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+)
+
+_EXAONE = "transformer.h.{}."
+
+
+def _whole_or_part(config: Config) -> Pairs:
+    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
+    yield "rope.dimension_count", Field.uint32(int(share * (config.hidden // config.heads)))
+
+
+EXAONE = Family(
+    "exaone",
+    {
+        "transformer.wte": "token_embd",
+        "transformer.ln_f": "output_norm",
+        "lm_head": "output",
+        _EXAONE + "ln_1": "blk.{}.attn_norm",
+        _EXAONE + "ln_2": "blk.{}.ffn_norm",
+        _EXAONE + "attn.attention.q_proj": "blk.{}.attn_q",
+        _EXAONE + "attn.attention.k_proj": "blk.{}.attn_k",
+        _EXAONE + "attn.attention.v_proj": "blk.{}.attn_v",
+        _EXAONE + "attn.attention.out_proj": "blk.{}.attn_output",
+        _EXAONE + "mlp.c_fc_0": "blk.{}.ffn_gate",
+        _EXAONE + "mlp.c_fc_1": "blk.{}.ffn_up",
+        _EXAONE + "mlp.c_proj": "blk.{}.ffn_down",
+    },
+    (*BASIC, _whole_or_part),
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    only={"activation_function": ("silu",)},
 )
