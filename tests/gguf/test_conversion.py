@@ -3,6 +3,7 @@
 The figures in `expected` were computed once, from what `python -m tests.gguf.tiny_repositories` writes.
 """
 
+import hashlib
 import json
 import random
 import struct
@@ -36,6 +37,7 @@ EXPECTED = Path(__file__).parent / "expected"
 ONLY_OURS = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob"},  # Ollama's engine takes it to be true where it is missing
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob"},
+    "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
     "glm4": {"tokenizer.ggml.add_bos_token"},  # llama.cpp would begin each text with a token, transformers does not
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
@@ -120,6 +122,17 @@ def test_experts_come_block_by_block() -> None:
 
 def test_a_sizes_sum_is_the_files() -> None:
     assert plan(repository("qwen2moe")).size == len(converted("qwen2moe"))
+
+
+def test_llama3_frequencies_are_those_of_torch() -> None:
+    """The digests in the file are of what torch 2.15 calculates, as llama.cpp's converter lets it."""
+    for case in json.loads((EXPECTED.parent / "rope_frequencies.json").read_text()):
+        rope = {"rope_type": "llama3"} | {
+            key: value for key, value in case.items() if key not in ("sha256", "head_dim")
+        }
+        content = llama3_frequencies(Config({"head_dim": case["head_dim"], "rope_parameters": rope}))
+        assert content is not None
+        assert hashlib.sha256(content).hexdigest() == case["sha256"], case
 
 
 def test_output_is_left_out_where_it_is_tied() -> None:

@@ -981,7 +981,7 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "olmo": Tiny("OlmoForCausalLM", "olmo", _olmo, change={"clip_qkv": 8.0}, drop=("rms_norm_eps",)),
     "olmo2": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _llama3),
-    "olmo2_tokens": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _ending_byte_pairs, TIED),
+    "olmo2_tokens": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _ending_byte_pairs),
     "olmo3": Tiny(
         "Olmo3ForCausalLM",
         "olmo3",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from proxy.gguf.config import Config
+from proxy.gguf.families.parts import UNTIED
 from proxy.gguf.families.rules import Family, Grouped, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, always, count, flag, number, partial_rope_dimensions
@@ -36,7 +37,7 @@ GPT_NEOX = Family(
     ),
     defaults={"max_position_embeddings": 2048, "rotary_pct": 0.25, "layer_norm_eps": 1e-5},
     ropes=frozenset({"default"}),
-    only={"hidden_act": ("gelu", None), "rope_theta": (10000, None)},
+    only={**UNTIED, "hidden_act": ("gelu", None), "rope_theta": (10000, None)},
 )
 
 _FALCON = "transformer.h.{}."

@@ -15,6 +15,7 @@ from proxy.gguf.families.parts import (
     POST_NORMS,
     ROUTED,
     TURNED,
+    UNTIED,
     sliding_layers,
 )
 from proxy.gguf.families.rules import Family
@@ -35,7 +36,7 @@ OLMO2 = Family(
     "olmo2",
     _OLMO2_TENSORS,
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
-    only=ANY_SILU,
+    only={**ANY_SILU, **UNTIED},
 )
 
 OLMO3 = Family(
@@ -43,7 +44,7 @@ OLMO3 = Family(
     _OLMO2_TENSORS,
     (*BASIC, sliding_layers),
     defaults={**OLMO2.defaults, "sliding_window": 4096, "sliding_window_pattern": 4},
-    only=ANY_SILU,
+    only={**ANY_SILU, **UNTIED},
 )
 
 OLMOE = Family(
@@ -57,7 +58,7 @@ OLMOE = Family(
         "num_experts": 64,
         "num_experts_per_tok": 8,
     },
-    only={**ANY_SILU, "norm_topk_prob": (False, None), "clip_qkv": (None,)},
+    only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None), "clip_qkv": (None,)},
 )
 
 

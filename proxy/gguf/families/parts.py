@@ -9,6 +9,8 @@ from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs, llama3_frequencies
 
 ANY_SILU: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish", None)}
+UNTIED: Mapping[str, tuple[object, ...]] = {"tie_word_embeddings": (False, None)}
+"""For families that llama.cpp loads with an output of their own only."""
 
 LAYER = "model.layers.{}."
 

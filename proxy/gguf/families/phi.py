@@ -3,7 +3,7 @@
 import math
 
 from proxy.gguf.config import Config, finite
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS
+from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
@@ -101,6 +101,6 @@ PHI2 = Family(
         "partial_rotary_factor": 0.5,
     },
     ropes=frozenset({"default"}),
-    only={"hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
+    only={**UNTIED, "hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
     vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
 )

@@ -1,6 +1,17 @@
 """The Qwen models, and Seed-OSS, which is built like them. Pure."""
 
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, FUSED_EXPERTS, HEAD_NORMS, LAYER, MLP, NORMS, ROUTED
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    FUSED_EXPERTS,
+    HEAD_NORMS,
+    LAYER,
+    MLP,
+    NORMS,
+    ROUTED,
+    UNTIED,
+)
 from proxy.gguf.families.rules import Family
 from proxy.gguf.hyperparameters import BASIC, count, flag
 
@@ -53,7 +64,7 @@ QWEN2_MOE = Family(
         "moe_intermediate_size": 1408,
         "shared_expert_intermediate_size": 5632,
     },
-    only={**ANY_SILU, "norm_topk_prob": (False, None)},
+    only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None)},
 )
 
 QWEN3_MOE = Family(

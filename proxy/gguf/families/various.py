@@ -12,6 +12,7 @@ from proxy.gguf.families.parts import (
     LLAMA_ROPES,
     MLP,
     NORMS,
+    UNTIED,
     head_dim,
     rope_frequencies,
 )
@@ -98,7 +99,7 @@ NEMOTRON = Family(
         "partial_rotary_factor": 0.5,
     },
     ropes=frozenset({"default", "linear"}),
-    only={"hidden_act": ("relu2", None)},
+    only={**UNTIED, "hidden_act": ("relu2", None)},
     vocabulary=_nemotron_tokens,
 )
 
@@ -132,7 +133,7 @@ STABLELM = Family(
     },
     # Neither a rope's base nor its scaling is written: llama.cpp takes 10000.
     ropes=frozenset({"default"}),
-    only={**ANY_SILU, "rope_theta": (10000, None)},
+    only={**ANY_SILU, **UNTIED, "rope_theta": (10000, None)},
 )
 
 STARCODER2 = Family(
@@ -178,7 +179,8 @@ EXAONE = Family(
         _EXAONE + "mlp.c_fc_1": "blk.{}.ffn_up",
         _EXAONE + "mlp.c_proj": "blk.{}.ffn_down",
     },
-    (*BASIC, _whole_or_part),
+    # llama.cpp's converter forgets what its loader wants for this family: the norms' epsilon under this name.
+    (*BASIC, number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True), _whole_or_part),
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
     only={"activation_function": ("silu",)},
