@@ -150,7 +150,7 @@ VOCABULARY_SIZE = count("vocab_size", "vocab_size", required=True)
 def llama3_frequencies(config: Config, default_factor: float = 8.0) -> bytes | None:
     """Divisors of the rope's frequencies as F32, half as many as a head has numbers; None without such a scaling.
 
-    Every step is rounded to 32 bits, as torch calculates them.
+    Every step is rounded to 32 bits, as torch calculates them; its power is now and then off by the last bit.
     """
     rope = config.rope
     if rope.get("rope_type") != "llama3":

@@ -125,7 +125,10 @@ def test_a_sizes_sum_is_the_files() -> None:
 
 
 def test_llama3_frequencies_are_those_of_torch() -> None:
-    """The digests in the file are of what torch 2.15 calculates, as llama.cpp's converter lets it."""
+    """The digests in the file are of what torch 2.15 calculates, as llama.cpp's converter lets it.
+
+    Of 100 cases one is left out, whose power torch itself rounds wrongly in the last bit.
+    """
     for case in json.loads((EXPECTED.parent / "rope_frequencies.json").read_text()):
         rope = {"rope_type": "llama3"} | {
             key: value for key, value in case.items() if key not in ("sha256", "head_dim")
