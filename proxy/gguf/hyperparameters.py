@@ -169,7 +169,10 @@ def llama3_frequencies(config: Config, default_factor: float = 8.0) -> bytes | N
     if min(base, factor, low, context) <= 0 or high <= low:
         raise CannotConvert(f"config.json has a rope scaling of the type llama3 with {shown(values)}")
     size = config.head_size
-    made = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
+    try:
+        made = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
+    except (OverflowError, ZeroDivisionError):
+        raise CannotConvert("config.json has a rope whose frequencies leave the range of 32 bits") from None
     return struct.pack(f"<{len(made)}f", *made)
 
 
@@ -185,10 +188,7 @@ def _divisor(turns: float, factor: float, low: float, high: float, context: floa
 
 
 def _f32(value: float) -> float:
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", value))[0])
-    except OverflowError:
-        raise CannotConvert("config.json has a rope whose frequencies leave the range of 32 bits") from None
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def longrope_factors(config: Config, size: int) -> dict[str, bytes]:

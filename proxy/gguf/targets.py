@@ -120,7 +120,7 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             else:
                 targets += _apply(rule, config, place, numbers, suffix)
     targets += [_stack(name, rules[name].count(config), places) for name, places in stacks.items()]
-    _check_complete(config, [target.info.name for target in targets])
+    _check_complete(family, config, [target.info.name for target in targets])
     return targets
 
 
@@ -280,24 +280,27 @@ def _stack(name: str, count: int, places: Mapping[int, _Place]) -> Target:
     return _target(name, (count, *first.shape), ordered[0], [place.piece() for place in ordered])
 
 
-def _check_complete(config: Config, names: Iterable[str]) -> None:
+def _check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
     """A shard that is missing would make a file that cannot be loaded."""
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
     others = set()
     for name in names:
         if name.startswith(BLOCK):
             _, block, rest = name.split(".", 2)
-            if not rest.startswith(("ffn_", "exp_probs")):  # layers with experts differ from those without
-                blocks[int(block)].add(rest)
+            blocks[int(block)].add(rest)
         else:
             others.add(name)
-    wanted = {"token_embd.weight", "output_norm.weight"} if "output_norm.weight" in others else {"token_embd.weight"}
-    if not config.tied:
-        wanted.add("output.weight")
+    wanted = {"token_embd.weight"} if config.tied else {"token_embd.weight", "output.weight"}
+    if any(rule in ("output_norm", Raised("output_norm")) for rule in family.tensors.values()):
+        wanted.add("output_norm.weight")
     if missing := wanted - others:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
-    everything = set().union(*blocks.values())
-    for number, found in blocks.items():
-        if found != everything or not found:
-            lacking = min(everything - found, default="attn_q.weight")
-            raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{lacking}")
+    # In one model, layers with experts differ from those without, and else all are alike.
+    routed = {number: found for number, found in blocks.items() if any("_exp" in rest for rest in found)}
+    dense = {number: found for number, found in blocks.items() if number not in routed}
+    for alike in (routed, dense):
+        everything = set().union(*alike.values())
+        for number, found in alike.items():
+            if found != everything or not found:
+                lacking = min(everything - found, default="attn_output.weight")
+                raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{lacking}")

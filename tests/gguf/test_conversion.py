@@ -287,6 +287,33 @@ def test_missing_expert_refused() -> None:
         plan(replace(tiny, weights=fewer).files())
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "becomes"),
+    [
+        ("llama", "model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down"),
+        ("llama", "model.layers.0.input_layernorm.weight", "blk.0.attn_norm"),
+        ("llama", "model.norm.weight", "output_norm"),
+        ("llama", "lm_head.weight", "output.weight"),
+        ("qwen3moe", "model.layers.1.mlp.gate.weight", "blk.1.ffn_gate_inp"),
+        ("deepseek", "model.layers.1.mlp.shared_experts.up_proj.weight", None),
+    ],
+)
+def test_missing_tensor_refused(name: str, part: str, becomes: str | None) -> None:
+    """Where another layer has it; of the only layer of its kind nobody can know."""
+    tiny = REPOSITORIES[name]
+
+    def fewer(weights: Any) -> None:
+        tiny.weights(weights)
+        del weights.tensors[part]
+
+    files = replace(tiny, weights=fewer).files()
+    if becomes is None:
+        assert plan(files)
+        return
+    with pytest.raises(CannotConvert, match=becomes):
+        plan(files)
+
+
 def test_quantized_weights_refused() -> None:
     weights = {"model.safetensors": {"model.embed_tokens.weight": Tensor("F8_E4M3", (16, 16), 0, 256)}}
     config = json.loads(repository("llama")["config.json"])

@@ -24,7 +24,8 @@ from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, always, llama3_fr
 
 OLMO = Family(
     "olmo",
-    {**ENDS, **TURNED, **MLP},
+    # Its norms have no weights.
+    {**TURNED, **MLP, "model.embed_tokens": "token_embd", "lm_head": "output"},
     (*BASIC, always("attention.layer_norm_epsilon", Field.float32(1e-5)), number("attention.clamp_kqv", "clip_qkv")),
     defaults={"max_position_embeddings": 2048, "rope_theta": 10000.0},
     only=ANY_SILU,
