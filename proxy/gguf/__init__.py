@@ -1,1 +1,1 @@
-"""GGUF files as values: their headers, and the parts that a large one is split into. Pure."""
+"""GGUF files as values: their headers, the parts that large ones are split into, and what safetensors become. Pure."""

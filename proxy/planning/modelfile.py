@@ -16,9 +16,9 @@ from proxy.chat.parameters import parameters
 from proxy.config import ModelSettings
 from proxy.errors import Refusal
 from proxy.gguf.header import Header
+from proxy.gguf.sentencepiece import Kind
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
-from proxy.planning.sentencepiece import Kind
 from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
 from proxy.sources.base import RepositoryFile
 

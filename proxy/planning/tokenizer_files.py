@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from proxy.errors import Refusal
-from proxy.planning.sentencepiece import MOST_TOKENS, Kind, Piece, count_pieces, read_pieces, write_pieces
+from proxy.gguf.sentencepiece import MOST_TOKENS, Kind, Piece, count_pieces, read_pieces, write_pieces
 from proxy.planning.weights import TOKENIZER_CONFIG, TOKENIZERS, NotConvertible, json_object
 
 TOKENIZER, SENTENCEPIECE = TOKENIZERS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.demo.repository import tiny_llama
 from proxy.errors import Refusal
-from proxy.planning.sentencepiece import MOST_TOKENS, count_pieces
+from proxy.gguf.sentencepiece import MOST_TOKENS, count_pieces
 from proxy.planning.tokenizer_files import TokenizerFiles, _Tokenizer, check_tokenizer
 from proxy.planning.tokenizer_files import make_sentencepiece as make_of
 from proxy.planning.weights import NotConvertible

@@ -9,6 +9,10 @@ MOST_TOKENS = 1 << 20
 """Four times as many as the largest vocabulary has."""
 PIECE = 0x0A
 TEXT, SCORE, KIND = 0x0A, 0x15, 0x18
+SCORE_BYTES = 4
+TRAINER = 0x12
+MODEL_TYPE = 0x18
+UNIGRAM, BPE = 1, 2
 LONGEST_SHIFT = 63
 
 
@@ -53,15 +57,29 @@ def count_pieces(model: bytes) -> int | None:
 
 
 def read_pieces(model: bytes) -> Iterator[Piece]:
-    """Text and type of each piece of a model that has been counted."""
+    """Each piece of a model that has been counted."""
     for key, content in _fields(model):
         if key == PIECE and isinstance(content, bytes):
             fields = dict(_fields(content))
-            text, kind = fields.get(TEXT), fields.get(KIND, Kind.NORMAL)
+            text, kind, score = fields.get(TEXT), fields.get(KIND, Kind.NORMAL), fields.get(SCORE)
             yield Piece(
                 text.decode(errors="replace") if isinstance(text, bytes) else "",
                 kind if isinstance(kind, int) else 0,
+                struct.unpack("<f", score)[0] if isinstance(score, bytes) and len(score) == SCORE_BYTES else 0.0,
             )
+
+
+def read_trainer(model: bytes) -> int | None:
+    """How a model that has been counted was trained: 1 is Unigram, 2 is BPE; None where it does not say."""
+    trained = None
+    for key, content in _fields(model):
+        if key == TRAINER and isinstance(content, bytes):
+            try:
+                kind = dict(_fields(content)).get(MODEL_TYPE, UNIGRAM)
+            except (IndexError, ValueError):
+                return None
+            trained = kind if isinstance(kind, int) else None
+    return trained
 
 
 def write_pieces(pieces: Iterable[Piece]) -> bytes:
@@ -82,7 +100,7 @@ def write_pieces(pieces: Iterable[Piece]) -> bytes:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol buffer, each with its number and wire type in one; a fixed one has no content."""
+    """The fields of a protocol buffer, each with its number and wire type in one."""
     position = 0
     while position < len(content):
         key, position = _varint(content, position)
@@ -94,8 +112,8 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
             value, position = _varint(content, position)
             yield key, value
         else:
-            position = _skip(content, position, key & 7)
-            yield key, b""
+            start, position = position, _skip(content, position, key & 7)
+            yield key, content[start:position]
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:

@@ -1,0 +1,201 @@
+"""A repository of safetensors as a GGUF: its header, and the recipe of its data out of byte ranges. Pure.
+
+Nothing of a tensor is read to plan it, and what is transformed goes through in pieces, so a GGUF can be written while
+its source comes in. The tensors and keys are those of llama.cpp's converter; where they differ on purpose, the family
+or the vocabulary says why.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field, Kind, write_header
+from proxy.gguf.targets import BLOCK, MATRIX, Made, Piece, Source, Target, plan_targets
+from proxy.gguf.tensors import TensorInfo, lay_out, padding, shown
+from proxy.gguf.vocabulary import write_vocabulary
+
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+_QUANTIZATION_VERSION = 2
+_SAMPLING = {
+    "top_k": ("top_k", False),
+    "top_p": ("top_p", True),
+    "min_p": ("min_p", True),
+    "temperature": ("temp", True),
+    "penalty_last_n": ("penalty_last_n", False),
+    "penalty_repeat": ("penalty_repeat", True),
+}
+"""Keys of generation_config.json, and after `general.sampling.` those of a GGUF; which are fractions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A whole file: the header's bytes with their padding, then the pieces in order.
+
+    `in_file_order` says whether the pieces go through each file once, from its beginning.
+    """
+
+    architecture: str
+    header: bytes
+    pieces: tuple[Piece | Made, ...]
+    in_file_order: bool
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + sum(piece.size for piece in self.pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the GGUF says of itself beyond config.json; `chat_template` is the chosen one."""
+
+    name: str
+    license: str | None = None
+    chat_template: str | None = None
+    generation: Mapping[str, object] | None = None
+    """The fields of generation_config.json."""
+
+
+def convert(
+    config: Mapping[str, object],
+    files: Mapping[str, bytes],
+    weights: Mapping[str, Mapping[str, Source]],
+    description: Description,
+    *,
+    for_ollama_quantizer: bool = False,
+    for_ollama_quantizer_below_0_30: bool = False,
+) -> Conversion:
+    """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
+
+    The data keeps the order of the source where no tensor is made of several. For the quantizer of Ollama before 0.30
+    the header lists the tensors by block instead, as Ollama's own converter does, since it hands out the precise types
+    in this order; such a file can be quantized, but not loaded. A file of F32 says that it is of F16 for any quantizer
+    of Ollama's, which takes F32's number, 0, for none: "quantization is only supported for F16, BF16 and F32 models".
+
+    Raises CannotConvert, or GgufError for a value that no GGUF can hold.
+    """
+    family = _family(config)
+    settings = family.config(config)
+    _check_settings(family, settings)
+    targets = plan_targets(family, settings, weights)
+    order = _data_order(targets, list(weights))
+    file_type, quantized = _file_type(weights), for_ollama_quantizer or for_ollama_quantizer_below_0_30
+    in_order = all(target.sources == 1 for target in targets)
+    metadata = {
+        **_general(family, description, [target.info for target in targets]),
+        "general.file_type": Field.uint32(max(file_type, quantized and _FILE_TYPES["F16"])),
+        "general.quantization_version": Field.uint32(_QUANTIZATION_VERSION),
+        **_hyperparameters(family, settings),
+        **write_vocabulary(family, settings, files, description.chat_template),
+    }
+    placed = lay_out(target.info for target in order)
+    listed = sorted(placed, key=_ollama_order) if for_ollama_quantizer_below_0_30 else placed
+    pieces: list[Piece | Made] = []
+    for target in order:
+        pieces += target.pieces
+        if gap := padding(target.info.size):
+            pieces.append(Made(bytes(gap)))
+    return Conversion(family.architecture, write_header(metadata, listed), tuple(pieces), in_order)
+
+
+def _family(config: Mapping[str, object]) -> Family:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise CannotConvert(f"config.json has the unknown architecture {shown(name)}")
+    return family
+
+
+def _check_settings(family: Family, config: Config) -> None:
+    kind = config.rope.get("rope_type", "default")
+    if kind is not None and (not isinstance(kind, str) or kind not in family.ropes):
+        raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
+    if config.find("quantization_config"):
+        raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
+    for key, values in family.only.items():
+        value = config.rope.get(key, config.find(key))
+        if value not in values:
+            raise CannotConvert(f"config.json has {key} = {shown(value)}, unknown for this architecture")
+    uneven = config.find("head_dim") is None and config.hidden % config.heads
+    if uneven or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
+        raise CannotConvert(
+            f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, "
+            f"num_key_value_heads = {config.kv_heads} and heads of {config.head_size}, which do not fit each other"
+        )
+
+
+def _hyperparameters(family: Family, config: Config) -> dict[str, Field]:
+    fields = {}
+    for write in family.hyperparameters:
+        for key, field in write(config):
+            fields[f"{family.architecture}.{key}"] = field
+    return fields
+
+
+def _general(family: Family, description: Description, infos: Sequence[TensorInfo]) -> dict[str, Field]:
+    fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
+    for key, (name, fraction) in _SAMPLING.items():
+        value = (description.generation or {}).get(key)
+        if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
+            kind = Kind.FLOAT32 if fraction else Kind.INT32
+            fields[f"general.sampling.{name}"] = Field.of(kind, value)
+    fields["general.name"] = Field.string(description.name)
+    fields["general.size_label"] = Field.string(_size_label(infos))
+    if description.license is not None:
+        fields["general.license"] = Field.string(description.license)
+    return fields
+
+
+def _file_type(weights: Mapping[str, Mapping[str, Source]]) -> int:
+    """After the first matrix by path and name."""
+    for path in sorted(weights):
+        for _, tensor in sorted(weights[path].items()):
+            if len(tensor.shape) >= MATRIX and tensor.dtype in _FILE_TYPES:
+                return _FILE_TYPES[tensor.dtype]
+    return _FILE_TYPES["F32"]
+
+
+def _size_label(infos: Sequence[TensorInfo]) -> str:
+    """As `1.2B`, or with the number of experts as `8x1.2B`: of one expert and all that they share."""
+    shared = expert = counts = stacks = 0
+    for info in infos:
+        size = prod(info.shape)
+        if "_exps." in info.name:
+            expert += size // info.shape[-1]
+            counts += info.shape[-1]
+            stacks += 1
+        else:
+            shared += size
+    label = _rounded(shared + expert)
+    return f"{counts // stacks}x{label}" if stacks else label
+
+
+def _rounded(parameters: int) -> str:
+    for limit, factor, suffix in ((1e12, 1e-12, "T"), (1e9, 1e-9, "B"), (1e6, 1e-6, "M"), (-1.0, 1e-3, "K")):
+        if parameters > limit:
+            value = parameters * factor
+            digits = max(2 - len(str(round(value)).lstrip("0")), 0)
+            return f"{value:.{digits}f}{suffix}"
+    raise AssertionError
+
+
+def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]:
+    places = {path: number for number, path in enumerate(paths)}
+
+    def source(target: Target) -> tuple[int, int]:
+        first = target.pieces[0]
+        return (places[first.path], first.start) if isinstance(first, Piece) else (-1, 0)
+
+    if all(target.sources == 1 for target in targets):
+        return sorted(targets, key=source)
+    # Experts lie scattered over a file; block by block their ranges stay near each other.
+    return sorted(targets, key=lambda target: (target.block is None, target.block or 0, *source(target)))
+
+
+def _ollama_order(info: TensorInfo) -> tuple[bool, int, str]:
+    """By block and name, those of no block behind (fs/ggml/gguf.go, WriteGGUF of v0.24)."""
+    block = int(info.name.split(".")[1]) if info.name.startswith(BLOCK) else None
+    return block is None, block or 0, info.name

@@ -1,0 +1,59 @@
+"""The families of models: what each is called, and how its tensors and hyperparameters become a GGUF's. Pure.
+
+A family is one declaration, and one test. Its tensors are named as the weights name them, without `.weight` and
+`.bias` and with `{}` for each number in the name; the facts come from llama.cpp's converter at b10488 and, for
+`defaults`, from transformers 4.57, which takes these values for keys that config.json does not have.
+"""
+
+from collections.abc import Mapping
+
+from proxy.gguf.families.cohere import COHERE, COHERE2
+from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
+from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
+from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
+from proxy.gguf.families.phi import PHI2, PHI3
+from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
+from proxy.gguf.families.rules import Family
+from proxy.gguf.families.various import EXAONE, GLM4, NEMOTRON, STABLELM, STARCODER2
+
+FAMILIES: Mapping[str, Family] = {
+    "ArceeForCausalLM": ARCEE,
+    "Cohere2ForCausalLM": COHERE2,
+    "BloomForCausalLM": BLOOM,
+    "CohereForCausalLM": COHERE,
+    "DeepseekForCausalLM": DEEPSEEK,
+    "DeepseekV2ForCausalLM": DEEPSEEK2,
+    "DeepseekV3ForCausalLM": DEEPSEEK3,
+    "Ernie4_5ForCausalLM": ERNIE4_5,
+    "Ernie4_5_ForCausalLM": ERNIE4_5,
+    "Exaone4ForCausalLM": EXAONE4,
+    "ExaoneForCausalLM": EXAONE,
+    "FalconForCausalLM": FALCON,
+    "GPTNeoXForCausalLM": GPT_NEOX,
+    "Glm4ForCausalLM": GLM4,
+    "GraniteForCausalLM": GRANITE,
+    "GraniteMoeForCausalLM": GRANITE_MOE,
+    "GraniteMoeSharedForCausalLM": GRANITE_MOE,
+    "LlamaForCausalLM": LLAMA,
+    "MiniCPMForCausalLM": MINICPM,
+    "MistralForCausalLM": MISTRAL,
+    "MixtralForCausalLM": MIXTRAL,
+    "NemotronForCausalLM": NEMOTRON,
+    "Olmo2ForCausalLM": OLMO2,
+    "Olmo3ForCausalLM": OLMO3,
+    "OlmoForCausalLM": OLMO,
+    "OlmoeForCausalLM": OLMOE,
+    "Phi3ForCausalLM": PHI3,
+    "PhiForCausalLM": PHI2,
+    "Qwen2ForCausalLM": QWEN2,
+    "Qwen2MoeForCausalLM": QWEN2_MOE,
+    "Qwen3ForCausalLM": QWEN3,
+    "Qwen3MoeForCausalLM": QWEN3_MOE,
+    "SeedOssForCausalLM": SEED_OSS,
+    "SmolLM3ForCausalLM": SMOLLM3,
+    "StableLmForCausalLM": STABLELM,
+    "Starcoder2ForCausalLM": STARCODER2,
+}
+"""By the first of config.json's `architectures`."""

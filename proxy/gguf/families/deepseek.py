@@ -1,0 +1,100 @@
+"""The DeepSeek models. Pure."""
+
+from dataclasses import replace
+
+from proxy.gguf.config import Config
+from proxy.gguf.families.llama import LLAMA_TENSORS
+from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, MLP, NORMS, ROUTED, SHARED_EXPERTS, no_scaling
+from proxy.gguf.families.rules import Absorbed, Family
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
+
+DEEPSEEK = Family(
+    "deepseek",
+    {**LLAMA_TENSORS, **ROUTED, **SHARED_EXPERTS},
+    (
+        *BASIC,
+        rope_dimensions,
+        no_scaling,
+        count("leading_dense_block_count", "first_k_dense_replace", required=True),
+        VOCABULARY_SIZE,
+        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        always("expert_weights_scale", Field.float32(1.0)),
+        count("expert_shared_count", "n_shared_experts", required=True),
+    ),
+    tokenizers=("sentencepiece", "bpe"),
+    ropes=frozenset({"default"}),
+    only={**ANY_SILU, "norm_topk_prob": (False, None), "moe_layer_freq": (1, None), "scoring_func": ("softmax", None)},
+)
+
+
+def _deepseek2_sizes(config: Config) -> Pairs:
+    """The compressed cache makes one head of K and V of all, which is spread again to the sizes called `mla`."""
+    rank, turned = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
+    yield "attention.head_count_kv", Field.uint32(1)
+    yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
+    query = config.optional_count("q_lora_rank")
+    if query is not None:
+        yield "attention.q_lora_rank", Field.uint32(query)
+    yield "attention.kv_lora_rank", Field.uint32(rank)
+    yield "attention.key_length", Field.uint32(rank + turned)
+    yield "attention.value_length", Field.uint32(rank)
+    yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + turned)
+    yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
+    yield "rope.dimension_count", Field.uint32(turned)
+    if config.flag("norm_topk_prob", default=False):
+        yield "expert_weights_norm", Field.boolean(True)
+    scale = Config(config.rope).optional_number("mscale_all_dim")
+    if scale is not None:
+        yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
+
+
+DEEPSEEK2 = Family(
+    "deepseek2",
+    {
+        **ENDS,
+        **NORMS,
+        **MLP,
+        **ROUTED,
+        **SHARED_EXPERTS,
+        LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
+        LAYER + "self_attn.q_proj": "blk.{}.attn_q",
+        LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
+        LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
+        LAYER + "self_attn.q_b_proj": "blk.{}.attn_q_b",
+        LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
+        LAYER + "self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
+        LAYER + "self_attn.kv_b_proj": Absorbed("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
+        LAYER + "self_attn.o_proj": "blk.{}.attn_output",
+    },
+    (
+        *BASIC,
+        VOCABULARY_SIZE,
+        _deepseek2_sizes,
+        count("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
+        count("expert_shared_count", "n_shared_experts", required=True),
+        number("expert_weights_scale", "routed_scaling_factor"),
+    ),
+    defaults={
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "routed_scaling_factor": 1.0,
+    },
+    only={**ANY_SILU, "attention_bias": (False, None), "moe_layer_freq": (1, None)},
+    extra_layers=True,
+)
+
+DEEPSEEK3 = replace(
+    DEEPSEEK2,
+    defaults={
+        **DEEPSEEK2.defaults,
+        "max_position_embeddings": 4096,
+        "first_k_dense_replace": 3,
+        "num_experts_per_tok": 8,
+        "n_group": 8,
+        "topk_group": 4,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+    },
+)

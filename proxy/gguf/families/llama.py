@@ -1,0 +1,162 @@
+"""Llama and the families that are built like it. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.gguf.config import Config
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    LAYER,
+    LLAMA_ROPES,
+    MLP,
+    NORMS,
+    TURNED,
+    experts,
+    head_dim,
+    prefix_space,
+    rope_frequencies,
+)
+from proxy.gguf.families.rules import Family, Stacked
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, longrope_factors, rope_dimensions
+
+LLAMA_TENSORS = {**ENDS, **NORMS, **TURNED, **MLP}
+
+_LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
+
+LLAMA_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+
+
+def llama_vocabulary(config: Config, tokenizer: Mapping[str, Any]) -> Pairs:
+    yield from prefix_space(config, tokenizer)
+    size = config.optional_count("vocab_size")
+    if size == 49152:  # noqa: PLR2004 - llama.cpp knows Granite's small models, and SmolLM's, by it
+        yield "add_bos_token", Field.boolean(False)
+    if size == 32016:  # noqa: PLR2004 - and CodeLlama by this
+        for kind, token in (("prefix", 32007), ("suffix", 32008), ("middle", 32009), ("eot", 32010)):
+            yield f"{kind}_token_id", Field.uint32(token)
+
+
+LLAMA = Family(
+    "llama",
+    LLAMA_TENSORS,
+    (*_LLAMA_KEYS, head_dim),
+    tokenizers=("sentencepiece", "bpe"),
+    defaults=LLAMA_DEFAULTS,
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    only=ANY_SILU,
+    vocabulary=llama_vocabulary,
+)
+
+MISTRAL = Family(
+    "llama",
+    LLAMA_TENSORS,
+    _LLAMA_KEYS,
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={**LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8},
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    only=ANY_SILU,
+    vocabulary=llama_vocabulary,
+)
+
+MIXTRAL = Family(
+    "llama",
+    {
+        **ENDS,
+        **NORMS,
+        **TURNED,
+        LAYER + "block_sparse_moe.gate": "blk.{}.ffn_gate_inp",
+        LAYER + "block_sparse_moe.experts.{}.w1": Stacked("blk.{}.ffn_gate_exps", experts),
+        LAYER + "block_sparse_moe.experts.{}.w2": Stacked("blk.{}.ffn_down_exps", experts),
+        LAYER + "block_sparse_moe.experts.{}.w3": Stacked("blk.{}.ffn_up_exps", experts),
+    },
+    _LLAMA_KEYS,
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1000000.0,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    only=ANY_SILU,
+    vocabulary=llama_vocabulary,
+)
+
+ARCEE = Family(
+    "arcee",
+    {
+        **ENDS,
+        **NORMS,
+        **TURNED,
+        LAYER + "mlp.up_proj": "blk.{}.ffn_up",
+        LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+    },
+    (*_LLAMA_KEYS, head_dim),
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    only={"hidden_act": ("relu2", None)},
+    vocabulary=llama_vocabulary,
+)
+
+SMOLLM3 = Family(
+    "smollm3",
+    LLAMA_TENSORS,
+    _LLAMA_KEYS,
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 2000000.0,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    # llama.cpp leaves every fourth layer without a rope.
+    only={**ANY_SILU, "no_rope_layer_interval": (4, None), "use_sliding_window": (False, None)},
+    vocabulary=llama_vocabulary,
+)
+
+ERNIE4_5 = Family(
+    "ernie4_5",
+    {**ENDS, **NORMS, **ATTENTION, **MLP},
+    tokenizers=("sentencepiece",),
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    },
+    only=ANY_SILU,
+    vocabulary=prefix_space,
+)
+
+
+def _minicpm_scales(config: Config) -> Pairs:
+    yield "embedding_scale", Field.float32(config.number("scale_emb"))
+    yield "residual_scale", Field.float32(config.number("scale_depth") / config.blocks**0.5)
+    yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
+
+
+MINICPM = Family(
+    "minicpm",
+    LLAMA_TENSORS,
+    (*BASIC, _minicpm_scales),
+    tokenizers=("sentencepiece",),
+    defaults={"tie_word_embeddings": True},
+    made=lambda config: longrope_factors(config, config.hidden // config.heads),
+    ropes=frozenset({"default", "linear", "dynamic", "longrope", "su"}),
+    only=ANY_SILU,
+)

@@ -1,0 +1,85 @@
+"""The OLMo models, and EXAONE 4, which has its norms where OLMo 2 has them. Pure."""
+
+from collections.abc import Mapping
+
+from proxy.gguf.config import Config
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    FUSED_EXPERTS,
+    HEAD_NORMS,
+    LLAMA_ROPES,
+    MLP,
+    NORMS,
+    POST_NORMS,
+    ROUTED,
+    TURNED,
+    UNTIED,
+    sliding_layers,
+)
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, always, llama3_frequencies, number
+
+OLMO = Family(
+    "olmo",
+    # Its norms have no weights.
+    {**TURNED, **MLP, "model.embed_tokens": "token_embd", "lm_head": "output"},
+    (*BASIC, always("attention.layer_norm_epsilon", Field.float32(1e-5)), number("attention.clamp_kqv", "clip_qkv")),
+    defaults={"max_position_embeddings": 2048, "rope_theta": 10000.0},
+    only=ANY_SILU,
+)
+
+_OLMO2_TENSORS = {**ENDS, **ATTENTION, **HEAD_NORMS, **MLP, **POST_NORMS}
+
+OLMO2 = Family(
+    "olmo2",
+    _OLMO2_TENSORS,
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
+    only={**ANY_SILU, **UNTIED},
+)
+
+OLMO3 = Family(
+    "olmo2",
+    _OLMO2_TENSORS,
+    (*BASIC, sliding_layers),
+    defaults={**OLMO2.defaults, "sliding_window": 4096, "sliding_window_pattern": 4},
+    only={**ANY_SILU, **UNTIED},
+)
+
+OLMOE = Family(
+    "olmoe",
+    {**ENDS, **NORMS, **ATTENTION, **HEAD_NORMS, **ROUTED, **FUSED_EXPERTS},
+    (*BASIC, always("attention.layer_norm_rms_epsilon", Field.float32(1e-5))),
+    defaults={
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+    },
+    only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None), "clip_qkv": (None,)},
+)
+
+
+def _exaone_frequencies(config: Config) -> Mapping[str, bytes]:
+    made = llama3_frequencies(config, default_factor=16.0)
+    return {} if made is None else {"rope_freqs.weight": made}
+
+
+EXAONE4 = Family(
+    "exaone4",
+    _OLMO2_TENSORS,
+    (*BASIC, VOCABULARY_SIZE, sliding_layers),
+    defaults={
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+    },
+    made=_exaone_frequencies,
+    ropes=LLAMA_ROPES,
+    only=ANY_SILU,
+)

@@ -1,0 +1,106 @@
+"""Microsoft's Phi models. Pure."""
+
+import math
+
+from proxy.gguf.config import Config, finite
+from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
+
+
+def _window(config: Config) -> Pairs:
+    window = config.optional_count("sliding_window")
+    yield "attention.sliding_window", Field.uint32(window or 0)
+
+
+def _phi3_scaling(config: Config) -> Pairs:
+    """The factor by which attention grows with the context; transformers calculates the same."""
+    rope = Config(config.rope)
+    original, context = rope.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
+    yield "rope.scaling.original_context_length", Field.uint32(original)
+    if rope.find("long_factor"):
+        scale = context / original
+        factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
+        yield "rope.scaling.attn_factor", Field.float32(factor)
+
+
+def _phi3_turned(config: Config) -> int:
+    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
+    return int(share * config.hidden) // config.heads
+
+
+def _phi3_dimensions(config: Config) -> Pairs:
+    yield "rope.dimension_count", Field.uint32(_phi3_turned(config))
+
+
+PHI3 = Family(
+    "phi3",
+    {
+        **ENDS,
+        **NORMS,
+        LAYER + "self_attn.qkv_proj": "blk.{}.attn_qkv",
+        LAYER + "self_attn.o_proj": "blk.{}.attn_output",
+        LAYER + "mlp.gate_up_proj": "blk.{}.ffn_up",
+        LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+    },
+    (
+        count("context_length", "n_positions", "max_position_embeddings", required=True),
+        _phi3_scaling,
+        count("embedding_length", "hidden_size", "n_embd", required=True),
+        count("feed_forward_length", "intermediate_size", required=True),
+        count("block_count", "num_hidden_layers", required=True),
+        count("attention.head_count", "num_attention_heads", "n_head", required=True),
+        count("attention.head_count_kv", "num_key_value_heads", "n_head_kv", required=True),
+        number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
+        _phi3_dimensions,
+        rope_base,
+        _window,
+    ),
+    tokenizers=("sentencepiece", "bpe"),
+    added_from_json=True,
+    defaults={
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 1.0,
+    },
+    made=lambda config: longrope_factors(config, _phi3_turned(config)),
+    ropes=frozenset({"default", "longrope", "su"}),
+    only=ANY_SILU,
+)
+
+PHI2 = Family(
+    "phi2",
+    {
+        "model.embed_tokens": "token_embd",
+        "model.final_layernorm": "output_norm",
+        "lm_head": "output",
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        LAYER + "self_attn.q_proj": "blk.{}.attn_q",
+        LAYER + "self_attn.k_proj": "blk.{}.attn_k",
+        LAYER + "self_attn.v_proj": "blk.{}.attn_v",
+        LAYER + "self_attn.dense": "blk.{}.attn_output",
+        LAYER + "mlp.fc1": "blk.{}.ffn_up",
+        LAYER + "mlp.fc2": "blk.{}.ffn_down",
+    },
+    (
+        count("context_length", "n_positions", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", "n_embd", required=True),
+        lambda config: iter([("feed_forward_length", Field.uint32(4 * config.hidden))]),
+        count("block_count", "num_hidden_layers", required=True),
+        count("attention.head_count", "num_attention_heads", required=True),
+        count("attention.head_count_kv", "num_attention_heads", required=True),
+        number("attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", required=True),
+        _phi3_dimensions,
+    ),
+    defaults={
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+    },
+    ropes=frozenset({"default"}),
+    only={**UNTIED, "hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
+    vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
+)

@@ -1,0 +1,102 @@
+"""The Qwen models, and Seed-OSS, which is built like them. Pure."""
+
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    FUSED_EXPERTS,
+    HEAD_NORMS,
+    LAYER,
+    MLP,
+    NORMS,
+    ROUTED,
+    UNTIED,
+)
+from proxy.gguf.families.rules import Family
+from proxy.gguf.hyperparameters import BASIC, count, flag
+
+QWEN2 = Family(
+    "qwen2",
+    {**ENDS, **NORMS, **ATTENTION, **MLP},
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+    },
+    only=ANY_SILU,
+)
+
+QWEN3 = Family(
+    "qwen3",
+    {**ENDS, **NORMS, **ATTENTION, **HEAD_NORMS, **MLP},
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={**QWEN2.defaults, "head_dim": 128},
+    only=ANY_SILU,
+)
+
+_MOE_SIZES = (
+    count("expert_feed_forward_length", "moe_intermediate_size"),
+    count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+)
+
+QWEN2_MOE = Family(
+    "qwen2moe",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        **MLP,
+        **ROUTED,
+        **FUSED_EXPERTS,
+        LAYER + "mlp.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
+        LAYER + "mlp.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
+        LAYER + "mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
+        LAYER + "mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
+    },
+    (*BASIC, *_MOE_SIZES),
+    defaults={
+        **QWEN2.defaults,
+        "num_key_value_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+    },
+    only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None)},
+)
+
+QWEN3_MOE = Family(
+    "qwen3moe",
+    {**ENDS, **NORMS, **ATTENTION, **HEAD_NORMS, **MLP, **ROUTED, **FUSED_EXPERTS},
+    # Ollama's own engine reads norm_top_k_prob, and takes it to be true where it is missing; llama.cpp always does.
+    (*BASIC, *_MOE_SIZES, flag("norm_top_k_prob", "norm_topk_prob", default=False)),
+    defaults={
+        **QWEN2.defaults,
+        "num_key_value_heads": 4,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    },
+    only={**ANY_SILU, "norm_topk_prob": (True,)},
+)
+
+SEED_OSS = Family(
+    "seed_oss",
+    {
+        **ENDS,
+        **ATTENTION,
+        **MLP,
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        LAYER + "post_attention_layernorm": "blk.{}.post_attention_norm",
+    },
+    defaults={
+        "max_position_embeddings": 524288,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "head_dim": 128,
+    },
+    only=ANY_SILU,
+)

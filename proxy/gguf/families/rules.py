@@ -1,0 +1,99 @@
+"""What a family of models declares: the rules for its tensors, and all else that its GGUF needs. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.gguf.config import Config
+from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
+
+Size = Callable[[Config], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The tensor under another name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """Q or K, whose rows transformers keeps in the order of its own rope: two halves a head."""
+
+    name: str
+    heads: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A norm that transformers applies with 1 added to each number."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """One tensor of those that differ only in the last number of their names, of which there are `count`."""
+
+    name: str
+    count: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Several tensors by rows: each part's name and its rows; of three dimensions those of each matrix."""
+
+    parts: tuple[tuple[str, Size], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """Fused Q, K and V in groups of heads: all Q first, then all K, then all V. Rows of one head stay together.
+
+    `groups` is how many there are; each has as many Q as the group's size says, and one K and V.
+    """
+
+    name: str
+    groups: Size
+    heads: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Absorbed:
+    """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
+
+    key: str
+    value: str
+
+
+Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Absorbed
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`architecture` is llama.cpp's name. A rule that is only a name is a Copy."""
+
+    architecture: str
+    tensors: Mapping[str, Rule | str]
+    hyperparameters: tuple[Writer, ...] = BASIC
+    tokenizers: tuple[str, ...] = ("bpe",)
+    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `bpe`."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    made: Callable[[Config], Mapping[str, bytes]] = lambda _: {}
+    """Tensors of F32 in one dimension that are calculated from the config."""
+    ropes: frozenset[str] = frozenset({"default", "linear", "dynamic", "yarn"})
+    """Kinds of scaling that reach the file, or change nothing within the original context."""
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Keys of config.json that llama.cpp takes to have one of these values, whatever they say."""
+    vocabulary: Callable[[Config, Mapping[str, Any]], Pairs] = lambda _config, _tokenizer: iter(())
+    """What else is written of the tokenizer, from tokenizer_config.json."""
+    specials: Mapping[str, str] = field(default_factory=dict)
+    """Special tokens that llama.cpp's converter knows by their text, by kind."""
+    added_from_json: bool = False
+    """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
+    extra_layers: bool = False
+    """Layers beyond those counted only help in training, and are left out."""
+
+    def config(self, fields: Mapping[str, Any]) -> Config:
+        return Config({**self.defaults, **fields})

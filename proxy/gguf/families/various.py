@@ -1,0 +1,187 @@
+"""Families that share little with others: EXAONE 3, GLM-4, Nemotron, StableLM, StarCoder 2. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.gguf.config import Config, finite
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    LAYER,
+    LLAMA_ROPES,
+    MLP,
+    NORMS,
+    UNTIED,
+    head_dim,
+    rope_frequencies,
+)
+from proxy.gguf.families.rules import Family, Raised, Stacked
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import (
+    BASIC,
+    VOCABULARY_SIZE,
+    Pairs,
+    count,
+    flag,
+    number,
+    partial_head_dimensions,
+    partial_rope_dimensions,
+)
+
+GLM4 = Family(
+    "glm4",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        LAYER + "post_self_attn_layernorm": "blk.{}.post_attention_norm",
+        LAYER + "post_mlp_layernorm": "blk.{}.post_ffw_norm",
+        LAYER + "mlp.gate_up_proj": "blk.{}.ffn_up",
+        LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+    },
+    (
+        *BASIC,
+        partial_head_dimensions,
+    ),
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1.5625e-7,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "head_dim": 128,
+    },
+    only=ANY_SILU,
+    specials={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>", "bos": "<|endoftext|>"},
+)
+
+
+def _nemotron_rope(config: Config) -> Pairs:
+    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
+    yield "rope.dimension_count", Field.uint32(int(share * config.hidden) // config.heads)
+    factor = config.find("factor") or config.rope.get("factor")
+    if factor is None:
+        yield "rope.scaling.type", Field.string("none")
+    else:
+        yield "rope.scaling.type", Field.string("linear")
+        yield "rope.scaling.factor", Field.float32(finite("config.json has factor", factor))
+
+
+def _nemotron_tokens(_config: Config, _tokenizer: Mapping[str, Any]) -> Pairs:
+    yield "padding_token_id", Field.uint32(0)
+    yield "unknown_token_id", Field.uint32(1)
+
+
+NEMOTRON = Family(
+    "nemotron",
+    {
+        **ENDS,
+        **ATTENTION,
+        "model.norm": Raised("output_norm"),
+        LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
+        LAYER + "post_attention_layernorm": Raised("blk.{}.ffn_norm"),
+        LAYER + "mlp.up_proj": "blk.{}.ffn_up",
+        LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+    },
+    (
+        *BASIC,
+        head_dim,
+        VOCABULARY_SIZE,
+        number("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+        _nemotron_rope,
+    ),
+    tokenizers=("sentencepiece",),
+    defaults={
+        "max_position_embeddings": 4096,
+        "norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+    },
+    ropes=frozenset({"default", "linear"}),
+    only={**UNTIED, "hidden_act": ("relu2", None)},
+    vocabulary=_nemotron_tokens,
+)
+
+STABLELM = Family(
+    "stablelm",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        **MLP,
+        LAYER + "self_attn.q_layernorm.norms.{}": Stacked("blk.{}.attn_q_norm", lambda config: config.heads),
+        LAYER + "self_attn.k_layernorm.norms.{}": Stacked("blk.{}.attn_k_norm", lambda config: config.kv_heads),
+    },
+    (
+        count("context_length", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", required=True),
+        count("block_count", "num_hidden_layers", required=True),
+        count("feed_forward_length", "intermediate_size", required=True),
+        partial_rope_dimensions,
+        count("attention.head_count", "num_attention_heads", required=True),
+        count("attention.head_count_kv", "num_key_value_heads", required=True),
+        flag("use_parallel_residual", "use_parallel_residual", default=True),
+        number("attention.layer_norm_epsilon", "layer_norm_eps", "norm_eps", required=True),
+    ),
+    defaults={
+        "max_position_embeddings": 4096,
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.25,
+        "use_parallel_residual": False,
+        "num_key_value_heads": 32,
+    },
+    # Neither a rope's base nor its scaling is written: llama.cpp takes 10000.
+    ropes=frozenset({"default"}),
+    only={**ANY_SILU, **UNTIED, "rope_theta": (10000, None)},
+)
+
+STARCODER2 = Family(
+    "starcoder2",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        LAYER + "mlp.c_fc": "blk.{}.ffn_up",
+        LAYER + "mlp.c_proj": "blk.{}.ffn_down",
+    },
+    defaults={
+        "max_position_embeddings": 4096,
+        "norm_epsilon": 1e-5,
+        "num_key_value_heads": 2,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    },
+    only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+)
+
+_EXAONE = "transformer.h.{}."
+
+
+def _whole_or_part(config: Config) -> Pairs:
+    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
+    yield "rope.dimension_count", Field.uint32(int(share * (config.hidden // config.heads)))
+
+
+EXAONE = Family(
+    "exaone",
+    {
+        "transformer.wte": "token_embd",
+        "transformer.ln_f": "output_norm",
+        "lm_head": "output",
+        _EXAONE + "ln_1": "blk.{}.attn_norm",
+        _EXAONE + "ln_2": "blk.{}.ffn_norm",
+        _EXAONE + "attn.attention.q_proj": "blk.{}.attn_q",
+        _EXAONE + "attn.attention.k_proj": "blk.{}.attn_k",
+        _EXAONE + "attn.attention.v_proj": "blk.{}.attn_v",
+        _EXAONE + "attn.attention.out_proj": "blk.{}.attn_output",
+        _EXAONE + "mlp.c_fc_0": "blk.{}.ffn_gate",
+        _EXAONE + "mlp.c_fc_1": "blk.{}.ffn_up",
+        _EXAONE + "mlp.c_proj": "blk.{}.ffn_down",
+    },
+    # llama.cpp's converter forgets what its loader wants for this family: the norms' epsilon under this name.
+    (*BASIC, number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True), _whole_or_part),
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES,
+    only={"activation_function": ("silu",)},
+)

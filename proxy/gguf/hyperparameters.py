@@ -1,0 +1,206 @@
+"""What a config.json becomes in a GGUF's metadata, key by key, as llama.cpp's converter writes it. Pure.
+
+A writer takes the config and yields the GGUF's keys without the architecture's name before them; a later writer
+overrules an earlier one.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.tensors import shown
+
+Pairs = Iterator[tuple[str, Field]]
+Writer = Callable[[Config], Pairs]
+
+
+def count(key: str, *names: str, required: bool = False) -> Writer:
+    """A key of the type uint32, from the first of these names that config.json has."""
+
+    def write(config: Config) -> Pairs:
+        value = config.count(*names) if required else config.optional_count(*names)
+        if value is not None:
+            yield key, Field.uint32(value)
+
+    return write
+
+
+def number(key: str, *names: str, required: bool = False) -> Writer:
+    """The same for float32."""
+
+    def write(config: Config) -> Pairs:
+        value = config.number(*names) if required else config.optional_number(*names)
+        if value is not None:
+            yield key, Field.float32(value)
+
+    return write
+
+
+def nonzero(key: str, *names: str) -> Writer:
+    """For Granite's factors, which llama.cpp leaves out where they are 0."""
+
+    def write(config: Config) -> Pairs:
+        value = config.optional_number(*names)
+        if value:
+            yield key, Field.float32(value)
+
+    return write
+
+
+def flag(key: str, name: str, *, default: bool) -> Writer:
+    return lambda config: iter([(key, Field.boolean(config.flag(name, default)))])
+
+
+def always(key: str, field: Field) -> Writer:
+    return lambda _: iter([(key, field)])
+
+
+def rope_dimensions(config: Config) -> Pairs:
+    yield "rope.dimension_count", Field.uint32(config.head_size)
+
+
+def partial_rope_dimensions(config: Config) -> Pairs:
+    """Where only a part of each head is turned; the head's size follows from the embedding's."""
+    yield "rope.dimension_count", Field.uint32(int(_turned_share(config) * (config.hidden // config.heads)))
+
+
+def partial_head_dimensions(config: Config) -> Pairs:
+    """The same where a head has a size of its own."""
+    yield "rope.dimension_count", Field.uint32(int(config.head_size * _turned_share(config)))
+
+
+def _turned_share(config: Config) -> float:
+    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
+    if not 0 <= share <= 1:
+        raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
+    return share
+
+
+_GATES = {"softmax": 1, "sigmoid": 2}
+_GATE_NAMES = ("score_function", "scoring_func", "score_func", "moe_router_activation")
+
+
+def _gate(config: Config) -> Pairs:
+    name = config.find(*_GATE_NAMES)
+    if name is None:
+        return
+    if not isinstance(name, str) or name not in _GATES:
+        raise CannotConvert(f"config.json has the unknown {_GATE_NAMES[1]} {shown(name)}")
+    yield "expert_gating_func", Field.uint32(_GATES[name])
+
+
+def rope_base(config: Config) -> Pairs:
+    theta = config.rope.get("rope_theta")
+    if theta is not None:
+        yield "rope.freq_base", Field.float32(finite("config.json has rope_theta", theta))
+
+
+YARN_KEYS: Mapping[str, Sequence[str]] = {
+    "rope.scaling.yarn_ext_factor": ("extrapolation_factor",),
+    "rope.scaling.yarn_attn_factor": ("attention_factor", "attn_factor"),
+    "rope.scaling.yarn_beta_fast": ("beta_fast",),
+    "rope.scaling.yarn_beta_slow": ("beta_slow",),
+}
+
+
+def rope_scaling(config: Config) -> Pairs:
+    """Of `dynamic` and `llama3` nothing is written: the one is left out, the other becomes a tensor."""
+    rope = config.rope
+    kind = rope.get("rope_type")
+    if kind in ("linear", "yarn"):
+        yield "rope.scaling.type", Field.string(kind)
+        yield "rope.scaling.factor", Field.float32(finite(f"config.json has a {kind} factor", rope.get("factor")))
+    if kind == "yarn":
+        original = Config(rope).count("original_max_position_embeddings")
+        yield "rope.scaling.original_context_length", Field.uint32(original)
+        for key, names in YARN_KEYS.items():
+            value = Config(rope).optional_number(*names)
+            if value is not None:
+                yield key, Field.float32(value)
+    if kind in ("longrope", "su"):
+        yield "rope.scaling.type", Field.string("longrope")
+
+
+BASIC: tuple[Writer, ...] = (
+    count("block_count", "n_layers", "num_hidden_layers", "n_layer", "num_layers", required=True),
+    count("context_length", "max_position_embeddings", "n_ctx", "n_positions", "max_sequence_length", required=True),
+    count("embedding_length", "hidden_size", "n_embd", required=True),
+    count("feed_forward_length", "intermediate_size", "n_inner", "hidden_dim", required=True),
+    count("attention.head_count", "num_attention_heads", "n_head", "n_heads", required=True),
+    lambda config: iter([("attention.head_count_kv", Field.uint32(config.kv_heads))]),
+    rope_scaling,
+    rope_base,
+    number("attention.layer_norm_rms_epsilon", "rms_norm_eps", "norm_eps"),
+    number("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
+    count("expert_count", "num_local_experts", "num_experts", "n_routed_experts"),
+    count("expert_used_count", "num_experts_per_tok", "num_experts_per_token", "top_k_experts"),
+    count("expert_group_count", "n_group"),
+    count("expert_group_used_count", "topk_group"),
+    _gate,
+    count("attention.key_length", "head_dim"),
+    count("attention.value_length", "head_dim"),
+)
+"""What llama.cpp writes of every model of text (TextModel.set_gguf_parameters)."""
+
+VOCABULARY_SIZE = count("vocab_size", "vocab_size", required=True)
+
+
+def llama3_frequencies(config: Config, default_factor: float = 8.0) -> bytes | None:
+    """Divisors of the rope's frequencies as F32, half as many as a head has numbers; None without such a scaling.
+
+    Every step is rounded to 32 bits, as torch calculates them; its power is now and then off by the last bit.
+    """
+    rope = config.rope
+    if rope.get("rope_type") != "llama3":
+        return None
+    values = {
+        key: finite(f"config.json has {key}", rope.get(key, default))
+        for key, default in (
+            ("rope_theta", 10000.0),
+            ("factor", default_factor),
+            ("low_freq_factor", 1.0),
+            ("high_freq_factor", 4.0),
+            ("original_max_position_embeddings", 8192),
+        )
+    }
+    base, factor, low, high, context = values.values()
+    if min(base, factor, low, context) <= 0 or high <= low:
+        raise CannotConvert(f"config.json has a rope scaling of the type llama3 with {shown(values)}")
+    size = config.head_size
+    try:
+        made = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
+    except (OverflowError, ZeroDivisionError):
+        raise CannotConvert("config.json has a rope whose frequencies leave the range of 32 bits") from None
+    return struct.pack(f"<{len(made)}f", *made)
+
+
+def _divisor(turns: float, factor: float, low: float, high: float, context: float) -> float:
+    """For a frequency of 1 / `turns`. torch divides a plain number by multiplying it with the reciprocal."""
+    wavelength = _f32(_f32(1 / _f32(1 / turns)) * _f32(2 * math.pi))
+    if wavelength < context / high:
+        return 1.0
+    if wavelength > context / low:
+        return factor
+    smooth = _f32(_f32(_f32(_f32(1 / wavelength) * context) - low) / _f32(high - low))
+    return _f32(1 / _f32(_f32(_f32(1 - smooth) / factor) + smooth))
+
+
+def _f32(value: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def longrope_factors(config: Config, size: int) -> dict[str, bytes]:
+    """The tensors of a longrope scaling, by name; `size` is how many numbers of a head are turned."""
+    rope = config.rope
+    found = {name: rope.get(f"{name}_factor") for name in ("long", "short")}
+    if not any(found.values()):
+        return {}
+    made = {}
+    for name, values in found.items():
+        if not isinstance(values, list) or 2 * len(values) != size:
+            raise CannotConvert(f"config.json has no {size // 2} numbers in {name}_factor")
+        numbers = [finite(f"config.json has a {name}_factor with", value) for value in values]
+        made[f"rope_factors_{name}.weight"] = Field.array(Kind.FLOAT32, numbers).raw[12:]
+    return made

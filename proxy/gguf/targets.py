@@ -1,0 +1,306 @@
+"""The tensors of a GGUF and the byte ranges that each is made of, by a family's rules. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Protocol
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Raised, Rule, Split, Stacked, Turned
+from proxy.gguf.header import MOST_DIMENSIONS
+from proxy.gguf.tensors import TensorInfo, TensorType, shown
+from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened
+
+BLOCK = "blk."
+_TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
+_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types")
+"""Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
+
+_NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+MATRIX, _CUBE = 2, 3
+_SUFFIXES = ("weight", "bias")
+
+
+class Source(Protocol):
+    """A tensor in a safetensors file: offsets count from the file's start."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The bytes from offset `start` up to `stop` of a file. `becomes` is how many a `transform` makes of them."""
+
+    path: str
+    start: int
+    stop: int
+    transform: Transform | None = None
+    becomes: int | None = None
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start if self.becomes is None else self.becomes
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Bytes that stand in no file: a calculated tensor, or the zeros behind one that is not aligned."""
+
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a source tensor lies."""
+
+    path: str
+    name: str
+    source: Source
+
+    @property
+    def rows(self) -> int:
+        return self.source.shape[0] if self.source.shape else 0
+
+    @property
+    def row(self) -> int:
+        """The bytes of one row."""
+        return (self.source.stop - self.source.start) // self.rows if self.rows else 0
+
+    def piece(self, first: int = 0, last: int | None = None, row: int | None = None) -> Piece:
+        """The rows from `first` up to `last`."""
+        row = self.row if row is None else row
+        start = self.source.start + first * row
+        return Piece(self.path, start, self.source.stop if last is None else self.source.start + last * row)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A tensor of the GGUF and what it is made of; `shape` begins with the length of a row."""
+
+    info: TensorInfo
+    pieces: tuple[Piece | Made, ...]
+    sources: int = 1
+
+    @property
+    def block(self) -> int | None:
+        name = self.info.name
+        return int(name.split(".")[1]) if name.startswith(BLOCK) else None
+
+
+def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> list[Target]:
+    stacks: dict[str, dict[int, _Place]] = {}
+    rules: dict[str, Stacked] = {}
+    targets = [_made(name, content) for name, content in family.made(config).items()]
+    for path, tensors in weights.items():
+        for name, source in tensors.items():
+            if name.endswith(_NOT_NEEDED) or (config.tied and name.startswith("lm_head.")):
+                continue
+            place = _Place(path, name, source)
+            if family.extra_layers and _layer(name) >= config.blocks:
+                continue
+            rule, numbers, suffix = _rule(family, place)
+            if numbers and numbers[0] >= config.blocks:
+                raise CannotConvert(f"{name} is of a layer that num_hidden_layers = {config.blocks} does not count")
+            if isinstance(rule, Stacked):
+                whole = rule.name.format(numbers[0]) + suffix
+                rules[whole] = rule
+                if stacks.setdefault(whole, {}).setdefault(numbers[1], place) is not place:
+                    raise CannotConvert(f"two files have the tensor {name}")
+            else:
+                targets += _apply(rule, config, place, numbers, suffix)
+    targets += [_stack(name, rules[name].count(config), places) for name, places in stacks.items()]
+    _check_complete(family, config, [target.info.name for target in targets])
+    return targets
+
+
+def _rule(family: Family, place: _Place) -> tuple[Rule, list[int], str]:
+    """The family's rule for a tensor, the numbers in its name, and the end that its new name has."""
+    _check_source(place)
+    parts = place.name.split(".")
+    numbers = [int(part) for part in parts if _is_number(part)]
+    stem, _, end = ".".join("{}" if _is_number(part) else part for part in parts).rpartition(".")
+    rule = family.tensors.get(stem) if end in _SUFFIXES else None
+    if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
+        # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
+        end = "bias" if end.endswith("bias") else "weight"
+    if rule is None or "{}" in parts:
+        raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
+    return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
+
+
+def _check_source(place: _Place) -> None:
+    source = place.source
+    if source.dtype not in _TYPES:
+        raise CannotConvert(f"{shown(place.name)} is of the type {source.dtype}, not one of {', '.join(_TYPES)}")
+    size = prod(source.shape) * WIDTHS[source.dtype]
+    if not 0 < len(source.shape) <= MOST_DIMENSIONS or size == 0 or size != source.stop - source.start:
+        raise CannotConvert(f"{shown(place.name)} has the shape {shown(source.shape)}, unknown for this architecture")
+
+
+def _layer(name: str) -> int:
+    """The first number in a name; -1 for none."""
+    return next((int(part) for part in name.split(".") if _is_number(part)), -1)
+
+
+def _is_number(part: str) -> bool:
+    """No model has more than five digits of anything."""
+    return part.isascii() and part.isdecimal() and len(part) < 6 and (part == "0" or part[0] != "0")  # noqa: PLR2004
+
+
+def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:
+    shape = place.source.shape
+    match rule:
+        case Copy(name):
+            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
+        case Raised(name) if suffix == ".bias":
+            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
+        case Raised(name):
+            info = TensorInfo(name.format(*numbers) + suffix, shape[::-1], TensorType.F32)
+            return [Target(info, (replace(place.piece(), transform=increased(place.source.dtype), becomes=info.size),))]
+        case Turned(name, heads):
+            rows = _rows_of_head(place, heads(config))
+            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], turned=rows)]
+        case Split(parts):
+            return _split(parts, config, place, numbers, suffix)
+        case Grouped(name):
+            pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
+            return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
+        case Absorbed(key, value):
+            return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
+        case Stacked():
+            raise AssertionError
+
+
+def _target(
+    name: str, shape: Sequence[int], place: _Place, pieces: Sequence[Piece], turned: int | None = None
+) -> Target:
+    """A tensor that keeps its type, or becomes F32 where llama.cpp wants that; `turned` is how many rows a head has."""
+    dtype = place.source.dtype
+    wide = _is_wide(name, shape)
+    steps: list[Transform] = []
+    if turned is not None:
+        steps.append(interleaved(place.row, turned))
+    if wide and dtype != "F32":
+        steps.append(widened(dtype))
+    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if wide else _TYPES[dtype])
+    factor = WIDTHS["F32"] // WIDTHS[dtype] if wide else 1
+    transform = chained(steps)
+    if transform is not None:
+        pieces = [replace(piece, transform=transform, becomes=piece.size * factor) for piece in pieces]
+    return Target(info, tuple(pieces), len(pieces))
+
+
+def _is_wide(name: str, shape: Sequence[int]) -> bool:
+    stem, _, end = name.rpartition(".")
+    return len(shape) < MATRIX or name.endswith("_norm.weight") or end != "weight" or stem.split(".")[-1] in _ALWAYS_F32
+
+
+def _made(name: str, content: bytes) -> Target:
+    return Target(TensorInfo(name, (len(content) // 4,), TensorType.F32), (Made(content),))
+
+
+def _rows_of_head(place: _Place, heads: int) -> int:
+    if not heads or place.rows % (2 * heads):
+        raise CannotConvert(f"{place.name} has {place.rows} rows, which {heads} heads cannot share")
+    return place.rows // heads
+
+
+def _split(
+    parts: Sequence[tuple[str, object]], config: Config, place: _Place, numbers: list[int], suffix: str
+) -> list[Target]:
+    """By rows, of each matrix where there are several."""
+    shape = place.source.shape
+    matrices = shape[0] if len(shape) == _CUBE else 1
+    rows = shape[-2] if len(shape) >= MATRIX else shape[0]
+    sizes = [size(config) for _, size in parts if callable(size)]
+    if sum(sizes) != rows or len(shape) > _CUBE:
+        raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, sizes))} rows")
+    row = (place.source.stop - place.source.start) // (matrices * rows)
+    made, first = [], 0
+    for (name, _), size in zip(parts, sizes, strict=True):
+        pieces = [place.piece(at * rows + first, at * rows + first + size, row) for at in range(matrices)]
+        part = (*shape[:-2], size, *shape[-1:]) if len(shape) >= MATRIX else (size,)
+        target = _target(name.format(*numbers) + suffix, part, place, pieces)
+        made.append(replace(target, sources=matrices))
+        first += size
+    return made
+
+
+def _grouped(place: _Place, groups: int, heads: int) -> Iterator[Piece]:
+    """`groups` of heads, each its Q and then one K and one V: the Q of all, the K of all, the V of all."""
+    each = heads // groups if groups else 0
+    if not each or heads % groups or place.rows % (groups * (each + 2)):
+        raise CannotConvert(f"{place.name} has {place.rows} rows, which {heads} heads in {groups} groups cannot share")
+    size = place.rows // (groups * (each + 2))
+    for first, last in ((0, each), (each, each + 1), (each + 1, each + 2)):
+        for group in range(groups):
+            start = group * (each + 2)
+            yield place.piece((start + first) * size, (start + last) * size)
+
+
+def _absorbed(config: Config, place: _Place, key: str, value: str) -> list[Target]:
+    heads, rank = config.heads, place.source.shape[-1]
+    keys, values = config.positive("qk_nope_head_dim"), config.positive("v_head_dim")
+    if len(place.source.shape) != MATRIX or place.rows != heads * (keys + values):
+        raise CannotConvert(
+            f"{place.name} has the shape {list(place.source.shape)}, not {heads} heads of {keys + values}"
+        )
+    width, each = WIDTHS[place.source.dtype], keys + values
+    kind = _TYPES[place.source.dtype]
+    key_pieces = [
+        replace(place.piece(head * each, head * each + keys), transform=transposed(keys, rank, width))
+        for head in range(heads)
+    ]
+    value_pieces = [place.piece(head * each + keys, (head + 1) * each) for head in range(heads)]
+    return [
+        Target(TensorInfo(key, (keys, rank, heads), kind), tuple(key_pieces), heads),
+        Target(TensorInfo(value, (rank, values, heads), kind), tuple(value_pieces), heads),
+    ]
+
+
+def _stack(name: str, count: int, places: Mapping[int, _Place]) -> Target:
+    if len(places) != count or max(places) >= count:
+        raise CannotConvert(f"{name} is made of {count} tensors, but {len(places)} are there")
+    ordered = [places[number] for number in range(count)]
+    first = ordered[0].source
+    for place in ordered:
+        if (place.source.shape, place.source.dtype) != (first.shape, first.dtype):
+            raise CannotConvert(f"{place.name} differs from {ordered[0].name} in shape or type")
+    return _target(name, (count, *first.shape), ordered[0], [place.piece() for place in ordered])
+
+
+def _check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
+    """A shard that is missing would make a file that cannot be loaded."""
+    blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
+    others = set()
+    for name in names:
+        if name.startswith(BLOCK):
+            _, block, rest = name.split(".", 2)
+            blocks[int(block)].add(rest)
+        else:
+            others.add(name)
+    wanted = {"token_embd.weight"} if config.tied else {"token_embd.weight", "output.weight"}
+    if any(rule in ("output_norm", Raised("output_norm")) for rule in family.tensors.values()):
+        wanted.add("output_norm.weight")
+    if missing := wanted - others:
+        raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
+    # In one model, layers with experts differ from those without, and else all are alike.
+    routed = {number: found for number, found in blocks.items() if any("_exp" in rest for rest in found)}
+    dense = {number: found for number, found in blocks.items() if number not in routed}
+    for alike in (routed, dense):
+        everything = set().union(*alike.values())
+        for number, found in alike.items():
+            if found != everything or not found:
+                lacking = min(everything - found, default="attn_output.weight")
+                raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{lacking}")

@@ -1,0 +1,108 @@
+"""What a tensor's bytes go through on their way into a GGUF: steps that take them piece by piece. Pure.
+
+None of them holds more than one head, one row or one piece, whatever the tensor's size.
+"""
+
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from functools import partial
+
+Step = Callable[[bytes], bytes]
+"""Takes bytes piece by piece and returns what is ready of them; after the last it is given `b""`."""
+Transform = Callable[[], Step]
+"""Makes a fresh step."""
+
+WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+"""The bytes of a number."""
+
+
+def interleaved(row: int, rows: int) -> Transform:
+    """Rows of `row` bytes: of each head, which has `rows`, those of the first and second half by turns."""
+    return partial(_by_heads, row * rows, partial(_interleave, row))
+
+
+def transposed(rows: int, columns: int, width: int) -> Transform:
+    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each turned over."""
+    return partial(
+        _by_heads, rows * columns * width, partial(_transpose, columns, "I" if width == WIDTHS["F32"] else "H")
+    )
+
+
+def widened(dtype: str) -> Transform:
+    """F16 and BF16 as F32."""
+    return partial(_by_numbers, WIDTHS[dtype], _from_bf16 if dtype == "BF16" else _from_f16)
+
+
+def increased(dtype: str) -> Transform:
+    """One more than each number, in F32."""
+    return partial(_by_numbers, WIDTHS[dtype], partial(_increase, dtype))
+
+
+def chained(transforms: Sequence[Transform]) -> Transform | None:
+    """One after the other; None for none."""
+    if len(transforms) <= 1:
+        return transforms[0] if transforms else None
+    return partial(_chain, tuple(transforms))
+
+
+def _chain(transforms: Sequence[Transform]) -> Step:
+    steps = [transform() for transform in transforms]
+
+    def step(piece: bytes) -> bytes:
+        last = not piece
+        for each in steps:
+            ready = each(piece) if piece else b""
+            piece = ready + each(b"") if last else ready
+        return piece
+
+    return step
+
+
+def _by_heads(size: int, change: Callable[[bytes], bytes]) -> Step:
+    return _held(size, lambda ready: b"".join(change(ready[at : at + size]) for at in range(0, len(ready), size)))
+
+
+def _by_numbers(width: int, change: Callable[[bytes], bytes]) -> Step:
+    return _held(width, change)
+
+
+def _held(size: int, change: Callable[[bytes], bytes]) -> Step:
+    """`change` gets whole blocks of `size` bytes only."""
+    held = bytearray()
+
+    def step(piece: bytes) -> bytes:
+        held.extend(piece)
+        whole = len(held) // size * size
+        ready = bytes(held[:whole])
+        del held[:whole]
+        return change(ready)
+
+    return step
+
+
+def _interleave(row: int, head: bytes) -> bytes:
+    half = len(head) // 2
+    return b"".join(head[start : start + row] for at in range(0, half, row) for start in (at, half + at))
+
+
+def _transpose(columns: int, code: str, matrix: bytes) -> bytes:
+    numbers = array(code, matrix)
+    return b"".join(numbers[column::columns].tobytes() for column in range(columns))
+
+
+def _from_bf16(content: bytes) -> bytes:
+    wide = bytearray(2 * len(content))  # a BF16 is the upper half of an F32
+    wide[2::4], wide[3::4] = content[0::2], content[1::2]
+    return bytes(wide)
+
+
+def _from_f16(content: bytes) -> bytes:
+    count = len(content) // 2
+    return struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", content))
+
+
+def _increase(dtype: str, content: bytes) -> bytes:
+    wide = content if dtype == "F32" else _from_bf16(content) if dtype == "BF16" else _from_f16(content)
+    count = len(wide) // 4
+    return struct.pack(f"<{count}f", *(number + 1 for number in struct.unpack(f"<{count}f", wide)))

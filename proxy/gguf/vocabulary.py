@@ -1,0 +1,274 @@
+"""A repository's tokenizer files as the `tokenizer.*` keys of a GGUF, as llama.cpp's converter writes them. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.pretokenizers import name_pre_tokenizer
+from proxy.gguf.sentencepiece import BPE, MOST_TOKENS, Piece, count_pieces, read_pieces, read_trainer
+from proxy.gguf.sentencepiece import Kind as Type
+from proxy.gguf.special_tokens import (
+    ADDED,
+    SENTENCEPIECE,
+    TOKENIZER,
+    TokenizerFiles,
+    added_tokens,
+    is_id,
+    read_decoder,
+    write_specials,
+)
+from proxy.gguf.tensors import shown
+
+_ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_SPACE = "\u2581"
+_BEGIN_BY_DEFAULT = ("llama-bpe", "tekken")
+
+
+def write_vocabulary(
+    family: Family, config: Config, contents: Mapping[str, bytes], chat_template: str | None = None
+) -> dict[str, Field]:
+    """The keys with their whole names. Raises CannotConvert for a tokenizer that is not known."""
+    files = TokenizerFiles.read(contents)
+    fields: dict[str, Field] = {}
+    for key, field in _write(family, config, files):
+        fields[f"tokenizer.ggml.{key}"] = field
+    if chat_template is not None:
+        fields["tokenizer.chat_template"] = Field.string(chat_template)
+    return fields
+
+
+def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
+    if "sentencepiece" in family.tokenizers and files.model is not None:
+        tokens = _pieces(family, config, files)
+        yield from tokens.pairs("llama", "default")
+        yield from write_specials(family, config, files, len(tokens), strict=False)
+    elif "sentencepiece" in family.tokenizers and _is_sentencepiece(files.tokenizer):
+        tokens = _pieces_of_json(config, files)
+        yield from tokens.pairs("llama", "default")
+        yield from write_specials(family, config, files, len(tokens), strict=False)
+    elif "bpe" in family.tokenizers and files.tokenizer:
+        pre = name_pre_tokenizer(files.tokenizer)
+        tokens = _byte_level(config, files)
+        yield from tokens.pairs("gpt2", pre)
+        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+        specials = dict(write_specials(family, config, files, len(tokens), strict=True))
+        if pre in _BEGIN_BY_DEFAULT:
+            # llama.cpp lets a text begin with a token of its own where nothing is said; transformers does not.
+            specials.setdefault("add_bos_token", Field.boolean(False))
+        yield from specials.items()
+    else:
+        wanted = " or ".join({"bpe": TOKENIZER, "sentencepiece": SENTENCEPIECE}[kind] for kind in family.tokenizers)
+        raise CannotConvert(f"{family.architecture} has no {wanted} here")
+    yield from family.vocabulary(config, files.config)
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """Texts, types and perhaps scores by number; what the tokenizer does not fill is unused."""
+
+    texts: list[str]
+    types: list[int]
+    scores: list[float] | None = None
+
+    @classmethod
+    def empty(cls, size: int, *, scored: bool) -> "_Tokens":
+        if size > MOST_TOKENS:
+            raise CannotConvert(f"config.json has vocab_size = {size}, more than any model has")
+        texts = [f"[PAD{number}]" for number in range(size)]
+        return cls(texts, [int(Type.UNUSED)] * size, [_UNUSED_SCORE] * size if scored else None)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def put(self, number: int, text: str, kind: int, score: float = 0.0) -> None:
+        if number >= len(self.texts):
+            raise CannotConvert(
+                f"the token {shown(text)} has the number {number}, but config.json has vocab_size = {len(self.texts)}"
+            )
+        self.texts[number], self.types[number] = text, int(kind)
+        if self.scores is not None:
+            self.scores[number] = score
+
+    def pairs(self, model: str, pre: str) -> Pairs:
+        yield "model", Field.string(model)
+        yield "pre", Field.string(pre)
+        yield "tokens", Field.strings(self.texts)
+        if self.scores is not None:
+            yield "scores", Field.array(Kind.FLOAT32, self.scores)
+        yield "token_type", Field.array(Kind.INT32, self.types)
+
+
+def _model(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
+    model = tokenizer.get("model")
+    if not isinstance(model, dict):
+        raise CannotConvert(f"{TOKENIZER} has no model")
+    kind = model.get("type") or ("BPE" if "merges" in model else None)
+    if kind != "BPE":
+        raise CannotConvert(f"{TOKENIZER} has a model of the unknown type {shown(kind)}")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise CannotConvert(f"{TOKENIZER} has a model with {key} = {shown(model[key])}")
+    return model
+
+
+def _vocabulary(model: Mapping[str, Any]) -> Mapping[str, int]:
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict) or not all(is_id(number) for number in vocabulary.values()):
+        raise CannotConvert(f"{TOKENIZER} has a vocabulary without numbers")
+    return vocabulary
+
+
+def _merges(model: Mapping[str, Any]) -> Iterator[str]:
+    """Each as two texts with a space between them. A space inside one is written as byte-level BPE writes spaces."""
+    merges = model.get("merges")
+    if not isinstance(merges, list) or not merges:
+        raise CannotConvert(f"{TOKENIZER} has no merges")
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or [type(half) for half in pair] != [str, str]:
+            raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
+        yield " ".join(half.replace(" ", chr(ord(" ") + 256)) for half in pair)
+
+
+def _byte_level(config: Config, files: TokenizerFiles) -> _Tokens:
+    model = _model(files.tokenizer)
+    if model.get("byte_fallback"):
+        raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, which this family's tokenizer does not have")
+    vocabulary = _vocabulary(model)
+    added = added_tokens(files, vocabulary)
+    largest = max([*vocabulary.values(), *added], default=-1)
+    tokens = _Tokens.empty(_size(config, largest + 1), scored=False)
+    for text, number in vocabulary.items():
+        tokens.put(number, text, Type.NORMAL)
+    for number, (text, special) in added.items():
+        if special or _looks_special(text):
+            tokens.put(number, text, Type.CONTROL)
+        else:
+            tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED)
+    return tokens
+
+
+def _size(config: Config, default: int) -> int:
+    size = config.optional_count("vocab_size")
+    return default if size is None else size
+
+
+def _looks_special(text: str) -> bool:
+    """Some tokenizers do not mark as special what is."""
+    return (
+        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<｜") and text.endswith("｜>"))
+        or (text.startswith("<unused") and text.endswith(">"))
+    )
+
+
+def _is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
+    """A SentencePiece BPE in Hugging Face's dress."""
+    model = tokenizer.get("model")
+    decoder = tokenizer.get("decoder")
+    return (
+        isinstance(model, dict)
+        and model.get("type", "BPE") == "BPE"
+        and model.get("byte_fallback") is True
+        and isinstance(decoder, dict)
+        and decoder.get("type") == "Sequence"
+    )
+
+
+def _pieces(family: Family, config: Config, files: TokenizerFiles) -> _Tokens:
+    model = files.model or b""
+    count = count_pieces(model)
+    if count is None:
+        raise CannotConvert(f"{SENTENCEPIECE} is not a SentencePiece model")
+    if read_trainer(model) not in (BPE, None):
+        raise CannotConvert(f"{SENTENCEPIECE} is not of the kind BPE, and llama.cpp would merge it as one")
+    tokens = _Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
+    for number, piece in enumerate(_read(model)):
+        # llama.cpp's converter asks for these kinds only: what the user defined is normal, unless it is added below.
+        known = piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE)
+        if number < len(tokens):
+            tokens.put(number, piece.text, piece.kind if known else Type.NORMAL, piece.score)
+    for text, number in files.added.items():
+        if not is_id(number):
+            raise CannotConvert(f"{ADDED} has the token {shown(text)} with the number {shown(number)}")
+        if number < len(tokens):
+            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+    for number, token in read_decoder(files):
+        if number < len(tokens):
+            _put_added(tokens, number, token, marked=family.added_from_json)
+    for token in files.written_added if family.added_from_json else ():
+        _put_added(tokens, token["id"], token, marked=True)
+    return tokens
+
+
+def _read(model: bytes) -> list[Piece]:
+    try:
+        return list(read_pieces(model))
+    except (IndexError, ValueError) as error:
+        raise CannotConvert(f"{SENTENCEPIECE} has a broken piece") from error
+
+
+def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked: bool = False) -> None:
+    """`marked` takes a token for special only where it says so, and its text as it is."""
+    text = token["content"]
+    if token.get("special") or (not marked and _looks_special(text)):
+        tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
+    elif marked:
+        tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+    else:
+        tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
+
+
+_PREPENDED = {"type": "Prepend", "prepend": _SPACE}
+_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+
+
+def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
+    """Where there is no tokenizer.model. A piece's score is the rank of the first merge that makes it, negative.
+
+    llama.cpp's own converter gives all of them the same score, so that other tokens come out than transformers'.
+    """
+    _check_normalizer(files.tokenizer)
+    model = _model(files.tokenizer)
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(_merges(model)):
+        ranks.setdefault(merge.replace(" ", ""), rank)
+    vocabulary, unknown = _vocabulary(model), model.get("unk_token")
+    added = added_tokens(files, vocabulary)
+    tokens = _Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
+    for text, number in vocabulary.items():
+        if text == unknown:
+            tokens.put(number, text, Type.UNKNOWN)
+        elif _BYTE.fullmatch(text):
+            tokens.put(number, text, Type.BYTE)
+        else:
+            tokens.put(number, text, Type.NORMAL, -float(ranks.get(text, len(ranks) + number)))
+    for number, (text, special) in added.items():
+        if text != unknown:
+            _put_added(tokens, number, {"content": text, "special": special})
+    return tokens
+
+
+def _check_normalizer(tokenizer: Mapping[str, Any]) -> None:
+    """llama.cpp puts a space before a text and makes underscores of spaces, which is all that it does."""
+    normalizer, pre_tokenizer = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
+    as_steps = {"type": "Sequence", "normalizers": [_PREPENDED, _REPLACED]}
+    metaspace = (
+        isinstance(pre_tokenizer, dict)
+        and pre_tokenizer.get("type") == "Metaspace"
+        and pre_tokenizer.get("replacement") == _SPACE
+        and pre_tokenizer.get("prepend_scheme", "always") in ("always", "first")
+        and pre_tokenizer.get("split") is False
+    )
+    if not ((normalizer == as_steps and pre_tokenizer is None) or (normalizer is None and metaspace)):
+        raise CannotConvert(
+            f"{TOKENIZER} has the normalizer {shown(normalizer)} and the pre-tokenizer {shown(pre_tokenizer)}, "
+            f"which are not known for SentencePiece without {SENTENCEPIECE}"
+        )

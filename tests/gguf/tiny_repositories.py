@@ -1,0 +1,1113 @@
+"""Tiny repositories of many families with random weights, made the same each time: what the conversion is tested on.
+
+Rows are multiples of 256 numbers, so that Ollama can quantize them. `write` puts one into a folder, which is how
+llama.cpp's converter got them (`python -m tests.gguf.tiny_repositories FOLDER`).
+"""
+
+import json
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from tests.tiny_models import Random, Tensors, safetensors
+
+HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
+HEAD = HIDDEN // HEADS
+EXPERTS = 4
+TEXT = (
+    "the quick brown fox jumps over the lazy dog and then the story begins with a small language model that reads "
+    "every word in turn while other people are talking about water and fire and the weather of the north"
+)
+WORDS = TEXT.split()
+TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+HEAD_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PIECES_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
+    "' [/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+SPACE = "\u2581"
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, {**BYTE_LEVEL, "use_regex": False}]}
+
+
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
+    "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
+    "gpt-2": {**BYTE_LEVEL, "use_regex": True},
+    "falcon": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Punctuation", "behavior": "Contiguous"},
+            {**BYTE_LEVEL, "use_regex": True},
+            {"type": "Digits", "individual_digits": False},
+            {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False},
+        ],
+    },
+    "bloom": _split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"),
+    "smollm": {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, {**BYTE_LEVEL, "use_regex": True}],
+    },
+}
+
+
+@cache
+def byte_characters() -> tuple[str, ...]:
+    """How byte-level BPE writes each byte."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(256, 512))
+    return tuple(chr(byte) if byte in kept else chr(next(others)) for byte in range(256))
+
+
+def _merges(words: Mapping[tuple[str, ...], int], count: int) -> Iterator[tuple[str, str]]:
+    """The pairs that a trainer would merge, most frequent first."""
+    current = dict(words)
+    for _ in range(count):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, times in current.items():
+            for pair in pairwise(word):
+                pairs[pair] += times
+        if not pairs:
+            return
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        yield best
+        current = {_merged(word, best): times for word, times in current.items()}
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    made: list[str] = []
+    for text in word:
+        if made and (made[-1], text) == pair:
+            made[-1] += text
+        else:
+            made.append(text)
+    return tuple(made)
+
+
+def _added(text: str, number: int, *, special: bool = True) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": text, **flags, "special": special}
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`specials` are numbers by name; `rows` is how many there are."""
+
+    files: Mapping[str, bytes]
+    rows: int
+    specials: Mapping[str, int]
+
+
+@cache
+def byte_pairs(
+    pre: str,
+    *,
+    begins: bool = False,
+    merge_lists: bool = False,
+    kind: str = "PreTrainedTokenizerFast",
+    more: tuple[str, ...] = (),
+) -> Tokenizer:
+    """A byte-level BPE with this pre-tokenizer; `begins` has a template that puts a token before each text."""
+    alphabet = list(byte_characters())
+    words = Counter(tuple(byte_characters()[byte] for byte in f" {word}".encode()) for word in WORDS)
+    merges = list(_merges(words, 200))
+    vocabulary = {text: number for number, text in enumerate([*alphabet, *(a + b for a, b in merges)])}
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", *more]
+    added = [_added(text, len(vocabulary) + at, special=text != "<think>") for at, text in enumerate(specials)]
+    ids = {token["content"]: token["id"] for token in added}
+    begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    sequences: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": at}} for at, name in enumerate("AB")]
+    template = {
+        "type": "TemplateProcessing",
+        "single": [begin, sequences[0]],
+        "pair": [begin, sequences[0], begin, sequences[1]],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [ids["<|endoftext|>"]], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": PRE_TOKENIZERS[pre],
+        "post_processor": template if begins else {**BYTE_LEVEL, "use_regex": True},
+        "decoder": {**BYTE_LEVEL, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre == "llama-bpe",
+            "vocab": vocabulary,
+            "merges": [list(pair) if merge_lists else " ".join(pair) for pair in merges],
+        },
+    }
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    config = {
+        **names,
+        "added_tokens_decoder": {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+        },
+        "chat_template": TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+        "tokenizer_class": kind,
+    }
+    files = {"tokenizer.json": dump(tokenizer), "tokenizer_config.json": dump(config)}
+    rows = len(vocabulary) + len(specials) + 2  # two rows without a token, as trained models often have
+    return Tokenizer(files, rows, {"bos": ids["<|endoftext|>"], "eos": ids["<|im_end|>"], "pad": ids["<|endoftext|>"]})
+
+
+@cache
+def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
+    """A SentencePiece BPE that falls back on bytes; `model` has a tokenizer.model, `added` more tokens behind it."""
+    words = Counter((SPACE, *word) for word in WORDS)
+    characters = sorted({*SPACE, *"".join(WORDS), *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:'"})
+    merges = list(_merges(words, 200))
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)]
+    pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
+    pieces += [(a + b, -float(rank), 1) for rank, (a, b) in enumerate(merges)]
+    pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
+    content = b"".join(
+        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+        for text, score, kind in pieces
+    )
+    content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x20\x00")
+    vocabulary = {text: number for number, (text, _, _) in enumerate(pieces)}
+    tokens = [_added(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
+    tokens += [_added(text, len(pieces) + at) for at, text in enumerate(("[INST]", "[/INST]") if added else ())]
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": tokens,
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, replace]},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocabulary,
+            "merges": [f"{a} {b}" for a, b in merges],
+        },
+    }
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "added_tokens_decoder": {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens
+        },
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": PIECES_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+        "tokenizer_class": "LlamaTokenizer",
+    }
+    files = {"tokenizer.json": dump(tokenizer), "tokenizer_config.json": dump(config)}
+    if model:
+        files["tokenizer.model"] = content
+    rows = len(pieces) + (2 if added else 0)
+    return Tokenizer(files, rows, {"bos": 1, "eos": 2})
+
+
+def changed(base: Tokenizer, change: Callable[[dict[str, dict[str, Any]]], None], rows: int = 0) -> Tokenizer:
+    """The same after `change` was let loose on its parsed files; new ones may be added. `rows` more tokens."""
+    files = {path: json.loads(content) for path, content in base.files.items() if path.endswith(".json")}
+    change(files)
+    whole = {path: content for path, content in base.files.items() if not path.endswith(".json")}
+    return Tokenizer(
+        {**{path: dump(content) for path, content in files.items()}, **whole}, base.rows + rows, base.specials
+    )
+
+
+def _odd_byte_pairs() -> Tokenizer:
+    """Special tokens named in every way, and a token that looks special without being marked."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
+        first = tokenizer["added_tokens"][-1]["id"] + 1
+        tokenizer["added_tokens"] += [
+            _added("<|tool|>", first, special=False),
+            _added(f"{SPACE}spaced{SPACE}", first + 1, special=False),
+        ]
+        tokenizer["normalizer"] = {"type": "NFC"}
+        config["additional_special_tokens"] = ["<|im_start|>", "the"]
+        config["bos_token"] = None
+        config["unk_token"] = {"__type": "AddedToken", "content": "<|endoftext|>", "special": True}
+        config["added_tokens_decoder"].pop(str(tokenizer["added_tokens"][0]["id"]))
+        config["add_bos_token"] = False
+        files["special_tokens_map.json"] = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+
+    return changed(byte_pairs("qwen2"), change, rows=2)
+
+
+def _ending_byte_pairs() -> Tokenizer:
+    """A template that begins and ends each text, where tokenizer_config.json names another end."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer = files["tokenizer.json"]
+        template = tokenizer["post_processor"]
+        end = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
+        number = next(token["id"] for token in tokenizer["added_tokens"] if token["content"] == "<|im_start|>")
+        template["single"] = [*template["single"], end]
+        template["pair"] = [*template["single"], template["pair"][-1], end]
+        template["special_tokens"]["<|im_start|>"] = {"id": "<|im_start|>", "ids": [number], "tokens": ["<|im_start|>"]}
+        tokenizer["post_processor"] = {"type": "Sequence", "processors": [{**BYTE_LEVEL, "use_regex": True}, template]}
+        files["tokenizer_config.json"].pop("bos_token")
+
+    return changed(byte_pairs("llama-bpe", begins=True), change)
+
+
+def _odd_pieces() -> Tokenizer:
+    """Added tokens in a file of their own, a hole before one of them, and no space before a text."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        config = files["tokenizer_config.json"]
+        last = max(files["tokenizer.json"]["model"]["vocab"].values())
+        files["added_tokens.json"] = {"<|user|>": last + 1, "plain": last + 3}
+        files.pop("tokenizer.json")
+        config["added_tokens_decoder"] = {
+            "1": {"content": "<s>", "special": True},
+            str(last + 4): {"content": f"{SPACE}x{SPACE}", "special": False},
+            str(last + 5): {"content": "<unused7>", "special": False},
+        }
+        config["add_prefix_space"] = False
+        config["add_eos_token"] = True
+
+    return changed(sentence_pieces(), change, rows=8)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    size, length = len(content), bytearray()
+    while True:
+        size, low = size >> 7, size & 0x7F
+        length.append(low | (0x80 if size else 0))
+        if not size:
+            return bytes([number << 3 | 2, *length]) + content
+
+
+def dump(value: object) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One repository: `change` overrules its config, `weights` makes the tensors from it."""
+
+    architecture: str
+    model_type: str
+    weights: Callable[["Weights"], None]
+    tokenizer: Callable[[], Tokenizer] = lambda: byte_pairs("gpt-2")
+    change: Mapping[str, Any] = field(default_factory=dict)
+    dtype: Any = "BF16"
+    shards: int = 1
+    drop: tuple[str, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.6})
+    license: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        tokenizer = self.tokenizer()
+        config = {
+            "architectures": [self.architecture],
+            "model_type": self.model_type,
+            "vocab_size": tokenizer.rows,
+            "hidden_size": HIDDEN,
+            "intermediate_size": FEED_FORWARD,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KV_HEADS,
+            "max_position_embeddings": 2048,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            **{f"{kind}_token_id": number for kind, number in tokenizer.specials.items()},
+            **self.change,
+        }
+        return {key: value for key, value in config.items() if key not in self.drop}
+
+    def files(self) -> dict[str, bytes]:
+        config = self.config()
+        weights = Weights(config)
+        self.weights(weights)
+        names = list(weights.tensors)
+        each = -(-len(names) // self.shards)
+        files = {
+            "config.json": dump(config),
+            **self.tokenizer().files,
+            "generation_config.json": dump(self.generation),
+        }
+        if self.license:
+            files["README.md"] = f"---\nlicense: {self.license}\n---\n# A tiny model\n".encode()
+        if self.shards == 1:
+            return files | {"model.safetensors": safetensors(weights.tensors, self.dtype)}
+        index: dict[str, str] = {}
+        for number in range(self.shards):
+            path = f"model-{number + 1:05d}-of-{self.shards:05d}.safetensors"
+            part = {name: weights.tensors[name] for name in names[number * each : (number + 1) * each]}
+            files[path] = safetensors(part, self.dtype)
+            index |= dict.fromkeys(part, path)
+        return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
+
+
+class Weights:
+    """Tensors in the order in which they are asked for."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+        self.tensors: Tensors = {}
+        self._random = Random(7)
+
+    def add(self, name: str, *shape: int) -> None:
+        self.tensors[name] = self._random.weights(*shape)
+
+    def norm(self, name: str, *shape: int, bias: bool = False) -> None:
+        """Near 1, as a trained one."""
+        self.tensors[f"{name}.weight"] = 1 + self._random.weights(*(shape or (HIDDEN,)))
+        if bias:
+            self.add(f"{name}.bias", *(shape or (HIDDEN,)))
+
+    def linear(self, name: str, *shape: int, bias: bool = False) -> None:
+        self.add(f"{name}.weight", *shape)
+        if bias:
+            self.add(f"{name}.bias", shape[0])
+
+    @property
+    def head(self) -> int:
+        return self.config.get("head_dim") or HEAD
+
+    def ends(self, *, bias: bool = False, norm: bool = True) -> None:
+        self.add("model.embed_tokens.weight", self.config["vocab_size"], HIDDEN)
+        if norm:
+            self.norm("model.norm", bias=bias)
+        if not self.config["tie_word_embeddings"]:
+            self.add("lm_head.weight", self.config["vocab_size"], HIDDEN)
+
+    def layers(self) -> Iterator[str]:
+        for layer in range(self.config["num_hidden_layers"]):
+            yield f"model.layers.{layer}."
+
+    def attention(self, layer: str, *, bias: str = "", norms: tuple[int, int] | None = None) -> None:
+        """`bias` says by their letters which have one; `norms` are the sizes of Q's and K's."""
+        kv_heads = self.config["num_key_value_heads"]
+        for part, heads in (("q", HEADS), ("k", kv_heads), ("v", kv_heads)):
+            self.linear(f"{layer}self_attn.{part}_proj", heads * self.head, HIDDEN, bias=part in bias)
+        self.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * self.head, bias="o" in bias)
+        for part, size in zip("qk", norms or (), strict=False):
+            self.norm(f"{layer}self_attn.{part}_norm", size)
+
+    def mlp(self, layer: str, size: int = FEED_FORWARD, *, gate: bool = True, name: str = "mlp") -> None:
+        for part in ("gate", "up") if gate else ("up",):
+            self.linear(f"{layer}{name}.{part}_proj", size, HIDDEN)
+        self.linear(f"{layer}{name}.down_proj", HIDDEN, size)
+
+    def experts(self, layer: str) -> None:
+        self.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
+        for expert in range(EXPERTS):
+            self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
+
+    def norms(self, layer: str, *names: str, bias: bool = False) -> None:
+        for name in names or ("input_layernorm", "post_attention_layernorm"):
+            self.norm(f"{layer}{name}", bias=bias)
+
+
+def _plain(weights: Weights) -> None:
+    """Llama and what is built like it; biases where the config says so."""
+    weights.ends()
+    bias = "qkvo" if weights.config.get("attention_bias") else ""
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias=bias)
+        weights.mlp(layer)
+
+
+def _qwen2(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias="qkv")
+        weights.mlp(layer)
+
+
+def _qwen3(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, norms=(weights.head, weights.head))
+        weights.mlp(layer)
+
+
+def _olmo(weights: Weights) -> None:
+    weights.ends(norm=False)
+    for layer in weights.layers():
+        weights.attention(layer)
+        weights.mlp(layer)
+
+
+def _olmo2(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer, "post_attention_layernorm", "post_feedforward_layernorm")
+        weights.attention(layer, norms=(HEADS * weights.head, weights.config["num_key_value_heads"] * weights.head))
+        weights.mlp(layer)
+
+
+def _starcoder2(weights: Weights) -> None:
+    weights.ends(bias=True)
+    for layer in weights.layers():
+        weights.norms(layer, bias=True)
+        weights.attention(layer, bias="qkvo")
+        weights.linear(f"{layer}mlp.c_fc", FEED_FORWARD, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.c_proj", HIDDEN, FEED_FORWARD, bias=True)
+
+
+def _stablelm(weights: Weights) -> None:
+    weights.ends(bias=True)
+    for layer in weights.layers():
+        weights.norms(layer, bias=True)
+        weights.attention(layer, bias="qkv" if weights.config["use_qkv_bias"] else "")
+        weights.mlp(layer)
+
+
+def _stablelm_norms(weights: Weights) -> None:
+    _stablelm(weights)
+    for layer in weights.layers():
+        for part, heads in (("q", HEADS), ("k", KV_HEADS)):
+            for head in range(heads):
+                weights.norm(f"{layer}self_attn.{part}_layernorm.norms.{head}", HEAD)
+
+
+def _arcee(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer)
+        weights.mlp(layer, gate=False)
+
+
+def _mixtral(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer)
+        weights.linear(f"{layer}block_sparse_moe.gate", EXPERTS, HIDDEN)
+        for expert in range(EXPERTS):
+            for part, shape in (
+                ("w1", (FEED_FORWARD, HIDDEN)),
+                ("w2", (HIDDEN, FEED_FORWARD)),
+                ("w3", (FEED_FORWARD, HIDDEN)),
+            ):
+                weights.linear(f"{layer}block_sparse_moe.experts.{expert}.{part}", *shape)
+
+
+def _qwen2_moe(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias="qkv")
+        weights.experts(layer)
+        weights.mlp(layer, FEED_FORWARD, name="mlp.shared_expert")
+        weights.linear(f"{layer}mlp.shared_expert_gate", 1, HIDDEN)
+
+
+def _qwen3_moe(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, norms=(weights.head, weights.head))
+        weights.experts(layer)
+
+
+def _fused_experts(weights: Weights) -> None:
+    """As transformers 5 saves them."""
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, norms=(weights.head, weights.head))
+        weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
+        weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
+        weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
+
+
+def _olmoe(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, norms=(HEADS * HEAD, HEADS * HEAD))
+        weights.experts(layer)
+
+
+def _granite_moe(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer)
+        weights.linear(f"{layer}block_sparse_moe.router.layer", EXPERTS, HIDDEN)
+        weights.add(f"{layer}block_sparse_moe.input_linear.weight", EXPERTS, 2 * FEED_FORWARD, HIDDEN)
+        weights.add(f"{layer}block_sparse_moe.output_linear.weight", EXPERTS, HIDDEN, FEED_FORWARD)
+        if weights.config.get("shared_intermediate_size"):
+            weights.linear(f"{layer}shared_mlp.input_linear", 2 * FEED_FORWARD, HIDDEN)
+            weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
+
+
+def _cohere(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer, "input_layernorm")
+        weights.attention(layer)
+        if weights.config.get("use_qk_norm"):
+            weights.norm(f"{layer}self_attn.q_norm", HEADS, HEAD)
+            weights.norm(f"{layer}self_attn.k_norm", KV_HEADS, HEAD)
+        weights.mlp(layer)
+
+
+def _phi3(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.linear(f"{layer}self_attn.qkv_proj", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
+
+
+def _cohere2(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer, "input_layernorm")
+        weights.attention(layer)
+        weights.mlp(layer)
+
+
+def _glm4(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(
+            layer, "input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"
+        )
+        weights.attention(layer, bias="qkv")
+        weights.linear(f"{layer}mlp.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
+
+
+def _exaone4(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer, "post_attention_layernorm", "post_feedforward_layernorm")
+        weights.attention(layer, norms=(HEAD, HEAD))
+        weights.mlp(layer)
+
+
+def _nemotron(weights: Weights) -> None:
+    weights.ends(bias=True)
+    for layer in weights.layers():
+        weights.norms(layer, bias=True)
+        weights.attention(layer)
+        weights.mlp(layer, gate=False)
+
+
+def _phi2(weights: Weights) -> None:
+    weights.add("model.embed_tokens.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.final_layernorm", bias=True)
+    weights.linear("lm_head", weights.config["vocab_size"], HIDDEN, bias=True)
+    for layer in weights.layers():
+        weights.norms(layer, "input_layernorm", bias=True)
+        for part in ("q_proj", "k_proj", "v_proj", "dense"):
+            weights.linear(f"{layer}self_attn.{part}", HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.fc1", 4 * HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.fc2", HIDDEN, 4 * HIDDEN, bias=True)
+
+
+def _gpt_neox(weights: Weights) -> None:
+    weights.add("gpt_neox.embed_in.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("gpt_neox.final_layer_norm", bias=True)
+    weights.add("embed_out.weight", weights.config["vocab_size"], HIDDEN)
+    for number in range(LAYERS):
+        layer = f"gpt_neox.layers.{number}."
+        weights.norms(layer, bias=True)
+        weights.linear(f"{layer}attention.query_key_value", 3 * HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}attention.dense", HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.dense_h_to_4h", FEED_FORWARD, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, FEED_FORWARD, bias=True)
+
+
+def _falcon(weights: Weights) -> None:
+    weights.add("transformer.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("transformer.ln_f", bias=True)
+    for number in range(LAYERS):
+        layer = f"transformer.h.{number}."
+        weights.norms(layer, "ln_attn", "ln_mlp", bias=True)
+        weights.linear(f"{layer}self_attention.query_key_value", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}self_attention.dense", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN)
+
+
+def _bloom(weights: Weights) -> None:
+    weights.add("word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norms("", "word_embeddings_layernorm", "ln_f", bias=True)
+    for number in range(LAYERS):
+        layer = f"h.{number}."
+        weights.norms(layer, bias=True)
+        weights.linear(f"{layer}self_attention.query_key_value", 3 * HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}self_attention.dense", HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN, bias=True)
+
+
+def _exaone(weights: Weights) -> None:
+    weights.add("transformer.wte.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("transformer.ln_f")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for number in range(LAYERS):
+        layer = f"transformer.h.{number}."
+        weights.norms(layer, "ln_1", "ln_2")
+        for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+            weights.linear(f"{layer}attn.attention.{part}_proj", heads * HEAD, HIDDEN)
+        weights.linear(f"{layer}attn.attention.out_proj", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.c_fc_0", FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.c_fc_1", FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.c_proj", HIDDEN, FEED_FORWARD)
+
+
+def _deepseek(weights: Weights) -> None:
+    """The first layer is dense."""
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.attention(layer)
+        _dense_or_experts(weights, number, layer)
+
+
+def _dense_or_experts(weights: Weights, number: int, layer: str) -> None:
+    if number == 0:
+        weights.mlp(layer)
+    else:
+        weights.experts(layer)
+        weights.mlp(layer, HIDDEN, name="mlp.shared_experts")
+
+
+def _deepseek2(weights: Weights) -> None:
+    """With a layer behind the last, for predicting more than one token, where the config says so."""
+    config = weights.config
+    weights.ends()
+    nope, turned, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
+    for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):
+        layer = f"model.layers.{number}."
+        weights.norms(layer)
+        if config["q_lora_rank"]:
+            weights.linear(f"{layer}self_attn.q_a_proj", config["q_lora_rank"], HIDDEN)
+            weights.norm(f"{layer}self_attn.q_a_layernorm", config["q_lora_rank"])
+            weights.linear(f"{layer}self_attn.q_b_proj", HEADS * (nope + turned), config["q_lora_rank"])
+        else:
+            weights.linear(f"{layer}self_attn.q_proj", HEADS * (nope + turned), HIDDEN)
+        weights.linear(f"{layer}self_attn.kv_a_proj_with_mqa", config["kv_lora_rank"] + turned, HIDDEN)
+        weights.norm(f"{layer}self_attn.kv_a_layernorm", config["kv_lora_rank"])
+        weights.linear(f"{layer}self_attn.kv_b_proj", HEADS * (nope + value), config["kv_lora_rank"])
+        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * value)
+        _dense_or_experts(weights, number, layer)
+        if number and config.get("scoring_func") == "sigmoid":
+            weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+
+
+def _llama3() -> Tokenizer:
+    return byte_pairs("llama-bpe", begins=True)
+
+
+def _qwen() -> Tokenizer:
+    return byte_pairs("qwen2", merge_lists=True)
+
+
+def _smollm() -> Tokenizer:
+    return byte_pairs("smollm")
+
+
+def _pieces() -> Tokenizer:
+    return sentence_pieces(added=True)
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+GRANITE = {
+    "attention_multiplier": 0.015625,
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+}
+MOE = {"num_experts": EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
+DEEPSEEK = {
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": HIDDEN,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": False,
+    "scoring_func": "softmax",
+}
+MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
+FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
+SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
+TIED = {"tie_word_embeddings": True}
+
+REPOSITORIES: dict[str, Tiny] = {
+    "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
+    "bloom": Tiny(
+        "BloomForCausalLM",
+        "bloom",
+        _bloom,
+        lambda: byte_pairs("bloom"),
+        {"layer_norm_epsilon": 1e-5, "n_layer": LAYERS, "n_head": HEADS, "seq_length": 2048, **TIED},
+        drop=("rms_norm_eps", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "rope_theta"),
+    ),
+    "cohere": Tiny(
+        "CohereForCausalLM",
+        "cohere",
+        _cohere,
+        change={"layer_norm_eps": 1e-5, "logit_scale": 0.0625, **TIED},
+        drop=("rms_norm_eps",),
+    ),
+    "cohere2": Tiny(
+        "Cohere2ForCausalLM",
+        "cohere2",
+        _cohere2,
+        change={"layer_norm_eps": 1e-5, "logit_scale": 0.25, "rotary_pct": 1.0, "sliding_window": 1024, **TIED, **FOUR},
+        drop=("rms_norm_eps",),
+    ),
+    "deepseek": Tiny("DeepseekForCausalLM", "deepseek", _deepseek, _pieces, DEEPSEEK),
+    "deepseek2": Tiny(
+        "DeepseekV2ForCausalLM",
+        "deepseek_v2",
+        _deepseek2,
+        _qwen,
+        {
+            **DEEPSEEK,
+            **MLA,
+            "num_key_value_heads": HEADS,
+            "q_lora_rank": None,
+            "rope_scaling": {
+                "type": "yarn",
+                "factor": 40,
+                "original_max_position_embeddings": 4096,
+                "beta_fast": 32,
+                "beta_slow": 1,
+                "mscale": 0.707,
+                "mscale_all_dim": 0.707,
+            },
+        },
+    ),
+    "deepseek3": Tiny(
+        "DeepseekV3ForCausalLM",
+        "deepseek_v3",
+        _deepseek2,
+        _qwen,
+        {
+            **DEEPSEEK,
+            **MLA,
+            "num_key_value_heads": HEADS,
+            "q_lora_rank": 256,
+            "n_group": 2,
+            "topk_group": 1,
+            "scoring_func": "sigmoid",
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "num_nextn_predict_layers": 1,
+        },
+    ),
+    "ernie4_5": Tiny("Ernie4_5ForCausalLM", "ernie4_5", _plain, _pieces, {"head_dim": 64, **TIED}),
+    "exaone": Tiny(
+        "ExaoneForCausalLM",
+        "exaone",
+        _exaone,
+        _smollm,
+        {
+            "activation_function": "silu",
+            "layer_norm_epsilon": 1e-5,
+            "num_layers": LAYERS,
+            "rope_scaling": LLAMA3_ROPE,
+        },
+        drop=("rms_norm_eps", "num_hidden_layers", "hidden_act"),
+    ),
+    "exaone4": Tiny(
+        "Exaone4ForCausalLM",
+        "exaone4",
+        _exaone4,
+        change={
+            "sliding_window": 1024,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_scaling": {**LLAMA3_ROPE, "factor": 16.0},
+            "rope_theta": 1e6,
+        },
+    ),
+    "falcon": Tiny(
+        "FalconForCausalLM",
+        "falcon",
+        _falcon,
+        lambda: byte_pairs("falcon"),
+        {"layer_norm_epsilon": 1e-5, "num_kv_heads": KV_HEADS, "new_decoder_architecture": True, **TIED},
+        drop=("rms_norm_eps", "num_key_value_heads", "intermediate_size"),
+    ),
+    "glm4": Tiny(
+        "Glm4ForCausalLM",
+        "glm4",
+        _glm4,
+        lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
+        {"head_dim": 64, "partial_rotary_factor": 0.5, "attention_bias": True},
+    ),
+    "gptneox": Tiny(
+        "GPTNeoXForCausalLM",
+        "gpt_neox",
+        _gpt_neox,
+        change={"hidden_act": "gelu", "rotary_pct": 0.25, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
+        drop=("rms_norm_eps", "num_key_value_heads", "rope_theta"),
+    ),
+    "granite": Tiny("GraniteForCausalLM", "granite", _plain, _smollm, {**GRANITE, **TIED}),
+    "granitemoe": Tiny(
+        "GraniteMoeForCausalLM",
+        "granitemoe",
+        _granite_moe,
+        _smollm,
+        {**GRANITE, **TIED, "num_local_experts": EXPERTS, "num_experts_per_tok": 2},
+    ),
+    "granitemoeshared": Tiny(
+        "GraniteMoeSharedForCausalLM",
+        "granitemoeshared",
+        _granite_moe,
+        _smollm,
+        {
+            **GRANITE,
+            **TIED,
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": FEED_FORWARD,
+        },
+    ),
+    "llama": Tiny("LlamaForCausalLM", "llama", _plain, _llama3, {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0}),
+    "llama-2": Tiny("LlamaForCausalLM", "llama", _plain, sentence_pieces),
+    "llama-bias": Tiny(
+        "LlamaForCausalLM",
+        "llama",
+        _plain,
+        _smollm,
+        {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.0}, **TIED},
+        dtype="F16",
+    ),
+    "llama_v5": Tiny(
+        "LlamaForCausalLM",
+        "llama",
+        _plain,
+        _llama3,
+        {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 500000.0}, **TIED},
+        drop=("rope_theta", "rms_norm_eps"),
+        shards=3,
+    ),
+    "minicpm": Tiny(
+        "MiniCPMForCausalLM",
+        "minicpm",
+        _plain,
+        _pieces,
+        {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 128, **TIED},
+        drop=("rope_theta",),
+    ),
+    "llama_f32": Tiny(
+        "LlamaForCausalLM",
+        "llama",
+        _plain,
+        sentence_pieces,
+        {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "num_key_value_heads": HEADS, **TIED},
+        dtype="F32",
+    ),
+    "llama_pieces": Tiny("LlamaForCausalLM", "llama", _plain, _odd_pieces, TIED),
+    "mistral": Tiny("MistralForCausalLM", "mistral", _plain, _pieces, {"sliding_window": 4096, "head_dim": 128}),
+    "mixtral": Tiny(
+        "MixtralForCausalLM",
+        "mixtral",
+        _mixtral,
+        _pieces,
+        {"num_local_experts": EXPERTS, "num_experts_per_tok": 2, "rope_theta": 1e6, "sliding_window": None},
+        shards=2,
+    ),
+    "nemotron": Tiny(
+        "NemotronForCausalLM",
+        "nemotron",
+        _nemotron,
+        _pieces,
+        {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
+        drop=("rms_norm_eps",),
+    ),
+    "olmo": Tiny("OlmoForCausalLM", "olmo", _olmo, change={"clip_qkv": 8.0}, drop=("rms_norm_eps",)),
+    "olmo2": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _llama3),
+    "olmo2_tokens": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _ending_byte_pairs),
+    "olmo3": Tiny(
+        "Olmo3ForCausalLM",
+        "olmo3",
+        _olmo2,
+        _qwen,
+        {"sliding_window": 1024, "layer_types": [*["sliding_attention"] * 3, "full_attention"], **FOUR},
+    ),
+    "olmoe": Tiny(
+        "OlmoeForCausalLM",
+        "olmoe",
+        _olmoe,
+        change={
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "intermediate_size": HIDDEN,
+            "norm_topk_prob": False,
+            "num_key_value_heads": HEADS,
+        },
+    ),
+    "phi2": Tiny(
+        "PhiForCausalLM",
+        "phi",
+        _phi2,
+        change={
+            "hidden_act": "gelu_new",
+            "layer_norm_eps": 1e-5,
+            "partial_rotary_factor": 0.5,
+            "num_key_value_heads": HEADS,
+            "intermediate_size": 4 * HIDDEN,
+        },
+        drop=("rms_norm_eps",),
+    ),
+    "phi3": Tiny(
+        "Phi3ForCausalLM",
+        "phi3",
+        _phi3,
+        _pieces,
+        {
+            "sliding_window": 2047,
+            "original_max_position_embeddings": 1024,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0] * (HEAD // 2),
+                "long_factor": [1.0 + at / 8 for at in range(HEAD // 2)],
+            },
+            "pad_token_id": 0,
+        },
+    ),
+    "phi4": Tiny(
+        "Phi3ForCausalLM",
+        "phi3",
+        _phi3,
+        lambda: byte_pairs("gpt-2", kind="GPT2Tokenizer"),
+        {"sliding_window": None, "original_max_position_embeddings": 2048, "partial_rotary_factor": 0.75},
+    ),
+    "qwen2": Tiny(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        _qwen2,
+        _qwen,
+        {"rope_theta": 1e6, "rope_scaling": YARN, "use_sliding_window": False},
+    ),
+    "qwen2_tokens": Tiny(
+        "Qwen2ForCausalLM",
+        "qwen2",
+        _qwen2,
+        _odd_byte_pairs,
+        {**TIED, "eos_token_id": [458, 460]},
+        generation=SAMPLING,
+        license="apache-2.0",
+    ),
+    "qwen2moe": Tiny(
+        "Qwen2MoeForCausalLM",
+        "qwen2_moe",
+        _qwen2_moe,
+        _qwen,
+        {**MOE, "shared_expert_intermediate_size": FEED_FORWARD, "norm_topk_prob": False},
+    ),
+    "qwen3": Tiny("Qwen3ForCausalLM", "qwen3", _qwen3, _qwen, {"head_dim": 128, "rope_theta": 1e6, **TIED}, shards=2),
+    "qwen3moe": Tiny(
+        "Qwen3MoeForCausalLM", "qwen3_moe", _qwen3_moe, _qwen, {**MOE, "head_dim": 64, "norm_topk_prob": True}
+    ),
+    "qwen3moe_v5": Tiny(
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        _fused_experts,
+        _qwen,
+        {**MOE, "head_dim": 64, "norm_topk_prob": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        drop=("rope_theta",),
+    ),
+    "seed_oss": Tiny("SeedOssForCausalLM", "seed_oss", _qwen2, _qwen, {"head_dim": 64, "attention_bias": True}),
+    "smollm3": Tiny("SmolLM3ForCausalLM", "smollm3", _plain, _llama3, {"no_rope_layer_interval": 4, **TIED}),
+    "stablelm": Tiny(
+        "StableLmForCausalLM",
+        "stablelm",
+        _stablelm,
+        _qwen,
+        {"partial_rotary_factor": 0.25, "use_qkv_bias": True, "layer_norm_eps": 1e-5, "use_parallel_residual": False},
+        drop=("rms_norm_eps",),
+    ),
+    "stablelm-norms": Tiny(
+        "StableLmForCausalLM",
+        "stablelm",
+        _stablelm_norms,
+        _qwen,
+        {"partial_rotary_factor": 0.25, "use_qkv_bias": False, "layer_norm_eps": 1e-5, "qk_layernorm": True},
+        drop=("rms_norm_eps",),
+    ),
+    "starcoder2": Tiny(
+        "Starcoder2ForCausalLM",
+        "starcoder2",
+        _starcoder2,
+        _smollm,
+        {"norm_epsilon": 1e-5, "hidden_act": "gelu_pytorch_tanh", **TIED},
+        drop=("rms_norm_eps",),
+    ),
+}
+"""By the name of the file with the figures that llama.cpp's converter came to."""
+
+
+def write(name: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in REPOSITORIES[name].files().items():
+        (folder / path).write_bytes(content)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:] or REPOSITORIES:
+        write(each, Path(sys.argv[1]) / each)

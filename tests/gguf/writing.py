@@ -1,0 +1,85 @@
+"""A conversion's bytes, out of a repository's files in memory, and a file's figures as they stand in `expected`."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from proxy.gguf.conversion import Conversion, Description, convert
+from proxy.gguf.header import Header, Kind
+from proxy.gguf.targets import Made, Piece
+from proxy.gguf.tensors import TensorType
+from proxy.planning.safetensors import header_size, read_header
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+MOST_VALUES = 16
+WINDOW = 1 << 16
+
+
+def plan(files: Mapping[str, bytes], **options: bool) -> Conversion:
+    template = json.loads(files["tokenizer_config.json"]).get("chat_template")
+    generation = json.loads(files.get("generation_config.json", b"{}"))
+    return convert(
+        json.loads(files["config.json"]),
+        {path: files[path] for path in TOKENIZER_FILES if path in files},
+        {
+            path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content)).tensors
+            for path, content in sorted(files.items())
+            if path.endswith(".safetensors")
+        },
+        Description("Tiny Model", _license(files.get("README.md", b"")), template, generation),
+        **options,
+    )
+
+
+def _license(card: bytes) -> str | None:
+    return next((line[9:].decode() for line in card.splitlines() if line.startswith(b"license: ")), None)
+
+
+def made(piece: Piece | Made, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
+    """What a piece becomes, from `window` bytes at a time."""
+    if isinstance(piece, Made):
+        yield piece.content
+        return
+    step = piece.transform() if piece.transform else None
+    for start in range(piece.start, piece.stop, window):
+        content = files[piece.path][start : min(start + window, piece.stop)]
+        yield step(content) if step else content
+    if step:
+        yield step(b"")
+
+
+def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WINDOW) -> bytes:
+    parts = [conversion.header]
+    for piece in conversion.pieces:
+        content = b"".join(made(piece, files, window))
+        assert len(content) == piece.size
+        parts.append(content)
+    return b"".join(parts)
+
+
+def figures(header: Header, content: bytes) -> dict[str, Any]:
+    """Of each key its kind and value, of each tensor its type, shape and digest; long arrays are digests too."""
+    metadata = {key: _value(field.kind, field.raw, field.value) for key, field in header.metadata.items()}
+    tensors = {}
+    for tensor in header.tensors:
+        start = header.data_start + tensor.offset
+        digest = hashlib.sha256(content[start : start + tensor.size]).hexdigest()
+        tensors[tensor.name] = {"type": TensorType(tensor.type).name, "shape": list(tensor.shape), "sha256": digest}
+    return {"metadata": metadata, "tensors": tensors}
+
+
+def _value(kind: Kind, raw: bytes, value: Any) -> dict[str, Any]:
+    if kind is not Kind.ARRAY:
+        return {"kind": kind.name, "value": value}
+    items = Kind(int.from_bytes(raw[:4], "little")).name
+    if len(value) <= MOST_VALUES:
+        return {"array": items, "values": value}
+    digest = hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()
+    return {"array": items, "length": len(value), "sha256": digest}
