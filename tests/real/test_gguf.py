@@ -113,12 +113,13 @@ async def test_a_gguf_of_floats_is_quantized_and_answers(
     assert (await real_client.pull("hf.co/acme/tiny:f16"))[-1] == {"status": "success"}
     whole = with_floats(await real_ollama.gguf_of("hf.co/acme/tiny:f16"), kind)
     name = f"Tiny-{kind.name}"
-    hub.add("acme/floats", {f"{name}.gguf": whole} if shards == 1 else split(whole, shards, prefix=name))
-    lines = await real_client.pull(f"hf.co/acme/floats:{tag}")
+    repository = f"acme/floats-{kind.name.lower()}-{shards}"
+    hub.add(repository, {f"{name}.gguf": whole} if shards == 1 else split(whole, shards, prefix=name))
+    lines = await real_client.pull(f"hf.co/{repository}:{tag}")
     assert lines[-1] == {"status": "success"}
     assert any(line["status"].startswith("quantizing ") for line in lines)
-    assert await level(real_client, f"hf.co/acme/floats:{tag}") == tag.upper()
-    await chat(real_client, f"hf.co/acme/floats:{tag}")
+    assert await level(real_client, f"hf.co/{repository}:{tag}") == tag.upper()
+    await chat(real_client, f"hf.co/{repository}:{tag}")
 
 
 @pytest.mark.parametrize("tag", ["F16", "BF16"])
