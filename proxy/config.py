@@ -54,6 +54,14 @@ class GgufPulls(StrEnum):
     PROXY = "proxy"
 
 
+class ConvertedBy(StrEnum):
+    """Who makes a GGUF of safetensors: who can, always the proxy, or always Ollama."""
+
+    AUTO = "auto"
+    PROXY = "proxy"
+    OLLAMA = "ollama"
+
+
 class Address(NamedTuple):
     """Where the proxy listens. Port 0 lets the system choose a free one."""
 
@@ -179,6 +187,7 @@ class HubConfig(_Section, frozen=True):
 class PullConfig(_Section, frozen=True):
     default_quantization: Quantization = Quantization.Q4_K_M
     gguf: GgufPulls = GgufPulls.AUTO
+    converter: ConvertedBy = ConvertedBy.AUTO
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     memory: str | int = "128MiB"
     bandwidth: str | int = ""

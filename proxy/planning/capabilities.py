@@ -36,6 +36,17 @@ CONVERTED_TO = Quantization.F16
 ROW = 32
 """llama-quantize takes only rows that its smallest blocks divide."""
 
+# Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST.
+RUNS: Mapping[str, Version] = {
+    "arcee": Version(0, 11, 5),
+    "ernie4_5": Version(0, 11, 5),
+    "exaone4": Version(0, 11, 5),
+    "glm4": Version(0, 6, 6),
+    "qwen3": Version(0, 6, 6),
+    "qwen3moe": Version(0, 6, 6),
+    "seed_oss": Version(0, 12, 4),
+    "smollm3": Version(0, 11, 5),
+}
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
 CONVERTS: Mapping[str, Version] = {
     "BertModel": Version(0, 5, 5),
@@ -107,6 +118,10 @@ class Capabilities:
     def converts(self, architecture: str) -> bool:
         since, until = CONVERTED_ONCE.get(architecture, (CONVERTS.get(architecture, NEVER), NEVER))
         return since <= self.version < until
+
+    def runs(self, architecture: str) -> bool:
+        """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
+        return self.version >= RUNS.get(architecture, OLDEST)
 
     @property
     def takes_fp8(self) -> bool:

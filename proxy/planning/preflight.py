@@ -78,9 +78,7 @@ def judge(
     """What config.json alone tells. Raises Refusal, or NotConvertible where another form of the model would work."""
     where = f"{repository}/{CONFIG}"
     names = config.get("architectures")
-    architecture = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
-    if not isinstance(architecture, str) or not architecture.isidentifier():
-        raise NotConvertible(f"{where} names no architecture, so Ollama does not know what the weights are")
+    architecture = architecture_of(where, config)
     _check_architecture(where, architecture, capabilities)
     quantized = config.get("quantization_config") or config.get("quantization") or {}
     method = str(quantized.get("quant_method", "")).lower() if isinstance(quantized, dict) else ""
@@ -98,6 +96,15 @@ def judge(
     _check_numbers(where, found.config, architecture)
     found.warnings += _rope_warnings(found.config, architecture)
     return found
+
+
+def architecture_of(where: str, config: Mapping[str, Any]) -> str:
+    """Raises NotConvertible where there is none."""
+    names = config.get("architectures")
+    architecture = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
+    if not isinstance(architecture, str) or not architecture.isidentifier():
+        raise NotConvertible(f"{where} names no architecture, so Ollama does not know what the weights are")
+    return architecture
 
 
 def choose_quantization(tag: str, default: Quantization, capabilities: Capabilities, architecture: str) -> str | None:

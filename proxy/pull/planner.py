@@ -20,6 +20,7 @@ from proxy.planning.adapter import (
     read_adapter_config,
 )
 from proxy.planning.capabilities import Capabilities, capabilities_of
+from proxy.planning.conversion_plan import added_tokens, converts_here, plan_conversion
 from proxy.planning.embedding import MODULES, check_companions, module_files
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
@@ -32,9 +33,9 @@ from proxy.planning.modelfile import (
     files_to_read,
 )
 from proxy.planning.plan import Bar, Base, Converter, Format, Plan, Upload, bar_digest
-from proxy.planning.preflight import check_weights, judge
+from proxy.planning.preflight import architecture_of, check_weights, choose_quantization, judge
 from proxy.planning.safetensors_plan import plan_safetensors
-from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights, json_object
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection, choose_files, has_weights, json_object
 from proxy.pull.progress import Progress
 from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
@@ -137,13 +138,15 @@ class Planner:
         selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), more)
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         default = self._config.pull.default_quantization
+        architecture = architecture_of(f"{repository.id}/{CONFIG}", config)
+        if converts_here(self._config.pull.converter, architecture, capabilities):
+            return await self._plan_conversion(reference, architecture, selection, reading, capabilities)
         findings = judge(repository.id, config, reference.tag, default, capabilities)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await asyncio.to_thread(check_weights, repository.id, selection, headers, findings, capabilities)
         await reading.read(files_to_read(repository.files))
 
-        architecture = findings.architecture
         tokenizer = await asyncio.to_thread(
             check_companions, repository.id, architecture, reading.contents, findings.rows
         )
@@ -164,6 +167,37 @@ class Planner:
         # From v0.30 on Ollama makes another GGUF of what it has converted, and keeps both for ever: two creates would
         # take more disk than one, and free no more.
         return replace(plan, in_two_creates=plan.is_quantized and not capabilities.runs_llama_server)
+
+    async def _plan_conversion(
+        self,
+        reference: ModelReference,
+        architecture: str,
+        selection: Selection,
+        reading: Reading,
+        capabilities: Capabilities,
+    ) -> Plan:
+        repository = reading.repository
+        default = self._config.pull.default_quantization
+        quantization = choose_quantization(reference.tag, default, capabilities, architecture)
+        await reading.read(selection.to_read)
+        headers = await reading.headers(selection.weights)
+        await reading.read(files_to_read(repository.files))
+        contents = reading.contents
+        tokens = await asyncio.to_thread(added_tokens, repository.id, contents)
+        brought = brought_by_files(repository.id, contents, tokens)
+        modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
+        return await asyncio.to_thread(
+            plan_conversion,
+            reference.name,
+            repository,
+            selection,
+            headers,
+            contents,
+            quantization,
+            modelfile,
+            brought,
+            capabilities,
+        )
 
     async def _modelfile(
         self,

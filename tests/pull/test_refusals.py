@@ -79,9 +79,9 @@ class Case:
 
 CASES = [
     Case(
-        "an architecture that no Ollama converts",
-        changed("config.json", architectures=["Qwen3ForCausalLM"]),
-        ("acme/model/config.json", "Ollama 0.24.0 cannot convert Qwen3ForCausalLM, nor can any other Ollama"),
+        "an architecture that nobody converts",
+        changed("config.json", architectures=["JambaForCausalLM"]),
+        ("acme/model/config.json", "Ollama 0.24.0 cannot convert JambaForCausalLM, nor can any other Ollama"),
     ),
     Case(
         "an architecture that newer ones convert",

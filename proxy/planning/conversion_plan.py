@@ -1,0 +1,209 @@
+"""The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import Any
+
+from proxy.config import ConvertedBy, Quantization
+from proxy.errors import Refusal
+from proxy.gguf.config import CannotConvert
+from proxy.gguf.conversion import Conversion, Description, convert
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.special_tokens import TokenizerFiles
+from proxy.gguf.targets import Made, Piece
+from proxy.gguf.tensors import GgufError
+from proxy.planning.capabilities import ROW, Capabilities
+from proxy.planning.modelfile import GENERATION_CONFIG, Brought, Modelfile
+from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest
+from proxy.planning.recipe import Literal, Range, Recipe, compared, unused
+from proxy.planning.safetensors import Header
+from proxy.planning.sizes import Shape, quantized_size
+from proxy.planning.weights import CONFIG, NotConvertible, Selection, json_object
+from proxy.sources.base import Repository, RepositoryFile
+
+FILE = "model.gguf"
+FLOATS = ("F32", "F16", "BF16")
+MATRIX = 2
+
+
+def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
+    """The one place that decides who converts: Ollama what it knows, the proxy what Ollama only runs."""
+    family = FAMILIES.get(architecture)
+    if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
+        return False
+    return wanted is ConvertedBy.PROXY or not capabilities.converts(architecture)
+
+
+def added_tokens(repository: str, contents: Mapping[str, bytes]) -> dict[int, str]:
+    """The texts of the tokens beside the vocabulary, by number. Raises NotConvertible."""
+    try:
+        return {token["id"]: token["content"] for token in TokenizerFiles.read(contents).written_added}
+    except CannotConvert as error:
+        raise NotConvertible(f"{repository}: {error}") from error
+
+
+def plan_conversion(
+    name: str,
+    repository: Repository,
+    selection: Selection,
+    headers: Mapping[str, Header],
+    contents: Mapping[str, bytes],
+    quantization: str | None,
+    modelfile: Modelfile,
+    brought: Brought,
+    capabilities: Capabilities,
+) -> Plan:
+    """Raises NotConvertible for what the proxy does not know, Refusal for what this Ollama cannot make of it."""
+    config = json_object(f"{repository.id}/{CONFIG}", contents[CONFIG])
+    architecture = str(config["architectures"][0])
+    files = {file.path: file for file in sorted(selection.weights, key=lambda file: file.path)}
+    source = _source_type(headers)
+    quantize = None if quantization == source else quantization
+    if quantize is not None:
+        _check_quantization(repository, headers, source, quantize, capabilities)
+    description = Description(
+        repository.id.rpartition("/")[2],
+        chat_template=_chat_template(modelfile, brought),
+        generation=json_object(f"{repository.id}/{GENERATION_CONFIG}", contents.get(GENERATION_CONFIG, b"{}")),
+    )
+    try:
+        conversion = convert(
+            config,
+            contents,
+            {path: headers[path].tensors for path in files},
+            description,
+            for_ollama_quantizer=quantize is not None,
+            for_ollama_quantizer_below_0_30=quantize is not None and not capabilities.runs_llama_server,
+        )
+    except GgufError as error:
+        raise NotConvertible(f"{repository.id}: {error}") from error
+    upload = _upload(repository, files, headers, conversion)
+    result = upload.size
+    if quantize is not None:
+        result = len(conversion.header) + quantized_size(_shapes(headers), quantize)
+    return Plan(
+        name,
+        repository,
+        Format.SAFETENSORS,
+        f"the proxy converts {architecture}, which {capabilities.ollama} runs and does not convert"
+        if not capabilities.converts(architecture)
+        else f"the proxy converts {architecture}, as pull.converter says",
+        (upload,),
+        quantization=quantize,
+        converter=Converter.PROXY,
+        template_source=modelfile.source,
+        template_exact=modelfile.exact,
+        settings=modelfile.settings,
+        warnings=(*_warnings(quantize, capabilities), *modelfile.warnings),
+        result_size=result,
+        # From v0.30 on Ollama writes its own copy of a GGUF that it is given.
+        made_size=result if quantize is not None or capabilities.runs_llama_server else 0,
+    )
+
+
+def _source_type(headers: Mapping[str, Header]) -> str | None:
+    """What all matrices are of; None where they differ."""
+    kinds = {tensor.dtype for header in headers.values() for tensor in header.tensors.values() if len(tensor.shape) > 1}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _check_quantization(
+    repository: Repository,
+    headers: Mapping[str, Header],
+    source: str | None,
+    wanted: str,
+    capabilities: Capabilities,
+) -> None:
+    if source == "BF16" and not capabilities.quantizes_bf16_gguf:
+        raise Refusal(f"{repository.id}: {capabilities.ollama} cannot quantize BF16 of a GGUF; pull it as BF16")
+    if wanted in FLOATS or not capabilities.runs_llama_server:
+        return
+    for header in headers.values():
+        for name, tensor in header.tensors.items():
+            if len(tensor.shape) >= MATRIX and tensor.shape[-1] % ROW:
+                raise Refusal(
+                    f"{repository.id}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} "
+                    f"cannot quantize to {wanted} (they must be a multiple of {ROW}); pull it as {source or 'F16'}"
+                )
+
+
+def _warnings(quantize: str | None, capabilities: Capabilities) -> Iterator[str]:
+    if quantize in (Quantization.BF16, Quantization.F32) and capabilities.spoils_output:
+        yield f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {quantize}"
+
+
+def _chat_template(modelfile: Modelfile, brought: Brought) -> str | None:
+    """That which Ollama renders by itself is opened so that it mistakes it for no other."""
+    if modelfile.tokenizer_config is None:
+        return brought.jinja
+    value: Any = json.loads(modelfile.tokenizer_config).get("chat_template")
+    return value if isinstance(value, str) else brought.jinja
+
+
+def _upload(
+    repository: Repository,
+    files: Mapping[str, RepositoryFile],
+    headers: Mapping[str, Header],
+    conversion: Conversion,
+) -> Upload:
+    parts: list[Literal | Range] = [Literal(conversion.header)]
+    sizes = dict.fromkeys(files, 0)
+    if conversion.in_file_order:
+        for path, pieces in _by_file(conversion.pieces, files):
+            taken = [_header(repository, files[path], headers[path]), *_taken(files[path], headers[path], pieces)]
+            sizes[path] = sum(part.size for part in taken)
+            parts += taken
+    else:
+        last = next(iter(files))
+        for piece in conversion.pieces:
+            last = piece.path if isinstance(piece, Piece) else last
+            sizes[last] += piece.size
+            parts.append(_part(files, piece))
+    sizes[next(iter(files))] += len(conversion.header)
+    bars = tuple(Bar(bar_digest(repository, files[path]), size) for path, size in sizes.items() if size)
+    return Upload(FILE, Recipe(tuple(parts)), bars)
+
+
+def _by_file(
+    pieces: Sequence[Piece | Made], files: Mapping[str, RepositoryFile]
+) -> Iterator[tuple[str, list[Piece | Made]]]:
+    """What is made goes with the piece before it."""
+    shares: dict[str, list[Piece | Made]] = {path: [] for path in files}
+    path = next(iter(files))
+    for piece in pieces:
+        path = piece.path if isinstance(piece, Piece) else path
+        shares[path].append(piece)
+    yield from shares.items()
+
+
+def _taken(file: RepositoryFile, header: Header, pieces: Sequence[Piece | Made]) -> Iterator[Literal | Range]:
+    """The pieces, and what lies between them for nobody: a file that comes whole is checked and needs no ranges."""
+    at = header.size
+    for piece in pieces:
+        if isinstance(piece, Made):
+            yield Literal(piece.content)
+            continue
+        if at < piece.start:
+            yield unused(file, at, piece.start)
+        yield Range(file, piece.start, piece.stop, piece.transform, piece.becomes)
+        at = piece.stop
+    if at < file.size:
+        yield unused(file, at, file.size)
+
+
+def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made) -> Literal | Range:
+    if isinstance(piece, Made):
+        return Literal(piece.content)
+    return Range(files[piece.path], piece.start, piece.stop, piece.transform, piece.becomes)
+
+
+def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:
+    where = f"{repository.id}/{file.path}"
+    return compared(where, file, header.size, lambda content: content == header.content)
+
+
+def _shapes(headers: Mapping[str, Header]) -> Iterator[Shape]:
+    for header in headers.values():
+        for name, tensor in header.tensors.items():
+            yield Shape(name, prod(tensor.shape), tensor.shape[-1] if len(tensor.shape) > 1 else 0)

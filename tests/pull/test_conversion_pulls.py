@@ -1,0 +1,185 @@
+"""Pulls of what Ollama runs but does not convert: the proxy writes the GGUF while the bytes come in."""
+
+import json
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.gguf.conversion import Description, convert
+from proxy.gguf.families import FAMILIES
+from proxy.inspection import inspect
+from proxy.planning.capabilities import capabilities_of
+from proxy.planning.conversion_plan import FILE
+from proxy.planning.safetensors import Header, header_size, read_header
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.writing import write
+from tests.support import Client, digest_of, fetched, settings
+
+NAME = "hf.co/acme/tiny"
+CAPABLE = capabilities_of("0.24.0")
+OURS = sorted(name for name, tiny in REPOSITORIES.items() if not CAPABLE.converts(tiny.architecture))
+
+
+def created(ollama: StandInOllama) -> dict[str, Any]:
+    """The only create that was asked for."""
+    [body] = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
+    assert isinstance(body, dict)
+    return body
+
+
+def headers(files: dict[str, bytes]) -> dict[str, Header]:
+    return {
+        path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content))
+        for path, content in sorted(files.items())
+        if path.endswith(".safetensors")
+    }
+
+
+def converted(files: dict[str, bytes], **options: bool) -> bytes:
+    """The GGUF that has to come of a repository called `tiny`."""
+    weights = {path: header.tensors for path, header in headers(files).items()}
+    template = json.loads(files["tokenizer_config.json"]).get("chat_template")
+    generation = json.loads(files.get("generation_config.json", b"{}"))
+    description = Description("tiny", chat_template=template, generation=generation)
+    return write(convert(json.loads(files["config.json"]), files, weights, description, **options), files)
+
+
+def kept(files: dict[str, bytes]) -> str:
+    """The tag that leaves the weights as they are."""
+    tensors = (tensor for header in headers(files).values() for tensor in header.tensors.values())
+    return next(tensor.dtype for tensor in tensors if len(tensor.shape) > 1)
+
+
+def weights_of(files: dict[str, bytes]) -> dict[str, int]:
+    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+
+
+@pytest.mark.parametrize("name", OURS)
+async def test_the_blob_is_the_converters_file_byte_for_byte(
+    client: Client, hub: StandInHub, ollama: StandInOllama, name: str
+) -> None:
+    files = REPOSITORIES[name].files()
+    hub.add("acme/tiny", files)
+    tag = kept(files).lower()
+    lines = await client.pull(f"{NAME}:{tag}")
+    assert lines[-1] == {"status": "success"}, lines[-1]
+    body = created(ollama)
+    expected = converted(files)
+    assert body["files"] == {FILE: digest_of(expected)}
+    assert "quantize" not in body
+    assert ollama.blobs[digest_of(expected)] == len(expected)
+    assert not any("converting" in line["status"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("0.24.0", {"for_ollama_quantizer": True, "for_ollama_quantizer_below_0_30": True}),
+        ("0.33.0", {"for_ollama_quantizer": True}),
+    ],
+)
+async def test_for_a_quantization_the_tensors_are_listed_as_that_ollama_wants_them(
+    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, options: dict[str, bool]
+) -> None:
+    ollama.version = version
+    files = REPOSITORIES["smollm3"].files() | {"generation_config.json": b"{}"}
+    files["tokenizer_config.json"] = orjson.dumps({})
+    hub.add("acme/tiny", files)
+    assert (await client.pull(f"{NAME}:q4_K_M"))[-1] == {"status": "success"}
+    body = created(ollama)
+    assert body["files"] == {FILE: digest_of(converted(files, **options))}
+    assert body["quantize"] == "Q4_K_M"
+
+
+async def test_the_bars_are_the_shards_and_each_byte_comes_once(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = REPOSITORIES["qwen3"].files()
+    hub.add("acme/tiny", files)
+    lines = await client.pull(f"{NAME}:q4_K_M")
+    bars = {line["digest"]: line for line in lines if line.get("digest") in weights_of(files)}
+    assert bars.keys() == weights_of(files).keys()
+    assert all(bar["completed"] == bar["total"] for bar in bars.values())
+    [upload] = [size for digest, size in ollama.blobs.items() if digest == created(ollama)["files"][FILE]]
+    assert sum(bar["total"] for bar in bars.values()) == upload
+    assert sum(request.body_bytes for request in fetched(hub)) == sum(weights_of(files).values())
+
+
+async def test_a_damaged_byte_costs_its_files_once_more_and_then_an_error(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
+    hub.faults.append(Fault("model-00002-of-00002.safetensors", "corrupt", after=200_000, times=1))
+    assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
+    del ollama.models[f"{NAME}:bf16"]
+    ollama.blobs.clear()
+    hub.faults.append(Fault("model-00002-of-00002.safetensors", "corrupt", after=200_000, times=-1))
+    error = (await client.pull(f"{NAME}:bf16"))[-1]["error"]
+    assert "acme/tiny/model-00002-of-00002.safetensors arrived damaged" in error
+    assert not ollama.models
+
+
+async def test_what_the_proxy_does_not_know_is_refused_before_a_weight_byte(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = REPOSITORIES["qwen3"].files()
+    tokenizer = json.loads(files["tokenizer.json"])
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    hub.add("acme/tiny", files | {"tokenizer.json": json.dumps(tokenizer).encode()})
+    lines = await client.pull(f"{NAME}:q4_K_M")
+    assert "Whitespace" in lines[-1]["error"] or "pre-tokenizer" in lines[-1]["error"], lines[-1]
+    assert "look for a GGUF of the same model" in lines[-1]["error"]
+    assert not fetched(hub)
+    assert not [request for request in ollama.requests if request.method == "POST"]
+
+
+@pytest.mark.parametrize(
+    ("name", "converter", "version", "by"),
+    [
+        ("qwen3", "auto", "0.24.0", "proxy"),
+        ("qwen3", "proxy", "0.24.0", "proxy"),
+        ("qwen3", "ollama", "0.24.0", None),
+        ("qwen3", "auto", "0.6.5", None),
+        ("smollm3", "auto", "0.11.4", None),
+        ("smollm3", "auto", "0.11.5", "proxy"),
+        ("llama", "auto", "0.24.0", "ollama"),
+        ("llama", "proxy", "0.24.0", "proxy"),
+        ("llama", "ollama", "0.24.0", "ollama"),
+    ],
+)
+async def test_who_converts_is_decided_by_both_versions_and_by_the_user(
+    hub: StandInHub, ollama: StandInOllama, name: str, converter: str, version: str, by: str | None
+) -> None:
+    ollama.version = version
+    hub.add("acme/tiny", REPOSITORIES[name].files())
+    config = settings(hub.endpoint, ollama.url, pull={"converter": converter})
+    found = (await inspect(config, f"{NAME}:bf16")).to_json()
+    assert found["converter"] == by, found["refusal"]
+    assert (found["refusal"] is None) == (by is not None)
+    if by is not None:
+        assert f"{by} converts {REPOSITORIES[name].architecture}" in found["reason"].lower().replace(
+            REPOSITORIES[name].architecture.lower(), REPOSITORIES[name].architecture
+        )
+
+
+async def test_nothing_is_left_behind_a_quantization(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
+    async with App(settings(hub.endpoint, ollama.url, ollama={"reclaim": True})) as app:
+        client = Client(app.address.url, session)
+        lines = await client.pull(f"{NAME}:q4_K_M")
+        assert [line["status"] for line in lines if "digest" not in line][-2:] == ["removing unused layers", "success"]
+        assert not ollama.blobs.keys() - ollama.models.used_digests()
+        before = len(fetched(hub))
+        assert (await client.pull(f"{NAME}:q4_K_M"))[-1] == {"status": "success"}
+        assert len(fetched(hub)) == before
+
+
+def test_every_family_is_decided_about() -> None:
+    assert {FAMILIES[REPOSITORIES[name].architecture].architecture for name in OURS} >= {"qwen3", "llama", "smollm3"}
