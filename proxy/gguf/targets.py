@@ -280,6 +280,13 @@ def _stack(name: str, count: int, places: Mapping[int, _Place]) -> Target:
     return _target(name, (count, *first.shape), ordered[0], [place.piece() for place in ordered])
 
 
+def _norms(family: Family) -> set[str]:
+    """Those of a layer, which a model of another family under this name would not have."""
+    rules = (rule.name if isinstance(rule, Raised) else rule for rule in family.tensors.values())
+    names = (name.removeprefix(f"{BLOCK}{{}}.") for name in rules if isinstance(name, str) and name.startswith(BLOCK))
+    return {name for name in names if name.endswith("_norm")}
+
+
 def _check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
     """A shard that is missing would make a file that cannot be loaded."""
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
@@ -295,6 +302,9 @@ def _check_complete(family: Family, config: Config, names: Iterable[str]) -> Non
         wanted.add("output_norm.weight")
     if missing := wanted - others:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
+    normed = {rest.removesuffix(".weight") for found in blocks.values() for rest in found}
+    if lacking_norms := _norms(family) - family.optional_norms - normed:
+        raise CannotConvert(f"the weights have nothing that becomes {BLOCK}0.{min(lacking_norms)}")
     # In one model, layers with experts differ from those without, and else all are alike.
     routed = {number: found for number, found in blocks.items() if any("_exp" in rest for rest in found)}
     dense = {number: found for number, found in blocks.items() if number not in routed}

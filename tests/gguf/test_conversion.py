@@ -557,3 +557,11 @@ def test_any_rope_is_refused_or_calculated(rope: Mapping[str, Any]) -> None:
     except GgufError:
         return
     assert content is None or len(content) == 4 * 16
+
+
+def test_another_familys_weights_under_this_name_are_refused() -> None:
+    """Ollama would say `success`, and fail when the model is loaded."""
+    files = dict(repository("smollm3"))
+    config = json.loads(files["config.json"]) | {"architectures": ["Qwen3ForCausalLM"]}
+    with pytest.raises(CannotConvert, match=r"nothing that becomes blk\.0\.attn_k_norm"):
+        plan(files | {"config.json": json.dumps(config).encode()})

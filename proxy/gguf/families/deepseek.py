@@ -51,7 +51,8 @@ def _deepseek2_sizes(config: Config) -> Pairs:
 
 DEEPSEEK2 = Family(
     "deepseek2",
-    {
+    optional_norms=frozenset({"attn_q_a_norm"}),
+    tensors={
         **ENDS,
         **NORMS,
         **MLP,
@@ -67,7 +68,7 @@ DEEPSEEK2 = Family(
         LAYER + "self_attn.kv_b_proj": Absorbed("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
         LAYER + "self_attn.o_proj": "blk.{}.attn_output",
     },
-    (
+    hyperparameters=(
         *BASIC,
         VOCABULARY_SIZE,
         _deepseek2_sizes,

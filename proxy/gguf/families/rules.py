@@ -92,6 +92,8 @@ class Family:
     """Special tokens that llama.cpp's converter knows by their text, by kind."""
     added_from_json: bool = False
     """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
+    optional_norms: frozenset[str] = frozenset()
+    """Norms of a layer, by their names in the GGUF, that not every model of the family has."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
 
