@@ -78,7 +78,7 @@ class Installed:
         settings = msgspec.to_builtins(self._config.settings_for(reference.name))
         pull = self._config.pull
         asked = [repository.id, repository.commit, reference.tag.casefold(), settings]
-        return digest_of_value([*asked, pull.default_quantization, pull.gguf])
+        return digest_of_value([*asked, pull.default_quantization, pull.gguf, pull.converter])
 
     async def _is_there(self, reference: ModelReference, record: Record) -> bool:
         model = await self._listed(reference.name)
