@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -66,9 +67,7 @@ class PullHandler:
         self._origins = origins
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        _invite(request)
-        body = await _read_at_most(request, MOST_BODY_BYTES)
-        wanted = read_request(body) if request.content.at_eof() else None
+        body, wanted = await _read(request)
         if wanted is None or not self._pipeline.claims(wanted.reference):
             return await self._forward(request, prefix=body)
         headers = await self._origins.headers(request)
@@ -92,9 +91,7 @@ class DeleteHandler:
         self._origins = origins
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        _invite(request)
-        body = await _read_at_most(request, MOST_BODY_BYTES)
-        wanted = read_request(body) if request.content.at_eof() else None
+        body, wanted = await _read(request)
         running = self._jobs.running(wanted.reference) if wanted else []
         headers = await self._origins.headers(request) if running else None
         if wanted is None or headers is None:
@@ -102,8 +99,7 @@ class DeleteHandler:
         log.info("%s is removed: its pull is cancelled", wanted.reference.name)
         key = wanted.reference.key
         removal = self._removals[key] = asyncio.create_task(self._remove(wanted.reference, running))
-        removal.add_done_callback(lambda _: self._removals.pop(key, None))
-        removal.add_done_callback(_log_failure)
+        removal.add_done_callback(partial(self._removed, key))
         try:
             # It goes on although its client leaves.
             await asyncio.shield(removal)
@@ -117,23 +113,21 @@ class DeleteHandler:
         await asyncio.wait([job.task for job in running])
         await self._ollama.delete(reference.name)
 
+    def _removed(self, key: str, removal: "asyncio.Task[None]") -> None:
+        if self._removals.get(key) is removal:
+            del self._removals[key]
+        if not removal.cancelled() and (error := removal.exception()) is not None:
+            log.warning("nothing was removed: %s", error)  # its client may have left
 
-def _log_failure(removal: "asyncio.Task[None]") -> None:
-    """Its client may have left."""
-    if not removal.cancelled() and (error := removal.exception()) is not None:
-        log.warning("nothing was removed: %s", error)
 
-
-def _invite(request: web.BaseRequest) -> None:
+async def _read(request: web.BaseRequest) -> tuple[bytes, PullRequest | None]:
+    """The body as far as it was read, and what it asks for; None where Ollama has to answer."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def _read_at_most(request: web.BaseRequest, limit: int) -> bytes:
     body = bytearray()
-    while len(body) < limit and (chunk := await request.content.readany()):
+    while len(body) < MOST_BODY_BYTES and (chunk := await request.content.readany()):
         body += chunk
-    return bytes(body)
+    return bytes(body), read_request(bytes(body)) if request.content.at_eof() else None
 
 
 async def _stream(
