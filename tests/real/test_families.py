@@ -407,7 +407,11 @@ async def test_newer_sentence_transformers_pool_as_before(real_client: Client, h
     files = tiny_bert(pooling=pooling)
     vectors = [
         await embedded(real_client, await pull(real_client, hub, repository, model, "f32"))
-        for repository, model in (("acme/before", files), ("acme/newer", newer_sentence_transformer(files)))
+        # Names of their own: the Hub's dates are of whole seconds, and an older model may count as made.
+        for repository, model in (
+            (f"acme/before-{pooling}", files),
+            (f"acme/newer-{pooling}", newer_sentence_transformer(files)),
+        )
     ]
     assert (vectors[0] == vectors[1]).all()
 
