@@ -145,6 +145,12 @@ class Capabilities:
         """Whether `quantize` to BF16 or F32 makes the output matrix Q6_K."""
         return SHORT_LIST <= self.version < LLAMA_SERVER
 
+    def warnings_of(self, quantization: str | None) -> tuple[str, ...]:
+        """What a person should know of asking it to quantize to this."""
+        if quantization in (Quantization.BF16, Quantization.F32) and self.spoils_output:
+            return (f"{self.ollama} makes the output matrix Q6_K when it is asked for {quantization}",)
+        return ()
+
     @property
     def quantizations(self) -> tuple[str, ...]:
         return (*Quantization, *(OLD_QUANTIZATIONS if self.version < SHORT_LIST else ()))

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from math import prod
 from typing import Any
 
-from proxy.config import ConvertedBy, Quantization
+from proxy.config import ConvertedBy
 from proxy.errors import Refusal
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion, Description, convert
@@ -14,17 +13,16 @@ from proxy.gguf.special_tokens import TokenizerFiles
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.planning.capabilities import ROW, Capabilities
-from proxy.planning.modelfile import GENERATION_CONFIG, Brought, Modelfile
+from proxy.planning.modelfile import Brought, Modelfile
 from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest
-from proxy.planning.recipe import Literal, Range, Recipe, compared, unused
-from proxy.planning.safetensors import Header
-from proxy.planning.sizes import Shape, quantized_size
+from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
+from proxy.planning.safetensors import FLOATS, Header
+from proxy.planning.safetensors_plan import shapes_of
+from proxy.planning.sizes import quantized_size
 from proxy.planning.weights import CONFIG, NotConvertible, Selection, json_object
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
-FLOATS = ("F32", "F16", "BF16")
-MATRIX = 2
 
 
 def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
@@ -65,7 +63,7 @@ def plan_conversion(
     description = Description(
         repository.id.rpartition("/")[2],
         chat_template=_chat_template(modelfile, brought),
-        generation=json_object(f"{repository.id}/{GENERATION_CONFIG}", contents.get(GENERATION_CONFIG, b"{}")),
+        generation=brought.generation,
     )
     try:
         conversion = convert(
@@ -81,7 +79,7 @@ def plan_conversion(
     upload = _upload(repository, files, headers, conversion)
     result = upload.size
     if quantize is not None:
-        result = len(conversion.header) + quantized_size(_shapes(headers), quantize)
+        result = len(conversion.header) + quantized_size(shapes_of(headers.values()), quantize)
     return Plan(
         name,
         repository,
@@ -95,7 +93,7 @@ def plan_conversion(
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
-        warnings=(*_warnings(quantize, capabilities), *modelfile.warnings),
+        warnings=(*capabilities.warnings_of(quantize), *modelfile.warnings),
         result_size=result,
         # From v0.30 on Ollama writes its own copy of a GGUF that it is given.
         made_size=result if quantize is not None or capabilities.runs_llama_server else 0,
@@ -121,16 +119,11 @@ def _check_quantization(
         return
     for header in headers.values():
         for name, tensor in header.tensors.items():
-            if len(tensor.shape) >= MATRIX and tensor.shape[-1] % ROW:
+            if len(tensor.shape) > 1 and tensor.shape[-1] % ROW:
                 raise Refusal(
                     f"{repository.id}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} "
                     f"cannot quantize to {wanted} (they must be a multiple of {ROW}); pull it as {source or 'F16'}"
                 )
-
-
-def _warnings(quantize: str | None, capabilities: Capabilities) -> Iterator[str]:
-    if quantize in (Quantization.BF16, Quantization.F32) and capabilities.spoils_output:
-        yield f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {quantize}"
 
 
 def _chat_template(modelfile: Modelfile, brought: Brought) -> str | None:
@@ -151,7 +144,9 @@ def _upload(
     sizes = dict.fromkeys(files, 0)
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
-            taken = [_header(repository, files[path], headers[path]), *_taken(files[path], headers[path], pieces)]
+            file, header = files[path], headers[path]
+            read_before = compared(f"{repository.id}/{path}", file, header.size, header.content.__eq__)
+            taken = [read_before, *covered(file, header.size, [_part(files, piece) for piece in pieces])]
             sizes[path] = sum(part.size for part in taken)
             parts += taken
     else:
@@ -177,33 +172,7 @@ def _by_file(
     yield from shares.items()
 
 
-def _taken(file: RepositoryFile, header: Header, pieces: Sequence[Piece | Made]) -> Iterator[Literal | Range]:
-    """The pieces, and what lies between them for nobody: a file that comes whole is checked and needs no ranges."""
-    at = header.size
-    for piece in pieces:
-        if isinstance(piece, Made):
-            yield Literal(piece.content)
-            continue
-        if at < piece.start:
-            yield unused(file, at, piece.start)
-        yield Range(file, piece.start, piece.stop, piece.transform, piece.becomes)
-        at = piece.stop
-    if at < file.size:
-        yield unused(file, at, file.size)
-
-
 def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made) -> Literal | Range:
     if isinstance(piece, Made):
         return Literal(piece.content)
     return Range(files[piece.path], piece.start, piece.stop, piece.transform, piece.becomes)
-
-
-def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:
-    where = f"{repository.id}/{file.path}"
-    return compared(where, file, header.size, lambda content: content == header.content)
-
-
-def _shapes(headers: Mapping[str, Header]) -> Iterator[Shape]:
-    for header in headers.values():
-        for name, tensor in header.tensors.items():
-            yield Shape(name, prod(tensor.shape), tensor.shape[-1] if len(tensor.shape) > 1 else 0)

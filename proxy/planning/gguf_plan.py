@@ -13,7 +13,7 @@ from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
-from proxy.planning.recipe import Literal, Range, Recipe, compared, unused
+from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.sizes import Shape, quantized_size
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -68,18 +68,10 @@ def plan_gguf(
         if first is not headers[0]
         else (),
         warnings=(
-            *([_spoilt(choice.quantization, capabilities)] if _is_spoilt(choice.quantization, capabilities) else ()),
+            *capabilities.warnings_of(choice.quantization),
             *modelfile.warnings,
         ),
     )
-
-
-def _is_spoilt(quantization: Quantization | None, capabilities: Capabilities) -> bool:
-    return quantization in (Quantization.BF16, Quantization.F32) and capabilities.spoils_output
-
-
-def _spoilt(quantization: Quantization | None, capabilities: Capabilities) -> str:
-    return f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {quantization}"
 
 
 def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str) -> Plan:
@@ -169,7 +161,8 @@ def _merged(repository: Repository, model: GgufModel, headers: Sequence[Header],
     parts: list[Literal | Range] = [Literal(merged.header)]
     bars: list[Bar] = []
     for file, header, pieces in zip(model.files, headers, _by_shard(merged, len(headers)), strict=True):
-        taken = [_header(repository, file, header), *_taken(file, header.data_start, pieces)]
+        own_parts = [_part(file, piece) for piece in pieces]
+        taken = [_header(repository, file, header), *covered(file, header.data_start, own_parts)]
         own = 0 if bars else len(merged.header)
         bars.append(Bar(bar_digest(repository, file), own + sum(part.size for part in taken)))
         parts += taken
@@ -186,20 +179,8 @@ def _by_shard(merged: Merged, count: int) -> list[list[Piece | Padding]]:
     return shards
 
 
-def _taken(file: RepositoryFile, at: int, pieces: Sequence[Piece | Padding]) -> Iterator[Literal | Range]:
-    """The pieces, and all that lies between them for nobody: a file that comes whole is checked and needs no ranges."""
-    starts = [piece.start for piece in pieces if isinstance(piece, Piece)]
-    in_order = starts == sorted(starts)
-    for piece in pieces:
-        if not isinstance(piece, Piece):
-            yield Literal(bytes(piece.size))
-            continue
-        if in_order and at < piece.start:
-            yield unused(file, at, piece.start)
-        yield Range(file, piece.start, piece.stop)
-        at = piece.stop
-    if in_order and at < file.size:
-        yield unused(file, at, file.size)
+def _part(file: RepositoryFile, piece: Piece | Padding) -> Literal | Range:
+    return Range(file, piece.start, piece.stop) if isinstance(piece, Piece) else Literal(bytes(piece.size))
 
 
 def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:

@@ -329,12 +329,12 @@ def _fit_quantization(
     scales = {scale for name in packed for scale in fp8.scales_of(name)}
     matrices = {name: tensor for name, tensor in tensors.items() if len(tensor.shape) > 1 and name not in scales}
     wanted = found.quantization
-    if wanted in ("BF16", "F32") and capabilities.spoils_output:
+    if warnings := capabilities.warnings_of(wanted):
         if wanted == "BF16" and all(tensor.dtype == "BF16" for tensor in matrices.values()):
             found.quantization = None
             found.repairs.append(f"no quantization: the weights are BF16, and {capabilities.ollama} would spoil one")
         else:
-            found.warnings.append(f"{capabilities.ollama} makes the output matrix Q6_K when it is asked for {wanted}")
+            found.warnings += warnings
     if wanted in ("F32", "F16", "BF16", None) or not capabilities.runs_llama_server:
         return
     if found.architecture not in (*FAMILIES, BERT):

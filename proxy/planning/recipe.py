@@ -45,6 +45,24 @@ def unused(file: RepositoryFile, start: int, stop: int) -> Range:
     return Range(file, start, stop, lambda: lambda _: b"", 0)
 
 
+def covered(file: RepositoryFile, at: int, parts: Sequence[Literal | Range]) -> Iterator[Literal | Range]:
+    """The parts, whose ranges are of this file, and what lies between them and behind, for nobody.
+
+    From the offset `at` on the file then comes whole, so that it is checked and needs no ranges; where the parts are
+    not in its order they stay alone.
+    """
+    starts = [part.start for part in parts if isinstance(part, Range)]
+    in_order = starts == sorted(starts)
+    for part in parts:
+        if isinstance(part, Range):
+            if in_order and at < part.start:
+                yield unused(file, at, part.start)
+            at = part.stop
+        yield part
+    if in_order and at < file.size:
+        yield unused(file, at, file.size)
+
+
 def compared(where: str, file: RepositoryFile, size: int, same: Callable[[bytes], bool]) -> Range:
     """A file's header, which was read before: no blob gets it, but it has to be the `same` again."""
 

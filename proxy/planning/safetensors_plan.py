@@ -49,7 +49,7 @@ def plan_safetensors(
     uploads += [small_file(path, content) for path, content in changed.items() if content is not None]
     if CHAT_TEMPLATE in contents:
         repairs.append(f"{CHAT_TEMPLATE} is put into {TOKENIZER_CONFIG}, where Ollama reads it")
-    shapes = list(_shapes(headers.values()))
+    shapes = list(shapes_of(headers.values()))
     vocabulary = sum(file.size for file in selection.companions if file.path == TOKENIZERS[0])
     quantization = findings.quantization
     converted = vocabulary + quantized_size(shapes, CONVERTED_TO)
@@ -151,7 +151,7 @@ def _companion(repository: Repository, file: RepositoryFile, content: bytes | No
     return replace(weight_file(repository, file.path, file), bars=())
 
 
-def _shapes(headers: Iterable[Header]) -> Iterator[Shape]:
+def shapes_of(headers: Iterable[Header]) -> Iterator[Shape]:
     for header in headers:
         for name, tensor in header.tensors.items():
             yield Shape(name, tensor.elements, tensor.shape[-1] if len(tensor.shape) > 1 else 0)

@@ -68,9 +68,8 @@ class Installed:
         model = await self._listed(reference.name)
         if model is None:
             return
-        bars = tuple(bar for upload in plan.weights for bar in upload.bars)
         asked = self._asked(reference, plan.repository)
-        record = Record(str(model.get("digest")), asked, weights_identity(plan), dressing_identity(plan), bars)
+        record = Record(str(model.get("digest")), asked, weights_identity(plan), dressing_identity(plan), plan.bars)
         self._journal.remember(reference.key, record)
 
     def _asked(self, reference: ModelReference, repository: Repository) -> str:
