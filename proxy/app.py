@@ -22,6 +22,7 @@ from proxy.metrics import Metrics
 from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.origins import Origins
 from proxy.pull.handler import DeleteHandler, PullHandler
+from proxy.pull.install import Install
 from proxy.pull.jobs import Jobs
 from proxy.pull.journal import Journal, state_file
 from proxy.pull.pipeline import Pipeline
@@ -95,7 +96,8 @@ class App:
         ollama = backend.ollama
         self._registry = Registry()
         self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
-        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim)
+        install = Install(ollama, self._registry, verify=config.pull.verify)
+        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
         self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
         self._upstream = Upstream(ollama.url, self._backend.tls)
         self._origins = Origins(ollama)

@@ -194,6 +194,7 @@ class PullConfig(_Section, frozen=True):
     jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     linger: str | int | float = "5m"
     keep: str | int | float = "24h"
+    verify: bool = False
 
     def __post_init__(self) -> None:
         _ = self.linger_seconds, self.keep_seconds

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 1.0
+LOAD_CONTEXT = 256
+"""Tokens: little memory beside the weights."""
 PROBE = b"ollama-hf-proxy: does a wrong digest keep the data?"
 PROBE_DIGEST = f"sha256:{hashlib.sha256(PROBE).hexdigest()}"
 MISMATCH = re.compile(r'digest mismatch.* got "?(sha256:[0-9a-f]{64})')
@@ -114,6 +116,24 @@ class Ollama:
         if status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
             raise OllamaError(f"Ollama cannot remove {name}: {_error_text(answer)}")
         return status == HTTPStatus.OK
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name. Blobs that only the model of that name had stay, and are nobody's."""
+        body = {"source": source, "destination": destination}
+        status, answer = await self._call(hdrs.METH_POST, "/api/copy", body)
+        if status != HTTPStatus.OK:
+            raise OllamaError(f"Ollama cannot call {source} {destination}: {_error_text(answer)}")
+
+    async def load(self, name: str) -> None:
+        """Have a model say one token, or embed one, and leave memory again. Raises OllamaError with Ollama's reason."""
+        shown = await self.show(name) or {}
+        body = {"model": name, "keep_alive": 0, "stream": False, "options": {"num_predict": 1, "num_ctx": LOAD_CONTEXT}}
+        if "embedding" in shown.get("capabilities", ()):
+            status, answer = await self._call(hdrs.METH_POST, "/api/embed", {**body, "input": "a"})
+        else:
+            status, answer = await self._call(hdrs.METH_POST, "/api/generate", {**body, "prompt": "a", "raw": True})
+        if status != HTTPStatus.OK:
+            raise OllamaError(_error_text(answer))
 
     async def pull(self, name: str) -> None:
         """Have Ollama pull by itself, also without TLS."""

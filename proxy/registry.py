@@ -1,11 +1,9 @@
 """A registry of one model at a time: Ollama pulls its manifest from the proxy, and finds every layer in its own store.
 
-That puts blobs under a name, by which Ollama then removes them: its API knows no other way (server/images.go,
-PullModel; manifest/manifest.go, RemoveLayers; v0.24 and v0.33).
+That puts blobs under a name: a model that needs no create, or what is to be removed, since Ollama's API removes no blob
+but by a model's name (server/images.go, PullModel; manifest/manifest.go, RemoveLayers; v0.24 and v0.33).
 """
 
-import re
-import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +16,10 @@ from aiohttp import web
 from proxy.config import ANYWHERE, Address, OllamaConfig
 
 NAMESPACE = "ollama-hf-proxy"
-TAG = "reclaim"
-OFFERED = re.compile(rf"(?:https?://)?[^/]+/{NAMESPACE}/[0-9a-f]{{32}}:{TAG}")
 PREFIX = f"/v2/{NAMESPACE}/"
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
-LAYER = "application/vnd.ollama.image.license"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -33,6 +28,16 @@ class Blob(NamedTuple):
 
     digest: str
     size: int
+
+
+class Layer(NamedTuple):
+    """`kind` is the last word of its media type."""
+
+    kind: str
+    blob: Blob
+
+    def described(self) -> dict[str, str | int]:
+        return {"mediaType": f"application/vnd.ollama.image.{self.kind}", **self.blob._asdict()}
 
 
 class Offer:
@@ -45,25 +50,25 @@ class Offer:
 
 
 class Registry:
-    """Answers for names that cannot be guessed, while they are offered. `url` is where Ollama reaches the proxy."""
+    """Answers for models while they are offered. `url` is where Ollama reaches the proxy."""
 
     def __init__(self) -> None:
         self.url = ""
         self._offers: dict[str, Offer] = {}
 
     @contextmanager
-    def offering(self, blobs: Sequence[Blob]) -> Iterator[Offer]:
-        """A model of these blobs, of which the first should be small: Ollama reads it whenever it lists its models."""
-        config, *layers = blobs
-        token = secrets.token_hex(16)
+    def offering(self, name: str, config: Blob, layers: Sequence[Layer]) -> Iterator[Offer]:
+        """`name` is without a host. `config` should be small: Ollama reads it whenever it lists its models."""
         manifest = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
             "config": {"mediaType": CONFIG, **config._asdict()},
-            "layers": [{"mediaType": LAYER, **layer._asdict()} for layer in layers],
+            "layers": [layer.described() for layer in layers],
         }
-        offer = Offer(f"{self.url}/{NAMESPACE}/{token}:{TAG}", orjson.dumps(manifest))
-        path = f"{PREFIX}{token}/manifests/{TAG}"
+        offer = Offer(f"{self.url}/{name}", orjson.dumps(manifest))
+        model, _, tag = name.partition(":")
+        # Ollama spells each part of a name as its other models have it.
+        path = f"/v2/{model}/manifests/{tag}".lower()
         self._offers[path] = offer
         try:
             yield offer
@@ -72,7 +77,7 @@ class Registry:
 
     def answer(self, request: web.BaseRequest) -> web.Response | None:
         """None for what is not offered, which is Ollama's to answer as everything else."""
-        offer = self._offers.get(request.path)
+        offer = self._offers.get(request.path.lower())
         if offer is None or request.method not in ("GET", "HEAD"):
             return None
         offer.asked_for = True

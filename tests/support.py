@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -71,13 +72,15 @@ def companions() -> dict[str, bytes]:
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
     """A configuration that dials the two given URLs and nothing else.
 
-    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`.
+    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`. Ollama converts, as it
+    does what the proxy does not know; tests of the proxy's own conversions say `converter`.
     """
     return check(
         {
             "server": {"listen": "127.0.0.1:0"},
             "hub": {"endpoint": hub, **sections.pop("hub", {})},
             "ollama": {"url": ollama, "patience": "1s", "reclaim": False, **sections.pop("ollama", {})},
+            "pull": {"converter": "ollama", **sections.pop("pull", {})},
             **sections,
         }
     )
@@ -120,10 +123,11 @@ async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> N
 
 
 @asynccontextmanager
-async def serving(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def serving(*arguments: str, converter: str = "ollama") -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process and the URL that it says it listens on."""
+    environment = os.environ | {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter}
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE
+        *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE, env=environment
     )
     assert process.stderr is not None
     try:

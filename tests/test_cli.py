@@ -140,7 +140,8 @@ async def test_inspect_prints_the_plan_for_people_and_for_scripts(hub: StandInHu
     places = ("--hub", hub.endpoint, "--ollama", ollama.url)
     status, out, _ = await run("inspect", "hf.co/acme/tiny:q8_0", *places)
     assert status == 0
-    assert "model.safetensors" in out
+    assert "model.gguf" in out
+    assert "the proxy converts LlamaForCausalLM" in out
     assert "Q8_0" in out
     status, out, _ = await run("inspect", "hf.co/acme/tiny:q8_0", "--json", *places)
     assert status == 0

@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 
 from proxy.demo.blobs import VALID_DIGEST, BlobStore
-from proxy.demo.gguf_facts import WeightFacts, gguf_facts, human_number, safetensors_parameters
+from proxy.demo.gguf_facts import WeightFacts, gguf_facts, safetensors_parameters
 from proxy.demo.lines import Lines, Refusal
 from proxy.demo.names import ModelName
 from proxy.demo.shelf import Layer, Shelf, StandInModel
+from proxy.planning.installation import human_number
 
 # What v0.24 converts (convert/convert.go).
 CONVERTIBLE = re.compile(

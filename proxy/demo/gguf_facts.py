@@ -29,13 +29,6 @@ class WeightFacts:
     parts: int = 0
 
 
-def human_number(count: int) -> str:
-    for unit, letter, decimals in ((10**9, "B", 1), (10**6, "M", 2)):
-        if count >= unit:
-            return f"{count // unit}{letter}" if count % unit == 0 else f"{count / unit:.{decimals}f}{letter}"
-    return f"{count / 1000:.0f}K" if count >= 1000 else str(count)
-
-
 def safetensors_parameters(beginning: bytes, size: int) -> int:
     """The number of parameters in a safetensors file; `ValueError` if it is something else.
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = ["LoggedRequest", "StandInModel", "StandInOllama"]
 NOT_THERE = "pull model manifest: file does not exist"
 INVALID_NAME = "invalid model name"
 NATIVE_STEPS = 4
+TEXTS = ("template", "system", "params", "license")
 
 
 class StandInOllama(StandIn, CreateScript):
@@ -38,6 +40,7 @@ class StandInOllama(StandIn, CreateScript):
         self.abandoned_creates = 0
         self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
         self.hold_upload: asyncio.Event | None = None  # reads no more of an upload until it is set
+        self.fail_load: str | None = None  # why no model can be loaded
         self.lose_upload_answer = False  # by a break of the connection after the last byte
         self.garble_uploads: dict[str, int] = {}  # digest → how many uploads of it arrive as something else
         self.upload_status: int | None = None
@@ -249,7 +252,8 @@ class StandInOllama(StandIn, CreateScript):
                 raise Refusal(f'{field} "{value}" is invalid', 400)
         if source not in self.models:
             raise Refusal(f'model "{source}" not found', 404)
-        self.models[self._recased(destination).shortest] = self.models[source]
+        copied = replace(self.models[source], modified_at=datetime.now(UTC))
+        self.models[self._recased(destination).shortest] = copied
         return web.Response()
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
@@ -280,13 +284,29 @@ class StandInOllama(StandIn, CreateScript):
             self._store.claim(layer.digest, layer.size)
         await lines.status("verifying sha256 digest")
         await lines.status("writing manifest")
-        self.models[name.shortest] = StandInModel(
-            layers=tuple(layers),
-            quantization_level="Q4_K_M",
-            size=sum(layer.size for layer in layers),
-            digest=hashlib.sha256(name.key.encode()).hexdigest(),
-        )
+        self.models[name.shortest] = self._pulled(name, layers)
         await lines.status("success")
+
+    def _pulled(self, name: ModelName, layers: list[Layer]) -> StandInModel:
+        config = self._configuration(layers)
+        identity = [name.key] if not config else [layer.digest for layer in layers]
+        return StandInModel(
+            layers=tuple(layers),
+            family=config.get("model_family", "llama"),
+            parameter_size=config.get("model_type", ""),
+            quantization_level=config.get("file_type", "Q4_K_M"),
+            size=sum(layer.size for layer in layers),
+            digest=hashlib.sha256(orjson.dumps(identity)).hexdigest(),
+        )
+
+    def _configuration(self, layers: list[Layer]) -> dict[str, str]:
+        """Empty where the bytes are nobody's, or are no configuration."""
+        for layer in layers:
+            if layer.kind == "config":
+                with suppress(orjson.JSONDecodeError):
+                    config = orjson.loads(self._store.beginning(layer.digest))
+                    return config if isinstance(config, dict) else {}
+        return {}
 
     def _native_layers(self, name: ModelName) -> list[Layer] | None:
         for known, size in self.native.items():
@@ -308,9 +328,16 @@ class StandInOllama(StandIn, CreateScript):
                     manifest = orjson.loads(await response.read())
             except aiohttp.ClientError as problem:
                 raise Refusal(f'pull model manifest: Get "{url}": {problem}') from None
-        described = [*manifest["layers"], manifest["config"]]
-        layers = [Layer(one["mediaType"].rpartition(".")[2], one["digest"], one["size"]) for one in described]
+        kinds = [*(layer["mediaType"].rpartition(".")[2] for layer in manifest["layers"]), "config"]
+        layers = [
+            self._layer(kind, described["digest"], described["size"])
+            for kind, described in zip(kinds, [*manifest["layers"], manifest["config"]], strict=True)
+        ]
         return layers if all(layer.digest in self.blobs for layer in layers) else None
+
+    def _layer(self, kind: str, digest: str, size: int) -> Layer:
+        text = self._store.beginning(digest).decode(errors="replace") if kind in TEXTS else ""
+        return Layer(kind, digest, size, text)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await read_json(request, "GenerateRequest")
@@ -334,6 +361,8 @@ class StandInOllama(StandIn, CreateScript):
         if not said and body.get("keep_alive") in {0, "0", "0s"}:
             self.loaded.discard(name)
             return answer(talk.silent(asked, shape, "unload"))
+        if self.fail_load is not None:
+            raise Refusal(self.fail_load, 500)
         self.loaded.add(name)
         if not said:
             return answer(talk.silent(asked, shape, "load"))

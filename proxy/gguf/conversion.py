@@ -34,13 +34,15 @@ _SAMPLING = {
 class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
-    `in_file_order` says whether the pieces go through each file once, from its beginning.
+    `in_file_order` says whether the pieces go through each file once, from its beginning; `parameters` is how many
+    numbers the tensors have.
     """
 
     architecture: str
     header: bytes
     pieces: tuple[Piece | Made, ...]
     in_file_order: bool
+    parameters: int
 
     @property
     def size(self) -> int:
@@ -97,7 +99,8 @@ def convert(
         pieces += target.pieces
         if gap := padding(target.info.size):
             pieces.append(Made(bytes(gap)))
-    return Conversion(family.architecture, write_header(metadata, listed), tuple(pieces), in_order)
+    parameters = sum(prod(info.shape) for info in listed)
+    return Conversion(family.architecture, write_header(metadata, listed), tuple(pieces), in_order, parameters)
 
 
 def _family(config: Mapping[str, object]) -> Family:

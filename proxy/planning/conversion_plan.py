@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from proxy.config import ConvertedBy
@@ -14,23 +15,21 @@ from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.modelfile import Brought, Modelfile
-from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest
+from proxy.planning.plan import Bar, Converter, Finished, Format, Plan, Upload, bar_digest
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import FLOATS, Header
 from proxy.planning.safetensors_plan import shapes_of
 from proxy.planning.sizes import quantized_size
-from proxy.planning.weights import CONFIG, NotConvertible, Selection, json_object
+from proxy.planning.weights import NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
 
 
 def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
-    """The one place that decides who converts: Ollama what it knows, the proxy what Ollama only runs."""
+    """Whether the proxy should convert, where it can: the one place that decides."""
     family = FAMILIES.get(architecture)
-    if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
-        return False
-    return wanted is ConvertedBy.PROXY or not capabilities.converts(architecture)
+    return wanted is not ConvertedBy.OLLAMA and family is not None and capabilities.runs(family.architecture)
 
 
 def added_tokens(repository: str, contents: Mapping[str, bytes]) -> dict[int, str]:
@@ -41,89 +40,94 @@ def added_tokens(repository: str, contents: Mapping[str, bytes]) -> dict[int, st
         raise NotConvertible(f"{repository}: {error}") from error
 
 
-def plan_conversion(
-    name: str,
-    repository: Repository,
-    selection: Selection,
-    headers: Mapping[str, Header],
-    contents: Mapping[str, bytes],
-    quantization: str | None,
-    modelfile: Modelfile,
-    brought: Brought,
-    capabilities: Capabilities,
-) -> Plan:
-    """Raises NotConvertible for what the proxy does not know, Refusal for what this Ollama cannot make of it."""
-    config = json_object(f"{repository.id}/{CONFIG}", contents[CONFIG])
-    architecture = str(config["architectures"][0])
-    files = {file.path: file for file in sorted(selection.weights, key=lambda file: file.path)}
-    source = _source_type(headers)
-    quantize = None if quantization == source else quantization
-    if quantize is not None:
-        _check_quantization(repository, headers, source, quantize, capabilities)
-    description = Description(
-        repository.id.rpartition("/")[2],
-        chat_template=_chat_template(modelfile, brought),
-        generation=brought.generation,
-    )
-    try:
-        conversion = convert(
-            config,
-            contents,
-            {path: headers[path].tensors for path in files},
-            description,
-            for_ollama_quantizer=quantize is not None,
-            for_ollama_quantizer_below_0_30=quantize is not None and not capabilities.runs_llama_server,
-        )
-    except GgufError as error:
-        raise NotConvertible(f"{repository.id}: {error}") from error
-    upload = _upload(repository, files, headers, conversion)
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What was read of a repository, and what the model is to have beside its weights."""
+
+    repository: Repository
+    config: Mapping[str, Any]
+    selection: Selection
+    headers: Mapping[str, Header]
+    contents: Mapping[str, bytes]
+    brought: Brought
+    modelfile: Modelfile
+
+
+def plan_conversion(name: str, material: Material, wanted: str, capabilities: Capabilities) -> Plan:
+    """`wanted` is what the matrices are to be.
+
+    Raises NotConvertible for what the proxy does not know, Refusal for what this Ollama cannot make of it.
+    """
+    repository, headers, modelfile = material.repository, material.headers, material.modelfile
+    by_ollama = _quantizes(material, wanted, capabilities)
+    conversion = _convert(material, capabilities, by_ollama=by_ollama)
+    upload = _upload(material, conversion)
     result = upload.size
-    if quantize is not None:
-        result = len(conversion.header) + quantized_size(shapes_of(headers.values()), quantize)
+    if by_ollama:
+        result = len(conversion.header) + quantized_size(shapes_of(headers.values()), wanted)
     return Plan(
         name,
         repository,
         Format.SAFETENSORS,
-        f"the proxy converts {architecture}, which {capabilities.ollama} runs and does not convert"
-        if not capabilities.converts(architecture)
-        else f"the proxy converts {architecture}, as pull.converter says",
+        f"the proxy converts {material.config['architectures'][0]}",
         (upload,),
-        quantization=quantize,
+        quantization=wanted,
         converter=Converter.PROXY,
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
-        warnings=(*capabilities.warnings_of(quantize), *modelfile.warnings),
+        warnings=(*(capabilities.warnings_of(wanted) if by_ollama else ()), *modelfile.warnings),
         result_size=result,
-        # From v0.30 on Ollama writes its own copy of a GGUF that it is given.
-        made_size=result if quantize is not None or capabilities.runs_llama_server else 0,
+        made_size=result if by_ollama else 0,
+        finished=None if by_ollama else Finished(conversion.architecture, conversion.parameters, wanted),
     )
+
+
+def _quantizes(material: Material, wanted: str, capabilities: Capabilities) -> bool:
+    """Whether it is Ollama that has to make the matrices what they are to be."""
+    source = _source_type(material.headers)
+    if wanted == source:
+        return False
+    where = material.repository.id
+    if source == "BF16" and not capabilities.quantizes_bf16_gguf:
+        raise NotConvertible(f"{where}: {capabilities.ollama} cannot quantize BF16 of a GGUF; pull it as BF16")
+    if wanted in FLOATS or not capabilities.runs_llama_server:
+        return True
+    for header in material.headers.values():
+        for name, tensor in header.tensors.items():
+            if len(tensor.shape) > 1 and tensor.shape[-1] % ROW:
+                raise Refusal(
+                    f"{where}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} "
+                    f"cannot quantize to {wanted} (they must be a multiple of {ROW}); pull it as {source or 'F16'}"
+                )
+    return True
+
+
+def _convert(material: Material, capabilities: Capabilities, *, by_ollama: bool) -> Conversion:
+    repository = material.repository
+    description = Description(
+        repository.id.rpartition("/")[2],
+        chat_template=_chat_template(material.modelfile, material.brought),
+        generation=material.brought.generation,
+    )
+    paths = sorted(file.path for file in material.selection.weights)
+    try:
+        return convert(
+            material.config,
+            material.contents,
+            {path: material.headers[path].tensors for path in paths},
+            description,
+            for_ollama_quantizer=by_ollama,
+            for_ollama_quantizer_below_0_30=by_ollama and not capabilities.runs_llama_server,
+        )
+    except GgufError as error:
+        raise NotConvertible(f"{repository.id}: {error}") from error
 
 
 def _source_type(headers: Mapping[str, Header]) -> str | None:
     """What all matrices are of; None where they differ."""
     kinds = {tensor.dtype for header in headers.values() for tensor in header.tensors.values() if len(tensor.shape) > 1}
     return kinds.pop() if len(kinds) == 1 else None
-
-
-def _check_quantization(
-    repository: Repository,
-    headers: Mapping[str, Header],
-    source: str | None,
-    wanted: str,
-    capabilities: Capabilities,
-) -> None:
-    if source == "BF16" and not capabilities.quantizes_bf16_gguf:
-        raise Refusal(f"{repository.id}: {capabilities.ollama} cannot quantize BF16 of a GGUF; pull it as BF16")
-    if wanted in FLOATS or not capabilities.runs_llama_server:
-        return
-    for header in headers.values():
-        for name, tensor in header.tensors.items():
-            if len(tensor.shape) > 1 and tensor.shape[-1] % ROW:
-                raise Refusal(
-                    f"{repository.id}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} "
-                    f"cannot quantize to {wanted} (they must be a multiple of {ROW}); pull it as {source or 'F16'}"
-                )
 
 
 def _chat_template(modelfile: Modelfile, brought: Brought) -> str | None:
@@ -134,12 +138,9 @@ def _chat_template(modelfile: Modelfile, brought: Brought) -> str | None:
     return value if isinstance(value, str) else brought.jinja
 
 
-def _upload(
-    repository: Repository,
-    files: Mapping[str, RepositoryFile],
-    headers: Mapping[str, Header],
-    conversion: Conversion,
-) -> Upload:
+def _upload(material: Material, conversion: Conversion) -> Upload:
+    repository, headers = material.repository, material.headers
+    files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
     sizes = dict.fromkeys(files, 0)
     if conversion.in_file_order:

@@ -65,13 +65,23 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """A GGUF that is the model as it stands: `architecture` as llama.cpp says it, `file_type` as `Q8_0`."""
+
+    architecture: str
+    parameters: int
+    file_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A pull from here on: nothing later looks at the name or the listing again.
 
-    `quantization` is what Ollama is asked to make, None where the weights stay as they are. `reason` says why this is
-    the way. `result_size` is what the model will take, in bytes, and `made_size` what Ollama writes beside the uploads
-    until it is there; None where that is not known. `base` is what an adapter goes on. `in_two_creates` says that a
-    first create should only convert: what it writes is then a model's, and goes with it.
+    `quantization` is what the weights are to be, None where they stay as they are. `finished` is what the upload is,
+    where nothing is left for Ollama to make of it. `reason` says why this is the way. `result_size` is what the model
+    will take, in bytes, and `made_size` what Ollama writes beside the uploads until it is there; None where that is not
+    known. `base` is what an adapter goes on. `in_two_creates` says that a first create should only convert: what it
+    writes is then a model's, and goes with it.
     """
 
     name: str
@@ -90,6 +100,7 @@ class Plan:
     made_size: int = 0
     base: "Base | None" = None
     in_two_creates: bool = False
+    finished: Finished | None = None
 
     @property
     def steps(self) -> tuple["Plan", ...]:
@@ -100,7 +111,7 @@ class Plan:
     def is_quantized(self) -> bool:
         """Whether Ollama has to quantize, beyond what its converter writes."""
         written = CONVERTED_TO if self.converter is Converter.OLLAMA else None
-        return self.quantization not in (None, written)
+        return self.finished is None and self.quantization not in (None, written)
 
     @property
     def bars(self) -> tuple[Bar, ...]:

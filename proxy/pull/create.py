@@ -10,7 +10,7 @@ from proxy.planning.plan import Converter, Plan
 from proxy.pull.progress import Progress
 
 CONVERTING = "converting model"
-SHOWN = ("verifying conversion", "writing manifest")
+VERIFYING = "verifying conversion"
 
 
 def temporary_body(name: str, files: Mapping[str, str]) -> dict[str, Any]:
@@ -18,10 +18,10 @@ def temporary_body(name: str, files: Mapping[str, str]) -> dict[str, Any]:
     return {"model": name, "files": dict(files), "quantize": CONVERTED_TO, "stream": False}
 
 
-def model_body(plan: Plan, digests: Mapping[str, str], temporary: str | None = None) -> dict[str, Any]:
+def model_body(plan: Plan, name: str, digests: Mapping[str, str], temporary: str | None = None) -> dict[str, Any]:
     """Makes the model that was asked for: from a temporary one, or from the blobs of the plan's paths."""
     settings = plan.settings
-    body: dict[str, Any] = {"model": plan.name}
+    body: dict[str, Any] = {"model": name}
     if temporary is not None:
         body["from"] = temporary
     elif plan.base is not None:
@@ -32,7 +32,7 @@ def model_body(plan: Plan, digests: Mapping[str, str], temporary: str | None = N
         # Ollama ends such a create by itself when the proxy does not live to read its answer.
         body["stream"] = False
     chosen = {
-        "quantize": plan.quantization,
+        "quantize": plan.quantization if plan.finished is None else None,
         "template": settings.template,
         "system": settings.system,
         "parameters": dict(settings.parameters) or None,
@@ -48,24 +48,27 @@ async def convert(ollama: Ollama, plan: Plan, digests: Mapping[str, str], tempor
 
 
 async def create(
-    ollama: Ollama, plan: Plan, digests: Mapping[str, str], progress: Progress, temporary: str | None = None
+    ollama: Ollama,
+    plan: Plan,
+    name: str,
+    digests: Mapping[str, str],
+    progress: Progress,
+    temporary: str | None = None,
 ) -> None:
-    """Make the model. Raises OllamaError, which names it."""
-    body = model_body(plan, digests, temporary)
+    """Make the model under a name. Raises OllamaError, which names the one that was asked for."""
+    body = model_body(plan, name, digests, temporary)
     if "from" in body:
         body["from"] = await ollama.spelled(body["from"])
     elif plan.converter is Converter.OLLAMA:
         progress.status(CONVERTING)
     await _finish(ollama, body, plan, progress)
-    progress.status("writing manifest")
 
 
-async def redress(ollama: Ollama, plan: Plan, files: Mapping[str, str], progress: Progress) -> None:
+async def redress(ollama: Ollama, plan: Plan, name: str, files: Mapping[str, str], progress: Progress) -> None:
     """Make the model anew of its own blobs, with another template, other parameters and the like."""
-    body = model_body(plan, files) | {"stream": False}
+    body = model_body(plan, name, files) | {"stream": False}
     body.pop("quantize", None)
     await _finish(ollama, body, plan, progress)
-    progress.status("writing manifest")
 
 
 async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress: Progress) -> None:
@@ -76,8 +79,8 @@ async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress:
             if status.startswith("quantizing "):
                 quantizing = True
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
-            elif status in SHOWN:
-                if status == "verifying conversion" and not quantizing and plan.is_quantized:
+            elif status == VERIFYING:
+                if not quantizing and plan.is_quantized:
                     # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
                     size = sum(upload.size for upload in plan.weights)
                     progress.quantizing(f"quantizing model to {plan.quantization}", size, size)

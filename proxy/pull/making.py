@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,39 +15,57 @@ from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal, Rejected
 from proxy.ollama import Ollama
 from proxy.planning.identity import files_identity, with_known_digests
-from proxy.planning.plan import Plan
+from proxy.planning.installation import files_beside
+from proxy.planning.plan import Plan, Upload, small_file
 from proxy.pull.create import convert, create, redress
+from proxy.pull.install import Install
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import NotReclaimed, Reclaim, temporary_name
 from proxy.pull.states import Enter, State, to_its_end
 from proxy.pull.transfer import Transfer
 from proxy.pull.trial import try_template
+from proxy.registry import Blob, Layer
 
 log = logging.getLogger(__name__)
 
 
+WRITING = "writing manifest"
 REMOVING = "removing unused layers"
 
 
 @dataclass(slots=True)
 class Step:
-    """One model to make. `temporary` is the name of its unquantized form, which may be there already, `is_converted`;
+    """One model to make. `temporary` is a name on the way, of its unquantized form where it is `converted_first`, which
+    may be there already, `is_converted`; else of the model itself. A finished one has layers `beside` its weights.
     `number` is its pull's in the journal.
     """
 
     plan: Plan
-    temporary: str | None
+    temporary: str
+    converted_first: bool = False
+    beside: tuple[Upload, ...] = ()
     number: int = 0
     is_converted: bool = False
+
+    @property
+    def layers(self) -> list[Layer]:
+        return [Layer(upload.path, Blob(upload.digest or "", upload.size)) for upload in self.beside]
 
 
 class Making:
     def __init__(
-        self, config: OllamaConfig, ollama: Ollama, transfer: Transfer, journal: Journal, reclaim: Reclaim
+        self,
+        config: OllamaConfig,
+        ollama: Ollama,
+        transfer: Transfer,
+        journal: Journal,
+        reclaim: Reclaim,
+        install: Install,
     ) -> None:
         self._config = config
         self._ollama = ollama
+        self._install = install
         self._transfer = transfer
         self._journal = journal
         self._reclaim = reclaim
@@ -82,7 +100,14 @@ class Making:
     async def redress(self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model anew of its own blobs, with what is beside the weights of the plan."""
         async with self._creating(plan, progress, enter):
-            await to_its_end(redress(self._ollama, plan, files, progress))
+            await to_its_end(self._redress(plan, files, progress))
+
+    async def _redress(self, plan: Plan, files: Mapping[str, str], progress: Progress) -> None:
+        def make(name: str) -> Coroutine[Any, Any, None]:
+            return redress(self._ollama, plan, name, files, progress)
+
+        await self._install.created(plan, temporary_name(), make, progress)
+        progress.status(WRITING)
 
     async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
         """Remove what pulls that broke off have kept of a model that is there, and whatever else nobody needs."""
@@ -98,13 +123,16 @@ class Making:
                 progress.status(REMOVING)
 
     def _step(self, plan: Plan) -> Step:
-        converts_first = plan.in_two_creates and self._reclaim.enabled
-        return Step(plan, temporary_name(files_identity(plan)) if converts_first else None)
+        beside: tuple[Upload, ...] = ()
+        if plan.finished is not None:
+            beside = tuple(small_file(kind, text) for kind, text in files_beside(plan.finished, plan.settings))
+        converted_first = plan.in_two_creates and self._reclaim.enabled
+        return Step(plan, temporary_name(files_identity(plan)), converted_first, beside)
 
     async def _claim(self, step: Step, progress: Progress) -> None:
         """From here on nobody removes what the step needs, so that what Ollama has is worth asking."""
         plan = step.plan
-        digests = [upload.digest for upload in plan.uploads if upload.digest]
+        digests = [upload.digest for upload in (*plan.uploads, *step.beside) if upload.digest]
 
         async def claim() -> None:
             if not step.number:
@@ -120,7 +148,7 @@ class Making:
         await self._transfer.patiently(trial, step.plan.name, progress)
 
     async def _is_converted(self, step: Step) -> bool:
-        return step.temporary is not None and await self._ollama.has_model(step.temporary)
+        return step.converted_first and await self._ollama.has_model(step.temporary)
 
     async def _make(self, step: Step, held: set[str], progress: Progress, enter: Enter) -> bool:
         """Whether something was removed behind the model."""
@@ -129,26 +157,50 @@ class Making:
             enter(State.TRANSFERRING)
             need = partial(self._journal.need, step.number)
             digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
+            await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
         progress.status("verifying sha256 digest")
         async with self._creating(step.plan, progress, enter):
-            if step.temporary is None:
-                await to_its_end(create(self._ollama, step.plan, digests, progress))
-                self._reclaim.release(step.number)
-                removed = await self._give_up(progress, enter)
-                self._reclaim.end(step.number)
-                return removed
-            return await self._make_of_temporary(step, step.temporary, digests, progress, enter)
+            if step.converted_first:
+                return await self._make_of_temporary(step, digests, progress, enter)
+            await to_its_end(self._put(step, digests, progress))
+            self._reclaim.release(step.number)
+            removed = await self._give_up(progress, enter)
+            self._reclaim.end(step.number)
+            return removed
+
+    async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress) -> None:
+        """Make the model of what was brought: as it is, where that is all, else by Ollama."""
+        plan = step.plan
+        if plan.finished is not None:
+            (_, config), *others = step.layers
+            [weights] = plan.uploads
+            layers = [Layer("model", Blob(digests[weights.path], weights.size)), *others]
+            if await self._install.pulled(plan, step.temporary, config, layers, progress):
+                self._reclaim.belongs_to_a_model([config.digest, *(layer.blob.digest for layer in layers)])
+                progress.status(WRITING)
+                return
+        await self._create(plan, step.temporary, digests, progress)
+
+    async def _create(
+        self, plan: Plan, temporary: str, digests: Mapping[str, str], progress: Progress, source: str | None = None
+    ) -> None:
+        def make(name: str) -> Coroutine[Any, Any, None]:
+            return create(self._ollama, plan, name, digests, progress, source)
+
+        await self._install.created(plan, temporary, make, progress)
+        progress.status(WRITING)
 
     async def _make_of_temporary(
-        self, step: Step, temporary: str, digests: Mapping[str, str], progress: Progress, enter: Enter
+        self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter
     ) -> bool:
         """Convert, give the raw files up, and quantize, so that at no time all three are there."""
+        temporary = step.temporary
         if not await self._is_converted(step):
             await to_its_end(convert(self._ollama, step.plan, digests, temporary, progress))
         self._journal.need_no_more(step.number)
         removed = await self._give_up(progress, enter)
         enter(State.CREATING)
-        await to_its_end(create(self._ollama, step.plan, digests, progress, temporary))
+        await to_its_end(self._create(step.plan, temporary_name(), digests, progress, temporary))
         self._reclaim.release(step.number)
         enter(State.RECLAIMING)
         removed |= await self._drop(temporary)
@@ -192,7 +244,7 @@ class Making:
             self._reclaim.end(step.number)
         async with self._reclaim.creating:
             for step in steps:
-                if step.temporary is not None:
+                if step.converted_first:
                     await self._drop(step.temporary)
         await self._give_up(progress, enter)
 
@@ -216,7 +268,7 @@ class Making:
             raw = sum(upload.size for upload in plan.uploads if upload.digest not in held)
             if step.is_converted:
                 needed, stays = result, result
-            elif step.temporary is not None:
+            elif step.converted_first:
                 # The raw files go before Ollama quantizes.
                 needed, stays = max(raw + plan.made_size - result, plan.made_size), result
             else:

@@ -7,6 +7,7 @@ from functools import partial
 from proxy.config import Config
 from proxy.errors import ProxyError
 from proxy.ollama import Ollama
+from proxy.pull.install import Install
 from proxy.pull.installed import Installed
 from proxy.pull.journal import Journal
 from proxy.pull.making import Making
@@ -25,7 +26,14 @@ class Pipeline:
     """Runs pulls. It knows no HTTP server and no client."""
 
     def __init__(
-        self, config: Config, planner: Planner, ollama: Ollama, transfer: Transfer, journal: Journal, reclaim: Reclaim
+        self,
+        config: Config,
+        planner: Planner,
+        ollama: Ollama,
+        transfer: Transfer,
+        journal: Journal,
+        reclaim: Reclaim,
+        install: Install,
     ) -> None:
         self._planner = planner
         self._journal = journal
@@ -33,7 +41,7 @@ class Pipeline:
         self._transfer = transfer
         self._installed = Installed(config, journal, ollama)
         self._turns = Turns(config.pull.jobs)
-        self._making = Making(config.ollama, ollama, transfer, journal, reclaim)
+        self._making = Making(config.ollama, ollama, transfer, journal, reclaim, install)
 
     def claims(self, reference: ModelReference) -> bool:
         return self._planner.claims(reference)

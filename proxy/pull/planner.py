@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from proxy.chat.probe import probe
-from proxy.config import NO_SETTINGS, Config, GgufPulls
+from proxy.config import NO_SETTINGS, Config, ConvertedBy, GgufPulls
 from proxy.errors import Refusal
 from proxy.gguf.tensors import GgufError
 from proxy.ollama import Ollama
@@ -20,7 +21,7 @@ from proxy.planning.adapter import (
     read_adapter_config,
 )
 from proxy.planning.capabilities import Capabilities, capabilities_of
-from proxy.planning.conversion_plan import added_tokens, converts_here, plan_conversion
+from proxy.planning.conversion_plan import Material, added_tokens, converts_here, plan_conversion
 from proxy.planning.embedding import MODULES, check_companions, module_files
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
@@ -139,8 +140,14 @@ class Planner:
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         default = self._config.pull.default_quantization
         architecture = architecture_of(f"{repository.id}/{CONFIG}", config)
+        unknown_here = None
         if converts_here(self._config.pull.converter, architecture, capabilities):
-            return await self._plan_conversion(reference, architecture, selection, reading, capabilities)
+            try:
+                return await self._plan_conversion(reference, config, selection, reading, capabilities)
+            except NotConvertible as error:
+                if self._config.pull.converter is ConvertedBy.PROXY or not capabilities.converts(architecture):
+                    raise
+                unknown_here = error
         findings = judge(repository.id, config, reference.tag, default, capabilities)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
@@ -166,19 +173,20 @@ class Planner:
         )
         # From v0.30 on Ollama makes another GGUF of what it has converted, and keeps both for ever: two creates would
         # take more disk than one, and free no more.
-        return replace(plan, in_two_creates=plan.is_quantized and not capabilities.runs_llama_server)
+        plan = replace(plan, in_two_creates=plan.is_quantized and not capabilities.runs_llama_server)
+        return replace(plan, reason=f"{plan.reason}; the proxy does not: {unknown_here}") if unknown_here else plan
 
     async def _plan_conversion(
         self,
         reference: ModelReference,
-        architecture: str,
+        config: Mapping[str, Any],
         selection: Selection,
         reading: Reading,
         capabilities: Capabilities,
     ) -> Plan:
-        repository = reading.repository
+        repository, architecture = reading.repository, str(config["architectures"][0])
         default = self._config.pull.default_quantization
-        quantization = choose_quantization(reference.tag, default, capabilities, architecture)
+        wanted = choose_quantization(reference.tag, default, capabilities, architecture) or default
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files))
@@ -186,18 +194,8 @@ class Planner:
         tokens = await asyncio.to_thread(added_tokens, repository.id, contents)
         brought = brought_by_files(repository.id, contents, tokens)
         modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
-        return await asyncio.to_thread(
-            plan_conversion,
-            reference.name,
-            repository,
-            selection,
-            headers,
-            contents,
-            quantization,
-            modelfile,
-            brought,
-            capabilities,
-        )
+        material = Material(repository, config, selection, headers, contents, brought, modelfile)
+        return await asyncio.to_thread(plan_conversion, reference.name, material, wanted, capabilities)
 
     async def _modelfile(
         self,

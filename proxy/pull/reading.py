@@ -30,6 +30,7 @@ class Reading:
         self._transfer = transfer
         self.progress = progress
         self.contents: dict[str, bytes] = {}
+        self._headers: dict[str, Header] = {}
 
     async def read(self, files: Iterable[RepositoryFile]) -> None:
         """Put small files into `contents`. Raises Refusal where they are not small."""
@@ -41,8 +42,10 @@ class Reading:
     async def headers(self, files: Iterable[RepositoryFile]) -> dict[str, Header]:
         """Of safetensors, by path."""
         wanted = list(files)
-        headers = await together(self._header(file) for file in wanted)
-        return {file.path: header for file, header in zip(wanted, headers, strict=True)}
+        missing = [file for file in wanted if file.path not in self._headers]
+        headers = await together(self._header(file) for file in missing)
+        self._headers |= {file.path: header for file, header in zip(missing, headers, strict=True)}
+        return {file.path: self._headers[file.path] for file in wanted}
 
     async def _header(self, file: RepositoryFile) -> Header:
         try:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from proxy.errors import OllamaError, ProxyError
 from proxy.ollama import Ollama
 from proxy.pull.journal import Journal, JournalError
 from proxy.pull.transfer import together
-from proxy.registry import NAMESPACE, OFFERED, Blob, Registry
+from proxy.registry import NAMESPACE, Blob, Layer, Registry
 
 log = logging.getLogger(__name__)
 
-TEMPORARY = re.compile(rf"{NAMESPACE}/[0-9a-f]{{32}}:temporary", re.IGNORECASE)
+_OURS = rf"(?:(?:https?://)?[^/]+/)?{NAMESPACE}/[0-9a-f]{{32}}"
+TEMPORARY = re.compile(f"{_OURS}:temporary", re.IGNORECASE)
+GIVEN_UP = re.compile(f"{_OURS}:reclaim", re.IGNORECASE)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 FIRST_SWEEP_SECONDS = 2.0
 SWEEP_SECONDS = 600.0
@@ -47,9 +50,9 @@ class Reclaimed:
         return {"blobs": blobs, "models": list(self.models), "bytes": self.size}
 
 
-def temporary_name(identity: str) -> str:
-    """Of the unquantized model of a plan's files: the same for every quantization."""
-    return f"{NAMESPACE}/{identity[:32]}:temporary"
+def temporary_name(identity: str = "") -> str:
+    """Of a model of a plan's files, the same for all its quantizations; else one that nothing else has."""
+    return f"{NAMESPACE}/{identity[:32] or secrets.token_hex(16)}:temporary"
 
 
 class Reclaim:
@@ -88,7 +91,7 @@ class Reclaim:
         async with self._claiming:
             if self._leftovers:
                 # What an earlier process was removing has to be gone before anybody counts on it.
-                await self._remove_models(OFFERED)
+                await self._remove_models(GIVEN_UP)
                 self._leftovers = False
             return self._journal.begin(model, temporary, digests)
 
@@ -113,6 +116,11 @@ class Reclaim:
         """Its model is made, and what it was made of is needed no more."""
         with _logged():
             self._journal.release(pull)
+
+    def belongs_to_a_model(self, digests: Iterable[str]) -> None:
+        """It goes with that, and before is nothing to remove."""
+        with _logged():
+            self._journal.forget(digests)
 
     def end(self, pull: int) -> None:
         """Nothing of it is left, or all of it may go."""
@@ -160,7 +168,7 @@ class Reclaim:
             # Whoever creates drops its own.
             if not self.creating.locked():
                 async with self.creating, self._claiming:
-                    models = await self._remove_models(OFFERED, TEMPORARY)
+                    models = await self._remove_models(GIVEN_UP, TEMPORARY)
         found = await self.give_up(dry_run=dry_run) if blobs else Reclaimed()
         return Reclaimed(found.blobs, tuple(models))
 
@@ -178,7 +186,9 @@ class Reclaim:
 
     async def _remove(self, blobs: list[Blob]) -> None:
         self._leftovers = True
-        with self._registry.offering(blobs) as offer:
+        config, *others = blobs
+        name = f"{NAMESPACE}/{secrets.token_hex(16)}:reclaim"
+        with self._registry.offering(name, config, [Layer("license", blob) for blob in others]) as offer:
             try:
                 await self._ollama.pull(offer.name)
             except OllamaError as error:
@@ -188,10 +198,11 @@ class Reclaim:
 
     async def _left_models(self) -> list[str]:
         names = [str(model["name"]) for model in await self._ollama.models()]
-        return [name for name in names if OFFERED.fullmatch(name) or TEMPORARY.fullmatch(name)]
+        return [name for name in names if GIVEN_UP.fullmatch(name) or TEMPORARY.fullmatch(name)]
 
     def _is_unneeded(self, name: str) -> bool:
-        return name.lower() not in self._journal.temporaries()
+        _, mark, rest = name.lower().rpartition(NAMESPACE)
+        return mark + rest not in self._journal.temporaries()
 
     async def _remove_models(self, *kinds: re.Pattern[str]) -> list[str]:
         left = [name for name in await self._left_models() if any(kind.fullmatch(name) for kind in kinds)]

@@ -175,13 +175,14 @@ class Transfer:
         if (shared := self._shared.get(identity)) is not None:
             return await shared.watch(watcher)
         shared = self._shared[identity] = SharedUpload(self._shared, identity)
-        what = f"{fetching.repository.id}/{upload.path}"
-        pushing = self.push(fetching.heard_by(shared), upload.recipe, what, shared.moved, order, shared.claim)
-        shared.begin(pushing)
-        digest = await shared.watch(watcher)
-        if upload.digest is None:
+
+        def claim(digest: str) -> None:
             self._journal.made(identity, digest)
-        return digest
+            shared.claim(digest)
+
+        what = f"{fetching.repository.id}/{upload.path}"
+        shared.begin(self.push(fetching.heard_by(shared), upload.recipe, what, shared.moved, order, claim))
+        return await shared.watch(watcher)
 
     async def push(
         self,

@@ -1,7 +1,6 @@
 """Whether Ollama takes a template that somebody else wrote: it looks only when all is converted and quantized."""
 
 import hashlib
-import secrets
 
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType
@@ -29,13 +28,12 @@ async def try_template(ollama: Ollama, journal: Journal, plan: Plan, pull: int) 
     if not await ollama.has_blob(DIGEST):
         journal.brings(DIGEST, len(SMALLEST))
         await ollama.push_blob(DIGEST, len(SMALLEST), _write)
-    token = secrets.token_hex(16)
-    name = temporary_name(token)
+    name = temporary_name()
     body = {
         "model": name,
         "files": {"trial.gguf": DIGEST},
         # Its blob must be no other model's, which may just be made.
-        "template": f"{{{{/* {token} */}}}}{template}",
+        "template": f"{{{{/* {name} */}}}}{template}",
         "stream": False,
     }
     async for _ in ollama.create(body, plan.name):

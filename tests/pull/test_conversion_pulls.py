@@ -1,6 +1,7 @@
-"""Pulls of what Ollama runs but does not convert: the proxy writes the GGUF while the bytes come in."""
+"""Pulls that the proxy converts: it writes the GGUF while the bytes come in, and installs it where that is all."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -19,10 +20,17 @@ from proxy.planning.safetensors import Header, header_size, read_header
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import write
 from tests.support import Client, digest_of, fetched, settings
+from tests.tiny_models import tiny_bert
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
-OURS = sorted(name for name, tiny in REPOSITORIES.items() if not CAPABLE.converts(tiny.architecture))
+OURS = sorted(name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture))
+
+
+@pytest.fixture
+async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+        yield app
 
 
 def created(ollama: StandInOllama) -> dict[str, Any]:
@@ -68,11 +76,10 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     tag = kept(files).lower()
     lines = await client.pull(f"{NAME}:{tag}")
     assert lines[-1] == {"status": "success"}, lines[-1]
-    body = created(ollama)
     expected = converted(files)
-    assert body["files"] == {FILE: digest_of(expected)}
-    assert "quantize" not in body
     assert ollama.blobs[digest_of(expected)] == len(expected)
+    [weights] = [layer for layer in ollama.models[f"{NAME}:{tag}"].layers if layer.kind == "model"]
+    assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
     assert not any("converting" in line["status"] for line in lines)
 
 
@@ -147,7 +154,7 @@ async def test_what_the_proxy_does_not_know_is_refused_before_a_weight_byte(
         ("qwen3", "auto", "0.6.5", None),
         ("smollm3", "auto", "0.11.4", None),
         ("smollm3", "auto", "0.11.5", "proxy"),
-        ("llama", "auto", "0.24.0", "ollama"),
+        ("llama", "auto", "0.24.0", "proxy"),
         ("llama", "proxy", "0.24.0", "proxy"),
         ("llama", "ollama", "0.24.0", "ollama"),
     ],
@@ -171,7 +178,8 @@ async def test_nothing_is_left_behind_a_quantization(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    async with App(settings(hub.endpoint, ollama.url, ollama={"reclaim": True})) as app:
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    async with App(config) as app:
         client = Client(app.address.url, session)
         lines = await client.pull(f"{NAME}:q4_K_M")
         assert [line["status"] for line in lines if "digest" not in line][-2:] == ["removing unused layers", "success"]
@@ -183,3 +191,126 @@ async def test_nothing_is_left_behind_a_quantization(
 
 def test_every_family_is_decided_about() -> None:
     assert {FAMILIES[REPOSITORIES[name].architecture].architecture for name in OURS} >= {"qwen3", "llama", "smollm3"}
+
+
+def asked(ollama: StandInOllama, path: str) -> list[dict[str, Any]]:
+    """The bodies of the calls of a path."""
+    return [orjson.loads(request.body or b"") for request in ollama.requests if request.path == path]
+
+
+async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_it_were_created(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    own = {"system": "Be brief.", "parameters": {"temperature": 0.5}, "license": ["first", "second"]}
+    hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
+    shown = {}
+    for converter in ("auto", "created"):
+        config = settings(
+            hub.endpoint,
+            ollama.url,
+            pull={"converter": "proxy"},
+            # Nobody listens at port 9: Ollama gets no manifest, and has to create.
+            ollama={"advertise_url": "" if converter == "auto" else "http://127.0.0.1:9"},
+            models={NAME: own},
+        )
+        ollama.requests.clear()
+        async with App(config) as app:
+            lines = await Client(app.address.url, session).pull(f"{NAME}:bf16")
+        assert [line["status"] for line in lines if "digest" not in line] == [
+            "pulling manifest",
+            "verifying sha256 digest",
+            "writing manifest",
+            "success",
+        ]
+        assert len(asked(ollama, "/api/create")) == (converter == "created")
+        assert list(ollama.models) == [f"{NAME}:bf16"]
+        listed = ollama.models[f"{NAME}:bf16"].listed(NAME)
+        shown[converter] = ollama.models[f"{NAME}:bf16"].shown(NAME), listed["details"]
+        ollama.models.clear()
+    direct, created = shown["auto"], shown["created"]
+    assert direct[1] == created[1]
+    for key in ("license", "system", "template", "parameters", "details", "capabilities", "modelfile"):
+        assert sorted(str(direct[0][key]).split("\n")) == sorted(str(created[0][key]).split("\n")), key
+
+
+async def test_what_an_installed_model_replaces_leaves_nothing_behind(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        for name in ("qwen3", "mistral", "mistral"):
+            hub.add("acme/tiny", REPOSITORIES[name].files())
+            assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
+            assert list(ollama.models) == [f"{NAME}:bf16"]
+            assert ollama.blobs.keys() == ollama.models.used_digests()
+
+
+async def test_what_the_proxy_does_not_know_is_left_to_an_ollama_that_converts_it(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = REPOSITORIES["llama"].files()
+    tokenizer = json.loads(files["tokenizer.json"])
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    hub.add("acme/tiny", files | {"tokenizer.json": json.dumps(tokenizer).encode()})
+    lines = await client.pull(f"{NAME}:q4_K_M")
+    assert lines[-1] == {"status": "success"}
+    assert {"status": "converting model"} in lines
+    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
+    assert found["converter"] == "ollama"
+    assert found["reason"].startswith("Ollama converts LlamaForCausalLM; the proxy does not: acme/tiny: ")
+    assert "Whitespace" in found["reason"]
+    config = settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})
+    refusal = (await inspect(config, f"{NAME}:q4_K_M")).to_json()["refusal"]
+    assert "Whitespace" in refusal
+
+
+@pytest.mark.parametrize("tag", ["bf16", "q4_K_M"])
+@pytest.mark.parametrize("reached", [True, False])
+async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wants_that(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, reached: bool
+) -> None:
+    config = settings(
+        hub.endpoint,
+        ollama.url,
+        pull={"converter": "auto", "verify": True},
+        ollama={"reclaim": True, "advertise_url": "" if reached else "http://127.0.0.1:9"},
+    )
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
+        lines = await client.pull(f"{NAME}:{tag}")
+        assert lines[-1] == {"status": "success"}
+        assert {"status": "verifying conversion"} in lines
+        [loaded] = asked(ollama, "/api/generate")
+        assert "ollama-hf-proxy/" in loaded["model"]
+        first = ollama.models[f"{NAME}:{tag}"].digest
+
+        hub.add("acme/tiny", REPOSITORIES["mistral"].files())
+        ollama.fail_load = "llama runner process has terminated: exit status 2"
+        lines = await client.pull(f"{NAME}:{tag}")
+        assert "Ollama cannot load it: llama runner process has terminated" in lines[-1]["error"]
+        assert "writing manifest" not in [line.get("status") for line in lines]
+        assert ollama.models[f"{NAME}:{tag}"].digest == first
+
+        ollama.fail_load = "model requires more system memory (9.9 GiB) than is available (1.0 GiB)"
+        before = len(fetched(hub, ".safetensors"))
+        lines = await client.pull(f"{NAME}:{tag}")
+        assert lines[-1] == {"status": "success"}
+        assert any(str(line["status"]).startswith("warning: there is not the memory") for line in lines)
+        assert len(fetched(hub, ".safetensors")) == before
+        assert ollama.models[f"{NAME}:{tag}"].digest != first
+        assert list(ollama.models) == [f"{NAME}:{tag}"]
+        if reached:
+            assert ollama.blobs.keys() == ollama.models.used_digests()
+
+
+async def test_an_embedding_model_is_tried_with_an_embedding(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny-bert", tiny_bert())
+    async with App(settings(hub.endpoint, ollama.url, pull={"verify": True})) as app:
+        assert (await Client(app.address.url, session).pull("hf.co/acme/tiny-bert:f16"))[-1] == {"status": "success"}
+    assert len(asked(ollama, "/api/embed")) == 1
+    assert not asked(ollama, "/api/generate")

@@ -16,6 +16,7 @@ from tests.planning.listings import LFS, listing
 ZEROS = "0" * 19
 
 
+NAME = "hf.co/acme/model:q8_0"
 DIGESTS = {"model.safetensors": f"sha256:{LFS}"}
 
 
@@ -23,7 +24,7 @@ def planned(settings: ModelSettings = NO_SETTINGS, quantization: str | None = "Q
     repository = listing("model.safetensors")
     weights = weight_file(repository, "model.safetensors", repository.files[0])
     return Plan(
-        "hf.co/acme/model:q8_0",
+        NAME,
         repository,
         Format.SAFETENSORS,
         "a test",
@@ -55,7 +56,7 @@ def status(text: str) -> dict[str, Any]:
 async def shown(ollama: Saying, quantization: Quantization) -> list[dict[str, Any]]:
     progress = Progress()
     subscription = progress.subscribe()
-    await create(cast("Ollama", ollama), planned(quantization=quantization), DIGESTS, progress)
+    await create(cast("Ollama", ollama), planned(quantization=quantization), NAME, DIGESTS, progress)
     progress.success()
     return [json.loads(line) async for batch in subscription.batches() for line in batch.splitlines()]
 
@@ -90,10 +91,11 @@ async def test_nothing_else_that_ollama_says_passes() -> None:
         "creating new layer sha256:1",
         "using existing layer sha256:2",
         "using autodetected template chatml",
+        "writing manifest",
         "success",
     )
     lines = await shown(Saying(*(status(text) for text in noise)), Quantization.F16)
-    assert [line["status"] for line in lines] == ["converting model", "writing manifest", "success"]
+    assert [line["status"] for line in lines] == ["converting model", "success"]
 
 
 @pytest.mark.parametrize(
@@ -108,15 +110,15 @@ async def test_nothing_else_that_ollama_says_passes() -> None:
     ],
 )
 def test_the_body_has_what_the_user_set_and_nothing_more(settings: ModelSettings, fields: dict[str, Any]) -> None:
-    body = model_body(planned(settings), DIGESTS)
+    body = model_body(planned(settings), NAME, DIGESTS)
     assert set(body) == {"model", "files", "quantize", *fields}
     assert {key: body[key] for key in fields} == fields
 
 
 def test_an_adapter_goes_on_its_base() -> None:
-    body = model_body(planned(quantization=None, base=Base("hf.co/acme/base:q8_0", None)), {"adapter.gguf": "d"})
+    body = model_body(planned(quantization=None, base=Base("hf.co/acme/base:q8_0", None)), NAME, {"adapter.gguf": "d"})
     assert body == {
-        "model": "hf.co/acme/model:q8_0",
+        "model": NAME,
         "from": "hf.co/acme/base:q8_0",
         "adapters": {"adapter.gguf": "d"},
         "stream": False,
@@ -124,8 +126,8 @@ def test_an_adapter_goes_on_its_base() -> None:
 
 
 def test_weights_that_stay_as_they_are_are_not_quantized() -> None:
-    body = model_body(planned(quantization=None), DIGESTS)
-    assert body == {"model": "hf.co/acme/model:q8_0", "files": DIGESTS, "stream": False}
+    body = model_body(planned(quantization=None), NAME, DIGESTS)
+    assert body == {"model": NAME, "files": DIGESTS, "stream": False}
 
 
 def test_a_conversion_alone_keeps_its_type_and_needs_no_reader() -> None:
@@ -135,6 +137,6 @@ def test_a_conversion_alone_keeps_its_type_and_needs_no_reader() -> None:
 
 
 def test_a_model_of_a_temporary_one_takes_nothing_else_from_the_repository() -> None:
-    body = model_body(planned(ModelSettings(system="s")), {}, "ollama-hf-proxy/x:temporary")
+    body = model_body(planned(ModelSettings(system="s")), NAME, {}, "ollama-hf-proxy/x:temporary")
     temporary = "ollama-hf-proxy/x:temporary"
-    assert body == {"model": "hf.co/acme/model:q8_0", "from": temporary, "quantize": "Q8_0", "system": "s"}
+    assert body == {"model": NAME, "from": temporary, "quantize": "Q8_0", "system": "s"}
