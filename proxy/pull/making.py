@@ -14,7 +14,7 @@ from proxy.config import OllamaConfig
 from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal, Rejected
 from proxy.ollama import Ollama
-from proxy.planning.identity import files_identity, with_known_digests
+from proxy.planning.identity import files_identity, weights_identity, with_known_digests
 from proxy.planning.installation import files_beside
 from proxy.planning.plan import Plan, Upload, small_file
 from proxy.pull.create import convert, create, redress
@@ -127,7 +127,8 @@ class Making:
         if plan.finished is not None:
             beside = tuple(small_file(kind, text) for kind, text in files_beside(plan.finished, plan.settings))
         converted_first = plan.in_two_creates and self._reclaim.enabled
-        return Step(plan, temporary_name(files_identity(plan)), converted_first, beside)
+        identity = files_identity(plan) if converted_first else weights_identity(plan)
+        return Step(plan, temporary_name(identity), converted_first, beside)
 
     async def _claim(self, step: Step, progress: Progress) -> None:
         """From here on nobody removes what the step needs, so that what Ollama has is worth asking."""
