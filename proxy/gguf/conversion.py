@@ -72,9 +72,9 @@ def convert(
 ) -> Conversion:
     """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
 
-    With `matrices`, one of FILE_TYPES, they are of this type, as those of Ollama's quantizer are, without the outliers
-    that it makes of BF16, F16 and F32 before 0.30: an output matrix of Q6_K, and Q8_0 in DeepSeek's attention and next
-    to 8 experts. All but F32 takes numpy, see `can_quantize`.
+    With `matrices`, one of FILE_TYPES, they are of this type, bit by bit those of Ollama's quantizer. Only that, asked
+    for F32, F16 or BF16, before 0.30 makes Q6_K or Q8_0 of the output matrix, and Q8_0 in DeepSeek's attention and next
+    to 8 experts; here they are as asked. All casts but those to F32 take numpy, see `can_quantize`.
 
     The data keeps the order of the source where no tensor is made of several. For the quantizer of Ollama before 0.30
     the header lists the tensors by block instead, as Ollama's own converter does, since it hands out the precise types

@@ -13,7 +13,7 @@ from proxy.gguf.transforms import WIDTHS, Transform, in_blocks
 Array = NDArray[Any]
 
 _SLICE = 1 << 17
-"""Bytes at a time: what is calculated of them stays in a core's cache. 830 MB/s of BF16 to Q8_0, 290 for 1 MiB."""
+"""Bytes at a time: what is calculated on the way takes several times their memory."""
 
 _Q8_0 = np.dtype([("scale", "<f2"), ("numbers", "i1", 32)])
 _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
@@ -60,15 +60,13 @@ def _to_f16(dtype: str, bits: Array) -> Array:
 def _to_q8_0(dtype: str, bits: Array) -> Array:
     """Steps of a scale that makes the largest of 32 into 127; halves are rounded away from zero.
 
-    Where a scale or its reciprocal is not finite, C leaves open what the numbers become: here 0, as on x86.
+    Where a scale or its reciprocal is not finite, C leaves open what the numbers become: here 0, as x86 makes them.
     """
-    largest = _floats(dtype, (bits & _MAGNITUDE[dtype]).reshape(-1, 32).max(axis=1))
-    scale = largest / np.float32(127)
-    factor = np.where(scale == 0, np.float32(0), 1 / scale)
+    scale = _floats(dtype, (bits & _MAGNITUDE[dtype]).reshape(-1, 32).max(axis=1)) / np.float32(127)
+    factor = 1 / scale
     floats = _floats(dtype, bits).reshape(-1, 32) * factor[:, None]
+    floats[~np.isfinite(scale * factor)] = 0
     floats += np.copysign(_BELOW_HALF, floats)
     blocks = np.empty(len(scale), _Q8_0)
     blocks["scale"], blocks["numbers"] = scale, floats
-    blocks["numbers"][~np.isfinite(scale) | ~np.isfinite(factor)] = 0
-    blocks["scale"][np.isnan(scale)] = np.nan
     return blocks
