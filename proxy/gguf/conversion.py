@@ -13,11 +13,13 @@ from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
-from proxy.gguf.targets import BLOCK, MATRIX, Made, Piece, Source, Target, plan_targets
-from proxy.gguf.tensors import TensorInfo, lay_out, padding, shown
+from proxy.gguf.targets import BLOCK, MATRIX, Made, Piece, Source, Target, cast, plan_targets
+from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
 from proxy.gguf.vocabulary import write_vocabulary
 
-_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
+"""What matrices can be written as, and the number of `general.file_type` for it."""
+
 _QUANTIZATION_VERSION = 2
 _SAMPLING = {
     "top_k": ("top_k", False),
@@ -66,10 +68,15 @@ def convert(
     weights: Mapping[str, Mapping[str, Source]],
     description: Description,
     *,
+    matrices: str | None = None,
     for_ollama_quantizer: bool = False,
     for_ollama_quantizer_below_0_30: bool = False,
 ) -> Conversion:
     """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
+
+    With `matrices`, one of FILE_TYPES, they are of this type, bit by bit those of Ollama's quantizer. Only that, asked
+    for F32, F16 or BF16, before 0.30 makes Q6_K or Q8_0 of the output matrix, and Q8_0 in DeepSeek's attention and next
+    to 8 experts; here they are as asked. All casts but those to F32 take numpy, see `can_quantize`.
 
     The data keeps the order of the source where no tensor is made of several. For the quantizer of Ollama before 0.30
     the header lists the tensors by block instead, as Ollama's own converter does, since it hands out the precise types
@@ -82,12 +89,17 @@ def convert(
     settings = family.config(config)
     _check_settings(family, settings)
     targets = plan_targets(family, settings, weights)
-    order = _data_order(targets, list(weights))
     file_type, quantized = _file_type(weights), for_ollama_quantizer or for_ollama_quantizer_below_0_30
+    if matrices is not None:
+        if matrices not in FILE_TYPES:
+            raise CannotConvert(f"matrices become {', '.join(FILE_TYPES)} here, not {matrices}")
+        file_type = FILE_TYPES[matrices]
+        targets = [cast(target, TensorType[matrices]) for target in targets]
+    order = _data_order(targets, list(weights))
     in_order = all(target.sources == 1 for target in targets)
     metadata = {
         **_general(family, description, [target.info for target in targets]),
-        "general.file_type": Field.uint32(max(file_type, quantized and _FILE_TYPES["F16"])),
+        "general.file_type": Field.uint32(max(file_type, quantized and FILE_TYPES["F16"])),
         "general.quantization_version": Field.uint32(_QUANTIZATION_VERSION),
         **_hyperparameters(family, settings),
         **write_vocabulary(family, settings, files, description.chat_template),
@@ -156,9 +168,9 @@ def _file_type(weights: Mapping[str, Mapping[str, Source]]) -> int:
     """After the first matrix by path and name."""
     for path in sorted(weights):
         for _, tensor in sorted(weights[path].items()):
-            if len(tensor.shape) >= MATRIX and tensor.dtype in _FILE_TYPES:
-                return _FILE_TYPES[tensor.dtype]
-    return _FILE_TYPES["F32"]
+            if len(tensor.shape) >= MATRIX and tensor.dtype in FILE_TYPES:
+                return FILE_TYPES[tensor.dtype]
+    return FILE_TYPES["F32"]
 
 
 def _size_label(infos: Sequence[TensorInfo]) -> str:

@@ -60,14 +60,14 @@ def _chain(transforms: Sequence[Transform]) -> Step:
 
 
 def _by_heads(size: int, change: Callable[[bytes], bytes]) -> Step:
-    return _held(size, lambda ready: b"".join(change(ready[at : at + size]) for at in range(0, len(ready), size)))
+    return in_blocks(size, lambda ready: b"".join(change(ready[at : at + size]) for at in range(0, len(ready), size)))
 
 
 def _by_numbers(width: int, change: Callable[[bytes], bytes]) -> Step:
-    return _held(width, change)
+    return in_blocks(width, change)
 
 
-def _held(size: int, change: Callable[[bytes], bytes]) -> Step:
+def in_blocks(size: int, change: Callable[[bytes], bytes]) -> Step:
     """`change` gets whole blocks of `size` bytes only."""
     held = bytearray()
 

@@ -22,7 +22,7 @@ MOST_VALUES = 16
 WINDOW = 1 << 16
 
 
-def plan(files: Mapping[str, bytes], **options: bool) -> Conversion:
+def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
     return convert(

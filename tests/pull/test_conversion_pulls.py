@@ -48,7 +48,7 @@ def headers(files: dict[str, bytes]) -> dict[str, Header]:
     }
 
 
-def converted(files: dict[str, bytes], **options: bool) -> bytes:
+def converted(files: dict[str, bytes], **options: Any) -> bytes:
     """The GGUF that has to come of a repository called `tiny`."""
     weights = {path: header.tensors for path, header in headers(files).items()}
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
