@@ -107,7 +107,8 @@ class Inspection:
             digest = upload.digest[7:19] if upload.digest else "known when it is made"
             table.add_row(Text(upload.path), decimal(upload.size), digest, held)
         console.print(table)
-        quantized = f"; quantization: {plan.quantization}, by Ollama" if plan.quantization else ""
+        by = "Ollama" if plan.finished is None else "the proxy"
+        quantized = f"; quantization: {plan.quantization}, by {by}" if plan.quantization else ""
         console.print(Text(f"{plan.reason}{quantized}"))
         console.print(Text("; ".join(self._sizes(plan))))
         exact = {True: ", exact", False: ", not exact", None: ""}[plan.template_exact]

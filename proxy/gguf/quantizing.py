@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from proxy.gguf.config import CannotConvert
 from proxy.gguf.tensors import BLOCKS, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, in_blocks
 
@@ -49,11 +50,19 @@ def _to_bf16(dtype: str, bits: Array) -> Array:
 
 
 def _to_f16(dtype: str, bits: Array) -> Array:
-    """To the nearest, of two the even; too large is infinite, and all NaN are one."""
+    """To the nearest, of two the even; all NaN are one."""
     floats = _floats(dtype, bits)
-    halves = floats.astype("<f2").view("<u2")
+    halves = _halves(floats).view("<u2")
     odd = np.isnan(floats)
     halves[odd] = halves[odd] & 0x8000 | 0x7E00
+    return halves
+
+
+def _halves(floats: Array) -> Array:
+    """Raises CannotConvert for what would become infinite."""
+    halves: Array = floats.astype("<f2")
+    if not np.array_equal(np.isinf(halves), np.isinf(floats)):
+        raise CannotConvert(f"a number, {np.abs(floats[np.isfinite(floats)]).max():g}, is beyond what F16 can hold")
     return halves
 
 
@@ -68,5 +77,5 @@ def _to_q8_0(dtype: str, bits: Array) -> Array:
     floats[~np.isfinite(scale * factor)] = 0
     floats += np.copysign(_BELOW_HALF, floats)
     blocks = np.empty(len(scale), _Q8_0)
-    blocks["scale"], blocks["numbers"] = scale, floats
+    blocks["scale"], blocks["numbers"] = _halves(scale), floats
     return blocks

@@ -3,16 +3,18 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from proxy.config import ConvertedBy
 from proxy.errors import Refusal
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.conversion import Conversion, Description, convert
+from proxy.gguf.conversion import FILE_TYPES, Conversion, Description, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.special_tokens import TokenizerFiles
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
+from proxy.gguf.transforms import Step, Transform
 from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.modelfile import Brought, Modelfile
 from proxy.planning.plan import Bar, Converter, Finished, Format, Plan, Upload, bar_digest
@@ -59,8 +61,7 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
     Raises NotConvertible for what the proxy does not know, Refusal for what this Ollama cannot make of it.
     """
     repository, headers, modelfile = material.repository, material.headers, material.modelfile
-    by_ollama = _quantizes(material, wanted, capabilities)
-    conversion = _convert(material, capabilities, by_ollama=by_ollama)
+    conversion, by_ollama = _choose(material, wanted, capabilities)
     upload = _upload(material, conversion)
     result = upload.size
     if by_ollama:
@@ -83,27 +84,35 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
     )
 
 
-def _quantizes(material: Material, wanted: str, capabilities: Capabilities) -> bool:
-    """Whether it is Ollama that has to make the matrices what they are to be."""
+def _choose(material: Material, wanted: str, capabilities: Capabilities) -> tuple[Conversion, bool]:
+    """What is written here, and whether Ollama has to quantize it then."""
     source = _source_type(material.headers)
-    if wanted == source:
-        return False
-    where = material.repository.id
-    if source == "BF16" and not capabilities.quantizes_bf16_gguf:
-        raise NotConvertible(f"{where}: {capabilities.ollama} cannot quantize BF16 of a GGUF; pull it as BF16")
-    if wanted in FLOATS or not capabilities.runs_llama_server:
-        return True
+    if wanted in FILE_TYPES:
+        try:
+            return _convert(material, None if wanted == source else wanted), False
+        except NotConvertible:
+            # Ollama takes a GGUF of F32 only where it calls itself F16, and then has nothing to do.
+            if (source, wanted) == ("F32", "F16"):
+                raise
+    if wanted not in FLOATS and capabilities.runs_llama_server:
+        _check_rows(material, source, wanted, capabilities)
+    written = "F16" if source == "BF16" and not capabilities.quantizes_bf16_gguf else None
+    below_0_30 = not capabilities.runs_llama_server
+    return _convert(material, written, for_ollama_quantizer=True, for_ollama_quantizer_below_0_30=below_0_30), True
+
+
+def _check_rows(material: Material, source: str | None, wanted: str, capabilities: Capabilities) -> None:
     for header in material.headers.values():
         for name, tensor in header.tensors.items():
             if len(tensor.shape) > 1 and tensor.shape[-1] % ROW:
                 raise Refusal(
-                    f"{where}: {name} has rows of {tensor.shape[-1]} numbers, which {capabilities.ollama} "
-                    f"cannot quantize to {wanted} (they must be a multiple of {ROW}); pull it as {source or 'F16'}"
+                    f"{material.repository.id}: {name} has rows of {tensor.shape[-1]} numbers, which "
+                    f"{capabilities.ollama} cannot quantize to {wanted} (they must be a multiple of {ROW}); pull it as "
+                    f"{source or 'F16'}"
                 )
-    return True
 
 
-def _convert(material: Material, capabilities: Capabilities, *, by_ollama: bool) -> Conversion:
+def _convert(material: Material, matrices: str | None, **options: bool) -> Conversion:
     repository = material.repository
     description = Description(
         repository.id.rpartition("/")[2],
@@ -117,8 +126,8 @@ def _convert(material: Material, capabilities: Capabilities, *, by_ollama: bool)
             material.contents,
             {path: material.headers[path].tensors for path in paths},
             description,
-            for_ollama_quantizer=by_ollama,
-            for_ollama_quantizer_below_0_30=by_ollama and not capabilities.runs_llama_server,
+            matrices=matrices,
+            **options,
         )
     except GgufError as error:
         raise NotConvertible(f"{repository.id}: {error}") from error
@@ -176,4 +185,18 @@ def _by_file(
 def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made) -> Literal | Range:
     if isinstance(piece, Made):
         return Literal(piece.content)
-    return Range(files[piece.path], piece.start, piece.stop, piece.transform, piece.becomes)
+    transform = piece.transform and partial(_explained, piece.path, piece.transform)
+    return Range(files[piece.path], piece.start, piece.stop, transform, piece.becomes)
+
+
+def _explained(path: str, transform: Transform) -> Step:
+    """Raises Refusal for what only the numbers tell."""
+    step = transform()
+
+    def explained(piece: bytes) -> bytes:
+        try:
+            return step(piece)
+        except GgufError as error:
+            raise Refusal(f"{path}: {error}; pull it as BF16 or F32") from error
+
+    return explained
