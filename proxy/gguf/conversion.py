@@ -34,10 +34,12 @@ _SAMPLING = {
 class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
-    `in_file_order` says whether the pieces go through each file once, from its beginning.
+    `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
+    llama.cpp's name of how a text is cut.
     """
 
     architecture: str
+    pre_tokenizer: str
     header: bytes
     pieces: tuple[Piece | Made, ...]
     in_file_order: bool
@@ -97,7 +99,8 @@ def convert(
         pieces += target.pieces
         if gap := padding(target.info.size):
             pieces.append(Made(bytes(gap)))
-    return Conversion(family.architecture, write_header(metadata, listed), tuple(pieces), in_order)
+    cuts = str(metadata["tokenizer.ggml.pre"].value)
+    return Conversion(family.architecture, cuts, write_header(metadata, listed), tuple(pieces), in_order)
 
 
 def _family(config: Mapping[str, object]) -> Family:

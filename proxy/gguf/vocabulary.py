@@ -230,8 +230,13 @@ def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked
         tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
 
-_PREPENDED = {"type": "Prepend", "prepend": _SPACE}
-_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_UNDERSCORES = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": _SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+    ],
+}
 
 
 def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
@@ -261,17 +266,12 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
 
 
 def _check_normalizer(tokenizer: Mapping[str, Any]) -> None:
-    """llama.cpp puts a space before a text and makes underscores of spaces, which is all that it does."""
+    """llama.cpp puts a space before each text between special tokens, and makes underscores of spaces.
+
+    Metaspace puts none before a text that begins with one (`always`), or only before the whole (`first`).
+    """
     normalizer, pre_tokenizer = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    as_steps = {"type": "Sequence", "normalizers": [_PREPENDED, _REPLACED]}
-    metaspace = (
-        isinstance(pre_tokenizer, dict)
-        and pre_tokenizer.get("type") == "Metaspace"
-        and pre_tokenizer.get("replacement") == _SPACE
-        and pre_tokenizer.get("prepend_scheme", "always") in ("always", "first")
-        and pre_tokenizer.get("split") is False
-    )
-    if not ((normalizer == as_steps and pre_tokenizer is None) or (normalizer is None and metaspace)):
+    if normalizer != _UNDERSCORES or pre_tokenizer is not None:
         raise CannotConvert(
             f"{TOKENIZER} has the normalizer {shown(normalizer)} and the pre-tokenizer {shown(pre_tokenizer)}, "
             f"which are not known for SentencePiece without {SENTENCEPIECE}"

@@ -76,6 +76,12 @@ def plan_conversion(
         )
     except GgufError as error:
         raise NotConvertible(f"{repository.id}: {error}") from error
+    since = capabilities.cuts_from(conversion.architecture, conversion.pre_tokenizer)
+    if capabilities.version < since:
+        raise Refusal(
+            f"{repository.id}: {capabilities.ollama} does not cut texts as this tokenizer does "
+            f"({conversion.pre_tokenizer}); update it to {since} or newer"
+        )
     upload = _upload(repository, files, headers, conversion)
     result = upload.size
     if quantize is not None:
