@@ -36,11 +36,12 @@ _SAMPLING = {
 class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
-    `in_file_order` says whether the pieces go through each file once, from its beginning; `parameters` is how many
-    numbers the tensors have.
+    `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
+    llama.cpp's name of how a text is cut, and `parameters` how many numbers the tensors have.
     """
 
     architecture: str
+    pre_tokenizer: str
     header: bytes
     pieces: tuple[Piece | Made, ...]
     in_file_order: bool
@@ -111,8 +112,14 @@ def convert(
         pieces += target.pieces
         if gap := padding(target.info.size):
             pieces.append(Made(bytes(gap)))
-    parameters = sum(prod(info.shape) for info in listed)
-    return Conversion(family.architecture, write_header(metadata, listed), tuple(pieces), in_order, parameters)
+    return Conversion(
+        family.architecture,
+        str(metadata["tokenizer.ggml.pre"].value),
+        write_header(metadata, listed),
+        tuple(pieces),
+        in_order,
+        parameters=sum(prod(info.shape) for info in listed),
+    )
 
 
 def _family(config: Mapping[str, object]) -> Family:

@@ -5,7 +5,8 @@ structure decides: its steps with every setting that has an effect, and whether 
 merge, which llama.cpp goes by the name too. What is not known is refused: Ollama would cut by its default.
 """
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from proxy.gguf.config import CannotConvert
@@ -32,6 +33,11 @@ def _split(*patterns: str, last: Fingerprint = ()) -> Fingerprint:
     return (*(("Split", pattern, "Isolated", False) for pattern in patterns), *last, ("ByteLevel", False))
 
 
+def _matched(pattern: str) -> list[Fingerprint]:
+    """A pattern that leaves nothing of a text, in both ways of writing that its matches are the parts."""
+    return [_split(pattern), (("Split", pattern, "Removed", True), ("ByteLevel", False))]
+
+
 _CASED_LETTERS = (
     "\\s?[A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
     "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481"
@@ -48,25 +54,29 @@ _CASED_LETTERS = (
 _WORDS = ("ByteLevel", True)
 _DIGITS_ONE_BY_ONE = ("Digits", True)
 
+_ONE_BY_ONE, _THREES = _spelled(r"\p{N}"), _spelled(r"\p{N}{1,3}")
+_QWEN35 = (
+    f"{_CONTRACTIONS}|{_BEFORE}[\\p{{L}}\\p{{M}}]+|\\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TEKKEN = f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}"
+_GPT_4O = (
+    f"{_BEFORE}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    f"|\\p{{N}}{{1,3}}{_CASED_TAIL}"
+)
+_SEED = (
+    f"{_CONTRACTIONS}|[^\r\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{{1}}"
+    "| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+
 KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
-    **{(_split(pattern), True): "llama-bpe" for pattern in _spelled(r"\p{N}{1,3}")},
-    **{(_split(pattern), False): "smaug-bpe" for pattern in _spelled(r"\p{N}{1,3}")},
-    **{(_split(pattern), False): "qwen2" for pattern in _spelled(r"\p{N}")},
-    (
-        _split(
-            f"{_CONTRACTIONS}|{_BEFORE}[\\p{{L}}\\p{{M}}]+|\\p{{N}}"
-            r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-        ),
-        False,
-    ): "qwen35",
-    (_split(f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}"), True): "tekken",
-    (
-        _split(
-            f"{_BEFORE}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
-            f"|\\p{{N}}{{1,3}}{_CASED_TAIL}"
-        ),
-        False,
-    ): "gpt-4o",
+    **{(cut, True): "llama-bpe" for pattern in _THREES for cut in _matched(pattern)},
+    **{(cut, False): "smaug-bpe" for pattern in _THREES for cut in _matched(pattern)},
+    **{(cut, False): "qwen2" for pattern in _ONE_BY_ONE for cut in _matched(pattern)},
+    **{(cut, False): "qwen35" for cut in _matched(_QWEN35)},
+    **{(cut, True): "tekken" for cut in _matched(_TEKKEN)},
+    **{(cut, False): "gpt-4o" for cut in _matched(_GPT_4O)},
+    **{(cut, False): "seed-coder" for cut in _matched(_SEED)},
     (
         _split(
             r"\p{N}{1,3}",
@@ -120,16 +130,39 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
             f"tokenizer.json has a pre-tokenizer that is not known: {shown(steps)}"
             f"{', which takes whole words before merges' if ignores_merges else ''}"
         )
-    if name == "deepseek-llm":
-        _check_digits(model)
+    if (joins := _JOINS.get(name)) and any(map(joins, _vocabulary(model))):
+        raise CannotConvert("tokenizer.json has a pre-tokenizer that cuts at digits, and tokens that join what it cuts")
     return name
 
 
-def _check_digits(model: object) -> None:
-    """DeepSeek's first models cut between digits, llama.cpp around all: it is the same where none were merged."""
+def _vocabulary(model: object) -> Mapping[str, Any]:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    if any(len(text) > 1 and text.isdecimal() for text in vocabulary or ()):
-        raise CannotConvert("tokenizer.json has a pre-tokenizer that cuts between digits, and tokens of several")
+    return vocabulary if isinstance(vocabulary, dict) else {}
+
+
+_PRINTED = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTED)
+_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + at): byte for at, byte in enumerate(_OTHERS)}
+"""By the character that stands for each in byte-level BPE."""
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+def _joins_digits(token: str) -> bool:
+    text = bytes(_BYTES[part] for part in token if part in _BYTES).decode(errors="replace")
+    return len(text) > 1 and {unicodedata.category(part)[0] for part in text if part != _UNFINISHED} == {"N"}
+
+
+def _joins_digits_to_others(token: str) -> bool:
+    return any(map(str.isnumeric, token)) and not token.isnumeric()
+
+
+_JOINS: Mapping[str, Callable[[str], bool]] = {
+    "deepseek-llm": _joins_digits,
+    "falcon": _joins_digits_to_others,
+}
+"""Tokens that llama.cpp makes and these never do. DeepSeek's first models cut between digits, llama.cpp around all;
+Falcon cuts around digits, and takes for one what stands for a byte and looks like it (`\u00bc`), llama.cpp does not.
+"""
 
 
 def _check_normalizer(normalizer: object) -> None:

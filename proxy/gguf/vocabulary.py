@@ -27,7 +27,6 @@ from proxy.gguf.tensors import shown
 _ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "\u2581"
-_BEGIN_BY_DEFAULT = ("llama-bpe", "tekken")
 
 
 def write_vocabulary(
@@ -58,9 +57,9 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         yield from tokens.pairs("gpt2", pre)
         yield "merges", Field.strings(_merges(_model(files.tokenizer)))
         specials = dict(write_specials(family, config, files, len(tokens), strict=True))
-        if pre in _BEGIN_BY_DEFAULT:
-            # llama.cpp lets a text begin with a token of its own where nothing is said; transformers does not.
-            specials.setdefault("add_bos_token", Field.boolean(False))
+        # Where nothing is said, llama.cpp lets a text of llama-bpe or tekken begin with a token of its own, and
+        # Ollama's engine a text of any kind (v0.24: qwen3); transformers does not.
+        specials.setdefault("add_bos_token", Field.boolean(False))
         yield from specials.items()
     else:
         wanted = " or ".join({"bpe": TOKENIZER, "sentencepiece": SENTENCEPIECE}[kind] for kind in family.tokenizers)
@@ -96,6 +95,11 @@ class _Tokens:
             self.scores[number] = score
 
     def pairs(self, model: str, pre: str) -> Pairs:
+        seen: set[str] = set()
+        for text in self.texts:
+            if text in seen:  # llama.cpp aborts: with Ollama before 0.30, the whole server
+                raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
+            seen.add(text)
         yield "model", Field.string(model)
         yield "pre", Field.string(pre)
         yield "tokens", Field.strings(self.texts)
@@ -226,8 +230,13 @@ def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked
         tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
 
-_PREPENDED = {"type": "Prepend", "prepend": _SPACE}
-_REPLACED = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_UNDERSCORES = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": _SPACE},
+        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+    ],
+}
 
 
 def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
@@ -257,17 +266,12 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
 
 
 def _check_normalizer(tokenizer: Mapping[str, Any]) -> None:
-    """llama.cpp puts a space before a text and makes underscores of spaces, which is all that it does."""
+    """llama.cpp puts a space before each text between special tokens, and makes underscores of spaces.
+
+    Metaspace puts none before a text that begins with one (`always`), or only before the whole (`first`).
+    """
     normalizer, pre_tokenizer = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    as_steps = {"type": "Sequence", "normalizers": [_PREPENDED, _REPLACED]}
-    metaspace = (
-        isinstance(pre_tokenizer, dict)
-        and pre_tokenizer.get("type") == "Metaspace"
-        and pre_tokenizer.get("replacement") == _SPACE
-        and pre_tokenizer.get("prepend_scheme", "always") in ("always", "first")
-        and pre_tokenizer.get("split") is False
-    )
-    if not ((normalizer == as_steps and pre_tokenizer is None) or (normalizer is None and metaspace)):
+    if normalizer != _UNDERSCORES or pre_tokenizer is not None:
         raise CannotConvert(
             f"{TOKENIZER} has the normalizer {shown(normalizer)} and the pre-tokenizer {shown(pre_tokenizer)}, "
             f"which are not known for SentencePiece without {SENTENCEPIECE}"

@@ -47,6 +47,15 @@ RUNS: Mapping[str, Version] = {
     "seed_oss": Version(0, 12, 4),
     "smollm3": Version(0, 11, 5),
 }
+# Read from llama-vocab.cpp at every release; before, Ollama cuts by its default and says nothing.
+CUTS: Mapping[str, Version] = {
+    "gpt-4o": Version(0, 5, 13),
+    "qwen35": LLAMA_SERVER,
+    "seed-coder": Version(0, 7, 0),
+}
+OWN_ENGINE = Version(0, 12, 0)
+"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
+CUTS_AS_QWEN2 = ("qwen3", "qwen3moe")
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
 CONVERTS: Mapping[str, Version] = {
     "BertModel": Version(0, 5, 5),
@@ -122,6 +131,12 @@ class Capabilities:
     def runs(self, architecture: str) -> bool:
         """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
         return self.version >= RUNS.get(architecture, OLDEST)
+
+    def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
+        """The version to have for texts to be cut as llama.cpp does it by this name."""
+        if architecture in CUTS_AS_QWEN2 and pre_tokenizer != "qwen2" and self.version >= OWN_ENGINE:
+            return LLAMA_SERVER
+        return CUTS.get(pre_tokenizer, OLDEST)
 
     @property
     def takes_fp8(self) -> bool:

@@ -62,6 +62,12 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
     """
     repository, headers, modelfile = material.repository, material.headers, material.modelfile
     conversion, by_ollama = _choose(material, wanted, capabilities)
+    since = capabilities.cuts_from(conversion.architecture, conversion.pre_tokenizer)
+    if capabilities.version < since:
+        raise Refusal(
+            f"{repository.id}: {capabilities.ollama} does not cut texts as this tokenizer does "
+            f"({conversion.pre_tokenizer}); update it to {since} or newer"
+        )
     upload = _upload(material, conversion)
     result = upload.size
     if by_ollama:

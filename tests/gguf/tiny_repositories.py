@@ -98,7 +98,7 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _added(text: str, number: int, *, special: bool = True) -> dict[str, Any]:
+def added_token(text: str, number: int, *, special: bool = True) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {"id": number, "content": text, **flags, "special": special}
 
@@ -127,7 +127,7 @@ def byte_pairs(
     merges = list(_merges(words, 200))
     vocabulary = {text: number for number, text in enumerate([*alphabet, *(a + b for a, b in merges)])}
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", *more]
-    added = [_added(text, len(vocabulary) + at, special=text != "<think>") for at, text in enumerate(specials)]
+    added = [added_token(text, len(vocabulary) + at, special=text != "<think>") for at, text in enumerate(specials)]
     ids = {token["content"]: token["id"] for token in added}
     begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
     sequences: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": at}} for at, name in enumerate("AB")]
@@ -193,8 +193,8 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     )
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x20\x00")
     vocabulary = {text: number for number, (text, _, _) in enumerate(pieces)}
-    tokens = [_added(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
-    tokens += [_added(text, len(pieces) + at) for at, text in enumerate(("[INST]", "[/INST]") if added else ())]
+    tokens = [added_token(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
+    tokens += [added_token(text, len(pieces) + at) for at, text in enumerate(("[INST]", "[/INST]") if added else ())]
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     tokenizer = {
         "version": "1.0",
@@ -264,8 +264,8 @@ def _odd_byte_pairs() -> Tokenizer:
         tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
         first = tokenizer["added_tokens"][-1]["id"] + 1
         tokenizer["added_tokens"] += [
-            _added("<|tool|>", first, special=False),
-            _added(f"{SPACE}spaced{SPACE}", first + 1, special=False),
+            added_token("<|tool|>", first, special=False),
+            added_token(f"{SPACE}spaced{SPACE}", first + 1, special=False),
         ]
         tokenizer["normalizer"] = {"type": "NFC"}
         config["additional_special_tokens"] = ["<|im_start|>", "the"]

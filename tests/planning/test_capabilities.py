@@ -81,6 +81,26 @@ def test_an_architecture_is_converted_by_the_releases_that_have_it(architecture:
     assert capabilities_of(first).converts(architecture)
 
 
+@pytest.mark.parametrize(
+    ("version", "architecture", "pre_tokenizer", "since"),
+    [
+        ("0.5.12", "phi3", "gpt-4o", "0.5.13"),
+        ("0.6.8", "llama", "seed-coder", "0.7.0"),
+        ("0.24.0", "qwen2", "qwen35", "0.30.0"),
+        ("0.24.0", "llama", "llama-bpe", "0.5.5"),
+        ("0.11.11", "qwen3", "llama-bpe", "0.5.5"),
+        ("0.12.0", "qwen3", "llama-bpe", "0.30.0"),
+        ("0.24.0", "qwen3moe", "default", "0.30.0"),
+        ("0.24.0", "qwen3", "qwen2", "0.5.5"),
+        ("0.33.0", "qwen3", "llama-bpe", "0.30.0"),
+    ],
+)
+def test_which_release_cuts_texts_as_a_tokenizer(
+    version: str, architecture: str, pre_tokenizer: str, since: str
+) -> None:
+    assert str(capabilities_of(version).cuts_from(architecture, pre_tokenizer)) == since
+
+
 def test_the_newest_converts_all_that_is_listed_and_nothing_else() -> None:
     newest = capabilities_of("0.33.0")
     assert all(newest.converts(architecture) for architecture in CONVERTS)

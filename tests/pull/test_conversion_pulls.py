@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,7 @@ from proxy.inspection import inspect
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.conversion_plan import FILE
 from proxy.planning.safetensors import Header, header_size, read_header
-from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories import REPOSITORIES, byte_pairs
 from tests.gguf.writing import write
 from tests.support import Client, digest_of, fetched, settings
 from tests.tiny_models import tiny_bert
@@ -143,6 +144,22 @@ async def test_what_the_proxy_does_not_know_is_refused_before_a_weight_byte(
     assert "look for a GGUF of the same model" in lines[-1]["error"]
     assert not fetched(hub)
     assert not [request for request in ollama.requests if request.method == "POST"]
+
+
+@pytest.mark.parametrize(("version", "taken"), [("0.24.0", False), ("0.30.0", True)])
+async def test_an_ollama_that_cuts_texts_otherwise_gets_no_model(
+    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, taken: bool
+) -> None:
+    ollama.version = version
+    hub.add("acme/tiny", replace(REPOSITORIES["qwen3"], tokenizer=lambda: byte_pairs("smollm")).files())
+    lines = await client.pull(f"{NAME}:bf16")
+    if taken:
+        assert lines[-1] == {"status": "success"}
+        return
+    assert lines[-1]["error"] == (
+        "acme/tiny: Ollama 0.24.0 does not cut texts as this tokenizer does (smollm); update it to 0.30.0 or newer"
+    )
+    assert not fetched(hub)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,282 @@
+"""Tokenizers whose tokens show how a text is cut, nasty texts to cut, and where llama.cpp cuts otherwise."""
+
+# ruff: noqa: RUF001 - the texts are odd on purpose
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as Judge
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+
+from proxy.gguf import pretokenizers
+from proxy.gguf.pretokenizers import KNOWN, Fingerprint
+from proxy.gguf.sentencepiece import Kind, Piece, write_pieces
+from tests.gguf.tiny_repositories import (
+    HIDDEN,
+    REPOSITORIES,
+    SPACE,
+    Tokenizer,
+    Weights,
+    added_token,
+    byte_characters,
+    byte_pairs,
+    changed,
+    sentence_pieces,
+)
+
+Cut = tuple[Fingerprint, bool]
+SEPARATOR = "<|next|>"
+TAUGHT = (
+    "the quick brown fox jumps over the lazy dog",
+    "I'm you've he'd she'll we're it's don't 'tis",
+    "I'M YOU'VE HE'D SHE'LL WE'RE IT'S DON'T 'Sblood",
+    "we\u2019re can\u2019t \u2018quoted\u2019 rock'n'roll O'Neill ''' 's'",
+    "camelCaseHTTPServer XMLHttpRequest iPhone IOError aB Ab AB ABc abC",
+    "na\u00efve caf\u00e9 \u00c5ngstr\u00f6m stra\u00dfe \u0130stanbul \u01c5 \u017fet \u1e9e",
+    "e\u0301 n\u0303a A\u030a o\u0308\u0301x",
+    "1 12 123 1234 12345 123456 1234567 12345678 123456789 1234567890",
+    "a1b22c333d4444 x86_64 v1.2.3 3.14159 1,000,000.00 1e10 0xFF 50% $100 #1",
+    "2024-01-31T12:34:56Z 192.168.0.1 +49(30)123456",
+    "\u0661\u0662\u0663\u0664 \u0967\u0968\u0969 \uff11\uff12\uff13 \u00bd\u00b2\u2460\u2167 x\u00b2+y\u2083",
+    "  two   spaces    four     five",
+    "\ttab\t\ttabs \t mixed \t",
+    "line\nline\n\nline\n\n\n line\n  indented\n\n    more",
+    "cr\r\nlf\r\n\r\n  end\rold\r\r",
+    "trailing space ",
+    "trailing spaces   ",
+    "trailing newline\n",
+    "trailing both \n ",
+    " leading",
+    "   ",
+    "\n",
+    " \n \n ",
+    "\t \n",
+    "no\u00a0break thin\u2009thin em\u2003\u2003em ideo\u3000graphic \u202fnarrow \u205f\u1680",
+    "next\u0085line vertical\x0btab form\x0cfeed sep\x1c\x1d\x1e\x1f para\u2028\u2029end",
+    "zero\u200bwidth joi\u200dner non\u200cjoiner \ufeffbom soft\u00adhyphen \u2060word",
+    "日本語のテキスト、ひらがなとカタカナ。ｶﾞｶﾞ 々〇ー",
+    "你好，世界！今天是2024年1月31日。《书》“引”——\U00020000\u9fff\u3400",
+    "한국어 문장입니다. \u1112\u1161\u11ab ㄱㅏ 힣\ud7b0",
+    "العربية مَرْحَبًا، كيف؟ ۱۲۳۔ فارسی",
+    "עברית שָׁלוֹם ועולם־מלא",
+    "ภาษาไทยน้ำใหญ่ และที่นี่ ๑๒๓",
+    "हिन्दी क्षेत्र नमस्ते। বাংলা தமிழ் తెలుగు",
+    "Привет, мир! СССР ёжИкИ українська Ελληνικά ΟΔΟΣ Հայերեն ქართულ",
+    "Tiếng Việt Ứng dụng ἄνθρωπος አማርኛ བོད་ မြန်မာ",
+    "🚀🙂\u200d↔\ufe0f 👩\u200d👩\u200d👧 👍🏽🏳\ufe0f\u200d🌈 🇩🇪1\ufe0f\u20e3 x😀y",
+    "∀x∈ℝ: ∑ᵢ √x² ≤ ∫εdx ≠ ∞ → ±×÷ 𝔘𝔫𝔦 \u210f\u2102 aₐ",
+    "©®™ €£¥₿ §¶† █░│ …—– «»„“ °ªº \u02bc\u02c6 \ufb01\ufb02 \ue000\ufffd",
+    "def f(x, *args, **kw):\n    return {'a': [1, 2], \"b\": x**2}  # ok\n",
+    "if (a&&b||!c) { i++; p->q = a[i]>>2 ^ ~mask; } // c++ != c#\n\t}\r\n",
+    '<div class="a">&amp;</div>\n/* multi\n * line\n */ $HOME/.cache \\n \\u00e9 C:\\dir',
+    "https://example.com/a/b?c=d&e=%20f#g user@host.org //path/ /etc/",
+    "SELECT * FROM t WHERE a='b' AND c<>'d''e';--x\n",
+    "... !!! ?!? ,,, ;: --- ___ *** ### ~~~ ``` === +++ ((([[[{{{}}}]]])))",
+    "(hello) [world] {x} <y> \"z\" 'w' `v` a|b a/b a\\b a-b a_b a.b a,b a:b a;b!",
+    "-word .word $word @word #word /word ~word ^word =word +word |word (word 'word \u00bfword —word",
+    " .  ,   ! \n. \n\n! .\n\n.\r\n! /\n//\n",
+    f"{SPACE}under{SPACE} _x_ Ġgpt Ċ [PAD1] <0x0A> <unk>",
+)
+"""All that any known pre-tokenizer makes of these is a token: another cut is another token."""
+TEXTS = (
+    *TAUGHT,
+    "<|im_start|>user\nhi<|im_end|>\n<think> yes </think>",
+    "a <think>b<think> c<|im_end|> <|im_endx|> <|im",
+    "jumping foxes' dogs overquick thelazy IT'SA 99 8765 2025-12-30 nonsense'll",
+    "日本語世界 миру 한국문장 مرحبا 🚀🚀 {{x}} ==> !=\n\n\n\t\tfoo",
+)
+NEVER_MERGED = ("Ġoverquick", "jumping")
+"""Tokens that only who takes a whole word before any merge makes of the texts."""
+
+_MARKS = "llama.cpp takes marks for no part of a word"
+_CASE = "llama.cpp knows upper and lower case in ASCII alone"
+_TILDE = "llama.cpp takes ~ for no symbol"
+_SPACES = "llama.cpp takes all of Unicode's spaces for one, which is not in a range with CJK"
+_LAST_SPACE = "Ollama's engine leaves another one of several spaces to the word behind them"
+_WHOLE = "Ollama's engine takes a whole word before any merge"
+_NFC = "neither llama.cpp nor Ollama composes characters"
+
+
+def _of(*beginnings: str) -> list[str]:
+    return [next(text for text in TEXTS if text.startswith(beginning)) for beginning in beginnings]
+
+
+_CASED = {
+    **dict.fromkeys(_of("e\u0301", "العربية", "עברית", "ภาษาไทย", "हिन्दी", "Tiếng"), _MARKS),
+    **dict.fromkeys(_of("Привет", "∀x"), _CASE),
+}
+_DEEPSEEK = dict.fromkeys(_of("no\u00a0break", "next\u0085line"), _SPACES)
+DEVIATIONS: Mapping[str, Mapping[str, str]] = {
+    "tekken": _CASED,
+    "gpt-4o": _CASED,
+    "deepseek-v3": dict.fromkeys(_of("if (", "...", "-word"), _TILDE),
+    "deepseek-llm": _DEEPSEEK,
+    "deepseek-coder": _DEEPSEEK,
+}
+"""By a pre-tokenizer's name the texts that llama.cpp, the same in v0.24 and v0.33, cuts otherwise, and why."""
+OF_THE_ENGINE = {
+    **dict.fromkeys(_of("no\u00a0break", "next\u0085line"), _LAST_SPACE),
+    **dict.fromkeys(_of("jumping"), _WHOLE),
+}
+"""The same of Ollama's own engine, before 0.30."""
+UNCOMPOSED = dict.fromkeys(_of("e\u0301", "한국어"), _NFC)
+"""Where tokenizer.json has the normalizer NFC."""
+
+
+def pre_tokenizer(steps: Fingerprint) -> dict[str, Any]:
+    """A fingerprint as tokenizer.json has it."""
+    return {"type": "Sequence", "pretokenizers": [_step(step) for step in steps if isinstance(step, tuple)]}
+
+
+def _step(step: tuple[Any, ...]) -> dict[str, Any]:
+    match step:
+        case "Split", pattern, behavior, invert:
+            return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
+        case "Punctuation", behavior:
+            return {"type": "Punctuation", "behavior": behavior}
+        case "Digits", one_by_one:
+            return {"type": "Digits", "individual_digits": one_by_one}
+        case "ByteLevel", words:
+            return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": words}
+    raise AssertionError(step)
+
+
+def judge(tokenizer: Tokenizer) -> Judge:
+    return Judge.from_str(tokenizer.files["tokenizer.json"].decode())
+
+
+@cache
+def _parts() -> list[str]:
+    """What the known ones cut the texts into, in byte-level characters."""
+    found: set[str] = set()
+    for steps, _ in KNOWN:
+        cutter = judge(changed(byte_pairs("gpt-2"), partial(_set_cut, (steps, False))))
+        assert cutter.pre_tokenizer is not None
+        for text in TAUGHT:
+            found.update(part for part, _ in cutter.pre_tokenizer.pre_tokenize_str(text))
+    return sorted(found)
+
+
+def _set_cut(cut: Cut, files: Mapping[str, dict[str, Any]]) -> None:
+    files["tokenizer.json"]["pre_tokenizer"] = pre_tokenizer(cut[0])
+    files["tokenizer.json"]["model"]["ignore_merges"] = cut[1]
+
+
+def _learned(words: Sequence[str], alphabet: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
+    """Characters and merges that make one token of each word."""
+    learner = Judge(BPE())
+    trainer = BpeTrainer(vocab_size=20_000, min_frequency=1, show_progress=False, initial_alphabet=list(alphabet))
+    learner.train_from_iterator(words, trainer)
+    merges = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
+    made = {left + right for left, right in merges}
+    return sorted(token for token in learner.get_vocab() if token not in made), merges
+
+
+def _without(merges: Sequence[tuple[str, str]], known: set[str], name: str) -> Iterator[tuple[str, str]]:
+    """Those that a pre-tokenizer's tokens may come of."""
+    never: Callable[[str], bool] = pretokenizers._JOINS.get(name, lambda _: False)
+    for left, right in merges:
+        if left in known and right in known and not never(left + right):
+            known.add(left + right)
+            yield left, right
+
+
+@cache
+def showing(cut: Cut, name: str, *, composes: bool = False) -> Tokenizer:
+    """A byte-level BPE that is cut in this way, with the tokens that the one of this name may have.
+
+    `composes` has NFC before all, as Qwen's have.
+    """
+    _, learned = _learned(_parts(), byte_characters())
+    merges = list(_without(learned, set(byte_characters()), name))
+    texts = [*byte_characters(), *dict.fromkeys(left + right for left, right in merges), *NEVER_MERGED]
+    vocabulary = {text: number for number, text in enumerate(texts)}
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer = files["tokenizer.json"]
+        _set_cut(cut, files)
+        tokenizer["normalizer"] = {"type": "NFC"} if composes else None
+        tokenizer["model"].update(vocab=vocabulary, merges=[list(merge) for merge in merges])
+        _renumber(files, [token["content"] for token in tokenizer["added_tokens"]], len(vocabulary))
+
+    made = changed(byte_pairs("gpt-2", more=(SEPARATOR,)), change)
+    added = json.loads(made.files["tokenizer.json"])["added_tokens"]
+    numbers = {token["content"]: token["id"] for token in added}
+    specials = {"bos": numbers["<|endoftext|>"], "eos": numbers["<|im_end|>"], "pad": numbers["<|endoftext|>"]}
+    return Tokenizer(made.files, len(vocabulary) + len(added) + 2, specials)
+
+
+def _renumber(files: Mapping[str, dict[str, Any]], contents: Sequence[str], first: int) -> None:
+    added = [added_token(text, first + at, special=text != "<think>") for at, text in enumerate(contents)]
+    files["tokenizer.json"]["added_tokens"] = added
+    _set_decoder(files, added)
+
+
+def _set_decoder(files: Mapping[str, dict[str, Any]], added: Sequence[Mapping[str, Any]]) -> None:
+    config = files["tokenizer_config.json"]
+    config["added_tokens_decoder"] = {
+        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+    }
+    config.pop("chat_template", None)
+
+
+@cache
+def showing_pieces(*, model: bool) -> Tokenizer:
+    """A SentencePiece BPE of the words of the same texts, without some letters that become bytes."""
+    words = sorted({SPACE + word for text in TAUGHT for word in text.split(" ")} | {SPACE * 2, SPACE * 4})
+    characters, learned = _learned(words)
+    known = {text for text in characters if text not in "Å∀ไ한😀"}
+    merges = list(_without(learned, set(known), ""))
+    pieces = [Piece("<unk>", Kind.UNKNOWN), Piece("<s>", Kind.CONTROL), Piece("</s>", Kind.CONTROL)]
+    pieces += [Piece(f"<0x{byte:02X}>", Kind.BYTE) for byte in range(256)]
+    made = dict.fromkeys([*(left + right for left, right in merges), *sorted(known)])
+    pieces += [Piece(text, Kind.NORMAL, -float(rank)) for rank, text in enumerate(made)]
+    vocabulary = {piece.text: number for number, piece in enumerate(pieces)}
+    trained = b"\x12\x02\x18\x02"  # trainer_spec.model_type = BPE
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer = files["tokenizer.json"]
+        tokenizer["model"].update(vocab=vocabulary, merges=[list(merge) for merge in merges])
+        added = [added_token(text, at) for at, text in enumerate(("<unk>", "<s>", "</s>"))]
+        more = ("[INST]", "<think>", SEPARATOR)
+        added += [added_token(text, len(pieces) + at, special=text != "<think>") for at, text in enumerate(more)]
+        tokenizer["added_tokens"] = added
+        _set_decoder(files, added)
+
+    files = dict(changed(sentence_pieces(model=False), change).files)
+    if model:
+        files["tokenizer.model"] = write_pieces(pieces) + trained
+    return Tokenizer(files, len(pieces) + 3, {"bos": 1, "eos": 2})
+
+
+def ending(name: str, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """A family's tiny repository that has this tokenizer, and ends each text at once."""
+    tiny = REPOSITORIES[name]
+    pattern = np.where(np.arange(HIDDEN) % 2, 1, -1).astype(np.float32)
+
+    def weights(made: Weights) -> None:
+        tiny.weights(made)
+        for path, tensor in made.tensors.items():
+            if tensor.ndim > 1:
+                made.tensors[path] = np.zeros_like(tensor)
+        made.tensors["model.embed_tokens.weight"] += pattern
+        made.tensors["lm_head.weight"][tokenizer.specials["eos"]] = pattern
+
+    change = {**tiny.change, "tie_word_embeddings": False, "num_hidden_layers": 1}
+    return replace(tiny, tokenizer=lambda: tokenizer, weights=weights, change=change, dtype="F16").files()
+
+
+def separated(numbers: Sequence[int], separator: int) -> list[list[int]]:
+    """The tokens of each text."""
+    found: list[list[int]] = [[]]
+    for number in numbers:
+        if number == separator:
+            found.append([])
+        else:
+            found[-1].append(number)
+    return found

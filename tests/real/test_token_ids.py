@@ -1,0 +1,106 @@
+"""Texts become the tokens that the `tokenizers` package makes of them, as the real Ollama shows in `context`."""
+
+from typing import NamedTuple
+
+import orjson
+import pytest
+
+from proxy.demo.hub import StandInHub
+from proxy.gguf.pretokenizers import KNOWN
+from tests.gguf.cuts import (
+    DEVIATIONS,
+    OF_THE_ENGINE,
+    SEPARATOR,
+    TEXTS,
+    UNCOMPOSED,
+    ending,
+    judge,
+    separated,
+    showing,
+    showing_pieces,
+)
+from tests.gguf.tiny_repositories import Tokenizer
+from tests.real_ollama import RealOllama
+from tests.support import Client
+
+pytestmark = pytest.mark.timeout(300)
+
+BY_NAME = {name: cut for cut, name in KNOWN.items()}
+"""One way of writing each: the others are the same to llama.cpp, which sees the name alone."""
+SINCE = {"qwen35": (0, 30)}
+CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")
+CONTEXT = 2048
+
+
+class Difference(NamedTuple):
+    """A text's tokens."""
+
+    transformers: list[int]
+    ollama: list[int]
+
+
+async def pulled(client: Client, hub: StandInHub, family: str, tokenizer: Tokenizer, model: str) -> str | None:
+    """The error, if any. Each has a name of its own: under the same, Ollama goes on a while with what it has loaded."""
+    hub.add(f"acme/{model}", ending(family, tokenizer))
+    lines = await client.pull(f"hf.co/acme/{model}:f16")
+    error = lines[-1].get("error")
+    return None if error is None else str(error)
+
+
+async def differences(
+    client: Client, model: str, tokenizer: Tokenizer, texts: tuple[str, ...], *, begins: bool = False
+) -> dict[str, Difference]:
+    """By text. All are asked about at once, with a special token between them: each is cut as if it stood alone."""
+    body = {
+        "model": f"hf.co/acme/{model}:f16",
+        "prompt": SEPARATOR.join(texts),
+        "stream": False,
+        "keep_alive": 0,
+        "options": {"num_predict": 1, "num_ctx": CONTEXT, "temperature": 0},
+    }
+    status, content = await client.post("/api/generate", body)
+    assert status == 200, content
+    answer = orjson.loads(content)
+    assert answer["response"] == ""  # `context` has the tokens of the answer too
+    assert len(answer["context"]) + begins == answer["prompt_eval_count"] < CONTEXT
+    theirs = judge(tokenizer)
+    separator = theirs.token_to_id(SEPARATOR)
+    assert separator is not None
+    expected = separated(theirs.encode(body["prompt"], add_special_tokens=False).ids, separator)
+    return {
+        text: Difference(hugging_face, ollama)
+        for text, hugging_face, ollama in zip(texts, expected, separated(answer["context"], separator), strict=True)
+        if hugging_face != ollama
+    }
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+async def test_texts_are_cut_as_the_pre_tokenizer_cuts_them(
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str
+) -> None:
+    tokenizer = showing(BY_NAME[name], name)
+    error = await pulled(real_client, hub, "mistral", tokenizer, name)
+    if real_ollama.version < SINCE.get(name, (0, 0)):
+        assert f"does not cut texts as this tokenizer does ({name})" in str(error)
+        return
+    assert error is None
+    found = await differences(real_client, name, tokenizer, TEXTS)
+    assert found.keys() == DEVIATIONS.get(name, {}).keys(), found
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3moe"])
+async def test_what_ollamas_own_engine_ran_is_cut_as_qwens_tokenizer_cuts(
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, family: str
+) -> None:
+    tokenizer = showing(BY_NAME["qwen2"], "qwen2", composes=True)
+    assert await pulled(real_client, hub, family, tokenizer, family) is None
+    found = await differences(real_client, family, tokenizer, TEXTS)
+    by_the_engine = OF_THE_ENGINE.keys() if real_ollama.version < (0, 30) else set()
+    assert found.keys() == UNCOMPOSED.keys() | by_the_engine, found
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+async def test_texts_become_the_pieces_of_sentencepiece(real_client: Client, hub: StandInHub, name: str) -> None:
+    tokenizer = showing_pieces(model=name == "tokenizer.model")
+    assert await pulled(real_client, hub, "mistral", tokenizer, name) is None
+    assert not await differences(real_client, name, tokenizer, (*TEXTS, *CHAT), begins=True)
