@@ -13,7 +13,8 @@ from proxy.gguf.special_tokens import TokenizerFiles
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.planning.capabilities import ROW, Capabilities
-from proxy.planning.modelfile import Brought, Modelfile
+from proxy.planning.card import read_card
+from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import FLOATS, Header
@@ -62,6 +63,7 @@ def plan_conversion(
         _check_quantization(repository, headers, source, quantize, capabilities)
     description = Description(
         repository.id.rpartition("/")[2],
+        read_card(contents.get(README, b"")),
         chat_template=_chat_template(modelfile, brought),
         generation=brought.generation,
     )

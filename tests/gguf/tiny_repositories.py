@@ -341,7 +341,8 @@ class Tiny:
     shards: int = 1
     drop: tuple[str, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.6})
-    license: str | None = None
+    card: str | None = None
+    """The front matter of README.md."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -376,8 +377,8 @@ class Tiny:
             **self.tokenizer().files,
             "generation_config.json": dump(self.generation),
         }
-        if self.license:
-            files["README.md"] = f"---\nlicense: {self.license}\n---\n# A tiny model\n".encode()
+        if self.card:
+            files["README.md"] = f"---\n{self.card}---\n# A tiny model\n".encode()
         if self.shards == 1:
             return files | {"model.safetensors": safetensors(weights.tensors, self.dtype)}
         index: dict[str, str] = {}
@@ -1051,7 +1052,7 @@ REPOSITORIES: dict[str, Tiny] = {
         _odd_byte_pairs,
         {**TIED, "eos_token_id": [458, 460]},
         generation=SAMPLING,
-        license="apache-2.0",
+        card="license: other\nlicense_name: mine\ntags:\n- tiny\nlanguage: en\nbase_model:\n- acme/Large-v2\n",
     ),
     "qwen2moe": Tiny(
         "Qwen2MoeForCausalLM",

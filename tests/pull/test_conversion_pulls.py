@@ -14,6 +14,7 @@ from proxy.gguf.conversion import Description, convert
 from proxy.gguf.families import FAMILIES
 from proxy.inspection import inspect
 from proxy.planning.capabilities import capabilities_of
+from proxy.planning.card import read_card
 from proxy.planning.conversion_plan import FILE
 from proxy.planning.safetensors import Header, header_size, read_header
 from tests.gguf.tiny_repositories import REPOSITORIES
@@ -45,7 +46,7 @@ def converted(files: dict[str, bytes], **options: bool) -> bytes:
     weights = {path: header.tensors for path, header in headers(files).items()}
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
-    description = Description("tiny", chat_template=template, generation=generation)
+    description = Description("tiny", read_card(files.get("README.md", b"")), template, generation)
     return write(convert(json.loads(files["config.json"]), files, weights, description, **options), files)
 
 
@@ -74,6 +75,18 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     assert "quantize" not in body
     assert ollama.blobs[digest_of(expected)] == len(expected)
     assert not any("converting" in line["status"] for line in lines)
+
+
+async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = REPOSITORIES["qwen3"].files()
+    card = b"---\nlicense: mit\ntags:\n- small\n---\n"
+    hub.add("acme/tiny", files | {"README.md": card, "LICENSE": b"MIT License"})
+    assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
+    expected = converted(files | {"README.md": card})
+    assert created(ollama)["files"] == {FILE: digest_of(expected)}
+    assert expected != converted(files)
 
 
 @pytest.mark.parametrize(
