@@ -6,7 +6,7 @@ from math import prod
 from typing import Protocol
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Raised, Rule, Split, Stacked, Turned
+from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Parted, Raised, Rule, Split, Stacked, Turned
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened
@@ -176,6 +176,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
         case Grouped(name):
             pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
+        case Parted():
+            return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
             return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
         case Stacked():
@@ -247,6 +249,20 @@ def _grouped(place: _Place, groups: int, heads: int) -> Iterator[Piece]:
         for group in range(groups):
             start = group * (each + 2)
             yield place.piece((start + first) * size, (start + last) * size)
+
+
+def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:
+    groups, heads = rule.groups(config), rule.heads(config)
+    pieces = list(_grouped(place, groups, heads))
+    size = place.rows // (heads + 2 * groups)
+    made = []
+    for at, (name, count, turned) in enumerate(
+        ((rule.query, heads, size), (rule.key, groups, size), (rule.value, groups, None))
+    ):
+        shape = (count * size, *place.source.shape[1:])
+        share = pieces[at * groups : (at + 1) * groups]
+        made.append(_target(name.format(*numbers) + suffix, shape, place, share, turned))
+    return made
 
 
 def _absorbed(config: Config, place: _Place, key: str, value: str) -> list[Target]:

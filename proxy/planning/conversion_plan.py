@@ -9,9 +9,9 @@ from proxy.errors import Refusal
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.special_tokens import TokenizerFiles
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
+from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.modelfile import README, Brought, Modelfile

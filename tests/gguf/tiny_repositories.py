@@ -9,7 +9,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -187,10 +187,7 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
     pieces += [(a + b, -float(rank), 1) for rank, (a, b) in enumerate(merges)]
     pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
-    content = b"".join(
-        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
-        for text, score, kind in pieces
-    )
+    content = b"".join(_piece(*piece) for piece in pieces)
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x20\x00")
     vocabulary = {text: number for number, (text, _, _) in enumerate(pieces)}
     tokens = [_added(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
@@ -312,6 +309,28 @@ def _odd_pieces() -> Tokenizer:
         config["add_eos_token"] = True
 
     return changed(sentence_pieces(), change, rows=8)
+
+
+def _internlm2_pieces() -> Tokenizer:
+    """The pieces have room for the added tokens, as InternLM's do, and no space comes before a text."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        last = max(files["tokenizer.json"]["model"]["vocab"].values())
+        files["tokenizer.json"]["added_tokens"].append(_added("<|plugin|>", last + 2, special=False))
+        files["tokenizer_config.json"]["added_tokens_decoder"] |= {
+            str(last + 1): {"content": "<|im_end|>", "special": True},
+        }
+
+    base = sentence_pieces()
+    more = changed(base, change, rows=4)
+    pieces = [*(f"[UNUSED_TOKEN_{number}]" for number in range(3)), "\0"]
+    content = b"".join(_piece(text, -500.0, 1) for text in pieces)
+    normalizer = _field(3, _field(1, b"identity") + b"\x18\x00")
+    return replace(more, files={**more.files, "tokenizer.model": base.files["tokenizer.model"] + content + normalizer})
+
+
+def _piece(text: str, score: float, kind: int) -> bytes:
+    return _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -710,6 +729,19 @@ def _exaone(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.c_proj", HIDDEN, FEED_FORWARD)
 
 
+def _internlm2(weights: Weights) -> None:
+    weights.add("model.tok_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.norm")
+    weights.add("output.weight", weights.config["vocab_size"], HIDDEN)
+    for layer in weights.layers():
+        weights.norms(layer, "attention_norm", "ffn_norm")
+        weights.linear(f"{layer}attention.wqkv", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}attention.wo", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}feed_forward.w1", FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}feed_forward.w2", HIDDEN, FEED_FORWARD)
+        weights.linear(f"{layer}feed_forward.w3", FEED_FORWARD, HIDDEN)
+
+
 def _deepseek(weights: Weights) -> None:
     """The first layer is dense."""
     weights.ends()
@@ -926,6 +958,13 @@ REPOSITORIES: dict[str, Tiny] = {
             "num_experts_per_tok": 2,
             "shared_intermediate_size": FEED_FORWARD,
         },
+    ),
+    "internlm2": Tiny(
+        "InternLM2ForCausalLM",
+        "internlm2",
+        _internlm2,
+        _internlm2_pieces,
+        {"bias": False, "rope_theta": 1e6, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
     ),
     "llama": Tiny("LlamaForCausalLM", "llama", _plain, _llama3, {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0}),
     "llama-2": Tiny("LlamaForCausalLM", "llama", _plain, sentence_pieces),

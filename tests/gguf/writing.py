@@ -18,6 +18,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "generation_config.json",
 )
 MOST_VALUES = 16
 WINDOW = 1 << 16

@@ -16,7 +16,7 @@ from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
 from proxy.gguf.families.rules import Family
-from proxy.gguf.families.various import EXAONE, GLM4, NEMOTRON, STABLELM, STARCODER2
+from proxy.gguf.families.various import EXAONE, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
@@ -36,6 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
     "GraniteMoeSharedForCausalLM": GRANITE_MOE,
+    "InternLM2ForCausalLM": INTERNLM2,
     "LlamaForCausalLM": LLAMA,
     "MiniCPMForCausalLM": MINICPM,
     "MistralForCausalLM": MISTRAL,
