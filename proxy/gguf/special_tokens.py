@@ -85,7 +85,7 @@ def write_specials(family: Family, config: Config, files: TokenizerFiles, size: 
     candidates += [(kind, config.find(f"{kind}_token_id")) for kind in named.kinds]
     candidates += [(kind, texts.get(text)) for kind, text in family.specials.items()]
     for kind, number in candidates:
-        if type(number) is not int or kind in ids:
+        if type(number) is not int or number == -1 or kind in ids:
             continue
         if number < 0 or (number >= size and strict):
             raise CannotConvert(f"config.json has {kind}_token_id = {number} in a vocabulary of {size}")

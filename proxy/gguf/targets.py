@@ -104,7 +104,9 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
     targets = [_made(name, content) for name, content in family.made(config).items()]
     for path, tensors in weights.items():
         for name, source in tensors.items():
-            if name.endswith(_NOT_NEEDED) or (config.tied and name.startswith("lm_head.")):
+            if name.endswith(_NOT_NEEDED) or name.startswith(family.skipped):
+                continue
+            if config.tied and name.startswith("lm_head."):
                 continue
             place = _Place(path, name, source)
             if family.extra_layers and _layer(name) >= config.blocks:

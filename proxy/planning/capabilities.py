@@ -40,8 +40,11 @@ ROW = 32
 RUNS: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "ernie4_5": Version(0, 11, 5),
+    "ernie4_5-moe": Version(0, 11, 5),
     "exaone4": Version(0, 11, 5),
     "glm4": Version(0, 6, 6),
+    "glm4moe": Version(0, 11, 5),
+    "hunyuan-dense": Version(0, 11, 5),
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),

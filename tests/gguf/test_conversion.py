@@ -39,6 +39,7 @@ ONLY_OURS = {
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob"},
     "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
     "glm4": {"tokenizer.ggml.add_bos_token"},  # llama.cpp would begin each text with a token, transformers does not
+    "glm4moe": {"tokenizer.ggml.add_bos_token"},
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
 WITHOUT_FIGURES = {
@@ -149,6 +150,14 @@ def test_output_is_left_out_where_it_is_tied() -> None:
     files = replace(tiny, weights=with_head).files()
     content = write(plan(files), files)
     assert "output.weight" not in {tensor.name for tensor in read_header(content).tensors}
+
+
+def test_layers_that_only_help_in_training_are_left_out() -> None:
+    """llama.cpp's converter keeps GLM's, which nothing runs."""
+    tiny = REPOSITORIES["glm4moe"]
+    files = replace(tiny, change={**tiny.change, "num_nextn_predict_layers": 1}).files()
+    assert len(files["model.safetensors"]) > len(repository("glm4moe")["model.safetensors"])
+    assert write(plan(files), files) == converted("glm4moe")
 
 
 def test_norms_of_single_heads_are_stacked() -> None:

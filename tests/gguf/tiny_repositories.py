@@ -39,12 +39,21 @@ PIECES_TEMPLATE = (
 SPACE = "\u2581"
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, {**BYTE_LEVEL, "use_regex": False}]}
+def _split(*patterns: str) -> dict[str, Any]:
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*splits, {**BYTE_LEVEL, "use_regex": False}]}
 
 
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "deepseek-v3": _split(
+        r"\p{N}{1,3}",
+        "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ),
     "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
@@ -309,6 +318,15 @@ def _odd_pieces() -> Tokenizer:
         config["add_eos_token"] = True
 
     return changed(sentence_pieces(), change, rows=8)
+
+
+def _hunyuan_byte_pairs() -> Tokenizer:
+    """Nothing fills a text."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        files["tokenizer_config.json"].pop("pad_token")
+
+    return changed(byte_pairs("deepseek-v3", more=("<|eos|>",)), change)
 
 
 def _internlm2_pieces() -> Tokenizer:
@@ -782,6 +800,43 @@ def _deepseek2(weights: Weights) -> None:
             weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
 
 
+def _glm4_moe(weights: Weights) -> None:
+    """With a layer behind the last, where the config says so."""
+    config = weights.config
+    weights.ends()
+    for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):
+        layer = f"model.layers.{number}."
+        weights.norms(layer)
+        weights.attention(layer, bias="qkv", norms=(HEAD, HEAD) if config["use_qk_norm"] else None)
+        _dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+        if number == config["num_hidden_layers"]:
+            weights.linear(f"{layer}eh_proj", HIDDEN, 2 * HIDDEN)
+            weights.norms(layer, "enorm", "hnorm", "shared_head.norm")
+
+
+def _ernie4_5_moe(weights: Weights) -> None:
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.attention(layer)
+        _dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.moe_statics.e_score_correction_bias", 1, EXPERTS)
+    weights.norm("model.mtp_emb_norm.0")
+
+
+def _hunyuan(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer)
+        weights.norm(f"{layer}self_attn.query_layernorm", HEAD)
+        weights.norm(f"{layer}self_attn.key_layernorm", HEAD)
+        weights.mlp(layer)
+
+
 def _llama3() -> Tokenizer:
     return byte_pairs("llama-bpe", begins=True)
 
@@ -892,6 +947,22 @@ REPOSITORIES: dict[str, Tiny] = {
         },
     ),
     "ernie4_5": Tiny("Ernie4_5ForCausalLM", "ernie4_5", _plain, _pieces, {"head_dim": 64, **TIED}),
+    "ernie4_5moe": Tiny(
+        "Ernie4_5_MoeForCausalLM",
+        "ernie4_5_moe",
+        _ernie4_5_moe,
+        _pieces,
+        {
+            "moe_num_experts": EXPERTS,
+            "moe_k": 2,
+            "moe_layer_interval": 1,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 1,
+            "moe_intermediate_size": HIDDEN,
+            "moe_num_shared_experts": 1,
+            **TIED,
+        },
+    ),
     "exaone": Tiny(
         "ExaoneForCausalLM",
         "exaone",
@@ -930,6 +1001,41 @@ REPOSITORIES: dict[str, Tiny] = {
         _glm4,
         lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
         {"head_dim": 64, "partial_rotary_factor": 0.5, "attention_bias": True},
+    ),
+    "glm4moe": Tiny(
+        "Glm4MoeForCausalLM",
+        "glm4_moe",
+        _glm4_moe,
+        lambda: byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>")),
+        {
+            **{key: value for key, value in DEEPSEEK.items() if key != "scoring_func"},
+            "norm_topk_prob": True,
+            "head_dim": 64,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "routed_scaling_factor": 1.5,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+    ),
+    "hunyuan": Tiny(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        _hunyuan,
+        _hunyuan_byte_pairs,
+        {
+            "head_dim": 64,
+            "num_experts": 1,
+            "pad_token_id": -1,
+            "eod_token_id": 373,
+            "max_position_embeddings": 32768,
+            "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "mscale": 1.0},
+            "rope_theta": 10000.0,
+            "use_qk_norm": True,
+            **TIED,
+        },
+        generation={"eos_token_id": [371, 373], "top_k": 20},
     ),
     "gptneox": Tiny(
         "GPTNeoXForCausalLM",

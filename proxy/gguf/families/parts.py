@@ -56,7 +56,7 @@ POST_NORMS: Mapping[str, str] = {
 
 
 def experts(config: Config) -> int:
-    return config.positive("num_local_experts", "num_experts", "n_routed_experts")
+    return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 ROUTED: Mapping[str, Rule | str] = {

@@ -108,6 +108,8 @@ class Family:
     """How the pieces of a tokenizer.model begin that stand for nothing."""
     optional_norms: frozenset[str] = frozenset()
     """Norms of a layer, by their names in the GGUF, that not every model of the family has."""
+    skipped: tuple[str, ...] = ()
+    """How the names of tensors begin that only help in training."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
 
