@@ -6,10 +6,22 @@ from math import prod
 from typing import Protocol
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Parted, Raised, Rule, Split, Stacked, Turned
+from proxy.gguf.families.rules import (
+    Absorbed,
+    Copy,
+    Family,
+    Grouped,
+    Parted,
+    Raised,
+    Reshaped,
+    Rule,
+    Split,
+    Stacked,
+    Turned,
+)
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
-from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened
+from proxy.gguf.transforms import WIDTHS, Transform, chained, exponential, increased, interleaved, transposed, widened
 
 BLOCK = "blk."
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
@@ -178,6 +190,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
         case Grouped(name):
             pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
+        case Reshaped(name):
+            return [_reshaped(rule, config, place, name.format(*numbers))]
         case Parted():
             return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
@@ -253,6 +267,17 @@ def _grouped(place: _Place, groups: int, heads: int) -> Iterator[Piece]:
             yield place.piece((start + first) * size, (start + last) * size)
 
 
+def _reshaped(rule: Reshaped, config: Config, place: _Place, name: str) -> Target:
+    shape, dtype = rule.shape(config, place.source.shape), place.source.dtype
+    if prod(shape) != prod(place.source.shape):
+        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, which cannot be {list(shape)}")
+    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32)
+    steps = [exponential(dtype)] if rule.exponential else [widened(dtype)] if dtype != "F32" else []
+    transform = chained(steps)
+    piece = place.piece()
+    return Target(info, (piece if transform is None else replace(piece, transform=transform, becomes=info.size),))
+
+
 def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:
     groups, heads = rule.groups(config), rule.heads(config)
     pieces = list(_grouped(place, groups, heads))
@@ -323,10 +348,12 @@ def _check_complete(family: Family, config: Config, names: Iterable[str]) -> Non
     normed = {rest.removesuffix(".weight") for found in blocks.values() for rest in found}
     if lacking_norms := _norms(family) - family.optional_norms - normed:
         raise CannotConvert(f"the weights have nothing that becomes {BLOCK}0.{min(lacking_norms)}")
-    # In one model, layers with experts differ from those without, and else all are alike.
-    routed = {number: found for number, found in blocks.items() if any("_exp" in rest for rest in found)}
-    dense = {number: found for number, found in blocks.items() if number not in routed}
-    for alike in (routed, dense):
+    # In one model, layers differ by whether they have experts and a state space, and else all are alike.
+    kinds: dict[tuple[bool, ...], dict[int, set[str]]] = {}
+    for number, found in blocks.items():
+        kind = tuple(any(part in rest for rest in found) for part in ("_exp", "ssm_"))
+        kinds.setdefault(kind, {})[number] = found
+    for alike in kinds.values():
         everything = set().union(*alike.values())
         for number, found in alike.items():
             if found != everything or not found:

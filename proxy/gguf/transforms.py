@@ -3,6 +3,7 @@
 None of them holds more than one head, one row or one piece, whatever the tensor's size.
 """
 
+import math
 import struct
 from array import array
 from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ def widened(dtype: str) -> Transform:
 def increased(dtype: str) -> Transform:
     """One more than each number, in F32."""
     return partial(_by_numbers, WIDTHS[dtype], partial(_increase, dtype))
+
+
+def exponential(dtype: str) -> Transform:
+    """The negative exponential of each number, in F32. torch's is off by the last bit now and then."""
+    return partial(_by_numbers, WIDTHS[dtype], partial(_exponential, dtype))
 
 
 def chained(transforms: Sequence[Transform]) -> Transform | None:
@@ -103,6 +109,15 @@ def _from_f16(content: bytes) -> bytes:
 
 
 def _increase(dtype: str, content: bytes) -> bytes:
+    return _each(dtype, content, lambda number: number + 1)
+
+
+def _exponential(dtype: str, content: bytes) -> bytes:
+    # Beyond 88 the exponential leaves the range of F32.
+    return _each(dtype, content, lambda number: -math.exp(number) if number < 88 else -math.inf)  # noqa: PLR2004
+
+
+def _each(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:
     wide = content if dtype == "F32" else _from_bf16(content) if dtype == "BF16" else _from_f16(content)
     count = len(wide) // 4
-    return struct.pack(f"<{count}f", *(number + 1 for number in struct.unpack(f"<{count}f", wide)))
+    return struct.pack(f"<{count}f", *map(change, struct.unpack(f"<{count}f", wide)))

@@ -28,7 +28,7 @@ from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.transforms import Transform, chained, increased, interleaved, transposed, widened
+from proxy.gguf.transforms import Transform, chained, exponential, increased, interleaved, transposed, widened
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import HEAD, HEADS, HIDDEN, REPOSITORIES, byte_pairs, dump, sentence_pieces
 from tests.gguf.writing import figures, made, plan, write
@@ -425,6 +425,15 @@ def test_numbers_are_widened_and_increased() -> None:
     assert _run(widened("BF16"), upper.tobytes()) == wide.tobytes()
     both = chained([interleaved(2, 6), widened("BF16")])
     assert _run(both, upper[:96].tobytes()) == wide[:96].reshape(16, 2, 3).swapaxes(1, 2).tobytes()
+
+
+def test_negative_exponentials_are_the_nearest_of_32_bits() -> None:
+    half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
+    for dtype, numbers in (("F16", half), ("F32", half.astype(np.float32))):
+        nearest = (-np.exp(numbers.astype(np.float64))).astype(np.float32)
+        assert _run(exponential(dtype), numbers.tobytes()) == nearest.tobytes()
+    beyond = np.array([np.inf, 300, -300, -np.inf], np.float32)
+    assert _run(exponential("F32"), beyond.tobytes()) == np.array([-np.inf, -np.inf, -0.0, -0.0], np.float32).tobytes()
 
 
 def test_a_tensors_size_costs_no_memory() -> None:

@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.tiny_models import Random, Tensors, safetensors
 
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
@@ -438,6 +440,10 @@ class Weights:
     def add(self, name: str, *shape: int) -> None:
         self.tensors[name] = self._random.weights(*shape)
 
+    def decays(self, name: str, *shape: int) -> None:
+        """As state spaces begin their training: in each row the logarithms of 1, 2, 3 and so on."""
+        self.tensors[name] = np.resize(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)
+
     def norm(self, name: str, *shape: int, bias: bool = False) -> None:
         """Near 1, as a trained one."""
         self.tensors[f"{name}.weight"] = 1 + self._random.weights(*(shape or (HIDDEN,)))
@@ -837,6 +843,24 @@ def _hunyuan(weights: Weights) -> None:
         weights.mlp(layer)
 
 
+def _mamba(weights: Weights) -> None:
+    config = weights.config
+    inner, state, rank = config["intermediate_size"], config["state_size"], config["time_step_rank"]
+    weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("backbone.norm_f")
+    for number in range(config["num_hidden_layers"]):
+        layer = f"backbone.layers.{number}."
+        weights.norm(f"{layer}norm")
+        weights.decays(f"{layer}mixer.A_log", inner, state)
+        weights.add(f"{layer}mixer.D", inner)
+        weights.linear(f"{layer}mixer.in_proj", 2 * inner, HIDDEN)
+        weights.add(f"{layer}mixer.conv1d.weight", inner, 1, config["conv_kernel"])
+        weights.add(f"{layer}mixer.conv1d.bias", inner)
+        weights.linear(f"{layer}mixer.x_proj", rank + 2 * state, inner)
+        weights.linear(f"{layer}mixer.dt_proj", inner, rank, bias=True)
+        weights.linear(f"{layer}mixer.out_proj", HIDDEN, inner)
+
+
 def _llama3() -> Tokenizer:
     return byte_pairs("llama-bpe", begins=True)
 
@@ -881,6 +905,16 @@ MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_h
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
 SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
 TIED = {"tie_word_embeddings": True}
+MAMBA = {
+    "vocab_size": 376,
+    "intermediate_size": 2 * HIDDEN,
+    "state_size": 16,
+    "conv_kernel": 4,
+    "time_step_rank": 16,
+    "layer_norm_epsilon": 1e-5,
+    **TIED,
+}
+NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
 REPOSITORIES: dict[str, Tiny] = {
     "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
@@ -1091,6 +1125,8 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "rms_norm_eps"),
         shards=3,
     ),
+    "falcon_mamba": Tiny("FalconMambaForCausalLM", "falcon_mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
+    "mamba": Tiny("MambaForCausalLM", "mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
     "minicpm": Tiny(
         "MiniCPMForCausalLM",
         "minicpm",

@@ -72,6 +72,18 @@ class Parted:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshaped:
+    """A tensor of F32 in another shape, which begins with the most rows, under its whole name.
+
+    `exponential` makes the negative exponential of each number.
+    """
+
+    name: str
+    shape: Callable[[Config, tuple[int, ...]], tuple[int, ...]]
+    exponential: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Absorbed:
     """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
 
@@ -79,7 +91,7 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Absorbed
+Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Absorbed
 
 
 @dataclass(frozen=True, slots=True)
