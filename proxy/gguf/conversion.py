@@ -81,6 +81,7 @@ def convert(
     """
     family = _family(config)
     settings = family.config(config)
+    family = family if family.of is None else family.of(settings)
     _check_settings(family, settings)
     targets = plan_targets(family, settings, weights)
     order = _data_order(targets, list(weights))

@@ -44,6 +44,7 @@ RUNS: Mapping[str, Version] = {
     "exaone4": Version(0, 11, 5),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
+    "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),

@@ -253,6 +253,31 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "config", "named"),
+    [
+        ("granitehybrid", {"position_embedding_type": "rope"}, "position_embedding_type"),
+        ("granite4", {"position_embedding_type": "nope"}, "position_embedding_type"),
+        ("granitehybrid", {"layer_types": ["mamba", "sliding"]}, "layer_types"),
+        ("granitehybrid", {"layer_types": ["mamba", {}]}, "layer_types"),
+        ("granitehybrid", {"layer_types": ["mamba"]}, "layer_types"),
+        ("granitehybrid", {"mamba_n_groups": 3}, "mamba.norm"),
+        ("granitehybrid", {"mamba_expand": 4}, "mamba_expand"),
+        ("hunyuan", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "alpha"),
+        ("hunyuan", {"rope_theta": 20000.0}, "dynamic"),
+        ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
+        ("hunyuan", {"num_experts": 2}, "num_experts"),
+        ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+        ("internlm2", {"bias": True}, "bias"),
+        ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+    ],
+)
+def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        changed(name, config)
+
+
+@pytest.mark.parametrize(
     ("tokenizer", "named"),
     [
         ({"pre_tokenizer": None}, "pre-tokenizer"),

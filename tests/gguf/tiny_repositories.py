@@ -489,6 +489,22 @@ class Weights:
         for expert in range(EXPERTS):
             self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
 
+    def mixer(self, name: str, inner: int) -> None:
+        """Of Mamba's second kind."""
+        config = self.config
+        heads, inner_and_states = (
+            config["mamba_n_heads"],
+            inner + 2 * config["mamba_n_groups"] * config["mamba_d_state"],
+        )
+        self.linear(f"{name}in_proj", inner + inner_and_states + heads, HIDDEN)
+        self.add(f"{name}conv1d.weight", inner_and_states, 1, config["mamba_d_conv"])
+        self.add(f"{name}conv1d.bias", inner_and_states)
+        self.add(f"{name}dt_bias", heads)
+        self.decays(f"{name}A_log", heads)
+        self.add(f"{name}D", heads)
+        self.norm(f"{name}norm", inner)
+        self.linear(f"{name}out_proj", HIDDEN, inner)
+
     def norms(self, layer: str, *names: str, bias: bool = False) -> None:
         for name in names or ("input_layernorm", "post_attention_layernorm"):
             self.norm(f"{layer}{name}", bias=bias)
@@ -631,6 +647,24 @@ def _granite_moe(weights: Weights) -> None:
         if weights.config.get("shared_intermediate_size"):
             weights.linear(f"{layer}shared_mlp.input_linear", 2 * FEED_FORWARD, HIDDEN)
             weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
+
+
+def _granite_hybrid(weights: Weights) -> None:
+    """Attention where the config says so, and a shared MLP with experts or without."""
+    config = weights.config
+    weights.ends()
+    for layer, kind in zip(weights.layers(), config["layer_types"], strict=True):
+        weights.norms(layer)
+        if kind == "attention":
+            weights.attention(layer)
+        else:
+            weights.mixer(f"{layer}mamba.", 2 * HIDDEN)
+        if config["num_local_experts"]:
+            weights.linear(f"{layer}block_sparse_moe.router.layer", EXPERTS, HIDDEN)
+            weights.add(f"{layer}block_sparse_moe.input_linear.weight", EXPERTS, 2 * FEED_FORWARD, HIDDEN)
+            weights.add(f"{layer}block_sparse_moe.output_linear.weight", EXPERTS, HIDDEN, FEED_FORWARD)
+        weights.linear(f"{layer}shared_mlp.input_linear", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
 
 
 def _cohere(weights: Weights) -> None:
@@ -914,6 +948,21 @@ MAMBA = {
     "layer_norm_epsilon": 1e-5,
     **TIED,
 }
+GRANITE4 = {
+    **GRANITE,
+    **TIED,
+    "vocab_size": 376,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "shared_intermediate_size": FEED_FORWARD,
+    "position_embedding_type": "nope",
+    "mamba_n_heads": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 64,
+    "mamba_d_head": 64,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
 NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -1085,6 +1134,29 @@ REPOSITORIES: dict[str, Tiny] = {
         _granite_moe,
         _smollm,
         {**GRANITE, **TIED, "num_local_experts": EXPERTS, "num_experts_per_tok": 2},
+    ),
+    "granite4": Tiny(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        _granite_hybrid,
+        change={**GRANITE4, "layer_types": ["attention"] * 2, "position_embedding_type": "rope"},
+    ),
+    "granitehybrid": Tiny(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        _granite_hybrid,
+        change={**GRANITE4, "layer_types": ["mamba", "attention"], "mamba_n_groups": 2, "tie_word_embeddings": False},
+    ),
+    "granitehybridmoe": Tiny(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        _granite_hybrid,
+        change={
+            **GRANITE4,
+            "layer_types": ["mamba", "attention"],
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+        },
     ),
     "granitemoeshared": Tiny(
         "GraniteMoeSharedForCausalLM",

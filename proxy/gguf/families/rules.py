@@ -124,6 +124,8 @@ class Family:
     """How the names of tensors begin that only help in training."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
+    of: "Callable[[Config], Family] | None" = None
+    """Which family it is by the config, where models of several have this name."""
 
     def config(self, fields: Mapping[str, Any]) -> Config:
         return Config({**self.defaults, **fields})
