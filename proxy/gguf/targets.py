@@ -15,13 +15,24 @@ from proxy.gguf.families.rules import (
     Raised,
     Reshaped,
     Rule,
+    Scaled,
     Split,
     Stacked,
     Turned,
 )
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
-from proxy.gguf.transforms import WIDTHS, Transform, chained, exponential, increased, interleaved, transposed, widened
+from proxy.gguf.transforms import (
+    WIDTHS,
+    Transform,
+    chained,
+    exponential,
+    increased,
+    interleaved,
+    scaled,
+    transposed,
+    widened,
+)
 
 BLOCK = "blk."
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
@@ -192,6 +203,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
         case Reshaped(name):
             return [_reshaped(rule, config, place, name.format(*numbers))]
+        case Scaled(name):
+            return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
         case Parted():
             return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
@@ -276,6 +289,20 @@ def _reshaped(rule: Reshaped, config: Config, place: _Place, name: str) -> Targe
     transform = chained(steps)
     piece = place.piece()
     return Target(info, (piece if transform is None else replace(piece, transform=transform, becomes=info.size),))
+
+
+def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
+    shares, shape, dtype = rule.shares(config), place.source.shape, place.source.dtype
+    counts = [place.rows] if len(shares) == 1 else [rows for rows, _ in shares]
+    if len(shape) != MATRIX or sum(counts) != place.rows:
+        raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, counts))} rows")
+    pieces, first = [], 0
+    for rows, (_, factors) in zip(counts, shares, strict=True):
+        if rows:
+            piece = place.piece(first, first + rows)
+            pieces.append(replace(piece, transform=scaled(dtype, factors), becomes=piece.size))
+        first += rows
+    return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces))
 
 
 def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:

@@ -42,6 +42,7 @@ RUNS: Mapping[str, Version] = {
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "exaone4": Version(0, 11, 5),
+    "falcon-h1": Version(0, 11, 5),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),

@@ -28,7 +28,7 @@ from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.transforms import Transform, chained, exponential, increased, interleaved, transposed, widened
+from proxy.gguf.transforms import Transform, chained, exponential, increased, interleaved, scaled, transposed, widened
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import HEAD, HEADS, HIDDEN, REPOSITORIES, byte_pairs, dump, sentence_pieces
 from tests.gguf.writing import figures, made, plan, write
@@ -262,6 +262,11 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("granitehybrid", {"layer_types": ["mamba"]}, "layer_types"),
         ("granitehybrid", {"mamba_n_groups": 3}, "mamba.norm"),
         ("granitehybrid", {"mamba_expand": 4}, "mamba_expand"),
+        ("falcon_h1_norm", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
+        ("falcon_h1", {"mlp_multipliers": [1.0]}, "mlp_multipliers"),
+        ("falcon_h1", {"ssm_multipliers": [1.0, 1.0, "x", 1.0, 1.0]}, "ssm_multipliers"),
+        ("falcon_h1", {"mamba_d_state": 32}, "in_proj"),
+        ("falcon_h1", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("hunyuan", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "alpha"),
         ("hunyuan", {"rope_theta": 20000.0}, "dynamic"),
         ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
@@ -450,6 +455,35 @@ def test_numbers_are_widened_and_increased() -> None:
     assert _run(widened("BF16"), upper.tobytes()) == wide.tobytes()
     both = chained([interleaved(2, 6), widened("BF16")])
     assert _run(both, upper[:96].tobytes()) == wide[:96].reshape(16, 2, 3).swapaxes(1, 2).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_numbers_are_scaled_in_32_bits(dtype: str) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+
+    def wide(numbers: Any) -> Any:
+        if dtype == "F16":
+            return numbers.view(np.float16).astype(np.float32)
+        return (numbers.astype(np.uint32) << 16).view(np.float32)
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = wide(every) * np.float32(1.1) * np.float32(0.3)
+        if dtype == "F16":
+            expected = product.astype(np.float16).view(np.uint16)
+        else:
+            bits = product.view(np.uint32).astype(np.uint64)
+            expected = (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+    found = np.frombuffer(_run(scaled(dtype, (1.1, 0.3)), every.tobytes()), np.uint16)
+    nothing = np.isnan(product)
+    assert (found[~nothing] == expected[~nothing]).all()
+    assert np.isnan(wide(found)[nothing]).all()
+
+
+def test_numbers_beyond_32_bits_are_infinite() -> None:
+    some = np.array([1e38, -3e38, 0.1, np.inf, 1e-45], np.float32)
+    with np.errstate(over="ignore"):
+        product = some * np.float32(5) * np.float32(0.3)
+    assert _run(scaled("F32", (5.0, 0.3)), some.tobytes()) == product.tobytes()
 
 
 def test_negative_exponentials_are_the_nearest_of_32_bits() -> None:

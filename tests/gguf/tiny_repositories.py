@@ -489,7 +489,7 @@ class Weights:
         for expert in range(EXPERTS):
             self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
 
-    def mixer(self, name: str, inner: int) -> None:
+    def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
         """Of Mamba's second kind."""
         config = self.config
         heads, inner_and_states = (
@@ -502,7 +502,8 @@ class Weights:
         self.add(f"{name}dt_bias", heads)
         self.decays(f"{name}A_log", heads)
         self.add(f"{name}D", heads)
-        self.norm(f"{name}norm", inner)
+        if norm:
+            self.norm(f"{name}norm", inner)
         self.linear(f"{name}out_proj", HIDDEN, inner)
 
     def norms(self, layer: str, *names: str, bias: bool = False) -> None:
@@ -665,6 +666,17 @@ def _granite_hybrid(weights: Weights) -> None:
             weights.add(f"{layer}block_sparse_moe.output_linear.weight", EXPERTS, HIDDEN, FEED_FORWARD)
         weights.linear(f"{layer}shared_mlp.input_linear", 2 * FEED_FORWARD, HIDDEN)
         weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
+
+
+def _falcon_h1(weights: Weights) -> None:
+    weights.add("model.embed_tokens.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.final_layernorm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for layer in weights.layers():
+        weights.norms(layer, "input_layernorm", "pre_ff_layernorm")
+        weights.mixer(f"{layer}mamba.", weights.config["mamba_d_ssm"], norm=weights.config["mamba_rms_norm"])
+        weights.attention(layer)
+        weights.mlp(layer, name="feed_forward")
 
 
 def _cohere(weights: Weights) -> None:
@@ -963,6 +975,27 @@ GRANITE4 = {
     "mamba_d_conv": 4,
     "mamba_expand": 2,
 }
+FALCON_H1 = {
+    "vocab_size": 384,
+    "head_dim": HEAD,
+    "mamba_d_ssm": 384,
+    "mamba_n_heads": 6,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 64,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_rms_norm": False,
+    "embedding_multiplier": 5.656854249492381,
+    "lm_head_multiplier": 0.0195312,
+    "key_multiplier": 0.390625,
+    "attention_in_multiplier": 1.1,
+    "attention_out_multiplier": 0.9375,
+    "mlp_multipliers": [0.8838834764831845, 0.5859375],
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.23570226039551587,
+    "ssm_multipliers": [0.3535533905932738, 0.25, 0.17677669529663687, 0.5, 0.3535533905932738],
+}
 NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -1196,6 +1229,13 @@ REPOSITORIES: dict[str, Tiny] = {
         {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 500000.0}, **TIED},
         drop=("rope_theta", "rms_norm_eps"),
         shards=3,
+    ),
+    "falcon_h1": Tiny("FalconH1ForCausalLM", "falcon_h1", _falcon_h1, change=FALCON_H1),
+    "falcon_h1_norm": Tiny(
+        "FalconH1ForCausalLM",
+        "falcon_h1",
+        _falcon_h1,
+        change={**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 2},
     ),
     "falcon_mamba": Tiny("FalconMambaForCausalLM", "falcon_mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
     "mamba": Tiny("MambaForCausalLM", "mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),

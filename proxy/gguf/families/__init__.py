@@ -12,7 +12,7 @@ from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
 from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
-from proxy.gguf.families.hybrids import GRANITE_HYBRID, MAMBA
+from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, MAMBA
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.mixtures import ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
@@ -34,6 +34,7 @@ FAMILIES: Mapping[str, Family] = {
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
     "Exaone4ForCausalLM": EXAONE4,
     "ExaoneForCausalLM": EXAONE,
+    "FalconH1ForCausalLM": FALCON_H1,
     "FalconMambaForCausalLM": MAMBA,
     "FalconForCausalLM": FALCON,
     "GPTNeoXForCausalLM": GPT_NEOX,

@@ -84,6 +84,17 @@ class Reshaped:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled:
+    """A matrix whose rows are multiplied with factors, one after the other: how many rows, and with which.
+
+    A single share is of all rows, however many it says.
+    """
+
+    name: str
+    shares: Callable[[Config], tuple[tuple[int, tuple[float, ...]], ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Absorbed:
     """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
 
@@ -91,7 +102,7 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Absorbed
+Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed
 
 
 @dataclass(frozen=True, slots=True)
