@@ -47,6 +47,7 @@ RUNS: Mapping[str, Version] = {
     "glm4moe": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
+    "jamba": Version(0, 11, 5),
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),

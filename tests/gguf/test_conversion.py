@@ -160,6 +160,11 @@ def test_layers_that_only_help_in_training_are_left_out() -> None:
     assert write(plan(files), files) == converted("glm4moe")
 
 
+def test_a_rank_of_its_own_choice_is_calculated() -> None:
+    """As transformers does, which writes it like this at times."""
+    assert changed("jamba", {"mamba_dt_rank": "auto"}).header == plan(repository("jamba")).header
+
+
 def test_norms_of_single_heads_are_stacked() -> None:
     content = converted("stablelm-norms")
     shapes = {tensor.name: tensor.shape for tensor in read_header(content).tensors}
@@ -274,6 +279,9 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("glm4moe", {"attention_bias": False}, "attention_bias"),
         ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
         ("internlm2", {"bias": True}, "bias"),
+        ("jamba", {"attn_layer_period": 0}, "attn_layer_period"),
+        ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
+        ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
     ],
 )

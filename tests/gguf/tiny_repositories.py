@@ -891,20 +891,52 @@ def _hunyuan(weights: Weights) -> None:
 
 def _mamba(weights: Weights) -> None:
     config = weights.config
-    inner, state, rank = config["intermediate_size"], config["state_size"], config["time_step_rank"]
     weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
     weights.norm("backbone.norm_f")
     for number in range(config["num_hidden_layers"]):
         layer = f"backbone.layers.{number}."
         weights.norm(f"{layer}norm")
-        weights.decays(f"{layer}mixer.A_log", inner, state)
-        weights.add(f"{layer}mixer.D", inner)
-        weights.linear(f"{layer}mixer.in_proj", 2 * inner, HIDDEN)
-        weights.add(f"{layer}mixer.conv1d.weight", inner, 1, config["conv_kernel"])
-        weights.add(f"{layer}mixer.conv1d.bias", inner)
-        weights.linear(f"{layer}mixer.x_proj", rank + 2 * state, inner)
-        weights.linear(f"{layer}mixer.dt_proj", inner, rank, bias=True)
-        weights.linear(f"{layer}mixer.out_proj", HIDDEN, inner)
+        _first_mixer(
+            weights,
+            f"{layer}mixer.",
+            config["intermediate_size"],
+            config["state_size"],
+            config["time_step_rank"],
+        )
+
+
+def _first_mixer(weights: Weights, name: str, inner: int, state: int, rank: int) -> None:
+    """Of Mamba's first kind."""
+    weights.decays(f"{name}A_log", inner, state)
+    weights.add(f"{name}D", inner)
+    weights.linear(f"{name}in_proj", 2 * inner, HIDDEN)
+    weights.add(f"{name}conv1d.weight", inner, 1, 4)
+    weights.add(f"{name}conv1d.bias", inner)
+    weights.linear(f"{name}x_proj", rank + 2 * state, inner)
+    weights.linear(f"{name}dt_proj", inner, rank, bias=True)
+    weights.linear(f"{name}out_proj", HIDDEN, inner)
+
+
+def _jamba(weights: Weights) -> None:
+    """Of four layers the third attends, and the second and fourth have experts."""
+    weights.add("model.embed_tokens.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.final_layernorm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer, "input_layernorm", "pre_ff_layernorm")
+        if number == 2:
+            weights.attention(layer)
+        else:
+            _first_mixer(weights, f"{layer}mamba.", 2 * HIDDEN, 16, 16)
+            weights.norm(f"{layer}mamba.dt_layernorm", 16)
+            weights.norm(f"{layer}mamba.b_layernorm", 16)
+            weights.norm(f"{layer}mamba.c_layernorm", 16)
+        if number % 2:
+            weights.linear(f"{layer}feed_forward.router", EXPERTS, HIDDEN)
+            for expert in range(EXPERTS):
+                weights.mlp(layer, name=f"feed_forward.experts.{expert}")
+        else:
+            weights.mlp(layer, name="feed_forward")
 
 
 def _llama3() -> Tokenizer:
@@ -1210,6 +1242,26 @@ REPOSITORIES: dict[str, Tiny] = {
         _internlm2,
         _internlm2_pieces,
         {"bias": False, "rope_theta": 1e6, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    ),
+    "jamba": Tiny(
+        "JambaForCausalLM",
+        "jamba",
+        _jamba,
+        _pieces,
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 4,
+            "attn_layer_offset": 2,
+            "mamba_d_state": 16,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_dt_rank": 16,
+            **FOUR,
+        },
+        drop=("rope_theta",),
     ),
     "llama": Tiny("LlamaForCausalLM", "llama", _plain, _llama3, {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0}),
     "llama-2": Tiny("LlamaForCausalLM", "llama", _plain, sentence_pieces),

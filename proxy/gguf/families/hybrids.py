@@ -1,12 +1,12 @@
-"""Families with a state space in the place of attention, or beside it: Mamba, Granite 4, Falcon-H1. Pure."""
+"""Families with a state space in the place of attention, or beside it: Mamba, Granite 4, Falcon-H1, Jamba. Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
-from proxy.gguf.families.parts import ANY_SILU, LAYER, UNTIED, half_of, head_dim
-from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, half_of, head_dim
+from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
 
@@ -135,10 +135,10 @@ def _granite_mixer(config: Config) -> Pairs:
 
 def _granite(config: Config) -> Family:
     """Under one name there are hybrids without positions, and models that are Granite 3 but for how they are packed."""
-    attends, experts = _attends(config), config.optional_count("num_local_experts")
-    tensors = {**GRANITE_MOE_TENSORS, **({} if experts else _DENSE_MLP)}
+    attends, mixes = _attends(config), config.optional_count("num_local_experts")
+    tensors = {**GRANITE_MOE_TENSORS, **({} if mixes else _DENSE_MLP)}
     if all(attends):
-        name = "granitemoe" if experts else "granite"
+        name = "granitemoe" if mixes else "granite"
         return replace(GRANITE_HYBRID, architecture=name, tensors=tensors, only=_ONLY | {_POSITIONS: ("rope",)})
     return replace(GRANITE_HYBRID, tensors={**tensors, **_MIXER_2})
 
@@ -262,4 +262,68 @@ FALCON_H1 = Family(
     # The embeddings and the output have factors of their own.
     only={**ANY_SILU, **UNTIED, "projectors_bias": (False, None), "mamba_proj_bias": (False, None)},
     of=_falcon_h1,
+)
+
+
+def _jamba_heads(config: Config) -> Pairs:
+    """Layers that attend have heads of K and V, the others none."""
+    first, every = config.count("attn_layer_offset"), config.positive("attn_layer_period")
+    attends = (at >= first and (at - first) % every == 0 for at in range(config.blocks))
+    yield "attention.head_count_kv", Field.array(Kind.INT32, [config.kv_heads if attend else 0 for attend in attends])
+    yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
+    if config.find("mamba_dt_rank") == "auto":
+        yield "ssm.time_step_rank", Field.uint32(-(-config.hidden // 16))
+    else:
+        yield "ssm.time_step_rank", Field.uint32(config.count("mamba_dt_rank"))
+
+
+JAMBA = Family(
+    "jamba",
+    {
+        "model.embed_tokens": "token_embd",
+        "model.final_layernorm": "output_norm",
+        "lm_head": "output",
+        **ATTENTION,
+        **_mixer(LAYER + "mamba."),
+        LAYER + "mamba.dt_layernorm": "blk.{}.ssm_dt_norm",
+        LAYER + "mamba.b_layernorm": "blk.{}.ssm_b_norm",
+        LAYER + "mamba.c_layernorm": "blk.{}.ssm_c_norm",
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        LAYER + "pre_ff_layernorm": "blk.{}.ffn_norm",
+        LAYER + "feed_forward.gate_proj": "blk.{}.ffn_gate",
+        LAYER + "feed_forward.up_proj": "blk.{}.ffn_up",
+        LAYER + "feed_forward.down_proj": "blk.{}.ffn_down",
+        LAYER + "feed_forward.router": "blk.{}.ffn_gate_inp",
+        LAYER + "feed_forward.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", experts),
+        LAYER + "feed_forward.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
+        LAYER + "feed_forward.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
+    },
+    (
+        count("block_count", "num_hidden_layers", required=True),
+        count("context_length", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", required=True),
+        count("feed_forward_length", "intermediate_size", required=True),
+        count("attention.head_count", "num_attention_heads", required=True),
+        _jamba_heads,
+        count("ssm.conv_kernel", "mamba_d_conv", required=True),
+        count("ssm.state_size", "mamba_d_state", required=True),
+        number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
+        count("expert_count", "num_experts", required=True),
+        count("expert_used_count", "num_experts_per_tok", required=True),
+    ),
+    tokenizers=("sentencepiece",),
+    defaults={
+        "max_position_embeddings": 262144,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "attn_layer_period": 8,
+        "attn_layer_offset": 4,
+        "mamba_d_state": 16,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "mamba_dt_rank": "auto",
+    },
+    only={**ANY_SILU, "mamba_expand": (2,), "mamba_proj_bias": (False, None), "sliding_window": (None,)},
 )
