@@ -156,9 +156,7 @@ def _products(dtype: str, factors: tuple[float, ...]) -> list[int]:
 
 
 def _upper_half(bits: int) -> int:
-    """An F32's as the nearest BF16's, of two the even one; what is no number stays none."""
-    if bits & 0x7FFFFFFF > 0x7F800000:  # noqa: PLR2004
-        return bits >> 16 | 64
+    """Of an F32, rounded to the nearest BF16, and to the even one of two."""
     return bits + 0x7FFF + (bits >> 16 & 1) >> 16
 
 

@@ -165,6 +165,17 @@ def test_a_rank_of_its_own_choice_is_calculated() -> None:
     assert changed("jamba", {"mamba_dt_rank": "auto"}).header == plan(repository("jamba")).header
 
 
+def test_a_space_before_a_text_is_what_the_pieces_say() -> None:
+    """A normalizer says it only where there is none."""
+    files = dict(repository("internlm2"))
+    assert files["tokenizer.model"].endswith(b"\x18\x00")
+    for content, puts in ((files["tokenizer.model"], False), (files["tokenizer.model"][:-2] + b"\x18\x01", True)):
+        header = read_header(plan(files | {"tokenizer.model": content}).header)
+        assert header.metadata["tokenizer.ggml.add_space_prefix"].value is puts
+    tiny = replace(REPOSITORIES["internlm2"], tokenizer=sentence_pieces)
+    assert read_header(plan(tiny.files()).header).metadata["tokenizer.ggml.add_space_prefix"].value is True
+
+
 def test_norms_of_single_heads_are_stacked() -> None:
     content = converted("stablelm-norms")
     shapes = {tensor.name: tensor.shape for tensor in read_header(content).tensors}
