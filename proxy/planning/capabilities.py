@@ -39,6 +39,7 @@ ROW = 32
 # Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST.
 RUNS: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
+    "bailingmoe2": Version(0, 12, 11),
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "exaone4": Version(0, 11, 5),

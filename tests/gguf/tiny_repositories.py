@@ -50,6 +50,9 @@ def _split(*patterns: str) -> dict[str, Any]:
 
 
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "bailingmoe": _split(
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    ),
     "deepseek-v3": _split(
         r"\p{N}{1,3}",
         "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
@@ -506,9 +509,9 @@ class Weights:
             self.norm(f"{name}norm", inner)
         self.linear(f"{name}out_proj", HIDDEN, inner)
 
-    def norms(self, layer: str, *names: str, bias: bool = False) -> None:
+    def norms(self, layer: str, *names: str, size: int = HIDDEN, bias: bool = False) -> None:
         for name in names or ("input_layernorm", "post_attention_layernorm"):
-            self.norm(f"{layer}{name}", bias=bias)
+            self.norm(f"{layer}{name}", size, bias=bias)
 
 
 def _plain(weights: Weights) -> None:
@@ -879,6 +882,20 @@ def _ernie4_5_moe(weights: Weights) -> None:
     weights.norm("model.mtp_emb_norm.0")
 
 
+def _bailing_moe2(weights: Weights) -> None:
+    weights.add("model.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.norm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.linear(f"{layer}attention.query_key_value", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}attention.dense", HIDDEN, HIDDEN)
+        weights.norms(layer, "attention.query_layernorm", "attention.key_layernorm", size=HEAD)
+        _dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.gate.expert_bias", EXPERTS)
+
+
 def _hunyuan(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -1032,6 +1049,29 @@ NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "r
 
 REPOSITORIES: dict[str, Tiny] = {
     "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
+    "bailingmoe2": Tiny(
+        "BailingMoeV2ForCausalLM",
+        "bailing_moe",
+        _bailing_moe2,
+        lambda: byte_pairs("bailingmoe"),
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "num_shared_experts": 1,
+            "moe_intermediate_size": HIDDEN,
+            "moe_shared_expert_intermediate_size": HIDDEN,
+            "first_k_dense_replace": 1,
+            "n_group": 2,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "score_function": "sigmoid",
+            "num_nextn_predict_layers": 0,
+            "use_qk_norm": True,
+            "head_dim": HEAD,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
     "bloom": Tiny(
         "BloomForCausalLM",
         "bloom",

@@ -14,7 +14,7 @@ from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
 from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
-from proxy.gguf.families.mixtures import ERNIE4_5_MOE, GLM4_MOE
+from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
@@ -23,6 +23,7 @@ from proxy.gguf.families.various import EXAONE, GLM4, INTERNLM2, NEMOTRON, STABL
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
+    "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "Cohere2ForCausalLM": COHERE2,
     "BloomForCausalLM": BLOOM,
     "CohereForCausalLM": COHERE,

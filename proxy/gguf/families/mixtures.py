@@ -1,4 +1,4 @@
-"""Mixtures of experts that are built like no dense family here: GLM-4 MoE, ERNIE 4.5 MoE. Pure."""
+"""Mixtures of experts that are built like no dense family here: GLM-4 MoE, ERNIE 4.5 MoE, Ling 2. Pure."""
 
 from proxy.gguf.config import Config
 from proxy.gguf.families.llama import ERNIE4_5
@@ -13,11 +13,21 @@ from proxy.gguf.families.parts import (
     NORMS,
     ROUTED,
     SHARED_EXPERTS,
+    UNTIED,
     prefix_space,
 )
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, Pairs, always, count, flag, number, partial_head_dimensions
+from proxy.gguf.hyperparameters import (
+    BASIC,
+    VOCABULARY_SIZE,
+    Pairs,
+    always,
+    count,
+    flag,
+    number,
+    partial_head_dimensions,
+)
 
 GLM4_MOE = Family(
     "glm4moe",
@@ -110,4 +120,58 @@ ERNIE4_5_MOE = Family(
     only={**ANY_SILU, "moe_layer_interval": (1,), "use_bias": (False, None)},
     vocabulary=prefix_space,
     skipped=("model.mtp_",),
+)
+
+
+def _no_more_layers(config: Config) -> Pairs:
+    """Where config.json counts layers for predicting more tokens, which are left out."""
+    if config.optional_count("num_nextn_predict_layers") is not None:
+        yield "nextn_predict_layers", Field.uint32(0)
+
+
+BAILING_MOE2 = Family(
+    "bailingmoe2",
+    {
+        **NORMS,
+        **MLP,
+        **ROUTED,
+        **SHARED_EXPERTS,
+        "model.word_embeddings": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        LAYER + "attention.query_key_value": "blk.{}.attn_qkv",
+        LAYER + "attention.dense": "blk.{}.attn_output",
+        LAYER + "attention.query_layernorm": "blk.{}.attn_q_norm",
+        LAYER + "attention.key_layernorm": "blk.{}.attn_k_norm",
+        LAYER + "mlp.gate.expert_bias": "blk.{}.exp_probs_b",
+    },
+    (
+        *BASIC,
+        partial_head_dimensions,
+        count("leading_dense_block_count", "first_k_dense_replace", required=True),
+        VOCABULARY_SIZE,
+        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        count(
+            "expert_shared_feed_forward_length",
+            "moe_shared_expert_intermediate_size",
+            "moe_intermediate_size",
+            required=True,
+        ),
+        number("expert_weights_scale", "routed_scaling_factor", required=True),
+        count("expert_shared_count", "num_shared_experts", required=True),
+        flag("expert_weights_norm", "norm_topk_prob", default=True),
+        _no_more_layers,
+    ),
+    defaults={"partial_rotary_factor": 0.5},
+    # llama.cpp's loader has it multiply the shared experts' size with their number, or not, by its version.
+    only={
+        **ANY_SILU,
+        **UNTIED,
+        "num_shared_experts": (1,),
+        "use_qk_norm": (True,),
+        "use_qkv_bias": (False, None),
+        "use_bias": (False, None),
+        "score_function": ("sigmoid",),
+    },
+    extra_layers=True,
 )
