@@ -36,7 +36,7 @@ from proxy.gguf.transforms import (
 
 BLOCK = "blk."
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
-_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types")
+_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d")
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
 
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
@@ -218,7 +218,7 @@ def _target(
 ) -> Target:
     """A tensor that keeps its type, or becomes F32 where llama.cpp wants that; `turned` is how many rows a head has."""
     dtype = place.source.dtype
-    wide = _is_wide(name, shape)
+    wide = stays_wide(name, shape)
     steps: list[Transform] = []
     if turned is not None:
         steps.append(interleaved(place.row, turned))
@@ -232,7 +232,8 @@ def _target(
     return Target(info, tuple(pieces), len(pieces))
 
 
-def _is_wide(name: str, shape: Sequence[int]) -> bool:
+def stays_wide(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor of the GGUF is F32 in any case, which no quantizer touches."""
     stem, _, end = name.rpartition(".")
     return len(shape) < MATRIX or name.endswith("_norm.weight") or end != "weight" or stem.split(".")[-1] in _ALWAYS_F32
 

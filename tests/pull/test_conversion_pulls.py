@@ -180,6 +180,27 @@ async def test_who_converts_is_decided_by_both_versions_and_by_the_user(
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "version", "tag", "refused"),
+    [
+        ("mamba", "0.33.0", "q4_K_M", None),
+        ("mamba", "0.33.0", "q8_0", "blk.0.ssm_dt.weight has rows of 16 numbers, which Ollama 0.33.0 cannot quantize"),
+        ("mamba", "0.24.0", "q8_0", None),
+        ("mamba", "0.33.0", "f16", None),
+        ("granitehybrid", "0.33.0", "q8_0", None),
+        ("granitehybrid", "0.11.4", "bf16", "cannot convert GraniteMoeHybridForCausalLM"),
+    ],
+)
+async def test_rows_are_asked_of_what_is_quantized(
+    hub: StandInHub, ollama: StandInOllama, name: str, version: str, tag: str, refused: str | None
+) -> None:
+    ollama.version = version
+    hub.add("acme/tiny", REPOSITORIES[name].files())
+    found = (await inspect(settings(hub.endpoint, ollama.url), f"{NAME}:{tag}")).to_json()
+    assert (found["refusal"] is None) == (refused is None), found["refusal"]
+    assert refused is None or refused in found["refusal"]
+
+
 async def test_nothing_is_left_behind_a_quantization(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
