@@ -6,10 +6,11 @@ or the vocabulary says why.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
@@ -37,7 +38,7 @@ class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
     `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
-    llama.cpp's name of how a text is cut, and `parameters` how many numbers the tensors have.
+    llama.cpp's name of how a text is cut.
     """
 
     architecture: str
@@ -45,21 +46,28 @@ class Conversion:
     header: bytes
     pieces: tuple[Piece | Made, ...]
     in_file_order: bool
-    parameters: int
+    tensors: tuple[TensorInfo, ...]
 
     @property
     def size(self) -> int:
         return len(self.header) + sum(piece.size for piece in self.pieces)
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the tensors have."""
+        return sum(prod(tensor.shape) for tensor in self.tensors)
+
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the GGUF says of itself beyond config.json; `chat_template` is the chosen one."""
+    """What the GGUF says of itself beyond config.json; `name` is the repository's without its owner's."""
 
     name: str
-    license: str | None = None
+    card: Mapping[str, object] = field(default_factory=dict)
+    """The front matter of README.md."""
     chat_template: str | None = None
-    generation: Mapping[str, object] | None = None
+    """The chosen one."""
+    generation: Mapping[str, object] = field(default_factory=dict)
     """The fields of generation_config.json."""
 
 
@@ -88,6 +96,7 @@ def convert(
     """
     family = _family(config)
     settings = family.config(config)
+    family = family if family.of is None else family.of(settings)
     _check_settings(family, settings)
     targets = plan_targets(family, settings, weights)
     file_type, quantized = _file_type(weights), for_ollama_quantizer or for_ollama_quantizer_below_0_30
@@ -118,7 +127,7 @@ def convert(
         write_header(metadata, listed),
         tuple(pieces),
         in_order,
-        parameters=sum(prod(info.shape) for info in listed),
+        tuple(listed),
     )
 
 
@@ -152,23 +161,20 @@ def _check_settings(family: Family, config: Config) -> None:
 def _hyperparameters(family: Family, config: Config) -> dict[str, Field]:
     fields = {}
     for write in family.hyperparameters:
-        for key, field in write(config):
-            fields[f"{family.architecture}.{key}"] = field
+        for key, value in write(config):
+            fields[f"{family.architecture}.{key}"] = value
     return fields
 
 
 def _general(family: Family, description: Description, infos: Sequence[TensorInfo]) -> dict[str, Field]:
     fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
     for key, (name, fraction) in _SAMPLING.items():
-        value = (description.generation or {}).get(key)
+        value = description.generation.get(key)
         if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
             kind = Kind.FLOAT32 if fraction else Kind.INT32
             fields[f"general.sampling.{name}"] = Field.of(kind, value)
-    fields["general.name"] = Field.string(description.name)
-    fields["general.size_label"] = Field.string(_size_label(infos))
-    if description.license is not None:
-        fields["general.license"] = Field.string(description.license)
-    return fields
+    parameters = sum(prod(info.shape) for info in infos)
+    return fields | describe(description.name, description.card, parameters, _size_label(infos))
 
 
 def _file_type(weights: Mapping[str, Mapping[str, Source]]) -> int:

@@ -88,6 +88,12 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
     ): "deepseek-v3",
     (
         _split(
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+        ),
+        False,
+    ): "bailingmoe",
+    (
+        _split(
             "[\r\n]",
             _CASED_LETTERS,
             "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",

@@ -13,6 +13,8 @@ SCORE_BYTES = 4
 TRAINER = 0x12
 MODEL_TYPE = 0x18
 UNIGRAM, BPE = 1, 2
+NORMALIZER = 0x1A
+ADD_DUMMY_PREFIX = 0x18
 LONGEST_SHIFT = 63
 
 
@@ -80,6 +82,18 @@ def read_trainer(model: bytes) -> int | None:
                 return None
             trained = kind if isinstance(kind, int) else None
     return trained
+
+
+def puts_space_before(model: bytes) -> bool:
+    """Whether a model that has been counted begins each text with a space."""
+    puts = True
+    for key, content in _fields(model):
+        if key == NORMALIZER and isinstance(content, bytes):
+            try:
+                puts = dict(_fields(content)).get(ADD_DUMMY_PREFIX, puts) != 0
+            except (IndexError, ValueError):
+                continue
+    return puts
 
 
 def write_pieces(pieces: Iterable[Piece]) -> bytes:

@@ -1,22 +1,15 @@
 """Which tokens begin, end and fill a text, and which are special, as a repository's tokenizer files say. Pure."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
-from proxy.gguf.sentencepiece import MOST_TOKENS
 from proxy.gguf.tensors import shown
+from proxy.gguf.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles, read_decoder
 
-TOKENIZER = "tokenizer.json"
-SENTENCEPIECE = "tokenizer.model"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-SPECIALS = "special_tokens_map.json"
-ADDED = "added_tokens.json"
 _KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ID_KEYS = {
     "bos": "bos_token_id",
@@ -39,52 +32,6 @@ _CLASS_TOKENS: Mapping[str, tuple[str, ...]] = {
 """Special tokens that transformers takes a class of tokenizers to have where tokenizer_config.json names none."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizerFiles:
-    """The tokenizer files, parsed; empty where one is missing."""
-
-    tokenizer: Mapping[str, Any]
-    config: Mapping[str, Any]
-    specials: Mapping[str, Any]
-    added: Mapping[str, Any]
-    model: bytes | None
-
-    @classmethod
-    def read(cls, contents: Mapping[str, bytes]) -> "TokenizerFiles":
-        parsed = {path: _object(path, contents.get(path)) for path in (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED)}
-        return cls(
-            parsed[TOKENIZER], parsed[TOKENIZER_CONFIG], parsed[SPECIALS], parsed[ADDED], contents.get(SENTENCEPIECE)
-        )
-
-    @property
-    def written_added(self) -> Sequence[Mapping[str, Any]]:
-        """The added tokens of tokenizer.json."""
-        return list(_added(self.tokenizer.get("added_tokens") or []))
-
-
-def _object(path: str, content: bytes | None) -> Mapping[str, Any]:
-    try:
-        value = {} if content is None else json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise CannotConvert(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CannotConvert(f"{path} is no JSON object")
-    return value
-
-
-def _added(tokens: object) -> Iterator[Mapping[str, Any]]:
-    if not isinstance(tokens, list):
-        raise CannotConvert(f"{TOKENIZER} has the added_tokens {shown(tokens)}")
-    for token in tokens:
-        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not is_id(token.get("id")):
-            raise CannotConvert(f"{TOKENIZER} has the added token {shown(token)}")
-        yield token
-
-
-def is_id(number: object) -> bool:
-    return type(number) is int and 0 <= number < MOST_TOKENS
-
-
 def added_tokens(files: TokenizerFiles, vocabulary: Mapping[str, int]) -> dict[int, tuple[str, bool]]:
     """The added tokens' texts and whether they are special, by number, as transformers puts them together."""
     added = {token["id"]: (token["content"], token.get("special") is True) for token in files.written_added}
@@ -102,17 +49,6 @@ def added_tokens(files: TokenizerFiles, vocabulary: Mapping[str, int]) -> dict[i
         if known is not None:
             added[known] = text, True
     return added
-
-
-def read_decoder(files: TokenizerFiles) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    tokens = files.config.get("added_tokens_decoder") or {}
-    if not isinstance(tokens, dict):
-        raise CannotConvert(f"{TOKENIZER_CONFIG} has the added_tokens_decoder {shown(tokens)}")
-    for key, token in tokens.items():
-        number = int(key) if key.isascii() and key.isdecimal() and len(key) < 10 else -1  # noqa: PLR2004
-        if not is_id(number) or not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise CannotConvert(f"{TOKENIZER_CONFIG} has the added token {shown(token)} with the number {shown(key)}")
-        yield number, token
 
 
 def _named_specials(files: TokenizerFiles) -> Iterator[str]:
@@ -149,7 +85,7 @@ def write_specials(family: Family, config: Config, files: TokenizerFiles, size: 
     candidates += [(kind, config.find(f"{kind}_token_id")) for kind in named.kinds]
     candidates += [(kind, texts.get(text)) for kind, text in family.specials.items()]
     for kind, number in candidates:
-        if type(number) is not int or kind in ids:
+        if type(number) is not int or number == -1 or kind in ids:
             continue
         if number < 0 or (number >= size and strict):
             raise CannotConvert(f"config.json has {kind}_token_id = {number} in a vocabulary of {size}")

@@ -7,14 +7,37 @@ from math import prod
 from typing import Protocol
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import Absorbed, Copy, Family, Grouped, Raised, Rule, Split, Stacked, Turned
+from proxy.gguf.families.rules import (
+    Absorbed,
+    Copy,
+    Family,
+    Grouped,
+    Parted,
+    Raised,
+    Reshaped,
+    Rule,
+    Scaled,
+    Split,
+    Stacked,
+    Turned,
+)
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType, shown
-from proxy.gguf.transforms import WIDTHS, Transform, chained, increased, interleaved, transposed, widened
+from proxy.gguf.transforms import (
+    WIDTHS,
+    Transform,
+    chained,
+    exponential,
+    increased,
+    interleaved,
+    scaled,
+    transposed,
+    widened,
+)
 
 BLOCK = "blk."
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
-_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types")
+_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d")
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
 
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
@@ -105,7 +128,9 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
     targets = [_made(name, content) for name, content in family.made(config).items()]
     for path, tensors in weights.items():
         for name, source in tensors.items():
-            if name.endswith(_NOT_NEEDED) or (config.tied and name.startswith("lm_head.")):
+            if name.endswith(_NOT_NEEDED) or name.startswith(family.skipped):
+                continue
+            if config.tied and name.startswith("lm_head."):
                 continue
             place = _Place(path, name, source)
             if family.extra_layers and _layer(name) >= config.blocks:
@@ -133,7 +158,7 @@ def can_quantize() -> bool:
 def cast(target: Target, kind: TensorType) -> Target:
     """The same with its numbers in another type, as any Ollama's quantizer would; what is always F32 stays it."""
     info = target.info
-    if info.type == kind or _is_wide(info.name, info.shape):
+    if info.type == kind or stays_wide(info.name, info.shape):
         return target
     block, taken = BLOCKS[kind]
     if info.shape[0] % block:
@@ -216,6 +241,12 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
         case Grouped(name):
             pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
+        case Reshaped(name):
+            return [_reshaped(rule, config, place, name.format(*numbers))]
+        case Scaled(name):
+            return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
+        case Parted():
+            return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
             return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
         case Stacked():
@@ -227,7 +258,7 @@ def _target(
 ) -> Target:
     """A tensor that keeps its type, or becomes F32 where llama.cpp wants that; `turned` is how many rows a head has."""
     dtype = place.source.dtype
-    wide = _is_wide(name, shape)
+    wide = stays_wide(name, shape)
     steps: list[Transform] = []
     if turned is not None:
         steps.append(interleaved(place.row, turned))
@@ -241,7 +272,8 @@ def _target(
     return Target(info, tuple(pieces), len(pieces))
 
 
-def _is_wide(name: str, shape: Sequence[int]) -> bool:
+def stays_wide(name: str, shape: Sequence[int]) -> bool:
+    """Whether a tensor of the GGUF is F32 in any case, which no quantizer touches."""
     stem, _, end = name.rpartition(".")
     return len(shape) < MATRIX or name.endswith("_norm.weight") or end != "weight" or stem.split(".")[-1] in _ALWAYS_F32
 
@@ -287,6 +319,45 @@ def _grouped(place: _Place, groups: int, heads: int) -> Iterator[Piece]:
         for group in range(groups):
             start = group * (each + 2)
             yield place.piece((start + first) * size, (start + last) * size)
+
+
+def _reshaped(rule: Reshaped, config: Config, place: _Place, name: str) -> Target:
+    shape, dtype = rule.shape(config, place.source.shape), place.source.dtype
+    if prod(shape) != prod(place.source.shape):
+        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, which cannot be {list(shape)}")
+    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32)
+    steps = [exponential(dtype)] if rule.exponential else [widened(dtype)] if dtype != "F32" else []
+    transform = chained(steps)
+    piece = place.piece()
+    return Target(info, (piece if transform is None else replace(piece, transform=transform, becomes=info.size),))
+
+
+def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
+    shares, shape, dtype = rule.shares(config), place.source.shape, place.source.dtype
+    counts = [place.rows] if len(shares) == 1 else [rows for rows, _ in shares]
+    if len(shape) != MATRIX or sum(counts) != place.rows:
+        raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, counts))} rows")
+    pieces, first = [], 0
+    for rows, (_, factors) in zip(counts, shares, strict=True):
+        if rows:
+            piece = place.piece(first, first + rows)
+            pieces.append(replace(piece, transform=scaled(dtype, factors), becomes=piece.size))
+        first += rows
+    return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces))
+
+
+def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:
+    groups, heads = rule.groups(config), rule.heads(config)
+    pieces = list(_grouped(place, groups, heads))
+    size = place.rows // (heads + 2 * groups)
+    made = []
+    for at, (name, count, turned) in enumerate(
+        ((rule.query, heads, size), (rule.key, groups, size), (rule.value, groups, None))
+    ):
+        shape = (count * size, *place.source.shape[1:])
+        share = pieces[at * groups : (at + 1) * groups]
+        made.append(_target(name.format(*numbers) + suffix, shape, place, share, turned))
+    return made
 
 
 def _absorbed(config: Config, place: _Place, key: str, value: str) -> list[Target]:
@@ -345,10 +416,12 @@ def _check_complete(family: Family, config: Config, names: Iterable[str]) -> Non
     normed = {rest.removesuffix(".weight") for found in blocks.values() for rest in found}
     if lacking_norms := _norms(family) - family.optional_norms - normed:
         raise CannotConvert(f"the weights have nothing that becomes {BLOCK}0.{min(lacking_norms)}")
-    # In one model, layers with experts differ from those without, and else all are alike.
-    routed = {number: found for number, found in blocks.items() if any("_exp" in rest for rest in found)}
-    dense = {number: found for number, found in blocks.items() if number not in routed}
-    for alike in (routed, dense):
+    # In one model, layers differ by whether they have experts and a state space, and else all are alike.
+    kinds: dict[tuple[bool, ...], dict[int, set[str]]] = {}
+    for number, found in blocks.items():
+        kind = tuple(any(part in rest for rest in found) for part in ("_exp", "ssm_"))
+        kinds.setdefault(kind, {})[number] = found
+    for alike in kinds.values():
         everything = set().union(*alike.values())
         for number, found in alike.items():
             if found != everything or not found:

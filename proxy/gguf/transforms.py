@@ -3,10 +3,11 @@
 None of them holds more than one head, one row or one piece, whatever the tensor's size.
 """
 
+import math
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 Step = Callable[[bytes], bytes]
 """Takes bytes piece by piece and returns what is ready of them; after the last it is given `b""`."""
@@ -37,6 +38,18 @@ def widened(dtype: str) -> Transform:
 def increased(dtype: str) -> Transform:
     """One more than each number, in F32."""
     return partial(_by_numbers, WIDTHS[dtype], partial(_increase, dtype))
+
+
+def scaled(dtype: str, factors: tuple[float, ...]) -> Transform:
+    """Each number multiplied with one factor after the other, all of 32 bits."""
+    return partial(
+        _by_numbers, WIDTHS[dtype], partial(_scale, dtype, tuple(_rounded("<f", factor) for factor in factors))
+    )
+
+
+def exponential(dtype: str) -> Transform:
+    """The negative exponential of each number, in F32. torch's is off by the last bit now and then."""
+    return partial(_by_numbers, WIDTHS[dtype], partial(_exponential, dtype))
 
 
 def chained(transforms: Sequence[Transform]) -> Transform | None:
@@ -103,6 +116,52 @@ def _from_f16(content: bytes) -> bytes:
 
 
 def _increase(dtype: str, content: bytes) -> bytes:
+    return _each(dtype, content, lambda number: number + 1)
+
+
+def _exponential(dtype: str, content: bytes) -> bytes:
+    # Beyond 88 the exponential leaves the range of F32.
+    return _each(dtype, content, lambda number: -math.exp(number) if number < 88 else -math.inf)  # noqa: PLR2004
+
+
+def _each(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:
     wide = content if dtype == "F32" else _from_bf16(content) if dtype == "BF16" else _from_f16(content)
     count = len(wide) // 4
-    return struct.pack(f"<{count}f", *(number + 1 for number in struct.unpack(f"<{count}f", wide)))
+    return struct.pack(f"<{count}f", *map(change, struct.unpack(f"<{count}f", wide)))
+
+
+def _scale(dtype: str, factors: tuple[float, ...], content: bytes) -> bytes:
+    if dtype == "F32":
+        numbers = _multiplied(struct.unpack(f"<{len(content) // 4}f", content), factors)
+        return struct.pack(f"<{len(numbers)}f", *numbers)
+    products = _products(dtype, factors)
+    return array("H", [products[number] for number in array("H", content)]).tobytes()
+
+
+def _multiplied(numbers: Sequence[float], factors: tuple[float, ...]) -> Sequence[float]:
+    for factor in factors:
+        numbers = [_rounded("<f", number * factor) for number in numbers]
+    return numbers
+
+
+@lru_cache(maxsize=32)
+def _products(dtype: str, factors: tuple[float, ...]) -> list[int]:
+    """What each of the numbers that 16 bits can hold becomes, calculated in F32."""
+    every = array("H", range(1 << 16)).tobytes()
+    wide = _from_bf16(every) if dtype == "BF16" else _from_f16(every)
+    numbers = _multiplied(struct.unpack("<65536f", wide), factors)
+    if dtype == "F16":
+        return list(array("H", struct.pack("<65536e", *(_rounded("<e", number) for number in numbers))))
+    return [_upper_half(bits) for bits in array("I", struct.pack("<65536f", *numbers))]
+
+
+def _upper_half(bits: int) -> int:
+    """Of an F32, rounded to the nearest BF16, and to the even one of two."""
+    return bits + 0x7FFF + (bits >> 16 & 1) >> 16
+
+
+def _rounded(code: str, number: float) -> float:
+    try:
+        return float(struct.unpack(code, struct.pack(code, number))[0])
+    except OverflowError:
+        return math.copysign(math.inf, number)

@@ -12,21 +12,15 @@ from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.sentencepiece import BPE, MOST_TOKENS, Piece, count_pieces, read_pieces, read_trainer
 from proxy.gguf.sentencepiece import Kind as Type
-from proxy.gguf.special_tokens import (
-    ADDED,
-    SENTENCEPIECE,
-    TOKENIZER,
-    TokenizerFiles,
-    added_tokens,
-    is_id,
-    read_decoder,
-    write_specials,
-)
+from proxy.gguf.special_tokens import added_tokens, write_specials
 from proxy.gguf.tensors import shown
+from proxy.gguf.tokenizer_files import ADDED, SENTENCEPIECE, TOKENIZER, TokenizerFiles, is_id, read_decoder
 
 _ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "\u2581"
+_NO_END = "\U0001f409"
+"""What llama.cpp has for the piece of a zero, at which it would take a text to end."""
 
 
 def write_vocabulary(
@@ -64,7 +58,7 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
     else:
         wanted = " or ".join({"bpe": TOKENIZER, "sentencepiece": SENTENCEPIECE}[kind] for kind in family.tokenizers)
         raise CannotConvert(f"{family.architecture} has no {wanted} here")
-    yield from family.vocabulary(config, files.config)
+    yield from family.vocabulary(config, files)
 
 
 @dataclass(slots=True)
@@ -196,9 +190,12 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> _Tokens:
     tokens = _Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
     for number, piece in enumerate(_read(model)):
         # llama.cpp's converter asks for these kinds only: what the user defined is normal, unless it is added below.
-        known = piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE)
+        kind = piece.kind if piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE) else Type.NORMAL
+        text = _NO_END if piece.text == "\0" else piece.text
+        if text == _NO_END or (family.unused_pieces and text.startswith(family.unused_pieces)):
+            kind = Type.UNUSED
         if number < len(tokens):
-            tokens.put(number, piece.text, piece.kind if known else Type.NORMAL, piece.score)
+            tokens.put(number, text, kind, piece.score)
     for text, number in files.added.items():
         if not is_id(number):
             raise CannotConvert(f"{ADDED} has the token {shown(text)} with the number {shown(number)}")

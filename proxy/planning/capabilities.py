@@ -39,9 +39,16 @@ ROW = 32
 # Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST.
 RUNS: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
+    "bailingmoe2": Version(0, 12, 11),
     "ernie4_5": Version(0, 11, 5),
+    "ernie4_5-moe": Version(0, 11, 5),
     "exaone4": Version(0, 11, 5),
+    "falcon-h1": Version(0, 11, 5),
     "glm4": Version(0, 6, 6),
+    "glm4moe": Version(0, 11, 5),
+    "granitehybrid": Version(0, 11, 5),
+    "hunyuan-dense": Version(0, 11, 5),
+    "jamba": Version(0, 11, 5),
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),

@@ -4,7 +4,6 @@ Ollama's own choice is never relied on: of 157 real templates it knows 22 rightl
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from proxy.errors import Refusal
 from proxy.gguf.header import Header
 from proxy.gguf.sentencepiece import Kind
 from proxy.planning.capabilities import NEVER, Capabilities, Version
+from proxy.planning.card import read_card
 from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
 from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
 from proxy.sources.base import RepositoryFile
@@ -42,9 +42,6 @@ RENDERED: Mapping[str, Version] = {
 }
 # Longer than the distance by which Ollama still takes a template for one of its own.
 OPENING = f"{{#{' as its authors wrote it:' * 5} #}}"
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
-# One, or the first of a list.
-LICENSE_FIELD = re.compile(r"^license:[ \t]*(?:\r?\n[ \t]*-[ \t]+|\[[ \t]*)?[\"']?([^\s\"'#,\[\]]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +69,15 @@ class Modelfile:
     warnings: tuple[str, ...] = ()
 
 
-def files_to_read(files: Iterable[RepositoryFile]) -> list[RepositoryFile]:
-    """The small files at the top that the Modelfile is made of, beside those of the tokenizer."""
+def files_to_read(files: Iterable[RepositoryFile], *, card: bool = False) -> list[RepositoryFile]:
+    """The small files at the top that the Modelfile is made of, beside those of the tokenizer.
+
+    The model card is among them for its license, where there is no better one, or if `card` asks for it.
+    """
     found = {file.path: file for file in files if file.path in READ and 0 < file.size <= MOST_BYTES}
     license_file = next((path for path in (*LICENSES, README) if path in found), None)
-    return [file for path, file in found.items() if path in OWN_FILES or path == license_file]
+    wanted = {*OWN_FILES, license_file, README if card else None}
+    return [file for path, file in found.items() if path in wanted]
 
 
 def brought_by_files(repository: str, contents: Mapping[str, bytes], tokens: Mapping[int, str]) -> Brought:
@@ -261,6 +262,6 @@ def _with_license(settings: ModelSettings, contents: Mapping[str, bytes]) -> Mod
     for path in LICENSES:
         if contents.get(path):
             return replace(settings, license=contents[path].decode(errors="replace"))
-    front = FRONT_MATTER.match(contents.get(README, b"").decode("utf-8-sig", errors="replace"))
-    named = LICENSE_FIELD.search(front[1]) if front else None
-    return replace(settings, license=named[1]) if named else settings
+    named = read_card(contents.get(README, b"")).get("license")
+    first = next(iter(named), None) if isinstance(named, list) else named
+    return replace(settings, license=first) if first else settings

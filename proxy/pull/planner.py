@@ -189,7 +189,7 @@ class Planner:
         wanted = choose_quantization(reference.tag, default, capabilities, architecture) or default
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
-        await reading.read(files_to_read(repository.files))
+        await reading.read(files_to_read(repository.files, card=True))
         contents = reading.contents
         tokens = await asyncio.to_thread(added_tokens, repository.id, contents)
         brought = brought_by_files(repository.id, contents, tokens)

@@ -28,7 +28,7 @@ from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.transforms import Transform, chained, increased, interleaved, transposed, widened
+from proxy.gguf.transforms import Transform, chained, exponential, increased, interleaved, scaled, transposed, widened
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import HEAD, HEADS, HIDDEN, REPOSITORIES, byte_pairs, dump, sentence_pieces
 from tests.gguf.writing import figures, made, plan, write
@@ -154,6 +154,30 @@ def test_output_is_left_out_where_it_is_tied() -> None:
     assert "output.weight" not in {tensor.name for tensor in read_header(content).tensors}
 
 
+def test_layers_that_only_help_in_training_are_left_out() -> None:
+    """llama.cpp's converter keeps GLM's, which nothing runs."""
+    tiny = REPOSITORIES["glm4moe"]
+    files = replace(tiny, change={**tiny.change, "num_nextn_predict_layers": 1}).files()
+    assert len(files["model.safetensors"]) > len(repository("glm4moe")["model.safetensors"])
+    assert write(plan(files), files) == converted("glm4moe")
+
+
+def test_a_rank_of_its_own_choice_is_calculated() -> None:
+    """As transformers does, which writes it like this at times."""
+    assert changed("jamba", {"mamba_dt_rank": "auto"}).header == plan(repository("jamba")).header
+
+
+def test_a_space_before_a_text_is_what_the_pieces_say() -> None:
+    """A normalizer says it only where there is none."""
+    files = dict(repository("internlm2"))
+    assert files["tokenizer.model"].endswith(b"\x18\x00")
+    for content, puts in ((files["tokenizer.model"], False), (files["tokenizer.model"][:-2] + b"\x18\x01", True)):
+        header = read_header(plan(files | {"tokenizer.model": content}).header)
+        assert header.metadata["tokenizer.ggml.add_space_prefix"].value is puts
+    tiny = replace(REPOSITORIES["internlm2"], tokenizer=sentence_pieces)
+    assert read_header(plan(tiny.files()).header).metadata["tokenizer.ggml.add_space_prefix"].value is True
+
+
 def test_norms_of_single_heads_are_stacked() -> None:
     content = converted("stablelm-norms")
     shapes = {tensor.name: tensor.shape for tensor in read_header(content).tensors}
@@ -244,6 +268,39 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         return
     with pytest.raises(CannotConvert, match=named):
         changed("llama", config)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "named"),
+    [
+        ("granitehybrid", {"position_embedding_type": "rope"}, "position_embedding_type"),
+        ("granite4", {"position_embedding_type": "nope"}, "position_embedding_type"),
+        ("granitehybrid", {"layer_types": ["mamba", "sliding"]}, "layer_types"),
+        ("granitehybrid", {"layer_types": ["mamba", {}]}, "layer_types"),
+        ("granitehybrid", {"layer_types": ["mamba"]}, "layer_types"),
+        ("granitehybrid", {"mamba_n_groups": 3}, "mamba.norm"),
+        ("granitehybrid", {"mamba_expand": 4}, "mamba_expand"),
+        ("falcon_h1_norm", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
+        ("falcon_h1", {"mlp_multipliers": [1.0]}, "mlp_multipliers"),
+        ("falcon_h1", {"ssm_multipliers": [1.0, 1.0, "x", 1.0, 1.0]}, "ssm_multipliers"),
+        ("falcon_h1", {"mamba_d_state": 32}, "in_proj"),
+        ("falcon_h1", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("hunyuan", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "alpha"),
+        ("hunyuan", {"rope_theta": 20000.0}, "dynamic"),
+        ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
+        ("hunyuan", {"num_experts": 2}, "num_experts"),
+        ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+        ("internlm2", {"bias": True}, "bias"),
+        ("jamba", {"attn_layer_period": 0}, "attn_layer_period"),
+        ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
+        ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
+        ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+    ],
+)
+def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        changed(name, config)
 
 
 @pytest.mark.parametrize(
@@ -419,6 +476,44 @@ def test_numbers_are_widened_and_increased() -> None:
     assert _run(widened("BF16"), upper.tobytes()) == wide.tobytes()
     both = chained([interleaved(2, 6), widened("BF16")])
     assert _run(both, upper[:96].tobytes()) == wide[:96].reshape(16, 2, 3).swapaxes(1, 2).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_numbers_are_scaled_in_32_bits(dtype: str) -> None:
+    every = np.arange(1 << 16, dtype=np.uint16)
+
+    def wide(numbers: Any) -> Any:
+        if dtype == "F16":
+            return numbers.view(np.float16).astype(np.float32)
+        return (numbers.astype(np.uint32) << 16).view(np.float32)
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = wide(every) * np.float32(1.1) * np.float32(0.3)
+        if dtype == "F16":
+            expected = product.astype(np.float16).view(np.uint16)
+        else:
+            bits = product.view(np.uint32).astype(np.uint64)
+            expected = (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
+    found = np.frombuffer(_run(scaled(dtype, (1.1, 0.3)), every.tobytes()), np.uint16)
+    nothing = np.isnan(product)
+    assert (found[~nothing] == expected[~nothing]).all()
+    assert np.isnan(wide(found)[nothing]).all()
+
+
+def test_numbers_beyond_32_bits_are_infinite() -> None:
+    some = np.array([1e38, -3e38, 0.1, np.inf, 1e-45], np.float32)
+    with np.errstate(over="ignore"):
+        product = some * np.float32(5) * np.float32(0.3)
+    assert _run(scaled("F32", (5.0, 0.3)), some.tobytes()) == product.tobytes()
+
+
+def test_negative_exponentials_are_the_nearest_of_32_bits() -> None:
+    half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
+    for dtype, numbers in (("F16", half), ("F32", half.astype(np.float32))):
+        nearest = (-np.exp(numbers.astype(np.float64))).astype(np.float32)
+        assert _run(exponential(dtype), numbers.tobytes()) == nearest.tobytes()
+    beyond = np.array([np.inf, 300, -300, -np.inf], np.float32)
+    assert _run(exponential("F32"), beyond.tobytes()) == np.array([-np.inf, -np.inf, -0.0, -0.0], np.float32).tobytes()
 
 
 def test_a_tensors_size_costs_no_memory() -> None:

@@ -13,6 +13,8 @@ from tests.gguf.tiny_repositories import SPACE, changed
 from tests.gguf.writing import plan
 
 BY_NAME = {name: cut for cut, name in KNOWN.items()}
+ALIKE = {"qwen2", "bailingmoe"}
+"""Two patterns for the same cuts."""
 
 
 def numbers(cut: Cut, name: str) -> dict[str, list[int]]:
@@ -24,7 +26,7 @@ def numbers(cut: Cut, name: str) -> dict[str, list[int]]:
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_another_name_would_be_seen_in_the_tokens(name: str) -> None:
     right = numbers(BY_NAME[name], name)
-    for other in BY_NAME.keys() - {name}:
+    for other in BY_NAME.keys() - {name} - (ALIKE if name in ALIKE else set()):
         wrong = numbers(BY_NAME[other], name)
         seen = {text for text in TEXTS if right[text] != wrong[text]}
         assert seen - DEVIATIONS.get(name, {}).keys() - DEVIATIONS.get(other, {}).keys(), other

@@ -9,11 +9,13 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests.tiny_models import Random, Tensors, safetensors
 
@@ -39,12 +41,24 @@ PIECES_TEMPLATE = (
 SPACE = "\u2581"
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, {**BYTE_LEVEL, "use_regex": False}]}
+def _split(*patterns: str) -> dict[str, Any]:
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in patterns
+    ]
+    return {"type": "Sequence", "pretokenizers": [*splits, {**BYTE_LEVEL, "use_regex": False}]}
 
 
 PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "bailingmoe": _split(
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+    ),
+    "deepseek-v3": _split(
+        r"\p{N}{1,3}",
+        "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+        "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+    ),
     "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
@@ -187,10 +201,7 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
     pieces += [(a + b, -float(rank), 1) for rank, (a, b) in enumerate(merges)]
     pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
-    content = b"".join(
-        _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
-        for text, score, kind in pieces
-    )
+    content = b"".join(_piece(*piece) for piece in pieces)
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x20\x00")
     vocabulary = {text: number for number, (text, _, _) in enumerate(pieces)}
     tokens = [added_token(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
@@ -314,6 +325,37 @@ def _odd_pieces() -> Tokenizer:
     return changed(sentence_pieces(), change, rows=8)
 
 
+def _hunyuan_byte_pairs() -> Tokenizer:
+    """Nothing fills a text."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        files["tokenizer_config.json"].pop("pad_token")
+
+    return changed(byte_pairs("deepseek-v3", more=("<|eos|>",)), change)
+
+
+def _internlm2_pieces() -> Tokenizer:
+    """The pieces have room for the added tokens, as InternLM's do, and no space comes before a text."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        last = max(files["tokenizer.json"]["model"]["vocab"].values())
+        files["tokenizer.json"]["added_tokens"].append(added_token("<|plugin|>", last + 2, special=False))
+        files["tokenizer_config.json"]["added_tokens_decoder"] |= {
+            str(last + 1): {"content": "<|im_end|>", "special": True},
+        }
+
+    base = sentence_pieces()
+    more = changed(base, change, rows=4)
+    pieces = [*(f"[UNUSED_TOKEN_{number}]" for number in range(3)), "\0"]
+    content = b"".join(_piece(text, -500.0, 1) for text in pieces)
+    normalizer = _field(3, _field(1, b"identity") + b"\x18\x00")
+    return replace(more, files={**more.files, "tokenizer.model": base.files["tokenizer.model"] + content + normalizer})
+
+
+def _piece(text: str, score: float, kind: int) -> bytes:
+    return _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+
+
 def _field(number: int, content: bytes) -> bytes:
     """A length-delimited field of a protocol buffer."""
     size, length = len(content), bytearray()
@@ -341,7 +383,8 @@ class Tiny:
     shards: int = 1
     drop: tuple[str, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.6})
-    license: str | None = None
+    card: str | None = None
+    """The front matter of README.md."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -376,8 +419,8 @@ class Tiny:
             **self.tokenizer().files,
             "generation_config.json": dump(self.generation),
         }
-        if self.license:
-            files["README.md"] = f"---\nlicense: {self.license}\n---\n# A tiny model\n".encode()
+        if self.card:
+            files["README.md"] = f"---\n{self.card}---\n# A tiny model\n".encode()
         if self.shards == 1:
             return files | {"model.safetensors": safetensors(weights.tensors, self.dtype)}
         index: dict[str, str] = {}
@@ -399,6 +442,10 @@ class Weights:
 
     def add(self, name: str, *shape: int) -> None:
         self.tensors[name] = self._random.weights(*shape)
+
+    def decays(self, name: str, *shape: int) -> None:
+        """As state spaces begin their training: in each row the logarithms of 1, 2, 3 and so on."""
+        self.tensors[name] = np.resize(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)
 
     def norm(self, name: str, *shape: int, bias: bool = False) -> None:
         """Near 1, as a trained one."""
@@ -445,9 +492,26 @@ class Weights:
         for expert in range(EXPERTS):
             self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
 
-    def norms(self, layer: str, *names: str, bias: bool = False) -> None:
+    def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
+        """Of Mamba's second kind."""
+        config = self.config
+        heads, inner_and_states = (
+            config["mamba_n_heads"],
+            inner + 2 * config["mamba_n_groups"] * config["mamba_d_state"],
+        )
+        self.linear(f"{name}in_proj", inner + inner_and_states + heads, HIDDEN)
+        self.add(f"{name}conv1d.weight", inner_and_states, 1, config["mamba_d_conv"])
+        self.add(f"{name}conv1d.bias", inner_and_states)
+        self.add(f"{name}dt_bias", heads)
+        self.decays(f"{name}A_log", heads)
+        self.add(f"{name}D", heads)
+        if norm:
+            self.norm(f"{name}norm", inner)
+        self.linear(f"{name}out_proj", HIDDEN, inner)
+
+    def norms(self, layer: str, *names: str, size: int = HIDDEN, bias: bool = False) -> None:
         for name in names or ("input_layernorm", "post_attention_layernorm"):
-            self.norm(f"{layer}{name}", bias=bias)
+            self.norm(f"{layer}{name}", size, bias=bias)
 
 
 def _plain(weights: Weights) -> None:
@@ -589,6 +653,35 @@ def _granite_moe(weights: Weights) -> None:
             weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
 
 
+def _granite_hybrid(weights: Weights) -> None:
+    """Attention where the config says so, and a shared MLP with experts or without."""
+    config = weights.config
+    weights.ends()
+    for layer, kind in zip(weights.layers(), config["layer_types"], strict=True):
+        weights.norms(layer)
+        if kind == "attention":
+            weights.attention(layer)
+        else:
+            weights.mixer(f"{layer}mamba.", 2 * HIDDEN)
+        if config["num_local_experts"]:
+            weights.linear(f"{layer}block_sparse_moe.router.layer", EXPERTS, HIDDEN)
+            weights.add(f"{layer}block_sparse_moe.input_linear.weight", EXPERTS, 2 * FEED_FORWARD, HIDDEN)
+            weights.add(f"{layer}block_sparse_moe.output_linear.weight", EXPERTS, HIDDEN, FEED_FORWARD)
+        weights.linear(f"{layer}shared_mlp.input_linear", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}shared_mlp.output_linear", HIDDEN, FEED_FORWARD)
+
+
+def _falcon_h1(weights: Weights) -> None:
+    weights.add("model.embed_tokens.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.final_layernorm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for layer in weights.layers():
+        weights.norms(layer, "input_layernorm", "pre_ff_layernorm")
+        weights.mixer(f"{layer}mamba.", weights.config["mamba_d_ssm"], norm=weights.config["mamba_rms_norm"])
+        weights.attention(layer)
+        weights.mlp(layer, name="feed_forward")
+
+
 def _cohere(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -709,6 +802,19 @@ def _exaone(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.c_proj", HIDDEN, FEED_FORWARD)
 
 
+def _internlm2(weights: Weights) -> None:
+    weights.add("model.tok_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.norm")
+    weights.add("output.weight", weights.config["vocab_size"], HIDDEN)
+    for layer in weights.layers():
+        weights.norms(layer, "attention_norm", "ffn_norm")
+        weights.linear(f"{layer}attention.wqkv", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}attention.wo", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}feed_forward.w1", FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}feed_forward.w2", HIDDEN, FEED_FORWARD)
+        weights.linear(f"{layer}feed_forward.w3", FEED_FORWARD, HIDDEN)
+
+
 def _deepseek(weights: Weights) -> None:
     """The first layer is dense."""
     weights.ends()
@@ -747,6 +853,107 @@ def _deepseek2(weights: Weights) -> None:
         _dense_or_experts(weights, number, layer)
         if number and config.get("scoring_func") == "sigmoid":
             weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+
+
+def _glm4_moe(weights: Weights) -> None:
+    """With a layer behind the last, where the config says so."""
+    config = weights.config
+    weights.ends()
+    for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):
+        layer = f"model.layers.{number}."
+        weights.norms(layer)
+        weights.attention(layer, bias="qkv", norms=(HEAD, HEAD) if config["use_qk_norm"] else None)
+        _dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+        if number == config["num_hidden_layers"]:
+            weights.linear(f"{layer}eh_proj", HIDDEN, 2 * HIDDEN)
+            weights.norms(layer, "enorm", "hnorm", "shared_head.norm")
+
+
+def _ernie4_5_moe(weights: Weights) -> None:
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.attention(layer)
+        _dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.moe_statics.e_score_correction_bias", 1, EXPERTS)
+    weights.norm("model.mtp_emb_norm.0")
+
+
+def _bailing_moe2(weights: Weights) -> None:
+    weights.add("model.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.norm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.linear(f"{layer}attention.query_key_value", (HEADS + 2 * KV_HEADS) * HEAD, HIDDEN)
+        weights.linear(f"{layer}attention.dense", HIDDEN, HIDDEN)
+        weights.norms(layer, "attention.query_layernorm", "attention.key_layernorm", size=HEAD)
+        _dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.gate.expert_bias", EXPERTS)
+
+
+def _hunyuan(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer)
+        weights.norm(f"{layer}self_attn.query_layernorm", HEAD)
+        weights.norm(f"{layer}self_attn.key_layernorm", HEAD)
+        weights.mlp(layer)
+
+
+def _mamba(weights: Weights) -> None:
+    config = weights.config
+    weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("backbone.norm_f")
+    for number in range(config["num_hidden_layers"]):
+        layer = f"backbone.layers.{number}."
+        weights.norm(f"{layer}norm")
+        _first_mixer(
+            weights,
+            f"{layer}mixer.",
+            config["intermediate_size"],
+            config["state_size"],
+            config["time_step_rank"],
+        )
+
+
+def _first_mixer(weights: Weights, name: str, inner: int, state: int, rank: int) -> None:
+    """Of Mamba's first kind."""
+    weights.decays(f"{name}A_log", inner, state)
+    weights.add(f"{name}D", inner)
+    weights.linear(f"{name}in_proj", 2 * inner, HIDDEN)
+    weights.add(f"{name}conv1d.weight", inner, 1, 4)
+    weights.add(f"{name}conv1d.bias", inner)
+    weights.linear(f"{name}x_proj", rank + 2 * state, inner)
+    weights.linear(f"{name}dt_proj", inner, rank, bias=True)
+    weights.linear(f"{name}out_proj", HIDDEN, inner)
+
+
+def _jamba(weights: Weights) -> None:
+    """Of four layers the third attends, and the second and fourth have experts."""
+    weights.add("model.embed_tokens.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("model.final_layernorm")
+    weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer, "input_layernorm", "pre_ff_layernorm")
+        if number == 2:
+            weights.attention(layer)
+        else:
+            _first_mixer(weights, f"{layer}mamba.", 2 * HIDDEN, 16, 16)
+            weights.norm(f"{layer}mamba.dt_layernorm", 16)
+            weights.norm(f"{layer}mamba.b_layernorm", 16)
+            weights.norm(f"{layer}mamba.c_layernorm", 16)
+        if number % 2:
+            weights.linear(f"{layer}feed_forward.router", EXPERTS, HIDDEN)
+            for expert in range(EXPERTS):
+                weights.mlp(layer, name=f"feed_forward.experts.{expert}")
+        else:
+            weights.mlp(layer, name="feed_forward")
 
 
 def _llama3() -> Tokenizer:
@@ -793,9 +1000,78 @@ MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_h
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
 SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
 TIED = {"tie_word_embeddings": True}
+MAMBA = {
+    "vocab_size": 376,
+    "intermediate_size": 2 * HIDDEN,
+    "state_size": 16,
+    "conv_kernel": 4,
+    "time_step_rank": 16,
+    "layer_norm_epsilon": 1e-5,
+    **TIED,
+}
+GRANITE4 = {
+    **GRANITE,
+    **TIED,
+    "vocab_size": 376,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "shared_intermediate_size": FEED_FORWARD,
+    "position_embedding_type": "nope",
+    "mamba_n_heads": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 64,
+    "mamba_d_head": 64,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+}
+FALCON_H1 = {
+    "vocab_size": 384,
+    "head_dim": HEAD,
+    "mamba_d_ssm": 384,
+    "mamba_n_heads": 6,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 64,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_rms_norm": False,
+    "embedding_multiplier": 5.656854249492381,
+    "lm_head_multiplier": 0.0195312,
+    "key_multiplier": 0.390625,
+    "attention_in_multiplier": 1.1,
+    "attention_out_multiplier": 0.9375,
+    "mlp_multipliers": [0.8838834764831845, 0.5859375],
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.23570226039551587,
+    "ssm_multipliers": [0.3535533905932738, 0.25, 0.17677669529663687, 0.5, 0.3535533905932738],
+}
+NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
 REPOSITORIES: dict[str, Tiny] = {
     "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
+    "bailingmoe2": Tiny(
+        "BailingMoeV2ForCausalLM",
+        "bailing_moe",
+        _bailing_moe2,
+        lambda: byte_pairs("bailingmoe"),
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "num_shared_experts": 1,
+            "moe_intermediate_size": HIDDEN,
+            "moe_shared_expert_intermediate_size": HIDDEN,
+            "first_k_dense_replace": 1,
+            "n_group": 2,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "score_function": "sigmoid",
+            "num_nextn_predict_layers": 0,
+            "use_qk_norm": True,
+            "head_dim": HEAD,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
     "bloom": Tiny(
         "BloomForCausalLM",
         "bloom",
@@ -859,6 +1135,22 @@ REPOSITORIES: dict[str, Tiny] = {
         },
     ),
     "ernie4_5": Tiny("Ernie4_5ForCausalLM", "ernie4_5", _plain, _pieces, {"head_dim": 64, **TIED}),
+    "ernie4_5moe": Tiny(
+        "Ernie4_5_MoeForCausalLM",
+        "ernie4_5_moe",
+        _ernie4_5_moe,
+        _pieces,
+        {
+            "moe_num_experts": EXPERTS,
+            "moe_k": 2,
+            "moe_layer_interval": 1,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 1,
+            "moe_intermediate_size": HIDDEN,
+            "moe_num_shared_experts": 1,
+            **TIED,
+        },
+    ),
     "exaone": Tiny(
         "ExaoneForCausalLM",
         "exaone",
@@ -898,6 +1190,41 @@ REPOSITORIES: dict[str, Tiny] = {
         lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
         {"head_dim": 64, "partial_rotary_factor": 0.5, "attention_bias": True},
     ),
+    "glm4moe": Tiny(
+        "Glm4MoeForCausalLM",
+        "glm4_moe",
+        _glm4_moe,
+        lambda: byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>")),
+        {
+            **{key: value for key, value in DEEPSEEK.items() if key != "scoring_func"},
+            "norm_topk_prob": True,
+            "head_dim": 64,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "routed_scaling_factor": 1.5,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+    ),
+    "hunyuan": Tiny(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        _hunyuan,
+        _hunyuan_byte_pairs,
+        {
+            "head_dim": 64,
+            "num_experts": 1,
+            "pad_token_id": -1,
+            "eod_token_id": 373,
+            "max_position_embeddings": 32768,
+            "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "mscale": 1.0},
+            "rope_theta": 10000.0,
+            "use_qk_norm": True,
+            **TIED,
+        },
+        generation={"eos_token_id": [371, 373], "top_k": 20},
+    ),
     "gptneox": Tiny(
         "GPTNeoXForCausalLM",
         "gpt_neox",
@@ -913,6 +1240,29 @@ REPOSITORIES: dict[str, Tiny] = {
         _smollm,
         {**GRANITE, **TIED, "num_local_experts": EXPERTS, "num_experts_per_tok": 2},
     ),
+    "granite4": Tiny(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        _granite_hybrid,
+        change={**GRANITE4, "layer_types": ["attention"] * 2, "position_embedding_type": "rope"},
+    ),
+    "granitehybrid": Tiny(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        _granite_hybrid,
+        change={**GRANITE4, "layer_types": ["mamba", "attention"], "mamba_n_groups": 2, "tie_word_embeddings": False},
+    ),
+    "granitehybridmoe": Tiny(
+        "GraniteMoeHybridForCausalLM",
+        "granitemoehybrid",
+        _granite_hybrid,
+        change={
+            **GRANITE4,
+            "layer_types": ["mamba", "attention"],
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+        },
+    ),
     "granitemoeshared": Tiny(
         "GraniteMoeSharedForCausalLM",
         "granitemoeshared",
@@ -925,6 +1275,33 @@ REPOSITORIES: dict[str, Tiny] = {
             "num_experts_per_tok": 2,
             "shared_intermediate_size": FEED_FORWARD,
         },
+    ),
+    "internlm2": Tiny(
+        "InternLM2ForCausalLM",
+        "internlm2",
+        _internlm2,
+        _internlm2_pieces,
+        {"bias": False, "rope_theta": 1e6, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    ),
+    "jamba": Tiny(
+        "JambaForCausalLM",
+        "jamba",
+        _jamba,
+        _pieces,
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 4,
+            "attn_layer_offset": 2,
+            "mamba_d_state": 16,
+            "mamba_d_conv": 4,
+            "mamba_expand": 2,
+            "mamba_dt_rank": 16,
+            **FOUR,
+        },
+        drop=("rope_theta",),
     ),
     "llama": Tiny("LlamaForCausalLM", "llama", _plain, _llama3, {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0}),
     "llama-2": Tiny("LlamaForCausalLM", "llama", _plain, sentence_pieces),
@@ -945,6 +1322,15 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "rms_norm_eps"),
         shards=3,
     ),
+    "falcon_h1": Tiny("FalconH1ForCausalLM", "falcon_h1", _falcon_h1, change=FALCON_H1),
+    "falcon_h1_norm": Tiny(
+        "FalconH1ForCausalLM",
+        "falcon_h1",
+        _falcon_h1,
+        change={**FALCON_H1, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 2},
+    ),
+    "falcon_mamba": Tiny("FalconMambaForCausalLM", "falcon_mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
+    "mamba": Tiny("MambaForCausalLM", "mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
     "minicpm": Tiny(
         "MiniCPMForCausalLM",
         "minicpm",
@@ -1051,7 +1437,7 @@ REPOSITORIES: dict[str, Tiny] = {
         _odd_byte_pairs,
         {**TIED, "eos_token_id": [458, 460]},
         generation=SAMPLING,
-        license="apache-2.0",
+        card="license: other\nlicense_name: mine\ntags:\n- tiny\nlanguage: en\nbase_model:\n- acme/Large-v2\n",
     ),
     "qwen2moe": Tiny(
         "Qwen2MoeForCausalLM",

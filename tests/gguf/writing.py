@@ -9,6 +9,7 @@ from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.header import Header, Kind
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import TensorType
+from proxy.planning.card import read_card
 from proxy.planning.safetensors import header_size, read_header
 
 TOKENIZER_FILES = (
@@ -17,6 +18,7 @@ TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "generation_config.json",
 )
 MOST_VALUES = 16
 WINDOW = 1 << 16
@@ -33,13 +35,9 @@ def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
             for path, content in sorted(files.items())
             if path.endswith(".safetensors")
         },
-        Description("Tiny Model", _license(files.get("README.md", b"")), template, generation),
+        Description("Tiny Model", read_card(files.get("README.md", b"")), template, generation),
         **options,
     )
-
-
-def _license(card: bytes) -> str | None:
-    return next((line[9:].decode() for line in card.splitlines() if line.startswith(b"license: ")), None)
 
 
 def made(piece: Piece | Made, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
@@ -66,7 +64,7 @@ def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WIND
 
 def figures(header: Header, content: bytes) -> dict[str, Any]:
     """Of each key its kind and value, of each tensor its type, shape and digest; long arrays are digests too."""
-    metadata = {key: _value(field.kind, field.raw, field.value) for key, field in header.metadata.items()}
+    metadata = {key: value_of(field.kind, field.raw, field.value) for key, field in header.metadata.items()}
     tensors = {}
     for tensor in header.tensors:
         start = header.data_start + tensor.offset
@@ -75,7 +73,7 @@ def figures(header: Header, content: bytes) -> dict[str, Any]:
     return {"metadata": metadata, "tensors": tensors}
 
 
-def _value(kind: Kind, raw: bytes, value: Any) -> dict[str, Any]:
+def value_of(kind: Kind, raw: bytes, value: Any) -> dict[str, Any]:
     if kind is not Kind.ARRAY:
         return {"kind": kind.name, "value": value}
     items = Kind(int.from_bytes(raw[:4], "little")).name

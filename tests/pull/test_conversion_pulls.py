@@ -16,6 +16,7 @@ from proxy.gguf.conversion import Description, convert
 from proxy.gguf.families import FAMILIES
 from proxy.inspection import inspect
 from proxy.planning.capabilities import capabilities_of
+from proxy.planning.card import read_card
 from proxy.planning.conversion_plan import FILE
 from proxy.planning.safetensors import Header, header_size, read_header
 from tests.gguf.tiny_repositories import REPOSITORIES, byte_pairs
@@ -54,7 +55,7 @@ def converted(files: dict[str, bytes], **options: Any) -> bytes:
     weights = {path: header.tensors for path, header in headers(files).items()}
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
-    description = Description("tiny", chat_template=template, generation=generation)
+    description = Description("tiny", read_card(files.get("README.md", b"")), template, generation)
     return write(convert(json.loads(files["config.json"]), files, weights, description, **options), files)
 
 
@@ -82,6 +83,18 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     [weights] = [layer for layer in ollama.models[f"{NAME}:{tag}"].layers if layer.kind == "model"]
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
     assert not any("converting" in line["status"] for line in lines)
+
+
+async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    files = REPOSITORIES["qwen3"].files()
+    card = b"---\nlicense: mit\ntags:\n- small\n---\n"
+    hub.add("acme/tiny", files | {"README.md": card, "LICENSE": b"MIT License"})
+    assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
+    expected = converted(files | {"README.md": card})
+    assert digest_of(expected) in ollama.models.used_digests()
+    assert expected != converted(files)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +202,28 @@ async def test_who_converts_is_decided_by_both_versions_and_by_the_user(
         assert f"{by} converts {REPOSITORIES[name].architecture}" in found["reason"].lower().replace(
             REPOSITORIES[name].architecture.lower(), REPOSITORIES[name].architecture
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "tag", "refused"),
+    [
+        ("mamba", "0.33.0", "q4_K_M", None),
+        ("mamba", "0.33.0", "q8_0", "blk.0.ssm_dt.weight has rows of 16 numbers, which Ollama 0.33.0 cannot quantize"),
+        ("mamba", "0.24.0", "q8_0", None),
+        ("mamba", "0.33.0", "f16", None),
+        ("granitehybrid", "0.33.0", "q8_0", None),
+        ("granitehybrid", "0.11.4", "bf16", "cannot convert GraniteMoeHybridForCausalLM"),
+    ],
+)
+async def test_rows_are_asked_of_what_is_quantized(
+    hub: StandInHub, ollama: StandInOllama, name: str, version: str, tag: str, refused: str | None
+) -> None:
+    ollama.version = version
+    hub.add("acme/tiny", REPOSITORIES[name].files())
+    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    found = (await inspect(config, f"{NAME}:{tag}")).to_json()
+    assert (found["refusal"] is None) == (refused is None), found["refusal"]
+    assert refused is None or refused in found["refusal"]
 
 
 async def test_nothing_is_left_behind_a_quantization(

@@ -80,8 +80,8 @@ class Case:
 CASES = [
     Case(
         "an architecture that nobody converts",
-        changed("config.json", architectures=["JambaForCausalLM"]),
-        ("acme/model/config.json", "Ollama 0.24.0 cannot convert JambaForCausalLM, nor can any other Ollama"),
+        changed("config.json", architectures=["ApertusForCausalLM"]),
+        ("acme/model/config.json", "Ollama 0.24.0 cannot convert ApertusForCausalLM, nor can any other Ollama"),
     ),
     Case(
         "an architecture that newer ones convert",

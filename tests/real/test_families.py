@@ -280,8 +280,8 @@ def _word_piece(tokenizer: dict[str, Any]) -> None:
 
 REFUSED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "another architecture": (
-        lambda files: configured(files, architectures=["JambaForCausalLM"]),
-        "cannot convert JambaForCausalLM, nor can any other Ollama",
+        lambda files: configured(files, architectures=["ApertusForCausalLM"]),
+        "cannot convert ApertusForCausalLM, nor can any other Ollama",
     ),
     "no heads, at which a server ends": (
         lambda files: configured(files, num_attention_heads=...),

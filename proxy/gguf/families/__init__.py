@@ -11,15 +11,19 @@ from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
 from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
+from proxy.gguf.families.hunyuan import HUNYUAN
+from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
 from proxy.gguf.families.rules import Family
-from proxy.gguf.families.various import EXAONE, GLM4, NEMOTRON, STABLELM, STARCODER2
+from proxy.gguf.families.various import EXAONE, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
+    "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "Cohere2ForCausalLM": COHERE2,
     "BloomForCausalLM": BLOOM,
     "CohereForCausalLM": COHERE,
@@ -28,15 +32,24 @@ FAMILIES: Mapping[str, Family] = {
     "DeepseekV3ForCausalLM": DEEPSEEK3,
     "Ernie4_5ForCausalLM": ERNIE4_5,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
+    "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
     "Exaone4ForCausalLM": EXAONE4,
     "ExaoneForCausalLM": EXAONE,
+    "FalconH1ForCausalLM": FALCON_H1,
+    "FalconMambaForCausalLM": MAMBA,
     "FalconForCausalLM": FALCON,
     "GPTNeoXForCausalLM": GPT_NEOX,
     "Glm4ForCausalLM": GLM4,
+    "Glm4MoeForCausalLM": GLM4_MOE,
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
+    "GraniteMoeHybridForCausalLM": GRANITE_HYBRID,
     "GraniteMoeSharedForCausalLM": GRANITE_MOE,
+    "HunYuanDenseV1ForCausalLM": HUNYUAN,
+    "InternLM2ForCausalLM": INTERNLM2,
+    "JambaForCausalLM": JAMBA,
     "LlamaForCausalLM": LLAMA,
+    "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,
     "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,

@@ -5,10 +5,10 @@ from typing import Any
 
 from proxy.gguf.families.llama import LLAMA_DEFAULTS, LLAMA_TENSORS, llama_vocabulary
 from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, LLAMA_ROPES, NORMS, TURNED, half_of, rope_frequencies
-from proxy.gguf.families.rules import Family, Split
+from proxy.gguf.families.rules import Family, Rule, Split
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, nonzero, rope_dimensions
 
-_GRANITE_KEYS = (
+GRANITE_KEYS = (
     *BASIC,
     VOCABULARY_SIZE,
     rope_dimensions,
@@ -26,7 +26,7 @@ _GRANITE_DEFAULTS: Mapping[str, Any] = {
 GRANITE = Family(
     "granite",
     LLAMA_TENSORS,
-    _GRANITE_KEYS,
+    GRANITE_KEYS,
     tokenizers=("sentencepiece", "bpe"),
     defaults=_GRANITE_DEFAULTS,
     made=rope_frequencies,
@@ -35,29 +35,31 @@ GRANITE = Family(
     vocabulary=llama_vocabulary,
 )
 
+GRANITE_MOE_TENSORS: Mapping[str, Rule | str] = {
+    **ENDS,
+    **NORMS,
+    **TURNED,
+    LAYER + "block_sparse_moe.router.layer": "blk.{}.ffn_gate_inp",
+    LAYER + "block_sparse_moe.input_linear": Split(
+        (
+            ("blk.{}.ffn_gate_exps", half_of("intermediate_size")),
+            ("blk.{}.ffn_up_exps", half_of("intermediate_size")),
+        )
+    ),
+    LAYER + "block_sparse_moe.output_linear": "blk.{}.ffn_down_exps",
+    LAYER + "shared_mlp.input_linear": Split(
+        (
+            ("blk.{}.ffn_gate_shexp", half_of("shared_intermediate_size")),
+            ("blk.{}.ffn_up_shexp", half_of("shared_intermediate_size")),
+        )
+    ),
+    LAYER + "shared_mlp.output_linear": "blk.{}.ffn_down_shexp",
+}
+
 GRANITE_MOE = Family(
     "granitemoe",
-    {
-        **ENDS,
-        **NORMS,
-        **TURNED,
-        LAYER + "block_sparse_moe.router.layer": "blk.{}.ffn_gate_inp",
-        LAYER + "block_sparse_moe.input_linear": Split(
-            (
-                ("blk.{}.ffn_gate_exps", half_of("intermediate_size")),
-                ("blk.{}.ffn_up_exps", half_of("intermediate_size")),
-            )
-        ),
-        LAYER + "block_sparse_moe.output_linear": "blk.{}.ffn_down_exps",
-        LAYER + "shared_mlp.input_linear": Split(
-            (
-                ("blk.{}.ffn_gate_shexp", half_of("shared_intermediate_size")),
-                ("blk.{}.ffn_up_shexp", half_of("shared_intermediate_size")),
-            )
-        ),
-        LAYER + "shared_mlp.output_linear": "blk.{}.ffn_down_shexp",
-    },
-    (*_GRANITE_KEYS, count("expert_shared_feed_forward_length", "shared_intermediate_size")),
+    GRANITE_MOE_TENSORS,
+    (*GRANITE_KEYS, count("expert_shared_feed_forward_length", "shared_intermediate_size")),
     tokenizers=("sentencepiece", "bpe"),
     defaults={**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2},
     made=rope_frequencies,

@@ -21,6 +21,7 @@ from proxy.gguf.families.parts import (
 from proxy.gguf.families.rules import Family, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, longrope_factors, rope_dimensions
+from proxy.gguf.tokenizer_files import TokenizerFiles
 
 LLAMA_TENSORS = {**ENDS, **NORMS, **TURNED, **MLP}
 
@@ -29,8 +30,8 @@ _LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
 LLAMA_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 
 
-def llama_vocabulary(config: Config, tokenizer: Mapping[str, Any]) -> Pairs:
-    yield from prefix_space(config, tokenizer)
+def llama_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
+    yield from prefix_space(config, files)
     size = config.optional_count("vocab_size")
     if size == 49152:  # noqa: PLR2004 - llama.cpp knows Granite's small models, and SmolLM's, by it
         yield "add_bos_token", Field.boolean(False)

@@ -1,12 +1,12 @@
 """Names of tensors and ways to write keys that many families share. Pure."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Rule, Size, Split, Stacked, Turned
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs, llama3_frequencies
+from proxy.gguf.tokenizer_files import TokenizerFiles
 
 ANY_SILU: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish", None)}
 UNTIED: Mapping[str, tuple[object, ...]] = {"tie_word_embeddings": (False, None)}
@@ -56,7 +56,7 @@ POST_NORMS: Mapping[str, str] = {
 
 
 def experts(config: Config) -> int:
-    return config.positive("num_local_experts", "num_experts", "n_routed_experts")
+    return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 ROUTED: Mapping[str, Rule | str] = {
@@ -103,9 +103,9 @@ def head_dim(config: Config) -> Pairs:
     yield "attention.value_length", Field.uint32(config.head_size)
 
 
-def prefix_space(_: Config, tokenizer: Mapping[str, Any]) -> Pairs:
-    if isinstance(tokenizer.get("add_prefix_space"), bool):
-        yield "add_space_prefix", Field.boolean(tokenizer["add_prefix_space"])
+def prefix_space(_: Config, files: TokenizerFiles) -> Pairs:
+    if isinstance(files.config.get("add_prefix_space"), bool):
+        yield "add_space_prefix", Field.boolean(files.config["add_prefix_space"])
 
 
 def no_scaling(_: Config) -> Pairs:

@@ -6,6 +6,7 @@ from typing import Any
 
 from proxy.gguf.config import Config
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
+from proxy.gguf.tokenizer_files import TokenizerFiles
 
 Size = Callable[[Config], int]
 
@@ -60,6 +61,40 @@ class Grouped:
 
 
 @dataclass(frozen=True, slots=True)
+class Parted:
+    """The same as three tensors, of which Q and K are turned too."""
+
+    query: str
+    key: str
+    value: str
+    groups: Size
+    heads: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """A tensor of F32 in another shape, which begins with the most rows, under its whole name.
+
+    `exponential` makes the negative exponential of each number.
+    """
+
+    name: str
+    shape: Callable[[Config, tuple[int, ...]], tuple[int, ...]]
+    exponential: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A matrix whose rows are multiplied with factors, one after the other: how many rows, and with which.
+
+    A single share is of all rows, however many it says.
+    """
+
+    name: str
+    shares: Callable[[Config], tuple[tuple[int, tuple[float, ...]], ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Absorbed:
     """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
 
@@ -67,7 +102,7 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Absorbed
+Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +121,22 @@ class Family:
     """Kinds of scaling that reach the file, or change nothing within the original context."""
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Keys of config.json that llama.cpp takes to have one of these values, whatever they say."""
-    vocabulary: Callable[[Config, Mapping[str, Any]], Pairs] = lambda _config, _tokenizer: iter(())
-    """What else is written of the tokenizer, from tokenizer_config.json."""
+    vocabulary: Callable[[Config, TokenizerFiles], Pairs] = lambda _config, _files: iter(())
+    """What else is written of the tokenizer; it overrules the rest."""
     specials: Mapping[str, str] = field(default_factory=dict)
     """Special tokens that llama.cpp's converter knows by their text, by kind."""
     added_from_json: bool = False
     """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
+    unused_pieces: str | None = None
+    """How the pieces of a tokenizer.model begin that stand for nothing."""
     optional_norms: frozenset[str] = frozenset()
     """Norms of a layer, by their names in the GGUF, that not every model of the family has."""
+    skipped: tuple[str, ...] = ()
+    """How the names of tensors begin that only help in training."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
+    of: "Callable[[Config], Family] | None" = None
+    """Which family it is by the config, where models of several have this name."""
 
     def config(self, fields: Mapping[str, Any]) -> Config:
         return Config({**self.defaults, **fields})

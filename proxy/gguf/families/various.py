@@ -1,7 +1,4 @@
-"""Families that share little with others: EXAONE 3, GLM-4, Nemotron, StableLM, StarCoder 2. Pure."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Families that share little with others: EXAONE 3, GLM-4, InternLM 2, Nemotron, StableLM, StarCoder 2. Pure."""
 
 from proxy.gguf.config import Config, finite
 from proxy.gguf.families.parts import (
@@ -16,7 +13,7 @@ from proxy.gguf.families.parts import (
     head_dim,
     rope_frequencies,
 )
-from proxy.gguf.families.rules import Family, Raised, Stacked
+from proxy.gguf.families.rules import Family, Parted, Raised, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
@@ -28,6 +25,8 @@ from proxy.gguf.hyperparameters import (
     partial_head_dimensions,
     partial_rope_dimensions,
 )
+from proxy.gguf.sentencepiece import puts_space_before
+from proxy.gguf.tokenizer_files import TokenizerFiles, read_decoder
 
 GLM4 = Family(
     "glm4",
@@ -68,7 +67,7 @@ def _nemotron_rope(config: Config) -> Pairs:
         yield "rope.scaling.factor", Field.float32(finite("config.json has factor", factor))
 
 
-def _nemotron_tokens(_config: Config, _tokenizer: Mapping[str, Any]) -> Pairs:
+def _nemotron_tokens(_config: Config, _files: TokenizerFiles) -> Pairs:
     yield "padding_token_id", Field.uint32(0)
     yield "unknown_token_id", Field.uint32(1)
 
@@ -134,6 +133,44 @@ STABLELM = Family(
     # Neither a rope's base nor its scaling is written: llama.cpp takes 10000.
     ropes=frozenset({"default"}),
     only={**ANY_SILU, **UNTIED, "rope_theta": (10000, None)},
+)
+
+
+def _internlm2_tokens(_config: Config, files: TokenizerFiles) -> Pairs:
+    """A turn ends with `<|im_end|>` where there is one, whatever is named."""
+    yield "add_space_prefix", Field.boolean(puts_space_before(files.model or b""))
+    added = [*read_decoder(files), *((token["id"], token) for token in files.written_added)]
+    for place, token in added:
+        if token["content"] == "<|im_end|>":
+            yield "eos_token_id", Field.uint32(place)
+
+
+INTERNLM2 = Family(
+    "internlm2",
+    {
+        "model.tok_embeddings": "token_embd",
+        "model.norm": "output_norm",
+        "output": "output",
+        LAYER + "attention_norm": "blk.{}.attn_norm",
+        LAYER + "ffn_norm": "blk.{}.ffn_norm",
+        LAYER + "attention.wqkv": Parted(
+            "blk.{}.attn_q",
+            "blk.{}.attn_k",
+            "blk.{}.attn_v",
+            lambda config: config.kv_heads,
+            lambda config: config.heads,
+        ),
+        LAYER + "attention.wo": "blk.{}.attn_output",
+        LAYER + "feed_forward.w1": "blk.{}.ffn_gate",
+        LAYER + "feed_forward.w2": "blk.{}.ffn_down",
+        LAYER + "feed_forward.w3": "blk.{}.ffn_up",
+    },
+    tokenizers=("sentencepiece",),
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0},
+    only={**ANY_SILU, **UNTIED, "bias": (False, None)},
+    vocabulary=_internlm2_tokens,
+    added_from_json=True,
+    unused_pieces="[UNUSED",
 )
 
 STARCODER2 = Family(

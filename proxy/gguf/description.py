@@ -1,0 +1,162 @@
+"""What a GGUF says of its model in words: from the repository's name and its model card. Pure.
+
+The keys are those of llama.cpp's converter. What people write is taken as far as it is text, and no further.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+
+from proxy.gguf.header import Field
+
+LONGEST = 1000
+"""Characters of a text; a longer one is left out."""
+MOST_ITEMS = 100
+
+_TEXTS: Mapping[str, tuple[str, ...]] = {
+    "name": ("name", "model_name"),
+    "version": ("version", "model_version"),
+    "finetune": ("finetune", "model_finetune"),
+    "basename": ("basename", "model_basename", "model_type"),
+    "size_label": ("size_label", "model_size_label"),
+    "license": ("license",),
+    "license.name": ("license_name",),
+    "license.link": ("license_link",),
+}
+"""By what follows `general.`, the fields of a card that say it."""
+_LISTS = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "language")}
+"""Here all fields count."""
+_PARENTS = {
+    "base_model": ("base_model", "base_models", "base_model_sources"),
+    "dataset": ("datasets", "dataset", "dataset_sources"),
+}
+
+
+def describe(name: str, card: Mapping[str, object], parameters: int, size_label: str) -> dict[str, Field]:
+    """`name` is the repository's without its owner's; `size_label` is for one that names no size."""
+    found = _Name.read(name, parameters)
+    named = {
+        "name": found.title,
+        "version": found.version,
+        "finetune": found.finetune,
+        "basename": found.basename,
+        "size_label": found.size or size_label,
+    }
+    fields = {}
+    for key, sources in _TEXTS.items():
+        text = next((text for source in sources if (text := _text(card.get(source))) is not None), named.get(key))
+        if text is not None:
+            fields[f"general.{key}"] = Field.string(text)
+    for key, sources in _PARENTS.items():
+        for part, field in _parents(_texts(next((card[source] for source in sources if source in card), None))):
+            fields[f"general.{key}.{part}"] = field
+    for key, sources in _LISTS.items():
+        if texts := [text for source in sources for text in _texts(card.get(source))]:
+            fields[f"general.{key}"] = Field.strings(texts)
+    return fields
+
+
+def _text(value: object) -> str | None:
+    """Several are one after the other, as for a model of two licenses."""
+    if isinstance(value, list):
+        value = ",".join(_texts(value)) or None
+    return value if isinstance(value, str) and len(value) <= LONGEST else None
+
+
+def _texts(value: object) -> list[str]:
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, str) and len(item) <= LONGEST][:MOST_ITEMS]
+
+
+def _parents(texts: list[str]) -> Iterator[tuple[str, Field]]:
+    """Repositories on the Hub by their ids, others by their addresses."""
+    if texts:
+        yield "count", Field.uint32(len(texts))
+    for number, text in enumerate(texts):
+        is_address = text.startswith(("http://", "https://", "ssh://"))
+        identity = _HUB.fullmatch(text) if is_address else _IDENTITY.fullmatch(text)
+        if identity is not None:
+            name = _Name.read(identity["name"])
+            owner = identity["owner"]
+            yield f"{number}.name", Field.string(name.title)
+            if owner:
+                yield f"{number}.organization", Field.string(_title(owner))
+            if name.version:
+                yield f"{number}.version", Field.string(name.version)
+            if owner and not is_address:
+                yield f"{number}.repo_url", Field.string(f"https://huggingface.co/{owner}/{identity['name']}")
+        if is_address:
+            yield f"{number}.repo_url", Field.string(text)
+
+
+_HUB = re.compile(r"https?://huggingface\.co/(?P<owner>[^/]+)/(?P<name>[^/]+)")
+_IDENTITY = re.compile(r"(?:(?:\.[^/]*|(?P<owner>[^/]*))/)?(?P<name>.*)", re.DOTALL)
+
+_VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
+_TYPE = re.compile(r"i?q\d(?:_\w)*|b?fp?(?:16|32)", re.IGNORECASE)
+_SIZE = re.compile(r"(?:A|\d+x)?\d+(?:[._]\d+)?[KMBT]\d?|small|mini|medium|large|x?xl", re.IGNORECASE)
+_FINETUNE = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
+_SMALL_NUMBER = re.compile(r"v\d+(?:\.\d+)*|\d.*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Such as Mistral-7B-Instruct-v0.3 in its parts."""
+
+    title: str
+    basename: str | None = None
+    finetune: str | None = None
+    version: str | None = None
+    size: str | None = None
+
+    @classmethod
+    def read(cls, name: str, parameters: int = 0) -> "_Name":
+        """`parameters` is how many the model has: a size far from it is a context's."""
+        if " " in name:
+            return cls(name)
+        parts = [_kind(part, at, parameters) for at, part in enumerate(filter(None, name.split("-")))]
+        if any(kind == "size" and re.search(r"\d", part) for part, kind in parts):
+            parts = [(part, "" if kind == "size" and part.isalpha() else kind) for part, kind in parts]
+        begins = (kind == "version" or (not kind and part[0].isalpha()) for part, kind in parts)
+        base = next((at for at, begin in enumerate(begins) if not begin), len(parts))
+        if base == len(parts):
+            base -= sum(1 for _ in takewhile(lambda part: part[1] == "version", reversed(parts)))
+
+        def joined(*kinds: str) -> str | None:
+            return "-".join(part for part, kind in parts[base:] if kind in kinds) or None
+
+        size = "-".join(dict.fromkeys(part for part, kind in parts if kind == "size")) or None
+        finetune, version = joined("finetune", ""), joined("version")
+        basename = "-".join(part for part, _ in parts[:base]) if size or finetune or version else ""
+        return cls(_title(name), basename or None, finetune, version, size)
+
+
+def _title(name: str) -> str:
+    words = name.replace("-", " ").split()
+    return " ".join(word.title() if word.islower() and not _SMALL_NUMBER.fullmatch(word) else word for word in words)
+
+
+def _kind(part: str, at: int, parameters: int) -> tuple[str, str]:
+    """The part as it is to be written, and what it is; nothing for what only its place tells."""
+    if _VERSION.fullmatch(part):
+        return part, "version"
+    if _TYPE.fullmatch(part):
+        return part, "type"
+    if at and _SIZE.fullmatch(part):
+        return _size(part.replace("_", "."), parameters)
+    return part, "finetune" if at and _FINETUNE.fullmatch(part) else ""
+
+
+def _size(part: str, parameters: int) -> tuple[str, str]:
+    if part[-1].isdecimal():  # 7b1 is 7.1b
+        part = f"{part[:-2]}.{part[-1]}{part[-2]}"
+    if part[-2].isdecimal():
+        part = part[:-1] + part[-1].upper()
+    try:
+        count = float(part[:-1]) * 1000.0 ** " KMBT".find(part[-1])
+    except ValueError:
+        return part, "size"
+    if parameters and abs(count - parameters) > 7 * parameters // 8:
+        return part[:-1] + part[-1].lower(), "finetune"
+    return part, "size"

@@ -1,0 +1,63 @@
+"""Tencent's dense HunYuan models. Pure."""
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import BASIC, Pairs
+from proxy.gguf.tensors import shown
+from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
+
+_CONTEXT = 262144
+"""What its rope is made for, whatever config.json says of positions."""
+
+
+def _basic(config: Config) -> Pairs:
+    """Some configs count one expert, which is none."""
+    dense = Config({key: value for key, value in config.fields.items() if key != "num_experts"})
+    for write in BASIC:
+        yield from write(dense)
+
+
+def _rope(config: Config) -> Pairs:
+    """`dynamic` is HunYuan's own: a base that grows with alpha once and for all."""
+    rope = Config(config.rope)
+    if rope.find("rope_type") != "dynamic":
+        return
+    base, positions, alpha = rope.number("rope_theta"), config.count("max_position_embeddings"), rope.number("alpha")
+    size = config.head_size
+    if base != 10000 or positions not in (32768, _CONTEXT) or not 1 <= alpha <= 10000 or size <= 2:  # noqa: PLR2004
+        raise CannotConvert(f"config.json has a rope scaling of the type dynamic with {shown(config.rope)}")
+    yield "rope.freq_base", Field.float32(base * alpha ** (size / (size - 2)))
+    yield "rope.scaling.type", Field.string("none")
+    yield "rope.scaling.factor", Field.float32(1)
+    yield "rope.scaling.original_context_length", Field.uint32(_CONTEXT)
+    yield "context_length", Field.uint32(_CONTEXT)
+
+
+def _ends(config: Config, files: TokenizerFiles) -> Pairs:
+    """config.json names the end of a text, and generation_config.json that of a turn before it."""
+    end = config.optional_count("eod_token_id")
+    if end is not None:
+        yield "eos_token_id", Field.uint32(end)
+    ends = files.generation.get("eos_token_id")
+    if isinstance(ends, list) and len(ends) > 1 and is_id(ends[0]):
+        yield "eot_token_id", Field.uint32(ends[0])
+
+
+HUNYUAN = Family(
+    "hunyuan-dense",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        **MLP,
+        LAYER + "self_attn.query_layernorm": "blk.{}.attn_q_norm",
+        LAYER + "self_attn.key_layernorm": "blk.{}.attn_k_norm",
+    },
+    (_basic, _rope),
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
+    ropes=frozenset({"default", "dynamic"}),
+    only={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
+    vocabulary=_ends,
+)

@@ -1,0 +1,329 @@
+"""Families with a state space in the place of attention, or beside it: Mamba, Granite 4, Falcon-H1, Jamba. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, half_of, head_dim
+from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
+
+_Shares = tuple[tuple[int, tuple[float, ...]], ...]
+
+_ENDLESS = 1 << 20
+"""The context of models that have no positions."""
+
+
+def _same(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
+
+
+def _flat(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's, which goes through each channel alone."""
+    return (shape[0], *(size for size in shape[1:] if size != 1))
+
+
+def _mixer(where: str) -> Mapping[str, Rule | str]:
+    """Of Mamba's first kind."""
+    return {
+        where + "in_proj": "blk.{}.ssm_in",
+        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", _flat),
+        where + "conv1d.bias": "blk.{}.ssm_conv1d",
+        where + "x_proj": "blk.{}.ssm_x",
+        where + "dt_proj": "blk.{}.ssm_dt",
+        where + "A_log": Reshaped("blk.{}.ssm_a", _same, exponential=True),
+        where + "D": Reshaped("blk.{}.ssm_d", _same),
+        where + "out_proj": "blk.{}.ssm_out",
+    }
+
+
+def _column(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape, 1)
+
+
+def _by_groups(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    groups = config.positive("mamba_n_groups")
+    return (groups, shape[0] // groups)
+
+
+_MIXER_2: Mapping[str, Rule | str] = {
+    LAYER + "mamba.in_proj": "blk.{}.ssm_in",
+    LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", _flat),
+    LAYER + "mamba.conv1d.bias": "blk.{}.ssm_conv1d",
+    LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", _same),
+    LAYER + "mamba.A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
+    LAYER + "mamba.D": Reshaped("blk.{}.ssm_d", _column),
+    LAYER + "mamba.norm.weight": Reshaped("blk.{}.ssm_norm.weight", _by_groups),
+    LAYER + "mamba.out_proj": "blk.{}.ssm_out",
+}
+"""Of Mamba's second kind, beside attention."""
+
+
+def _normed(config: Config) -> Pairs:
+    yield "ssm.dt_b_c_rms", Field.boolean(config.find("model_type") == "falcon_mamba")
+
+
+MAMBA = Family(
+    "mamba",
+    {
+        "backbone.embeddings": "token_embd",
+        "backbone.norm_f": "output_norm",
+        "lm_head": "output",
+        "backbone.layers.{}.norm": "blk.{}.attn_norm",
+        **_mixer("backbone.layers.{}.mixer."),
+    },
+    (
+        always("context_length", Field.uint32(_ENDLESS)),
+        count("embedding_length", "hidden_size", required=True),
+        always("feed_forward_length", Field.uint32(0)),
+        always("attention.head_count", Field.uint32(0)),
+        count("block_count", "num_hidden_layers", "n_layer", required=True),
+        count("ssm.conv_kernel", "conv_kernel", required=True),
+        count("ssm.inner_size", "intermediate_size", required=True),
+        count("ssm.state_size", "state_size", required=True),
+        count("ssm.time_step_rank", "time_step_rank", required=True),
+        number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True),
+        _normed,
+    ),
+    defaults={
+        "conv_kernel": 4,
+        "state_size": 16,
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        # It has no attention; this is for the checks, which ask for heads.
+        "num_attention_heads": 1,
+    },
+    only={"hidden_act": ("silu", None)},
+)
+
+
+_DENSE_MLP: Mapping[str, Rule | str] = {
+    LAYER + "shared_mlp.input_linear": Split(
+        (
+            ("blk.{}.ffn_gate", half_of("shared_intermediate_size")),
+            ("blk.{}.ffn_up", half_of("shared_intermediate_size")),
+        )
+    ),
+    LAYER + "shared_mlp.output_linear": "blk.{}.ffn_down",
+}
+
+
+def _attends(config: Config) -> list[bool]:
+    """Layer by layer, whether it has attention in the place of a state space."""
+    kinds = config.find("layer_types")
+    known = isinstance(kinds, list) and all(kind in ("attention", "mamba") for kind in kinds)
+    if not known or len(kinds) != config.blocks:
+        raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
+    return [kind == "attention" for kind in kinds]
+
+
+def _granite_mixer(config: Config) -> Pairs:
+    attends = _attends(config)
+    yield "ssm.conv_kernel", Field.uint32(config.count("mamba_d_conv"))
+    yield "ssm.state_size", Field.uint32(config.count("mamba_d_state"))
+    yield "ssm.group_count", Field.uint32(config.count("mamba_n_groups"))
+    yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
+    yield "ssm.time_step_rank", Field.uint32(config.count("mamba_n_heads"))
+    heads = [config.kv_heads if attend else 0 for attend in attends]
+    yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
+    yield "rope.scaling.finetuned", Field.boolean(all(attends))
+    if not all(attends):
+        yield "context_length", Field.uint32(_ENDLESS)
+
+
+def _granite(config: Config) -> Family:
+    """Under one name there are hybrids without positions, and models that are Granite 3 but for how they are packed."""
+    attends, mixes = _attends(config), config.optional_count("num_local_experts")
+    tensors = {**GRANITE_MOE_TENSORS, **({} if mixes else _DENSE_MLP)}
+    if all(attends):
+        name = "granitemoe" if mixes else "granite"
+        return replace(GRANITE_HYBRID, architecture=name, tensors=tensors, only=_ONLY | {_POSITIONS: ("rope",)})
+    return replace(GRANITE_HYBRID, tensors={**tensors, **_MIXER_2})
+
+
+_POSITIONS = "position_embedding_type"
+_ONLY = {**GRANITE_MOE.only, "mamba_expand": (2,), "attention_bias": (False, None), "mamba_proj_bias": (False, None)}
+
+GRANITE_HYBRID = Family(
+    "granitehybrid",
+    {},
+    (
+        *GRANITE_KEYS,
+        count("expert_shared_feed_forward_length", "shared_intermediate_size"),
+        _granite_mixer,
+    ),
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={
+        **GRANITE_MOE.defaults,
+        "shared_intermediate_size": 1024,
+        "mamba_n_heads": 128,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 256,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+    },
+    made=GRANITE_MOE.made,
+    ropes=GRANITE_MOE.ropes,
+    only=_ONLY | {_POSITIONS: ("nope", None)},
+    of=_granite,
+)
+
+
+def _factors(config: Config, name: str, count: int) -> list[float]:
+    values = config.find(name)
+    if not isinstance(values, list) or len(values) != count:
+        raise CannotConvert(f"config.json has no {count} numbers in {name}")
+    return [finite(f"config.json has {name} with", value) for value in values]
+
+
+def _by(*names: str) -> Callable[[Config], _Shares]:
+    return lambda config: ((0, tuple(config.number(name) for name in names)),)
+
+
+def _by_one_of(at: int, name: str, count: int) -> Callable[[Config], _Shares]:
+    return lambda config: ((0, (_factors(config, name, count)[at],)),)
+
+
+def _in_shares(config: Config) -> _Shares:
+    """The gate's rows, those of what is mixed, of both states, and of the steps."""
+    inner, states = config.positive("mamba_d_ssm"), config.positive("mamba_n_groups") * config.positive("mamba_d_state")
+    whole, factors = config.number("ssm_in_multiplier"), _factors(config, "ssm_multipliers", 5)
+    rows = (inner, inner, states, states, config.positive("mamba_n_heads"))
+    return tuple((count, (whole, factor)) for count, factor in zip(rows, factors, strict=True))
+
+
+def _falcon_h1(config: Config) -> Family:
+    """llama.cpp lets the norm follow the gate."""
+    if config.flag("mamba_rms_norm", default=False) and config.flag("mamba_norm_before_gate", default=True):
+        raise CannotConvert("config.json has mamba_norm_before_gate = True, unknown for this architecture")
+    return FALCON_H1
+
+
+FALCON_H1 = Family(
+    "falcon-h1",
+    {
+        "model.embed_tokens": Scaled("token_embd", _by("embedding_multiplier")),
+        "model.final_layernorm": "output_norm",
+        "lm_head": Scaled("output", _by("lm_head_multiplier")),
+        **_MIXER_2,
+        LAYER + "mamba.in_proj": Scaled("blk.{}.ssm_in", _in_shares),
+        LAYER + "mamba.out_proj": Scaled("blk.{}.ssm_out", _by("ssm_out_multiplier")),
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        # llama.cpp has no suffix here.
+        LAYER + "pre_ff_layernorm.weight": Reshaped("blk.{}.ffn_norm", _same),
+        LAYER + "self_attn.q_proj": Scaled("blk.{}.attn_q", _by("attention_in_multiplier")),
+        LAYER + "self_attn.k_proj": Scaled("blk.{}.attn_k", _by("key_multiplier", "attention_in_multiplier")),
+        LAYER + "self_attn.v_proj": Scaled("blk.{}.attn_v", _by("attention_in_multiplier")),
+        LAYER + "self_attn.o_proj": Scaled("blk.{}.attn_output", _by("attention_out_multiplier")),
+        LAYER + "feed_forward.gate_proj": Scaled("blk.{}.ffn_gate", _by_one_of(0, "mlp_multipliers", 2)),
+        LAYER + "feed_forward.up_proj": "blk.{}.ffn_up",
+        LAYER + "feed_forward.down_proj": Scaled("blk.{}.ffn_down", _by_one_of(1, "mlp_multipliers", 2)),
+    },
+    (
+        count("context_length", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", required=True),
+        count("feed_forward_length", "intermediate_size", required=True),
+        count("attention.head_count", "num_attention_heads", required=True),
+        count("attention.head_count_kv", "num_key_value_heads", required=True),
+        head_dim,
+        count("block_count", "num_hidden_layers", required=True),
+        count("ssm.conv_kernel", "mamba_d_conv", required=True),
+        count("ssm.inner_size", "mamba_d_ssm", required=True),
+        count("ssm.state_size", "mamba_d_state", required=True),
+        count("ssm.time_step_rank", "mamba_n_heads", required=True),
+        count("ssm.group_count", "mamba_n_groups", required=True),
+        number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
+        VOCABULARY_SIZE,
+        rope_base,
+    ),
+    defaults={
+        "max_position_embeddings": 8192,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 100000.0,
+        "mamba_d_ssm": 1024,
+        "mamba_n_heads": 128,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 256,
+        "mamba_d_conv": 4,
+        "mlp_multipliers": [1.0] * 2,
+        "ssm_multipliers": [1.0] * 5,
+        **dict.fromkeys(
+            (
+                *("embedding_multiplier", "lm_head_multiplier", "key_multiplier", "ssm_in_multiplier"),
+                *("ssm_out_multiplier", "attention_in_multiplier", "attention_out_multiplier"),
+            ),
+            1.0,
+        ),
+    },
+    ropes=frozenset({"default"}),
+    # The embeddings and the output have factors of their own.
+    only={**ANY_SILU, **UNTIED, "projectors_bias": (False, None), "mamba_proj_bias": (False, None)},
+    of=_falcon_h1,
+)
+
+
+def _jamba_heads(config: Config) -> Pairs:
+    """Layers that attend have heads of K and V, the others none."""
+    first, every = config.count("attn_layer_offset"), config.positive("attn_layer_period")
+    attends = (at >= first and (at - first) % every == 0 for at in range(config.blocks))
+    yield "attention.head_count_kv", Field.array(Kind.INT32, [config.kv_heads if attend else 0 for attend in attends])
+    yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
+    if config.find("mamba_dt_rank") == "auto":
+        yield "ssm.time_step_rank", Field.uint32(-(-config.hidden // 16))
+    else:
+        yield "ssm.time_step_rank", Field.uint32(config.count("mamba_dt_rank"))
+
+
+JAMBA = Family(
+    "jamba",
+    {
+        "model.embed_tokens": "token_embd",
+        "model.final_layernorm": "output_norm",
+        "lm_head": "output",
+        **ATTENTION,
+        **_mixer(LAYER + "mamba."),
+        LAYER + "mamba.dt_layernorm": "blk.{}.ssm_dt_norm",
+        LAYER + "mamba.b_layernorm": "blk.{}.ssm_b_norm",
+        LAYER + "mamba.c_layernorm": "blk.{}.ssm_c_norm",
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        LAYER + "pre_ff_layernorm": "blk.{}.ffn_norm",
+        LAYER + "feed_forward.gate_proj": "blk.{}.ffn_gate",
+        LAYER + "feed_forward.up_proj": "blk.{}.ffn_up",
+        LAYER + "feed_forward.down_proj": "blk.{}.ffn_down",
+        LAYER + "feed_forward.router": "blk.{}.ffn_gate_inp",
+        LAYER + "feed_forward.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", experts),
+        LAYER + "feed_forward.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
+        LAYER + "feed_forward.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
+    },
+    (
+        count("block_count", "num_hidden_layers", required=True),
+        count("context_length", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", required=True),
+        count("feed_forward_length", "intermediate_size", required=True),
+        count("attention.head_count", "num_attention_heads", required=True),
+        _jamba_heads,
+        count("ssm.conv_kernel", "mamba_d_conv", required=True),
+        count("ssm.state_size", "mamba_d_state", required=True),
+        number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
+        count("expert_count", "num_experts", required=True),
+        count("expert_used_count", "num_experts_per_tok", required=True),
+    ),
+    tokenizers=("sentencepiece",),
+    defaults={
+        "max_position_embeddings": 262144,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "attn_layer_period": 8,
+        "attn_layer_offset": 4,
+        "mamba_d_state": 16,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "mamba_dt_rank": "auto",
+    },
+    only={**ANY_SILU, "mamba_expand": (2,), "mamba_proj_bias": (False, None), "sliding_window": (None,)},
+)
