@@ -67,6 +67,10 @@ class StandInOllama(StandIn, CreateScript):
         """Digest → size; a test may take one away."""
         return self._store.sizes
 
+    def beginning(self, digest: str) -> bytes:
+        """Of a blob: its first megabyte."""
+        return self._store.beginning(digest)
+
     @property
     def _runs_llama_server(self) -> bool:
         return tuple(int(part) for part in self.version.split(".")[:2]) >= (0, 30)

@@ -69,6 +69,8 @@ class Description:
     """The chosen one."""
     generation: Mapping[str, object] = field(default_factory=dict)
     """The fields of generation_config.json."""
+    adds_bos: bool | None = None
+    """Whether each text is to begin with BOS, by what the template writes; None for what llama.cpp would say."""
 
 
 def convert(
@@ -114,6 +116,8 @@ def convert(
         **_hyperparameters(family, settings),
         **write_vocabulary(family, settings, files, description.chat_template),
     }
+    if description.adds_bos is not None:
+        metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
     placed = lay_out(target.info for target in order)
     listed = sorted(placed, key=_ollama_order) if for_ollama_quantizer_below_0_30 else placed
     pieces: list[Piece | Made] = []

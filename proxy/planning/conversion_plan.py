@@ -23,7 +23,7 @@ from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import FLOATS, Header
 from proxy.planning.safetensors_plan import shapes_of
 from proxy.planning.sizes import quantized_size
-from proxy.planning.weights import NotConvertible, Selection
+from proxy.planning.weights import TOKENIZER_CONFIG, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
@@ -114,8 +114,8 @@ def _convert(material: Material, matrices: str | None, **options: bool) -> Conve
     description = Description(
         repository.id.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
-        chat_template=_chat_template(material.modelfile, material.brought),
         generation=material.brought.generation,
+        **_chat(material),
     )
     paths = sorted(file.path for file in material.selection.weights)
     try:
@@ -152,12 +152,17 @@ def _check_rows(
             )
 
 
-def _chat_template(modelfile: Modelfile, brought: Brought) -> str | None:
-    """That which Ollama renders by itself is opened so that it mistakes it for no other."""
-    if modelfile.tokenizer_config is None:
-        return brought.jinja
-    value: Any = json.loads(modelfile.tokenizer_config).get("chat_template")
-    return value if isinstance(value, str) else brought.jinja
+def _chat(material: Material) -> dict[str, Any]:
+    """The chat template that the converter of Ollama would be sent, and what goes with it."""
+    brought, sent = material.brought, material.modelfile.tokenizer_config
+    if brought.jinja is None:
+        return {}
+    config = json.loads(sent or material.contents.get(TOKENIZER_CONFIG) or b"{}")
+    template, adds_bos = (config.get(key) for key in ("chat_template", "add_bos_token"))
+    return {
+        "chat_template": template if isinstance(template, str) and sent else brought.jinja,
+        "adds_bos": adds_bos if isinstance(adds_bos, bool) else None,
+    }
 
 
 def _upload(material: Material, conversion: Conversion) -> Upload:

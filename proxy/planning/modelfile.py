@@ -119,7 +119,8 @@ def brought_by_gguf(header: Header) -> Brought:
         unk=token("unknown"),
         pad=token("padding"),
         added=tuple(str(text) for text, kind in zip(tokens, kinds, strict=False) if kind in ADDED_KINDS),
-        adds_bos=bool(header.get("tokenizer.ggml.add_bos_token", bool)),
+        # Where it says nothing, Ollama's engines begin with one.
+        adds_bos=header.get("tokenizer.ggml.add_bos_token", bool) is not False,
     )
     embeds = f"{header.architecture}.pooling_type" in header.metadata
     return Brought(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds)
@@ -176,7 +177,11 @@ def _by_jinja(
         return Modelfile(settings, brought.source, True, patched)
     if chat.template:
         warnings = () if chat.exact else (_inexact(brought.source, chat),)
-        return Modelfile(replace(settings, template=chat.template), brought.source, chat.exact, patched, warnings)
+        # What a converter writes says to begin with BOS; of a GGUF that says not to, the template has to.
+        begin = brought.facts.bos if brought.source == "gguf" and chat.emits_bos and not brought.facts.adds_bos else ""
+        return Modelfile(
+            replace(settings, template=begin + chat.template), brought.source, chat.exact, patched, warnings
+        )
     why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
     if native:
         text = f"the chat template of {brought.source} could not be checked: {why}"

@@ -450,6 +450,19 @@ def test_a_gguf_gets_the_probed_template_on_every_version(version: str) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize(("adds", "begin"), [(False, "<s>"), (True, ""), (None, "")])
+def test_where_a_gguf_says_not_to_begin_with_bos_the_template_does(
+    version: str, *, adds: bool | None, begin: str
+) -> None:
+    header = gguf(
+        tokenizer__chat_template=Field.string(JINJA),
+        tokenizer__ggml__bos_token_id=Field.uint32(1),
+        **({} if adds is None else {"tokenizer__ggml__add_bos_token": Field.boolean(adds)}),
+    )
+    assert of_gguf(header, CHAT, version).settings.template == begin + GO
+
+
+@BOTH
 def test_a_gguf_without_jinja_continues_texts(version: str) -> None:
     found = of_gguf(gguf(), None, version)
     assert (found.source, found.settings.template) == ("none", PLAIN)

@@ -14,6 +14,7 @@ from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.gguf.conversion import Description, convert
 from proxy.gguf.families import FAMILIES
+from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.card import read_card
@@ -53,9 +54,12 @@ def headers(files: dict[str, bytes]) -> dict[str, Header]:
 def converted(files: dict[str, bytes], **options: Any) -> bytes:
     """The GGUF that has to come of a repository called `tiny`."""
     weights = {path: header.tensors for path, header in headers(files).items()}
-    template = json.loads(files["tokenizer_config.json"]).get("chat_template")
+    tokenizer = json.loads(files["tokenizer_config.json"])
+    template = tokenizer.get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
-    description = Description("tiny", read_card(files.get("README.md", b"")), template, generation)
+    # The template that is sent leaves BOS to the tokenizer.
+    adds_bos = "bos_token" in template if template and tokenizer.get("bos_token") else None
+    description = Description("tiny", read_card(files.get("README.md", b"")), template, generation, adds_bos)
     return write(convert(json.loads(files["config.json"]), files, weights, description, **options), files)
 
 
@@ -366,3 +370,21 @@ async def test_an_embedding_model_is_tried_with_an_embedding(
         assert (await Client(app.address.url, session).pull("hf.co/acme/tiny-bert:f16"))[-1] == {"status": "success"}
     assert len(asked(ollama, "/api/embed")) == 1
     assert not asked(ollama, "/api/generate")
+
+
+@pytest.mark.parametrize(("template", "adds"), [("{{ bos_token }}", True), ("", False)])
+async def test_a_text_begins_with_bos_where_the_authors_template_says_so(
+    client: Client, hub: StandInHub, ollama: StandInOllama, template: str, *, adds: bool
+) -> None:
+    """The template that Ollama gets leaves it to the tokenizer, of which llama.cpp's converter says what it likes."""
+    files = REPOSITORIES["llama"].files()
+    tokenizer = json.loads(files["tokenizer_config.json"])
+    tokenizer["chat_template"] = template + tokenizer["chat_template"]
+    tokenizer["add_bos_token"] = not adds
+    hub.add("acme/tiny", files | {"tokenizer_config.json": json.dumps(tokenizer).encode()})
+    assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
+    model = ollama.models[f"{NAME}:bf16"]
+    [weights] = [layer for layer in model.layers if layer.kind == "model"]
+    header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
+    assert header.get("tokenizer.ggml.add_bos_token", bool) is adds
+    assert tokenizer["bos_token"] not in model.template
