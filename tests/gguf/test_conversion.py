@@ -289,6 +289,7 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("hunyuan", {"rope_theta": 20000.0}, "dynamic"),
         ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
         ("hunyuan", {"num_experts": 2}, "num_experts"),
+        ("deepseek2", {"num_hidden_layers": 28}, "no q_lora_rank and 28 layers"),
         ("glm4moe", {"attention_bias": False}, "attention_bias"),
         ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
         ("internlm2", {"bias": True}, "bias"),

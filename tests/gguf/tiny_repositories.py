@@ -825,8 +825,8 @@ def _deepseek(weights: Weights) -> None:
 
 
 def _dense_or_experts(weights: Weights, number: int, layer: str) -> None:
-    if number == 0:
-        weights.mlp(layer)
+    if number < weights.config.get("first_k_dense_replace", 1):
+        weights.mlp(layer, weights.config["intermediate_size"])
     else:
         weights.experts(layer)
         weights.mlp(layer, HIDDEN, name="mlp.shared_experts")
@@ -1105,6 +1105,10 @@ REPOSITORIES: dict[str, Tiny] = {
             **MLA,
             "num_key_value_heads": HEADS,
             "q_lora_rank": None,
+            # So many it has to have for llama.cpp to look for no low rank of Q.
+            "num_hidden_layers": 26,
+            "first_k_dense_replace": 25,
+            "intermediate_size": HIDDEN,
             "rope_scaling": {
                 "type": "yarn",
                 "factor": 40,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.llama import LLAMA_TENSORS
 from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, MLP, NORMS, ROUTED, SHARED_EXPERTS, no_scaling
 from proxy.gguf.families.rules import Absorbed, Family
@@ -28,12 +28,21 @@ DEEPSEEK = Family(
 )
 
 
+_LITE = (26, 27)
+"""By its number of layers llama.cpp knows V2-Lite and those built like it."""
+
+
 def _deepseek2_sizes(config: Config) -> Pairs:
     """The compressed cache makes one head of K and V of all, which is spread again to the sizes called `mla`."""
     rank, turned = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
     yield "attention.head_count_kv", Field.uint32(1)
     yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
     query = config.optional_count("q_lora_rank")
+    if query is None and config.blocks not in _LITE:
+        raise CannotConvert(
+            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp knows that of models with "
+            f"{_LITE[0]} or {_LITE[1]} only"
+        )
     if query is not None:
         yield "attention.q_lora_rank", Field.uint32(query)
     yield "attention.kv_lora_rank", Field.uint32(rank)
