@@ -289,7 +289,6 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("hunyuan", {"rope_theta": 20000.0}, "dynamic"),
         ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
         ("hunyuan", {"num_experts": 2}, "num_experts"),
-        ("deepseek2", {"num_hidden_layers": 28}, "no q_lora_rank and 28 layers"),
         ("glm4moe", {"attention_bias": False}, "attention_bias"),
         ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
         ("internlm2", {"bias": True}, "bias"),
@@ -302,6 +301,13 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         changed(name, config)
+
+
+def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:
+    lite = REPOSITORIES["deepseek2"]
+    few = replace(lite, change={**lite.change, "num_hidden_layers": 2, "first_k_dense_replace": 1})
+    with pytest.raises(CannotConvert, match="no q_lora_rank and 2 layers"):
+        plan(few.files())
 
 
 @pytest.mark.parametrize(
