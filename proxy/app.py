@@ -20,6 +20,7 @@ from proxy.guard import Guard
 from proxy.listener import Server, refuse
 from proxy.metrics import Metrics
 from proxy.ollama import Ollama, ollama_tls, upstream_session
+from proxy.on_demand import OnDemand
 from proxy.origins import Origins
 from proxy.pull.handler import DeleteHandler, PullHandler
 from proxy.pull.install import Install
@@ -105,6 +106,7 @@ class App:
         self._forward = Forward(ollama, self._upstream, self._origins)
         self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
         self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
+        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._origins)
         self._admin = Admin(ollama, self._jobs, self.reclaim, metrics)
         self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
@@ -167,6 +169,8 @@ class App:
                 return "forward", self._delete(request)
             case _, path if path.startswith(BLOBS):
                 return "forward", self._forward_blob(request, path.removeprefix(BLOBS))
+            case _ if self._config.pull.on_demand and self._on_demand.handles(request):
+                return "forward", self._on_demand(request)
             case _:
                 return "forward", self._forward(request)
 

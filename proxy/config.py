@@ -195,6 +195,7 @@ class PullConfig(_Section, frozen=True):
     linger: str | int | float = "5m"
     keep: str | int | float = "24h"
     verify: bool = False
+    on_demand: bool = False
 
     def __post_init__(self) -> None:
         _ = self.linger_seconds, self.keep_seconds

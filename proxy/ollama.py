@@ -135,9 +135,21 @@ class Ollama:
         if status != HTTPStatus.OK:
             raise OllamaError(_error_text(answer))
 
-    async def pull(self, name: str) -> None:
-        """Have Ollama pull by itself, also without TLS."""
-        body = {"model": name, "insecure": True, "stream": False}
+    async def events(self, path: str, body: bytes) -> AsyncIterator[bytes]:
+        """The answer to a call that streams. Raises OllamaError, for a refusal with Ollama's reason."""
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with self._session.post(f"{self.url}{path}", data=body, headers=headers) as response:
+                if response.status >= HTTPStatus.BAD_REQUEST:
+                    raise OllamaError(_error_text(await response.read()))
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except aiohttp.ClientError as error:
+            raise self.unreachable(error) from error
+
+    async def pull(self, name: str, *, insecure: bool = True) -> None:
+        """Have Ollama pull by itself; `insecure` also without TLS, which breaks pulls from hf.co."""
+        body = {"model": name, "insecure": insecure, "stream": False}
         status, answer = await self._call(hdrs.METH_POST, "/api/pull", body)
         if status != HTTPStatus.OK:
             raise OllamaError(_error_text(answer))

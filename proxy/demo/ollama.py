@@ -97,6 +97,7 @@ class StandInOllama(StandIn, CreateScript):
             web.post("/api/generate", self._generate),
             web.post("/api/chat", self._chat),
             web.post("/api/embed", self._embed),
+            web.post("/v1/chat/completions", self._complete),
         ]
 
     @web.middleware
@@ -377,6 +378,23 @@ class StandInOllama(StandIn, CreateScript):
             for line in talk.words(asked, shape):
                 await lines.say(line)
         return lines.end()
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        body = await read_json(request, "ChatCompletionRequest")
+        asked = body.get("model") or ""
+        try:
+            self.loaded.add(self._installed(asked))
+        except Refusal as refusal:
+            details = {"message": refusal.text, "type": "not_found_error", "param": None, "code": None}
+            return web.json_response({"error": details}, status=refusal.status)
+        if body.get("stream") is not True:
+            return answer(talk.completed(asked, "".join(talk.WORDS), part=False))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for word in talk.WORDS:
+            await response.write(b"data: " + orjson.dumps(talk.completed(asked, word, part=True)) + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     async def _embed(self, request: web.Request) -> web.Response:
         body = await read_json(request, "EmbedRequest")

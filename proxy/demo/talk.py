@@ -40,6 +40,14 @@ def silent(model: str, shape: Callable[[str], dict[str, Any]], reason: str) -> d
     return _line(model, shape(""), done=True) | {"done_reason": reason}
 
 
+def completed(model: str, content: str, *, part: bool) -> dict[str, Any]:
+    """As OpenAI says it: the whole, or a part of a stream."""
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": None if part else "stop", "delta" if part else "message": message}
+    kind = "chat.completion.chunk" if part else "chat.completion"
+    return {"id": "chatcmpl-1", "object": kind, "created": 0, "model": model, "choices": [choice]}
+
+
 def embedded(model: str, inputs: list[str]) -> dict[str, Any]:
     answer: dict[str, Any] = {"model": model, "embeddings": [[0.6, 0.8] for _ in inputs]}
     if inputs:

@@ -9,9 +9,10 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from proxy.answers import error_response, json_response
+from proxy.bodies import read_body
 from proxy.errors import OllamaError
 from proxy.forward import Forward
 from proxy.ollama import Ollama
@@ -122,12 +123,8 @@ class DeleteHandler:
 
 async def _read(request: web.BaseRequest) -> tuple[bytes, PullRequest | None]:
     """The body as far as it was read, and what it asks for; None where Ollama has to answer."""
-    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = bytearray()
-    while len(body) < MOST_BODY_BYTES and (chunk := await request.content.readany()):
-        body += chunk
-    return bytes(body), read_request(bytes(body)) if request.content.at_eof() else None
+    body = await read_body(request, MOST_BODY_BYTES)
+    return body, read_request(body) if request.content.at_eof() else None
 
 
 async def _stream(

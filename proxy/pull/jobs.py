@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from proxy.errors import Cancelled, ProxyError
+from proxy.errors import Cancelled, ProxyError, Refusal
 from proxy.logs import PULL
 from proxy.metrics import Metrics
 from proxy.pull.pipeline import Pipeline
@@ -32,7 +32,9 @@ FORSAKEN = "its clients left, and nobody came back; what was finished stays for 
 
 
 class Job:
-    """One pull. `error` is what its clients are told; `native` says that Ollama has to answer them."""
+    """One pull. `error` is what its clients are told, `refused` that no byte moved; `native` says that Ollama has to
+    answer them.
+    """
 
     def __init__(self, number: int, reference: ModelReference, pipeline: Pipeline) -> None:
         self.id = str(number)
@@ -40,6 +42,7 @@ class Job:
         self.progress = Progress()
         self.state = State.PLANNING
         self.error: str | None = None
+        self.refused = False
         self.native = False
         self.clients = 0
         self.cancelled = False
@@ -126,6 +129,7 @@ class Job:
             self.progress.pass_on()
         except ProxyError as error:
             self.error = str(error)
+            self.refused = isinstance(error, Refusal)
             self.state = State.FAILED
             log.warning("failed %s: %s", self.reference.name, error)
             self.progress.fail(self.error)

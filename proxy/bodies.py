@@ -1,0 +1,13 @@
+"""The body of a request that is looked at before it is decided who answers."""
+
+from aiohttp import hdrs, web
+
+
+async def read_body(request: web.BaseRequest, most: int) -> bytes:
+    """All of it, or as much as `most` bytes and little more: `request.content.at_eof()` tells."""
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    body = bytearray()
+    while len(body) < most and (chunk := await request.content.readany()):
+        body += chunk
+    return bytes(body)

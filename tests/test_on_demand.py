@@ -1,0 +1,157 @@
+"""Calls for models that Ollama does not have: they are pulled first, where the user wants that."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy import on_demand
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.support import Client, eventually, fetched, settings
+
+NAME = "hf.co/acme/tiny:q8_0"
+MESSAGES = [{"role": "user", "content": "hello"}]
+SAID = "The stand-in has heard you."
+
+
+@pytest.fixture
+async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
+    hub.add("acme/tiny", tiny_llama())
+    async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": True})) as app:
+        yield app
+
+
+def calls(ollama: StandInOllama, path: str) -> list[bytes]:
+    return [request.body or b"" for request in ollama.requests if request.path == path]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "found"),
+    [
+        ("/api/chat", {"messages": MESSAGES, "stream": False}, SAID),
+        ("/api/chat", {"messages": MESSAGES}, "heard"),
+        ("/api/generate", {"prompt": "hello", "stream": False}, SAID),
+        ("/api/embed", {"input": "hello"}, "embeddings"),
+        ("/v1/chat/completions", {"messages": MESSAGES}, SAID),
+        ("/v1/chat/completions", {"messages": MESSAGES, "stream": True}, "[DONE]"),
+    ],
+)
+async def test_the_call_goes_on_as_it_was_sent_once_the_model_is_there(
+    client: Client, ollama: StandInOllama, path: str, body: dict[str, Any], found: str
+) -> None:
+    sent = {"model": NAME, **body, "options": {"num_ctx": 77}}
+    status, answer = await client.post(path, sent)
+    assert (status, found in answer.decode()) == (200, True), answer
+    assert [orjson.loads(one) for one in calls(ollama, path)] == [sent]
+    assert NAME in ollama.models
+    before = len(ollama.requests)
+    assert (await client.post(path, sent))[0] == 200
+    assert "/api/create" not in [request.path for request in ollama.requests[before:]]
+
+
+async def test_a_modelfiles_from_is_pulled_first(client: Client, ollama: StandInOllama) -> None:
+    status, answer = await client.post("/api/create", {"model": "mine", "from": NAME, "system": "Be brief."})
+    assert (status, b"success" in answer) == (200, True), answer
+    assert {"mine:latest", NAME} <= set(ollama.models)
+
+
+async def test_off_by_default_and_for_other_names_the_call_is_ollamas_alone(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    for wanted, name in ((False, NAME), (True, "llama3.2"), (True, "registry.ollama.ai/library/x"), (True, 5)):
+        async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": wanted})) as app:
+            status, _ = await Client(app.address.url, session).post("/api/chat", {"model": name, "messages": MESSAGES})
+        assert status in (400, 404)
+    assert not hub.requests
+
+
+async def test_show_is_left_alone(client: Client, hub: StandInHub) -> None:
+    """`ollama run` asks it first, and then pulls with bars of its own."""
+    assert (await client.post("/api/show", {"model": NAME}))[0] == 404
+    assert not fetched(hub)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/api/chat", lambda answer: answer["error"]),
+        ("/v1/chat/completions", lambda answer: answer["error"]["message"]),
+        ("/v1/messages", lambda answer: answer["error"]["message"]),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_refusal_is_the_calls_own_error(client: Client, path: str, text: Any, *, stream: bool) -> None:
+    body = {"model": "hf.co/acme/none:q8_0", "messages": MESSAGES, "stream": stream}
+    status, answer = await client.post(path, body)
+    assert status == 404
+    assert "there is no repository acme/none" in text(orjson.loads(answer))
+
+
+async def test_a_transfer_that_fails_is_told_too(client: Client, hub: StandInHub) -> None:
+    hub.faults.append(Fault("model.safetensors", "corrupt", after=200_000, times=-1))
+    status, answer = await client.post("/api/generate", {"model": NAME, "prompt": "hello"})
+    assert status == 502
+    assert "arrived damaged" in orjson.loads(answer)["error"]
+
+
+async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
+    client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(on_demand, "COMMENT_SECONDS", 0.01)
+    ollama.hold_create = asyncio.Event()
+    body = {"model": NAME, "messages": MESSAGES, "stream": True}
+    async with client.session.post(f"{client.url}/v1/chat/completions", json=body) as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        for _ in range(3):
+            assert await response.content.readline() == b": the model is being pulled\n"
+            assert await response.content.readline() == b"\n"
+        ollama.hold_create.set()
+        rest = (await response.read()).decode()
+    events = [line for line in rest.splitlines() if line and not line.startswith(":")]
+    assert all(event.startswith("data: ") for event in events)
+    assert events[-1] == "data: [DONE]"
+    said = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
+    assert "".join(said) == SAID
+
+
+async def test_a_failure_behind_comments_is_an_event(
+    client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
+    ollama.fail_create = "it does not fit"
+    ollama.hold_create = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, ollama.hold_create.set)
+    status, answer = await client.post("/v1/chat/completions", {"model": NAME, "messages": MESSAGES, "stream": True})
+    assert status == 200
+    *_, event = [line for line in answer.decode().splitlines() if line.startswith("data: ")]
+    assert "it does not fit" in orjson.loads(event[6:])["error"]["message"]
+
+
+async def test_a_client_that_leaves_may_come_back_to_the_same_pull(
+    app: App, client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    ollama.hold_upload = asyncio.Event()
+    asking = asyncio.create_task(client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False}))
+    await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"])
+    asking.cancel()
+    await eventually(lambda: [job.clients for job in app._jobs.all()] == [0])
+    ollama.hold_upload.set()
+    status, answer = await client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False})
+    assert (status, SAID in answer.decode()) == (200, True)
+    assert len(app._jobs.all()) == 1
+    assert sum(request.body_bytes for request in fetched(hub)) < 1.5 * len(tiny_llama()["model.safetensors"])
+
+
+async def test_many_callers_cost_one_pull(app: App, client: Client) -> None:
+    body = {"model": NAME, "messages": MESSAGES, "stream": False}
+    answers = await asyncio.gather(*(client.post("/api/chat", body) for _ in range(20)))
+    assert [status for status, _ in answers] == [200] * 20
+    assert len(app._jobs.all()) == 1
