@@ -63,13 +63,16 @@ class Admin:
         return self._answer(job.view())
 
     async def _sweep(self, request: web.BaseRequest) -> web.Response:
-        """`{"dry_run": true}` only tells what would be removed."""
+        """`{"dry_run": true}` only tells what would be removed, `{"probe": true}` whether anything could be."""
         try:
             asked = orjson.loads(await request.read() or b"{}")
-            dry_run = asked.get("dry_run", False) is True
+            dry_run, probe = (asked.get(key, False) is True for key in ("dry_run", "probe"))
         except (orjson.JSONDecodeError, AttributeError):
             return self._answer({"error": "the body is not a JSON object"}, HTTPStatus.BAD_REQUEST)
         try:
+            if probe:
+                await self._reclaim.check_reached()
+                return self._answer({"probe": True})
             removed = await self._reclaim.sweep(dry_run=dry_run)
         except ProxyError as error:
             return self._answer({"error": str(error)}, HTTPStatus.BAD_GATEWAY)

@@ -104,6 +104,24 @@ def reclaim(dry_run: bool, file: Path | None, ollama: str | None, hub: str | Non
 
 @cli.command()
 @everywhere
+def doctor(file: Path | None, ollama: str | None, hub: str | None) -> None:
+    """Look whether all that a pull needs is there: a line each, with the mend; exit 1 where a pull would fail."""
+    from proxy.doctor import examine
+
+    settings = config.load(file, flags={"--ollama": ollama, "--hub": hub})
+
+    async def tell() -> bool:
+        healthy = True
+        async for finding in examine(settings):
+            click.echo(f"{finding.verdict:<4}  {finding.text}")
+            healthy &= finding.verdict != "fail"
+        return healthy
+
+    sys.exit(0 if _run(tell()) else 1)
+
+
+@cli.command()
+@everywhere
 def demo(file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Pull a small model that is made on the spot, on a machine that has nothing."""
     from proxy.demo.show import show

@@ -1,6 +1,6 @@
-"""`reclaim`: what pulls left behind, removed from the command line."""
+"""What only a proxy can do with Ollama, from the command line: the one that runs does it, else one for the moment."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -15,28 +15,47 @@ from proxy.reasons import reason
 
 
 async def reclaim(config: Config, *, dry_run: bool) -> dict[str, Any]:
-    """Have the running proxy remove what pulls left behind, or do it where none runs; the answer of `/-/reclaim`."""
+    """Remove what pulls left behind; the answer of `/-/reclaim`."""
+
+    async def sweep(app: App) -> dict[str, Any]:
+        return (await app.reclaim.sweep(dry_run=dry_run)).to_json()
+
+    return await _by_a_proxy(config, sweep, {"dry_run": dry_run})
+
+
+async def check_reached(config: Config) -> None:
+    """Raises ProxyError where Ollama gets no manifest from the proxy."""
+
+    async def check(app: App) -> dict[str, Any]:
+        await app.reclaim.check_reached()
+        return {}
+
+    await _by_a_proxy(config, check, {"probe": True})
+
+
+async def _by_a_proxy(
+    config: Config, here: Callable[[App], Awaitable[dict[str, Any]]], asked: Mapping[str, bool]
+) -> dict[str, Any]:
     if not config.ollama.advertise_url:
         # Only Ollama has to find it, and is told where.
         config = replace(config, server=replace(config.server, listen=f"{config.server.address.host}:0"))
     try:
         async with App(config) as app:
-            return (await app.reclaim.sweep(dry_run=dry_run)).to_json()
+            return await here(app)
     except Locked as locked:
         if not locked.url:
             raise
-        return await _ask_for_reclaim(locked.url, config.server.api_keys, dry_run=dry_run)
+        return await _ask(locked.url, config.server.api_keys, asked)
 
 
-async def _ask_for_reclaim(url: str, keys: Sequence[str], *, dry_run: bool) -> dict[str, Any]:
+async def _ask(url: str, keys: Sequence[str], asked: Mapping[str, bool]) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"}
     if keys:
         headers["Authorization"] = f"Bearer {keys[0]}"
-    body = orjson.dumps({"dry_run": dry_run})
     try:
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"{url}/-/reclaim", data=body, headers=headers) as response,
+            session.post(f"{url}/-/reclaim", data=orjson.dumps(asked), headers=headers) as response,
         ):
             answer: dict[str, Any] = orjson.loads(await response.read())
     except aiohttp.ClientError as error:

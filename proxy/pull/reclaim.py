@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from proxy.config import Config
 from proxy.errors import OllamaError, ProxyError
-from proxy.ollama import Ollama
+from proxy.ollama import PROBE, PROBE_DIGEST, Ollama, Write
 from proxy.pull.journal import Journal, JournalError
 from proxy.pull.transfer import together
 from proxy.registry import NAMESPACE, Blob, Layer, Registry
@@ -171,6 +171,20 @@ class Reclaim:
                     models = await self._remove_models(GIVEN_UP, TEMPORARY)
         found = await self.give_up(dry_run=dry_run) if blobs else Reclaimed()
         return Reclaimed(found.blobs, tuple(models))
+
+    async def check_reached(self) -> None:
+        """Have Ollama pull a manifest of a few bytes. Raises NotReclaimed where it gets none from the proxy."""
+        probe = Blob(PROBE_DIGEST, len(PROBE))
+
+        async def write(write: Write) -> None:
+            await write(PROBE)
+
+        async with self._claiming:
+            if not await self._ollama.has_blob(probe.digest):
+                self._journal.brings(*probe)
+                await self._ollama.push_blob(*probe, write)
+            await self._remove([probe])
+            self._journal.forget([probe.digest])
 
     async def watch(self) -> None:
         """Sweep now and then, for as long as the proxy runs."""

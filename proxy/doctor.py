@@ -1,0 +1,100 @@
+"""`doctor`: whether all that a pull needs is there, and what to do where it is not."""
+
+from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
+from typing import Literal
+
+import aiohttp
+from rich.filesize import decimal
+
+from proxy.admin import INSTANCE_HEADER, PREFIX
+from proxy.config import Config
+from proxy.disk import free_disk
+from proxy.errors import ConfigError, ProxyError
+from proxy.gguf.targets import can_quantize
+from proxy.ollama import Ollama, ollama_tls, upstream_session
+from proxy.planning.capabilities import capabilities_of
+from proxy.reclaiming import check_reached
+from proxy.sources.hub_check import check_endpoint, check_mirror
+
+LITTLE_BYTES = 10 * 10**9
+"""A model of 7 billion parameters takes more until it is quantized."""
+SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`fail` is where pulls fail, `note` what somebody may want otherwise."""
+
+    verdict: Literal["ok", "note", "fail"]
+    text: str
+
+
+async def examine(config: Config) -> AsyncIterator[Finding]:
+    """One finding after the other, since some take seconds."""
+    async with upstream_session(ollama_tls(config.ollama.url)) as session:
+        ollama = Ollama(config.ollama.url, session)
+        found = await _ollama(config, ollama, session)
+        yield found
+        reachable = found.verdict != "fail"
+        if reachable:
+            yield await _reached(config)
+            yield await _disk(config, ollama)
+    yield await _told(check_endpoint(config.hub))
+    for mirror in config.hub.mirrors:
+        yield await _told(check_mirror(mirror))
+    if can_quantize():
+        yield Finding("ok", "numpy is there: F16, BF16 and Q8_0 are made while the bytes come in")
+    else:
+        yield Finding("note", "without numpy Ollama makes F16, BF16 and Q8_0; pip install 'ollama-hf-proxy[numpy]'")
+    if config.server.open_to_a_network:
+        yield Finding("note", f"whoever reaches {config.server.address.url} can pull with this proxy's token; set api_keys")
+
+
+async def _ollama(config: Config, ollama: Ollama, session: aiohttp.ClientSession) -> Finding:
+    try:
+        async with session.get(f"{ollama.url}{PREFIX}health", timeout=aiohttp.ClientTimeout(total=SECONDS)) as answer:
+            if INSTANCE_HEADER in answer.headers:
+                return Finding(
+                    "fail", f"ollama.url, {ollama.url}, is an ollama-hf-proxy itself; set it to where Ollama listens"
+                )
+    except (aiohttp.ClientError, TimeoutError):
+        pass
+    try:
+        said = await ollama.version()
+        capabilities = capabilities_of(said, config.ollama.version)
+        capabilities.check_usable()
+    except ProxyError as error:
+        return Finding("fail", str(error))
+    if capabilities.warning:
+        return Finding("note", capabilities.warning)
+    return Finding("ok", f"{capabilities.ollama} answers at {ollama.url}")
+
+
+async def _reached(config: Config) -> Finding:
+    try:
+        await check_reached(config)
+    except ConfigError as error:
+        return Finding("fail", str(error))
+    except ProxyError as error:
+        return Finding("note", str(error))
+    return Finding("ok", "Ollama reaches the proxy: finished models need no create, and nothing stays behind")
+
+
+async def _disk(config: Config, ollama: Ollama) -> Finding:
+    try:
+        free = await free_disk(config.ollama, ollama)
+    except ProxyError as error:
+        return Finding("fail", str(error))
+    if free is None:
+        return Finding("note", "how much disk Ollama has left is not known; set ollama.models to its folder")
+    if free < LITTLE_BYTES:
+        return Finding("note", f"Ollama has {decimal(free)} of disk left; remove models that you do not use (ollama rm)")
+    return Finding("ok", f"Ollama has {decimal(free)} of disk left")
+
+
+async def _told(check: Awaitable[str]) -> Finding:
+    try:
+        return Finding("ok", await check)
+    except ProxyError as error:
+        return Finding("fail", str(error))
