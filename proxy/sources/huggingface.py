@@ -13,7 +13,7 @@ import aiohttp
 from proxy.config import HubConfig
 from proxy.errors import SourceError
 from proxy.sources.base import RepositoryFile, SourceSettings
-from proxy.sources.http_file import SHA256, HttpFile, source_session
+from proxy.sources.http_file import SHA256, HttpFile, bearer, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_address
 from proxy.sources.threads import in_daemon_thread
 
@@ -68,7 +68,7 @@ class HuggingFace:
             self._session(),
             resolve_address(self.endpoint, repository.id, repository.commit, file.path),
             file,
-            token=self._token,
+            credentials=bearer(self._token),
             commit=repository.commit,
             what=f"{repository.id}/{file.path}",
         )
