@@ -174,14 +174,19 @@ class HubConfig(_Section, frozen=True):
     endpoint: str = "https://huggingface.co"
     token: str = ""
     hosts: tuple[str, ...] = ("hf.co", "huggingface.co")
+    mirrors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "endpoint", http_url("endpoint", self.endpoint))
+        mirrors = dict.fromkeys(http_url("mirrors", mirror) for mirror in self.mirrors)
+        mirrors.pop(self.endpoint, None)
+        msgspec.structs.force_setattr(self, "mirrors", tuple(mirrors))
         msgspec.structs.force_setattr(self, "token", self.token.strip())
         msgspec.structs.force_setattr(self, "hosts", tuple(host.lower() for host in self.hosts))
 
     def __repr__(self) -> str:
-        return f"HubConfig(endpoint={self.endpoint!r}, token={'set' if self.token else 'none'}, hosts={self.hosts!r})"
+        token = "set" if self.token else "none"
+        return f"HubConfig(endpoint={self.endpoint!r}, token={token}, hosts={self.hosts!r}, mirrors={self.mirrors!r})"
 
 
 class PullConfig(_Section, frozen=True):

@@ -27,6 +27,7 @@ READ_BUFFER = 512 * 1024
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+CHECK_TOKEN = "check that the proxy's token (HF_TOKEN) may read this repository"  # noqa: S105 - a text
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RESET_SECONDS = re.compile(r";\s*t=(\d+)")
 
@@ -77,7 +78,7 @@ class HttpFile:
         credentials: Mapping[str, str],
         commit: str,
         what: str,
-        denied: str = "check that the proxy's token (HF_TOKEN) may read this repository",
+        denied: str = CHECK_TOKEN,
     ) -> None:
         self._session = session
         self._url = url

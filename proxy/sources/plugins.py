@@ -35,7 +35,9 @@ def build_sources(config: Config, receive_buffer: int | None = None) -> list[Sou
     Raises ConfigError for a plugin that is not there, for what it does not take, and for a host of two sources.
     """
     hub = config.hub
-    sources: list[Source] = [HuggingFace(hub.endpoint, hub.token, hub.hosts, receive_buffer=receive_buffer)]
+    sources: list[Source] = [
+        HuggingFace(hub.endpoint, hub.token, hub.hosts, mirrors=hub.mirrors, receive_buffer=receive_buffer)
+    ]
     claimed = dict.fromkeys(hub.hosts, "[hub]")
     for name, table in config.sources.items():
         settings, kind = _settings(name, table, receive_buffer)
