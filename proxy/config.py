@@ -78,7 +78,7 @@ class Address(NamedTuple):
         return self._replace(host=ANYWHERE.get(self.host, self.host)).url
 
 
-def _http_url(key: str, value: str) -> str:
+def http_url(key: str, value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{key}: must be a URL that begins with http:// or https://, not {value!r}")
@@ -161,9 +161,9 @@ class OllamaConfig(_Section, frozen=True):
         _ = self.patience_seconds
         if self.version and not VERSION.match(self.version):
             raise ValueError(f"version: must be an Ollama version such as 0.24.0, not {self.version!r}")
-        msgspec.structs.force_setattr(self, "url", _http_url("url", self.url))
+        msgspec.structs.force_setattr(self, "url", http_url("url", self.url))
         if self.advertise_url:
-            msgspec.structs.force_setattr(self, "advertise_url", _http_url("advertise_url", self.advertise_url))
+            msgspec.structs.force_setattr(self, "advertise_url", http_url("advertise_url", self.advertise_url))
 
     @property
     def patience_seconds(self) -> float:
@@ -174,14 +174,19 @@ class HubConfig(_Section, frozen=True):
     endpoint: str = "https://huggingface.co"
     token: str = ""
     hosts: tuple[str, ...] = ("hf.co", "huggingface.co")
+    mirrors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "endpoint", _http_url("endpoint", self.endpoint))
+        msgspec.structs.force_setattr(self, "endpoint", http_url("endpoint", self.endpoint))
+        mirrors = dict.fromkeys(http_url("mirrors", mirror) for mirror in self.mirrors)
+        mirrors.pop(self.endpoint, None)
+        msgspec.structs.force_setattr(self, "mirrors", tuple(mirrors))
         msgspec.structs.force_setattr(self, "token", self.token.strip())
         msgspec.structs.force_setattr(self, "hosts", tuple(host.lower() for host in self.hosts))
 
     def __repr__(self) -> str:
-        return f"HubConfig(endpoint={self.endpoint!r}, token={'set' if self.token else 'none'}, hosts={self.hosts!r})"
+        token = "set" if self.token else "none"
+        return f"HubConfig(endpoint={self.endpoint!r}, token={token}, hosts={self.hosts!r}, mirrors={self.mirrors!r})"
 
 
 class PullConfig(_Section, frozen=True):

@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -37,6 +40,13 @@ PULL_STATUSES = [
 
 def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def own_entry_points() -> EntryPoints:
+    """What this tree says of itself: what is installed may be older."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = project["entry-points"].items()
+    return EntryPoints(EntryPoint(name, value, group) for group, named in points for name, value in named.items())
 
 
 PLAIN = {"template": "{{ .Prompt }}", "parameters": {"repeat_penalty": 1.0, "stop": []}}

@@ -57,6 +57,7 @@ def test_ollama_host_is_not_read() -> None:
         ('[hub]\nendpoint = "huggingface.co"\n', "hub.endpoint: must be a URL that begins with http:// or https://"),
         ('[models."hf.co/o/r"]\ntemplat = "x"\n', 'models."hf.co/o/r".templat: is not a key'),
         ('[models."hf.co/o/r"]\ntemplate_file = "none"\n', "template_file: cannot be read"),
+        ('[hub]\nmirrors = ["hf-mirror.com"]\n', "hub.mirrors: must be a URL that begins with http:// or https://"),
         ('[models."hf.co/o/r"]\ntemplate = "x"\ntemplate_file = "y"\n', "set template or template_file, not both"),
         ("[pull\n", "is not TOML"),
     ],
@@ -98,6 +99,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_token_is_never_printed() -> None:
     assert "hf_secret" not in repr(load(None, {"HF_TOKEN": "hf_secret"}))
     assert "hf_secret" not in repr(check({"sources": {"corp": {"type": "huggingface", "token": "hf_secret"}}}))
+
+
+def test_a_mirror_is_asked_once_and_is_never_the_endpoint() -> None:
+    """Which alone gets the token."""
+    mirrors = ["https://two.example", "https://one.example/", "https://two.example/"]
+    hub = check({"hub": {"endpoint": "https://one.example", "mirrors": mirrors}}).hub
+    assert hub.mirrors == ("https://two.example",)
 
 
 def test_model_settings_match_without_regard_to_case_tag_scheme_or_the_hubs_two_names() -> None:
@@ -192,10 +200,12 @@ def test_patience_and_bandwidth_come_from_the_environment_too() -> None:
 def test_lists_and_quantizations_come_from_the_environment_too() -> None:
     environment = {
         "OLLAMA_HF_PROXY_HUB_HOSTS": "HF.co, hub.example",
+        "OLLAMA_HF_PROXY_HUB_MIRRORS": "https://one.example/, https://two.example",
         "OLLAMA_HF_PROXY_PULL_DEFAULT_QUANTIZATION": "q8_0",
         "OLLAMA_HF_PROXY_PULL_CONNECTIONS": "3",
     }
     found = load(None, environment)
     assert found.hub.hosts == ("hf.co", "hub.example")
+    assert found.hub.mirrors == ("https://one.example", "https://two.example")
     assert found.pull.default_quantization is Quantization.Q8_0
     assert found.pull.connections == 3

@@ -91,6 +91,19 @@ class Recipe:
     def size(self) -> int:
         return sum(part.size for part in self.parts)
 
+    @property
+    def files(self) -> tuple[RepositoryFile, ...]:
+        """Those that it takes bytes of."""
+        return tuple(dict.fromkeys(part.file for part in self.parts if isinstance(part, Range)))
+
+    @property
+    def unchecked(self) -> tuple[RepositoryFile, ...]:
+        """Those of which no digest tells whether what came of them is right."""
+        if self.digest is not None:
+            return ()
+        spans = self.spans(sys.maxsize)
+        return tuple(dict.fromkeys(span.file for span in spans if not span.whole or span.file.sha256 is None))
+
     def spans(self, most: int) -> Iterator["Span"]:
         """What has to be fetched, in order: neighbouring ranges together, in spans of `most` bytes or less."""
         file, start, stop = None, 0, 0

@@ -31,7 +31,7 @@ from proxy.pull.spool import spooled
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.tries import Tries
 from proxy.pull.window import Fetching, Window
-from proxy.sources.base import Repository, RepositoryFile
+from proxy.sources.base import Mirrored, Repository, RepositoryFile
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Transfer:
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._threads, _check_content, repository, file, content)
             except Damaged as error:
-                tries.once_more(error)
+                tries.once_more(_with_origin(error, repository, [file]))
             else:
                 return content
 
@@ -202,12 +202,15 @@ class Transfer:
         upload = _Upload(
             self._ollama, self._journal, fetching, recipe, what, moved, claim, self._sent, order, self._threads
         )
+        if isinstance(fetching.repository, Mirrored):
+            for file in recipe.unchecked:
+                fetching.repository.keep_to_source(file)
         tries = Tries(fetching.progress, self._streams)
         while True:
             try:
                 return await self.patiently(upload.run, what, fetching.progress)
             except Damaged as error:
-                tries.once_more(error)
+                tries.once_more(_with_origin(error, fetching.repository, recipe.files))
             except DigestMismatch as error:
                 tries.once_more(OllamaError(f"{what}: {error}"))
             except RangesIgnored as error:
@@ -359,6 +362,14 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+def _with_origin(error: Damaged, repository: Repository, files: Iterable[RepositoryFile]) -> Damaged:
+    """`error` with the mirrors that may have damaged the files, which the repository is told of."""
+    if not isinstance(repository, Mirrored):
+        return error
+    names = " and ".join(dict.fromkeys(filter(None, (repository.damaged(file) for file in files))))
+    return Damaged(f"{error} (some of it came from {names})") if names else error
 
 
 def _check_content(repository: Repository, file: RepositoryFile, content: bytes) -> None:

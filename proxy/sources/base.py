@@ -35,7 +35,7 @@ person who pulls: what happened, to which file, and what to do.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from proxy.config import convert
 from proxy.errors import ConfigError
@@ -96,6 +96,20 @@ class Repository(Protocol):
 
         Never raises and answers within about 3 seconds; empty where the source cannot tell.
         """
+
+
+@runtime_checkable
+class Mirrored(Protocol):
+    """What a repository may also be: one that reads from places which it does not trust."""
+
+    def damaged(self, file: RepositoryFile) -> str:
+        """Says that what came of this file is not the file. The answer names the places that may have damaged it.
+
+        They are asked for this file no more; empty where it came from the source itself.
+        """
+
+    def keep_to_source(self, file: RepositoryFile) -> None:
+        """Says that what comes of this file is compared with no digest, and must not come from such a place."""
 
 
 class Source(Protocol):

@@ -27,6 +27,7 @@ READ_BUFFER = 512 * 1024
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+CHECK_TOKEN = "check that the proxy's token (HF_TOKEN) may read this repository"  # noqa: S105 - a text
 SHA256 = re.compile(r"[0-9a-f]{64}")
 RESET_SECONDS = re.compile(r";\s*t=(\d+)")
 
@@ -43,8 +44,30 @@ def source_session(receive_buffer: int | None = None) -> aiohttp.ClientSession:
     )
 
 
+async def answers(
+    session: aiohttp.ClientSession, method: str, url: URL, origin: URL, credentials: Mapping[str, str]
+) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+    """The answer, and what each redirect leads to. The headers `credentials` go to `origin` only."""
+    for _ in range(MOST_REDIRECTS):
+        headers = credentials if url.origin() == origin else {}
+        async with session.request(method, url, headers=headers, allow_redirects=False, proxy=proxy_for(url)) as answer:
+            yield answer
+        location = answer.headers.get(hdrs.LOCATION)
+        if answer.status not in REDIRECTS or not location:
+            return
+        url = url.join(URL(location, encoded=True))
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    return {hdrs.AUTHORIZATION: f"Bearer {token}"} if token else {}
+
+
 class HttpFile:
-    """`file` at `url`. `token` goes to the origin of `url` only; `commit` is what the server has to say it serves."""
+    """`file` at `url`.
+
+    The headers `credentials` go to the origin of `url` only; `commit` is what the server has to say it serves, if it
+    says one; `denied` is what to do where it may not be read.
+    """
 
     def __init__(
         self,
@@ -52,16 +75,18 @@ class HttpFile:
         url: URL,
         file: RepositoryFile,
         *,
-        token: str | None,
+        credentials: Mapping[str, str],
         commit: str,
         what: str,
+        denied: str = CHECK_TOKEN,
     ) -> None:
         self._session = session
         self._url = url
         self._file = file
-        self._token = token
+        self._credentials = credentials
         self._commit = commit
         self._what = what
+        self._denied = denied
         self._signed: URL | None = None
         self._renewing = asyncio.Lock()
 
@@ -99,9 +124,9 @@ class HttpFile:
 
     async def _get(self, url: URL, start: int, stop: int | None) -> aiohttp.ClientResponse:
         for _ in range(MOST_REDIRECTS):
-            headers = {} if stop is None else {hdrs.RANGE: f"bytes={start}-{stop - 1}"}
-            if self._token and url.origin() == self._url.origin():
-                headers[hdrs.AUTHORIZATION] = f"Bearer {self._token}"
+            headers = {} if stop is None else {str(hdrs.RANGE): f"bytes={start}-{stop - 1}"}
+            if url.origin() == self._url.origin():
+                headers |= self._credentials
             response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy_for(url))
             if response.status not in REDIRECTS:
                 return response
@@ -126,13 +151,16 @@ class HttpFile:
 
     def _check(self, response: aiohttp.ClientResponse, start: int, stop: int | None) -> None:
         host, status = response.url.host, response.status
+        found = response.headers.get(hdrs.CONTENT_RANGE, "")
+        expected = f"bytes {start}-{(stop or 0) - 1}/{self._file.size}"
         if status == HTTPStatus.PARTIAL_CONTENT and stop is not None:
-            expected = f"bytes {start}-{stop - 1}/{self._file.size}"
-            if (found := response.headers.get(hdrs.CONTENT_RANGE, "")) != expected:
+            if found != expected:
                 self._check_size(found.rpartition("/")[2])
                 raise Interrupted(f"{self._what}: {host} sent {found or 'no Content-Range'} when asked for {expected}")
         elif status == HTTPStatus.OK and stop is not None:
-            raise RangesIgnored(f"{self._what}: {host} sends no ranges")
+            # ModelScope says 200 to a range that it keeps (modelscope_hub #50).
+            if found != expected:
+                raise RangesIgnored(f"{self._what}: {host} sends no ranges")
         elif status == HTTPStatus.OK:
             if hdrs.CONTENT_ENCODING not in response.headers:
                 self._check_size(response.headers.get(hdrs.CONTENT_LENGTH, ""))
@@ -156,7 +184,7 @@ class HttpFile:
             raise Interrupted(answered, wait)
         match status:
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
-                raise SourceError(f"{answered}; check that the proxy's token (HF_TOKEN) may read this repository")
+                raise SourceError(f"{answered}; {self._denied}")
             case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise SourceError(f"{answered}: the file has changed at the source; pull again")
             case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
@@ -165,14 +193,15 @@ class HttpFile:
                 raise SourceError(f"{answered}; it cannot be read")
 
     def _failure(self, error: Exception) -> SourceError:
-        text = f"{self._what}: the connection to the Hub failed ({reason(error)})"
+        host = (self._signed or self._url).host
+        text = f"{self._what}: the connection to {host} failed ({reason(error)})"
         match error:
             case aiohttp.ClientConnectorCertificateError():
                 return SourceError(f"{text}; SSL_CERT_FILE names the certificates to trust")
             case aiohttp.ClientHttpProxyError():
                 return SourceError(f"{text}; check HTTPS_PROXY and NO_PROXY")
             case aiohttp.InvalidURL():
-                return SourceError(f"{self._what}: the Hub redirects to what is no address")
+                return SourceError(f"{self._what}: {self._url.host} redirects to what is no address")
             case _:
                 return Interrupted(text)
 

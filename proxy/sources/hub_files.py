@@ -21,7 +21,7 @@ from yarl import URL
 from proxy.errors import SourceError
 from proxy.reasons import reason
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import MOST_REDIRECTS, REDIRECTS, SHA256, proxy_for
+from proxy.sources.http_file import REDIRECTS, SHA256, answers, bearer
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class HubFiles:
         self._session = session
         self._endpoint = endpoint
         self._origin = URL(endpoint).origin()
-        self._token = token
+        self._credentials = bearer(token)
         self._repository = repository
         self._commit = commit
         self._asking = asyncio.Semaphore(HEADS)
@@ -103,8 +103,8 @@ class HubFiles:
         """Whether this file itself is given to whom the proxy is."""
         status = HTTPStatus.OK
         try:
-            async with aclosing(self._answers("HEAD", self._address(path))) as answers:
-                async for answer in answers:
+            async with aclosing(self._answers("HEAD", self._address(path))) as asked:
+                async for answer in asked:
                     status = HTTPStatus(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._untold(path, reason(error)) from error
@@ -127,8 +127,8 @@ class HubFiles:
         said = ListedFile(file.path)
         last = ""
         try:
-            async with aclosing(self._answers("HEAD", self._address(file.path))) as answers:
-                async for answer in answers:
+            async with aclosing(self._answers("HEAD", self._address(file.path))) as asked:
+                async for answer in asked:
                     said = said.completed_by(self._told(file.path, answer))
                     last = f"it answered {answer.status} {answer.reason}"
                     if said.size is not None:
@@ -175,28 +175,16 @@ class HubFiles:
                 yield file
 
     async def _page(self, page: URL) -> tuple[list[Any], URL | None]:
-        async with aclosing(self._answers("GET", page)) as answers:
-            async for answer in answers:
+        async with aclosing(self._answers("GET", page)) as asked:
+            async for answer in asked:
                 if answer.status not in REDIRECTS:
                     answer.raise_for_status()
                     following = answer.links["next"]["url"] if "next" in answer.links else None
                     return orjson.loads(await answer.read()), URL(following) if following else None
         raise ValueError("redirects without an end")
 
-    async def _answers(self, method: str, url: URL) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        """The answer, and what each redirect leads to."""
-        for _ in range(MOST_REDIRECTS):
-            headers = {}
-            if self._token and url.origin() == self._origin:
-                headers[hdrs.AUTHORIZATION] = f"Bearer {self._token}"
-            async with self._session().request(
-                method, url, headers=headers, allow_redirects=False, proxy=proxy_for(url)
-            ) as answer:
-                yield answer
-            location = answer.headers.get(hdrs.LOCATION)
-            if answer.status not in REDIRECTS or not location:
-                return
-            url = url.join(URL(location, encoded=True))
+    def _answers(self, method: str, url: URL) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        return answers(self._session(), method, url, self._origin, self._credentials)
 
     def _address(self, path: str) -> URL:
         return resolve_address(self._endpoint, self._repository, self._commit, path)

@@ -1,4 +1,4 @@
-"""Makes the sources that the configuration wants: the Hub of `[hub]`, and a plugin for each `[sources.NAME]`."""
+"""Makes the sources: the Hub of `[hub]`, a plugin for each `[sources.NAME]`, and ModelScope, which needs no table."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,9 @@ from proxy.config import Config, convert
 from proxy.reasons import reason
 from proxy.sources.base import Source, SourcePlugin, SourceSettings
 from proxy.sources.huggingface import HuggingFace
+from proxy.sources.modelscope import HOSTS as MODELSCOPE_HOSTS
+from proxy.sources.modelscope import NAME as MODELSCOPE
+from proxy.sources.modelscope import ModelScope
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -27,12 +30,14 @@ class _Table(msgspec.Struct, frozen=True):
 
 
 def build_sources(config: Config, receive_buffer: int | None = None) -> list[Source]:
-    """Every source, the Hub first. `receive_buffer` is what SourceSettings says.
+    """Every source, the Hub first, ModelScope last where no table has its hosts. For `receive_buffer`, SourceSettings.
 
     Raises ConfigError for a plugin that is not there, for what it does not take, and for a host of two sources.
     """
     hub = config.hub
-    sources: list[Source] = [HuggingFace(hub.endpoint, hub.token, hub.hosts, receive_buffer=receive_buffer)]
+    sources: list[Source] = [
+        HuggingFace(hub.endpoint, hub.token, hub.hosts, mirrors=hub.mirrors, receive_buffer=receive_buffer)
+    ]
     claimed = dict.fromkeys(hub.hosts, "[hub]")
     for name, table in config.sources.items():
         settings, kind = _settings(name, table, receive_buffer)
@@ -41,12 +46,15 @@ def build_sources(config: Config, receive_buffer: int | None = None) -> list[Sou
                 raise settings.error("hosts", f"{host!r} is claimed by {claimed[host]} already")
             claimed[host] = f"[sources.{name}]"
         sources.append(_plugin(settings, kind).from_settings(settings))
+    if MODELSCOPE not in config.sources and (hosts := tuple(host for host in MODELSCOPE_HOSTS if host not in claimed)):
+        sources.append(ModelScope(hosts=hosts, receive_buffer=receive_buffer))
     return sources
 
 
 def _settings(name: str, values: Mapping[str, Any], receive_buffer: int | None) -> tuple[SourceSettings, str]:
     table = convert(values, _Table, f"sources.{name}")
-    hosts = tuple(host.lower() for host in (table.hosts if table.hosts is not None else (name,)))
+    usual = MODELSCOPE_HOSTS if name == MODELSCOPE else (name,)
+    hosts = tuple(host.lower() for host in (table.hosts if table.hosts is not None else usual))
     own = {key: value for key, value in values.items() if key not in _Table.__struct_fields__}
     settings = SourceSettings(name, hosts, own, receive_buffer)
     for host in hosts:

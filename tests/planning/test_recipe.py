@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,8 @@ WINDOW = 3
 CONTENTS = {"a": bytes(range(24)), "b": bytes(range(80, 104)), "c": bytes(range(160, 184))}
 FILES = {path: RepositoryFile(path, len(content)) for path, content in CONTENTS.items()}
 A, B = FILES["a"], FILES["b"]
+
+SHA_A, SHA_B = (replace(file, sha256="0" * 64) for file in (A, B))
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -219,3 +222,22 @@ def test_every_range_of_every_assembly_has_a_step_of_its_own() -> None:
     assert b"".join(again.add([CONTENTS["a"][:8]])) == summed(CONTENTS["a"][:4]) + summed(CONTENTS["a"][4:8])
     assert again.digest() == digest_of(bytes([3, 3, 15, 7]))
     assert made == 4
+
+
+@pytest.mark.parametrize(
+    ("parts", "digest", "unchecked"),
+    [
+        ([Range(SHA_A, 0, 24)], None, []),
+        ([Range(SHA_A, 0, 8), Range(SHA_A, 8, 24, doubling), Literal(b"x"), Range(SHA_B, 0, 24)], None, []),
+        ([Range(SHA_A, 0, 8), Range(SHA_B, 0, 24), Range(SHA_A, 8, 24)], None, ["a"]),
+        ([Range(SHA_A, 0, 8)], None, ["a"]),
+        ([Range(SHA_A, 8, 24), Range(SHA_A, 0, 8)], None, ["a"]),
+        ([Range(A, 0, 24), Range(SHA_B, 0, 24)], None, ["a"]),
+        ([Range(A, 0, 24)], "sha256:0", []),
+    ],
+)
+def test_what_no_digest_tells_of_is_known(parts: list[Part], digest: str | None, unchecked: list[str]) -> None:
+    """A file is checked that comes whole and in order, as `Assembly` does, or the blob as a whole is."""
+    recipe = Recipe(tuple(parts), digest)
+    assert [file.path for file in recipe.unchecked] == unchecked
+    assert {file.path for file in recipe.files} == {part.file.path for part in parts if isinstance(part, Range)}

@@ -23,7 +23,7 @@ AT_ONCE = 6
 SPAN = 64 * 1024
 SHARDS = 2
 CAUSES = (
-    "the connection to the Hub failed",
+    "the connection to 127.0.0.1 failed",
     "answered 4",
     "answered 5",
     "arrived damaged",

@@ -19,10 +19,10 @@ from yarl import URL
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from proxy.errors import Interrupted, SourceError
+from proxy.errors import Interrupted, RangesIgnored, SourceError
 from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import HttpFile, source_session
+from proxy.sources.http_file import HttpFile, bearer, source_session
 from tests.support import COMMAND, Client, listening, settings
 
 CONTENT = bytes(range(256)) * 64
@@ -157,7 +157,7 @@ from proxy.sources.http_file import HttpFile, source_session
 async def main():
     async with source_session() as session:
         file = RepositoryFile("model.safetensors", int(sys.argv[2]))
-        source = HttpFile(session, URL(sys.argv[1]), file, token=None, commit="", what="a/b/model.safetensors")
+        source = HttpFile(session, URL(sys.argv[1]), file, credentials={}, commit="", what="a/b/model.safetensors")
         try:
             async with source.stream(5, 105) as chunks:
                 print(len(b"".join([chunk async for chunk in chunks])), end="")
@@ -201,7 +201,7 @@ async def test_the_token_follows_no_redirect_to_another_origin_and_comes_back_to
 
     async with listening(endpoint) as own, listening(stranger) as other, source_session() as session:
         elsewhere += [own, other]
-        file = HttpFile(session, URL(f"{own}/file"), FILE, token="hf_secret", commit="c", what="a/b/f")
+        file = HttpFile(session, URL(f"{own}/file"), FILE, credentials=bearer("hf_secret"), commit="c", what="a/b/f")
         async with file.stream(0, None) as chunks:
             assert b"".join([chunk async for chunk in chunks]) == CONTENT
     assert seen == {"/file": "Bearer hf_secret", "stranger/far": None, "/again": "Bearer hf_secret"}
@@ -213,7 +213,19 @@ async def test_redirects_without_an_end_are_an_error() -> None:
 
     async with listening(answer) as url, source_session() as session:
         with pytest.raises(SourceError, match="redirects without an end"):
-            async with HttpFile(session, URL(f"{url}/f"), FILE, token=None, commit="c", what="a/b/f").stream(0, None):
+            async with HttpFile(session, URL(url), FILE, credentials={}, commit="c", what="a/b/f").stream(0, None):
+                pass
+
+
+@pytest.mark.parametrize("sent", ["bytes 6-105/16384", "bytes 0-16383/16384", "bytes 5-104/9", ""])
+async def test_a_200_is_a_range_only_where_it_says_that_it_is_the_one_that_was_asked_for(sent: str) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(body=CONTENT, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
+
+    async with listening(answer) as url, source_session() as session:
+        file = HttpFile(session, URL(url), FILE, credentials={}, commit="c", what="a/b/f")
+        with pytest.raises(RangesIgnored, match="127.0.0.1 sends no ranges"):
+            async with file.stream(5, 105):
                 pass
 
 
@@ -230,7 +242,7 @@ async def test_a_range_that_was_not_asked_for_is_never_taken(sent: str, error: t
         return web.Response(status=206, body=b"x" * 100, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
 
     async with listening(answer) as url, source_session() as session:
-        file = HttpFile(session, URL(f"{url}/f"), FILE, token=None, commit="c", what="a/b/f")
+        file = HttpFile(session, URL(f"{url}/f"), FILE, credentials={}, commit="c", what="a/b/f")
         with pytest.raises(error, match=message):
             async with file.stream(5, 105):
                 pass

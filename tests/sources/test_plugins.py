@@ -3,7 +3,7 @@
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from proxy.sources import plugins
 from proxy.sources.base import Source, SourcePlugin, SourceSettings
 from proxy.sources.folder import Folder
 from proxy.sources.huggingface import HuggingFace
+from proxy.sources.modelscope import ModelScope
 from proxy.sources.plugins import GROUP, build_sources
-from tests.support import Client, settings
+from tests.support import Client, own_entry_points, settings
 
 MODULE = "attic_shelf"
 PLUGIN = '''
@@ -59,11 +60,10 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install
     """Puts a package with entry points beside the built-in ones."""
     (tmp_path / f"{MODULE}.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
-    found = entry_points(group=GROUP)
 
     def add(**points: str) -> None:
         more = [EntryPoint(name, value, GROUP) for name, value in points.items()]
-        everything = EntryPoints([*found, *more])
+        everything = EntryPoints([*own_entry_points(), *more])
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: everything.select(group=group))
 
     yield add
@@ -78,7 +78,7 @@ def test_a_plugin_is_imported_when_a_table_wants_it_and_makes_a_source_of_it(ins
     install(shelf=f"{MODULE}:Shelf")
     built()
     assert MODULE not in sys.modules
-    _, attic, cellar = built(
+    _, attic, cellar, _ = built(
         attic={"type": "shelf", "url": "https://attic"},
         shelf={"hosts": ["Cellar.example", "cellar"], "url": "https://cellar"},
     )
@@ -92,7 +92,7 @@ def test_a_plugin_is_imported_when_a_table_wants_it_and_makes_a_source_of_it(ins
         (
             "attic",
             {"type": "none"},
-            "sources.attic.type: no plugin 'none' .* there are: bare, broken, folder, huggingface, shelf",
+            "sources.attic.type: no plugin 'none' .* there are: bare, broken, folder, huggingface, modelscope, shelf",
         ),
         ("attic", {}, "sources.attic.type: no plugin 'attic' is installed"),
         ("attic", {"type": "broken"}, "sources.attic.type: the plugin 'broken' .* cannot be imported: No module named"),
@@ -113,6 +113,8 @@ def test_a_plugin_is_imported_when_a_table_wants_it_and_makes_a_source_of_it(ins
         ("attic", {"type": "folder"}, "sources.attic.path: must be set"),
         ("attic", {"type": "huggingface", "endpoint": "hub"}, "sources.attic.endpoint: must be a URL"),
         ("attic", {"type": "huggingface", "tokn": "x"}, "sources.attic.tokn: is not a key"),
+        ("modelscope", {"endpoint": "modelscope.cn"}, "sources.modelscope.endpoint: must be a URL"),
+        ("modelscope", {"url": "x"}, "sources.modelscope.url: is not a key"),
     ],
 )
 def test_what_is_wrong_in_a_table_is_named(install: Install, name: str, table: dict[str, Any], message: str) -> None:
@@ -137,7 +139,7 @@ def test_two_plugins_of_one_name_are_told(install: Install) -> None:
 
 
 def test_the_built_in_sources_are_plugins_themselves(tmp_path: Path) -> None:
-    hub, home, second = build_sources(
+    hub, home, second, modelscope = build_sources(
         check(
             {
                 "hub": {"endpoint": "https://mirror.example"},
@@ -154,6 +156,25 @@ def test_the_built_in_sources_are_plugins_themselves(tmp_path: Path) -> None:
     assert isinstance(second, HuggingFace)
     assert (hub.endpoint, second.endpoint) == ("https://mirror.example", "https://hub.corp")
     assert second.hosts == ("hub.corp",)
+    assert isinstance(modelscope, ModelScope)
+
+
+def test_modelscope_is_there_without_a_table_and_a_table_only_says_more_of_it(install: Install) -> None:
+    install()
+    [_, plain] = built()
+    [_, told] = built(modelscope={"token": "ms_mine"})
+    [_, elsewhere] = built(modelscope={"hosts": ["ms"]})
+    assert isinstance(plain, ModelScope)
+    assert isinstance(told, ModelScope)
+    assert plain.hosts == told.hosts == ("modelscope.cn", "www.modelscope.cn")
+    assert elsewhere.hosts == ("ms",)
+
+
+def test_who_claims_modelscopes_hosts_in_a_table_gets_them(tmp_path: Path) -> None:
+    table = {"type": "folder", "path": str(tmp_path), "hosts": ["modelscope.cn"]}
+    assert [source.hosts for source in built(home=table)[1:]] == [("modelscope.cn",), ("www.modelscope.cn",)]
+    table["hosts"] = ["modelscope.cn", "www.modelscope.cn"]
+    assert len(built(home=table)) == 2
 
 
 @pytest.mark.parametrize(
