@@ -48,7 +48,9 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
     else:
         yield Finding("note", "without numpy Ollama makes F16, BF16 and Q8_0; pip install 'ollama-hf-proxy[numpy]'")
     if config.server.open_to_a_network:
-        yield Finding("note", f"whoever reaches {config.server.address.url} can pull with this proxy's token; set api_keys")
+        yield Finding(
+            "note", f"whoever reaches {config.server.address.url} can pull with this proxy's token; set api_keys"
+        )
 
 
 async def _ollama(config: Config, ollama: Ollama, session: aiohttp.ClientSession) -> Finding:
@@ -89,7 +91,9 @@ async def _disk(config: Config, ollama: Ollama) -> Finding:
     if free is None:
         return Finding("note", "how much disk Ollama has left is not known; set ollama.models to its folder")
     if free < LITTLE_BYTES:
-        return Finding("note", f"Ollama has {decimal(free)} of disk left; remove models that you do not use (ollama rm)")
+        return Finding(
+            "note", f"Ollama has {decimal(free)} of disk left; remove models that you do not use (ollama rm)"
+        )
     return Finding("ok", f"Ollama has {decimal(free)} of disk left")
 
 

@@ -107,6 +107,7 @@ class StandInHub(StandIn):
     def _hub_routes(self) -> list[web.RouteDef]:
         return [
             web.get("/api/models", self._list),
+            web.get("/api/whoami-v2", self._say_who),
             web.get("/api/models/{org}/{repo}", self._describe),
             web.get("/api/models/{org}/{repo}/revision/{revision}", self._describe),
             web.get("/api/models/{org}/{repo}/auth-check", self._check_access),
@@ -116,6 +117,11 @@ class StandInHub(StandIn):
             web.get("/{org}/{repo}/resolve/{revision}/{path:.+}", self._resolve),
             web.get("/api/resolve-cache/models/{org}/{repo}/{revision}/{path:.+}", self._plain_file),
         ]
+
+    async def _say_who(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"Bearer {self.token}" or self.token in self.revoked:
+            return web.json_response({"error": "Invalid credentials in Authorization header"}, status=401)
+        return web.json_response({"name": "someone", "type": "user"})
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         trusted = self._trusts(request)
