@@ -213,7 +213,10 @@ class Transfer:
                 tries.once_more(OllamaError(f"{what}: {error}"))
             except RangesIgnored as error:
                 if not recipe.takes_whole_files:
-                    raise
+                    raise SourceError(
+                        f"{error}, and what is made of this repository takes its tensors in another order than its "
+                        "files have them; use an endpoint that sends ranges"
+                    ) from error
                 fetching.ignored.set()
                 log.warning("%s; its files are fetched whole, each in one stream", error)
             except Interrupted as error:

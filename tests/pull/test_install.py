@@ -324,7 +324,7 @@ async def test_a_sweep_leaves_an_install_alone_and_a_dry_run_names_nothing_of_it
     await replace(client, hub, NAME)
     script = Script(ollama, step, number)
     pulling = asyncio.create_task(client.pull(NAME))
-    await script.held.wait()
+    await eventually(script.held.is_set)
     before = set(ollama.blobs), set(ollama.models)
     for dry_run in (True, False):
         found = await sweep(client, dry_run=dry_run)
@@ -345,7 +345,7 @@ async def test_an_install_that_is_cancelled_comes_to_its_end_and_leaves_nothing(
     await replace(client, hub, NAME)
     script = Script(ollama, step, number)
     pulling = asyncio.create_task(client.pull(NAME))
-    await script.held.wait()
+    await eventually(script.held.is_set)
     job = app._jobs.all()[0]
     async with client.session.delete(
         f"{client.url}/-/pulls/{job.id}", headers={"Content-Type": "application/json"}
@@ -376,7 +376,7 @@ async def test_a_model_that_is_removed_while_it_is_installed_is_gone_then_with_a
         await eventually(lambda: any(one.path.startswith("/api/blobs/") for one in ollama.requests))
         await eventually(lambda: app._jobs.all()[0].state == "transferring")
     else:
-        await script.held.wait()
+        await eventually(script.held.is_set)
 
     async def remove() -> int:
         async with client.session.delete(f"{client.url}/api/delete", json={"model": name}) as response:
