@@ -1,9 +1,12 @@
 """The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from proxy.config import ConvertedBy, Quantization
@@ -169,23 +172,36 @@ def _upload(material: Material, conversion: Conversion) -> Upload:
     repository, headers = material.repository, material.headers
     files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
-    sizes = dict.fromkeys(files, 0)
+    path = next(iter(files))
+    turns = [(path, len(conversion.header))]
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
             file, header = files[path], headers[path]
             read_before = compared(f"{repository.id}/{path}", file, header.size, header.content.__eq__)
             taken = [read_before, *covered(file, header.size, [_part(files, piece) for piece in pieces])]
-            sizes[path] = sum(part.size for part in taken)
+            turns.append((path, sum(part.size for part in taken)))
             parts += taken
     else:
-        last = next(iter(files))
         for piece in conversion.pieces:
-            last = piece.path if isinstance(piece, Piece) else last
-            sizes[last] += piece.size
+            path = piece.path if isinstance(piece, Piece) else path
+            turns.append((path, piece.size))
             parts.append(_part(files, piece))
-    sizes[next(iter(files))] += len(conversion.header)
-    bars = tuple(Bar(bar_digest(repository, files[path]), size) for path, size in sizes.items() if size)
-    return Upload(FILE, Recipe(tuple(parts)), bars)
+    return Upload(FILE, Recipe(tuple(parts)), *_bars(repository, files, turns))
+
+
+def _bars(
+    repository: Repository, files: Mapping[str, RepositoryFile], turns: Sequence[tuple[str, int]]
+) -> tuple[tuple[Bar, ...], tuple[Bar, ...]]:
+    """The bar of each file, and the turns by which they fill."""
+    digests = {path: bar_digest(repository, file) for path, file in files.items()}
+    merged = [
+        Bar(digests[path], sum(size for _, size in stretch)) for path, stretch in groupby(turns, key=itemgetter(0))
+    ]
+    sizes = Counter[str]()
+    for digest, size in merged:
+        sizes[digest] += size
+    in_order = dict.fromkeys(digests.values())
+    return tuple(Bar(digest, sizes[digest]) for digest in in_order if sizes[digest]), tuple(merged)
 
 
 def _by_file(

@@ -106,8 +106,8 @@ class Making:
         def make(name: str) -> Coroutine[Any, Any, None]:
             return redress(self._ollama, plan, name, files, progress)
 
-        await self._install.created(plan, temporary_name(), make, progress)
-        progress.status(WRITING)
+        await self._hand_over(await self._install.created(plan, temporary_name(), make), plan, progress)
+        await self._drop_temporaries()
 
     async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
         """Remove what pulls that broke off have kept of a model that is there, and whatever else nobody needs."""
@@ -163,24 +163,32 @@ class Making:
         async with self._creating(step.plan, progress, enter):
             if step.converted_first:
                 return await self._make_of_temporary(step, digests, progress, enter)
-            await to_its_end(self._put(step, digests, progress))
-            self._reclaim.release(step.number)
+            await to_its_end(self._put(step, digests, progress, enter))
             removed = await self._give_up(progress, enter)
             self._reclaim.end(step.number)
             return removed
 
-    async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress) -> None:
+    async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model of what was brought: as it is, where that is all, else by Ollama."""
+        if step.plan.finished is None or not await self._install_finished(step, digests, progress):
+            await self._create(step.plan, step.temporary, digests, progress)
+        await self._settle(step, enter)
+
+    async def _install_finished(self, step: Step, digests: Mapping[str, str], progress: Progress) -> bool:
         plan = step.plan
-        if plan.finished is not None:
-            (_, config), *others = step.layers
-            [weights] = plan.uploads
-            layers = [Layer("model", Blob(digests[weights.path], weights.size)), *others]
-            if await self._install.pulled(plan, step.temporary, config, layers, progress):
-                self._reclaim.belongs_to_a_model([config.digest, *(layer.blob.digest for layer in layers)])
-                progress.status(WRITING)
-                return
-        await self._create(plan, step.temporary, digests, progress)
+        (_, config), *others = step.layers
+        [weights] = plan.uploads
+        layers = [Layer("model", Blob(digests[weights.path], weights.size)), *others]
+
+        def pull() -> Coroutine[Any, Any, str | None]:
+            return self._install.pulled(plan, step.temporary, config, layers)
+
+        made = await self._transfer.patiently(pull, plan.name, progress)
+        if made is None:
+            return False
+        await self._hand_over(made, plan, progress)
+        self._reclaim.belongs_to_a_model([config.digest, *(layer.blob.digest for layer in layers)])
+        return True
 
     async def _create(
         self, plan: Plan, temporary: str, digests: Mapping[str, str], progress: Progress, source: str | None = None
@@ -188,8 +196,18 @@ class Making:
         def make(name: str) -> Coroutine[Any, Any, None]:
             return create(self._ollama, plan, name, digests, progress, source)
 
-        await self._install.created(plan, temporary, make, progress)
+        await self._hand_over(await self._install.created(plan, temporary, make), plan, progress)
+
+    async def _hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
+        hand_over = partial(self._install.hand_over, made, plan, progress)
+        await self._transfer.patiently(hand_over, plan.name, progress)
         progress.status(WRITING)
+
+    async def _settle(self, step: Step, enter: Enter) -> bool:
+        """The model is made: whether a model on the way to it is removed. That it fails is no failure of the pull."""
+        self._reclaim.release(step.number)
+        enter(State.RECLAIMING)
+        return await self._drop_temporaries()
 
     async def _make_of_temporary(
         self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter
@@ -201,12 +219,13 @@ class Making:
         self._journal.need_no_more(step.number)
         removed = await self._give_up(progress, enter)
         enter(State.CREATING)
-        await to_its_end(self._create(step.plan, temporary_name(), digests, progress, temporary))
-        self._reclaim.release(step.number)
-        enter(State.RECLAIMING)
-        removed |= await self._drop(temporary)
+        removed |= await to_its_end(self._quantize(step, digests, progress, enter))
         self._reclaim.end(step.number)
         return removed
+
+    async def _quantize(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> bool:
+        await self._create(step.plan, temporary_name(), digests, progress, step.temporary)
+        return await self._settle(step, enter)
 
     @asynccontextmanager
     async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[None]:
@@ -232,11 +251,11 @@ class Making:
             log.warning("raw files stay for now: %s", error)
         return False
 
-    async def _drop(self, temporary: str) -> bool:
+    async def _drop_temporaries(self) -> bool:
         try:
-            return await self._reclaim.drop_temporary(temporary)
+            return bool(await self._reclaim.drop_temporaries())
         except OllamaError as error:
-            log.warning("%s stays for now: %s", temporary, error)
+            log.warning("temporary models stay for now: %s", error)
             return False
 
     async def _give_all_up(self, steps: Sequence[Step], progress: Progress, enter: Enter) -> None:
@@ -244,9 +263,7 @@ class Making:
         for step in steps:
             self._reclaim.end(step.number)
         async with self._reclaim.creating:
-            for step in steps:
-                if step.converted_first:
-                    await self._drop(step.temporary)
+            await self._drop_temporaries()
         await self._give_up(progress, enter)
 
     async def _check_disk(self, steps: Sequence[Step]) -> None:
