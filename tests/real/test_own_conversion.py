@@ -160,7 +160,7 @@ async def test_beside_what_ollama_quantizes_the_store_holds_the_source_once_and_
         for (earlier, one), (later, other) in pairwise(lines)
         if "quantizing" not in one + (other if shows_the_bar_late else "")
     )
-    print(f"the store takes {peak / source:.2f} times the source, and nothing is said for {silence:.1f} s between {where}")
+    print(f"the store takes {peak / source:.2f} times the source; nothing is said for {silence:.1f} s between {where}")
     assert any("quantizing" in status for _, status in lines)
     assert source < peak < 1.02 * source + 2 * result
     assert silence <= MOST_SILENT
