@@ -1,5 +1,6 @@
 """The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import FLOATS, Header
 from proxy.planning.safetensors_plan import shapes_of
 from proxy.planning.sizes import quantized_size
-from proxy.planning.weights import TOKENIZER_CONFIG, NotConvertible, Selection
+from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
@@ -174,18 +175,20 @@ def _upload(material: Material, conversion: Conversion) -> Upload:
     parts: list[Literal | Range] = [Literal(conversion.header)]
     path = next(iter(files))
     turns = [(path, len(conversion.header))]
+    # What becomes of a tensor is told by this and by both headers, which are part of a blob's identity anyway.
+    of = hashlib.sha256(material.contents[CONFIG]).hexdigest()
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
             file, header = files[path], headers[path]
             read_before = compared(f"{repository.id}/{path}", file, header.size, header.content.__eq__)
-            taken = [read_before, *covered(file, header.size, [_part(files, piece) for piece in pieces])]
+            taken = [read_before, *covered(file, header.size, [_part(files, piece, of) for piece in pieces])]
             turns.append((path, sum(part.size for part in taken)))
             parts += taken
     else:
         for piece in conversion.pieces:
             path = piece.path if isinstance(piece, Piece) else path
             turns.append((path, piece.size))
-            parts.append(_part(files, piece))
+            parts.append(_part(files, piece, of))
     return Upload(FILE, Recipe(tuple(parts)), *_bars(repository, files, turns))
 
 
@@ -216,11 +219,11 @@ def _by_file(
     yield from shares.items()
 
 
-def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made) -> Literal | Range:
+def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made, of: str) -> Literal | Range:
     if isinstance(piece, Made):
         return Literal(piece.content)
     transform = piece.transform and partial(_explained, piece.path, piece.transform)
-    return Range(files[piece.path], piece.start, piece.stop, transform, piece.becomes)
+    return Range(files[piece.path], piece.start, piece.stop, transform, piece.becomes, of)
 
 
 def _explained(path: str, transform: Transform) -> Step:
