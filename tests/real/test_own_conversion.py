@@ -154,14 +154,13 @@ async def test_beside_what_ollama_quantizes_the_store_holds_the_source_once_and_
         result = (await real_ollama.gguf_file(name)).stat().st_size
         assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
     source, peak = len(repositories["BF16"]["model.safetensors"]), max(sizes) - sizes[0]
+    shows_the_bar_late = real_ollama.version >= (0, 30)  # some builds of llama-quantize say nothing until they end
     silence, where = max(
         (later - earlier, f"{one!r} and {other!r}")
         for (earlier, one), (later, other) in pairwise(lines)
-        if "quantizing" not in one + other
+        if "quantizing" not in one + (other if shows_the_bar_late else "")
     )
-    print(
-        f"v{real_ollama.version}: the store takes {peak / source:.2f} times the source; {silence:.1f} s between {where}"
-    )
+    print(f"the store takes {peak / source:.2f} times the source; nothing is said for {silence:.1f} s between {where}")
     assert any("quantizing" in status for _, status in lines)
     assert source < peak < 1.02 * source + 2 * result
     assert silence <= MOST_SILENT
