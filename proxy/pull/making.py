@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +29,9 @@ from proxy.registry import Blob, Layer
 
 log = logging.getLogger(__name__)
 
+
+Remember = Callable[[], Awaitable[None]]
+"""Notes that Ollama has what the plan makes."""
 
 WRITING = "writing manifest"
 REMOVING = "removing unused layers"
@@ -70,7 +73,7 @@ class Making:
         self._journal = journal
         self._reclaim = reclaim
 
-    async def make(self, plan: Plan, progress: Progress, enter: Enter) -> None:
+    async def make(self, plan: Plan, progress: Progress, enter: Enter, remember: Remember) -> None:
         """Raises Refusal where the disk is too small, else as Transfer and `create` do.
 
         What was finished stays for the next pull, but for files that Ollama cannot make a model of.
@@ -87,6 +90,7 @@ class Making:
             held = await self._transfer.announce(plan.steps, progress, converted)
             for step in steps:
                 removed |= await self._make(step, held, progress, enter)
+            await self._remember(plan, [step.number for step in steps], remember)
         except Rejected:
             await self._give_all_up(steps, progress, enter)
             raise
@@ -97,10 +101,22 @@ class Making:
         if removed:
             progress.status(REMOVING)
 
-    async def redress(self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter) -> None:
+    async def redress(
+        self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter, remember: Remember
+    ) -> None:
         """Make the model anew of its own blobs, with what is beside the weights of the plan."""
-        async with self._creating(plan, progress, enter):
-            await to_its_end(self._redress(plan, files, progress))
+
+        def claim() -> Coroutine[Any, Any, int]:
+            return self._reclaim.claim(plan.name.casefold(), None, ())
+
+        number = await self._transfer.patiently(claim, plan.name, progress)
+        try:
+            async with self._creating(plan, progress, enter):
+                await to_its_end(self._redress(plan, files, progress))
+            await self._remember(plan, [number], remember)
+        except BaseException:
+            self._reclaim.broke_off(number)
+            raise
 
     async def _redress(self, plan: Plan, files: Mapping[str, str], progress: Progress) -> None:
         def make(name: str) -> Coroutine[Any, Any, None]:
@@ -108,6 +124,18 @@ class Making:
 
         await self._hand_over(await self._install.created(plan, temporary_name(), make), plan, progress)
         await self._drop_temporaries()
+
+    async def _remember(self, plan: Plan, numbers: Sequence[int], remember: Remember) -> None:
+        """Only what is remembered is over: else the next pull looks at what Ollama has."""
+        try:
+            await remember()
+        except ProxyError as error:
+            log.warning("%s is made, but not remembered: %s", plan.name, error)
+            over = self._reclaim.broke_off
+        else:
+            over = self._reclaim.end
+        for number in numbers:
+            over(number)
 
     async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
         """Remove what pulls that broke off have kept of a model that is there, and whatever else nobody needs."""
@@ -164,9 +192,7 @@ class Making:
             if step.converted_first:
                 return await self._make_of_temporary(step, digests, progress, enter)
             await to_its_end(self._put(step, digests, progress, enter))
-            removed = await self._give_up(progress, enter)
-            self._reclaim.end(step.number)
-            return removed
+            return await self._give_up(progress, enter)
 
     async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model of what was brought: as it is, where that is all, else by Ollama."""
@@ -219,9 +245,7 @@ class Making:
         self._journal.need_no_more(step.number)
         removed = await self._give_up(progress, enter)
         enter(State.CREATING)
-        removed |= await to_its_end(self._quantize(step, digests, progress, enter))
-        self._reclaim.end(step.number)
-        return removed
+        return removed | await to_its_end(self._quantize(step, digests, progress, enter))
 
     async def _quantize(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> bool:
         await self._create(step.plan, temporary_name(), digests, progress, step.temporary)

@@ -94,7 +94,7 @@ class Progress:
 
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
-        if self._status != Line(text):
+        if not self.ended and self._status != Line(text):
             self._status = Line(text)
             self._first = self._first or self._status
             self._publish(self._status)
@@ -157,6 +157,8 @@ class Progress:
         return self._keep_alive
 
     def _publish(self, line: Line) -> None:
+        if self.ended:  # what is done to its end says nothing more
+            return
         if line.digest and line.completed:
             self._keep_alive = line
         for subscription in self._subscriptions:
@@ -165,10 +167,10 @@ class Progress:
     def _end(self, line: Line | None) -> None:
         if self.ended:
             return
-        self.ended = True
         self._status = line
         if line is not None:
             self._publish(line)
+        self.ended = True
         for subscription in self._subscriptions:
             subscription.wake()
 

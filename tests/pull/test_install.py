@@ -312,6 +312,69 @@ async def test_what_ollama_refuses_to_make_a_model_of_is_given_up(
     check_clean(ollama, name)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("name", [NAME, QUANTIZED])
+async def test_a_model_that_is_made_but_not_remembered_is_found_by_the_next_pull(
+    app: App, client: Client, hub: StandInHub, ollama: StandInOllama, name: str, cancelled: bool
+) -> None:
+    """What is remembered under its name is another one."""
+    await replace(client, hub, name)
+    ollama.requests.clear()
+    assert (await client.pull(name))[-1] == SUCCESS
+    looks = sum(one.path == "/api/tags" for one in ollama.requests)
+    newest = tiny_llama(seed=3, shards=2)
+    hub.repositories["acme/tiny"].update(newest)
+    script = Script(ollama, "GET /api/tags", looks, None if cancelled else refused)
+    pulling = asyncio.create_task(client.pull(name))
+    if cancelled:
+        await eventually(script.held.is_set)
+        app._jobs.all()[0].cancel("enough")
+        script.go.set()
+    assert (await pulling)[-1] == ({"error": "enough"} if cancelled else SUCCESS)
+    assert script.came
+    assert weights(ollama, name) == expected(name, newest)
+    await eventually(lambda: app._jobs.all()[0].ended)
+    hub.requests.clear()
+    for _ in range(2):
+        assert (await client.pull(name))[-1] == SUCCESS
+        assert not fetched(hub)
+    assert weights(ollama, name) == expected(name, newest)
+    check_clean(ollama, name)
+
+
+@pytest.mark.parametrize("name", [NAME, QUANTIZED])
+async def test_a_model_whose_settings_change_while_its_pull_is_cancelled_is_found_by_the_next_pull(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, name: str
+) -> None:
+    async with proxy(hub, ollama, session) as (_, client):
+        hub.add("acme/tiny", NEW)
+        assert (await client.pull(name))[-1] == SUCCESS
+    config = settings(
+        hub.endpoint,
+        ollama.url,
+        ollama={"reclaim": True},
+        pull={"converter": "proxy"},
+        models={"hf.co/acme/tiny": {"template": "{{ .Prompt }}!"}},
+    )
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        script = Script(ollama, "POST /api/create", 1)
+        pulling = asyncio.create_task(client.pull(name))
+        await eventually(script.held.is_set)
+        app._jobs.all()[0].cancel("enough")
+        script.go.set()
+        assert (await pulling)[-1] == {"error": "enough"}
+        await eventually(lambda: app._jobs.all()[0].ended)
+        hub.requests.clear()
+        ollama.requests.clear()
+        assert (await client.pull(name))[-1] == SUCCESS
+        assert not fetched(hub)
+        assert not [one for one in ollama.requests if one.path == "/api/create"]
+    assert ollama.models[name].template == "{{ .Prompt }}!"
+    assert weights(ollama, name) == expected(name, NEW)
+    check_clean(ollama, name)
+
+
 # ---- who leaves or sweeps meanwhile
 
 HELD = [("POST /api/pull", 1), *COPIES]

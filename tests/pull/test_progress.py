@@ -55,6 +55,20 @@ async def test_the_error_is_the_last_line() -> None:
     assert await reader == [{"status": "pulling manifest"}, {"error": "what happened"}]
 
 
+async def test_nothing_comes_after_the_end() -> None:
+    """A create that is read to its end goes on saying how it goes."""
+    progress = Progress()
+    progress.announce([(digest(1), 100, False)])
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.fail("what happened")
+    progress.status("writing manifest")
+    progress.moved(digest(1), 30)
+    progress.quantizing("quantizing F16 model to Q4_K_M", 10, 5)
+    assert (await reader)[-1] == {"error": "what happened"}
+    assert (await read(progress))[-1] == {"error": "what happened"}
+
+
 async def test_more_files_than_bars_share_the_last_bar() -> None:
     progress = Progress()
     progress.announce([(digest(number), 10, number == 19) for number in range(20)])

@@ -122,7 +122,6 @@ async def test_hundreds_of_pulls_with_random_faults_end_in_success_or_in_an_erro
     rng = random.Random(seed)
     paths = [f"model-{number:05}-of-{SHARDS:05}.safetensors" for number in range(1, SHARDS + 1)] + ["tokenizer.json"]
     ended: dict[str, int] = {"success": 0, "error": 0}
-    upload_faults = 0
 
     tasks, descriptors = len(asyncio.all_tasks()), open_files()
     config = settings(hub.endpoint, ollama.url, ollama={"patience": "0.3s"}, pull={"converter": case.converter})
@@ -153,14 +152,12 @@ async def test_hundreds_of_pulls_with_random_faults_end_in_success_or_in_an_erro
 
         for first in range(0, case.pulls, AT_ONCE):
             hub.faults.clear()
-            ollama.fail_upload_after = rng.choice([None] * 8 + [rng.randrange(1, 2_000_000)])
+            ollama.fail_upload_after = rng.choice([None] * 8 * bool(first) + [rng.randrange(1, 2_000_000)])
             ollama.upload_status = rng.choice([None] * 20 + [500])
-            upload_faults += ollama.fail_upload_after is not None or ollama.upload_status is not None
             await asyncio.gather(*(pull(number) for number in range(first, first + AT_ONCE)))
         await eventually(lambda: app._backend.streams.idle)
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("pull ")]
         print(ended)
-        assert upload_faults
         assert min(ended.values()) > case.pulls // 10, ended
     await session.close()
     huggingface_hub.close_session()
