@@ -20,7 +20,7 @@ from tests.support import Client, digest_of
 
 pytestmark = pytest.mark.timeout(300)
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 async def chat(client: Client, name: str, question: str = QUESTION) -> str:
