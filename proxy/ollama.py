@@ -117,12 +117,16 @@ class Ollama:
             raise OllamaError(f"Ollama cannot remove {name}: {_error_text(answer)}")
         return status == HTTPStatus.OK
 
-    async def copy(self, source: str, destination: str) -> None:
-        """Give a model a second name. Blobs that only the model of that name had stay, and are nobody's."""
+    async def copy(self, source: str, destination: str) -> bool:
+        """Give a model a second name; whether it was there.
+
+        Blobs that only the model of that name had stay, and are nobody's.
+        """
         body = {"source": source, "destination": destination}
         status, answer = await self._call(hdrs.METH_POST, "/api/copy", body)
-        if status != HTTPStatus.OK:
+        if status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
             raise OllamaError(f"Ollama cannot call {source} {destination}: {_error_text(answer)}")
+        return status == HTTPStatus.OK
 
     async def load(self, name: str) -> None:
         """Have a model say one token, or embed one, and leave memory again. Raises OllamaError with Ollama's reason."""

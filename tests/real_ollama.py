@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,9 +126,12 @@ class RealOllama:
 
     async def gguf_of(self, name: str) -> bytes:
         """What a model's weights are made of."""
+        return (await self.gguf_file(name)).read_bytes()
+
+    async def gguf_file(self, name: str) -> Path:
         _, modelfile = await self.cli(self.url, "show", "--modelfile", name)
         [path] = [line.removeprefix("FROM ") for line in modelfile.splitlines() if line.startswith("FROM /")]
-        return Path(path).read_bytes()
+        return Path(path)
 
 
 def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
@@ -158,3 +163,32 @@ def running(home: Path) -> Iterator[RealOllama]:
         for server in ollama.servers:
             server.terminate()
             server.wait()
+
+
+@contextmanager
+def measured(folder: Path) -> Iterator[list[int]]:
+    """The bytes that the files of a folder take, every 20 ms."""
+    sizes, ended = [size_of(folder)], threading.Event()
+
+    def measure() -> None:
+        while not ended.wait(0.02):
+            sizes.append(size_of(folder))
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        thread.join()
+
+
+def size_of(folder: Path) -> int:
+    """Each file once, whatever links to it."""
+    sizes = {}
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it is gone since it was listed
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode):
+                sizes[found.st_ino] = found.st_blocks * 512
+    return sum(sizes.values())

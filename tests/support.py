@@ -133,9 +133,12 @@ async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> N
 
 
 @asynccontextmanager
-async def serving(*arguments: str, converter: str = "ollama") -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def serving(
+    *arguments: str, converter: str = "ollama", verify: bool = False
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process and the URL that it says it listens on."""
-    environment = os.environ | {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter}
+    pull = {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()}
+    environment = os.environ | pull
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE, env=environment
     )

@@ -3,13 +3,16 @@
 import asyncio
 import hashlib
 import sys
+from math import prod
 from pathlib import Path
 
 import aiohttp
+import orjson
 import pytest
 
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
+from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.support import Client, companions, serving, weights_header
 
 GIB = 1024**3
@@ -38,6 +41,72 @@ async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
         await Client(url, session).pull("hf.co/acme/large")
         assert sum(request.received for request in ollama.requests) > GIB
         assert peak(process.pid) - before < 150 * MIB
+
+
+VOCABULARY, HIDDEN, HEAD, KV_HEADS = 152_588, 8192, 128, 8
+LAYER = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (KV_HEADS * HEAD, HIDDEN),
+    "self_attn.v_proj": (KV_HEADS * HEAD, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_proj": (256, HIDDEN),
+    "mlp.up_proj": (256, HIDDEN),
+    "mlp.down_proj": (HIDDEN, 256),
+    "input_layernorm": (HIDDEN,),
+    "post_attention_layernorm": (HIDDEN,),
+}
+SHAPES = {
+    "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
+    "model.norm.weight": (HIDDEN,),
+    **{f"model.layers.0.{name}.weight": shape for name, shape in LAYER.items()},
+}
+"""A Llama's whose embedding has 2.5 GB, and whose heads are turned."""
+
+
+@pytest.fixture(scope="module")
+def large_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes | Path], dict[str, str]]:
+    """Its files, and the digest of the one that is too large to be hashed for each test."""
+    header, end = {}, 0
+    for name, shape in SHAPES.items():
+        start, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [start, end]}
+    text = orjson.dumps(header)
+    beginning = len(text).to_bytes(8, "little") + text
+    path = tmp_path_factory.mktemp("large") / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(beginning)
+        file.truncate(len(beginning) + end)
+    files = REPOSITORIES["llama"].files()
+    config = orjson.loads(files["config.json"]) | {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 256,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HIDDEN // HEAD,
+        "num_key_value_heads": KV_HEADS,
+        "tie_word_embeddings": True,
+    }
+    digest = sha256_of_zeros(beginning, len(beginning) + end)
+    return {**files, "config.json": orjson.dumps(config), path.name: path}, {path.name: digest}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("tag", "part"), [("bf16", 1.0), ("q8_0", 17 / 32)])
+async def test_a_conversion_takes_less_than_200_mib_whatever_the_size_of_a_tensor(
+    tag: str,
+    part: float,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    large_llama: tuple[dict[str, bytes | Path], dict[str, str]],
+) -> None:
+    files, digests = large_llama
+    hub.add("acme/large", files, digests=digests)
+    async with serving("--ollama", ollama.url, "--hub", hub.endpoint, converter="auto") as (process, url):
+        lines = await Client(url, session).pull(f"hf.co/acme/large:{tag}")
+        assert lines[-1] == {"status": "success"}
+        assert sum(request.received for request in ollama.requests) > part * 2 * VOCABULARY * HIDDEN
+        assert peak(process.pid) < 200 * MIB
 
 
 def sha256_of_zeros(header: bytes, size: int) -> str:

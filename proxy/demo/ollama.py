@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -29,6 +29,8 @@ INVALID_NAME = "invalid model name"
 NATIVE_STEPS = 4
 TEXTS = ("template", "system", "params", "license")
 
+Around = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
 
 class StandInOllama(StandIn, CreateScript):
     def __init__(self, *, port: int = 0, version: str = "0.24.0") -> None:
@@ -45,6 +47,7 @@ class StandInOllama(StandIn, CreateScript):
         self.garble_uploads: dict[str, int] = {}  # digest → how many uploads of it arrive as something else
         self.upload_status: int | None = None
         self.keeps_mismatched = True  # what was uploaded under another digest
+        self.around: Around | None = None  # answers in the place of every handler, which it may call
         self.browsers = BrowserRules()
         self._store = BlobStore()
         self._unwatched: set[asyncio.Task[None]] = set()
@@ -103,7 +106,7 @@ class StandInOllama(StandIn, CreateScript):
     @web.middleware
     async def _speak_like_gin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            return await handler(request)
+            return await (handler(request) if self.around is None else self.around(request, handler))
         except Refusal as refusal:
             return error(refusal.text, refusal.status)
         except web.HTTPNotFound:

@@ -1,9 +1,13 @@
 """The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from proxy.config import ConvertedBy, Quantization
@@ -23,7 +27,7 @@ from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import FLOATS, Header
 from proxy.planning.safetensors_plan import shapes_of
 from proxy.planning.sizes import quantized_size
-from proxy.planning.weights import TOKENIZER_CONFIG, NotConvertible, Selection
+from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
@@ -169,23 +173,38 @@ def _upload(material: Material, conversion: Conversion) -> Upload:
     repository, headers = material.repository, material.headers
     files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
-    sizes = dict.fromkeys(files, 0)
+    path = next(iter(files))
+    turns = [(path, len(conversion.header))]
+    # What becomes of a tensor is told by this and by both headers, which are part of a blob's identity anyway.
+    of = hashlib.sha256(material.contents[CONFIG]).hexdigest()
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
             file, header = files[path], headers[path]
             read_before = compared(f"{repository.id}/{path}", file, header.size, header.content.__eq__)
-            taken = [read_before, *covered(file, header.size, [_part(files, piece) for piece in pieces])]
-            sizes[path] = sum(part.size for part in taken)
+            taken = [read_before, *covered(file, header.size, [_part(files, piece, of) for piece in pieces])]
+            turns.append((path, sum(part.size for part in taken)))
             parts += taken
     else:
-        last = next(iter(files))
         for piece in conversion.pieces:
-            last = piece.path if isinstance(piece, Piece) else last
-            sizes[last] += piece.size
-            parts.append(_part(files, piece))
-    sizes[next(iter(files))] += len(conversion.header)
-    bars = tuple(Bar(bar_digest(repository, files[path]), size) for path, size in sizes.items() if size)
-    return Upload(FILE, Recipe(tuple(parts)), bars)
+            path = piece.path if isinstance(piece, Piece) else path
+            turns.append((path, piece.size))
+            parts.append(_part(files, piece, of))
+    return Upload(FILE, Recipe(tuple(parts)), *_bars(repository, files, turns))
+
+
+def _bars(
+    repository: Repository, files: Mapping[str, RepositoryFile], turns: Sequence[tuple[str, int]]
+) -> tuple[tuple[Bar, ...], tuple[Bar, ...]]:
+    """The bar of each file, and the turns by which they fill."""
+    digests = {path: bar_digest(repository, file) for path, file in files.items()}
+    merged = [
+        Bar(digests[path], sum(size for _, size in stretch)) for path, stretch in groupby(turns, key=itemgetter(0))
+    ]
+    sizes = Counter[str]()
+    for digest, size in merged:
+        sizes[digest] += size
+    in_order = dict.fromkeys(digests.values())
+    return tuple(Bar(digest, sizes[digest]) for digest in in_order if sizes[digest]), tuple(merged)
 
 
 def _by_file(
@@ -200,11 +219,11 @@ def _by_file(
     yield from shares.items()
 
 
-def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made) -> Literal | Range:
+def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made, of: str) -> Literal | Range:
     if isinstance(piece, Made):
         return Literal(piece.content)
     transform = piece.transform and partial(_explained, piece.path, piece.transform)
-    return Range(files[piece.path], piece.start, piece.stop, transform, piece.becomes)
+    return Range(files[piece.path], piece.start, piece.stop, transform, piece.becomes, of)
 
 
 def _explained(path: str, transform: Transform) -> Step:

@@ -27,15 +27,17 @@ def upload_identity(repository: Repository, upload: Upload) -> str:
         case (Range(file, 0, stop, None),) if stop == file.size and file.sha256:
             return f"sha256:{file.sha256}"
         case parts:
-            return digest_of_value([_part(repository, part) for part in parts])
+            return digest_of_value([_part(repository, part) for part in parts if part.size])
 
 
 def _part(repository: Repository, part: Literal | Range) -> list[Any]:
     if isinstance(part, Literal):
         return [hashlib.sha256(part.content).hexdigest()]
     span = [_file(repository, part.file), part.start, part.stop]
-    # What a transform does is this version's code and the commit's files.
-    return span if part.transform is None else [*span, part.size, repository.id, repository.commit, __version__]
+    if part.transform is None:
+        return span
+    # What a transform does is this version's code and what that goes by, if need be all of the commit.
+    return [*span, part.size, *([part.of] if part.of else [repository.id, repository.commit]), __version__]
 
 
 def _file(repository: Repository, file: RepositoryFile) -> str:

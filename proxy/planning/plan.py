@@ -38,12 +38,14 @@ class Bar(NamedTuple):
 class Upload:
     """One blob that Ollama has to hold, and the file name that it has for Ollama.
 
-    Weights have bars, in the order in which their files are in the recipe.
+    Weights have bars. Where their files do not come one after the other in the recipe, `turns` says which brings how
+    many of the blob's bytes until the next one does.
     """
 
     path: str
     recipe: Recipe
     bars: tuple[Bar, ...] = ()
+    turns: tuple[Bar, ...] = ()
 
     @property
     def size(self) -> int:

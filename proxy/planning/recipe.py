@@ -26,7 +26,8 @@ class Range:
     """The bytes from offset `start` up to `stop` of a file.
 
     `transform` makes a fresh step for every upload, since one may have to begin again; it runs in a thread.
-    `becomes` is how many bytes it makes of the range, where that is another number.
+    `becomes` is how many bytes it makes of the range, where that is another number. `of` identifies what it goes by,
+    empty where that may be anything in the commit.
     """
 
     file: RepositoryFile
@@ -34,6 +35,7 @@ class Range:
     stop: int
     transform: Callable[[], Step] | None = None
     becomes: int | None = None
+    of: str = ""
 
     @property
     def size(self) -> int:

@@ -30,48 +30,39 @@ class Install:
         self._registry = registry
         self._verifies = verify
 
-    async def pulled(
-        self, plan: Plan, temporary: str, config: Blob, layers: Sequence[Layer], progress: Progress
-    ) -> bool:
-        """Have Ollama pull its own blobs as a model. False where it does not get their manifest from the proxy.
-
-        Where the model cannot be loaded it stays under the temporary name, which keeps its blobs.
-        """
+    async def pulled(self, plan: Plan, temporary: str, config: Blob, layers: Sequence[Layer]) -> str | None:
+        """Have Ollama pull its own blobs as a model; its name, None where Ollama does not take their manifest."""
         with self._registry.offering(temporary, config, layers) as offer:
             try:
                 await self._ollama.pull(offer.name)
             except OllamaGone:
                 raise
             except OllamaError as error:
-                log.warning(
-                    "%s is created, which takes longer, since Ollama does not reach the proxy at %s (%s); set "
-                    "ollama.advertise_url",
-                    plan.name,
-                    self._registry.url,
-                    error,
-                )
-                return False
-        await self._hand_over(offer.name, plan, progress)
-        return True
+                why = "would not pull it" if offer.asked_for else f"does not reach the proxy at {self._registry.url}"
+                hint = "" if offer.asked_for else "; set ollama.advertise_url"
+                log.warning("%s is created, which takes longer, since Ollama %s (%s)%s", plan.name, why, error, hint)
+                return None
+        return offer.name
 
-    async def created(
-        self, plan: Plan, temporary: str, create: Callable[[str], Coroutine[Any, Any, None]], progress: Progress
-    ) -> None:
-        """`create` makes the model under the name that it is told. One that cannot be loaded stays, as above."""
-        await create(temporary if self._verifies else plan.name)
-        if self._verifies:
-            await self._hand_over(temporary, plan, progress)
+    async def created(self, plan: Plan, temporary: str, create: Callable[[str], Coroutine[Any, Any, None]]) -> str:
+        """`create` makes the model under the name that it is told; that name."""
+        name = temporary if self._verifies else plan.name
+        await create(name)
+        return name
 
-    async def _hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
+    async def hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
+        """Give a model that was made the name that was asked for. It can be done again where it failed.
+
+        The temporary names that are left are `Reclaim.drop_temporaries`' to remove: of what was made, and of what it
+        replaces, whose blobs a copy would else leave to nobody. One that cannot be loaded stays, for the next pull.
+        """
+        if made == plan.name:
+            return
         if self._verifies:
             await self._verify(made, plan, progress)
-        # A copy leaves the blobs of what it overwrites to nobody; with another name they go with that.
-        replaced = temporary_name() if await self._ollama.has_model(plan.name) else None
-        if replaced is not None:
-            await self._ollama.copy(plan.name, replaced)
-        await self._ollama.copy(made, plan.name)
-        for name in filter(None, (replaced, made)):
-            await self._ollama.delete(name)
+        await self._ollama.copy(plan.name, temporary_name())
+        if not await self._ollama.copy(made, plan.name):
+            raise OllamaError(f"{plan.name} was made, but Ollama has lost it; pull again")
 
     async def _verify(self, made: str, plan: Plan, progress: Progress) -> None:
         progress.status("verifying conversion")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +29,9 @@ from proxy.registry import Blob, Layer
 
 log = logging.getLogger(__name__)
 
+
+Remember = Callable[[], Awaitable[None]]
+"""Notes that Ollama has what the plan makes."""
 
 WRITING = "writing manifest"
 REMOVING = "removing unused layers"
@@ -70,7 +73,7 @@ class Making:
         self._journal = journal
         self._reclaim = reclaim
 
-    async def make(self, plan: Plan, progress: Progress, enter: Enter) -> None:
+    async def make(self, plan: Plan, progress: Progress, enter: Enter, remember: Remember) -> None:
         """Raises Refusal where the disk is too small, else as Transfer and `create` do.
 
         What was finished stays for the next pull, but for files that Ollama cannot make a model of.
@@ -87,6 +90,7 @@ class Making:
             held = await self._transfer.announce(plan.steps, progress, converted)
             for step in steps:
                 removed |= await self._make(step, held, progress, enter)
+            await self._remember(plan, [step.number for step in steps], remember)
         except Rejected:
             await self._give_all_up(steps, progress, enter)
             raise
@@ -97,17 +101,41 @@ class Making:
         if removed:
             progress.status(REMOVING)
 
-    async def redress(self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter) -> None:
+    async def redress(
+        self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter, remember: Remember
+    ) -> None:
         """Make the model anew of its own blobs, with what is beside the weights of the plan."""
-        async with self._creating(plan, progress, enter):
-            await to_its_end(self._redress(plan, files, progress))
+
+        def claim() -> Coroutine[Any, Any, int]:
+            return self._reclaim.claim(plan.name.casefold(), None, ())
+
+        number = await self._transfer.patiently(claim, plan.name, progress)
+        try:
+            async with self._creating(plan, progress, enter):
+                await to_its_end(self._redress(plan, files, progress))
+            await self._remember(plan, [number], remember)
+        except BaseException:
+            self._reclaim.broke_off(number)
+            raise
 
     async def _redress(self, plan: Plan, files: Mapping[str, str], progress: Progress) -> None:
         def make(name: str) -> Coroutine[Any, Any, None]:
             return redress(self._ollama, plan, name, files, progress)
 
-        await self._install.created(plan, temporary_name(), make, progress)
-        progress.status(WRITING)
+        await self._hand_over(await self._install.created(plan, temporary_name(), make), plan, progress)
+        await self._drop_temporaries()
+
+    async def _remember(self, plan: Plan, numbers: Sequence[int], remember: Remember) -> None:
+        """Only what is remembered is over: else the next pull looks at what Ollama has."""
+        try:
+            await remember()
+        except ProxyError as error:
+            log.warning("%s is made, but not remembered: %s", plan.name, error)
+            over = self._reclaim.broke_off
+        else:
+            over = self._reclaim.end
+        for number in numbers:
+            over(number)
 
     async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
         """Remove what pulls that broke off have kept of a model that is there, and whatever else nobody needs."""
@@ -163,24 +191,30 @@ class Making:
         async with self._creating(step.plan, progress, enter):
             if step.converted_first:
                 return await self._make_of_temporary(step, digests, progress, enter)
-            await to_its_end(self._put(step, digests, progress))
-            self._reclaim.release(step.number)
-            removed = await self._give_up(progress, enter)
-            self._reclaim.end(step.number)
-            return removed
+            await to_its_end(self._put(step, digests, progress, enter))
+            return await self._give_up(progress, enter)
 
-    async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress) -> None:
+    async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model of what was brought: as it is, where that is all, else by Ollama."""
+        if step.plan.finished is None or not await self._install_finished(step, digests, progress):
+            await self._create(step.plan, step.temporary, digests, progress)
+        await self._settle(step, enter)
+
+    async def _install_finished(self, step: Step, digests: Mapping[str, str], progress: Progress) -> bool:
         plan = step.plan
-        if plan.finished is not None:
-            (_, config), *others = step.layers
-            [weights] = plan.uploads
-            layers = [Layer("model", Blob(digests[weights.path], weights.size)), *others]
-            if await self._install.pulled(plan, step.temporary, config, layers, progress):
-                self._reclaim.belongs_to_a_model([config.digest, *(layer.blob.digest for layer in layers)])
-                progress.status(WRITING)
-                return
-        await self._create(plan, step.temporary, digests, progress)
+        (_, config), *others = step.layers
+        [weights] = plan.uploads
+        layers = [Layer("model", Blob(digests[weights.path], weights.size)), *others]
+
+        def pull() -> Coroutine[Any, Any, str | None]:
+            return self._install.pulled(plan, step.temporary, config, layers)
+
+        made = await self._transfer.patiently(pull, plan.name, progress)
+        if made is None:
+            return False
+        await self._hand_over(made, plan, progress)
+        self._reclaim.belongs_to_a_model([config.digest, *(layer.blob.digest for layer in layers)])
+        return True
 
     async def _create(
         self, plan: Plan, temporary: str, digests: Mapping[str, str], progress: Progress, source: str | None = None
@@ -188,8 +222,18 @@ class Making:
         def make(name: str) -> Coroutine[Any, Any, None]:
             return create(self._ollama, plan, name, digests, progress, source)
 
-        await self._install.created(plan, temporary, make, progress)
+        await self._hand_over(await self._install.created(plan, temporary, make), plan, progress)
+
+    async def _hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
+        hand_over = partial(self._install.hand_over, made, plan, progress)
+        await self._transfer.patiently(hand_over, plan.name, progress)
         progress.status(WRITING)
+
+    async def _settle(self, step: Step, enter: Enter) -> bool:
+        """The model is made: whether a model on the way to it is removed. That it fails is no failure of the pull."""
+        self._reclaim.release(step.number)
+        enter(State.RECLAIMING)
+        return await self._drop_temporaries()
 
     async def _make_of_temporary(
         self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter
@@ -201,12 +245,11 @@ class Making:
         self._journal.need_no_more(step.number)
         removed = await self._give_up(progress, enter)
         enter(State.CREATING)
-        await to_its_end(self._create(step.plan, temporary_name(), digests, progress, temporary))
-        self._reclaim.release(step.number)
-        enter(State.RECLAIMING)
-        removed |= await self._drop(temporary)
-        self._reclaim.end(step.number)
-        return removed
+        return removed | await to_its_end(self._quantize(step, digests, progress, enter))
+
+    async def _quantize(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> bool:
+        await self._create(step.plan, temporary_name(), digests, progress, step.temporary)
+        return await self._settle(step, enter)
 
     @asynccontextmanager
     async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[None]:
@@ -232,11 +275,11 @@ class Making:
             log.warning("raw files stay for now: %s", error)
         return False
 
-    async def _drop(self, temporary: str) -> bool:
+    async def _drop_temporaries(self) -> bool:
         try:
-            return await self._reclaim.drop_temporary(temporary)
+            return bool(await self._reclaim.drop_temporaries())
         except OllamaError as error:
-            log.warning("%s stays for now: %s", temporary, error)
+            log.warning("temporary models stay for now: %s", error)
             return False
 
     async def _give_all_up(self, steps: Sequence[Step], progress: Progress, enter: Enter) -> None:
@@ -244,9 +287,7 @@ class Making:
         for step in steps:
             self._reclaim.end(step.number)
         async with self._reclaim.creating:
-            for step in steps:
-                if step.converted_first:
-                    await self._drop(step.temporary)
+            await self._drop_temporaries()
         await self._give_up(progress, enter)
 
     async def _check_disk(self, steps: Sequence[Step]) -> None:

@@ -1,11 +1,9 @@
 """One pull from its name to `success`, a line a step."""
 
-import logging
 from collections.abc import Iterable
 from functools import partial
 
 from proxy.config import Config
-from proxy.errors import ProxyError
 from proxy.ollama import Ollama
 from proxy.pull.install import Install
 from proxy.pull.installed import Installed
@@ -18,8 +16,6 @@ from proxy.pull.reference import ModelReference
 from proxy.pull.states import Enter, State
 from proxy.pull.transfer import Transfer
 from proxy.pull.turns import Turns
-
-log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -64,19 +60,16 @@ class Pipeline:
         plan = await self._planner.plan(reference, repository, capabilities, progress)
         if await patiently(lambda: installed.same(reference, plan)):
             return await self._answer_held(reference, plan.bars, progress, enter)
+        remember = partial(installed.remember, reference, plan)
         progress.warn(plan.warnings)
         enter(State.WAITING)
         async with self._turns.turn(progress):
             if files := await patiently(lambda: installed.same_weights(reference, plan)):
                 progress.announce((*bar, True) for bar in plan.bars)
                 progress.status("verifying sha256 digest")
-                await self._making.redress(plan, files, progress, enter)
+                await self._making.redress(plan, files, progress, enter, remember)
             else:
-                await self._making.make(plan, progress, enter)
-            try:
-                await installed.remember(reference, plan)
-            except ProxyError as error:
-                log.warning("%s is made, but not remembered: %s", reference.name, error)
+                await self._making.make(plan, progress, enter, remember)
         return None
 
     async def _answer_held(

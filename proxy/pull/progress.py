@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections import deque
+from bisect import bisect_right
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import accumulate, count
 from typing import Protocol
 
 import orjson
@@ -93,7 +94,7 @@ class Progress:
 
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
-        if self._status != Line(text):
+        if not self.ended and self._status != Line(text):
             self._status = Line(text)
             self._first = self._first or self._status
             self._publish(self._status)
@@ -156,6 +157,8 @@ class Progress:
         return self._keep_alive
 
     def _publish(self, line: Line) -> None:
+        if self.ended:  # what is done to its end says nothing more
+            return
         if line.digest and line.completed:
             self._keep_alive = line
         for subscription in self._subscriptions:
@@ -164,10 +167,10 @@ class Progress:
     def _end(self, line: Line | None) -> None:
         if self.ended:
             return
-        self.ended = True
         self._status = line
         if line is not None:
             self._publish(line)
+        self.ended = True
         for subscription in self._subscriptions:
             subscription.wake()
 
@@ -190,22 +193,29 @@ class Rate:
 
 
 class Shown:
-    """Spreads the bytes of one blob over the bars of the files that it is made of, in their order."""
+    """Spreads the bytes of one blob over the bars of the files that it is made of.
 
-    def __init__(self, progress: Progress, bars: Sequence[tuple[str, int]]) -> None:
+    `turns` are the bar and the size of each stretch of the blob; there may be thousands.
+    """
+
+    def __init__(self, progress: Progress, turns: Sequence[tuple[str, int]]) -> None:
         self._progress = progress
-        self._bars = bars
+        self._digests = [digest for digest, _ in turns]
+        self._ends = list(accumulate(size for _, size in turns))
         self._reached = 0
 
     def moved(self, size: int) -> None:
         """As `Progress.moved`, of the blob."""
         begin, self._reached = self._reached, self._reached + size
-        start = 0
-        for digest, total in self._bars:
-            before, after = (min(max(at - start, 0), total) for at in (begin, self._reached))
-            if before != after:
-                self._progress.moved(digest, after - before)
-            start += total
+        at, stop = sorted((begin, self._reached))
+        shares: Counter[str] = Counter()
+        number = bisect_right(self._ends, at)
+        while at < stop and number < len(self._ends):
+            end = min(self._ends[number], stop)
+            shares[self._digests[number]] += end - at
+            at, number = end, number + 1
+        for digest, share in shares.items():
+            self._progress.moved(digest, share if size > 0 else -share)
 
 
 class Subscription:

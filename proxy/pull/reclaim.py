@@ -127,10 +127,10 @@ class Reclaim:
         with _logged():
             self._journal.end(pull)
 
-    async def drop_temporary(self, name: str) -> bool:
-        """Remove a temporary model that no pull needs; for whoever holds `creating`. Raises OllamaError."""
+    async def drop_temporaries(self) -> list[str]:
+        """Remove the temporary models that no pull needs; for whoever holds `creating`. Raises OllamaError."""
         async with self._claiming:
-            return name not in self._journal.temporaries() and await self._ollama.delete(name)
+            return await self._remove_models(TEMPORARY)
 
     async def give_up(self, *, dry_run: bool = False) -> Reclaimed:
         """Remove the blobs that nobody needs. Raises NotReclaimed or OllamaError; they stay then."""
@@ -160,15 +160,16 @@ class Reclaim:
 
     async def sweep(self, *, dry_run: bool = False, blobs: bool = True) -> Reclaimed:
         """Remove all that is left behind: what broken pulls had kept, and what a process that was killed had begun."""
-        models: list[str] = []
-        if dry_run:
+        if not dry_run:
+            self._journal.end_kept(time.time())
+        # Whoever creates drops its own.
+        if self.creating.locked():
+            models = []
+        elif dry_run:
             models = [name for name in await self._left_models() if self._is_unneeded(name)]
         else:
-            self._journal.end_kept(time.time())
-            # Whoever creates drops its own.
-            if not self.creating.locked():
-                async with self.creating, self._claiming:
-                    models = await self._remove_models(GIVEN_UP, TEMPORARY)
+            async with self.creating, self._claiming:
+                models = await self._remove_models(GIVEN_UP, TEMPORARY)
         found = await self.give_up(dry_run=dry_run) if blobs else Reclaimed()
         return Reclaimed(found.blobs, tuple(models))
 

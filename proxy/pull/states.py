@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -21,14 +23,14 @@ class State(StrEnum):
 Enter = Callable[[State], None]
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Do the work even where the pull is cancelled meanwhile, which it then is; a second cancellation leaves at once.
 
     A create that nobody reads blocks for ever in Ollama and leaks its files (v0.24, v0.33).
     """
     task = asyncio.create_task(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
         if not task.cancelled():

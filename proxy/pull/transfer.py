@@ -151,10 +151,11 @@ class Transfer:
         """
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
-        works = (
-            self._share(fetching, upload, order, Watcher(Shown(progress, upload.bars).moved, progress, claim))
-            for order, upload in enumerate(missing.values())
-        )
+
+        def watcher(upload: Upload) -> Watcher:
+            return Watcher(Shown(progress, upload.turns or upload.bars).moved, progress, claim)
+
+        works = (self._share(fetching, upload, order, watcher(upload)) for order, upload in enumerate(missing.values()))
         pushed = dict(zip(missing, await together(works), strict=True))
         return {upload.path: upload.digest or pushed[upload.path] for upload in plan.uploads}
 
@@ -215,7 +216,10 @@ class Transfer:
                 tries.once_more(OllamaError(f"{what}: {error}"))
             except RangesIgnored as error:
                 if not recipe.takes_whole_files:
-                    raise
+                    raise SourceError(
+                        f"{error}, and what is made of this repository takes its tensors in another order than its "
+                        "files have them; use an endpoint that sends ranges"
+                    ) from error
                 fetching.ignored.set()
                 log.warning("%s; its files are fetched whole, each in one stream", error)
             except Interrupted as error:

@@ -10,7 +10,7 @@ import struct
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,12 @@ WITHOUT_FIGURES = {
 }
 
 
-@cache
+@lru_cache(maxsize=4)
 def repository(name: str) -> Mapping[str, bytes]:
     return REPOSITORIES[name].files()
 
 
-@cache
+@lru_cache(maxsize=4)
 def converted(name: str) -> bytes:
     return write(plan(repository(name)), repository(name))
 

@@ -8,7 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import gguf.quants
@@ -227,12 +227,12 @@ def test_neither_a_tensor_nor_a_piece_costs_many_times_its_size(
 # Whole files.
 
 
-@cache
+@lru_cache(maxsize=4)
 def repository(name: str) -> Mapping[str, bytes]:
     return REPOSITORIES[name].files()
 
 
-@cache
+@lru_cache(maxsize=4)
 def plain(name: str) -> bytes:
     return write(plan(repository(name)), repository(name))
 

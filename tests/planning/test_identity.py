@@ -18,7 +18,7 @@ from proxy.planning.identity import (
     with_known_digests,
 )
 from proxy.planning.plan import Base, Converter, Format, Plan, Upload, small_file, weight_file
-from proxy.planning.recipe import Literal, Range, Recipe, Step
+from proxy.planning.recipe import Literal, Range, Recipe, Step, compared, unused
 from proxy.sources.base import RepositoryFile
 from tests.planning.listings import Listing
 
@@ -102,6 +102,20 @@ def test_what_code_makes_of_bytes_is_of_this_version_and_this_commit(monkeypatch
     found = {upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}
     monkeypatch.setattr(identity, "__version__", "99")
     assert len(found | {upload_identity(HERE, part)}) == 4
+
+
+def test_what_says_by_what_it_goes_is_the_same_in_every_commit_that_has_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (made_of(replace(HEAD, transform=upper, of=of)) for of in ("a", "b"))
+    assert len({upload_identity(where, first) for where in (HERE, MOVED, ELSEWHERE)}) == 1
+    before = upload_identity(HERE, first)
+    assert upload_identity(HERE, second) != before
+    monkeypatch.setattr(identity, "__version__", "99")
+    assert upload_identity(HERE, first) != before
+
+
+def test_bytes_that_are_only_read_do_not_count() -> None:
+    more = made_of(unused(HASHED, 0, 50), TAIL, compared("it", HASHED, 10, bool))
+    assert {upload_identity(where, more) for where in (HERE, MOVED)} == {upload_identity(HERE, made_of(TAIL))}
 
 
 # ---- a plan

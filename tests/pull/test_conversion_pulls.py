@@ -12,16 +12,13 @@ import pytest
 from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
-from proxy.gguf.conversion import Description, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.card import read_card
 from proxy.planning.conversion_plan import FILE
-from proxy.planning.safetensors import Header, header_size, read_header
+from tests.conversions import converted, kept, weights_of
 from tests.gguf.tiny_repositories import REPOSITORIES, byte_pairs
-from tests.gguf.writing import write
 from tests.support import Client, digest_of, fetched, settings
 from tests.tiny_models import tiny_bert
 
@@ -41,36 +38,6 @@ def created(ollama: StandInOllama) -> dict[str, Any]:
     [body] = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
     assert isinstance(body, dict)
     return body
-
-
-def headers(files: dict[str, bytes]) -> dict[str, Header]:
-    return {
-        path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content))
-        for path, content in sorted(files.items())
-        if path.endswith(".safetensors")
-    }
-
-
-def converted(files: dict[str, bytes], **options: Any) -> bytes:
-    """The GGUF that has to come of a repository called `tiny`."""
-    weights = {path: header.tensors for path, header in headers(files).items()}
-    tokenizer = json.loads(files["tokenizer_config.json"])
-    template = tokenizer.get("chat_template")
-    generation = json.loads(files.get("generation_config.json", b"{}"))
-    # The template that is sent leaves BOS to the tokenizer.
-    adds_bos = "bos_token" in template if template and tokenizer.get("bos_token") else None
-    description = Description("tiny", read_card(files.get("README.md", b"")), template, generation, adds_bos)
-    return write(convert(json.loads(files["config.json"]), files, weights, description, **options), files)
-
-
-def kept(files: dict[str, bytes]) -> str:
-    """The tag that leaves the weights as they are."""
-    tensors = (tensor for header in headers(files).values() for tensor in header.tensors.values())
-    return next(tensor.dtype for tensor in tensors if len(tensor.shape) > 1)
-
-
-def weights_of(files: dict[str, bytes]) -> dict[str, int]:
-    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
 
 
 @pytest.mark.parametrize("name", OURS)

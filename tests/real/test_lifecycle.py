@@ -7,11 +7,9 @@ import os
 import random
 import re
 import signal
-import stat
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
 from proxy.planning import preflight
 from proxy.pull.journal import state_file
-from tests.real_ollama import RealOllama, running
+from tests.real_ollama import RealOllama, measured, running, size_of
 from tests.support import Client, digest_of, eventually, fetched, serving, settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -475,35 +473,6 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
             await remove(client, NAME)
     assert made[0] == made[1]
     assert made[0][3] or own_ollama.keeps_what_it_converts
-
-
-@contextmanager
-def measured(folder: Path) -> Iterator[list[int]]:
-    """The bytes that the files of a folder take, every 50 ms."""
-    sizes, ended = [0], threading.Event()
-
-    def measure() -> None:
-        while not ended.wait(0.05):
-            sizes.append(size_of(folder))
-
-    thread = threading.Thread(target=measure)
-    thread.start()
-    try:
-        yield sizes
-    finally:
-        ended.set()
-        thread.join()
-
-
-def size_of(folder: Path) -> int:
-    """Each file once, whatever links to it."""
-    sizes = {}
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # it is gone since it was listed
-            found = path.lstat()
-            if stat.S_ISREG(found.st_mode):
-                sizes[found.st_ino] = found.st_blocks * 512
-    return sum(sizes.values())
 
 
 async def test_a_store_is_smaller_after_a_pull_that_gives_up_what_it_no_longer_needs(

@@ -1,0 +1,112 @@
+"""How long a whole pull takes, and how much store, where the proxy converts and where Ollama does, on a real Ollama.
+
+Run it as `python tests/benchmark/conversion.py [LAYERS]`, with `OLLAMA_BIN` or an `ollama` on the PATH: a random Llama
+of 126 MB a layer in BF16, from a Hub that sends as fast as it can. They take turns, each with a new and empty Ollama.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmark.transfer import process
+from tests.real.test_lifecycle import larger_llama
+from tests.real_ollama import measured, running, size_of
+
+ROUNDS = 3
+HIDDEN, LAYERS = 2048, 8
+TAGS = ("bf16", "q8_0", "q4_K_M")
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """`silence` is the longest time without a line, `after` the one before it; `peak` and `left` are bytes of store."""
+
+    seconds: float
+    silence: float
+    after: str
+    peak: int
+    left: int
+
+
+def make_files(folder: Path, layers: int) -> int:
+    """What the Hub serves; the bytes of the weights."""
+    files = larger_llama(folder / "weights", hidden=HIDDEN, layers=layers)
+    for name, content in files.items():
+        file = folder / name
+        if isinstance(content, Path):
+            content.rename(file)
+        else:
+            file.write_bytes(content)
+        file.with_name(f"{name}.sha256").write_text(sha256(file.read_bytes()).hexdigest())
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def pull(hub: str, tag: str, converter: str) -> Pulled:
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "ollama") as ollama:
+        store = ollama.home / "models" / "blobs"
+        own = {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter, "XDG_STATE_HOME": str(Path(folder) / "state")}
+        command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
+        with subprocess.Popen(
+            [*command, "--hub", hub, "--ollama", ollama.url], stderr=subprocess.PIPE, env=os.environ | own
+        ) as proxy:
+            assert proxy.stderr is not None
+            try:
+                url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
+                with measured(store) as sizes:
+                    lines = lines_of(url, f"hf.co/acme/model:{tag}")
+            finally:
+                proxy.terminate()
+        assert lines[-1][1] == "success", lines[-1]
+        silence, after = max((later - earlier, status) for (earlier, status), (later, _) in pairwise(lines))
+        return Pulled(lines[-1][0] - lines[0][0], silence, after, max(sizes), size_of(store))
+
+
+def lines_of(url: str, name: str) -> list[tuple[float, str]]:
+    """When each line of a pull comes, and what it says; the first is the question."""
+    lines = [(time.perf_counter(), "asked")]
+    request = urllib.request.Request(f"{url}/api/pull", data=json.dumps({"model": name}).encode())
+    with urllib.request.urlopen(request) as answer:
+        for line in answer:
+            said = json.loads(line)
+            lines.append((time.perf_counter(), said.get("error") or said["status"]))
+    return lines
+
+
+def compare(hub: str, tag: str, source: int) -> None:
+    pulls: dict[str, list[Pulled]] = {"proxy": [], "ollama": []}
+    for _ in range(ROUNDS):
+        for converter, pulled in pulls.items():
+            pulled.append(pull(hub, tag, converter))
+    seconds = {converter: statistics.median(one.seconds for one in pulled) for converter, pulled in pulls.items()}
+    for converter, pulled in pulls.items():
+        worst = max(pulled, key=lambda one: one.silence)
+        print(
+            f"{tag:6} converted by {converter:6}  {seconds[converter]:6.1f} s  "
+            f"ollama/this {seconds['ollama'] / seconds[converter]:4.1f}  silent {worst.silence:5.1f} s after "
+            f"{worst.after!r:34}  store / source: peak {max(one.peak for one in pulled) / source:4.2f}  "
+            f"after {max(one.left for one in pulled) / source:4.2f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_files(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
+        print(f"{source / 1e9:.2f} GB of BF16")
+        with process("hub", folder, "0") as port:
+            for tag in TAGS:
+                compare(f"http://127.0.0.1:{port}", tag, source)
+
+
+if __name__ == "__main__":
+    main()

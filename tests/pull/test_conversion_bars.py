@@ -1,0 +1,113 @@
+"""The bars of a pull that the proxy converts: each moves with the bytes of its own weight file."""
+
+from dataclasses import dataclass, replace
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.pull.progress import MOST_BARS
+from proxy.sources import http_file
+from tests.conversions import conversion, from_each_file, striped, weights_of
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.support import Client, digest_of, settings
+
+NAME = "hf.co/acme/tiny:bf16"
+
+
+@dataclass(frozen=True, eq=False)
+class FaultAt(Fault):
+    """Strikes the one range that has the byte at `place`."""
+
+    place: int = 0
+
+    def strikes(self, method: str, start: int, length: int) -> bool:
+        return method == "GET" and start <= self.place < start + length
+
+
+async def seen(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
+    """The bars as they stand after each batch of lines: completed and total, by digest. It has to end well."""
+    bars: dict[str, tuple[int, int]] = {}
+    batches, last, chunk = [], {}, b""
+    async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
+        async for data, is_whole in response.content.iter_chunks():
+            chunk += data
+            if not is_whole:
+                continue
+            for last in map(orjson.loads, chunk.splitlines()):
+                if "digest" in last:
+                    bars[last["digest"]] = last.get("completed", 0), last["total"]
+            batches.append(dict(bars))
+            chunk = b""
+    assert last == {"status": "success"}
+    return batches
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3"])
+async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
+    small_spans: int,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Experts come from both shards by turns. The first stands still for a while before its last byte comes."""
+    files = striped(REPOSITORIES[name].files())
+    hub.add("acme/tiny", files)
+    first, second = (path for path in sorted(files) if path.endswith(".safetensors"))
+    made = conversion(files)
+    assert made.in_file_order == (name == "qwen3")
+    hub.faults.append(FaultAt(first, "hang", place=len(files[first]) - 1))
+    monkeypatch.setattr(http_file, "READ_SECONDS", 0.5)
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+        batches = await seen(Client(app.address.url, session), NAME)
+    under_way = 0
+    for bars in batches:
+        if len(bars) < 2:
+            continue
+        reached = sum(completed for completed, _ in bars.values())
+        under_way += 0 < reached < made.size
+        expected = from_each_file(made, reached)
+        assert {path: bars[digest_of(files[path])][0] for path in (first, second)} == {
+            path: expected.get(path, 0) for path in (first, second)
+        }
+    assert under_way
+    expected = from_each_file(made, made.size)
+    assert batches[-1] == {digest_of(files[path]): (expected[path],) * 2 for path in (first, second)}
+
+
+async def test_more_shards_than_bars_share_the_last_where_experts_come_by_turns_too(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MOST_BARS + 4)
+    hub.add("acme/tiny", files)
+    made = conversion(files)
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+        batches = await seen(Client(app.address.url, session), NAME)
+    bars = batches[-1]
+    assert len(weights_of(files)) == MOST_BARS + 4
+    assert len(bars) == MOST_BARS
+    assert sum(total for _, total in bars.values()) == made.size
+    assert all(completed == total for completed, total in bars.values())
+
+
+async def test_an_upload_that_begins_again_takes_its_bytes_back_from_every_bar(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    files = striped(REPOSITORIES["mixtral"].files())
+    hub.add("acme/tiny", files)
+    ollama.fail_upload_after = 4_000_000
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+        client = Client(app.address.url, session)
+        lines = await client.pull(NAME)
+        assert "broke off the upload" in lines[-1]["error"]
+        ollama.fail_upload_after = None
+        batches = await seen(client, NAME)
+    made = conversion(files)
+    expected = from_each_file(made, made.size)
+    for path in (path for path in files if path.endswith(".safetensors")):
+        assert batches[-1][digest_of(files[path])] == (expected[path],) * 2

@@ -1,0 +1,253 @@
+"""The proxy is killed at any moment of a pull that it converts itself: at every request by which it changes Ollama, and
+at random ones. The next pull ends well, fetches nothing that Ollama has, and leaves nothing behind.
+"""
+
+import asyncio
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy.demo.hub import StandInHub
+from proxy.demo.listener import reset
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.conversions import converted
+from tests.support import Client, digest_of, fetched, serving
+
+SHARDS = 4
+HUB_RATE = 4_000_000
+CREATE_SECONDS = 0.1
+RANDOM_KILLS = 3
+"""In each life, beside those at every step."""
+LARGE = 1_000_000
+"""A blob of so many bytes is no small file."""
+OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One kind of pull. Where it `replaces`, an older model of that name is there. The steps of even numbers are done
+    when the proxy is killed, the odd ones are not begun, or with `odd` the other way round.
+    """
+
+    tag: str
+    replaces: bool
+    verify: bool
+    odd: bool
+
+    def gguf(self, files: Mapping[str, bytes]) -> str:
+        """The digest of what is uploaded."""
+        if self.tag == "q8_0":
+            return digest_of(converted(files, matrices="Q8_0"))
+        for_ollama = self.tag == "q4_K_M"
+        options = {"for_ollama_quantizer": for_ollama, "for_ollama_quantizer_below_0_30": for_ollama}
+        return digest_of(converted(files, **options))
+
+    def weights(self, files: Mapping[str, bytes]) -> str:
+        """The digest of what the model has; for what it quantizes, the stand-in has only a name."""
+        gguf = self.gguf(files)
+        return digest_of(f"{gguf} Q4_K_M".encode()) if self.tag == "q4_K_M" else gguf
+
+
+WAYS = [
+    Way("bf16", replaces=True, verify=False, odd=False),
+    Way("bf16", replaces=True, verify=True, odd=True),
+    Way("q8_0", replaces=False, verify=False, odd=False),
+    Way("q4_K_M", replaces=True, verify=False, odd=True),
+    Way("q4_K_M", replaces=True, verify=True, odd=False),
+]
+
+
+class Kill(NamedTuple):
+    """With the n-th request that changes Ollama, before or after it has done as it was asked; or after a while."""
+
+    step: int = 0
+    is_done: bool = False
+    seconds: float = 30.0
+
+
+@dataclass
+class Life:
+    """A Hub and an Ollama, before which proxies live and die.
+
+    `steps` are the requests that change Ollama, and those for what it has: with the last of them a pull is remembered.
+    """
+
+    way: Way
+    hub: StandInHub
+    ollama: StandInOllama
+    session: aiohttp.ClientSession
+    steps: list[str] = field(default_factory=list)
+    commits: int = 0
+    kill: Kill | None = None
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def name(self) -> str:
+        return f"hf.co/acme/tiny:{self.way.tag}"
+
+    @property
+    def weights(self) -> str | None:
+        """Of the model, of which all layers have to be there if it is."""
+        model = self.ollama.models.get(self.name)
+        if model is None:
+            return None
+        assert {layer.digest for layer in model.layers} <= self.ollama.blobs.keys()
+        return next(layer.digest for layer in model.layers if layer.kind == "model")
+
+    def commit(self) -> dict[str, bytes]:
+        """Other weights than ever before."""
+        self.commits += 1
+        files = tiny_llama(seed=self.commits, shards=SHARDS)
+        if "acme/tiny" in self.hub.repositories:
+            self.hub.repositories["acme/tiny"].update(files)
+        else:
+            self.hub.add("acme/tiny", files)
+        return files
+
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_look = request.method not in ("POST", "DELETE") or request.path == "/api/show"
+        if is_look and request.path != "/api/tags":
+            return await handler(request)
+        size = int(request.headers.get("Content-Length", 0))
+        blob = f"/api/blobs/{'large' if size > LARGE else 'small'}"
+        path = blob if request.path.startswith("/api/blobs/") else request.path
+        if path == "/api/create":
+            await asyncio.sleep(CREATE_SECONDS)
+        self.steps.append(f"{request.method} {path}")
+        is_due = self.kill is not None and self.kill.step == len(self.steps)
+        if is_due and self.kill is not None and not self.kill.is_done:
+            await self.end()
+            reset(request)
+            return web.Response()
+        response = await handler(request)
+        if is_due:
+            await self.end()
+        return response
+
+    async def end(self) -> None:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+
+    async def pull_and_die(self, client: Client, kill: Kill) -> None:
+        self.kill = kill
+        self.steps.clear()
+
+        async def pull() -> None:
+            with suppress(aiohttp.ClientError):
+                await client.pull(self.name)
+
+        pulling = asyncio.create_task(pull())
+        await asyncio.wait([pulling], timeout=kill.seconds)
+        await self.end()
+        await pulling
+        self.kill = None
+
+    @asynccontextmanager
+    async def proxy(self) -> AsyncIterator[Client]:
+        arguments = ("--hub", self.hub.endpoint, "--ollama", self.ollama.url)
+        async with serving(*arguments, converter="proxy", verify=self.way.verify) as (process, url):
+            assert process.stderr is not None
+            reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+            self.process = process
+            try:
+                yield Client(url, self.session)
+            finally:
+                await self.end()
+                await reading
+
+    async def remove(self, client: Client) -> None:
+        async with client.session.delete(f"{client.url}/api/delete", json={"model": self.name}) as response:
+            assert response.status == 200, await response.read()
+        assert not self.ollama.blobs
+        assert not self.ollama.models
+
+
+@asynccontextmanager
+async def a_life(session: aiohttp.ClientSession, way: Way) -> AsyncIterator[Life]:
+    async with StandInHub() as hub, StandInOllama() as ollama:
+        hub.rate = HUB_RATE
+        life = Life(way, hub, ollama, session)
+        ollama.around = life.answer
+        yield life
+
+
+async def kills(life: Life, chance: random.Random) -> tuple[list[Kill], list[str]]:
+    """With every step of a pull that nobody disturbs, and spread over the whole of it; and the steps."""
+    for _ in range(1 + life.way.replaces):
+        async with life.proxy() as client:
+            files = life.commit()
+            life.steps.clear()
+            began = time.monotonic()
+            assert (await client.pull(life.name))[-1] == {"status": "success"}
+            seconds = time.monotonic() - began
+            assert life.weights == life.way.weights(files)
+            steps = list(life.steps)
+            if not life.way.replaces:
+                await life.remove(client)
+    with_steps = [Kill(number, number % 2 == life.way.odd) for number in range(1, len(steps) + 1)]
+    times = [Kill(seconds=seconds * (number + chance.random()) / RANDOM_KILLS) for number in range(RANDOM_KILLS)]
+    return [*with_steps, *times], steps
+
+
+async def live(life: Life, found: Counter[str]) -> None:
+    """`found` counts what Ollama has when the proxy is killed, and the steps that it was killed with."""
+    way, chance = life.way, random.Random(f"{life.way}")
+    planned, steps = await kills(life, chance)
+    found.update(f"{way.tag} {step}" for step in steps)
+    async with AsyncExitStack() as proxies:
+        client = await proxies.enter_async_context(life.proxy())
+        for kill in planned:
+            old = life.weights
+            assert (old is not None) == way.replaces
+            files = life.commit()
+            gguf, weights = way.gguf(files), way.weights(files)
+            await life.pull_and_die(client, kill)
+
+            why = f"{way}, {kill}, after {life.steps}"
+            assert life.weights in (old, weights), why
+            has = "model" if life.weights == weights else "gguf" if gguf in life.ollama.blobs else "nothing"
+            found[has] += 1
+            client = await proxies.enter_async_context(life.proxy())
+            life.hub.requests.clear()
+            life.steps.clear()
+            assert (await client.pull(life.name))[-1] == {"status": "success"}, why
+            assert life.weights == weights, why
+            assert has == "nothing" or not fetched(life.hub), why
+            assert has != "model" or "POST /api/create" not in life.steps, why
+            assert [name for name in life.ollama.models if OURS.search(name)] == [], why
+            assert set(life.ollama.blobs) == life.ollama.models.used_digests(), why
+            if not way.replaces:
+                await life.remove(client)
+        if way.replaces:
+            await life.remove(client)
+
+
+@pytest.mark.timeout(600)
+async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_fetches_nothing_that_is_there_and_leaves_nothing(
+    session: aiohttp.ClientSession,
+) -> None:
+    """And the model that is replaced can be used until it is."""
+    found = Counter[str]()
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as lives:
+        for way in WAYS:
+            lives.create_task(live(await stack.enter_async_context(a_life(session, way)), found))
+    # The moments are what they are for.
+    assert min(found[has] for has in ("nothing", "gguf", "model")) >= 5, found
+    steps = "blobs/small", "blobs/large", "pull", "generate", "copy"
+    assert all(found[f"bf16 POST /api/{step}"] for step in steps), found
+    assert all(found[f"q4_K_M POST /api/{step}"] for step in (*steps, "create")), found
+    assert found["bf16 DELETE /api/delete"], found
+    assert found["q4_K_M DELETE /api/delete"], found
