@@ -82,7 +82,6 @@ class MirroredFile:
         self._suspected |= self._used - {self._endpoint}
         for place in self._used - {self._described_by}:
             self._refused[place] = SourceError(f"{self._what}: what it sent was not the file")
-        self._used.clear()
         return " and ".join(sorted(place.url for place in self._suspected))
 
     def keep_to_source(self) -> None:
