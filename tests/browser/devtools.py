@@ -18,6 +18,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
 SHIFT = 8
 WAITS = 20.0
+SHOWN = "[document.querySelector(SELECTOR)].find((found) => found?.checkVisibility())?.innerText"
 
 
 def find_chromium() -> str | None:
@@ -59,7 +60,8 @@ class Page:
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
         session = {"sessionId": self._session} if self._session else {}
         await self._socket.send_json({"id": number, "method": method, "params": parameters, **session})
         async with asyncio.timeout(WAITS):
@@ -130,11 +132,11 @@ class Page:
             raise AssertionError(f"never {expression}:\n{await self.text()}") from None
 
     async def text(self, selector: str = "body") -> str:
-        """As it is shown."""
-        return str(await self.value(f"document.querySelector({selector!r})?.innerText ?? ''"))
+        """As it is shown; empty where it is not."""
+        return str(await self.value(f"(({SHOWN}) ?? '')".replace("SELECTOR", repr(selector))))
 
     async def says(self, selector: str, text: str) -> None:
-        await self.until(f"(document.querySelector({selector!r})?.innerText ?? '').includes({text!r})")
+        await self.until(f"(({SHOWN}) ?? '').includes({text!r})".replace("SELECTOR", repr(selector)))
 
     async def click(self, selector: str) -> None:
         """With the mouse, where the element is."""
