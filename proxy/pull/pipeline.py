@@ -60,7 +60,6 @@ class Pipeline:
                 await self._reclaim.wanted(digest)
             raise
         progress.status("pulling manifest")
-        progress.name_files(_paths(repository))
         installed = self._installed
         patiently = partial(self._transfer.patiently, what=reference.name, progress=progress)
         if record := await patiently(lambda: installed.unchanged(reference, repository)):

@@ -362,13 +362,16 @@ async def test_the_browser_itself_takes_no_markup_from_the_script(opened: Page) 
 async def test_a_stream_that_breaks_comes_back_by_itself(
     page: Page, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    """Also where the proxy was away, and is another one now."""
+    """Also where the proxy was away, had another answer for it, and is another one now."""
     async with App(settings(hub.endpoint, ollama.url)) as first:
         address = first.address
         await page.open(f"{address.url}/-/")
         await page.until("document.querySelector('#ollama.up')")
     await page.says("#link", "Connection lost")
-    async with App(settings(hub.endpoint, ollama.url, server={"listen": f"{address.host}:{address.port}"})) as second:
+    server = {"listen": f"{address.host}:{address.port}"}
+    async with App(settings(hub.endpoint, ollama.url, server={**server, "api_keys": ["sk-own"]})):
+        await page.until("stream.readyState === EventSource.CLOSED")
+    async with App(settings(hub.endpoint, ollama.url, server=server)) as second:
         await page.until("document.getElementById('link').textContent === ''")
         await Client(second.address.url, session).pull_at_once("hf.co/acme/none")
         await page.says("#ended", "acme/none")
