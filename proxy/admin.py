@@ -10,10 +10,14 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.answers import json_response
-from proxy.errors import OllamaError, ProxyError
+from proxy.backend import Backend
+from proxy.config import Config
+from proxy.errors import OllamaError, ProxyError, Refusal
+from proxy.events import stream_pulls
 from proxy.metrics import CONTENT_TYPE, Metrics
-from proxy.ollama import Ollama
+from proxy.page import page
 from proxy.pull.jobs import Jobs
+from proxy.pull.pulled import Pulled
 from proxy.pull.reclaim import Reclaim
 
 PREFIX = "/-/"
@@ -24,10 +28,15 @@ INSTANCE_HEADER = "X-Ollama-HF-Proxy"
 class Admin:
     """Every answer carries `instance`, by which a proxy recognises itself."""
 
-    def __init__(self, ollama: Ollama, jobs: Jobs, reclaim: Reclaim, metrics: Metrics) -> None:
-        self._ollama = ollama
+    def __init__(
+        self, config: Config, backend: Backend, jobs: Jobs, reclaim: Reclaim, pulled: Pulled, metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._ollama = backend.ollama
         self._jobs = jobs
         self._reclaim = reclaim
+        self._pulled = pulled
         self._metrics = metrics
         self.instance = secrets.token_hex(8)
 
@@ -41,10 +50,22 @@ class Admin:
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             )
         match request.method if changes else "GET", request.path:
+            case "GET", "/-/":
+                response = page()
+                response.headers[INSTANCE_HEADER] = self.instance
+                return response
             case "GET", "/-/health":
                 return await self._health()
             case "GET", "/-/pulls":
                 return self._answer([job.view() for job in self._jobs.all()])
+            case "GET", "/-/events":
+                return await stream_pulls(request, self._jobs, {INSTANCE_HEADER: self.instance})
+            case "GET", "/-/inspect":
+                return await self._inspect(request.query.get("name", ""))
+            case "GET", "/-/models":
+                return await self._models(ask=request.query.get("ask") != "no")
+            case "POST", "/-/pulls":
+                return await self._start(request)
             case "DELETE", path if path.startswith(PULLS):
                 return self._cancel(path.removeprefix(PULLS))
             case "POST", "/-/reclaim":
@@ -54,6 +75,26 @@ class Admin:
                 return web.Response(body=self._metrics.text(), headers=headers)
             case method, path:
                 return self._answer({"error": f"there is nothing to {method} at {path}"}, HTTPStatus.NOT_FOUND)
+
+    async def _inspect(self, name: str) -> web.Response:
+        from proxy.inspection import look
+
+        return self._answer((await look(self._config, self._backend, name.strip())).to_json())
+
+    async def _models(self, *, ask: bool) -> web.Response:
+        try:
+            return self._answer(await self._pulled.all(ask=ask))
+        except OllamaError as error:
+            return self._answer({"error": str(error)}, HTTPStatus.BAD_GATEWAY)
+
+    async def _start(self, request: web.BaseRequest) -> web.Response:
+        """The pull is the proxy's own: it goes on without whoever asked for it."""
+        try:
+            name = (await _read_object(request)).get("name")
+            reference = self._backend.planner.reference(name.strip() if isinstance(name, str) else "")
+        except ProxyError as error:
+            return self._answer({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        return self._answer(self._jobs.start(reference).view(), HTTPStatus.ACCEPTED)
 
     def _cancel(self, number: str) -> web.Response:
         job = next((job for job in self._jobs.all() if job.id == number), None)
@@ -65,10 +106,10 @@ class Admin:
     async def _sweep(self, request: web.BaseRequest) -> web.Response:
         """`{"dry_run": true}` only tells what would be removed, `{"probe": true}` whether anything could be."""
         try:
-            asked = orjson.loads(await request.read() or b"{}")
+            asked = await _read_object(request)
             dry_run, probe = (asked.get(key, False) is True for key in ("dry_run", "probe"))
-        except (orjson.JSONDecodeError, AttributeError):
-            return self._answer({"error": "the body is not a JSON object"}, HTTPStatus.BAD_REQUEST)
+        except Refusal as refusal:
+            return self._answer({"error": str(refusal)}, HTTPStatus.BAD_REQUEST)
         try:
             if probe:
                 await self._reclaim.check_reached()
@@ -98,6 +139,16 @@ class Admin:
 
     def _answer(self, value: dict[str, Any] | list[dict[str, Any]], status: HTTPStatus = HTTPStatus.OK) -> web.Response:
         return json_response(value, status, {INSTANCE_HEADER: self.instance})
+
+
+async def _read_object(request: web.BaseRequest) -> dict[str, Any]:
+    try:
+        value = orjson.loads(await request.read() or b"{}")
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise Refusal("the body is not a JSON object")
+    return value
 
 
 def _is_foreign(request: web.BaseRequest) -> bool:

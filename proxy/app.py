@@ -13,13 +13,13 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy.admin import INSTANCE_HEADER, PREFIX, Admin
 from proxy.answers import error_response
+from proxy.backend import Backend
 from proxy.config import Address, Config
 from proxy.errors import ConfigError
 from proxy.forward import Forward
 from proxy.guard import Guard
 from proxy.listener import Server, refuse
 from proxy.metrics import Metrics
-from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.on_demand import OnDemand
 from proxy.origins import Origins
 from proxy.pull.handler import DeleteHandler, PullHandler
@@ -27,14 +27,11 @@ from proxy.pull.install import Install
 from proxy.pull.jobs import Jobs
 from proxy.pull.journal import Journal, state_file
 from proxy.pull.pipeline import Pipeline
-from proxy.pull.planner import Planner
+from proxy.pull.pulled import Pulled
 from proxy.pull.reclaim import Reclaim
-from proxy.pull.streams import MIB, Bandwidth, Streams
-from proxy.pull.transfer import Transfer
 from proxy.registry import PREFIX as REGISTRY
 from proxy.registry import Registry, reached_at
 from proxy.relay import STATUS
-from proxy.sources.plugins import build_sources
 from proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -49,32 +46,6 @@ FAREWELL_SECONDS = 1.5
 BLOBS = "/api/blobs/"
 CLIENT_LEFT = 499
 """As nginx counts it."""
-
-
-class Backend:
-    """What plans and moves a pull, without a listener: `inspect` uses it as it is. Belongs to the running loop."""
-
-    def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
-        pull = config.pull
-        bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
-        # What they do not take is found before anything is open.
-        self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
-        self.tls = ollama_tls(config.ollama.url)
-        self.session = upstream_session(self.tls)
-        self.ollama = Ollama(config.ollama.url, self.session)
-        held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
-        self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
-        self.transfer = Transfer(
-            self.ollama, self.streams, bandwidth, config.ollama.patience_seconds, journal, metrics.uploaded.inc
-        )
-        by_host = {host: source for source in self._sources for host in source.hosts}
-        self.planner = Planner(config, by_host, self.ollama, self.transfer)
-
-    async def close(self) -> None:
-        self.transfer.close()
-        for source in self._sources:
-            await source.close()
-        await self.session.close()
 
 
 class App:
@@ -107,7 +78,8 @@ class App:
         self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
         self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
         self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._origins)
-        self._admin = Admin(ollama, self._jobs, self.reclaim, metrics)
+        pulled = Pulled(ollama, backend.planner, journal)
+        self._admin = Admin(config, backend, self._jobs, self.reclaim, pulled, metrics)
         self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
         try:

@@ -18,9 +18,11 @@ from yarl import URL
 
 from proxy.answers import error_response
 from proxy.config import ServerConfig
+from proxy.page import locked_page
 
 log = logging.getLogger(__name__)
 
+PAGE = "/-/"
 KEY_PREFIX = "/-/key/"
 ALWAYS_OPEN = "/-/health"
 KEY_IN_PATH = web.RequestKey("key in path", str)
@@ -78,10 +80,14 @@ class Guard:
             return None
         # The ollama command asks HEAD / first, whose answer can't tell why; it sends its user to the log.
         log.warning("%s %s from %s: refused, it has no key", request.method, request.path, request.remote)
-        refused = error_response(
-            "this proxy needs a key: send 'Authorization: Bearer KEY', or, with the ollama command, set "
-            f"OLLAMA_HOST=http://HOST:PORT{KEY_PREFIX}KEY",
-            HTTPStatus.UNAUTHORIZED,
+        refused = (
+            locked_page()
+            if _wants_page(request)
+            else error_response(
+                "this proxy needs a key: send 'Authorization: Bearer KEY', or, with the ollama command, set "
+                f"OLLAMA_HOST=http://HOST:PORT{KEY_PREFIX}KEY",
+                HTTPStatus.UNAUTHORIZED,
+            )
         )
         refused.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
         return refused
@@ -130,6 +136,10 @@ def _hostname(host: str) -> str:
         return host[1:].partition("]")[0]
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdecimal() and ":" not in name else host
+
+
+def _wants_page(request: web.BaseRequest) -> bool:
+    return request.path == PAGE and "text/html" in request.headers.get(hdrs.ACCEPT, "")
 
 
 def _own_address(request: web.BaseRequest) -> str:

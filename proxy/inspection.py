@@ -9,17 +9,19 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from proxy.app import Backend
+from proxy.backend import Backend
 from proxy.config import NO_SETTINGS, Config
 from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.metrics import Metrics
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.plan import Plan, Upload
+from proxy.planning.gguf_files import choose_projector, file_name, gguf_models
+from proxy.planning.plan import Offer, Plan, Upload
 from proxy.pull.journal import Journal
 from proxy.pull.planner import NativePull
 from proxy.pull.progress import Progress
 from proxy.pull.reference import ModelReference, parse
+from proxy.sources.base import Repository
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +36,10 @@ class Inspection:
     free_disk: int | None = None
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
+    offers: tuple[Offer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the contract, and beside them `reason`, `base`, `result_size` and `free_disk`."""
+        """The fields of the contract, and beside them `reason`, `base`, `result_size`, `free_disk` and `offers`."""
         plan = self.plan
         settings = plan.settings if plan else None
         return {
@@ -64,6 +67,7 @@ class Inspection:
             "bytes_to_move": self.bytes_to_move,
             "result_size": plan.result_size if plan else None,
             "free_disk": self.free_disk,
+            "offers": [offer._asdict() for offer in self.offers],
         }
 
     @property
@@ -146,27 +150,41 @@ async def inspect(config: Config, name: str) -> Inspection:
     """Never raises a ProxyError: what goes wrong is in `refusal`."""
     backend = Backend(config, Journal(), Metrics())
     try:
-        reference = parse(name)
-        if reference is None or not backend.planner.claims(reference):
-            raise Refusal(f"{name!r} is not a name of the form {config.hub.hosts[0]}/ORG/REPO[:TAG]")
-        return await _inspect(config, backend, reference)
-    except ProxyError as error:
-        return Inspection(name, refusal=str(error))
+        return await look(config, backend, name)
     finally:
         await backend.close()
 
 
+async def look(config: Config, backend: Backend, name: str) -> Inspection:
+    """`inspect` with what is open already."""
+    try:
+        reference = backend.planner.reference(name)
+    except Refusal as refusal:
+        return Inspection(name, refusal=str(refusal))
+    return await _inspect(config, backend, reference)
+
+
 async def _inspect(config: Config, backend: Backend, reference: ModelReference) -> Inspection:
+    found = Inspection(reference.name)
     try:
         repository = await backend.planner.open(reference)
-    except NativePull as native:
-        return await _compare(config, backend, native.plan)
-    try:
+        found = replace(found, repository=repository.id, commit=repository.commit)
         capabilities = capabilities_of(await _version(backend), config.ollama.version)
         plan = await backend.planner.plan(reference, repository, capabilities, Progress())
-        return await _compare(config, backend, plan)
+    except NativePull as native:
+        plan = native.plan
+    except Refusal as refusal:
+        return replace(found, refusal=str(refusal), offers=await _other_offers(config, backend, reference))
     except ProxyError as error:
-        return Inspection(reference.name, repository.id, repository.commit, refusal=str(error))
+        return replace(found, refusal=str(error))
+    return await _compare(config, backend, reference, plan)
+
+
+async def _other_offers(config: Config, backend: Backend, reference: ModelReference) -> tuple[Offer, ...]:
+    """What would work where a tag does not."""
+    if reference.tag.lower() == "latest":
+        return ()
+    return (await _inspect(config, backend, replace(reference, tag="latest"))).offers
 
 
 async def _version(backend: Backend) -> str | None:
@@ -176,12 +194,33 @@ async def _version(backend: Backend) -> str | None:
         return None
 
 
-async def _compare(config: Config, backend: Backend, plan: Plan) -> Inspection:
+async def _compare(config: Config, backend: Backend, reference: ModelReference, plan: Plan) -> Inspection:
     """With what Ollama holds already; a warning says where it could not be asked."""
-    found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan)
+    offers = tuple(_offers(reference, plan))
+    found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan, offers=offers)
     try:
         held = await backend.transfer.held(*plan.steps)
         free = await free_disk(config.ollama, backend.ollama)
     except OllamaError as error:
         return replace(found, warnings=(str(error),))
     return replace(found, held=frozenset(held), free_disk=free)
+
+
+def _offers(reference: ModelReference, plan: Plan) -> Iterator[Offer]:
+    """What there is to choose from: the GGUF of the repository, and what is made of its other weights."""
+    taken = set()
+    for offer in (*_gguf_offers(plan.repository), *plan.steps[0].offers):
+        tag = offer.quantization
+        if tag.upper() not in taken and parse(f"{reference.host}/{reference.repository}:{tag}") is not None:
+            taken.add(tag.upper())
+            yield offer
+
+
+def _gguf_offers(repository: Repository) -> Iterator[Offer]:
+    """Of several with one label the first has it for its tag, the others their file's name."""
+    labels = set()
+    for model in gguf_models(repository.id, repository.files):
+        projector = choose_projector(model, repository.files)
+        size = sum(file.size for file in (*model.files, *filter(None, [projector])))
+        yield Offer(file_name(model.files[0]) if model.tag in labels else model.tag, size)
+        labels.add(model.tag)

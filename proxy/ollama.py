@@ -158,6 +158,25 @@ class Ollama:
         if status != HTTPStatus.OK:
             raise OllamaError(_error_text(answer))
 
+    async def pull_lines(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
+        """Have Ollama pull by itself, and yield the lines that it says, up to `success`; it stops where nobody reads.
+
+        Raises OllamaGone where the connection breaks, OllamaError where Ollama fails.
+        """
+        try:
+            async with self._session.post(f"{self.url}/api/pull", data=orjson.dumps({"model": name})) as response:
+                if response.status != HTTPStatus.OK:
+                    raise OllamaError(_error_text(await response.read()))
+                async for line in _json_lines(response.content):
+                    if "error" in line:
+                        raise OllamaError(str(line["error"]))
+                    yield line
+                    if line.get("status") == "success":
+                        return
+        except aiohttp.ClientError as error:
+            raise self.unreachable(error) from error
+        raise OllamaError(f"Ollama ended the pull of {name} without success; see its log")
+
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         data = orjson.dumps(body) if body is not None else None
         try:

@@ -29,7 +29,7 @@ KEYS = {
     "refusal",
     "bytes_to_move",
 }
-MORE_KEYS = {"reason", "base", "result_size", "free_disk"}
+MORE_KEYS = {"reason", "base", "result_size", "free_disk", "offers"}
 """Beside those of the contract."""
 
 

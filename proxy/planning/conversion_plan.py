@@ -22,11 +22,11 @@ from proxy.gguf.transforms import Step, Transform
 from proxy.planning.capabilities import ROW, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.modelfile import README, Brought, Modelfile
-from proxy.planning.plan import Bar, Converter, Finished, Format, Plan, Upload, bar_digest
+from proxy.planning.plan import Bar, Converter, Finished, Format, Offer, Plan, Upload, bar_digest
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import FLOATS, Header
 from proxy.planning.safetensors_plan import shapes_of
-from proxy.planning.sizes import quantized_size
+from proxy.planning.sizes import count_numbers
 from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -74,9 +74,9 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
             f"({conversion.pre_tokenizer}); update it to {since} or newer"
         )
     upload = _upload(material, conversion)
-    result = upload.size
-    if by_ollama:
-        result = len(conversion.header) + quantized_size(shapes_of(headers.values()), wanted)
+    numbers = count_numbers(shapes_of(headers.values()))
+    sizes = {offered: len(conversion.header) + numbers.size(offered) for offered in capabilities.quantizations}
+    result = sizes[wanted] = sizes[wanted] if by_ollama else upload.size
     return Plan(
         name,
         repository,
@@ -92,6 +92,7 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         result_size=result,
         made_size=result if by_ollama else 0,
         finished=None if by_ollama else Finished(conversion.architecture, conversion.parameters, wanted),
+        offers=tuple(Offer(*offer) for offer in sizes.items()),
     )
 
 

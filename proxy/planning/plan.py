@@ -75,6 +75,13 @@ class Finished:
     file_type: str
 
 
+class Offer(NamedTuple):
+    """A tag that works in place of the one that was asked for, and how many bytes the model would have."""
+
+    quantization: str
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A pull from here on: nothing later looks at the name or the listing again.
@@ -83,7 +90,7 @@ class Plan:
     where nothing is left for Ollama to make of it. `reason` says why this is the way. `result_size` is what the model
     will take, in bytes, and `made_size` what Ollama writes beside the uploads until it is there; None where that is not
     known. `base` is what an adapter goes on. `in_two_creates` says that a first create should only convert: what it
-    writes is then a model's, and goes with it.
+    writes is then a model's, and goes with it. `offers` are the quantizations that there are.
     """
 
     name: str
@@ -103,6 +110,7 @@ class Plan:
     base: "Base | None" = None
     in_two_creates: bool = False
     finished: Finished | None = None
+    offers: tuple[Offer, ...] = ()
 
     @property
     def steps(self) -> tuple["Plan", ...]:

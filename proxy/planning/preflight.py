@@ -60,7 +60,7 @@ class Edit(NamedTuple):
 class Findings:
     """How the repository becomes a model. `quantization` None leaves the type; `edits` are by file and tensor.
 
-    `rows` is how many tokens the weights know, where that is known.
+    `rows` is how many tokens the weights know, where that is known. `offered` are the quantizations that there are.
     """
 
     architecture: str
@@ -70,6 +70,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     edits: dict[str, dict[str, Edit]] = field(default_factory=dict)
     rows: int | None = None
+    offered: tuple[str, ...] = ()
 
 
 def judge(
@@ -88,7 +89,8 @@ def judge(
             "F32, F16 and BF16; pull the repository that they were quantized from"
         )
     quantization = choose_quantization(tag, default, capabilities, architecture)
-    found = Findings(architecture, deepcopy(dict(config)), quantization)
+    offered = () if architecture == GPT_OSS else capabilities.quantizations
+    found = Findings(architecture, deepcopy(dict(config)), quantization, offered=offered)
     if isinstance(names, str):
         found.config["architectures"] = [names]
         found.repairs.append("config.json: architectures written as a list")

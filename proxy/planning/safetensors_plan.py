@@ -7,11 +7,11 @@ from typing import Any
 
 from proxy.planning.capabilities import CONVERTED_TO
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Bar, Converter, Format, Plan, Upload, bar_digest, small_file, weight_file
+from proxy.planning.plan import Bar, Converter, Format, Offer, Plan, Upload, bar_digest, small_file, weight_file
 from proxy.planning.preflight import Edit, Findings
 from proxy.planning.recipe import Literal, Range, Recipe, compared
 from proxy.planning.safetensors import LENGTH_BYTES, Header
-from proxy.planning.sizes import Shape, quantized_size
+from proxy.planning.sizes import Shape, count_numbers
 from proxy.planning.tokenizer_files import TokenizerFiles
 from proxy.planning.weights import (
     CHAT_TEMPLATE,
@@ -49,11 +49,11 @@ def plan_safetensors(
     uploads += [small_file(path, content) for path, content in changed.items() if content is not None]
     if CHAT_TEMPLATE in contents:
         repairs.append(f"{CHAT_TEMPLATE} is put into {TOKENIZER_CONFIG}, where Ollama reads it")
-    shapes = list(shapes_of(headers.values()))
+    numbers = count_numbers(shapes_of(headers.values()))
     vocabulary = sum(file.size for file in selection.companions if file.path == TOKENIZERS[0])
     quantization = findings.quantization
-    converted = vocabulary + quantized_size(shapes, CONVERTED_TO)
-    result = converted if quantization is None else vocabulary + quantized_size(shapes, quantization)
+    converted = vocabulary + numbers.size(CONVERTED_TO)
+    result = converted if quantization is None else vocabulary + numbers.size(quantization)
     return Plan(
         name,
         repository,
@@ -69,6 +69,7 @@ def plan_safetensors(
         warnings=(*findings.warnings, *tokenizer.warnings, *modelfile.warnings),
         result_size=result,
         made_size=result if quantization in (None, CONVERTED_TO) else converted + result,
+        offers=tuple(Offer(offered, vocabulary + numbers.size(offered)) for offered in findings.offered),
     )
 
 

@@ -1,7 +1,9 @@
 """How large a model becomes in each quantization: an estimate from the shapes of its tensors. Pure."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 BLOCK = 256
 BITS = {"F32": 32.0, "F16": 16.0, "BF16": 16.0, "Q8_0": 8.5, "Q4_K_S": 4.6, "Q4_K_M": 4.8}
@@ -24,18 +26,44 @@ class Shape:
     row: int
 
 
+class Kind(NamedTuple):
+    """What decides how many bits a number takes."""
+
+    is_vector: bool
+    is_embedding: bool
+    fits_blocks: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """How many numbers a model has of each kind."""
+
+    of: Mapping[Kind, int]
+
+    def size(self, quantization: str) -> int:
+        """Bytes of the tensors."""
+        return int(sum(count * _bits(kind, quantization) for kind, count in self.of.items()) / 8)
+
+
+def count_numbers(shapes: Iterable[Shape]) -> Numbers:
+    counted: Counter[Kind] = Counter()
+    for shape in shapes:
+        is_embedding = any(name in shape.name for name in EMBEDDINGS)
+        counted[Kind(not shape.row, is_embedding, not shape.row % BLOCK)] += shape.elements
+    return Numbers(counted)
+
+
 def quantized_size(shapes: Iterable[Shape], quantization: str) -> int:
     """Bytes of the tensors."""
-    return int(sum(shape.elements * _bits(shape, quantization) for shape in shapes) / 8)
+    return count_numbers(shapes).size(quantization)
 
 
-def _bits(shape: Shape, quantization: str) -> float:
-    if not shape.row:
+def _bits(kind: Kind, quantization: str) -> float:
+    if kind.is_vector:
         return VECTOR_BITS
     usual = BITS.get(quantization, BITS["Q8_0"])
     if "_K" not in quantization:
         return usual
-    embedding = any(name in shape.name for name in EMBEDDINGS)
-    if shape.row % BLOCK:
-        return EMBEDDING_FALLBACK_BITS if embedding else ROW_FALLBACK_BITS
-    return EMBEDDING_BITS if embedding else usual
+    if not kind.fits_blocks:
+        return EMBEDDING_FALLBACK_BITS if kind.is_embedding else ROW_FALLBACK_BITS
+    return EMBEDDING_BITS if kind.is_embedding else usual

@@ -68,8 +68,16 @@ class Installed:
         model = await self._listed(reference.name)
         if model is None:
             return
-        asked = self._asked(reference, plan.repository)
-        record = Record(str(model.get("digest")), asked, weights_identity(plan), dressing_identity(plan), plan.bars)
+        repository = plan.repository
+        record = Record(
+            str(model.get("digest")),
+            self._asked(reference, repository),
+            weights_identity(plan),
+            dressing_identity(plan),
+            plan.bars,
+            repository.id,
+            repository.commit,
+        )
         self._journal.remember(reference.key, record)
 
     def _asked(self, reference: ModelReference, repository: Repository) -> str:
@@ -95,7 +103,7 @@ class Installed:
         shown = await self._ollama.show(plan.name) or {}
         settings = plan.settings
         return (
-            _seconds(str(shown.get("modified_at"))) > max(plan.repository.modified, began)
+            seconds_of(str(shown.get("modified_at"))) > max(plan.repository.modified, began)
             and _has_size_and_type(plan, model.get("size"), str(shown.get("details", {}).get("quantization_level")))
             and settings.template in (None, shown.get("template"))
             and (settings.system or "") == shown.get("system", "")
@@ -119,7 +127,7 @@ def _as_one(licenses: str | list[str]) -> str:
     return licenses if isinstance(licenses, str) else "\n".join(licenses)
 
 
-def _seconds(time: str) -> float:
+def seconds_of(time: str) -> float:
     """Of a time as Go writes it, with nanoseconds; 0 where it is none."""
     try:
         return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", time)).timestamp()

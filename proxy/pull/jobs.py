@@ -5,6 +5,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -50,6 +51,7 @@ class Job:
         self.ended: datetime | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._is_forsaken = False
+        self._is_kept = False
         self._reason_to_end = ""
         self.task = asyncio.create_task(self._run(pipeline), name=f"pull {self.id}")
 
@@ -73,6 +75,22 @@ class Job:
             "ended": self.ended.isoformat() if self.ended else None,
         }
 
+    def details(self) -> dict[str, Any]:
+        """`view`, and what only a person wants to see."""
+        progress = self.progress
+        quantized = progress.quantized
+        return {
+            **self.view(),
+            "cancelled": self.cancelled,
+            "status": progress.says,
+            "quantized": {"total": quantized.total, "completed": quantized.completed} if quantized else None,
+            "files": {
+                "count": len(progress.parts),
+                "done": sum(part.completed == part.total for part in progress.parts),
+                "moving": [asdict(part) for part in progress.parts if 0 < part.completed < part.total],
+            },
+        }
+
     def cancel(self, reason: str) -> None:
         """Tell its clients at once. A create that has begun is read to its end, and nothing is begun after it."""
         if not self.cancelled and self.ended is None:
@@ -93,8 +111,16 @@ class Job:
             self.state = State.FAILED
             self.ended = datetime.now(UTC)
 
+    def keep(self) -> None:
+        """It needs no client from now on."""
+        self._is_kept = True
+        self._stay()
+
     def attached(self) -> None:
         self.clients += 1
+        self._stay()
+
+    def _stay(self) -> None:
         self._is_forsaken = False
         if self._linger is not None:
             self._linger.cancel()
@@ -102,7 +128,7 @@ class Job:
 
     def detached(self, linger: float) -> None:
         self.clients -= 1
-        if self.clients == 0 and self.ended is None:
+        if self.clients == 0 and self.ended is None and not self._is_kept:
             self._linger = asyncio.get_running_loop().call_later(linger, self._end_lingering)
 
     def _end_lingering(self) -> None:
@@ -141,7 +167,7 @@ class Job:
 
     async def _run_to_the_end(self, pipeline: Pipeline) -> None:
         try:
-            await pipeline.run(self.reference, self.progress, self._enter)
+            await self._run_or_have_run(pipeline)
         except asyncio.CancelledError:
             raise Cancelled(self._reason_to_end) from None
         except (ProxyError, NativePull):
@@ -152,6 +178,14 @@ class Job:
                 f"a fault in ollama-hf-proxy ended the pull of {self.reference.name} ({type(error).__name__}); "
                 "its log has the details: please report them"
             ) from error
+
+    async def _run_or_have_run(self, pipeline: Pipeline) -> None:
+        try:
+            await pipeline.run(self.reference, self.progress, self._enter)
+        except NativePull as native:
+            if not self._is_kept:
+                raise
+            await pipeline.run_native(self.reference, native.plan, self.progress, self._enter)
 
 
 class Jobs:
@@ -166,7 +200,7 @@ class Jobs:
         self._running: dict[str, Job] = {}
         self._alive: list[Job] = []
         self._ended: deque[Job] = deque(maxlen=MOST_ENDED)
-        self._closing = False
+        self.closing = False
 
     @contextmanager
     def attach(self, reference: ModelReference) -> Iterator[tuple[Job, Subscription]]:
@@ -183,6 +217,12 @@ class Jobs:
             job.progress.unsubscribe(subscription)
             job.detached(self._linger)
 
+    def start(self, reference: ModelReference) -> Job:
+        """A name's job, which then is the proxy's own: it goes on without a client."""
+        job = self._job(reference)
+        job.keep()
+        return job
+
     def running(self, reference: ModelReference) -> list[Job]:
         """A cancelled one may still be in its create when the next has begun."""
         return [job for job in self._alive if job.reference.key == reference.key]
@@ -193,7 +233,7 @@ class Jobs:
 
     async def close(self, let_go: Callable[[], None]) -> None:
         """End every pull; its clients are told so. `let_go` is called for creates that take longer."""
-        self._closing = True
+        self.closing = True
         running = list(self._alive)
         for job in running:
             job.cancel(CLOSING)
@@ -210,7 +250,7 @@ class Jobs:
             job = self._running[reference.key] = Job(next(self._numbers), reference, self._pipeline)
             self._alive.append(job)
             job.task.add_done_callback(partial(self._end, job))
-            if self._closing:
+            if self.closing:
                 job.cancel(CLOSING)
         return job
 

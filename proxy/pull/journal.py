@@ -24,8 +24,8 @@ RESPITE_SECONDS = 3600.0
 """How long a blob stays that a client asked for or sent: it may be about to make a model of it."""
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Of the tables; a file with another one is begun anew."""
+VERSION = 2
+"""Of the tables; a file with another one is begun anew, but for one that only lacks what is `ADDED`."""
 TABLES = """
 CREATE TABLE pulls (
     id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, begun_at REAL NOT NULL, keep_until REAL
@@ -37,9 +37,16 @@ CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wanted_at RE
 CREATE TABLE recipes (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE models (
     model TEXT PRIMARY KEY, digest TEXT NOT NULL, asked TEXT NOT NULL, weights TEXT NOT NULL, dressing TEXT NOT NULL,
-    bars TEXT NOT NULL
+    bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 """
+ADDED = {
+    1: """
+ALTER TABLE models ADD COLUMN repository TEXT NOT NULL DEFAULT '';
+ALTER TABLE models ADD COLUMN revision TEXT NOT NULL DEFAULT '';
+"""
+}
+"""By the version that lacks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,8 @@ class Record:
     """A model as it was made: Ollama's `digest` of it, and what its pull `asked` for and found.
 
     `asked` is of the commit and the settings, `weights` of what its GGUF comes from, `dressing` of all that is beside
-    it. `bars` are the digest and the size of each weight file.
+    it. `bars` are the digest and the size of each weight file. `repository` and `commit` are what people are shown;
+    empty where an older version made the model.
     """
 
     digest: str
@@ -55,6 +63,8 @@ class Record:
     weights: str
     dressing: str
     bars: tuple[tuple[str, int], ...]
+    repository: str = ""
+    commit: str = ""
 
 
 def state_file(config: Config) -> Path:
@@ -126,14 +136,20 @@ class Journal:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.execute("BEGIN EXCLUSIVE")
-        if self._db.execute("PRAGMA user_version").fetchone() != (VERSION,):
+        [(version,)] = self._db.execute("PRAGMA user_version").fetchall()
+        if version in ADDED:
+            self._bring_to_version(ADDED[version])
+        elif version != VERSION:
             names = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
             for (name,) in names:
                 self._db.execute(f"DROP TABLE {name}")
-            for statement in filter(str.strip, TABLES.split(";")):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
+            self._bring_to_version(TABLES)
         self._db.execute("COMMIT")
+
+    def _bring_to_version(self, statements: str) -> None:
+        for statement in filter(str.strip, statements.split(";")):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -255,15 +271,17 @@ class Journal:
         self._do("INSERT OR REPLACE INTO recipes VALUES (?, ?)", recipe, digest)
 
     def record(self, model: str) -> Record | None:
-        rows = self._do("SELECT digest, asked, weights, dressing, bars FROM models WHERE model = ?", model)
-        for digest, asked, weights, dressing, bars in rows:
-            return Record(digest, asked, weights, dressing, tuple((name, size) for name, size in orjson.loads(bars)))
+        known = "SELECT digest, asked, weights, dressing, bars, repository, revision FROM models WHERE model = ?"
+        for digest, asked, weights, dressing, bars, repository, commit in self._do(known, model):
+            sizes = tuple((name, size) for name, size in orjson.loads(bars))
+            return Record(digest, asked, weights, dressing, sizes, repository, commit)
         return None
 
     def remember(self, model: str, record: Record) -> None:
         bars = orjson.dumps([list(bar) for bar in record.bars]).decode()
-        values = (model, record.digest, record.asked, record.weights, record.dressing, bars)
-        self._do("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?)", *values)
+        texts = (record.digest, record.asked, record.weights, record.dressing)
+        origin = (record.repository, record.commit)
+        self._do("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?)", model, *texts, bars, *origin)
 
 
 def _url_file(path: Path) -> Path:

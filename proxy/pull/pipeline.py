@@ -1,10 +1,14 @@
 """One pull from its name to `success`, a line a step."""
 
+import logging
 from collections.abc import Iterable
+from contextlib import aclosing
 from functools import partial
 
 from proxy.config import Config
+from proxy.errors import ProxyError
 from proxy.ollama import Ollama
+from proxy.planning.plan import Plan, bar_digest
 from proxy.pull.install import Install
 from proxy.pull.installed import Installed
 from proxy.pull.journal import Journal
@@ -16,6 +20,9 @@ from proxy.pull.reference import ModelReference
 from proxy.pull.states import Enter, State
 from proxy.pull.transfer import Transfer
 from proxy.pull.turns import Turns
+from proxy.sources.base import Repository
+
+log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -32,6 +39,7 @@ class Pipeline:
         install: Install,
     ) -> None:
         self._planner = planner
+        self._ollama = ollama
         self._journal = journal
         self._reclaim = reclaim
         self._transfer = transfer
@@ -60,6 +68,8 @@ class Pipeline:
         plan = await self._planner.plan(reference, repository, capabilities, progress)
         if await patiently(lambda: installed.same(reference, plan)):
             return await self._answer_held(reference, plan.bars, progress, enter)
+        for step in plan.steps:
+            progress.name_files(_paths(step.repository))
         remember = partial(installed.remember, reference, plan)
         progress.warn(plan.warnings)
         enter(State.WAITING)
@@ -72,6 +82,37 @@ class Pipeline:
                 await self._making.make(plan, progress, enter, remember)
         return None
 
+    async def _remember(self, reference: ModelReference, plan: Plan) -> None:
+        try:
+            await self._installed.remember(reference, plan)
+        except ProxyError as error:
+            log.warning("%s is made, but not remembered: %s", reference.name, error)
+
+    async def run_native(self, reference: ModelReference, plan: Plan, progress: Progress, enter: Enter) -> None:
+        """Have Ollama pull what it can by itself, and tell of it as it does."""
+        progress.name_files(_paths(plan.repository))
+        enter(State.WAITING)
+        async with self._turns.turn(progress):
+            enter(State.TRANSFERRING)
+            reached: dict[str, int] = {}
+            follow = partial(self._follow, reference.name, progress, reached)
+            await self._transfer.patiently(follow, reference.name, progress)
+            await self._remember(reference, plan)
+
+    async def _follow(self, name: str, progress: Progress, reached: dict[str, int]) -> None:
+        """`reached` is how many bytes of each layer Ollama had when it spoke of it last."""
+        async with aclosing(self._ollama.pull_lines(name)) as lines:
+            async for line in lines:
+                digest, total, completed = line.get("digest"), line.get("total"), line.get("completed", 0)
+                if not digest or not total:
+                    progress.status(str(line.get("status", "")))
+                    continue
+                if digest in reached:
+                    progress.sent(max(0, completed - reached[digest]))
+                progress.announce([(digest, total, False)])
+                progress.moved(digest, completed - reached.get(digest, 0))
+                reached[digest] = completed
+
     async def _answer_held(
         self, reference: ModelReference, bars: Iterable[tuple[str, int]], progress: Progress, enter: Enter
     ) -> None:
@@ -82,3 +123,7 @@ class Pipeline:
         # Ollama may have ended by itself what an earlier proxy had begun.
         if self._journal.kept_since(reference.key) is not None:
             await self._making.clean_up(reference.key, progress, enter)
+
+
+def _paths(repository: Repository) -> dict[str, str]:
+    return {bar_digest(repository, file): file.path for file in repository.files}

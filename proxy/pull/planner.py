@@ -64,15 +64,29 @@ class Planner:
     def claims(self, reference: ModelReference) -> bool:
         return reference.host.lower() in self._sources
 
+    def reference(self, name: str) -> ModelReference:
+        """What a person asks for. Raises Refusal for what is no name of a source."""
+        reference = parse(name)
+        if reference is None or not self.claims(reference):
+            raise Refusal(f"{name!r} is not a name of the form {self._config.hub.hosts[0]}/ORG/REPO[:TAG]")
+        return reference
+
+    async def commit(self, reference: ModelReference) -> str:
+        """Where the repository stands now."""
+        return (await self._open(reference)).commit
+
     async def open(self, reference: ModelReference) -> Repository:
         """The repository at its commit. Raises NativePull where Ollama pulls it by itself."""
-        revision = self._config.settings_for(reference.name).revision
-        repository = await self._sources[reference.host.lower()].open(reference.repository, revision)
+        repository = await self._open(reference)
         choice = self._gguf(reference, repository)
         if choice is not None and self._is_native(reference, repository, choice):
             why = "as pull.gguf says" if self._config.pull.gguf is GgufPulls.NATIVE else "one public file"
             raise NativePull(plan_native(reference.name, repository, choice, why))
         return repository
+
+    async def _open(self, reference: ModelReference) -> Repository:
+        revision = self._config.settings_for(reference.name).revision
+        return await self._sources[reference.host.lower()].open(reference.repository, revision)
 
     async def capabilities(self, progress: Progress) -> Capabilities:
         """What this Ollama takes; one that is gone is waited for. Raises OllamaError."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from typing import Protocol
@@ -43,6 +43,15 @@ class Line:
         return orjson.dumps(fields) + b"\n"
 
 
+@dataclass(slots=True)
+class Part:
+    """How far a weight file is, in bytes, whichever bar shows it. `path` is empty where nobody knows it."""
+
+    path: str
+    total: int
+    completed: int
+
+
 class Listener(Protocol):
     """Who is told what happens to the bytes on their way."""
 
@@ -60,10 +69,13 @@ class Progress:
     def __init__(self) -> None:
         self._bars: dict[str, Line] = {}
         self._bar_of: dict[str, str] = {}
+        self._parts: dict[str, Part] = {}
+        self._paths: dict[str, str] = {}
         self._status: Line | None = None
         self._first: Line | None = None
         self._keep_alive = Line(f"pulling {NOTHING_DIGEST[7:19]}", NOTHING_DIGEST, 1, 1)
         self._subscriptions: set[Subscription] = set()
+        self.says = ""
         self.retries = 0
         self.ended = False
         self._warned = False
@@ -83,6 +95,15 @@ class Progress:
         """Bytes a second, of late."""
         return self._rate.now()
 
+    @property
+    def parts(self) -> Collection[Part]:
+        return self._parts.values()
+
+    @property
+    def quantized(self) -> Line | None:
+        """The bar of what Ollama quantizes, which no file has."""
+        return self._bars.get(QUANTIZING_DIGEST)
+
     def _files(self) -> list[Line]:
         return [line for digest, line in self._bars.items() if digest != QUANTIZING_DIGEST]
 
@@ -92,8 +113,13 @@ class Progress:
     def sent(self, size: int) -> None:
         self._rate.add(size)
 
+    def name_files(self, paths: Mapping[str, str]) -> None:
+        """By the digests that they will be announced with."""
+        self._paths |= paths
+
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
+        self.says = text
         if not self.ended and self._status != Line(text):
             self._status = Line(text)
             self._first = self._first or self._status
@@ -112,6 +138,7 @@ class Progress:
                 continue
             bar = digest if len(self._bars) < MOST_BARS else next(reversed(self._bars))
             self._bar_of[digest] = bar
+            self._parts[digest] = Part(self._paths.get(digest, ""), size, size if held else 0)
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))
             self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + (size if held else 0))
         for line in self._bars.values():
@@ -122,9 +149,12 @@ class Progress:
         if bar := self._bar_of.get(digest):
             line = self._bars[bar]
             self._bars[bar] = replace(line, completed=min(line.completed + size, line.total))
+            part = self._parts[digest]
+            part.completed = min(part.completed + size, part.total)
             self._publish(self._bars[bar])
 
     def quantizing(self, status: str, total: int, completed: int) -> None:
+        self.says = status
         line = self._bars.get(QUANTIZING_DIGEST, Line(status, QUANTIZING_DIGEST, total))
         completed = min(max(completed, line.completed), line.total)
         self._bars[QUANTIZING_DIGEST] = replace(line, completed=completed)

@@ -17,7 +17,7 @@ from proxy.demo.listener import LoggedRequest
 from proxy.demo.ollama import StandInModel, StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.errors import OllamaError, OllamaGone
-from proxy.pull.installed import UNQUANTIZED, _parameters, _seconds, _shown_parameters
+from proxy.pull.installed import UNQUANTIZED, _parameters, _shown_parameters, seconds_of
 from proxy.pull.progress import QUANTIZING_DIGEST
 from tests.support import Client, digest_of, fetched, settings
 from tests.tiny_gguf import tiny_gguf
@@ -732,4 +732,4 @@ def test_what_cannot_be_read_is_no_parameter(line: str) -> None:
     ],
 )
 def test_times_are_read_as_go_writes_them(text: str, seconds: float) -> None:
-    assert _seconds(text) == seconds
+    assert seconds_of(text) == seconds

@@ -24,7 +24,7 @@ from tests.support import COMMAND, serving
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 MODEL = "hf.co/acme/tiny:q4_k_m"
-RECORD = Record("d" * 64, "asked", "weights", "dressing", ((A, 10), (B, 20)))
+RECORD = Record("d" * 64, "asked", "weights", "dressing", ((A, 10), (B, 20)), "acme/tiny", "c" * 40)
 
 
 class Clock:
@@ -382,6 +382,38 @@ def test_the_tables_of_another_version_are_begun_anew(file: Path) -> None:
         assert journal.record(MODEL) == RECORD
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("SELECT name FROM sqlite_master WHERE name = 'later'").fetchall() == []
+
+
+FIRST_TABLES = """
+CREATE TABLE pulls (
+    id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, begun_at REAL NOT NULL, keep_until REAL
+);
+CREATE TABLE needs (
+    pull INTEGER NOT NULL REFERENCES pulls ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (pull, digest)
+) WITHOUT ROWID;
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wanted_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE recipes (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (
+    model TEXT PRIMARY KEY, digest TEXT NOT NULL, asked TEXT NOT NULL, weights TEXT NOT NULL, dressing TEXT NOT NULL,
+    bars TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO pulls VALUES (1, 'hf.co/acme/tiny:q4_k_m', 'temporary', 1.0, 1e12);
+INSERT INTO models VALUES ('hf.co/acme/tiny:q4_k_m', 'd', 'asked', 'weights', 'dressing', '[["sha256:a", 10]]');
+PRAGMA user_version = 1;
+"""
+
+
+def test_what_the_first_version_knew_is_kept(file: Path) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.executescript(FIRST_TABLES)
+    made = Record("e", "asked", "weights", "dressing", (), "acme/tiny", "c" * 40)
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) == Record("d", "asked", "weights", "dressing", (("sha256:a", 10),))
+        assert journal.temporaries() == {"temporary"}
+        journal.remember(MODEL, made)
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) == made
 
 
 @pytest.mark.parametrize("content", [b"this is no database, and it is not short either. " * 50, b"\xff" * 8192])

@@ -176,3 +176,26 @@ def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_
         (15, 20),
         (60, 40),
     ]
+
+
+def test_every_file_is_known_by_its_own_path_and_bytes_although_some_share_a_bar() -> None:
+    progress = Progress()
+    progress.name_files({digest(number): f"part-{number}" for number in range(19)})
+    progress.announce([(digest(number), 10, number == 19) for number in range(20)])
+    progress.moved(digest(18), 7)
+    progress.moved(digest(18), -3)
+    progress.moved(digest(17), 99)
+    parts = [(part.path, part.total, part.completed) for part in progress.parts]
+    assert parts[:17] == [(f"part-{number}", 10, 0) for number in range(17)]
+    assert parts[17:] == [("part-17", 10, 10), ("part-18", 10, 4), ("", 10, 10)]
+
+
+def test_what_is_said_last_is_known_also_where_it_has_a_bar() -> None:
+    progress = Progress()
+    assert (progress.says, progress.quantized) == ("", None)
+    progress.status("writing manifest")
+    assert progress.says == "writing manifest"
+    progress.quantizing("quantizing F16 model to Q8_0", 10, 4)
+    assert progress.says == "quantizing F16 model to Q8_0"
+    assert progress.quantized is not None
+    assert (progress.quantized.total, progress.quantized.completed) == (10, 4)

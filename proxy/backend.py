@@ -1,0 +1,36 @@
+"""What plans and moves a pull, without a listener: `serve` and `inspect` are built on it."""
+
+from proxy.config import Config
+from proxy.metrics import Metrics
+from proxy.ollama import Ollama, ollama_tls, upstream_session
+from proxy.pull.journal import Journal
+from proxy.pull.planner import Planner
+from proxy.pull.streams import MIB, Bandwidth, Streams
+from proxy.pull.transfer import Transfer
+from proxy.sources.plugins import build_sources
+
+
+class Backend:
+    """Belongs to the running loop."""
+
+    def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
+        pull = config.pull
+        bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
+        # What they do not take is found before anything is open.
+        self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
+        self.tls = ollama_tls(config.ollama.url)
+        self.session = upstream_session(self.tls)
+        self.ollama = Ollama(config.ollama.url, self.session)
+        held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
+        self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
+        self.transfer = Transfer(
+            self.ollama, self.streams, bandwidth, config.ollama.patience_seconds, journal, metrics.uploaded.inc
+        )
+        by_host = {host: source for source in self._sources for host in source.hosts}
+        self.planner = Planner(config, by_host, self.ollama, self.transfer)
+
+    async def close(self) -> None:
+        self.transfer.close()
+        for source in self._sources:
+            await source.close()
+        await self.session.close()

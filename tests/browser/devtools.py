@@ -1,0 +1,192 @@
+"""A real Chromium, driven through its DevTools protocol: what a person sees, clicks and types."""
+
+import asyncio
+import base64
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
+SHIFT = 8
+WAITS = 20.0
+SHOWN = "[document.querySelector(SELECTOR)].find((found) => found?.checkVisibility())?.innerText"
+
+
+def find_chromium() -> str | None:
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextmanager
+def running(binary: str, profile: Path) -> Iterator[str]:
+    """The address of its DevTools."""
+    options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--disable-dev-shm-usage"]
+    options += ["--no-first-run", "--disable-background-networking", "--disable-gpu", "--lang=en-GB"]
+    if os.geteuid() == 0:
+        options.append("--no-sandbox")
+    with subprocess.Popen([binary, *options, "about:blank"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = ""
+            for line in process.stderr:
+                said += line
+                if found := re.search(r"DevTools listening on (ws://\S+)", line):
+                    yield found[1]
+                    break
+            else:
+                raise AssertionError(f"{binary} did not start: {said}")
+        finally:
+            process.kill()
+
+
+class Page:
+    """One tab. `problems` is what its console holds against it: errors, and breaches of its own policy."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._numbers = count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._session: str | None = None
+        self.loaded = asyncio.Event()
+        self.problems: list[str] = []
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = answer
+        session = {"sessionId": self._session} if self._session else {}
+        await self._socket.send_json({"id": number, "method": method, "params": parameters, **session})
+        async with asyncio.timeout(WAITS):
+            return await answer
+
+    async def attach(self) -> None:
+        target = await self.call("Target.createTarget", url="about:blank")
+        attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Accessibility"):
+            await self.call(f"{domain}.enable")
+        await self.call("Emulation.setScrollbarsHidden", hidden=True)
+        await self.look(1000, 900)
+
+    async def read(self) -> None:
+        async for message in self._socket:
+            said = message.json()
+            if "id" in said:
+                answer = self._answers.pop(said["id"])
+                if "error" in said:
+                    answer.set_exception(AssertionError(said["error"]))
+                elif not answer.cancelled():
+                    answer.set_result(said["result"])
+            else:
+                self._hear(said["method"], said["params"])
+
+    def _hear(self, event: str, told: dict[str, Any]) -> None:
+        match event:
+            case "Page.loadEventFired":
+                self.loaded.set()
+            case "Runtime.exceptionThrown":
+                self.problems.append(str(told["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
+                self.problems.append(str(told["args"]))
+            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
+                self.problems.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+
+    async def open(self, url: str) -> None:
+        # From elsewhere, since another fragment alone loads nothing.
+        await self.call("Page.navigate", url="about:blank")
+        self.loaded.clear()
+        await self.call("Page.navigate", url=url)
+        await self.loaded.wait()
+
+    async def reload(self) -> None:
+        self.loaded.clear()
+        await self.call("Page.reload")
+        await self.loaded.wait()
+
+    async def look(self, width: int, height: int, *, dark: bool = False) -> None:
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def value(self, expression: str) -> Any:
+        said = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in said, (expression, said["exceptionDetails"])
+        return said["result"].get("value")
+
+    async def until(self, expression: str) -> None:
+        try:
+            async with asyncio.timeout(WAITS):
+                while not await self.value(f"!!({expression})"):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"never {expression}:\n{await self.text()}") from None
+
+    async def text(self, selector: str = "body") -> str:
+        """As it is shown; empty where it is not."""
+        return str(await self.value(f"(({SHOWN}) ?? '')".replace("SELECTOR", repr(selector))))
+
+    async def says(self, selector: str, text: str) -> None:
+        await self.until(f"(({SHOWN}) ?? '').includes({text!r})".replace("SELECTOR", repr(selector)))
+
+    async def click(self, selector: str) -> None:
+        """With the mouse, where the element is."""
+        element = f"document.querySelector({selector!r})"
+        await self.until(f"{element}?.checkVisibility()")
+        await self.value(f"{element}.scrollIntoView({{block: 'center'}})")
+        box = await self.value(
+            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({element}.getBoundingClientRect())"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    async def press(self, key: str, *, shift: bool = False) -> None:
+        code, text = KEYS[key]
+        for kind in ("keyDown", "keyUp"):
+            typed = {"text": text} if text and kind == "keyDown" else {}
+            await self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key.strip() or "Space",
+                windowsVirtualKeyCode=code,
+                modifiers=SHIFT if shift else 0,
+                **typed,
+            )
+
+    async def type(self, text: str) -> None:
+        await self.call("Input.insertText", text=text)
+
+    async def shoot(self, file: Path) -> None:
+        """The whole page."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shot = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        await asyncio.to_thread(file.write_bytes, base64.b64decode(shot["data"]))
+
+    async def accessible(self) -> list[tuple[str, str]]:
+        """Role and name of all that a screen reader meets."""
+        nodes = (await self.call("Accessibility.getFullAXTree"))["nodes"]
+        return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+
+
+@asynccontextmanager
+async def tab(devtools: str) -> AsyncIterator[Page]:
+    async with aiohttp.ClientSession() as session, session.ws_connect(devtools, max_msg_size=0) as socket:
+        page = Page(socket)
+        reading = asyncio.create_task(page.read())
+        try:
+            await page.attach()
+            yield page
+            await page.call("Page.close")
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])

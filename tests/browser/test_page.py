@@ -1,0 +1,401 @@
+"""The page as a person meets it: with the mouse, with the keyboard, in the dark, on a phone."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from tests.browser.devtools import Page
+from tests.support import Client, eventually, settings
+from tests.tiny_gguf import tiny_gguf
+
+NAME = "hf.co/acme/tiny:q8_0"
+SLOW = 400_000
+MARKUP = "<img src=x onerror=\"document.title='owned'\">"
+SHOTS = os.environ.get("SHOTS")
+"""A folder for pictures of what the tests have seen."""
+
+
+@pytest.fixture(autouse=True)
+def files(hub: StandInHub) -> dict[str, bytes]:
+    files = tiny_llama(shards=4)
+    hub.add("acme/tiny", files)
+    return files
+
+
+@pytest.fixture
+async def opened(page: Page, app: App) -> AsyncIterator[Page]:
+    """The page, which at its end must not have a word in its console."""
+    await page.open(f"{app.address.url}/-/")
+    await page.until("document.querySelector('#ollama.up')")
+    yield page
+    assert page.problems == []
+
+
+async def shoot(page: Page, name: str) -> None:
+    if SHOTS:
+        await page.shoot(Path(SHOTS, f"{name}.png"))
+
+
+async def plan(page: Page, name: str) -> None:
+    """Type a name, and wait for what the proxy says of it."""
+    await page.click("#name")
+    await page.value("document.getElementById('name').select()")
+    await page.type(name)
+    await page.press("Enter")
+    await page.until("document.getElementById('looking').textContent === '' && plan !== null")
+    await page.until("document.getElementById('plan').getAttribute('aria-busy') === 'false'")
+
+
+async def moving(page: Page) -> None:
+    await page.until("running.some((pull) => pull.completed > 0 && pull.completed < pull.total)")
+
+
+async def test_a_pull_is_watched_from_its_name_to_success(
+    opened: Page, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
+) -> None:
+    await plan(opened, "hf.co/acme/tiny")
+    said = await opened.text("#plan")
+    commit = hub.repositories["acme/tiny"].commit
+    for text in (
+        "hf.co/acme/tiny:latest",
+        f"acme/tiny · commit {commit[:7]} · safetensors",
+        "to fetch\n3.4 MB",
+        "to keep\n≈ 1.2 MB",
+        "Ollama converts LlamaForCausalLM, as Q4_K_M",
+        "tokenizer_config.json, exactly as its authors wrote it",
+        "stop <|eot_id|>",
+    ):
+        assert text in said
+    offers = "[...document.querySelectorAll('#offers button')].map((one) => one.innerText)"
+    assert [text.split("\n")[0] for text in await opened.value(offers)] == [
+        *("Q4_K_S", "Q4_K_M", "Q8_0", "F16", "BF16", "F32")
+    ]
+    assert await opened.text("#offers [aria-pressed=true]") == "Q4_K_M\n1.2 MB"
+    await opened.click("#files summary")
+    assert "model-00001-of-00004.safetensors\t756 kB\tno" in await opened.text("#files")
+    assert not [request for request in ollama.requests if request.method == "POST"]
+    await opened.click("#offers li:nth-child(3) button")
+    await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
+    await shoot(opened, "plan")
+    hub.line = SLOW
+    await opened.click("#pull")
+    await moving(opened)
+    await opened.until("document.querySelector('#running .files li')")
+    shown = await opened.text("#running")
+    assert "hf.co/acme/tiny:Q8_0\nCancel" in shown
+    assert "kB of 3.4 MB" in shown or "MB of 3.4 MB" in shown
+    assert "of 4 files" in shown
+    assert "model-0000" in shown
+    await opened.until("running[0].eta > 0 && running[0].rate > 0")
+    await opened.says("#running", "kB/s")
+    await opened.says("#running", "s left")
+    assert await opened.text("#pull") == "Being pulled …"
+    assert (await opened.value("document.title")).endswith("% · ollama-hf-proxy")
+    drawn = "(({value, max}) => [value, max])(document.querySelector('#running progress'))"
+    value, most = await opened.value(drawn)
+    assert 0 < value < most == sum(len(data) for path, data in files.items() if path.endswith(".safetensors"))
+    await shoot(opened, "mid-pull")
+    hub.line = None
+    await opened.says("#ended .done", "hf.co/acme/tiny:Q8_0")
+    assert await opened.text("#running") == ""
+    await opened.says("#models", f"acme/tiny at {commit[:7]}")
+    await opened.says("#models", "Up to date")
+    assert await opened.text("#pull") == "Pull it"
+    assert await opened.value("document.title") == "ollama-hf-proxy"
+    assert "hf.co/acme/tiny:Q8_0" in ollama.models
+
+
+async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandInHub, ollama: StandInOllama) -> None:
+    strange = {**tiny_llama(), "config.json": orjson.dumps({"architectures": ["StrangeForCausalLM"]})}
+    hub.add("acme/strange", strange)
+    hub.add("acme/strange-GGUF", {"strange.Q4_K_M.gguf": tiny_gguf()}, quantized_from="acme/strange")
+    await plan(opened, "hf.co/acme/strange")
+    assert "cannot convert StrangeForCausalLM" in await opened.text("#refusal")
+    assert await opened.text("#choice") == "What would work\n\nhf.co/acme/strange-GGUF"
+    assert await opened.text("#pull") == ""
+    await shoot(opened, "refusal")
+    await opened.click("#offers button")
+    await opened.until("document.getElementById('plan-name').textContent.startsWith('hf.co/acme/strange-GGUF')")
+    assert await opened.text("#refusal") == ""
+    assert await opened.text("#pull") == "Pull it"
+    await plan(opened, "hf.co/acme/tiny:q3_k_m")
+    assert "cannot quantize to 'q3_k_m'" in await opened.text("#refusal")
+    assert "Q4_K_M\n1.2 MB" in await opened.text("#choice")
+    assert not [request for request in ollama.requests if request.method == "POST"]
+
+
+async def test_a_reload_in_mid_pull_shows_the_same_pull(
+    opened: Page, app: App, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.line = SLOW
+    await plan(opened, NAME)
+    await opened.click("#pull")
+    await moving(opened)
+    before = await opened.value("running[0]")
+    await opened.reload()
+    await moving(opened)
+    after = await opened.value("running[0]")
+    assert (after["id"], after["started"]) == (before["id"], before["started"])
+    assert after["completed"] >= before["completed"]
+    await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:q8_0'")
+    assert await opened.text("#pull") == "Being pulled …"
+    await opened.call("Page.navigate", url="about:blank")
+    await asyncio.sleep(0.3)
+    [job] = app._jobs.all()
+    assert job.ended is None
+    hub.line = None
+    await eventually(lambda: job.ended, 20)
+    assert (job.error, NAME in ollama.models) == (None, True)
+
+
+async def test_a_pull_is_cancelled_and_pulled_again(opened: Page, app: App, hub: StandInHub) -> None:
+    hub.line = SLOW
+    await plan(opened, NAME)
+    await opened.click("#pull")
+    await moving(opened)
+    await opened.click("#running button")
+    await opened.says("#ended .cancelled", "was cancelled; what was finished stays for the next one")
+    assert await opened.text("#running") == ""
+    hub.line = None
+    await opened.click("#ended .cancelled button")
+    await opened.says("#ended .done", NAME)
+    assert [job.error is None for job in app._jobs.all()] == [True, False]
+
+
+async def test_pulls_of_other_clients_show_too(opened: Page, app: App, hub: StandInHub, client: Client) -> None:
+    hub.line = SLOW
+    pulling = asyncio.create_task(client.pull("hf.co/acme/tiny:f16"))
+    await opened.says("#running", "hf.co/acme/tiny:f16")
+    hub.line = None
+    await pulling
+    await opened.says("#ended .done", "hf.co/acme/tiny:f16")
+
+
+async def test_a_model_whose_branch_has_moved_is_updated_by_one_click(
+    opened: Page, hub: StandInHub, ollama: StandInOllama, client: Client
+) -> None:
+    await client.pull(NAME)
+    repository = hub.repositories["acme/tiny"]
+    first = ollama.models[NAME].digest
+    await opened.says("#models", "Up to date")
+    assert await opened.text("#models button") == ""
+    commit = repository.update(tiny_llama(seed=5, shards=4))
+    await opened.reload()
+    await opened.says("#models .changed", "Changed on the Hub")
+    await shoot(opened, "moved")
+    await opened.click("#models .changed button")
+    await opened.says("#models", f"acme/tiny at {commit[:7]}")
+    await opened.says("#models", "Up to date")
+    assert ollama.models[NAME].digest != first
+
+
+async def test_everything_can_be_done_with_the_keyboard_alone(
+    opened: Page, app: App, hub: StandInHub, client: Client
+) -> None:
+    hub.line = SLOW
+    focused = "document.activeElement.id || document.activeElement.innerText"
+
+    async def tab_to(wanted: str) -> None:
+        for _ in range(40):
+            await opened.press("Tab")
+            now = await opened.value(focused)
+            outline = "getComputedStyle(document.activeElement).outlineStyle"
+            assert now == "" or await opened.value(outline) == "solid", now
+            if str(now).startswith(wanted):
+                return
+        raise AssertionError(f"the keyboard does not get to {wanted}")
+
+    await tab_to("name")
+    await opened.type("hf.co/acme/tiny")
+    await opened.press("Enter")
+    await opened.until("!document.getElementById('plan').hidden")
+    await tab_to("Show the plan")
+    await tab_to("pull")
+    await tab_to("Q8_0")
+    await opened.press(" ")
+    await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
+    assert str(await opened.value(focused)).startswith("Q8_0")
+    for _ in range(3):
+        await opened.press("Tab", shift=True)
+    assert await opened.value(focused) == "pull"
+    await opened.press("Enter")
+    await moving(opened)
+    assert await opened.value(focused) == "pull"
+    await tab_to(
+        "1 file" if await opened.value("plan.files.length === 1") else str(await opened.value("plan.files.length"))
+    )
+    await opened.press("Enter")
+    assert await opened.value("document.getElementById('files').open")
+    await tab_to("Cancel")
+    await opened.press("Enter")
+    await opened.says("#ended", "was cancelled")
+    assert await opened.value("document.activeElement.id") == "pulls-title"
+    await tab_to("Pull again")
+    for _ in range(10):  # and out of the page again
+        await opened.press("Tab")
+        if await opened.value("document.activeElement === document.body"):
+            break
+    else:
+        raise AssertionError("the keyboard is trapped")
+
+
+async def test_a_screen_reader_meets_landmarks_names_and_progress(opened: Page, hub: StandInHub) -> None:
+    hub.line = SLOW
+    await plan(opened, NAME)
+    await opened.click("#pull")
+    await moving(opened)
+    found = await opened.accessible()
+    for expected in (
+        ("banner", ""),
+        ("main", ""),
+        ("region", "Pull a model"),
+        ("region", "Pulls"),
+        ("region", "Models"),
+        ("textbox", "Name"),
+        ("button", "Show the plan"),
+        ("article", NAME),
+        ("heading", NAME),
+        ("list", "Running pulls"),
+        ("progressbar", NAME),
+        ("button", f"Cancel {NAME}"),
+    ):
+        assert expected in found, (expected, found)
+    assert ("button", "") not in found
+    assert await opened.value("document.getElementById('said').textContent") == f"The pull of {NAME} has begun."
+    hub.line = None
+    await opened.until(f"document.getElementById('said').textContent === '{NAME}: done'")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+async def test_it_is_dark_where_the_person_wants_it_dark_and_always_readable(
+    opened: Page, hub: StandInHub, client: Client, dark: bool
+) -> None:
+    await client.pull_at_once("hf.co/acme/none")
+    await client.pull(NAME)
+    await opened.look(1000, 900, dark=dark)
+    await plan(opened, "hf.co/acme/tiny:q3_k_m")
+    await opened.says("#models", "Up to date")
+    ground = await opened.value("getComputedStyle(document.body).backgroundColor")
+    assert ground == ("rgb(19, 22, 21)" if dark else "rgb(246, 246, 244)")
+    await shoot(opened, "dark" if dark else "light")
+    assert await opened.value(CONTRASTS) == []
+
+
+CONTRASTS = """(() => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (part) => (part /= 255) <= .03928 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+  const ground = (element) => {
+    for (; element; element = element.parentElement) {
+      const color = numbers(getComputedStyle(element).backgroundColor);
+      if (color.length < 4 || color[3]) return color;
+    }
+  };
+  const poor = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.matches("script, style, noscript, .unseen")) continue;
+    const pair = [light(numbers(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => b - a);
+    const ratio = (pair[0] + .05) / (pair[1] + .05);
+    if (ratio < 4.5) poor.push(`${element.textContent.slice(0, 40)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+})()"""
+"""Texts that stand out too little from what is behind them, by WCAG's measure."""
+
+
+async def test_it_fits_a_narrow_phone(opened: Page, hub: StandInHub, client: Client) -> None:
+    long = "acme-with-a-long-name/Tiny-Llama-of-Many-Words-3.1-8B-Instruct-Distilled"
+    hub.add(long, tiny_llama(shards=2))
+    await opened.look(360, 740)
+    await client.pull_at_once("hf.co/acme/none")
+    await client.pull(f"hf.co/{long}:q8_0")
+    hub.line = SLOW // 4
+    hub.add(long, tiny_llama(seed=1, shards=2))
+    await plan(opened, f"hf.co/{long}:f16")
+    await opened.click("#files summary")
+    await opened.click("#pull")
+    await moving(opened)
+    assert await opened.value("document.documentElement.scrollWidth") == 360
+    outside = "[...document.querySelectorAll('main *')].filter((one) => one.getBoundingClientRect().right > 360)"
+    assert await opened.value(f"{outside}.map((one) => one.outerHTML)") == []
+    await shoot(opened, "360")
+
+
+async def test_what_comes_from_outside_is_text_whatever_it_says(opened: Page, hub: StandInHub, client: Client) -> None:
+    files = {f"{MARKUP}.Q4_K_M.gguf": tiny_gguf(), "x.Q8_0.gguf": tiny_gguf("Q8_0")}
+    hub.add("acme/markup", files)
+    await plan(opened, "hf.co/acme/markup:Q4_K_M")
+    await opened.click("#files summary")
+    assert f"{MARKUP}.Q4_K_M.gguf" in await opened.text("#files")
+    hub.line = SLOW // 2
+    await opened.click("#pull")
+    await opened.says("#running .files", MARKUP[:20])
+    await opened.click("#running button")
+    await plan(opened, MARKUP)
+    assert await opened.text("#plan-name") == MARKUP
+    assert MARKUP in (await opened.text("#refusal")).replace("\\'", "'")
+    assert await opened.value("document.querySelectorAll('img').length") == 0
+    assert not (await opened.value("document.title")).startswith("owned")
+
+
+async def test_the_browser_itself_takes_no_markup_from_the_script(opened: Page) -> None:
+    """The policy holds, whoever changes the script."""
+    tried = "(() => { try { document.body.innerHTML = '<b>x</b>' } catch (error) { return error.name } })()"
+    assert await opened.value(tried) == "TypeError"
+    await opened.value(
+        "document.body.append(Object.assign(document.createElement('iframe'), {src: 'https://huggingface.co'}))"
+    )
+    await eventually(lambda: [text for text in opened.problems if "frame" in text])
+    opened.problems.clear()
+
+
+async def test_a_stream_that_breaks_comes_back_by_itself(
+    page: Page, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Also where the proxy was away, had another answer for it, and is another one now."""
+    async with App(settings(hub.endpoint, ollama.url)) as first:
+        address = first.address
+        await page.open(f"{address.url}/-/")
+        await page.until("document.querySelector('#ollama.up')")
+    await page.says("#link", "Connection lost")
+    server = {"listen": f"{address.host}:{address.port}"}
+    async with App(settings(hub.endpoint, ollama.url, server={**server, "api_keys": ["sk-own"]})):
+        await page.until("stream.readyState === EventSource.CLOSED")
+    async with App(settings(hub.endpoint, ollama.url, server=server)) as second:
+        await page.until("document.getElementById('link').textContent === ''")
+        await Client(second.address.url, session).pull_at_once("hf.co/acme/none")
+        await page.says("#ended", "acme/none")
+
+
+async def test_it_works_behind_a_key_in_the_address(page: Page, hub: StandInHub, ollama: StandInOllama) -> None:
+    server = {"listen": "127.0.0.1:0", "api_keys": ["sk-own"]}
+    async with App(settings(hub.endpoint, ollama.url, server=server)) as app:
+        await page.open(f"{app.address.url}/-/")
+        assert "This proxy needs a key" in await page.text()
+        page.problems.clear()  # the 401 itself
+        await page.open(f"{app.address.url}/-/key/sk-own/-/")
+        await page.until("document.querySelector('#ollama.up')")
+        await plan(page, NAME)
+        await page.click("#pull")
+        await page.says("#ended .done", NAME)
+        assert page.problems == []
+
+
+async def test_what_fails_is_said(opened: Page, app: App, hub: StandInHub) -> None:
+    await plan(opened, NAME)
+    await opened.value("plan.name = 'nonsense'")
+    await opened.click("#pull")
+    await opened.says("#trouble", "'nonsense' is not a name of the form hf.co/ORG/REPO[:TAG]")
+    await plan(opened, NAME)
+    assert await opened.text("#trouble") == ""
+    opened.problems.clear()  # the 400 itself
