@@ -5,7 +5,7 @@ import hashlib
 import re
 from functools import cache
 from http import HTTPStatus
-from importlib.resources import files
+from pathlib import Path
 
 from aiohttp import hdrs, web
 
@@ -47,7 +47,7 @@ def locked_page() -> web.Response:
 @cache
 def _page() -> tuple[bytes, str]:
     """The file with its policy. A browser hashes what it reads, where every line ends with LF."""
-    text = files("proxy").joinpath("page.html").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return text.encode(), f"{POLICY}; script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}"
 
 
