@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from proxy.pull.progress import NOTHING_DIGEST
 from tests.benchmark.transfer import process
 from tests.real.test_lifecycle import larger_llama
 from tests.real_ollama import measured, running, size_of
@@ -29,7 +30,7 @@ TAGS = ("bf16", "q8_0", "q4_K_M")
 
 @dataclass(frozen=True)
 class Pulled:
-    """`silence` is the longest time without a line, `after` the one before it; `peak` and `left` are bytes of store."""
+    """`silence` is the longest time without news, `after` those before it; `peak` and `left` are bytes of store."""
 
     seconds: float
     silence: float
@@ -72,13 +73,15 @@ def pull(hub: str, tag: str, converter: str) -> Pulled:
 
 
 def lines_of(url: str, name: str) -> list[tuple[float, str]]:
-    """When each line of a pull comes, and what it says; the first is the question."""
-    lines = [(time.perf_counter(), "asked")]
+    """When a pull says something new, and what; the first is the question. Signs of life say nothing."""
+    lines, seen = [(time.perf_counter(), "asked")], set()
     request = urllib.request.Request(f"{url}/api/pull", data=json.dumps({"model": name}).encode())
     with urllib.request.urlopen(request) as answer:
         for line in answer:
             said = json.loads(line)
-            lines.append((time.perf_counter(), said.get("error") or said["status"]))
+            if line not in seen and said.get("digest") != NOTHING_DIGEST:
+                lines.append((time.perf_counter(), said.get("error") or said["status"]))
+            seen.add(line)
     return lines
 
 
