@@ -101,10 +101,10 @@ class Page:
 
     async def open(self, url: str) -> None:
         # From elsewhere, since another fragment alone loads nothing.
-        await self.call("Page.navigate", url="about:blank")
-        self.loaded.clear()
-        await self.call("Page.navigate", url=url)
-        await self.loaded.wait()
+        for place in ("about:blank", url):
+            self.loaded.clear()
+            await self.call("Page.navigate", url=place)
+            await self.loaded.wait()
 
     async def reload(self) -> None:
         self.loaded.clear()

@@ -381,7 +381,7 @@ async def test_it_works_behind_a_key_in_the_address(page: Page, hub: StandInHub,
     server = {"listen": "127.0.0.1:0", "api_keys": ["sk-own"]}
     async with App(settings(hub.endpoint, ollama.url, server=server)) as app:
         await page.open(f"{app.address.url}/-/")
-        assert "This proxy needs a key" in await page.text()
+        await page.says("body", "This proxy needs a key")
         page.problems.clear()  # the 401 itself
         await page.open(f"{app.address.url}/-/key/sk-own/-/")
         await page.until("document.querySelector('#ollama.up')")
