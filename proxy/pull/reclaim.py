@@ -170,6 +170,8 @@ class Reclaim:
         else:
             async with self.creating, self._claiming:
                 models = await self._remove_models(GIVEN_UP, TEMPORARY)
+            for name in models:
+                log.info("removed %s, which no pull needs", name)
         found = await self.give_up(dry_run=dry_run) if blobs else Reclaimed()
         return Reclaimed(found.blobs, tuple(models))
 
@@ -224,7 +226,6 @@ class Reclaim:
         unneeded = [name for name in left if self._is_unneeded(name)]
         for name in unneeded:
             await self._ollama.delete(name)
-            log.info("removed %s, which no pull needs", name)
         return unneeded
 
 
