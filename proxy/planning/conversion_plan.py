@@ -90,7 +90,8 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         settings=modelfile.settings,
         warnings=(*(capabilities.warnings_of(wanted) if by_ollama else ()), *modelfile.warnings),
         result_size=result,
-        made_size=result if by_ollama else 0,
+        # Ollama writes what it quantizes to a file beside the blobs, and copies that (v0.24, v0.33).
+        made_size=2 * result if by_ollama else 0,
         finished=None if by_ollama else Finished(conversion.architecture, conversion.parameters, wanted),
         offers=tuple(Offer(*offer) for offer in sizes.items()),
     )

@@ -17,6 +17,7 @@ from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.conversion_plan import FILE
+from proxy.pull import making
 from tests.conversions import converted, kept, weights_of
 from tests.gguf.tiny_repositories import REPOSITORIES, byte_pairs
 from tests.support import Client, digest_of, fetched, settings
@@ -355,3 +356,23 @@ async def test_a_text_begins_with_bos_where_the_authors_template_says_so(
     header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
     assert header.get("tokenizer.ggml.add_bos_token", bool) is adds
     assert tokenizer["bos_token"] not in model.template
+
+
+async def test_the_disk_has_to_hold_the_upload_and_twice_what_ollama_quantizes_to(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes to a file beside its blobs, which it copies."""
+    hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
+    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
+    upload, result = found["files"][0]["size"], found["result_size"]
+    for free, enough in ((upload + 2 * result - 1, False), (upload + 2 * result + 1, True)):
+
+        async def left(*_: object, free: int = free) -> int:
+            return free
+
+        monkeypatch.setattr(making, "free_disk", left)
+        async with App(config) as app:
+            last = (await Client(app.address.url, session).pull(f"{NAME}:q4_K_M"))[-1]
+        assert (last == {"status": "success"}) == enough, last
+        assert enough or "of disk until it is made" in last["error"]
