@@ -4,13 +4,13 @@ import secrets
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 from aiohttp import hdrs, web
 from yarl import URL
 
 from proxy import __version__
 from proxy.answers import json_response
 from proxy.backend import Backend
+from proxy.bodies import json_fields
 from proxy.config import Config
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.events import stream_pulls
@@ -142,13 +142,9 @@ class Admin:
 
 
 async def _read_object(request: web.BaseRequest) -> dict[str, Any]:
-    try:
-        value = orjson.loads(await request.read() or b"{}")
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
+    if (fields := json_fields(await request.read() or b"{}")) is None:
         raise Refusal("the body is not a JSON object")
-    return value
+    return fields
 
 
 def _is_foreign(request: web.BaseRequest) -> bool:

@@ -1,5 +1,8 @@
 """The body of a request that is looked at before it is decided who answers."""
 
+from typing import Any
+
+import orjson
 from aiohttp import hdrs, web
 
 
@@ -11,3 +14,12 @@ async def read_body(request: web.BaseRequest, most: int) -> bytes:
     while len(body) < most and (chunk := await request.content.readany()):
         body += chunk
     return bytes(body)
+
+
+def json_fields(body: bytes) -> dict[str, Any] | None:
+    """None for what is no JSON object."""
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return fields if isinstance(fields, dict) else None

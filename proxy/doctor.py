@@ -11,7 +11,7 @@ from proxy.admin import INSTANCE_HEADER, PREFIX
 from proxy.config import Config
 from proxy.disk import free_disk
 from proxy.errors import ConfigError, ProxyError
-from proxy.gguf.targets import can_quantize
+from proxy.gguf.casting import can_quantize
 from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.planning.capabilities import capabilities_of
 from proxy.reclaiming import check_reached

@@ -151,9 +151,9 @@ class Ollama:
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
-    async def pull(self, name: str, *, insecure: bool = True) -> None:
-        """Have Ollama pull by itself; `insecure` also without TLS, which breaks pulls from hf.co."""
-        body = {"model": name, "insecure": insecure, "stream": False}
+    async def pull(self, name: str) -> None:
+        """Have Ollama pull by itself, also without TLS."""
+        body = {"model": name, "insecure": True, "stream": False}
         status, answer = await self._call(hdrs.METH_POST, "/api/pull", body)
         if status != HTTPStatus.OK:
             raise OllamaError(_error_text(answer))

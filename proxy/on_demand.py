@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import hdrs, web
 
 from proxy.answers import json_response
-from proxy.bodies import read_body
+from proxy.bodies import json_fields, read_body
 from proxy.errors import OllamaError
 from proxy.forward import Forward
 from proxy.ollama import Ollama
@@ -56,7 +56,7 @@ class OnDemand:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await read_body(request, MOST_BODY_BYTES)
-        fields = _fields(body) if request.content.at_eof() else {}
+        fields = (json_fields(body) if request.content.at_eof() else None) or {}
         name = fields.get(NAMED_BY[request.path])
         reference = parse(name) if isinstance(name, str) else None
         if reference is None or not await self._is_missing(reference):
@@ -91,7 +91,8 @@ class OnDemand:
                 pass
         try:
             if job.native:
-                await self._ollama.pull(reference.name, insecure=False)
+                async for _ in self._ollama.pull_lines(reference.name):
+                    pass
         except OllamaError as error:
             return _Failure(str(error), HTTPStatus.BAD_GATEWAY)
         return _failure(job)
@@ -122,24 +123,15 @@ class OnDemand:
         return response
 
 
-class _Failure:
-    def __init__(self, text: str, status: HTTPStatus) -> None:
-        self.text = text
-        self.status = status
+class _Failure(NamedTuple):
+    text: str
+    status: HTTPStatus
 
 
 def _failure(job: Job) -> _Failure | None:
     if job.error is None:
         return None
     return _Failure(job.error, HTTPStatus.NOT_FOUND if job.refused else HTTPStatus.BAD_GATEWAY)
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return fields if isinstance(fields, dict) else {}
 
 
 def _told(path: str, text: str) -> dict[str, Any]:

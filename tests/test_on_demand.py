@@ -14,6 +14,7 @@ from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from tests.support import Client, eventually, fetched, settings
+from tests.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q8_0"
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -155,3 +156,18 @@ async def test_many_callers_cost_one_pull(app: App, client: Client) -> None:
     answers = await asyncio.gather(*(client.post("/api/chat", body) for _ in range(20)))
     assert [status for status, _ in answers] == [200] * 20
     assert len(app._jobs.all()) == 1
+
+
+@pytest.mark.usefixtures("public_hub")
+async def test_what_ollama_pulls_by_itself_it_does(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    hub.add("acme/tiny-gguf", {"tiny-Q4_K_M.gguf": tiny_gguf()})
+    name = "hf.co/acme/tiny-gguf:Q4_K_M"
+    ollama.native[name] = 1000
+    status, answer = await client.post("/api/chat", {"model": name, "messages": MESSAGES, "stream": False})
+    assert (status, SAID in answer.decode()) == (200, True)
+    [pull] = calls(ollama, "/api/pull")
+    assert "insecure" not in orjson.loads(pull)
+    del ollama.native[name]
+    ollama.models.clear()
+    status, answer = await client.post("/api/chat", {"model": name, "messages": MESSAGES, "stream": False})
+    assert (status, orjson.loads(answer)) == (502, {"error": "pull model manifest: file does not exist"})

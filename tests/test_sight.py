@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.app import App
+from proxy.demo import manifests
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
@@ -132,13 +133,13 @@ async def test_a_pull_goes_through_its_states_in_order(
 ) -> None:
     hub.add("acme/other", tiny_llama(seed=1))
     give_up = asyncio.Event()
-    pull_natively = StandInOllama._fetched_layers
+    pull_natively = manifests.offered_layers
 
     async def held(*arguments: Any) -> Any:
         await give_up.wait()
         return await pull_natively(*arguments)
 
-    monkeypatch.setattr(StandInOllama, "_fetched_layers", held)
+    monkeypatch.setattr("proxy.demo.ollama.offered_layers", held)
     ollama.hold_create = create = asyncio.Event()
     config = settings(hub.endpoint, ollama.url, pull={"jobs": 1}, ollama={"reclaim": True})
     async with App(config) as app:

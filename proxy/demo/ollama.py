@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import aiohttp
 import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -19,15 +18,15 @@ from proxy.demo.browsers import BrowserRules, admit_origin
 from proxy.demo.creation import Crash, CreateScript, Creation, EndedEarly, drop_layers
 from proxy.demo.lines import Lines, Refusal, answer, error, read_json
 from proxy.demo.listener import Listener, LoggedRequest, StandIn, reset
+from proxy.demo.manifests import model_of_layers, offered_layers, registry_layers
 from proxy.demo.names import ModelName
-from proxy.demo.shelf import Layer, Shelf, StandInModel, timestamp
+from proxy.demo.shelf import Shelf, StandInModel, timestamp
 
 __all__ = ["LoggedRequest", "StandInModel", "StandInOllama"]
 
 NOT_THERE = "pull model manifest: file does not exist"
 INVALID_NAME = "invalid model name"
 NATIVE_STEPS = 4
-TEXTS = ("template", "system", "params", "license")
 
 Around = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
@@ -278,9 +277,9 @@ class StandInOllama(StandIn, CreateScript):
     async def _pull_natively(self, asked: str, lines: Lines, *, insecure: bool = False) -> None:
         name = self._recased(asked)
         await lines.status("pulling manifest")
-        layers = self._native_layers(name)
+        layers = registry_layers(self.native, name)
         if layers is None and insecure and name.host.startswith(("127.0.0.1:", "localhost:")):
-            layers = await self._fetched_layers(name)
+            layers = await offered_layers(self._store, name)
         if layers is None:
             raise Refusal(NOT_THERE)
         for layer in layers:
@@ -292,60 +291,8 @@ class StandInOllama(StandIn, CreateScript):
             self._store.claim(layer.digest, layer.size)
         await lines.status("verifying sha256 digest")
         await lines.status("writing manifest")
-        self.models[name.shortest] = self._pulled(name, layers)
+        self.models[name.shortest] = model_of_layers(self._store, name, layers)
         await lines.status("success")
-
-    def _pulled(self, name: ModelName, layers: list[Layer]) -> StandInModel:
-        config = self._configuration(layers)
-        identity = [name.key] if not config else [layer.digest for layer in layers]
-        return StandInModel(
-            layers=tuple(layers),
-            family=config.get("model_family", "llama"),
-            parameter_size=config.get("model_type", ""),
-            quantization_level=config.get("file_type", "Q4_K_M"),
-            size=sum(layer.size for layer in layers),
-            digest=hashlib.sha256(orjson.dumps(identity)).hexdigest(),
-        )
-
-    def _configuration(self, layers: list[Layer]) -> dict[str, str]:
-        """Empty where the bytes are nobody's, or are no configuration."""
-        for layer in layers:
-            if layer.kind == "config":
-                with suppress(orjson.JSONDecodeError):
-                    config = orjson.loads(self._store.beginning(layer.digest))
-                    return config if isinstance(config, dict) else {}
-        return {}
-
-    def _native_layers(self, name: ModelName) -> list[Layer] | None:
-        for known, size in self.native.items():
-            parsed = ModelName.parse(known)
-            if parsed is not None and parsed.key == name.key:
-                digests = [f"sha256:{hashlib.sha256(f'{name.key} {n}'.encode()).hexdigest()}" for n in range(2)]
-                return [Layer("model", digests[0], size), Layer("config", digests[1], 487)]
-        return None
-
-    async def _fetched_layers(self, name: ModelName) -> list[Layer] | None:
-        """The layers of a manifest that another local server offers, if all of them are here already."""
-        url = f"http://{name.host}/v2/{name.namespace}/{name.model}/manifests/{name.tag}"
-        accepted = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
-        async with aiohttp.ClientSession() as session:
-            try:
-                async with session.get(url, headers=accepted) as response:
-                    if response.status != 200:
-                        return None
-                    manifest = orjson.loads(await response.read())
-            except aiohttp.ClientError as problem:
-                raise Refusal(f'pull model manifest: Get "{url}": {problem}') from None
-        kinds = [*(layer["mediaType"].rpartition(".")[2] for layer in manifest["layers"]), "config"]
-        layers = [
-            self._layer(kind, described["digest"], described["size"])
-            for kind, described in zip(kinds, [*manifest["layers"], manifest["config"]], strict=True)
-        ]
-        return layers if all(layer.digest in self.blobs for layer in layers) else None
-
-    def _layer(self, kind: str, digest: str, size: int) -> Layer:
-        text = self._store.beginning(digest).decode(errors="replace") if kind in TEXTS else ""
-        return Layer(kind, digest, size, text)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await read_json(request, "GenerateRequest")

@@ -5,16 +5,16 @@ its source comes in. The tensors and keys are those of llama.cpp's converter; wh
 or the vocabulary says why.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 
+from proxy.gguf.casting import cast
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
-from proxy.gguf.targets import BLOCK, MATRIX, Made, Piece, Source, Target, cast, plan_targets
+from proxy.gguf.targets import BLOCK, MATRIX, Made, Piece, Source, Target, plan_targets
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
 from proxy.gguf.vocabulary import write_vocabulary
 
@@ -55,7 +55,7 @@ class Conversion:
     @property
     def parameters(self) -> int:
         """How many numbers the tensors have."""
-        return sum(prod(tensor.shape) for tensor in self.tensors)
+        return sum(tensor.numbers for tensor in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,6 @@ def convert(
         file_type = FILE_TYPES[matrices]
         targets = [cast(target, TensorType[matrices]) for target in targets]
     order = _data_order(targets, list(weights))
-    in_order = all(target.sources == 1 for target in targets)
     metadata = {
         **_general(family, description, [target.info for target in targets]),
         "general.file_type": Field.uint32(max(file_type, quantized and FILE_TYPES["F16"])),
@@ -120,19 +119,21 @@ def convert(
         metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
     placed = lay_out(target.info for target in order)
     listed = sorted(placed, key=_ollama_order) if for_ollama_quantizer_below_0_30 else placed
-    pieces: list[Piece | Made] = []
-    for target in order:
-        pieces += target.pieces
-        if gap := padding(target.info.size):
-            pieces.append(Made(bytes(gap)))
     return Conversion(
         family.architecture,
         str(metadata["tokenizer.ggml.pre"].value),
         write_header(metadata, listed),
-        tuple(pieces),
-        in_order,
+        tuple(_aligned(order)),
+        all(target.sources == 1 for target in targets),
         tuple(listed),
     )
+
+
+def _aligned(targets: Iterable[Target]) -> Iterator[Piece | Made]:
+    for target in targets:
+        yield from target.pieces
+        if gap := padding(target.info.size):
+            yield Made(bytes(gap))
 
 
 def _family(config: Mapping[str, object]) -> Family:
@@ -177,7 +178,7 @@ def _general(family: Family, description: Description, infos: Sequence[TensorInf
         if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
             kind = Kind.FLOAT32 if fraction else Kind.INT32
             fields[f"general.sampling.{name}"] = Field.of(kind, value)
-    parameters = sum(prod(info.shape) for info in infos)
+    parameters = sum(info.numbers for info in infos)
     return fields | describe(description.name, description.card, parameters, _size_label(infos))
 
 
@@ -194,7 +195,7 @@ def _size_label(infos: Sequence[TensorInfo]) -> str:
     """As `1.2B`, or with the number of experts as `8x1.2B`: of one expert and all that they share."""
     shared = expert = counts = stacks = 0
     for info in infos:
-        size = prod(info.shape)
+        size = info.numbers
         if "_exps." in info.name:
             expert += size // info.shape[-1]
             counts += info.shape[-1]

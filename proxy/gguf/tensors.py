@@ -111,6 +111,11 @@ class TensorInfo:
     offset: int = 0
 
     @property
+    def numbers(self) -> int:
+        """How many it has."""
+        return prod(self.shape)
+
+    @property
     def size(self) -> int:
         """In bytes. Raises GgufError where the type is not known or does not divide a row."""
         if self.type not in BLOCKS:
@@ -120,7 +125,7 @@ class TensorInfo:
         if row % numbers:
             name = TensorType(self.type).name
             raise GgufError(f"the tensor {shown(self.name)} has rows of {row}, no multiple of {name}'s {numbers}")
-        return prod(self.shape) // numbers * taken
+        return self.numbers // numbers * taken
 
 
 def lay_out(tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> tuple[TensorInfo, ...]:

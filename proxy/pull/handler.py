@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 
 from proxy.answers import error_response, json_response
-from proxy.bodies import read_body
+from proxy.bodies import json_fields, read_body
 from proxy.errors import OllamaError
 from proxy.forward import Forward
 from proxy.ollama import Ollama
@@ -43,11 +43,7 @@ class PullRequest:
 
 def read_request(body: bytes) -> PullRequest | None:
     """None where Ollama has to answer: what it would refuse, and names that are not HOST/ORG/REPO."""
-    try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(fields, dict):
+    if (fields := json_fields(body)) is None:
         return None
     # Go's decoder matches keys in any case, takes null for absent, and refuses other types.
     given = {key.lower(): value for key, value in fields.items() if value is not None}

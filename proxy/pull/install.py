@@ -8,6 +8,7 @@ from typing import Any
 from proxy.errors import OllamaError, OllamaGone
 from proxy.ollama import Ollama
 from proxy.planning.plan import Plan
+from proxy.pull.create import VERIFYING
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import temporary_name
 from proxy.registry import Blob, Layer, Registry
@@ -65,7 +66,7 @@ class Install:
             raise OllamaError(f"{plan.name} was made, but Ollama has lost it; pull again")
 
     async def _verify(self, made: str, plan: Plan, progress: Progress) -> None:
-        progress.status("verifying conversion")
+        progress.status(VERIFYING)
         try:
             await self._ollama.load(made)
         except OllamaGone:

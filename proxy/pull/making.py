@@ -90,7 +90,7 @@ class Making:
             held = await self._transfer.announce(plan.steps, progress, converted)
             for step in steps:
                 removed |= await self._make(step, held, progress, enter)
-            await self._remember(plan, [step.number for step in steps], remember)
+            await self.remember(plan, [step.number for step in steps], remember)
         except Rejected:
             await self._give_all_up(steps, progress, enter)
             raise
@@ -113,7 +113,7 @@ class Making:
         try:
             async with self._creating(plan, progress, enter):
                 await to_its_end(self._redress(plan, files, progress))
-            await self._remember(plan, [number], remember)
+            await self.remember(plan, [number], remember)
         except BaseException:
             self._reclaim.broke_off(number)
             raise
@@ -125,8 +125,8 @@ class Making:
         await self._hand_over(await self._install.created(plan, temporary_name(), make), plan, progress)
         await self._drop_temporaries()
 
-    async def _remember(self, plan: Plan, numbers: Sequence[int], remember: Remember) -> None:
-        """Only what is remembered is over: else the next pull looks at what Ollama has."""
+    async def remember(self, plan: Plan, numbers: Sequence[int], remember: Remember) -> None:
+        """Only what is remembered is over: else the next pull looks at what Ollama has. `numbers` are the journal's."""
         try:
             await remember()
         except ProxyError as error:

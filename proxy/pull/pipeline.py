@@ -1,18 +1,16 @@
 """One pull from its name to `success`, a line a step."""
 
-import logging
 from collections.abc import Iterable
 from contextlib import aclosing
 from functools import partial
 
 from proxy.config import Config
-from proxy.errors import ProxyError
 from proxy.ollama import Ollama
 from proxy.planning.plan import Plan, bar_digest
 from proxy.pull.install import Install
 from proxy.pull.installed import Installed
 from proxy.pull.journal import Journal
-from proxy.pull.making import Making
+from proxy.pull.making import WRITING, Making
 from proxy.pull.planner import NativePull, Planner
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import Reclaim
@@ -21,8 +19,6 @@ from proxy.pull.states import Enter, State
 from proxy.pull.transfer import Transfer
 from proxy.pull.turns import Turns
 from proxy.sources.base import Repository
-
-log = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -82,12 +78,6 @@ class Pipeline:
                 await self._making.make(plan, progress, enter, remember)
         return None
 
-    async def _remember(self, reference: ModelReference, plan: Plan) -> None:
-        try:
-            await self._installed.remember(reference, plan)
-        except ProxyError as error:
-            log.warning("%s is made, but not remembered: %s", reference.name, error)
-
     async def run_native(self, reference: ModelReference, plan: Plan, progress: Progress, enter: Enter) -> None:
         """Have Ollama pull what it can by itself, and tell of it as it does."""
         progress.name_files(_paths(plan.repository))
@@ -97,7 +87,7 @@ class Pipeline:
             reached: dict[str, int] = {}
             follow = partial(self._follow, reference.name, progress, reached)
             await self._transfer.patiently(follow, reference.name, progress)
-            await self._remember(reference, plan)
+            await self._making.remember(plan, (), partial(self._installed.remember, reference, plan))
 
     async def _follow(self, name: str, progress: Progress, reached: dict[str, int]) -> None:
         """`reached` is how many bytes of each layer Ollama had when it spoke of it last."""
@@ -119,7 +109,7 @@ class Pipeline:
         """What Ollama says of a model that is there."""
         progress.announce((digest, size, True) for digest, size in bars)
         progress.status("verifying sha256 digest")
-        progress.status("writing manifest")
+        progress.status(WRITING)
         # Ollama may have ended by itself what an earlier proxy had begun.
         if self._journal.kept_since(reference.key) is not None:
             await self._making.clean_up(reference.key, progress, enter)

@@ -19,11 +19,12 @@ from gguf import GGMLQuantizationType
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from proxy.gguf.casting import can_quantize
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import FILE_TYPES
 from proxy.gguf.header import Header, read_header
 from proxy.gguf.quantizing import quantized
-from proxy.gguf.targets import Piece, can_quantize
+from proxy.gguf.targets import Piece
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chained, interleaved, transposed
 from tests.gguf.tiny_repositories import HIDDEN, REPOSITORIES
