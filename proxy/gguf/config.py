@@ -6,8 +6,8 @@ from typing import Any
 
 from proxy.gguf.tensors import GgufError, shown
 
-MOST_BLOCKS = 4096
-"""Far more than any model has; a hostile config could claim billions."""
+MOST_BLOCKS = 512
+"""llama.cpp's LLAMA_MAX_LAYERS; a hostile config could claim billions."""
 
 
 class CannotConvert(GgufError):

@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.gguf.casting import cast
+from proxy.gguf.completeness import BLOCK
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
-from proxy.gguf.targets import BLOCK, MATRIX, Made, Piece, Source, Target, plan_targets
+from proxy.gguf.loadable import check_loadable
+from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
 from proxy.gguf.vocabulary import write_vocabulary
 
@@ -117,6 +119,7 @@ def convert(
     }
     if description.adds_bos is not None:
         metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
+    check_loadable(family.architecture, metadata, [target.info for target in targets])
     placed = lay_out(target.info for target in order)
     listed = sorted(placed, key=_ollama_order) if for_ollama_quantizer_below_0_30 else placed
     return Conversion(

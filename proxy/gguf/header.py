@@ -91,6 +91,13 @@ class Field:
         (value,) = struct.unpack(f"<{_CODES[self.kind]}", self.raw)
         return value  # type: ignore[no-any-return]
 
+    @property
+    def length(self) -> int:
+        """How many values an array has. Raises GgufError for what is none."""
+        if self.kind is not Kind.ARRAY:
+            raise GgufError(f"{shown(self.value)} is no array")
+        return int(_U64.unpack_from(self.raw, 4)[0])
+
     def _items(self) -> list[Any]:
         kind, count = struct.unpack_from("<IQ", self.raw)
         position = 12

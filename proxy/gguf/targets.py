@@ -1,10 +1,11 @@
 """The tensors of a GGUF and the byte ranges that each is made of, by a family's rules. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
+from proxy.gguf.completeness import BLOCK, check_complete
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import (
     Absorbed,
@@ -34,7 +35,6 @@ from proxy.gguf.transforms import (
     widened,
 )
 
-BLOCK = "blk."
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 _ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d")
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
@@ -145,7 +145,7 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             else:
                 targets += _apply(rule, config, place, numbers, suffix)
     targets += [_stack(name, rules[name].count(config), places) for name, places in stacks.items()]
-    _check_complete(family, config, [target.info.name for target in targets])
+    check_complete(family, config, [target.info.name for target in targets])
     return targets
 
 
@@ -349,41 +349,3 @@ def _stack(name: str, count: int, places: Mapping[int, _Place]) -> Target:
         if (place.source.shape, place.source.dtype) != (first.shape, first.dtype):
             raise CannotConvert(f"{place.name} differs from {ordered[0].name} in shape or type")
     return _target(name, (count, *first.shape), ordered[0], [place.piece() for place in ordered])
-
-
-def _norms(family: Family) -> set[str]:
-    """Those of a layer, which a model of another family under this name would not have."""
-    rules = (rule.name if isinstance(rule, Raised) else rule for rule in family.tensors.values())
-    names = (name.removeprefix(f"{BLOCK}{{}}.") for name in rules if isinstance(name, str) and name.startswith(BLOCK))
-    return {name for name in names if name.endswith("_norm")}
-
-
-def _check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
-    """A shard that is missing would make a file that cannot be loaded."""
-    blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
-    others = set()
-    for name in names:
-        if name.startswith(BLOCK):
-            _, block, rest = name.split(".", 2)
-            blocks[int(block)].add(rest)
-        else:
-            others.add(name)
-    wanted = {"token_embd.weight"} if config.tied else {"token_embd.weight", "output.weight"}
-    if any(rule in ("output_norm", Raised("output_norm")) for rule in family.tensors.values()):
-        wanted.add("output_norm.weight")
-    if missing := wanted - others:
-        raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
-    normed = {rest.removesuffix(".weight") for found in blocks.values() for rest in found}
-    if lacking_norms := _norms(family) - family.optional_norms - normed:
-        raise CannotConvert(f"the weights have nothing that becomes {BLOCK}0.{min(lacking_norms)}")
-    # In one model, layers differ by whether they have experts and a state space, and else all are alike.
-    kinds: dict[tuple[bool, ...], dict[int, set[str]]] = {}
-    for number, found in blocks.items():
-        kind = tuple(any(part in rest for rest in found) for part in ("_exp", "ssm_"))
-        kinds.setdefault(kind, {})[number] = found
-    for alike in kinds.values():
-        everything = set().union(*alike.values())
-        for number, found in alike.items():
-            if found != everything or not found:
-                lacking = min(everything - found, default="attn_output.weight")
-                raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{lacking}")

@@ -362,11 +362,10 @@ def test_missing_expert_refused() -> None:
         ("llama", "model.norm.weight", "output_norm"),
         ("llama", "lm_head.weight", "output.weight"),
         ("qwen3moe", "model.layers.1.mlp.gate.weight", "blk.1.ffn_gate_inp"),
-        ("deepseek", "model.layers.1.mlp.shared_experts.up_proj.weight", None),
+        ("deepseek", "model.layers.1.mlp.shared_experts.up_proj.weight", "blk.1.ffn_up_shexp"),
     ],
 )
-def test_missing_tensor_refused(name: str, part: str, becomes: str | None) -> None:
-    """Where another layer has it; of the only layer of its kind nobody can know."""
+def test_missing_tensor_refused(name: str, part: str, becomes: str) -> None:
     tiny = REPOSITORIES[name]
 
     def fewer(weights: Any) -> None:
@@ -374,9 +373,6 @@ def test_missing_tensor_refused(name: str, part: str, becomes: str | None) -> No
         del weights.tensors[part]
 
     files = replace(tiny, weights=fewer).files()
-    if becomes is None:
-        assert plan(files)
-        return
     with pytest.raises(CannotConvert, match=becomes):
         plan(files)
 
@@ -622,6 +618,119 @@ def test_any_tokenizer_is_refused_or_makes_a_right_file(name: str, model: bool, 
         return
     files[path] = json.dumps(whole).encode()
     _refused_or_right(files)
+
+
+SIZES = {
+    *("hidden_size", "intermediate_size", "moe_intermediate_size", "vocab_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank", "q_lora_rank", "v_head_dim"),
+    *("num_experts", "num_local_experts", "n_routed_experts", "mamba_d_state", "mamba_d_conv", "state_size"),
+}
+NOT_READ = {
+    ("bloom", "intermediate_size"),
+    ("phi2", "intermediate_size"),
+    ("phi2", "num_key_value_heads"),
+    # Without a dense layer and a shared expert.
+    *((name, "intermediate_size") for name in ("qwen2moe", "qwen3moe", "qwen3moe_v5")),
+    # The compressed cache has one head.
+    *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3")),
+    # Without a state space.
+    *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
+    # Q, K and V of any number of heads look alike.
+    *((name, "num_attention_heads") for name in ("gptneox", "phi2")),
+    # More layers than are counted only help in training.
+    *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe")),
+}
+
+
+def _sized() -> list[tuple[str, str]]:
+    return [
+        (name, key)
+        for name, tiny in sorted(REPOSITORIES.items())
+        for key, value in tiny.config().items()
+        if key in SIZES and value and (name, key) not in NOT_READ
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(_sized()), st.one_of(st.integers(1, 2048), st.sampled_from([0.5, 2.0, 4.0])))
+def test_any_other_size_than_the_weights_is_refused(which: tuple[str, str], size: float) -> None:
+    """`/api/create` would say `success` over a file that cannot be loaded."""
+    name, key = which
+    files = dict(repository(name))
+    config = json.loads(files["config.json"])
+    other = int(config[key] * size) if isinstance(size, float) else size
+    if other != config[key]:
+        with pytest.raises(GgufError):
+            plan(files | {"config.json": json.dumps(config | {key: other}).encode()})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        (
+            "llama",
+            {"intermediate_size": 1024},
+            r"ffn_gate\.weight is to have the shape \[256, 1024\] by config",
+        ),
+        ("llama", {"rms_norm_eps": None}, "no epsilon for the norms"),
+        ("qwen2", {"head_dim": 32}, "heads that are 128 wide together, and an embedding of 256"),
+        ("phi4", {"partial_rotary_factor": 1.5}, "a rope for 96 numbers of a head of 64"),
+        ("mixtral", {"num_experts_per_tok": None}, "has 4 experts in 0 groups, and uses 0"),
+        ("mixtral", {"num_experts_per_tok": 5}, "and uses 5 "),
+        ("granite4", {"num_experts_per_tok": 1}, "has 0 experts in 0 groups, and uses 1 "),
+        ("deepseek3", {"n_group": 3}, "has 4 experts in 3 groups"),
+        ("deepseek3", {"topk_group": 2}, "uses 2 in 2 groups of them"),
+        ("deepseek", {"first_k_dense_replace": 0}, r"nothing that becomes blk\.0\.ffn_down_exps"),
+        ("deepseek", {"first_k_dense_replace": 2}, "experts in layer 1, and config.json none"),
+        ("granite", {"logits_scaling": None}, "no logits_scaling"),
+        ("llama", {"num_hidden_layers": 513}, "more than any model has"),
+    ],
+)
+def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str, Any], reason: str) -> None:
+    files = dict(repository(name))
+    config = json.loads(files["config.json"]) | change
+    with pytest.raises(CannotConvert, match=reason):
+        plan(files | {"config.json": json.dumps(config).encode()})
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "reason"),
+    [
+        ("llama", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
+        ("qwen2moe", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
+        ("granitemoeshared", "shared_mlp.output_linear", r"blk\.0\.ffn_down_shexp\.weight"),
+        ("granitehybrid", "mamba.in_proj", r"blk\.0\.ssm_in\.weight"),
+        ("jamba", "mamba.dt_proj.bias", r"blk\.0\.ssm_dt\.bias"),
+        ("falcon_h1", "self_attn.k_proj", r"blk\.0\.attn_k\.weight"),
+        ("bloom", "mlp.dense_4h_to_h.bias", r"blk\.0\.ffn_down\.bias"),
+        ("bloom", "word_embeddings_layernorm", r"token_embd_norm\.bias, token_embd_norm\.weight"),
+        ("deepseek2", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
+        ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
+    ],
+)
+def test_tensors_that_no_layer_has_are_missed(name: str, gone: str, reason: str) -> None:
+    tiny = REPOSITORIES[name]
+
+    def fewer(weights: Any) -> None:
+        tiny.weights(weights)
+        for tensor in [tensor for tensor in weights.tensors if gone in tensor]:
+            del weights.tensors[tensor]
+
+    with pytest.raises(CannotConvert, match=f"nothing that becomes {reason}"):
+        plan(replace(tiny, weights=fewer).files())
+
+
+@pytest.mark.parametrize(("name", "matrix"), [("qwen2", "self_attn.o_proj"), ("olmo2", "mlp.down_proj")])
+def test_a_bias_that_llama_cpp_does_not_load_is_refused(name: str, matrix: str) -> None:
+    tiny = REPOSITORIES[name]
+
+    def more(weights: Any) -> None:
+        tiny.weights(weights)
+        for layer in range(2):
+            weights.tensors[f"model.layers.{layer}.{matrix}.bias"] = np.zeros(HIDDEN, np.float32)
+
+    with pytest.raises(CannotConvert, match=r"\.bias, which llama\.cpp does not load"):
+        plan(replace(tiny, weights=more).files())
 
 
 @pytest.mark.parametrize("name", ["model.layers.{}.mlp.up_proj.weight", "model.layers.00.mlp.up_proj.weight"])

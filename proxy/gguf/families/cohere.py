@@ -16,7 +16,7 @@ _COHERE_TENSORS: Mapping[str, Rule | str] = {
 COHERE = Family(
     "command-r",
     {**_COHERE_TENSORS, **HEAD_NORMS},
-    optional_norms=frozenset({"attn_q_norm", "attn_k_norm"}),
+    optional=frozenset({"attn_q_norm", "attn_k_norm"}),
     hyperparameters=(
         *BASIC,
         count("context_length", "model_max_length", "max_position_embeddings", required=True),

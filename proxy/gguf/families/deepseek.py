@@ -1,5 +1,6 @@
 """The DeepSeek models. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, Config
@@ -58,9 +59,21 @@ def _deepseek2_sizes(config: Config) -> Pairs:
         yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
 
 
+_WHOLE_QUERY: Mapping[str, str] = {LAYER + "self_attn.q_proj": "blk.{}.attn_q"}
+_COMPRESSED_QUERY: Mapping[str, str] = {
+    LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
+    LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
+    LAYER + "self_attn.q_b_proj": "blk.{}.attn_q_b",
+}
+
+
+def _by_query(config: Config) -> Family:
+    query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else _COMPRESSED_QUERY
+    return replace(DEEPSEEK2, tensors={**DEEPSEEK2.tensors, **query})
+
+
 DEEPSEEK2 = Family(
     "deepseek2",
-    optional_norms=frozenset({"attn_q_a_norm"}),
     tensors={
         **ENDS,
         **NORMS,
@@ -68,10 +81,6 @@ DEEPSEEK2 = Family(
         **ROUTED,
         **SHARED_EXPERTS,
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
-        LAYER + "self_attn.q_proj": "blk.{}.attn_q",
-        LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
-        LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
-        LAYER + "self_attn.q_b_proj": "blk.{}.attn_q_b",
         LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
         LAYER + "self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
         LAYER + "self_attn.kv_b_proj": Absorbed("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
@@ -93,6 +102,9 @@ DEEPSEEK2 = Family(
     },
     only={**ANY_SILU, "attention_bias": (False, None), "moe_layer_freq": (1, None)},
     extra_layers=True,
+    optional=frozenset({"exp_probs_b"}),
+    optional_biases=frozenset(),
+    of=_by_query,
 )
 
 DEEPSEEK3 = replace(

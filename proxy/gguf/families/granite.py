@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.gguf.families.llama import LLAMA_DEFAULTS, LLAMA_TENSORS, llama_vocabulary
+from proxy.gguf.families.llama import LLAMA_BIASES, LLAMA_DEFAULTS, LLAMA_TENSORS, llama_vocabulary
 from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, LLAMA_ROPES, NORMS, TURNED, half_of, rope_frequencies
 from proxy.gguf.families.rules import Family, Rule, Split
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, nonzero, rope_dimensions
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, nonzero, number, rope_dimensions
 
 GRANITE_KEYS = (
     *BASIC,
@@ -15,7 +15,7 @@ GRANITE_KEYS = (
     nonzero("attention.scale", "attention_multiplier"),
     nonzero("embedding_scale", "embedding_multiplier"),
     nonzero("residual_scale", "residual_multiplier"),
-    nonzero("logit_scale", "logits_scaling"),
+    number("logit_scale", "logits_scaling", required=True),
 )
 
 _GRANITE_DEFAULTS: Mapping[str, Any] = {
@@ -31,6 +31,7 @@ GRANITE = Family(
     defaults=_GRANITE_DEFAULTS,
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    optional_biases=LLAMA_BIASES,
     only={**ANY_SILU, "head_dim": (None,)},
     vocabulary=llama_vocabulary,
 )
@@ -64,6 +65,8 @@ GRANITE_MOE = Family(
     defaults={**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2},
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    optional=frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"}),
+    optional_biases=LLAMA_BIASES,
     only={**ANY_SILU, "head_dim": (None,)},
     vocabulary=llama_vocabulary,
 )

@@ -37,6 +37,7 @@ GPT_NEOX = Family(
     ),
     defaults={"max_position_embeddings": 2048, "rotary_pct": 0.25, "layer_norm_eps": 1e-5},
     ropes=frozenset({"default"}),
+    biases=frozenset({"output_norm", "attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"}),
     only={**UNTIED, "hidden_act": ("gelu", None), "rope_theta": (10000, None)},
 )
 
@@ -75,6 +76,9 @@ FALCON = Family(
     ),
     defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     ropes=frozenset({"default"}),
+    optional=frozenset({"attn_norm_2"}),
+    biases=frozenset({"output_norm", "attn_norm"}),
+    optional_biases=frozenset({"attn_norm_2"}),
     # transformers counts the heads of K and V for the new architecture only; the old one has a single K and V.
     only={
         "new_decoder_architecture": (True,),
@@ -114,5 +118,6 @@ BLOOM = Family(
     (_bloom_sizes, number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True)),
     defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     ropes=frozenset({"default"}),
+    biases=GPT_NEOX.biases | {"token_embd_norm"},
     only={"apply_residual_connection_post_layernorm": (False, None)},
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
+from proxy.gguf.families.llama import LLAMA_BIASES
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, half_of, head_dim
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
@@ -95,6 +96,8 @@ MAMBA = Family(
         # It has no attention; this is for the checks, which ask for heads.
         "num_attention_heads": 1,
     },
+    biases=frozenset({"ssm_dt"}),
+    optional_biases=frozenset(),
     only={"hidden_act": ("silu", None)},
 )
 
@@ -165,6 +168,8 @@ GRANITE_HYBRID = Family(
         "mamba_expand": 2,
     },
     made=GRANITE_MOE.made,
+    optional=GRANITE_MOE.optional,
+    optional_biases=GRANITE_MOE.optional_biases,
     ropes=GRANITE_MOE.ropes,
     only=_ONLY | {_POSITIONS: ("nope", None)},
     of=_granite,
@@ -259,6 +264,8 @@ FALCON_H1 = Family(
         ),
     },
     ropes=frozenset({"default"}),
+    optional=frozenset({"ssm_norm"}),
+    optional_biases=LLAMA_BIASES,
     # The embeddings and the output have factors of their own.
     only={**ANY_SILU, **UNTIED, "projectors_bias": (False, None), "mamba_proj_bias": (False, None)},
     of=_falcon_h1,
@@ -325,5 +332,6 @@ JAMBA = Family(
         "mamba_expand": 2,
         "mamba_dt_rank": "auto",
     },
+    biases=frozenset({"ssm_dt"}),
     only={**ANY_SILU, "mamba_expand": (2,), "mamba_proj_bias": (False, None), "sliding_window": (None,)},
 )

@@ -18,12 +18,14 @@ from proxy.gguf.families.parts import (
     prefix_space,
     rope_frequencies,
 )
-from proxy.gguf.families.rules import Family, Stacked
+from proxy.gguf.families.rules import QKV, Family, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, longrope_factors, rope_dimensions
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 LLAMA_TENSORS = {**ENDS, **NORMS, **TURNED, **MLP}
+
+LLAMA_BIASES = QKV | {"attn_output", "ffn_gate", "ffn_up", "ffn_down"}
 
 _LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
 
@@ -48,6 +50,7 @@ LLAMA = Family(
     defaults=LLAMA_DEFAULTS,
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
 )
@@ -60,6 +63,7 @@ MISTRAL = Family(
     defaults={**LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8},
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
 )
@@ -87,6 +91,7 @@ MIXTRAL = Family(
     },
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
 )
@@ -140,6 +145,7 @@ ERNIE4_5 = Family(
         "head_dim": 128,
         "tie_word_embeddings": True,
     },
+    optional_biases=QKV | {"attn_output"},
     only=ANY_SILU,
     vocabulary=prefix_space,
 )
@@ -159,5 +165,6 @@ MINICPM = Family(
     defaults={"tie_word_embeddings": True},
     made=lambda config: longrope_factors(config, config.hidden // config.heads),
     ropes=frozenset({"default", "linear", "dynamic", "longrope", "su"}),
+    optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
 )

@@ -16,7 +16,7 @@ from proxy.gguf.families.parts import (
     UNTIED,
     prefix_space,
 )
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.rules import QKV, Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
@@ -69,10 +69,10 @@ GLM4_MOE = Family(
         "routed_scaling_factor": 1.0,
         "norm_topk_prob": True,
     },
-    # llama.cpp's loader wants the biases of Q, K and V.
+    biases=QKV,
     only={**ANY_SILU, "attention_bias": (True,)},
     specials={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},
-    optional_norms=frozenset({"attn_q_norm", "attn_k_norm"}),
+    optional=frozenset({"attn_q_norm", "attn_k_norm", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"}),
     # llama.cpp's converter keeps the layer for predicting more tokens, which nothing here runs.
     extra_layers=True,
 )
@@ -116,6 +116,8 @@ ERNIE4_5_MOE = Family(
         "moe_intermediate_size": 1536,
         "moe_num_shared_experts": 2,
     },
+    optional=frozenset({"exp_probs_b", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"}),
+    optional_biases=QKV | {"attn_output"},
     # llama.cpp's loader takes all layers behind the first dense ones for mixtures.
     only={**ANY_SILU, "moe_layer_interval": (1,), "use_bias": (False, None)},
     vocabulary=prefix_space,
@@ -162,6 +164,8 @@ BAILING_MOE2 = Family(
         flag("expert_weights_norm", "norm_topk_prob", default=True),
         _no_more_layers,
     ),
+    optional=frozenset({"exp_probs_b"}),
+    optional_biases=frozenset(),
     defaults={"partial_rotary_factor": 0.5},
     # llama.cpp's loader has it multiply the shared experts' size with their number, or not, by its version.
     only={

@@ -101,6 +101,7 @@ PHI2 = Family(
         "partial_rotary_factor": 0.5,
     },
     ropes=frozenset({"default"}),
+    biases=frozenset({"output_norm", "output", "attn_norm", "attn_output", "ffn_up", "ffn_down"}),
     only={**UNTIED, "hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
     vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
 )

@@ -12,7 +12,7 @@ from proxy.gguf.families.parts import (
     ROUTED,
     UNTIED,
 )
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.rules import QKV, Family
 from proxy.gguf.hyperparameters import BASIC, count, flag
 
 QWEN2 = Family(
@@ -25,6 +25,7 @@ QWEN2 = Family(
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
     },
+    optional_biases=QKV | {"output"},
     only=ANY_SILU,
 )
 

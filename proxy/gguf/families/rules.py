@@ -10,6 +10,8 @@ from proxy.gguf.tokenizer_files import TokenizerFiles
 
 Size = Callable[[Config], int]
 
+QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -129,8 +131,12 @@ class Family:
     """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
     unused_pieces: str | None = None
     """How the pieces of a tokenizer.model begin that stand for nothing."""
-    optional_norms: frozenset[str] = frozenset()
-    """Norms of a layer, by their names in the GGUF, that not every model of the family has."""
+    optional: frozenset[str] = frozenset()
+    """Tensors of a layer, by their names in the GGUF, that not every model of the family has."""
+    biases: frozenset[str] = frozenset()
+    """Tensors, by their names in the GGUF, that llama.cpp loads with a bias only."""
+    optional_biases: frozenset[str] = QKV
+    """Tensors that may have a bias; others may not."""
     skipped: tuple[str, ...] = ()
     """How the names of tensors begin that only help in training."""
     extra_layers: bool = False

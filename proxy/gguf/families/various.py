@@ -13,7 +13,7 @@ from proxy.gguf.families.parts import (
     head_dim,
     rope_frequencies,
 )
-from proxy.gguf.families.rules import Family, Parted, Raised, Stacked
+from proxy.gguf.families.rules import QKV, Family, Parted, Raised, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
@@ -98,6 +98,8 @@ NEMOTRON = Family(
         "partial_rotary_factor": 0.5,
     },
     ropes=frozenset({"default", "linear"}),
+    biases=frozenset({"output_norm", "attn_norm", "ffn_norm"}),
+    optional_biases=QKV | {"attn_output", "ffn_up", "ffn_down"},
     only={**UNTIED, "hidden_act": ("relu2", None)},
     vocabulary=_nemotron_tokens,
 )
@@ -132,6 +134,9 @@ STABLELM = Family(
     },
     # Neither a rope's base nor its scaling is written: llama.cpp takes 10000.
     ropes=frozenset({"default"}),
+    optional=frozenset({"ffn_norm", "attn_q_norm", "attn_k_norm"}),
+    biases=frozenset({"output_norm", "attn_norm"}),
+    optional_biases=QKV | {"ffn_norm"},
     only={**ANY_SILU, **UNTIED, "rope_theta": (10000, None)},
 )
 
@@ -189,6 +194,7 @@ STARCODER2 = Family(
         "rope_theta": 10000.0,
         "tie_word_embeddings": True,
     },
+    biases=frozenset({"output_norm", "attn_norm", "attn_output", "ffn_norm", "ffn_up", "ffn_down"}),
     only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
 )
 
