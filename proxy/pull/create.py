@@ -61,6 +61,8 @@ async def create(
         body["from"] = await ollama.spelled(body["from"])
     elif plan.converter is Converter.OLLAMA:
         progress.status(CONVERTING)
+    elif plan.is_quantized:
+        _quantizing(plan, progress, 0)
     await _finish(ollama, body, plan, progress)
 
 
@@ -81,7 +83,11 @@ async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress:
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
             elif status == VERIFYING:
                 if not quantizing and plan.is_quantized:
-                    # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
-                    size = sum(upload.size for upload in plan.weights)
-                    progress.quantizing(f"quantizing model to {plan.quantization}", size, size)
+                    _quantizing(plan, progress, sum(upload.size for upload in plan.weights))
                 progress.status(status)
+
+
+def _quantizing(plan: Plan, progress: Progress, completed: int) -> None:
+    """From v0.30 on, some builds of llama-quantize print no progress that Ollama can read."""
+    size = sum(upload.size for upload in plan.weights)
+    progress.quantizing(f"quantizing model to {plan.quantization}", size, completed)

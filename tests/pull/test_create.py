@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -53,10 +54,10 @@ def status(text: str) -> dict[str, Any]:
     return {"status": text}
 
 
-async def shown(ollama: Saying, quantization: Quantization) -> list[dict[str, Any]]:
+async def shown(ollama: Saying, plan: Plan) -> list[dict[str, Any]]:
     progress = Progress()
     subscription = progress.subscribe()
-    await create(cast("Ollama", ollama), planned(quantization=quantization), NAME, DIGESTS, progress)
+    await create(cast("Ollama", ollama), plan, NAME, DIGESTS, progress)
     progress.success()
     return [json.loads(line) async for batch in subscription.batches() for line in batch.splitlines()]
 
@@ -65,15 +66,27 @@ async def test_a_server_that_quantizes_silently_still_shows_the_quantization() -
     """v0.30 and later, with a llama-quantize whose progress Ollama cannot read."""
     lines = await shown(
         Saying(status("converting model"), status("verifying conversion"), status("writing manifest")),
-        Quantization.Q4_K_M,
+        planned(quantization=Quantization.Q4_K_M),
     )
     [bar] = [line for line in lines if "digest" in line]
     assert bar == {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10, "completed": 10}
 
 
+async def test_a_quantization_of_what_the_proxy_converted_is_shown_from_its_beginning() -> None:
+    """Nothing else says what a server does that quantizes silently."""
+    plan = replace(planned(quantization="Q4_K_M"), converter=Converter.PROXY)
+    before = await shown(Saying(), plan)
+    silent = await shown(Saying(status("verifying conversion")), plan)
+    bar = {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10}
+    assert before == [bar, status("success")]
+    assert silent == [bar | {"completed": 10}, status("verifying conversion"), status("success")]
+
+
 async def test_a_server_that_says_how_it_quantizes_is_believed() -> None:
     saying = {"status": "quantizing F16 model to Q4_K_M", "digest": ZEROS, "total": 7, "completed": 7}
-    lines = await shown(Saying(status("converting model"), saying, status("verifying conversion")), Quantization.Q4_K_M)
+    lines = await shown(
+        Saying(status("converting model"), saying, status("verifying conversion")), planned(quantization="Q4_K_M")
+    )
     assert [line for line in lines if "digest" in line] == [saying | {"digest": QUANTIZING_DIGEST}]
 
 
@@ -81,7 +94,7 @@ async def test_a_server_that_only_validates_shows_no_quantization() -> None:
     """v0.30 and later copy an F16 model through llama-quantize."""
     validating = {"status": "validating GGUF model", "digest": ZEROS, "total": 7, "completed": 7}
     lines = await shown(
-        Saying(status("converting model"), validating, status("verifying conversion")), Quantization.F16
+        Saying(status("converting model"), validating, status("verifying conversion")), planned(quantization="F16")
     )
     assert not [line for line in lines if "digest" in line]
 
@@ -94,7 +107,7 @@ async def test_nothing_else_that_ollama_says_passes() -> None:
         "writing manifest",
         "success",
     )
-    lines = await shown(Saying(*(status(text) for text in noise)), Quantization.F16)
+    lines = await shown(Saying(*(status(text) for text in noise)), planned(quantization="F16"))
     assert [line["status"] for line in lines] == ["converting model", "success"]
 
 
