@@ -7,9 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import gguf.quants
 import numpy as np
@@ -19,12 +17,12 @@ from gguf import GGMLQuantizationType
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.gguf.casting import can_quantize
+from proxy.gguf.casting import can_quantize, cast
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import FILE_TYPES
 from proxy.gguf.header import Header, read_header
 from proxy.gguf.quantizing import quantized
-from proxy.gguf.targets import Piece
+from proxy.gguf.targets import Piece, Target
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chained, interleaved, transposed
 from tests.gguf.tiny_repositories import HIDDEN, REPOSITORIES
@@ -306,32 +304,24 @@ def test_a_quantizer_that_takes_no_bf16_gets_another_type(matrices: str) -> None
     assert names == sorted(names)
 
 
-def with_matrix(shape: tuple[int, int]) -> Mapping[str, bytes]:
-    """A Llama one of whose matrices is of this shape, whether it fits or not."""
-    tiny = REPOSITORIES["llama"]
-
-    def other(weights: Any) -> None:
-        tiny.weights(weights)
-        weights.add("model.layers.1.mlp.up_proj.weight", *shape)
-
-    return replace(tiny, weights=other).files()
+def matrix(*shape: int) -> Target:
+    info = TensorInfo("blk.1.ffn_up.weight", shape, TensorType.BF16)
+    return Target(info, (Piece("model.safetensors", 0, info.size),))
 
 
 def test_rows_that_no_block_fits_are_left_to_ollama() -> None:
     """Before v0.30 it makes F16 of such a tensor, and then refuses the whole."""
-    files = with_matrix((HIDDEN, 48))
     with pytest.raises(CannotConvert, match=r"blk\.1\.ffn_up\.weight has rows of 48 numbers"):
-        plan(files, matrices="Q8_0")
-    assert plan(files, matrices="F16")
+        cast(matrix(48, HIDDEN), TensorType.Q8_0)
+    assert cast(matrix(48, HIDDEN), TensorType.F16).info.type is TensorType.F16
 
 
 def test_a_single_row_is_left_to_ollama() -> None:
     """Before v0.30 it quantizes one, and then does not."""
-    files = with_matrix((1, HIDDEN))
-    for matrices in ("Q8_0", "F32"):
+    for kind in (TensorType.Q8_0, TensorType.F32):
         with pytest.raises(CannotConvert, match=r"blk\.1\.ffn_up\.weight has a single row"):
-            plan(files, matrices=matrices)
-    assert plan(files, matrices="BF16")
+            cast(matrix(HIDDEN, 1), kind)
+    assert cast(matrix(HIDDEN, 1), TensorType.BF16) == matrix(HIDDEN, 1)
 
 
 @pytest.mark.parametrize("matrices", ["Q4_K_M", "Q8_1", "q8_0", "I8"])
