@@ -399,3 +399,17 @@ async def test_what_fails_is_said(opened: Page, app: App, hub: StandInHub) -> No
     await plan(opened, NAME)
     assert await opened.text("#trouble") == ""
     opened.problems.clear()  # the 400 itself
+
+
+async def test_a_quantization_of_which_ollama_says_nothing_is_no_pull_that_stands_still(
+    page: Page, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    ollama.hold_create = asyncio.Event()
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+        await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q4_K_M")
+        await page.click("#pull")
+        await page.says("#running", "Quantizing\n")
+        assert await page.value("document.querySelector('#running progress').position") == -1
+        ollama.hold_create.set()
+        await page.says("#ended .done", "hf.co/acme/tiny:q4_K_M")
+    assert await page.text("#running") == ""
