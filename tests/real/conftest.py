@@ -14,8 +14,15 @@ from tests.support import Client, settings
 
 
 @pytest.fixture
-async def real_app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[App]:
-    async with App(settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})) as app:
+def converter() -> str:
+    """`pull.converter`; files about the proxy's own conversion overrule it."""
+    return "ollama"
+
+
+@pytest.fixture
+async def real_app(real_ollama: RealOllama, hub: StandInHub, converter: str) -> AsyncIterator[App]:
+    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": converter})
+    async with App(config) as app:
         yield app
 
 

@@ -1,7 +1,5 @@
 """What the proxy converts, on a real Ollama: its GGUF loads, quantizes and answers, and nothing is left behind."""
 
-from collections.abc import AsyncIterator
-
 import orjson
 import pytest
 
@@ -12,7 +10,7 @@ from proxy.planning.capabilities import capabilities_of
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.real.test_pull import answers
 from tests.real_ollama import RealOllama
-from tests.support import Client, settings
+from tests.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -20,10 +18,8 @@ NAMES = ["qwen3", "mistral", "smollm3", "olmo2", "granite", "qwen3moe", "starcod
 
 
 @pytest.fixture
-async def real_app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[App]:
-    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
-    async with App(config) as app:
-        yield app
+def converter() -> str:
+    return "auto"
 
 
 async def shown_quantization(client: Client, model: str) -> str:
