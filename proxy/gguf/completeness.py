@@ -3,23 +3,10 @@
 A shard that is missing, or another family's weights under this name, would make a file that cannot be loaded.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import (
-    Absorbed,
-    Copy,
-    Family,
-    Grouped,
-    Parted,
-    Raised,
-    Reshaped,
-    Rule,
-    Scaled,
-    Split,
-    Stacked,
-    Turned,
-)
+from proxy.gguf.families.rules import Family, made_by
 
 BLOCK = "blk."
 _LAYER = f"{BLOCK}{{}}."
@@ -29,7 +16,7 @@ _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 def check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
     """Raises CannotConvert for the first tensor of the GGUF that is missing, or too many."""
-    rules = {name for key, rule in family.tensors.items() for name in _made_by(key, rule)}
+    rules = {name for key, rule in family.tensors.items() for name in made_by(key, rule)}
     needed = {name for name in rules if _stem(name) not in family.optional}
     needed |= {f"{name.removesuffix('.weight')}.bias" for name in rules if _stem(name) in family.biases}
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
@@ -84,19 +71,3 @@ def _stem(name: str) -> str:
     """Without the layer's number and the end."""
     parts = name.split(".")
     return parts[2] if name.startswith(BLOCK) else parts[0]
-
-
-def _made_by(key: str, rule: Rule | str) -> Iterator[str]:
-    """The tensors that a rule makes, with a layer's number left open."""
-    end = ".bias" if key.endswith("bias") else ".weight"
-    match rule:
-        case Reshaped(name):
-            yield name
-        case Split(parts):
-            yield from (name + end for name, _ in parts)
-        case Parted(query, key, value):
-            yield from (query + end, key + end, value + end)
-        case Absorbed(key, value):
-            yield from (key + end, value + end)
-        case str(name) | Copy(name) | Turned(name) | Raised(name) | Stacked(name) | Grouped(name) | Scaled(name):
-            yield name + end

@@ -1,6 +1,6 @@
 """What a family of models declares: the rules for its tensors, and all else that its GGUF needs. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,22 @@ class Absorbed:
 
 
 Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed
+
+
+def made_by(key: str, rule: Rule | str) -> Iterator[str]:
+    """The tensors that a rule makes, with a layer's number left open."""
+    end = ".bias" if key.endswith("bias") else ".weight"
+    match rule:
+        case Reshaped(name):
+            yield name
+        case Split(parts):
+            yield from (name + end for name, _ in parts)
+        case Parted(query, key, value):
+            yield from (query + end, key + end, value + end)
+        case Absorbed(key, value):
+            yield from (key + end, value + end)
+        case str(name) | Copy(name) | Turned(name) | Raised(name) | Stacked(name) | Grouped(name) | Scaled(name):
+            yield name + end
 
 
 @dataclass(frozen=True, slots=True)
