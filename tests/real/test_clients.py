@@ -129,6 +129,8 @@ async def test_python_embeds_and_chats_with_what_ollama_does_not_have(
     embedded = await python.embed("hf.co/acme/python-bert:f16", ["the cat sits", "a dog runs"])
     assert [len(vector) for vector in embedded.embeddings] == [256, 256]
     name = "hf.co/acme/python-asks:q4_K_M"
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        await python.generate(name, keep_alive=0)
     parts = [part async for part in await python.chat(name, MESSAGES, stream=True, options=FEW)]
     assert "".join(part.message.content or "" for part in parts) == SAID
     assert {name.casefold(), "hf.co/acme/python-bert:f16"} <= await names(python)
