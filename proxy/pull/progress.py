@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, count
 from textwrap import wrap
 from typing import Protocol
+from unicodedata import east_asian_width
 
 import orjson
 
@@ -23,6 +24,11 @@ RATE_SECONDS = 10
 QUANTIZING_DIGEST = "sha256:" + "0" * 64
 # Clients take a line with a digest as a sign of life; an unknown one with nothing to do disturbs none of them.
 NOTHING_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def printable(text: str) -> str:
+    """Without what a terminal obeys: a text may quote a repository."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,9 @@ class Line:
         if self.error:
             return orjson.dumps({"error": self.error}) + b"\n"
         if not self.digest:
-            rows = wrap(self.status, MOST_COLUMNS, break_on_hyphens=False)
+            # A letter of some scripts takes two columns.
+            wide = any(east_asian_width(letter) in "FW" for letter in self.status)
+            rows = wrap(self.status, MOST_COLUMNS // 2 if wide else MOST_COLUMNS, break_on_hyphens=False)
             return b"".join(orjson.dumps({"status": row}) + b"\n" for row in rows)
         fields: dict[str, str | int] = {"status": self.status, "digest": self.digest, "total": self.total}
         # Ollama leaves a zero out, and clients count on it.
@@ -125,6 +133,7 @@ class Progress:
 
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
+        text = printable(text)
         self.says = text
         if not self.ended and self._status != Line(text):
             self._status = Line(text)
