@@ -19,9 +19,14 @@ from proxy.planning.gguf_files import choose_projector, file_name, gguf_models
 from proxy.planning.plan import Offer, Plan, Upload
 from proxy.pull.journal import Journal
 from proxy.pull.planner import NativePull
-from proxy.pull.progress import Progress
+from proxy.pull.progress import Progress, printable
 from proxy.pull.reference import ModelReference, parse
 from proxy.sources.base import Repository
+
+
+def _text(text: str) -> Text:
+    """A system text may have several rows."""
+    return Text("\n".join(printable(row) for row in text.splitlines()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,9 @@ class Inspection:
 
     def print(self, console: Console) -> None:
         if self.refusal is not None:
-            console.print(Text(f"refused: {self.refusal}"))
+            console.print(_text(f"refused: {self.refusal}"))
             return
-        console.print(Text(f"{self.name}: {self.repository} at {self.commit}"))
+        console.print(_text(f"{self.name}: {self.repository} at {self.commit}"))
         if self.plan is not None:
             self._print_plan(console, self.plan)
 
@@ -109,22 +114,22 @@ class Inspection:
         for upload in self._uploads():
             held = {True: "yes", False: "no", None: "unknown"}[self._is_held(upload)]
             digest = upload.digest[7:19] if upload.digest else "known when it is made"
-            table.add_row(Text(upload.path), decimal(upload.size), digest, held)
+            table.add_row(_text(upload.path), decimal(upload.size), digest, held)
         console.print(table)
         by = "Ollama" if plan.finished is None else "the proxy"
         quantized = f"; quantization: {plan.quantization}, by {by}" if plan.quantization else ""
-        console.print(Text(f"{plan.reason}{quantized}"))
-        console.print(Text("; ".join(self._sizes(plan))))
+        console.print(_text(f"{plan.reason}{quantized}"))
+        console.print(_text("; ".join(self._sizes(plan))))
         exact = {True: ", exact", False: ", not exact", None: ""}[plan.template_exact]
-        console.print(Text(f"chat template: {plan.template_source}{exact}"))
+        console.print(_text(f"chat template: {plan.template_source}{exact}"))
         if plan.settings.system is not None:
-            console.print(Text(f"system: {plan.settings.system}"))
+            console.print(_text(f"system: {plan.settings.system}"))
         for key, value in plan.settings.parameters.items():
-            console.print(Text(f"parameter {key}: {value}"))
+            console.print(_text(f"parameter {key}: {value}"))
         for repair in plan.repairs:
-            console.print(Text(f"repair: {repair}"))
+            console.print(_text(f"repair: {repair}"))
         for warning in self._warnings():
-            console.print(Text(f"warning: {warning}"))
+            console.print(_text(f"warning: {warning}"))
 
     def _sizes(self, plan: Plan) -> Iterator[str]:
         yield f"to move: {decimal(self.bytes_to_move)}"

@@ -34,6 +34,9 @@ NAMED_BY: Mapping[str, str] = {
     "/v1/messages": "model",
 }
 """The field that names a model, by path. `ollama run` asks `/api/show` first, and pulls with bars of its own."""
+SAYS: Mapping[str, str] = {"/api/chat": "messages", "/api/generate": "prompt"}
+"""The field without which a call loads a model, or unloads it."""
+NO_TIME = (0, "0", "0s", "0m", "0h")
 ANTHROPIC = "/v1/messages"
 MOST_BODY_BYTES = 64 * 1024 * 1024
 """What is held while a model is pulled; a longer body goes on at once."""
@@ -58,7 +61,7 @@ class OnDemand:
         body = await read_body(request, MOST_BODY_BYTES)
         fields = (json_fields(body) if request.content.at_eof() else None) or {}
         name = fields.get(NAMED_BY[request.path])
-        reference = parse(name) if isinstance(name, str) else None
+        reference = parse(name) if isinstance(name, str) and not _unloads(request.path, fields) else None
         if reference is None or not await self._is_missing(reference):
             return await self._forward(request, prefix=body)
         headers = await self._origins.headers(request)
@@ -121,6 +124,11 @@ class OnDemand:
             event = b"event: error\n" if request.path == ANTHROPIC else b""
             await response.write(event + b"data: " + orjson.dumps(_told(request.path, error.text)) + b"\n\n")
         return response
+
+
+def _unloads(path: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a call does no more than to end a model that is loaded (server/routes.go)."""
+    return path in SAYS and not fields.get(SAYS[path]) and fields.get("keep_alive") in NO_TIME
 
 
 class _Failure(NamedTuple):

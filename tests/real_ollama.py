@@ -54,11 +54,15 @@ class RealOllama:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={"OLLAMA_HOST": host, "HOME": str(self.home), "PATH": os.environ["PATH"]},
+            env=self.environment(host),
         )
         output, _ = await process.communicate()
         assert process.returncode is not None
         return process.returncode, output.decode()
+
+    def environment(self, host: str) -> dict[str, str]:
+        """What its command line runs in, to ask `host`."""
+        return {"OLLAMA_HOST": host, "HOME": str(self.home), "PATH": os.environ["PATH"]}
 
     @property
     def version(self) -> tuple[int, int]:

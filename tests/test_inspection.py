@@ -1,8 +1,11 @@
 """`inspect`: the fields that scripts rely on."""
 
 from dataclasses import replace
+from io import StringIO
 
+import orjson
 import pytest
+from rich.console import Console
 
 from proxy.config import ModelSettings
 from proxy.demo.hub import StandInHub
@@ -59,6 +62,19 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     assert found["bytes_to_move"] == sum(file["size"] for file in found["files"] if not file["held"])
     assert not fetched(hub)
     assert not [request for request in ollama.requests if request.method == "POST"]
+
+
+async def test_what_a_repository_says_is_no_command_to_a_terminal(hub: StandInHub, ollama: StandInOllama) -> None:
+    template = {"chat_template": "{{ raise_exception('\x1b]0;owned\x07\x1b[2J') }}"}
+    files = {"tokenizer_config.json": orjson.dumps(template), "system": b"Be\nbrief.\x1b[2J"}
+    hub.add("acme/tiny", tiny_llama() | files)
+    shown = Console(file=StringIO(), width=500)
+    (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny")).print(shown)
+    assert isinstance(shown.file, StringIO)
+    said = shown.file.getvalue()
+    assert "cannot be rendered" in said
+    assert "Be\nbrief. [2J" in said
+    assert said.replace("\n", "").isprintable()
 
 
 async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: StandInOllama) -> None:

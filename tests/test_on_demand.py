@@ -79,6 +79,19 @@ async def test_show_is_left_alone(client: Client, hub: StandInHub) -> None:
     assert not fetched(hub)
 
 
+@pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s"])
+@pytest.mark.parametrize(
+    ("path", "says"), [("/api/generate", {"prompt": "hello"}), ("/api/chat", {"messages": MESSAGES})]
+)
+async def test_what_only_unloads_a_model_pulls_none(
+    client: Client, hub: StandInHub, path: str, says: dict[str, Any], keep_alive: float | str
+) -> None:
+    body = {"model": NAME, "keep_alive": keep_alive, "stream": False}
+    assert (await client.post(path, body))[0] == 404
+    assert not hub.requests
+    assert (await client.post(path, {**body, **says}))[0] == 200
+
+
 @pytest.mark.parametrize(
     ("path", "text"),
     [

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from proxy.demo.repository import tiny_llama
+from tests.conversions import headers
 
 Array = npt.NDArray[np.float32]
 Tensors = dict[str, Array]
@@ -69,6 +70,22 @@ GEMMA_TEMPLATE = (
     "{% endfor %}{% endif %}{{ '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+
+
+def tiny_parrot(word: str = "hi", *, seed: int = 0, shards: int = 1) -> dict[str, bytes]:
+    """A Llama that says one word, a token, over and over, whatever it is asked."""
+    files = tiny_llama(seed=seed, shards=shards)
+    token = json.loads(files["tokenizer.json"])["model"]["vocab"][word]
+    for path, header in headers(files).items():
+        content = bytearray(files[path])
+        for name, tensor in header.tensors.items():
+            # The first number of what it reads is always large, and weighs for this word alone.
+            rows = {"model.embed_tokens.weight": range(tensor.shape[0]), "lm_head.weight": [token]}
+            for row in rows.get(name, []):
+                place = tensor.start + row * tensor.shape[1] * 2
+                content[place : place + 2] = b"\x80\x3f"  # 1 in bfloat16
+        files[path] = bytes(content)
+    return files
 
 
 def tiny_bert(

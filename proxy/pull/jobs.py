@@ -16,7 +16,7 @@ from proxy.logs import PULL
 from proxy.metrics import Metrics
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.planner import NativePull
-from proxy.pull.progress import Progress, Subscription
+from proxy.pull.progress import Progress, Subscription, printable
 from proxy.pull.reference import ModelReference
 from proxy.pull.states import State
 
@@ -154,10 +154,10 @@ class Job:
             self._enter(State.DONE)
             self.progress.pass_on()
         except ProxyError as error:
-            self.error = str(error)
+            self.error = printable(str(error))
             self.refused = isinstance(error, Refusal)
             self.state = State.FAILED
-            log.warning("failed %s: %s", self.reference.name, error)
+            log.warning("failed %s: %s", self.reference.name, self.error)
             self.progress.fail(self.error)
         else:
             self._enter(State.DONE)

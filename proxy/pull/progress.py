@@ -7,13 +7,18 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, count
+from textwrap import wrap
 from typing import Protocol
+from unicodedata import east_asian_width
 
 import orjson
 
 LINE_SECONDS = 0.06
 KEEP_ALIVE_SECONDS = 8.0
 MOST_BARS = 16
+# Ollama's command line takes a status for one row, behind which it draws 3 columns: where that is two rows, it leaves a
+# row behind ten times a second. Its bars need 61 columns.
+MOST_COLUMNS = 58
 RATE_SECONDS = 10
 
 QUANTIZING_DIGEST = "sha256:" + "0" * 64
@@ -21,9 +26,14 @@ QUANTIZING_DIGEST = "sha256:" + "0" * 64
 NOTHING_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
+def printable(text: str) -> str:
+    """Without what a terminal obeys: a text may quote a repository."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a pull's stream. `total` and `completed` are bytes; a bar has a digest."""
+    """One thing that a pull's stream says. `total` and `completed` are bytes; a bar has a digest."""
 
     status: str = ""
     digest: str = ""
@@ -32,14 +42,18 @@ class Line:
     error: str = ""
 
     def encode(self) -> bytes:
+        """As one line, or as several where a terminal would break it."""
         if self.error:
             return orjson.dumps({"error": self.error}) + b"\n"
-        fields: dict[str, str | int] = {"status": self.status}
-        if self.digest:
-            fields |= {"digest": self.digest, "total": self.total}
-            # Ollama leaves a zero out, and clients count on it.
-            if self.completed:
-                fields["completed"] = self.completed
+        if not self.digest:
+            # A letter of some scripts takes two columns.
+            wide = any(east_asian_width(letter) in "FW" for letter in self.status)
+            rows = wrap(self.status, MOST_COLUMNS // 2 if wide else MOST_COLUMNS, break_on_hyphens=False)
+            return b"".join(orjson.dumps({"status": row}) + b"\n" for row in rows)
+        fields: dict[str, str | int] = {"status": self.status, "digest": self.digest, "total": self.total}
+        # Ollama leaves a zero out, and clients count on it.
+        if self.completed:
+            fields["completed"] = self.completed
         return orjson.dumps(fields) + b"\n"
 
 
@@ -119,6 +133,7 @@ class Progress:
 
     def status(self, text: str) -> None:
         """Say what happens now; once, however many streams or files it happens to."""
+        text = printable(text)
         self.says = text
         if not self.ended and self._status != Line(text):
             self._status = Line(text)
@@ -126,7 +141,7 @@ class Progress:
             self._publish(self._status)
 
     def warn(self, texts: Sequence[str]) -> None:
-        """One line a pull: clients show each line without a digest as a message of its own."""
+        """Once a pull: clients show each line without a digest as a message of its own."""
         if texts and not self._warned:
             self._warned = True
             self.status(f"warning: {'; '.join(texts)}")

@@ -412,6 +412,20 @@ async def test_a_failure_of_ollama_is_the_last_line(
     assert not [line for line in lines if line.get("status") == "success"]
 
 
+async def test_what_a_repository_or_ollama_says_is_no_command_to_a_terminal(
+    client: Client, hub: StandInHub, files: dict[str, bytes], ollama: StandInOllama
+) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\u202e"
+    template = json.dumps({"chat_template": f"{{{{ raise_exception('{hostile}') }}}}"}).encode()
+    hub.add("acme/tiny", files | {"tokenizer_config.json": template})
+    ollama.fail_create = f"unsupported {hostile}"
+    lines = await client.pull(NAME)
+    said = [line.get("error") or line["status"] for line in lines]
+    assert "cannot be rendered" in " ".join(said)
+    assert "unsupported  ]0;owned" in said[-1]
+    assert all(text.isprintable() for text in said)
+
+
 async def test_an_ollama_that_is_not_there_is_an_error_line(
     hub: StandInHub, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:

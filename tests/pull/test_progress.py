@@ -5,9 +5,10 @@ import json
 from typing import Any
 
 import pytest
+from wcwidth import wcswidth
 
 from proxy.pull import progress as module
-from proxy.pull.progress import MOST_BARS, NOTHING_DIGEST, QUANTIZING_DIGEST, Progress, Shown
+from proxy.pull.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, QUANTIZING_DIGEST, Line, Progress, Shown
 
 
 def digest(number: int) -> str:
@@ -44,6 +45,26 @@ async def test_zero_is_left_out_as_ollama_does() -> None:
     progress.fail("broken")
     lines = await read(progress)
     assert lines == [{"status": "pulling 000000000000", "digest": digest(1), "total": 100}, {"error": "broken"}]
+
+
+def rows(text: str) -> list[str]:
+    return [json.loads(line)["status"] for line in Line(text).encode().splitlines()]
+
+
+def test_what_is_too_long_for_a_row_of_a_terminal_is_several_lines() -> None:
+    fits = "a" * MOST_COLUMNS
+    assert rows(fits) == [fits]
+    assert rows(f"{fits}b") == [fits, "b"]
+    text = "warning: " + "Qwen3-Coder says 'hello'; " * 10
+    assert " ".join(rows(text)) == text.strip()
+    assert all(len(row) <= MOST_COLUMNS for row in rows(text))
+    assert not any(row.endswith("-") for row in rows(text))
+
+
+@pytest.mark.parametrize("text", ["模板不能用" * 20, "<｜User｜> is unknown; " * 5], ids=["chinese", "deepseek"])
+def test_wide_letters_take_two_columns(text: str) -> None:
+    assert all(wcswidth(row) <= MOST_COLUMNS for row in rows(text))
+    assert "".join(rows(text)).replace(" ", "") == text.replace(" ", "")
 
 
 async def test_the_error_is_the_last_line() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import ollama as ollama_client
 import orjson
 import pytest
 
@@ -145,15 +144,6 @@ async def test_the_deepseek_r1_flow_is_seen_in_the_modelfile(
     assert all(f"PARAMETER stop {stop}" in modelfile for stop in stops)
     assert "LICENSE" in modelfile
     assert "MIT" in modelfile
-
-
-async def test_the_python_client_pulls_with_and_without_a_stream(real_app: App, hub: StandInHub) -> None:
-    hub.add("acme/tiny", tiny_llama())
-    python = ollama_client.AsyncClient(real_app.address.url)
-    parts = [part async for part in await python.pull("hf.co/acme/tiny:q8_0", stream=True)]
-    assert parts[-1].status == "success"
-    assert (await python.pull("hf.co/acme/tiny:q8_0", stream=False)).status == "success"
-    await python._client.aclose()
 
 
 async def test_a_failed_pull_exits_1_with_the_reason(real_ollama: RealOllama, real_app: App, hub: StandInHub) -> None:

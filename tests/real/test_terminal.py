@@ -1,0 +1,224 @@
+"""Pulls as a person sees them: Ollama's own command line in a terminal."""
+
+import json
+import re
+import signal
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+
+from proxy.app import App
+from proxy.config import Config
+from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.repository import tiny_llama
+from proxy.pull.progress import MOST_BARS
+from tests.real.test_lifecycle import larger_llama
+from tests.real_ollama import RealOllama
+from tests.support import NO_TEMPLATE, Client, fetched, settings
+from tests.terminal import CTRL_C, ROWS, Terminal, in_terminal
+from tests.tiny_models import tiny_parrot
+
+pytestmark = pytest.mark.timeout(300)
+
+Files = Mapping[str, bytes | Path]
+
+SLOW = 400_000
+NARROW = 62  # Ollama's bars are 61 columns at the least
+BAR = re.compile(r"(pulling [0-9a-f]{12}): +(\d+)% ▕█* *▏ +[.\d]+ [KMG]?B(/ *[.\d]+ [KMG]?B.*)?")
+SPINNER = re.compile(r"(.*?)(?: [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏])?")
+QUANTIZING = "pulling 000000000000"
+ENDS = ["verifying conversion", "writing manifest", "removing unused layers", "success"]
+
+
+class Case(NamedTuple):
+    """The terminal, and what is pulled."""
+
+    shards: int
+    converter: str
+    columns: int = 80
+    above: int = 0
+    chats: bool = True
+
+
+CASES = [
+    Case(1, "ollama"),
+    Case(1, "auto", above=ROWS),
+    Case(1, "auto", columns=NARROW, chats=False),
+    Case(30, "ollama", above=ROWS),
+    Case(30, "auto"),
+    Case(30, "auto", columns=NARROW),
+    Case(30, "ollama", columns=120),
+    Case(30, "ollama", chats=False),
+]
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Files]:
+    """By the number of their shards."""
+    return {1: tiny_llama(), 30: larger_llama(tmp_path_factory.mktemp("large") / "files", hidden=256, shards=30)}
+
+
+def without_template(files: Files) -> Files:
+    tokenizer = files["tokenizer_config.json"]
+    assert isinstance(tokenizer, bytes)
+    fields = json.loads(tokenizer)
+    del fields["chat_template"]
+    return {**files, "tokenizer_config.json": json.dumps(fields).encode()}
+
+
+def config(hub: StandInHub, ollama: RealOllama, converter: str = "auto") -> Config:
+    return settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": converter})
+
+
+def typed(
+    ollama: RealOllama, app: App, *arguments: str, columns: int = 80, above: int = 0
+) -> AbstractAsyncContextManager[Terminal]:
+    environment = ollama.environment(app.address.url) | {"TERM": "xterm-256color"}
+    return in_terminal([ollama.binary, *arguments], environment, columns=columns, above=above)
+
+
+def named(row: str) -> str:
+    """What a row is about, wherever that is."""
+    found = BAR.fullmatch(row) or SPINNER.fullmatch(row)
+    assert found is not None
+    return found[1]
+
+
+def reached(rows: list[str]) -> dict[str, int]:
+    """The percentages of the bars."""
+    return {found[1]: int(found[2]) for row in rows if (found := BAR.fullmatch(row))}
+
+
+def is_moving(rows: list[str]) -> bool:
+    return any(0 < percent < 100 for percent in reached(rows).values())
+
+
+def steady(terminal: Terminal) -> list[str]:
+    """What the rows were about, each of which stays what it is and where it is, behind the one before it."""
+    assert terminal.screen.wrapped == []
+    assert terminal.screen.unknown == []
+    assert not terminal.screen.cursor.hidden
+    frames = [frame for frame in terminal.frames if frame]
+    order = list(dict.fromkeys(named(row) for frame in frames for row in frame))
+    percents: dict[str, int] = {}
+    for frame in frames:
+        assert all(row.isprintable() for row in frame)
+        first = order.index(named(frame[0]))
+        assert [named(row) for row in frame] == order[first : first + len(frame)]
+        assert first == 0 or len(frame) >= ROWS - 1, frame
+        assert len({(row.index("▕"), row.index("▏")) for row in frame if "▕" in row}) <= 1, frame
+        bars = reached(frame)
+        assert all(percent >= percents.get(bar, 0) for bar, percent in bars.items()), frame
+        percents |= bars
+    assert any(is_moving(frame) for frame in frames)
+    return order
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+async def test_every_row_stays_one_row_and_where_it_is_from_the_first_to_success(
+    real_ollama: RealOllama, hub: StandInHub, repositories: Mapping[int, Files], case: Case
+) -> None:
+    files = repositories[case.shards]
+    hub.add("acme/tiny", files if case.chats else without_template(files))
+    hub.line = SLOW
+    name = "hf.co/acme/tiny:q4_K_M"
+    async with App(config(hub, real_ollama, case.converter)) as app:
+        async with typed(real_ollama, app, "pull", name, columns=case.columns, above=case.above) as terminal:
+            await terminal.until(is_moving)
+            hub.line = None
+            assert await terminal.ended() == 0, terminal.rows
+        assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
+    bars = reached([row for frame in terminal.frames for row in frame])
+    converting = ["converting model"] if case.converter == "ollama" else []
+    warning = [] if case.chats else NO_TEMPLATE
+    expected = ["pulling manifest", *warning, *(bar for bar in bars if bar != QUANTIZING)]
+    expected += ["verifying sha256 digest", *converting, QUANTIZING, *ENDS]
+    assert len(bars) == min(case.shards, MOST_BARS) + 1
+    assert len(expected) - len(warning) <= ROWS
+    assert steady(terminal) == expected
+    assert set(reached(terminal.rows).values()) == {100}
+    assert [named(row) for row in terminal.rows] == expected[-ROWS:]
+
+
+async def test_a_refusal_is_one_message(
+    real_ollama: RealOllama, real_app: App, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    name = "hf.co/acme/tiny:q5_k_m"
+    async with typed(real_ollama, real_app, "pull", name) as terminal:
+        assert await terminal.ended() == 1
+    [*_, line] = await Client(real_app.address.url, session).pull(name)
+    assert "cannot quantize to 'q5_k_m'" in line["error"]
+    first, *rest = terminal.rows
+    assert first.strip(" ⠋") == "pulling manifest"
+    assert "".join(row.ljust(80) for row in rest).rstrip() == f"Error: {line['error']}"
+    assert terminal.screen.unknown == []
+
+
+async def test_a_failure_in_the_middle_stands_behind_the_bars(
+    real_ollama: RealOllama, real_app: App, hub: StandInHub
+) -> None:
+    hub.add("acme/tiny", tiny_llama(seed=1, shards=3))
+    hub.faults.append(Fault("model-00002-of-00003.safetensors", "corrupt", after=200_000, times=-1))
+    hub.line = 4 * SLOW
+    async with typed(real_ollama, real_app, "pull", "hf.co/acme/tiny:q4_K_M") as terminal:
+        assert await terminal.ended() == 1
+    said = next(number for number, row in enumerate(terminal.rows) if row.startswith("Error: "))
+    assert "arrived damaged" in "".join(row.ljust(80) for row in terminal.rows[said:])
+    shown = [named(row) for row in terminal.rows[:said]]
+    assert shown[0] == "pulling manifest"
+    assert reached(terminal.rows).keys() == set(shown[1:])
+    assert len(shown) == len(set(shown))
+
+
+async def test_after_ctrl_c_the_next_pull_goes_on_where_this_one_was(
+    real_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    files = tiny_llama(seed=2)
+    size, name = len(files["model.safetensors"]), "hf.co/acme/tiny:q4_K_M"
+    hub.add("acme/tiny", files)
+    hub.line = SLOW
+    async with App(config(hub, real_ollama)) as app:
+        async with typed(real_ollama, app, "pull", name) as first:
+            await first.until(lambda rows: max(reached(rows).values(), default=0) >= 30)
+            first.press(CTRL_C)
+            assert await first.ended() == -signal.SIGINT
+        [before] = reached(first.rows).values()
+        assert before < 100
+        assert not first.screen.cursor.hidden
+        async with typed(real_ollama, app, "pull", name) as second:
+            await second.until(reached)
+            [after] = reached(second.rows).values()
+            assert before <= after < 100
+            hub.line = None
+            assert await second.ended() == 0, second.rows
+        steady(second)
+        assert second.rows[-1] == "success"
+        assert sum(request.body_bytes for request in fetched(hub)) < 1.2 * size
+        assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
+
+
+async def test_run_pulls_what_is_missing_with_the_same_bars_and_then_answers(
+    real_ollama: RealOllama, hub: StandInHub
+) -> None:
+    """Not the proxy on demand: the command line asks first whether the model is there."""
+    hub.add("acme/run", tiny_parrot(seed=3, shards=3))
+    hub.line = SLOW
+    name = "hf.co/acme/run:q8_0"
+    few = {"num_predict": 4, "temperature": 0.0}
+    models = {"hf.co/acme/run": {"parameters": few}}
+    config = settings(hub.endpoint, real_ollama.url, models=models, pull={"converter": "auto", "on_demand": True})
+    async with App(config) as app:
+        async with typed(real_ollama, app, "run", name, "hello") as terminal:
+            await terminal.until(is_moving)
+            hub.line = None
+            assert await terminal.ended() == 0, terminal.rows
+        assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
+    pulled = next(number for number, row in enumerate(terminal.rows) if row.strip(" ⠋") == "success")
+    assert terminal.screen.wrapped == []
+    assert len(reached(terminal.rows[:pulled])) == 3
+    assert terminal.rows[pulled + 1 :] == ["hihihihi"]
