@@ -51,10 +51,7 @@ def own_entry_points() -> EntryPoints:
 
 PLAIN = {"template": "{{ .Prompt }}", "parameters": {"repeat_penalty": 1.0, "stop": []}}
 """What a model without a chat template is created with."""
-NO_TEMPLATE = [
-    "warning: it has no chat template: it continues texts; set",
-    "template in [models] where it can chat",
-]
+NO_TEMPLATE = "warning: it has no chat template: it continues texts; set template in [models] where it can chat"
 
 
 def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:

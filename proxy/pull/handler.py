@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from proxy.answers import error_response, json_response
 from proxy.bodies import json_fields, read_body
@@ -26,6 +26,8 @@ from proxy.pull.reference import ModelReference, parse
 log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 1024 * 1024
+COMMAND_LINE = "ollama/"
+"""How Ollama's command line calls itself (api/client.go); its Python and JavaScript clients are called otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ async def _stream(
 ) -> web.StreamResponse | None:
     """None when the pull ended without a line: Ollama answers."""
     response: web.StreamResponse | None = None
-    async for lines in subscription.batches():
+    agent = request.headers.get(hdrs.USER_AGENT, "")
+    async for lines in subscription.batches(in_rows=agent.startswith(COMMAND_LINE)):
         if response is None:
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", **headers})
             await response.prepare(request)

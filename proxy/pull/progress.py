@@ -16,9 +16,9 @@ import orjson
 LINE_SECONDS = 0.06
 KEEP_ALIVE_SECONDS = 8.0
 MOST_BARS = 16
-# Ollama's command line takes a status for one row, behind which it draws 3 columns: where that is two rows, it leaves a
-# row behind ten times a second. Its bars need 61 columns.
 MOST_COLUMNS = 58
+"""Ollama's command line takes a status for one row, behind which it draws 3 columns: where that is two rows, it leaves
+a row behind ten times a second. Its bars need 61 columns."""
 RATE_SECONDS = 10
 
 QUANTIZING_DIGEST = "sha256:" + "0" * 64
@@ -33,7 +33,7 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One thing that a pull's stream says. `total` and `completed` are bytes; a bar has a digest."""
+    """One line of a pull's stream. `total` and `completed` are bytes; a bar has a digest."""
 
     status: str = ""
     digest: str = ""
@@ -42,19 +42,24 @@ class Line:
     error: str = ""
 
     def encode(self) -> bytes:
-        """As one line, or as several where a terminal would break it."""
         if self.error:
             return orjson.dumps({"error": self.error}) + b"\n"
-        if not self.digest:
-            # A letter of some scripts takes two columns.
-            wide = any(east_asian_width(letter) in "FW" for letter in self.status)
-            rows = wrap(self.status, MOST_COLUMNS // 2 if wide else MOST_COLUMNS, break_on_hyphens=False)
-            return b"".join(orjson.dumps({"status": row}) + b"\n" for row in rows)
-        fields: dict[str, str | int] = {"status": self.status, "digest": self.digest, "total": self.total}
-        # Ollama leaves a zero out, and clients count on it.
-        if self.completed:
-            fields["completed"] = self.completed
+        fields: dict[str, str | int] = {"status": self.status}
+        if self.digest:
+            fields |= {"digest": self.digest, "total": self.total}
+            # Ollama leaves a zero out, and clients count on it.
+            if self.completed:
+                fields["completed"] = self.completed
         return orjson.dumps(fields) + b"\n"
+
+    def rows(self) -> "list[Line]":
+        """As several, where a terminal would break it."""
+        if self.digest or self.error:
+            return [self]
+        # A letter of some scripts takes two columns.
+        wide = any(east_asian_width(letter) in "FW" for letter in self.status)
+        columns = MOST_COLUMNS // 2 if wide else MOST_COLUMNS
+        return [Line(row) for row in wrap(self.status, columns, break_on_hyphens=False)]
 
 
 @dataclass(slots=True)
@@ -141,7 +146,7 @@ class Progress:
             self._publish(self._status)
 
     def warn(self, texts: Sequence[str]) -> None:
-        """Once a pull: clients show each line without a digest as a message of its own."""
+        """One line a pull: clients show each line without a digest as a message of its own."""
         if texts and not self._warned:
             self._warned = True
             self.status(f"warning: {'; '.join(texts)}")
@@ -279,8 +284,11 @@ class Subscription:
     def wake(self) -> None:
         self._news.set()
 
-    async def batches(self) -> AsyncIterator[bytes]:
-        """NDJSON, at most one line a bar and batch, a sign of life in every silence, until the pull ends."""
+    async def batches(self, *, in_rows: bool = False) -> AsyncIterator[bytes]:
+        """NDJSON, at most one line a bar and batch, a sign of life in every silence, until the pull ends.
+
+        `in_rows`: what a terminal would break comes as several lines.
+        """
         began = False
         while not (self._progress.ended and not self._pending):
             try:
@@ -295,5 +303,5 @@ class Subscription:
             if self._pending:
                 lines, self._pending = self._pending, {}
                 began = True
-                yield b"".join(line.encode() for line in lines.values())
+                yield b"".join(row.encode() for line in lines.values() for row in (line.rows() if in_rows else [line]))
                 await asyncio.sleep(LINE_SECONDS)

@@ -135,7 +135,7 @@ async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
     lines = await pull(hub, ollama, session)
     assert [line["status"] for line in lines if "digest" not in line] == [
         "pulling manifest",
-        *NO_TEMPLATE,
+        NO_TEMPLATE,
         "verifying sha256 digest",
         "writing manifest",
         "success",

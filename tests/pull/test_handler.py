@@ -18,7 +18,7 @@ from proxy.demo.repository import tiny_llama
 from proxy.pull import progress
 from proxy.pull.progress import QUANTIZING_DIGEST
 from proxy.pull.streams import FIRST_STREAMS
-from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, settings
+from tests.support import NO_TEMPLATE, PULL_STATUSES, Client, digest_of, eventually, fetched, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 
@@ -424,6 +424,26 @@ async def test_what_a_repository_or_ollama_says_is_no_command_to_a_terminal(
     assert "cannot be rendered" in " ".join(said)
     assert "unsupported  ]0;owned" in said[-1]
     assert all(text.isprintable() for text in said)
+
+
+@pytest.mark.parametrize(
+    ("agent", "warnings"),
+    [
+        ("ollama/0.24.0 (amd64 linux) Go/go1.24.1", [NO_TEMPLATE[:57], NO_TEMPLATE[58:]]),
+        ("ollama-python/0.6.1 (x86_64 linux) Python/3.11.7", [NO_TEMPLATE]),
+        ("ollama-js/0.6.3 (x64 linux Node.js/v20)", [NO_TEMPLATE]),
+    ],
+)
+async def test_ollamas_command_line_gets_a_warning_in_rows_that_a_terminal_has(
+    client: Client, hub: StandInHub, files: dict[str, bytes], agent: str, warnings: list[str]
+) -> None:
+    """It would leave a broken row behind ten times a second; other clients show each line as a message of its own."""
+    hub.add("acme/tiny", files | {"tokenizer_config.json": b"{}"})
+    body = {"model": NAME, "stream": True}
+    async with client.session.post(f"{client.url}/api/pull", json=body, headers={"User-Agent": agent}) as response:
+        lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
+    said = [line["status"] for line in lines if "digest" not in line]
+    assert said[: len(warnings) + 2] == ["pulling manifest", *warnings, "verifying sha256 digest"]
 
 
 async def test_an_ollama_that_is_not_there_is_an_error_line(

@@ -48,7 +48,7 @@ async def test_zero_is_left_out_as_ollama_does() -> None:
 
 
 def rows(text: str) -> list[str]:
-    return [json.loads(line)["status"] for line in Line(text).encode().splitlines()]
+    return [row.status for row in Line(text).rows()]
 
 
 def test_what_is_too_long_for_a_row_of_a_terminal_is_several_lines() -> None:

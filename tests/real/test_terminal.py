@@ -15,7 +15,7 @@ from proxy.app import App
 from proxy.config import Config
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.repository import tiny_llama
-from proxy.pull.progress import MOST_BARS
+from proxy.pull.progress import MOST_BARS, Line
 from tests.real.test_lifecycle import larger_llama
 from tests.real_ollama import RealOllama
 from tests.support import NO_TEMPLATE, Client, fetched, settings
@@ -134,7 +134,7 @@ async def test_every_row_stays_one_row_and_where_it_is_from_the_first_to_success
         assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
     bars = reached([row for frame in terminal.frames for row in frame])
     converting = ["converting model"] if case.converter == "ollama" else []
-    warning = [] if case.chats else NO_TEMPLATE
+    warning = [] if case.chats else [row.status for row in Line(NO_TEMPLATE).rows()]
     expected = ["pulling manifest", *warning, *(bar for bar in bars if bar != QUANTIZING)]
     expected += ["verifying sha256 digest", *converting, QUANTIZING, *ENDS]
     assert len(bars) == min(case.shards, MOST_BARS) + 1
