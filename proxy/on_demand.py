@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -42,7 +43,15 @@ MOST_BODY_BYTES = 64 * 1024 * 1024
 """What is held while a model is pulled; a longer body goes on at once."""
 QUIET_SECONDS = 5.0
 """A refusal comes sooner, and has a status of its own then."""
-COMMENT_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 10.0
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+CREATE = "/api/create"
+STREAMS: Mapping[str, tuple[bool, str]] = {
+    **dict.fromkeys(("/api/chat", "/api/generate", CREATE), (True, LINES)),
+    **{path: (False, EVENTS) for path in NAMED_BY if path.startswith("/v1/") and path != "/v1/embeddings"},
+}
+"""The calls that may stream: whether they do where `stream` is not said, and what."""
 
 
 class OnDemand:
@@ -70,10 +79,10 @@ class OnDemand:
         log.info("%s %s asks for %s, which is pulled first", request.method, request.path, reference.name)
         pulling = asyncio.create_task(self._pull(reference))
         try:
-            if request.path.startswith("/v1/") and fields.get("stream") is True:
+            if _streams(request.path, fields):
                 await asyncio.wait([pulling], timeout=QUIET_SECONDS)
                 if not pulling.done():
-                    return await self._stream(request, body, pulling, headers)
+                    return await self._stream(request, body, reference, pulling, headers)
             error = await pulling
         finally:
             # It goes on for a while for whoever comes back, as any pull whose client leaves.
@@ -104,26 +113,61 @@ class OnDemand:
         self,
         request: web.BaseRequest,
         body: bytes,
+        reference: ModelReference,
         pulling: "asyncio.Task[_Failure | None]",
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
-        """Events, of which there are only comments until the model is there."""
-        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: "text/event-stream", **headers})
+        """The answer begins before there is one, since clients give up on a silent one: Node after 300 seconds."""
+        path = request.path
+        response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: STREAMS[path][1], **headers})
         await response.prepare(request)
-        while not pulling.done():
-            await response.write(b": the model is being pulled\n\n")
-            await asyncio.wait([pulling], timeout=COMMENT_SECONDS)
+        if path == CREATE:
+            await self._show(reference, response)
+        while not (await asyncio.wait([pulling], timeout=KEEP_ALIVE_SECONDS))[0]:
+            await response.write(_sign_of_life(path, reference.name))
         error = pulling.result()
         try:
             if error is None:
-                async for chunk in self._ollama.events(request.path, body):
+                async for chunk in self._ollama.events(path, body):
                     await response.write(chunk)
         except OllamaError as problem:
             error = _Failure(str(problem), HTTPStatus.BAD_GATEWAY)
         if error is not None:
-            event = b"event: error\n" if request.path == ANTHROPIC else b""
-            await response.write(event + b"data: " + orjson.dumps(_told(request.path, error.text)) + b"\n\n")
+            await response.write(_last_words(path, error.text))
         return response
+
+    async def _show(self, reference: ModelReference, response: web.StreamResponse) -> None:
+        """The pull's bars, which are in the format of a create; how it ended is for the create to say."""
+        with self._jobs.attach(reference) as (_, subscription):
+            async for batch in subscription.batches(in_rows=True):
+                lines = batch.splitlines(keepends=True)
+                await response.write(b"".join(line for line in lines if not _ends(line)))
+
+
+def _streams(path: str, fields: Mapping[str, Any]) -> bool:
+    return path in STREAMS and fields.get("stream", STREAMS[path][0]) is True
+
+
+def _sign_of_life(path: str, name: str) -> bytes:
+    """It says nothing, in the format of the call."""
+    if STREAMS[path][1] == EVENTS:
+        return b": the model is being pulled\n\n"
+    if path == CREATE:
+        return orjson.dumps({"status": f"pulling {name}"}) + b"\n"
+    said = {"message": {"role": "assistant", "content": ""}} if path == "/api/chat" else {"response": ""}
+    return orjson.dumps({"model": name, "created_at": datetime.now(UTC), **said, "done": False}) + b"\n"
+
+
+def _last_words(path: str, text: str) -> bytes:
+    told = orjson.dumps(_told(path, text))
+    if STREAMS[path][1] == LINES:
+        return told + b"\n"
+    return (b"event: error\n" if path == ANTHROPIC else b"") + b"data: " + told + b"\n\n"
+
+
+def _ends(line: bytes) -> bool:
+    said = orjson.loads(line)
+    return "error" in said or said["status"] == "success"
 
 
 def _unloads(path: str, fields: Mapping[str, Any]) -> bool:

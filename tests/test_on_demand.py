@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -119,7 +120,7 @@ async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
     client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
-    monkeypatch.setattr(on_demand, "COMMENT_SECONDS", 0.01)
+    monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     ollama.hold_create = asyncio.Event()
     body = {"model": NAME, "messages": MESSAGES, "stream": True}
     async with client.session.post(f"{client.url}/v1/chat/completions", json=body) as response:
@@ -134,6 +135,71 @@ async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
     assert events[-1] == "data: [DONE]"
     said = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
     assert "".join(said) == SAID
+
+
+@pytest.mark.parametrize(
+    ("path", "asks", "said"),
+    [
+        ("/api/chat", {"messages": MESSAGES}, {"message": {"role": "assistant", "content": ""}}),
+        ("/api/generate", {"prompt": "hello"}, {"response": ""}),
+    ],
+)
+async def test_ollamas_own_stream_is_kept_alive_by_empty_answers(
+    client: Client,
+    ollama: StandInOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    asks: dict[str, Any],
+    said: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
+    ollama.hold_create = asyncio.Event()
+    async with client.session.post(f"{client.url}{path}", json={"model": NAME, **asks}) as response:
+        assert response.headers["Content-Type"] == "application/x-ndjson"
+        for _ in range(3):
+            line = orjson.loads(await response.content.readline())
+            datetime.fromisoformat(line.pop("created_at"))
+            assert line == {"model": NAME, **said, "done": False}
+        ollama.hold_create.set()
+        lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
+    assert lines[-1]["done"] is True
+    assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == SAID
+
+
+async def test_a_create_from_it_shows_the_bars_of_the_pull(
+    client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
+    ollama.hold_upload = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, ollama.hold_upload.set)
+    status, answer = await client.post("/api/create", {"model": "mine", "from": NAME})
+    lines = [orjson.loads(line) for line in answer.splitlines()]
+    assert status == 200
+    assert not [line for line in lines if "error" in line]
+    assert [line["status"] for line in lines].count("success") == 1
+    assert lines[-1] == {"status": "success"}
+    bars = [line for line in lines if line["status"].startswith("pulling ") and "digest" in line]
+    assert bars[-1]["completed"] == bars[-1]["total"]
+    assert "mine:latest" in ollama.models
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/create"])
+async def test_a_failure_behind_signs_of_life_is_the_last_line(
+    client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
+    ollama.fail_create = "it does not fit"
+    ollama.hold_create = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, ollama.hold_create.set)
+    names = {"model": "mine", "from": NAME} if path == "/api/create" else {"model": NAME, "messages": MESSAGES}
+    status, answer = await client.post(path, names)
+    lines = [orjson.loads(line) for line in answer.splitlines()]
+    assert status == 200
+    assert len(lines) > 1
+    assert [line for line in lines if "error" in line] == [lines[-1]]
+    assert "it does not fit" in lines[-1]["error"]
 
 
 async def test_a_failure_behind_comments_is_an_event(
