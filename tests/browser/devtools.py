@@ -140,7 +140,14 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """With the mouse, where the element is."""
-        element = f"document.querySelector({selector!r})"
+        await self._click(f"document.querySelector({selector!r})")
+
+    async def click_button(self, says: str) -> None:
+        """The one whose text begins so, where no selector tells it from others."""
+        buttons = "[...document.querySelectorAll('button')].filter((one) => one.checkVisibility())"
+        await self._click(f"{buttons}.find((one) => one.innerText.trim().startsWith({says!r}))")
+
+    async def _click(self, element: str) -> None:
         await self.until(f"{element}?.checkVisibility()")
         await self.value(f"{element}.scrollIntoView({{block: 'center'}})")
         box = await self.value(
