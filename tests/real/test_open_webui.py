@@ -254,7 +254,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
 async def test_its_dialog_shows_how_far_ollama_is_with_quantizing(
     page: Page, user: Client, real_ollama: RealOllama, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
-    """Not 100 % from the beginning, which it takes a line without `completed` for."""
+    """And not 100 % from the beginning, for which it takes a line without `completed`."""
     config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
     async with App(config) as app:
         await connect(user, app)
@@ -276,5 +276,8 @@ async def test_its_dialog_says_why_a_pull_is_refused(
     await open_dialog(page, user)
     await pull(page, name)
     await told(page, refusal["error"])
-    await page.value("document.querySelector('[data-sonner-toaster]').dispatchEvent(new MouseEvent('mouseenter'))")
+    await told(page, "Download canceled")
+    await page.hover("[data-sonner-toast]")
+    still = "[...document.querySelectorAll('[data-sonner-toast]')].every((one) => !one.getAnimations().length)"
+    await page.until(f"document.querySelectorAll('[data-expanded=true]').length === 2 && {still}")
     await shoot(page, "refused")
