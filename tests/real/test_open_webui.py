@@ -56,6 +56,13 @@ BAR = ".leading-none[style^='width: ']"
 PULL = f"[role=dialog] div:has(> div > div > {BAR})"
 """The bar, and the digest below it."""
 TOASTS = "[...document.querySelectorAll('[data-sonner-toast]')].map((toast) => toast.innerText)"
+UPDATING = r"""/Updating ".*"\s+\(\d?\d([.]\d)?%\)/.test(document.body.innerText)"""
+STILL = """
+    ((toasts) => toasts.length > 1 && toasts.every((toast) => toast.getAnimations().length === 0))(
+        [...document.querySelectorAll("[data-sonner-toast][data-STATE=true]")]
+    )
+"""
+"""Its toasts are where they stay; under the mouse they stand side by side."""
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -241,7 +248,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     hub.repositories["acme/SmolLM2"].update({"generation_config.json": b'{"temperature": 0.5}'})
     hub.line = SLOW
     await update_all(page, user)
-    await page.until(f'/Updating "{NAME.replace("/", ".")}"\\s+\\([0-9.]+%\\)/.test(document.body.innerText)')
+    await page.until(UPDATING)
     await shoot(page, "updating")
     hub.line = None
     await eventually(lambda: real_app._jobs.all()[0].ended, 120)
@@ -277,7 +284,7 @@ async def test_its_dialog_says_why_a_pull_is_refused(
     await pull(page, name)
     await told(page, refusal["error"])
     await told(page, "Download canceled")
+    await page.until(STILL.replace("STATE", "mounted"))
     await page.hover("[data-sonner-toast]")
-    still = "[...document.querySelectorAll('[data-sonner-toast]')].every((one) => !one.getAnimations().length)"
-    await page.until(f"document.querySelectorAll('[data-expanded=true]').length === 2 && {still}")
+    await page.until(STILL.replace("STATE", "expanded"))
     await shoot(page, "refused")
