@@ -13,6 +13,7 @@ from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.sources import huggingface
+from tests.browser import devtools
 from tests.real_ollama import RealOllama, running
 from tests.support import Client, settings
 
@@ -74,3 +75,18 @@ def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama]:
     with running(tmp_path_factory.mktemp("ollama")) as ollama:
         yield ollama
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = devtools.find_chromium()
+    if binary is None:
+        pytest.skip("there is no Chromium: install one, or say where it is with CHROMIUM")
+    with devtools.running(binary, tmp_path_factory.mktemp("chromium")) as address:
+        yield address
+
+
+@pytest.fixture
+async def page(chromium: str) -> AsyncIterator[devtools.Page]:
+    async with devtools.tab(chromium) as page:
+        yield page

@@ -147,7 +147,7 @@ def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
             time.sleep(0.1)
         else:
             return
-    pytest.fail(f"{BINARY} serve did not answer within {START_SECONDS} s")
+    pytest.fail(f"{server.args!r} did not answer within {START_SECONDS} s")
 
 
 @contextmanager

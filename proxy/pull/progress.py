@@ -176,7 +176,8 @@ class Progress:
     def quantizing(self, status: str, total: int, completed: int) -> None:
         self.says = status
         line = self._bars.get(QUANTIZING_DIGEST, Line(status, QUANTIZING_DIGEST, total))
-        completed = min(max(completed, line.completed), line.total)
+        # Open WebUI shows a bar of which nothing is done as full (v0.12); where Ollama says no more, that stays.
+        completed = min(max(completed, line.completed, 1), line.total)
         self._bars[QUANTIZING_DIGEST] = replace(line, completed=completed)
         self._publish(self._bars[QUANTIZING_DIGEST])
 

@@ -140,14 +140,30 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """With the mouse, where the element is."""
-        element = f"document.querySelector({selector!r})"
+        await self._click(f"document.querySelector({selector!r})")
+
+    async def click_button(self, says: str) -> None:
+        """The one whose text begins so, where no selector tells it from others."""
+        buttons = "[...document.querySelectorAll('button')].filter((one) => one.checkVisibility())"
+        await self._click(f"{buttons}.find((one) => one.innerText.trim().startsWith({says!r}))")
+
+    async def hover(self, selector: str) -> None:
+        x, y = await self._middle(f"document.querySelector({selector!r})")
+        await self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    async def _click(self, element: str) -> None:
+        x, y = await self._middle(element)
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    async def _middle(self, element: str) -> tuple[float, float]:
+        """Where it is, once it is shown."""
         await self.until(f"{element}?.checkVisibility()")
         await self.value(f"{element}.scrollIntoView({{block: 'center'}})")
-        box = await self.value(
+        x, y = await self.value(
             f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({element}.getBoundingClientRect())"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+        return x, y
 
     async def press(self, key: str, *, shift: bool = False) -> None:
         code, text = KEYS[key]

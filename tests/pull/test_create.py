@@ -77,7 +77,7 @@ async def test_a_quantization_of_what_the_proxy_converted_is_shown_from_its_begi
     plan = replace(planned(quantization="Q4_K_M"), converter=Converter.PROXY)
     before = await shown(Saying(), plan)
     silent = await shown(Saying(status("verifying conversion")), plan)
-    bar = {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10}
+    bar = {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10, "completed": 1}
     assert before == [bar, status("success")]
     assert silent == [bar | {"completed": 10}, status("verifying conversion"), status("success")]
 
