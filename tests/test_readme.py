@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-CLIENTS_OWN = {"Error: could not connect to …", "connection refused"}
+CLIENTS_OWN = {"Error: could not connect to …", "connection refused", "does not support tools"}
 
 
 def texts() -> list[str]:
@@ -26,3 +26,8 @@ def test_messages_that_are_explained_are_those_that_are_said() -> None:
     for message in {message for row in rows for message in re.findall(r"`(.*?)`", row)} - CLIENTS_OWN:
         for part in filter(None, (part.strip(" :()") for part in message.split("…"))):
             assert any(part in text for text in said), f"nothing says {part!r}"
+
+
+def test_pictures_are_there() -> None:
+    pictures = re.findall(r'<img src="(.*?)"', (ROOT / "README.md").read_text())
+    assert {ROOT / picture for picture in pictures} == set((ROOT / ".readme").iterdir())
