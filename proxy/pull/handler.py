@@ -80,7 +80,7 @@ class PullHandler:
 
 
 class DeleteHandler:
-    """Open WebUI cancels a pull by leaving it and removing the model, which may not be there yet."""
+    """Open WebUI before v0.12 cancels a pull by leaving it and removing the model, which may not be there yet."""
 
     def __init__(self, ollama: Ollama, reclaim: Reclaim, jobs: Jobs, forward: Forward, origins: Origins) -> None:
         self._ollama = ollama
