@@ -286,7 +286,7 @@ async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
-    monkeypatch.setattr(on_demand, "COMMENT_SECONDS", 0.01)
+    monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     hub.add("acme/awaited", tiny_parrot(seed=18))
     hub.line = SLOW
     name = "hf.co/acme/awaited:q8_0"
@@ -305,6 +305,25 @@ async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
     choices = [orjson.loads(event[6:])["choices"][0] for event in events[:-1]]
     assert "".join(choice["delta"].get("content") or "" for choice in choices) == SAID
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in await answering]) == SAID
+    await python.delete(name)
+
+
+async def test_ollamas_own_stream_waits_with_empty_answers_for_a_model_that_is_pulled(
+    asking: App, hub: StandInHub, python: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JavaScript's client would give up on silence after five minutes."""
+    monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
+    hub.add("acme/expected", tiny_parrot(seed=20))
+    hub.line = SLOW
+    name = "hf.co/acme/expected:q8_0"
+    parts = []
+    async for part in await python.chat(name, MESSAGES, stream=True, options=FEW):
+        hub.line = None
+        parts.append(part)
+    assert [parts[0].done, parts[0].message.content] == [False, ""]
+    assert parts[-1].done
+    assert "".join(part.message.content or "" for part in parts) == SAID
     await python.delete(name)
 
 
