@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 MOST_FAILURES = 3
 """In a row; one that does not answer at all, or asks to be left alone, is left at once."""
 LEFT_SECONDS, LONGEST_LEFT = 60.0, 900.0
+SLOW_RATE, SLOW_SECONDS = 32 * 1024, 15.0
+"""Bytes a second of one stream, over so many seconds in which nothing else is waited for."""
 
 
 class Place:
-    """The endpoint or a mirror. One that fails is asked after the others for a while, longer each time that it does."""
+    """The endpoint or a mirror. One that fails or crawls is asked after the others for a while, longer each time."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -109,11 +111,24 @@ class MirroredFile:
         raise self._failure(failures)
 
     async def _all_of(self, chunks: AsyncIterator[bytes], place: Place, left: int) -> AsyncGenerator[bytes, None]:
+        came, waited, began = 0, 0.0, time.monotonic()
         async for chunk in chunks:
+            waited += time.monotonic() - began
+            came += len(chunk)
             left -= len(chunk)
             yield chunk
+            if waited >= SLOW_SECONDS:
+                if left > 0 and came < SLOW_RATE * waited and self._has_another(place):
+                    raise Interrupted(
+                        f"{self._what}: {place.url} sends {came / waited:.0f} bytes a second"
+                    ) from TimeoutError()
+                came, waited = 0, 0.0
+            began = time.monotonic()
         if left > 0:
             raise Interrupted(f"{self._what}: {place.url} ended its answer {left} bytes early")
+
+    def _has_another(self, place: Place) -> bool:
+        return any(not (other is place or other.is_left or other in self._refused) for other in self._places)
 
     def _failure(self, failures: Mapping[Place, SourceError]) -> SourceError:
         errors = list(failures.values())

@@ -255,6 +255,46 @@ async def test_an_endpoint_that_stalls_is_left(
     assert ranges(mirror)
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow is what takes longer than a span in 1.3 seconds."""
+    monkeypatch.setattr(mirrors, "SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(mirrors, "SLOW_RATE", 200_000)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_endpoint_that_crawls_is_left(
+    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.rate = 50_000
+    async with proxy(mirror) as client:
+        check_success(await client.pull(NAME), ollama)
+    assert f"{hub.endpoint} is asked after the others for 60 s" in caplog.text
+    assert "bytes a second" in caplog.text
+    assert sum(request.body_bytes for request in fetched(hub, WEIGHTS)) < SIZE / 4
+    assert any(start % SPAN for start, _ in ranges(mirror))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_line_on_which_all_crawl_is_no_failure(
+    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirrors, "LEFT_SECONDS", 0.5)
+    hub.rate = mirror.rate = 150_000
+    async with proxy(mirror) as client:
+        check_success(await client.pull(NAME), ollama)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_proxy_that_is_not_fast_enough_blames_no_endpoint(
+    hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    told = settings(hub.endpoint, ollama.url, hub={"mirrors": [mirror.endpoint]}, pull={"bandwidth": "1MB"})
+    async with App(told) as app:
+        check_success(await Client(app.address.url, session).pull(NAME), ollama)
+    assert not ranges(mirror)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
