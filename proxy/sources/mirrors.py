@@ -118,10 +118,9 @@ class MirroredFile:
             left -= len(chunk)
             yield chunk
             if waited >= SLOW_SECONDS:
-                if left > 0 and came < SLOW_RATE * waited and self._has_another(place):
-                    raise Interrupted(
-                        f"{self._what}: {place.url} sends {came / waited:.0f} bytes a second"
-                    ) from TimeoutError()
+                rate = came / waited
+                if left > 0 and rate < SLOW_RATE and self._has_another(place):
+                    raise Interrupted(f"{self._what}: {place.url} sends {rate:.0f} bytes a second") from TimeoutError()
                 came, waited = 0, 0.0
             began = time.monotonic()
         if left > 0:
