@@ -112,7 +112,8 @@ async def test_a_repository_is_described_by_a_mirror_where_the_endpoint_does_not
     caplog: pytest.LogCaptureFixture,
     how: Any,
 ) -> None:
-    monkeypatch.setattr(huggingface, "METADATA_SECONDS", 4)
+    if how == "hang":
+        monkeypatch.setattr(huggingface, "METADATA_SECONDS", 4)
     if how == "gone":
         await hub.close()
         mirror.listing = "names"
@@ -519,9 +520,9 @@ async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
 async def test_the_endpoint_is_asked_first_again_after_a_while(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirrors, "LEFT_SECONDS", 0.2)
+    monkeypatch.setattr(mirrors, "LEFT_SECONDS", 1)
     hub.faults.append(Fault(WEIGHTS, "status", status=429, headers={"Retry-After": "30"}))
-    mirror.rate = 1_000_000
+    mirror.rate = 150_000
     async with proxy(mirror) as client:
         assert (await client.pull(NAME))[-1] == SUCCESS
     assert ranges(mirror)
