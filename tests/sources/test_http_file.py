@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import subprocess
@@ -76,6 +77,7 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 @asynccontextmanager
 async def serving_with(environment: dict[str, str], *arguments: str) -> AsyncIterator[tuple[int, str]]:
     """The process of a proxy with variables of its own, and its URL."""
+    environment = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], **environment}
     with subprocess.Popen(
         [*COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments], stderr=subprocess.PIPE, env=environment
     ) as process:
