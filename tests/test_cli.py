@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -22,8 +23,9 @@ from tests.support import COMMAND, Client, eventually, serving
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:
+    environment = {"COLUMNS": "200", "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"]}
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={"COLUMNS": "200"}
+        *COMMAND, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     )
     out, err = await process.communicate()
     assert process.returncode is not None
