@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import hypothesis
 import pytest
+import pytest_timeout  # type: ignore[import-untyped]
 import uvloop
 
 from proxy.app import App
@@ -15,7 +16,7 @@ from proxy.demo.ollama import StandInOllama
 from proxy.sources import huggingface
 from tests.browser import devtools
 from tests.real_ollama import RealOllama, running
-from tests.support import Client, settings
+from tests.support import PATIENCE, Client, settings
 
 # A busy machine is not a failure.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -25,6 +26,15 @@ hypothesis.settings.load_profile("unhurried")
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The tests run on the loop that serves."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """pytest-timeout stops its clock when a test fails, and uvloop never ends a loop with bytes that nobody takes."""
+    item.ihook.pytest_timeout_cancel_timer(item=item)
+    settings = pytest_timeout.Settings(PATIENCE, "thread", func_only=False, disable_debugger_detection=False)
+    item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
+    yield
 
 
 @pytest.fixture

@@ -25,6 +25,9 @@ from proxy.demo.repository import tiny_llama
 
 COMMAND = [sys.executable, "-m", "proxy"]
 
+PATIENCE = 60.0
+"""Seconds that a test waits for what comes soon: a busy machine is not a failure, and what hangs takes longer."""
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 PULL_STATUSES = [
@@ -125,11 +128,22 @@ class Client:
             return response.status, await response.read()
 
 
-async def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until a condition holds; fail when it does not."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """What a number is once it goes no further: this loop, and who works in it, had its turn 25 times meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        last, seen = value(), 0
+        while seen < 25:
+            await asyncio.sleep(0.02)
+            last, before = value(), last
+            seen = seen + 1 if last == before else 0
+    return last
 
 
 @asynccontextmanager
@@ -218,7 +232,7 @@ async def talk(url: str, *parts: bytes, pause: float = 0.02) -> bytes:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(pause)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await reader.read()
     finally:
         writer.close()

@@ -19,7 +19,7 @@ from proxy import __version__
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import COMMAND, Client, eventually, serving
+from tests.support import COMMAND, PATIENCE, Client, eventually, serving
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:
@@ -46,7 +46,7 @@ async def test_serve_ends_well_on_a_signal_while_requests_and_pulls_hang(
         creating = asyncio.create_task(client.post("/api/create", {"model": "x", "from": "y"}))
         await eventually(lambda: any(request.origin == "cdn" and request.body_bytes for request in hub.requests))
         process.send_signal(number)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
         assert "the proxy is shutting down" in (await pulling)[-1]["error"]
         await asyncio.gather(creating, return_exceptions=True)
@@ -62,7 +62,7 @@ async def test_serve_ends_while_the_hub_hangs(
         pulling = asyncio.create_task(Client(url, session).pull("hf.co/acme/tiny"))
         await eventually(lambda: hub.requests)
         process.terminate()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
         assert "the proxy is shutting down" in (await pulling)[-1]["error"]
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.app import App
-from tests.support import Client, Handler, eventually, listening, settings
+from tests.support import PATIENCE, Client, Handler, eventually, listening, settings
 
 NO_HUB = "http://127.0.0.1:9"
 
@@ -148,7 +148,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request(
             asking = asyncio.create_task(session.post(f"{url}/api/chat").__aenter__())
             await began.wait()
             asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await ended.wait()
 
 
@@ -171,7 +171,7 @@ async def test_an_upload_that_the_client_breaks_off_never_ends_cleanly_upstream(
         await writer.drain()
         await asyncio.sleep(0.05)
         writer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert (await outcome).startswith("broken")
 
 

@@ -84,7 +84,7 @@ async def test_a_thousand_streams_arrive_whole_and_leave_no_memory_behind() -> N
         for turn in range(3):
             whole = await asyncio.gather(*(one_stream(url, f"{turn}-{number}") for number in range(STREAMS)))
             assert all(whole)
-            await eventually(lambda: open_files(process) <= before + MOST_IDLE, 10)
+            await eventually(lambda: open_files(process) <= before + MOST_IDLE)
             resident.append(resident_bytes(process))
     assert resident[2] - resident[1] < 8 * 1024 * 1024, resident
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from proxy.app import App
-from tests.support import listening_raw, settings, talk
+from tests.support import PATIENCE, listening_raw, settings, talk
 
 NO_HUB = "http://127.0.0.1:9"
-SECONDS = 5
 
 
 def likely(text: str, *, or_noise: int = 0) -> st.SearchStrategy[bytes]:
@@ -67,7 +66,7 @@ async def all_that_comes(url: str, sent: bytes) -> bytes:
     with suppress(ConnectionError):
         writer.write(sent + NONSENSE)
         await writer.drain()
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(PATIENCE):
             while chunk := await reader.read(65536):
                 got += chunk
     writer.close()

@@ -13,7 +13,7 @@ from aiohttp import web
 from proxy.demo.ollama import StandInOllama
 from proxy.errors import OllamaError, TransferError
 from proxy.ollama import Ollama, Write, upstream_session
-from tests.support import digest_of, eventually, listening
+from tests.support import PATIENCE, digest_of, eventually, listening
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = digest_of(CONTENT)
@@ -90,7 +90,7 @@ async def test_a_cancelled_upload_ends_its_producer_and_leaves_nothing(api: Olla
     pushing = asyncio.create_task(api.push_blob(DIGEST, len(CONTENT), produce))
     await eventually(lambda: any(request.received for request in ollama.requests))
     pushing.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await ended.wait()
     assert not ollama.blobs
 

@@ -27,7 +27,8 @@ from proxy.demo.ollama import StandInModel, StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
 from proxy.pull import pulled, tries, window
-from tests.support import Client, settings
+from proxy.sources import huggingface
+from tests.support import PATIENCE, Client, eventually, settings, settled
 from tests.tiny_adapter import tiny_adapter
 from tests.tiny_gguf import tiny_gguf
 
@@ -35,7 +36,6 @@ NAME = "hf.co/acme/tiny:f16"
 KEY = "sk-own"
 LEAST_SETUPTOOLS = 77
 SLOW = 300_000
-WAITS = 20.0
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -76,7 +76,7 @@ async def start(client: Client, name: str) -> dict[str, Any]:
 
 async def seen(client: Client, **fields: Any) -> dict[str, Any]:
     """The newest pull, once these fields of it are so."""
-    async with asyncio.timeout(WAITS):
+    async with asyncio.timeout(PATIENCE):
         while True:
             shown = (await call(client, "GET", "pulls"))[1]
             if shown and all(shown[0][field] == value for field, value in fields.items()):
@@ -470,7 +470,7 @@ class Stream:
 
     async def until(self, name: str, **fields: Any) -> list[dict[str, Any]]:
         """An event of this name whose first pull has these fields."""
-        async with asyncio.timeout(WAITS):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 said, pulls = await self.next()
                 if said == name and pulls and all(pulls[0][field] == value for field, value in fields.items()):
@@ -552,10 +552,12 @@ async def test_a_silent_stream_says_that_it_is_alive(client: Client, monkeypatch
     monkeypatch.setattr(events, "SILENCE_SECONDS", 0.05)
     async with listening(client) as stream:
         assert [await stream.next(), await stream.next()] == [("running", []), ("ended", [])]
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await stream.next()
-    assert 3 <= len(stream.comments) <= 11
+        began = time.monotonic()
+        waiting = asyncio.create_task(stream.next())
+        await eventually(lambda: len(stream.comments) >= 3)
+        assert len(stream.comments) <= (time.monotonic() - began) / 0.05 + 1
+        assert not waiting.done()
+        waiting.cancel()
 
 
 async def test_who_reads_slowly_gets_the_newest_and_no_backlog(
@@ -581,18 +583,11 @@ async def test_who_reads_slowly_gets_the_newest_and_no_backlog(
             return {"number": said, "filler": "x" * 50_000}
 
         monkeypatch.setattr(job, "details", next_details)
-        before = -1
-        async with asyncio.timeout(WAITS):
-            while before != said:  # until nothing more fits between the two
-                before = said
-                await asyncio.sleep(0.3)
-        stuck_at = said
-        await asyncio.sleep(0.3)
-        assert said == stuck_at
+        stuck_at = await settled(lambda: said)  # nothing more fits between the two
         assert stuck_at * 50_000 < 16_000_000
         monkeypatch.setattr(job, "details", lambda: {"newest": True})
         received = b""
-        async with asyncio.timeout(WAITS):
+        async with asyncio.timeout(PATIENCE):
             while b'"newest":true' not in received[-1000:]:
                 received += await loop.sock_recv(connection, 1 << 20)
         assert len(received) < (stuck_at + 2) * 51_000
@@ -600,13 +595,12 @@ async def test_who_reads_slowly_gets_the_newest_and_no_backlog(
 
 
 async def test_a_stream_ends_with_the_proxy_at_once(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with proxying(hub, ollama, session) as client:
+    monkeypatch.setattr("proxy.app.FAREWELL_SECONDS", 3600)
+    async with asyncio.timeout(PATIENCE), proxying(hub, ollama, session) as client:
         response = await session.get(f"{client.url}/-/events")
         assert await response.content.readline() == b"retry: 1000\n"
-        began = time.monotonic()
-    assert time.monotonic() - began < 1
     await response.read()
 
 
@@ -711,9 +705,9 @@ async def test_a_repository_that_is_gone_or_silent_spoils_no_other(
     assert said.startswith("whether hf.co/acme/gone:f16 has changed is not known: there is no repository acme/gone")
     hub.faults.append(Fault("api", "hang", times=-1))
     monkeypatch.setattr(pulled, "LONGEST_SECONDS", 0.2)
-    began = time.monotonic()
-    found = await models(client)
-    assert time.monotonic() - began < 2
+    monkeypatch.setattr(huggingface, "METADATA_SECONDS", 3600)
+    async with asyncio.timeout(PATIENCE):
+        found = await models(client)
     assert {model["changed"] for model in found.values()} == {None}
     assert found["hf.co/acme/moved:f16"]["commit"] is not None
 

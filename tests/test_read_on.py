@@ -10,7 +10,7 @@ import pytest
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import Client, digest_of, eventually, serving
+from tests.support import PATIENCE, Client, digest_of, eventually, serving
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 
@@ -29,7 +29,7 @@ async def test_sigterm_in_a_create_ends_the_proxy_but_not_the_create(
         process.send_signal(signal.SIGTERM)
         lines = await pulling
         assert "the proxy is shutting down; pull again when it is back" in lines[-1]["error"]
-        assert await asyncio.wait_for(process.wait(), 5) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     assert NAME not in ollama.models
     ollama.hold_create.set()
     await eventually(lambda: NAME in ollama.models)

@@ -16,13 +16,12 @@ from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import tries, window
-from tests.support import Client, eventually, fetched, serving, settings
+from tests.support import PATIENCE, Client, eventually, fetched, serving, settings
 
 NAME = "hf.co/acme/tiny:f16"
 SUCCESS = {"status": "success"}
 SLOW = 500_000
 """Bytes a second of `hub.line`: a tiny model is on its way for seven seconds, until the line is opened."""
-WAITS = 20.0
 FIELDS = {
     "id": str,
     "name": str,
@@ -67,7 +66,7 @@ async def pulls(client: Client) -> list[dict[str, Any]]:
 
 async def seen(client: Client, **fields: Any) -> dict[str, Any]:
     """The newest pull, once these fields of it are so."""
-    async with asyncio.timeout(WAITS):
+    async with asyncio.timeout(PATIENCE):
         while True:
             shown = await pulls(client)
             if shown and all(shown[0][field] == value for field, value in fields.items()):
@@ -77,7 +76,7 @@ async def seen(client: Client, **fields: Any) -> dict[str, Any]:
 
 async def moving(client: Client, least: int = 1) -> dict[str, Any]:
     """The newest pull, once so many of its bytes have reached Ollama."""
-    async with asyncio.timeout(WAITS):
+    async with asyncio.timeout(PATIENCE):
         while not (shown := await pulls(client)) or shown[0]["completed"] < least:
             await asyncio.sleep(0.01)
     assert shown[0]["state"] == "transferring"
@@ -418,7 +417,7 @@ async def test_pulls_are_counted_by_how_they_ended_and_those_that_run_by_their_s
     pulling = [asyncio.create_task(client.pull(NAME))]
     await moving(client)
     pulling.append(asyncio.create_task(client.pull("hf.co/acme/other")))
-    await eventually(lambda: len({request.path.split("/")[3] for request in fetched(hub)}) == 2, WAITS)
+    await eventually(lambda: len({request.path.split("/")[3] for request in fetched(hub)}) == 2)
     found = await metrics(client)
     assert found["pulls_running", "transferring"] == 2
     assert not [key for key in found if key[0] == "pulls_total"]
@@ -468,7 +467,7 @@ async def test_every_line_about_a_pull_carries_its_number_and_no_other_line_does
         assert (await client.get("/unknown"))[0] == 404
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        text = (await asyncio.wait_for(process.stderr.read(), WAITS)).decode()
+        text = (await asyncio.wait_for(process.stderr.read(), PATIENCE)).decode()
     lines = [pull_of(line) if log_format == "text" else pull_in(line) for line in text.splitlines()]
     about = {"acme/tiny": "1", "acme/other": "2", "acme/none": "3"}
     for message, number in lines:

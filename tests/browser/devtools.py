@@ -14,10 +14,11 @@ from typing import Any
 
 import aiohttp
 
+from tests.support import PATIENCE
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
 SHIFT = 8
-WAITS = 20.0
 SHOWN = "[document.querySelector(SELECTOR)].find((found) => found?.checkVisibility())?.innerText"
 
 
@@ -64,7 +65,7 @@ class Page:
         self._answers[number] = answer
         session = {"sessionId": self._session} if self._session else {}
         await self._socket.send_json({"id": number, "method": method, "params": parameters, **session})
-        async with asyncio.timeout(WAITS):
+        async with asyncio.timeout(PATIENCE):
             return await answer
 
     async def attach(self) -> None:
@@ -125,7 +126,7 @@ class Page:
 
     async def until(self, expression: str) -> None:
         try:
-            async with asyncio.timeout(WAITS):
+            async with asyncio.timeout(PATIENCE):
                 while not await self.value(f"!!({expression})"):
                     await asyncio.sleep(0.02)
         except TimeoutError:

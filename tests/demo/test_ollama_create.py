@@ -265,9 +265,7 @@ async def test_replacing_a_model_frees_the_layers_of_the_old_one(ollama: StandIn
 
 
 async def test_closing_is_prompt_while_creates_wait() -> None:
-    ollama = StandInOllama(version="0.33.0")
-    await ollama.start()
-    async with aiohttp.ClientSession(ollama.url) as session:
+    async with StandInOllama(version="0.33.0") as ollama, aiohttp.ClientSession(ollama.url) as session:
         client = Driver(session)
         assert await client.one("GET", "/api/version") == (200, {"version": "0.33.0"})
         files = await client.upload(FILES)
@@ -276,7 +274,7 @@ async def test_closing_is_prompt_while_creates_wait() -> None:
         waiting = [asyncio.create_task(client.session.post("/api/create", json=body).__aenter__()) for body in bodies]
         while not (ollama._unwatched and waiting[0].done()):
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):  # a graceful end would wait for a minute
+        async with asyncio.timeout(30):  # a graceful end would wait for a minute
             await ollama.close()
         streamed, unstreamed = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(unstreamed, aiohttp.ClientError)

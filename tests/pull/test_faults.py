@@ -327,13 +327,12 @@ async def test_an_ollama_that_restarts_in_mid_upload_gets_the_file_again(
         running = asyncio.create_task(pull())
         await eventually(lambda: any(request.received > SPAN for request in uploads(ollama)))
         await ollama.close()
-        await asyncio.sleep(0.3)
+        await eventually(lambda: [line for line in warnings(caplog) if "it is waited for, for 30 s" in line])
         await ollama.start()
         lines = await running
     assert lines[-1] == SUCCESS
     assert ollama.blobs[DIGEST] == SIZE
     assert {"status": "waiting for Ollama to come back"} in lines
-    assert [line for line in warnings(caplog) if "it is waited for, for 30 s" in line]
 
 
 async def test_an_ollama_that_is_not_there_at_the_start_is_waited_for(

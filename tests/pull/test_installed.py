@@ -246,11 +246,8 @@ async def test_updating_twenty_models_at_once_costs_metadata(
     for name in names:
         assert (await client.pull(name))[-1] == {"status": "success"}
     clear(hub, ollama)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
     answers = await asyncio.gather(*(client.pull(name) for name in names))
     assert answers == [said_of([files[WEIGHTS]])] * 20
-    assert loop.time() - began < 10
     assert_nothing_but_metadata(hub, ollama, "acme/tiny")
 
 

@@ -18,14 +18,13 @@ from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import window
 from proxy.pull.jobs import Job
-from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.support import PATIENCE, Client, digest_of, eventually, fetched, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"
 SUCCESS = {"status": "success"}
 SLOW = 200_000
 """Bytes a second of `hub.line`: a tiny model is on its way for a quarter of a minute, until the line is opened."""
-WAITS = 20.0
 
 
 class Attached:
@@ -58,7 +57,7 @@ class Attached:
 
     async def end(self) -> dict[str, Any]:
         """The last line."""
-        async with asyncio.timeout(WAITS):
+        async with asyncio.timeout(PATIENCE):
             return (await self._task)[-1]
 
     async def leave(self) -> None:
@@ -125,7 +124,7 @@ def size(files: dict[str, bytes]) -> int:
 async def begun(app: App, client: Client, name: str = NAME) -> Attached:
     """A client of a pull of which some bytes have reached Ollama, and most have not."""
     attached = Attached(client, name)
-    await eventually(lambda: attached.completed, WAITS)
+    await eventually(lambda: attached.completed)
     assert newest(app).state == "transferring"
     return attached
 
@@ -178,7 +177,7 @@ async def test_who_comes_while_the_model_is_made_reads_what_was_and_what_comes(
     hub.line = None
     ollama.hold_create = asyncio.Event()
     first = Attached(client, NAME)
-    await eventually(lambda: created(ollama), WAITS)
+    await eventually(lambda: created(ollama))
     second = Attached(client, NAME)
     await eventually(lambda: second.statuses == ["pulling manifest", "converting model"])
     assert second.completed == size
@@ -200,7 +199,7 @@ async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_
         await eventually(lambda: stays[0].completed > reached)
         ollama.hold_create = asyncio.Event()
         hub.line = None
-        await eventually(lambda: created(ollama), WAITS)
+        await eventually(lambda: created(ollama))
         await stays.pop().leave()
         await eventually(lambda: newest(app).clients == 1)
         ollama.hold_create.set()
@@ -233,7 +232,7 @@ async def test_a_pull_that_everybody_left_becomes_a_model_while_it_lingers(
     await first.leave()
     await eventually(lambda: newest(app).clients == 0)
     hub.line = None
-    await eventually(lambda: newest(app).state == "done", WAITS)
+    await eventually(lambda: newest(app).state == "done")
     assert NAME in ollama.models
 
 
@@ -248,7 +247,7 @@ async def test_a_pull_ends_when_it_has_lingered_and_the_next_moves_only_what_was
     finished = set(weights_of(files)) - {digest_of(files[last])}
     async with proxying(hub, ollama, session, pull={"linger": linger}) as (app, client):
         first = Attached(client, NAME)
-        await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last), WAITS)
+        await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last))
         await first.leave()
         await eventually(lambda: newest(app).ended is not None)
         [ended] = orjson.loads((await client.get("/-/pulls"))[1])
@@ -289,11 +288,11 @@ async def test_a_create_that_has_begun_ends_in_a_model_although_all_have_left_an
     name = f"hf.co/acme/tiny:{tag}"
     async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim}) as (app, client):
         first = Attached(client, name)
-        await eventually(lambda: created(ollama), WAITS)
+        await eventually(lambda: created(ollama))
         await first.leave()
         await eventually(lambda: newest(app)._is_forsaken)
         ollama.hold_create.set()
-        await eventually(lambda: newest(app).ended, WAITS)
+        await eventually(lambda: newest(app).ended)
         assert (newest(app).state, newest(app).error) == ("done", None)
     assert list(ollama.models) == [name]
     assert ollama.abandoned_creates == 0
@@ -307,9 +306,9 @@ async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_le
     ollama.hold_create = asyncio.Event()
     async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
         first = Attached(client, "hf.co/acme/other")
-        await eventually(lambda: created(ollama), WAITS)
+        await eventually(lambda: created(ollama))
         second = Attached(client, NAME)
-        await eventually(lambda: second.waited == ["waiting for another model to be made"], WAITS)
+        await eventually(lambda: second.waited == ["waiting for another model to be made"])
         await second.leave()
         await eventually(lambda: newest(app).ended)
         assert newest(app).state == "failed"
@@ -373,7 +372,7 @@ async def test_the_transfer_goes_on_for_one_model_when_the_other_is_cancelled(
     assert set(await both[cancelled].end()) == {"error"}
     stays = both[1 - cancelled]
     reached = stays.completed
-    await eventually(lambda: stays.completed > reached, WAITS)
+    await eventually(lambda: stays.completed > reached)
     hub.line = None
     assert await stays.end() == SUCCESS
     assert list(ollama.models) == [names[1 - cancelled]]
@@ -454,7 +453,7 @@ async def test_a_hundred_clients_cost_one_transfer(
     streams = [await begun(app, crowd)]
     streams += [Attached(crowd, (NAME, SAME_NAME)[number % 2]) for number in range(49)]
     answers = [asyncio.create_task(crowd.pull_at_once(NAME)) for _ in range(50)]
-    await eventually(lambda: newest(app).clients == 100, WAITS)
+    await eventually(lambda: newest(app).clients == 100)
     hub.line = None
     assert [await stream.end() for stream in streams] == [SUCCESS] * 50
     assert await asyncio.gather(*answers) == [(200, SUCCESS)] * 50
@@ -492,7 +491,7 @@ async def test_clients_that_come_and_go_at_random_never_disturb_each_other(
         await asyncio.gather(*(visit(comes, stays, streams=streams) for comes, stays, streams in plans))
     assert len(stayed) >= len([stays for _, stays, _ in plans if stays is None])
     assert all(last == SUCCESS for last in stayed)
-    await eventually(lambda: newest(app).ended, WAITS)
+    await eventually(lambda: newest(app).ended)
     assert {job.state for job in app._jobs.all()} == {"done"}
     assert brought(hub) == size
     assert len(created(ollama)) == 1
@@ -514,7 +513,7 @@ async def in_line(app: App, client: Client, names: Iterable[str]) -> list[Attach
     clients = []
     for name in names:
         one = Attached(client, name)
-        await eventually(lambda one=one: one.completed or one.waited, WAITS)  # type: ignore[misc]
+        await eventually(lambda one=one: one.completed or one.waited)  # type: ignore[misc]
         clients.append(one)
     return clients
 
@@ -640,9 +639,9 @@ async def test_who_waits_for_another_models_create_is_told_so(
     hub.line = None
     ollama.hold_create = asyncio.Event()
     first = Attached(client, names[0])
-    await eventually(lambda: created(ollama), WAITS)
+    await eventually(lambda: created(ollama))
     second = Attached(client, names[1])
-    await eventually(lambda: second.waited == ["waiting for another model to be made"], WAITS)
+    await eventually(lambda: second.waited == ["waiting for another model to be made"])
     assert created(ollama) == [names[0]]
     assert not first.waited
     ollama.hold_create.set()
@@ -684,7 +683,7 @@ async def test_a_create_is_read_to_its_end_before_its_model_is_removed(
     name = f"hf.co/acme/tiny:{tag}"
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
         first = Attached(client, name)
-        await eventually(lambda: created(ollama), WAITS)
+        await eventually(lambda: created(ollama))
         removing = asyncio.create_task(remove(client, model=name))
         assert "was removed while it was pulled" in (await first.end())["error"]
         assert not removing.done()
@@ -704,7 +703,7 @@ async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_create_
     hub.line = None
     ollama.hold_create = asyncio.Event()
     first = asyncio.create_task(client.pull_at_once(NAME))
-    await eventually(lambda: created(ollama), WAITS)
+    await eventually(lambda: created(ollama))
     removing = asyncio.create_task(remove(client, model=NAME))
     status, answer = await first
     assert not removing.done()
@@ -720,7 +719,7 @@ async def test_removing_goes_on_although_its_client_leaves(
     hub.line = None
     ollama.hold_create = asyncio.Event()
     first = Attached(client, NAME)
-    await eventually(lambda: created(ollama), WAITS)
+    await eventually(lambda: created(ollama))
     removing = asyncio.create_task(remove(client, model=NAME))
     await first.end()
     removing.cancel()
@@ -803,11 +802,11 @@ async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_c
     name = f"hf.co/acme/tiny:{tag}"
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
         first = Attached(client, name)
-        await eventually(lambda: created(ollama), WAITS)
+        await eventually(lambda: created(ollama))
         removing = asyncio.create_task(remove(client, model=name))
         assert set(await first.end()) == {"error"}
         second = Attached(client, name)
-        await eventually(lambda: second.waited, WAITS)
+        await eventually(lambda: second.waited)
         assert not removing.done()
         ollama.hold_create.set()
         assert await removing == (200, b"")
@@ -826,8 +825,8 @@ AGAIN = "the proxy is shutting down; pull again when it is back"
 
 @asynccontextmanager
 async def ending(app: App) -> AsyncIterator[None]:
-    """The block runs while the proxy ends, which takes less than the 5 s that a service manager may give."""
-    async with asyncio.timeout(5):
+    """The block runs while the proxy ends, which waits for nobody who hangs."""
+    async with asyncio.timeout(PATIENCE):
         closing = asyncio.create_task(app.close())
         try:
             yield
@@ -839,20 +838,20 @@ async def test_an_end_in_transfer_tells_every_client_to_pull_again(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
 ) -> None:
     hub.add("acme/other", tiny_llama(seed=1))
-    app = await App(settings(hub.endpoint, ollama.url, pull={"jobs": 1})).__aenter__()
-    client = Client(app.address.url, session)
-    first = await begun(app, client)
-    second = Attached(client, "hf.co/acme/other")
-    await eventually(lambda: second.waited, WAITS)
-    third = asyncio.create_task(client.pull_at_once(NAME))
-    await eventually(lambda: app._jobs.all()[1].clients == 2)
-    async with ending(app):
-        assert AGAIN in (await first.end())["error"]
-        assert AGAIN in (await second.end())["error"]
-        status, answer = await third
-        assert status == 500
-        assert AGAIN in answer["error"]
-    assert not created(ollama)
+    async with App(settings(hub.endpoint, ollama.url, pull={"jobs": 1})) as app:
+        client = Client(app.address.url, session)
+        first = await begun(app, client)
+        second = Attached(client, "hf.co/acme/other")
+        await eventually(lambda: second.waited)
+        third = asyncio.create_task(client.pull_at_once(NAME))
+        await eventually(lambda: app._jobs.all()[1].clients == 2)
+        async with ending(app):
+            assert AGAIN in (await first.end())["error"]
+            assert AGAIN in (await second.end())["error"]
+            status, answer = await third
+            assert status == 500
+            assert AGAIN in answer["error"]
+        assert not created(ollama)
 
 
 @pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
@@ -862,16 +861,16 @@ async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
     hub.line = None
     ollama.hold_create = asyncio.Event()
     name = f"hf.co/acme/tiny:{tag}"
-    app = await App(settings(hub.endpoint, ollama.url)).__aenter__()
-    client = Client(app.address.url, session)
-    first = Attached(client, name)
-    second = asyncio.create_task(client.pull_at_once(name))
-    await eventually(lambda: created(ollama) and newest(app).clients == 2, WAITS)
-    async with ending(app):
-        assert AGAIN in (await first.end())["error"]
-        status, answer = await second
-        assert (status, list(answer)) == (500, ["error"])
-        assert AGAIN in answer["error"]
+    async with App(settings(hub.endpoint, ollama.url)) as app:
+        client = Client(app.address.url, session)
+        first = Attached(client, name)
+        second = asyncio.create_task(client.pull_at_once(name))
+        await eventually(lambda: created(ollama) and newest(app).clients == 2)
+        async with ending(app):
+            assert AGAIN in (await first.end())["error"]
+            status, answer = await second
+            assert (status, list(answer)) == (500, ["error"])
+            assert AGAIN in answer["error"]
 
 
 async def test_a_create_that_ends_soon_is_read_to_its_end_by_the_proxy_itself(
@@ -886,15 +885,15 @@ async def test_a_create_that_ends_soon_is_read_to_its_end_by_the_proxy_itself(
     monkeypatch.setattr("proxy.pull.jobs.CREATE_SECONDS", 3)
     hub.line = None
     ollama.hold_create = asyncio.Event()
-    app = await App(settings(hub.endpoint, ollama.url)).__aenter__()
-    first = Attached(Client(app.address.url, session), NAME)
-    await eventually(lambda: created(ollama), WAITS)
-    async with ending(app):
-        assert AGAIN in (await first.end())["error"]
-        ollama.hold_create.set()
-    assert not let_go
-    assert ollama.abandoned_creates == 0
-    assert NAME in ollama.models
+    async with App(settings(hub.endpoint, ollama.url)) as app:
+        first = Attached(Client(app.address.url, session), NAME)
+        await eventually(lambda: created(ollama))
+        async with ending(app):
+            assert AGAIN in (await first.end())["error"]
+            ollama.hold_create.set()
+        assert not let_go
+        assert ollama.abandoned_creates == 0
+        assert NAME in ollama.models
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -903,15 +902,15 @@ async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
 ) -> None:
     hub.line = None
     ollama.hold_create = asyncio.Event()
-    app = await App(settings(hub.endpoint, ollama.url)).__aenter__()
-    client = Client(app.address.url, session)
-    first = Attached(client, NAME)
-    await eventually(lambda: created(ollama), WAITS)
-    async with ending(app):
-        assert AGAIN in (await first.end())["error"]
-        status, answer = await client.post("/api/pull", {"model": "hf.co/acme/tiny:q8_0", "stream": stream})
-        assert status == (200 if stream else 500)
-        assert AGAIN in orjson.loads(answer.splitlines()[-1]).get("error", "")
+    async with App(settings(hub.endpoint, ollama.url)) as app:
+        client = Client(app.address.url, session)
+        first = Attached(client, NAME)
+        await eventually(lambda: created(ollama))
+        async with ending(app):
+            assert AGAIN in (await first.end())["error"]
+            status, answer = await client.post("/api/pull", {"model": "hf.co/acme/tiny:q8_0", "stream": stream})
+            assert status == (200 if stream else 500)
+            assert AGAIN in orjson.loads(answer.splitlines()[-1]).get("error", "")
 
 
 async def test_what_was_finished_before_the_end_is_not_fetched_again_after_it(
@@ -924,7 +923,7 @@ async def test_what_was_finished_before_the_end_is_not_fetched_again_after_it(
     finished = set(weights_of(files)) - {digest_of(files[last])}
     async with proxying(hub, ollama, session) as (_, client):
         first = Attached(client, NAME)
-        await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last), WAITS)
+        await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last))
     assert AGAIN in (await first.end())["error"]
     hub.requests.clear()
     async with proxying(hub, ollama, session) as (_, client):

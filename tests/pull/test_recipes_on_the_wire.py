@@ -16,7 +16,7 @@ from proxy.demo.ollama import StandInOllama
 from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
 from proxy.ollama import PROBE, Ollama, upstream_session
 from proxy.planning.recipe import Literal, Range, Recipe, Step
-from proxy.pull import streams, window
+from proxy.pull import window
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Bandwidth, Streams
@@ -218,17 +218,6 @@ async def test_streams_become_more_while_the_line_gives_more(
     async with large(hub, ollama, 20_000_000) as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
         await eventually(lambda: app._backend.streams.limit == 8)
-        pulling.cancel()
-
-
-async def test_streams_stay_few_where_more_of_them_bring_no_more(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
-) -> None:
-    hub.line = 40_000_000
-    async with large(hub, ollama, 120_000_000) as app:
-        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
-        await eventually(lambda: app._backend.streams._hold_until > 0, 10)
-        assert app._backend.streams.limit == streams.FIRST_STREAMS
         pulling.cancel()
 
 

