@@ -89,6 +89,8 @@ class Relay:
 
     def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
         self._request = request
+        # aiohttp takes it from the request before the handler hears that the proxy ends.
+        self._client = request.transport
         self._connection = connection
         self._was_used = connection.used
         self._speaks_http_1_1 = request.version >= HttpVersion11
@@ -128,7 +130,7 @@ class Relay:
 
     def break_off(self) -> None:
         """End the client's connection so that it cannot take what it has for the whole answer."""
-        client = self._request.transport
+        client = self._client
         if client is None or not self.begun:
             return
         connection = client.get_extra_info("socket")
@@ -223,7 +225,7 @@ class Relay:
         self._out.append(b"\r\n")
 
     def _write(self) -> None:
-        client = self._request.transport
+        client = self._client
         if client is not None and not client.is_closing():
             client.write(b"".join(self._out))
             if client.get_write_buffer_size() > MOST_UNSENT and not self._ended:
