@@ -4,11 +4,12 @@ A shard that is missing, or another family's weights under this name, would make
 """
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Family, made_by
+from proxy.gguf.tensors import BLOCK, TensorName
 
-BLOCK = "blk."
 _LAYER = f"{BLOCK}{{}}."
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
 _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
@@ -16,23 +17,28 @@ _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 def check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
     """Raises CannotConvert for the first tensor of the GGUF that is missing, or too many."""
-    rules = {name for key, rule in family.tensors.items() for name in made_by(key, rule)}
-    needed = {name for name in rules if _stem(name) not in family.optional}
-    needed |= {f"{name.removesuffix('.weight')}.bias" for name in rules if _stem(name) in family.biases}
+    made = {name for key, rule in family.tensors.items() for name in made_by(key, rule)}
+    of_layer = {name.removeprefix(_LAYER) for name in made if name.startswith(_LAYER)}
+    of_none = {name for name in made if not name.startswith(_LAYER)}
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
-    ends = set()
+    others: set[str] = set()
     for name in names:
-        if name.endswith(".bias") and not _may_be(name, family, rules):
+        block, rest = named = TensorName.of(name)
+        known = named.stem in family.biases | family.optional_biases or rest in (of_none if block is None else of_layer)
+        if named.end == "bias" and not known:
             raise CannotConvert(f"the weights have {name}, which llama.cpp does not load for this architecture")
-        if name.startswith(BLOCK):
-            _, block, rest = name.split(".", 2)
-            blocks[int(block)].add(rest)
-        else:
-            ends.add(name)
-    missing = {name for name in needed if not name.startswith(BLOCK)} - ends
+        (others if block is None else blocks[block]).add(rest)
+    missing = _needed(family, of_none) - others
     if missing := missing - ({"output.weight"} if config.tied else set()):
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
-    _check_layers({name.removeprefix(_LAYER) for name in needed if name.startswith(BLOCK)}, blocks)
+    _check_layers(_needed(family, of_layer), blocks)
+
+
+def _needed(family: Family, names: AbstractSet[str]) -> set[str]:
+    """Of those that the rules make, in or out of a layer, with the biases that have to be there."""
+    stems = {name: TensorName.of(name).stem for name in names}
+    biases = {f"{stem}.bias" for stem in stems.values() if stem in family.biases}
+    return {name for name, stem in stems.items() if stem not in family.optional} | biases
 
 
 def _check_layers(needed: set[str], blocks: dict[int, set[str]]) -> None:
@@ -44,7 +50,7 @@ def _check_layers(needed: set[str], blocks: dict[int, set[str]]) -> None:
     attends_beside = all(recurrent for _, recurrent in kinds)
     for (experts, recurrent), alike in kinds.items():
         attends = attends_beside or not recurrent
-        wanted = {name for name in needed if _belongs(_stem(name), experts, recurrent, attends)}
+        wanted = {name for name in needed if _belongs(TensorName.of(name).stem, experts, recurrent, attends)}
         wanted = wanted.union(*alike.values())
         for number, found in alike.items():
             if missing := wanted - found:
@@ -59,15 +65,3 @@ def _belongs(stem: str, experts: bool, recurrent: bool, attends: bool) -> bool:
     if stem.startswith("ssm_"):
         return recurrent
     return attends or stem not in _ATTENTION
-
-
-def _may_be(bias: str, family: Family, rules: set[str]) -> bool:
-    stem = _stem(bias)
-    named = _LAYER + bias.split(".", 2)[2] if bias.startswith(BLOCK) else bias
-    return stem in family.biases or stem in family.optional_biases or named in rules
-
-
-def _stem(name: str) -> str:
-    """Without the layer's number and the end."""
-    parts = name.split(".")
-    return parts[2] if name.startswith(BLOCK) else parts[0]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from proxy.gguf.casting import cast
-from proxy.gguf.completeness import BLOCK
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
@@ -17,7 +16,7 @@ from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
-from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
+from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.vocabulary import write_vocabulary
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
@@ -110,16 +109,10 @@ def convert(
         file_type = FILE_TYPES[matrices]
         targets = [cast(target, TensorType[matrices]) for target in targets]
     order = _data_order(targets, list(weights))
-    metadata = {
-        **_general(family, description, [target.info for target in targets]),
-        "general.file_type": Field.uint32(max(file_type, quantized and FILE_TYPES["F16"])),
-        "general.quantization_version": Field.uint32(_QUANTIZATION_VERSION),
-        **_hyperparameters(family, settings),
-        **write_vocabulary(family, settings, files, description.chat_template),
-    }
-    if description.adds_bos is not None:
-        metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
-    check_loadable(family.architecture, metadata, [target.info for target in targets])
+    infos = [target.info for target in targets]
+    file_type = max(file_type, quantized and FILE_TYPES["F16"])
+    metadata = _metadata(family, settings, files, description, infos, file_type)
+    check_loadable(family.architecture, metadata, infos)
     placed = lay_out(target.info for target in order)
     listed = sorted(placed, key=_ollama_order) if for_ollama_quantizer_below_0_30 else placed
     return Conversion(
@@ -130,6 +123,26 @@ def convert(
         all(target.sources == 1 for target in targets),
         tuple(listed),
     )
+
+
+def _metadata(
+    family: Family,
+    config: Config,
+    files: Mapping[str, bytes],
+    description: Description,
+    infos: Sequence[TensorInfo],
+    file_type: int,
+) -> dict[str, Field]:
+    metadata = {
+        **_general(family, description, infos),
+        "general.file_type": Field.uint32(file_type),
+        "general.quantization_version": Field.uint32(_QUANTIZATION_VERSION),
+        **_hyperparameters(family, config),
+        **write_vocabulary(family, config, files, description.chat_template),
+    }
+    if description.adds_bos is not None:
+        metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
+    return metadata
 
 
 def _aligned(targets: Iterable[Target]) -> Iterator[Piece | Made]:
@@ -233,5 +246,5 @@ def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]
 
 def _ollama_order(info: TensorInfo) -> tuple[bool, int, str]:
     """By block and name, those of no block behind (fs/ggml/gguf.go, WriteGGUF of v0.24)."""
-    block = int(info.name.split(".")[1]) if info.name.startswith(BLOCK) else None
+    block = TensorName.of(info.name).block
     return block is None, block or 0, info.name

@@ -5,13 +5,13 @@ cannot be loaded. The names of the sizes, and who wants what, are those of `load
 b10488) and of each architecture's `load_arch_tensors` (src/models).
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.gguf.config import MOST_BLOCKS, CannotConvert
+from proxy.gguf.families.rules import SHARED_MATRICES
 from proxy.gguf.header import Field
-from proxy.gguf.tensors import TensorInfo
+from proxy.gguf.tensors import TensorInfo, TensorName
 
 _SHAPES: Mapping[str, str] = {
     "token_embd": "n_embd n_vocab",
@@ -105,7 +105,6 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
 """Architectures in which all heads together have to be as wide as the embedding."""
 
 _EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
-_SHARED_EXPERTS = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
 _MIXED_LAYERS = frozenset({"jamba"})
 """Where the tensors say which layers have experts."""
 
@@ -187,11 +186,12 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
     shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {})}
     of_block: dict[int, Mapping[str, int]] = {}
     for tensor in tensors:
-        block, stem, end = _name(tensor.name)
+        named = TensorName.of(tensor.name)
+        block = named.block or 0
         if block not in of_block:
             of_block[block] = sizes.of(block)
-        wanted = tuple(of_block[block][name] for name in shapes[stem].split())
-        wanted = wanted[-1:] if end == "bias" else wanted
+        wanted = tuple(of_block[block][name] for name in shapes[named.stem].split())
+        wanted = wanted[-1:] if named.end == "bias" else wanted
         if _short(tensor.shape) != _short(wanted):
             raise CannotConvert(
                 f"{tensor.name} is to have the shape {list(wanted)} by config.json, and has {list(tensor.shape)}"
@@ -221,28 +221,18 @@ def _check_numbers(architecture: str, sizes: _Sizes) -> None:
 
 def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     """All layers behind the first dense ones have them, or none; and with them those that are shared."""
-    stems: dict[int, set[str]] = {}
-    for tensor in tensors:
-        block, stem, _ = _name(tensor.name)
-        stems.setdefault(block, set()).add(stem)
+    stems: dict[int | None, set[str]] = {}
+    for named in (TensorName.of(tensor.name) for tensor in tensors):
+        stems.setdefault(named.block, set()).add(named.stem)
     first = sizes.of(0)
     dense = sizes.read("leading_dense_block_count") if first["n_expert"] else MOST_BLOCKS
     for block in range(sizes.read("block_count")):
-        wanted = set() if block < dense else _EXPERTS | (_SHARED_EXPERTS if first["n_ff_shexp"] else set())
+        wanted = set() if block < dense else _EXPERTS | (SHARED_MATRICES if first["n_ff_shexp"] else set())
         has = {stem for stem in stems[block] if stem.endswith("exps")}
         if lacking := wanted - stems[block]:
             raise CannotConvert(f"the weights have nothing that becomes blk.{block}.{min(lacking)}.weight")
         if has and not wanted:
             raise CannotConvert(f"the weights have experts in layer {block}, and config.json none")
-
-
-def _name(name: str) -> tuple[int, str, str]:
-    """The block, 0 for none; the name itself; and `weight`, `bias` or nothing."""
-    found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)(?:\.(\w+))?", name)
-    if found is None:
-        raise AssertionError(name)
-    block, stem, end = found.groups()
-    return int(block or 0), stem, end or ""
 
 
 def _short(shape: tuple[int, ...]) -> tuple[int, ...]:

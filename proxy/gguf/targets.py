@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Protocol
 
-from proxy.gguf.completeness import BLOCK, check_complete
+from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import (
     Absorbed,
@@ -22,7 +22,7 @@ from proxy.gguf.families.rules import (
     Turned,
 )
 from proxy.gguf.header import MOST_DIMENSIONS
-from proxy.gguf.tensors import TensorInfo, TensorType, shown
+from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
 from proxy.gguf.transforms import (
     WIDTHS,
     Transform,
@@ -117,8 +117,7 @@ class Target:
 
     @property
     def block(self) -> int | None:
-        name = self.info.name
-        return int(name.split(".")[1]) if name.startswith(BLOCK) else None
+        return TensorName.of(self.info.name).block
 
 
 def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> list[Target]:
@@ -234,8 +233,9 @@ def _target(
 
 def stays_wide(name: str, shape: Sequence[int]) -> bool:
     """Whether a tensor of the GGUF is F32 in any case, which no quantizer touches."""
-    stem, _, end = name.rpartition(".")
-    return len(shape) < MATRIX or name.endswith("_norm.weight") or end != "weight" or stem.split(".")[-1] in _ALWAYS_F32
+    named = TensorName.of(name)
+    is_norm = named.stem.endswith("_norm")
+    return len(shape) < MATRIX or is_norm or named.end != "weight" or named.stem in _ALWAYS_F32
 
 
 def _made(name: str, content: bytes) -> Target:

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import prod
+from typing import NamedTuple
 
 DEFAULT_ALIGNMENT = 32
+BLOCK = "blk."
 
 _brief = reprlib.Repr()
 _brief.maxstring = 100
@@ -99,6 +101,29 @@ BLOCKS: Mapping[int, tuple[int, int]] = {
     TensorType.Q2_0: (64, 18),
 }
 """How many numbers a block holds, and how many bytes it takes."""
+
+
+class TensorName(NamedTuple):
+    """What llama.cpp calls a tensor: the number of its block, None for none, and the name in there."""
+
+    block: int | None
+    rest: str
+
+    @classmethod
+    def of(cls, name: str) -> "TensorName":
+        if not name.startswith(BLOCK):
+            return cls(None, name)
+        _, block, rest = name.split(".", 2)
+        return cls(int(block), rest)
+
+    @property
+    def stem(self) -> str:
+        return self.rest.partition(".")[0]
+
+    @property
+    def end(self) -> str:
+        """`weight`, `bias` or nothing."""
+        return self.rest.partition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ async def create(
     elif plan.converter is Converter.OLLAMA:
         progress.status(CONVERTING)
     elif plan.is_quantized:
-        _quantizing(plan, progress, 0)
+        _show_quantizing(plan, progress, ended=False)
     await _finish(ollama, body, plan, progress)
 
 
@@ -83,11 +83,11 @@ async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress:
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
             elif status == VERIFYING:
                 if not quantizing and plan.is_quantized:
-                    _quantizing(plan, progress, sum(upload.size for upload in plan.weights))
+                    _show_quantizing(plan, progress, ended=True)
                 progress.status(status)
 
 
-def _quantizing(plan: Plan, progress: Progress, completed: int) -> None:
+def _show_quantizing(plan: Plan, progress: Progress, *, ended: bool) -> None:
     """From v0.30 on, some builds of llama-quantize print no progress that Ollama can read."""
     size = sum(upload.size for upload in plan.weights)
-    progress.quantizing(f"quantizing model to {plan.quantization}", size, completed)
+    progress.quantizing(f"quantizing model to {plan.quantization}", size, size if ended else 0)

@@ -8,7 +8,7 @@ from yarl import URL
 from proxy.config import HubConfig
 from proxy.errors import SourceError
 from proxy.reasons import reason
-from proxy.sources.http_file import proxy_for, source_session
+from proxy.sources.http_file import bearer, proxy_for, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 from proxy.sources.threads import in_daemon_thread
 
@@ -43,12 +43,13 @@ def _token_of_login() -> str:
 
 async def _reach(endpoint: str, path: str, token: str) -> int:
     url = URL(f"{endpoint}{path}")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     limit = aiohttp.ClientTimeout(total=SECONDS)
     try:
         async with (
             source_session() as session,
-            session.get(url, headers=headers, timeout=limit, proxy=proxy_for(url), allow_redirects=False) as answer,
+            session.get(
+                url, headers=bearer(token), timeout=limit, proxy=proxy_for(url), allow_redirects=False
+            ) as answer,
         ):
             status = answer.status
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

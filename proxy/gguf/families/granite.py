@@ -5,7 +5,7 @@ from typing import Any
 
 from proxy.gguf.families.llama import LLAMA_BIASES, LLAMA_DEFAULTS, LLAMA_TENSORS, llama_vocabulary
 from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, LLAMA_ROPES, NORMS, TURNED, half_of, rope_frequencies
-from proxy.gguf.families.rules import Family, Rule, Split
+from proxy.gguf.families.rules import SHARED_MATRICES, Family, Rule, Split
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, nonzero, number, rope_dimensions
 
 GRANITE_KEYS = (
@@ -65,7 +65,7 @@ GRANITE_MOE = Family(
     defaults={**_GRANITE_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2},
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
-    optional=frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"}),
+    optional=SHARED_MATRICES,
     optional_biases=LLAMA_BIASES,
     only={**ANY_SILU, "head_dim": (None,)},
     vocabulary=llama_vocabulary,

@@ -16,7 +16,7 @@ from proxy.gguf.families.parts import (
     UNTIED,
     prefix_space,
 )
-from proxy.gguf.families.rules import QKV, Family
+from proxy.gguf.families.rules import QKV, SHARED_MATRICES, Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
@@ -72,7 +72,7 @@ GLM4_MOE = Family(
     biases=QKV,
     only={**ANY_SILU, "attention_bias": (True,)},
     specials={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},
-    optional=frozenset({"attn_q_norm", "attn_k_norm", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"}),
+    optional=SHARED_MATRICES | {"attn_q_norm", "attn_k_norm"},
     # llama.cpp's converter keeps the layer for predicting more tokens, which nothing here runs.
     extra_layers=True,
 )
@@ -116,7 +116,7 @@ ERNIE4_5_MOE = Family(
         "moe_intermediate_size": 1536,
         "moe_num_shared_experts": 2,
     },
-    optional=frozenset({"exp_probs_b", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"}),
+    optional=SHARED_MATRICES | {"exp_probs_b"},
     optional_biases=QKV | {"attn_output"},
     # llama.cpp's loader takes all layers behind the first dense ones for mixtures.
     only={**ANY_SILU, "moe_layer_interval": (1,), "use_bias": (False, None)},

@@ -11,6 +11,8 @@ from proxy.gguf.tokenizer_files import TokenizerFiles
 Size = Callable[[Config], int]
 
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+SHARED_MATRICES = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
+"""Those of the experts that every token goes through."""
 
 
 @dataclass(frozen=True, slots=True)
