@@ -76,7 +76,7 @@ def open_files(process: asyncio.subprocess.Process) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_thousand_streams_arrive_whole_and_leave_no_memory_behind() -> None:
     async with listening_raw(count) as upstream, serving("--ollama", upstream) as (process, url):
         resident = []
@@ -137,7 +137,7 @@ async def leave_somewhere(url: str, rng: random.Random) -> None:
             writer.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_ten_thousand_clients_that_leave_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(4)
     hesitant = Hesitant(rng)

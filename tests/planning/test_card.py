@@ -67,7 +67,7 @@ def test_any_card_is_read(card: bytes) -> None:
         assert isinstance(value, str) or all(isinstance(item, str) for item in value)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "part", ["a:\n", "- a\n", "a: [", "'", '"', "a: ''", " ", "#", "\n", "a: |", "- - ", "{", "\t-"]
 )

@@ -235,7 +235,7 @@ async def live(life: Life, found: Counter[str]) -> None:
             await life.remove(client)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_fetches_nothing_that_is_there_and_leaves_nothing(
     session: aiohttp.ClientSession,
 ) -> None:

@@ -177,7 +177,7 @@ async def duration(place: Place, client: Client) -> float:
     return taken
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_moves_no_finished_file_again_and_leaves_nothing(
     session: aiohttp.ClientSession,
 ) -> None:

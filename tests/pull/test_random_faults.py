@@ -100,7 +100,7 @@ def random_fault(rng: random.Random, kinds: Sequence[str], paths: list[str], siz
     return Fault(path, kind, after=after, times=times)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sort", CASES)
 async def test_hundreds_of_pulls_with_random_faults_end_in_success_or_in_an_error_that_names_its_cause(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, sort: str
