@@ -11,13 +11,13 @@ import orjson
 import pytest
 from aiohttp import hdrs
 
-from proxy.app import App
+from proxy.app import FAREWELL_SECONDS, App
 from proxy.demo.creation import Creation
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import window
-from proxy.pull.jobs import Job
+from proxy.pull.jobs import CREATE_SECONDS, Job
 from tests.support import PATIENCE, Client, digest_of, eventually, fetched, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
@@ -832,6 +832,11 @@ async def ending(app: App) -> AsyncIterator[None]:
             yield
         finally:
             await closing
+
+
+def test_an_end_takes_less_than_the_5_s_that_a_service_manager_may_give() -> None:
+    # aiohttp waits twice: for the handlers to end, and for them to have been cancelled.
+    assert CREATE_SECONDS + 2 * FAREWELL_SECONDS < 5
 
 
 async def test_an_end_in_transfer_tells_every_client_to_pull_again(
