@@ -252,8 +252,8 @@ async def test_a_client_that_reads_slowly_slows_ollama_down() -> None:
 
     async def flood(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
-        for _ in range(1000):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n")
+        for _ in range(2000):
             writer.write(b"x" * 100_000)
             await writer.drain()
             sent += 100_000
@@ -266,11 +266,12 @@ async def test_a_client_that_reads_slowly_slows_ollama_down() -> None:
         await asyncio.get_running_loop().sock_connect(small, (address.host, address.port))
         reader, writer = await asyncio.open_connection(sock=small, limit=1000)
         writer.write(ASK_LAST)
-        assert await settled(lambda: sent) < 20_000_000
+        # What the kernel's buffers take, which differs.
+        assert await settled(lambda: sent) < 100_000_000
         received = 0
         while chunk := await reader.read(1_000_000):
             received += len(chunk)
-        assert received > 100_000_000
+        assert received > 200_000_000
         writer.close()
 
 
