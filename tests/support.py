@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -24,6 +24,9 @@ from proxy.demo.listener import LoggedRequest
 from proxy.demo.repository import tiny_llama
 
 COMMAND = [sys.executable, "-m", "proxy"]
+
+MOST_SAID = 1 << 26
+"""Bytes of a log that are read before anybody wants them: who writes to a full pipe stops."""
 
 PATIENCE = 60.0
 """Seconds that a test waits for what comes soon: a busy machine is not a failure, and what hangs takes longer."""
@@ -148,13 +151,16 @@ async def settled(value: Callable[[], int]) -> int:
 
 @asynccontextmanager
 async def serving(
-    *arguments: str, converter: str = "ollama", verify: bool = False
+    *arguments: str, converter: str = "ollama", verify: bool = False, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process and the URL that it says it listens on."""
     pull = {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()}
-    environment = os.environ | pull
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments, stderr=subprocess.PIPE, env=environment
+        *COMMAND,
+        *("serve", "--listen", "127.0.0.1:0", *arguments),
+        stderr=subprocess.PIPE,
+        env={**environment, **pull},
+        limit=MOST_SAID,
     )
     assert process.stderr is not None
     try:

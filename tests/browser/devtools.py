@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
@@ -33,19 +34,21 @@ def running(binary: str, profile: Path) -> Iterator[str]:
     options += ["--no-first-run", "--disable-background-networking", "--disable-gpu", "--lang=en-GB"]
     if os.geteuid() == 0:
         options.append("--no-sandbox")
-    with subprocess.Popen([binary, *options, "about:blank"], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    log = profile / "log"
+    with log.open("w") as stderr, subprocess.Popen([binary, *options, "about:blank"], stderr=stderr) as process:
         try:
-            said = ""
-            for line in process.stderr:
-                said += line
-                if found := re.search(r"DevTools listening on (ws://\S+)", line):
-                    yield found[1]
-                    break
-            else:
-                raise AssertionError(f"{binary} did not start: {said}")
+            yield _address(process, log)
         finally:
             process.kill()
+
+
+def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    until = time.monotonic() + PATIENCE
+    while not (found := re.search(r"DevTools listening on (ws://\S+)\n", log.read_text(errors="replace"))):
+        if process.poll() is not None or time.monotonic() > until:
+            raise AssertionError(f"Chromium did not start: {log.read_text(errors='replace')}")
+        time.sleep(0.02)
+    return found[1]
 
 
 class Page:

@@ -24,7 +24,7 @@ from proxy.errors import Interrupted, RangesIgnored, SourceError
 from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.sources.base import RepositoryFile
 from proxy.sources.http_file import HttpFile, bearer, source_session
-from tests.support import COMMAND, Client, listening, settings
+from tests.support import Client, listening, serving, settings
 
 CONTENT = bytes(range(256)) * 64
 FILE = RepositoryFile("model.safetensors", len(CONTENT))
@@ -74,19 +74,9 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
-@asynccontextmanager
-async def serving_with(environment: dict[str, str], *arguments: str) -> AsyncIterator[tuple[int, str]]:
-    """The process of a proxy with variables of its own, and its URL."""
-    environment = {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], **environment}
-    with subprocess.Popen(
-        [*COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments], stderr=subprocess.PIPE, env=environment
-    ) as process:
-        assert process.stderr is not None
-        try:
-            line = await asyncio.to_thread(process.stderr.readline)
-            yield process.pid, line.decode().rpartition(" ")[2].strip()
-        finally:
-            process.terminate()
+def own(**variables: str) -> dict[str, str]:
+    """The environment of a proxy, with variables of its own."""
+    return {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], "PATH": "", **variables}
 
 
 async def test_a_proxy_of_the_environment_carries_what_the_hub_sends_and_nothing_of_ollama(
@@ -95,16 +85,15 @@ async def test_a_proxy_of_the_environment_carries_what_the_hub_sends_and_nothing
     hub.add("acme/tiny", tiny_llama())
     asked: list[str] = []
     async with tunnelling(asked) as url:
-        environment = {"HTTP_PROXY": url, "http_proxy": url, "PATH": ""}
-        async with serving_with(environment, "--hub", hub.endpoint, "--ollama", ollama.url) as (_, proxy):
+        ends = ("--hub", hub.endpoint, "--ollama", ollama.url)
+        through = own(HTTP_PROXY=url, http_proxy=url)
+        async with serving(*ends, environment=through) as (_, proxy):
             assert (await Client(proxy, session).pull("hf.co/acme/tiny"))[-1] == SUCCESS
         assert any(line.startswith(f"GET {hub.endpoint}/acme/tiny/resolve/") for line in asked)
         assert any(line.startswith(f"GET {hub.cdn}/") for line in asked)
         assert not [line for line in asked if line.startswith(("GET", "POST")) and ollama.url in line]
         asked.clear()
-        async with serving_with(
-            {**environment, "NO_PROXY": "127.0.0.1"}, "--hub", hub.endpoint, "--ollama", ollama.url
-        ) as (_, proxy):
+        async with serving(*ends, environment=through | {"NO_PROXY": "127.0.0.1"}) as (_, proxy):
             assert (await Client(proxy, session).pull("hf.co/acme/tiny:q8_0"))[-1] == SUCCESS
         assert not asked
 
@@ -262,7 +251,7 @@ async def test_the_token_is_in_no_log_no_error_and_no_list_of_processes(
         lines = await Client(app.address.url, session).pull("hf.co/acme/tiny")
     assert "error" in lines[-1]
     assert "hf_mysecret" not in str(lines) + caplog.text
-    environment = {"HF_TOKEN": "hf_mysecret", "PATH": ""}
-    async with serving_with(environment, "--hub", hub.endpoint, "--ollama", ollama.url) as (pid, url):
+    ends = ("--hub", hub.endpoint, "--ollama", ollama.url)
+    async with serving(*ends, environment=own(HF_TOKEN="hf_mysecret")) as (process, url):
         assert "error" in (await Client(url, session).pull("hf.co/acme/tiny"))[-1]
-        assert b"hf_mysecret" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"hf_mysecret" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
