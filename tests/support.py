@@ -208,6 +208,9 @@ async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
     async def own(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await serve(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
             with suppress(ConnectionError):
@@ -241,6 +244,6 @@ async def talk(url: str, *parts: bytes, pause: float = 0.02) -> bytes:
         async with asyncio.timeout(PATIENCE):
             return await reader.read()
     finally:
-        writer.close()
+        writer.transport.abort()
         with suppress(ConnectionError):
             await writer.wait_closed()

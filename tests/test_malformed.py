@@ -69,7 +69,7 @@ async def all_that_comes(url: str, sent: bytes) -> bytes:
         async with asyncio.timeout(PATIENCE):
             while chunk := await reader.read(65536):
                 got += chunk
-    writer.close()
+    writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()
     return got
