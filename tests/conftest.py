@@ -31,9 +31,10 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """pytest-timeout stops its clock when a test fails, and uvloop never ends a loop with bytes that nobody takes."""
-    item.ihook.pytest_timeout_cancel_timer(item=item)
-    settings = pytest_timeout.Settings(PATIENCE, "thread", func_only=False, disable_debugger_detection=False)
-    item.ihook.pytest_timeout_set_timer(item=item, settings=settings)
+    settings = pytest_timeout.get_env_settings(item.config)
+    if settings.timeout:
+        item.ihook.pytest_timeout_cancel_timer(item=item)
+        item.ihook.pytest_timeout_set_timer(item=item, settings=settings._replace(timeout=PATIENCE))
     yield
 
 

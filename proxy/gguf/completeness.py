@@ -22,10 +22,11 @@ def check_complete(family: Family, config: Config, names: Iterable[str]) -> None
     of_none = {name for name in made if not name.startswith(_LAYER)}
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
     others: set[str] = set()
+    biases = family.biases | family.optional_biases
     for name in names:
         block, rest = named = TensorName.of(name)
-        known = named.stem in family.biases | family.optional_biases or rest in (of_none if block is None else of_layer)
-        if named.end == "bias" and not known:
+        by_rule = of_none if block is None else of_layer
+        if named.end == "bias" and named.stem not in biases and rest not in by_rule:
             raise CannotConvert(f"the weights have {name}, which llama.cpp does not load for this architecture")
         (others if block is None else blocks[block]).add(rest)
     missing = _needed(family, of_none) - others

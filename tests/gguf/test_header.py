@@ -206,7 +206,7 @@ def test_a_large_vocabulary_is_read_quickly() -> None:
     content = write_header(vocabulary(150_000), [TensorInfo("a", (4,), 0)]) + bytes(16)
     began = time.process_time()
     header = read_header(content)
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 0.5
     merges = header.get("tokenizer.ggml.merges", list)
     assert merges is not None
     assert (len(merges), merges[-1]) == (150_000, "token149999 token149999")
