@@ -154,9 +154,12 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request(
 
 async def test_an_upload_that_the_client_breaks_off_never_ends_cleanly_upstream() -> None:
     outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    began = asyncio.Event()
 
     async def take(request: web.BaseRequest) -> web.StreamResponse:
         try:
+            assert await request.content.readexactly(5) == b"hello"
+            began.set()
             await request.content.read()
             outcome.set_result("ended cleanly")
         except (aiohttp.ClientError, ConnectionError, asyncio.CancelledError, web.RequestPayloadError) as error:
@@ -169,9 +172,9 @@ async def test_an_upload_that_the_client_breaks_off_never_ends_cleanly_upstream(
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"POST /api/blobs/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
         await writer.drain()
-        await asyncio.sleep(0.05)
-        writer.close()
         async with asyncio.timeout(PATIENCE):
+            await began.wait()
+            writer.close()
             assert (await outcome).startswith("broken")
 
 
@@ -179,17 +182,20 @@ async def test_an_upload_that_the_client_breaks_off_never_ends_cleanly_upstream(
 async def test_an_answer_that_breaks_off_upstream_breaks_off_at_the_client(
     session: aiohttp.ClientSession, headers: dict[str, str]
 ) -> None:
+    arrived = asyncio.Event()
+
     async def broken(request: web.BaseRequest) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         await response.write(b"some\n")
         assert request.transport is not None
-        await asyncio.sleep(0.05)
+        await arrived.wait()
         request.transport.abort()
         return response
 
     async with proxied(broken) as url, session.post(f"{url}/api/chat") as response:
         assert await response.content.readline() == b"some\n"
+        arrived.set()
         with pytest.raises(aiohttp.ClientError):
             await response.content.read()
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -139,7 +139,8 @@ async def test_a_hang_is_left_and_the_range_goes_on(
     hub.faults += [Fault(WEIGHTS, "hang", after=50_000), Fault(WEIGHTS, "hang")]
     async with pulling(hub, ollama, session) as pull:
         check_success(await pull(), ollama)
-    assert len([line for line in warnings(caplog) if "no answer in time" in line]) == 2
+    # A machine that is busy for so long makes one more.
+    assert len([line for line in warnings(caplog) if "no answer in time" in line]) >= 2
 
 
 async def test_a_slow_range_among_fast_ones_is_fetched_anew(
@@ -150,7 +151,7 @@ async def test_a_slow_range_among_fast_ones_is_fetched_anew(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert (streams.SLOW_SECONDS, streams.SLOW_SHARE) == (5, 0.1)
-    monkeypatch.setattr(streams, "SLOW_SECONDS", 0.3)
+    monkeypatch.setattr(streams, "SLOW_SECONDS", 1)  # longer than a busy machine keeps a fast one waiting
     hub.rate = 2_000_000
     hub.faults.append(Fault(WEIGHTS, "slow", after=100_000, rate=10_000))
     check_success(await pull(), ollama)
@@ -207,8 +208,19 @@ async def test_a_file_that_changed_when_its_address_is_renewed_is_told(
     assert DIGEST not in ollama.blobs
 
 
-def in_seconds(seconds: int) -> str:
-    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+class InTwoSeconds(Mapping[str, str]):
+    """A Retry-After with a date that counts from the answer: a busy machine may take seconds until it is asked."""
+
+    def __getitem__(self, name: str) -> str:
+        if name != hdrs.RETRY_AFTER:
+            raise KeyError(name)
+        return format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([hdrs.RETRY_AFTER])
+
+    def __len__(self) -> int:
+        return 1
 
 
 @pytest.mark.parametrize(
@@ -217,7 +229,7 @@ def in_seconds(seconds: int) -> str:
         (429, {"Retry-After": "1"}),
         (503, {"Retry-After": "1"}),
         (429, {"RateLimit": '"resolvers";r=0;t=1', "RateLimit-Policy": '"fixed window";"resolvers";q=3000;w=300'}),
-        (429, {"Retry-After": in_seconds(2)}),
+        (429, InTwoSeconds()),
     ],
 )
 async def test_a_throttled_pull_waits_as_told_says_so_and_halves_its_streams(
@@ -225,16 +237,15 @@ async def test_a_throttled_pull_waits_as_told_says_so_and_halves_its_streams(
     hub: StandInHub,
     ollama: StandInOllama,
     status: int,
-    headers: dict[str, str],
+    headers: Mapping[str, str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=status, headers=headers))
-    if "GMT" in headers.get("Retry-After", ""):
-        headers["Retry-After"] = in_seconds(2)
     began = asyncio.get_running_loop().time()
     lines = await pull()
     check_success(lines, ollama)
-    assert asyncio.get_running_loop().time() - began >= 1
+    # uvloop counts whole milliseconds, and the difference of two of its times is rounded.
+    assert asyncio.get_running_loop().time() - began > 1 - 0.002
     waiting = [line["status"] for line in lines if line.get("status", "").startswith("waiting ")]
     assert len(waiting) == 1
     assert re.match(rf"waiting [12] s: acme/tiny/{WEIGHTS}: 127.0.0.1 answered {status} ", waiting[0])

@@ -20,7 +20,7 @@ from proxy.errors import ConfigError
 from proxy.pull import journal as module
 from proxy.pull.journal import RESPITE_SECONDS, VERSION, Journal, JournalError, Locked, Record, state_file
 from proxy.registry import Blob
-from tests.support import COMMAND, serving
+from tests.support import COMMAND, PATIENCE, serving
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 MODEL = "hf.co/acme/tiny:q4_k_m"
@@ -357,7 +357,7 @@ async def test_a_proxy_says_that_another_one_serves_this_ollama(ollama: StandInO
         second = await asyncio.create_subprocess_exec(
             *COMMAND, "serve", "--listen", "127.0.0.1:0", "--ollama", ollama.url, stderr=subprocess.PIPE
         )
-        _, said = await asyncio.wait_for(second.communicate(), 30)
+        _, said = await asyncio.wait_for(second.communicate(), PATIENCE)
     assert second.returncode == 1
     [line] = said.decode().splitlines()
     assert "another ollama-hf-proxy serves this Ollama" in line
@@ -519,7 +519,7 @@ async def test_a_proxy_with_a_state_that_cannot_be_written_ends_with_one_line(
     process = await asyncio.create_subprocess_exec(
         *COMMAND, "serve", "--ollama", ollama.url, "--listen", "127.0.0.1:0", stderr=subprocess.PIPE, env=environment
     )
-    _, said = await asyncio.wait_for(process.communicate(), 30)
+    _, said = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 1
     [line] = said.decode().splitlines()
     assert line.startswith(f"ollama-hf-proxy: {taken}/")

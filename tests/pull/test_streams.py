@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import log2
-from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,10 +23,23 @@ MOVE = (
 )
 
 
+class Clock:
+    """The loop's. Its steps are exact in binary, so that a sum of them is what it says."""
+
+    def __init__(self) -> None:
+        self.now = 1024.0
+
+    def time(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test itself says when time has passed."""
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The test itself says when time has passed: a machine that is busy meanwhile lets none pass."""
+    clock = Clock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
     monkeypatch.setattr(module, "TICK_SECONDS", 3600)
+    return clock
 
 
 async def settle() -> None:
@@ -60,22 +72,16 @@ async def crowd(streams: Streams, size: int = 1) -> AsyncIterator[None]:
 
 
 class Line:
-    """A line that gives `rate(n)` bytes a second for n streams, and the clock, which goes as the test wants."""
+    """A line that gives `rate(n)` bytes a second for n streams, and the clock goes on with it."""
 
-    def __init__(self, streams: Streams, rate: Callable[[int], float]) -> None:
+    def __init__(self, streams: Streams, clock: Clock, rate: Callable[[int], float]) -> None:
         self.rate = rate
         self.limits: list[int] = []
         self._streams = streams
-        self._now = asyncio.get_running_loop().time()
-
-    def time(self) -> float:
-        return self._now
-
-    def call_later(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(seconds, callback, *arguments)
+        self._clock = clock
 
     async def run(self, seconds: float) -> None:
-        for _ in range(round(seconds * 10)):
+        for _ in range(round(seconds * 8)):
             await self.tick()
 
     async def run_until(self, limit: int) -> None:
@@ -85,9 +91,9 @@ class Line:
     async def tick(self) -> None:
         streams = self._streams
         for stream in streams._open:
-            streams.arrived(stream, int(self.rate(len(streams._open)) / 10 / len(streams._open)))
-        self._now += 0.1
-        streams._tick(cast("asyncio.AbstractEventLoop", self))
+            streams.arrived(stream, int(self.rate(len(streams._open)) / 8 / len(streams._open)))
+        self._clock.now += 0.125
+        streams._tick(asyncio.get_running_loop())
         if self.limits[-1:] != [streams.limit]:
             self.limits.append(streams.limit)
         await settle()
@@ -244,16 +250,15 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing() -> None:
     assert streams.idle
 
 
-async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(module, "LEAST_PAUSE", 0.01)
+async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(clock: Clock) -> None:
     streams = Streams(8, MEMORY)
     limits = []
     for _ in range(3):
-        for pause in (0.03, 0.02, 0.0):
+        for pause in (3, 2, 0):
             streams.throttle(pause)
+            clock.now += 0.5
         limits.append(streams.limit)
-        await asyncio.sleep(0.05)
+        clock.now += 2
     assert limits == [FIRST_STREAMS // 2, 1, 1]
 
 
@@ -287,11 +292,11 @@ async def test_nobody_is_admitted_before_a_pause_ends_and_then_somebody_is(monke
     ],
 )
 async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
-    no_ticks: None, rate: Callable[[int], float], limit: int
+    clock: Clock, rate: Callable[[int], float], limit: int
 ) -> None:
     streams = Streams(30, MEMORY)
     async with crowd(streams):
-        line = Line(streams, rate)
+        line = Line(streams, clock, rate)
         await line.run(HOLD_SECONDS / 2)
         steps = [4, 8, 16, 30]
         tried = steps[: steps.index(limit) + 2]
@@ -299,18 +304,18 @@ async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
         assert len(streams._open) == limit
 
 
-async def test_where_more_streams_clearly_bring_more_they_are_soon_many(no_ticks: None) -> None:
+async def test_where_more_streams_clearly_bring_more_they_are_soon_many(clock: Clock) -> None:
     streams = Streams(30, MEMORY)
     async with crowd(streams):
-        line = Line(streams, lambda n: 10**6 * n)
+        line = Line(streams, clock, lambda n: 10**6 * n)
         await line.run(1.5)
         assert line.limits == [4, 8, 16, 30]
 
 
-async def test_more_streams_are_tried_again_after_a_while(no_ticks: None) -> None:
+async def test_more_streams_are_tried_again_after_a_while(clock: Clock) -> None:
     streams = Streams(30, MEMORY)
     async with crowd(streams):
-        line = Line(streams, lambda _: 10**6)
+        line = Line(streams, clock, lambda _: 10**6)
         await line.run(HOLD_SECONDS)
         assert line.limits == [4, 8, 4]
         line.rate = lambda n: 10**6 * n
@@ -318,10 +323,10 @@ async def test_more_streams_are_tried_again_after_a_while(no_ticks: None) -> Non
         assert line.limits == [4, 8, 4, 8, 16, 30]
 
 
-async def test_nothing_is_judged_before_something_has_come(no_ticks: None) -> None:
+async def test_nothing_is_judged_before_something_has_come(clock: Clock) -> None:
     streams = Streams(30, MEMORY)
     async with crowd(streams):
-        line = Line(streams, lambda _: 0)
+        line = Line(streams, clock, lambda _: 0)
         await line.run(5)
         assert line.limits == [4]
         line.rate = lambda n: 10**6 * n
@@ -333,31 +338,31 @@ async def test_nothing_is_judged_before_something_has_come(no_ticks: None) -> No
         await line.run_until(30)
 
 
-async def test_more_streams_are_not_tried_where_the_memory_is_the_limit(no_ticks: None) -> None:
+async def test_more_streams_are_not_tried_where_the_memory_is_the_limit(clock: Clock) -> None:
     streams = Streams(30, MEMORY)
     async with crowd(streams, size=MEMORY // FIRST_STREAMS):
-        line = Line(streams, lambda n: 10**6 * n)
+        line = Line(streams, clock, lambda n: 10**6 * n)
         await line.run(5)
         assert line.limits == [FIRST_STREAMS]
 
 
-async def test_more_streams_are_not_tried_where_nobody_waits(no_ticks: None) -> None:
+async def test_more_streams_are_not_tried_where_nobody_waits(clock: Clock) -> None:
     streams = Streams(30, MEMORY)
     busy = [await streams.enter("pull", order, 1) for order in range(FIRST_STREAMS)]
-    line = Line(streams, lambda n: 10**6 * n)
+    line = Line(streams, clock, lambda n: 10**6 * n)
     await line.run(5)
     assert line.limits == [FIRST_STREAMS]
     for stream in busy:
         done_with(streams, stream)
 
 
-async def test_after_a_pause_more_streams_are_not_tried_for_a_while(no_ticks: None) -> None:
+async def test_after_a_pause_more_streams_are_not_tried_for_a_while(clock: Clock) -> None:
     streams = Streams(6, MEMORY)
     async with crowd(streams):
-        line = Line(streams, lambda n: 10**6 * n)
+        line = Line(streams, clock, lambda n: 10**6 * n)
         await line.run_until(6)
         streams.throttle(0.0)
-        await line.run(HOLD_SECONDS - 0.2)
+        await line.run(HOLD_SECONDS - 0.25)
         assert line.limits == [4, 6, 3]
         await line.run(5)
         assert line.limits == [4, 6, 3, 6]
@@ -369,16 +374,18 @@ async def hold(streams: Streams, stream: Stream) -> None:
             await asyncio.Event().wait()
 
 
-async def ended(streams: Streams, watched: list[Stream], periods: list[list[int]], seconds: float) -> list[int]:
+async def ended(
+    streams: Streams, clock: Clock, watched: list[Stream], periods: list[list[int]], seconds: float
+) -> list[int]:
     """Which of the streams are ended as slow when they bring so much in periods of so many seconds."""
     tasks = [asyncio.create_task(hold(streams, stream)) for stream in watched]
     await settle()
     for brought in periods:
+        clock.now += seconds
         for stream, size in zip(watched, brought, strict=True):
             streams.arrived(stream, size)
-            stream.marked = (stream.marked[0] - seconds, *stream.marked[1:])
             streams._busy_seconds += seconds
-        streams._restart_slow(asyncio.get_running_loop().time())
+        streams._restart_slow(clock.now)
     await settle()
     for task in tasks:
         task.cancel()
@@ -403,22 +410,22 @@ async def ended(streams: Streams, watched: list[Stream], periods: list[list[int]
     ],
 )
 async def test_who_brings_less_than_a_tenth_of_the_others_for_a_while_is_ended(
-    no_ticks: None, periods: list[list[int]], seconds: float, slow: list[int]
+    clock: Clock, periods: list[list[int]], seconds: float, slow: list[int]
 ) -> None:
     streams = Streams(4, MEMORY)
     watched = [await streams.enter("pull", number, 1) for number, _ in enumerate(periods[0])]
-    assert await ended(streams, watched, periods, seconds) == slow
+    assert await ended(streams, clock, watched, periods, seconds) == slow
 
 
 @pytest.mark.parametrize(("brought", "slow"), [(90, [0]), (110, [])])
-async def test_who_is_alone_is_measured_by_those_that_are_done(no_ticks: None, brought: int, slow: list[int]) -> None:
+async def test_who_is_alone_is_measured_by_those_that_are_done(clock: Clock, brought: int, slow: list[int]) -> None:
     streams = Streams(4, MEMORY)
     for size in (1, 1000, 100_000):
         stream = await streams.enter("pull", 0, 1)
         streams.arrived(stream, size)
-        stream.began -= 10
+        clock.now += 10
         done_with(streams, stream)
-    assert await ended(streams, [await streams.enter("pull", 1, 1)], [[brought]], 10) == slow
+    assert await ended(streams, clock, [await streams.enter("pull", 1, 1)], [[brought]], 10) == slow
 
 
 async def test_streams_are_compared_as_long_as_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,21 +453,20 @@ async def took(work: Awaitable[object]) -> float:
     return loop.time() - began
 
 
-async def test_bytes_wait_as_long_as_the_bandwidth_says_whoever_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bytes_wait_as_long_as_the_bandwidth_says_whoever_takes_them(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
     monkeypatch.setattr("proxy.pull.streams.asyncio.sleep", sleep)
-    bandwidth = Bandwidth(100_000)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    for size in (10_000, 5_000, 50_000):
+    bandwidth = Bandwidth(1 << 20)
+    for gone, size in ((0, 1 << 17), (0, 1 << 16), (0.0625, 1 << 19)):
+        clock.now += gone
         await bandwidth.take(size)
-    gone = loop.time() - began
-    for wait, until in zip(waits, (0.1, 0.15, 0.65), strict=True):
-        assert until - gone <= wait < until + 0.001
+    assert waits == [0.125, 0.1875, 0.6875 - 0.0625]
 
 
 async def test_bytes_take_their_time() -> None:

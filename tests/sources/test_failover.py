@@ -189,7 +189,7 @@ async def opened(hub: StandInHub, *mirrors: StandInHub) -> AsyncIterator[Callabl
 async def test_an_endpoint_that_is_silent_is_left_at_once(
     hub: StandInHub, mirror: StandInHub, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(http_file, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(http_file, "READ_SECONDS", 2)  # which the mirror has too, and here nobody tries again
     hub.faults.append(Fault(WEIGHTS, "hang", times=-1))
     async with opened(hub, mirror) as read:
         if how == "gone":

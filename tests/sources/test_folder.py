@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from proxy.demo.repository import tiny_llama
 from proxy.errors import Refusal, SourceError
 from proxy.sources import folder
 from proxy.sources.folder import Folder, FolderRepository
-from tests.support import Client, digest_of, settings
+from tests.support import PATIENCE, Client, digest_of, settings
 
 WEIGHTS = bytes(range(256)) * 10_000  # 2.5 MB: three chunks
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -204,13 +204,16 @@ async def test_a_disk_that_hangs_is_given_up(root: Path, monkeypatch: pytest.Mon
     assert folder.OPEN_SECONDS <= 15
     monkeypatch.setattr(folder, "OPEN_SECONDS", 0.1)
 
+    given_up = threading.Event()
+
     def hang(*_: object, **__: object) -> list[object]:
-        time.sleep(0.3)
+        given_up.wait(PATIENCE)
         return []
 
     monkeypatch.setattr(os, "walk", hang)
     with pytest.raises(SourceError, match="could not be listed within"):
         await opened(root)
+    given_up.set()
 
 
 async def test_a_model_of_a_folder_is_pulled(
