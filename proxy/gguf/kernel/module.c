@@ -1,0 +1,247 @@
+/* The extension module `proxy.gguf._kernel`: rows of numbers to ggml's blocks, by the widest registers of the CPU. */
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000
+#endif
+#include <Python.h>
+#include <float.h>
+
+#include "numbers.h"
+
+/* Whoever would build what is not bit-equal is better off without it. */
+#if FLT_EVAL_METHOD != 0 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__ || defined(__FAST_MATH__) || defined(__arm__)
+#error "this target calculates unlike ggml on x86-64"
+#endif
+
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" /* only inlined functions hand registers to each other */
+#endif
+
+/* ---- A set of functions for each width ---- */
+
+#if defined(__x86_64__)
+
+#include <cpuid.h>
+#include <immintrin.h>
+
+#define LANES 4
+#define NAMED(name) name##_sse2
+#define LOWER(a, b) _mm_min_ps(a, b)
+#define HIGHER(a, b) _mm_max_ps(a, b)
+#include "lanes.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+#define LANES 8
+#define NAMED(name) name##_avx2
+#define LOWER(a, b) _mm256_min_ps(a, b)
+#define HIGHER(a, b) _mm256_max_ps(a, b)
+#define PICK(mask, yes, no) _mm256_blendv_ps(no, yes, (F)(mask))
+#include "lanes.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl")
+#endif
+#define LANES 16
+#define NAMED(name) name##_avx512
+#define LOWER(a, b) _mm512_min_ps(a, b)
+#define HIGHER(a, b) _mm512_max_ps(a, b)
+#include "lanes.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#else
+
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#define LOWER(a, b) vminq_f32(a, b)
+#define HIGHER(a, b) vmaxq_f32(a, b)
+#endif
+#define LANES 4
+#define NAMED(name) name##_narrow
+#include "lanes.h"
+
+#endif
+
+struct width {
+    const char *name;
+    quantizer *const *quantizers;
+};
+
+/* The widest first. */
+static const struct width WIDTHS[] = {
+#if defined(__x86_64__)
+    {"avx512", quantizers_avx512},
+    {"avx2", quantizers_avx2},
+    {"sse2", quantizers_sse2},
+#elif defined(__ARM_NEON)
+    {"neon", quantizers_narrow},
+#else
+    {"generic", quantizers_narrow},
+#endif
+};
+
+static const struct width *used;
+
+#if defined(__x86_64__)
+/* What the CPU has (cpuid) and the system saves for each thread (xgetbv). __builtin_cpu_supports is always 0 in a
+ * build by zig, whose runtime library never asks the CPU. */
+static bool cpu_has(uint32_t features, uint32_t registers) {
+    const uint32_t osxsave = 1u << 27; /* there is an xgetbv */
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & osxsave)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & features) != features) return false;
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (a & registers) == registers;
+}
+#endif
+
+static bool has(const struct width *width) {
+#if defined(__x86_64__)
+    const uint32_t avx2 = 1u << 5, ymm = 0x6, avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, zmm = 0xe6;
+    if (width->quantizers == quantizers_avx512) return cpu_has(avx2 | avx512_f_dq_bw_vl, zmm);
+    if (width->quantizers == quantizers_avx2) return cpu_has(avx2, ymm);
+#endif
+    return width != NULL;
+}
+
+/* ---- The types ---- */
+
+static const struct kind {
+    int number, numbers, bytes;
+} KINDS[] = {{10, 256, 84}, {11, 256, 110}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210}, {20, 32, 18}, {23, 256, 136}};
+
+enum { KIND_COUNT = sizeof KINDS / sizeof *KINDS };
+
+static void widen(const char *dtype, const uint8_t *from, float *to, int count) {
+    if (dtype[0] == 'B') {
+        for (int i = 0; i < count; i++) {
+            uint16_t half;
+            memcpy(&half, from + 2 * i, 2);
+            to[i] = of_bits((uint32_t)half << 16);
+        }
+    } else if (dtype[1] == '1') {
+        for (int i = 0; i < count; i++) {
+            uint16_t half;
+            memcpy(&half, from + 2 * i, 2);
+            to[i] = widened(half);
+        }
+    } else {
+        memcpy(to, from, (size_t)count * 4);
+    }
+}
+
+static void run(
+    const struct kind *kind, quantizer *quantizer, const char *dtype, const uint8_t *from, int width, size_t blocks,
+    uint8_t *out
+) {
+    float x[CHUNK];
+    uint8_t made[CHUNK / 32 * 18 > CHUNK / 256 * 210 ? CHUNK / 32 * 18 : CHUNK / 256 * 210];
+    struct found found;
+    const size_t most = (size_t)(CHUNK / kind->numbers);
+    while (blocks) {
+        size_t now = blocks < most ? blocks : most;
+        int count = (int)now * kind->numbers;
+        widen(dtype, from, x, count);
+        for (int i = count; i < CHUNK; i++) x[i] = 0; /* lanes without a sub-block look at zeros */
+        quantizer(x, (int)now, made, &found);
+        memcpy(out, made, now * (size_t)kind->bytes);
+        from += (size_t)count * (size_t)width;
+        out += now * (size_t)kind->bytes;
+        blocks -= now;
+    }
+}
+
+/* ---- What Python sees ---- */
+
+static PyObject *quantize(PyObject *module, PyObject *args) {
+    (void)module;
+    int number, at = 0;
+    const char *dtype;
+    Py_buffer source;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "isy*:quantize", &number, &dtype, &source)) return NULL;
+    int width = !strcmp(dtype, "F32") ? 4 : !strcmp(dtype, "F16") || !strcmp(dtype, "BF16") ? 2 : 0;
+    while (at < KIND_COUNT && KINDS[at].number != number) at++;
+    if (at == KIND_COUNT) {
+        PyErr_Format(PyExc_ValueError, "type %d is not one of those made here", number);
+    } else if (!width) {
+        PyErr_Format(PyExc_ValueError, "numbers of dtype %s are not read here", dtype);
+    } else if (source.len % (KINDS[at].numbers * width)) {
+        PyErr_Format(PyExc_ValueError, "%zd bytes are no whole blocks of %d %s", source.len, KINDS[at].numbers, dtype);
+    } else {
+        Py_ssize_t blocks = source.len / (KINDS[at].numbers * width);
+        result = PyBytes_FromStringAndSize(NULL, blocks * KINDS[at].bytes);
+        if (result) {
+            uint8_t *out = (uint8_t *)PyBytes_AsString(result);
+            quantizer *chosen = used->quantizers[at];
+            Py_BEGIN_ALLOW_THREADS
+            run(KINDS + at, chosen, dtype, source.buf, width, (size_t)blocks, out);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    PyBuffer_Release(&source);
+    return result;
+}
+
+static PyObject *types(PyObject *module, PyObject *nothing) {
+    (void)module, (void)nothing;
+    PyObject *made = PyTuple_New(KIND_COUNT);
+    for (int i = 0; made && i < KIND_COUNT; i++) {
+        PyObject *number = PyLong_FromLong(KINDS[i].number);
+        if (!number || PyTuple_SetItem(made, i, number) < 0) Py_CLEAR(made);
+    }
+    return made;
+}
+
+static PyObject *width(PyObject *module, PyObject *nothing) {
+    (void)module, (void)nothing;
+    return PyUnicode_FromString(used->name);
+}
+
+static PyObject *use(PyObject *module, PyObject *args) {
+    (void)module;
+    const char *name;
+    if (!PyArg_ParseTuple(args, "s:use", &name)) return NULL;
+    for (size_t i = 0; i < sizeof WIDTHS / sizeof *WIDTHS; i++) {
+        if (!strcmp(WIDTHS[i].name, name) && has(WIDTHS + i)) {
+            used = WIDTHS + i;
+            Py_RETURN_NONE;
+        }
+    }
+    return PyErr_Format(PyExc_ValueError, "this CPU or build has no %s", name);
+}
+
+static int start(PyObject *module) {
+    (void)module;
+    for (used = WIDTHS; !has(used);) used++;
+    return 0;
+}
+
+static PyMethodDef METHODS[] = {
+    {"quantize", quantize, METH_VARARGS, "quantize(type_number, dtype, source): the blocks that ggml makes of these."},
+    {"types", types, METH_NOARGS, "types(): the numbers of the types made here."},
+    {"width", width, METH_NOARGS, "width(): the registers used."},
+    {"use", use, METH_VARARGS, "use(width): use these registers, for tests."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, (void *)start}, {0, NULL}};
+
+static PyModuleDef MODULE = {
+    PyModuleDef_HEAD_INIT, "proxy.gguf._kernel", "Rows of numbers to ggml's blocks.", 0, METHODS, SLOTS, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__kernel(void) { return PyModuleDef_Init(&MODULE); }

@@ -1,0 +1,25 @@
+"""The one part that is compiled. It is optional: where no compiler makes it, ggml itself quantizes, or Ollama."""
+
+from sysconfig import get_config_var
+
+from setuptools import Extension, setup
+
+# A Python without a GIL has no stable ABI.
+STABLE = not get_config_var("Py_GIL_DISABLED")
+KERNEL = "proxy/gguf/kernel"
+
+setup(
+    ext_modules=[
+        Extension(
+            "proxy.gguf._kernel",
+            [f"{KERNEL}/module.c"],
+            depends=[f"{KERNEL}/numbers.h", f"{KERNEL}/lanes.h"],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
+            # A product fused with a sum is rounded once where ggml rounds twice.
+            extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-g0"],
+            py_limited_api=STABLE,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if STABLE else {},
+)
