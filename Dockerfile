@@ -1,8 +1,11 @@
 FROM python:3.13-slim AS build
+# The compiler is for the kernel, and stays in this stage.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY proxy proxy
-RUN pip install --no-cache-dir --prefix=/installed '.[numpy]'
+RUN pip install --no-cache-dir --prefix=/installed . && \
+    ls /installed/lib/python*/site-packages/proxy/gguf/_kernel.abi3.so
 
 FROM python:3.13-slim
 COPY --from=build /installed /usr/local

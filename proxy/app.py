@@ -17,6 +17,7 @@ from proxy.backend import Backend
 from proxy.config import Address, Config
 from proxy.errors import ConfigError
 from proxy.forward import Forward
+from proxy.gguf.engine import described
 from proxy.guard import Guard
 from proxy.listener import Server, refuse
 from proxy.metrics import Metrics
@@ -29,6 +30,7 @@ from proxy.pull.journal import Journal, state_file
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.pulled import Pulled
 from proxy.pull.reclaim import Reclaim
+from proxy.pull.workers import worker_count
 from proxy.registry import PREFIX as REGISTRY
 from proxy.registry import Registry, reached_at
 from proxy.relay import STATUS
@@ -183,6 +185,8 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. Raises ConfigError when the address or the upstream cannot be used."""
     async with App(config) as app:
         log.info("listening on %s", app.address.url)
+        threads = worker_count(config.pull.threads)
+        log.info("quantizes with %s, %d threads", await asyncio.to_thread(described), threads)
         if config.server.open_to_a_network:
             log.warning(
                 "whoever reaches %s can use this Ollama and pull with this proxy's token; set server.api_keys, or "

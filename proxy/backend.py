@@ -24,7 +24,13 @@ class Backend:
         held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
         self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
         self.transfer = Transfer(
-            self.ollama, self.streams, bandwidth, config.ollama.patience_seconds, journal, metrics.uploaded.inc
+            self.ollama,
+            self.streams,
+            bandwidth,
+            config.ollama.patience_seconds,
+            journal,
+            metrics.uploaded.inc,
+            pull.threads,
         )
         by_host = {host: source for source in self._sources for host in source.hosts}
         self.planner = Planner(config, by_host, self.ollama, self.transfer)

@@ -32,18 +32,38 @@ LEAST_BANDWIDTH = 10_000
 
 
 class Quantization(StrEnum):
-    """What Ollama's `quantize` takes from v0.7 on (its `ggml.ParseFileType`), read in any case."""
+    """What llama.cpp's quantizer makes without an importance matrix, read in any case; the usual six come first."""
 
-    F32 = "F32"
+    Q4_K_M = "Q4_K_M"
+    Q5_K_M = "Q5_K_M"
+    Q6_K = "Q6_K"
+    Q8_0 = "Q8_0"
     F16 = "F16"
     BF16 = "BF16"
-    Q8_0 = "Q8_0"
+    F32 = "F32"
+    Q5_K_S = "Q5_K_S"
+    Q5_1 = "Q5_1"
+    Q5_0 = "Q5_0"
     Q4_K_S = "Q4_K_S"
-    Q4_K_M = "Q4_K_M"
+    Q4_1 = "Q4_1"
+    Q4_0 = "Q4_0"
+    IQ4_NL = "IQ4_NL"
+    IQ4_XS = "IQ4_XS"
+    Q3_K_L = "Q3_K_L"
+    Q3_K_M = "Q3_K_M"
+    Q3_K_S = "Q3_K_S"
+    IQ3_M = "IQ3_M"
+    IQ3_S = "IQ3_S"
+    Q2_K = "Q2_K"
+    TQ1_0 = "TQ1_0"
+    TQ2_0 = "TQ2_0"
+    MXFP4_MOE = "MXFP4_MOE"
 
     @classmethod
     def _missing_(cls, value: object) -> "Quantization | None":
-        return cls.__members__.get(str(value).upper())
+        name = str(value).upper()
+        # llama.cpp's short names.
+        return cls.__members__.get(f"{name}_M" if name in ("Q3_K", "Q4_K", "Q5_K") else name)
 
 
 class GgufPulls(StrEnum):
@@ -194,6 +214,7 @@ class PullConfig(_Section, frozen=True):
     gguf: GgufPulls = GgufPulls.AUTO
     converter: ConvertedBy = ConvertedBy.AUTO
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     memory: str | int = "128MiB"
     bandwidth: str | int = ""
     jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2

@@ -1,5 +1,6 @@
 """`doctor`: whether all that a pull needs is there, and what to do where it is not."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +9,15 @@ import aiohttp
 from rich.filesize import decimal
 
 from proxy.admin import INSTANCE_HEADER, PREFIX
-from proxy.config import Config
+from proxy.config import Config, Quantization
 from proxy.disk import free_disk
 from proxy.errors import ConfigError, ProxyError
-from proxy.gguf.casting import can_quantize
+from proxy.gguf.engine import described, has_kernel
+from proxy.gguf.ggml import PACKAGE
 from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.planning.capabilities import capabilities_of
+from proxy.planning.quantizations import is_made_here
+from proxy.pull.workers import cores, worker_count
 from proxy.reclaiming import check_reached
 from proxy.sources.hub_check import check_endpoint, check_mirror
 
@@ -43,10 +47,7 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
     yield await _told(check_endpoint(config.hub))
     for mirror in config.hub.mirrors:
         yield await _told(check_mirror(mirror))
-    if can_quantize():
-        yield Finding("ok", "numpy is there: F16, BF16 and Q8_0 are made while the bytes come in")
-    else:
-        yield Finding("note", "without numpy Ollama makes F16, BF16 and Q8_0; pip install 'ollama-hf-proxy[numpy]'")
+    yield await asyncio.to_thread(_engines, config.pull.threads)
     if config.server.open_to_a_network:
         yield Finding(
             "note", f"whoever reaches {config.server.address.url} can pull with this proxy's token; set api_keys"
@@ -95,6 +96,23 @@ async def _disk(config: Config, ollama: Ollama) -> Finding:
             "note", f"Ollama has {decimal(free)} of disk left; remove models that you do not use (ollama rm)"
         )
     return Finding("ok", f"Ollama has {decimal(free)} of disk left")
+
+
+def _engines(threads: int) -> Finding:
+    missing = [str(one) for one in Quantization if not is_made_here(one)]
+    if missing:
+        return Finding(
+            "note",
+            f"this machine does not make {', '.join(missing)} (engines: {described()}); `pip install {PACKAGE}` brings "
+            "them on Linux, Apple silicon and Windows (x86_64). On other machines install the proxy again where a C "
+            "compiler is, and numpy: each brings some of them",
+        )
+    count = worker_count(threads)
+    in_threads = f"in {count} {'thread' if count == 1 else 'threads'} of {cores()} cores"
+    text = f"every quantization is made here, by {described()}, {in_threads}"
+    if not has_kernel():
+        text += "; a wheel, or an installation with a C compiler, makes Q2_K to Q6_K and IQ4 several times as fast"
+    return Finding("ok", text)
 
 
 async def _told(check: Awaitable[str]) -> Finding:

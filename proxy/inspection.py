@@ -78,7 +78,7 @@ class Inspection:
     @property
     def bytes_to_move(self) -> int:
         """Every blob counts once, and not at all where Ollama holds it."""
-        sizes = {upload.digest or upload.path: upload.size for upload in self._uploads() if not self._is_held(upload)}
+        sizes = {upload.digest or upload.path: upload.taken for upload in self._uploads() if not self._is_held(upload)}
         return sum(sizes.values())
 
     @property
@@ -134,7 +134,8 @@ class Inspection:
     def _sizes(self, plan: Plan) -> Iterator[str]:
         yield f"to move: {decimal(self.bytes_to_move)}"
         if plan.result_size is not None:
-            yield f"the model will have about {decimal(plan.result_size)}"
+            about = "about " if plan.finished is None else ""
+            yield f"the model will have {about}{decimal(plan.result_size)}"
         if self.free_disk is not None:
             yield f"free disk: {decimal(self.free_disk)}"
 

@@ -1,4 +1,4 @@
-"""The one module that knows Ollama's API: version, blobs and create."""
+"""The one module that knows Ollama's API: version, blobs, models, pull and create."""
 
 import asyncio
 import hashlib
@@ -7,7 +7,7 @@ import re
 import secrets
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -151,20 +151,27 @@ class Ollama:
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
-    async def pull(self, name: str) -> None:
-        """Have Ollama pull by itself, also without TLS."""
-        body = {"model": name, "insecure": True, "stream": False}
-        status, answer = await self._call(hdrs.METH_POST, "/api/pull", body)
-        if status != HTTPStatus.OK:
-            raise OllamaError(_error_text(answer))
+    async def pull(self, name: str) -> dict[str, int]:
+        """Have Ollama pull by itself, also without TLS. The size of each layer by its digest.
 
-    async def pull_lines(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Have Ollama pull by itself, and yield the lines that it says, up to `success`; it stops where nobody reads.
+        Of a blob that Ollama holds it is the file's true size, whatever the manifest says (server/download.go, v0.24 to
+        0.40). Nothing else in its API tells that.
+        """
+        sizes: dict[str, int] = {}
+        async with aclosing(self.pull_lines(name, insecure=True)) as lines:
+            async for line in lines:
+                if line.get("digest") and line.get("total"):
+                    sizes[str(line["digest"])] = int(line["total"])
+        return sizes
+
+    async def pull_lines(self, name: str, *, insecure: bool = False) -> AsyncGenerator[dict[str, Any], None]:
+        """Have Ollama pull by itself, and yield its lines up to `success`. The pull stops when nobody reads them.
 
         Raises OllamaGone where the connection breaks, OllamaError where Ollama fails.
         """
+        body = {"model": name, "insecure": True} if insecure else {"model": name}
         try:
-            async with self._session.post(f"{self.url}/api/pull", data=orjson.dumps({"model": name})) as response:
+            async with self._session.post(f"{self.url}/api/pull", data=orjson.dumps(body)) as response:
                 if response.status != HTTPStatus.OK:
                     raise OllamaError(_error_text(await response.read()))
                 async for line in _json_lines(response.content):

@@ -1,11 +1,12 @@
 """A registry of one model at a time: Ollama pulls its manifest from the proxy, and finds every layer in its own store.
 
-That puts blobs under a name: a model that needs no create, or what is to be removed, since Ollama's API removes no blob
-but by a model's name (server/images.go, PullModel; manifest/manifest.go, RemoveLayers; v0.24 and v0.33).
+That gives blobs a name: the model that a pull has made, or blobs to remove, since Ollama's API removes blobs only with
+the model that names them (server/images.go, PullModel; manifest/manifest.go; v0.24 to 0.40).
 """
 
+import hashlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ PREFIX = f"/v2/{NAMESPACE}/"
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
+UNUSED = "application/vnd.ollama-hf-proxy.blob"
+"""The media type of a blob to remove. Ollama reads no layer whose type it does not know (v0.24 to 0.40)."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -30,18 +33,52 @@ class Blob(NamedTuple):
     size: int
 
 
-class Layer(NamedTuple):
-    """`kind` is the last word of its media type."""
+def blob_of(content: bytes) -> Blob:
+    return Blob(f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
 
-    kind: str
+
+class Layer(NamedTuple):
+    """A blob of a model, and what Ollama takes it for. `base` is the model that it comes from, where there is one."""
+
+    media_type: str
     blob: Blob
+    base: str = ""
+
+    @classmethod
+    def of(cls, kind: str, blob: Blob, base: str = "") -> "Layer":
+        """One of Ollama's own kinds: `model`, `projector`, `adapter`, `template`, `system`, `params`, `license`."""
+        return cls(f"application/vnd.ollama.image.{kind}", blob, base)
+
+    def sized(self, sizes: Mapping[str, int]) -> "Layer":
+        """The layer with the size that `sizes` has for its digest."""
+        digest, size = self.blob
+        return self._replace(blob=Blob(digest, sizes.get(digest, size)))
 
     def described(self) -> dict[str, str | int]:
-        return {"mediaType": f"application/vnd.ollama.image.{self.kind}", **self.blob._asdict()}
+        parent = {"from": self.base} if self.base else {}
+        return {"mediaType": self.media_type, **self.blob._asdict(), **parent}
+
+
+def manifest(config: Blob, layers: Sequence[Layer]) -> bytes:
+    """What Ollama pulls, and stores as it is.
+
+    `runner` and `format` are of the manifest itself. From 0.40 on a GGUF without them may be migrated when it is first
+    loaded: Ollama copies it in the background, and the copy outlives the model.
+    """
+    return orjson.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, **config._asdict()},
+            "layers": [layer.described() for layer in layers],
+            "runner": "llamacpp",
+            "format": "gguf",
+        }
+    )
 
 
 class Offer:
-    """A model that is there for Ollama to pull. `asked_for` tells whether it came for it."""
+    """A model that Ollama can pull. `asked_for` says whether Ollama came for it."""
 
     def __init__(self, name: str, manifest: bytes) -> None:
         self.name = name
@@ -58,14 +95,12 @@ class Registry:
 
     @contextmanager
     def offering(self, name: str, config: Blob, layers: Sequence[Layer]) -> Iterator[Offer]:
-        """`name` is without a host. `config` should be small: Ollama reads it whenever it lists its models."""
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, **config._asdict()},
-            "layers": [layer.described() for layer in layers],
-        }
-        offer = Offer(f"{self.url}/{name}", orjson.dumps(manifest))
+        """`name` has no host.
+
+        `config` must be a JSON object with fields as in ConfigV2 (types/model/config.go): up to 0.40 Ollama never lists
+        a model with another one, and newer versions refuse to pull it.
+        """
+        offer = Offer(f"{self.url}/{name}", manifest(config, layers))
         model, _, tag = name.partition(":")
         # Ollama spells each part of a name as its other models have it.
         path = f"/v2/{model}/manifests/{tag}".lower()
@@ -76,7 +111,7 @@ class Registry:
             del self._offers[path]
 
     def answer(self, request: web.BaseRequest) -> web.Response | None:
-        """None for what is not offered, which is Ollama's to answer as everything else."""
+        """None for what is not offered: that request goes to Ollama, like all others."""
         offer = self._offers.get(request.path.lower())
         if offer is None or request.method not in ("GET", "HEAD"):
             return None

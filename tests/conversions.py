@@ -50,15 +50,14 @@ def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
     return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
 
 
-def from_each_file(made: Conversion, reached: int) -> dict[str, int]:
-    """How many of the first bytes of a GGUF come of which file: what is made goes with the piece before it."""
-    path = min(piece.path for piece in made.pieces if isinstance(piece, Piece))
-    counts = {path: min(len(made.header), reached)}
-    left = reached - counts[path]
-    for piece in made.pieces:
-        path = piece.path if isinstance(piece, Piece) else path
-        counts[path] = counts.get(path, 0) + min(piece.size, left)
-        left -= min(piece.size, left)
+def from_each_file(files: Mapping[str, bytes], made: Conversion, reached: int) -> dict[str, int]:
+    """How many of the first bytes that are fetched for a GGUF come of which file: all of each, or the pieces alone."""
+    weights = {path: len(content) for path, content in sorted(files.items()) if path.endswith(".safetensors")}
+    pieces = [(piece.path, piece.stop - piece.start) for piece in made.pieces if isinstance(piece, Piece)]
+    counts = dict.fromkeys(weights, 0)
+    for path, size in weights.items() if made.in_file_order else pieces:
+        counts[path] += min(size, reached)
+        reached -= min(size, reached)
     return counts
 
 

@@ -100,11 +100,17 @@ class RealOllama:
 
     @property
     def named_by_models(self) -> set[str]:
-        """The digests in all manifests."""
-        manifests = [
-            json.loads(path.read_bytes()) for path in (self.home / "models" / "manifests").rglob("*") if path.is_file()
-        ]
-        return {layer["digest"] for manifest in manifests for layer in (*manifest["layers"], manifest["config"])}
+        """The digests in all manifests, and from 0.40 on those of the manifests, which are blobs too."""
+        named: set[str] = set()
+        for folder in ("manifests", "manifests-v2"):
+            for path in (self.home / "models" / folder).rglob("*"):
+                if not path.is_file():
+                    continue
+                if BLOB.fullmatch(path.resolve().name):
+                    named.add(path.resolve().name.replace("-", ":", 1))
+                manifest = json.loads(path.read_bytes())
+                named |= {layer["digest"] for layer in (*manifest["layers"], manifest["config"])}
+        return named
 
     @property
     def orphans(self) -> dict[str, int]:

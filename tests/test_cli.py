@@ -225,7 +225,7 @@ async def test_demo_uses_the_ollama_that_answers(ollama: StandInOllama) -> None:
 
 
 async def test_demo_fails_when_the_pull_fails(ollama: StandInOllama) -> None:
-    ollama.fail_create = "no room"
+    ollama.upload_status = 500
     status, _, err = await run("demo", "--ollama", ollama.url)
     assert status == 1
-    assert "no room" in err
+    assert "Ollama refused the blob" in err

@@ -9,6 +9,10 @@ from proxy.config import Config
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.doctor import Finding, examine
+from proxy.gguf import engine, ggml
+from proxy.gguf.engine import described
+from proxy.gguf.quantizing import Numpy
+from proxy.pull.workers import cores
 from tests.support import serving, settings
 from tests.test_cli import run
 
@@ -89,11 +93,28 @@ async def test_mirrors_are_tried_without_the_token(hub: StandInHub, mirror: Stan
     assert not any("Authorization" in request.headers for request in mirror.requests)
 
 
-async def test_disk_numpy_and_an_open_door_are_notes(
-    hub: StandInHub, ollama: StandInOllama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_disk_and_an_open_door_are_notes(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
     config = settings(hub.endpoint, ollama.url, server={"listen": "0.0.0.0:0"}, ollama={"models": str(tmp_path)})
     assert "of disk left" in told(await found(config), "ok") + told(await found(config), "note")
     assert "set api_keys" in told(await found(config), "note")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert "pip install 'ollama-hf-proxy[numpy]'" in told(await found(config), "note")
+
+
+@pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+async def test_the_engines_are_named(hub: StandInHub, ollama: StandInOllama) -> None:
+    ok = told(await found(settings(hub.endpoint, ollama.url, pull={"threads": 3})), "ok")
+    assert f"every quantization is made here, by {described()}, in 3 threads of {cores()} cores" in ok
+
+
+@pytest.mark.parametrize(("there", "made"), [(True, "TQ2_0, MXFP4_MOE"), (False, "Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, ")])
+async def test_what_is_not_made_here_is_a_note_with_what_to_install(
+    hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, *, there: bool, made: str
+) -> None:
+    """With numpy alone, and with nothing."""
+    monkeypatch.setattr(engine, "engines", lambda: (Numpy(),) if there else ())
+    findings = await found(settings(hub.endpoint, ollama.url))
+    note = told(findings, "note")
+    assert "this machine does not make " in note
+    assert made in note
+    assert f"(engines: {described()}); `pip install libggml-python`" in note
+    assert ("Q8_0" in note) is not there
+    assert not told(findings, "fail")

@@ -95,7 +95,8 @@ async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama, pub
 
 async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_llama() | {"chat_template.jinja": b"x"})
-    found = (await inspect(settings(hub.endpoint, "http://127.0.0.1:9"), "hf.co/acme/tiny")).to_json()
+    config = settings(hub.endpoint, "http://127.0.0.1:9", ollama={"version": "0.33.0"})
+    found = (await inspect(config, "hf.co/acme/tiny")).to_json()
     assert {file["held"] for file in found["files"]} == {None}
     assert found["bytes_to_move"] == sum(file["size"] for file in found["files"])
     assert "cannot be reached" in found["warnings"][0]

@@ -91,7 +91,7 @@ def large_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, byt
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("tag", "part"), [("bf16", 1.0), ("q8_0", 17 / 32)])
+@pytest.mark.parametrize(("tag", "part"), [("bf16", 1.0), ("q8_0", 17 / 32), ("q4_0", 9 / 32)])
 async def test_a_conversion_takes_less_than_200_mib_whatever_the_size_of_a_tensor(
     tag: str,
     part: float,

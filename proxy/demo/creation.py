@@ -26,6 +26,16 @@ CONVERTIBLE = re.compile(
 )
 SHRINKAGE = {"F32": 2.0, "F16": 1.0, "BF16": 1.0, "Q8_0": 0.53, "Q4_K_S": 0.3, "Q4_K_M": 0.32}  # against F16
 UNSUPPORTED = "unsupported quantization type {} - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
+LLAMA_SERVER = (0, 30, 0)
+"""From here on llama.cpp's programs run and quantize, and join what is split."""
+NO_CONVERTER = (0, 34, 1)
+"""From here on nothing is converted or quantized; adapters went with v0.34.2."""
+MLX_TYPES = "int4, int8, nvfp4, mxfp4, mxfp8"
+NO_MLX = "unsupported MLX architecture"
+QUANTIZES_NO_MORE = (
+    "create-time quantization is only supported for safetensors imports; quantize GGUF models with llama.cpp tools "
+    "before importing"
+)
 QUANTIZED_ALREADY = "quantization is only supported for F16, BF16 and F32 models"
 QUANTIZING_LINES = 8
 # A marker in a chat template, and the template and the stops that Ollama then takes for it. The real one
@@ -73,7 +83,7 @@ class Creation:
         blobs: BlobStore,
         script: CreateScript,
         pull: Callable[[str, Lines], Awaitable[None]],
-        joins_splits: bool = False,
+        version: tuple[int, ...] = (0, 24, 0),
     ) -> None:
         self._body = body
         self._name = name
@@ -82,11 +92,13 @@ class Creation:
         self._blobs = blobs
         self._script = script
         self._pull = pull
-        self._joins_splits = joins_splits  # as from v0.30 on
+        self._version = version
         self._layers: list[tuple[Layer, str]] = []  # each with the line that announces it
         self.finished = False
 
     async def run(self) -> None:
+        if self._version >= NO_CONVERTER:
+            self._refuse_what_is_gone()
         if self._body.get("from"):
             await self._take_from(self._body["from"])
         elif self._body.get("files") is not None:
@@ -103,6 +115,14 @@ class Creation:
         self._store()
         self.finished = True
         await self._lines.status("success")
+
+    def _refuse_what_is_gone(self) -> None:
+        if self._body.get("adapters"):
+            raise Refusal("LoRA adapters are no longer supported", 400)
+        asked = self._body.get("quantize") or self._body.get("quantization")
+        if any(path.endswith(".safetensors") for path in self._body.get("files") or {}):
+            text = f'unsupported quantize type "{asked}": supported types are {MLX_TYPES}' if asked else NO_MLX
+            raise Refusal(text, 400)
 
     async def _take_from(self, source: str) -> None:
         name = ModelName.parse(source)
@@ -156,7 +176,7 @@ class Creation:
             size = self._blobs.sizes[digest]
             facts = self._blobs.facts.get(digest) or gguf_facts(self._blobs.beginning(digest), size)
             self._blobs.facts[digest] = facts
-            if facts.parts > 1 and self._joins_splits:
+            if facts.parts > 1 and self._version >= LLAMA_SERVER:
                 parts[facts.part] = (path, digest)
                 continue
             self._layers.append((Layer(facts.kind, digest, size), f"using existing layer {digest}"))
@@ -255,6 +275,8 @@ class Creation:
         facts = self._blobs.facts.get(layer.digest)
         if layer.kind != "model" or not asked or facts is None:
             return layer, status
+        if self._version >= NO_CONVERTER:
+            raise Refusal(QUANTIZES_NO_MORE)
         if wanted not in SHRINKAGE:
             raise Refusal(UNSUPPORTED.format(asked))
         if facts.file_type not in {"F32", "F16", "BF16"}:
@@ -322,6 +344,7 @@ class Creation:
             parameter_size=human_number(facts.parameters),
             quantization_level=facts.file_type,
             parameter_count=facts.parameters,
+            jinja=facts.chat_template,
             digest=hashlib.sha256(orjson.dumps([layer.digest for layer in layers])).hexdigest(),
             size=sum(layer.size for layer in layers),
         )

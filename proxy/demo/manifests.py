@@ -2,17 +2,26 @@
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
+from typing import Any
 
 import aiohttp
 import orjson
 
 from proxy.demo.blobs import BlobStore
+from proxy.demo.gguf_facts import WeightFacts, gguf_facts
 from proxy.demo.lines import Refusal
 from proxy.demo.names import ModelName
 from proxy.demo.shelf import Layer, StandInModel
 
 TEXTS = ("template", "system", "params", "license")
+TYPES: dict[str, type] = {
+    **dict.fromkeys(("model_format", "model_family", "model_type", "file_type", "architecture", "os"), str),
+    **dict.fromkeys(("renderer", "parser", "requires", "remote_host", "remote_model", "base_name"), str),
+    **dict.fromkeys(("model_families", "capabilities"), list),
+    **dict.fromkeys(("context_length", "embedding_length"), int),
+    **dict.fromkeys(("draft", "rootfs"), dict),
+}
+"""Of ConfigV2 (types/model/config.go)."""
 
 
 def registry_layers(known: Mapping[str, int], name: ModelName) -> list[Layer] | None:
@@ -25,22 +34,25 @@ def registry_layers(known: Mapping[str, int], name: ModelName) -> list[Layer] | 
     return None
 
 
-async def offered_layers(blobs: BlobStore, name: ModelName) -> list[Layer] | None:
-    """The layers of a manifest that another local server offers, if all of them are here already."""
+async def offered_manifest(name: ModelName) -> bytes | None:
+    """What another local server offers."""
     url = f"http://{name.host}/v2/{name.namespace}/{name.model}/manifests/{name.tag}"
     accepted = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
     async with aiohttp.ClientSession() as session:
         try:
             async with session.get(url, headers=accepted) as response:
-                if response.status != 200:
-                    return None
-                manifest = orjson.loads(await response.read())
+                return await response.read() if response.status == 200 else None
         except aiohttp.ClientError as problem:
             raise Refusal(f'pull model manifest: Get "{url}": {problem}') from None
-    kinds = [*(layer["mediaType"].rpartition(".")[2] for layer in manifest["layers"]), "config"]
+
+
+def layers_of(blobs: BlobStore, manifest: bytes) -> list[Layer] | None:
+    """The layers of a manifest and its config, with the sizes that it says, if all of them are here already."""
+    said = orjson.loads(manifest)
+    kinds = [*(layer["mediaType"].rpartition(".")[2] for layer in said["layers"]), "config"]
     layers = [
         _layer(blobs, kind, described["digest"], described["size"])
-        for kind, described in zip(kinds, [*manifest["layers"], manifest["config"]], strict=True)
+        for kind, described in zip(kinds, [*said["layers"], said["config"]], strict=True)
     ]
     return layers if all(layer.digest in blobs.sizes for layer in layers) else None
 
@@ -50,24 +62,42 @@ def _layer(blobs: BlobStore, kind: str, digest: str, size: int) -> Layer:
     return Layer(kind, digest, size, text)
 
 
-def model_of_layers(blobs: BlobStore, name: ModelName, layers: list[Layer]) -> StandInModel:
-    config = _configuration(blobs, layers)
-    identity = [name.key] if not config else [layer.digest for layer in layers]
+def model_of_layers(
+    blobs: BlobStore, name: ModelName, layers: list[Layer], manifest: bytes | None, *, strict: bool
+) -> StandInModel:
+    """A model that was pulled. With `strict`, as after v0.40, its config has to be one."""
+    config = _configuration(blobs, layers, strict=strict and manifest is not None)
+    facts = next((_facts(blobs, layer) for layer in layers if layer.kind == "model"), None) or WeightFacts("", "", 0)
     return StandInModel(
         layers=tuple(layers),
         family=config.get("model_family", "llama"),
         parameter_size=config.get("model_type", ""),
         quantization_level=config.get("file_type", "Q4_K_M"),
+        parameter_count=facts.parameters,
         size=sum(layer.size for layer in layers),
-        digest=hashlib.sha256(orjson.dumps(identity)).hexdigest(),
+        digest=hashlib.sha256(manifest or name.key.encode()).hexdigest(),
+        jinja=facts.chat_template,
+        runner=orjson.loads(manifest).get("runner", "") if manifest else "",
     )
 
 
-def _configuration(blobs: BlobStore, layers: list[Layer]) -> dict[str, str]:
-    """Empty where the bytes are nobody's, or are no configuration."""
-    for layer in layers:
-        if layer.kind == "config":
-            with suppress(orjson.JSONDecodeError):
-                config = orjson.loads(blobs.beginning(layer.digest))
-                return config if isinstance(config, dict) else {}
-    return {}
+def _facts(blobs: BlobStore, layer: Layer) -> WeightFacts | None:
+    beginning = blobs.beginning(layer.digest)
+    return blobs.facts.get(layer.digest) or (gguf_facts(beginning, layer.size) if beginning[:4] == b"GGUF" else None)
+
+
+def _configuration(blobs: BlobStore, layers: list[Layer], *, strict: bool) -> dict[str, Any]:
+    """Empty where the bytes are no configuration."""
+    content = next((blobs.beginning(layer.digest) for layer in layers if layer.kind == "config"), b"")
+    try:
+        config = orjson.loads(content)
+    except orjson.JSONDecodeError as problem:
+        if strict:
+            raise Refusal(str(problem), 500) from None
+        return {}
+    known = config if isinstance(config, dict) else {"": config}
+    for key, value in known.items():
+        if strict and not isinstance(value, TYPES.get(key, object if key else ())):
+            kind = type(value).__name__
+            raise Refusal(f"json: cannot unmarshal {kind} into Go struct field ConfigV2.{key}", 500)
+    return config if isinstance(config, dict) else {}

@@ -1,7 +1,8 @@
-"""An Ollama on a local port that answers as v0.24 does, or v0.33 with GGUFs, and that a test scripts and reads."""
+"""An Ollama on a local port that answers as v0.24 does, or newer ones with GGUFs; a test scripts and reads it."""
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,10 +16,18 @@ from aiohttp.typedefs import Handler
 from proxy.demo import talk
 from proxy.demo.blobs import VALID_DIGEST, BlobStore
 from proxy.demo.browsers import BrowserRules, admit_origin
-from proxy.demo.creation import Crash, CreateScript, Creation, EndedEarly, drop_layers
+from proxy.demo.creation import (
+    LLAMA_SERVER,
+    NO_CONVERTER,
+    Crash,
+    CreateScript,
+    Creation,
+    EndedEarly,
+    drop_layers,
+)
 from proxy.demo.lines import Lines, Refusal, answer, error, read_json
 from proxy.demo.listener import Listener, LoggedRequest, StandIn, reset
-from proxy.demo.manifests import model_of_layers, offered_layers, registry_layers
+from proxy.demo.manifests import layers_of, model_of_layers, offered_manifest, registry_layers
 from proxy.demo.names import ModelName
 from proxy.demo.shelf import Shelf, StandInModel, timestamp
 
@@ -74,8 +83,8 @@ class StandInOllama(StandIn, CreateScript):
         return self._store.beginning(digest)
 
     @property
-    def _runs_llama_server(self) -> bool:
-        return tuple(int(part) for part in self.version.split(".")[:2]) >= (0, 30)
+    def _numbers(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
 
     async def close(self) -> None:
         for task in self._unwatched:
@@ -137,7 +146,7 @@ class StandInOllama(StandIn, CreateScript):
     async def _show(self, request: web.Request) -> web.Response:
         body = await read_json(request, "ShowRequest")
         name = self._installed(_asked(body, "model is required"))
-        return answer(self.models[name].shown(name))
+        return answer(self.models[name].shown(name, reads_jinja=self._numbers >= LLAMA_SERVER))
 
     def _installed(self, asked: str) -> str:
         """The name under which a model is listed, or the refusal that v0.24 gives."""
@@ -210,7 +219,7 @@ class StandInOllama(StandIn, CreateScript):
             blobs=self._store,
             script=self,
             pull=self._pull_natively,
-            joins_splits=self._runs_llama_server,
+            version=self._numbers,
         )
         try:
             await (self._run_watched(creation) if streaming else self._run_unwatched(creation))
@@ -277,21 +286,25 @@ class StandInOllama(StandIn, CreateScript):
     async def _pull_natively(self, asked: str, lines: Lines, *, insecure: bool = False) -> None:
         name = self._recased(asked)
         await lines.status("pulling manifest")
-        layers = registry_layers(self.native, name)
+        layers, manifest = registry_layers(self.native, name), None
         if layers is None and insecure and name.host.startswith(("127.0.0.1:", "localhost:")):
-            layers = await offered_layers(self._store, name)
+            manifest = await offered_manifest(name)
+            layers = layers_of(self._store, manifest) if manifest else None
         if layers is None:
             raise Refusal(NOT_THERE)
         for layer in layers:
+            # What is there has its own size, whatever the manifest says.
+            size = self.blobs.get(layer.digest, layer.size)
             steps = [NATIVE_STEPS] if layer.digest in self.blobs else range(NATIVE_STEPS + 1)
             for step in steps:
-                done = {"completed": layer.size * step // NATIVE_STEPS} if step else {}
+                done = {"completed": size * step // NATIVE_STEPS} if step else {}
                 status = f"pulling {layer.digest[7:19]}"
-                await lines.say({"status": status, "digest": layer.digest, "total": layer.size, **done})
-            self._store.claim(layer.digest, layer.size)
+                await lines.say({"status": status, "digest": layer.digest, "total": size, **done})
+            self._store.claim(layer.digest, size)
         await lines.status("verifying sha256 digest")
         await lines.status("writing manifest")
-        self.models[name.shortest] = model_of_layers(self._store, name, layers)
+        strict = self._numbers >= NO_CONVERTER
+        self.models[name.shortest] = model_of_layers(self._store, name, layers, manifest, strict=strict)
         await lines.status("success")
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:

@@ -1,49 +1,52 @@
 """Tensors of a GGUF in another type than their source's. Pure."""
 
-import importlib.util
 from dataclasses import replace
-from math import prod
+from functools import partial
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.targets import Piece, Target, stays_wide
-from proxy.gguf.tensors import BLOCKS, TensorType
+from proxy.gguf.engine import Engine, described, engine_for
+from proxy.gguf.targets import Piece, Target
+from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chained, widened
 
 
-def can_quantize() -> bool:
-    """Whether numpy is there, which all casts but those to F32 take."""
-    return importlib.util.find_spec("numpy") is not None
+class NoEngine(CannotConvert):
+    """Nothing on this machine makes a type; the text names it."""
 
 
 def cast(target: Target, kind: TensorType) -> Target:
-    """The same with its numbers in another type, as any Ollama's quantizer would; what is always F32 stays it."""
-    info = target.info
-    if info.type == kind or stays_wide(info.name, info.shape):
+    """The same tensor with its numbers as `kind`. Raises NoEngine."""
+    if target.info.type == kind:
         return target
-    block, taken = BLOCKS[kind]
-    if info.shape[0] % block:
-        raise CannotConvert(f"{info.name} has rows of {info.shape[0]} numbers, no multiple of {kind.name}'s {block}")
-    if prod(info.shape[1:]) == 1:
-        raise CannotConvert(f"{info.name} has a single row, which Ollama casts to {kind.name} only before v0.30")
-    dtype = TensorType(info.type).name
-    step = _casting(dtype, kind)
+    step = casting(target.info, kind)
     pieces = [
-        replace(
-            piece,
-            transform=chained([piece.transform, step] if piece.transform else [step]),
-            becomes=piece.size // WIDTHS[dtype] // block * taken,
-        )
+        replace(piece, transform=chained([piece.transform, step] if piece.transform else [step]))
         for piece in target.pieces
         if isinstance(piece, Piece)
     ]
-    return replace(target, info=replace(info, type=kind), pieces=tuple(pieces))
+    return replace(target, info=replace(target.info, type=kind), pieces=tuple(pieces))
 
 
-def _casting(dtype: str, kind: TensorType) -> Transform:
-    if kind is TensorType.F32:
+def casting(source: TensorInfo, kind: TensorType) -> Transform:
+    """What makes blocks of `kind` of a tensor's numbers, which are F32, F16 or BF16.
+
+    Raises CannotConvert for other numbers, NoEngine where no engine of this machine makes `kind`.
+    """
+    dtype = TensorType(source.type).name
+    if dtype not in WIDTHS:
+        raise CannotConvert(f"{source.name} is {dtype} already, which is not quantized a second time")
+    engine = engine_for(kind)
+    if engine is None and kind is TensorType.F32:
         return widened(dtype)
-    if not can_quantize():
-        raise CannotConvert(f"{dtype} becomes {kind.name} with numpy only: pip install 'ollama-hf-proxy[numpy]'")
-    from proxy.gguf.quantizing import quantized
+    if engine is None:
+        raise NoEngine(f"nothing on this machine makes {kind.name} (engines: {described()})")
+    numbers, made = BLOCKS[kind]
+    return Transform(numbers * WIDTHS[dtype], made, partial(_quantize, engine, source.name, kind, dtype))
 
-    return quantized(dtype, kind)
+
+def _quantize(engine: Engine, name: str, kind: TensorType, dtype: str, content: bytes) -> bytes:
+    try:
+        return engine.quantize(kind, dtype, content)
+    except CannotConvert as error:
+        others = "F32" if kind is TensorType.BF16 else "BF16 or F32"
+        raise CannotConvert(f"{name} cannot become {kind.name}: {error}; pull it as {others}") from error

@@ -15,14 +15,13 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.loadable import check_loadable
+from proxy.gguf.requantizing import QUANTIZATION_VERSION
 from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
-from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
+from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
+from proxy.gguf.tensors import TensorInfo, lay_out, padding, shown
+from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.vocabulary import write_vocabulary
 
-FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q8_0": 7}
-"""What matrices can be written as, and the number of `general.file_type` for it."""
-
-_QUANTIZATION_VERSION = 2
 _SAMPLING = {
     "top_k": ("top_k", False),
     "top_p": ("top_p", True),
@@ -48,6 +47,9 @@ class Conversion:
     pieces: tuple[Piece | Made, ...]
     in_file_order: bool
     tensors: tuple[TensorInfo, ...]
+    sources: tuple[TensorInfo, ...]
+    """The tensors as they are without a quantization."""
+    facts: ModelFacts
 
     @property
     def size(self) -> int:
@@ -80,20 +82,13 @@ def convert(
     weights: Mapping[str, Mapping[str, Source]],
     description: Description,
     *,
-    matrices: str | None = None,
-    for_ollama_quantizer: bool = False,
-    for_ollama_quantizer_below_0_30: bool = False,
+    quantization: str | None = None,
 ) -> Conversion:
     """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
 
-    With `matrices`, one of FILE_TYPES, they are of this type, bit by bit those of Ollama's quantizer. Only that, asked
-    for F32, F16 or BF16, before 0.30 makes Q6_K or Q8_0 of the output matrix, and Q8_0 in DeepSeek's attention and next
-    to 8 experts; here they are as asked. All casts but those to F32 take numpy, see `can_quantize`.
-
-    The data keeps the order of the source where no tensor is made of several. For the quantizer of Ollama before 0.30
-    the header lists the tensors by block instead, as Ollama's own converter does, since it hands out the precise types
-    in this order; such a file can be quantized, but not loaded. A file of F32 says that it is of F16 for any quantizer
-    of Ollama's, which takes F32's number, 0, for none: "quantization is only supported for F16, BF16 and F32 models".
+    With `quantization`, one of FILE_TYPES, the file is bit by bit what llama-quantize makes of the unquantized one, but
+    for the few tensors that Ollama 0.33 has it make more precise; without, matrices keep their type. The data keeps the
+    order of the source where no tensor is made of several.
 
     Raises CannotConvert, or GgufError for a value that no GGUF can hold.
     """
@@ -102,26 +97,25 @@ def convert(
     family = family if family.of is None else family.of(settings)
     _check_settings(family, settings)
     targets = plan_targets(family, settings, weights)
-    file_type, quantized = _file_type(weights), for_ollama_quantizer or for_ollama_quantizer_below_0_30
-    if matrices is not None:
-        if matrices not in FILE_TYPES:
-            raise CannotConvert(f"matrices become {', '.join(FILE_TYPES)} here, not {matrices}")
-        file_type = FILE_TYPES[matrices]
-        targets = [cast(target, TensorType[matrices]) for target in targets]
+    sources = tuple(target.info for target in targets)
+    file_type = _file_type(weights) if quantization is None else quantization
+    metadata = _metadata(family, settings, files, description, sources, FILE_TYPES[file_type].number)
+    check_loadable(family.architecture, metadata, sources)
+    facts = ModelFacts.of(metadata)
+    if quantization is not None:
+        types = quantized_types(quantization, facts, sources, as_ollama=True)
+        targets = [cast(target, types[target.info.name]) for target in targets]
     order = _data_order(targets, list(weights))
-    infos = [target.info for target in targets]
-    file_type = max(file_type, quantized and FILE_TYPES["F16"])
-    metadata = _metadata(family, settings, files, description, infos, file_type)
-    check_loadable(family.architecture, metadata, infos)
     placed = lay_out(target.info for target in order)
-    listed = sorted(placed, key=_ollama_order) if for_ollama_quantizer_below_0_30 else placed
     return Conversion(
         family.architecture,
         str(metadata["tokenizer.ggml.pre"].value),
-        write_header(metadata, listed),
+        write_header(metadata, placed),
         tuple(_aligned(order)),
         all(target.sources == 1 for target in targets),
-        tuple(listed),
+        placed,
+        sources,
+        facts,
     )
 
 
@@ -136,7 +130,7 @@ def _metadata(
     metadata = {
         **_general(family, description, infos),
         "general.file_type": Field.uint32(file_type),
-        "general.quantization_version": Field.uint32(_QUANTIZATION_VERSION),
+        "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
         **_hyperparameters(family, config),
         **write_vocabulary(family, config, files, description.chat_template),
     }
@@ -198,13 +192,13 @@ def _general(family: Family, description: Description, infos: Sequence[TensorInf
     return fields | describe(description.name, description.card, parameters, _size_label(infos))
 
 
-def _file_type(weights: Mapping[str, Mapping[str, Source]]) -> int:
-    """After the first matrix by path and name."""
+def _file_type(weights: Mapping[str, Mapping[str, Source]]) -> str:
+    """The type of the first matrix by path and name."""
     for path in sorted(weights):
         for _, tensor in sorted(weights[path].items()):
-            if len(tensor.shape) >= MATRIX and tensor.dtype in FILE_TYPES:
-                return FILE_TYPES[tensor.dtype]
-    return FILE_TYPES["F32"]
+            if len(tensor.shape) >= MATRIX and tensor.dtype in WIDTHS:
+                return tensor.dtype
+    return "F32"
 
 
 def _size_label(infos: Sequence[TensorInfo]) -> str:
@@ -242,9 +236,3 @@ def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]
         return sorted(targets, key=source)
     # Experts lie scattered over a file; block by block their ranges stay near each other.
     return sorted(targets, key=lambda target: (target.block is None, target.block or 0, *source(target)))
-
-
-def _ollama_order(info: TensorInfo) -> tuple[bool, int, str]:
-    """By block and name, those of no block behind (fs/ggml/gguf.go, WriteGGUF of v0.24)."""
-    block = TensorName.of(info.name).block
-    return block is None, block or 0, info.name

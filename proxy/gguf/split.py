@@ -1,4 +1,4 @@
-"""Large GGUFs come in parts (`llama-gguf-split`), which Ollama before 0.30 cannot use: how to join them. Pure."""
+"""Large GGUFs come in parts (`llama-gguf-split`), which each Ollama takes in another way: how to join them. Pure."""
 
 import re
 from collections.abc import Sequence

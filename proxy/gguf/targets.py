@@ -59,17 +59,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The bytes from offset `start` up to `stop` of a file. `becomes` is how many a `transform` makes of them."""
+    """The bytes from offset `start` up to `stop` of a file, and what is made of them."""
 
     path: str
     start: int
     stop: int
     transform: Transform | None = None
-    becomes: int | None = None
 
     @property
     def size(self) -> int:
-        return self.stop - self.start if self.becomes is None else self.becomes
+        taken = self.stop - self.start
+        return taken if self.transform is None else self.transform.size(taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
         case Raised(name):
             info = TensorInfo(name.format(*numbers) + suffix, shape[::-1], TensorType.F32)
-            return [Target(info, (replace(place.piece(), transform=increased(place.source.dtype), becomes=info.size),))]
+            return [Target(info, (replace(place.piece(), transform=increased(place.source.dtype)),))]
         case Turned(name, heads):
             rows = _rows_of_head(place, heads(config))
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], turned=rows)]
@@ -224,10 +224,9 @@ def _target(
     if wide and dtype != "F32":
         steps.append(widened(dtype))
     info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if wide else _TYPES[dtype])
-    factor = WIDTHS["F32"] // WIDTHS[dtype] if wide else 1
     transform = chained(steps)
     if transform is not None:
-        pieces = [replace(piece, transform=transform, becomes=piece.size * factor) for piece in pieces]
+        pieces = [replace(piece, transform=transform) for piece in pieces]
     return Target(info, tuple(pieces), len(pieces))
 
 
@@ -289,7 +288,7 @@ def _reshaped(rule: Reshaped, config: Config, place: _Place, name: str) -> Targe
     steps = [exponential(dtype)] if rule.exponential else [widened(dtype)] if dtype != "F32" else []
     transform = chained(steps)
     piece = place.piece()
-    return Target(info, (piece if transform is None else replace(piece, transform=transform, becomes=info.size),))
+    return Target(info, (piece if transform is None else replace(piece, transform=transform),))
 
 
 def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
@@ -301,7 +300,7 @@ def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
     for rows, (_, factors) in zip(counts, shares, strict=True):
         if rows:
             piece = place.piece(first, first + rows)
-            pieces.append(replace(piece, transform=scaled(dtype, factors), becomes=piece.size))
+            pieces.append(replace(piece, transform=scaled(dtype, factors)))
         first += rows
     return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces))
 

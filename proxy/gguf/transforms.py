@@ -1,97 +1,91 @@
-"""What a tensor's bytes go through on their way into a GGUF: steps that take them piece by piece. Pure.
+"""What a tensor's bytes go through on their way into a GGUF: changes of whole blocks. Pure.
 
-None of them holds more than one head, one row or one piece, whatever the tensor's size.
+Blocks do not depend on each other, so that several threads can change the parts of one tensor at once.
 """
 
 import math
 import struct
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-
-Step = Callable[[bytes], bytes]
-"""Takes bytes piece by piece and returns what is ready of them; after the last it is given `b""`."""
-Transform = Callable[[], Step]
-"""Makes a fresh step."""
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 """The bytes of a number."""
 
 
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """Makes `made` bytes of each `block` bytes. `change` takes any number of whole blocks, in any thread."""
+
+    block: int
+    made: int
+    change: Callable[[bytes], bytes]
+
+    def size(self, size: int) -> int:
+        """How many bytes are made of `size` bytes, which are whole blocks."""
+        return size // self.block * self.made
+
+
 def interleaved(row: int, rows: int) -> Transform:
-    """Rows of `row` bytes: of each head, which has `rows`, those of the first and second half by turns."""
-    return partial(_by_heads, row * rows, partial(_interleave, row))
+    """Rows of `row` bytes, `rows` in a head: row 0 of a head's first half, row 0 of its second half, row 1, …"""
+    size = row * rows
+    return Transform(size, size, partial(_each_block, size, partial(_interleave, row)))
 
 
 def transposed(rows: int, columns: int, width: int) -> Transform:
-    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each turned over."""
-    return partial(
-        _by_heads, rows * columns * width, partial(_transpose, columns, "I" if width == WIDTHS["F32"] else "H")
-    )
+    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each transposed."""
+    size, code = rows * columns * width, "I" if width == WIDTHS["F32"] else "H"
+    return Transform(size, size, partial(_each_block, size, partial(_transpose, columns, code)))
 
 
 def widened(dtype: str) -> Transform:
     """F16 and BF16 as F32."""
-    return partial(_by_numbers, WIDTHS[dtype], _from_bf16 if dtype == "BF16" else _from_f16)
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], _from_bf16 if dtype == "BF16" else _from_f16)
 
 
 def increased(dtype: str) -> Transform:
     """One more than each number, in F32."""
-    return partial(_by_numbers, WIDTHS[dtype], partial(_increase, dtype))
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_increase, dtype))
 
 
 def scaled(dtype: str, factors: tuple[float, ...]) -> Transform:
     """Each number multiplied with one factor after the other, all of 32 bits."""
-    return partial(
-        _by_numbers, WIDTHS[dtype], partial(_scale, dtype, tuple(_rounded("<f", factor) for factor in factors))
-    )
+    rounded = tuple(_rounded("<f", factor) for factor in factors)
+    return Transform(WIDTHS[dtype], WIDTHS[dtype], partial(_scale, dtype, rounded))
+
+
+def multiplied(dtype: str, factor: float) -> Transform:
+    """Each number times `factor`, in F32."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_multiply, dtype, factor))
 
 
 def exponential(dtype: str) -> Transform:
     """The negative exponential of each number, in F32. torch's is off by the last bit now and then."""
-    return partial(_by_numbers, WIDTHS[dtype], partial(_exponential, dtype))
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_exponential, dtype))
 
 
 def chained(transforms: Sequence[Transform]) -> Transform | None:
     """One after the other; None for none."""
-    if len(transforms) <= 1:
-        return transforms[0] if transforms else None
-    return partial(_chain, tuple(transforms))
+    if not transforms:
+        return None
+    first, *others = transforms
+    for second in others:
+        between = math.lcm(first.made, second.block)
+        first = Transform(
+            between // first.made * first.block,
+            between // second.block * second.made,
+            partial(_chain, first.change, second.change),
+        )
+    return first
 
 
-def _chain(transforms: Sequence[Transform]) -> Step:
-    steps = [transform() for transform in transforms]
-
-    def step(piece: bytes) -> bytes:
-        last = not piece
-        for each in steps:
-            ready = each(piece) if piece else b""
-            piece = ready + each(b"") if last else ready
-        return piece
-
-    return step
+def _chain(first: Callable[[bytes], bytes], second: Callable[[bytes], bytes], content: bytes) -> bytes:
+    return second(first(content))
 
 
-def _by_heads(size: int, change: Callable[[bytes], bytes]) -> Step:
-    return in_blocks(size, lambda ready: b"".join(change(ready[at : at + size]) for at in range(0, len(ready), size)))
-
-
-def _by_numbers(width: int, change: Callable[[bytes], bytes]) -> Step:
-    return in_blocks(width, change)
-
-
-def in_blocks(size: int, change: Callable[[bytes], bytes]) -> Step:
-    """`change` gets whole blocks of `size` bytes only."""
-    held = bytearray()
-
-    def step(piece: bytes) -> bytes:
-        held.extend(piece)
-        whole = len(held) // size * size
-        ready = bytes(held[:whole])
-        del held[:whole]
-        return change(ready)
-
-    return step
+def _each_block(size: int, change: Callable[[bytes], bytes], content: bytes) -> bytes:
+    return b"".join(change(content[at : at + size]) for at in range(0, len(content), size))
 
 
 def _interleave(row: int, head: bytes) -> bytes:
@@ -117,6 +111,10 @@ def _from_f16(content: bytes) -> bytes:
 
 def _increase(dtype: str, content: bytes) -> bytes:
     return _each(dtype, content, lambda number: number + 1)
+
+
+def _multiply(dtype: str, factor: float, content: bytes) -> bytes:
+    return _each(dtype, content, lambda number: number * factor)
 
 
 def _exponential(dtype: str, content: bytes) -> bytes:

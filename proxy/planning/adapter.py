@@ -9,17 +9,16 @@ convert/convert_llama_adapter.go). A GGUF it stores as it is, and no later repai
 import json
 import math
 import re
-import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from proxy.errors import Refusal
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
-from proxy.planning.recipe import Literal, Range, Recipe, Step, compared
+from proxy.gguf.transforms import Transform, interleaved, multiplied
+from proxy.planning.recipe import Literal, Range, Recipe, compared
 from proxy.planning.safetensors import Header, Tensor
 from proxy.sources.base import RepositoryFile
 
@@ -175,7 +174,7 @@ def adapter_recipe(
         compared(where, file, header.size, header.content.__eq__),
     ]
     for half, info, (_, transform) in zip(halves, infos, made, strict=True):
-        parts.append(Range(file, half.tensor.start, half.tensor.stop, transform, info.size))
+        parts.append(Range(file, half.tensor.start, half.tensor.stop, transform))
         parts.append(Literal(bytes(padding(info.size))))
     return Recipe(tuple(parts))
 
@@ -317,58 +316,15 @@ def _ranks(where: str, halves: Sequence[_Half]) -> dict[str, int]:
     return {module: pair[0].rank for module, pair in pairs.items()}
 
 
-def _made(half: _Half, factor: float, base: AdapterBase) -> tuple[TensorInfo, Callable[[], Step] | None]:
+def _made(half: _Half, factor: float, base: AdapterBase) -> tuple[TensorInfo, Transform | None]:
     """The tensor in the GGUF, and what makes its bytes. A GGUF has one alpha for all: lora_A takes what differs."""
     tensor = half.tensor
     kind, transform = _TYPES[tensor.dtype], None
     heads = base.permuted_heads(half.projection)
     if half.is_a and factor != 1:
-        kind, transform = TensorType.F32, partial(_scaling, tensor.dtype, factor)
+        kind, transform = TensorType.F32, multiplied(tensor.dtype, factor)
     elif not half.is_a and heads:
         row = (tensor.stop - tensor.start) // tensor.shape[0]
-        transform = partial(_interleaving, row, tensor.shape[0] // heads)
+        transform = interleaved(row, tensor.shape[0] // heads)
     name = f"blk.{half.layer}.{base.projections[half.projection][0]}.weight.lora_{'a' if half.is_a else 'b'}"
     return TensorInfo(name, tensor.shape[::-1], kind), transform
-
-
-def _interleaving(row: int, rows: int) -> Step:
-    """The rows of heads, which have `rows` each, in llama.cpp's order: of the first and second half by turns."""
-    half, size = row * rows // 2, row * rows
-    held = bytearray()
-
-    def step(piece: bytes) -> bytes:
-        held.extend(piece)
-        whole = len(held) // size * size
-        ready = bytes(held[:whole])
-        del held[:whole]
-        starts = (
-            first + at for head in range(0, whole, size) for at in range(head, head + half, row) for first in (0, half)
-        )
-        return b"".join(ready[start : start + row] for start in starts)
-
-    return step
-
-
-def _scaling(dtype: str, factor: float) -> Step:
-    """Numbers times `factor`, as F32."""
-    width = 4 if dtype == "F32" else 2
-    held = bytearray()
-
-    def step(piece: bytes) -> bytes:
-        held.extend(piece)
-        count = len(held) // width
-        numbers = _numbers(dtype, bytes(held[: count * width]))
-        del held[: count * width]
-        return struct.pack(f"<{count}f", *(number * factor for number in numbers))
-
-    return step
-
-
-def _numbers(dtype: str, content: bytes) -> tuple[float, ...]:
-    if dtype == "F16":
-        return struct.unpack(f"<{len(content) // 2}e", content)
-    if dtype == "BF16":  # the upper half of an F32
-        wide = bytearray(2 * len(content))
-        wide[2::4], wide[3::4] = content[0::2], content[1::2]
-        content = bytes(wide)
-    return struct.unpack(f"<{len(content) // 4}f", content)

@@ -1,4 +1,4 @@
-"""What an Ollama of some version takes: architectures, tensor types, quantizations (its convert/ and server/). Pure."""
+"""What an Ollama of some version converts, quantizes and runs (its convert/, server/ and llama.cpp). Pure."""
 
 import re
 from collections.abc import Mapping
@@ -23,8 +23,11 @@ DEVELOPMENT = Version(0, 0, 0)
 NEVER = Version(1_000_000, 0, 0)
 OLDEST = Version(0, 5, 5)
 """The first that makes a model of uploaded files."""
-NEWEST = Version(0, 33, 0)
-"""The last whose source was read: v0.33.0-rc2."""
+NEWEST = Version(0, 40, 0)
+"""The last whose source was read: pull requests 14969 and 16590, which became 0.34.1 and 0.40."""
+GGUF_ONLY = Version(0, 34, 1)
+"""From here on Ollama converts nothing and quantizes nothing; it stores and runs GGUF."""
+LAST_CONVERTER = Version(0, 34, 0)
 ANY_WEIGHTS = Version(0, 6, 5)
 """Before, its converter read model.safetensors and model-N-of-M.safetensors alone."""
 SHORT_LIST = Version(0, 7, 0)
@@ -34,7 +37,7 @@ LLAMA_SERVER = Version(0, 30, 0)
 CONVERTED_TO = Quantization.F16
 """What its converter writes first, whatever the repository has (v0.24, v0.33)."""
 ROW = 32
-"""llama-quantize takes only rows that its smallest blocks divide."""
+"""The llama-quantize of Ollama 0.30 to 0.34.0 takes only rows that its smallest blocks divide."""
 
 # Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST.
 RUNS: Mapping[str, Version] = {
@@ -107,11 +110,17 @@ CONVERTS: Mapping[str, Version] = {
 }
 CONVERTED_ONCE: Mapping[str, tuple[Version, Version]] = {"MistralForCausalLM": (Version(0, 5, 5), Version(0, 6, 5))}
 """From the first version up to the second, which gave it up."""
+QUANTIZES_TO = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")
+"""What Ollama's own quantizer takes (its `ggml.ParseFileType`), which is asked for what its converter has made."""
 OLD_QUANTIZATIONS = (
-    *("Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K"),
-    *("IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS"),
+    *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K"),
+    *("IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS"),
 )
 """What Ollama before 0.7 quantizes to besides, without an importance matrix."""
+
+
+NOT_RUN = ("TQ1_0", "TQ2_0")
+"""From 0.30 on a create ends in "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,7 @@ class Capabilities:
 
     def converts(self, architecture: str) -> bool:
         since, until = CONVERTED_ONCE.get(architecture, (CONVERTS.get(architecture, NEVER), NEVER))
-        return since <= self.version < until
+        return since <= self.version < min(until, GGUF_ONLY)
 
     def runs(self, architecture: str) -> bool:
         """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
@@ -149,13 +158,9 @@ class Capabilities:
     def takes_fp8(self) -> bool:
         return self.version >= FP8_AND_BF16
 
-    @property
-    def quantizes_bf16_gguf(self) -> bool:
-        return self.version >= FP8_AND_BF16
-
-    @property
-    def merges_split_gguf(self) -> bool:
-        return self.version >= LLAMA_SERVER
+    def runs_quantization(self, quantization: str) -> bool:
+        """Whether a GGUF of this file type loads and answers as it should."""
+        return quantization not in NOT_RUN
 
     @property
     def runs_llama_server(self) -> bool:
@@ -168,19 +173,20 @@ class Capabilities:
         return SHORT_LIST <= self.version < LLAMA_SERVER
 
     def warnings_of(self, quantization: str | None) -> tuple[str, ...]:
-        """What a person should know of asking it to quantize to this."""
+        """What a person should know of asking its own quantizer for this."""
         if quantization in (Quantization.BF16, Quantization.F32) and self.spoils_output:
             return (f"{self.ollama} makes the output matrix Q6_K when it is asked for {quantization}",)
         return ()
 
     @property
     def quantizations(self) -> tuple[str, ...]:
-        return (*Quantization, *(OLD_QUANTIZATIONS if self.version < SHORT_LIST else ()))
+        """What its own quantizer makes of what its converter has made."""
+        return (*QUANTIZES_TO, *(OLD_QUANTIZATIONS if self.version < SHORT_LIST else ()))
 
     def quantization(self, tag: str) -> str | None:
         """What `quantize` is to be for a tag in any case; None where this Ollama has no such quantization."""
         wanted = "Q4_K_M" if tag.upper() == "Q4_K" else tag.upper()
-        return next((str(known) for known in self.quantizations if known == wanted), None)
+        return wanted if wanted in self.quantizations else None
 
 
 def capabilities_of(said: str | None, configured: str = "") -> Capabilities:

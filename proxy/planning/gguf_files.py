@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.split import SplitName
+from proxy.planning.quantizations import known_quantization, made_here
 from proxy.sources.base import RepositoryFile
 
 LABEL = re.compile(r"(?<![A-Z0-9])(?:UD-)?(?:BF16|FP?16|FP?32|T?I?Q\d(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|NVFP4)(?![A-Z0-9])")
@@ -37,7 +38,7 @@ class GgufModel:
 
 @dataclass(frozen=True, slots=True)
 class GgufChoice:
-    """`quantization` is what Ollama has to make of it, None where it is taken as it is.
+    """`quantization` is what the proxy makes of it, None where it is taken as it is.
 
     `as_the_hub` says that the Hub's own registry for Ollama takes the same file for the same tag.
     """
@@ -58,14 +59,13 @@ def choose_gguf(repository: str, files: Sequence[RepositoryFile], tag: str, defa
         return GgufChoice(ours, None, as_the_hub=ours is hubs and not ours.is_split)
     if model := find_gguf(models, tag):
         return GgufChoice(model, None, as_the_hub=not model.is_split)
-    quantization = Quantization.__members__.get(tag.upper())
     source = _first(models, UNQUANTIZED)
-    if quantization is not None and source is not None:
+    if source is not None and (quantization := known_quantization(repository, tag)) is not None:
         return GgufChoice(source, quantization, as_the_hub=False)
     tags = ", ".join(dict.fromkeys(model.tag for model in models))
     raise Refusal(
         f"{repository} has no GGUF for the tag {tag!r}; pull with one of these: {tags}"
-        + (f"; or with one that is made of its {source.label}: {', '.join(Quantization)}" if source else "")
+        + (f"; or with one that is made of its {source.label}: {', '.join(made_here())}" if source else "")
     )
 
 

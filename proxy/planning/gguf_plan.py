@@ -1,26 +1,34 @@
-"""The plan of a GGUF that the proxy pulls: as it is, merged of its shards, or for Ollama to quantize. Pure."""
+"""The plan of a GGUF that the proxy pulls: as it is, its shards merged, or quantized. Pure."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from math import prod
+from collections.abc import Sequence
 
-from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.gguf.header import Field, Header, Incomplete, read_header, write_header
+from proxy.gguf.casting import NoEngine
+from proxy.gguf.config import CannotConvert
+from proxy.gguf.header import Header, Incomplete, read_header
+from proxy.gguf.requantizing import Changed, requantize
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
+from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType
-from proxy.planning.capabilities import ROW, Capabilities
-from proxy.planning.gguf_files import UNQUANTIZED, GgufChoice, GgufModel, choose_projector, file_name
+from proxy.planning.capabilities import Capabilities
+from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Bar, Format, Plan, Upload, bar_digest, weight_file
+from proxy.planning.plan import Converter, Finished, Format, Offer, Plan, Upload, weight_file, weight_upload
+from proxy.planning.quantizations import explained, not_made_here, offers, read_quantization
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
-from proxy.planning.sizes import Shape, quantized_size
 from proxy.sources.base import Repository, RepositoryFile
 
 QUANTIZABLE = (TensorType.F32, TensorType.F16, TensorType.BF16)
 OTHER_TYPES = ("adapter", "mmproj", "imatrix")
 FILE_TYPE = "general.file_type"
-FILE_TYPES = {"F16": 1, "BF16": 32}
+SHOWN = {
+    **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
+    **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S"), 7)),
+    **dict(enumerate(("Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL"), 17)),
+    **dict(enumerate(("IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M", "IQ4_XS", "IQ1_M", "BF16"), 26)),
+    **dict(enumerate(("TQ1_0", "TQ2_0", "MXFP4_MOE", "NVFP4", "Q1_0"), 36)),
+}
+"""How Ollama shows what `general.file_type` says (fs/ggml/type.go, 0.34.1)."""
 
 
 def plan_gguf(
@@ -33,45 +41,53 @@ def plan_gguf(
     modelfile: Modelfile,
 ) -> Plan:
     """`headers` are those of the model's files, in their order. Raises Refusal for what would not load."""
-    model = choice.model
+    model, quantization = choice.model, choice.quantization
     where = f"{repository.id}/{model.files[0].path}"
+    if quantization is not None:
+        read_quantization(repository.id, quantization, quantization, capabilities)
     try:
-        _check(where, choice, headers, capabilities)
-        first = headers[0] if choice.quantization is None else _quantizable(headers[0], choice.quantization)
-        uploads = _uploads(repository, model, headers, first, capabilities)
+        _check(where, choice, headers)
+        upload = _upload(repository, model, headers, quantization)
+    except NoEngine as error:
+        raise not_made_here(repository.id, error) from error
     except GgufError as error:
         raise Refusal(f"{where} cannot be used: {error}") from error
+    uploads = [upload]
     reason = f"the GGUF {model.tag}"
-    if len(uploads) < len(model.files):
-        reason = f"{reason}; {capabilities.ollama} takes no split GGUF, so its {len(model.files)} shards are merged"
+    if model.is_split:
+        reason = f"{reason}; its {len(model.files)} shards are merged"
     if projector is not None:
-        uploads.append(weight_file(repository, _blob_name(projector), projector))
-    size = sum(upload.size for upload in uploads)
-    if choice.quantization is not None:
-        reason = f"{reason}; Ollama quantizes its {model.label} to {choice.quantization}"
-        size = headers[0].data_start + quantized_size(_shapes(headers), choice.quantization)
-        size += projector.size if projector else 0
+        uploads.append(weight_file(repository, _blob_name(projector), projector, "projector"))
+    if quantization is not None:
+        reason = f"{reason}; the proxy quantizes its {model.label} to {quantization}"
     return Plan(
         name,
         repository,
         Format.GGUF,
         reason,
         tuple(uploads),
-        quantization=choice.quantization,
+        quantization=quantization,
+        converter=Converter.NOBODY if quantization is None else Converter.PROXY,
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
-        result_size=size,
-        # From v0.30 on Ollama writes its own copy of a GGUF that it is given.
-        made_size=size if choice.quantization is not None or capabilities.runs_llama_server else 0,
-        repairs=(f"{FILE_TYPE} is changed: Ollama quantizes no GGUF without F16 or BF16 there",)
-        if first is not headers[0]
-        else (),
-        warnings=(
-            *capabilities.warnings_of(choice.quantization),
-            *modelfile.warnings,
-        ),
+        result_size=sum(upload.size for upload in uploads),
+        finished=_finished(headers, quantization),
+        warnings=modelfile.warnings,
+        offers=_offers(headers, capabilities),
     )
+
+
+def _offers(headers: Sequence[Header], capabilities: Capabilities) -> tuple[Offer, ...]:
+    """What could be made of a model that is not quantized."""
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    try:
+        facts = ModelFacts.of(headers[0].metadata)
+    except CannotConvert:
+        return ()
+    if any(tensor.type not in QUANTIZABLE for tensor in tensors if is_quantized(tensor)):
+        return ()
+    return offers(headers[0].data_start, facts, tensors, capabilities)
 
 
 def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str) -> Plan:
@@ -88,7 +104,7 @@ def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str)
     )
 
 
-def _check(where: str, choice: GgufChoice, headers: Sequence[Header], capabilities: Capabilities) -> None:
+def _check(where: str, choice: GgufChoice, headers: Sequence[Header]) -> None:
     first = headers[0]
     kind = first.get("general.type", str)
     if first.architecture in (None, "clip") or kind in OTHER_TYPES:
@@ -98,75 +114,61 @@ def _check(where: str, choice: GgufChoice, headers: Sequence[Header], capabiliti
         raise Refusal(f"{where} is the first of {count} shards, and the others are not named as such in the repository")
     if choice.quantization is None:
         return
-    if choice.model.label == "BF16" and not capabilities.quantizes_bf16_gguf:
-        raise Refusal(f"{where}: {capabilities.ollama} cannot quantize BF16 of a GGUF; pull it as BF16")
-    blocks = capabilities.runs_llama_server and choice.quantization not in UNQUANTIZED
     for header in headers:
         for tensor in header.tensors:
-            if len(tensor.shape) > 1 and blocks and tensor.shape[0] % ROW:
-                raise Refusal(
-                    f"{where}: {tensor.name} has rows of {tensor.shape[0]} numbers, which {capabilities.ollama} cannot "
-                    f"quantize to {choice.quantization} (they must be a multiple of {ROW}); pull it as "
-                    f"{choice.model.tag}"
-                )
             if len(tensor.shape) > 1 and tensor.type not in QUANTIZABLE:
                 raise Refusal(
                     f"{where} is named {choice.model.label}, but {tensor.name} is {TensorType(tensor.type).name}, "
-                    f"which Ollama cannot quantize again; pull it as {choice.model.tag}"
+                    f"which is not quantized a second time; pull it as {choice.model.tag}"
                 )
 
 
-def _shapes(headers: Sequence[Header]) -> Iterator[Shape]:
-    for header in headers:
-        for tensor in header.tensors:
-            yield Shape(tensor.name, prod(tensor.shape), tensor.shape[0] if len(tensor.shape) > 1 else 0)
+def _finished(headers: Sequence[Header], quantization: str | None) -> Finished:
+    """`headers[0]` has an architecture: `_check` refuses others."""
+    first = headers[0]
+    parameters = sum(tensor.numbers for header in headers for tensor in header.tensors)
+    said = first.metadata.get(FILE_TYPE)
+    own = SHOWN.get(said.value, "unknown") if said is not None and isinstance(said.value, int) else "unknown"
+    return Finished(str(first.architecture), parameters, quantization or own)
 
 
-def _quantizable(header: Header, wanted: Quantization) -> Header:
-    """The same, or one that says a type that Ollama quantizes.
+def _upload(repository: Repository, model: GgufModel, headers: Sequence[Header], quantization: str | None) -> Upload:
+    """One blob, also of several shards.
 
-    It takes F32, which is 0 there, for no type at all, and leaves what says the wanted type as it is (v0.24, v0.33).
+    Ollama before 0.30 takes no split GGUF, 0.30 to 0.34 only through its create, and newer ones in their own way.
     """
-    said = header.get(FILE_TYPE, int)
-    if said in FILE_TYPES.values() and said != FILE_TYPES.get(wanted):
-        return header
-    other = FILE_TYPES["BF16" if wanted == Quantization.F16 else "F16"]
-    return replace(header, metadata=header.metadata | {FILE_TYPE: Field.uint32(other)})
+    if quantization is not None:
+        made = requantize(headers, quantization)
+        parts = [[_changed(file, piece) for piece in part] for file, part in zip(model.files, made.parts, strict=True)]
+        return _of_files(repository, model, headers, made.header, parts)
+    if model.is_split:
+        merged = merge(headers)
+        shards = zip(model.files, _by_shard(merged, len(headers)), strict=True)
+        return _of_files(
+            repository, model, headers, merged.header, [[_part(file, one) for one in of] for file, of in shards]
+        )
+    [file] = model.files
+    return weight_file(repository, _blob_name(file), file)
 
 
-def _uploads(
-    repository: Repository, model: GgufModel, headers: Sequence[Header], first: Header, capabilities: Capabilities
-) -> list[Upload]:
-    """`first` is the header to write in the place of the first."""
-    if model.is_split and not capabilities.merges_split_gguf:
-        return [_merged(repository, model, headers, first)]
-    uploads = [weight_file(repository, _blob_name(file), file) for file in model.files]
-    if first is not headers[0]:
-        uploads[0] = _with_header(repository, model.files[0], headers[0], first)
-    return uploads
+def _of_files(
+    repository: Repository,
+    model: GgufModel,
+    headers: Sequence[Header],
+    written: bytes,
+    parts_of_files: Sequence[Sequence[Literal | Range]],
+) -> Upload:
+    """One blob that begins with the header that is `written`; each file is read whole and checked."""
+    parts: list[Literal | Range] = [Literal(written)]
+    for file, header, own_parts in zip(model.files, headers, parts_of_files, strict=True):
+        parts += [_header(repository, file, header), *covered(file, header.data_start, own_parts)]
+    return weight_upload(repository, f"{_merged_name(model)}.gguf", Recipe(tuple(parts)))
 
 
-def _with_header(repository: Repository, file: RepositoryFile, old: Header, new: Header) -> Upload:
-    parts = (
-        Literal(write_header(new.metadata, new.tensors)),
-        _header(repository, file, old),
-        Range(file, old.data_start, file.size),
-    )
-    recipe = Recipe(parts)
-    return Upload(_blob_name(file), recipe, (Bar(bar_digest(repository, file), recipe.size),))
-
-
-def _merged(repository: Repository, model: GgufModel, headers: Sequence[Header], first: Header) -> Upload:
-    merged = merge((first, *headers[1:]))
-    parts: list[Literal | Range] = [Literal(merged.header)]
-    bars: list[Bar] = []
-    for file, header, pieces in zip(model.files, headers, _by_shard(merged, len(headers)), strict=True):
-        own_parts = [_part(file, piece) for piece in pieces]
-        taken = [_header(repository, file, header), *covered(file, header.data_start, own_parts)]
-        own = 0 if bars else len(merged.header)
-        bars.append(Bar(bar_digest(repository, file), own + sum(part.size for part in taken)))
-        parts += taken
-    return Upload(f"{_merged_name(model)}.gguf", Recipe(tuple(parts)), tuple(bars))
+def _changed(file: RepositoryFile, piece: Changed | Padding) -> Literal | Range:
+    if isinstance(piece, Padding):
+        return Literal(bytes(piece.size))
+    return Range(file, piece.start, piece.stop, piece.transform and explained(file.path, piece.transform))
 
 
 def _by_shard(merged: Merged, count: int) -> list[list[Piece | Padding]]:
@@ -202,5 +204,5 @@ def _merged_name(model: GgufModel) -> str:
 
 
 def _blob_name(file: RepositoryFile) -> str:
-    """Ollama finds the shards of a split only by llama.cpp's names, in lower case at their end (v0.33)."""
+    """Ollama's create knows a GGUF by this end of its name, in lower case (v0.33)."""
     return file_name(file)[: -len(".gguf")] + ".gguf"

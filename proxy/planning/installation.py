@@ -1,6 +1,10 @@
-"""What Ollama keeps of a model beside its weights, as its create writes it (server/create.go, v0.24, v0.33). Pure."""
+"""What a model has beside its weights, as Ollama's own create writes it (server/create.go, v0.24 to 0.40). Pure."""
 
-from collections.abc import Iterator
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -8,33 +12,155 @@ from proxy.config import ModelSettings
 from proxy.planning.plan import Finished
 
 CONFIG = "config"
+PROJECTOR_FAMILY = "clip"
+# Ollama renders and reads the conversations of these itself, whatever template they have; its create says so in the
+# config, and stops them (v0.20 and later).
+RENDERED: Mapping[str, tuple[str, str]] = {
+    "gemma4": ("gemma4", "gemma4"),
+    "laguna": ("laguna", "laguna"),
+    "nemotron_h": ("nemotron-3-nano", "nemotron-3-nano"),
+    "nemotron_h_moe": ("nemotron-3-nano", "nemotron-3-nano"),
+    "nemotron_h_omni": ("nemotron-3-nano", "nemotron-3-nano"),
+}
+STOPS: Mapping[str, list[str]] = {"gemma4": ["<turn|>"]}
+_BLOB = re.compile(r"^(FROM|ADAPTER) .*sha256-([0-9a-f]{64})\s*$", re.MULTILINE)
+_RENDERER = re.compile(r"^RENDERER (\S+)$", re.MULTILINE)
+_PARSER = re.compile(r"^PARSER (\S+)$", re.MULTILINE)
 
 
-def files_beside(finished: Finished, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:
-    """Each with the kind of its layer; the first is the model's configuration."""
-    yield CONFIG, orjson.dumps(_configuration(finished))
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the config says of a model. `size` is its number of parameters as Ollama shows it."""
+
+    families: tuple[str, ...]
+    size: str
+    file_type: str
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldModel:
+    """A model that Ollama has. `blobs` are the digests of its weights, each with the kind of its layer."""
+
+    description: Description
+    blobs: tuple[tuple[str, str], ...]
+    settings: ModelSettings
+
+
+def described(finished: Finished, *, has_projector: bool = False) -> Description:
+    """What the config says of a GGUF, and of the projector beside it."""
+    architecture = finished.architecture
+    families = (architecture, PROJECTOR_FAMILY) if has_projector else (architecture,)
+    renderer, parser = RENDERED.get(architecture, ("", ""))
+    return Description(families, human_number(finished.parameters), finished.file_type, renderer, parser)
+
+
+def files_beside(description: Description, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:
+    """Each with the kind of its layer; the first is the config."""
+    yield CONFIG, orjson.dumps(_config(description))
     if settings.template:
         yield "template", settings.template.encode()
     if settings.system:
         yield "system", settings.system.encode()
-    licenses = settings.license or []
-    for text in [licenses] if isinstance(licenses, str) else licenses:
+    for text in _texts(settings.license):
         yield "license", text.encode()
-    if settings.parameters:
-        yield "params", orjson.dumps(settings.parameters)
+    parameters = dict(settings.parameters)
+    if stops := STOPS.get(description.families[0]):
+        parameters.setdefault("stop", stops)
+    if parameters:
+        yield "params", orjson.dumps(parameters)
 
 
-def _configuration(finished: Finished) -> dict[str, object]:
+def _config(description: Description) -> dict[str, object]:
+    """ConfigV2 (types/model/config.go). Newer versions than 0.40 refuse a field of another type."""
+    optional = {
+        "renderer": description.renderer,
+        "parser": description.parser,
+        "requires": description.requires,
+    }
     return {
         "model_format": "gguf",
-        "model_family": finished.architecture,
-        "model_families": [finished.architecture],
-        "model_type": human_number(finished.parameters),
-        "file_type": finished.file_type,
+        "model_family": description.families[0],
+        "model_families": list(description.families),
+        "model_type": description.size,
+        "file_type": description.file_type,
+        **{key: value for key, value in optional.items() if value},
         "architecture": "amd64",
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": []},
     }
+
+
+def held_model(shown: Mapping[str, Any]) -> HeldModel | None:
+    """From what `/api/show` says; None for a model that has no blob as its weights."""
+    modelfile = str(shown.get("modelfile"))
+    blobs = [(kind, f"sha256:{digest}") for kind, digest in _BLOB.findall(modelfile)]
+    if not blobs or blobs[0][0] != "FROM":
+        return None
+    # The first FROM is the model; later ones are projectors (server/images.go, Model.String).
+    kinds = ["model", *("adapter" if kind == "ADAPTER" else "projector" for kind, _ in blobs[1:])]
+    details = shown.get("details") or {}
+    family = str(details.get("family") or "")
+    families = tuple(str(one) for one in details.get("families") or () if one) or (family,)
+    renderer, parser = _RENDERER.search(modelfile), _PARSER.search(modelfile)
+    description = Description(
+        families,
+        str(details.get("parameter_size") or ""),
+        str(details.get("quantization_level") or ""),
+        renderer[1] if renderer else "",
+        parser[1] if parser else "",
+        str(shown.get("requires") or ""),
+    )
+    weights = tuple((kind, digest) for kind, (_, digest) in zip(kinds, blobs, strict=True))
+    return HeldModel(description, weights, _settings(shown, modelfile))
+
+
+def _settings(shown: Mapping[str, Any], modelfile: str) -> ModelSettings:
+    # From 0.30 on the template that is shown may be the GGUF's Jinja; the Modelfile has the Go template only.
+    template = str(shown.get("template") or "")
+    return ModelSettings(
+        template=template if template and template in modelfile else None,
+        system=str(shown.get("system") or "") or None,
+        license=str(shown.get("license") or "") or None,
+        parameters=_parameters(str(shown.get("parameters") or "")),
+    )
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {}
+    for key, value in shown_parameters(text):
+        found.setdefault(key, []).append(value)
+    # A single stop is a list too: Ollama fails at every chat where it is a bare text.
+    return {key: values if len(values) > 1 or key == "stop" else values[0] for key, values in found.items()}
+
+
+def shown_parameters(text: str) -> Iterator[tuple[str, Any]]:
+    """Of `/api/show`: a line a value, in Go's %#v (server/routes.go), which Python reads too but for booleans."""
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        value = {"true": "True", "false": "False"}.get(value.strip(), value.strip())
+        try:
+            yield key, ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            continue
+
+
+def settings_over(base: ModelSettings, own: ModelSettings) -> ModelSettings:
+    """The settings of a model on a base: what is `own` wins, parameters key by key; both licenses hold."""
+    licenses = [*_texts(base.license), *_texts(own.license)]
+    return ModelSettings(
+        template=own.template or base.template,
+        system=own.system or base.system,
+        license=licenses or None,
+        parameters={**base.parameters, **own.parameters},
+    )
+
+
+def _texts(licenses: str | list[str] | None) -> list[str]:
+    several = [licenses] if isinstance(licenses, str) else licenses or []
+    return [text for text in several if text]
 
 
 def human_number(count: int) -> str:

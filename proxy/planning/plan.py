@@ -1,6 +1,7 @@
 """What a pull will do, decided before a weight byte moves: the value that everything after planning works from."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -28,28 +29,42 @@ class Converter(StrEnum):
 
 
 class Bar(NamedTuple):
-    """A file as clients see it move: its digest, and how many bytes of a blob come from it."""
+    """A file as clients see it move: its digest, and how many of its bytes are taken."""
 
     digest: str
     size: int
+
+
+class Stretch(NamedTuple):
+    """A part of a blob that comes from one bar's file: `made` bytes of the blob out of `taken` bytes of the file."""
+
+    digest: str
+    made: int
+    taken: int
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
     """One blob that Ollama has to hold, and the file name that it has for Ollama.
 
-    Weights have bars. Where their files do not come one after the other in the recipe, `turns` says which brings how
-    many of the blob's bytes until the next one does.
+    `kind` is the kind of layer that it becomes: `model`, `projector` or `adapter`. Weights have bars, and stretches
+    that say in which order these fill.
     """
 
     path: str
     recipe: Recipe
     bars: tuple[Bar, ...] = ()
-    turns: tuple[Bar, ...] = ()
+    stretches: tuple[Stretch, ...] = ()
+    kind: str = "model"
 
     @property
     def size(self) -> int:
         return self.recipe.size
+
+    @property
+    def taken(self) -> int:
+        """How many bytes are fetched for it."""
+        return sum(stretch.taken for stretch in self.stretches) if self.stretches else self.size
 
     @property
     def digest(self) -> str | None:
@@ -68,7 +83,7 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A GGUF that is the model as it stands: `architecture` as llama.cpp says it, `file_type` as `Q8_0`."""
+    """A GGUF that needs no more work. `architecture` is llama.cpp's name, `file_type` a name like `Q8_0`."""
 
     architecture: str
     parameters: int
@@ -76,18 +91,22 @@ class Finished:
 
 
 class Offer(NamedTuple):
-    """A tag that works in place of the one that was asked for, and how many bytes the model would have."""
+    """A tag that works in place of the one that was asked for, and how many bytes the model would have.
+
+    `usual` is one that most people look for.
+    """
 
     quantization: str
     size: int
+    usual: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A pull from here on: nothing later looks at the name or the listing again.
 
-    `quantization` is what the weights are to be, None where they stay as they are. `finished` is what the upload is,
-    where nothing is left for Ollama to make of it. `reason` says why this is the way. `result_size` is what the model
+    `quantization` is what the weights are to be, None where they stay as they are. `finished` says what the model
+    is, where Ollama has nothing left to make. `reason` says why this is the way. `result_size` is what the model
     will take, in bytes, and `made_size` what Ollama writes beside the uploads until it is there; None where that is not
     known. `base` is what an adapter goes on. `in_two_creates` says that a first create should only convert: what it
     writes is then a model's, and goes with it. `offers` are the quantizations that there are.
@@ -145,10 +164,30 @@ def small_file(path: str, content: bytes) -> Upload:
     return Upload(path, Recipe((Literal(content),), digest))
 
 
-def weight_file(repository: Repository, path: str, file: RepositoryFile) -> Upload:
+def weight_file(repository: Repository, path: str, file: RepositoryFile, kind: str = "model") -> Upload:
     """A file of weights as it is."""
     digest = f"sha256:{file.sha256}" if file.sha256 else None
-    return Upload(path, Recipe((Range(file, 0, file.size),), digest), (Bar(bar_digest(repository, file), file.size),))
+    return weight_upload(repository, path, Recipe((Range(file, 0, file.size),), digest), kind)
+
+
+def weight_upload(repository: Repository, path: str, recipe: Recipe, kind: str = "model") -> Upload:
+    """A blob of weights with the bars of the files that it is made of. A literal counts with the range before it."""
+    digests = {file: bar_digest(repository, file) for file in recipe.files}
+    merged: list[Stretch] = []
+    digest = next(iter(digests.values()), "")
+    for part in recipe.parts:
+        taken = 0
+        if isinstance(part, Range):
+            digest, taken = digests[part.file], part.stop - part.start
+        last = merged.pop() if merged and merged[-1].digest == digest else Stretch(digest, 0, 0)
+        merged.append(Stretch(digest, last.made + part.size, last.taken + taken))
+    # A file of which nothing is made has no bar: it could never fill.
+    stretches = tuple(stretch for stretch in merged if stretch.made)
+    sizes = Counter[str]()
+    for stretch in stretches:
+        sizes[stretch.digest] += stretch.taken
+    in_order = dict.fromkeys(digests[file] for file in sorted(digests, key=lambda file: file.path))
+    return Upload(path, recipe, tuple(Bar(one, sizes[one]) for one in in_order if sizes[one]), stretches, kind)
 
 
 def bar_digest(repository: Repository, file: RepositoryFile) -> str:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
+from proxy.gguf.families import FAMILIES as KNOWN_HERE
 from proxy.planning import fp8
-from proxy.planning.capabilities import ANY_WEIGHTS, CONVERTS, NEVER, NEWEST, ROW, Capabilities
+from proxy.planning.capabilities import ANY_WEIGHTS, CONVERTS, GGUF_ONLY, LAST_CONVERTER, NEVER, ROW, RUNS, Capabilities
 from proxy.planning.repairs import FRACTIONS, drop_quantization, fit_config, repair_config
 from proxy.planning.safetensors import FLOATS, Header, Tensor
 from proxy.planning.tensors import (
@@ -147,7 +148,7 @@ def check_weights(
     if found.architecture in FAMILIES:
         _check_family(repository, tensors, found)
         found.repairs += fit_config(found.config, found.architecture, tensors)
-        _check_shapes(repository, tensors, found, capabilities)
+        _check_shapes(repository, tensors, found)
         found.rows = found.config["vocab_size"]
     if missing := missing_text(found.architecture, found.config, tensors):
         raise Refusal(
@@ -171,14 +172,27 @@ def _check_architecture(where: str, architecture: str, capabilities: Capabilitie
             raise NotConvertible(
                 f"{where}: {capabilities.ollama} converts {architecture}, but cannot run what it makes"
             )
+    elif (known := KNOWN_HERE.get(architecture)) and not capabilities.runs(known.architecture):
+        version = RUNS[known.architecture]
+        raise NotConvertible(
+            f"{where}: {capabilities.ollama} does not run {architecture}; Ollama {version} or newer does"
+        )
+    elif known:
+        raise NotConvertible(
+            f"{where}: {capabilities.ollama} does not convert {architecture}, but this proxy does: set "
+            "pull.converter to auto"
+        )
+    elif capabilities.version >= GGUF_ONLY:
+        raise NotConvertible(
+            f"{where}: this proxy does not know {architecture}, and {capabilities.ollama} converts nothing itself, as "
+            f"no Ollama from {GGUF_ONLY} on does"
+        )
     elif since is not NEVER:
         raise NotConvertible(
-            f"{where}: {capabilities.ollama} cannot convert {architecture}; Ollama {since} or newer can"
+            f"{where}: {capabilities.ollama} cannot convert {architecture}; Ollama {since} can, up to {LAST_CONVERTER}"
         )
     else:
-        raise NotConvertible(
-            f"{where}: {capabilities.ollama} cannot convert {architecture}, nor can any other Ollama up to {NEWEST}"
-        )
+        raise NotConvertible(f"{where}: neither this proxy nor any Ollama converts {architecture}")
 
 
 def _check_numbers(where: str, config: Mapping[str, Any], architecture: str) -> None:
@@ -241,7 +255,7 @@ def _kept_tensors(
     for path, header in headers.items():
         edits = found.edits.setdefault(path, {})
         for name, tensor in header.tensors.items():
-            known = ollamas_name(name, found.architecture, capabilities, bare=bare)
+            known = ollamas_name(name, found.architecture, bare=bare)
             elsewhere = weight_map is not None and weight_map.get(name, path) != path
             frequencies = name.endswith(FREQUENCIES)
             if elsewhere or frequencies or (family and (USELESS.fullmatch(name) or known in useless)):
@@ -311,10 +325,10 @@ def _check_family(repository: str, tensors: Mapping[str, Tensor], found: Finding
         )
 
 
-def _check_shapes(repository: str, tensors: Mapping[str, Tensor], found: Findings, capabilities: Capabilities) -> None:
+def _check_shapes(repository: str, tensors: Mapping[str, Tensor], found: Findings) -> None:
     for name, tensor in tensors.items():
         # Mixtral's experts have each other's names by now, and once more their own.
-        own = ollamas_name(name, found.architecture, capabilities, bare=False)
+        own = ollamas_name(name, found.architecture, bare=False)
         expected = expected_shape(own, found.architecture, found.config)
         if expected is not None and tensor.shape != expected:
             raise Refusal(

@@ -7,7 +7,18 @@ from typing import Any
 
 from proxy.planning.capabilities import CONVERTED_TO
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Bar, Converter, Format, Offer, Plan, Upload, bar_digest, small_file, weight_file
+from proxy.planning.plan import (
+    Bar,
+    Converter,
+    Format,
+    Offer,
+    Plan,
+    Stretch,
+    Upload,
+    small_file,
+    weight_file,
+    weight_upload,
+)
 from proxy.planning.preflight import Edit, Findings
 from proxy.planning.recipe import Literal, Range, Recipe, compared
 from proxy.planning.safetensors import LENGTH_BYTES, Header
@@ -118,10 +129,11 @@ def _weights(
                 Range(file, header.size, file.size),
             )
         )
-        return Upload(file.path, recipe, (Bar(bar_digest(repository, file), recipe.size),))
+        return weight_upload(repository, file.path, recipe)
     if content is not None:
         made = small_file(file.path, content)
-        return Upload(file.path, made.recipe, (Bar(made.digest or "", file.size),))
+        digest = made.digest or ""
+        return replace(made, bars=(Bar(digest, file.size),), stretches=(Stretch(digest, file.size, file.size),))
     return weight_file(repository, file.path, file)
 
 
@@ -149,7 +161,7 @@ def _clean_json(content: bytes) -> bytes | None:
 def _companion(repository: Repository, file: RepositoryFile, content: bytes | None) -> Upload:
     if content is not None:
         return small_file(file.path, content)
-    return replace(weight_file(repository, file.path, file), bars=())
+    return replace(weight_file(repository, file.path, file), bars=(), stretches=())
 
 
 def shapes_of(headers: Iterable[Header]) -> Iterator[Shape]:

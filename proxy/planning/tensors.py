@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.planning.capabilities import NEWEST, Capabilities
-
 NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
 ATTENTION = tuple(f"self_attn.{part}_proj.weight" for part in "qkvo")
 FEED_FORWARD = tuple(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
@@ -143,10 +141,10 @@ OLDER_NAMES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def ollamas_name(name: str, architecture: str, capabilities: Capabilities, *, bare: bool) -> str:
+def ollamas_name(name: str, architecture: str, *, bare: bool) -> str:
     """What a tensor has to be called for the converter; `bare` is a model that was saved without its head."""
-    if architecture == MIXTRAL and capabilities.version <= NEWEST:
-        # The converter takes w2 for w3 and w3 for w2, in every release so far.
+    if architecture == MIXTRAL:
+        # The converter takes w2 for w3 and w3 for w2, in every release.
         name = re.sub(r"\.w([23])\.", lambda found: f".w{5 - int(found[1])}.", name)
     if bare and not name.startswith(("model.", "lm_head.")):
         return f"model.{name}"

@@ -19,7 +19,10 @@ def temporary_body(name: str, files: Mapping[str, str]) -> dict[str, Any]:
 
 
 def model_body(plan: Plan, name: str, digests: Mapping[str, str], temporary: str | None = None) -> dict[str, Any]:
-    """Makes the model that was asked for: from a temporary one, or from the blobs of the plan's paths."""
+    """Makes the model that was asked for: from a temporary one, or from the blobs of the plan's paths.
+
+    Of a GGUF that is finished, and of an adapter, only where Ollama does not reach the proxy for a manifest.
+    """
     settings = plan.settings
     body: dict[str, Any] = {"model": name}
     if temporary is not None:
@@ -61,15 +64,6 @@ async def create(
         body["from"] = await ollama.spelled(body["from"])
     elif plan.converter is Converter.OLLAMA:
         progress.status(CONVERTING)
-    elif plan.is_quantized:
-        _show_quantizing(plan, progress, ended=False)
-    await _finish(ollama, body, plan, progress)
-
-
-async def redress(ollama: Ollama, plan: Plan, name: str, files: Mapping[str, str], progress: Progress) -> None:
-    """Make the model anew of its own blobs, with another template, other parameters and the like."""
-    body = model_body(plan, name, files) | {"stream": False}
-    body.pop("quantize", None)
     await _finish(ollama, body, plan, progress)
 
 
@@ -83,11 +77,7 @@ async def _finish(ollama: Ollama, body: Mapping[str, Any], plan: Plan, progress:
                 progress.quantizing(status, line.get("total", 0), line.get("completed", 0))
             elif status == VERIFYING:
                 if not quantizing and plan.is_quantized:
-                    _show_quantizing(plan, progress, ended=True)
+                    # From v0.30 on, some builds of llama-quantize print no progress that Ollama can read.
+                    size = sum(upload.size for upload in plan.weights)
+                    progress.quantizing(f"quantizing model to {plan.quantization}", size, size)
                 progress.status(status)
-
-
-def _show_quantizing(plan: Plan, progress: Progress, *, ended: bool) -> None:
-    """From v0.30 on, some builds of llama-quantize print no progress that Ollama can read."""
-    size = sum(upload.size for upload in plan.weights)
-    progress.quantizing(f"quantizing model to {plan.quantization}", size, size if ended else 0)

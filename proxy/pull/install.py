@@ -1,4 +1,4 @@
-"""A model that is made gets its name, checked before if the user wants that; a finished GGUF needs no create for it."""
+"""A finished model gets its name: Ollama pulls a manifest of its own blobs, and copies it from a temporary name."""
 
 import logging
 import re
@@ -22,8 +22,12 @@ LACK_OF_MEMORY = re.compile(
 )
 
 
+class NotPulled(OllamaError):
+    """Ollama does not take the manifest of its own blobs; the text says why."""
+
+
 class Install:
-    """For whoever holds `Reclaim.creating`: the temporary names are swept otherwise."""
+    """Its callers hold `Reclaim.creating`: without it the temporary names are removed."""
 
     def __init__(self, ollama: Ollama, registry: Registry, *, verify: bool) -> None:
         """`verify`: load each model once before it gets its name."""
@@ -31,31 +35,42 @@ class Install:
         self._registry = registry
         self._verifies = verify
 
-    async def pulled(self, plan: Plan, temporary: str, config: Blob, layers: Sequence[Layer]) -> str | None:
-        """Have Ollama pull its own blobs as a model; its name, None where Ollama does not take their manifest."""
-        with self._registry.offering(temporary, config, layers) as offer:
-            try:
-                await self._ollama.pull(offer.name)
-            except OllamaGone:
-                raise
-            except OllamaError as error:
-                why = "would not pull it" if offer.asked_for else f"does not reach the proxy at {self._registry.url}"
-                hint = "" if offer.asked_for else "; set ollama.advertise_url"
-                log.warning("%s is created, which takes longer, since Ollama %s (%s)%s", plan.name, why, error, hint)
-                return None
-        return offer.name
+    async def pulled(self, temporary: str, config: Blob, layers: Sequence[Layer]) -> str:
+        """Have Ollama pull its own blobs as a model; the model's name. Raises NotPulled.
+
+        An unknown size is 0. Ollama says the true sizes while it pulls, and then pulls a manifest that has them: it
+        lists a model with the sizes in its manifest.
+        """
+        offered = list(layers)
+        while True:
+            with self._registry.offering(temporary, config, offered) as offer:
+                try:
+                    sizes = await self._ollama.pull(offer.name)
+                except OllamaGone:
+                    raise
+                except OllamaError as error:
+                    raise NotPulled(self._why(error, asked_for=offer.asked_for)) from error
+            true = [layer.sized(sizes) for layer in offered]
+            if true == offered:
+                return offer.name
+            offered = true
+
+    def _why(self, error: OllamaError, *, asked_for: bool) -> str:
+        if asked_for:
+            return f"Ollama does not pull it from the proxy ({error})"
+        return f"Ollama does not reach the proxy at {self._registry.url} ({error}); set ollama.advertise_url"
 
     async def created(self, plan: Plan, temporary: str, create: Callable[[str], Coroutine[Any, Any, None]]) -> str:
-        """`create` makes the model under the name that it is told; that name."""
+        """`create` makes the model under the name that it gets; that name."""
         name = temporary if self._verifies else plan.name
         await create(name)
         return name
 
     async def hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
-        """Give a model that was made the name that was asked for. It can be done again where it failed.
+        """Give the model the name that was asked for. This can be repeated where it failed.
 
-        The temporary names that are left are `Reclaim.drop_temporaries`' to remove: of what was made, and of what it
-        replaces, whose blobs a copy would else leave to nobody. One that cannot be loaded stays, for the next pull.
+        `Reclaim.drop_temporaries` removes the temporary names later. One is of what was made, one of what it replaces:
+        after a copy over it nothing names the blobs of that. A model that cannot be loaded stays for the next pull.
         """
         if made == plan.name:
             return
@@ -75,7 +90,7 @@ class Install:
             if not LACK_OF_MEMORY.search(str(error)):
                 raise OllamaError(
                     f"{plan.name} is made, but Ollama cannot load it: {error}; nothing was replaced. Try another "
-                    "quantization, or pull.verify = false to have it all the same"
+                    "quantization, or pull.verify = false to keep it anyway"
                 ) from error
             warning = f"there is not the memory to try {plan.name} now ({error})"
             log.warning("%s", warning)

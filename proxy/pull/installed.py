@@ -1,8 +1,7 @@
 """Whether Ollama already has what a pull would make: by what is remembered of it, else by what Ollama shows."""
 
-import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -12,12 +11,12 @@ import msgspec
 from proxy.config import Config
 from proxy.ollama import Ollama
 from proxy.planning.identity import digest_of_value, dressing_identity, weights_identity
+from proxy.planning.installation import HeldModel, held_model, shown_parameters
 from proxy.planning.plan import Format, Plan
 from proxy.pull.journal import Journal, Record
 from proxy.pull.reference import ModelReference
 from proxy.sources.base import Repository
 
-BLOB_OF_MODEL = re.compile(r"^(FROM|ADAPTER) .*sha256-([0-9a-f]{64})\s*$", re.MULTILINE)
 SIZE_TOLERANCE = 0.02
 UNQUANTIZED = {"F32": ("F32", "unknown"), "F16": ("F16",), "BF16": ("BF16",)}
 """How Ollama shows a file type: 0, which is F32, is unknown to it (v0.24, v0.33)."""
@@ -49,8 +48,8 @@ class Installed:
             await self.remember(reference, plan)
         return same
 
-    async def same_weights(self, reference: ModelReference, plan: Plan) -> dict[str, str] | None:
-        """The files that the model could be made of anew, where all but its weights is to change."""
+    async def same_weights(self, reference: ModelReference, plan: Plan) -> HeldModel | None:
+        """The model whose weights the plan's has, where only what is beside them changes."""
         record = self._journal.record(reference.key)
         # A template of one's own takes no account of the authors' in the weights, whichever of the two was first.
         bare = replace(plan, settings=msgspec.structs.replace(plan.settings, template=None))
@@ -59,9 +58,7 @@ class Installed:
             return None
         if not await self._is_there(reference, record):
             return None
-        shown = await self._ollama.show(reference.name) or {}
-        blobs = [digest for kind, digest in BLOB_OF_MODEL.findall(str(shown.get("modelfile"))) if kind == "FROM"]
-        return {f"model-{number}.gguf": f"sha256:{digest}" for number, digest in enumerate(blobs)} or None
+        return held_model(await self._ollama.show(reference.name) or {})
 
     async def remember(self, reference: ModelReference, plan: Plan) -> None:
         """What Ollama has under this name is what the plan makes."""
@@ -108,7 +105,7 @@ class Installed:
             and settings.template in (None, shown.get("template"))
             and (settings.system or "") == shown.get("system", "")
             and (settings.license is None or _as_one(settings.license) == shown.get("license"))
-            and _parameters(settings.parameters) == set(_shown_parameters(str(shown.get("parameters", ""))))
+            and _parameters(settings.parameters) == _shown_parameters(str(shown.get("parameters", "")))
         )
 
 
@@ -141,13 +138,5 @@ def _parameters(parameters: Mapping[str, Any]) -> set[tuple[str, str]]:
     return {(key, repr(float(one) if type(one) is int else one)) for key, several in values for one in several}
 
 
-def _shown_parameters(text: str) -> Iterator[tuple[str, str]]:
-    """Of `/api/show`: a line a value, in Go's %#v (server/routes.go), which Python reads too but for booleans."""
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        value = {"true": "True", "false": "False"}.get(value.strip(), value.strip())
-        try:
-            literal = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            continue
-        yield key, repr(float(literal) if type(literal) is int else literal)
+def _shown_parameters(text: str) -> set[tuple[str, str]]:
+    return {(key, repr(float(one) if type(one) is int else one)) for key, one in shown_parameters(text)}

@@ -1,4 +1,4 @@
-"""From a plan to a model in Ollama, and nothing beside it: transfer, create, reclaim."""
+"""From a plan to a model in Ollama, and nothing beside it: transfer, install or create, reclaim."""
 
 import asyncio
 import logging
@@ -10,15 +10,15 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from proxy.config import OllamaConfig
+from proxy.config import ModelSettings, OllamaConfig
 from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal, Rejected
 from proxy.ollama import Ollama
 from proxy.planning.identity import files_identity, weights_identity, with_known_digests
-from proxy.planning.installation import files_beside
-from proxy.planning.plan import Plan, Upload, small_file
-from proxy.pull.create import convert, create, redress
-from proxy.pull.install import Install
+from proxy.planning.installation import Description, HeldModel, described, files_beside, held_model, settings_over
+from proxy.planning.plan import Base, Converter, Plan, Upload, small_file
+from proxy.pull.create import convert, create
+from proxy.pull.install import Install, NotPulled
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import NotReclaimed, Reclaim, temporary_name
@@ -39,21 +39,34 @@ REMOVING = "removing unused layers"
 
 @dataclass(slots=True)
 class Step:
-    """One model to make. `temporary` is a name on the way, of its unquantized form where it is `converted_first`, which
-    may be there already, `is_converted`; else of the model itself. A finished one has layers `beside` its weights.
-    `number` is its pull's in the journal.
+    """One model to make. `temporary` is a name on the way: of its unquantized form where it is `converted_first`, which
+    may be there already, `is_converted`; else of the model itself. One that is installed by manifest has its config and
+    its other small layers in `beside`, and in `kept` the digests of weights that Ollama has, with their kinds. `number`
+    is that of its pull in the journal.
     """
 
     plan: Plan
     temporary: str
     converted_first: bool = False
     beside: tuple[Upload, ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
     number: int = 0
     is_converted: bool = False
 
     @property
-    def layers(self) -> list[Layer]:
-        return [Layer(upload.path, Blob(upload.digest or "", upload.size)) for upload in self.beside]
+    def config(self) -> Blob:
+        return _blob(self.beside[0])
+
+    def layers(self, digests: Mapping[str, str]) -> list[Layer]:
+        """`digests` are those of the plan's uploads, by path. Nobody knows the sizes of what is kept."""
+        base = self.plan.base.name if self.plan.base is not None else ""
+        kept = [Layer.of(kind, Blob(digest, 0), base) for kind, digest in self.kept]
+        brought = [Layer.of(upload.kind, Blob(digests[upload.path], upload.size)) for upload in self.plan.uploads]
+        return [*kept, *brought, *(Layer.of(upload.path, _blob(upload)) for upload in self.beside[1:])]
+
+    def dress(self, description: Description, settings: ModelSettings) -> None:
+        files = files_beside(description, settings)
+        self.beside = tuple(small_file(kind, content) for kind, content in files)
 
 
 class Making:
@@ -79,7 +92,18 @@ class Making:
         What was finished stays for the next pull, but for files that Ollama cannot make a model of.
         """
         plan = with_known_digests(plan, self._journal.digest_of)
-        steps = [self._step(step) for step in plan.steps]
+        await self._run([self._step(step) for step in plan.steps], plan, progress, enter, remember)
+
+    async def redress(self, plan: Plan, held: HeldModel, progress: Progress, enter: Enter, remember: Remember) -> None:
+        """Make the model again of the weights that Ollama has, with the plan's template, parameters and the like."""
+        bare = replace(plan, uploads=(), quantization=None, converter=Converter.NOBODY, in_two_creates=False)
+        step = Step(bare, temporary_name(), kept=held.blobs)
+        step.dress(held.description, plan.settings)
+        await self._run([step], bare, progress, enter, remember)
+
+    async def _run(
+        self, steps: Sequence[Step], plan: Plan, progress: Progress, enter: Enter, remember: Remember
+    ) -> None:
         removed = False
         try:
             for step in steps:
@@ -87,7 +111,7 @@ class Making:
                 await self._try_template(step, progress)
             await self._check_disk(steps)
             converted = [step.plan for step in steps if step.is_converted]
-            held = await self._transfer.announce(plan.steps, progress, converted)
+            held = await self._transfer.announce([step.plan for step in steps], progress, converted)
             for step in steps:
                 removed |= await self._make(step, held, progress, enter)
             await self.remember(plan, [step.number for step in steps], remember)
@@ -100,30 +124,6 @@ class Making:
             raise
         if removed:
             progress.status(REMOVING)
-
-    async def redress(
-        self, plan: Plan, files: Mapping[str, str], progress: Progress, enter: Enter, remember: Remember
-    ) -> None:
-        """Make the model anew of its own blobs, with what is beside the weights of the plan."""
-
-        def claim() -> Coroutine[Any, Any, int]:
-            return self._reclaim.claim(plan.name.casefold(), None, ())
-
-        number = await self._transfer.patiently(claim, plan.name, progress)
-        try:
-            async with self._creating(plan, progress, enter):
-                await to_its_end(self._redress(plan, files, progress))
-            await self.remember(plan, [number], remember)
-        except BaseException:
-            self._reclaim.broke_off(number)
-            raise
-
-    async def _redress(self, plan: Plan, files: Mapping[str, str], progress: Progress) -> None:
-        def make(name: str) -> Coroutine[Any, Any, None]:
-            return redress(self._ollama, plan, name, files, progress)
-
-        await self._hand_over(await self._install.created(plan, temporary_name(), make), plan, progress)
-        await self._drop_temporaries()
 
     async def remember(self, plan: Plan, numbers: Sequence[int], remember: Remember) -> None:
         """Only what is remembered is over: else the next pull looks at what Ollama has. `numbers` are the journal's."""
@@ -151,12 +151,13 @@ class Making:
                 progress.status(REMOVING)
 
     def _step(self, plan: Plan) -> Step:
-        beside: tuple[Upload, ...] = ()
-        if plan.finished is not None:
-            beside = tuple(small_file(kind, text) for kind, text in files_beside(plan.finished, plan.settings))
         converted_first = plan.in_two_creates and self._reclaim.enabled
         identity = files_identity(plan) if converted_first else weights_identity(plan)
-        return Step(plan, temporary_name(identity), converted_first, beside)
+        step = Step(plan, temporary_name(identity), converted_first)
+        if plan.finished is not None:
+            has_projector = any(upload.kind == "projector" for upload in plan.uploads)
+            step.dress(described(plan.finished, has_projector=has_projector), plan.settings)
+        return step
 
     async def _claim(self, step: Step, progress: Progress) -> None:
         """From here on nobody removes what the step needs, so that what Ollama has is worth asking."""
@@ -186,6 +187,8 @@ class Making:
             enter(State.TRANSFERRING)
             need = partial(self._journal.need, step.number)
             digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
+            if step.plan.base is not None:
+                await self._transfer.patiently(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
             await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
         progress.status("verifying sha256 digest")
         async with self._creating(step.plan, progress, enter):
@@ -194,27 +197,45 @@ class Making:
             await to_its_end(self._put(step, digests, progress, enter))
             return await self._give_up(progress, enter)
 
+    async def _take_base(self, step: Step, base: Base) -> None:
+        """An adapter's model has all of its base's layers: its weights, and what the settings do not replace."""
+        held = held_model(await self._ollama.show(base.name) or {})
+        if held is None:
+            raise OllamaError(
+                f"{step.plan.name} cannot be made: Ollama has no GGUF of its base model {base.name}; remove that, and "
+                "pull again"
+            )
+        step.kept = held.blobs
+        step.dress(held.description, settings_over(held.settings, step.plan.settings))
+        digests = [digest for _, digest in held.blobs]
+        self._journal.need(step.number, [*digests, *(upload.digest for upload in step.beside if upload.digest)])
+
     async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
-        """Make the model of what was brought: as it is, where that is all, else by Ollama."""
-        if step.plan.finished is None or not await self._install_finished(step, digests, progress):
+        """Make the model of what was brought: by manifest where Ollama has nothing to do, else by its create."""
+        if not step.beside:
             await self._create(step.plan, step.temporary, digests, progress)
+        else:
+            try:
+                await self._install_layers(step, digests, progress)
+            except NotPulled as error:
+                await self._create_instead(step, digests, progress, error)
         await self._settle(step, enter)
 
-    async def _install_finished(self, step: Step, digests: Mapping[str, str], progress: Progress) -> bool:
-        plan = step.plan
-        (_, config), *others = step.layers
-        [weights] = plan.uploads
-        layers = [Layer("model", Blob(digests[weights.path], weights.size)), *others]
+    async def _install_layers(self, step: Step, digests: Mapping[str, str], progress: Progress) -> None:
+        layers = step.layers(digests)
+        pull = partial(self._install.pulled, step.temporary, step.config, layers)
+        made = await self._transfer.patiently(pull, step.plan.name, progress)
+        await self._hand_over(made, step.plan, progress)
+        self._reclaim.belongs_to_a_model([step.config.digest, *(layer.blob.digest for layer in layers)])
 
-        def pull() -> Coroutine[Any, Any, str | None]:
-            return self._install.pulled(plan, step.temporary, config, layers)
-
-        made = await self._transfer.patiently(pull, plan.name, progress)
-        if made is None:
-            return False
-        await self._hand_over(made, plan, progress)
-        self._reclaim.belongs_to_a_model([config.digest, *(layer.blob.digest for layer in layers)])
-        return True
+    async def _create_instead(self, step: Step, digests: Mapping[str, str], progress: Progress, why: NotPulled) -> None:
+        """Of a GGUF every Ollama still makes a model, but from 0.34.2 on none with an adapter."""
+        log.warning("%s is made by Ollama's create instead of a manifest, since %s", step.plan.name, why)
+        files = {f"model-{number}.gguf": digest for number, (_, digest) in enumerate(step.kept)}
+        try:
+            await self._create(step.plan, step.temporary, digests or files, progress)
+        except Rejected as error:
+            raise Rejected(f"{error}; {why}") from error
 
     async def _create(
         self, plan: Plan, temporary: str, digests: Mapping[str, str], progress: Progress, source: str | None = None
@@ -319,3 +340,8 @@ class Making:
             peak = max(peak, left + needed)
             left += stays
         return peak
+
+
+def _blob(upload: Upload) -> Blob:
+    """Of a small file, whose digest is known."""
+    return Blob(upload.digest or "", upload.size)

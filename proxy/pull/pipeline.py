@@ -70,10 +70,9 @@ class Pipeline:
         progress.warn(plan.warnings)
         enter(State.WAITING)
         async with self._turns.turn(progress):
-            if files := await patiently(lambda: installed.same_weights(reference, plan)):
+            if held := await patiently(lambda: installed.same_weights(reference, plan)):
                 progress.announce((*bar, True) for bar in plan.bars)
-                progress.status("verifying sha256 digest")
-                await self._making.redress(plan, files, progress, enter, remember)
+                await self._making.redress(plan, held, progress, enter, remember)
             else:
                 await self._making.make(plan, progress, enter, remember)
         return None

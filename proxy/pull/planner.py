@@ -33,8 +33,9 @@ from proxy.planning.modelfile import (
     choose_modelfile,
     files_to_read,
 )
-from proxy.planning.plan import Bar, Base, Converter, Format, Plan, Upload, bar_digest
-from proxy.planning.preflight import architecture_of, check_weights, choose_quantization, judge
+from proxy.planning.plan import Base, Converter, Format, Plan, weight_upload
+from proxy.planning.preflight import architecture_of, check_weights, judge
+from proxy.planning.quantizations import read_quantization
 from proxy.planning.safetensors_plan import plan_safetensors
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection, choose_files, has_weights, json_object
 from proxy.pull.progress import Progress
@@ -200,7 +201,7 @@ class Planner:
     ) -> Plan:
         repository, architecture = reading.repository, str(config["architectures"][0])
         default = self._config.pull.default_quantization
-        wanted = choose_quantization(reference.tag, default, capabilities, architecture) or default
+        wanted = read_quantization(repository.id, reference.tag, default, capabilities)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))
@@ -240,15 +241,16 @@ class Planner:
         file = files[ADAPTER_WEIGHTS]
         headers = await reading.headers([file])
         recipe = adapter_recipe(f"{repository.id}/{file.path}", file, headers[file.path], config, facts)
+        settings = self._config.settings_for(reference.name)
         return Plan(
             reference.name,
             repository,
             Format.ADAPTER,
             f"a LoRA adapter on {base.name}, written as a GGUF by the proxy: Ollama's own conversion of it is wrong",
-            (Upload(ADAPTER_GGUF, recipe, (Bar(bar_digest(repository, file), recipe.size),)),),
+            (weight_upload(repository, ADAPTER_GGUF, recipe, "adapter"),),
             converter=Converter.PROXY,
-            settings=self._config.settings_for(reference.name),
-            template_source="base",
+            settings=settings,
+            template_source="base" if settings.template is None else "config",
             base=Base(base.name, made),
             warnings=made.warnings if made else (),
         )

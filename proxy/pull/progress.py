@@ -165,7 +165,7 @@ class Progress:
             self._publish(line)
 
     def moved(self, digest: str, size: int) -> None:
-        """So many more bytes of a blob have reached Ollama; less than zero takes them back."""
+        """So many more bytes of a file have reached Ollama; less than zero takes them back."""
         if bar := self._bar_of.get(digest):
             line = self._bars[bar]
             self._bars[bar] = replace(line, completed=min(line.completed + size, line.total))
@@ -246,14 +246,21 @@ class Rate:
 class Shown:
     """Spreads the bytes of one blob over the bars of the files that it is made of.
 
-    `turns` are the bar and the size of each stretch of the blob; there may be thousands.
+    Each stretch of the blob has the digest of a bar, how many bytes it is long, and how many bytes of the file it
+    takes; there may be thousands.
     """
 
-    def __init__(self, progress: Progress, turns: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, progress: Progress, stretches: Sequence[tuple[str, int, int]]) -> None:
         self._progress = progress
-        self._digests = [digest for digest, _ in turns]
-        self._ends = list(accumulate(size for _, size in turns))
+        self._stretches = stretches
+        self._ends = list(accumulate(made for _, made, _ in stretches))
+        self._taken = sum(taken for _, _, taken in stretches)
         self._reached = 0
+
+    def sent(self, size: int) -> None:
+        """As `Progress.sent`, of the blob."""
+        made = self._ends[-1] if self._ends else 0
+        self._progress.sent(size * self._taken // made if made else size)
 
     def moved(self, size: int) -> None:
         """As `Progress.moved`, of the blob."""
@@ -263,7 +270,9 @@ class Shown:
         number = bisect_right(self._ends, at)
         while at < stop and number < len(self._ends):
             end = min(self._ends[number], stop)
-            shares[self._digests[number]] += end - at
+            digest, made, taken = self._stretches[number]
+            start = self._ends[number] - made
+            shares[digest] += (end - start) * taken // made - (at - start) * taken // made
             at, number = end, number + 1
         for digest, share in shares.items():
             self._progress.moved(digest, share if size > 0 else -share)

@@ -13,11 +13,11 @@ from typing import Any
 from rich.filesize import decimal
 
 from proxy.config import Config
-from proxy.errors import OllamaError, ProxyError
-from proxy.ollama import PROBE, PROBE_DIGEST, Ollama, Write
+from proxy.errors import OllamaError, OllamaGone, ProxyError
+from proxy.ollama import PROBE, Ollama, Write
 from proxy.pull.journal import Journal, JournalError
 from proxy.pull.transfer import together
-from proxy.registry import NAMESPACE, Blob, Layer, Registry
+from proxy.registry import NAMESPACE, UNUSED, Blob, Layer, Registry, blob_of
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ _OURS = rf"(?:(?:https?://)?[^/]+/)?{NAMESPACE}/[0-9a-f]{{32}}"
 TEMPORARY = re.compile(f"{_OURS}:temporary", re.IGNORECASE)
 GIVEN_UP = re.compile(f"{_OURS}:reclaim", re.IGNORECASE)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+CONFIG_CONTENT = b'{"os":"ollama-hf-proxy"}'
+CONFIG = blob_of(CONFIG_CONTENT)
+"""Of a model that is to be removed. It is not just `{}`: another pull may need a file of that content."""
+PROBE_BLOB = blob_of(PROBE)
 FIRST_SWEEP_SECONDS = 2.0
 SWEEP_SECONDS = 600.0
 RETRY_SECONDS = 60.0
@@ -144,10 +148,12 @@ class Reclaim:
 
     async def _give_up(self, candidates: list[Blob], *, dry_run: bool) -> Reclaimed:
         held = await together(self._ollama.has_blob(blob.digest) for blob in candidates)
-        there = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
+        left = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
+        # A removal that broke off may have left its config, which goes with the next one.
+        there = [blob for blob in left if blob != CONFIG]
         if dry_run:
             return Reclaimed(tuple(there))
-        if there:
+        if left:
             await self._remove(there)
         kept = await together(self._ollama.has_blob(blob.digest) for blob in there)
         # What is still there belongs to a model, and goes with it.
@@ -177,17 +183,23 @@ class Reclaim:
 
     async def check_reached(self) -> None:
         """Have Ollama pull a manifest of a few bytes. Raises NotReclaimed where it gets none from the proxy."""
-        probe = Blob(PROBE_DIGEST, len(PROBE))
-
-        async def write(write: Write) -> None:
-            await write(PROBE)
-
         async with self._claiming:
-            if not await self._ollama.has_blob(probe.digest):
-                self._journal.brings(*probe)
-                await self._ollama.push_blob(*probe, write)
-            await self._remove([probe])
-            self._journal.forget([probe.digest])
+            await self._bring(PROBE_BLOB, PROBE)
+            await self._remove([PROBE_BLOB])
+            self._journal.forget([PROBE_BLOB.digest])
+
+    async def _bring(self, blob: Blob, content: bytes) -> None:
+        async def produce(write: Write) -> None:
+            await write(content)
+
+        if not await self._ollama.has_blob(blob.digest):
+            self._journal.brings(*blob)
+            try:
+                await self._ollama.push_blob(*blob, produce)
+            except OllamaGone:
+                # Only the answer may be lost.
+                if not await self._ollama.has_blob(blob.digest):
+                    raise
 
     async def watch(self) -> None:
         """Sweep now and then, for as long as the proxy runs."""
@@ -203,14 +215,15 @@ class Reclaim:
 
     async def _remove(self, blobs: list[Blob]) -> None:
         self._leftovers = True
-        config, *others = blobs
+        await self._bring(CONFIG, CONFIG_CONTENT)
         name = f"{NAMESPACE}/{secrets.token_hex(16)}:reclaim"
-        with self._registry.offering(name, config, [Layer("license", blob) for blob in others]) as offer:
+        with self._registry.offering(name, CONFIG, [Layer(UNUSED, blob) for blob in blobs]) as offer:
             try:
                 await self._ollama.pull(offer.name)
             except OllamaError as error:
                 raise NotReclaimed(_why(offer.asked_for, self._registry.url, error)) from error
         await self._ollama.delete(offer.name)
+        self._journal.forget([CONFIG.digest])
         self._leftovers = False
 
     async def _left_models(self) -> list[str]:

@@ -13,9 +13,10 @@ Claim = Callable[[str], object]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Watcher:
-    """One pull's interest in a blob. `moved` is told the bytes that reached Ollama, or less than zero."""
+    """One pull's interest in a blob. `moved` and `sent` take the bytes that reached Ollama; `moved` also negative."""
 
     moved: Callable[[int], None]
+    sent: Callable[[int], None]
     progress: Listener
     claim: Claim
 
@@ -70,7 +71,7 @@ class SharedUpload:
 
     def sent(self, size: int) -> None:
         for watcher in self._watchers:
-            watcher.progress.sent(size)
+            watcher.sent(size)
 
     def _ended(self, task: "asyncio.Task[str]") -> None:
         self._withdraw()

@@ -4,11 +4,10 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from proxy.errors import (
     Damaged,
@@ -23,7 +22,8 @@ from proxy.errors import (
 from proxy.ollama import PROBE, PROBE_DIGEST, Ollama, Write
 from proxy.planning.identity import upload_identity
 from proxy.planning.plan import Plan, Upload
-from proxy.planning.recipe import Assembly, Recipe
+from proxy.planning.recipe import Recipe
+from proxy.pull.assembly import Assembly
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Listener, Progress, Shown
 from proxy.pull.sharing import Claim, SharedUpload, Watcher
@@ -31,6 +31,7 @@ from proxy.pull.spool import spooled
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.tries import Tries
 from proxy.pull.window import Fetching, Window
+from proxy.pull.workers import worker_count, workers
 from proxy.sources.base import Mirrored, Repository, RepositoryFile
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ T = TypeVar("T")
 READERS = 8
 HASHERS = max(2, min(8, os.cpu_count() or 1))
 BATCHES_AHEAD = 4
-"""Batches that are hashed before the oldest is sent."""
+"""Batches of about a MiB that are changed and hashed before the oldest is sent, and one more for each thread."""
 MOST_UPLOADS = 5
 """How often one blob is begun where Ollama goes away again and again."""
 
@@ -48,7 +49,8 @@ MOST_UPLOADS = 5
 class Transfer:
     """Moves the files of all pulls.
 
-    `patience` is how many seconds an Ollama that is gone is waited for. `sent` is told the bytes that went to Ollama.
+    `patience` is how many seconds an Ollama that is gone is waited for. `sent` gets the number of bytes that went to
+    Ollama. `threads` change and quantize, as `pull.threads` says.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Transfer:
         patience: float,
         journal: Journal,
         sent: Callable[[int], object] = lambda _: None,
+        threads: int = 0,
     ) -> None:
         self._ollama = ollama
+        self._ahead = BATCHES_AHEAD + worker_count(threads)
+        self._workers = workers(threads)
         self._sent = sent
         self._journal = journal
         self._shared: dict[str, SharedUpload] = {}
@@ -73,6 +78,7 @@ class Transfer:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False)
+        self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def read(
         self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress
@@ -153,7 +159,8 @@ class Transfer:
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
 
         def watcher(upload: Upload) -> Watcher:
-            return Watcher(Shown(progress, upload.turns or upload.bars).moved, progress, claim)
+            shown = Shown(progress, upload.stretches)
+            return Watcher(shown.moved, shown.sent, progress, claim)
 
         works = (self._share(fetching, upload, order, watcher(upload)) for order, upload in enumerate(missing.values()))
         pushed = dict(zip(missing, await together(works), strict=True))
@@ -201,7 +208,18 @@ class Transfer:
         with the lowest `order` is fetched first.
         """
         upload = _Upload(
-            self._ollama, self._journal, fetching, recipe, what, moved, claim, self._sent, order, self._threads
+            self._ollama,
+            self._journal,
+            fetching,
+            recipe,
+            what,
+            moved,
+            claim,
+            self._sent,
+            order,
+            self._threads,
+            self._workers,
+            self._ahead,
         )
         if isinstance(fetching.repository, Mirrored):
             for file in recipe.unchecked:
@@ -254,6 +272,8 @@ class _Upload:
     sent: Callable[[int], object]
     order: int
     threads: ThreadPoolExecutor
+    workers: ThreadPoolExecutor
+    ahead: int
     reached: int = 0
 
     async def run(self) -> str:
@@ -310,22 +330,26 @@ class _Upload:
 
     async def _make(self, window: Window, write: Write) -> str:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
-        loop = asyncio.get_running_loop()
-        assembly = Assembly(self.recipe, self.fetching.repository.id)
-        made: deque[asyncio.Future[list[bytes]]] = deque()
-        # A thread of its own keeps the batches in order, and on while Ollama takes its time.
-        thread = ThreadPoolExecutor(1, thread_name_prefix="assemble")
+        assembly = Assembly(self.recipe, self.workers, self.fetching.repository.id)
+        # A thread cuts and checks, another joins and hashes; both go on while Ollama takes its time.
+        cutter, joiner = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("cut", "join"))
+        batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(self.ahead)
+        feeding = asyncio.create_task(_feed(window, assembly, cutter, joiner, batches))
+        ready: list[bytes] = []
         try:
-            ready = await loop.run_in_executor(thread, assembly.add, ())
-            while (batch := await window.next()) or made:
-                if batch:
-                    made.append(loop.run_in_executor(thread, assembly.add, batch))
-                if len(made) > BATCHES_AHEAD or not batch:
-                    await _write_all(write, ready)
-                    ready = await made.popleft()
+            while (batch := await batches.get()) is not None:
+                if isinstance(batch, Exception):
+                    raise batch
+                joined = await batch.joined
+                await _write_all(write, ready)
+                if batch.is_held:
                     window.used()
+                ready = joined
         finally:
-            thread.shutdown(wait=False, cancel_futures=True)
+            feeding.cancel()
+            assembly.close()
+            for thread in (cutter, joiner):
+                thread.shutdown(wait=False, cancel_futures=True)
         digest = assembly.digest()
         if self.recipe.digest is not None:
             _check_digest(self.what, self.recipe.digest, digest)
@@ -351,6 +375,37 @@ class _Upload:
         self.reached += size
         if size:
             self.moved(size)
+
+
+class _Batch(NamedTuple):
+    """Bytes of a blob on their way. `is_held` says that they still count as the window's."""
+
+    joined: asyncio.Future[list[bytes]]
+    is_held: bool
+
+
+async def _feed(
+    window: Window,
+    assembly: Assembly,
+    cutter: ThreadPoolExecutor,
+    joiner: ThreadPoolExecutor,
+    batches: "asyncio.Queue[_Batch | Exception | None]",
+) -> None:
+    """Put all that comes into `batches`, then None; or the exception that ends it."""
+    loop = asyncio.get_running_loop()
+
+    def begin(chunks: Sequence[bytes]) -> asyncio.Future[list[bytes]]:
+        cut = cutter.submit(assembly.cut, chunks)
+        return loop.run_in_executor(joiner, lambda: assembly.join(cut.result()))
+
+    try:
+        await batches.put(_Batch(begin(()), is_held=False))
+        while chunks := await window.next():
+            await batches.put(_Batch(begin(chunks), is_held=True))
+    except Exception as error:  # noqa: BLE001 - whoever takes the batches raises it
+        await batches.put(error)
+    else:
+        await batches.put(None)
 
 
 async def _write_all(write: Write, pieces: Sequence[bytes]) -> None:

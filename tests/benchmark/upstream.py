@@ -1,6 +1,6 @@
 """A fast server of Ollama's shape for the benchmarks: it understands just what they send. Prints its port.
 
-As Ollama does, it hashes what is uploaded.
+As Ollama does, it hashes what is uploaded; it keeps the digests alone.
 """
 
 import asyncio
@@ -8,14 +8,25 @@ import hashlib
 import random
 import re
 import time
+from typing import ClassVar
 
 import uvloop
 
-VERSION = b'{"version":"0.24.0"}'
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\n"
-    b"Content-Length: %d\r\n\r\n%b"
-) % (len(VERSION), VERSION)
+
+def answer(body: bytes, status: bytes = b"200 OK", *, length: int | None = None) -> bytes:
+    return (
+        b"HTTP/1.1 %b\r\nContent-Type: application/json; charset=utf-8\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\n"
+        b"Content-Length: %d\r\n\r\n%b"
+    ) % (status, len(body) if length is None else length, body)
+
+
+ANSWER = answer(b'{"version":"0.24.0"}')
+NO_MODELS = answer(b'{"models":[]}')
+SUCCESS = answer(b'{"status":"success"}\n')
+NOT_FOUND = answer(b"", b"404 Not Found")
+FOUND = answer(b"")
+MISMATCH = b'{"error":"digest mismatch, expected \\"%b\\", got \\"sha256:%b\\""}'
+BLOB = re.compile(rb"(HEAD|POST) /api/blobs/(sha256:[0-9a-f]{64}) ")
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 LINE = (
     b'{"model":"m","created_at":"2026-11-22T20:00:00Z","message":{"role":"assistant","content":" word"},'
@@ -25,8 +36,11 @@ PIECE = bytes(256 * 1024)
 
 
 class Connection(asyncio.Protocol):
+    held: ClassVar[set[bytes]] = set()
+
     def __init__(self) -> None:
         self._left = 0
+        self._named = b""
         self._task: asyncio.Task[None] | None = None
         self._more = asyncio.Event()
 
@@ -46,6 +60,12 @@ class Connection(asyncio.Protocol):
             self._take(data)
         elif data.startswith(b"GET /api/version"):
             self._transport.write(ANSWER)
+        elif data.startswith(b"GET /api/tags"):
+            self._transport.write(NO_MODELS)
+        elif (blob := BLOB.match(data)) and blob[1] == b"HEAD":
+            self._transport.write(FOUND if blob[2] in self.held else NOT_FOUND)
+        elif data.startswith((b"POST /api/pull", b"POST /api/create")):
+            self._transport.write(SUCCESS)
         elif data.startswith(b"GET /bytes/"):
             self._start(self._send(int(data.split()[1][7:])))
         elif match := re.match(rb"POST /api/chat\?chunks=(\d+)&seconds=([\d.]+)", data):
@@ -54,6 +74,7 @@ class Connection(asyncio.Protocol):
             head, _, body = data.partition(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             self._left = int(length[1]) if length else 0
+            self._named = blob[2] if blob else b""
             self._digest = hashlib.sha256()
             self._take(body)
 
@@ -61,7 +82,15 @@ class Connection(asyncio.Protocol):
         self._digest.update(body)
         self._left -= len(body)
         if self._left <= 0:
-            self._transport.write(ANSWER)
+            self._transport.write(self._stored() if self._named else ANSWER)
+
+    def _stored(self) -> bytes:
+        """As Ollama answers an upload: under a wrong digest it keeps the data under the right one."""
+        digest = self._digest.hexdigest().encode()
+        self.held.add(b"sha256:" + digest)
+        if self._named == b"sha256:" + digest:
+            return answer(b"", b"201 Created")
+        return answer(MISMATCH % (self._named, digest), b"400 Bad Request")
 
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         self._task = asyncio.create_task(work)

@@ -10,9 +10,13 @@ import orjson
 import pytest
 
 from proxy.app import App
+from proxy.config import Quantization
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
+from proxy.gguf import ggml
+from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.quantizations import USUAL
 from tests.browser.devtools import Page
 from tests.support import Client, eventually, settings
 from tests.tiny_gguf import tiny_gguf
@@ -22,6 +26,8 @@ SLOW = 400_000
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 SHOTS = os.environ.get("SHOTS")
 """A folder for pictures of what the tests have seen."""
+
+needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +125,7 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     hub.add("acme/strange", strange)
     hub.add("acme/strange-GGUF", {"strange.Q4_K_M.gguf": tiny_gguf()}, quantized_from="acme/strange")
     await plan(opened, "hf.co/acme/strange")
-    assert "cannot convert StrangeForCausalLM" in await opened.text("#refusal")
+    assert "neither this proxy nor any Ollama converts StrangeForCausalLM" in await opened.text("#refusal")
     assert await opened.text("#choice") == "What would work\n\nhf.co/acme/strange-GGUF"
     assert await opened.text("#pull") == ""
     await shoot(opened, "refusal")
@@ -153,7 +159,7 @@ async def test_a_reload_in_mid_pull_shows_the_same_pull(
     [job] = app._jobs.all()
     assert job.ended is None
     hub.line = None
-    await eventually(lambda: job.ended, 20)
+    await eventually(lambda: job.ended)
     assert (job.error, NAME in ollama.models) == (None, True)
 
 
@@ -401,15 +407,53 @@ async def test_what_fails_is_said(opened: Page, app: App, hub: StandInHub) -> No
     opened.problems.clear()  # the 400 itself
 
 
-async def test_a_quantization_of_which_ollama_says_nothing_is_no_pull_that_stands_still(
-    page: Page, hub: StandInHub, ollama: StandInOllama
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
+async def test_a_create_of_which_ollama_says_nothing_is_no_pull_that_stands_still(
+    page: Page, hub: StandInHub, ollama: StandInOllama, version: str
 ) -> None:
+    """It converts and quantizes what the proxy leaves to it."""
+    ollama.version = version
     ollama.hold_create = asyncio.Event()
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "ollama"})) as app:
         await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q4_K_M")
         await page.click("#pull")
-        await page.says("#running", "Quantizing\n")
+        await page.says("#running", "Ollama makes the model\n")
         assert await page.value("document.querySelector('#running progress').position") == -1
         ollama.hold_create.set()
         await page.says("#ended .done", "hf.co/acme/tiny:q4_K_M")
     assert await page.text("#running") == ""
+
+
+@needs_ggml
+async def test_the_other_quantizations_are_behind_a_disclosure(
+    page: Page, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    shown = "[...document.querySelectorAll('#{0} button .name')].map((one) => one.innerText)"
+    is_open = "document.getElementById('others-choice').open"
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+        await page.open(f"{app.address.url}/-/")
+        await page.until("document.querySelector('#ollama.up')")
+        await plan(page, "hf.co/acme/tiny")
+        assert await page.value(shown.format("offers")) == ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
+        assert not await page.value(is_open)
+        assert "IQ4_XS" not in await page.text("#choice")
+        await page.value("document.querySelector('#others-choice summary').focus()")
+        await page.press("Enter")
+        assert await page.value(is_open)
+        others = await page.value(shown.format("others"))
+        assert set(others) == set(Quantization) - {*USUAL, *NOT_RUN, "MXFP4_MOE"}
+        assert await page.value("[...document.querySelectorAll('#others .quiet')].every((one) => one.innerText)")
+        await shoot(page, "others")
+        await page.click(f"#others li:nth-child({others.index('IQ4_XS') + 1}) button")
+        await page.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:IQ4_XS'")
+        assert (await page.text("#others [aria-pressed=true]")).startswith("IQ4_XS\n")
+        assert await page.text("#offers [aria-pressed=true]") == ""
+        await page.click("#pull")
+        await page.says("#ended .done", "hf.co/acme/tiny:IQ4_XS")
+        assert ollama.models["hf.co/acme/tiny:IQ4_XS"].quantization_level == "IQ4_XS"
+        # Whoever comes with the name of one of them finds it chosen.
+        await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q2_k")
+        await page.reload()
+        await page.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:q2_k'")
+        assert await page.value(is_open)
+        assert (await page.text("#others [aria-pressed=true]")).startswith("Q2_K\n")

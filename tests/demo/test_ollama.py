@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import aiohttp
 import ollama as ollama_client
@@ -12,9 +13,11 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.demo.ollama import StandInOllama
+from proxy.registry import Blob, Layer, manifest
 from tests.demo.driver import FILES, NOBODY, Driver, statuses
 from tests.real_ollama import RealOllama
 from tests.support import digest_of
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 JSON = "application/json; charset=utf-8"
 
@@ -175,6 +178,70 @@ async def test_a_local_registry_hands_blobs_to_a_model_that_a_delete_takes_along
     assert ollama.blobs.keys() == set(files.values())
     assert (await client.one("DELETE", "/api/delete", model=name))[0] == 200
     assert ollama.blobs == {}
+
+
+@asynccontextmanager
+async def offering(config: bytes, layers: dict[str, bytes], sizes: int) -> AsyncIterator[str]:
+    """The name of a model of these layers, whose manifest says of each that it has this size."""
+
+    async def answer(_: web.Request) -> web.Response:
+        described = [Layer(kind, Blob(digest_of(content), sizes)) for kind, content in layers.items()]
+        return web.Response(body=manifest(Blob(digest_of(config), sizes), described))
+
+    app = web.Application()
+    app.add_routes([web.get("/v2/acme/x/manifests/y", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/acme/x:y"
+    await runner.cleanup()
+
+
+async def test_a_manifest_is_a_model_with_all_its_layers_and_tells_true_sizes_while_it_is_pulled(
+    ollama: StandInOllama, client: Driver
+) -> None:
+    image = "application/vnd.ollama.image."
+    weights = {f"{image}model": tiny_gguf(), f"{image}projector": tiny_projector(), f"{image}adapter": b"GGUF adapter"}
+    layers = weights | {"application/vnd.ollama-hf-proxy.blob": b"x", f"{image}system": b"Be terse."}
+    config = b'{"model_family":"llama","model_families":["llama"],"file_type":"Q4_K_M"}'
+    await client.upload({**layers, "config": config})
+    async with offering(config, layers, 7) as name:
+        lines = await client.lines("/api/pull", model=name, insecure=True)
+    assert lines[-1] == {"status": "success"}
+    told = {line["digest"]: line["total"] for line in lines if "digest" in line}
+    assert told == {digest_of(content): len(content) for content in (*layers.values(), config)}
+    [model] = ollama.models.values()
+    assert model.size == 7 * 6
+    assert (model.runner, model.system, model.parameter_count) == ("llamacpp", "Be terse.", 394_496)
+    _, shown = await client.one("POST", "/api/show", model=name)
+    commands = [line.split(" ")[0] for line in shown["modelfile"].splitlines() if "/blobs/sha256-" in line]
+    assert commands == ["FROM", "ADAPTER", "FROM"]
+    assert shown["capabilities"] == ["completion", "vision"]
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        (b"{}", None),
+        (b'{"os":"x","other":1}', None),
+        (b"no JSON", "line 1 column 1"),
+        (b"[]", "cannot unmarshal list"),
+        (b'{"model_type":5}', "Go struct field ConfigV2.model_type"),
+    ],
+)
+@pytest.mark.parametrize("version", ["0.24.0", "0.34.0", "0.34.1", "0.40.0"])
+async def test_the_newest_take_no_config_that_is_none(
+    ollama: StandInOllama, client: Driver, version: str, config: bytes, error: str | None
+) -> None:
+    ollama.version = version
+    await client.upload({"config": config})
+    async with offering(config, {}, 1) as name:
+        status, answer = await client.one("POST", "/api/pull", model=name, insecure=True, stream=False)
+    if error is None or version < "0.34.1":
+        assert (status, len(ollama.models)) == (200, 1)
+    else:
+        assert (status, len(ollama.models)) == (500, 0)
+        assert error in answer["error"]
 
 
 async def test_names_are_found_in_any_case_and_keep_the_case_of_the_first(

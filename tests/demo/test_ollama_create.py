@@ -8,6 +8,7 @@ import pytest
 
 from proxy.demo.ollama import StandInOllama
 from tests.demo.driver import FILES, NOBODY, Driver, statuses
+from tests.tiny_gguf import tiny_gguf
 
 
 async def test_a_create_converts_quantizes_and_shows_the_model(ollama: StandInOllama, client: Driver) -> None:
@@ -282,3 +283,30 @@ async def test_closing_is_prompt_while_creates_wait() -> None:
         with pytest.raises(aiohttp.ClientError):
             await streamed.read()
     assert dict(ollama.models) == {}
+
+
+@pytest.mark.parametrize("source", ["files", "from"])
+async def test_from_0_34_1_on_nothing_is_quantized(ollama: StandInOllama, client: Driver, source: str) -> None:
+    ollama.version = "0.34.1"
+    files = await client.upload({"m.gguf": tiny_gguf("F16")})
+    assert (await client.lines("/api/create", model="x", files=files))[-1] == {"status": "success"}
+    what = {"files": files} if source == "files" else {"from": "x:latest"}
+    status, answer = await client.one("POST", "/api/create", model="y", quantize="Q8_0", stream=False, **what)
+    assert status == 500
+    assert answer["error"] == (
+        "create-time quantization is only supported for safetensors imports; quantize GGUF models with llama.cpp tools "
+        "before importing"
+    )
+    assert list(ollama.models) == ["x:latest"]
+
+
+async def test_from_0_34_1_on_nothing_is_converted_and_no_adapter_taken(ollama: StandInOllama, client: Driver) -> None:
+    ollama.version = "0.40.0"
+    files = await client.upload(FILES)
+    refused = (400, {"error": 'unsupported quantize type "Q8_0": supported types are int4, int8, nvfp4, mxfp4, mxfp8'})
+    assert await client.one("POST", "/api/create", model="x", files=files, quantize="Q8_0") == refused
+    assert (await client.one("POST", "/api/create", model="x", files=files))[0] == 400
+    adapters = {"a.gguf": NOBODY}
+    refused = (400, {"error": "LoRA adapters are no longer supported"})
+    assert await client.one("POST", "/api/create", model="x", **{"from": "y"}, adapters=adapters) == refused
+    assert not ollama.models

@@ -5,9 +5,7 @@ The figures in `expected` were computed once, from what `python -m tests.gguf.ti
 
 import hashlib
 import json
-import random
 import struct
-import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -28,7 +26,6 @@ from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.transforms import Transform, chained, exponential, increased, interleaved, scaled, transposed, widened
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import HEAD, HEADS, HIDDEN, REPOSITORIES, byte_pairs, dump, sentence_pieces
 from tests.gguf.writing import figures, made, plan, write
@@ -90,20 +87,6 @@ def test_plain_order_is_the_datas(name: str) -> None:
     offsets = [tensor.offset for tensor in header.tensors]
     assert offsets == sorted(offsets)
     assert header.data_start + header.data_size <= len(content)
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen2", "mixtral"])
-def test_order_for_ollamas_quantizer_changes_nothing_but_the_list(name: str) -> None:
-    files = repository(name)
-    conversion = plan(files, for_ollama_quantizer_below_0_30=True)
-    content = write(conversion, files)
-    header, plain = read_header(content, size=len(content)), read_header(converted(name), size=len(content))
-    assert content[header.data_start :] == converted(name)[plain.data_start :]
-    assert sorted(header.tensors, key=lambda tensor: tensor.offset) == list(plain.tensors)
-    names = [tensor.name for tensor in header.tensors]
-    blocks = [name for name in names if name.startswith("blk.")]
-    assert names[: len(blocks)] == sorted(blocks)
-    assert names[len(blocks) :] == sorted(names[len(blocks) :])
 
 
 @pytest.mark.parametrize("name", ["llama_v5", "qwen3", "olmo2"])
@@ -189,17 +172,6 @@ def test_matrices_keep_their_type() -> None:
         files = replace(REPOSITORIES["olmo"], dtype=dtype).files()
         header = read_header(plan(files).header)
         assert {tensor.type for tensor in header.tensors if len(tensor.shape) > 1} == {number}
-
-
-def test_ollamas_quantizer_is_told_that_f32_is_f16() -> None:
-    """It takes the number of F32, 0, for none, and refuses such a file."""
-    for option, number in (
-        ({}, 0),
-        ({"for_ollama_quantizer": True}, 1),
-        ({"for_ollama_quantizer_below_0_30": True}, 1),
-    ):
-        header = read_header(plan(repository("llama_f32"), **option).header)
-        assert header.metadata["general.file_type"].value == number
 
 
 @pytest.mark.parametrize(
@@ -441,96 +413,6 @@ def _merge(text: str, texts: list[str], scores: list[float]) -> list[int]:
     for symbol in symbols:
         found += [numbers[symbol]] if symbol in numbers else [numbers[f"<0x{byte:02X}>"] for byte in symbol.encode()]
     return found
-
-
-# Transforms, against numpy.
-
-
-def _run(transform: Transform | None, content: bytes) -> bytes:
-    assert transform is not None
-    step = transform()
-    cut = random.Random(1)
-    parts, at = [], 0
-    while at < len(content):
-        size = cut.randrange(1, 40)
-        parts.append(step(content[at : at + size]))
-        at += size
-    return b"".join([*parts, step(b"")])
-
-
-def test_rows_are_interleaved_as_torch_permutes_them() -> None:
-    matrix = np.random.default_rng(0).integers(0, 2**16, (24, 10), np.uint16)
-    heads = matrix.reshape(3, 2, 4, 10).swapaxes(1, 2).reshape(24, 10)
-    assert _run(interleaved(20, 8), matrix.tobytes()) == heads.tobytes()
-
-
-def test_heads_are_transposed() -> None:
-    for dtype, width in ((np.uint16, 2), (np.uint32, 4)):
-        heads = np.random.default_rng(0).integers(0, 2**16, (3, 4, 5)).astype(dtype)
-        assert _run(transposed(4, 5, width), heads.tobytes()) == heads.swapaxes(1, 2).tobytes()
-
-
-def test_numbers_are_widened_and_increased() -> None:
-    half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
-    assert _run(widened("F16"), half.tobytes()) == half.astype(np.float32).tobytes()
-    assert _run(increased("F16"), half.tobytes()) == (half.astype(np.float32) + np.float32(1)).tobytes()
-    upper = (half.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    wide = (upper.astype(np.uint32) << 16).view(np.float32)
-    assert _run(widened("BF16"), upper.tobytes()) == wide.tobytes()
-    both = chained([interleaved(2, 6), widened("BF16")])
-    assert _run(both, upper[:96].tobytes()) == wide[:96].reshape(16, 2, 3).swapaxes(1, 2).tobytes()
-
-
-@pytest.mark.parametrize("dtype", ["BF16", "F16"])
-def test_numbers_are_scaled_in_32_bits(dtype: str) -> None:
-    every = np.arange(1 << 16, dtype=np.uint16)
-
-    def wide(numbers: Any) -> Any:
-        if dtype == "F16":
-            return numbers.view(np.float16).astype(np.float32)
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
-
-    with np.errstate(over="ignore", invalid="ignore"):
-        product = wide(every) * np.float32(1.1) * np.float32(0.3)
-        if dtype == "F16":
-            expected = product.astype(np.float16).view(np.uint16)
-        else:
-            bits = product.view(np.uint32).astype(np.uint64)
-            expected = (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)
-    found = np.frombuffer(_run(scaled(dtype, (1.1, 0.3)), every.tobytes()), np.uint16)
-    nothing = np.isnan(product)
-    assert (found[~nothing] == expected[~nothing]).all()
-    assert np.isnan(wide(found)[nothing]).all()
-
-
-def test_numbers_beyond_32_bits_are_infinite() -> None:
-    some = np.array([1e38, -3e38, 0.1, np.inf, 1e-45], np.float32)
-    with np.errstate(over="ignore"):
-        product = some * np.float32(5) * np.float32(0.3)
-    assert _run(scaled("F32", (5.0, 0.3)), some.tobytes()) == product.tobytes()
-
-
-def test_negative_exponentials_are_the_nearest_of_32_bits() -> None:
-    half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
-    for dtype, numbers in (("F16", half), ("F32", half.astype(np.float32))):
-        nearest = (-np.exp(numbers.astype(np.float64))).astype(np.float32)
-        assert _run(exponential(dtype), numbers.tobytes()) == nearest.tobytes()
-    beyond = np.array([np.inf, 300, -300, -np.inf], np.float32)
-    assert _run(exponential("F32"), beyond.tobytes()) == np.array([-np.inf, -np.inf, -0.0, -0.0], np.float32).tobytes()
-
-
-def test_a_tensors_size_costs_no_memory() -> None:
-    """A head of 16 KiB is held, of a matrix of 32 MiB."""
-    transform = chained([interleaved(256, 64), widened("BF16")])
-    assert transform is not None
-    step, window = transform(), bytes(1 << 16)
-    tracemalloc.start()
-    for _ in range(512):
-        step(window)
-    step(b"")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2 << 20
 
 
 # Whatever comes in: a refusal or a right file.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from proxy.gguf.conversion import Conversion, Description, convert
@@ -41,16 +42,15 @@ def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
 
 
 def made(piece: Piece | Made, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
-    """What a piece becomes, from `window` bytes at a time."""
+    """What a piece becomes, from about `window` bytes at a time."""
     if isinstance(piece, Made):
         yield piece.content
         return
-    step = piece.transform() if piece.transform else None
-    for start in range(piece.start, piece.stop, window):
-        content = files[piece.path][start : min(start + window, piece.stop)]
-        yield step(content) if step else content
-    if step:
-        yield step(b"")
+    block = piece.transform.block if piece.transform else 1
+    size = max(window // block, 1) * block
+    for start in range(piece.start, piece.stop, size):
+        content = files[piece.path][start : min(start + size, piece.stop)]
+        yield piece.transform.change(content) if piece.transform else content
 
 
 def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WINDOW) -> bytes:
@@ -60,6 +60,18 @@ def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WIND
         assert len(content) == piece.size
         parts.append(content)
     return b"".join(parts)
+
+
+def written_to(target: Path, folder: Path) -> Path:
+    """The unquantized GGUF of the repository in a folder."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".sha256" and path.is_file()}
+    conversion = plan(files)
+    with target.open("wb") as file:
+        file.write(conversion.header)
+        for piece in conversion.pieces:
+            for content in made(piece, files, 1 << 20):
+                file.write(content)
+    return target
 
 
 def figures(header: Header, content: bytes) -> dict[str, Any]:

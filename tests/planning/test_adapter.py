@@ -23,9 +23,10 @@ from proxy.planning.adapter import (
     read_adapter_base,
     read_adapter_config,
 )
-from proxy.planning.recipe import Assembly, Recipe
+from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
 from tests import tiny_adapter as tiny
+from tests.assembling import assembled
 from tests.tiny_adapter import Tensors, adapter_config, adapter_tensors
 
 Matrix = NDArray[np.float32]
@@ -63,12 +64,8 @@ def recipe_of(content: bytes, config: AdapterConfig, base: AdapterBase) -> Recip
 
 def made_of(recipe: Recipe, content: bytes, cuts: Sequence[int] = ()) -> bytes:
     """What the engine makes of the file when it comes in pieces that end at `cuts`."""
-    assembly = Assembly(recipe)
     ends = sorted({*cuts, len(content)})
-    pieces = [content[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
-    made = b"".join(piece for chunk in [[], *([piece] for piece in pieces)] for piece in assembly.add(chunk))
-    assembly.digest()
-    return made
+    return assembled(recipe, [content[start:stop] for start, stop in zip([0, *ends], ends, strict=False)])
 
 
 def adapter_of(

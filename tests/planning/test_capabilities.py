@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.planning.capabilities import CONVERTS, NEWEST, Version, capabilities_of
 
@@ -108,24 +109,38 @@ def test_the_newest_converts_all_that_is_listed_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "fp8", "merges", "llama_server", "spoils"),
+    ("version", "fp8", "llama_server", "spoils"),
     [
-        ("0.5.5", False, False, False, False),
-        ("0.6.8", False, False, False, False),
-        ("0.7.0", False, False, False, True),
-        ("0.21.2", False, False, False, True),
-        ("0.22.0", True, False, False, True),
-        ("0.24.0", True, False, False, True),
-        ("0.30.0", True, True, True, False),
-        ("0.33.0", True, True, True, False),
+        ("0.5.5", False, False, False),
+        ("0.6.8", False, False, False),
+        ("0.7.0", False, False, True),
+        ("0.21.2", False, False, True),
+        ("0.22.0", True, False, True),
+        ("0.24.0", True, False, True),
+        ("0.30.0", True, True, False),
+        ("0.33.0", True, True, False),
     ],
 )
-def test_what_a_release_can_besides(version: str, fp8: bool, merges: bool, llama_server: bool, spoils: bool) -> None:
+def test_what_a_release_can_besides(version: str, fp8: bool, llama_server: bool, spoils: bool) -> None:
     found = capabilities_of(version)
-    assert found.takes_fp8 is found.quantizes_bf16_gguf is fp8
-    assert found.merges_split_gguf is merges
+    assert found.takes_fp8 is fp8
     assert found.runs_llama_server is llama_server
     assert found.spoils_output is spoils
+
+
+@pytest.mark.parametrize(
+    ("version", "converts"), [("0.33.0", True), ("0.34.0", True), ("0.34.1", False), (None, False)]
+)
+def test_nothing_is_converted_from_0_34_1_on(version: str | None, converts: bool) -> None:
+    """An Ollama of no version counts as the newest."""
+    found = capabilities_of(version)
+    assert {found.converts(architecture) for architecture in CONVERTS} == {converts}
+
+
+@pytest.mark.parametrize("version", ["0.6.8", "0.24.0", "0.34.1", "0.40.0", None])
+def test_two_quantizations_load_nowhere(version: str | None) -> None:
+    found = capabilities_of(version)
+    assert [one for one in Quantization if not found.runs_quantization(one)] == ["TQ1_0", "TQ2_0"]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,34 @@
 """What a tag means among the GGUF files of a repository, and which of them are no models."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
+from proxy.gguf import engine as engine_module
+from proxy.gguf import ggml
+from proxy.gguf.engine import engines
+from proxy.gguf.quantizing import Numpy
+from proxy.planning.capabilities import NOT_RUN
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from tests.planning.listings import listing
 
 Q4_K_M = Quantization.Q4_K_M
+
+needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+
+
+@pytest.fixture
+def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without the kernel and without ggml's library."""
+    monkeypatch.setattr(engine_module, "_kernel", lambda: None)
+    monkeypatch.setattr(engine_module, "_numpy", Numpy)
+    monkeypatch.setattr(ggml, "load", lambda: None)
+    engines.cache_clear()
+    yield
+    monkeypatch.undo()
+    engines.cache_clear()
 
 
 def label_of(path: str) -> str | None:
@@ -202,11 +223,33 @@ def test_the_order_of_the_listing_does_not_matter(tag: str) -> None:
         (("m-FP32.gguf",), "m-FP32.gguf"),
     ],
 )
-@pytest.mark.parametrize("tag", ["q4_K_M", "Q4_K_S"])
+@pytest.mark.parametrize("tag", ["q4_K_M", "Q4_K_S", "q5_k_m", "IQ4_XS", "mxfp4_moe", "q2_k"])
 def test_what_is_missing_is_made_of_unquantized_weights(files: tuple[str, ...], source: str, tag: str) -> None:
     choice = chosen(tag, *files)
     assert paths_of(choice) == [source]
     assert (choice.quantization, choice.as_the_hub) == (Quantization(tag), False)
+
+
+@pytest.mark.parametrize(("tag", "made"), [("q4_k", "Q4_K_M"), ("Q5_K", "Q5_K_M"), ("q3_K", "Q3_K_M")])
+def test_a_short_name_is_the_middle_one_where_it_is_no_label(tag: str, made: str) -> None:
+    """As llama.cpp reads it."""
+    choice = chosen(tag, "m-F16.gguf")
+    assert (paths_of(choice), choice.quantization) == (["m-F16.gguf"], Quantization(made))
+    assert not choice.as_the_hub
+    label = chosen(tag, "m-F16.gguf", f"m-{tag.upper()}.gguf")
+    assert (paths_of(label), label.quantization) == ([f"m-{tag.upper()}.gguf"], None)
+
+
+@pytest.mark.parametrize("label", ["F16", "BF16", "F32"])
+@pytest.mark.parametrize("tag", ["iq1_s", "IQ1_S"])
+def test_what_needs_an_importance_matrix_says_so(tag: str, label: str) -> None:
+    with pytest.raises(
+        Refusal, match=r"^acme/model: IQ1_S needs an importance matrix, .*; the nearest .* without one is Q2_K$"
+    ):
+        chosen(tag, f"m-{label}.gguf")
+    assert paths_of(chosen(tag, f"m-{label}.gguf", "m-IQ1_S.gguf")) == ["m-IQ1_S.gguf"]
+    with pytest.raises(Refusal, match="no GGUF for the tag .*; pull with one of these: Q8_0$"):
+        chosen(tag, "m-Q8_0.gguf")
 
 
 def test_a_refusal_lists_the_tags_that_there_are() -> None:
@@ -215,8 +258,24 @@ def test_a_refusal_lists_the_tags_that_there_are() -> None:
     assert str(refusal.value) == (
         "acme/model has no GGUF for the tag 'q5_k_m'; pull with one of these: Q8_0, UD-Q4_K_XL, plain.gguf"
     )
-    with pytest.raises(Refusal, match="of these: BF16; or with one that is made of its BF16: F32, F16, BF16, Q8_0,"):
-        chosen("q5_k_m", "m-BF16.gguf")
+
+
+def offered(refused: pytest.ExceptionInfo[Refusal]) -> list[str]:
+    return str(refused.value).rpartition(": ")[2].split(", ")
+
+
+@needs_ggml
+@pytest.mark.parametrize("tag", ["q7", "q4_k_xl", "auto"])
+def test_a_refusal_lists_what_is_made_here_and_runs(tag: str) -> None:
+    with pytest.raises(Refusal, match="of these: BF16; or with one that is made of its BF16: Q4_K_M, Q5_K_M,") as found:
+        chosen(tag, "m-BF16.gguf")
+    assert offered(found) == [one for one in Quantization if one not in NOT_RUN]
+
+
+def test_a_machine_with_numpy_alone_offers_what_that_makes(only_numpy: None) -> None:
+    with pytest.raises(Refusal) as found:
+        chosen("q7", "m-BF16.gguf")
+    assert offered(found) == ["Q8_0", "F16", "BF16", "F32"]
 
 
 @pytest.mark.parametrize("tag", ["q4_k_m", "Q4", "NL", "model", "Q4_K.gguf", "XL", "m"])

@@ -1,27 +1,37 @@
 """The plan of a GGUF: what becomes a blob of it, under which name, and what would not load is refused."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.errors import Damaged, Refusal
-from proxy.gguf.header import Field, read_header, write_header
+from proxy.gguf import engine as engine_module
+from proxy.gguf import ggml
+from proxy.gguf.engine import engine_for, engines
+from proxy.gguf.header import Field, Header, read_header, write_header
+from proxy.gguf.quantizing import Numpy
+from proxy.gguf.requantizing import Changed, requantize
+from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_gguf, choose_projector
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Converter, Format, Plan
-from proxy.planning.recipe import Assembly, Recipe
+from proxy.planning.plan import Converter, Finished, Format, Plan
+from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
+from tests.assembling import assembled
 from tests.gguf.splitting import split, with_offsets
 from tests.planning.listings import Listing
-from tests.tiny_gguf import KINDS, tiny_gguf, tiny_projector
+from tests.tiny_gguf import KINDS, finite, tiny_gguf, tiny_projector
 
 WHOLE = tiny_gguf()
 OLD, NEW = "0.24.0", "0.33.0"
+UNQUANTIZED = ("F16", "BF16", "F32")
+
+needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
 
 
 def listed(files: Mapping[str, bytes], *, hashed: bool = True) -> Listing:
@@ -40,10 +50,12 @@ def planned(
     *,
     settings: ModelSettings = NO_SETTINGS,
     hashed: bool = True,
+    seen: Mapping[str, bytes] | None = None,
 ) -> Plan:
+    """`seen` is what the headers are read of, where it is not what comes later."""
     repository = listed(files, hashed=hashed)
     choice = choose_gguf(repository.id, repository.files, tag, Quantization.Q4_K_M)
-    headers = [read_header(files[file.path], size=file.size) for file in choice.model.files]
+    headers = [read_header((seen or files)[file.path], size=file.size) for file in choice.model.files]
     projector = choose_projector(choice.model, repository.files)
     name = f"hf.co/acme/model:{tag}"
     modelfile = Modelfile(settings, "config" if settings.template is not None else "gguf", None)
@@ -52,11 +64,36 @@ def planned(
 
 def made(recipe: Recipe, files: Mapping[str, bytes]) -> bytes:
     """What the engine makes of the files."""
-    assembly = Assembly(recipe, "acme/model")
-    pieces = [files[span.file.path][span.start : span.stop] for span in recipe.spans(100_000)]
-    content = b"".join(piece for chunk in [[], *([piece] for piece in pieces)] for piece in assembly.add(chunk))
-    assembly.digest()
-    return content
+    chunks = [files[span.file.path][span.start : span.stop] for span in recipe.spans(100_000)]
+    return assembled(recipe, chunks, "acme/model")
+
+
+def read(content: bytes) -> Header:
+    return read_header(content, size=len(content))
+
+
+def requantized(contents: Sequence[bytes], quantization: str) -> bytes:
+    """What is made of a file's parts, each tensor in one piece."""
+    said = requantize([read(content) for content in contents], quantization)
+    whole = [said.header]
+    for content, pieces in zip(contents, said.parts, strict=True):
+        for piece in pieces:
+            if isinstance(piece, Changed):
+                taken = content[piece.start : piece.stop]
+                whole.append(piece.transform.change(taken) if piece.transform else taken)
+            else:
+                whole.append(bytes(piece.size))
+    return b"".join(whole)
+
+
+def data_of(content: bytes) -> dict[str, tuple[TensorType, bytes]]:
+    """Type and bytes of each tensor."""
+    header = read(content)
+    starts = {tensor.name: header.data_start + tensor.offset for tensor in header.tensors}
+    return {
+        tensor.name: (TensorType(tensor.type), content[starts[tensor.name] :][: tensor.size])
+        for tensor in header.tensors
+    }
 
 
 def hex_of(content: bytes) -> str:
@@ -71,10 +108,25 @@ def test_a_file_goes_as_it_is(version: str) -> None:
     assert upload.bars == ((hex_of(WHOLE), len(WHOLE)),)
     assert (plan.format, plan.quantization, plan.converter) == (Format.GGUF, None, Converter.NOBODY)
     assert (plan.reason, plan.template_source) == ("the GGUF Q4_K_M", "gguf")
-    assert plan.result_size == len(WHOLE)
-    # From v0.30 on Ollama writes a copy of its own.
-    assert plan.made_size == (0 if version == OLD else len(WHOLE))
+    assert (plan.result_size, plan.made_size) == (len(WHOLE), 0)
+    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
     assert (plan.repairs, plan.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [
+        (Field.uint32(0), "F32"),
+        (Field.uint32(30), "IQ4_XS"),
+        (Field.uint32(38), "MXFP4_MOE"),
+        (Field.uint32(99), "unknown"),
+        (Field.string("F16"), "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_file_type_is_shown_as_the_header_says_it(field: Field | None, shown: str) -> None:
+    plan = planned({"m-Q4_K_M.gguf": tiny_gguf(general__file_type=field)})
+    assert plan.finished == Finished("llama", 394_496, shown)
 
 
 def test_without_a_digest_the_bar_has_one_of_its_name() -> None:
@@ -91,31 +143,29 @@ def test_the_users_own_template_is_told() -> None:
 
 
 @pytest.mark.parametrize("no_tensor_first", [False, True])
-@pytest.mark.parametrize("shards", [2, 3, 9])
-def test_before_0_30_the_shards_become_the_file_that_was_split(shards: int, no_tensor_first: bool) -> None:
+@pytest.mark.parametrize(("shards", "version"), [(2, OLD), (3, NEW), (9, "0.40.0")])
+def test_the_shards_become_the_file_that_was_split(shards: int, version: str, no_tensor_first: bool) -> None:
     parts = split(WHOLE, shards, prefix="Q4_K_M/big-Q4_K_M", no_tensor_first=no_tensor_first)
-    plan = planned(parts)
+    plan = planned(parts, version=version)
+    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
     [upload] = plan.uploads
     assert upload.path == "big-Q4_K_M.gguf"
     assert upload.digest is None
     assert made(upload.recipe, parts) == WHOLE
-    assert [bar.digest for bar in upload.bars] == [hex_of(part) for part in parts.values()]
-    assert sum(bar.size for bar in upload.bars) == upload.size == plan.result_size == len(WHOLE)
-    # What of a shard is not taken, its own header, is small beside its tensors.
-    for bar, part in zip(upload.bars[1:], list(parts.values())[1:], strict=True):
-        header = read_header(part, size=len(part))
-        assert bar.size == len(part) - header.data_start
-    assert f"Ollama 0.24.0 takes no split GGUF, so its {shards} shards are merged" in plan.reason
+    assert upload.size == plan.result_size == len(WHOLE)
+    assert upload.bars == tuple((hex_of(part), len(part)) for part in parts.values())
+    assert plan.reason == f"the GGUF Q4_K_M; its {shards} shards are merged"
 
 
-@pytest.mark.parametrize("tag", ["latest", "q4_k_m"])
+@pytest.mark.parametrize("tag", ["latest", "q8_0"])
 @pytest.mark.parametrize("place", [30, 5_000, -1])
 def test_a_shard_that_comes_otherwise_than_announced_is_noticed(tag: str, place: int) -> None:
     """Nobody knows the digest of what is made of it."""
-    parts = split(tiny_gguf("F32"), 2, prefix="m-F32")
+    content = finite(tiny_gguf("F32"))
+    parts = split(content, 2, prefix="m-F32")
     name = "m-F32-00002-of-00002.gguf"
     recipe = planned(parts, tag).uploads[0].recipe
-    assert made(recipe, parts) == tiny_gguf("F32", general__file_type=Field.uint32(int(tag == "q4_k_m")))
+    assert made(recipe, parts) == (content if tag == "latest" else requantized([content], "Q8_0"))
     assert recipe.takes_whole_files
     damaged = bytearray(parts[name])
     damaged[place] ^= 1
@@ -123,17 +173,24 @@ def test_a_shard_that_comes_otherwise_than_announced_is_noticed(tag: str, place:
         made(recipe, parts | {name: bytes(damaged)})
 
 
+@pytest.mark.parametrize("tag", ["latest", "q8_0"])
+@pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("hashed", [True, False])
-def test_a_header_that_was_read_otherwise_is_noticed(hashed: bool) -> None:
+def test_a_header_that_was_read_otherwise_is_noticed(hashed: bool, shards: int, tag: str) -> None:
     """It is part of what is made, although it came by itself and unchecked."""
-    parts = split(WHOLE, 2)
-    plan = planned(parts | {"model-00001-of-00002.gguf": altered(parts["model-00001-of-00002.gguf"])}, hashed=hashed)
-    with pytest.raises(Damaged, match="model-00001-of-00002.gguf arrived damaged: its header has come in two versions"):
+    content = finite(tiny_gguf("F16"))
+    parts = {"m-F16.gguf": content} if shards == 1 else split(content, shards, prefix="m-F16")
+    first = next(iter(parts))
+    plan = planned(parts, tag, hashed=hashed, seen=parts | {first: altered(parts[first])})
+    if (shards, tag) == (1, "latest"):
+        assert plan.uploads[0].recipe.files == plan.repository.files  # nothing of the header is in the plan
+        return
+    with pytest.raises(Damaged, match=f"acme/model/{first} arrived damaged: its header has come in two versions"):
         made(plan.uploads[0].recipe, parts)
 
 
 def altered(content: bytes) -> bytes:
-    return content.replace(b"llama.block_count", b"llama.block_counT")
+    return content.replace(b"general.type", b"general.typE")
 
 
 def test_tensors_out_of_order_are_fetched_once() -> None:
@@ -150,93 +207,201 @@ def test_tensors_out_of_order_are_fetched_once() -> None:
     assert sum(span.size for span in upload.recipe.spans(1 << 30)) <= len(first) + len(content)
 
 
-def test_from_0_30_on_the_shards_go_as_they_are_under_llama_cpps_names() -> None:
-    parts = {name[:-5] + ".GGUF": part for name, part in split(WHOLE, 3, prefix="Q4_K_M/Big-Q4_K_M").items()}
-    plan = planned(parts, version=NEW)
-    assert [(upload.path, upload.digest) for upload in plan.uploads] == [
-        (f"Big-Q4_K_M-0000{number}-of-00003.gguf", hex_of(part)) for number, part in enumerate(parts.values(), 1)
-    ]
-    assert plan.made_size == plan.result_size == sum(map(len, parts.values()))
-    assert plan.reason == "the GGUF Q4_K_M"
-
-
 @pytest.mark.parametrize("version", [OLD, NEW])
 def test_a_projector_goes_beside_the_model(version: str) -> None:
     projector = tiny_projector()
     plan = planned({"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.GGUF": projector}, version=version)
-    assert [(upload.path, upload.digest) for upload in plan.uploads] == [
-        ("m-Q4_K_M.gguf", hex_of(WHOLE)),
-        ("mmproj-F16.gguf", hex_of(projector)),
+    assert [(upload.path, upload.digest, upload.kind) for upload in plan.uploads] == [
+        ("m-Q4_K_M.gguf", hex_of(WHOLE), "model"),
+        ("mmproj-F16.gguf", hex_of(projector), "projector"),
     ]
     assert plan.result_size == len(WHOLE) + len(projector)
 
 
-@pytest.mark.parametrize("label", ["F16", "BF16"])
-def test_unquantized_weights_are_for_ollama_to_quantize(label: str) -> None:
-    content = tiny_gguf(label)
-    plan = planned({f"m-{label}.gguf": content, "mmproj-F16.gguf": tiny_projector()}, "q4_k_m")
-    assert plan.uploads[0].digest == hex_of(content)
-    assert plan.quantization == "Q4_K_M"
-    assert plan.reason == f"the GGUF {label}; Ollama quantizes its {label} to Q4_K_M"
-    assert plan.result_size is not None
-    # 4.8 bits for a number of a layer, 6.5625 for one of the embedding, and the projector as it is.
-    assert plan.result_size == pytest.approx(
-        len(tiny_projector()) + (4 * 256 * 256 * 4.8 + 256 * 512 * 6.5625) / 8, 0.1
+@needs_ggml
+@pytest.mark.parametrize("version", [OLD, NEW, "0.34.1", "0.40.0"])
+@pytest.mark.parametrize("shards", [1, 2, 3])
+@pytest.mark.parametrize("label", UNQUANTIZED)
+def test_unquantized_weights_are_quantized_here(label: str, shards: int, version: str) -> None:
+    content = finite(tiny_gguf(label))
+    parts = {f"m-{label}.gguf": content} if shards == 1 else split(content, shards, prefix=f"m-{label}")
+    plan = planned(parts, "q4_k_m", version)
+    [upload] = plan.uploads
+    result = made(upload.recipe, parts)
+    assert result == requantized(list(parts.values()), "Q4_K_M") == requantized([content], "Q4_K_M")
+    assert (upload.path, upload.digest, upload.kind) == (
+        "model.gguf" if shards == 1 else f"m-{label}.gguf",
+        None,
+        "model",
     )
-    assert plan.made_size == plan.result_size
-    assert (plan.repairs, plan.warnings) == ((), ())
+    assert upload.size == plan.result_size == len(result)
+    assert upload.bars == tuple((hex_of(part), len(part)) for part in parts.values())
+    assert upload.recipe.takes_whole_files
+    merged = f"; its {shards} shards are merged" if shards > 1 else ""
+    assert plan.reason == f"the GGUF {label}{merged}; the proxy quantizes its {label} to Q4_K_M"
+    assert (plan.quantization, plan.converter) == ("Q4_K_M", Converter.PROXY)
+    assert not plan.is_quantized  # by Ollama
+    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert (plan.made_size, plan.repairs, plan.warnings) == (0, (), ())
+
+
+@needs_ggml
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0", "BF16", "F32"])
+@pytest.mark.parametrize("label", UNQUANTIZED)
+def test_every_tensor_is_what_the_engine_makes_of_it(label: str, quantization: str) -> None:
+    files = {f"m-{label}.gguf": finite(tiny_gguf(label))}
+    plan = planned(files, quantization)
+    if label == quantization:
+        assert plan.quantization is None
+        return
+    result = made(plan.uploads[0].recipe, files)
+    before, after = data_of(files[f"m-{label}.gguf"]), data_of(result)
+    assert after.keys() == before.keys()
+    kinds = set()
+    for name, (was, content) in before.items():
+        kind, became = after[name]
+        if name.endswith("_norm.weight"):
+            assert (kind, became) == (was, content)
+            continue
+        kinds.add(kind)
+        engine = engine_for(kind)
+        assert engine is not None
+        assert became == engine.quantize(kind, label, content)
+    assert FILE_TYPES[quantization].default in kinds
+
+
+@pytest.mark.parametrize("said", [Field.uint32(1), Field.string("F16"), None])
+def test_the_header_says_the_new_type_and_the_rest_as_before(said: Field | None) -> None:
+    """Whatever the old one says of it, and of shards."""
+    content = finite(tiny_gguf("F16", general__file_type=said, tokenizer__ggml__pre=Field.string("x")))
+    for parts in ({"m-F16.gguf": content}, split(content, 2, prefix="m-F16")):
+        before, after = read(content), read(made(planned(parts, "q8_0").uploads[0].recipe, parts))
+        assert after.metadata == before.metadata | {
+            "general.file_type": Field.uint32(7),
+            "general.quantization_version": Field.uint32(2),
+        }
+        ends = [tensor.offset + tensor.size for tensor in after.tensors]
+        assert [tensor.offset for tensor in after.tensors] == [0, *ends[:-1]]
+
+
+@needs_ggml
+def test_bars_fill_with_the_bytes_that_are_taken() -> None:
+    """In the shards' order, and each of them to its end, although less is made of it."""
+    parts = split(finite(tiny_gguf("F16")), 3, prefix="m-F16", no_tensor_first=True)
+    [upload] = planned(parts, "q4_k_m").uploads
+    digests, taken = [hex_of(part) for part in parts.values()], [len(part) for part in parts.values()]
+    assert upload.bars == tuple(zip(digests, taken, strict=True))
+    assert [(stretch.digest, stretch.taken) for stretch in upload.stretches] == list(zip(digests, taken, strict=True))
+    assert sum(stretch.made for stretch in upload.stretches) == upload.size
+    assert upload.taken == sum(taken) > upload.size
+
+
+@needs_ggml
+@pytest.mark.parametrize("label", UNQUANTIZED)
+def test_a_projector_stays_as_it_is_beside_what_is_quantized(label: str) -> None:
+    projector = tiny_projector()
+    files = {f"m-{label}.gguf": finite(tiny_gguf(label)), "mmproj-F16.gguf": projector}
+    plan = planned(files, "q4_k_m")
+    model, other = plan.uploads
+    assert (other.path, other.digest, other.kind) == ("mmproj-F16.gguf", hex_of(projector), "projector")
+    assert plan.result_size == len(made(model.recipe, files)) + len(projector)
+
+
+@pytest.mark.parametrize("name", ["m-F16.gguf", "Big.F16.GGUF", "sub/m-f16.gguf"])
+def test_what_the_blob_is_called_does_not_depend_on_the_file(name: str) -> None:
+    """Nobody sees it, but for Ollama's create."""
+    [upload] = planned({name: finite(tiny_gguf("F16"))}, "q8_0").uploads
+    assert upload.path == "model.gguf"
+
+
+@needs_ggml
+@pytest.mark.parametrize(
+    ("shape", "kinds"),
+    [
+        ((40, 4), {"q8_0": None, "q4_k_m": "F16", "BF16": "BF16"}),
+        ((64, 4), {"q8_0": "Q8_0", "q4_k_m": "Q5_0", "q5_k_m": "Q5_1"}),
+    ],
+)
+def test_rows_that_a_block_does_not_divide(shape: tuple[int, ...], kinds: Mapping[str, str | None]) -> None:
+    tensors = [TensorInfo("blk.0.attn_q.weight", shape, TensorType.F16)]
+    metadata = {
+        "general.architecture": Field.string("llama"),
+        "general.file_type": Field.uint32(1),
+        "llama.block_count": Field.uint32(1),
+    }
+    files = {"m-F16.gguf": write_header(metadata, tensors) + bytes(tensors[0].size)}
+    for tag, kind in kinds.items():
+        if kind is None:
+            with pytest.raises(
+                Refusal, match=f"m-F16.gguf cannot be used: the tensor 'blk.0.attn_q.weight' has rows of {shape[0]}, no"
+            ):
+                planned(files, tag)
+        else:
+            [upload] = planned(files, tag).uploads
+            assert {name: one.name for name, (one, _) in data_of(made(upload.recipe, files)).items()} == {
+                "blk.0.attn_q.weight": kind
+            }
+
+
+@pytest.mark.parametrize("name", NEED_IMPORTANCE)
+def test_what_needs_an_importance_matrix_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(
+        Refusal, match=f"^acme/model: {name} needs an importance matrix, .* without one is {NEED_IMPORTANCE[name]}$"
+    ):
+        planned({"m-F16.gguf": tiny_gguf("F16")}, name.lower())
+
+
+@pytest.mark.parametrize("tag", ["TQ1_0", "tq2_0"])
+@pytest.mark.parametrize("version", [OLD, NEW, "0.40.0"])
+def test_what_no_ollama_runs_is_not_made(tag: str, version: str) -> None:
+    with pytest.raises(
+        Refusal, match=rf"^acme/model: Ollama {version} does not run {tag.upper()}; pull with .*: Q4_K_M, .*, F16"
+    ) as refusal:
+        planned({"m-F16.gguf": tiny_gguf("F16")}, tag, version)
+    assert "TQ" not in str(refusal.value).partition(";")[2]
+    [upload] = planned({f"m-{tag}.gguf": WHOLE}, tag, version).uploads
+    assert upload.digest == hex_of(WHOLE)  # what is there goes as it is
+
+
+@pytest.fixture
+def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without the kernel and without ggml's library."""
+    monkeypatch.setattr(engine_module, "_kernel", lambda: None)
+    monkeypatch.setattr(engine_module, "_numpy", Numpy)
+    monkeypatch.setattr(ggml, "load", lambda: None)
+    engines.cache_clear()
+    yield
+    monkeypatch.undo()
+    engines.cache_clear()
+
+
+def test_what_this_machine_does_not_make_is_refused_with_what_it_makes(only_numpy: None) -> None:
+    files = {"m-F16.gguf": finite(tiny_gguf("F16"))}
+    said = r"^acme/model: nothing on this machine makes Q6_K .*: Q8_0, F16, BF16, F32\. On .* brings the others$"
+    with pytest.raises(Refusal, match=said):
+        planned(files, "q6_k")
+    assert made(planned(files, "q8_0").uploads[0].recipe, files) == requantized(list(files.values()), "Q8_0")
 
 
 @pytest.mark.parametrize(
-    ("content", "tag", "said"),
+    ("label", "number", "tag", "message"),
     [
-        (tiny_gguf("F32"), "q4_K_M", 1),
-        (tiny_gguf("F32"), "F16", 32),
-        (tiny_gguf("F32", general__file_type=None), "Q8_0", 1),
-        (tiny_gguf("F32", general__file_type=Field.uint32(1)), "F16", 32),
-        (tiny_gguf("F32", general__file_type=Field.uint32(32)), "BF16", 1),
+        ("F16", b"\x00\x7c", "q8_0", "Q8_0: it holds a NaN, an infinity or .* Q8_0; pull it as BF16 or F32"),
+        ("F32", b"\x00\x00\x80\x7f", "q8_0", "Q8_0: it holds a NaN, an infinity or .* Q8_0; pull it as BF16 or F32"),
+        ("F32", b"\x00\x00\x80\x47", "f16", "F16: it holds a number beyond what F16 can hold; pull it as BF16 or F32"),
     ],
 )
-def test_a_type_that_ollama_does_not_quantize_is_written_as_one_that_it_does(
-    content: bytes, tag: str, said: int
+def test_a_number_that_cannot_be_held_is_refused_by_file_and_tensor(
+    label: str, number: bytes, tag: str, message: str
 ) -> None:
-    """0, which is F32, is nothing to it: "quantization is only supported for F16, BF16 and F32 models"."""
-    plan = planned({"m-F32.gguf": content}, tag)
-    [upload] = plan.uploads
-    result = made(upload.recipe, {"m-F32.gguf": content})
-    before, after = (read_header(one, size=len(one)) for one in (content, result))
-    assert after.metadata == before.metadata | {"general.file_type": Field.uint32(said)}
-    assert after.tensors == before.tensors
-    assert result[after.data_start :] == content[before.data_start :]
-    assert upload.bars == ((hex_of(content), len(result)),)
-    assert "general.file_type is changed" in plan.repairs[0]
-
-
-def test_a_split_of_f32_is_merged_and_written_as_f16() -> None:
-    content = tiny_gguf("F32")
-    parts = split(content, 2, prefix="m-F32")
-    [upload] = planned(parts, "q8_0").uploads
-    assert made(upload.recipe, parts) == tiny_gguf("F32", general__file_type=Field.uint32(1))
-    first, second = planned(parts, "q8_0", NEW).uploads
-    assert read_header(made(first.recipe, parts)).get("general.file_type", int) == 1
-    assert second.digest == hex_of(parts["m-F32-00002-of-00002.gguf"])
-
-
-@pytest.mark.parametrize(("version", "warned"), [(OLD, True), (NEW, False)])
-@pytest.mark.parametrize("tag", ["BF16", "F32"])
-def test_an_ollama_that_spoils_the_output_matrix_is_a_warning(tag: str, version: str, warned: bool) -> None:
-    plan = planned({"m-F16.gguf": tiny_gguf("F16")}, tag, version)
-    assert bool(plan.warnings) == warned
-    assert all(f"makes the output matrix Q6_K when it is asked for {tag}" in warning for warning in plan.warnings)
-
-
-@pytest.mark.parametrize("tag", ["q4_k_m", "Q8_0"])
-def test_an_ollama_before_0_22_cannot_quantize_bf16(tag: str) -> None:
-    files = {"m-BF16.gguf": tiny_gguf("BF16")}
-    with pytest.raises(Refusal, match="m-BF16.gguf: Ollama 0.21.0 cannot quantize BF16 of a GGUF; pull it as BF16"):
-        planned(files, tag, "0.21.0")
-    assert planned(files, "BF16", "0.21.0").quantization is None
-    assert planned(files, tag, "0.22.0").quantization is not None
+    """Only the bytes tell."""
+    content = bytearray(finite(tiny_gguf(label)))
+    at = read(bytes(content)).data_start
+    content[at : at + len(number)] = number
+    files = {f"m-{label}.gguf": bytes(content)}
+    recipe = planned(files, tag).uploads[0].recipe
+    with pytest.raises(Refusal, match=f"^m-{label}.gguf: token_embd.weight cannot become {message}$"):
+        made(recipe, files)
 
 
 @pytest.mark.parametrize(
@@ -269,18 +434,30 @@ def test_a_split_of_one_is_a_file() -> None:
 
 
 @pytest.mark.parametrize("label", ["Q4_K_M", "Q8_0"])
-@pytest.mark.parametrize("version", [OLD, NEW])
-def test_what_is_only_named_unquantized_is_not_quantized_again(label: str, version: str) -> None:
-    kind = KINDS[label][0].name
-    with pytest.raises(Refusal, match=f"is named F16, but token_embd.weight is {kind}, which Ollama cannot quantize"):
-        planned({"m-F16.gguf": tiny_gguf(label)}, "Q4_K_S", version)
-    assert planned({"m-F16.gguf": tiny_gguf(label)}, "F16", version).quantization is None
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_is_only_named_unquantized_is_not_quantized_again(label: str, shards: int) -> None:
+    kind, content = KINDS[label][0].name, tiny_gguf(label)
+    parts = {"m-F16.gguf": content} if shards == 1 else split(content, shards, prefix="m-F16")
+    with pytest.raises(
+        Refusal,
+        match=f"acme/model/{next(iter(parts))} is named F16, but token_embd.weight is {kind}, which is not quantized a "
+        "second time; pull it as F16$",
+    ):
+        planned(parts, "Q4_K_S")
+    plan = planned(parts, "F16")
+    assert (plan.quantization, plan.converter) == (None, Converter.NOBODY)
+    assert made(plan.uploads[0].recipe, parts) == content
 
 
-def test_a_file_type_of_another_kind_is_refused_where_it_is_needed() -> None:
-    content = tiny_gguf("F16", general__file_type=Field.string("F16"))
-    with pytest.raises(Refusal, match="cannot be used: general.file_type is of the kind string"):
-        planned({"m-F16.gguf": content}, "q4_k_m")
+@pytest.mark.parametrize("count", [None, Field.string("4"), Field.int32(-1)])
+def test_a_model_without_a_count_of_its_layers_goes_only_as_it_is(count: Field | None) -> None:
+    """The rules for the types ask for it."""
+    files = {"m-F16.gguf": finite(tiny_gguf("F16", llama__block_count=count))}
+    with pytest.raises(
+        Refusal, match=r"m-F16.gguf cannot be used: the metadata has llama\.block_count = .*, which is no count$"
+    ):
+        planned(files, "q4_k_m")
+    assert planned(files, "latest").quantization is None
 
 
 def test_shards_that_do_not_fit_are_refused_where_they_are_merged() -> None:
@@ -293,12 +470,6 @@ def test_shards_that_do_not_fit_are_refused_where_they_are_merged() -> None:
         planned(wrong)
 
 
-@pytest.mark.parametrize("version", ["0.29.9", "0.30.0"])
-def test_the_version_decides_who_merges(version: str) -> None:
-    uploads = planned(split(WHOLE, 2), version=version).uploads
-    assert len(uploads) == (1 if version == "0.29.9" else 2)
-
-
 def test_the_plan_of_ollamas_own_pull_says_what_it_fetches() -> None:
     files = {"sub/m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": tiny_projector(), "m-Q8_0.gguf": b""}
     repository = listed(files)
@@ -307,15 +478,3 @@ def test_the_plan_of_ollamas_own_pull_says_what_it_fetches() -> None:
     assert [upload.path for upload in plan.uploads] == ["sub/m-Q4_K_M.gguf", "mmproj-F16.gguf"]
     assert plan.reason == "the GGUF Q4_K_M, because: Ollama pulls it by itself"
     assert plan.result_size == len(WHOLE) + len(tiny_projector())
-
-
-def test_rows_that_llama_quantize_does_not_take_are_refused() -> None:
-    tensors = [TensorInfo("output.weight", (40, 4), TensorType.F16)]
-    metadata = {"general.architecture": Field.string("llama"), "general.file_type": Field.uint32(1)}
-    files = {"m-F16.gguf": write_header(metadata, tensors) + bytes(320)}
-    with pytest.raises(
-        Refusal, match="output.weight has rows of 40 numbers, which Ollama 0.33.0 cannot quantize to Q8_0"
-    ):
-        planned(files, "q8_0", NEW)
-    assert planned(files, "q8_0", OLD).quantization == "Q8_0"
-    assert planned(files, "BF16", NEW).quantization == "BF16"

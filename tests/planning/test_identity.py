@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.config import ModelSettings
+from proxy.gguf.transforms import Transform
 from proxy.planning import identity
 from proxy.planning.identity import (
     dressing_identity,
@@ -18,7 +19,7 @@ from proxy.planning.identity import (
     with_known_digests,
 )
 from proxy.planning.plan import Base, Converter, Format, Plan, Upload, small_file, weight_file
-from proxy.planning.recipe import Literal, Range, Recipe, Step, compared, unused
+from proxy.planning.recipe import Literal, Range, Recipe, compared, unused
 from proxy.sources.base import RepositoryFile
 from tests.planning.listings import Listing
 
@@ -32,8 +33,8 @@ ELSEWHERE = replace(HERE, id="acme/other")
 CONFIG = small_file("config.json", b"{}")
 
 
-def upper() -> Step:
-    return lambda piece: piece.upper()
+UPPER = Transform(1, 1, bytes.upper)
+HALVED = Transform(2, 1, lambda content: content[::2])
 
 
 def made_of(*parts: Literal | Range) -> Upload:
@@ -73,8 +74,8 @@ def test_no_two_of_these_recipes_are_one() -> None:
         (Range(replace(HASHED, sha256=B), 0, 50),),
         (Literal(b"x"), HEAD),
         (Literal(b"y"), HEAD),
-        (replace(HEAD, transform=upper),),
-        (replace(HEAD, transform=upper, becomes=25),),
+        (replace(HEAD, transform=UPPER),),
+        (replace(HEAD, transform=HALVED),),
         (Range(IN_GIT, 0, 50),),
         (Range(NAMELESS, 0, 50),),
         (Range(replace(NAMELESS, path="other.safetensors"), 0, 50),),
@@ -98,14 +99,14 @@ def test_a_file_that_nobody_has_hashed_is_another_in_every_commit_and_repository
 
 def test_what_code_makes_of_bytes_is_of_this_version_and_this_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may look at other files of the commit."""
-    part = made_of(replace(HEAD, transform=upper))
+    part = made_of(replace(HEAD, transform=UPPER))
     found = {upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}
     monkeypatch.setattr(identity, "__version__", "99")
     assert len(found | {upload_identity(HERE, part)}) == 4
 
 
 def test_what_says_by_what_it_goes_is_the_same_in_every_commit_that_has_that(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = (made_of(replace(HEAD, transform=upper, of=of)) for of in ("a", "b"))
+    first, second = (made_of(replace(HEAD, transform=UPPER, of=of)) for of in ("a", "b"))
     assert len({upload_identity(where, first) for where in (HERE, MOVED, ELSEWHERE)}) == 1
     before = upload_identity(HERE, first)
     assert upload_identity(HERE, second) != before
@@ -281,7 +282,7 @@ def test_a_digest_that_nobody_has_found_stays_unknown() -> None:
 
 
 def test_an_adapters_base_is_filled_in_too() -> None:
-    made = made_of(replace(HEAD, transform=upper))
+    made = made_of(replace(HEAD, transform=UPPER))
     base = plan(UNKNOWN)
     before = plan(made, base=Base("hf.co/acme/base:q8_0", base))
     after = with_known_digests(before, found_for(UNKNOWN))

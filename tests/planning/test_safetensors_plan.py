@@ -18,11 +18,12 @@ from proxy.planning.embedding import check_companions
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Converter, Format, Plan
 from proxy.planning.preflight import Edit, check_weights
-from proxy.planning.recipe import Assembly, Range
+from proxy.planning.recipe import Range
 from proxy.planning.safetensors import LENGTH_BYTES, read_header
 from proxy.planning.safetensors_plan import edited, plan_safetensors
 from proxy.planning.weights import INDEX, choose_files
 from proxy.sources.base import RepositoryFile
+from tests.assembling import assembled, begun
 from tests.planning.listings import LFS, Listing
 from tests.planning.shapes import LLAMA, MIXTRAL, Shapes, config, judged, shapes, weights
 from tests.planning.test_safetensors import JSON
@@ -93,11 +94,11 @@ def test_an_edited_file_is_a_new_header_before_the_same_data() -> None:
     [listed] = {part.file for part in upload.recipe.parts if isinstance(part, Range)}
     file = replace(listed, sha256=hashlib.sha256(source).hexdigest())
     parts = tuple(replace(part, file=file) if isinstance(part, Range) else part for part in upload.recipe.parts)
-    made = b"".join(Assembly(replace(upload.recipe, parts=parts)).add([source]))
+    made = assembled(replace(upload.recipe, parts=parts), [source])
     assert made[-len(source) + length :] == source[length:]
     size = int.from_bytes(made[:8], "little") + 8
     assert set(read_header("x", made[:size], len(made)).tensors) == shapes(LLAMA).keys()
-    assert [bar.size for bar in upload.bars] == [len(made)]
+    assert [bar.size for bar in upload.bars] == [len(source)]
 
 
 def test_an_edited_file_that_begins_otherwise_than_it_was_planned_is_damaged() -> None:
@@ -105,8 +106,9 @@ def test_an_edited_file_that_begins_otherwise_than_it_was_planned_is_damaged() -
     [upload] = planned(tensors=tensors).weights
     source = bytearray(weights(tensors))
     source[20] ^= 1
+    length = int.from_bytes(source[:8], "little") + 8
     with pytest.raises(Damaged, match="its header has come in two versions"):
-        Assembly(upload.recipe).add([bytes(source)])
+        begun(upload.recipe, [bytes(source[:length])])
 
 
 def test_an_edited_header_is_read_by_the_library_with_the_same_numbers() -> None:

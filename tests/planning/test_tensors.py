@@ -2,12 +2,10 @@
 
 import pytest
 
-from proxy.planning.capabilities import capabilities_of
 from proxy.planning.tensors import FAMILIES, USELESS, ollamas_name
 from tests.planning.shapes import FAMILIES as SHAPED
 from tests.planning.shapes import config, shapes
 
-NEW = capabilities_of("0.33.0")
 GEMMA3_VISION, MISTRAL3 = "Gemma3ForConditionalGeneration", "Mistral3ForConditionalGeneration"
 
 
@@ -54,7 +52,7 @@ def test_an_output_matrix_of_its_own_is_of_use_or_not(architecture: str, own_out
     ],
 )
 def test_a_tensor_is_called_what_the_converter_knows(architecture: str, name: str, known: str) -> None:
-    assert ollamas_name(name, architecture, NEW, bare=False) == known
+    assert ollamas_name(name, architecture, bare=False) == known
 
 
 @pytest.mark.parametrize(
@@ -67,13 +65,7 @@ def test_a_tensor_is_called_what_the_converter_knows(architecture: str, name: st
     ],
 )
 def test_a_bare_model_gets_its_prefix(name: str, known: str) -> None:
-    assert ollamas_name(name, "LlamaForCausalLM", NEW, bare=True) == known
-
-
-@pytest.mark.parametrize(("version", "swapped"), [("0.5.5", True), ("0.33.0", True), ("0.33.1", False), ("1.0", False)])
-def test_a_mixtral_converter_that_nobody_has_read_is_taken_to_be_right(version: str, swapped: bool) -> None:
-    known = ollamas_name("x.w2.weight", "MixtralForCausalLM", capabilities_of(version), bare=False)
-    assert known == ("x.w3.weight" if swapped else "x.w2.weight")
+    assert ollamas_name(name, "LlamaForCausalLM", bare=True) == known
 
 
 @pytest.mark.parametrize(

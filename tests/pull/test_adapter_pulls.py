@@ -13,21 +13,36 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInModel, StandInOllama
 from proxy.demo.repository import tiny_llama
+from proxy.demo.shelf import Layer
 from proxy.gguf.header import read_header
 from proxy.inspection import inspect
 from proxy.pull.progress import QUANTIZING_DIGEST
 from tests.support import Client, digest_of, eventually, fetched, settings
 from tests.tiny_adapter import adapter_tensors, safetensors, tiny_adapter
+from tests.tiny_gguf import tiny_projector
 
 ADAPTER = "hf.co/acme/adapter:q4_K_M"
 BASE = "hf.co/acme/tiny:q4_K_M"
 WEIGHTS = "adapter_model.safetensors"
+
+OWN = {
+    "template": b"{{ .Prompt }}!",
+    "system": b"Be terse.",
+    "license": b"Mine.",
+    "params": b'{"stop": ["a\\nb"], "temperature": 0.5, "num_ctx": 4096, "use_mmap": true}',
+}
+"""By kind of layer."""
 
 Lines = list[dict[str, Any]]
 
 
 def created(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
+
+
+def layer_of(ollama: StandInOllama, name: str, kind: str) -> Layer:
+    [layer] = [layer for layer in ollama.models[name].layers if layer.kind == kind]
+    return layer
 
 
 def uploads(ollama: StandInOllama) -> list[str]:
@@ -77,16 +92,104 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
     assert list(bars) == [of_base, of_adapter]
     assert all(total == completed for total, completed in bars.values())
     assert [line["digest"] for line in lines if line.get("digest", "") in bars][:2] == [of_base, of_adapter]
-    first, second = created(ollama)
-    assert (first["model"], first["quantize"]) == (BASE, "Q4_K_M")
-    made = second["adapters"]["adapter.gguf"]
-    assert second == {"model": ADAPTER, "from": BASE, "adapters": {"adapter.gguf": made}, "stream": False}
-    assert ollama.blobs[made] == bars[of_adapter][0]
+    [body] = created(ollama)
+    assert (body["model"], body["quantize"]) == (BASE, "Q4_K_M")
+    made = layer_of(ollama, ADAPTER, "adapter").digest
+    assert bars[of_adapter][0] == len(adapter[WEIGHTS])
     header = read_header(ollama._store.beginning(made), size=ollama.blobs[made])
     assert (header.architecture, header.get("general.type", str)) == ("llama", "adapter")
-    kinds = sorted(layer.kind for layer in ollama.models[ADAPTER].layers)
-    assert kinds == ["adapter", "config", "license", "model", "params", "template"]
+    kinds = [layer.kind for layer in ollama.models[ADAPTER].layers]
+    assert kinds == ["model", "adapter", "template", "license", "params", "config"]
     assert sorted(ollama.models) == [ADAPTER, BASE]
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.40.0"])
+async def test_the_model_is_its_base_with_one_layer_more_and_says_the_true_sizes(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, base: dict[str, bytes], version: str
+) -> None:
+    ollama.version = version
+    hub.add("acme/adapter", tiny_adapter("acme/tiny"))
+    name, on = "hf.co/acme/adapter:bf16", "hf.co/acme/tiny:bf16"
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+        client = Client(app.address.url, session)
+        assert (await client.pull(name))[-1] == {"status": "success"}
+    assert not created(ollama)
+    changed, whole = ollama.models[name], ollama.models[on]
+    assert layer_of(ollama, name, "model") == layer_of(ollama, on, "model")
+    assert changed.details == whole.details
+    assert (changed.template, changed.parameters) == (whole.template, whole.parameters)
+    assert (changed.licenses, changed.system, changed.runner) == (whole.licenses, whole.system, "llamacpp")
+    for layer in changed.layers:
+        assert layer.size == ollama.blobs[layer.digest]
+    assert changed.size == sum(ollama.blobs[layer.digest] for layer in changed.layers)
+
+
+async def test_what_a_base_that_ollama_has_is_beside_its_weights_comes_along(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    """Whoever made it: an adapter never asks what its base's repository says of these."""
+    await client.pull(BASE)
+    projector = tiny_projector()
+    for content in (projector, *OWN.values()):
+        ollama._store.keep(content)
+    model = ollama.models[BASE]
+    model.layers = (
+        layer_of(ollama, BASE, "model"),
+        Layer("projector", digest_of(projector), len(projector)),
+        *(Layer(kind, digest_of(content), len(content), content.decode()) for kind, content in OWN.items()),
+        layer_of(ollama, BASE, "config"),
+    )
+    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+    made = ollama.models[ADAPTER]
+    kinds = [layer.kind for layer in made.layers]
+    assert kinds == ["model", "projector", "adapter", "template", "system", "license", "params", "config"]
+    assert (made.template, made.system, made.licenses) == ("{{ .Prompt }}!", "Be terse.", ["Mine."])
+    assert made.parameters == {"stop": ["a\nb"], "temperature": 0.5, "num_ctx": 4096, "use_mmap": True}
+    assert made.size == sum(ollama.blobs[layer.digest] for layer in made.layers)
+
+
+async def test_the_bases_own_jinja_becomes_no_go_template(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    """From 0.30 on Ollama shows the Jinja in the weights where a model has no template layer."""
+    ollama.version = "0.33.0"
+    await client.pull(BASE)
+    model = ollama.models[BASE]
+    model.layers = tuple(layer for layer in model.layers if layer.kind != "template")
+    assert "{%" in model.shown(BASE, reads_jinja=True)["template"]
+    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+    assert "template" not in [layer.kind for layer in ollama.models[ADAPTER].layers]
+
+
+async def test_where_ollama_does_not_reach_the_proxy_an_adapter_is_created(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
+) -> None:
+    unreached = {"advertise_url": "http://127.0.0.1:9"}
+    async with App(settings(hub.endpoint, ollama.url, ollama=unreached)) as app:
+        client = Client(app.address.url, session)
+        lines = await client.pull(ADAPTER)
+        ollama.version = "0.40.0"
+        del ollama.models[ADAPTER]
+        error = (await client.pull(ADAPTER))[-1]["error"]
+    assert error.startswith(f"Ollama cannot create {ADAPTER}: LoRA adapters are no longer supported; Ollama does not")
+    assert error.endswith("; set ollama.advertise_url")
+    assert lines[-1] == {"status": "success"}
+    _, body, _ = created(ollama)
+    [made] = body["adapters"].values()
+    assert body == {"model": ADAPTER, "from": BASE, "adapters": {"adapter.gguf": made}, "stream": False}
+
+
+async def test_a_base_that_ollama_has_not_as_a_gguf_is_an_error(
+    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+) -> None:
+    ollama.models[BASE] = StandInModel()
+    lines = await client.pull(ADAPTER)
+    assert "Ollama has no GGUF of its base model" in lines[-1]["error"]
+    assert ADAPTER not in ollama.models
 
 
 async def test_where_the_base_is_there_only_the_adapter_moves(
@@ -105,9 +208,9 @@ async def test_where_the_base_is_there_only_the_adapter_moves(
     assert list(last_bars(lines)) == [digest_of(adapter[WEIGHTS])]
     assert not [line for line in lines if line.get("digest") == QUANTIZING_DIGEST]
     assert not fetched(hub, "/model.safetensors")
-    # The adapter, and the probe whether Ollama keeps what has no name yet.
-    assert len(uploads(ollama)) == before + 2
-    assert created(ollama)[-1]["from"] == BASE
+    # The adapter, the probe whether Ollama keeps what has no name yet, and a config.
+    assert len(uploads(ollama)) == before + 3
+    assert len(created(ollama)) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,10 +220,10 @@ async def test_the_tag_is_the_bases(
     client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes], tag: str, quantize: str
 ) -> None:
     assert (await client.pull(f"hf.co/acme/adapter{tag}"))[-1] == {"status": "success"}
-    first, second = created(ollama)
-    assert first["model"] == second["from"] == f"hf.co/acme/tiny{tag or ':latest'}"
-    assert first["quantize"] == quantize
-    assert "quantize" not in second
+    [body] = created(ollama)
+    assert (body["model"], body["quantize"]) == (f"hf.co/acme/tiny{tag or ':latest'}", quantize)
+    weights = layer_of(ollama, f"hf.co/acme/adapter{tag}", "model")
+    assert weights == layer_of(ollama, f"hf.co/acme/tiny{tag}", "model")
 
 
 async def test_a_base_of_another_tag_does_not_count(
@@ -128,18 +231,19 @@ async def test_a_base_of_another_tag_does_not_count(
 ) -> None:
     await client.pull("hf.co/acme/tiny:q8_0")
     await client.pull(ADAPTER)
-    assert [body["model"] for body in created(ollama)] == ["hf.co/acme/tiny:q8_0", BASE, ADAPTER]
+    assert [body["model"] for body in created(ollama)] == ["hf.co/acme/tiny:q8_0", BASE]
 
 
 async def test_the_base_is_found_where_another_models_tag_has_changed_its_case(
     client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
-    """Ollama spells a new name as known ones, but looks for the very letters of `from`, or else pulls that itself."""
+    """Ollama spells a new name as known ones."""
     hub.add("acme/other", tiny_llama(seed=4))
     assert (await client.pull("hf.co/acme/other:Q4_K_M"))[-1] == {"status": "success"}
     for _ in range(2):
         assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
-        assert created(ollama)[-1]["from"] == "hf.co/acme/tiny:Q4_K_M"
+        assert layer_of(ollama, ADAPTER, "model") == layer_of(ollama, BASE, "model")
+    assert "hf.co/acme/tiny:Q4_K_M" in ollama.models
 
 
 async def test_settings_are_each_models_own(
@@ -157,9 +261,9 @@ async def test_settings_are_each_models_own(
     }
     async with App(settings(hub.endpoint, ollama.url, models=models)) as app:
         assert (await Client(app.address.url, session).pull(ADAPTER))[-1] == {"status": "success"}
-    first, second = created(ollama)
-    assert (first["system"], second["system"]) == ("Of the base.", "Of the adapter.")
-    assert first["files"]["model.safetensors"] == digest_of(base["model.safetensors"])
+    [body] = created(ollama)
+    assert [ollama.models[name].system for name in (BASE, ADAPTER)] == ["Of the base.", "Of the adapter."]
+    assert body["files"]["model.safetensors"] == digest_of(base["model.safetensors"])
 
 
 async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
@@ -188,10 +292,15 @@ async def test_a_base_of_many_shards_shares_its_last_bar_with_the_adapter(
 
 
 async def test_a_warning_is_said_once(
-    hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
 ) -> None:
     ollama.version = "0.0.0"
-    lines = await client.pull(ADAPTER)
+    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+        lines = await Client(app.address.url, session).pull(ADAPTER)
     [warning] = [line["status"] for line in lines if line.get("status", "").startswith("warning: ")]
     assert warning.count("Ollama calls itself 0.0.0") == 1
 
@@ -304,7 +413,7 @@ async def test_an_adapter_that_arrives_damaged_is_fetched_once_more_and_then_ref
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000))
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
-    made = created(ollama)[-1]["adapters"]["adapter.gguf"]
+    made = layer_of(ollama, ADAPTER, "adapter").digest
     del ollama.blobs[made], ollama.models[ADAPTER]
     hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000, times=-1))
     lines = await client.pull(ADAPTER)
@@ -334,8 +443,8 @@ async def test_a_client_that_leaves_while_the_base_is_created_leaves_nothing_hal
     await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert BASE in ollama.models
     assert ollama.abandoned_creates == 0
-    # Whether the adapter comes too is open; half of it never does.
-    assert len(created(ollama)) == len(ollama.models)
+    # It is open whether the adapter comes too.
+    assert set(ollama.models) <= {BASE, ADAPTER}
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
 
 
@@ -387,13 +496,15 @@ async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
 async def test_inspect_shows_the_base_and_the_files_of_both(
     hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
+    """What is fetched of an adapter is more than what is made of it: its header stays out."""
     found = (await inspect(settings(hub.endpoint, ollama.url), ADAPTER)).to_json()
     assert (found["format"], found["converter"], found["base"]) == ("adapter", "proxy", BASE)
     assert found["template"] == {"source": "base", "exact": None}
     by_path = {file["path"]: file for file in found["files"]}
     assert by_path["model.safetensors"]["digest"] == digest_of(base["model.safetensors"])
     assert by_path["adapter.gguf"]["digest"] is None
-    assert found["bytes_to_move"] == sum(file["size"] for file in found["files"])
+    of_base = sum(file["size"] for path, file in by_path.items() if path != "adapter.gguf")
+    assert found["bytes_to_move"] == of_base + len(adapter[WEIGHTS])
     assert not fetched(hub)
     ollama.models[BASE] = StandInModel()
     [file] = (await inspect(settings(hub.endpoint, ollama.url), ADAPTER)).to_json()["files"]
@@ -405,7 +516,7 @@ async def test_a_gguf_in_an_adapters_repository_counts_only_by_its_label(
 ) -> None:
     hub.add("acme/adapter", tiny_adapter("acme/tiny") | {"adapter-f16.gguf": b"GGUF"})
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
-    assert "adapters" in created(ollama)[-1]
+    assert layer_of(ollama, ADAPTER, "adapter")
 
 
 async def test_an_adapter_in_a_folder_is_on_a_base_in_that_folder(

@@ -1,7 +1,7 @@
 """Pulls that the proxy converts: it writes the GGUF while the bytes come in, and installs it where that is all."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +10,17 @@ import orjson
 import pytest
 
 from proxy.app import App
+from proxy.config import Quantization
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
+from proxy.ollama import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.conversion_plan import FILE
+from proxy.planning.quantizations import is_made_here
 from proxy.pull import making
-from tests.conversions import converted, kept, weights_of
+from tests.conversions import converted, headers, kept, striped, weights_of
 from tests.gguf.tiny_repositories import REPOSITORIES, byte_pairs
 from tests.support import Client, digest_of, fetched, settings
 from tests.tiny_models import tiny_bert
@@ -32,13 +34,6 @@ OURS = sorted(name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILI
 async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
     async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
         yield app
-
-
-def created(ollama: StandInOllama) -> dict[str, Any]:
-    """The only create that was asked for."""
-    [body] = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
-    assert isinstance(body, dict)
-    return body
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -69,24 +64,80 @@ async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
     assert expected != converted(files)
 
 
-@pytest.mark.parametrize(
-    ("version", "options"),
-    [
-        ("0.24.0", {"for_ollama_quantizer": True, "for_ollama_quantizer_below_0_30": True}),
-        ("0.33.0", {"for_ollama_quantizer": True}),
-    ],
-)
-async def test_for_a_quantization_the_tensors_are_listed_as_that_ollama_wants_them(
-    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, options: dict[str, bool]
+RUN = [one for one in Quantization if CAPABLE.runs_quantization(one) and is_made_here(one)]
+
+
+@pytest.mark.parametrize("quantization", RUN)
+async def test_every_quantization_is_the_converters_file(
+    client: Client, hub: StandInHub, ollama: StandInOllama, quantization: Quantization
+) -> None:
+    """In two shards; Ollama makes nothing."""
+    files = REPOSITORIES["qwen3"].files()
+    hub.add("acme/tiny", files)
+    name = f"{NAME}:{quantization.lower()}"
+    assert (await client.pull(name))[-1] == {"status": "success"}
+    expected = converted(files, quantization=quantization)
+    [weights] = [layer for layer in ollama.models[name].layers if layer.kind == "model"]
+    assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
+    assert ollama.models[name].quantization_level == quantization
+    assert not asked(ollama, "/api/create")
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.34.1", "0.40.0"])
+async def test_no_ollama_is_asked_to_quantize(
+    client: Client, hub: StandInHub, ollama: StandInOllama, version: str
 ) -> None:
     ollama.version = version
-    files = REPOSITORIES["smollm3"].files() | {"generation_config.json": b"{}"}
-    files["tokenizer_config.json"] = orjson.dumps({})
+    files = REPOSITORIES["smollm3"].files() | {"tokenizer_config.json": b"{}"}
     hub.add("acme/tiny", files)
     assert (await client.pull(f"{NAME}:q4_K_M"))[-1] == {"status": "success"}
-    body = created(ollama)
-    assert body["files"] == {FILE: digest_of(converted(files, **options))}
-    assert body["quantize"] == "Q4_K_M"
+    assert digest_of(converted(files, quantization="Q4_K_M")) in ollama.models.used_digests()
+    assert not asked(ollama, "/api/create")
+
+
+async def test_experts_are_quantized_too(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    """They come of both shards by turns."""
+    files = striped(REPOSITORIES["mixtral"].files())
+    hub.add("acme/tiny", files)
+    assert (await client.pull(f"{NAME}:mxfp4_moe"))[-1] == {"status": "success"}
+    assert digest_of(converted(files, quantization="MXFP4_MOE")) in ollama.models.used_digests()
+
+
+def spoilt(files: Mapping[str, bytes], name: str, bits: bytes) -> tuple[dict[str, bytes], str]:
+    """The repository with the last number of a tensor's first 32 replaced; and the file that has it."""
+    for path, header in headers(files).items():
+        if name in header.tensors:
+            tensor = header.tensors[name]
+            at = tensor.start + 31 * 2
+            content = files[path][:at] + bits + files[path][at + 2 :]
+            return {**files, path: content}, path
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize(
+    ("tag", "bits", "kind"),
+    [
+        ("q8_0", b"\xc0\x7f", "Q8_0"),  # a NaN
+        ("q4_K_M", b"\x80\x7f", "Q4_K"),  # an infinity
+        ("f16", b"\x00\x5f", "F16"),  # 2 to the 63rd
+        ("iq3_s", b"\xc0\x7f", "IQ3_S"),
+    ],
+)
+async def test_a_number_that_makes_no_block_ends_the_pull(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, bits: bytes, kind: str
+) -> None:
+    """The error has the names of the file and the tensor, nothing stays in Ollama, and another tag still works."""
+    files, path = spoilt(REPOSITORIES["qwen3"].files(), "model.layers.0.self_attn.q_proj.weight", bits)
+    hub.add("acme/tiny", files)
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        error = (await client.pull(f"{NAME}:{tag}"))[-1]["error"]
+        assert f"{path}: blk.0.attn_q.weight cannot become {kind}: it holds a" in error, error
+        assert error.endswith("pull it as BF16 or F32")
+        assert not ollama.models
+        assert ollama.blobs.keys() <= {PROBE_DIGEST}
+        assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
 
 
 async def test_the_bars_are_the_shards_and_each_byte_comes_once(
@@ -98,8 +149,7 @@ async def test_the_bars_are_the_shards_and_each_byte_comes_once(
     bars = {line["digest"]: line for line in lines if line.get("digest") in weights_of(files)}
     assert bars.keys() == weights_of(files).keys()
     assert all(bar["completed"] == bar["total"] for bar in bars.values())
-    [upload] = [size for digest, size in ollama.blobs.items() if digest == created(ollama)["files"][FILE]]
-    assert sum(bar["total"] for bar in bars.values()) == upload
+    assert {digest: bar["total"] for digest, bar in bars.items()} == weights_of(files)
     assert sum(request.body_bytes for request in fetched(hub)) == sum(weights_of(files).values())
 
 
@@ -180,11 +230,11 @@ async def test_who_converts_is_decided_by_both_versions_and_by_the_user(
     ("name", "version", "tag", "refused"),
     [
         ("mamba", "0.33.0", "q4_K_M", None),
-        ("mamba", "0.33.0", "q8_0", "blk.0.ssm_dt.weight has rows of 16 numbers, which Ollama 0.33.0 cannot quantize"),
-        ("mamba", "0.24.0", "q8_0", None),
+        ("mamba", "0.33.0", "q8_0", "'blk.0.ssm_dt.weight' has rows of 16, no multiple of Q8_0's 32"),
+        ("mamba", "0.24.0", "q8_0", "'blk.0.ssm_dt.weight' has rows of 16, no multiple of Q8_0's 32"),
         ("mamba", "0.33.0", "f16", None),
         ("granitehybrid", "0.33.0", "q8_0", None),
-        ("granitehybrid", "0.11.4", "bf16", "cannot convert GraniteMoeHybridForCausalLM"),
+        ("granitehybrid", "0.11.4", "bf16", "GraniteMoeHybridForCausalLM"),
     ],
 )
 async def test_rows_are_asked_of_what_is_quantized(
@@ -358,15 +408,16 @@ async def test_a_text_begins_with_bos_where_the_authors_template_says_so(
     assert tokenizer["bos_token"] not in model.template
 
 
-async def test_the_disk_has_to_hold_the_upload_and_twice_what_ollama_quantizes_to(
+async def test_the_disk_has_to_hold_the_model(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It writes to a file beside its blobs, which it copies."""
+    """And no more than that: nothing else is written."""
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
     found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
-    upload, result = found["files"][0]["size"], found["result_size"]
-    for free, enough in ((upload + 2 * result - 1, False), (upload + 2 * result + 1, True)):
+    result = found["result_size"]
+    assert found["files"][0]["size"] == result
+    for free, enough in ((result - 1, False), (result + 1, True)):
 
         async def left(*_: object, free: int = free) -> int:
             return free

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -70,16 +69,6 @@ async def test_a_server_that_quantizes_silently_still_shows_the_quantization() -
     )
     [bar] = [line for line in lines if "digest" in line]
     assert bar == {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10, "completed": 10}
-
-
-async def test_a_quantization_of_what_the_proxy_converted_is_shown_from_its_beginning() -> None:
-    """Nothing else says what a server does that quantizes silently."""
-    plan = replace(planned(quantization="Q4_K_M"), converter=Converter.PROXY)
-    before = await shown(Saying(), plan)
-    silent = await shown(Saying(status("verifying conversion")), plan)
-    bar = {"status": "quantizing model to Q4_K_M", "digest": QUANTIZING_DIGEST, "total": 10, "completed": 1}
-    assert before == [bar, status("success")]
-    assert silent == [bar | {"completed": 10}, status("verifying conversion"), status("success")]
 
 
 async def test_a_server_that_says_how_it_quantizes_is_believed() -> None:

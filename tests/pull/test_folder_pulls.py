@@ -159,8 +159,10 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     put(home, {"Tiny-Q4_K_M.gguf": whole})
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    files = {"Tiny-Q4_K_M.gguf": digest_of(whole)}
-    assert created(ollama) == [{"model": NAME, "files": files, "stream": False, **PLAIN}]
+    assert not created(ollama)
+    model = ollama.models[NAME]
+    assert [layer.digest for layer in model.layers if layer.kind == "model"] == [digest_of(whole)]
+    assert model.template == PLAIN["template"]
     [bar] = bars_of(lines).values()
     assert bar == (len(whole), len(whole))
 

@@ -13,15 +13,16 @@ from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.gguf.header import Field, Kind, read_header
+from proxy.gguf.requantizing import Changed, requantize
 from proxy.inspection import inspect
+from proxy.ollama import PROBE_DIGEST
 from proxy.pull import reading
-from proxy.pull.progress import QUANTIZING_DIGEST
 from tests.gguf.splitting import split
 from tests.support import NO_TEMPLATE, PLAIN, Client, digest_of, settings
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from tests.tiny_gguf import finite, tiny_gguf, tiny_projector
 
 WHOLE = tiny_gguf()
-FLOATS = tiny_gguf("F16")
+FLOATS = finite(tiny_gguf("F16"))
 REPOSITORY = "acme/tiny-gguf"
 NAME = f"hf.co/{REPOSITORY}:q4_K_M"
 HEADER_BYTES = 4096
@@ -42,6 +43,12 @@ def asked(ollama: StandInOllama, path: str) -> list[dict[str, Any]]:
 def created(ollama: StandInOllama) -> dict[str, Any]:
     [body] = asked(ollama, "/api/create")
     return body
+
+
+def weights(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
+    """Kind and digest of the layers that are GGUFs."""
+    kinds = ("model", "projector", "adapter")
+    return [(layer.kind, layer.digest) for layer in ollama.models[name].layers if layer.kind in kinds]
 
 
 def files_of(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -71,12 +78,6 @@ async def pull(
     """As `Client.pull`, through a proxy with settings of its own."""
     async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
         return await Client(app.address.url, session).pull(name, insecure=True)
-
-
-@pytest.fixture
-def recent(ollama: StandInOllama) -> StandInOllama:
-    ollama.version = "0.33.0"
-    return ollama
 
 
 # ---- who pulls
@@ -123,9 +124,8 @@ async def test_each_thing_that_ollama_cannot_do_alone_makes_the_pull_the_proxys(
     ollama.native[NAME] = 1000
     lines = await pull(hub, ollama, session, **sections)
     assert lines[-1] == {"status": "success"}
-    assert not asked(ollama, "/api/pull")
-    assert created(ollama).get("system") == ("Be terse." if "models" in sections else None)
-    assert NAME in ollama.models
+    assert not [body for body in asked(ollama, "/api/pull") if body["model"] == NAME]
+    assert ollama.models[NAME].system == ("Be terse." if "models" in sections else "")
 
 
 async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
@@ -141,9 +141,24 @@ async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
         "success",
     ]
     assert bars_of(lines) == {digest_of(WHOLE): (len(WHOLE), len(WHOLE))}
-    files = {"m-Q4_K_M.gguf": digest_of(WHOLE)}
+    assert not asked(ollama, "/api/create")
+    assert weights(ollama, NAME) == [("model", digest_of(WHOLE))]
+    model = ollama.models[NAME]
+    assert (model.template, model.runner) == (PLAIN["template"], "llamacpp")
+    assert (model.family, model.parameter_size, model.quantization_level) == ("llama", "394K", "Q4_K_M")
+    assert model.size == sum(ollama.blobs[layer.digest] for layer in model.layers)
+
+
+async def test_where_ollama_does_not_reach_the_proxy_a_gguf_is_created_as_it_is(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    projector = tiny_projector()
+    hub.add(REPOSITORY, {"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": projector})
+    lines = await pull(hub, ollama, session, ollama={"advertise_url": "http://127.0.0.1:9"})
+    assert lines[-1] == {"status": "success"}
+    files = files_of({"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": projector})
     assert created(ollama) == {"model": NAME, "files": files, "stream": False, **PLAIN}
-    assert ollama.models[NAME].quantization_level == "Q4_K_M"
+    assert weights(ollama, NAME) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
 
 
 @pytest.mark.parametrize(("tag", "default", "native"), [("latest", "Q8_0", False), ("latest", "Q4_K_M", True)])
@@ -161,7 +176,7 @@ async def test_another_default_than_the_hubs_makes_latest_the_proxys(
     name = f"hf.co/{REPOSITORY}:{tag}"
     ollama.native[name] = 1000
     await pull(hub, ollama, session, name, pull={"default_quantization": default})
-    assert bool(asked(ollama, "/api/pull")) == native
+    assert bool([body for body in asked(ollama, "/api/pull") if body["model"] == name]) == native
     assert (digest_of(small) in ollama.blobs) != native
 
 
@@ -207,8 +222,8 @@ async def test_beside_safetensors_a_gguf_wins_for_its_own_tag(
     client: Client, ollama: StandInOllama, mixed: dict[str, bytes], tag: str, path: str
 ) -> None:
     assert (await client.pull(f"hf.co/acme/mixed:{tag}"))[-1] == {"status": "success"}
-    assert created(ollama)["files"] == {path.rpartition("/")[2]: digest_of(mixed[path])}
-    assert "quantize" not in created(ollama)
+    assert weights(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(mixed[path]))]
+    assert not asked(ollama, "/api/create")
 
 
 @pytest.mark.parametrize(("tag", "quantize"), [("latest", "Q4_K_M"), ("q4_k_s", "Q4_K_S"), ("bf16", None)])
@@ -225,7 +240,7 @@ async def test_a_folder_for_each_quantization(hub: StandInHub, client: Client, o
     other = tiny_gguf("Q8_0")
     hub.add(REPOSITORY, {"Q8_0/model.gguf": other, "Q4_K_M/model.gguf": WHOLE})
     assert (await client.pull(f"hf.co/{REPOSITORY}:q8_0"))[-1] == {"status": "success"}
-    assert created(ollama)["files"] == {"model.gguf": digest_of(other)}
+    assert weights(ollama, f"hf.co/{REPOSITORY}:q8_0") == [("model", digest_of(other))]
     assert digest_of(WHOLE) not in ollama.blobs
 
 
@@ -246,10 +261,11 @@ async def test_companions_are_left_where_they_are_and_a_projector_comes_along(
     )
     lines = await client.pull(f"hf.co/{REPOSITORY}")
     assert lines[-1] == {"status": "success"}
-    assert created(ollama)["files"] == files_of({"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": projector})
+    name = f"hf.co/{REPOSITORY}"
+    assert weights(ollama, name) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
     assert set(bars_of(lines)) == {digest_of(WHOLE), digest_of(projector)}
-    kinds = {layer.kind for layer in ollama.models[f"hf.co/{REPOSITORY}"].layers}
-    assert {"model", "projector"} <= kinds
+    details = ollama.models[name].layers[-1]
+    assert orjson.loads(ollama.beginning(details.digest))["model_families"] == ["llama", "clip"]
     for path in (*companions, "m-Q8_0.gguf", "mmproj-BF16.gguf"):
         assert not weight_bytes(hub, f"/{path}?")
 
@@ -276,24 +292,25 @@ def shards(hub: StandInHub) -> dict[str, bytes]:
 F16_NAME = f"hf.co/{REPOSITORY}:f16"
 
 
-async def test_before_0_30_shards_become_one_blob_that_is_the_unsplit_file(
-    client: Client, ollama: StandInOllama, shards: dict[str, bytes]
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.40.0"])
+async def test_shards_become_one_blob_that_is_the_unsplit_file(
+    client: Client, ollama: StandInOllama, shards: dict[str, bytes], version: str
 ) -> None:
+    ollama.version = version
     lines = await client.pull(F16_NAME)
     assert lines[-1] == {"status": "success"}
-    assert created(ollama)["files"] == {"Tiny-F16.gguf": digest_of(FLOATS)}
+    assert weights(ollama, F16_NAME) == [("model", digest_of(FLOATS))]
     assert ollama.blobs[digest_of(FLOATS)] == len(FLOATS)
     assert ollama.models[F16_NAME].quantization_level == "F16"
     bars = bars_of(lines)
     assert list(bars) == [digest_of(part) for part in shards.values()]
-    assert all(total == completed for total, completed in bars.values())
-    assert sum(total for total, _ in bars.values()) == len(FLOATS)
+    assert bars == {digest_of(part): (len(part), len(part)) for part in shards.values()}
 
 
 async def test_each_shards_bar_moves_with_its_own_bytes(
     client: Client, hub: StandInHub, ollama: StandInOllama, shards: dict[str, bytes], small_spans: int
 ) -> None:
-    hub.line = 3_000_000
+    hub.line = 1_500_000
     lines = await client.pull(F16_NAME)
     order = [digest_of(part) for part in shards.values()]
     now = dict.fromkeys(order, (1, 0))
@@ -309,7 +326,6 @@ async def test_each_shards_bar_moves_with_its_own_bytes(
     assert len(seen) > 2 * len(order)
 
 
-@pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -327,16 +343,13 @@ async def test_faults_in_the_middle_of_a_shard_cost_only_what_was_not_there_yet(
     client: Client,
     shards: dict[str, bytes],
     small_spans: int,
-    version: str,
     fault: dict[str, Any],
 ) -> None:
-    ollama.version = version
     hub.faults.append(Fault(list(shards)[1], **fault))
     lines = await client.pull(F16_NAME)
     assert lines[-1] == {"status": "success"}
     assert all(total == completed for total, completed in bars_of(lines).values())
-    expected = [FLOATS] if version == "0.24.0" else list(shards.values())
-    assert all(digest_of(content) in ollama.blobs for content in expected)
+    assert digest_of(FLOATS) in ollama.blobs
     assert weight_bytes(hub) < (2.5 if fault["kind"] == "corrupt" else 1.5) * len(FLOATS)
 
 
@@ -375,23 +388,6 @@ async def test_an_upload_that_breaks_takes_its_bars_back(
     assert all(total == done for total, done in bars_of(lines).values())
 
 
-@pytest.mark.parametrize("suffix", [".gguf", ".GGUF"])
-async def test_from_0_30_on_the_shards_go_as_they_are_under_their_names(
-    client: Client, hub: StandInHub, recent: StandInOllama, suffix: str
-) -> None:
-    parts = split(FLOATS, 3, prefix="Tiny-F16")
-    hub.add(
-        REPOSITORY,
-        {f"F16/{name.removesuffix('.gguf')}{suffix}": part for name, part in parts.items()},
-        lfs=lambda path: path.lower().endswith(".gguf"),
-    )
-    lines = await client.pull(F16_NAME)
-    assert lines[-1] == {"status": "success"}
-    assert created(recent)["files"] == files_of(parts)
-    assert bars_of(lines) == {digest_of(part): (len(part), len(part)) for part in parts.values()}
-    assert [layer.kind for layer in recent.models[F16_NAME].layers].count("model") == 1
-
-
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
 async def test_a_split_of_f16_is_quantized(
     client: Client, ollama: StandInOllama, shards: dict[str, bytes], version: str
@@ -399,7 +395,7 @@ async def test_a_split_of_f16_is_quantized(
     ollama.version = version
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    assert created(ollama)["quantize"] == "Q4_K_M"
+    assert not asked(ollama, "/api/create")
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
 
 
@@ -423,7 +419,7 @@ async def test_an_ollama_that_keeps_nothing_under_another_digest_gets_the_shards
     assert all(total == done for total, done in bars_of(lines).values())
 
 
-# ---- quantized by Ollama
+# ---- quantized
 
 
 @pytest.mark.parametrize("label", ["F16", "BF16", "F32"])
@@ -432,19 +428,54 @@ async def test_unquantized_weights_are_quantized_to_the_tag(
     hub: StandInHub, client: Client, ollama: StandInOllama, label: str, version: str
 ) -> None:
     ollama.version = version
-    content = tiny_gguf(label)
+    content = finite(tiny_gguf(label))
     hub.add(REPOSITORY, {f"m-{label}.gguf": content, "m-Q2_K.gguf": WHOLE})
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    body = created(ollama)
-    assert body["quantize"] == "Q4_K_M"
-    assert list(body["files"]) == [f"m-{label}.gguf"]
-    assert (body["files"][f"m-{label}.gguf"] == digest_of(content)) == (label != "F32")
+    assert not asked(ollama, "/api/create")
+    [(kind, digest)] = weights(ollama, NAME)
+    assert kind == "model"
+    assert ollama.blobs[digest] < len(content) / 2
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
-    quantizing = [line for line in lines if line.get("digest") == QUANTIZING_DIGEST]
-    assert quantizing[-1]["completed"] == quantizing[-1]["total"]
-    [(total, completed)] = bars_of([line for line in lines if line.get("digest") == digest_of(content)]).values()
-    assert total == completed
+    assert bars_of(lines) == {digest_of(content): (len(content), len(content))}
+
+
+def requantized(content: bytes, quantization: str) -> bytes:
+    """What is made of an unsplit file, each tensor in one piece."""
+    made = requantize([read_header(content, size=len(content))], quantization)
+    whole = bytearray(made.header)
+    for part in made.parts:
+        for piece in part:
+            if isinstance(piece, Changed):
+                taken = content[piece.start : piece.stop]
+                whole += piece.transform.change(taken) if piece.transform else taken
+            else:
+                whole += bytes(piece.size)
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.34.1", "0.40.0"])
+@pytest.mark.parametrize("private", [False, True])
+async def test_shards_are_quantized_on_their_way(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, private: bool, version: str
+) -> None:
+    ollama.version = version
+    content = finite(tiny_gguf("BF16"))
+    parts = split(content, 2, prefix="BF16/Tiny-BF16")
+    hub.add(REPOSITORY, parts, private=private)
+    hub.token = "hf_secret"
+    name = f"hf.co/{REPOSITORY}:Q5_K_M"
+    lines = await pull(hub, ollama, session, name, **(PRIVATE if private else {}))
+    assert lines[-1] == {"status": "success"}
+    assert not asked(ollama, "/api/create")
+    expected = requantized(content, "Q5_K_M")
+    assert weights(ollama, name) == [("model", digest_of(expected))]
+    assert ollama.blobs[digest_of(expected)] == len(expected)
+    model = ollama.models[name]
+    assert (model.family, model.parameter_size, model.quantization_level) == ("llama", "394K", "Q5_K_M")
+    assert bars_of(lines) == {digest_of(part): (len(part), len(part)) for part in parts.values()}
+    # Beside it Ollama gets nothing of these files: neither the shards nor an unquantized one.
+    assert ollama.blobs.keys() - {PROBE_DIGEST} == {layer.digest for layer in model.layers}
 
 
 # ---- refused by the header
@@ -523,7 +554,8 @@ async def test_inspect_shows_the_merged_file(hub: StandInHub, ollama: StandInOll
     found = (await inspect(settings(hub.endpoint, ollama.url), F16_NAME)).to_json()
     assert found["files"] == [{"path": "Tiny-F16.gguf", "size": len(FLOATS), "digest": None, "held": False}]
     assert (found["format"], found["quantization"], found["converter"]) == ("gguf", None, "none")
-    assert found["bytes_to_move"] == found["result_size"] == len(FLOATS)
+    assert found["bytes_to_move"] == sum(map(len, shards.values()))
+    assert found["result_size"] == len(FLOATS)
     assert "its 3 shards are merged" in found["reason"]
 
 
@@ -545,8 +577,7 @@ async def test_a_split_in_a_folder_of_this_machine(
     async with App(settings("http://127.0.0.1:9", ollama.url, sources=sources)) as app:
         lines = await Client(app.address.url, session).pull("home/acme/tiny:f16")
     assert lines[-1] == {"status": "success"}
-    expected = {"Tiny-F16.gguf": FLOATS} if version == "0.24.0" else parts
-    assert created(ollama)["files"] == files_of(expected)
+    assert weights(ollama, "home/acme/tiny:f16") == [("model", digest_of(FLOATS))]
     bars = bars_of(lines)
     assert len(bars) == 3
     assert all(total == completed for total, completed in bars.values())

@@ -16,6 +16,8 @@ from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.lines import Refusal
 from proxy.demo.listener import reset
+from proxy.demo.manifests import offered_manifest
+from proxy.demo.names import ModelName
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import reclaim
@@ -37,6 +39,13 @@ async def refused(_: StandInOllama, __: web.Request, ___: Handler) -> web.Stream
 
 async def refused_when_done(_: StandInOllama, request: web.Request, handler: Handler) -> web.StreamResponse:
     await handler(request)
+    raise Refusal("the stand-in was told to refuse", 500)
+
+
+async def refused_with_the_manifest(_: StandInOllama, request: web.Request, __: Handler) -> web.StreamResponse:
+    name = ModelName.parse(orjson.loads(await request.read())["model"])
+    assert name is not None
+    assert await offered_manifest(name)
     raise Refusal("the stand-in was told to refuse", 500)
 
 
@@ -118,18 +127,9 @@ def weights(ollama: StandInOllama, name: str) -> str:
     return next(layer.digest for layer in model.layers if layer.kind == "model")
 
 
-def of_bf16(files: dict[str, bytes]) -> str:
-    return digest_of(converted(files))
-
-
-def made_by_ollama(files: dict[str, bytes]) -> str:
-    """The stand-in has a name for what it quantizes, and no bytes."""
-    gguf = converted(files, for_ollama_quantizer=True, for_ollama_quantizer_below_0_30=True)
-    return digest_of(f"{digest_of(gguf)} Q4_K_M".encode())
-
-
 def expected(name: str, files: dict[str, bytes]) -> str:
-    return of_bf16(files) if name == NAME else made_by_ollama(files)
+    """The digest of what the proxy makes of the files for the tag of a name."""
+    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
 
 
 def check_clean(ollama: StandInOllama, *names: str) -> None:
@@ -191,7 +191,6 @@ async def test_what_ollama_refuses_to_call_by_its_name_is_there_for_the_next_pul
     [
         (NAME, True, "POST /api/generate", 1),
         (QUANTIZED, True, "POST /api/generate", 1),
-        (NAME, False, "POST /api/pull", 1),
         *((NAME, False, *copy) for copy in COPIES),
         *((QUANTIZED, True, *copy) for copy in COPIES),
     ],
@@ -216,6 +215,19 @@ async def test_an_ollama_that_breaks_off_while_a_model_gets_its_name_is_waited_f
         assert weights(ollama, name) == expected(name, NEW)
         check_clean(ollama, name)
         assert sum(one.body_bytes for one in fetched(hub)) == sum(weights_of(NEW).values())
+
+
+async def test_an_ollama_that_breaks_off_while_it_pulls_a_manifest_is_waited_for(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    await replace(client, hub, NAME)
+    script = Script(ollama, "POST /api/pull", 1, restarted)
+    lines = await client.pull(NAME)
+    assert script.came
+    assert lines[-1] == SUCCESS
+    assert WAITING in lines
+    assert weights(ollama, NAME) == expected(NAME, NEW)
+    check_clean(ollama, NAME)
 
 
 async def test_an_ollama_that_stays_away_while_a_model_gets_its_name_is_an_error_and_costs_nothing_later(
@@ -258,58 +270,66 @@ async def test_a_temporary_name_that_stays_is_no_failure_and_goes_with_the_next_
     assert not fetched(hub)
 
 
-@pytest.mark.parametrize("when_done", [False, True])
+@pytest.mark.parametrize("asked_for", [False, True])
 async def test_what_ollama_will_not_pull_it_creates(
-    client: Client, hub: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture, when_done: bool
+    client: Client, hub: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture, asked_for: bool
 ) -> None:
     """It came for the manifest, so the address of the proxy is not what is wrong."""
     await replace(client, hub, NAME)
-    asked_for = refused_when_done if when_done else refused
-    Script(ollama, "POST /api/pull", 1, asked_for)
+    Script(ollama, "POST /api/pull", 1, refused_with_the_manifest if asked_for else refused)
     assert (await client.pull(NAME))[-1] == SUCCESS
     [body] = [orjson.loads(one.body or b"") for one in ollama.requests if one.path == "/api/create"]
-    assert body["files"] == {"model.gguf": of_bf16(NEW)}
+    assert body["files"] == {"model.gguf": expected(NAME, NEW)}
     assert "quantize" not in body
     assert weights(ollama, NAME) == expected(NAME, NEW)
     check_clean(ollama, NAME)
-    [line] = [record.message for record in caplog.records if "is created, which takes longer" in record.message]
-    assert ("would not pull it" in line) == when_done
-    assert ("ollama.advertise_url" in line) != when_done
+    [line] = [record.message for record in caplog.records if "is made by Ollama's create" in record.message]
+    assert ("does not pull it from the proxy" in line) == asked_for
+    assert ("ollama.advertise_url" in line) != asked_for
 
 
 @pytest.mark.parametrize(
     ("trouble", "said"), [("write /models/blobs/x: no space left on device", "no space left"), (None, "broke off")]
 )
-async def test_a_quantization_that_breaks_off_costs_the_old_model_nothing_and_the_hub_nothing_more(
-    client: Client, hub: StandInHub, ollama: StandInOllama, trouble: str | None, said: str
+async def test_a_create_that_breaks_off_costs_the_old_model_nothing_and_the_hub_nothing_more(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    trouble: str | None,
+    said: str,
 ) -> None:
-    await replace(client, hub, QUANTIZED)
-    if trouble is None:
-        Script(ollama, "POST /api/create", 1, restarted)
-    else:
-        ollama.fail_create = trouble
-    assert said in (await client.pull(QUANTIZED))[-1]["error"]
-    assert weights(ollama, QUANTIZED) == expected(QUANTIZED, OLD)
-    ollama.fail_create = None
-    await asyncio.gather(*restarting)
-    hub.requests.clear()
-    assert (await client.pull(QUANTIZED))[-1] == SUCCESS
-    assert not fetched(hub)
-    assert weights(ollama, QUANTIZED) == expected(QUANTIZED, NEW)
-    check_clean(ollama, QUANTIZED)
+    """Of what Ollama's own converter knows."""
+    async with proxy(hub, ollama, session, converter="ollama") as (_, client):
+        await replace(client, hub, QUANTIZED)
+        old = weights(ollama, QUANTIZED)
+        if trouble is None:
+            Script(ollama, "POST /api/create", 1, restarted)
+        else:
+            ollama.fail_create = trouble
+        assert said in (await client.pull(QUANTIZED))[-1]["error"]
+        assert weights(ollama, QUANTIZED) == old
+        ollama.fail_create = None
+        await asyncio.gather(*restarting)
+        hub.requests.clear()
+        assert (await client.pull(QUANTIZED))[-1] == SUCCESS
+        assert not fetched(hub)
+        assert weights(ollama, QUANTIZED) != old
+        check_clean(ollama, QUANTIZED)
 
 
-@pytest.mark.parametrize("name", [NAME, QUANTIZED])
+@pytest.mark.parametrize("converter", ["proxy", "ollama"])
 async def test_what_ollama_refuses_to_make_a_model_of_is_given_up(
-    client: Client, hub: StandInHub, ollama: StandInOllama, name: str
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, converter: str
 ) -> None:
-    await replace(client, hub, name)
-    if name == NAME:
-        Script(ollama, "POST /api/pull", 1, refused)
-    ollama.fail_create = "unsupported architecture"
-    assert "unsupported architecture" in (await client.pull(name))[-1]["error"]
-    assert weights(ollama, name) == expected(name, OLD)
-    check_clean(ollama, name)
+    async with proxy(hub, ollama, session, converter=converter) as (_, client):
+        await replace(client, hub, QUANTIZED)
+        old = weights(ollama, QUANTIZED)
+        if converter == "proxy":
+            Script(ollama, "POST /api/pull", 1, refused)
+        ollama.fail_create = "unsupported architecture"
+        assert "unsupported architecture" in (await client.pull(QUANTIZED))[-1]["error"]
+        assert weights(ollama, QUANTIZED) == old
+        check_clean(ollama, QUANTIZED)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -358,7 +378,7 @@ async def test_a_model_whose_settings_change_while_its_pull_is_cancelled_is_foun
     )
     async with App(config) as app:
         client = Client(app.address.url, session)
-        script = Script(ollama, "POST /api/create", 1)
+        script = Script(ollama, "POST /api/pull", 1)
         pulling = asyncio.create_task(client.pull(name))
         await eventually(script.held.is_set)
         app._jobs.all()[0].cancel("enough")
@@ -393,7 +413,7 @@ async def test_a_sweep_leaves_an_install_alone_and_a_dry_run_names_nothing_of_it
         found = await sweep(client, dry_run=dry_run)
         # What the model does not need may go at once: the probe of whether Ollama keeps a blob without a name.
         assert found["models"] == []
-        assert not {blob["digest"] for blob in found["blobs"]} & ({of_bf16(NEW)} | ollama.models.used_digests())
+        assert not {blob["digest"] for blob in found["blobs"]} & ({expected(NAME, NEW)} | ollama.models.used_digests())
         assert (set(ollama.blobs), set(ollama.models)) == before
     script.go.set()
     assert (await pulling)[-1] == SUCCESS
@@ -433,7 +453,7 @@ async def test_a_model_that_is_removed_while_it_is_installed_is_gone_then_with_a
     hub.add("acme/tiny", OLD)
     if in_transfer:
         ollama.hold_upload = asyncio.Event()
-    script = Script(ollama, "POST /api/copy" if name == NAME else "POST /api/create", 1)
+    script = Script(ollama, "POST /api/copy" if name == NAME else "POST /api/pull", 1)
     pulling = asyncio.create_task(client.pull(name))
     if in_transfer:
         await eventually(lambda: any(one.path.startswith("/api/blobs/") for one in ollama.requests))
@@ -469,14 +489,14 @@ async def test_two_names_of_the_same_files_share_the_transfer_and_are_two_models
     answers = await asyncio.gather(*(client.pull(name) for name in names))
     assert [lines[-1] for lines in answers] == [SUCCESS, SUCCESS]
     assert sum(one.body_bytes for one in fetched(hub)) == sum(weights_of(NEW).values())
-    of = {"bf16": of_bf16(NEW), "q8_0": digest_of(converted(NEW, matrices="Q8_0"))}
-    assert [weights(ollama, name) for name in names] == [of[tag]] * 2
+    of = expected(names[0], NEW)
+    assert [weights(ollama, name) for name in names] == [of] * 2
     check_clean(ollama, *names)
     for gone, left in ((names[0], names[1:]), (names[1], [])):
         async with client.session.delete(f"{client.url}/api/delete", json={"model": gone}) as response:
             assert response.status == 200
         check_clean(ollama, *left)
-        assert all(weights(ollama, name) == of[tag] for name in left)
+        assert all(weights(ollama, name) == of for name in left)
 
 
 @pytest.mark.parametrize("linger", ["5m", "0s"])
@@ -510,9 +530,9 @@ async def test_thirty_clients_that_come_and_go_get_three_quantizations_of_one_re
         await eventually(lambda: all(job.ended for job in app._jobs.all()))
         await sweep(client)
         assert app._backend.streams.idle
-        assert weights(ollama, names[0]) == of_bf16(NEW)
-        assert weights(ollama, names[1]) == digest_of(converted(NEW, matrices="Q8_0"))
-        assert weights(ollama, names[2]) == made_by_ollama(NEW)
+        assert weights(ollama, names[0]) == expected(NAME, NEW)
+        assert weights(ollama, names[1]) == expected(names[1], NEW)
+        assert weights(ollama, names[2]) == expected(names[2], NEW)
         check_clean(ollama, *names)
         if linger == "5m":
             assert sum(one.body_bytes for one in fetched(hub)) == 3 * sum(weights_of(NEW).values())

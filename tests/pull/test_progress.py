@@ -182,7 +182,7 @@ def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_
     progress = Progress()
     first, second = digest(1), digest(2)
     progress.announce([(first, 60, False), (second, 40, False)])
-    shown = Shown(progress, [(first, 10), (second, 20), (first, 50), (second, 20)])
+    shown = Shown(progress, [(first, 10, 10), (second, 20, 20), (first, 50, 50), (second, 20, 20)])
     seen = []
     for size in (5, 15, 20, 60, -100, 35, 0, 65):
         shown.moved(size)
@@ -196,6 +196,28 @@ def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_
         (15, 20),
         (15, 20),
         (60, 40),
+    ]
+
+
+def test_a_bar_counts_the_bytes_that_are_taken_of_its_file() -> None:
+    """Of 7 bytes of the first file 3 are made, of 10 of the second 30; a header is made of none."""
+    progress = Progress()
+    first, second = digest(1), digest(2)
+    progress.announce([(first, 7, False), (second, 10, False)])
+    shown = Shown(progress, [(first, 3, 7), (second, 30, 10)])
+    seen = []
+    for size in (1, 1, 1, 14, 1, 15, -33, 33):
+        shown.moved(size)
+        seen.append(completed(progress))
+    assert [(bars[first], bars[second]) for bars in seen] == [
+        (2, 0),
+        (4, 0),
+        (7, 0),
+        (7, 4),
+        (7, 5),
+        (7, 10),
+        (0, 0),
+        (7, 10),
     ]
 
 

@@ -61,7 +61,7 @@ class Case:
         """What Ollama has to have, with the sizes."""
         if self.converter == "ollama":
             return weights_of(files)
-        made = converted(files, name, matrices={"q8_0": "Q8_0"}.get(tag))
+        made = converted(files, name, quantization=tag.upper())
         return {digest_of(made): len(made)}
 
 
@@ -72,7 +72,7 @@ def experts(_: int) -> dict[str, bytes]:
 
 CASES = {
     "ollama": Case(300, "ollama", lambda number: tiny_llama(shards=SHARDS, seed=number)),
-    "dense": Case(120, "proxy", lambda number: tiny_llama(shards=SHARDS, seed=number), ("bf16", "q8_0")),
+    "dense": Case(120, "proxy", lambda number: tiny_llama(shards=SHARDS, seed=number), ("bf16", "q8_0", "q4_K_M")),
     # Nobody can check a file of which the tensors are taken in another order.
     "experts": Case(120, "proxy", experts, ("bf16",), tuple(kind for kind in KINDS if kind != "corrupt")),
 }

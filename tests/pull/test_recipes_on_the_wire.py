@@ -14,8 +14,9 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
+from proxy.gguf.transforms import Transform
 from proxy.ollama import PROBE, Ollama, upstream_session
-from proxy.planning.recipe import Literal, Range, Recipe, Step
+from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.pull import window
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
@@ -58,15 +59,9 @@ async def engine(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[Engine
     assert limits.idle
 
 
-def backwards() -> Step:
+def backwards(size: int) -> Transform:
     """All of a range, its last byte first: nothing is ready before the end."""
-    held = bytearray()
-
-    def step(piece: bytes) -> bytes:
-        held.extend(piece)
-        return b"" if piece else bytes(reversed(held))
-
-    return step
+    return Transform(size, size, lambda content: content[::-1])
 
 
 async def test_literals_and_ranges_of_a_file_in_any_order_become_one_blob(
@@ -78,7 +73,7 @@ async def test_literals_and_ranges_of_a_file_in_any_order_become_one_blob(
         Range(file, 500_000, 700_001),
         Range(file, 700_001, 700_002),
         Literal(b"between"),
-        Range(file, 10, 200_000, backwards),
+        Range(file, 10, 200_000, backwards(199_990)),
         Literal(b"tail"),
     )
     made = b"head" + CONTENT[500_000:700_002] + b"between" + CONTENT[10:200_000][::-1] + b"tail"
@@ -158,18 +153,10 @@ async def test_ranges_of_a_source_that_has_none_are_refused(engine: Engine, hub:
 async def test_a_transform_that_shrinks_a_file_gets_all_of_it_from_a_source_without_ranges(
     engine: Engine, hub: StandInHub
 ) -> None:
-    def every_second() -> Step:
-        held = bytearray()
-
-        def step(piece: bytes) -> bytes:
-            held.extend(piece)
-            return b"" if piece else bytes(held[::2])
-
-        return step
-
+    every_second = Transform(2, 1, lambda content: content[::2])
     hub.mirror = True
     size = len(CONTENT)
-    assert await engine.push(Range(engine.file, 0, size, every_second, size // 2)) == digest_of(CONTENT[::2])
+    assert await engine.push(Range(engine.file, 0, size, every_second)) == digest_of(CONTENT[::2])
     # The others of the pull know by now that there are no ranges; this one needs them and may not do without.
     with pytest.raises(SourceError, match="sends no ranges"):
         await engine.push(Range(engine.file, 5, 100))

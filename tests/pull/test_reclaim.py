@@ -65,7 +65,9 @@ def conversions(ollama: StandInOllama) -> list[str]:
 
 
 def uploads(ollama: StandInOllama) -> list[str]:
-    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    """But for the configs of removals."""
+    paths = [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    return [path for path in paths if not path.endswith(reclaim.CONFIG.digest)]
 
 
 def statuses(lines: Lines) -> list[str]:
@@ -250,16 +252,6 @@ async def test_a_gguf_that_is_the_models_own_stays(
         del ollama.models["hf.co/acme/tiny-gguf:Q4_K_M"]
         assert (await swept(client))["blobs"] == []
         assert digest_of(whole) in ollama.blobs
-
-
-async def test_a_gguf_that_ollama_quantizes_goes(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
-    floats = tiny_gguf("F16")
-    hub.add("acme/tiny-gguf", {"m-F16.gguf": floats})
-    lines = await client.pull("hf.co/acme/tiny-gguf:Q8_0")
-    assert lines[-1] == SUCCESS
-    assert statuses(lines).count(REMOVING) == 1
-    assert digest_of(floats) not in ollama.blobs
-    assert_clean(ollama)
 
 
 async def test_an_adapter_and_its_base_leave_nothing(
@@ -897,7 +889,7 @@ async def test_where_ollama_does_not_reach_the_proxy_one_warning_says_so_and_the
     [warning] = [status for status in statuses(lines) if status.startswith("warning:")]
     assert nowhere in warning
     assert "ollama.advertise_url" in warning
-    assert orphans(ollama) == raw_of(files)
+    assert orphans(ollama) == {*raw_of(files), reclaim.CONFIG.digest}
     assert list(ollama.models) == [NAME]
     async with proxy(hub, ollama, session) as (_, client):
         assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(files)
@@ -916,14 +908,33 @@ async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
     assert not orphans(ollama) & raw_of(left)
 
 
+@pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
+async def test_the_config_of_a_removal_that_broke_off_goes_too(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, version: str
+) -> None:
+    ollama.version = version
+    content = b"{}"
+    async with proxy(hub, ollama, session) as (app, client):
+        ollama._store.keep(content)
+        app._journal.brings(digest_of(content), len(content))
+        there, app._registry.url = app._registry.url, "http://127.0.0.1:9"
+        assert (await client.post("/-/reclaim", {}))[0] == 502
+        assert set(ollama.blobs) == {digest_of(content), reclaim.CONFIG.digest}
+        assert [blob["digest"] for blob in (await swept(client, dry_run=True))["blobs"]] == [digest_of(content)]
+        ollama._store.forget(digest_of(content))
+        app._registry.url = there
+        assert (await swept(client))["blobs"] == []
+    assert ollama.blobs == {}
+
+
 async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
     left: dict[str, bytes], app: App, client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pull = app._backend.ollama.pull
 
-    async def losing(name: str) -> None:
+    async def losing(name: str) -> dict[str, int]:
         del ollama.blobs[digest_of(left["config.json"])]
-        await pull(name)
+        return await pull(name)
 
     monkeypatch.setattr(app._backend.ollama, "pull", losing)
     status, answer = await client.post("/-/reclaim", {})
@@ -955,17 +966,18 @@ async def test_the_manifest_is_answered_only_while_it_is_offered(
         assert response.status == 200
         assert response.content_type == "application/vnd.docker.distribution.manifest.v2+json"
         manifest = orjson.loads(await response.read())
-    described = [manifest["config"], *manifest["layers"]]
-    assert {one["digest"]: one["size"] for one in described} == {
+    assert {one["digest"]: one["size"] for one in manifest["layers"]} == {
         digest_of(content): len(content) for content in left.values() if digest_of(content) in raw_of(left)
     }
-    # Ollama reads it as JSON whenever it lists its models.
-    assert manifest["config"]["size"] == min(one["size"] for one in described)
+    # Ollama reads no layer of a type that it does not know.
+    assert {one["mediaType"] for one in manifest["layers"]} == {"application/vnd.ollama-hf-proxy.blob"}
+    # It reads this whenever it lists its models.
+    assert ollama.beginning(manifest["config"]["digest"]) == b'{"os":"ollama-hf-proxy"}'
     async with client.session.head(client.url + path) as response:
         assert response.status == 200
     others = [path.replace("reclaim", "latest"), f"{path}/", path[:-1], "/v2/", path.replace("manifests", "blobs")]
     token = path.split("/")[3]
-    others += [path.replace(token, "0" * 32), f"/v2/ollama-hf-proxy/{token}/blobs/{described[0]['digest']}"]
+    others += [path.replace(token, "0" * 32), f"/v2/ollama-hf-proxy/{token}/blobs/{manifest['config']['digest']}"]
     for other in others:
         assert await client.get(other) == (404, b"404 page not found")
     assert await client.post(path, {}) == (404, b"404 page not found")

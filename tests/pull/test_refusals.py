@@ -81,12 +81,12 @@ CASES = [
     Case(
         "an architecture that nobody converts",
         changed("config.json", architectures=["ApertusForCausalLM"]),
-        ("acme/model/config.json", "Ollama 0.24.0 cannot convert ApertusForCausalLM, nor can any other Ollama"),
+        ("acme/model/config.json", "neither this proxy nor any Ollama converts ApertusForCausalLM"),
     ),
     Case(
         "an architecture that newer ones convert",
         changed("config.json", architectures=["GlmOcrForConditionalGeneration"]),
-        ("config.json", "Ollama 0.12.0 cannot convert GlmOcr", "Ollama 0.15.5 or newer can"),
+        ("config.json", "Ollama 0.12.0 cannot convert GlmOcr", "Ollama 0.15.5 can, up to 0.34.0"),
         version="0.12.0",
     ),
     Case("no architecture", changed("config.json", architectures=...), ("config.json names no architecture",)),

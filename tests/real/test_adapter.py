@@ -37,6 +37,12 @@ GGUF_NAMES = {
 Matrix = np.ndarray[Any, np.dtype[Any]]
 
 
+@pytest.fixture
+def converter() -> str:
+    """From 0.34.1 on Ollama has none."""
+    return "proxy"
+
+
 def weights_of(content: bytes) -> dict[str, Matrix]:
     size = headers.header_size("test", content[:8], len(content))
     found = {}
@@ -156,7 +162,8 @@ async def test_an_adapter_from_a_folder(
         for path, content in files.items():
             (folder / path).write_bytes(content)
     sources = {"home": {"type": "folder", "path": str(tmp_path)}}
-    async with App(settings("http://127.0.0.1:9", real_ollama.url, sources=sources)) as app:
+    config = settings("http://127.0.0.1:9", real_ollama.url, sources=sources, pull={"converter": "proxy"})
+    async with App(config) as app:
         client = Client(app.address.url, session)
         for _ in range(2):
             assert (await client.pull("home/acme/lora:q8_0"))[-1] == {"status": "success"}

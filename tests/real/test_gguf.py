@@ -13,7 +13,6 @@ from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
 from proxy.gguf.header import Field, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
-from proxy.planning.capabilities import capabilities_of
 from tests.gguf.splitting import split
 from tests.real_ollama import RealOllama
 from tests.support import Client, digest_of
@@ -43,11 +42,6 @@ async def level(client: Client, name: str) -> str:
     return str(orjson.loads(answer)["details"]["quantization_level"])
 
 
-async def takes_splits(client: Client) -> bool:
-    _, answer = await client.get("/api/version")
-    return capabilities_of(orjson.loads(answer)["version"]).merges_split_gguf
-
-
 async def test_a_real_gguf_and_its_split_answer_the_same(
     real_client: Client, real_app: App, real_ollama: RealOllama, hub: StandInHub, smollm2_file: Path
 ) -> None:
@@ -67,8 +61,7 @@ async def test_a_real_gguf_and_its_split_answer_the_same(
     assert "success" in output
     assert split_name in (await real_ollama.cli(real_app.address.url, "list"))[1]
     assert await chat(real_client, split_name) == answer
-    if not await takes_splits(real_client):
-        assert await real_ollama.gguf_of(split_name) == smollm2_file.read_bytes()
+    assert await real_ollama.gguf_of(split_name) == smollm2_file.read_bytes()
 
 
 def with_floats(content: bytes, kind: TensorType) -> bytes:

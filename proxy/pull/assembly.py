@@ -1,0 +1,134 @@
+"""Makes a recipe's bytes of the bytes of its ranges: cut into slices, changed by several threads, joined in order."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+
+from proxy.errors import Damaged, TransferError
+from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.sources.base import RepositoryFile
+
+SLICE = 256 * 1024
+"""Bytes of a range that one thread changes at a time, where its blocks are not larger."""
+
+Piece = bytes | Future[bytes]
+
+
+class Assembly:
+    """Cuts what comes of a recipe's ranges into pieces, has the `pool` change them, and joins and hashes the result.
+
+    The files are checked on the way, where the blob is not a file as it is; `where` names their repository. One thread
+    may cut while another joins.
+    """
+
+    def __init__(self, recipe: Recipe, pool: Executor, where: str = "") -> None:
+        self._parts = iter(recipe.parts)
+        self._pool = pool
+        self._checks_files = recipe.digest is None or len(recipe.parts) > 1
+        self._check: _Check | None = None
+        self._where = where
+        self._left = 0
+        self._block = 1
+        self._change: Callable[[bytes], bytes] | None = None
+        self._held = bytearray()
+        self._changing: deque[Future[bytes]] = deque()
+        self._begun = False
+        self._ended = False
+        self._expected = recipe.size
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def cut(self, chunks: Sequence[bytes]) -> list[Piece]:
+        """The next pieces of the blob, some of which are still being changed. Blocking: for a thread."""
+        pieces: list[Piece] = []
+        if not self._begun:
+            self._begun = True
+            self._next_range(pieces)
+        for chunk in chunks:
+            rest = chunk
+            while rest:
+                if self._ended:
+                    raise TransferError("more bytes came than the recipe has ranges for")
+                taken, rest = (rest, b"") if len(rest) <= self._left else (rest[: self._left], rest[self._left :])
+                self._left -= len(taken)
+                if self._check:
+                    self._check.add(self._where, taken)
+                if self._change is None:
+                    pieces.append(taken)
+                else:
+                    self._held += taken
+                    pieces.extend(self._slices(self._change))
+                if self._left == 0:
+                    self._next_range(pieces)
+        return pieces
+
+    def join(self, pieces: Sequence[Piece]) -> list[bytes]:
+        """The bytes of the oldest pieces that were cut. Raises what a change raised. Blocking: for a thread."""
+        ready = []
+        for piece in pieces:
+            content = piece if isinstance(piece, bytes) else self._changing.popleft().result()
+            self._hash.update(content)
+            self._size += len(content)
+            ready.append(content)
+        return ready
+
+    def close(self) -> None:
+        """Give up what is still being changed, where the blob is given up."""
+        for piece in list(self._changing):
+            piece.cancel()
+
+    def digest(self) -> str:
+        """The whole blob's. Raises TransferError when it is not whole."""
+        if not self._ended or self._size != self._expected:
+            raise TransferError(f"{self._size} bytes were made instead of {self._expected}")
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def _slices(self, change: Callable[[bytes], bytes]) -> Iterator[Piece]:
+        """What is held, in slices of whole blocks; the end of a range may be a shorter one."""
+        size = max(SLICE // self._block, 1) * self._block
+        at = 0
+        while len(self._held) - at >= size or (self._left == 0 and at < len(self._held)):
+            piece = self._pool.submit(change, bytes(self._held[at : at + size]))
+            self._changing.append(piece)
+            yield piece
+            at += size
+        del self._held[:at]
+
+    def _next_range(self, pieces: list[Piece]) -> None:
+        for part in self._parts:
+            if isinstance(part, Literal):
+                pieces.append(part.content)
+            elif part.stop > part.start:
+                self._left = part.stop - part.start
+                self._check = self._next_check(part)
+                self._block, self._change = (
+                    (part.transform.block, part.transform.change) if part.transform else (1, None)
+                )
+                return
+        self._ended = True
+
+    def _next_check(self, part: Range) -> "_Check | None":
+        if self._check and self._check.file is part.file and self._check.reached == part.start:
+            return self._check
+        checked = self._checks_files and part.file.sha256 is not None and part.start == 0
+        return _Check(part.file) if checked else None
+
+
+class _Check:
+    """Hashes a file that a recipe takes whole and in order, if in pieces, and compares."""
+
+    def __init__(self, file: RepositoryFile) -> None:
+        self.file = file
+        self._hash = hashlib.sha256()
+        self.reached = 0
+
+    def add(self, where: str, piece: bytes) -> None:
+        """Raises Damaged at the file's last byte."""
+        self._hash.update(piece)
+        self.reached += len(piece)
+        if self.reached == self.file.size and self._hash.hexdigest() != self.file.sha256:
+            raise Damaged(
+                f"{where}/{self.file.path} arrived damaged: its digest is {self._hash.hexdigest()}, not "
+                f"{self.file.sha256} as announced; pull again: finished files are kept"
+            )

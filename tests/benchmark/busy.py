@@ -1,0 +1,87 @@
+"""What a chat pays for a pull that quantizes beside it: 20 streams through the proxy, with all threads at work or none.
+
+Run it as `python tests/benchmark/busy.py [LAYERS]`. The pull is of a random Llama of 126 MB a layer as Q4_K_M, with as
+many threads as there are cores. The direct streams run at the same time, so that the load of the machine is in both.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmark.conversion import make_files
+from tests.benchmark.forward import HEAD, Listener, free_port, running
+from tests.benchmark.quantize import SERVE
+from tests.benchmark.transfer import process
+
+STREAMS, CHUNKS, SECONDS = 20, 200, 0.05
+LAYERS = 16
+
+
+async def latencies(ports: dict[str, int]) -> dict[str, list[float]]:
+    """Milliseconds that each chunk was on its way, by the name of the port; all streams run at once."""
+    ask = f"POST /api/chat?chunks={CHUNKS}&seconds={SECONDS} HTTP/1.1\r\n{HEAD}Content-Length: 2\r\n\r\n{{}}".encode()
+    found: dict[str, list[float]] = {name: [] for name in ports}
+    loop, listeners = asyncio.get_running_loop(), []
+    for _ in range(STREAMS):
+        for name, port in ports.items():
+            listeners.append((await loop.create_connection(lambda: Listener(ask, found[name]), "127.0.0.1", port))[1])  # noqa: B023
+    await asyncio.gather(*(listener.done for listener in listeners))
+    return {name: sorted(one / 1000 for one in each) for name, each in found.items()}
+
+
+def told(name: str, found: dict[str, list[float]]) -> None:
+    text = "  ".join(
+        f"{where} p50 {each[len(each) // 2]:5.2f} p99 {each[len(each) * 99 // 100]:6.2f} most {each[-1]:6.2f}"
+        for where, each in found.items()
+    )
+    p99 = {where: each[len(each) * 99 // 100] for where, each in found.items()}
+    print(f"{name:24} ms: {text}   added p99 {p99['proxy'] - p99['direct']:6.2f}", flush=True)
+
+
+def pull(port: int) -> bool:
+    body = json.dumps({"model": "hf.co/acme/model:q4_K_M"}).encode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/pull", data=body) as answer:
+        *_, last = answer
+    assert json.loads(last) == {"status": "success"}, last
+    return True
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as state:
+        make_files(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
+        upstream = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("upstream.py"))], stdout=subprocess.PIPE
+        )
+        assert upstream.stdout is not None
+        try:
+            ollama, own = int(upstream.stdout.readline()), free_port()
+            with process("hub", folder, "0") as hub:
+                for engine in ("all", "ggml"):
+                    serve = [sys.executable, "-c", SERVE, engine, "serve", "--listen", f"127.0.0.1:{own}"]
+                    serve += ["--ollama", f"http://127.0.0.1:{ollama}", "--hub", f"http://127.0.0.1:{hub}"]
+                    settings = {
+                        "OLLAMA_HF_PROXY_PULL_THREADS": str(os.cpu_count()),
+                        "XDG_STATE_HOME": f"{state}/{engine}",
+                    }
+                    with running(serve, own, **settings), ThreadPoolExecutor(1) as thread:
+                        ports = {"direct": ollama, "proxy": own}
+                        told(f"{engine}: no pull", uvloop.run(latencies(ports)))
+                        pulling = thread.submit(pull, own)
+                        told(f"{engine}: while one quantizes", uvloop.run(latencies(ports)))
+                        print("the pull was still running" if not pulling.done() else "the pull had ended before")
+                        pulling.result()
+        finally:
+            upstream.terminate()
+
+
+if __name__ == "__main__":
+    main()

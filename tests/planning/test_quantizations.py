@@ -1,0 +1,173 @@
+"""Which quantization a tag means, which there are here and for this Ollama, and how large each becomes."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+from proxy.config import Quantization
+from proxy.errors import Refusal
+from proxy.gguf import engine as engine_module
+from proxy.gguf import ggml
+from proxy.gguf.casting import NoEngine
+from proxy.gguf.config import CannotConvert
+from proxy.gguf.conversion import Conversion
+from proxy.gguf.engine import engines
+from proxy.gguf.quantizing import Numpy
+from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
+from proxy.gguf.tensors import TensorType
+from proxy.gguf.transforms import Transform
+from proxy.planning.capabilities import Capabilities, capabilities_of
+from proxy.planning.quantizations import explained, is_made_here, not_made_here, offers, read_quantization
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.writing import plan
+
+NEW = capabilities_of("0.40.0")
+RUN = [one for one in Quantization if not one.startswith("TQ")]
+
+beside_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+
+
+def read(tag: str, default: Quantization = Quantization.Q4_K_M, capabilities: Capabilities = NEW) -> Quantization:
+    return read_quantization("acme/model", tag, default, capabilities)
+
+
+@pytest.fixture
+def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without the kernel and without ggml's library."""
+    monkeypatch.setattr(engine_module, "_kernel", lambda: None)
+    monkeypatch.setattr(engine_module, "_numpy", Numpy)
+    monkeypatch.setattr(ggml, "load", lambda: None)
+    engines.cache_clear()
+    yield
+    monkeypatch.undo()
+    engines.cache_clear()
+
+
+def test_every_quantization_has_a_file_type() -> None:
+    assert {str(one) for one in Quantization} == FILE_TYPES.keys()
+    assert not {str(one) for one in Quantization} & NEED_IMPORTANCE.keys()
+
+
+@pytest.mark.parametrize("quantization", RUN)
+def test_a_tag_is_read_in_any_case(quantization: Quantization) -> None:
+    for tag in (quantization.lower(), quantization.upper(), quantization.capitalize(), quantization.swapcase()):
+        assert read(tag) is quantization
+
+
+@pytest.mark.parametrize("tag", ["Q3_K", "q4_k", "Q5_k"])
+def test_a_short_name_is_the_middle_one(tag: str) -> None:
+    """As llama.cpp reads it."""
+    assert read(tag) == f"{tag.upper()}_M"
+
+
+@pytest.mark.parametrize("default", [Quantization.Q8_0, Quantization.IQ4_XS])
+@pytest.mark.parametrize("tag", ["latest", "LATEST"])
+def test_no_tag_is_the_default(tag: str, default: Quantization) -> None:
+    assert read(tag, default) is default
+
+
+@pytest.mark.parametrize("name", NEED_IMPORTANCE)
+def test_what_needs_an_importance_matrix_is_refused_with_the_nearest(name: str) -> None:
+    nearest = NEED_IMPORTANCE[name]
+    assert read(nearest) == nearest
+    for tag in (name, name.lower()):
+        with pytest.raises(
+            Refusal, match=rf"^acme/model: {name} needs an importance matrix, .* without one is {nearest}$"
+        ):
+            read(tag)
+
+
+@beside_ggml
+@pytest.mark.parametrize("tag", ["nonsense", "q4", "Q6_K_M", "mxfp4", "7b", "Q2_K_L", ""])
+def test_an_unknown_tag_names_those_that_there_are(tag: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        read(tag)
+    told = str(refused.value)
+    assert told == (
+        f"acme/model: there is no quantization {tag!r}; pull with one of these tags: {', '.join(RUN)} "
+        "(none means Q4_K_M)"
+    )
+
+
+@beside_ggml
+@pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
+@pytest.mark.parametrize("tag", ["TQ1_0", "tq2_0"])
+def test_what_ollama_does_not_run_is_refused(tag: str, version: str) -> None:
+    with pytest.raises(
+        Refusal, match=rf"^acme/model: Ollama {version} does not run {tag.upper()}; .*: {', '.join(RUN)}$"
+    ):
+        read(tag, capabilities=capabilities_of(version))
+
+
+@lru_cache(maxsize=64)
+def conversion(name: str, quantization: str | None = None) -> Conversion | None:
+    """None for what is refused."""
+    options: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
+    try:
+        return plan(REPOSITORIES[name].files(), **options)
+    except CannotConvert:
+        return None
+
+
+def offered(name: str) -> dict[str, int]:
+    made = conversion(name, "F16")
+    assert made is not None
+    found = offers(len(made.header), made.facts, made.sources, NEW)
+    return {offer.quantization: offer.size for offer in found}
+
+
+@beside_ggml
+@pytest.mark.parametrize("name", ["llama", "llama_f32", "qwen3", "mixtral", "glm4", "mamba", "jamba"])
+def test_an_offer_has_the_size_of_the_file(name: str) -> None:
+    """Byte for byte. What cannot be made of a model is not offered for it, nor MXFP4_MOE to one without experts."""
+    expected = {}
+    for quantization in RUN:
+        made = conversion(name, quantization)
+        kinds = {tensor.type for tensor in made.tensors} if made is not None else set()
+        if made is not None and (quantization != "MXFP4_MOE" or TensorType.MXFP4 in kinds):
+            expected[str(quantization)] = made.size
+    assert offered(name) == expected
+    assert list(expected) == [one for one in RUN if one in expected]
+    assert "Q4_K_M" in expected
+
+
+@beside_ggml
+def test_the_usual_six_come_first() -> None:
+    assert list(offered("llama"))[:6] == ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
+
+
+@pytest.mark.usefixtures("only_numpy")
+def test_what_no_engine_makes_is_not_offered() -> None:
+    assert [one for one in Quantization if is_made_here(one)] == ["Q8_0", "F16", "BF16", "F32"]
+    made = plan(REPOSITORIES["llama"].files())
+    found = offers(len(made.header), made.facts, made.sources, NEW)
+    assert [offer.quantization for offer in found] == ["Q8_0", "F16", "BF16", "F32"]
+
+
+@pytest.mark.usefixtures("only_numpy")
+def test_what_no_engine_makes_is_refused_with_what_to_install() -> None:
+    with pytest.raises(NoEngine) as error:
+        plan(REPOSITORIES["llama"].files(), quantization="IQ4_XS")
+    told = str(not_made_here("acme/model", error.value))
+    assert told.startswith("acme/model: nothing on this machine makes ")
+    assert "pull with one of these tags: Q8_0, F16, BF16, F32. " in told
+    assert "`pip install libggml-python` brings the others" in told
+
+
+def test_what_only_the_numbers_tell_is_refused_with_the_file() -> None:
+    """Nothing else is changed."""
+
+    def change(content: bytes) -> bytes:
+        if content == b"bad!":
+            raise CannotConvert("x.weight cannot become Q8_0: it holds a NaN")
+        return content[:2]
+
+    transform = explained("model.safetensors", Transform(4, 2, change))
+    assert (transform.block, transform.made, transform.change(b"good")) == (4, 2, b"go")
+    with pytest.raises(
+        Refusal,
+        match=r"^model\.safetensors: x\.weight cannot become Q8_0: it holds a NaN$",
+    ):
+        transform.change(b"bad!")

@@ -1,0 +1,88 @@
+"""What an installation brings: a quantizer for each platform, and the kernel where there is a compiler."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+LEAST_SETUPTOOLS = 77
+PLATFORMS = {
+    ("linux", "x86_64"): "libggml-python",
+    ("linux", "aarch64"): "libggml-python",
+    ("linux", "riscv64"): "numpy",
+    ("darwin", "arm64"): "libggml-python",
+    ("darwin", "x86_64"): "numpy",
+    ("win32", "AMD64"): "libggml-python",
+    ("win32", "ARM64"): "numpy",
+}
+
+
+def required() -> list[Requirement]:
+    with Path("pyproject.toml").open("rb") as file:
+        return [Requirement(text) for text in tomllib.load(file)["project"]["dependencies"]]
+
+
+@pytest.mark.parametrize(("system", "machine"), PLATFORMS)
+def test_each_platform_gets_one_quantizer(system: str, machine: str) -> None:
+    platform = {"sys_platform": system, "platform_machine": machine}
+    names = {one.name for one in required() if one.marker is None or one.marker.evaluate(platform)}
+    assert names & {"libggml-python", "numpy"} == {PLATFORMS[system, machine]}
+    assert ("uvloop" in names) is (system != "win32")
+
+
+def installed(tmp_path: Path, **environment: str) -> Path:
+    """The folder of an installation that is made with this environment."""
+    for module in ("pip", "setuptools"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
+    if int(version("setuptools").partition(".")[0]) < LEAST_SETUPTOOLS:
+        pytest.skip(f"setuptools is older than {LEAST_SETUPTOOLS}")
+    source, target = tmp_path / "source", tmp_path / "installed"
+    shutil.copytree("proxy", source / "proxy", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(name, source)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    made = subprocess.run(
+        [*pip, "--target", str(target), str(source)],
+        env=os.environ | environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert made.returncode == 0, made.stdout
+    return target
+
+
+def engines_of(target: Path) -> str:
+    ask = "import proxy.gguf.engine as engine; print(engine.__file__); print(engine.described())"
+    command = [sys.executable, "-P", "-c", ask]
+    told = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(target)}, check=True, capture_output=True)
+    file, engines = told.stdout.decode().splitlines()
+    assert Path(file).is_relative_to(target)
+    return engines
+
+
+def test_without_a_compiler_the_installation_goes_on_without_the_kernel(tmp_path: Path) -> None:
+    target = installed(tmp_path, CC="/nonexistent")
+    engines = engines_of(target)
+    assert "the kernel" not in engines
+    quantizers = (("libggml", "ggml"), ("numpy", "numpy"))
+    assert engines.startswith(next((name for module, name in quantizers if importlib.util.find_spec(module)), "none"))
+    assert not (target / "proxy" / "gguf" / "kernel").exists()
+    # Nor does one that does not load, a wheel of another platform's, end anything.
+    (target / "proxy" / "gguf" / f"_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    assert engines_of(target) == engines
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_with_a_compiler_the_kernel_is_the_first_engine(tmp_path: Path) -> None:
+    assert engines_of(installed(tmp_path)).startswith("the kernel of ollama-hf-proxy")
