@@ -13,6 +13,7 @@ import uvloop
 from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
+from proxy.gguf import engine, ggml
 from proxy.sources import huggingface
 from tests.browser import devtools
 from tests.real_ollama import RealOllama, running
@@ -101,3 +102,18 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 async def page(chromium: str) -> AsyncIterator[devtools.Page]:
     async with devtools.tab(chromium) as page:
         yield page
+
+
+@pytest.fixture
+def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine without the kernel and without ggml's library."""
+    # numpy is imported where a test needs it.
+    from proxy.gguf.quantizing import Numpy
+
+    monkeypatch.setattr(engine, "_kernel", lambda: None)
+    monkeypatch.setattr(engine, "_numpy", Numpy)
+    monkeypatch.setattr(ggml, "load", lambda: None)
+    engine.engines.cache_clear()
+    yield
+    monkeypatch.undo()
+    engine.engines.cache_clear()

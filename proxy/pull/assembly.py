@@ -1,12 +1,15 @@
 """Makes a recipe's bytes of the bytes of its ranges: cut into slices, changed by several threads, joined in order."""
 
+import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from proxy.errors import Damaged, TransferError
 from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.pull.window import Window
 from proxy.sources.base import RepositoryFile
 
 SLICE = 256 * 1024
@@ -113,6 +116,61 @@ class Assembly:
             return self._check
         checked = self._checks_files and part.file.sha256 is not None and part.start == 0
         return _Check(part.file) if checked else None
+
+
+async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGenerator[list[bytes], None]:
+    """The blob in batches of about a MiB, up to `ahead` of which are in work at once.
+
+    One thread cuts and checks, another joins and hashes; both go on while Ollama takes its time. Raises what ends the
+    window, and what a change raises.
+    """
+    cutter, joiner = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("cut", "join"))
+    batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(ahead)
+    feeding = asyncio.create_task(_feed(window, assembly, cutter, joiner, batches))
+    try:
+        while (batch := await batches.get()) is not None:
+            if isinstance(batch, Exception):
+                raise batch
+            joined = await batch.joined
+            if batch.is_held:
+                window.used()
+            yield joined
+    finally:
+        feeding.cancel()
+        assembly.close()
+        for thread in (cutter, joiner):
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Batch(NamedTuple):
+    """Bytes of a blob on their way. `is_held` says that they still count as the window's."""
+
+    joined: asyncio.Future[list[bytes]]
+    is_held: bool
+
+
+async def _feed(
+    window: Window,
+    assembly: Assembly,
+    cutter: ThreadPoolExecutor,
+    joiner: ThreadPoolExecutor,
+    batches: "asyncio.Queue[_Batch | Exception | None]",
+) -> None:
+    """Put all that comes into `batches`, then None; or the exception that ends it."""
+    loop = asyncio.get_running_loop()
+
+    def begin(chunks: Sequence[bytes]) -> asyncio.Future[list[bytes]]:
+        cut = cutter.submit(assembly.cut, chunks)
+        return loop.run_in_executor(joiner, lambda: assembly.join(cut.result()))
+
+    try:
+        await batches.put(_Batch(begin(()), is_held=False))
+        while chunks := await window.next():
+            await batches.put(_Batch(begin(chunks), is_held=True))
+    except Exception as error:  # noqa: BLE001 - it is raised where the batches are taken
+        await batches.put(error)
+    else:
+        await batches.put(None)
 
 
 class _Check:

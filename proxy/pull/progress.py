@@ -153,6 +153,7 @@ class Progress:
 
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
         """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""
+        changed: dict[str, None] = {}
         for digest, size, held in blobs:
             if digest in self._bar_of:  # files of the same content move once
                 continue
@@ -161,8 +162,9 @@ class Progress:
             self._parts[digest] = Part(self._paths.get(digest, ""), size, size if held else 0)
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))
             self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + (size if held else 0))
-        for line in self._bars.values():
-            self._publish(line)
+            changed[bar] = None
+        for bar in changed:
+            self._publish(self._bars[bar])
 
     def moved(self, digest: str, size: int) -> None:
         """So many more bytes of a file have reached Ollama; less than zero takes them back."""

@@ -6,8 +6,9 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from proxy.errors import (
     Damaged,
@@ -23,7 +24,7 @@ from proxy.ollama import PROBE, PROBE_DIGEST, Ollama, Write
 from proxy.planning.identity import upload_identity
 from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Recipe
-from proxy.pull.assembly import Assembly
+from proxy.pull.assembly import Assembly, assembled
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Listener, Progress, Shown
 from proxy.pull.sharing import Claim, SharedUpload, Watcher
@@ -331,25 +332,11 @@ class _Upload:
     async def _make(self, window: Window, write: Write) -> str:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         assembly = Assembly(self.recipe, self.workers, self.fetching.repository.id)
-        # A thread cuts and checks, another joins and hashes; both go on while Ollama takes its time.
-        cutter, joiner = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("cut", "join"))
-        batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(self.ahead)
-        feeding = asyncio.create_task(_feed(window, assembly, cutter, joiner, batches))
         ready: list[bytes] = []
-        try:
-            while (batch := await batches.get()) is not None:
-                if isinstance(batch, Exception):
-                    raise batch
-                joined = await batch.joined
+        async with aclosing(assembled(assembly, window, self.ahead)) as batches:
+            async for batch in batches:
                 await _write_all(write, ready)
-                if batch.is_held:
-                    window.used()
-                ready = joined
-        finally:
-            feeding.cancel()
-            assembly.close()
-            for thread in (cutter, joiner):
-                thread.shutdown(wait=False, cancel_futures=True)
+                ready = batch
         digest = assembly.digest()
         if self.recipe.digest is not None:
             _check_digest(self.what, self.recipe.digest, digest)
@@ -375,37 +362,6 @@ class _Upload:
         self.reached += size
         if size:
             self.moved(size)
-
-
-class _Batch(NamedTuple):
-    """Bytes of a blob on their way. `is_held` says that they still count as the window's."""
-
-    joined: asyncio.Future[list[bytes]]
-    is_held: bool
-
-
-async def _feed(
-    window: Window,
-    assembly: Assembly,
-    cutter: ThreadPoolExecutor,
-    joiner: ThreadPoolExecutor,
-    batches: "asyncio.Queue[_Batch | Exception | None]",
-) -> None:
-    """Put all that comes into `batches`, then None; or the exception that ends it."""
-    loop = asyncio.get_running_loop()
-
-    def begin(chunks: Sequence[bytes]) -> asyncio.Future[list[bytes]]:
-        cut = cutter.submit(assembly.cut, chunks)
-        return loop.run_in_executor(joiner, lambda: assembly.join(cut.result()))
-
-    try:
-        await batches.put(_Batch(begin(()), is_held=False))
-        while chunks := await window.next():
-            await batches.put(_Batch(begin(chunks), is_held=True))
-    except Exception as error:  # noqa: BLE001 - whoever takes the batches raises it
-        await batches.put(error)
-    else:
-        await batches.put(None)
 
 
 async def _write_all(write: Write, pieces: Sequence[bytes]) -> None:

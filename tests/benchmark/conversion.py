@@ -1,7 +1,10 @@
-"""How long a whole pull takes, and how much store, where the proxy converts and where Ollama does, on a real Ollama.
+"""How long a conversion takes: against the floor of the bytes alone, and against Ollama's own converter.
 
-Run it as `python tests/benchmark/conversion.py [LAYERS]`, with `OLLAMA_BIN` or an `ollama` on the PATH: a random Llama
-of 126 MB a layer in BF16, from a Hub that sends as fast as it can. They take turns, each with a new and empty Ollama.
+Run it as `python tests/benchmark/conversion.py [LAYERS]`: a random Llama of 126 MB a layer in BF16, from a Hub that
+sends as fast as it can. The floor is what curl needs for the same files in the same run, as in transfer.py; the proxy
+pulls them as `bf16`, on one core and on all. With `OLLAMA_BIN` or an `ollama` on the PATH that still converts (up to
+0.34.0) the proxy and Ollama's converter take turns too, each with a new and empty Ollama. What a quantization takes is
+in quantize.py.
 """
 
 import json
@@ -12,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
@@ -19,13 +23,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from proxy.pull.progress import NOTHING_DIGEST
-from tests.benchmark.transfer import process
+from tests.benchmark.transfer import TRANSFERRED, Ends, one_by_one, process, side_by_side
 from tests.real.test_lifecycle import larger_llama
-from tests.real_ollama import measured, running, size_of
+from tests.real_ollama import BINARY, measured, running, size_of
 
 ROUNDS = 3
 HIDDEN, LAYERS = 2048, 8
-TAGS = ("bf16", "q8_0", "q4_K_M")
+TAGS = ("bf16", "q8_0")
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,57 @@ def lines_of(url: str, name: str) -> list[tuple[float, str]]:
     return lines
 
 
+def pull_to_sink(ends: Ends, cores: set[int]) -> float:
+    """Seconds until all bytes have arrived at a server that hashes and discards them, with the proxy on these cores."""
+    command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
+    with (
+        tempfile.TemporaryDirectory() as state,
+        subprocess.Popen(
+            [*command, "--hub", ends.hub, "--ollama", ends.ollama],
+            stderr=subprocess.PIPE,
+            env=os.environ | {"XDG_STATE_HOME": state},
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),  # noqa: PLW1509 - no thread runs here
+        ) as proxy,
+    ):
+        assert proxy.stderr is not None
+        try:
+            url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
+            began = time.perf_counter()
+            body = json.dumps({"model": "hf.co/acme/model:bf16"}).encode()
+            with urllib.request.urlopen(f"{url}/api/pull", data=body) as answer:
+                for line in answer:
+                    assert "error" not in json.loads(line), line
+                    if json.loads(line).get("status") == TRANSFERRED:
+                        break
+            return time.perf_counter() - began
+        finally:
+            proxy.terminate()
+
+
+def compare_with_floor(folder: Path, hub: str) -> None:
+    every = os.sched_getaffinity(0)
+    ways: dict[str, Callable[[Ends], float]] = {
+        "download": lambda ends: side_by_side(ends.download(None)),
+        "upload": lambda ends: one_by_one(ends.upload()),
+        "curl|curl": lambda ends: one_by_one(ends.end_to_end()),
+    }
+    taken: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        # What came once under another digest is there: each round has a sink of its own.
+        with process("ollama") as port:
+            ends = Ends(sorted(folder.glob("*.safetensors")), hub, f"http://127.0.0.1:{port}", limited=False)
+            for name, way in ways.items():
+                taken.setdefault(name, []).append(way(ends))
+        for cores in ({min(every)}, every):
+            with process("ollama") as port:
+                ends = Ends([], hub, f"http://127.0.0.1:{port}", limited=False)
+                taken.setdefault(f"{len(cores)} cores", []).append(pull_to_sink(ends, cores))
+    found = {name: statistics.median(values) for name, values in taken.items()}
+    floor = max(found[name] for name in ("download", "upload", "curl|curl"))
+    for name, seconds in found.items():
+        print(f"bf16: {name:10} {seconds:6.2f} s  / floor {seconds / floor:4.2f}", flush=True)
+
+
 def compare(hub: str, tag: str, source: int) -> None:
     pulls: dict[str, list[Pulled]] = {"proxy": [], "ollama": []}
     for _ in range(ROUNDS):
@@ -107,8 +162,10 @@ def main() -> None:
         source = make_files(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
         print(f"{source / 1e9:.2f} GB of BF16")
         with process("hub", folder, "0") as port:
-            for tag in TAGS:
-                compare(f"http://127.0.0.1:{port}", tag, source)
+            hub = f"http://127.0.0.1:{port}"
+            compare_with_floor(Path(folder), hub)
+            for tag in TAGS if BINARY else ():
+                compare(hub, tag, source)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,10 @@
 """What a tag means among the GGUF files of a repository, and which of them are no models."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.gguf import engine as engine_module
 from proxy.gguf import ggml
-from proxy.gguf.engine import engines
-from proxy.gguf.quantizing import Numpy
 from proxy.planning.capabilities import NOT_RUN
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from tests.planning.listings import listing
@@ -17,18 +12,6 @@ from tests.planning.listings import listing
 Q4_K_M = Quantization.Q4_K_M
 
 needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
-
-
-@pytest.fixture
-def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without the kernel and without ggml's library."""
-    monkeypatch.setattr(engine_module, "_kernel", lambda: None)
-    monkeypatch.setattr(engine_module, "_numpy", Numpy)
-    monkeypatch.setattr(ggml, "load", lambda: None)
-    engines.cache_clear()
-    yield
-    monkeypatch.undo()
-    engines.cache_clear()
 
 
 def label_of(path: str) -> str | None:

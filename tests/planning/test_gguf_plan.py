@@ -1,17 +1,15 @@
 """The plan of a GGUF: what becomes a blob of it, under which name, and what would not load is refused."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.errors import Damaged, Refusal
-from proxy.gguf import engine as engine_module
 from proxy.gguf import ggml
-from proxy.gguf.engine import engine_for, engines
+from proxy.gguf.engine import engine_for
 from proxy.gguf.header import Field, Header, read_header, write_header
-from proxy.gguf.quantizing import Numpy
 from proxy.gguf.requantizing import Changed, requantize
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorInfo, TensorType
@@ -361,18 +359,6 @@ def test_what_no_ollama_runs_is_not_made(tag: str, version: str) -> None:
     assert "TQ" not in str(refusal.value).partition(";")[2]
     [upload] = planned({f"m-{tag}.gguf": WHOLE}, tag, version).uploads
     assert upload.digest == hex_of(WHOLE)  # what is there goes as it is
-
-
-@pytest.fixture
-def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without the kernel and without ggml's library."""
-    monkeypatch.setattr(engine_module, "_kernel", lambda: None)
-    monkeypatch.setattr(engine_module, "_numpy", Numpy)
-    monkeypatch.setattr(ggml, "load", lambda: None)
-    engines.cache_clear()
-    yield
-    monkeypatch.undo()
-    engines.cache_clear()
 
 
 def test_what_this_machine_does_not_make_is_refused_with_what_it_makes(only_numpy: None) -> None:

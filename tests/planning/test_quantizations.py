@@ -1,6 +1,5 @@
 """Which quantization a tag means, which there are here and for this Ollama, and how large each becomes."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -8,13 +7,10 @@ import pytest
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.gguf import engine as engine_module
 from proxy.gguf import ggml
 from proxy.gguf.casting import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion
-from proxy.gguf.engine import engines
-from proxy.gguf.quantizing import Numpy
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorType
 from proxy.gguf.transforms import Transform
@@ -31,18 +27,6 @@ beside_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is 
 
 def read(tag: str, default: Quantization = Quantization.Q4_K_M, capabilities: Capabilities = NEW) -> Quantization:
     return read_quantization("acme/model", tag, default, capabilities)
-
-
-@pytest.fixture
-def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without the kernel and without ggml's library."""
-    monkeypatch.setattr(engine_module, "_kernel", lambda: None)
-    monkeypatch.setattr(engine_module, "_numpy", Numpy)
-    monkeypatch.setattr(ggml, "load", lambda: None)
-    engines.cache_clear()
-    yield
-    monkeypatch.undo()
-    engines.cache_clear()
 
 
 def test_every_quantization_has_a_file_type() -> None:

@@ -9,7 +9,7 @@
 
 #include "numbers.h"
 
-/* Whoever would build what is not bit-equal is better off without it. */
+/* No kernel is better than one that is not bit-equal. */
 #if FLT_EVAL_METHOD != 0 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__ || defined(__FAST_MATH__) || defined(__arm__)
 #error "this target calculates unlike ggml on x86-64"
 #endif
