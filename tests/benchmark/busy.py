@@ -1,12 +1,12 @@
 """What a chat pays for a pull that quantizes beside it: 20 streams through the proxy, with all threads at work or none.
 
-Run it as `python tests/benchmark/busy.py [LAYERS]`. The pull is of a random Llama of 126 MB a layer as Q4_K_M, with as
-many threads as there are cores. The direct streams run at the same time, so that the load of the machine is in both.
+Run it as `python tests/benchmark/busy.py [LAYERS [THREADS]]`. The pull is of a random Llama of 126 MB a layer.
+THREADS are those of `pull.threads`, by default its own default. The direct streams run at the same time, so that the
+load of the machine is in both.
 """
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -69,7 +69,7 @@ def main() -> None:
                     serve = [sys.executable, "-c", SERVE, engine, "serve", "--listen", f"127.0.0.1:{own}"]
                     serve += ["--ollama", f"http://127.0.0.1:{ollama}", "--hub", f"http://127.0.0.1:{hub}"]
                     settings = {
-                        "OLLAMA_HF_PROXY_PULL_THREADS": str(os.cpu_count()),
+                        "OLLAMA_HF_PROXY_PULL_THREADS": sys.argv[2] if len(sys.argv) > 2 else "0",
                         "XDG_STATE_HOME": f"{state}/{engine}",
                     }
                     with running(serve, own, **settings), ThreadPoolExecutor(1) as thread:

@@ -4,7 +4,7 @@ Run it as `python tests/benchmark/quantize.py [LAYERS]` with `LLAMA_QUANTIZE=PAT
 `ollama` on the PATH: a random Llama of 126 MB a layer in BF16. llama-quantize reads the finished BF16 GGUF from the
 disk and writes to it. All of them have two threads, take turns in each round, and each pull has a new, empty Ollama.
 Ollama's own way is its converter and quantizer, which it has up to 0.34.0. On a slow line the Hub sends 60 MB/s to a
-connection; there the floor is the download by curl alone.
+connection, to eight of them or to one; there the floor is the download by curl alone.
 """
 
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmark.conversion import lines_of, make_files
-from tests.benchmark.transfer import RATE, Ends, process, side_by_side
+from tests.benchmark.transfer import RATE, Ends, one_by_one, process, side_by_side
 from tests.gguf.writing import written_to
 from tests.real_ollama import measured, running
 
@@ -48,11 +48,12 @@ class Pulled:
     store: int
 
 
-def pull(hub: str, tag: str, *, engine: str = "all", converter: str = "auto") -> Pulled:
+def pull(hub: str, tag: str, *, engine: str = "all", converter: str = "auto", connections: int = 8) -> Pulled:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "ollama") as ollama:
         own = {
             "OLLAMA_HF_PROXY_PULL_CONVERTER": converter,
             "OLLAMA_HF_PROXY_PULL_THREADS": str(THREADS),
+            "OLLAMA_HF_PROXY_PULL_CONNECTIONS": str(connections),
             "XDG_STATE_HOME": str(Path(folder) / "state"),
         }
         command = [sys.executable, "-c", SERVE, engine, "serve", "--listen", "127.0.0.1:0"]
@@ -125,12 +126,20 @@ def main() -> None:
             compare(ways, "llama-quantize alone", source)
         with process("hub", made, str(RATE)) as port:
             hub = f"http://127.0.0.1:{port}"
-            ends = Ends(sorted(folder.glob("*.safetensors")), hub, "", limited=True)
+            files = sorted(folder.glob("*.safetensors"))
+            ends = Ends(files, hub, "", limited=True)
             slow: dict[str, Callable[[], Pulled | float]] = {
-                "download, 60 MB/s a connection": lambda: side_by_side(ends.download(None)),
-                "pull q4_K_M, 60 MB/s a connection": lambda: pull(hub, "q4_K_M"),
+                "download, 8 x 60 MB/s": lambda: side_by_side(ends.download(None)),
+                "pull q4_K_M, 8 x 60 MB/s": lambda: pull(hub, "q4_K_M"),
             }
-            compare(slow, "download, 60 MB/s a connection", source)
+            compare(slow, "download, 8 x 60 MB/s", source)
+            slow = {
+                "download, 1 x 60 MB/s": lambda: one_by_one(
+                    [f"curl -sS -o /dev/null {hub}/cdn/{file.name}" for file in files]
+                ),
+                "pull q4_K_M, 1 x 60 MB/s": lambda: pull(hub, "q4_K_M", connections=1),
+            }
+            compare(slow, "download, 1 x 60 MB/s", source)
 
 
 if __name__ == "__main__":
