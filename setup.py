@@ -1,4 +1,4 @@
-"""The one part that is compiled. It is optional: where no compiler makes it, ggml itself quantizes, or Ollama."""
+"""The one part that is compiled. It is optional: where there is no compiler, ggml itself quantizes."""
 
 from sysconfig import get_config_var
 
