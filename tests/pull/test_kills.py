@@ -23,7 +23,7 @@ SEEDS = (8, 9)
 KILLS = 25
 """In each."""
 SHARDS = 4
-HUB_RATE = 4_000_000
+HUB_RATE = 1_500_000
 CREATE_SECONDS = 0.1
 REPOSITORIES = ("acme/one", "acme/two")
 QUANTIZATIONS = ("q4_K_M", "q8_0", "f16")
