@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from proxy.gguf.casting import casting
 from proxy.gguf.header import Field, Header, write_header
-from proxy.gguf.split import Padding, merge
+from proxy.gguf.split import Padding, check_parts, tensors_of, whole_metadata
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.gguf.transforms import Transform
@@ -38,11 +38,10 @@ def requantize(headers: Sequence[Header], quantization: str) -> Requantized:
     types, GgufError where the parts do not fit each other.
     """
     if len(headers) > 1:
-        merge(headers)
-    first, alignment = headers[0], headers[0].alignment
-    tensors = [tensor for header in headers for tensor in header.tensors]
+        check_parts(headers)
+    first, alignment, tensors = headers[0], headers[0].alignment, tensors_of(headers)
     types = quantized_types(quantization, ModelFacts.of(first.metadata), tensors, as_ollama=True)
-    metadata = {key: field for key, field in first.metadata.items() if not key.startswith("split.")}
+    metadata = whole_metadata(first)
     metadata["general.file_type"] = Field.uint32(FILE_TYPES[quantization].number)
     metadata["general.quantization_version"] = Field.uint32(QUANTIZATION_VERSION)
     made = lay_out((replace(tensor, type=types[tensor.name]) for tensor in tensors), alignment)

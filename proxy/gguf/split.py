@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.gguf.header import Header, write_header
+from proxy.gguf.header import Field, Header, write_header
 from proxy.gguf.tensors import GgufError, TensorInfo, lay_out, padding, shown
 
 NUMBER = "split.no"
@@ -66,17 +66,29 @@ class Merged:
 
 def merge(headers: Sequence[Header]) -> Merged:
     """The file that the parts with these headers, in order, were made of. Raises GgufError where they do not fit."""
-    _check_numbers(headers)
-    alignment = _common_alignment(headers)
-    tensors = [tensor for header in headers for tensor in header.tensors]
-    _check_tensors(headers, tensors)
-    # llama-gguf-split leaves `split.count` as 0, and then Ollama 0.24 cannot quantize: "improper type for …".
-    metadata = {key: field for key, field in headers[0].metadata.items() if not key.startswith("split.")}
+    alignment, tensors = check_parts(headers), tensors_of(headers)
     pieces: list[Piece | Padding] = []
     for shard, header in enumerate(headers):
         pieces += _pieces(shard, header, alignment)
     # Ollama and llama.cpp refuse a layout with gaps or out of order: "has offset …, expected".
-    return Merged(write_header(metadata, lay_out(tensors, alignment)), tuple(pieces))
+    return Merged(write_header(whole_metadata(headers[0]), lay_out(tensors, alignment)), tuple(pieces))
+
+
+def check_parts(headers: Sequence[Header]) -> int:
+    """The alignment of the parts, in bytes. Raises GgufError where they do not fit each other."""
+    _check_numbers(headers)
+    alignment = _common_alignment(headers)
+    _check_tensors(headers, tensors_of(headers))
+    return alignment
+
+
+def tensors_of(headers: Sequence[Header]) -> list[TensorInfo]:
+    return [tensor for header in headers for tensor in header.tensors]
+
+
+def whole_metadata(first: Header) -> dict[str, Field]:
+    """What a whole file says, out of its first part. llama-gguf-split leaves `split.count` as 0."""
+    return {key: field for key, field in first.metadata.items() if not key.startswith("split.")}
 
 
 def _check_numbers(headers: Sequence[Header]) -> None:
