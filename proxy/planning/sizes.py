@@ -53,11 +53,6 @@ def count_numbers(shapes: Iterable[Shape]) -> Numbers:
     return Numbers(counted)
 
 
-def quantized_size(shapes: Iterable[Shape], quantization: str) -> int:
-    """Bytes of the tensors."""
-    return count_numbers(shapes).size(quantization)
-
-
 def _bits(kind: Kind, quantization: str) -> float:
     if kind.is_vector:
         return VECTOR_BITS

@@ -1,8 +1,14 @@
 """How large a model becomes, against files that real servers wrote."""
 
+from collections.abc import Iterable
+
 import pytest
 
-from proxy.planning.sizes import Shape, quantized_size
+from proxy.planning.sizes import Shape, count_numbers
+
+
+def quantized_size(shapes: Iterable[Shape], quantization: str) -> int:
+    return count_numbers(shapes).size(quantization)
 
 
 def llama(vocabulary: int, hidden: int, inner: int, layers: int, keys: int, *, tied: bool) -> list[Shape]:
