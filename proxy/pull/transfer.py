@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from proxy.errors import (
@@ -42,7 +43,7 @@ T = TypeVar("T")
 READERS = 8
 HASHERS = max(2, min(8, os.cpu_count() or 1))
 BATCHES_AHEAD = 4
-"""Batches of about a MiB that are changed and hashed before the oldest is sent, and one more for each thread."""
+"""Batches of about 2 MiB that are changed and hashed before the oldest is sent, and one more for each thread."""
 MOST_UPLOADS = 5
 """How often one blob is begun where Ollama goes away again and again."""
 
@@ -287,7 +288,7 @@ class _Upload:
             self.journal.brings(digest, self.recipe.size)
             async with self._window() as window:
                 is_ours = await self.ollama.push_blob(
-                    digest, self.recipe.size, lambda write: self._make(window, self._counting(write))
+                    digest, self.recipe.size, lambda write: self._make(window, partial(self._send, write))
                 )
             if not is_ours:
                 self.journal.forget([digest])
@@ -303,7 +304,7 @@ class _Upload:
 
         async def produce(write: Write) -> None:
             nonlocal made
-            made = await self._make(window, self._counting(write))
+            made = await self._make(window, partial(self._send, write))
 
         async with self._window() as window:
             named = await self.ollama.push_unnamed_blob(self.recipe.size, produce)
@@ -316,12 +317,11 @@ class _Upload:
     async def _run_spooled(self) -> str:
         with spooled(self.what, self.recipe.size, self.threads) as spool:
             async with self._window() as window:
-                digest = await self._make(window, spool.write)
+                digest = await self._make(window, partial(_write_all, spool.write))
 
             async def produce(write: Write) -> None:
-                counted = self._counting(write)
                 async for piece in spool.read():
-                    await counted(piece)
+                    await self._send(write, [piece])
 
             await self.ollama.push_blob(digest, self.recipe.size, produce)
         return digest
@@ -329,13 +329,13 @@ class _Upload:
     def _window(self) -> Window:
         return Window(self.fetching, self.recipe, self.order)
 
-    async def _make(self, window: Window, write: Write) -> str:
+    async def _make(self, window: Window, send: Callable[[Sequence[bytes]], Awaitable[None]]) -> str:
         """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
         assembly = Assembly(self.recipe, self.workers, self.fetching.repository.id)
         ready: list[bytes] = []
         async with aclosing(assembled(assembly, window, self.ahead)) as batches:
             async for batch in batches:
-                await _write_all(write, ready)
+                await send(ready)
                 ready = batch
         digest = assembly.digest()
         if self.recipe.digest is not None:
@@ -344,19 +344,16 @@ class _Upload:
             self.claim(digest)
             if not await self.ollama.has_blob(digest):
                 self.journal.brings(digest, self.recipe.size)
-        await _write_all(write, ready)
+        await send(ready)
         return digest
 
-    def _counting(self, write: Write) -> Write:
-        """What writes to Ollama, and tells of what reached it."""
-
-        async def counted(piece: bytes) -> None:
-            await write(piece)
-            self.sent(len(piece))
-            self.fetching.progress.sent(len(piece))
-            self._count(len(piece))
-
-        return counted
+    async def _send(self, write: Write, pieces: Sequence[bytes]) -> None:
+        """Write to Ollama, and tell of what reached it."""
+        await _write_all(write, pieces)
+        size = sum(map(len, pieces))
+        self.sent(size)
+        self.fetching.progress.sent(size)
+        self._count(size)
 
     def _count(self, size: int) -> None:
         self.reached += size

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
-READ_BUFFER = 512 * 1024
+READ_BUFFER = 2 * 1024 * 1024
 MOST_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -88,6 +88,7 @@ class HttpFile:
         self._what = what
         self._denied = denied
         self._signed: URL | None = None
+        self._proxies: dict[URL, str | None] = {}
         self._renewing = asyncio.Lock()
 
     @asynccontextmanager
@@ -127,7 +128,7 @@ class HttpFile:
             headers = {} if stop is None else {str(hdrs.RANGE): f"bytes={start}-{stop - 1}"}
             if url.origin() == self._url.origin():
                 headers |= self._credentials
-            response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=proxy_for(url))
+            response = await self._session.get(url, headers=headers, allow_redirects=False, proxy=self._proxy_for(url))
             if response.status not in REDIRECTS:
                 return response
             response.release()
@@ -136,6 +137,12 @@ class HttpFile:
             url = url.join(URL(response.headers.get(hdrs.LOCATION, ""), encoded=True))
             self._signed = url
         raise SourceError(f"{self._what} cannot be read: {self._url.host} redirects without an end")
+
+    def _proxy_for(self, url: URL) -> str | None:
+        origin = url.origin()
+        if origin not in self._proxies:
+            self._proxies[origin] = proxy_for(url)
+        return self._proxies[origin]
 
     def _check_identity(self, headers: Mapping[str, str]) -> None:
         """Raises SourceError where a redirect leads to another file than the one that was planned."""

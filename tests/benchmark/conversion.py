@@ -2,9 +2,9 @@
 
 Run it as `python tests/benchmark/conversion.py [LAYERS]`: a random Llama of 126 MB a layer in BF16, from a Hub that
 sends as fast as it can. The floor is what curl needs for the same files in the same run, as in transfer.py; the proxy
-pulls them as `bf16`, on one core and on all. With `OLLAMA_BIN` or an `ollama` on the PATH that still converts (up to
-0.34.0) the proxy and Ollama's converter take turns too, each with a new and empty Ollama. What a quantization takes is
-in quantize.py.
+pulls them as `bf16`, on one core and on all, and has made a first plan before. With `OLLAMA_BIN` or an `ollama` on the
+PATH that still converts (up to 0.34.0) the proxy and Ollama's converter take turns too, each with a new and empty
+Ollama. What a quantization takes is in quantize.py.
 """
 
 import json
@@ -104,6 +104,8 @@ def pull_to_sink(ends: Ends, cores: set[int]) -> float:
         assert proxy.stderr is not None
         try:
             url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
+            # A proxy that runs for a while has planned before.
+            urllib.request.urlopen(f"{url}/-/inspect?name=hf.co/acme/model:bf16").read()
             began = time.perf_counter()
             body = json.dumps({"model": "hf.co/acme/model:bf16"}).encode()
             with urllib.request.urlopen(f"{url}/api/pull", data=body) as answer:
