@@ -10,6 +10,7 @@ from typing import NamedTuple
 from proxy.errors import Damaged, TransferError
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.pull.window import Window
+from proxy.pull.workers import give_way
 from proxy.sources.base import RepositoryFile
 
 SLICE = 256 * 1024
@@ -124,7 +125,7 @@ async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGene
     One thread cuts and checks, another joins and hashes; both go on while Ollama takes its time. Raises what ends the
     window, and what a change raises.
     """
-    cutter, joiner = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("cut", "join"))
+    cutter, joiner = (ThreadPoolExecutor(1, name, give_way) for name in ("cut", "join"))
     batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(ahead)
     feeding = asyncio.create_task(_feed(window, assembly, cutter, joiner, batches))
     try:

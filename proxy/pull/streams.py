@@ -251,11 +251,11 @@ class Bandwidth:
         """Bytes of each connection that the kernel may hold: with its usual megabytes a slow line comes in gusts."""
         return max(LEAST_BUFFER, int(self._rate * BUFFERED_SECONDS / connections)) if self._rate else None
 
-    async def take(self, size: int) -> None:
-        """Wait until the line would have brought these bytes at that rate."""
+    def take(self, size: int) -> float:
+        """Seconds until the line would have brought these bytes at that rate."""
         self._count(size)
         if not self._rate:
-            return
+            return 0.0
         now = asyncio.get_running_loop().time()
         self._free_at = max(self._free_at, now) + size / self._rate
-        await asyncio.sleep(self._free_at - now)
+        return self._free_at - now

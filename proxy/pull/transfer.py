@@ -124,7 +124,8 @@ class Transfer:
         received = bytearray()
         async with repository.stream(file, start, stop) if ranged else repository.stream(file) as chunks:
             async for chunk in chunks:
-                await self._bandwidth.take(len(chunk))
+                if wait := self._bandwidth.take(len(chunk)):
+                    await asyncio.sleep(wait)
                 received += chunk
                 if begin + len(received) > end:
                     raise Interrupted(f"{repository.id}/{file.path}: more than {end - begin} bytes came")

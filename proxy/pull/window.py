@@ -242,6 +242,7 @@ class _Fetch:
             )
 
     async def _receive(self) -> None:
+        bandwidth = self._fetching.bandwidth
         start = self._span.start + self.received
         as_a_whole = not self._ranged or (self._span.whole and not self.received)
         async with self._fetching.repository.stream(
@@ -250,13 +251,18 @@ class _Fetch:
             if not self.begun.done():
                 self.begun.set_result(True)
             async for chunk in chunks:
-                await self._fetching.bandwidth.take(len(chunk))
-                await self._add(chunk[: self._span.size - self.received])
+                if wait := bandwidth.take(len(chunk)):
+                    await asyncio.sleep(wait)
+                self._add(chunk[: self._span.size - self.received])
+                while not self._ranged and self._waiting >= WHOLE_BYTES:
+                    self._taken.clear()
+                    self._tell(self)
+                    await self._taken.wait()
                 if self.received == self._span.size:
                     return
         raise Interrupted(f"{self._what}: only {self.received} of {self._span.size} bytes came")
 
-    async def _add(self, chunk: bytes) -> None:
+    def _add(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._waiting += len(chunk)
         self.received += len(chunk)
@@ -264,7 +270,3 @@ class _Fetch:
         now = asyncio.get_running_loop().time()
         if self._waiting >= BATCH_BYTES or self.received == self._span.size or now - self._taken_at >= BATCH_SECONDS:
             self._tell(self)
-        while not self._ranged and self._waiting >= WHOLE_BYTES:
-            self._taken.clear()
-            self._tell(self)
-            await self._taken.wait()

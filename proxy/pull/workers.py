@@ -15,7 +15,7 @@ def worker_count(threads: int) -> int:
 
 def workers(threads: int) -> ThreadPoolExecutor:
     """`threads` as in the configuration."""
-    return ThreadPoolExecutor(worker_count(threads), thread_name_prefix="work", initializer=_give_way)
+    return ThreadPoolExecutor(worker_count(threads), thread_name_prefix="work", initializer=give_way)
 
 
 def cores() -> int:
@@ -23,7 +23,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _give_way() -> None:
+def give_way() -> None:
     # Only on Linux a thread has a priority of its own.
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -48,36 +48,44 @@ class Pause(asyncio.Event):
 
 @dataclass(frozen=True)
 class Moment:
-    """So many seconds after a pull began, or sooner: with the n-th request of a kind that reaches Ollama."""
+    """When Ollama has got so many of the weight files, or the n-th request of a kind, and so many seconds later.
 
-    seconds: float
+    `patience` is how many seconds that may take: then it is now.
+    """
+
+    patience: float
+    files: int = 0
+    later: float = 0.0
     request: tuple[str, str, int] | None = None
 
-    async def come(self, ollama: StandInOllama) -> None:
-        if self.request is None:
-            await asyncio.sleep(self.seconds)
-            return
-        method, path, number = self.request
-
-        def asked() -> bool:
-            return [(one.method, one.path) for one in ollama.requests].count((method, path)) >= number
+    async def come(self, place: "Place", repository: str) -> None:
+        def has_come() -> bool:
+            if self.request is None:
+                return len(place.finished(repository)) >= self.files
+            method, path, number = self.request
+            return [(one.method, one.path) for one in place.ollama.requests].count((method, path)) >= number
 
         with suppress(TimeoutError):  # a pull of F16 has one create
-            await eventually(asked, self.seconds)
+            await eventually(has_come, self.patience)
+        await asyncio.sleep(self.later)
 
 
 def kills(seconds: float, chance: random.Random) -> list[tuple[Moment, str, str]]:
     """When to kill the pull of which quantization of which repository, each of which takes so many seconds: at every
-    turning point of a model that was there once and is remembered, and spread over the whole of a pull.
+    turning point of a model that was there once and is remembered, and while each of the files comes.
     """
     special = [
-        (Moment(2 * seconds, request), REPOSITORIES[0], quantization)
+        (Moment(2 * seconds, request=request), REPOSITORIES[0], quantization)
         for request in TURNING_POINTS
         for quantization in QUANTIZATIONS
     ]
     count = KILLS - len(special)
     usual = [
-        (Moment(seconds * (n + chance.random()) / count), REPOSITORIES[n % 2], QUANTIZATIONS[n % 3])
+        (
+            Moment(2 * seconds, n % (SHARDS + 1), chance.random() * seconds / (4 * SHARDS)),
+            REPOSITORIES[n % 2],
+            QUANTIZATIONS[n % 3],
+        )
         for n in range(count)
     ]
     return chance.sample([*usual, *special], KILLS)
@@ -206,7 +214,7 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: 
         for number, (moment, repository, quantization) in enumerate(kills(seconds, chance)):
             name = f"hf.co/{repository}:{quantization}"
             place.ollama.requests.clear()
-            await interrupted_pull(client, name, kill(process, moment, place.ollama))
+            await interrupted_pull(client, name, kill(process, moment.come(place, repository)))
 
             finished, converted, made = place.finished(repository), place.own_models, name in place.ollama.models
             has = "the model" if made else "F16" if converted else f"{len(finished)} of {SHARDS} files"
@@ -229,7 +237,7 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: 
             assert not place.ollama.blobs, why
 
 
-async def kill(process: asyncio.subprocess.Process, moment: Moment, ollama: StandInOllama) -> None:
-    await moment.come(ollama)
+async def kill(process: asyncio.subprocess.Process, moment: Coroutine[Any, Any, None]) -> None:
+    await moment
     process.kill()
     await process.wait()
