@@ -93,9 +93,9 @@ class Config:
         given = self.find("rope_parameters", "rope_scaling") or {}
         if not isinstance(given, dict):
             raise CannotConvert(f"config.json has rope_scaling = {shown(given)}")
+        if _KINDS & given.keys():
+            return _rope_of(given, "full_attention")
         rope = dict(given)
-        if "full_attention" in rope or "sliding_attention" in rope:
-            return _full_attention(rope)
         if rope.get("rope_type") is None and rope.get("type") is not None:
             rope["rope_type"] = rope["type"]
         for key, names in _ROPE_KEYS.items():
@@ -104,7 +104,15 @@ class Config:
                 rope[key] = value
         return rope
 
+    @property
+    def local_rope(self) -> Mapping[str, Any]:
+        """That of the layers that see a window only, where config.json has one for each kind of layer."""
+        given = self.find("rope_parameters", "rope_scaling")
+        is_told = isinstance(given, dict) and given.get("sliding_attention") is not None
+        return _rope_of(given, "sliding_attention") if is_told else {}
 
+
+_KINDS = {"full_attention", "sliding_attention"}
 _LARGEST = 3e38
 _ROPE_KEYS: Mapping[str, Sequence[str]] = {
     "rope_theta": ("global_rope_theta", "rope_theta", "rotary_emb_base"),
@@ -113,12 +121,11 @@ _ROPE_KEYS: Mapping[str, Sequence[str]] = {
 }
 
 
-def _full_attention(rope: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Per kind of layer: only where both kinds are turned alike is there a key for it in every version."""
-    full, sliding = rope.get("full_attention"), rope.get("sliding_attention")
-    if not isinstance(full, dict) or (sliding is not None and sliding != full):
-        raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
-    return full
+def _rope_of(ropes: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    rope = ropes.get(kind)
+    if not isinstance(rope, dict):
+        raise CannotConvert(f"config.json has no rope_parameters for {kind}")
+    return rope
 
 
 def finite(what: str, value: object) -> float:

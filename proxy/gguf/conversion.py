@@ -156,6 +156,8 @@ def _family(config: Mapping[str, object]) -> Family:
 
 
 def _check_settings(family: Family, config: Config) -> None:
+    if not family.local_rope and config.local_rope not in ({}, config.rope):
+        raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
     kind = config.rope.get("rope_type", "default")
     if kind is not None and (not isinstance(kind, str) or kind not in family.ropes):
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")

@@ -42,8 +42,11 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         yield from tokens.pairs("llama", "default")
         yield from write_specials(family, config, files, len(tokens), strict=False)
     elif "sentencepiece" in family.tokenizers and _is_sentencepiece(files.tokenizer):
+        begins_with_space = _begins_with_space(files.tokenizer)
         tokens = _pieces_of_json(config, files)
         yield from tokens.pairs("llama", "default")
+        if not begins_with_space:
+            yield "add_space_prefix", Field.boolean(False)
         yield from write_specials(family, config, files, len(tokens), strict=False)
     elif "bpe" in family.tokenizers and files.tokenizer:
         pre = name_pre_tokenizer(files.tokenizer)
@@ -227,13 +230,10 @@ def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked
         tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
 
-_UNDERSCORES = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": _SPACE},
-        {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-    ],
-}
+_UNDERSCORES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+_SPACE_FIRST = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, _UNDERSCORES]}
+_NO_CUTS = (None, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False})
+"""The second cuts at spaces, of which the normalizer leaves none: Gemma's."""
 
 
 def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
@@ -241,7 +241,6 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
 
     llama.cpp's own converter gives all of them the same score, so that other tokens come out than transformers'.
     """
-    _check_normalizer(files.tokenizer)
     model = _model(files.tokenizer)
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(_merges(model)):
@@ -262,14 +261,16 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
     return tokens
 
 
-def _check_normalizer(tokenizer: Mapping[str, Any]) -> None:
-    """llama.cpp puts a space before each text between special tokens, and makes underscores of spaces.
+def _begins_with_space(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a space comes before each text between special tokens; spaces become underscores in any case.
 
-    Metaspace puts none before a text that begins with one (`always`), or only before the whole (`first`).
+    Metaspace puts none before a text that begins with one (`always`), or only before the whole (`first`), which
+    llama.cpp cannot do.
     """
     normalizer, pre_tokenizer = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    if normalizer != _UNDERSCORES or pre_tokenizer is not None:
+    if normalizer not in (_SPACE_FIRST, _UNDERSCORES) or pre_tokenizer not in _NO_CUTS:
         raise CannotConvert(
             f"{TOKENIZER} has the normalizer {shown(normalizer)} and the pre-tokenizer {shown(pre_tokenizer)}, "
             f"which are not known for SentencePiece without {SENTENCEPIECE}"
         )
+    return bool(normalizer == _SPACE_FIRST)

@@ -47,6 +47,7 @@ RUNS: Mapping[str, Version] = {
     "ernie4_5-moe": Version(0, 11, 5),
     "exaone4": Version(0, 11, 5),
     "falcon-h1": Version(0, 11, 5),
+    "gemma3": Version(0, 6, 0),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),

@@ -35,11 +35,14 @@ ONLY_OURS = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob"},  # Ollama's engine takes it to be true where it is missing
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob"},
     "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
+    "gemma": {"gemma.rope.freq_base"},  # llama.cpp takes every Gemma's to be 10,000, and its loader reads it
+    "gemma2": {"gemma2.rope.freq_base"},
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
 BEGINS = "tokenizer.ggml.add_bos_token"
 """Ours alone where a repository says nothing: llama.cpp or Ollama would begin a text with a token."""
 WITHOUT_FIGURES = {
+    "gemma3_json",  # without tokenizer.model llama.cpp's converter takes its tokens to be byte-level
     "stablelm-norms",  # llama.cpp's converter fails on it: "Unprocessed norms"
 }
 

@@ -352,6 +352,85 @@ def _internlm2_pieces() -> Tokenizer:
     return replace(more, files={**more.files, "tokenizer.model": base.files["tokenizer.model"] + content + normalizer})
 
 
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] + "
+    "'<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+@cache
+def gemma_pieces(*, model: bool = True) -> Tokenizer:
+    """Gemma's order of tokens: control, code, turns, lines, bytes, text. No space comes before a text. `model` has a
+    tokenizer.model.
+    """
+    first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<unused{number}>" for number in range(103))]
+    first[67:71] = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"]
+    first[106:] = ["<start_of_turn>", "<end_of_turn>", "\n\n", "\n\n\n"]
+    kinds = {"<pad>": 3, "<eos>": 3, "<bos>": 3, "<unk>": 2}
+    words = Counter((*(SPACE if at else ""), *word) for at, word in enumerate(WORDS))
+    characters = sorted({SPACE, "\n", *"".join(WORDS), *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:'"})
+    merges = list(_merges(words, 200))
+    pieces = [(text, 0.0, kinds.get(text, 4)) for text in first]
+    pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
+    pieces += [(a + b, -float(rank), 1) for rank, (a, b) in enumerate(merges)]
+    pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
+    content = b"".join(_piece(*piece) for piece in pieces)
+    content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x18\x00\x20\x00")
+    tokens = [added_token(text, number, special=not text.startswith("\n")) for number, text in enumerate(first)]
+    begin = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    sequences: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": at}} for at, name in enumerate("AB")]
+    underscores = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    spaces = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": tokens,
+        "normalizer": underscores,
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [begin, sequences[0]],
+            "pair": [begin, sequences[0], begin, sequences[1]],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+        },
+        "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {text: number for number, (text, _, _) in enumerate(pieces)},
+            "merges": [[a, b] for a, b in merges],
+        },
+    }
+    config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "added_tokens_decoder": {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens
+        },
+        **{f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "pad", "unk")},
+        "chat_template": GEMMA_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 2048,
+        "tokenizer_class": "GemmaTokenizer",
+    }
+    files = {"tokenizer.json": dump(tokenizer), "tokenizer_config.json": dump(config)}
+    if model:
+        files["tokenizer.model"] = content
+    return Tokenizer(files, len(pieces), {"bos": 2, "eos": 1, "pad": 0})
+
+
 def _piece(text: str, score: float, kind: int) -> bytes:
     return _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
 
@@ -537,6 +616,18 @@ def _qwen3(weights: Weights) -> None:
     for layer in weights.layers():
         weights.norms(layer)
         weights.attention(layer, norms=(weights.head, weights.head))
+        weights.mlp(layer)
+
+
+def _gemma(weights: Weights) -> None:
+    """Its first kind has two norms a layer, the later ones four, and the last kind norms of its heads."""
+    first, last = (weights.config["model_type"] == kind for kind in ("gemma", "gemma3_text"))
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        if not first:
+            weights.norms(layer, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+        weights.attention(layer, norms=(weights.head, weights.head) if last else None)
         weights.mlp(layer)
 
 
@@ -1047,6 +1138,18 @@ FALCON_H1 = {
 }
 NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
+GEMMA = {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
+GEMMA3 = {
+    **GEMMA,
+    "num_hidden_layers": 6,
+    "head_dim": 64,
+    "query_pre_attn_scalar": 64,
+    "sliding_window": 64,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    "layer_types": [*["sliding_attention"] * 5, "full_attention"],
+}
 REPOSITORIES: dict[str, Tiny] = {
     "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
     "bailingmoe2": Tiny(
@@ -1186,6 +1289,38 @@ REPOSITORIES: dict[str, Tiny] = {
         lambda: byte_pairs("falcon"),
         {"layer_norm_epsilon": 1e-5, "num_kv_heads": KV_HEADS, "new_decoder_architecture": True, **TIED},
         drop=("rms_norm_eps", "num_key_value_heads", "intermediate_size"),
+    ),
+    "gemma": Tiny("GemmaForCausalLM", "gemma", _gemma, gemma_pieces, {"head_dim": 128, **GEMMA}),
+    "gemma2": Tiny(
+        "Gemma2ForCausalLM",
+        "gemma2",
+        _gemma,
+        gemma_pieces,
+        {
+            **GEMMA,
+            "head_dim": 64,
+            "query_pre_attn_scalar": 64,
+            "sliding_window": 64,
+            "attn_logit_softcapping": 40.0,
+            "final_logit_softcapping": 20.0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "gemma3": Tiny("Gemma3ForCausalLM", "gemma3_text", _gemma, gemma_pieces, GEMMA3),
+    "gemma3_json": Tiny("Gemma3ForCausalLM", "gemma3_text", _gemma, lambda: gemma_pieces(model=False), GEMMA3),
+    "gemma3_v5": Tiny(
+        "Gemma3ForCausalLM",
+        "gemma3_text",
+        _gemma,
+        gemma_pieces,
+        {
+            **GEMMA3,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        drop=("rope_theta", "rope_scaling", "rope_local_base_freq"),
     ),
     "glm4": Tiny(
         "Glm4ForCausalLM",

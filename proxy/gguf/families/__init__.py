@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3
 from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
 from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
@@ -39,6 +40,9 @@ FAMILIES: Mapping[str, Family] = {
     "FalconMambaForCausalLM": MAMBA,
     "FalconForCausalLM": FALCON,
     "GPTNeoXForCausalLM": GPT_NEOX,
+    "Gemma2ForCausalLM": GEMMA2,
+    "Gemma3ForCausalLM": GEMMA3,
+    "GemmaForCausalLM": GEMMA,
     "Glm4ForCausalLM": GLM4,
     "Glm4MoeForCausalLM": GLM4_MOE,
     "GraniteForCausalLM": GRANITE,

@@ -157,6 +157,8 @@ class Family:
     """Tensors that may have a bias; others may not."""
     skipped: tuple[str, ...] = ()
     """How the names of tensors begin that only help in training."""
+    local_rope: bool = False
+    """Layers that see a window only are turned by a rope of their own."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
     of: "Callable[[Config], Family] | None" = None

@@ -1,0 +1,169 @@
+"""Google's Gemma models of text. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.parts import ATTENTION, LAYER, MLP
+from proxy.gguf.families.rules import Family, Raised, Rule
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
+from proxy.gguf.tensors import shown
+from proxy.gguf.tokenizer_files import TokenizerFiles
+
+_ONLY: Mapping[str, tuple[object, ...]] = {
+    # The first files say `gelu`, which transformers takes for the approximation that llama.cpp calculates.
+    "hidden_act": ("gelu_pytorch_tanh", "gelu", None),
+    "hidden_activation": ("gelu_pytorch_tanh", None),
+    "attention_bias": (False, None),
+    "tie_word_embeddings": (True,),
+    "use_bidirectional_attention": (False, None),
+}
+_DEFAULTS: Mapping[str, Any] = {
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+}
+_ENDS: Mapping[str, Rule | str] = {"model.embed_tokens": "token_embd", "model.norm": Raised("output_norm")}
+_LATER_TENSORS: Mapping[str, Rule | str] = {
+    **_ENDS,
+    **ATTENTION,
+    **MLP,
+    LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
+    LAYER + "post_attention_layernorm": Raised("blk.{}.post_attention_norm"),
+    LAYER + "pre_feedforward_layernorm": Raised("blk.{}.ffn_norm"),
+    LAYER + "post_feedforward_layernorm": Raised("blk.{}.post_ffw_norm"),
+}
+_TURN_END = "<end_of_turn>"
+_LOCAL_BASE = 10000.0
+
+
+def _no_prefix_space(_config: Config, _files: TokenizerFiles) -> Pairs:
+    yield "add_space_prefix", Field.boolean(False)
+
+
+def _first_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
+    """llama.cpp's converter takes the number that this token has in Google's vocabulary, whatever has it here."""
+    for token in files.written_added:
+        if token["content"] == _TURN_END:
+            yield "eot_token_id", Field.uint32(token["id"])
+    yield from _no_prefix_space(config, files)
+
+
+def _windows(every: int) -> Writer:
+    """llama.cpp takes each layer but every so manieth to see a window only."""
+
+    def write(config: Config) -> Pairs:
+        kinds = config.find("layer_types")
+        usual = ["full_attention" if at % every == 0 else "sliding_attention" for at in range(1, config.blocks + 1)]
+        if kinds not in (None, usual) or config.find("sliding_window_pattern", "_sliding_window_pattern") not in (
+            None,
+            every,
+        ):
+            raise CannotConvert(f"config.json has layer_types other than {every - 1} with a window and one without")
+        yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
+
+    return write
+
+
+def _scale(largest: int) -> Writer:
+    """llama.cpp divides by the root of a head's size, but in the 27B, which it knows by its number of layers."""
+
+    def write(config: Config) -> Pairs:
+        usual = config.hidden // config.heads if config.blocks == largest else config.head_size
+        if config.number("query_pre_attn_scalar") != usual:
+            raise CannotConvert(
+                f"config.json has query_pre_attn_scalar = {shown(config.find('query_pre_attn_scalar'))}, "
+                f"and llama.cpp takes {usual} for {config.blocks} layers of this architecture"
+            )
+        yield from ()
+
+    return write
+
+
+def _local_rope(config: Config) -> Pairs:
+    """Ollama's engine before 0.30 knows the one base only."""
+    rope = config.local_rope
+    base = rope.get("rope_theta", config.find("rope_local_base_freq"))
+    if base != _LOCAL_BASE or rope.get("rope_type", "default") != "default":
+        raise CannotConvert(
+            f"config.json has another rope for sliding_attention than one of the base {_LOCAL_BASE:.0f}"
+        )
+    yield "rope.freq_base_swa", Field.float32(_LOCAL_BASE)
+
+
+GEMMA = Family(
+    "gemma",
+    {
+        **_ENDS,
+        **ATTENTION,
+        **MLP,
+        LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
+        LAYER + "post_attention_layernorm": Raised("blk.{}.ffn_norm"),
+    },
+    tokenizers=("sentencepiece",),
+    defaults={**_DEFAULTS, "num_key_value_heads": 16},
+    ropes=frozenset({"default"}),
+    only=_ONLY,
+    optional_biases=frozenset(),
+    vocabulary=_first_vocabulary,
+)
+
+GEMMA2 = Family(
+    "gemma2",
+    _LATER_TENSORS,
+    (
+        *BASIC,
+        number("attn_logit_softcapping", "attn_logit_softcapping", required=True),
+        number("final_logit_softcapping", "final_logit_softcapping", required=True),
+        _windows(2),
+        _scale(46),
+    ),
+    tokenizers=("sentencepiece",),
+    defaults={
+        **_DEFAULTS,
+        "num_key_value_heads": 4,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+    },
+    ropes=frozenset({"default"}),
+    only=_ONLY,
+    optional_biases=frozenset(),
+    vocabulary=_no_prefix_space,
+)
+
+GEMMA3 = Family(
+    "gemma3",
+    {
+        **_LATER_TENSORS,
+        LAYER + "self_attn.q_norm": Raised("blk.{}.attn_q_norm"),
+        LAYER + "self_attn.k_norm": Raised("blk.{}.attn_k_norm"),
+    },
+    (
+        *BASIC,
+        count("attention.head_count_kv", "num_key_value_heads", required=True),
+        nonzero("final_logit_softcapping", "final_logit_softcapping"),
+        _windows(6),
+        _scale(62),
+        _local_rope,
+    ),
+    tokenizers=("sentencepiece",),
+    defaults={
+        **_DEFAULTS,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": _LOCAL_BASE,
+        "sliding_window": 4096,
+    },
+    ropes=frozenset({"default", "linear"}),
+    only={**_ONLY, "attn_logit_softcapping": (None,)},
+    optional_biases=frozenset(),
+    local_rope=True,
+    vocabulary=_no_prefix_space,
+)
