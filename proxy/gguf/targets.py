@@ -125,8 +125,9 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
     rules: dict[str, Stacked] = {}
     targets = [_made(name, content) for name, content in family.made(config).items()]
     for path, tensors in weights.items():
-        for name, source in tensors.items():
-            if name.endswith(_NOT_NEEDED) or name.startswith(family.skipped):
+        for written, source in tensors.items():
+            name = family.name_of(written)
+            if name is None or name.endswith(_NOT_NEEDED):
                 continue
             if config.tied and name.startswith("lm_head."):
                 continue

@@ -29,9 +29,14 @@ FILE = "model.gguf"
 
 
 def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
-    """Whether the proxy should convert, where it can: the one place that decides."""
+    """Whether the proxy should convert, where it can: the one place that decides.
+
+    It makes only the text of some models, which an Ollama that converts makes whole.
+    """
     family = FAMILIES.get(architecture)
-    return wanted is not ConvertedBy.OLLAMA and family is not None and capabilities.runs(family.architecture)
+    if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
+        return False
+    return family.text is None or wanted is ConvertedBy.PROXY or not capabilities.converts(architecture)
 
 
 def added_tokens(repository: str, contents: Mapping[str, bytes]) -> dict[int, str]:
@@ -80,11 +85,17 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
-        warnings=modelfile.warnings,
+        warnings=(*_losses(str(material.config["architectures"][0])), *modelfile.warnings),
         result_size=upload.size,
         finished=Finished(conversion.architecture, conversion.parameters, wanted),
         offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities),
     )
+
+
+def _losses(architecture: str) -> tuple[str, ...]:
+    """What a person should know that the model cannot do, and its authors' can."""
+    text = FAMILIES[architecture].text
+    return (f"this model cannot {text.lost}: the proxy makes its text part alone",) if text else ()
 
 
 def _convert(material: Material, quantization: str) -> Conversion:

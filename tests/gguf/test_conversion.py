@@ -532,7 +532,7 @@ def _sized() -> list[tuple[str, str]]:
         (name, key)
         for name, tiny in sorted(REPOSITORIES.items())
         for key, value in tiny.config().items()
-        if key in SIZES and value and (name, key) not in NOT_READ
+        if key in SIZES and value and (name, key) not in NOT_READ and not tiny.part_of
     ]
 
 

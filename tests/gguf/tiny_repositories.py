@@ -464,6 +464,8 @@ class Tiny:
     generation: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.6})
     card: str | None = None
     """The front matter of README.md."""
+    part_of: str | None = None
+    """The model type of the whole, of which this is the text, behind a tensor of what sees."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -490,7 +492,14 @@ class Tiny:
     def files(self) -> dict[str, bytes]:
         config = self.config()
         weights = Weights(config)
+        if self.part_of:
+            weights.add("vision_tower.patch_embedding.weight", 8, 8)
         self.weights(weights)
+        if self.part_of:
+            config = _whole(config, self.part_of)
+            weights.tensors = {
+                name.replace("model.", "language_model.model.", 1): x for name, x in weights.tensors.items()
+            }
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
         files = {
@@ -509,6 +518,13 @@ class Tiny:
             files[path] = safetensors(part, self.dtype)
             index |= dict.fromkeys(part, path)
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
+
+
+def _whole(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The settings of a model that sees, in which those of its text have a place of their own."""
+    outside = {key: config[key] for key in ("architectures", "torch_dtype", "bos_token_id", "eos_token_id")}
+    within = {key: value for key, value in config.items() if key not in outside}
+    return {**outside, "model_type": kind, "text_config": within, "vision_config": {"hidden_size": 8}}
 
 
 class Weights:
@@ -1307,6 +1323,15 @@ REPOSITORIES: dict[str, Tiny] = {
         },
     ),
     "gemma3": Tiny("Gemma3ForCausalLM", "gemma3_text", _gemma, gemma_pieces, GEMMA3),
+    "gemma3_eyes": Tiny(
+        "Gemma3ForConditionalGeneration",
+        "gemma3_text",
+        _gemma,
+        gemma_pieces,
+        {**GEMMA3, "hidden_act": None},
+        drop=("layer_types", "rope_local_base_freq", "hidden_act"),
+        part_of="gemma3",
+    ),
     "gemma3_json": Tiny("Gemma3ForCausalLM", "gemma3_text", _gemma, lambda: gemma_pieces(model=False), GEMMA3),
     "gemma3_v5": Tiny(
         "Gemma3ForCausalLM",

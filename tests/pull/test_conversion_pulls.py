@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import Quantization
+from proxy.config import ConvertedBy, Quantization
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.gguf.families import FAMILIES
@@ -18,6 +18,7 @@ from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.ollama import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
+from proxy.planning.conversion_plan import converts_here
 from proxy.planning.quantizations import is_made_here
 from proxy.pull import making
 from tests.conversions import converted, headers, kept, striped, weights_of
@@ -27,7 +28,9 @@ from tests.tiny_models import tiny_bert
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
-OURS = sorted(name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture))
+OURS = sorted(
+    name for name, tiny in REPOSITORIES.items() if converts_here(ConvertedBy.AUTO, tiny.architecture, CAPABLE)
+)
 
 
 @pytest.fixture
@@ -50,6 +53,31 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     [weights] = [layer for layer in ollama.models[f"{NAME}:{tag}"].layers if layer.kind == "model"]
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
     assert not any("converting" in line["status"] for line in lines)
+
+
+async def test_of_a_model_that_sees_the_text_is_made_and_the_loss_is_said(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    ollama.version = "0.40.0"
+    files = REPOSITORIES["gemma3_eyes"].files() | {"tokenizer_config.json": b"{}"}
+    hub.add("acme/tiny", files)
+    lines = await client.pull(f"{NAME}:bf16")
+    assert lines[-1] == {"status": "success"}
+    assert any(line["status"].startswith("warning: this model cannot see: the proxy makes") for line in lines)
+    assert digest_of(converted(files)) in ollama.models.used_digests()
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "here"),
+    [
+        ("0.34.0", ConvertedBy.AUTO, False),
+        ("0.34.0", ConvertedBy.PROXY, True),
+        ("0.34.1", ConvertedBy.AUTO, True),
+        ("0.34.1", ConvertedBy.OLLAMA, False),
+    ],
+)
+def test_what_sees_is_left_to_an_ollama_that_makes_it_whole(version: str, wanted: ConvertedBy, here: bool) -> None:
+    assert converts_here(wanted, "Gemma3ForConditionalGeneration", capabilities_of(version)) is here
 
 
 async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(

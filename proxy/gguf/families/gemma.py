@@ -1,11 +1,12 @@
 """Google's Gemma models of text. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import ATTENTION, LAYER, MLP
-from proxy.gguf.families.rules import Family, Raised, Rule
+from proxy.gguf.families.rules import Family, Raised, Rule, TextPart
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
 from proxy.gguf.tensors import shown
@@ -166,4 +167,22 @@ GEMMA3 = Family(
     optional_biases=frozenset(),
     local_rope=True,
     vocabulary=_no_prefix_space,
+)
+
+GEMMA3_EYES = replace(
+    GEMMA3,
+    # Google's own config.json leaves out what is transformers' default.
+    defaults={
+        **GEMMA3.defaults,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 26,
+        "vocab_size": 262208,
+    },
+    text=TextPart(
+        {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."},
+        ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+        "see",
+    ),
 )

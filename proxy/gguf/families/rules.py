@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
@@ -126,6 +126,18 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class TextPart:
+    """What a model of several kinds has of text: its settings stand in config.json's `text_config`."""
+
+    names: Mapping[str, str]
+    """How the names of its tensors begin, and how they would in a model of text alone."""
+    left_out: tuple[str, ...]
+    """How the names of the other tensors begin."""
+    lost: str
+    """What the model cannot do without them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """`architecture` is llama.cpp's name. A rule that is only a name is a Copy."""
 
@@ -163,6 +175,23 @@ class Family:
     """Layers beyond those counted only help in training, and are left out."""
     of: "Callable[[Config], Family] | None" = None
     """Which family it is by the config, where models of several have this name."""
+    text: TextPart | None = None
+    """Set where only a part of the model is made."""
 
     def config(self, fields: Mapping[str, Any]) -> Config:
-        return Config({**self.defaults, **fields})
+        """Raises CannotConvert where config.json has no settings for text, and should."""
+        if self.text is None:
+            return Config({**self.defaults, **fields})
+        text = fields.get("text_config")
+        if not isinstance(text, dict):
+            raise CannotConvert("config.json has no text_config")
+        return Config({**self.defaults, **fields, **text})
+
+    def name_of(self, tensor: str) -> str | None:
+        """What a tensor of the weights would be called in a model of text alone; None for one that is left out."""
+        if tensor.startswith((*self.skipped, *(self.text.left_out if self.text else ()))):
+            return None
+        for begins, instead in self.text.names.items() if self.text else ():
+            if tensor.startswith(begins):
+                return instead + tensor.removeprefix(begins)
+        return tensor
