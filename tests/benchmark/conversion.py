@@ -27,7 +27,8 @@ from tests.benchmark.transfer import TRANSFERRED, Ends, one_by_one, process, sid
 from tests.real.test_lifecycle import larger_llama
 from tests.real_ollama import BINARY, measured, running, size_of
 
-ROUNDS = 3
+ROUNDS = 5
+CHECK_SECONDS = 1
 HIDDEN, LAYERS = 2048, 8
 TAGS = ("bf16", "q8_0")
 
@@ -104,8 +105,9 @@ def pull_to_sink(ends: Ends, cores: set[int]) -> float:
         assert proxy.stderr is not None
         try:
             url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
-            # A proxy that runs for a while has planned before.
+            # A proxy that runs for a while has planned before, and has checked its engines.
             urllib.request.urlopen(f"{url}/-/inspect?name=hf.co/acme/model:bf16").read()
+            time.sleep(CHECK_SECONDS)
             began = time.perf_counter()
             body = json.dumps({"model": "hf.co/acme/model:bf16"}).encode()
             with urllib.request.urlopen(f"{url}/api/pull", data=body) as answer:
