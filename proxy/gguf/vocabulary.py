@@ -91,6 +91,10 @@ class _Tokens:
         if self.scores is not None:
             self.scores[number] = score
 
+    def has(self, number: int, text: str) -> bool:
+        """Whether the token of this number has this text, however its spaces are written."""
+        return self.texts[number].replace(" ", _SPACE) == text.replace(" ", _SPACE)
+
     def pairs(self, model: str, pre: str) -> Pairs:
         seen: set[str] = set()
         for text in self.texts:
@@ -207,8 +211,9 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> _Tokens:
     for number, token in read_decoder(files):
         if number < len(tokens):
             _put_added(tokens, number, token, marked=family.added_from_json)
-    for token in files.written_added if family.added_from_json else ():
-        _put_added(tokens, token["id"], token, marked=True)
+    for token in files.written_added:
+        if family.added_from_json or (token["id"] < len(tokens) and not tokens.has(token["id"], token["content"])):
+            _put_added(tokens, token["id"], token, marked=family.added_from_json)
     return tokens
 
 

@@ -27,7 +27,17 @@ from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
-from tests.gguf.tiny_repositories import HEAD, HEADS, HIDDEN, REPOSITORIES, byte_pairs, dump, sentence_pieces
+from tests.gguf.tiny_repositories import (
+    HEAD,
+    HEADS,
+    HIDDEN,
+    REPOSITORIES,
+    added_token,
+    byte_pairs,
+    dump,
+    sentence_pieces,
+)
+from tests.gguf.tiny_repositories import changed as tokenizer_changed
 from tests.gguf.writing import figures, made, plan, write
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -75,6 +85,26 @@ def test_every_family_has_a_repository() -> None:
     tried = {tiny.architecture for tiny in REPOSITORIES.values()}
     same = {"Ernie4_5_ForCausalLM"}
     assert FAMILIES.keys() - same == tried
+
+
+@pytest.mark.parametrize("has_decoder", [False, True])
+def test_tokenizer_json_knows_the_added_tokens_best(has_decoder: bool) -> None:
+    """Today nothing else has those behind tokenizer.model's pieces, and fine-tunes rename only there (F1, F2)."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        added = files["tokenizer.json"]["added_tokens"]
+        last = max(files["tokenizer.json"]["model"]["vocab"].values())
+        added += [added_token("<|im_start|>", last + 1), added_token("<|plain|>", last + 2, special=False)]
+        added.append(added_token("<|renamed|>", last))
+        if not has_decoder:
+            del files["tokenizer_config.json"]["added_tokens_decoder"]
+
+    tokenizer = tokenizer_changed(sentence_pieces(), change, rows=2)
+    files = replace(REPOSITORIES["llama-2"], tokenizer=lambda: tokenizer).files()
+    header = read_header(plan(files).header)
+    tokens, types = (header.get(f"tokenizer.ggml.{key}", list) or [] for key in ("tokens", "token_type"))
+    assert tokens[-3:] == ["<|renamed|>", "<|im_start|>", "<|plain|>"]
+    assert types[-3:] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("name", sorted(REPOSITORIES))
