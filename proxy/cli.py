@@ -17,7 +17,7 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., object])
 
 SWITCH_SECONDS = 0.0005
-KEPT_BYTES = 32 * 1024 * 1024
+KEPT_BYTES = 8 * 1024 * 1024
 
 config_file = click.option(
     "--config", "file", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file with settings."

@@ -43,7 +43,7 @@ T = TypeVar("T")
 READERS = 8
 HASHERS = max(2, min(8, os.cpu_count() or 1))
 BATCHES_AHEAD = 4
-"""Batches of about 2 MiB that are changed and hashed before the oldest is sent, and one more for each thread."""
+"""Batches of about a MiB that are changed and hashed before the oldest is sent, and one more for each thread."""
 MOST_UPLOADS = 5
 """How often one blob is begun where Ollama goes away again and again."""
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Spans that may wait to be handed on while every stream fetches another."""
-BATCH_BYTES = 2 * 1024 * 1024
+BATCH_BYTES = 1024 * 1024
 BATCH_SECONDS = 0.25
 GAINED_BYTES = 256 * 1024
 """What a try has to bring for the next one to count as a first one."""
@@ -92,7 +92,7 @@ class Window:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def next(self) -> list[bytes]:
-        """The next bytes, about 2 MiB; empty at the end. They count as held until `used`.
+        """The next bytes, about a MiB; empty at the end. They count as held until `used`.
 
         Raises SourceError; Interrupted where a file without ranges has to begin again, RangesIgnored where it has
         none and was asked for some.

@@ -105,7 +105,7 @@ class HttpFile:
 
     async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         try:
-            async for chunk in response.content.iter_any():
+            async for chunk, _ in response.content.iter_chunks():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(error) from error
