@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.demo.repository import tiny_llama
+from tests.gguf.tiny_repositories import pieces_model
 from tests.tiny_models import (
     LETTERS,
     QWEN_TEMPLATE,
@@ -363,18 +364,7 @@ def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix
         "pre_tokenizer": None,
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {text: number for number, (text, *_) in enumerate(pieces)},
-            "merges": [[first, second] for first, second in pairs],
-        },
+        "model": pieces_model((text for text, *_ in pieces), [[first, second] for first, second in pairs]),
     }
     config = {
         "add_bos_token": True,

@@ -8,7 +8,7 @@ import json
 import struct
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -117,6 +117,27 @@ def added_token(text: str, number: int, *, special: bool = True) -> dict[str, An
     return {"id": number, "content": text, **flags, "special": special}
 
 
+def decoder_of(tokens: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Added tokens as tokenizer_config.json has them: by number."""
+    return {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens}
+
+
+def pieces_model(texts: Iterable[str], merges: Sequence[str | list[str]]) -> dict[str, Any]:
+    """A SentencePiece BPE as tokenizer.json has it."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": "<unk>",
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "ignore_merges": False,
+        "vocab": {text: number for number, text in enumerate(texts)},
+        "merges": merges,
+    }
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """`specials` are numbers by name; `rows` is how many there are."""
@@ -178,9 +199,7 @@ def byte_pairs(
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     config = {
         **names,
-        "added_tokens_decoder": {
-            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
-        },
+        "added_tokens_decoder": decoder_of(added),
         "chat_template": TEMPLATE,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 2048,
@@ -203,7 +222,6 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
     content = b"".join(_piece(*piece) for piece in pieces)
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x20\x00")
-    vocabulary = {text: number for number, (text, _, _) in enumerate(pieces)}
     tokens = [added_token(text, number) for number, text in enumerate(("<unk>", "<s>", "</s>"))]
     tokens += [added_token(text, len(pieces) + at) for at, text in enumerate(("[INST]", "[/INST]") if added else ())]
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -224,25 +242,12 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
                 {"type": "Strip", "content": " ", "start": 1, "stop": 0},
             ],
         },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": vocabulary,
-            "merges": [f"{a} {b}" for a, b in merges],
-        },
+        "model": pieces_model((text for text, _, _ in pieces), [f"{a} {b}" for a, b in merges]),
     }
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": {
-            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens
-        },
+        "added_tokens_decoder": decoder_of(tokens),
         "bos_token": "<s>",
         "eos_token": "</s>",
         "unk_token": "<unk>",
@@ -400,25 +405,12 @@ def gemma_pieces(*, model: bool = True) -> Tokenizer:
             "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
         },
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {text: number for number, (text, _, _) in enumerate(pieces)},
-            "merges": [[a, b] for a, b in merges],
-        },
+        "model": pieces_model((text for text, _, _ in pieces), [[a, b] for a, b in merges]),
     }
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": {
-            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens
-        },
+        "added_tokens_decoder": decoder_of(tokens),
         **{f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "pad", "unk")},
         "chat_template": GEMMA_TEMPLATE,
         "clean_up_tokenization_spaces": False,

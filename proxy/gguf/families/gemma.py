@@ -54,15 +54,12 @@ def _first_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
 
 
 def _windows(every: int) -> Writer:
-    """llama.cpp takes each layer but every so manieth to see a window only."""
+    """In llama.cpp one layer of `every` sees all, and the others a window."""
 
     def write(config: Config) -> Pairs:
-        kinds = config.find("layer_types")
+        kinds, pattern = config.find("layer_types"), config.find("sliding_window_pattern", "_sliding_window_pattern")
         usual = ["full_attention" if at % every == 0 else "sliding_attention" for at in range(1, config.blocks + 1)]
-        if kinds not in (None, usual) or config.find("sliding_window_pattern", "_sliding_window_pattern") not in (
-            None,
-            every,
-        ):
+        if kinds not in (None, usual) or pattern not in (None, every):
             raise CannotConvert(f"config.json has layer_types other than {every - 1} with a window and one without")
         yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
 
@@ -112,17 +109,17 @@ GEMMA = Family(
     vocabulary=_first_vocabulary,
 )
 
-GEMMA2 = Family(
-    "gemma2",
-    _LATER_TENSORS,
-    (
+GEMMA2 = replace(
+    GEMMA,
+    architecture="gemma2",
+    tensors=_LATER_TENSORS,
+    hyperparameters=(
         *BASIC,
         number("attn_logit_softcapping", "attn_logit_softcapping", required=True),
         number("final_logit_softcapping", "final_logit_softcapping", required=True),
         _windows(2),
         _scale(46),
     ),
-    tokenizers=("sentencepiece",),
     defaults={
         **_DEFAULTS,
         "num_key_value_heads": 4,
@@ -131,20 +128,18 @@ GEMMA2 = Family(
         "query_pre_attn_scalar": 256,
         "sliding_window": 4096,
     },
-    ropes=frozenset({"default"}),
-    only=_ONLY,
-    optional_biases=frozenset(),
     vocabulary=_no_prefix_space,
 )
 
-GEMMA3 = Family(
-    "gemma3",
-    {
+GEMMA3 = replace(
+    GEMMA,
+    architecture="gemma3",
+    tensors={
         **_LATER_TENSORS,
         LAYER + "self_attn.q_norm": Raised("blk.{}.attn_q_norm"),
         LAYER + "self_attn.k_norm": Raised("blk.{}.attn_k_norm"),
     },
-    (
+    hyperparameters=(
         *BASIC,
         count("attention.head_count_kv", "num_key_value_heads", required=True),
         nonzero("final_logit_softcapping", "final_logit_softcapping"),
@@ -152,7 +147,6 @@ GEMMA3 = Family(
         _scale(62),
         _local_rope,
     ),
-    tokenizers=("sentencepiece",),
     defaults={
         **_DEFAULTS,
         "max_position_embeddings": 131072,
@@ -164,7 +158,6 @@ GEMMA3 = Family(
     },
     ropes=frozenset({"default", "linear"}),
     only={**_ONLY, "attn_logit_softcapping": (None,)},
-    optional_biases=frozenset(),
     local_rope=True,
     vocabulary=_no_prefix_space,
 )

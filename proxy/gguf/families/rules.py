@@ -170,7 +170,7 @@ class Family:
     skipped: tuple[str, ...] = ()
     """How the names of tensors begin that only help in training."""
     local_rope: bool = False
-    """Layers that see a window only are turned by a rope of their own."""
+    """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
     of: "Callable[[Config], Family] | None" = None
