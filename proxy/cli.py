@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 
 import click
 
-from proxy import __version__, config, logs
+from proxy import __version__, allocator, config, logs
 from proxy.errors import ProxyError
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., object])
 
 SWITCH_SECONDS = 0.0005
-KEPT_BYTES = 8 * 1024 * 1024
 
 config_file = click.option(
     "--config", "file", metavar="FILE", type=click.Path(path_type=Path), help="A TOML file with settings."
@@ -50,9 +49,7 @@ def serve(listen: str | None, log_format: str, file: Path | None, ollama: str | 
     _allow_many_connections()
     # A thread that quantizes gives Python's lock up this soon: 20 streams beside 2 threads had a p99 of 11 ms, not 23.
     sys.setswitchinterval(SWITCH_SECONDS)
-    # glibc gives freed memory back from twice the largest block that was freed on: without this one, each chunk is
-    # given back and taken anew, which was a tenth of a transfer.
-    bytes(KEPT_BYTES // 2)
+    allocator.tune()
 
     async def until_signal() -> None:
         stop = asyncio.Event()

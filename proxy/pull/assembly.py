@@ -120,7 +120,7 @@ class Assembly:
 
 
 async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGenerator[list[bytes], None]:
-    """The blob in batches of about a MiB, up to `ahead` of which are in work at once.
+    """The blob in the batches of the window, up to `ahead` of which are in work at once.
 
     One thread cuts and checks, another joins and hashes; both go on while Ollama takes its time. Raises what ends the
     window, and what a change raises.

@@ -42,8 +42,9 @@ T = TypeVar("T")
 
 READERS = 8
 HASHERS = max(2, min(8, os.cpu_count() or 1))
-BATCHES_AHEAD = 4
-"""Batches of about a MiB that are changed and hashed before the oldest is sent, and one more for each thread."""
+BATCHES_AHEAD = 2
+"""Batches that are changed and hashed before the oldest is sent, and one more for each `BATCH_THREADS` threads."""
+BATCH_THREADS = 4
 MOST_UPLOADS = 5
 """How often one blob is begun where Ollama goes away again and again."""
 
@@ -66,7 +67,7 @@ class Transfer:
         threads: int = 0,
     ) -> None:
         self._ollama = ollama
-        self._ahead = BATCHES_AHEAD + worker_count(threads)
+        self._ahead = BATCHES_AHEAD + worker_count(threads) // BATCH_THREADS
         self._workers = workers(threads)
         self._sent = sent
         self._journal = journal

@@ -17,10 +17,12 @@ from proxy.sources.base import Repository
 
 log = logging.getLogger(__name__)
 
-AHEAD = 2
+AHEAD = 1
 """Spans that may wait to be handed on while every stream fetches another."""
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 2 * 1024 * 1024
 BATCH_SECONDS = 0.25
+JOINED_BYTES = 1024 * 1024
+"""What comes is joined to chunks of this size while it is in the processor's cache: each one costs all later steps."""
 GAINED_BYTES = 256 * 1024
 """What a try has to bring for the next one to count as a first one."""
 MOST_SLOW_RESTARTS = 3
@@ -92,7 +94,7 @@ class Window:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def next(self) -> list[bytes]:
-        """The next bytes, about a MiB; empty at the end. They count as held until `used`.
+        """The next bytes, about `BATCH_BYTES`; empty at the end. They count as held until `used`.
 
         Raises SourceError; Interrupted where a file without ranges has to begin again, RangesIgnored where it has
         none and was asked for some.
@@ -168,6 +170,8 @@ class _Fetch:
         self._reserved = stream.size
         self._used = 0
         self._chunks: deque[bytes] = deque()
+        self._latest: list[bytes] = []
+        self._latest_bytes = 0
         self._waiting = 0
         self._taken = asyncio.Event()
         self._taken_at = 0.0
@@ -178,9 +182,10 @@ class _Fetch:
 
     @property
     def complete(self) -> bool:
-        return self.received == self._span.size and not self._chunks
+        return self.received == self._span.size and not self._waiting
 
     def take(self) -> list[bytes]:
+        self._join_latest()
         batch, size = [], 0
         while self._chunks and size < BATCH_BYTES:
             chunk = self._chunks.popleft()
@@ -263,10 +268,19 @@ class _Fetch:
         raise Interrupted(f"{self._what}: only {self.received} of {self._span.size} bytes came")
 
     def _add(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
+        self._latest.append(chunk)
+        self._latest_bytes += len(chunk)
+        if self._latest_bytes >= JOINED_BYTES:
+            self._join_latest()
         self._waiting += len(chunk)
         self.received += len(chunk)
         self._fetching.streams.arrived(self._stream, len(chunk))
         now = asyncio.get_running_loop().time()
         if self._waiting >= BATCH_BYTES or self.received == self._span.size or now - self._taken_at >= BATCH_SECONDS:
             self._tell(self)
+
+    def _join_latest(self) -> None:
+        if self._latest:
+            self._chunks.append(b"".join(self._latest))
+            self._latest.clear()
+            self._latest_bytes = 0
