@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from proxy import __version__, allocator, config, logs
+from proxy import __version__, config, logs
 from proxy.errors import ProxyError
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ def cli() -> None:
 @everywhere
 def serve(listen: str | None, log_format: str, file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Run the proxy until SIGTERM or SIGINT."""
+    from proxy import allocator
     from proxy.app import serve as serve_until
 
     logs.configure(logs.LogFormat(log_format))
