@@ -115,8 +115,8 @@ class Assembly:
     def _next_check(self, part: Range) -> "_Check | None":
         if self._check and self._check.file is part.file and self._check.reached == part.start:
             return self._check
-        checked = self._checks_files and part.file.sha256 is not None and part.start == 0
-        return _Check(part.file) if checked else None
+        expected = part.file.sha256 if self._checks_files and part.start == 0 else None
+        return _Check(part.file, expected) if expected is not None else None
 
 
 async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGenerator[list[bytes], None]:
@@ -177,8 +177,9 @@ async def _feed(
 class _Check:
     """Hashes a file that a recipe takes whole and in order, if in pieces, and compares."""
 
-    def __init__(self, file: RepositoryFile) -> None:
+    def __init__(self, file: RepositoryFile, expected: str) -> None:
         self.file = file
+        self._expected = expected
         self._hash = hashlib.sha256()
         self.reached = 0
 
@@ -186,8 +187,14 @@ class _Check:
         """Raises Damaged at the file's last byte."""
         self._hash.update(piece)
         self.reached += len(piece)
-        if self.reached == self.file.size and self._hash.hexdigest() != self.file.sha256:
-            raise Damaged(
-                f"{where}/{self.file.path} arrived damaged: its digest is {self._hash.hexdigest()}, not "
-                f"{self.file.sha256} as announced; pull again: finished files are kept"
-            )
+        if self.reached == self.file.size:
+            check_digest(f"{where}/{self.file.path}", self._expected, self._hash.hexdigest())
+
+
+def check_digest(what: str, expected: str, computed: str) -> None:
+    """Raises Damaged where they differ."""
+    if expected != computed:
+        raise Damaged(
+            f"{what} arrived damaged: its digest is {computed}, not {expected} as announced; pull again: "
+            "finished files are kept"
+        )

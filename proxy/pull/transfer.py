@@ -6,9 +6,6 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from proxy.errors import (
@@ -21,18 +18,18 @@ from proxy.errors import (
     SourceError,
     TransferError,
 )
-from proxy.ollama import PROBE, PROBE_DIGEST, Ollama, Write
+from proxy.ollama import Ollama
 from proxy.planning.identity import upload_identity
 from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Recipe
-from proxy.pull.assembly import Assembly, assembled
+from proxy.pull.assembly import check_digest
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Listener, Progress, Shown
 from proxy.pull.sharing import Claim, SharedUpload, Watcher
-from proxy.pull.spool import spooled
 from proxy.pull.streams import Bandwidth, Streams
 from proxy.pull.tries import Tries
-from proxy.pull.window import Fetching, Window
+from proxy.pull.upload import BlobUpload
+from proxy.pull.window import Fetching
 from proxy.pull.workers import worker_count, workers
 from proxy.sources.base import Mirrored, Repository, RepositoryFile
 
@@ -211,7 +208,7 @@ class Transfer:
         digest before Ollama has it, where nobody knew it. `what` names the blob in errors; of one pull's blobs, that
         with the lowest `order` is fetched first.
         """
-        upload = _Upload(
+        upload = BlobUpload(
             self._ollama,
             self._journal,
             fetching,
@@ -262,112 +259,6 @@ class Transfer:
         return await work()
 
 
-@dataclass(eq=False, slots=True)
-class _Upload:
-    """One blob's way into Ollama, which may have to be gone again from its beginning."""
-
-    ollama: Ollama
-    journal: Journal
-    fetching: Fetching
-    recipe: Recipe
-    what: str
-    moved: Callable[[int], None]
-    claim: Claim
-    sent: Callable[[int], object]
-    order: int
-    threads: ThreadPoolExecutor
-    workers: ThreadPoolExecutor
-    ahead: int
-    reached: int = 0
-
-    async def run(self) -> str:
-        self._count(-self.reached)
-        digest = self.recipe.digest
-        if digest is None:
-            digest = await self._run_unnamed()
-        # Another pull may have brought it meanwhile; the answer to an earlier upload may have been lost.
-        elif not await self.ollama.has_blob(digest):
-            self.journal.brings(digest, self.recipe.size)
-            async with self._window() as window:
-                is_ours = await self.ollama.push_blob(
-                    digest, self.recipe.size, lambda write: self._make(window, partial(self._send, write))
-                )
-            if not is_ours:
-                self.journal.forget([digest])
-        self._count(self.recipe.size - self.reached)
-        return digest
-
-    async def _run_unnamed(self) -> str:
-        if not await self.ollama.has_blob(PROBE_DIGEST):
-            self.journal.brings(PROBE_DIGEST, len(PROBE))
-        if not await self.ollama.keeps_unnamed_blobs():
-            return await self._run_spooled()
-        made = ""
-
-        async def produce(write: Write) -> None:
-            nonlocal made
-            made = await self._make(window, partial(self._send, write))
-
-        async with self._window() as window:
-            named = await self.ollama.push_unnamed_blob(self.recipe.size, produce)
-        if named != made:
-            raise DigestMismatch(f"Ollama received {named}, but {made} was sent")
-        if not await self.ollama.has_blob(named):
-            raise OllamaError(f"Ollama did not keep {named}, which was uploaded before its digest was known")
-        return named
-
-    async def _run_spooled(self) -> str:
-        with spooled(self.what, self.recipe.size, self.threads) as spool:
-            async with self._window() as window:
-                digest = await self._make(window, partial(_write_all, spool.write))
-
-            async def produce(write: Write) -> None:
-                async for piece in spool.read():
-                    await self._send(write, [piece])
-
-            await self.ollama.push_blob(digest, self.recipe.size, produce)
-        return digest
-
-    def _window(self) -> Window:
-        return Window(self.fetching, self.recipe, self.order)
-
-    async def _make(self, window: Window, send: Callable[[Sequence[bytes]], Awaitable[None]]) -> str:
-        """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
-        assembly = Assembly(self.recipe, self.workers, self.fetching.repository.id)
-        ready: list[bytes] = []
-        async with aclosing(assembled(assembly, window, self.ahead)) as batches:
-            async for batch in batches:
-                await send(ready)
-                ready = batch
-        digest = assembly.digest()
-        if self.recipe.digest is not None:
-            _check_digest(self.what, self.recipe.digest, digest)
-        else:
-            self.claim(digest)
-            if not await self.ollama.has_blob(digest):
-                self.journal.brings(digest, self.recipe.size)
-        await send(ready)
-        return digest
-
-    async def _send(self, write: Write, pieces: Sequence[bytes]) -> None:
-        """Write to Ollama, and tell of what reached it."""
-        await _write_all(write, pieces)
-        size = sum(map(len, pieces))
-        self.sent(size)
-        self.fetching.progress.sent(size)
-        self._count(size)
-
-    def _count(self, size: int) -> None:
-        self.reached += size
-        if size:
-            self.moved(size)
-
-
-async def _write_all(write: Write, pieces: Sequence[bytes]) -> None:
-    for piece in pieces:
-        await write(piece)
-
-
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order. The first failure ends the others and is raised as it is."""
     try:
@@ -389,15 +280,7 @@ def _with_origin(error: Damaged, repository: Repository, files: Iterable[Reposit
 def _check_content(repository: Repository, file: RepositoryFile, content: bytes) -> None:
     what = f"{repository.id}/{file.path}"
     if file.sha256 is not None:
-        _check_digest(what, file.sha256, hashlib.sha256(content).hexdigest())
+        check_digest(what, file.sha256, hashlib.sha256(content).hexdigest())
     elif file.git_sha1 is not None:
         git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        _check_digest(what, file.git_sha1, git.hexdigest())
-
-
-def _check_digest(what: str, expected: str, computed: str) -> None:
-    if expected != computed:
-        raise Damaged(
-            f"{what} arrived damaged: its digest is {computed}, not {expected} as announced; pull again: "
-            "finished files are kept"
-        )
+        check_digest(what, file.git_sha1, git.hexdigest())
