@@ -16,7 +16,7 @@ from tests.support import Client, settings
 @pytest.fixture
 def converter() -> str:
     """`pull.converter`; files about the proxy's own conversion overrule it."""
-    return "ollama"
+    return "auto"
 
 
 @pytest.fixture

@@ -11,10 +11,17 @@ import orjson
 import pytest
 
 from proxy.demo.hub import StandInHub
+from tests.real_ollama import RealOllama
 from tests.support import Client
 from tests.tiny_models import tiny_bert, tiny_nomic_bert
 
 pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def _converter_is_there(real_ollama: RealOllama) -> None:
+    real_ollama.needs_converter()
+
 
 FOLDER = "EMBEDDING_REPOSITORY"
 """The environment variable that names a folder with a sentence-transformers repository of real weights."""

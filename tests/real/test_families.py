@@ -56,6 +56,13 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture
+def converter(real_ollama: RealOllama) -> str:
+    """What is repaired is repaired for Ollama's converter."""
+    real_ollama.needs_converter()
+    return "ollama"
+
+
+@pytest.fixture
 async def capabilities(real_client: Client) -> Capabilities:
     _, said = await real_client.get("/api/version")
     return capabilities_of(orjson.loads(said)["version"])

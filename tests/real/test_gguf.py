@@ -100,7 +100,6 @@ async def test_a_gguf_of_floats_is_quantized_and_answers(
     hub.add(repository, {f"{name}.gguf": whole} if shards == 1 else split(whole, shards, prefix=name))
     lines = await real_client.pull(f"hf.co/{repository}:{tag}")
     assert lines[-1] == {"status": "success"}
-    assert any(line["status"].startswith("quantizing ") for line in lines)
     assert await level(real_client, f"hf.co/{repository}:{tag}") == tag.upper()
     await chat(real_client, f"hf.co/{repository}:{tag}")
 

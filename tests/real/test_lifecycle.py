@@ -35,21 +35,33 @@ KILLS = 10
 SEED = 24
 
 
+BY_OLLAMA = pytest.mark.parametrize("converter", ["ollama"])
+
+
 @pytest.fixture
-def own_ollama(tmp_path: Path) -> Iterator[RealOllama]:
+def converter() -> str:
+    """`pull.converter`; tests of Ollama's converter are BY_OLLAMA."""
+    return "auto"
+
+
+@pytest.fixture
+def own_ollama(tmp_path: Path, converter: str) -> Iterator[RealOllama]:
     """With an empty store."""
     with running(tmp_path / "ollama") as ollama:
+        if converter == "ollama":
+            ollama.needs_converter()
         yield ollama
 
 
 def with_reclaim(hub: StandInHub, ollama: RealOllama, /, **sections: Any) -> Config:
     ours = {"reclaim": True, "patience": "60s"} | sections.pop("ollama", {})
-    return settings(hub.endpoint, ollama.url, ollama=ours, **sections)
+    pull = {"converter": "auto"} | sections.pop("pull", {})
+    return settings(hub.endpoint, ollama.url, ollama=ours, pull=pull, **sections)
 
 
 @pytest.fixture
-async def own_app(hub: StandInHub, own_ollama: RealOllama) -> AsyncIterator[App]:
-    async with App(with_reclaim(hub, own_ollama)) as app:
+async def own_app(hub: StandInHub, own_ollama: RealOllama, converter: str) -> AsyncIterator[App]:
+    async with App(with_reclaim(hub, own_ollama, pull={"converter": converter})) as app:
         yield app
 
 
@@ -59,8 +71,10 @@ def own_client(own_app: App, session: aiohttp.ClientSession) -> Client:
 
 
 @asynccontextmanager
-async def own_process(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    async with serving("--hub", hub.endpoint, "--ollama", ollama.url) as (process, url):
+async def own_process(
+    hub: StandInHub, ollama: RealOllama, converter: str = "auto"
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    async with serving("--hub", hub.endpoint, "--ollama", ollama.url, converter=converter) as (process, url):
         assert process.stderr is not None
         reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
         try:
@@ -189,7 +203,6 @@ async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_ot
     shown = [
         "pulling manifest",
         "verifying sha256 digest",
-        "converting model",
         "writing manifest",
         "removing unused layers",
         "success",
@@ -204,6 +217,7 @@ async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_ot
     await said(Client(own_app.address.url, session), name)
 
 
+@BY_OLLAMA
 async def test_a_small_file_that_another_model_uses_too_stays_and_that_model_keeps_it(
     own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
@@ -288,6 +302,7 @@ async def test_a_model_that_ollama_refuses_leaves_nothing(
     if fault == "template":
         models = {"hf.co/acme/tiny": {"template": "{{ .Broken"}}
     else:
+        own_ollama.needs_converter()
         monkeypatch.setattr(preflight, "_check_architecture", lambda *_: None)
         config = json.loads(files["config.json"]) | {"architectures": ["UnheardOfForCausalLM"]}
         files, said_of_it = files | {"config.json": orjson.dumps(config)}, "unsupported architecture"
@@ -319,6 +334,7 @@ async def test_an_ollama_that_is_killed_in_mid_transfer_is_waited_for(
     assert await own_models(own_ollama, session) == []
 
 
+@BY_OLLAMA
 async def test_after_an_ollama_that_was_killed_in_mid_create_the_next_pull_succeeds_and_leaves_nothing(
     own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -429,7 +445,7 @@ async def pull_of_the_unchanged(ollama: RealOllama, hub: StandInHub, client: Cli
 
 
 @pytest.mark.parametrize("before", [None, "{{ .System }} {{ .Prompt }}"], ids=["the authors' template", "an own one"])
-async def test_a_changed_template_costs_one_create_and_leaves_nothing(
+async def test_a_changed_template_moves_no_weights_and_leaves_nothing(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, before: str | None
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
@@ -448,9 +464,8 @@ async def test_a_changed_template_costs_one_create_and_leaves_nothing(
         assert re.search(r"^temperature +0\.25$", shown["parameters"], re.MULTILINE)
         assert shown["details"]["quantization_level"] == "Q4_K_M"
         await said(client, NAME)
-    asked = own_ollama.asked_since(position)
-    assert [request for request in asked if request[1] == "/api/create"] == [("POST", "/api/create")]
-    assert not [path for method, path in asked if method == "POST" and path.startswith("/api/blobs/")]
+        weights = digest_of(await own_ollama.gguf_of(NAME))
+    assert ("POST", f"/api/blobs/{weights}") not in own_ollama.asked_since(position)
     assert fetched(hub) == []
     assert left_behind(own_ollama) == {}
 
@@ -476,15 +491,17 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
 
 
 async def test_a_store_is_smaller_after_a_pull_that_gives_up_what_it_no_longer_needs(
-    hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
+    hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    real_ollama.needs_converter()
     files = larger_llama(tmp_path / "files", hidden=1024, layers=8)
     hub.add("acme/tiny", files)
     raw = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
     ends = {}
     for reclaim in (True, False):
         with running(tmp_path / f"ollama {reclaim}") as ollama, measured(ollama.home / "models") as sizes:
-            async with App(with_reclaim(hub, ollama, ollama={"reclaim": reclaim})) as app:
+            by_ollama = {"converter": "ollama"}
+            async with App(with_reclaim(hub, ollama, ollama={"reclaim": reclaim}, pull=by_ollama)) as app:
                 assert (await Client(app.address.url, session).pull(NAME))[-1] == SUCCESS
             ends[reclaim] = size_of(ollama.home / "models")
             print(
@@ -495,11 +512,12 @@ async def test_a_store_is_smaller_after_a_pull_that_gives_up_what_it_no_longer_n
     assert ends[True] + 0.9 * raw < ends[False]
 
 
+@BY_OLLAMA
 async def test_sigterm_in_mid_create_ends_the_proxy_soon_and_the_next_pull_succeeds(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     hub.add("acme/tiny", larger_llama(tmp_path / "files", hidden=1024, layers=4))
-    async with own_process(hub, own_ollama) as (process, url):
+    async with own_process(hub, own_ollama, "ollama") as (process, url):
         client = Client(url, session)
         pulling = asyncio.create_task(client.pull(NAME))
         await until_line(client, NAME, "converting model")
@@ -508,7 +526,7 @@ async def test_sigterm_in_mid_create_ends_the_proxy_soon_and_the_next_pull_succe
             assert await process.wait() == 0
         assert "shutting down" in (await pulling)[-1]["error"]
     hub.requests.clear()
-    async with own_process(hub, own_ollama) as (_, url):
+    async with own_process(hub, own_ollama, "ollama") as (_, url):
         client = Client(url, session)
         assert (await client.pull(NAME))[-1] == SUCCESS
         assert fetched(hub) == []

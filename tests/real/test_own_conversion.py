@@ -102,6 +102,7 @@ async def test_the_proxys_conversion_is_ollamas_tensor_by_tensor_and_answers_the
     tag: str,
 ) -> None:
     """And comes without a create where nothing has to be quantized by Ollama, and with nothing left behind."""
+    real_ollama.needs_converter()
     hub.add("acme/own-SmolLM2", repositories[dtype])
     name = f"hf.co/acme/own-SmolLM2:{tag}"
     ours = await made(real_ollama, hub, session, name, "proxy")

@@ -30,29 +30,27 @@ SLOW = 400_000
 NARROW = 62  # Ollama's bars are 61 columns at the least
 BAR = re.compile(r"(pulling [0-9a-f]{12}): +(\d+)% ▕█* *▏ +[.\d]+ [KMG]?B(/ *[.\d]+ [KMG]?B.*)?")
 SPINNER = re.compile(r"(.*?)(?: [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏])?")
-QUANTIZING = "pulling 000000000000"
-ENDS = ["verifying conversion", "writing manifest", "removing unused layers", "success"]
+ENDS = ["verifying sha256 digest", "writing manifest", "success"]
 
 
 class Case(NamedTuple):
     """The terminal, and what is pulled."""
 
     shards: int
-    converter: str
     columns: int = 80
     above: int = 0
     chats: bool = True
 
 
 CASES = [
-    Case(1, "ollama"),
-    Case(1, "auto", above=ROWS),
-    Case(1, "auto", columns=NARROW, chats=False),
-    Case(30, "ollama", above=ROWS),
-    Case(30, "auto"),
-    Case(30, "auto", columns=NARROW),
-    Case(30, "ollama", columns=120),
-    Case(30, "ollama", chats=False),
+    Case(1),
+    Case(1, above=ROWS),
+    Case(1, columns=NARROW, chats=False),
+    Case(30),
+    Case(30, above=ROWS),
+    Case(30, columns=NARROW),
+    Case(30, columns=120),
+    Case(30, chats=False),
 ]
 
 
@@ -70,8 +68,8 @@ def without_template(files: Files) -> Files:
     return {**files, "tokenizer_config.json": json.dumps(fields).encode()}
 
 
-def config(hub: StandInHub, ollama: RealOllama, converter: str = "auto") -> Config:
-    return settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": converter})
+def config(hub: StandInHub, ollama: RealOllama) -> Config:
+    return settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
 
 
 def typed(
@@ -126,18 +124,16 @@ async def test_every_row_stays_one_row_and_where_it_is_from_the_first_to_success
     hub.add("acme/tiny", files if case.chats else without_template(files))
     hub.line = SLOW
     name = "hf.co/acme/tiny:q4_K_M"
-    async with App(config(hub, real_ollama, case.converter)) as app:
+    async with App(config(hub, real_ollama)) as app:
         async with typed(real_ollama, app, "pull", name, columns=case.columns, above=case.above) as terminal:
             await terminal.until(is_moving)
             hub.line = None
             assert await terminal.ended() == 0, terminal.rows
         assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
     bars = reached([row for frame in terminal.frames for row in frame])
-    converting = ["converting model"] if case.converter == "ollama" else []
     warning = [] if case.chats else [row.status for row in Line(NO_TEMPLATE).rows()]
-    expected = ["pulling manifest", *warning, *(bar for bar in bars if bar != QUANTIZING)]
-    expected += ["verifying sha256 digest", *converting, QUANTIZING, *ENDS]
-    assert len(bars) == min(case.shards, MOST_BARS) + 1
+    expected = ["pulling manifest", *warning, *bars, *ENDS]
+    assert len(bars) == min(case.shards, MOST_BARS)
     assert len(expected) - len(warning) <= ROWS
     assert steady(terminal) == expected
     assert set(reached(terminal.rows).values()) == {100}
@@ -148,11 +144,11 @@ async def test_a_refusal_is_one_message(
     real_ollama: RealOllama, real_app: App, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
-    name = "hf.co/acme/tiny:q5_k_m"
+    name = "hf.co/acme/tiny:iq2_xs"
     async with typed(real_ollama, real_app, "pull", name) as terminal:
         assert await terminal.ended() == 1
     [*_, line] = await Client(real_app.address.url, session).pull(name)
-    assert "cannot quantize to 'q5_k_m'" in line["error"]
+    assert "importance matrix" in line["error"]
     first, *rest = terminal.rows
     assert first.strip(" ⠋") == "pulling manifest"
     assert "".join(row.ljust(80) for row in rest).rstrip() == f"Error: {line['error']}"
