@@ -215,6 +215,7 @@ async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_ot
     assert own_ollama.half_written == []
     assert await own_models(own_ollama, session) == []
     await said(Client(own_app.address.url, session), name)
+    assert left_behind(own_ollama) == {}
 
 
 @BY_OLLAMA
@@ -271,9 +272,12 @@ async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both
             assert response.status == 200, await response.read()
         assert digest_of(await own_ollama.gguf_of("other")) == used
         await said(direct, "other")
+        # 0.40 writes the manifest of what its own create made anew at the first load, and leaves the old one.
+        rewritten = left_behind(own_ollama)
+        assert all(size < 1000 for size in rewritten.values())
         await remove(client, "other")
         assert used not in own_ollama.blobs
-        assert left_behind(own_ollama) == {}
+        assert left_behind(own_ollama) == rewritten
 
 
 async def test_two_quantizations_of_one_repository_at_once_both_chat_and_leave_nothing(
