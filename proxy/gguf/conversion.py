@@ -5,6 +5,7 @@ its source comes in. The tensors and keys are those of llama.cpp's converter; wh
 or the vocabulary says why.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,9 +17,11 @@ from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.requantizing import QUANTIZATION_VERSION
+from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, lay_out, padding, shown
+from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.vocabulary import write_vocabulary
 
@@ -99,7 +102,8 @@ def convert(
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
     file_type = _file_type(weights) if quantization is None else quantization
-    metadata = _metadata(family, settings, files, description, sources, FILE_TYPES[file_type].number)
+    tokenizer = TokenizerFiles.read(files)
+    metadata = _metadata(family, settings, tokenizer, description, sources, FILE_TYPES[file_type].number)
     check_loadable(family.architecture, metadata, sources)
     facts = ModelFacts.of(metadata)
     if quantization is not None:
@@ -122,7 +126,7 @@ def convert(
 def _metadata(
     family: Family,
     config: Config,
-    files: Mapping[str, bytes],
+    files: TokenizerFiles,
     description: Description,
     infos: Sequence[TensorInfo],
     file_type: int,
@@ -134,6 +138,8 @@ def _metadata(
         **_hyperparameters(family, config),
         **write_vocabulary(family, config, files, description.chat_template),
     }
+    name = name_for_loader(str(metadata["general.name"].value), files, metadata["tokenizer.ggml.tokens"])
+    metadata["general.name"] = Field.string(name)
     if description.adds_bos is not None:
         metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
     return metadata
@@ -163,6 +169,7 @@ def _check_settings(family: Family, config: Config) -> None:
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
     if config.find("quantization_config"):
         raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
+    _check_yarn(family, config)
     for key, values in family.only.items():
         value = config.rope.get(key, config.find(key))
         if value not in values:
@@ -172,6 +179,22 @@ def _check_settings(family: Family, config: Config) -> None:
         raise CannotConvert(
             f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, "
             f"num_key_value_heads = {config.kv_heads} and heads of {config.head_size}, which do not fit each other"
+        )
+
+
+def _check_yarn(family: Family, config: Config) -> None:
+    """Its factor for attention is transformers' (modeling_rope_utils.py) and llama.cpp's (llama-context.cpp) own."""
+    rope = Config(config.rope)
+    if rope.find("rope_type") != "yarn":
+        return
+    factor, shares = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
+    usual, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))
+    meant = rope.optional_number("attention_factor")
+    if meant is None:
+        meant = scaled[0] / scaled[1] if all(shares) else usual
+    if not math.isclose(meant, 1.0 if family.scales_yarn and shares[1] else usual, rel_tol=1e-5):
+        raise CannotConvert(
+            f"config.json has a yarn scaling that multiplies attention with {meant:.4f}, which llama.cpp does not"
         )
 
 

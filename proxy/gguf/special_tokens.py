@@ -1,5 +1,6 @@
 """Which tokens begin, end and fill a text, and which are special, as a repository's tokenizer files say. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,26 @@ def write_specials(family: Family, config: Config, files: TokenizerFiles, size: 
     for kind, adds in named.adds.items():
         if kind in ("bos", "eos", "sep"):
             yield f"add_{kind}_token", Field.boolean(adds)
+
+
+_PHI3 = re.compile("(phi)-?(3)", re.IGNORECASE)
+_KEEPING_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+
+
+def name_for_loader(name: str, files: TokenizerFiles, tokens: Field) -> str:
+    """A model's name, by which llama.cpp's loader goes (llama-vocab.cpp at b10488).
+
+    Where it has `phi-3` or `phi3`, all special tokens but three take the spaces behind them, and a vocabulary without
+    those three and `</s>` is not loaded.
+    """
+    takes = {token["content"]: token.get("rstrip") is True for token in files.written_added}
+    is_named = _PHI3.search(name) is not None
+    if not is_named and not any(takes.values()):
+        return name
+    as_phi3 = all(taking == (text not in _KEEPING_SPACES) for text, taking in takes.items())
+    if takes and as_phi3 and {"</s>", *_KEEPING_SPACES} <= set(tokens.value):  # type: ignore[arg-type]
+        return name if is_named else f"{name} (Phi-3)"
+    return _PHI3.sub(r"\1 \2", name)
 
 
 class _Named:

@@ -24,10 +24,9 @@ _NO_END = "\U0001f409"
 
 
 def write_vocabulary(
-    family: Family, config: Config, contents: Mapping[str, bytes], chat_template: str | None = None
+    family: Family, config: Config, files: TokenizerFiles, chat_template: str | None = None
 ) -> dict[str, Field]:
     """The keys with their whole names. Raises CannotConvert for a tokenizer that is not known."""
-    files = TokenizerFiles.read(contents)
     fields: dict[str, Field] = {}
     for key, field in _write(family, config, files):
         fields[f"tokenizer.ggml.{key}"] = field

@@ -64,6 +64,8 @@ CUTS: Mapping[str, Version] = {
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
 }
+RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
+"""By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
 OWN_ENGINE = Version(0, 12, 0)
 """From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
 CUTS_AS_QWEN2 = ("qwen3", "qwen3moe")
@@ -148,6 +150,10 @@ class Capabilities:
     def runs(self, architecture: str) -> bool:
         """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
         return self.version >= RUNS.get(architecture, OLDEST)
+
+    def runs_right_from(self, architecture: str, pre_tokenizer: str) -> Version:
+        """The version to have for a model to be calculated as llama.cpp does it."""
+        return RUNS_RIGHT.get((architecture, pre_tokenizer), OLDEST)
 
     def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for texts to be cut as llama.cpp does it by this name."""

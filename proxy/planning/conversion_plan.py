@@ -74,6 +74,12 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
             f"({conversion.pre_tokenizer}); update it to {since} or newer"
         )
     upload = _upload(material, conversion)
+    since = capabilities.runs_right_from(conversion.architecture, conversion.pre_tokenizer)
+    if capabilities.version < since:
+        raise Refusal(
+            f"{repository.id}: {capabilities.ollama} calculates {material.config['architectures'][0]} wrongly; update "
+            f"it to {since} or newer"
+        )
     return Plan(
         name,
         repository,

@@ -5,6 +5,7 @@ The figures in `expected` were computed once, from what `python -m tests.gguf.ti
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,6 +41,7 @@ from tests.gguf.tiny_repositories import (
 from tests.gguf.tiny_repositories import changed as tokenizer_changed
 from tests.gguf.writing import figures, made, plan, write
 
+YARN = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 EXPECTED = Path(__file__).parent / "expected"
 ONLY_OURS = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob"},  # Ollama's engine takes it to be true where it is missing
@@ -301,11 +303,56 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
         ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+        ("deepseek3", {"rope_interleave": False}, "rope_interleave"),
+        ("deepseek3", {"topk_method": "group_limited_greedy"}, "group_limited_greedy"),
+        ("deepseek2", {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.707}}, "multiplies attention"),
+        ("llama", {"rope_scaling": YARN | {"attention_factor": 1.0}}, "multiplies attention with 1.0000"),
+        ("qwen3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "multiplies attention"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("cohere2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("cohere2", {"sliding_window_pattern": 2}, "layer_types"),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         changed(name, config)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("deepseek3", {"scoring_func": None}),
+        ("granitehybrid", {"layer_types": {"mamba": "linear_attention", "attention": "full_attention"}}),
+        ("cohere2", {"rotary_pct": None, "layer_types": [*["sliding_attention"] * 3, "full_attention"]}),
+        ("smollm3", {"no_rope_layers": [1, 1]}),
+        ("deepseek2", {"topk_method": "greedy"}),
+    ],
+)
+def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str, config: Mapping[str, Any]) -> None:
+    files = dict(repository(name))
+    old = json.loads(files["config.json"])
+    new = {key: value for key, value in (old | dict(config)).items() if value is not None}
+    if isinstance(names := config.get("layer_types"), dict):
+        new["layer_types"] = [names[kind] for kind in old["layer_types"]]
+    assert plan(files | {"config.json": dump(new)}).header == plan(files).header
+
+
+@pytest.mark.parametrize("name", ["Phi-3-tiny", "llama3-phi3", "a-phi-3.5"])
+def test_a_name_that_makes_llama_cpp_look_for_phi_3s_tokens_is_written_otherwise(name: str) -> None:
+    header = read_header(plan(repository("llama"), name=name).header)
+    assert not re.search("phi-?3", header.get("general.name", str) or "", re.IGNORECASE)
+
+
+def test_tokens_that_take_spaces_as_phi_3s_do_give_the_name_by_which_llama_cpp_knows_that() -> None:
+    files = dict(repository("phi3"))
+    tokenizer = json.loads(files["tokenizer.json"])
+    for token in tokenizer["added_tokens"]:
+        token["content"] = {"[INST]": "<|endoftext|>"}.get(token["content"], token["content"])
+        token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
+    header = read_header(plan(files | {"tokenizer.json": dump(tokenizer)}, name="mine").header)
+    assert header.get("general.name", str) == "Mine (Phi-3)"
 
 
 def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:

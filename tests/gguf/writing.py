@@ -25,7 +25,7 @@ MOST_VALUES = 16
 WINDOW = 1 << 16
 
 
-def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
+def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", **options: Any) -> Conversion:
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
     return convert(
@@ -36,7 +36,7 @@ def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
             for path, content in sorted(files.items())
             if path.endswith(".safetensors")
         },
-        Description("Tiny Model", read_card(files.get("README.md", b"")), template, generation),
+        Description(name, read_card(files.get("README.md", b"")), template, generation),
         **options,
     )
 

@@ -102,6 +102,11 @@ def test_which_release_cuts_texts_as_a_tokenizer(
     assert str(capabilities_of(version).cuts_from(architecture, pre_tokenizer)) == since
 
 
+@pytest.mark.parametrize(("pre_tokenizer", "since"), [("deepseek-v3", "0.30.0"), ("deepseek-llm", "0.5.5")])
+def test_which_release_calculates_deepseek_as_llama_cpp(pre_tokenizer: str, since: str) -> None:
+    assert str(capabilities_of("0.24.0").runs_right_from("deepseek2", pre_tokenizer)) == since
+
+
 def test_the_newest_converts_all_that_is_listed_and_nothing_else() -> None:
     newest = capabilities_of("0.33.0")
     assert all(newest.converts(architecture) for architecture in CONVERTS)

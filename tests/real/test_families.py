@@ -288,7 +288,7 @@ def _word_piece(tokenizer: dict[str, Any]) -> None:
 REFUSED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "another architecture": (
         lambda files: configured(files, architectures=["ApertusForCausalLM"]),
-        "cannot convert ApertusForCausalLM, nor can any other Ollama",
+        "neither this proxy nor any Ollama converts ApertusForCausalLM",
     ),
     "no heads, at which a server ends": (
         lambda files: configured(files, num_attention_heads=...),

@@ -2,9 +2,20 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, HEAD_NORMS, LAYER, MLP, head_dim, no_scaling
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    HEAD_NORMS,
+    LAYER,
+    MLP,
+    head_dim,
+    no_scaling,
+    usual_windows,
+)
 from proxy.gguf.families.rules import Family, Rule
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, number, partial_rope_dimensions
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number, partial_rope_dimensions
 
 _COHERE_TENSORS: Mapping[str, Rule | str] = {
     **ENDS,
@@ -12,6 +23,20 @@ _COHERE_TENSORS: Mapping[str, Rule | str] = {
     **MLP,
     LAYER + "input_layernorm": "blk.{}.attn_norm",
 }
+
+_NORMED_BLOCKS = 64
+"""From so many layers on llama.cpp has norms for the heads."""
+
+
+def _norms_of_heads(config: Config) -> Pairs:
+    has = config.flag("use_qk_norm", default=False)
+    if has != (config.blocks >= _NORMED_BLOCKS):
+        raise CannotConvert(
+            f"config.json has use_qk_norm = {has} and {config.blocks} layers; llama.cpp has these norms from "
+            f"{_NORMED_BLOCKS} layers on, and only then"
+        )
+    yield from ()
+
 
 COHERE = Family(
     "command-r",
@@ -22,6 +47,7 @@ COHERE = Family(
         count("context_length", "model_max_length", "max_position_embeddings", required=True),
         number("logit_scale", "logit_scale", required=True),
         no_scaling,
+        _norms_of_heads,
     ),
     defaults={
         "max_position_embeddings": 8192,
@@ -45,9 +71,9 @@ COHERE2 = Family(
         VOCABULARY_SIZE,
         partial_rope_dimensions,
         no_scaling,
+        usual_windows(4),
     ),
-    defaults={**COHERE.defaults, "sliding_window": 4096},
+    defaults={**COHERE.defaults, "sliding_window": 4096, "partial_rotary_factor": 1.0},
     ropes=frozenset({"default"}),
-    # llama.cpp takes every fourth layer to see all.
-    only={**ANY_SILU, "sliding_window_pattern": (4, None)},
+    only=ANY_SILU,
 )

@@ -54,6 +54,10 @@ def _deepseek2_sizes(config: Config) -> Pairs:
     yield "rope.dimension_count", Field.uint32(turned)
     if config.flag("norm_topk_prob", default=False):
         yield "expert_weights_norm", Field.boolean(True)
+    if config.find("topk_method") == "group_limited_greedy" and config.count("n_group") > 1:
+        raise CannotConvert(
+            "config.json has topk_method = 'group_limited_greedy', and llama.cpp chooses groups in another way"
+        )
     scale = Config(config.rope).optional_number("mscale_all_dim")
     if scale is not None:
         yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
@@ -100,7 +104,14 @@ DEEPSEEK2 = Family(
         "rope_theta": 10000.0,
         "routed_scaling_factor": 1.0,
     },
-    only={**ANY_SILU, "attention_bias": (False, None), "moe_layer_freq": (1, None)},
+    only={
+        **ANY_SILU,
+        "attention_bias": (False, None),
+        "moe_layer_freq": (1, None),
+        "rope_interleave": (True, None),
+        "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
+    },
+    scales_yarn=True,
     extra_layers=True,
     optional=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
@@ -114,6 +125,7 @@ DEEPSEEK3 = replace(
         "max_position_embeddings": 4096,
         "first_k_dense_replace": 3,
         "num_experts_per_tok": 8,
+        "scoring_func": "sigmoid",
         "n_group": 8,
         "topk_group": 4,
         "norm_topk_prob": True,

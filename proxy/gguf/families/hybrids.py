@@ -116,10 +116,16 @@ _DENSE_MLP: Mapping[str, Rule | str] = {
 def _attends(config: Config) -> list[bool]:
     """Layer by layer, whether it has attention in the place of a state space."""
     kinds = config.find("layer_types")
-    known = isinstance(kinds, list) and all(kind in ("attention", "mamba") for kind in kinds)
-    if not known or len(kinds) != config.blocks:
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != config.blocks
+        or not all(isinstance(kind, str) and kind in _ATTENDS for kind in kinds)
+    ):
         raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
-    return [kind == "attention" for kind in kinds]
+    return [_ATTENDS[kind] for kind in kinds]
+
+
+_ATTENDS = {"attention": True, "full_attention": True, "mamba": False, "linear_attention": False}
 
 
 def _granite_mixer(config: Config) -> Pairs:

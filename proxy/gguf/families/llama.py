@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -114,10 +114,21 @@ ARCEE = Family(
     vocabulary=llama_vocabulary,
 )
 
+_ROPES_EVERY = 4
+"""llama.cpp leaves every fourth layer of SmolLM 3 without a rope."""
+
+
+def _layers_without_rope(config: Config) -> Pairs:
+    usual = [int(at % _ROPES_EVERY != 0) for at in range(1, config.blocks + 1)]
+    if config.find("no_rope_layers") not in (None, usual):
+        raise CannotConvert("config.json has no_rope_layers other than every fourth, which llama.cpp takes")
+    yield from ()
+
+
 SMOLLM3 = Family(
     "smollm3",
     LLAMA_TENSORS,
-    _LLAMA_KEYS,
+    (*_LLAMA_KEYS, _layers_without_rope),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 32768,
@@ -128,8 +139,7 @@ SMOLLM3 = Family(
     },
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
-    # llama.cpp leaves every fourth layer without a rope.
-    only={**ANY_SILU, "no_rope_layer_interval": (4, None), "use_sliding_window": (False, None)},
+    only={**ANY_SILU, "no_rope_layer_interval": (_ROPES_EVERY, None), "use_sliding_window": (False, None)},
     vocabulary=llama_vocabulary,
 )
 

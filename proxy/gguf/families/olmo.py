@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -20,7 +20,7 @@ from proxy.gguf.families.parts import (
 )
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, always, llama3_frequencies, number
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, llama3_frequencies, number
 
 OLMO = Family(
     "olmo",
@@ -48,10 +48,21 @@ OLMO3 = Family(
     only={**ANY_SILU, **UNTIED},
 )
 
+
+def _no_groups(config: Config) -> Pairs:
+    """llama.cpp takes the norm of K to be as wide as the embedding."""
+    if config.kv_heads != config.heads:
+        raise CannotConvert(
+            f"config.json has num_key_value_heads = {config.kv_heads} and num_attention_heads = {config.heads}, "
+            "which llama.cpp takes to be alike for this architecture"
+        )
+    yield from ()
+
+
 OLMOE = Family(
     "olmoe",
     {**ENDS, **NORMS, **ATTENTION, **HEAD_NORMS, **ROUTED, **FUSED_EXPERTS},
-    (*BASIC, always("attention.layer_norm_rms_epsilon", Field.float32(1e-5))),
+    (*BASIC, _no_groups),
     defaults={
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,

@@ -169,6 +169,8 @@ class Family:
     """Tensors that may have a bias; others may not."""
     skipped: tuple[str, ...] = ()
     """How the names of tensors begin that only help in training."""
+    scales_yarn: bool = False
+    """llama.cpp takes the factor of yarn's attention from `mscale_all_dim`, and else from the scaling's own factor."""
     local_rope: bool = False
     """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False
