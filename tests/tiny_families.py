@@ -16,6 +16,7 @@ from tests.tiny_models import (
     LETTERS,
     QWEN_TEMPLATE,
     Array,
+    Pooling,
     Random,
     Tensors,
     _added_token,
@@ -26,6 +27,7 @@ from tests.tiny_models import (
     _qwen_tokenizer,
     _zeros,
     safetensors,
+    sentence_transformer,
 )
 
 Files = dict[str, bytes]
@@ -217,6 +219,17 @@ def stored(tensors: Mapping[str, Stored]) -> bytes:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return b"".join([struct.pack("<Q", len(text)), text, *(tensor.data for tensor in tensors.values())])
+
+
+def embedding_form(files: Files, pooling: Pooling = "lasttoken") -> Files:
+    """A decoder that embeds texts, as sentence-transformers saves one: no output, and no `model.` before the names."""
+    tensors = {
+        name.removeprefix("model."): tensor
+        for name, tensor in stored_tensors(files["model.safetensors"]).items()
+        if not name.startswith("lm_head")
+    }
+    hidden = json.loads(files["config.json"])["hidden_size"]
+    return files | {"model.safetensors": stored(tensors), **sentence_transformer(hidden, pooling, normalize=True)}
 
 
 def restored(files: Files, change: Callable[[dict[str, Stored]], dict[str, Stored]]) -> Files:

@@ -6,6 +6,7 @@ Every maker gives the files of one repository, the same bytes for the same argum
 import json
 import struct
 import zlib
+from base64 import b64encode
 from typing import Any, Literal
 
 import numpy as np
@@ -16,19 +17,21 @@ from tests.conversions import headers
 
 Array = npt.NDArray[np.float32]
 Tensors = dict[str, Array]
-Pooling = Literal["mean", "cls", "max"]
+Pooling = Literal["mean", "cls", "max", "lasttoken"]
 
 # Ollama v0.24 writes these rows of the embedding table around an image, whatever the tokenizer says.
 GEMMA3_ROWS = 256_001
 QWEN2_5_VL_ROWS = 151_656
 
+NO_CHARSMAP = struct.pack("<I", 1024) + bytes(1024 + 1)
+"""SentencePiece's map of characters to others, which leaves all as they are."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (
     "the a an of and to in is was are on at it with for as that this man woman cat dog bird child king queen eats "
     "drinks sits runs sleeps food water bread mat rug house street market stock fell rose sun rain red blue green"
 )
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-POOLING_MODES = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+POOLING_MODES = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
 QWEN_SPECIALS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -113,14 +116,24 @@ def tiny_bert(
         "type_vocab_size": 2,
         "vocab_size": len(vocabulary),
     }
+    return {
+        "config.json": _json(config),
+        "model.safetensors": _bert_weights(config, seed),
+        **_bert_tokenizer(vocabulary),
+        **sentence_transformer(hidden, pooling, normalize=normalize),
+    }
+
+
+def _bert_weights(config: dict[str, Any], seed: int) -> bytes:
+    hidden, feed_forward = config["hidden_size"], config["intermediate_size"]
     random = Random(seed)
     tensors = {
-        "embeddings.word_embeddings.weight": random.weights(len(vocabulary), hidden),
-        "embeddings.position_embeddings.weight": random.weights(positions, hidden),
-        "embeddings.token_type_embeddings.weight": random.weights(2, hidden),
+        "embeddings.word_embeddings.weight": random.weights(config["vocab_size"], hidden),
+        "embeddings.position_embeddings.weight": random.weights(config["max_position_embeddings"], hidden),
+        "embeddings.token_type_embeddings.weight": random.weights(config["type_vocab_size"], hidden),
         **_layer_norm("embeddings.LayerNorm", hidden),
     }
-    for layer in range(layers):
+    for layer in range(config["num_hidden_layers"]):
         prefix = f"encoder.layer.{layer}."
         for part in ("query", "key", "value"):
             tensors |= random.linear(f"{prefix}attention.self.{part}", hidden, hidden)
@@ -130,12 +143,62 @@ def tiny_bert(
         tensors |= random.linear(f"{prefix}output.dense", hidden, feed_forward)
         tensors |= _layer_norm(f"{prefix}output.LayerNorm", hidden)
     tensors |= random.linear("pooler.dense", hidden, hidden)
-    return {
-        "config.json": _json(config),
-        "model.safetensors": safetensors(tensors, "F16"),
-        **_bert_tokenizer(vocabulary),
-        **_sentence_transformer(hidden, pooling, normalize=normalize),
+    return safetensors(tensors, "F16")
+
+
+def tiny_xlm_roberta(*, positions: int = 128) -> dict[str, bytes]:
+    """An XLMRobertaModel as transformers 5 writes it: two more positions than texts have, and a Unigram tokenizer."""
+    files = tiny_bert()
+    tokenizer, rows = _unigram_tokenizer()
+    config = json.loads(files["config.json"]) | {
+        "architectures": ["XLMRobertaModel"],
+        "model_type": "xlm-roberta",
+        "layer_norm_eps": 1e-5,
+        "max_position_embeddings": positions + 2,
+        "type_vocab_size": 1,
+        "vocab_size": rows,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
     }
+    return files | {"config.json": _json(config), **tokenizer, "model.safetensors": _bert_weights(config, seed=1)}
+
+
+def _unigram_tokenizer() -> tuple[dict[str, bytes], int]:
+    specials = ("<s>", "<pad>", "</s>", "<unk>")
+    words = [f"\u2581{word}" for word in WORDS.split()]
+    pieces = [*specials, "\u2581", *dict.fromkeys((*words, *LETTERS, *"0123456789.,!?'-")), "<mask>"]
+    scores = [0.0 if piece in (*specials, "<mask>") else -1.0 - 0.25 * len(piece) for piece in pieces]
+    space = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<s>", "</s>"))
+    one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    tokenizer = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(text, pieces.index(text)) for text in (*specials, "<mask>")],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": b64encode(NO_CHARSMAP).decode()},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space]},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [begin, one, end],
+            "pair": [begin, one, end, end, two, end],
+            "special_tokens": {
+                name: {"id": name, "ids": [pieces.index(name)], "tokens": [name]} for name in ("<s>", "</s>")
+            },
+        },
+        "decoder": space,
+        "model": {
+            "type": "Unigram",
+            "unk_id": 3,
+            "vocab": [[piece, score] for piece, score in zip(pieces, scores, strict=True)],
+            "byte_fallback": False,
+        },
+    }
+    names = {f"{kind}_token": text for kind, text in zip(("bos", "pad", "eos", "unk"), specials, strict=True)}
+    names |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+    config = {**names, "tokenizer_class": "XLMRobertaTokenizer"}
+    return {"tokenizer.json": _json(tokenizer), "tokenizer_config.json": _json(config)}, len(pieces)
 
 
 def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -207,7 +270,7 @@ def tiny_nomic_bert(*, experts: int = 0, pooling: Pooling = "mean", seed: int = 
         "config.json": _json(config),
         "model.safetensors": safetensors(tensors, "F16"),
         **_bert_tokenizer(vocabulary),
-        **_sentence_transformer(hidden, pooling, normalize=True),
+        **sentence_transformer(hidden, pooling, normalize=True),
     }
 
 
@@ -557,7 +620,7 @@ def _dense(inner: int, outer: int) -> bytes:
     return _json({"in_features": inner, "out_features": outer, "bias": False, "activation_function": activation})
 
 
-def _sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool) -> dict[str, bytes]:
+def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool) -> dict[str, bytes]:
     count = 3 if normalize else 2
     names, paths = ("Transformer", "Pooling", "Normalize"), ("", "1_Pooling", "2_Normalize")
     return {

@@ -8,6 +8,7 @@ or the vocabulary says why.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from proxy.gguf.casting import cast
 from proxy.gguf.config import CannotConvert, Config
@@ -24,6 +25,7 @@ from proxy.gguf.tensors import TensorInfo, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.vocabulary import write_vocabulary
+from proxy.gguf.wordpiece import CASED, UNCASED
 
 _SAMPLING = {
     "top_k": ("top_k", False),
@@ -34,6 +36,14 @@ _SAMPLING = {
     "penalty_repeat": ("penalty_repeat", True),
 }
 """Keys of generation_config.json, and after `general.sampling.` those of a GGUF; which are fractions."""
+
+
+class Pooling(IntEnum):
+    """llama.cpp's numbers (llama.h)."""
+
+    MEAN = 1
+    CLS = 2
+    LAST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +87,8 @@ class Description:
     """The fields of generation_config.json."""
     adds_bos: bool | None = None
     """Whether each text is to begin with BOS, by what the template writes; None for what llama.cpp would say."""
+    pooling: Pooling | None = None
+    """How the vectors of a text's tokens become one, of a model that embeds texts."""
 
 
 def convert(
@@ -96,7 +108,8 @@ def convert(
     Raises CannotConvert, or GgufError for a value that no GGUF can hold.
     """
     family = _family(config)
-    settings = family.config(config)
+    # What embeds texts needs no output: it may have none, and has the embeddings in its place.
+    settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
     family = family if family.of is None else family.of(settings)
     _check_settings(family, settings)
     targets = plan_targets(family, settings, weights)
@@ -113,7 +126,7 @@ def convert(
     placed = lay_out(target.info for target in order)
     return Conversion(
         family.architecture,
-        str(metadata["tokenizer.ggml.pre"].value),
+        _cut(metadata),
         write_header(metadata, placed),
         tuple(_aligned(order)),
         all(target.sources == 1 for target in targets),
@@ -140,9 +153,18 @@ def _metadata(
     }
     name = name_for_loader(str(metadata["general.name"].value), files, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)
+    if description.pooling is not None:
+        metadata[f"{family.architecture}.pooling_type"] = Field.uint32(description.pooling)
     if description.adds_bos is not None:
         metadata["tokenizer.ggml.add_bos_token"] = Field.boolean(description.adds_bos)
     return metadata
+
+
+def _cut(metadata: Mapping[str, Field]) -> str:
+    if metadata["tokenizer.ggml.model"].value != "bert":
+        return str(metadata["tokenizer.ggml.pre"].value)
+    lowercase = metadata.get("tokenizer.ggml.normalizer.lowercase")
+    return CASED if lowercase is not None and lowercase.value is False else UNCASED
 
 
 def _aligned(targets: Iterable[Target]) -> Iterator[Piece | Made]:
@@ -169,6 +191,8 @@ def _check_settings(family: Family, config: Config) -> None:
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
     if config.find("quantization_config"):
         raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
+    if config.find("is_causal") is False and not family.embeds:
+        raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
     _check_yarn(family, config)
     for key, values in family.only.items():
         value = config.rope.get(key, config.find(key))

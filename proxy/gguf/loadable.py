@@ -16,6 +16,8 @@ from proxy.gguf.tensors import TensorInfo, TensorName
 _SHAPES: Mapping[str, str] = {
     "token_embd": "n_embd n_vocab",
     "token_embd_norm": "n_embd",
+    "position_embd": "n_embd n_ctx",
+    "token_types": "n_embd n_types",
     "output": "n_embd n_vocab",
     "output_norm": "n_embd",
     "rope_freqs": "n_rot/2",
@@ -30,6 +32,8 @@ _SHAPES: Mapping[str, str] = {
     "attn_q_norm": "n_embd_head",
     "attn_k_norm": "n_embd_head",
     "attn_output": "n_q n_embd",
+    "attn_output_norm": "n_embd",
+    "layer_output_norm": "n_embd",
     "post_attention_norm": "n_embd",
     "ffn_norm": "n_embd",
     "ffn_gate": "n_embd n_ff",
@@ -124,6 +128,11 @@ class _Sizes:
         value = default if field is None else field.value
         return int(value[block] if isinstance(value, list) else value)
 
+    @property
+    def token_types(self) -> int:
+        field = self.metadata.get("tokenizer.ggml.token_type_count")
+        return field.value if field is not None and isinstance(field.value, int) else 0
+
     def of(self, block: int) -> Mapping[str, int]:
         """By their names in the loader."""
         read = self.read
@@ -143,6 +152,8 @@ class _Sizes:
             "1": 1,
             "n_embd": n_embd,
             "n_vocab": self.metadata["tokenizer.ggml.tokens"].length,
+            "n_ctx": read("context_length"),
+            "n_types": self.token_types,
             "n_head": n_head,
             "n_head_kv": n_head_kv,
             "n_embd_head": n_embd_head,

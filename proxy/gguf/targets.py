@@ -9,6 +9,7 @@ from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import (
     Absorbed,
+    Behind,
     Copy,
     Family,
     Grouped,
@@ -203,6 +204,12 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
         case Reshaped(name):
             return [_reshaped(rule, config, place, name.format(*numbers))]
+        case Behind(name, first):
+            number = first(config)
+            if number >= place.rows:
+                raise CannotConvert(f"{place.name} has {place.rows} rows, of which the first {number} are not used")
+            kept = (place.rows - number, *shape[1:])
+            return [_target(name.format(*numbers) + suffix, kept, place, [place.piece(number)])]
         case Scaled(name):
             return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
         case Parted():

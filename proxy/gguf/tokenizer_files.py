@@ -72,3 +72,11 @@ def read_decoder(files: TokenizerFiles) -> Iterator[tuple[int, Mapping[str, Any]
         if not is_id(number) or not isinstance(token, dict) or not isinstance(token.get("content"), str):
             raise CannotConvert(f"{TOKENIZER_CONFIG} has the added token {shown(token)} with the number {shown(key)}")
         yield number, token
+
+
+def read_numbers(model: Mapping[str, Any]) -> Mapping[str, int]:
+    """The numbers of a model's tokens, by their texts."""
+    vocabulary = model.get("vocab")
+    if not isinstance(vocabulary, dict) or not all(is_id(number) for number in vocabulary.values()):
+        raise CannotConvert(f"{TOKENIZER} has a vocabulary without numbers")
+    return vocabulary

@@ -2,25 +2,39 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from proxy.gguf import unigram, wordpiece
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Family
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
-from proxy.gguf.sentencepiece import BPE, MOST_TOKENS, Piece, count_pieces, read_pieces, read_trainer
+from proxy.gguf.sentencepiece import BPE, Piece, count_pieces, read_pieces, read_trainer
 from proxy.gguf.sentencepiece import Kind as Type
 from proxy.gguf.special_tokens import added_tokens, write_specials
 from proxy.gguf.tensors import shown
-from proxy.gguf.tokenizer_files import ADDED, SENTENCEPIECE, TOKENIZER, TokenizerFiles, is_id, read_decoder
+from proxy.gguf.tokenizer_files import (
+    ADDED,
+    SENTENCEPIECE,
+    TOKENIZER,
+    TokenizerFiles,
+    is_id,
+    read_decoder,
+    read_numbers,
+)
+from proxy.gguf.tokens import SPACE, Tokens, looks_special
+from proxy.gguf.unigram import is_unigram, read_unigram
+from proxy.gguf.wordpiece import is_wordpiece, read_wordpieces
 
-_ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+_ADDED_SCORE = -1000.0
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_SPACE = "\u2581"
 _NO_END = "\U0001f409"
 """What llama.cpp has for the piece of a zero, at which it would take a text to end."""
+
+
+_FILES = {"sentencepiece": SENTENCEPIECE}
+"""By the kind of a tokenizer; the other kinds stand in tokenizer.json."""
 
 
 def write_vocabulary(
@@ -57,55 +71,20 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         # Ollama's engine a text of any kind (v0.24: qwen3); transformers does not.
         specials.setdefault("add_bos_token", Field.boolean(False))
         yield from specials.items()
+    elif "wordpiece" in family.tokenizers and is_wordpiece(files.tokenizer):
+        tokens = read_wordpieces(config, files)
+        yield from tokens.pairs("bert", "default")
+        yield from write_specials(family, config, files, len(tokens), strict=False)
+        yield from wordpiece.write_normalizer(files)
+    elif "unigram" in family.tokenizers and is_unigram(files.tokenizer):
+        tokens = read_unigram(config, files)
+        yield from tokens.pairs("t5", "default")
+        yield from write_specials(family, config, files, len(tokens), strict=False)
+        yield from unigram.write_normalizer(files)
     else:
-        wanted = " or ".join({"bpe": TOKENIZER, "sentencepiece": SENTENCEPIECE}[kind] for kind in family.tokenizers)
+        wanted = " or ".join(dict.fromkeys(_FILES.get(kind, TOKENIZER) for kind in family.tokenizers))
         raise CannotConvert(f"{family.architecture} has no {wanted} here")
     yield from family.vocabulary(config, files)
-
-
-@dataclass(slots=True)
-class _Tokens:
-    """Texts, types and perhaps scores by number; what the tokenizer does not fill is unused."""
-
-    texts: list[str]
-    types: list[int]
-    scores: list[float] | None = None
-
-    @classmethod
-    def empty(cls, size: int, *, scored: bool) -> "_Tokens":
-        if size > MOST_TOKENS:
-            raise CannotConvert(f"config.json has vocab_size = {size}, more than any model has")
-        texts = [f"[PAD{number}]" for number in range(size)]
-        return cls(texts, [int(Type.UNUSED)] * size, [_UNUSED_SCORE] * size if scored else None)
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def put(self, number: int, text: str, kind: int, score: float = 0.0) -> None:
-        if number >= len(self.texts):
-            raise CannotConvert(
-                f"the token {shown(text)} has the number {number}, but config.json has vocab_size = {len(self.texts)}"
-            )
-        self.texts[number], self.types[number] = text, int(kind)
-        if self.scores is not None:
-            self.scores[number] = score
-
-    def has(self, number: int, text: str) -> bool:
-        """Whether the token of this number has this text, however its spaces are written."""
-        return self.texts[number].replace(" ", _SPACE) == text.replace(" ", _SPACE)
-
-    def pairs(self, model: str, pre: str) -> Pairs:
-        seen: set[str] = set()
-        for text in self.texts:
-            if text in seen:  # llama.cpp aborts: with Ollama before 0.30, the whole server
-                raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
-            seen.add(text)
-        yield "model", Field.string(model)
-        yield "pre", Field.string(pre)
-        yield "tokens", Field.strings(self.texts)
-        if self.scores is not None:
-            yield "scores", Field.array(Kind.FLOAT32, self.scores)
-        yield "token_type", Field.array(Kind.INT32, self.types)
 
 
 def _model(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -121,13 +100,6 @@ def _model(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
     return model
 
 
-def _vocabulary(model: Mapping[str, Any]) -> Mapping[str, int]:
-    vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict) or not all(is_id(number) for number in vocabulary.values()):
-        raise CannotConvert(f"{TOKENIZER} has a vocabulary without numbers")
-    return vocabulary
-
-
 def _merges(model: Mapping[str, Any]) -> Iterator[str]:
     """Each as two texts with a space between them. A space inside one is written as byte-level BPE writes spaces."""
     merges = model.get("merges")
@@ -140,37 +112,27 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
         yield " ".join(half.replace(" ", chr(ord(" ") + 256)) for half in pair)
 
 
-def _byte_level(config: Config, files: TokenizerFiles) -> _Tokens:
+def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
         raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, which this family's tokenizer does not have")
-    vocabulary = _vocabulary(model)
+    vocabulary = read_numbers(model)
     added = added_tokens(files, vocabulary)
     largest = max([*vocabulary.values(), *added], default=-1)
-    tokens = _Tokens.empty(_size(config, largest + 1), scored=False)
+    tokens = Tokens.empty(_size(config, largest + 1), scored=False)
     for text, number in vocabulary.items():
         tokens.put(number, text, Type.NORMAL)
     for number, (text, special) in added.items():
-        if special or _looks_special(text):
+        if special or looks_special(text):
             tokens.put(number, text, Type.CONTROL)
         else:
-            tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED)
+            tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED)
     return tokens
 
 
 def _size(config: Config, default: int) -> int:
     size = config.optional_count("vocab_size")
     return default if size is None else size
-
-
-def _looks_special(text: str) -> bool:
-    """Some tokenizers do not mark as special what is."""
-    return (
-        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
-        or (text.startswith("<|") and text.endswith("|>"))
-        or (text.startswith("<｜") and text.endswith("｜>"))
-        or (text.startswith("<unused") and text.endswith(">"))
-    )
 
 
 def _is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
@@ -186,14 +148,14 @@ def _is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def _pieces(family: Family, config: Config, files: TokenizerFiles) -> _Tokens:
+def _pieces(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
     model = files.model or b""
     count = count_pieces(model)
     if count is None:
         raise CannotConvert(f"{SENTENCEPIECE} is not a SentencePiece model")
     if read_trainer(model) not in (BPE, None):
         raise CannotConvert(f"{SENTENCEPIECE} is not of the kind BPE, and llama.cpp would merge it as one")
-    tokens = _Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
+    tokens = Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
     for number, piece in enumerate(_read(model)):
         # llama.cpp's converter asks for these kinds only: what the user defined is normal, unless it is added below.
         kind = piece.kind if piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE) else Type.NORMAL
@@ -223,24 +185,24 @@ def _read(model: bytes) -> list[Piece]:
         raise CannotConvert(f"{SENTENCEPIECE} has a broken piece") from error
 
 
-def _put_added(tokens: _Tokens, number: int, token: Mapping[str, Any], *, marked: bool = False) -> None:
+def _put_added(tokens: Tokens, number: int, token: Mapping[str, Any], *, marked: bool = False) -> None:
     """`marked` takes a token for special only where it says so, and its text as it is."""
     text = token["content"]
-    if token.get("special") or (not marked and _looks_special(text)):
+    if token.get("special") or (not marked and looks_special(text)):
         tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
     elif marked:
         tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     else:
-        tokens.put(number, text.replace(_SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
+        tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
 
-_UNDERSCORES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
-_SPACE_FIRST = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, _UNDERSCORES]}
+_UNDERSCORES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_SPACE_FIRST = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _UNDERSCORES]}
 _NO_CUTS = (None, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False})
 """The second cuts at spaces, of which the normalizer leaves none: Gemma's."""
 
 
-def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
+def _pieces_of_json(config: Config, files: TokenizerFiles) -> Tokens:
     """Where there is no tokenizer.model. A piece's score is the rank of the first merge that makes it, negative.
 
     llama.cpp's own converter gives all of them the same score, so that other tokens come out than transformers'.
@@ -249,9 +211,9 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(_merges(model)):
         ranks.setdefault(merge.replace(" ", ""), rank)
-    vocabulary, unknown = _vocabulary(model), model.get("unk_token")
+    vocabulary, unknown = read_numbers(model), model.get("unk_token")
     added = added_tokens(files, vocabulary)
-    tokens = _Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
+    tokens = Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
     for text, number in vocabulary.items():
         if text == unknown:
             tokens.put(number, text, Type.UNKNOWN)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
+from proxy.gguf.wordpiece import CASED, UNCASED
 
 
 class Version(NamedTuple):
@@ -60,12 +61,15 @@ RUNS: Mapping[str, Version] = {
 }
 # Read from llama-vocab.cpp at every release; before, Ollama cuts by its default and says nothing.
 CUTS: Mapping[str, Version] = {
+    CASED: LLAMA_SERVER,  # Ollama's own engine before makes all letters small
     "gpt-4o": Version(0, 5, 13),
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
 }
 RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
 """By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
+EMBEDS = ("bert", "qwen3")
+"""What makes vectors before LLAMA_SERVER too; the runner of others dies at the first text (v0.24, tried with qwen2)."""
 OWN_ENGINE = Version(0, 12, 0)
 """From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
 CUTS_AS_QWEN2 = ("qwen3", "qwen3moe")
@@ -155,6 +159,10 @@ class Capabilities:
         """The version to have for a model to be calculated as llama.cpp does it."""
         return RUNS_RIGHT.get((architecture, pre_tokenizer), OLDEST)
 
+    def embeds_from(self, architecture: str) -> Version:
+        """The version to have for a model of this architecture to make vectors of texts."""
+        return OLDEST if architecture in EMBEDS else LLAMA_SERVER
+
     def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for texts to be cut as llama.cpp does it by this name."""
         if architecture in CUTS_AS_QWEN2 and pre_tokenizer != "qwen2" and self.version >= OWN_ENGINE:
@@ -178,6 +186,14 @@ class Capabilities:
     def spoils_output(self) -> bool:
         """Whether `quantize` to BF16 or F32 makes the output matrix Q6_K."""
         return SHORT_LIST <= self.version < LLAMA_SERVER
+
+    def warnings_of_cut(self, pre_tokenizer: str) -> tuple[str, ...]:
+        """What a person should know of how it cuts texts."""
+        if pre_tokenizer == UNCASED and not self.runs_llama_server:
+            return (
+                f"{self.ollama} does not take accents off, as this tokenizer does: words with them are unknown to it",
+            )
+        return ()
 
     def warnings_of(self, quantization: str | None) -> tuple[str, ...]:
         """What a person should know of asking its own quantizer for this."""

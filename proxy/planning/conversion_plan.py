@@ -10,7 +10,7 @@ from proxy.config import ConvertedBy
 from proxy.errors import Refusal
 from proxy.gguf.casting import NoEngine
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.conversion import Conversion, Description, convert
+from proxy.gguf.conversion import Conversion, Description, Pooling, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
@@ -58,6 +58,7 @@ class Material:
     contents: Mapping[str, bytes]
     brought: Brought
     modelfile: Modelfile
+    pooling: Pooling | None = None
 
 
 def plan_conversion(name: str, material: Material, wanted: str, capabilities: Capabilities) -> Plan:
@@ -74,6 +75,12 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
             f"({conversion.pre_tokenizer}); update it to {since} or newer"
         )
     upload = _upload(material, conversion)
+    since = capabilities.embeds_from(conversion.architecture)
+    if material.pooling is not None and capabilities.version < since:
+        raise Refusal(
+            f"{repository.id}: {capabilities.ollama} makes no vectors with {material.config['architectures'][0]}; "
+            f"update it to {since} or newer"
+        )
     since = capabilities.runs_right_from(conversion.architecture, conversion.pre_tokenizer)
     if capabilities.version < since:
         raise Refusal(
@@ -91,7 +98,11 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
-        warnings=(*_losses(str(material.config["architectures"][0])), *modelfile.warnings),
+        warnings=(
+            *_losses(str(material.config["architectures"][0])),
+            *capabilities.warnings_of_cut(conversion.pre_tokenizer),
+            *modelfile.warnings,
+        ),
         result_size=upload.size,
         finished=Finished(conversion.architecture, conversion.parameters, wanted),
         offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities),
@@ -110,6 +121,7 @@ def _convert(material: Material, quantization: str) -> Conversion:
         repository.id.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
         generation=material.brought.generation,
+        pooling=material.pooling,
         **_chat(material),
     )
     paths = sorted(file.path for file in material.selection.weights)

@@ -4,9 +4,10 @@ All refusals are of what says `success` and then embeds wrongly or not at all, s
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.errors import Refusal
+from proxy.gguf.conversion import Pooling
 from proxy.planning.tokenizer_files import TOKENIZER, TokenizerFiles, check_tokenizer
 from proxy.planning.weights import TOKENIZER_CONFIG, NotConvertible, json_object, json_value, token_text
 
@@ -40,6 +41,29 @@ def check_companions(
     if architecture == GEMMA:
         found.add(check_tokenizer(repository, contents))
     return found
+
+
+def pooling_of(repository: str, contents: Mapping[str, bytes], *, embeds: bool) -> Pooling | None:
+    """How a model's vectors become one by its modules.json; None for a model of text without one.
+
+    `embeds`: its architecture does nothing else. Raises NotConvertible for what no GGUF can say, Refusal for a file
+    that is missing.
+    """
+    modules = _modules(contents.get(MODULES))
+    pooling = next((path for kind, path in modules if kind == "Pooling"), None)
+    if pooling is None:
+        if embeds:
+            raise NotConvertible(f"{repository} has no {MODULES} that says how its embeddings are pooled")
+        return None
+    for kind, _ in modules:
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise NotConvertible(f"{repository}/{MODULES} has a module {kind}, which no GGUF of this architecture has")
+    path = f"{pooling}/config.json"
+    (mode,) = _modes(f"{repository}/{path}", path, contents, _POOLINGS)
+    return _POOLINGS[mode]
+
+
+_POOLINGS = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
 
 
 def check_embedding(repository: str, architecture: str, contents: Mapping[str, bytes]) -> TokenizerFiles:
@@ -85,18 +109,26 @@ def _classic_modules(content: bytes, found: TokenizerFiles) -> None:
     found.repairs.append(f"{MODULES}: types written as before sentence-transformers 5.4, as Ollama reads them")
 
 
-def _check_pooling(where: str, path: str, contents: Mapping[str, bytes], found: TokenizerFiles) -> None:
+def _modes(where: str, path: str, contents: Mapping[str, bytes], known: Iterable[str]) -> set[str]:
+    """The one way of pooling, which older files say by flags and newer ones by name."""
     if path not in contents:
         raise Refusal(f"{where} is missing, which says how the embeddings are pooled; the upload is incomplete")
     pooling = json_object(where, contents[path])
-    older = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
-    modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in older}
+    flags = [key.removeprefix("pooling_mode_") for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+    modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in flags}
     newer = pooling.get("pooling_mode")
     modes |= {str(mode) for mode in (newer if isinstance(newer, list) else [newer] if newer is not None else [])}
-    if len(modes) != 1 or not modes <= {"mean", "cls"}:
-        raise NotConvertible(f"{where} pools by {' and '.join(sorted(modes)) or 'nothing'}; Ollama knows mean and cls")
-    if newer is not None:
-        (mode,) = modes
+    if len(modes) != 1 or not modes <= set(known):
+        raise NotConvertible(
+            f"{where} pools by {' and '.join(sorted(modes)) or 'nothing'}; Ollama knows {' and '.join(known)}"
+        )
+    return modes
+
+
+def _check_pooling(where: str, path: str, contents: Mapping[str, bytes], found: TokenizerFiles) -> None:
+    (mode,) = _modes(where, path, contents, ("mean", "cls"))
+    pooling = json_object(where, contents[path])
+    if pooling.get("pooling_mode") is not None:
         pooling |= {"pooling_mode_mean_tokens": mode == "mean", "pooling_mode_cls_token": mode == "cls"}
         found.changed[path] = json.dumps(pooling).encode()
         found.repairs.append(f"{path}: pooling written as before sentence-transformers 5.4, as Ollama reads it")

