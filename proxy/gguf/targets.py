@@ -129,7 +129,7 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             name = family.name_of(written)
             if name is None or name.endswith(_NOT_NEEDED):
                 continue
-            if config.tied and name.startswith("lm_head."):
+            if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
             place = _Place(path, name, source)
             if family.extra_layers and _layer(name) >= config.blocks:

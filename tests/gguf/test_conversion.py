@@ -31,7 +31,9 @@ from tests.gguf.tiny_repositories import (
     HEAD,
     HEADS,
     HIDDEN,
+    MINISTRAL3,
     REPOSITORIES,
+    YARN,
     added_token,
     byte_pairs,
     dump,
@@ -275,6 +277,10 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         changed("llama", config)
 
 
+def _yarn(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
+
+
 @pytest.mark.parametrize(
     ("name", "config", "named"),
     [
@@ -301,11 +307,46 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
         ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+        ("ministral3", _yarn(mscale=0.5), "mscale = 0.5"),
+        ("ministral3", _yarn(mscale=None), "mscale = None"),
+        ("ministral3", _yarn(attention_factor=1.2), "attention_factor"),
+        ("ministral3", _yarn(truncate=False), "truncate"),
+        ("ministral3", _yarn(partial_rotary_factor=0.5), "partial_rotary_factor"),
+        ("ministral3", _yarn(beta_slow=0), "beta_slow"),
+        ("ministral3", _yarn(llama_4_scaling_beta=None), "llama_4_scaling_beta"),
+        ("ministral3", _yarn(original_max_position_embeddings=0), "original_max_position_embeddings"),
+        ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "default"),
+        ("ministral3", {"sliding_window": 1024}, "sliding_window = 1024"),
+        ("ministral3", {"quantization_config": {"quant_method": "fp8"}}, "quantized already"),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         changed(name, config)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"model_type": "mistral4"}, "mistral4"),
+        ({"sliding_window": 1024}, "sliding_window = 1024"),
+        ({"rope_scaling": YARN}, "yarn"),
+        ({"rms_norm_eps": None}, "epsilon"),
+    ],
+)
+def test_text_of_a_model_that_sees_refused(text: Mapping[str, Any], named: str) -> None:
+    files = dict(repository("mistral3_eyes"))
+    config = json.loads(files["config.json"])
+    with pytest.raises(CannotConvert, match=named):
+        plan(files | {"config.json": dump({**config, "text_config": config["text_config"] | text})})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_output_of_its_own_counts_where_transformers_5_ties_by_the_weights(tied: bool) -> None:
+    files = dict(repository("mistral3_eyes"))
+    config = json.loads(files["config.json"]) | {"tie_word_embeddings": tied}
+    content = write(plan(files | {"config.json": dump(config)}), files)
+    assert content == converted("mistral3_eyes")
 
 
 def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:

@@ -5,6 +5,7 @@ llama.cpp's converter got them (`python -m tests.gguf.tiny_repositories FOLDER`)
 """
 
 import json
+import re
 import struct
 import sys
 from collections import Counter
@@ -29,6 +30,9 @@ TEXT = (
 WORDS = TEXT.split()
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 HEAD_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_BEFORE, _ENDINGS = r"[^\r\n\p{L}\p{N}]?", "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -61,6 +65,10 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     ),
     "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
+    "gpt-4o": _split(
+        rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
+    ),
+    "tekken": _split(rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_TAIL}"),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
     "falcon": {
         "type": "Sequence",
@@ -191,7 +199,7 @@ def byte_pairs(
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre == "llama-bpe",
+            "ignore_merges": pre in ("llama-bpe", "tekken"),
             "vocab": vocabulary,
             "merges": [list(pair) if merge_lists else " ".join(pair) for pair in merges],
         },
@@ -490,7 +498,7 @@ class Tiny:
         if self.part_of:
             config = _whole(config, self.part_of)
             weights.tensors = {
-                name.replace("model.", "language_model.model.", 1): x for name, x in weights.tensors.items()
+                re.sub(r"^(model|lm_head)\.", r"language_model.\1.", name): x for name, x in weights.tensors.items()
             }
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
@@ -553,7 +561,7 @@ class Weights:
         self.add("model.embed_tokens.weight", self.config["vocab_size"], HIDDEN)
         if norm:
             self.norm("model.norm", bias=bias)
-        if not self.config["tie_word_embeddings"]:
+        if not self.config.get("tie_word_embeddings"):
             self.add("lm_head.weight", self.config["vocab_size"], HIDDEN)
 
     def layers(self) -> Iterator[str]:
@@ -1063,6 +1071,10 @@ def _qwen() -> Tokenizer:
     return byte_pairs("qwen2", merge_lists=True)
 
 
+def _tekken() -> Tokenizer:
+    return byte_pairs("tekken", begins=True)
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1079,6 +1091,24 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+MINISTRAL3: dict[str, Any] = {
+    "head_dim": 128,
+    "rms_norm_eps": 1e-4,
+    "max_position_embeddings": 4096,
+    "sliding_window": None,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "type": "yarn",
+        "rope_theta": 1e5,
+        "factor": 16.0,
+        "original_max_position_embeddings": 8,
+        "beta_fast": 4.0,
+        "beta_slow": 0.5,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.3,
+    },
+}
 GRANITE = {
     "attention_multiplier": 0.015625,
     "embedding_multiplier": 12.0,
@@ -1505,6 +1535,32 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "llama_pieces": Tiny("LlamaForCausalLM", "llama", _plain, _odd_pieces, TIED),
     "mistral": Tiny("MistralForCausalLM", "mistral", _plain, _pieces, {"sliding_window": 4096, "head_dim": 128}),
+    "ministral3": Tiny(
+        "Ministral3ForCausalLM",
+        "ministral3",
+        _plain,
+        _tekken,
+        {**MINISTRAL3, "rope_parameters": {**MINISTRAL3["rope_parameters"], "mscale_all_dim": 0.5}},
+        drop=("rope_theta",),
+    ),
+    "ministral3_eyes": Tiny(
+        "Mistral3ForConditionalGeneration",
+        "ministral3",
+        _plain,
+        _tekken,
+        {**MINISTRAL3, **TIED},
+        drop=("rope_theta",),
+        part_of="mistral3",
+    ),
+    "mistral3_eyes": Tiny(
+        "Mistral3ForConditionalGeneration",
+        "mistral",
+        _plain,
+        _tekken,
+        {"head_dim": 128, "rope_theta": 1e9, "sliding_window": None},
+        drop=("tie_word_embeddings",),
+        part_of="mistral3",
+    ),
     "mixtral": Tiny(
         "MixtralForCausalLM",
         "mixtral",

@@ -169,6 +169,9 @@ class Family:
     """Tensors that may have a bias; others may not."""
     skipped: tuple[str, ...] = ()
     """How the names of tensors begin that only help in training."""
+    keeps_output: bool = False
+    """An output among the weights counts, even where config.json says that the embeddings are it: transformers 5 ties
+    only what is alike."""
     local_rope: bool = False
     """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False
