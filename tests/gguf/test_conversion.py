@@ -180,6 +180,15 @@ def test_layers_that_only_help_in_training_are_left_out() -> None:
     assert write(plan(files), files) == converted("glm4moe")
 
 
+def test_llama_4_of_the_first_transformers_that_had_it_is_the_same() -> None:
+    first = {"attn_temperature_tuning": 4, "no_rope_layers": [], "layer_types": None}
+    assert changed("llama4", first).header == plan(repository("llama4")).header
+
+
+def test_a_matrix_that_becomes_two_goes_through_twice() -> None:
+    assert not plan(repository("llama4")).in_file_order
+
+
 def test_a_rank_of_its_own_choice_is_calculated() -> None:
     """As transformers does, which writes it like this at times."""
     assert changed("jamba", {"mamba_dt_rank": "auto"}).header == plan(repository("jamba")).header
@@ -307,6 +316,20 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
         ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+        ("llama4", {"no_rope_layers": [1, 1, 1, 1, 0]}, "no_rope_layers"),
+        ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("llama4", {"moe_layers": [1, 3]}, "moe_layers"),
+        ("llama4", {"use_qk_norm": False}, "use_qk_norm = False with 4 experts"),
+        ("llama4", {"attention_chunk_size": None}, "attention_chunk_size"),
+        ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
+        ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning"),
+        ("llama4", {"attn_scale": 0.2}, "attn_scale"),
+        ("llama4", {"floor_scale": 4096}, "floor_scale"),
+        ("llama4", {"attention_bias": True}, "attention_bias"),
+        ("llama4", {"num_local_experts": 0, "num_experts_per_tok": 0}, "num_local_experts"),
+        ("llama4", {"interleave_moe_layer_step": 2, "moe_layers": None}, "experts in layer 0"),
+        ("llama4", {"intermediate_size": 256}, "gate_up_proj"),
+        ("llama4", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ("ministral3", _yarn(mscale=0.5), "mscale = 0.5"),
         ("ministral3", _yarn(mscale=None), "mscale = None"),
         ("ministral3", _yarn(attention_factor=1.2), "attention_factor"),
@@ -662,6 +685,8 @@ def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str
         ("bloom", "word_embeddings_layernorm", r"token_embd_norm\.bias, token_embd_norm\.weight"),
         ("deepseek2", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
         ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
+        ("llama4", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
+        ("llama4", "experts.gate_up_proj", r"blk\.0\.ffn_gate_exps\.weight"),
     ],
 )
 def test_tensors_that_no_layer_has_are_missed(name: str, gone: str, reason: str) -> None:

@@ -493,7 +493,7 @@ class Tiny:
         config = self.config()
         weights = Weights(config)
         if self.part_of:
-            weights.add("vision_tower.patch_embedding.weight", 8, 8)
+            weights.add(f"{_EYES.get(self.part_of, 'vision_tower')}.patch_embedding.weight", 8, 8)
         self.weights(weights)
         if self.part_of:
             config = _whole(config, self.part_of)
@@ -518,6 +518,9 @@ class Tiny:
             files[path] = safetensors(part, self.dtype)
             index |= dict.fromkeys(part, path)
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
+
+
+_EYES = {"llama4": "vision_model"}
 
 
 def _whole(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -737,6 +740,23 @@ def _fused_experts(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
         weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
         weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
+
+
+def _llama4(weights: Weights) -> None:
+    """All experts in one tensor, with rows for columns."""
+    config = weights.config
+    weights.ends()
+    for number, layer in enumerate(weights.layers(), start=1):
+        weights.norms(layer)
+        weights.attention(layer)
+        if number % config["interleave_moe_layer_step"]:
+            weights.mlp(layer, config["intermediate_size_mlp"], name="feed_forward")
+            continue
+        size = config["intermediate_size"]
+        weights.linear(f"{layer}feed_forward.router", EXPERTS, HIDDEN)
+        weights.add(f"{layer}feed_forward.experts.gate_up_proj", EXPERTS, HIDDEN, 2 * size)
+        weights.add(f"{layer}feed_forward.experts.down_proj", EXPERTS, size, HIDDEN)
+        weights.mlp(layer, size, name="feed_forward.shared_expert")
 
 
 def _olmoe(weights: Weights) -> None:
@@ -1075,6 +1095,10 @@ def _tekken() -> Tokenizer:
     return byte_pairs("tekken", begins=True)
 
 
+def _gpt_4o() -> Tokenizer:
+    return byte_pairs("gpt-4o", begins=True)
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1108,6 +1132,20 @@ MINISTRAL3: dict[str, Any] = {
         "mscale_all_dim": 1.0,
         "llama_4_scaling_beta": 0.3,
     },
+}
+LLAMA4: dict[str, Any] = {
+    "num_hidden_layers": 5,  # the fourth has no rope
+    "head_dim": 128,
+    "rms_norm_eps": 1e-4,
+    "intermediate_size_mlp": 2 * FEED_FORWARD,
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": 1,
+    "interleave_moe_layer_step": 1,
+    "use_qk_norm": True,
+    "attention_chunk_size": 8192,
+    "attn_temperature_tuning": True,
+    "floor_scale": 8192,
+    "attn_scale": 0.1,
 }
 GRANITE = {
     "attention_multiplier": 0.015625,
@@ -1498,6 +1536,41 @@ REPOSITORIES: dict[str, Tiny] = {
         _smollm,
         {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.0}, **TIED},
         dtype="F16",
+    ),
+    "llama4": Tiny(
+        "Llama4ForCausalLM",
+        "llama4_text",
+        _llama4,
+        _gpt_4o,
+        {
+            **LLAMA4,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 16.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 1.0,
+                "original_max_position_embeddings": 64,
+            },
+            "layer_types": [*["chunked_attention"] * 3, "full_attention", "chunked_attention"],
+            "no_rope_layers": [1, 1, 1, 0, 1],
+            "moe_layers": [0, 1, 2, 3, 4],
+        },
+        drop=("rope_theta",),
+    ),
+    "llama4_eyes": Tiny(
+        "Llama4ForConditionalGeneration",
+        "llama4_text",
+        _llama4,
+        _gpt_4o,
+        {
+            **LLAMA4,
+            "interleave_moe_layer_step": 2,
+            "num_experts_per_tok": 2,
+            "no_rope_layers": [],
+            "rope_theta": 5e5,
+        },
+        part_of="llama4",
     ),
     "llama_v5": Tiny(
         "LlamaForCausalLM",

@@ -53,6 +53,13 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Transposed:
+    """Matrices with rows for columns, perhaps several side by side: each part's name, and its columns."""
+
+    parts: tuple[tuple[str, Size], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Grouped:
     """Fused Q, K and V in groups of heads: all Q first, then all K, then all V. Rows of one head stay together.
 
@@ -106,7 +113,7 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed
+Rule = Copy | Turned | Raised | Stacked | Split | Transposed | Grouped | Parted | Reshaped | Scaled | Absorbed
 
 
 def made_by(key: str, rule: Rule | str) -> Iterator[str]:
@@ -115,7 +122,7 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
     match rule:
         case Reshaped(name):
             yield name
-        case Split(parts):
+        case Split(parts) | Transposed(parts):
             yield from (name + end for name, _ in parts)
         case Parted(query, key, value):
             yield from (query + end, key + end, value + end)
