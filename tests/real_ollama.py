@@ -75,6 +75,11 @@ class RealOllama:
         if self.version >= (0, 34):
             pytest.skip("this Ollama converts nothing")
 
+    def needs_no_converter(self) -> None:
+        """Skip a test of what is left to an Ollama that still has its converter."""
+        if self.version < (0, 34):
+            pytest.skip("this Ollama makes it itself")
+
     @property
     def keeps_what_it_converts(self) -> bool:
         """From v0.30 on the F16 GGUF that its converter writes stays in the store under a digest that it tells nobody:

@@ -209,14 +209,14 @@ def _check_settings(family: Family, config: Config) -> None:
 def _check_yarn(family: Family, config: Config) -> None:
     """Its factor for attention is transformers' (modeling_rope_utils.py) and llama.cpp's (llama-context.cpp) own."""
     rope = Config(config.rope)
-    if rope.find("rope_type") != "yarn":
+    if family.own_yarn or rope.find("rope_type") != "yarn":
         return
     factor, shares = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
     usual, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))
     meant = rope.optional_number("attention_factor")
     if meant is None:
         meant = scaled[0] / scaled[1] if all(shares) else usual
-    if not math.isclose(meant, 1.0 if family.scales_yarn and shares[1] else usual, rel_tol=1e-5):
+    if not math.isclose(meant, usual, rel_tol=1e-5):
         raise CannotConvert(
             f"config.json has a yarn scaling that multiplies attention with {meant:.4f}, which llama.cpp does not"
         )

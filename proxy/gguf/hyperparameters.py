@@ -166,7 +166,7 @@ def llama3_frequencies(config: Config, default_factor: float = 8.0) -> bytes | N
         )
     }
     base, factor, low, high, context = values.values()
-    if min(base, factor, low, context) <= 0 or high <= low:
+    if min(base, factor, low, context) <= 0 or high < low:
         raise CannotConvert(f"config.json has a rope scaling of the type llama3 with {shown(values)}")
     size = config.head_size
     try:

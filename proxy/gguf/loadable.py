@@ -93,6 +93,11 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "glm4": _FUSED_MLP,
     "granitehybrid": _MAMBA_2,
     "jamba": _MAMBA,
+    "llama4": {
+        "ffn_gate_shexp": "n_embd n_ff_exp",
+        "ffn_up_shexp": "n_embd n_ff_exp",
+        "ffn_down_shexp": "n_ff_exp n_embd",
+    },
     "mamba": _MAMBA,
     "olmo2": _NORMS_OF_ALL_HEADS,
     "olmoe": _NORMS_OF_ALL_HEADS,
@@ -231,14 +236,16 @@ def _check_numbers(architecture: str, sizes: _Sizes) -> None:
 
 
 def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
-    """All layers behind the first dense ones have them, or none; and with them those that are shared."""
+    """All layers behind the first dense ones have them, or every so many, or none; and those that are shared too."""
     stems: dict[int | None, set[str]] = {}
     for named in (TensorName.of(tensor.name) for tensor in tensors):
         stems.setdefault(named.block, set()).add(named.stem)
     first = sizes.of(0)
     dense = sizes.read("leading_dense_block_count") if first["n_expert"] else MOST_BLOCKS
+    every = sizes.read("interleave_moe_layer_step", 1)
     for block in range(sizes.read("block_count")):
-        wanted = set() if block < dense else _EXPERTS | (SHARED_MATRICES if first["n_ff_shexp"] else set())
+        is_dense = block < dense or (block + 1) % every
+        wanted = set() if is_dense else _EXPERTS | (SHARED_MATRICES if first["n_ff_shexp"] else set())
         has = {stem for stem in stems[block] if stem.endswith("exps")}
         if lacking := wanted - stems[block]:
             raise CannotConvert(f"the weights have nothing that becomes blk.{block}.{min(lacking)}.weight")

@@ -18,8 +18,10 @@ from proxy.gguf.families.rules import (
     Reshaped,
     Rule,
     Scaled,
+    Size,
     Split,
     Stacked,
+    Transposed,
     Turned,
 )
 from proxy.gguf.header import MOST_DIMENSIONS
@@ -130,7 +132,7 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             name = family.name_of(written)
             if name is None or name.endswith(_NOT_NEEDED):
                 continue
-            if config.tied and name.startswith("lm_head."):
+            if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
             place = _Place(path, name, source)
             if family.extra_layers and _layer(name) >= config.blocks:
@@ -199,6 +201,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], turned=rows)]
         case Split(parts):
             return _split(parts, config, place, numbers, suffix)
+        case Transposed(parts):
+            return _transposed(parts, config, place, numbers, suffix)
         case Grouped(name):
             pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
@@ -256,13 +260,13 @@ def _rows_of_head(place: _Place, heads: int) -> int:
 
 
 def _split(
-    parts: Sequence[tuple[str, object]], config: Config, place: _Place, numbers: list[int], suffix: str
+    parts: Sequence[tuple[str, Size]], config: Config, place: _Place, numbers: list[int], suffix: str
 ) -> list[Target]:
     """By rows, of each matrix where there are several."""
     shape = place.source.shape
     matrices = shape[0] if len(shape) == _CUBE else 1
     rows = shape[-2] if len(shape) >= MATRIX else shape[0]
-    sizes = [size(config) for _, size in parts if callable(size)]
+    sizes = [size(config) for _, size in parts]
     if sum(sizes) != rows or len(shape) > _CUBE:
         raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, sizes))} rows")
     row = (place.source.stop - place.source.start) // (matrices * rows)
@@ -272,6 +276,26 @@ def _split(
         part = (*shape[:-2], size, *shape[-1:]) if len(shape) >= MATRIX else (size,)
         target = _target(name.format(*numbers) + suffix, part, place, pieces)
         made.append(replace(target, sources=matrices))
+        first += size
+    return made
+
+
+def _transposed(
+    parts: Sequence[tuple[str, Size]], config: Config, place: _Place, numbers: list[int], suffix: str
+) -> list[Target]:
+    """A matrix has to have come whole before its first row is known, and comes once for each part."""
+    *stack, rows, columns = (1, 1, *place.source.shape)[-max(len(place.source.shape), MATRIX) :]
+    sizes = [size(config) for _, size in parts]
+    if sum(sizes) != columns:
+        raise CannotConvert(
+            f"{place.name} has the shape {list(place.source.shape)}, not {' + '.join(map(str, sizes))} columns"
+        )
+    kind, width = _TYPES[place.source.dtype], WIDTHS[place.source.dtype]
+    made, first = [], 0
+    for (name, _), size in zip(parts, sizes, strict=True):
+        change = transposed(rows, columns, width, first, size)
+        info = TensorInfo(name.format(*numbers) + suffix, (rows, size, *reversed(stack)), kind)
+        made.append(Target(info, (replace(place.piece(), transform=change),), len(parts)))
         first += size
     return made
 

@@ -9,9 +9,13 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Literal
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 """The bytes of a number."""
+
+_Code = Literal["I", "H"]
+"""Of 4 and of 2 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,17 @@ def interleaved(row: int, rows: int) -> Transform:
     return Transform(size, size, partial(_each_block, size, partial(_interleave, row)))
 
 
-def transposed(rows: int, columns: int, width: int) -> Transform:
-    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each transposed."""
-    size, code = rows * columns * width, "I" if width == WIDTHS["F32"] else "H"
-    return Transform(size, size, partial(_each_block, size, partial(_transpose, columns, code)))
+def transposed(rows: int, columns: int, width: int, first: int = 0, taken: int | None = None) -> Transform:
+    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each transposed.
+
+    Of the columns only those from `first` on are taken, as many as `taken` says.
+    """
+    size = rows * columns * width
+    code: _Code = "I" if width == WIDTHS["F32"] else "H"
+    kept = range(first, columns if taken is None else first + taken)
+    return Transform(
+        size, rows * len(kept) * width, partial(_each_block, size, partial(_transpose, columns, kept, code))
+    )
 
 
 def widened(dtype: str) -> Transform:
@@ -93,9 +104,9 @@ def _interleave(row: int, head: bytes) -> bytes:
     return b"".join(head[start : start + row] for at in range(0, half, row) for start in (at, half + at))
 
 
-def _transpose(columns: int, code: str, matrix: bytes) -> bytes:
-    numbers = array(code, matrix)
-    return b"".join(numbers[column::columns].tobytes() for column in range(columns))
+def _transpose(columns: int, kept: range, code: _Code, matrix: bytes) -> bytes:
+    numbers = memoryview(matrix).cast(code)
+    return b"".join(numbers[column::columns].tobytes() for column in kept)
 
 
 def _from_bf16(content: bytes) -> bytes:

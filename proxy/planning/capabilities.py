@@ -54,6 +54,10 @@ RUNS: Mapping[str, Version] = {
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
     "jamba": Version(0, 11, 5),
+    # The engine of Ollama's own before it norms the heads of layers without a rope too.
+    "llama4": LLAMA_SERVER,
+    # The same takes no yarn_log_multiplier, and what it takes instead, 0.40 refuses.
+    "mistral3": LLAMA_SERVER,
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),

@@ -15,7 +15,7 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
-from proxy.planning.capabilities import Capabilities
+from proxy.planning.capabilities import RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
@@ -68,6 +68,11 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
     """
     repository, modelfile = material.repository, material.modelfile
     conversion = _convert(material, wanted)
+    if not capabilities.runs(conversion.architecture):
+        raise NotConvertible(
+            f"{repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
+            f"{RUNS[conversion.architecture]} or newer does"
+        )
     since = capabilities.cuts_from(conversion.architecture, conversion.pre_tokenizer)
     if capabilities.version < since:
         raise Refusal(

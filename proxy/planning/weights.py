@@ -14,6 +14,7 @@ INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TEKKEN = "tekken.json"
 # What Ollama's converter reads beside the weights (convert/, v0.24 and v0.33).
 COMPANIONS = (
     CONFIG,
@@ -84,7 +85,8 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
     if CONFIG not in files:
         raise NotConvertible(f"{repository.id} has no {CONFIG}, which says what architecture the weights are")
     if not any(path in files and files[path].size for path in TOKENIZERS):
-        raise NotConvertible(f"{repository.id} has no tokenizer: Ollama needs one of {' and '.join(TOKENIZERS)}")
+        only = f" but {TEKKEN}, Mistral's own, which is not read" if TEKKEN in files else ""
+        raise NotConvertible(f"{repository.id} has no tokenizer{only}: Ollama needs one of {' and '.join(TOKENIZERS)}")
     return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map)
 
 

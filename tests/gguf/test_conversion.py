@@ -32,7 +32,9 @@ from tests.gguf.tiny_repositories import (
     HEAD,
     HEADS,
     HIDDEN,
+    MINISTRAL3,
     REPOSITORIES,
+    YARN,
     added_token,
     byte_pairs,
     dump,
@@ -41,7 +43,7 @@ from tests.gguf.tiny_repositories import (
 from tests.gguf.tiny_repositories import changed as tokenizer_changed
 from tests.gguf.writing import figures, made, plan, write
 
-YARN = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
 EXPECTED = Path(__file__).parent / "expected"
 ONLY_OURS = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob"},  # Ollama's engine takes it to be true where it is missing
@@ -180,6 +182,15 @@ def test_layers_that_only_help_in_training_are_left_out() -> None:
     assert write(plan(files), files) == converted("glm4moe")
 
 
+def test_llama_4_of_the_first_transformers_that_had_it_is_the_same() -> None:
+    first = {"attn_temperature_tuning": 4, "no_rope_layers": [], "layer_types": None}
+    assert changed("llama4", first).header == plan(repository("llama4")).header
+
+
+def test_a_matrix_that_becomes_two_goes_through_twice() -> None:
+    assert not plan(repository("llama4")).in_file_order
+
+
 def test_a_rank_of_its_own_choice_is_calculated() -> None:
     """As transformers does, which writes it like this at times."""
     assert changed("jamba", {"mamba_dt_rank": "auto"}).header == plan(repository("jamba")).header
@@ -277,6 +288,10 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         changed("llama", config)
 
 
+def _yarn(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
+
+
 @pytest.mark.parametrize(
     ("name", "config", "named"),
     [
@@ -305,14 +320,39 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
         ("deepseek3", {"rope_interleave": False}, "rope_interleave"),
         ("deepseek3", {"topk_method": "group_limited_greedy"}, "group_limited_greedy"),
-        ("deepseek2", {"rope_scaling": YARN | {"mscale": 1.0, "mscale_all_dim": 0.707}}, "multiplies attention"),
-        ("llama", {"rope_scaling": YARN | {"attention_factor": 1.0}}, "multiplies attention with 1.0000"),
-        ("qwen3", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "multiplies attention"),
+        ("deepseek2", {"rope_scaling": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 0.707}}, "another mscale"),
+        ("llama", {"rope_scaling": YARN_4 | {"attention_factor": 1.0}}, "multiplies attention with 1.0000"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "multiplies attention"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("cohere2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ("cohere2", {"sliding_window_pattern": 2}, "layer_types"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
+        ("llama4", {"no_rope_layers": [1, 1, 1, 1, 0]}, "no_rope_layers"),
+        ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("llama4", {"moe_layers": [1, 3]}, "moe_layers"),
+        ("llama4", {"use_qk_norm": False}, "use_qk_norm = False with 4 experts"),
+        ("llama4", {"attention_chunk_size": None}, "attention_chunk_size"),
+        ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
+        ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning"),
+        ("llama4", {"attn_scale": 0.2}, "attn_scale"),
+        ("llama4", {"floor_scale": 4096}, "floor_scale"),
+        ("llama4", {"attention_bias": True}, "attention_bias"),
+        ("llama4", {"num_local_experts": 0, "num_experts_per_tok": 0}, "num_local_experts"),
+        ("llama4", {"interleave_moe_layer_step": 2, "moe_layers": None}, "experts in layer 0"),
+        ("llama4", {"intermediate_size": 256}, "gate_up_proj"),
+        ("llama4", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ("ministral3", _yarn(mscale=0.5), "mscale = 0.5"),
+        ("ministral3", _yarn(mscale=None), "mscale = None"),
+        ("ministral3", _yarn(attention_factor=1.2), "attention_factor"),
+        ("ministral3", _yarn(truncate=False), "truncate"),
+        ("ministral3", _yarn(partial_rotary_factor=0.5), "partial_rotary_factor"),
+        ("ministral3", _yarn(beta_slow=0), "beta_slow"),
+        ("ministral3", _yarn(llama_4_scaling_beta=None), "llama_4_scaling_beta"),
+        ("ministral3", _yarn(original_max_position_embeddings=0), "original_max_position_embeddings"),
+        ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "default"),
+        ("ministral3", {"sliding_window": 1024}, "sliding_window = 1024"),
+        ("ministral3", {"quantization_config": {"quant_method": "fp8"}}, "quantized already"),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
@@ -353,6 +393,30 @@ def test_tokens_that_take_spaces_as_phi_3s_do_give_the_name_by_which_llama_cpp_k
         token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
     header = read_header(plan(files | {"tokenizer.json": dump(tokenizer)}, name="mine").header)
     assert header.get("general.name", str) == "Mine (Phi-3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"model_type": "mistral4"}, "mistral4"),
+        ({"sliding_window": 1024}, "sliding_window = 1024"),
+        ({"rope_scaling": YARN}, "yarn"),
+        ({"rms_norm_eps": None}, "epsilon"),
+    ],
+)
+def test_text_of_a_model_that_sees_refused(text: Mapping[str, Any], named: str) -> None:
+    files = dict(repository("mistral3_eyes"))
+    config = json.loads(files["config.json"])
+    with pytest.raises(CannotConvert, match=named):
+        plan(files | {"config.json": dump({**config, "text_config": config["text_config"] | text})})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_output_of_its_own_counts_where_transformers_5_ties_by_the_weights(tied: bool) -> None:
+    files = dict(repository("mistral3_eyes"))
+    config = json.loads(files["config.json"]) | {"tie_word_embeddings": tied}
+    content = write(plan(files | {"config.json": dump(config)}), files)
+    assert content == converted("mistral3_eyes")
 
 
 def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:
@@ -668,6 +732,8 @@ def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str
         ("bloom", "word_embeddings_layernorm", r"token_embd_norm\.bias, token_embd_norm\.weight"),
         ("deepseek2", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
         ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
+        ("llama4", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
+        ("llama4", "experts.gate_up_proj", r"blk\.0\.ffn_gate_exps\.weight"),
     ],
 )
 def test_tensors_that_no_layer_has_are_missed(name: str, gone: str, reason: str) -> None:

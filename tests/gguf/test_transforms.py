@@ -47,6 +47,9 @@ def test_heads_are_transposed() -> None:
     for dtype, width in ((np.uint16, 2), (np.uint32, 4)):
         heads = np.random.default_rng(0).integers(0, 2**16, (3, 4, 5)).astype(dtype)
         assert _run(transposed(4, 5, width), heads.tobytes()) == heads.swapaxes(1, 2).tobytes()
+        some = transposed(4, 5, width, 1, 3)
+        assert _run(some, heads.tobytes()) == heads[:, :, 1:4].swapaxes(1, 2).tobytes()
+        assert some.size(heads.nbytes) == heads[:, :, 1:4].nbytes
 
 
 def test_numbers_are_widened_and_increased() -> None:
@@ -101,6 +104,7 @@ def test_negative_exponentials_are_the_nearest_of_32_bits() -> None:
 TRANSFORMS = (
     *(interleaved(row, rows) for row, rows in ((2, 2), (6, 4), (4, 6))),
     *(transposed(rows, columns, width) for rows, columns, width in ((2, 3, 2), (3, 2, 4), (1, 5, 4))),
+    transposed(3, 4, 2, 1, 2),
     *(make(dtype) for make in (widened, increased) for dtype in ("F16", "BF16")),
     *(scaled(dtype, (0.5, 3.0)) for dtype in WIDTHS),
     *(multiplied(dtype, 0.3) for dtype in WIDTHS),

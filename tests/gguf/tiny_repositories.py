@@ -5,6 +5,7 @@ llama.cpp's converter got them (`python -m tests.gguf.tiny_repositories FOLDER`)
 """
 
 import json
+import re
 import struct
 import sys
 from collections import Counter
@@ -29,6 +30,9 @@ TEXT = (
 WORDS = TEXT.split()
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 HEAD_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_BEFORE, _ENDINGS = r"[^\r\n\p{L}\p{N}]?", "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -61,6 +65,10 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
     ),
     "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
+    "gpt-4o": _split(
+        rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
+    ),
+    "tekken": _split(rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_TAIL}"),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
     "falcon": {
         "type": "Sequence",
@@ -191,7 +199,7 @@ def byte_pairs(
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre == "llama-bpe",
+            "ignore_merges": pre in ("llama-bpe", "tekken"),
             "vocab": vocabulary,
             "merges": [list(pair) if merge_lists else " ".join(pair) for pair in merges],
         },
@@ -485,12 +493,12 @@ class Tiny:
         config = self.config()
         weights = Weights(config)
         if self.part_of:
-            weights.add("vision_tower.patch_embedding.weight", 8, 8)
+            weights.add(f"{_EYES.get(self.part_of, 'vision_tower')}.patch_embedding.weight", 8, 8)
         self.weights(weights)
         if self.part_of:
             config = _whole(config, self.part_of)
             weights.tensors = {
-                name.replace("model.", "language_model.model.", 1): x for name, x in weights.tensors.items()
+                re.sub(r"^(model|lm_head)\.", r"language_model.\1.", name): x for name, x in weights.tensors.items()
             }
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
@@ -510,6 +518,9 @@ class Tiny:
             files[path] = safetensors(part, self.dtype)
             index |= dict.fromkeys(part, path)
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
+
+
+_EYES = {"llama4": "vision_model"}
 
 
 def _whole(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -553,7 +564,7 @@ class Weights:
         self.add("model.embed_tokens.weight", self.config["vocab_size"], HIDDEN)
         if norm:
             self.norm("model.norm", bias=bias)
-        if not self.config["tie_word_embeddings"]:
+        if not self.config.get("tie_word_embeddings"):
             self.add("lm_head.weight", self.config["vocab_size"], HIDDEN)
 
     def layers(self) -> Iterator[str]:
@@ -729,6 +740,23 @@ def _fused_experts(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
         weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
         weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
+
+
+def _llama4(weights: Weights) -> None:
+    """All experts in one tensor, with rows for columns."""
+    config = weights.config
+    weights.ends()
+    for number, layer in enumerate(weights.layers(), start=1):
+        weights.norms(layer)
+        weights.attention(layer)
+        if number % config["interleave_moe_layer_step"]:
+            weights.mlp(layer, config["intermediate_size_mlp"], name="feed_forward")
+            continue
+        size = config["intermediate_size"]
+        weights.linear(f"{layer}feed_forward.router", EXPERTS, HIDDEN)
+        weights.add(f"{layer}feed_forward.experts.gate_up_proj", EXPERTS, HIDDEN, 2 * size)
+        weights.add(f"{layer}feed_forward.experts.down_proj", EXPERTS, size, HIDDEN)
+        weights.mlp(layer, size, name="feed_forward.shared_expert")
 
 
 def _olmoe(weights: Weights) -> None:
@@ -1063,6 +1091,14 @@ def _qwen() -> Tokenizer:
     return byte_pairs("qwen2", merge_lists=True)
 
 
+def _tekken() -> Tokenizer:
+    return byte_pairs("tekken", begins=True)
+
+
+def _gpt_4o() -> Tokenizer:
+    return byte_pairs("gpt-4o", begins=True)
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1079,6 +1115,38 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+MINISTRAL3: dict[str, Any] = {
+    "head_dim": 128,
+    "rms_norm_eps": 1e-4,
+    "max_position_embeddings": 4096,
+    "sliding_window": None,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "type": "yarn",
+        "rope_theta": 1e5,
+        "factor": 16.0,
+        "original_max_position_embeddings": 8,
+        "beta_fast": 4.0,
+        "beta_slow": 0.5,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.3,
+    },
+}
+LLAMA4: dict[str, Any] = {
+    "num_hidden_layers": 5,  # the fourth has no rope
+    "head_dim": 128,
+    "rms_norm_eps": 1e-4,
+    "intermediate_size_mlp": 2 * FEED_FORWARD,
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": 1,
+    "interleave_moe_layer_step": 1,
+    "use_qk_norm": True,
+    "attention_chunk_size": 8192,
+    "attn_temperature_tuning": True,
+    "floor_scale": 8192,
+    "attn_scale": 0.1,
+}
 GRANITE = {
     "attention_multiplier": 0.015625,
     "embedding_multiplier": 12.0,
@@ -1469,6 +1537,41 @@ REPOSITORIES: dict[str, Tiny] = {
         {"attention_bias": True, "rope_scaling": {"type": "linear", "factor": 2.0}, **TIED},
         dtype="F16",
     ),
+    "llama4": Tiny(
+        "Llama4ForCausalLM",
+        "llama4_text",
+        _llama4,
+        _gpt_4o,
+        {
+            **LLAMA4,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 16.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 1.0,
+                "original_max_position_embeddings": 64,
+            },
+            "layer_types": [*["chunked_attention"] * 3, "full_attention", "chunked_attention"],
+            "no_rope_layers": [1, 1, 1, 0, 1],
+            "moe_layers": [0, 1, 2, 3, 4],
+        },
+        drop=("rope_theta",),
+    ),
+    "llama4_eyes": Tiny(
+        "Llama4ForConditionalGeneration",
+        "llama4_text",
+        _llama4,
+        _gpt_4o,
+        {
+            **LLAMA4,
+            "interleave_moe_layer_step": 2,
+            "num_experts_per_tok": 2,
+            "no_rope_layers": [],
+            "rope_theta": 5e5,
+        },
+        part_of="llama4",
+    ),
     "llama_v5": Tiny(
         "LlamaForCausalLM",
         "llama",
@@ -1505,6 +1608,32 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "llama_pieces": Tiny("LlamaForCausalLM", "llama", _plain, _odd_pieces, TIED),
     "mistral": Tiny("MistralForCausalLM", "mistral", _plain, _pieces, {"sliding_window": 4096, "head_dim": 128}),
+    "ministral3": Tiny(
+        "Ministral3ForCausalLM",
+        "ministral3",
+        _plain,
+        _tekken,
+        {**MINISTRAL3, "rope_parameters": {**MINISTRAL3["rope_parameters"], "mscale_all_dim": 0.5}},
+        drop=("rope_theta",),
+    ),
+    "ministral3_eyes": Tiny(
+        "Mistral3ForConditionalGeneration",
+        "ministral3",
+        _plain,
+        _tekken,
+        {**MINISTRAL3, **TIED},
+        drop=("rope_theta",),
+        part_of="mistral3",
+    ),
+    "mistral3_eyes": Tiny(
+        "Mistral3ForConditionalGeneration",
+        "mistral",
+        _plain,
+        _tekken,
+        {"head_dim": 128, "rope_theta": 1e9, "sliding_window": None},
+        drop=("tie_word_embeddings",),
+        part_of="mistral3",
+    ),
     "mixtral": Tiny(
         "MixtralForCausalLM",
         "mixtral",

@@ -183,6 +183,11 @@ def test_an_empty_tokenizer_is_none() -> None:
         choose_files(Listing((empty, *listing("model.safetensors", "config.json").files)), None)
 
 
+def test_a_tokenizer_of_mistrals_own_is_named_where_it_is_the_only_one() -> None:
+    with pytest.raises(NotConvertible, match=r"has no tokenizer but tekken\.json, Mistral's own"):
+        choose_files(listing("model.safetensors", "config.json", "tekken.json"), None)
+
+
 def test_json_keeps_its_large_numbers_and_its_pairs_of_surrogates() -> None:
     text = '\ufeff{"model_max_length": 1000000000000000019884624838656, "a": "\\ud83d\\ude00"}'
     assert json_object("x", text.encode()) == {"model_max_length": 10**30 + 19884624838656, "a": "\U0001f600"}

@@ -67,6 +67,20 @@ async def test_of_a_model_that_sees_the_text_is_made_and_the_loss_is_said(
     assert digest_of(converted(files)) in ollama.models.used_digests()
 
 
+async def test_what_a_text_turns_out_to_be_has_to_run(hub: StandInHub, ollama: StandInOllama) -> None:
+    """Of one architecture in config.json come two in a GGUF."""
+    for name in ("mistral3_eyes", "ministral3_eyes"):
+        hub.add(f"acme/{name}", REPOSITORIES[name].files())
+    async with (
+        App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        client = Client(app.address.url, session)
+        assert (await client.pull("hf.co/acme/mistral3_eyes:bf16"))[-1] == {"status": "success"}
+        refused = (await client.pull("hf.co/acme/ministral3_eyes:bf16"))[-1]["error"]
+    assert "Ollama 0.24.0 does not run mistral3; Ollama 0.30.0 or newer does" in refused
+
+
 @pytest.mark.parametrize(
     ("version", "wanted", "here"),
     [

@@ -16,6 +16,8 @@ from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
 from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
+from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
@@ -55,9 +57,13 @@ FAMILIES: Mapping[str, Family] = {
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
     "InternLM2ForCausalLM": INTERNLM2,
     "JambaForCausalLM": JAMBA,
+    "Llama4ForCausalLM": LLAMA4,
+    "Llama4ForConditionalGeneration": LLAMA4_EYES,
     "LlamaForCausalLM": LLAMA,
     "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,
+    "Ministral3ForCausalLM": MINISTRAL3,
+    "Mistral3ForConditionalGeneration": MISTRAL3,
     "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "NemotronForCausalLM": NEMOTRON,

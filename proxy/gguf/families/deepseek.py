@@ -58,7 +58,12 @@ def _deepseek2_sizes(config: Config) -> Pairs:
         raise CannotConvert(
             "config.json has topk_method = 'group_limited_greedy', and llama.cpp chooses groups in another way"
         )
-    scale = Config(config.rope).optional_number("mscale_all_dim")
+    rope = Config(config.rope)
+    scale = rope.optional_number("mscale_all_dim")
+    if scale and rope.optional_number("mscale") != scale:
+        raise CannotConvert(
+            f"config.json has mscale_all_dim = {scale} and another mscale, which llama.cpp takes for it"
+        )
     if scale is not None:
         yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
 
@@ -109,9 +114,10 @@ DEEPSEEK2 = Family(
         "attention_bias": (False, None),
         "moe_layer_freq": (1, None),
         "rope_interleave": (True, None),
+        "attention_factor": (None,),
         "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
     },
-    scales_yarn=True,
+    own_yarn=True,
     extra_layers=True,
     optional=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.parts import ATTENTION, LAYER, MLP
-from proxy.gguf.families.rules import Family, Raised, Rule, TextPart
+from proxy.gguf.families.parts import ATTENTION, LAYER, MLP, WITH_EYES
+from proxy.gguf.families.rules import Family, Raised, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
 from proxy.gguf.tensors import shown
@@ -173,9 +173,5 @@ GEMMA3_EYES = replace(
         "num_hidden_layers": 26,
         "vocab_size": 262208,
     },
-    text=TextPart(
-        {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."},
-        ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
-        "see",
-    ),
+    text=WITH_EYES,
 )

@@ -27,7 +27,7 @@ LLAMA_TENSORS = {**ENDS, **NORMS, **TURNED, **MLP}
 
 LLAMA_BIASES = QKV | {"attn_output", "ffn_gate", "ffn_up", "ffn_down"}
 
-_LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
+LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
 
 LLAMA_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 
@@ -45,7 +45,7 @@ def llama_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
 LLAMA = Family(
     "llama",
     LLAMA_TENSORS,
-    (*_LLAMA_KEYS, head_dim),
+    (*LLAMA_KEYS, head_dim),
     tokenizers=("sentencepiece", "bpe"),
     defaults=LLAMA_DEFAULTS,
     made=rope_frequencies,
@@ -58,7 +58,7 @@ LLAMA = Family(
 MISTRAL = Family(
     "llama",
     LLAMA_TENSORS,
-    _LLAMA_KEYS,
+    LLAMA_KEYS,
     tokenizers=("sentencepiece", "bpe"),
     defaults={**LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8},
     made=rope_frequencies,
@@ -79,7 +79,7 @@ MIXTRAL = Family(
         LAYER + "block_sparse_moe.experts.{}.w2": Stacked("blk.{}.ffn_down_exps", experts),
         LAYER + "block_sparse_moe.experts.{}.w3": Stacked("blk.{}.ffn_up_exps", experts),
     },
-    _LLAMA_KEYS,
+    LLAMA_KEYS,
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 131072,
@@ -105,7 +105,7 @@ ARCEE = Family(
         LAYER + "mlp.up_proj": "blk.{}.ffn_up",
         LAYER + "mlp.down_proj": "blk.{}.ffn_down",
     },
-    (*_LLAMA_KEYS, head_dim),
+    (*LLAMA_KEYS, head_dim),
     tokenizers=("sentencepiece", "bpe"),
     defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     made=rope_frequencies,
@@ -128,7 +128,7 @@ def _layers_without_rope(config: Config) -> Pairs:
 SMOLLM3 = Family(
     "smollm3",
     LLAMA_TENSORS,
-    (*_LLAMA_KEYS, _layers_without_rope),
+    (*LLAMA_KEYS, _layers_without_rope),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 32768,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import Rule, Size, Split, Stacked, Turned
+from proxy.gguf.families.rules import Rule, Size, Split, Stacked, TextPart, Turned
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs, Writer, llama3_frequencies
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -101,6 +101,13 @@ def rope_frequencies(config: Config) -> Mapping[str, bytes]:
     return {} if made is None else {"rope_freqs.weight": made}
 
 
+WITH_EYES = TextPart(
+    {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."},
+    ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+    "see",
+)
+"""As Gemma 3 and Mistral 3 are saved; the second name is transformers 5's."""
+
 LLAMA_ROPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3"})
 
 
@@ -117,6 +124,17 @@ def prefix_space(_: Config, files: TokenizerFiles) -> Pairs:
 
 def no_scaling(_: Config) -> Pairs:
     yield "rope.scaling.type", Field.string("none")
+
+
+def no_window(config: Config) -> Pairs:
+    """For families of which llama.cpp has each token see all that came before."""
+    window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")
+    if window is not None and window < context:
+        raise CannotConvert(
+            f"config.json has sliding_window = {window} in a context of {context}, and llama.cpp has no window for "
+            "this architecture"
+        )
+    yield from ()
 
 
 def sliding_layers(config: Config) -> Pairs:

@@ -55,6 +55,13 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Transposed:
+    """Matrices with rows for columns, perhaps several side by side: each part's name, and its columns."""
+
+    parts: tuple[tuple[str, Size], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Grouped:
     """Fused Q, K and V in groups of heads: all Q first, then all K, then all V. Rows of one head stay together.
 
@@ -116,7 +123,7 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Behind | Absorbed
+Rule = Copy | Turned | Raised | Stacked | Split | Transposed | Grouped | Parted | Reshaped | Scaled | Behind | Absorbed
 
 
 def made_by(key: str, rule: Rule | str) -> Iterator[str]:
@@ -125,7 +132,7 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
     match rule:
         case Reshaped(name):
             yield name
-        case Split(parts):
+        case Split(parts) | Transposed(parts):
             yield from (name + end for name, _ in parts)
         case Parted(query, key, value):
             yield from (query + end, key + end, value + end)
@@ -181,8 +188,11 @@ class Family:
     """Tensors that may have a bias; others may not."""
     skipped: tuple[str, ...] = ()
     """How the names of tensors begin that only help in training."""
-    scales_yarn: bool = False
-    """llama.cpp takes the factor of yarn's attention from `mscale_all_dim`, and else from the scaling's own factor."""
+    own_yarn: bool = False
+    """llama.cpp reads of yarn's attention what it does not for others; the family's writers check it."""
+    keeps_output: bool = False
+    """An output among the weights counts, even where config.json says that the embeddings are it: transformers 5 ties
+    only what is alike."""
     local_rope: bool = False
     """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False

@@ -1,0 +1,120 @@
+"""Llama 4: experts in every so many layers, and no rope in every fourth. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.llama import LLAMA_KEYS
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    LAYER,
+    LLAMA_ROPES,
+    NORMS,
+    WITH_EYES,
+    half_of,
+    head_dim,
+    rope_frequencies,
+)
+from proxy.gguf.families.rules import Family, Transposed
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import Pairs, count
+from proxy.gguf.tensors import shown
+
+_WITHOUT_HEAD_NORMS = 128
+"""By this number of experts llama.cpp knows Maverick, the one that has no norms of its heads."""
+
+
+def _usual(config: Config) -> Iterator[tuple[str, list[Any]]]:
+    """What config.json may say layer by layer: transformers' defaults, and all that llama.cpp can do."""
+    numbers = range(1, config.blocks + 1)
+    every = config.positive("interleave_moe_layer_step")
+    yield "no_rope_layers", [int(number % 4 != 0) for number in numbers]
+    yield "layer_types", ["chunked_attention" if number % 4 else "full_attention" for number in numbers]
+    yield "moe_layers", [number - 1 for number in numbers if number % every == 0]
+
+
+def _layers(config: Config) -> Pairs:
+    for key, usual in _usual(config):
+        value = config.find(key)
+        # The first files have an empty list of the layers without a rope.
+        if value not in (None, usual) and not (key == "no_rope_layers" and value == []):
+            raise CannotConvert(f"config.json has {key} = {shown(value)}, and llama.cpp takes {shown(usual)}")
+    experts, has_norms = config.positive("num_local_experts"), config.flag("use_qk_norm", default=True)
+    if has_norms is (experts == _WITHOUT_HEAD_NORMS):
+        raise CannotConvert(
+            f"config.json has use_qk_norm = {shown(has_norms)} with {experts} experts, of which llama.cpp takes the "
+            "opposite"
+        )
+    yield "interleave_moe_layer_step", Field.uint32(config.positive("interleave_moe_layer_step"))
+
+
+LLAMA4 = Family(
+    "llama4",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        LAYER + "feed_forward.gate_proj": "blk.{}.ffn_gate",
+        LAYER + "feed_forward.up_proj": "blk.{}.ffn_up",
+        LAYER + "feed_forward.down_proj": "blk.{}.ffn_down",
+        LAYER + "feed_forward.router": "blk.{}.ffn_gate_inp",
+        LAYER + "feed_forward.experts.gate_up_proj": Transposed(
+            (
+                ("blk.{}.ffn_gate_exps", half_of("intermediate_size")),
+                ("blk.{}.ffn_up_exps", half_of("intermediate_size")),
+            )
+        ),
+        LAYER + "feed_forward.experts.down_proj": Transposed(
+            (("blk.{}.ffn_down_exps", lambda config: config.hidden),),
+        ),
+        LAYER + "feed_forward.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
+        LAYER + "feed_forward.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
+        LAYER + "feed_forward.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
+    },
+    (
+        *LLAMA_KEYS,
+        head_dim,
+        count("feed_forward_length", "intermediate_size_mlp", required=True),
+        count("expert_feed_forward_length", "intermediate_size", required=True),
+        _layers,
+    ),
+    defaults={
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "head_dim": 128,
+        "intermediate_size": 8192,
+        "intermediate_size_mlp": 16384,
+        "num_local_experts": 16,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 1,
+        "no_rope_layer_interval": 4,
+        "attention_chunk_size": 8192,
+        "attn_temperature_tuning": True,
+        "floor_scale": 8192,
+        "attn_scale": 0.1,
+    },
+    made=rope_frequencies,
+    ropes=LLAMA_ROPES - {"yarn"},
+    only={
+        **ANY_SILU,
+        "attention_bias": (False, None),
+        "no_rope_layer_interval": (4,),
+        "attention_chunk_size": (8192,),
+        # The first files have the interval here, which means the same.
+        "attn_temperature_tuning": (True, 4),
+        "floor_scale": (8192,),
+        "attn_scale": (0.1,),
+        "partial_rotary_factor": (1, None),
+    },
+    optional_biases=frozenset(),
+)
+
+LLAMA4_EYES = replace(
+    LLAMA4,
+    text=replace(WITH_EYES, left_out=("vision_model.", "multi_modal_projector.")),
+)

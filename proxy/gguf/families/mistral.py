@@ -1,0 +1,78 @@
+"""Ministral 3, and the text of it and of Mistral Small 3. Pure."""
+
+from dataclasses import replace
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.llama import LLAMA_KEYS, LLAMA_TENSORS, MISTRAL
+from proxy.gguf.families.parts import ANY_SILU, LLAMA_ROPES, WITH_EYES, head_dim, no_window
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field
+from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.tensors import shown
+
+
+def _yarn(config: Config) -> Pairs:
+    """llama.cpp takes `mscale` for 1, where transformers divides it by `mscale_all_dim`."""
+    rope = Config(config.rope)
+    divisor = rope.optional_number("mscale_all_dim") or 0.0
+    if divisor and rope.optional_number("mscale") != 1:
+        raise CannotConvert(
+            f"config.json has mscale = {shown(rope.find('mscale'))} with mscale_all_dim = {divisor}, and llama.cpp "
+            "takes it for 1"
+        )
+    if 0 in (rope.find("beta_fast"), rope.find("beta_slow")):
+        raise CannotConvert(
+            "config.json has a yarn with beta_fast or beta_slow = 0, for which transformers takes others"
+        )
+    rope.positive("original_max_position_embeddings")
+    yield "rope.scaling.yarn_log_multiplier", Field.float32(divisor)
+    yield "attention.temperature_scale", Field.float32(rope.number("llama_4_scaling_beta"))
+
+
+MINISTRAL3 = Family(
+    "mistral3",
+    LLAMA_TENSORS,
+    (*LLAMA_KEYS, head_dim, no_window, _yarn),
+    tokenizers=("sentencepiece", "bpe"),
+    defaults={
+        "max_position_embeddings": 262144,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "head_dim": 128,
+    },
+    ropes=frozenset({"yarn"}),
+    only={**ANY_SILU, "attention_factor": (None,), "truncate": (True, None), "partial_rotary_factor": (1, None)},
+    optional_biases=frozenset(),
+    vocabulary=MISTRAL.vocabulary,
+    keeps_output=True,
+    own_yarn=True,
+)
+
+_SMALL = replace(
+    MISTRAL,
+    hyperparameters=(*LLAMA_KEYS, head_dim, no_window),
+    # Of the other keys config.json has to have its own: transformers' defaults are others for Ministral 3.
+    defaults={"num_key_value_heads": 8, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": True},
+    ropes=LLAMA_ROPES - {"yarn"},
+    only={**ANY_SILU, "partial_rotary_factor": (1, None)},
+    optional_biases=frozenset(),
+    keeps_output=True,
+    text=WITH_EYES,
+)
+
+
+def _by_text(config: Config) -> Family:
+    """By the type of the text's model; what says none, transformers takes for Mistral Small's."""
+    match config.find("model_type"):
+        case "ministral3":
+            return replace(MINISTRAL3, text=WITH_EYES)
+        case "mistral" | "mistral3" | None:
+            return _SMALL
+        case kind:
+            raise CannotConvert(
+                f"config.json has a text_config of the type {shown(kind)}, unknown for this architecture"
+            )
+
+
+MISTRAL3 = replace(_SMALL, of=_by_text)
