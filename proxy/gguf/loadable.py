@@ -30,6 +30,7 @@ _SHAPES: Mapping[str, str] = {
     "attn_q_norm": "n_embd_head",
     "attn_k_norm": "n_embd_head",
     "attn_output": "n_q n_embd",
+    "attn_sinks": "n_head",
     "post_attention_norm": "n_embd",
     "ffn_norm": "n_embd",
     "ffn_gate": "n_embd n_ff",
@@ -46,7 +47,7 @@ _SHAPES: Mapping[str, str] = {
     "ffn_up_shexp": "n_embd n_ff_shexp",
     "ffn_down_shexp": "n_ff_shexp n_embd",
 }
-"""By a tensor's name without the block's number and the end, the row's length first. A bias has the last size alone."""
+"""By a tensor's name without the block's number and the end, the row's length first. A bias has the sizes behind it."""
 
 _FUSED_MLP = {"ffn_up": "n_embd 2n_ff"}
 _NORMS_OF_ALL_HEADS = {"attn_q_norm": "n_q", "attn_k_norm": "n_k"}
@@ -191,7 +192,7 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
         if block not in of_block:
             of_block[block] = sizes.of(block)
         wanted = tuple(of_block[block][name] for name in shapes[named.stem].split())
-        wanted = wanted[-1:] if named.end == "bias" else wanted
+        wanted = wanted[1:] or wanted if named.end == "bias" else wanted
         if _short(tensor.shape) != _short(wanted):
             raise CannotConvert(
                 f"{tensor.name} is to have the shape {list(wanted)} by config.json, and has {list(tensor.shape)}"

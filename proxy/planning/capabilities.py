@@ -50,6 +50,7 @@ RUNS: Mapping[str, Version] = {
     "gemma3": Version(0, 6, 0),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
+    "gpt-oss": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
     "jamba": Version(0, 11, 5),
@@ -64,9 +65,12 @@ CUTS: Mapping[str, Version] = {
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
 }
-OWN_ENGINE = Version(0, 12, 0)
-"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
-CUTS_AS_QWEN2 = ("qwen3", "qwen3moe")
+CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
+    "gpt-oss": (Version(0, 11, 5), "gpt-4o"),
+    "qwen3": (Version(0, 12, 0), "qwen2"),
+    "qwen3moe": (Version(0, 12, 0), "qwen2"),
+}
+"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in this way, whatever they say."""
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
 CONVERTS: Mapping[str, Version] = {
     "BertModel": Version(0, 5, 5),
@@ -151,7 +155,8 @@ class Capabilities:
 
     def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for texts to be cut as llama.cpp does it by this name."""
-        if architecture in CUTS_AS_QWEN2 and pre_tokenizer != "qwen2" and self.version >= OWN_ENGINE:
+        since, alike = CUTS_ALIKE.get(architecture, (NEVER, ""))
+        if pre_tokenizer != alike and self.version >= since:
             return LLAMA_SERVER
         return CUTS.get(pre_tokenizer, OLDEST)
 

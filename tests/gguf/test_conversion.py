@@ -32,6 +32,7 @@ from tests.gguf.tiny_repositories import (
     HEADS,
     HIDDEN,
     REPOSITORIES,
+    YARN,
     added_token,
     byte_pairs,
     dump,
@@ -301,6 +302,20 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
         ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+        ("gpt_oss", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("gpt_oss", {"sliding_window": None}, "sliding_window"),
+        ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
+        ("gpt_oss", {"attention_bias": False}, "attention_bias"),
+        ("gpt_oss", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("gpt_oss", {"rope_scaling": None}, "rope scaling of the type 'default'"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "factor": None}}, "factor"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention_factor"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "beta_fast": 16.0}}, "beta_fast"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ("gpt_oss", {"quantization_config": "mxfp4"}, "quantization_config"),
+        # Weights that are not what config.json says.
+        ("gpt_oss", {"quantization_config": None}, "_blocks' is of the type U8"),
+        ("gpt_oss_v5", {"quantization_config": {"quant_method": "mxfp4"}}, "_proj' is unknown"),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
@@ -346,6 +361,30 @@ def test_unknown_tensor_refused() -> None:
 
     with pytest.raises(CannotConvert, match="surprise"):
         plan(replace(tiny, weights=more).files())
+
+
+@pytest.mark.parametrize("shape", [None, (4, 256, 16), (4, 256, 15), (4, 128, 32)])
+def test_blocks_without_their_scales_refused(shape: tuple[int, ...] | None) -> None:
+    tiny = REPOSITORIES["gpt_oss"]
+
+    def other(weights: Any) -> None:
+        tiny.weights(weights)
+        scales = weights.tensors.pop("model.layers.1.mlp.experts.down_proj_scales")
+        if shape is not None:
+            weights.tensors["model.layers.1.mlp.experts.down_proj_scales"] = np.resize(scales, shape)
+
+    if shape == (4, 256, 16):
+        assert plan(replace(tiny, weights=other).files())
+        return
+    with pytest.raises(CannotConvert, match=r"down_proj_blocks has the shape \[4, 256, 16, 16\], and its scales"):
+        plan(replace(tiny, weights=other).files())
+
+
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0", "BF16", "F32"])
+def test_what_is_quantized_already_is_not_quantized_again(quantization: str) -> None:
+    """Neither does llama-quantize, but with MXFP4_MOE, which leaves it as it is."""
+    with pytest.raises(CannotConvert, match="ffn_down_exps.weight is MXFP4 already"):
+        plan(repository("gpt_oss"), quantization=quantization)
 
 
 def test_missing_expert_refused() -> None:

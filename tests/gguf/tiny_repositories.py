@@ -22,6 +22,8 @@ from tests.tiny_models import Random, Tensors, safetensors
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 HEAD = HIDDEN // HEADS
 EXPERTS = 4
+FOUR_BITS = [sign * number for sign in (1, -1) for number in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
+"""What MXFP4's numbers stand for, before their scale."""
 TEXT = (
     "the quick brown fox jumps over the lazy dog and then the story begins with a small language model that reads "
     "every word in turn while other people are talking about water and fire and the weather of the north"
@@ -60,6 +62,11 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
     ),
     "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
+    "gpt-4o": _split(
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
     "falcon": {
@@ -579,6 +586,18 @@ class Weights:
         for expert in range(EXPERTS):
             self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
 
+    def packed_experts(self, name: str, rows: int, columns: int) -> None:
+        """In MXFP4 where the config says so, else the same numbers turned over."""
+        blocks = self._random.octets(0, 256, EXPERTS, rows, columns // 32, 16)
+        scales = self._random.octets(119, 123, EXPERTS, rows, columns // 32)
+        if "quantization_config" in self.config:
+            self.tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        else:
+            nibbles = np.stack((blocks & 15, blocks >> 4), axis=-1).reshape(EXPERTS, rows, columns // 32, 32)
+            numbers = np.ldexp(np.array(FOUR_BITS, np.float32)[nibbles], scales[..., None].astype(np.int32) - 127)
+            self.tensors[name] = numbers.reshape(EXPERTS, rows, columns).swapaxes(1, 2)
+        self.add(f"{name}_bias", EXPERTS, rows)
+
     def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
         """Of Mamba's second kind."""
         config = self.config
@@ -729,6 +748,17 @@ def _fused_experts(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
         weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
         weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
+
+
+def _gpt_oss(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias="qkvo")
+        weights.add(f"{layer}self_attn.sinks", HEADS)
+        weights.linear(f"{layer}mlp.router", EXPERTS, HIDDEN, bias=True)
+        weights.packed_experts(f"{layer}mlp.experts.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
+        weights.packed_experts(f"{layer}mlp.experts.down_proj", HIDDEN, FEED_FORWARD)
 
 
 def _olmoe(weights: Weights) -> None:
@@ -1097,6 +1127,24 @@ DEEPSEEK = {
 }
 MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
+GPT_OSS: dict[str, Any] = {
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "head_dim": 128,
+    "sliding_window": 8,
+    "attention_bias": True,
+    "swiglu_limit": 7.0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_theta": 20000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": True,
+        "original_max_position_embeddings": 256,
+    },
+}
 SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
 TIED = {"tie_word_embeddings": True}
 MAMBA = {
@@ -1387,6 +1435,30 @@ REPOSITORIES: dict[str, Tiny] = {
         _gpt_neox,
         change={"hidden_act": "gelu", "rotary_pct": 0.25, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
         drop=("rms_norm_eps", "num_key_value_heads", "rope_theta"),
+    ),
+    "gpt_oss": Tiny(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        _gpt_oss,
+        lambda: byte_pairs("gpt-4o"),
+        {
+            **GPT_OSS,
+            "quantization_config": {
+                "quant_method": "mxfp4",
+                "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+            },
+        },
+    ),
+    "gpt_oss_v5": Tiny(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        _gpt_oss,
+        lambda: byte_pairs("gpt-4o"),
+        {
+            **{key: value for key, value in GPT_OSS.items() if key not in ("layer_types", "rope_scaling")},
+            "rope_parameters": {**GPT_OSS["rope_scaling"], "rope_theta": GPT_OSS["rope_theta"]},
+        },
+        drop=("rope_theta",),
     ),
     "granite": Tiny("GraniteForCausalLM", "granite", _plain, _smollm, {**GRANITE, **TIED}),
     "granitemoe": Tiny(

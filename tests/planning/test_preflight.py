@@ -56,7 +56,8 @@ def test_a_whole_model_is_taken_as_it_is(architecture: str, version: str) -> Non
     [
         ("XLMRobertaModel", "0.24.0", "neither this proxy nor any Ollama converts XLMRobertaModel$"),
         ("Gemma3TextModel", "0.24.0", "Ollama 0.24.0 cannot convert Gemma3TextModel; Ollama 0.30.0 can, up to 0.34.0$"),
-        ("GptOssForCausalLM", "0.6.8", "Ollama 0.6.8 cannot convert GptOssForCausalLM; Ollama 0.11.0 can, up to"),
+        ("Qwen3VLForConditionalGeneration", "0.6.8", "Ollama 0.6.8 cannot convert .*; Ollama 0.12.7 can, up to"),
+        ("GptOssForCausalLM", "0.6.8", "Ollama 0.6.8 does not run GptOssForCausalLM; Ollama 0.11.5 or newer does"),
         ("BertModel", "0.40.0", "does not know BertModel, and Ollama 0.40.0 converts nothing .* from 0.34.1 on does$"),
         ("BertModel", "0.34.1", "does not know BertModel, and Ollama 0.34.1 converts nothing .* from 0.34.1 on does$"),
         ("MllamaForConditionalGeneration", "0.33.0", "0.33.0 converts MllamaForConditionalGeneration, but cannot run"),

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Rule, Size, Split, Stacked, Turned
 from proxy.gguf.header import Field, Kind
-from proxy.gguf.hyperparameters import Pairs, llama3_frequencies
+from proxy.gguf.hyperparameters import Pairs, Writer, llama3_frequencies
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 ANY_SILU: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish", None)}
@@ -127,6 +127,19 @@ def sliding_layers(config: Config) -> Pairs:
     else:
         raise CannotConvert(f"config.json has no layer_types for {blocks} layers")
     yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding)
+
+
+def windows(every: int) -> Writer:
+    """In llama.cpp one layer of `every` sees all, and the others a window."""
+
+    def write(config: Config) -> Pairs:
+        kinds, pattern = config.find("layer_types"), config.find("sliding_window_pattern", "_sliding_window_pattern")
+        usual = ["full_attention" if at % every == 0 else "sliding_attention" for at in range(1, config.blocks + 1)]
+        if kinds not in (None, usual) or pattern not in (None, every):
+            raise CannotConvert(f"config.json has layer_types other than {every - 1} with a window and one without")
+        yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
+
+    return write
 
 
 _LAYER_TYPES = {"sliding_attention", "full_attention"}
