@@ -46,6 +46,9 @@ _SHAPES: Mapping[str, str] = {
     "ffn_gate_shexp": "n_embd n_ff_shexp",
     "ffn_up_shexp": "n_embd n_ff_shexp",
     "ffn_down_shexp": "n_ff_shexp n_embd",
+    "shortconv.conv": "l_cache n_embd_conv",
+    "shortconv.in_proj": "n_embd 3n_embd_conv",
+    "shortconv.out_proj": "n_embd_conv n_embd",
 }
 """By a tensor's name without the block's number and the end, the row's length first. A bias has the sizes behind it."""
 
@@ -100,7 +103,21 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
 _HEADS_MAKE_THE_EMBEDDING = frozenset(
     (
         *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
-        *("jamba", "nemotron", "olmo", "olmo2", "olmoe", "phi2", "phi3", "qwen2", "qwen2moe", "stablelm", "starcoder2"),
+        *(
+            "jamba",
+            "lfm2",
+            "lfm2moe",
+            "nemotron",
+            "olmo",
+            "olmo2",
+            "olmoe",
+            "phi2",
+            "phi3",
+            "qwen2",
+            "qwen2moe",
+            "stablelm",
+            "starcoder2",
+        ),
     )
 )
 """Architectures in which all heads together have to be as wide as the embedding."""
@@ -140,6 +157,7 @@ class _Sizes:
         d_inner, d_state, dt_rank = read("ssm.inner_size"), read("ssm.state_size"), read("ssm.time_step_rank")
         n_group = read("ssm.group_count", 1)
         d_mixed = d_inner + 2 * n_group * d_state
+        n_embd_conv = 0 if n_head_kv else n_embd
         return {
             "1": 1,
             "n_embd": n_embd,
@@ -175,6 +193,9 @@ class _Sizes:
             "d_inner/n_group": d_inner // n_group if n_group else 0,
             "d_mixed": d_mixed,
             "d_in_proj": d_inner + d_mixed + dt_rank,
+            "l_cache": read("shortconv.l_cache"),
+            "n_embd_conv": n_embd_conv,
+            "3n_embd_conv": 3 * n_embd_conv,
         }
 
 

@@ -54,6 +54,8 @@ RUNS: Mapping[str, Version] = {
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
     "jamba": Version(0, 11, 5),
+    "lfm2": Version(0, 11, 5),
+    "lfm2moe": Version(0, 12, 6),
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),
@@ -67,6 +69,8 @@ CUTS: Mapping[str, Version] = {
 }
 CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
     "gpt-oss": (Version(0, 11, 5), "gpt-4o"),
+    "lfm2": (Version(0, 14, 3), "llama-bpe"),
+    "lfm2moe": (Version(0, 17, 1), "llama-bpe"),
     "qwen3": (Version(0, 12, 0), "qwen2"),
     "qwen3moe": (Version(0, 12, 0), "qwen2"),
 }

@@ -581,6 +581,11 @@ class Weights:
             self.linear(f"{layer}{name}.{part}_proj", size, HIDDEN)
         self.linear(f"{layer}{name}.down_proj", HIDDEN, size)
 
+    def three(self, name: str, size: int = FEED_FORWARD) -> None:
+        """The matrices of an MLP under their numbers."""
+        for number, shape in ((1, (size, HIDDEN)), (2, (HIDDEN, size)), (3, (size, HIDDEN))):
+            self.linear(f"{name}w{number}", *shape)
+
     def experts(self, layer: str) -> None:
         self.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
@@ -713,12 +718,7 @@ def _mixtral(weights: Weights) -> None:
         weights.attention(layer)
         weights.linear(f"{layer}block_sparse_moe.gate", EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
-            for part, shape in (
-                ("w1", (FEED_FORWARD, HIDDEN)),
-                ("w2", (HIDDEN, FEED_FORWARD)),
-                ("w3", (FEED_FORWARD, HIDDEN)),
-            ):
-                weights.linear(f"{layer}block_sparse_moe.experts.{expert}.{part}", *shape)
+            weights.three(f"{layer}block_sparse_moe.experts.{expert}.")
 
 
 def _qwen2_moe(weights: Weights) -> None:
@@ -759,6 +759,31 @@ def _gpt_oss(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.router", EXPERTS, HIDDEN, bias=True)
         weights.packed_experts(f"{layer}mlp.experts.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
         weights.packed_experts(f"{layer}mlp.experts.down_proj", HIDDEN, FEED_FORWARD)
+
+
+def _lfm2(weights: Weights) -> None:
+    """A convolution where the config says so; experts behind the first layers that are dense."""
+    config = weights.config
+    weights.add("model.embed_tokens.weight", config["vocab_size"], HIDDEN)
+    weights.norm("model.embedding_norm")
+    for number, (layer, kind) in enumerate(zip(weights.layers(), config["layer_types"], strict=True)):
+        weights.norms(layer, "operator_norm", "ffn_norm")
+        if kind == "conv":
+            weights.linear(f"{layer}conv.in_proj", 3 * HIDDEN, HIDDEN)
+            weights.add(f"{layer}conv.conv.weight", HIDDEN, 1, config["conv_L_cache"])
+            weights.linear(f"{layer}conv.out_proj", HIDDEN, HIDDEN)
+        else:
+            for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+                weights.linear(f"{layer}self_attn.{part}_proj", heads * HEAD, HIDDEN)
+            weights.linear(f"{layer}self_attn.out_proj", HIDDEN, HIDDEN)
+            weights.norms(layer, "self_attn.q_layernorm", "self_attn.k_layernorm", size=HEAD)
+        if number < config.get("num_dense_layers", LAYERS):
+            weights.three(f"{layer}feed_forward.")
+            continue
+        weights.linear(f"{layer}feed_forward.gate", EXPERTS, HIDDEN)
+        weights.add(f"{layer}feed_forward.expert_bias", EXPERTS)
+        for expert in range(EXPERTS):
+            weights.three(f"{layer}feed_forward.experts.{expert}.", config["moe_intermediate_size"])
 
 
 def _olmoe(weights: Weights) -> None:
@@ -1559,6 +1584,45 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "falcon_mamba": Tiny("FalconMambaForCausalLM", "falcon_mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
     "mamba": Tiny("MambaForCausalLM", "mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
+    "lfm2": Tiny(
+        "Lfm2ForCausalLM",
+        "lfm2",
+        _lfm2,
+        lambda: byte_pairs("llama-bpe"),
+        {
+            "layer_types": ["conv", "full_attention"],
+            "norm_eps": 2e-5,
+            "conv_L_cache": 4,
+            "block_ff_dim": 500,
+            "block_auto_adjust_ff_dim": True,
+            "block_ffn_dim_multiplier": 1.1,
+            "block_multiple_of": 256,
+            "rope_theta": 30000.0,
+            **TIED,
+        },
+        drop=("rms_norm_eps", "intermediate_size"),
+    ),
+    "lfm2moe": Tiny(
+        "Lfm2MoeForCausalLM",
+        "lfm2_moe",
+        _lfm2,
+        lambda: byte_pairs("llama-bpe"),
+        {
+            **MOE,
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_dense_layers": 2,
+            "norm_eps": 2e-5,
+            "conv_L_cache": 3,
+            "conv_bias": False,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 30000.0},
+            "tie_embedding": True,
+        },
+        drop=("rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+    ),
     "minicpm": Tiny(
         "MiniCPMForCausalLM",
         "minicpm",

@@ -14,6 +14,7 @@ from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
 from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
 from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
+from proxy.gguf.families.liquid import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
@@ -55,6 +56,9 @@ FAMILIES: Mapping[str, Family] = {
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
     "InternLM2ForCausalLM": INTERNLM2,
     "JambaForCausalLM": JAMBA,
+    "LFM2ForCausalLM": LFM2,
+    "Lfm2ForCausalLM": LFM2,
+    "Lfm2MoeForCausalLM": LFM2_MOE,
     "LlamaForCausalLM": LLAMA,
     "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,

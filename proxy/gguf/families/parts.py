@@ -67,6 +67,11 @@ ROUTED: Mapping[str, Rule | str] = {
 }
 
 
+def flat(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's, which goes through each channel alone."""
+    return (shape[0], *(size for size in shape[1:] if size != 1))
+
+
 def half_of(*names: str) -> Size:
     return lambda config: config.positive(*names)
 
