@@ -40,8 +40,10 @@ def converted(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any)
 
 
 def kept(files: Mapping[str, bytes]) -> str:
-    """The tag that leaves the weights as they are."""
-    tensors = (tensor for header in headers(files).values() for tensor in header.tensors.values())
+    """The tag that leaves the weights as they are, or the only one of those that are quantized already."""
+    tensors = [tensor for header in headers(files).values() for tensor in header.tensors.values()]
+    if any(tensor.dtype == "U8" for tensor in tensors):
+        return "MXFP4_MOE"
     return next(tensor.dtype for tensor in tensors if len(tensor.shape) > 1)
 
 
@@ -53,7 +55,8 @@ def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
 def from_each_file(files: Mapping[str, bytes], made: Conversion, reached: int) -> dict[str, int]:
     """How many of the first bytes that are fetched for a GGUF come of which file: all of each, or the pieces alone."""
     weights = {path: len(content) for path, content in sorted(files.items()) if path.endswith(".safetensors")}
-    pieces = [(piece.path, piece.stop - piece.start) for piece in made.pieces if isinstance(piece, Piece)]
+    whole = [part for piece in made.pieces if isinstance(piece, Piece) for part in (piece.beside, piece) if part]
+    pieces = [(piece.path, piece.stop - piece.start) for piece in whole]
     counts = dict.fromkeys(weights, 0)
     for path, size in weights.items() if made.in_file_order else pieces:
         counts[path] += min(size, reached)

@@ -549,17 +549,20 @@ def png(width: int = 64, height: int = 64, color: tuple[int, int, int] = (200, 3
 
 
 def safetensors(tensors: Tensors, dtype: Literal["F32", "F16", "BF16"]) -> bytes:
-    """Not the package's own writer: numpy has no bfloat16."""
+    """Not the package's own writer: numpy has no bfloat16. Bytes stay bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts: list[bytes] = []
     end = 0
     for name, tensor in tensors.items():
-        if dtype == "BF16":
+        kind: str = "U8" if tensor.dtype == np.uint8 else dtype
+        if kind == "U8":
+            data = tensor.tobytes()
+        elif kind == "BF16":
             data = (np.ascontiguousarray(tensor, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
         else:
             data = tensor.astype("<f2" if dtype == "F16" else "<f4").tobytes()
         start, end = end, end + len(data)
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
         parts.append(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -574,6 +577,10 @@ class Random:
 
     def weights(self, *shape: int) -> Array:
         return self._generator.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
+
+    def octets(self, low: int, high: int, *shape: int) -> npt.NDArray[Any]:
+        """From `low` up to `high`, without it."""
+        return self._generator.integers(low, high, shape, np.uint8)
 
     def table(self, rows: int, width: int) -> Array:
         """An embedding table that repeats itself: a hundred megabytes of noise would take a second."""

@@ -6,6 +6,7 @@ from functools import partial
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, described, engine_for
 from proxy.gguf.targets import Piece, Target
+from proxy.gguf.tensor_types import quantized_already
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chained, widened
 
@@ -34,7 +35,7 @@ def casting(source: TensorInfo, kind: TensorType) -> Transform:
     """
     dtype = TensorType(source.type).name
     if dtype not in WIDTHS:
-        raise CannotConvert(f"{source.name} is {dtype} already, which is not quantized a second time")
+        raise CannotConvert(f"{source.name} is {quantized_already(source.type)}")
     engine = engine_for(kind)
     if engine is None and kind is TensorType.F32:
         return widened(dtype)

@@ -11,7 +11,8 @@ from proxy.gguf.families.rules import Family, made_by
 from proxy.gguf.tensors import BLOCK, TensorName
 
 _LAYER = f"{BLOCK}{{}}."
-_ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
+_ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"})
+_RECURRENT = ("ssm_", "shortconv.")
 _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 
@@ -43,10 +44,10 @@ def _needed(family: Family, names: AbstractSet[str]) -> set[str]:
 
 
 def _check_layers(needed: set[str], blocks: dict[int, set[str]]) -> None:
-    """In one model, layers differ by whether they have experts and a state space, and else all are alike."""
+    """In one model, layers differ by whether they have experts and something recurrent, and else all are alike."""
     kinds: dict[tuple[bool, bool], dict[int, set[str]]] = {}
     for number, found in blocks.items():
-        experts, recurrent = (any(part in name for name in found) for part in ("_exp", "ssm_"))
+        experts, recurrent = any("_exp" in name for name in found), any(map(_is_recurrent, found))
         kinds.setdefault((experts, recurrent), {})[number] = found
     attends_beside = all(recurrent for _, recurrent in kinds)
     for (experts, recurrent), alike in kinds.items():
@@ -63,6 +64,11 @@ def _belongs(stem: str, experts: bool, recurrent: bool, attends: bool) -> bool:
         return experts
     if stem in _DENSE:
         return not experts
-    if stem.startswith("ssm_"):
+    if _is_recurrent(stem):
         return recurrent
     return attends or stem not in _ATTENTION
+
+
+def _is_recurrent(name: str) -> bool:
+    """Whether it is of a state space or a short convolution."""
+    return name.startswith(_RECURRENT)

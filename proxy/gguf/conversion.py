@@ -21,7 +21,7 @@ from proxy.gguf.requantizing import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
-from proxy.gguf.tensors import TensorInfo, lay_out, padding, shown
+from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.vocabulary import write_vocabulary
@@ -114,7 +114,7 @@ def convert(
     _check_settings(family, settings)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
-    file_type = _file_type(weights) if quantization is None else quantization
+    file_type = quantization or _file_type(weights, sources)
     tokenizer = TokenizerFiles.read(files)
     metadata = _metadata(family, settings, tokenizer, description, sources, FILE_TYPES[file_type].number)
     check_loadable(family.architecture, metadata, sources)
@@ -189,7 +189,8 @@ def _check_settings(family: Family, config: Config) -> None:
     kind = config.rope.get("rope_type", "default")
     if kind is not None and (not isinstance(kind, str) or kind not in family.ropes):
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
-    if config.find("quantization_config"):
+    quantized = config.find("quantization_config")
+    if quantized and (family.kept is None or not _is_of(quantized, family.kept)):
         raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
@@ -222,6 +223,10 @@ def _check_yarn(family: Family, config: Config) -> None:
         )
 
 
+def _is_of(quantized: object, method: str) -> bool:
+    return isinstance(quantized, dict) and quantized.get("quant_method") == method
+
+
 def _hyperparameters(family: Family, config: Config) -> dict[str, Field]:
     fields = {}
     for write in family.hyperparameters:
@@ -241,8 +246,10 @@ def _general(family: Family, description: Description, infos: Sequence[TensorInf
     return fields | describe(description.name, description.card, parameters, _size_label(infos))
 
 
-def _file_type(weights: Mapping[str, Mapping[str, Source]]) -> str:
-    """The type of the first matrix by path and name."""
+def _file_type(weights: Mapping[str, Mapping[str, Source]], sources: Sequence[TensorInfo]) -> str:
+    """That of MXFP4 where there is any, else the type of the first matrix by path and name."""
+    if any(source.type == TensorType.MXFP4 for source in sources):
+        return "MXFP4_MOE"
     for path in sorted(weights):
         for _, tensor in sorted(weights[path].items()):
             if len(tensor.shape) >= MATRIX and tensor.dtype in WIDTHS:

@@ -34,6 +34,7 @@ _SHAPES: Mapping[str, str] = {
     "attn_output": "n_q n_embd",
     "attn_output_norm": "n_embd",
     "layer_output_norm": "n_embd",
+    "attn_sinks": "n_head",
     "post_attention_norm": "n_embd",
     "ffn_norm": "n_embd",
     "ffn_gate": "n_embd n_ff",
@@ -49,8 +50,11 @@ _SHAPES: Mapping[str, str] = {
     "ffn_gate_shexp": "n_embd n_ff_shexp",
     "ffn_up_shexp": "n_embd n_ff_shexp",
     "ffn_down_shexp": "n_ff_shexp n_embd",
+    "shortconv.conv": "l_cache n_embd_conv",
+    "shortconv.in_proj": "n_embd 3n_embd_conv",
+    "shortconv.out_proj": "n_embd_conv n_embd",
 }
-"""By a tensor's name without the block's number and the end, the row's length first. A bias has the last size alone."""
+"""By a tensor's name without the block's number and the end, the row's length first. A bias has the sizes behind it."""
 
 _FUSED_MLP = {"ffn_up": "n_embd 2n_ff"}
 _NORMS_OF_ALL_HEADS = {"attn_q_norm": "n_q", "attn_k_norm": "n_k"}
@@ -108,7 +112,21 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
 _HEADS_MAKE_THE_EMBEDDING = frozenset(
     (
         *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
-        *("jamba", "nemotron", "olmo", "olmo2", "olmoe", "phi2", "phi3", "qwen2", "qwen2moe", "stablelm", "starcoder2"),
+        *(
+            "jamba",
+            "lfm2",
+            "lfm2moe",
+            "nemotron",
+            "olmo",
+            "olmo2",
+            "olmoe",
+            "phi2",
+            "phi3",
+            "qwen2",
+            "qwen2moe",
+            "stablelm",
+            "starcoder2",
+        ),
     )
 )
 """Architectures in which all heads together have to be as wide as the embedding."""
@@ -153,6 +171,7 @@ class _Sizes:
         d_inner, d_state, dt_rank = read("ssm.inner_size"), read("ssm.state_size"), read("ssm.time_step_rank")
         n_group = read("ssm.group_count", 1)
         d_mixed = d_inner + 2 * n_group * d_state
+        n_embd_conv = 0 if n_head_kv else n_embd
         return {
             "1": 1,
             "n_embd": n_embd,
@@ -190,6 +209,9 @@ class _Sizes:
             "d_inner/n_group": d_inner // n_group if n_group else 0,
             "d_mixed": d_mixed,
             "d_in_proj": d_inner + d_mixed + dt_rank,
+            "l_cache": read("shortconv.l_cache"),
+            "n_embd_conv": n_embd_conv,
+            "3n_embd_conv": 3 * n_embd_conv,
         }
 
 
@@ -207,7 +229,7 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
         if block not in of_block:
             of_block[block] = sizes.of(block)
         wanted = tuple(of_block[block][name] for name in shapes[named.stem].split())
-        wanted = wanted[-1:] if named.end == "bias" else wanted
+        wanted = wanted[1:] or wanted if named.end == "bias" else wanted
         if _short(tensor.shape) != _short(wanted):
             raise CannotConvert(
                 f"{tensor.name} is to have the shape {list(wanted)} by config.json, and has {list(tensor.shape)}"

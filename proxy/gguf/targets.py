@@ -10,9 +10,12 @@ from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import (
     Absorbed,
     Behind,
+    Beside,
     Copy,
+    Dealt,
     Family,
     Grouped,
+    Packed,
     Parted,
     Raised,
     Reshaped,
@@ -27,18 +30,24 @@ from proxy.gguf.families.rules import (
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
 from proxy.gguf.transforms import (
+    MXFP4_BYTES,
     WIDTHS,
     Transform,
     chained,
     exponential,
     increased,
     interleaved,
+    packed,
+    picked,
     scaled,
     transposed,
     widened,
 )
 
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
+_BYTES = {"U8": TensorType.MXFP4}
+_MOST_BESIDE = 4 * 1024 * 1024
+"""How many bytes of scales are held while their blocks come."""
 _ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d")
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
 
@@ -62,12 +71,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The bytes from offset `start` up to `stop` of a file, and what is made of them."""
+    """The bytes from offset `start` up to `stop` of a file, and what is made of them.
+
+    Those of `beside` come before: each block has an equal share of them, which the transform gets before the block's.
+    """
 
     path: str
     start: int
     stop: int
     transform: Transform | None = None
+    beside: "Piece | None" = None
 
     @property
     def size(self) -> int:
@@ -127,6 +140,28 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
     stacks: dict[str, dict[int, _Place]] = {}
     rules: dict[str, Stacked] = {}
     targets = [_made(name, content) for name, content in family.made(config).items()]
+    places = list(_places(family, config, weights))
+    by_name = {place.name: place for place in places}
+    for place in places:
+        rule, numbers, suffix = _rule(family, place)
+        if numbers and numbers[0] >= config.blocks:
+            raise CannotConvert(f"{place.name} is of a layer that num_hidden_layers = {config.blocks} does not count")
+        if isinstance(rule, Stacked):
+            whole = rule.name.format(numbers[0]) + suffix
+            rules[whole] = rule
+            if stacks.setdefault(whole, {}).setdefault(numbers[1], place) is not place:
+                raise CannotConvert(f"two files have the tensor {place.name}")
+        elif isinstance(rule, Packed):
+            targets += _packed(rule, place, by_name.get(rule.scales.format(*numbers)), numbers, suffix)
+        else:
+            targets += _apply(rule, config, place, numbers, suffix)
+    targets += [_stack(name, rules[name].count(config), places) for name, places in stacks.items()]
+    check_complete(family, config, [target.info.name for target in targets])
+    return targets
+
+
+def _places(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> Iterator[_Place]:
+    """Of the tensors that something is made of."""
     for path, tensors in weights.items():
         for written, source in tensors.items():
             name = family.name_of(written)
@@ -134,27 +169,13 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
-            place = _Place(path, name, source)
             if family.extra_layers and _layer(name) >= config.blocks:
                 continue
-            rule, numbers, suffix = _rule(family, place)
-            if numbers and numbers[0] >= config.blocks:
-                raise CannotConvert(f"{name} is of a layer that num_hidden_layers = {config.blocks} does not count")
-            if isinstance(rule, Stacked):
-                whole = rule.name.format(numbers[0]) + suffix
-                rules[whole] = rule
-                if stacks.setdefault(whole, {}).setdefault(numbers[1], place) is not place:
-                    raise CannotConvert(f"two files have the tensor {name}")
-            else:
-                targets += _apply(rule, config, place, numbers, suffix)
-    targets += [_stack(name, rules[name].count(config), places) for name, places in stacks.items()]
-    check_complete(family, config, [target.info.name for target in targets])
-    return targets
+            yield _Place(path, name, source)
 
 
 def _rule(family: Family, place: _Place) -> tuple[Rule, list[int], str]:
     """The family's rule for a tensor, the numbers in its name, and the end that its new name has."""
-    _check_source(place)
     parts = place.name.split(".")
     numbers = [int(part) for part in parts if _is_number(part)]
     stem, _, end = ".".join("{}" if _is_number(part) else part for part in parts).rpartition(".")
@@ -162,16 +183,17 @@ def _rule(family: Family, place: _Place) -> tuple[Rule, list[int], str]:
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
         # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
         end = "bias" if end.endswith("bias") else "weight"
+    _check_source(place, _BYTES if isinstance(rule, Packed | Beside) else _TYPES)
     if rule is None or "{}" in parts:
         raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
     return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
 
 
-def _check_source(place: _Place) -> None:
+def _check_source(place: _Place, types: Mapping[str, TensorType]) -> None:
     source = place.source
-    if source.dtype not in _TYPES:
-        raise CannotConvert(f"{shown(place.name)} is of the type {source.dtype}, not one of {', '.join(_TYPES)}")
-    size = prod(source.shape) * WIDTHS[source.dtype]
+    if source.dtype not in types:
+        raise CannotConvert(f"{shown(place.name)} is of the type {source.dtype}, not one of {', '.join(types)}")
+    size = prod(source.shape) * WIDTHS.get(source.dtype, 1)
     if not 0 < len(source.shape) <= MOST_DIMENSIONS or size == 0 or size != source.stop - source.start:
         raise CannotConvert(f"{shown(place.name)} has the shape {shown(source.shape)}, unknown for this architecture")
 
@@ -198,7 +220,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [Target(info, (replace(place.piece(), transform=increased(place.source.dtype)),))]
         case Turned(name, heads):
             rows = _rows_of_head(place, heads(config))
-            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], turned=rows)]
+            steps = [interleaved(place.row, rows)]
+            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], steps)]
         case Split(parts):
             return _split(parts, config, place, numbers, suffix)
         case Transposed(parts):
@@ -220,23 +243,22 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
             return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
-        case Stacked():
+        case Dealt(names):
+            return _dealt([name.format(*numbers) + suffix for name in names], place)
+        case Beside():
+            return []
+        case Stacked() | Packed():
             raise AssertionError
 
 
 def _target(
-    name: str, shape: Sequence[int], place: _Place, pieces: Sequence[Piece], turned: int | None = None
+    name: str, shape: Sequence[int], place: _Place, pieces: Sequence[Piece], steps: Sequence[Transform] = ()
 ) -> Target:
-    """A tensor that keeps its type, or becomes F32 where llama.cpp wants that; `turned` is how many rows a head has."""
+    """A tensor that keeps its type, or becomes F32 where llama.cpp wants that, after these steps."""
     dtype = place.source.dtype
     wide = stays_wide(name, shape)
-    steps: list[Transform] = []
-    if turned is not None:
-        steps.append(interleaved(place.row, turned))
-    if wide and dtype != "F32":
-        steps.append(widened(dtype))
     info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if wide else _TYPES[dtype])
-    transform = chained(steps)
+    transform = chained([*steps, widened(dtype)] if wide and dtype != "F32" else steps)
     if transform is not None:
         pieces = [replace(piece, transform=transform) for piece in pieces]
     return Target(info, tuple(pieces), len(pieces))
@@ -342,12 +364,13 @@ def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suf
     pieces = list(_grouped(place, groups, heads))
     size = place.rows // (heads + 2 * groups)
     made = []
-    for at, (name, count, turned) in enumerate(
-        ((rule.query, heads, size), (rule.key, groups, size), (rule.value, groups, None))
+    turned = [interleaved(place.row, size)]
+    for at, (name, count, steps) in enumerate(
+        ((rule.query, heads, turned), (rule.key, groups, turned), (rule.value, groups, []))
     ):
         shape = (count * size, *place.source.shape[1:])
         share = pieces[at * groups : (at + 1) * groups]
-        made.append(_target(name.format(*numbers) + suffix, shape, place, share, turned))
+        made.append(_target(name.format(*numbers) + suffix, shape, place, share, steps))
     return made
 
 
@@ -369,6 +392,40 @@ def _absorbed(config: Config, place: _Place, key: str, value: str) -> list[Targe
         Target(TensorInfo(key, (keys, rank, heads), kind), tuple(key_pieces), heads),
         Target(TensorInfo(value, (rank, values, heads), kind), tuple(value_pieces), heads),
     ]
+
+
+def _dealt(names: Sequence[str], place: _Place) -> list[Target]:
+    shape, width, count = place.source.shape, WIDTHS[place.source.dtype], len(names)
+    *matrices, columns = shape
+    if len(shape) not in (MATRIX, _CUBE) or columns % count:
+        raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} tensors")
+    columns //= count
+    made = []
+    for at, name in enumerate(names):
+        steps = [picked(width, count, at)] if count > 1 else []
+        if len(shape) == _CUBE:
+            steps.append(transposed(shape[1], columns, width))
+        part = (shape[0], columns, *matrices[1:])
+        made.append(replace(_target(name, part, place, [place.piece()], steps), sources=count))
+    return made
+
+
+def _packed(rule: Packed, place: _Place, scales: _Place | None, numbers: list[int], suffix: str) -> list[Target]:
+    shape, count = place.source.shape, len(rule.names)
+    known = None if scales is None else scales.source.shape
+    if scales is None or (*scales.source.shape, MXFP4_BYTES) != shape or len(shape) <= _CUBE or shape[1] % count:
+        raise CannotConvert(f"{place.name} has the shape {list(shape)}, and its scales {known and list(known)}")
+    matrices, rows, groups = scales.source.shape
+    size = groups * MXFP4_BYTES
+    each = max(_MOST_BESIDE // (groups * count), 1) * count
+    cuts = [(first, min(first + each, matrices * rows)) for first in range(0, matrices * rows, each)]
+    made = []
+    for at, name in enumerate(rule.names):
+        step = packed(groups, count, at)
+        pieces = [replace(place.piece(*cut, size), transform=step, beside=scales.piece(*cut, groups)) for cut in cuts]
+        kept = TensorInfo(name.format(*numbers) + suffix, (32 * groups, rows // count, matrices), TensorType.MXFP4)
+        made.append(Target(kept, tuple(pieces), 2))
+    return made
 
 
 def _stack(name: str, count: int, places: Mapping[int, _Place]) -> Target:

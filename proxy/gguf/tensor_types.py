@@ -250,7 +250,13 @@ def quantized_types(
         else:
             asked = next((kind for pattern, kind in overrides if re.search(pattern, tensor.name)), None)
             types[tensor.name] = _fitting(tensor, rules.choose(tensor) if asked is None else asked)
+        if BLOCKS[tensor.type][0] > 1 and types[tensor.name] != tensor.type:
+            raise CannotConvert(f"{tensor.name} is {quantized_already(tensor.type)}")
     return types
+
+
+def quantized_already(kind: int) -> str:
+    return f"{TensorType(kind).name} already, which is not quantized a second time"
 
 
 def is_quantized(tensor: TensorInfo) -> bool:

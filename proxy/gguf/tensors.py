@@ -118,12 +118,14 @@ class TensorName(NamedTuple):
 
     @property
     def stem(self) -> str:
-        return self.rest.partition(".")[0]
+        name, dot, end = self.rest.rpartition(".")
+        return name if dot else end
 
     @property
     def end(self) -> str:
         """`weight`, `bias` or nothing."""
-        return self.rest.partition(".")[2]
+        _, dot, end = self.rest.rpartition(".")
+        return end if dot else ""
 
 
 @dataclass(frozen=True, slots=True)

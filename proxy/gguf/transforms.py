@@ -13,6 +13,8 @@ from typing import Literal
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 """The bytes of a number."""
+MXFP4_BYTES = 16
+"""Those of the 32 numbers of a block, without their scale."""
 
 _Code = Literal["I", "H"]
 """Of 4 and of 2 bytes."""
@@ -76,6 +78,20 @@ def exponential(dtype: str) -> Transform:
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_exponential, dtype))
 
 
+def picked(size: int, count: int, at: int) -> Transform:
+    """The part `at` of each `count` parts of `size` bytes, the first being 0."""
+    return Transform(count * size, size, partial(_pick, size, count, at))
+
+
+def packed(groups: int, count: int, at: int) -> Transform:
+    """Blocks of MXFP4 as ggml has them: the scale and 16 bytes, with number 0 beside number 16, 1 beside 17, …
+
+    OpenAI's have neighbours in one byte, and their scales apart: a call gets a scale for each 16 bytes, before these.
+    A row has `groups` of them; of each `count` rows it is the row `at` that is made.
+    """
+    return Transform(count * groups * MXFP4_BYTES, groups * (1 + MXFP4_BYTES), partial(_repack, groups, count, at))
+
+
 def chained(transforms: Sequence[Transform]) -> Transform | None:
     """One after the other; None for none."""
     if not transforms:
@@ -107,6 +123,33 @@ def _interleave(row: int, head: bytes) -> bytes:
 def _transpose(columns: int, kept: range, code: _Code, matrix: bytes) -> bytes:
     numbers = memoryview(matrix).cast(code)
     return b"".join(numbers[column::columns].tobytes() for column in kept)
+
+
+def _pick(size: int, count: int, at: int, content: bytes) -> bytes:
+    code = _CODES.get(size)
+    if code is not None:
+        return array(code, content)[at::count].tobytes()
+    return b"".join(content[start : start + size] for start in range(at * size, len(content), count * size))
+
+
+_CODES = {2: "H", 4: "I"}
+"""Of arrays, by the bytes of a number."""
+
+
+def _repack(groups: int, count: int, at: int, content: bytes) -> bytes:
+    split = len(content) // (1 + MXFP4_BYTES)
+    scales = _pick(groups, count, at, content[:split])
+    halves = memoryview(_pick(groups * MXFP4_BYTES, count, at, content[split:])).cast("Q")
+    size = MXFP4_BYTES // 2 * len(scales)
+    first, last = (int.from_bytes(halves[half::2].tobytes(), "little") for half in (0, 1))
+    low = int.from_bytes(b"\x0f" * size, "little")
+    made = bytearray((1 + MXFP4_BYTES) * len(scales))
+    made[:: 1 + MXFP4_BYTES] = scales
+    for odd, numbers in enumerate((first & low | (last & low) << 4, first >> 4 & low | last & low << 4)):
+        part = numbers.to_bytes(size, "little")
+        for place in range(MXFP4_BYTES // 2):
+            made[1 + 2 * place + odd :: 1 + MXFP4_BYTES] = part[place :: MXFP4_BYTES // 2]
+    return bytes(made)
 
 
 def _from_bf16(content: bytes) -> bytes:

@@ -51,6 +51,7 @@ RUNS: Mapping[str, Version] = {
     "gemma3": Version(0, 6, 0),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
+    "gpt-oss": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
     "jamba": Version(0, 11, 5),
@@ -58,6 +59,8 @@ RUNS: Mapping[str, Version] = {
     "llama4": LLAMA_SERVER,
     # The same takes no yarn_log_multiplier, and what it takes instead, 0.40 refuses.
     "mistral3": LLAMA_SERVER,
+    "lfm2": Version(0, 11, 5),
+    "lfm2moe": Version(0, 12, 6),
     "qwen3": Version(0, 6, 6),
     "qwen3moe": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),
@@ -74,9 +77,14 @@ RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): L
 """By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
 EMBEDS = ("bert", "qwen3")
 """What makes vectors before LLAMA_SERVER too; the runner of others dies at the first text (v0.24, tried with qwen2)."""
-OWN_ENGINE = Version(0, 12, 0)
-"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
-CUTS_AS_QWEN2 = ("qwen3", "qwen3moe")
+CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
+    "gpt-oss": (Version(0, 11, 5), "gpt-4o"),
+    "lfm2": (Version(0, 14, 3), "llama-bpe"),
+    "lfm2moe": (Version(0, 17, 1), "llama-bpe"),
+    "qwen3": (Version(0, 12, 0), "qwen2"),
+    "qwen3moe": (Version(0, 12, 0), "qwen2"),
+}
+"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in this way, whatever they say."""
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
 CONVERTS: Mapping[str, Version] = {
     "BertModel": Version(0, 5, 5),
@@ -169,7 +177,8 @@ class Capabilities:
 
     def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for texts to be cut as llama.cpp does it by this name."""
-        if architecture in CUTS_AS_QWEN2 and pre_tokenizer != "qwen2" and self.version >= OWN_ENGINE:
+        since, alike = CUTS_ALIKE.get(architecture, (NEVER, ""))
+        if pre_tokenizer != alike and self.version >= since:
             return LLAMA_SERVER
         return CUTS.get(pre_tokenizer, OLDEST)
 

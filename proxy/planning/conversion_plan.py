@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.config import ConvertedBy
+from proxy.config import ConvertedBy, Quantization
 from proxy.errors import Refusal
 from proxy.gguf.casting import NoEngine
 from proxy.gguf.config import CannotConvert
@@ -37,6 +37,11 @@ def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabili
     if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
         return False
     return family.text is None or wanted is ConvertedBy.PROXY or not capabilities.converts(architecture)
+
+
+def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
+    """What the proxy makes of weights that are quantized already, as they stay; None where it may quantize them."""
+    return Quantization.MXFP4_MOE if FAMILIES[architecture].kept and config.get("quantization_config") else None
 
 
 def added_tokens(repository: str, contents: Mapping[str, bytes]) -> dict[int, str]:
@@ -169,7 +174,7 @@ def _upload(material: Material, conversion: Conversion) -> Upload:
             read_before = compared(f"{repository.id}/{path}", file, header.size, header.content.__eq__)
             parts += [read_before, *covered(file, header.size, [_part(files, piece, of) for piece in pieces])]
     else:
-        parts += [_part(files, piece, of) for piece in conversion.pieces]
+        parts += [part for piece in conversion.pieces for part in _parts(files, piece, of)]
     return weight_upload(repository, FILE, Recipe(tuple(parts)))
 
 
@@ -183,6 +188,13 @@ def _by_file(
         path = piece.path if isinstance(piece, Piece) else path
         shares[path].append(piece)
     yield from shares.items()
+
+
+def _parts(files: Mapping[str, RepositoryFile], piece: Piece | Made, of: str) -> Iterator[Literal | Range]:
+    if isinstance(piece, Piece) and piece.beside is not None:
+        beside = piece.beside
+        yield Range(files[beside.path], beside.start, beside.stop, of=of, beside=True)
+    yield _part(files, piece, of)
 
 
 def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made, of: str) -> Literal | Range:

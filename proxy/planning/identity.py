@@ -27,7 +27,11 @@ def upload_identity(repository: Repository, upload: Upload) -> str:
         case (Range(file, 0, stop, None),) if stop == file.size and file.sha256:
             return f"sha256:{file.sha256}"
         case parts:
-            return digest_of_value([_part(repository, part) for part in parts if part.size])
+            return digest_of_value([_part(repository, part) for part in parts if part.size or _is_beside(part)])
+
+
+def _is_beside(part: Literal | Range) -> bool:
+    return isinstance(part, Range) and part.beside
 
 
 def _part(repository: Repository, part: Literal | Range) -> list[Any]:

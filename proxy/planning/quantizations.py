@@ -36,9 +36,19 @@ def known_quantization(repository: str, tag: str) -> Quantization | None:
         return None
 
 
-def read_quantization(repository: str, tag: str, default: Quantization, capabilities: Capabilities) -> Quantization:
-    """What a tag of safetensors asks for. Raises Refusal for what nobody makes, or what Ollama cannot run."""
-    quantization = default if tag.lower() == "latest" else known_quantization(repository, tag)
+def read_quantization(
+    repository: str, tag: str, default: Quantization, capabilities: Capabilities, *, kept: Quantization | None = None
+) -> Quantization:
+    """What a tag of safetensors asks for; `kept` is the one alone that there is of weights that are quantized already.
+
+    Raises Refusal for what nobody makes, or what Ollama cannot run.
+    """
+    quantization = (kept or default) if tag.lower() == "latest" else known_quantization(repository, tag)
+    if kept not in (None, quantization):
+        raise Refusal(
+            f"{repository}: the weights are quantized already, and are not quantized a second time; pull without a "
+            f"tag, which means {kept} here"
+        )
     if quantization is None:
         raise Refusal(
             f"{repository}: there is no quantization {tag!r}; pull with one of these tags: {', '.join(made_here())} "

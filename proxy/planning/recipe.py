@@ -22,7 +22,9 @@ class Literal:
 class Range:
     """The bytes from offset `start` up to `stop` of a file.
 
-    `of` identifies what the `transform` goes by, empty where that may be anything in the commit.
+    `of` identifies what the `transform` goes by, empty where that may be anything in the commit. Those that are kept
+    `beside` are no part of the blob: the next range's blocks have an equal share of them each, and its transform gets
+    the shares of some blocks before these.
     """
 
     file: RepositoryFile
@@ -30,10 +32,11 @@ class Range:
     stop: int
     transform: Transform | None = None
     of: str = ""
+    beside: bool = False
 
     @property
     def size(self) -> int:
-        taken = self.stop - self.start
+        taken = 0 if self.beside else self.stop - self.start
         return taken if self.transform is None else self.transform.size(taken)
 
 

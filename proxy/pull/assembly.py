@@ -36,6 +36,9 @@ class Assembly:
         self._block = 1
         self._change: Callable[[bytes], bytes] | None = None
         self._held = bytearray()
+        self._keeps = False
+        self._beside = bytearray()
+        self._share = 0
         self._changing: deque[Future[bytes]] = deque()
         self._begun = False
         self._ended = False
@@ -58,7 +61,9 @@ class Assembly:
                 self._left -= len(taken)
                 if self._check:
                     self._check.add(self._where, taken)
-                if self._change is None:
+                if self._keeps:
+                    self._beside += taken
+                elif self._change is None:
                     pieces.append(taken)
                 else:
                     self._held += taken
@@ -91,13 +96,15 @@ class Assembly:
     def _slices(self, change: Callable[[bytes], bytes]) -> Iterator[Piece]:
         """What is held, in slices of whole blocks; the end of a range may be a shorter one."""
         size = max(SLICE // self._block, 1) * self._block
-        at = 0
+        at = shared = 0
         while len(self._held) - at >= size or (self._left == 0 and at < len(self._held)):
-            piece = self._pool.submit(change, bytes(self._held[at : at + size]))
+            blocks = self._held[at : at + size]
+            share = len(blocks) // self._block * self._share
+            piece = self._pool.submit(change, b"".join((self._beside[shared : shared + share], blocks)))
             self._changing.append(piece)
             yield piece
-            at += size
-        del self._held[:at]
+            at, shared = at + size, shared + share
+        del self._held[:at], self._beside[:shared]
 
     def _next_range(self, pieces: list[Piece]) -> None:
         for part in self._parts:
@@ -109,6 +116,8 @@ class Assembly:
                 self._block, self._change = (
                     (part.transform.block, part.transform.change) if part.transform else (1, None)
                 )
+                self._keeps = part.beside
+                self._share = len(self._beside) // (self._left // self._block) if self._beside else 0
                 return
         self._ended = True
 

@@ -22,7 +22,7 @@ from proxy.planning.adapter import (
     read_adapter_config,
 )
 from proxy.planning.capabilities import Capabilities, capabilities_of
-from proxy.planning.conversion_plan import Material, added_tokens, converts_here, plan_conversion
+from proxy.planning.conversion_plan import Material, added_tokens, converts_here, kept_quantization, plan_conversion
 from proxy.planning.embedding import MODULES, check_companions, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
@@ -202,7 +202,8 @@ class Planner:
     ) -> Plan:
         repository, architecture = reading.repository, str(config["architectures"][0])
         default = self._config.pull.default_quantization
-        wanted = read_quantization(repository.id, reference.tag, default, capabilities)
+        kept = kept_quantization(architecture, config)
+        wanted = read_quantization(repository.id, reference.tag, default, capabilities, kept=kept)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))

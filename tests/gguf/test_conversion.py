@@ -29,6 +29,7 @@ from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import (
+    EXPERTS,
     HEAD,
     HEADS,
     HIDDEN,
@@ -87,7 +88,7 @@ def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
 
 def test_every_family_has_a_repository() -> None:
     tried = {tiny.architecture for tiny in REPOSITORIES.values()}
-    same = {"Ernie4_5_ForCausalLM", "Qwen2Model", "Qwen3Model", "BertModel", "XLMRobertaModel"}
+    same = {"Ernie4_5_ForCausalLM", "LFM2ForCausalLM", "Qwen2Model", "Qwen3Model", "BertModel", "XLMRobertaModel"}
     assert FAMILIES.keys() - same == tried
 
 
@@ -159,6 +160,32 @@ def test_llama3_frequencies_are_those_of_torch() -> None:
         content = llama3_frequencies(Config({"head_dim": case["head_dim"], "rope_parameters": rope}))
         assert content is not None
         assert hashlib.sha256(content).hexdigest() == case["sha256"], case
+
+
+def test_experts_of_lfm2_may_be_fused() -> None:
+    """As transformers 5 has them in memory."""
+    tiny = REPOSITORIES["lfm2moe"]
+
+    def fused(weights: Any) -> None:
+        tiny.weights(weights)
+        tensors = weights.tensors
+        for layer in (2, 3):
+            start = f"model.layers.{layer}.feed_forward.experts."
+            first, down, second = (
+                np.stack([tensors.pop(f"{start}{expert}.w{part}.weight") for expert in range(EXPERTS)])
+                for part in (1, 2, 3)
+            )
+            tensors |= {f"{start}gate_up_proj": np.concatenate((first, second), axis=1), f"{start}down_proj": down}
+
+    files = replace(tiny, weights=fused).files()
+    contents = [write(plan(files), files), converted("lfm2moe")]
+    made_of, expected = (figures(read_header(content, size=len(content)), content) for content in contents)
+    assert made_of["tensors"] == expected["tensors"]
+
+
+def test_the_layers_that_attend_may_be_told_by_their_numbers() -> None:
+    made_of = changed("lfm2", {"layer_types": None, "full_attn_idxs": [1]})
+    assert made_of.header == plan(repository("lfm2")).header
 
 
 def test_output_is_left_out_where_it_is_tied() -> None:
@@ -353,6 +380,34 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "default"),
         ("ministral3", {"sliding_window": 1024}, "sliding_window = 1024"),
         ("ministral3", {"quantization_config": {"quant_method": "fp8"}}, "quantized already"),
+        ("gpt_oss", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("gpt_oss", {"sliding_window": None}, "sliding_window"),
+        ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
+        ("gpt_oss", {"attention_bias": False}, "attention_bias"),
+        ("gpt_oss", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("gpt_oss", {"rope_scaling": None}, "rope scaling of the type 'default'"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "factor": None}}, "factor"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention with 1.5"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "beta_fast": 16.0}}, "beta_fast"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ("gpt_oss", {"quantization_config": "mxfp4"}, "quantization_config"),
+        ("lfm2", {"layer_types": ["full_attention", "conv"]}, "shortconv.in_proj"),
+        ("lfm2", {"layer_types": ["conv", "conv"]}, "attn_k"),
+        ("lfm2", {"layer_types": ["full_attention", "full_attention"]}, "shortconv.in_proj"),
+        ("lfm2", {"layer_types": ["conv"]}, "layer_types"),
+        ("lfm2", {"layer_types": None, "full_attn_idxs": [0]}, "shortconv.in_proj"),
+        ("lfm2", {"conv_bias": True}, "conv_bias"),
+        ("lfm2", {"conv_L_cache": 1}, "conv_L_cache"),
+        ("lfm2", {"conv_L_cache": 3}, "shortconv.conv"),
+        ("lfm2", {"block_auto_adjust_ff_dim": False}, "ffn_gate"),
+        ("lfm2", {"tie_embedding": False}, "tie_embedding"),
+        ("lfm2", {"rope_scaling": {**YARN}}, "yarn"),
+        ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+        ("lfm2moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("lfm2moe", {"num_dense_layers": 1}, "blk.1.ffn_down_exps"),
+        # Weights that are not what config.json says.
+        ("gpt_oss", {"quantization_config": None}, "_blocks' is of the type U8"),
+        ("gpt_oss_v5", {"quantization_config": {"quant_method": "mxfp4"}}, "_proj' is unknown"),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
@@ -457,6 +512,30 @@ def test_unknown_tensor_refused() -> None:
 
     with pytest.raises(CannotConvert, match="surprise"):
         plan(replace(tiny, weights=more).files())
+
+
+@pytest.mark.parametrize("shape", [None, (4, 256, 16), (4, 256, 15), (4, 128, 32)])
+def test_blocks_without_their_scales_refused(shape: tuple[int, ...] | None) -> None:
+    tiny = REPOSITORIES["gpt_oss"]
+
+    def other(weights: Any) -> None:
+        tiny.weights(weights)
+        scales = weights.tensors.pop("model.layers.1.mlp.experts.down_proj_scales")
+        if shape is not None:
+            weights.tensors["model.layers.1.mlp.experts.down_proj_scales"] = np.resize(scales, shape)
+
+    if shape == (4, 256, 16):
+        assert plan(replace(tiny, weights=other).files())
+        return
+    with pytest.raises(CannotConvert, match=r"down_proj_blocks has the shape \[4, 256, 16, 16\], and its scales"):
+        plan(replace(tiny, weights=other).files())
+
+
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0", "BF16", "F32"])
+def test_what_is_quantized_already_is_not_quantized_again(quantization: str) -> None:
+    """Neither does llama-quantize, but with MXFP4_MOE, which leaves it as it is."""
+    with pytest.raises(CannotConvert, match="ffn_down_exps.weight is MXFP4 already"):
+        plan(repository("gpt_oss"), quantization=quantization)
 
 
 def test_missing_expert_refused() -> None:
@@ -731,6 +810,12 @@ def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str
         ("bloom", "mlp.dense_4h_to_h.bias", r"blk\.0\.ffn_down\.bias"),
         ("bloom", "word_embeddings_layernorm", r"token_embd_norm\.bias, token_embd_norm\.weight"),
         ("deepseek2", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
+        ("lfm2", "conv.in_proj", r"blk\.0\.shortconv\.in_proj\.weight"),
+        ("lfm2", "self_attn.k_layernorm", r"blk\.1\.attn_k_norm\.weight"),
+        ("lfm2moe", "expert_bias", r"blk\.2\.exp_probs_b\.bias"),
+        ("gpt_oss", "self_attn.sinks", r"blk\.0\.attn_sinks\.weight"),
+        ("gpt_oss", "mlp.router.bias", r"blk\.0\.ffn_gate_inp\.bias"),
+        ("gpt_oss", "down_proj_blocks", r"blk\.0\.ffn_down_exps\.weight"),
         ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
         ("llama4", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
         ("llama4", "experts.gate_up_proj", r"blk\.0\.ffn_gate_exps\.weight"),

@@ -16,6 +16,8 @@ from proxy.gguf.transforms import (
     increased,
     interleaved,
     multiplied,
+    packed,
+    picked,
     scaled,
     transposed,
     widened,
@@ -50,6 +52,24 @@ def test_heads_are_transposed() -> None:
         some = transposed(4, 5, width, 1, 3)
         assert _run(some, heads.tobytes()) == heads[:, :, 1:4].swapaxes(1, 2).tobytes()
         assert some.size(heads.nbytes) == heads[:, :, 1:4].nbytes
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.uint16, 2), (np.uint32, 4), (np.uint64, 8)])
+def test_every_so_many_parts_one_is_picked(dtype: Any, size: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**16, 30).astype(dtype)
+    for at in range(3):
+        assert _run(picked(size, 3, at), numbers.tobytes()) == numbers[at::3].tobytes()
+
+
+@pytest.mark.parametrize(("count", "at"), [(1, 0), (2, 0), (2, 1)])
+def test_blocks_of_4_bits_are_packed_as_ggml_has_them(count: int, at: int) -> None:
+    """Neighbours are in one byte before, and 16 numbers apart after that."""
+    generator = np.random.default_rng(0)
+    scales = generator.integers(0, 256, (6, 5, 1), np.uint8)
+    numbers = generator.integers(0, 16, (6, 5, 32), np.uint8)
+    content = scales.tobytes() + (numbers[..., ::2] | numbers[..., 1::2] << 4).tobytes()
+    blocks = np.concatenate((scales, numbers[..., :16] | numbers[..., 16:] << 4), axis=-1)
+    assert packed(5, count, at).change(content) == blocks[at::count].tobytes()
 
 
 def test_numbers_are_widened_and_increased() -> None:

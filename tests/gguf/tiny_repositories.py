@@ -23,6 +23,8 @@ from tests.tiny_models import Random, Tensors, safetensors
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 HEAD = HIDDEN // HEADS
 EXPERTS = 4
+FOUR_BITS = [sign * number for sign in (1, -1) for number in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
+"""What MXFP4's numbers stand for, before their scale."""
 TEXT = (
     "the quick brown fox jumps over the lazy dog and then the story begins with a small language model that reads "
     "every word in turn while other people are talking about water and fire and the weather of the north"
@@ -585,10 +587,27 @@ class Weights:
             self.linear(f"{layer}{name}.{part}_proj", size, HIDDEN)
         self.linear(f"{layer}{name}.down_proj", HIDDEN, size)
 
+    def three(self, name: str, size: int = FEED_FORWARD) -> None:
+        """The matrices of an MLP under their numbers."""
+        for number, shape in ((1, (size, HIDDEN)), (2, (HIDDEN, size)), (3, (size, HIDDEN))):
+            self.linear(f"{name}w{number}", *shape)
+
     def experts(self, layer: str) -> None:
         self.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
             self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
+
+    def packed_experts(self, name: str, rows: int, columns: int) -> None:
+        """In MXFP4 where the config says so, else the same numbers turned over."""
+        blocks = self._random.octets(0, 256, EXPERTS, rows, columns // 32, 16)
+        scales = self._random.octets(119, 123, EXPERTS, rows, columns // 32)
+        if "quantization_config" in self.config:
+            self.tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        else:
+            nibbles = np.stack((blocks & 15, blocks >> 4), axis=-1).reshape(EXPERTS, rows, columns // 32, 32)
+            numbers = np.ldexp(np.array(FOUR_BITS, np.float32)[nibbles], scales[..., None].astype(np.int32) - 127)
+            self.tensors[name] = numbers.reshape(EXPERTS, rows, columns).swapaxes(1, 2)
+        self.add(f"{name}_bias", EXPERTS, rows)
 
     def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
         """Of Mamba's second kind."""
@@ -705,12 +724,7 @@ def _mixtral(weights: Weights) -> None:
         weights.attention(layer)
         weights.linear(f"{layer}block_sparse_moe.gate", EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
-            for part, shape in (
-                ("w1", (FEED_FORWARD, HIDDEN)),
-                ("w2", (HIDDEN, FEED_FORWARD)),
-                ("w3", (FEED_FORWARD, HIDDEN)),
-            ):
-                weights.linear(f"{layer}block_sparse_moe.experts.{expert}.{part}", *shape)
+            weights.three(f"{layer}block_sparse_moe.experts.{expert}.")
 
 
 def _qwen2_moe(weights: Weights) -> None:
@@ -757,6 +771,42 @@ def _llama4(weights: Weights) -> None:
         weights.add(f"{layer}feed_forward.experts.gate_up_proj", EXPERTS, HIDDEN, 2 * size)
         weights.add(f"{layer}feed_forward.experts.down_proj", EXPERTS, size, HIDDEN)
         weights.mlp(layer, size, name="feed_forward.shared_expert")
+
+
+def _gpt_oss(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias="qkvo")
+        weights.add(f"{layer}self_attn.sinks", HEADS)
+        weights.linear(f"{layer}mlp.router", EXPERTS, HIDDEN, bias=True)
+        weights.packed_experts(f"{layer}mlp.experts.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
+        weights.packed_experts(f"{layer}mlp.experts.down_proj", HIDDEN, FEED_FORWARD)
+
+
+def _lfm2(weights: Weights) -> None:
+    """A convolution where the config says so; experts behind the first layers that are dense."""
+    config = weights.config
+    weights.add("model.embed_tokens.weight", config["vocab_size"], HIDDEN)
+    weights.norm("model.embedding_norm")
+    for number, (layer, kind) in enumerate(zip(weights.layers(), config["layer_types"], strict=True)):
+        weights.norms(layer, "operator_norm", "ffn_norm")
+        if kind == "conv":
+            weights.linear(f"{layer}conv.in_proj", 3 * HIDDEN, HIDDEN)
+            weights.add(f"{layer}conv.conv.weight", HIDDEN, 1, config["conv_L_cache"])
+            weights.linear(f"{layer}conv.out_proj", HIDDEN, HIDDEN)
+        else:
+            for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+                weights.linear(f"{layer}self_attn.{part}_proj", heads * HEAD, HIDDEN)
+            weights.linear(f"{layer}self_attn.out_proj", HIDDEN, HIDDEN)
+            weights.norms(layer, "self_attn.q_layernorm", "self_attn.k_layernorm", size=HEAD)
+        if number < config.get("num_dense_layers", LAYERS):
+            weights.three(f"{layer}feed_forward.")
+            continue
+        weights.linear(f"{layer}feed_forward.gate", EXPERTS, HIDDEN)
+        weights.add(f"{layer}feed_forward.expert_bias", EXPERTS)
+        for expert in range(EXPERTS):
+            weights.three(f"{layer}feed_forward.experts.{expert}.", config["moe_intermediate_size"])
 
 
 def _olmoe(weights: Weights) -> None:
@@ -1165,6 +1215,24 @@ DEEPSEEK = {
 }
 MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
+GPT_OSS: dict[str, Any] = {
+    "num_local_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "head_dim": 128,
+    "sliding_window": 8,
+    "attention_bias": True,
+    "swiglu_limit": 7.0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "rope_theta": 20000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": True,
+        "original_max_position_embeddings": 256,
+    },
+}
 SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "do_sample": True}
 TIED = {"tie_word_embeddings": True}
 MAMBA = {
@@ -1456,6 +1524,30 @@ REPOSITORIES: dict[str, Tiny] = {
         change={"hidden_act": "gelu", "rotary_pct": 0.25, "layer_norm_eps": 1e-5, "use_parallel_residual": True},
         drop=("rms_norm_eps", "num_key_value_heads", "rope_theta"),
     ),
+    "gpt_oss": Tiny(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        _gpt_oss,
+        lambda: byte_pairs("gpt-4o"),
+        {
+            **GPT_OSS,
+            "quantization_config": {
+                "quant_method": "mxfp4",
+                "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"],
+            },
+        },
+    ),
+    "gpt_oss_v5": Tiny(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        _gpt_oss,
+        lambda: byte_pairs("gpt-4o"),
+        {
+            **{key: value for key, value in GPT_OSS.items() if key not in ("layer_types", "rope_scaling")},
+            "rope_parameters": {**GPT_OSS["rope_scaling"], "rope_theta": GPT_OSS["rope_theta"]},
+        },
+        drop=("rope_theta",),
+    ),
     "granite": Tiny("GraniteForCausalLM", "granite", _plain, _smollm, {**GRANITE, **TIED}),
     "granitemoe": Tiny(
         "GraniteMoeForCausalLM",
@@ -1590,6 +1682,45 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "falcon_mamba": Tiny("FalconMambaForCausalLM", "falcon_mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
     "mamba": Tiny("MambaForCausalLM", "mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
+    "lfm2": Tiny(
+        "Lfm2ForCausalLM",
+        "lfm2",
+        _lfm2,
+        lambda: byte_pairs("llama-bpe"),
+        {
+            "layer_types": ["conv", "full_attention"],
+            "norm_eps": 2e-5,
+            "conv_L_cache": 4,
+            "block_ff_dim": 500,
+            "block_auto_adjust_ff_dim": True,
+            "block_ffn_dim_multiplier": 1.1,
+            "block_multiple_of": 256,
+            "rope_theta": 30000.0,
+            **TIED,
+        },
+        drop=("rms_norm_eps", "intermediate_size"),
+    ),
+    "lfm2moe": Tiny(
+        "Lfm2MoeForCausalLM",
+        "lfm2_moe",
+        _lfm2,
+        lambda: byte_pairs("llama-bpe"),
+        {
+            **MOE,
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_dense_layers": 2,
+            "norm_eps": 2e-5,
+            "conv_L_cache": 3,
+            "conv_bias": False,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 30000.0},
+            "tie_embedding": True,
+        },
+        drop=("rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+    ),
     "minicpm": Tiny(
         "MiniCPMForCausalLM",
         "minicpm",

@@ -54,10 +54,13 @@ def made(piece: Piece | Made, files: Mapping[str, bytes], window: int = WINDOW) 
         yield piece.content
         return
     block = piece.transform.block if piece.transform else 1
-    size = max(window // block, 1) * block
-    for start in range(piece.start, piece.stop, size):
-        content = files[piece.path][start : min(start + size, piece.stop)]
-        yield piece.transform.change(content) if piece.transform else content
+    blocks = max(window // block, 1)
+    beside = b"".join(made(piece.beside, files)) if piece.beside else b""
+    share = len(beside) * block // (piece.stop - piece.start)
+    for at, start in enumerate(range(piece.start, piece.stop, blocks * block)):
+        content = files[piece.path][start : min(start + blocks * block, piece.stop)]
+        shares = beside[at * blocks * share : (at + 1) * blocks * share]
+        yield piece.transform.change(shares + content) if piece.transform else content
 
 
 def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WINDOW) -> bytes:

@@ -24,7 +24,13 @@ def summed(content: bytes) -> bytes:
     return bytes(sum(content[start : start + WINDOW]) % 256 for start in range(0, len(content), WINDOW))
 
 
-DOUBLED, SUMMED = Transform(1, 2, doubled), Transform(WINDOW, 1, summed)
+def zipped(content: bytes) -> bytes:
+    """A byte from beside before every two."""
+    count = len(content) // 3
+    return b"".join(bytes([content[at], *content[count + 2 * at :][:2]]) for at in range(count))
+
+
+DOUBLED, SUMMED, ZIPPED = Transform(1, 2, doubled), Transform(WINDOW, 1, summed), Transform(2, 3, zipped)
 
 
 def content_of(part: Range) -> bytes:
@@ -32,14 +38,16 @@ def content_of(part: Range) -> bytes:
 
 
 def blob_of(parts: Iterable[Part]) -> bytes:
-    return b"".join(
-        part.content
-        if isinstance(part, Literal)
-        else part.transform.change(content_of(part))
-        if part.transform
-        else content_of(part)
-        for part in parts
-    )
+    made, beside = [], b""
+    for part in parts:
+        if isinstance(part, Literal):
+            made.append(part.content)
+        elif part.beside:
+            beside = content_of(part)
+        else:
+            content, beside = beside + content_of(part), b""
+            made.append(part.transform.change(content) if part.transform else content)
+    return b"".join(made)
 
 
 def fetched_for(recipe: Recipe) -> bytes:
@@ -57,11 +65,22 @@ def ranges(draw: st.DrawFn, least: int = 0) -> Range:
 
 
 @st.composite
+def pairs(draw: st.DrawFn) -> tuple[Range, Range]:
+    """A range and what is kept beside it."""
+    beside, file = draw(st.sampled_from(list(FILES.values()))), draw(st.sampled_from(list(FILES.values())))
+    blocks = draw(st.integers(1, 12))
+    first, start = draw(st.integers(0, beside.size - blocks)), draw(st.integers(0, file.size - 2 * blocks))
+    return Range(beside, first, first + blocks, beside=True), Range(file, start, start + 2 * blocks, ZIPPED)
+
+
+@st.composite
 def recipes(draw: st.DrawFn, least: int = 0) -> Recipe:
-    """Literals and ranges of `least` blocks or more, of which some are cut into neighbours."""
+    """Literals and ranges of `least` blocks or more, of which some are cut into neighbours, and pairs."""
     parts: list[Part] = []
-    for part in draw(st.lists(st.builds(Literal, st.binary(max_size=5)) | ranges(least), max_size=8)):
-        if isinstance(part, Range) and part.transform is None and part.stop - part.start > 1 and draw(st.booleans()):
+    for part in draw(st.lists(st.builds(Literal, st.binary(max_size=5)) | ranges(least) | pairs(), max_size=8)):
+        if isinstance(part, tuple):
+            parts += part
+        elif isinstance(part, Range) and part.transform is None and part.stop - part.start > 1 and draw(st.booleans()):
             middle = draw(st.integers(part.start + 1, part.stop - 1))
             parts += [Range(part.file, part.start, middle), Range(part.file, middle, part.stop)]
         else:

@@ -94,6 +94,11 @@ def test_an_architecture_is_converted_by_the_releases_that_have_it(architecture:
         ("0.24.0", "qwen3moe", "default", "0.30.0"),
         ("0.24.0", "qwen3", "qwen2", "0.5.5"),
         ("0.33.0", "qwen3", "llama-bpe", "0.30.0"),
+        ("0.24.0", "gpt-oss", "gpt-4o", "0.5.13"),
+        ("0.14.2", "lfm2", "smaug-bpe", "0.5.5"),
+        ("0.14.3", "lfm2", "smaug-bpe", "0.30.0"),
+        ("0.24.0", "lfm2moe", "llama-bpe", "0.5.5"),
+        ("0.24.0", "gpt-oss", "llama-bpe", "0.30.0"),
     ],
 )
 def test_which_release_cuts_texts_as_a_tokenizer(

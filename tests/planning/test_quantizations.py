@@ -85,6 +85,14 @@ def test_what_ollama_does_not_run_is_refused(tag: str, version: str) -> None:
         read(tag, capabilities=capabilities_of(version))
 
 
+@pytest.mark.parametrize("tag", ["latest", "mxfp4_moe"])
+def test_weights_that_are_quantized_already_stay_so(tag: str) -> None:
+    assert read_quantization("acme/model", tag, Quantization.Q4_K_M, NEW, kept=Quantization.MXFP4_MOE) == "MXFP4_MOE"
+    for other in ("Q4_K_M", "bf16", "nonsense"):
+        with pytest.raises(Refusal, match=r"quantized already, .*; pull without a tag, which means MXFP4_MOE here"):
+            read_quantization("acme/model", other, Quantization.Q4_K_M, NEW, kept=Quantization.MXFP4_MOE)
+
+
 @lru_cache(maxsize=64)
 def conversion(name: str, quantization: str | None = None) -> Conversion | None:
     """None for what is refused."""
@@ -96,14 +104,14 @@ def conversion(name: str, quantization: str | None = None) -> Conversion | None:
 
 
 def offered(name: str) -> dict[str, int]:
-    made = conversion(name, "F16")
+    made = conversion(name)
     assert made is not None
     found = offers(len(made.header), made.facts, made.sources, NEW)
     return {offer.quantization: offer.size for offer in found}
 
 
 @beside_ggml
-@pytest.mark.parametrize("name", ["llama", "llama_f32", "qwen3", "mixtral", "glm4", "mamba", "jamba"])
+@pytest.mark.parametrize("name", ["llama", "llama_f32", "qwen3", "mixtral", "glm4", "mamba", "jamba", "gpt_oss"])
 def test_an_offer_has_the_size_of_the_file(name: str) -> None:
     """Byte for byte. What cannot be made of a model is not offered for it, nor MXFP4_MOE to one without experts."""
     expected = {}
@@ -114,7 +122,7 @@ def test_an_offer_has_the_size_of_the_file(name: str) -> None:
             expected[str(quantization)] = made.size
     assert offered(name) == expected
     assert list(expected) == [one for one in RUN if one in expected]
-    assert "Q4_K_M" in expected
+    assert ("MXFP4_MOE" if name == "gpt_oss" else "Q4_K_M") in expected
 
 
 @beside_ggml

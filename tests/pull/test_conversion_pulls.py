@@ -48,7 +48,7 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     tag = kept(files).lower()
     lines = await client.pull(f"{NAME}:{tag}")
     assert lines[-1] == {"status": "success"}, lines[-1]
-    expected = converted(files)
+    expected = converted(files, quantization=tag.upper())
     assert ollama.blobs[digest_of(expected)] == len(expected)
     [weights] = [layer for layer in ollama.models[f"{NAME}:{tag}"].layers if layer.kind == "model"]
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))

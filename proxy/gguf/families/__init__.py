@@ -15,11 +15,13 @@ from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
 from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
 from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
+from proxy.gguf.families.liquid import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
 from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
+from proxy.gguf.families.openai import GPT_OSS
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
 from proxy.gguf.families.rules import Family
@@ -50,6 +52,7 @@ FAMILIES: Mapping[str, Family] = {
     "GemmaForCausalLM": GEMMA,
     "Glm4ForCausalLM": GLM4,
     "Glm4MoeForCausalLM": GLM4_MOE,
+    "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
     "GraniteMoeHybridForCausalLM": GRANITE_HYBRID,
@@ -59,6 +62,9 @@ FAMILIES: Mapping[str, Family] = {
     "JambaForCausalLM": JAMBA,
     "Llama4ForCausalLM": LLAMA4,
     "Llama4ForConditionalGeneration": LLAMA4_EYES,
+    "LFM2ForCausalLM": LFM2,
+    "Lfm2ForCausalLM": LFM2,
+    "Lfm2MoeForCausalLM": LFM2_MOE,
     "LlamaForCausalLM": LLAMA,
     "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,

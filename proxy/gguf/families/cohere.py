@@ -12,7 +12,7 @@ from proxy.gguf.families.parts import (
     MLP,
     head_dim,
     no_scaling,
-    usual_windows,
+    windows,
 )
 from proxy.gguf.families.rules import Family, Rule
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number, partial_rope_dimensions
@@ -67,11 +67,10 @@ COHERE2 = Family(
         *BASIC,
         head_dim,
         number("logit_scale", "logit_scale", required=True),
-        count("attention.sliding_window", "sliding_window", required=True),
         VOCABULARY_SIZE,
         partial_rope_dimensions,
         no_scaling,
-        usual_windows(4),
+        windows(4),
     ),
     defaults={**COHERE.defaults, "sliding_window": 4096, "partial_rotary_factor": 1.0},
     ropes=frozenset({"default"}),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.parts import ATTENTION, LAYER, MLP, WITH_EYES
+from proxy.gguf.families.parts import ATTENTION, LAYER, MLP, WITH_EYES, windows
 from proxy.gguf.families.rules import Family, Raised, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
@@ -51,19 +51,6 @@ def _first_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
         if token["content"] == _TURN_END:
             yield "eot_token_id", Field.uint32(token["id"])
     yield from _no_prefix_space(config, files)
-
-
-def _windows(every: int) -> Writer:
-    """In llama.cpp one layer of `every` sees all, and the others a window."""
-
-    def write(config: Config) -> Pairs:
-        kinds, pattern = config.find("layer_types"), config.find("sliding_window_pattern", "_sliding_window_pattern")
-        usual = ["full_attention" if at % every == 0 else "sliding_attention" for at in range(1, config.blocks + 1)]
-        if kinds not in (None, usual) or pattern not in (None, every):
-            raise CannotConvert(f"config.json has layer_types other than {every - 1} with a window and one without")
-        yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
-
-    return write
 
 
 def _scale(largest: int) -> Writer:
@@ -117,7 +104,7 @@ GEMMA2 = replace(
         *BASIC,
         number("attn_logit_softcapping", "attn_logit_softcapping", required=True),
         number("final_logit_softcapping", "final_logit_softcapping", required=True),
-        _windows(2),
+        windows(2),
         _scale(46),
     ),
     defaults={
@@ -143,7 +130,7 @@ GEMMA3 = replace(
         *BASIC,
         count("attention.head_count_kv", "num_key_value_heads", required=True),
         nonzero("final_logit_softcapping", "final_logit_softcapping"),
-        _windows(6),
+        windows(6),
         _scale(62),
         _local_rope,
     ),

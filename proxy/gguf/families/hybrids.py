@@ -6,7 +6,7 @@ from dataclasses import replace
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
 from proxy.gguf.families.llama import LLAMA_BIASES
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, half_of, head_dim
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, flat, half_of, head_dim
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
@@ -21,16 +21,11 @@ def _same(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _flat(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution's, which goes through each channel alone."""
-    return (shape[0], *(size for size in shape[1:] if size != 1))
-
-
 def _mixer(where: str) -> Mapping[str, Rule | str]:
     """Of Mamba's first kind."""
     return {
         where + "in_proj": "blk.{}.ssm_in",
-        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", _flat),
+        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat),
         where + "conv1d.bias": "blk.{}.ssm_conv1d",
         where + "x_proj": "blk.{}.ssm_x",
         where + "dt_proj": "blk.{}.ssm_dt",
@@ -51,7 +46,7 @@ def _by_groups(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 _MIXER_2: Mapping[str, Rule | str] = {
     LAYER + "mamba.in_proj": "blk.{}.ssm_in",
-    LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", _flat),
+    LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat),
     LAYER + "mamba.conv1d.bias": "blk.{}.ssm_conv1d",
     LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", _same),
     LAYER + "mamba.A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),

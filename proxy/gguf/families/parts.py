@@ -74,6 +74,11 @@ ROUTED: Mapping[str, Rule | str] = {
 }
 
 
+def flat(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's, which goes through each channel alone."""
+    return (shape[0], *(size for size in shape[1:] if size != 1))
+
+
 def half_of(*names: str) -> Size:
     return lambda config: config.positive(*names)
 
@@ -154,17 +159,17 @@ def sliding_layers(config: Config) -> Pairs:
     yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding)
 
 
-def usual_windows(every: int) -> Writer:
-    """For what llama.cpp takes to have one layer of `every` that sees all, and a window in the others."""
+def windows(every: int) -> Writer:
+    """In llama.cpp one layer of `every` sees all, and the others a window."""
 
-    def check(config: Config) -> Pairs:
+    def write(config: Config) -> Pairs:
         kinds, pattern = config.find("layer_types"), config.find("sliding_window_pattern", "_sliding_window_pattern")
         usual = ["full_attention" if at % every == 0 else "sliding_attention" for at in range(1, config.blocks + 1)]
         if kinds not in (None, usual) or pattern not in (None, every):
             raise CannotConvert(f"config.json has layer_types other than {every - 1} with a window and one without")
-        yield from ()
+        yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
 
-    return check
+    return write
 
 
 _LAYER_TYPES = {"sliding_attention", "full_attention"}

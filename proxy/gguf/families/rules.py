@@ -123,7 +123,46 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Transposed | Grouped | Parted | Reshaped | Scaled | Behind | Absorbed
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """Several tensors, to which the columns are dealt out in turn, as rows where each expert has a matrix of its own.
+
+    GPT-OSS has the gate's number beside the other's, and multiplies from the left.
+    """
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Several tensors of MXFP4, to which the rows are dealt out in turn; another tensor has the scales."""
+
+    names: tuple[str, ...]
+    scales: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A tensor that another one is made with."""
+
+
+Rule = (
+    Copy
+    | Turned
+    | Raised
+    | Stacked
+    | Split
+    | Transposed
+    | Grouped
+    | Parted
+    | Reshaped
+    | Scaled
+    | Behind
+    | Absorbed
+    | Dealt
+    | Packed
+    | Beside
+)
 
 
 def made_by(key: str, rule: Rule | str) -> Iterator[str]:
@@ -138,6 +177,10 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             yield from (query + end, key + end, value + end)
         case Absorbed(key, value):
             yield from (key + end, value + end)
+        case Dealt(names) | Packed(names):
+            yield from (name + end for name in names)
+        case Beside():
+            pass
         case str(name):
             yield name + end
         case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind():
@@ -203,6 +246,8 @@ class Family:
     """How the names of tensors begin in some repositories, and what is there instead in the rules."""
     embeds: bool = False
     """It makes vectors of texts, and answers nothing."""
+    kept: str | None = None
+    """The `quant_method` of weights that may be quantized already, and then stay as they are."""
     text: TextPart | None = None
     """Set where only a part of the model is made."""
 

@@ -1,0 +1,86 @@
+"""OpenAI's GPT-OSS, whose experts are MXFP4 as it comes. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proxy.gguf.config import Config
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, UNTIED, windows
+from proxy.gguf.families.rules import QKV, Beside, Dealt, Family, Packed, Rule
+from proxy.gguf.hyperparameters import BASIC, count
+
+_EXPERTS = LAYER + "mlp.experts."
+_GATE_AND_UP, _DOWN = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps"), ("blk.{}.ffn_down_exps",)
+
+_BIASES: Mapping[str, Rule | str] = {
+    _EXPERTS + "gate_up_proj_bias": Dealt(_GATE_AND_UP),
+    _EXPERTS + "down_proj_bias": Dealt(_DOWN),
+}
+_WHOLE: Mapping[str, Rule | str] = {
+    _EXPERTS + "gate_up_proj": Dealt(_GATE_AND_UP),
+    _EXPERTS + "down_proj": Dealt(_DOWN),
+}
+_PACKED: Mapping[str, Rule | str] = {
+    _EXPERTS + "gate_up_proj_blocks": Packed(_GATE_AND_UP, _EXPERTS + "gate_up_proj_scales"),
+    _EXPERTS + "gate_up_proj_scales": Beside(),
+    _EXPERTS + "down_proj_blocks": Packed(_DOWN, _EXPERTS + "down_proj_scales"),
+    _EXPERTS + "down_proj_scales": Beside(),
+}
+
+
+def _by_experts(config: Config) -> Family:
+    experts = _PACKED if config.find("quantization_config") else _WHOLE
+    return replace(GPT_OSS, tensors={**GPT_OSS.tensors, **experts})
+
+
+GPT_OSS = Family(
+    "gpt-oss",
+    {
+        **ENDS,
+        **ATTENTION,
+        **_BIASES,
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        LAYER + "post_attention_layernorm": "blk.{}.post_attention_norm",
+        LAYER + "self_attn.sinks": "blk.{}.attn_sinks",
+        LAYER + "mlp.router": "blk.{}.ffn_gate_inp",
+    },
+    (
+        *BASIC,
+        windows(2),
+        count("expert_feed_forward_length", "intermediate_size", required=True),
+    ),
+    defaults={
+        "num_hidden_layers": 36,
+        "num_local_experts": 128,
+        "num_experts_per_tok": 4,
+        "vocab_size": 201088,
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "head_dim": 64,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "sliding_window": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 150000.0,
+    },
+    # llama.cpp lets the ramp of its yarn begin and end at whole numbers, as every GGUF of GPT-OSS has it; `truncate`,
+    # which is false here, tells transformers not to.
+    ropes=frozenset({"yarn"}),
+    biases=QKV | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
+    optional_biases=frozenset(),
+    only={
+        **ANY_SILU,
+        **UNTIED,
+        "attention_bias": (True, None),
+        "swiglu_alpha": (1.702, None),
+        "swiglu_limit": (7.0, None),
+        # Ollama's engine before 0.30 reads none of these.
+        "beta_fast": (32.0, None),
+        "beta_slow": (1.0, None),
+        # llama.cpp multiplies with them what transformers puts them in the place of.
+        **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor"), (None,)),
+        **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
+    },
+    of=_by_experts,
+    kept="mxfp4",
+)
