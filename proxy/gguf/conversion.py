@@ -38,7 +38,7 @@ class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
     `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
-    llama.cpp's name of how a text is cut.
+    llama.cpp's name of how a text is cut, or of the tokenizer where that says it.
     """
 
     architecture: str
@@ -109,7 +109,7 @@ def convert(
     placed = lay_out(target.info for target in order)
     return Conversion(
         family.architecture,
-        str(metadata["tokenizer.ggml.pre"].value),
+        str(metadata.get("tokenizer.ggml.pre", metadata["tokenizer.ggml.model"]).value),
         write_header(metadata, placed),
         tuple(_aligned(order)),
         all(target.sources == 1 for target in targets),

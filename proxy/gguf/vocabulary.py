@@ -17,6 +17,11 @@ from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import ADDED, SENTENCEPIECE, TOKENIZER, TokenizerFiles, is_id, read_decoder
 
 _ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+_FILES = {"bpe": TOKENIZER, "merged pieces": TOKENIZER, "sentencepiece": SENTENCEPIECE}
+_ALWAYS_SHOWN = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+)
+"""Special tokens that whoever reads an answer looks for."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SPACE = "\u2581"
 _NO_END = "\U0001f409"
@@ -48,6 +53,14 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         if not begins_with_space:
             yield "add_space_prefix", Field.boolean(False)
         yield from write_specials(family, config, files, len(tokens), strict=False)
+    elif "merged pieces" in family.tokenizers and _is_sentencepiece(files.tokenizer):
+        if _begins_with_space(files.tokenizer):
+            raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
+        tokens = _merged_pieces(config, files)
+        # llama.cpp knows by the name of the tokenizer how it cuts: at lines.
+        yield from tokens.pairs(family.architecture, None)
+        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+        yield from write_specials(family, config, files, len(tokens), strict=True)
     elif "bpe" in family.tokenizers and files.tokenizer:
         pre = name_pre_tokenizer(files.tokenizer)
         tokens = _byte_level(config, files)
@@ -59,7 +72,7 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         specials.setdefault("add_bos_token", Field.boolean(False))
         yield from specials.items()
     else:
-        wanted = " or ".join({"bpe": TOKENIZER, "sentencepiece": SENTENCEPIECE}[kind] for kind in family.tokenizers)
+        wanted = " or ".join(_FILES[kind] for kind in family.tokenizers)
         raise CannotConvert(f"{family.architecture} has no {wanted} here")
     yield from family.vocabulary(config, files)
 
@@ -95,14 +108,15 @@ class _Tokens:
         """Whether the token of this number has this text, however its spaces are written."""
         return self.texts[number].replace(" ", _SPACE) == text.replace(" ", _SPACE)
 
-    def pairs(self, model: str, pre: str) -> Pairs:
+    def pairs(self, model: str, pre: str | None) -> Pairs:
         seen: set[str] = set()
         for text in self.texts:
             if text in seen:  # llama.cpp aborts: with Ollama before 0.30, the whole server
                 raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
             seen.add(text)
         yield "model", Field.string(model)
-        yield "pre", Field.string(pre)
+        if pre is not None:
+            yield "pre", Field.string(pre)
         yield "tokens", Field.strings(self.texts)
         if self.scores is not None:
             yield "scores", Field.array(Kind.FLOAT32, self.scores)
@@ -263,6 +277,29 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> _Tokens:
     for number, (text, special) in added.items():
         if text != unknown:
             _put_added(tokens, number, {"content": text, "special": special})
+    return tokens
+
+
+def _merged_pieces(config: Config, files: TokenizerFiles) -> _Tokens:
+    """Where llama.cpp merges pieces by rank, as Hugging Face does, and has no use for scores.
+
+    Its converter takes all that is added within the vocabulary for normal, of which it finds only what merges make.
+    """
+    model = _model(files.tokenizer)
+    vocabulary, merges = _vocabulary(model), {merge.replace(" ", "") for merge in _merges(model)}
+    added = added_tokens(files, vocabulary)
+    tokens = _Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
+    for text, number in vocabulary.items():
+        if "\n" in text and text.strip("\n"):
+            raise CannotConvert(f"{TOKENIZER} has the token {shown(text)}, at whose line llama.cpp would cut")
+        tokens.put(number, text, Type.BYTE if _BYTE.fullmatch(text) else Type.NORMAL, _ADDED_SCORE)
+    for number, (text, special) in added.items():
+        if text in _ALWAYS_SHOWN:
+            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+        elif special:
+            tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
+        elif text not in merges:
+            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     return tokens
 
 

@@ -48,6 +48,7 @@ RUNS: Mapping[str, Version] = {
     "exaone4": Version(0, 11, 5),
     "falcon-h1": Version(0, 11, 5),
     "gemma3": Version(0, 6, 0),
+    "gemma4": Version(0, 20, 0),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),

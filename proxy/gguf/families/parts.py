@@ -54,6 +54,16 @@ POST_NORMS: Mapping[str, str] = {
     LAYER + "post_feedforward_layernorm": "blk.{}.post_ffw_norm",
 }
 
+LAYER_INPUTS: Mapping[str, str] = {
+    "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj",
+    "model.per_layer_projection_norm": "per_layer_proj_norm",
+    LAYER + "per_layer_input_gate": "blk.{}.inp_gate",
+    LAYER + "per_layer_projection": "blk.{}.proj",
+    LAYER + "post_per_layer_input_norm": "blk.{}.post_norm",
+}
+"""What each layer is told of a token by an embedding of its own."""
+
 
 def experts(config: Config) -> int:
     return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -89,6 +99,10 @@ SHARED_EXPERTS: Mapping[str, str] = {
 }
 
 
+def same_shape(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
+
+
 def rope_frequencies(config: Config) -> Mapping[str, bytes]:
     made = llama3_frequencies(config)
     return {} if made is None else {"rope_freqs.weight": made}
@@ -112,21 +126,22 @@ def no_scaling(_: Config) -> Pairs:
     yield "rope.scaling.type", Field.string("none")
 
 
-def sliding_layers(config: Config) -> Pairs:
-    """Which layers see a window only, by `layer_types`, or by the place in a pattern."""
-    window = config.optional_count("sliding_window")
-    if window is None:
-        return
-    yield "attention.sliding_window", Field.uint32(window)
+def sliding(config: Config) -> list[bool]:
+    """Layer by layer, whether it sees a window only, by `layer_types`, or by the place in a pattern."""
     kinds, blocks = config.find("layer_types"), config.blocks
     if kinds is None:
         every = config.positive("sliding_window_pattern")
-        sliding = [bool((at + 1) % every) for at in range(blocks)]
-    elif isinstance(kinds, list) and len(kinds) == blocks and set(map(str, kinds)) <= _LAYER_TYPES:
-        sliding = [kind == "sliding_attention" for kind in kinds]
-    else:
-        raise CannotConvert(f"config.json has no layer_types for {blocks} layers")
-    yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding)
+        return [bool((at + 1) % every) for at in range(blocks)]
+    if isinstance(kinds, list) and len(kinds) == blocks and set(map(str, kinds)) <= _LAYER_TYPES:
+        return [kind == "sliding_attention" for kind in kinds]
+    raise CannotConvert(f"config.json has no layer_types for {blocks} layers")
+
+
+def sliding_layers(config: Config) -> Pairs:
+    window = config.optional_count("sliding_window")
+    if window is not None:
+        yield "attention.sliding_window", Field.uint32(window)
+        yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding(config))
 
 
 _LAYER_TYPES = {"sliding_attention", "full_attention"}

@@ -145,7 +145,7 @@ class Family:
     tensors: Mapping[str, Rule | str]
     hyperparameters: tuple[Writer, ...] = BASIC
     tokenizers: tuple[str, ...] = ("bpe",)
-    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `bpe`."""
+    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `bpe`, `merged pieces`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     made: Callable[[Config], Mapping[str, bytes]] = lambda _: {}
     """Tensors of F32 in one dimension that are calculated from the config."""
@@ -173,6 +173,10 @@ class Family:
     """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
+    absent: Callable[[Config, int | None], Mapping[str, bool]] | None = None
+    """By a layer's number, None for what is of no layer: tensors that the config leaves out, by their names in the
+    GGUF, and whether llama.cpp takes no harm where they are there. Where this is None, the tensors say what a layer is.
+    """
     of: "Callable[[Config], Family] | None" = None
     """Which family it is by the config, where models of several have this name."""
     text: TextPart | None = None
