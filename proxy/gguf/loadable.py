@@ -94,6 +94,19 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "attn_output": "n_o_mla n_embd",
     },
     "falcon-h1": _MAMBA_2,
+    "gemma3n": {
+        **_INPUTS_OF_LAYERS,
+        "altup_proj": "n_embd n_embd 3",
+        "altup_unembd_proj": "n_embd n_embd 3",
+        "altup_correct_coef": "4 4",
+        "altup_correct_scale": "n_embd",
+        "altup_predict_coef": "4 16",
+        "altup_router": "n_embd 4",
+        "altup_router_norm": "n_embd",
+        "laurel_l": "n_embd 64",
+        "laurel_r": "64 n_embd",
+        "laurel_post_norm": "n_embd",
+    },
     "gemma4": {
         **_INPUTS_OF_LAYERS,
         "layer_output_scale": "1",
@@ -166,7 +179,6 @@ class _Sizes:
         n_group, n_embd_pl = read("ssm.group_count", 1), read("embedding_length_per_layer_input")
         d_mixed = d_inner + 2 * n_group * d_state
         return {
-            "1": 1,
             "n_embd": n_embd,
             "n_vocab": self.metadata["tokenizer.ggml.tokens"].length,
             "n_head": n_head,
@@ -219,7 +231,7 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
         if named.block not in of_block:
             of_block[named.block] = sizes.of(named.block)
         shape = shapes.get(named.rest) or shapes[named.stem]
-        wanted = tuple(of_block[named.block][name] for name in shape.split())
+        wanted = tuple(int(name) if name.isdecimal() else of_block[named.block][name] for name in shape.split())
         wanted = wanted[-1:] if named.end == "bias" else wanted
         if _short(tensor.shape) != _short(wanted):
             raise CannotConvert(

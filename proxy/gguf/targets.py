@@ -12,6 +12,7 @@ from proxy.gguf.families.rules import (
     Copy,
     Family,
     Grouped,
+    Padded,
     Parted,
     Raised,
     Reshaped,
@@ -30,13 +31,17 @@ from proxy.gguf.transforms import (
     exponential,
     increased,
     interleaved,
+    repeated,
     scaled,
     transposed,
     widened,
 )
 
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
-_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d")
+_ALWAYS_F32 = (
+    *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
+    *("altup_correct_coef", "altup_predict_coef"),
+)
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
 
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
@@ -138,9 +143,9 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             if numbers and numbers[0] >= config.blocks:
                 raise CannotConvert(f"{name} is of a layer that num_hidden_layers = {config.blocks} does not count")
             if isinstance(rule, Stacked):
-                whole = rule.name.format(numbers[0]) + suffix
+                whole = rule.name.format(*numbers) + suffix
                 rules[whole] = rule
-                if stacks.setdefault(whole, {}).setdefault(numbers[1], place) is not place:
+                if stacks.setdefault(whole, {}).setdefault(numbers[-1], place) is not place:
                     raise CannotConvert(f"two files have the tensor {name}")
             else:
                 targets += _apply(rule, config, place, numbers, suffix)
@@ -205,6 +210,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_reshaped(rule, config, place, name.format(*numbers))]
         case Scaled(name):
             return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
+        case Padded(name):
+            return [_padded(place, rule.rows(config), name.format(*numbers) + suffix)]
         case Parted():
             return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
@@ -304,6 +311,16 @@ def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
             pieces.append(replace(piece, transform=scaled(dtype, factors)))
         first += rows
     return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces))
+
+
+def _padded(place: _Place, rows: int, name: str) -> Target:
+    missing = rows - place.rows
+    if len(place.source.shape) != MATRIX or missing < 0:
+        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, of which {rows} rows are wanted")
+    pieces = [place.piece()]
+    if missing:
+        pieces.append(replace(place.piece(0, 1), transform=repeated(place.row, missing)))
+    return _target(name, (rows, place.source.shape[1]), place, pieces)
 
 
 def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import mul
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 """The bytes of a number."""
@@ -37,6 +38,11 @@ def transposed(rows: int, columns: int, width: int) -> Transform:
     """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each transposed."""
     size, code = rows * columns * width, "I" if width == WIDTHS["F32"] else "H"
     return Transform(size, size, partial(_each_block, size, partial(_transpose, columns, code)))
+
+
+def repeated(size: int, times: int) -> Transform:
+    """Each block of `size` bytes so many times."""
+    return Transform(size, size * times, partial(_each_block, size, partial(mul, times)))
 
 
 def widened(dtype: str) -> Transform:

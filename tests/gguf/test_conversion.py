@@ -302,6 +302,17 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
         ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
         ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+        ("gemma3n", {"laurel_rank": 32}, "laurel_rank"),
+        ("gemma3n", {"final_logit_softcapping": 20.0}, "final_logit_softcapping"),
+        ("gemma3n", {"altup_correct_scale": False}, "altup_correct_scale"),
+        ("gemma3n", {"activation_sparsity_pattern": None}, "activation_sparsity_pattern"),
+        ("gemma3n", {"activation_sparsity_pattern": [0.5] * 5}, "activation_sparsity_pattern"),
+        ("gemma3n", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("gemma3n", {"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
+        ("gemma3n", {"intermediate_size": [512, 512, 512, 512, 256]}, "intermediate_size"),
+        ("gemma3n", {"intermediate_size": None}, "intermediate_size"),
+        ("gemma3n", {"vocab_size": 500}, "of which 500 rows are wanted"),
+        ("gemma3n", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "linear"),
         ("gemma4", {"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
         ("gemma4", {"num_kv_shared_layers": 5}, "num_kv_shared_layers"),
         ("gemma4", {"num_global_key_value_heads": 3}, "3 of K and V"),
@@ -312,7 +323,7 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
         ("gemma4", {"per_layer_config": {"1": {"head_dim": 128}}}, "per_layer_config"),
         ("gemma4", {"per_layer_config": {"2": {"head_dim": 128}, "5": {"head_dim": 64}}}, "per_layer_config"),
-        ("gemma4", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6}}, "sliding_attention"),
+        ("gemma4", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6}}, "rope.freq_base_swa"),
         ("gemma4_moe", {"enable_moe_block": False, "num_experts": None, "top_k_experts": None}, "blk.0.ffn_"),
     ],
 )
@@ -402,6 +413,22 @@ def test_merged_pieces_refused(normalizer: str | None, token: str | None, named:
         tokenizer["normalizer"] = {"type": "Lowercase"}
     with pytest.raises(CannotConvert, match=named):
         changed("gemma4", tokenizer=tokenizer)
+
+
+def test_tokens_without_inputs_of_layers_have_those_of_the_first() -> None:
+    """As transformers has it; llama.cpp's converter adds zeros."""
+    tiny = REPOSITORIES["gemma3n"]
+    rows = tiny.change["vocab_size_per_layer_input"]
+    files = replace(tiny, change={**tiny.change, "vocab_size_per_layer_input": rows - 3}).files()
+    content = write(plan(files), files)
+    header = read_header(content, size=len(content))
+    table = next(tensor for tensor in header.tensors if tensor.name == "per_layer_token_embd.weight")
+    data = content[header.data_start + table.offset :][: table.size]
+    row = table.size // rows
+    assert data[-3 * row :] == 3 * data[:row]
+    assert write(plan(files), files, window=999) == content
+    quantized = read_header(plan(files, quantization="Q8_0").header)
+    assert table.shape in {tensor.shape for tensor in quantized.tensors}
 
 
 def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:

@@ -710,11 +710,40 @@ def _gemma4(weights: Weights) -> None:
                 weights.norm(f"{layer}{name}")
 
 
+def _gemma3n(weights: Weights) -> None:
+    weights.ends()
+    weights.tensors["model.embed_tokens.weight"] *= 2
+    _layer_inputs(weights)
+    for at in range(3):
+        weights.linear(f"model.altup_projections.{at}", HIDDEN, HIDDEN)
+        weights.linear(f"model.altup_unembed_projections.{at}", HIDDEN, HIDDEN)
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.norms(layer, "pre_feedforward_layernorm", "post_feedforward_layernorm", "post_per_layer_input_norm")
+        weights.norms(layer, "altup.router_norm", "laurel.post_laurel_norm")
+        weights.attention(layer, norms=(weights.head, weights.head))
+        for part in "qk":
+            weights.tensors[f"{layer}self_attn.{part}_norm.weight"] *= np.float32(0.4)
+        weights.mlp(layer)
+        weights.norm(f"{layer}altup.correct_output_scale")
+        scale = weights.tensors.pop(f"{layer}altup.correct_output_scale.weight")
+        weights.tensors[f"{layer}altup.correct_output_scale"] = scale
+        weights.linear(f"{layer}altup.correction_coefs", 4, 4)
+        weights.linear(f"{layer}altup.prediction_coefs", 16, 4)
+        weights.linear(f"{layer}altup.modality_router", 4, HIDDEN)
+        weights.tensors[f"{layer}altup.modality_router.weight"] *= np.float32(HIDDEN)
+        weights.linear(f"{layer}laurel.linear_left", 64, HIDDEN)
+        weights.linear(f"{layer}laurel.linear_right", HIDDEN, 64)
+        inputs = weights.config["hidden_size_per_layer_input"]
+        weights.linear(f"{layer}per_layer_input_gate", inputs, HIDDEN)
+        weights.linear(f"{layer}per_layer_projection", HIDDEN, inputs)
+
+
 def _layer_inputs(weights: Weights) -> None:
     inputs = weights.config["hidden_size_per_layer_input"]
     whole = weights.config["num_hidden_layers"] * inputs
     if inputs:
-        weights.linear("model.embed_tokens_per_layer", weights.config["vocab_size"], whole)
+        weights.linear("model.embed_tokens_per_layer", weights.config["vocab_size_per_layer_input"], whole)
         weights.linear("model.per_layer_model_projection", whole, HIDDEN)
         weights.norm("model.per_layer_projection_norm", inputs)
 
@@ -1258,6 +1287,22 @@ GEMMA4 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
     },
 }
+GEMMA3N = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    **TIED,
+    "num_hidden_layers": 5,
+    "head_dim": 64,
+    "hidden_size_per_layer_input": 256,
+    "vocab_size_per_layer_input": gemma_pieces().rows,
+    "num_kv_shared_layers": 0,
+    "activation_sparsity_pattern": [0.95] * 5,
+    "altup_num_inputs": 4,
+    "altup_active_idx": 0,
+    "laurel_rank": 64,
+    "sliding_window": 8,
+    "rope_theta": 5e5,
+    "rope_local_base_freq": 2e4,
+}
 REPOSITORIES: dict[str, Tiny] = {
     "arcee": Tiny("ArceeForCausalLM", "arcee", _arcee, _llama3, {"hidden_act": "relu2"}),
     "bailingmoe2": Tiny(
@@ -1438,6 +1483,25 @@ REPOSITORIES: dict[str, Tiny] = {
             },
         },
         drop=("rope_theta", "rope_scaling", "rope_local_base_freq"),
+    ),
+    "gemma3n": Tiny("Gemma3nForCausalLM", "gemma3n_text", _gemma3n, gemma_pieces, GEMMA3N, drop=("hidden_act",)),
+    "gemma3n_v5": Tiny(
+        "Gemma3nForConditionalGeneration",
+        "gemma3n_text",
+        _gemma3n,
+        gemma_pieces,
+        {
+            **GEMMA3N,
+            "intermediate_size": [FEED_FORWARD] * 5,
+            "layer_types": [*["sliding_attention"] * 4, "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+            },
+        },
+        drop=("rope_theta", "rope_local_base_freq", "hidden_act"),
+        part_of="gemma3n",
+        text_at="model.language_model.",
     ),
     "gemma4": Tiny(
         "Gemma4ForCausalLM", "gemma4_text", _gemma4, gemma4_pieces, GEMMA4, drop=("rope_theta", "hidden_act")

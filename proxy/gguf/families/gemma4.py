@@ -13,10 +13,12 @@ from proxy.gguf.families.parts import (
     LAYER_INPUTS,
     MLP,
     POST_NORMS,
+    SENSES,
     same_shape,
     sliding,
+    two_ropes,
 )
-from proxy.gguf.families.rules import Family, Reshaped, Rule, TextPart, made_by
+from proxy.gguf.families.rules import Family, Reshaped, Rule, made_by
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import BASIC, Pairs, nonzero
 from proxy.gguf.tensors import TensorName, shown
@@ -118,13 +120,6 @@ def _mixes(config: Config) -> bool:
     return config.flag("enable_moe_block", default=False)
 
 
-def _local_rope(config: Config) -> Pairs:
-    rope = config.local_rope
-    if rope.get("rope_type") != "default":
-        raise CannotConvert(f"config.json has rope_parameters for sliding_attention = {shown(rope)}")
-    yield "rope.freq_base_swa", Field.float32(finite("config.json has rope_theta", rope.get("rope_theta")))
-
-
 def _frequencies(config: Config) -> Mapping[str, bytes]:
     """Where all is seen, only the first part of each half of a head turns."""
     size, _ = _full_heads(config)
@@ -168,7 +163,7 @@ GEMMA4 = Family(
         LAYER + "pre_feedforward_layernorm": "blk.{}.ffn_norm",
         LAYER + "layer_scalar": "blk.{}.layer_output_scale",
     },
-    (*BASIC, nonzero("final_logit_softcapping", "final_logit_softcapping"), _layers, _experts, _local_rope),
+    (*BASIC, nonzero("final_logit_softcapping", "final_logit_softcapping"), _layers, _experts, two_ropes),
     tokenizers=("merged pieces",),
     defaults={
         "hidden_size": 2304,
@@ -211,9 +206,5 @@ GEMMA4 = Family(
 
 GEMMA4_SENSES = replace(
     GEMMA4,
-    text=TextPart(
-        {"model.language_model.": "model."},
-        ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
-        "see or hear",
-    ),
+    text=SENSES,
 )

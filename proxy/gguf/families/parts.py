@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import Rule, Size, Split, Stacked, Turned
+from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.families.rules import Rule, Size, Split, Stacked, TextPart, Turned
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs, llama3_frequencies
+from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 ANY_SILU: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish", None)}
@@ -63,6 +64,14 @@ LAYER_INPUTS: Mapping[str, str] = {
     LAYER + "post_per_layer_input_norm": "blk.{}.post_norm",
 }
 """What each layer is told of a token by an embedding of its own."""
+
+
+SENSES = TextPart(
+    {"model.language_model.": "model."},
+    ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
+    "see or hear",
+)
+"""Gemma 3n's and 4's."""
 
 
 def experts(config: Config) -> int:
@@ -124,6 +133,18 @@ def prefix_space(_: Config, files: TokenizerFiles) -> Pairs:
 
 def no_scaling(_: Config) -> Pairs:
     yield "rope.scaling.type", Field.string("none")
+
+
+def two_ropes(config: Config) -> Pairs:
+    """The bases of layers that see all, and of those with a window, whose rope has no scaling."""
+    local = config.local_rope
+    if local.get("rope_type", "default") != "default":
+        raise CannotConvert(f"config.json has a rope for sliding_attention = {shown(local)}")
+    for key, base in (
+        ("rope.freq_base", config.rope.get("rope_theta")),
+        ("rope.freq_base_swa", local.get("rope_theta", config.find("rope_local_base_freq"))),
+    ):
+        yield key, Field.float32(finite(f"config.json has {key}", base))
 
 
 def sliding(config: Config) -> list[bool]:

@@ -106,7 +106,15 @@ class Absorbed:
     value: str
 
 
-Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """A matrix, and below it its first row again until there are so many rows."""
+
+    name: str
+    rows: Size
+
+
+Rule = Copy | Turned | Raised | Stacked | Split | Grouped | Parted | Reshaped | Scaled | Absorbed | Padded
 
 
 def made_by(key: str, rule: Rule | str) -> Iterator[str]:
@@ -121,7 +129,9 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             yield from (query + end, key + end, value + end)
         case Absorbed(key, value):
             yield from (key + end, value + end)
-        case str(name) | Copy(name) | Turned(name) | Raised(name) | Stacked(name) | Grouped(name) | Scaled(name):
+        case str(name):
+            yield name + end
+        case Copy(name) | Turned(name) | Raised(name) | Stacked(name) | Grouped(name) | Scaled(name) | Padded(name):
             yield name + end
 
 
