@@ -3,7 +3,7 @@
 A shard that is missing, or another family's weights under this name, would make a file that cannot be loaded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from proxy.gguf.config import CannotConvert, Config
@@ -30,10 +30,25 @@ def check_complete(family: Family, config: Config, names: Iterable[str]) -> None
         if named.end == "bias" and named.stem not in biases and rest not in by_rule:
             raise CannotConvert(f"the weights have {name}, which llama.cpp does not load for this architecture")
         (others if block is None else blocks[block]).add(rest)
-    missing = _needed(family, of_none) - others
-    if missing := missing - ({"output.weight"} if config.tied else set()):
+    of_all, of_each = _needed(family, of_none), _needed(family, of_layer)
+    if config.tied:
+        of_all -= {"output.weight"}
+    if family.absent is not None:
+        _check_told(family.absent(config, None), of_all, others, "")
+        for number, found in blocks.items():
+            _check_told(family.absent(config, number), of_each, found, f"{BLOCK}{number}.")
+        return
+    if missing := of_all - others:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
-    _check_layers(_needed(family, of_layer), blocks)
+    _check_layers(of_each, blocks)
+
+
+def _check_told(absent: Mapping[str, bool], needed: AbstractSet[str], found: AbstractSet[str], where: str) -> None:
+    """For a layer, or what is of none, where the config says what is absent."""
+    if missing := {name for name in needed - found if TensorName.of(name).stem not in absent}:
+        raise CannotConvert(f"the weights have nothing that becomes {where}{min(missing)}")
+    if harmful := {name for name in found if absent.get(TensorName.of(name).stem) is False}:
+        raise CannotConvert(f"the weights have {where}{min(harmful)}, which the model does not have by config.json")
 
 
 def _needed(family: Family, names: AbstractSet[str]) -> set[str]:

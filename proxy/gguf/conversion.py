@@ -51,7 +51,7 @@ class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
     `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
-    llama.cpp's name of how a text is cut.
+    llama.cpp's name of how a text is cut, or of the tokenizer where that says it.
     """
 
     architecture: str
@@ -162,7 +162,7 @@ def _metadata(
 
 def _cut(metadata: Mapping[str, Field]) -> str:
     if metadata["tokenizer.ggml.model"].value != "bert":
-        return str(metadata["tokenizer.ggml.pre"].value)
+        return str(metadata.get("tokenizer.ggml.pre", metadata["tokenizer.ggml.model"]).value)
     lowercase = metadata.get("tokenizer.ggml.normalizer.lowercase")
     return CASED if lowercase is not None and lowercase.value is False else UNCASED
 

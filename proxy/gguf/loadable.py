@@ -80,6 +80,14 @@ _MAMBA_2 = {
     "ssm_norm": "d_inner/n_group n_group",
     "ssm_out": "d_inner n_embd",
 }
+_INPUTS_OF_LAYERS = {
+    "per_layer_token_embd": "n_layer*n_embd_pl n_vocab",
+    "per_layer_model_proj": "n_embd n_layer*n_embd_pl",
+    "per_layer_proj_norm": "n_embd_pl",
+    "inp_gate": "n_embd n_embd_pl",
+    "proj": "n_embd_pl n_embd",
+    "post_norm": "n_embd",
+}
 _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "command-r": _NORMS_OF_EACH_HEAD,
     "deepseek2": {
@@ -94,6 +102,29 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "attn_output": "n_o_mla n_embd",
     },
     "falcon-h1": _MAMBA_2,
+    "gemma3n": {
+        **_INPUTS_OF_LAYERS,
+        "altup_proj": "n_embd n_embd 3",
+        "altup_unembd_proj": "n_embd n_embd 3",
+        "altup_correct_coef": "4 4",
+        "altup_correct_scale": "n_embd",
+        "altup_predict_coef": "4 16",
+        "altup_router": "n_embd 4",
+        "altup_router_norm": "n_embd",
+        "laurel_l": "n_embd 64",
+        "laurel_r": "64 n_embd",
+        "laurel_post_norm": "n_embd",
+    },
+    "gemma4": {
+        **_INPUTS_OF_LAYERS,
+        "layer_output_scale": "1",
+        "pre_ffw_norm_2": "n_embd",
+        "post_ffw_norm_1": "n_embd",
+        "post_ffw_norm_2": "n_embd",
+        "ffn_gate_inp.scale": "n_embd",
+        "ffn_gate_up_exps": "n_embd 2n_ff_exp n_expert",
+        "ffn_down_exps.scale": "n_expert",
+    },
     "glm4": _FUSED_MLP,
     "granitehybrid": _MAMBA_2,
     "jamba": _MAMBA,
@@ -132,7 +163,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
 """Architectures in which all heads together have to be as wide as the embedding."""
 
 _EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
-_MIXED_LAYERS = frozenset({"jamba"})
+_MIXED_LAYERS = frozenset({"gemma4", "jamba"})
 """Where the tensors say which layers have experts."""
 
 
@@ -146,34 +177,41 @@ class _Sizes:
     def has(self, key: str) -> bool:
         return f"{self.architecture}.{key}" in self.metadata
 
-    def read(self, key: str, default: int = 0, block: int = 0) -> int:
+    def read(self, key: str, default: int = 0, block: int | None = None) -> int:
         field = self.metadata.get(f"{self.architecture}.{key}")
         value = default if field is None else field.value
-        return int(value[block] if isinstance(value, list) else value)
+        return int(value[block or 0] if isinstance(value, list) else value)
 
     @property
     def token_types(self) -> int:
         field = self.metadata.get("tokenizer.ggml.token_type_count")
         return field.value if field is not None and isinstance(field.value, int) else 0
 
-    def of(self, block: int) -> Mapping[str, int]:
-        """By their names in the loader."""
+    def of(self, block: int | None) -> Mapping[str, int]:
+        """By their names in the loader; None for what is of no block."""
         read = self.read
-        n_embd, n_head, n_ff = read("embedding_length"), read("attention.head_count"), read("feed_forward_length")
+        n_embd, n_head, n_ff = (
+            read("embedding_length"),
+            read("attention.head_count"),
+            read("feed_forward_length", 0, block),
+        )
         n_head_kv = read("attention.head_count_kv", n_head, block)
+        # Layers that see a window only may have heads of their own.
+        window = "_swa" if block is not None and read("attention.sliding_window_pattern", 0, block) else ""
         n_embd_head = read("attention.key_length", n_embd // n_head if n_head else 0)
+        n_embd_head = read(f"attention.key_length{window}", n_embd_head)
         n_q = n_embd_head * n_head
-        n_k, n_v = n_embd_head * n_head_kv, read("attention.value_length", n_embd_head) * n_head_kv
-        n_rot = read("rope.dimension_count", n_embd_head)
+        n_v = read(f"attention.value_length{window}", read("attention.value_length", n_embd_head)) * n_head_kv
+        n_k = n_embd_head * n_head_kv
+        n_rot = read(f"rope.dimension_count{window}", read("rope.dimension_count", n_embd_head))
         n_ff_exp = read("expert_feed_forward_length", n_ff)
         n_embd_head_mla, n_embd_head_v_mla = read("attention.key_length_mla"), read("attention.value_length_mla")
         kv_lora_rank = read("attention.kv_lora_rank")
         d_inner, d_state, dt_rank = read("ssm.inner_size"), read("ssm.state_size"), read("ssm.time_step_rank")
-        n_group = read("ssm.group_count", 1)
+        n_group, n_embd_pl = read("ssm.group_count", 1), read("embedding_length_per_layer_input")
         d_mixed = d_inner + 2 * n_group * d_state
         n_embd_conv = 0 if n_head_kv else n_embd
         return {
-            "1": 1,
             "n_embd": n_embd,
             "n_vocab": self.metadata["tokenizer.ggml.tokens"].length,
             "n_ctx": read("context_length"),
@@ -189,6 +227,9 @@ class _Sizes:
             "n_rot/2": n_rot // 2,
             "n_ff": n_ff,
             "2n_ff": 2 * n_ff,
+            "2n_ff_exp": 2 * n_ff_exp,
+            "n_embd_pl": n_embd_pl,
+            "n_layer*n_embd_pl": read("block_count") * n_embd_pl,
             "n_expert": read("expert_count"),
             "n_ff_exp": n_ff_exp,
             "n_ff_shexp": read("expert_shared_feed_forward_length", n_ff_exp * read("expert_shared_count")),
@@ -222,13 +263,13 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
     if architecture not in _MIXED_LAYERS:
         _check_experts(sizes, tensors)
     shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {})}
-    of_block: dict[int, Mapping[str, int]] = {}
+    of_block: dict[int | None, Mapping[str, int]] = {}
     for tensor in tensors:
         named = TensorName.of(tensor.name)
-        block = named.block or 0
-        if block not in of_block:
-            of_block[block] = sizes.of(block)
-        wanted = tuple(of_block[block][name] for name in shapes[named.stem].split())
+        if named.block not in of_block:
+            of_block[named.block] = sizes.of(named.block)
+        shape = shapes.get(named.rest) or shapes[named.stem]
+        wanted = tuple(int(name) if name.isdecimal() else of_block[named.block][name] for name in shape.split())
         wanted = wanted[1:] or wanted if named.end == "bias" else wanted
         if _short(tensor.shape) != _short(wanted):
             raise CannotConvert(
@@ -239,7 +280,7 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
 def _check_numbers(architecture: str, sizes: _Sizes) -> None:
     if not any(sizes.has(f"attention.layer_norm_{name}") for name in ("epsilon", "rms_epsilon")):
         raise CannotConvert("config.json has no epsilon for the norms")
-    first = sizes.of(0)
+    first = sizes.of(None)
     if architecture in _HEADS_MAKE_THE_EMBEDDING and first["n_q"] != first["n_embd"]:
         raise CannotConvert(
             f"config.json has heads that are {first['n_q']} wide together, and an embedding of {first['n_embd']}; "
@@ -262,7 +303,7 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     stems: dict[int | None, set[str]] = {}
     for named in (TensorName.of(tensor.name) for tensor in tensors):
         stems.setdefault(named.block, set()).add(named.stem)
-    first = sizes.of(0)
+    first = sizes.of(None)
     dense = sizes.read("leading_dense_block_count") if first["n_expert"] else MOST_BLOCKS
     every = sizes.read("interleave_moe_layer_step", 1)
     for block in range(sizes.read("block_count")):

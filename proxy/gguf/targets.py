@@ -16,6 +16,7 @@ from proxy.gguf.families.rules import (
     Family,
     Grouped,
     Packed,
+    Padded,
     Parted,
     Raised,
     Reshaped,
@@ -39,6 +40,7 @@ from proxy.gguf.transforms import (
     interleaved,
     packed,
     picked,
+    repeated,
     scaled,
     transposed,
     widened,
@@ -48,7 +50,10 @@ _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 _BYTES = {"U8": TensorType.MXFP4}
 _MOST_BESIDE = 4 * 1024 * 1024
 """How many bytes of scales are held while their blocks come."""
-_ALWAYS_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d")
+_ALWAYS_F32 = (
+    *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
+    *("altup_correct_coef", "altup_predict_coef"),
+)
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
 
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
@@ -147,9 +152,9 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
         if numbers and numbers[0] >= config.blocks:
             raise CannotConvert(f"{place.name} is of a layer that num_hidden_layers = {config.blocks} does not count")
         if isinstance(rule, Stacked):
-            whole = rule.name.format(numbers[0]) + suffix
+            whole = rule.name.format(*numbers) + suffix
             rules[whole] = rule
-            if stacks.setdefault(whole, {}).setdefault(numbers[1], place) is not place:
+            if stacks.setdefault(whole, {}).setdefault(numbers[-1], place) is not place:
                 raise CannotConvert(f"two files have the tensor {place.name}")
         elif isinstance(rule, Packed):
             targets += _packed(rule, place, by_name.get(rule.scales.format(*numbers)), numbers, suffix)
@@ -239,6 +244,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return [_target(name.format(*numbers) + suffix, kept, place, [place.piece(number)])]
         case Scaled(name):
             return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
+        case Padded(name):
+            return [_padded(place, rule.rows(config), name.format(*numbers) + suffix)]
         case Parted():
             return _parted(rule, config, place, numbers, suffix)
         case Absorbed(key, value):
@@ -357,6 +364,16 @@ def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
             pieces.append(replace(piece, transform=scaled(dtype, factors)))
         first += rows
     return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces))
+
+
+def _padded(place: _Place, rows: int, name: str) -> Target:
+    missing = rows - place.rows
+    if len(place.source.shape) != MATRIX or missing < 0:
+        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, of which {rows} rows are wanted")
+    pieces = [place.piece()]
+    if missing:
+        pieces.append(replace(place.piece(0, 1), transform=repeated(place.row, missing)))
+    return _target(name, (rows, place.source.shape[1]), place, pieces)
 
 
 def _parted(rule: Parted, config: Config, place: _Place, numbers: list[int], suffix: str) -> list[Target]:

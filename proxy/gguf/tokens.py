@@ -44,14 +44,15 @@ class Tokens:
         """Whether the token of this number has this text, however its spaces are written."""
         return self.texts[number].replace(" ", SPACE) == text.replace(" ", SPACE)
 
-    def pairs(self, model: str, pre: str) -> Pairs:
+    def pairs(self, model: str, pre: str | None) -> Pairs:
         seen: set[str] = set()
         for text in self.texts:
             if text in seen:  # llama.cpp aborts: with Ollama before 0.30, the whole server
                 raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
             seen.add(text)
         yield "model", Field.string(model)
-        yield "pre", Field.string(pre)
+        if pre is not None:
+            yield "pre", Field.string(pre)
         yield "tokens", Field.strings(self.texts)
         if self.scores is not None:
             yield "scores", Field.array(Kind.FLOAT32, self.scores)

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import mul
 from typing import Literal
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -50,6 +51,11 @@ def transposed(rows: int, columns: int, width: int, first: int = 0, taken: int |
     return Transform(
         size, rows * len(kept) * width, partial(_each_block, size, partial(_transpose, columns, kept, code))
     )
+
+
+def repeated(size: int, times: int) -> Transform:
+    """Each block of `size` bytes so many times."""
+    return Transform(size, size * times, partial(_each_block, size, partial(mul, times)))
 
 
 def widened(dtype: str) -> Transform:

@@ -28,6 +28,10 @@ from proxy.gguf.unigram import is_unigram, read_unigram
 from proxy.gguf.wordpiece import is_wordpiece, read_wordpieces
 
 _ADDED_SCORE = -1000.0
+_ALWAYS_SHOWN = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+)
+"""Special tokens that whoever reads an answer looks for."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _NO_END = "\U0001f409"
 """What llama.cpp has for the piece of a zero, at which it would take a text to end."""
@@ -61,6 +65,14 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         if not begins_with_space:
             yield "add_space_prefix", Field.boolean(False)
         yield from write_specials(family, config, files, len(tokens), strict=False)
+    elif "merged pieces" in family.tokenizers and _is_sentencepiece(files.tokenizer):
+        if _begins_with_space(files.tokenizer):
+            raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
+        tokens = _merged_pieces(config, files)
+        # llama.cpp knows by the name of the tokenizer how it cuts: at lines.
+        yield from tokens.pairs(family.architecture, None)
+        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+        yield from write_specials(family, config, files, len(tokens), strict=True)
     elif "bpe" in family.tokenizers and files.tokenizer:
         pre = name_pre_tokenizer(files.tokenizer)
         tokens = _byte_level(config, files)
@@ -224,6 +236,29 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> Tokens:
     for number, (text, special) in added.items():
         if text != unknown:
             _put_added(tokens, number, {"content": text, "special": special})
+    return tokens
+
+
+def _merged_pieces(config: Config, files: TokenizerFiles) -> Tokens:
+    """Where llama.cpp merges pieces by rank, as Hugging Face does, and has no use for scores.
+
+    Its converter takes all that is added within the vocabulary for normal, of which it finds only what merges make.
+    """
+    model = _model(files.tokenizer)
+    vocabulary, merges = read_numbers(model), {merge.replace(" ", "") for merge in _merges(model)}
+    added = added_tokens(files, vocabulary)
+    tokens = Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
+    for text, number in vocabulary.items():
+        if "\n" in text and text.strip("\n"):
+            raise CannotConvert(f"{TOKENIZER} has the token {shown(text)}, at whose line llama.cpp would cut")
+        tokens.put(number, text, Type.BYTE if _BYTE.fullmatch(text) else Type.NORMAL, _ADDED_SCORE)
+    for number, (text, special) in added.items():
+        if text in _ALWAYS_SHOWN:
+            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+        elif special:
+            tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
+        elif text not in merges:
+            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     return tokens
 
 

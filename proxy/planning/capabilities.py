@@ -49,6 +49,9 @@ RUNS: Mapping[str, Version] = {
     "exaone4": Version(0, 11, 5),
     "falcon-h1": Version(0, 11, 5),
     "gemma3": Version(0, 6, 0),
+    # Ollama's own engine, which has 3n before, leaves out a scale of each layer and the cap of the logits.
+    "gemma3n": LLAMA_SERVER,
+    "gemma4": Version(0, 20, 0),
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
     "gpt-oss": Version(0, 11, 5),
@@ -127,6 +130,8 @@ CONVERTS: Mapping[str, Version] = {
     "NemotronH_Nano_VL_V2": Version(0, 22, 0),
     "Gemma3TextModel": Version(0, 30, 0),
 }
+OF_TEXT_ALONE = frozenset({"Gemma3nForConditionalGeneration"})
+"""Of what its converter takes, what it leaves out all but the text of (v0.24, v0.33)."""
 CONVERTED_ONCE: Mapping[str, tuple[Version, Version]] = {"MistralForCausalLM": (Version(0, 5, 5), Version(0, 6, 5))}
 """From the first version up to the second, which gave it up."""
 QUANTIZES_TO = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")

@@ -15,7 +15,7 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
-from proxy.planning.capabilities import RUNS, Capabilities
+from proxy.planning.capabilities import OF_TEXT_ALONE, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
@@ -31,12 +31,13 @@ FILE = "model.gguf"
 def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
     """Whether the proxy should convert, where it can: the one place that decides.
 
-    It makes only the text of some models, which an Ollama that converts makes whole.
+    It makes only the text of some models, most of which an Ollama that converts makes whole.
     """
     family = FAMILIES.get(architecture)
     if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
         return False
-    return family.text is None or wanted is ConvertedBy.PROXY or not capabilities.converts(architecture)
+    makes_whole = capabilities.converts(architecture) and architecture not in OF_TEXT_ALONE
+    return family.text is None or wanted is ConvertedBy.PROXY or not makes_whole
 
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:

@@ -39,6 +39,7 @@ from tests.gguf.tiny_repositories import (
     added_token,
     byte_pairs,
     dump,
+    gemma4_pieces,
     sentence_pieces,
 )
 from tests.gguf.tiny_repositories import changed as tokenizer_changed
@@ -408,6 +409,29 @@ def _yarn(**change: Any) -> dict[str, Any]:
         # Weights that are not what config.json says.
         ("gpt_oss", {"quantization_config": None}, "_blocks' is of the type U8"),
         ("gpt_oss_v5", {"quantization_config": {"quant_method": "mxfp4"}}, "_proj' is unknown"),
+        ("gemma3n", {"laurel_rank": 32}, "laurel_rank"),
+        ("gemma3n", {"final_logit_softcapping": 20.0}, "final_logit_softcapping"),
+        ("gemma3n", {"altup_correct_scale": False}, "altup_correct_scale"),
+        ("gemma3n", {"activation_sparsity_pattern": None}, "activation_sparsity_pattern"),
+        ("gemma3n", {"activation_sparsity_pattern": [0.5] * 5}, "activation_sparsity_pattern"),
+        ("gemma3n", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("gemma3n", {"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
+        ("gemma3n", {"intermediate_size": [512, 512, 512, 512, 256]}, "intermediate_size"),
+        ("gemma3n", {"intermediate_size": None}, "intermediate_size"),
+        ("gemma3n", {"vocab_size": 500}, "of which 500 rows are wanted"),
+        ("gemma3n", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "linear"),
+        ("gemma4", {"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
+        ("gemma4", {"num_kv_shared_layers": 5}, "num_kv_shared_layers"),
+        ("gemma4", {"num_global_key_value_heads": 3}, "3 of K and V"),
+        ("gemma4", {"num_experts": 4}, "enable_moe_block"),
+        ("gemma4", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}, "ffn_down_exps"),
+        ("gemma4", {"hidden_size_per_layer_input": 256}, "per_layer_model_proj"),
+        ("gemma4", {"attention_k_eq_v": False}, "blk.2.attn_v"),
+        ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ("gemma4", {"per_layer_config": {"1": {"head_dim": 128}}}, "per_layer_config"),
+        ("gemma4", {"per_layer_config": {"2": {"head_dim": 128}, "5": {"head_dim": 64}}}, "per_layer_config"),
+        ("gemma4", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6}}, "rope.freq_base_swa"),
+        ("gemma4_moe", {"enable_moe_block": False, "num_experts": None, "top_k_experts": None}, "blk.0.ffn_"),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
@@ -472,6 +496,105 @@ def test_an_output_of_its_own_counts_where_transformers_5_ties_by_the_weights(ti
     config = json.loads(files["config.json"]) | {"tie_word_embeddings": tied}
     content = write(plan(files | {"config.json": dump(config)}), files)
     assert content == converted("mistral3_eyes")
+
+
+@pytest.mark.parametrize(
+    ("kind", "partial", "named"),
+    [
+        ("proportional", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
+        ("proportional", {"factor": 2.0}, "factor"),
+        ("default", {}, "default"),
+    ],
+)
+def test_rope_of_gemma4_refused(kind: str, partial: Mapping[str, Any], named: str) -> None:
+    ropes = json.loads(repository("gemma4")["config.json"])["rope_parameters"]
+    ropes["full_attention"] = {"rope_type": kind, "rope_theta": 1e6, **partial}
+    with pytest.raises(CannotConvert, match=named):
+        changed("gemma4", {"rope_parameters": ropes})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"),
+    [(["full_attention"] * 6, "layer_types"), (["full_attention", "sliding_attention"] * 3, "first is full_attention")],
+)
+def test_order_of_windows_in_gemma4_refused(kinds: list[str], named: str) -> None:
+    tiny = REPOSITORIES["gemma4"]
+    whole = {**tiny.change, "layer_types": [*kinds[:-1], "full_attention"]}
+    files = dict(replace(tiny, change=whole).files())
+    files["config.json"] = dump({**json.loads(files["config.json"]), "layer_types": kinds})
+    with pytest.raises(CannotConvert, match=named):
+        plan(files)
+
+
+def test_v_beside_a_k_that_stands_for_it_is_refused() -> None:
+    """llama.cpp would take it, transformers does not."""
+    tiny = REPOSITORIES["gemma4"]
+
+    def with_v(weights: Any) -> None:
+        tiny.weights(weights)
+        weights.linear("model.layers.2.self_attn.v_proj", 128, HIDDEN)
+
+    with pytest.raises(CannotConvert, match=r"blk\.2\.attn_v\.weight, which the model does not have"):
+        plan(replace(tiny, weights=with_v).files())
+
+
+def test_k_and_v_that_nobody_asks_for_may_be_there() -> None:
+    """Google's own files have them for layers that take those of earlier ones, and llama.cpp's converter keeps them."""
+    tiny = REPOSITORIES["gemma4_inputs"]
+
+    def with_k(weights: Any) -> None:
+        tiny.weights(weights)
+        weights.linear("model.layers.4.self_attn.k_proj", 128, HIDDEN)
+
+    files = replace(tiny, weights=with_k).files()
+    assert "blk.4.attn_k.weight" in {tensor.name for tensor in read_header(plan(files).header).tensors}
+
+
+def test_added_tokens_of_merged_pieces_are_found_in_a_text() -> None:
+    """llama.cpp's converter takes one within the vocabulary for normal, of which only what merges make is found."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer = files["tokenizer.json"]
+        tokenizer["added_tokens"] += [added_token("<unused3>", 8, special=False)]
+
+    tiny = replace(REPOSITORIES["gemma4"], tokenizer=lambda: tokenizer_changed(gemma4_pieces(), change))
+    types = read_header(plan(tiny.files()).header).get("tokenizer.ggml.token_type", list) or []
+    assert (types[8], types[9]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "token", "named"),
+    [(None, None, "normalizer"), ("space", None, "space before each text"), (None, "a\nb", "line")],
+)
+def test_merged_pieces_refused(normalizer: str | None, token: str | None, named: str) -> None:
+    tokenizer = json.loads(repository("gemma4")["tokenizer.json"])
+    if token:
+        tokenizer["model"]["vocab"][token] = tokenizer["model"]["vocab"].pop("<unused3>")
+    elif normalizer:
+        tokenizer["normalizer"] = {
+            "type": "Sequence",
+            "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, tokenizer["normalizer"]],
+        }
+    else:
+        tokenizer["normalizer"] = {"type": "Lowercase"}
+    with pytest.raises(CannotConvert, match=named):
+        changed("gemma4", tokenizer=tokenizer)
+
+
+def test_tokens_without_inputs_of_layers_have_those_of_the_first() -> None:
+    """As transformers has it; llama.cpp's converter adds zeros."""
+    tiny = REPOSITORIES["gemma3n"]
+    rows = tiny.change["vocab_size_per_layer_input"]
+    files = replace(tiny, change={**tiny.change, "vocab_size_per_layer_input": rows - 3}).files()
+    content = write(plan(files), files)
+    header = read_header(content, size=len(content))
+    table = next(tensor for tensor in header.tensors if tensor.name == "per_layer_token_embd.weight")
+    data = content[header.data_start + table.offset :][: table.size]
+    row = table.size // rows
+    assert data[-3 * row :] == 3 * data[:row]
+    assert write(plan(files), files, window=999) == content
+    quantized = read_header(plan(files, quantization="Q8_0").header)
+    assert table.shape in {tensor.shape for tensor in quantized.tensors}
 
 
 def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:

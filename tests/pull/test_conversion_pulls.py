@@ -94,6 +94,11 @@ def test_what_sees_is_left_to_an_ollama_that_makes_it_whole(version: str, wanted
     assert converts_here(wanted, "Gemma3ForConditionalGeneration", capabilities_of(version)) is here
 
 
+@pytest.mark.parametrize(("version", "here"), [("0.29.0", False), ("0.30.0", True)])
+def test_what_ollama_makes_the_text_of_alone_is_made_here(version: str, here: bool) -> None:
+    assert converts_here(ConvertedBy.AUTO, "Gemma3nForConditionalGeneration", capabilities_of(version)) is here
+
+
 async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:

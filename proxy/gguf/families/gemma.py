@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.parts import ATTENTION, LAYER, MLP, WITH_EYES, windows
+from proxy.gguf.families.parts import ATTENTION, LAYER, MLP, WITH_EYES, two_ropes, windows
 from proxy.gguf.families.rules import Family, Raised, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
@@ -70,13 +70,12 @@ def _scale(largest: int) -> Writer:
 
 def _local_rope(config: Config) -> Pairs:
     """Ollama's engine before 0.30 knows the one base only."""
-    rope = config.local_rope
-    base = rope.get("rope_theta", config.find("rope_local_base_freq"))
-    if base != _LOCAL_BASE or rope.get("rope_type", "default") != "default":
-        raise CannotConvert(
-            f"config.json has another rope for sliding_attention than one of the base {_LOCAL_BASE:.0f}"
-        )
-    yield "rope.freq_base_swa", Field.float32(_LOCAL_BASE)
+    for key, field in two_ropes(config):
+        if key.endswith("swa") and field.value != _LOCAL_BASE:
+            raise CannotConvert(
+                f"config.json has another rope for sliding_attention than one of the base {_LOCAL_BASE:.0f}"
+            )
+        yield key, field
 
 
 GEMMA = Family(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
 from proxy.gguf.families.llama import LLAMA_BIASES
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, flat, half_of, head_dim
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, flat, half_of, head_dim, same_shape
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
@@ -17,10 +17,6 @@ _ENDLESS = 1 << 20
 """The context of models that have no positions."""
 
 
-def _same(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape
-
-
 def _mixer(where: str) -> Mapping[str, Rule | str]:
     """Of Mamba's first kind."""
     return {
@@ -29,8 +25,8 @@ def _mixer(where: str) -> Mapping[str, Rule | str]:
         where + "conv1d.bias": "blk.{}.ssm_conv1d",
         where + "x_proj": "blk.{}.ssm_x",
         where + "dt_proj": "blk.{}.ssm_dt",
-        where + "A_log": Reshaped("blk.{}.ssm_a", _same, exponential=True),
-        where + "D": Reshaped("blk.{}.ssm_d", _same),
+        where + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
+        where + "D": Reshaped("blk.{}.ssm_d", same_shape),
         where + "out_proj": "blk.{}.ssm_out",
     }
 
@@ -48,7 +44,7 @@ _MIXER_2: Mapping[str, Rule | str] = {
     LAYER + "mamba.in_proj": "blk.{}.ssm_in",
     LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat),
     LAYER + "mamba.conv1d.bias": "blk.{}.ssm_conv1d",
-    LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", _same),
+    LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
     LAYER + "mamba.A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
     LAYER + "mamba.D": Reshaped("blk.{}.ssm_d", _column),
     LAYER + "mamba.norm.weight": Reshaped("blk.{}.ssm_norm.weight", _by_groups),
@@ -218,7 +214,7 @@ FALCON_H1 = Family(
         LAYER + "mamba.out_proj": Scaled("blk.{}.ssm_out", _by("ssm_out_multiplier")),
         LAYER + "input_layernorm": "blk.{}.attn_norm",
         # llama.cpp has no suffix here.
-        LAYER + "pre_ff_layernorm.weight": Reshaped("blk.{}.ffn_norm", _same),
+        LAYER + "pre_ff_layernorm.weight": Reshaped("blk.{}.ffn_norm", same_shape),
         LAYER + "self_attn.q_proj": Scaled("blk.{}.attn_q", _by("attention_in_multiplier")),
         LAYER + "self_attn.k_proj": Scaled("blk.{}.attn_k", _by("key_multiplier", "attention_in_multiplier")),
         LAYER + "self_attn.v_proj": Scaled("blk.{}.attn_v", _by("attention_in_multiplier")),

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.rules import Rule, Size, Split, Stacked, TextPart, Turned
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import Pairs, Writer, llama3_frequencies
+from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 ANY_SILU: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish", None)}
@@ -61,6 +62,24 @@ POST_NORMS: Mapping[str, str] = {
     LAYER + "post_feedforward_layernorm": "blk.{}.post_ffw_norm",
 }
 
+LAYER_INPUTS: Mapping[str, str] = {
+    "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj",
+    "model.per_layer_projection_norm": "per_layer_proj_norm",
+    LAYER + "per_layer_input_gate": "blk.{}.inp_gate",
+    LAYER + "per_layer_projection": "blk.{}.proj",
+    LAYER + "post_per_layer_input_norm": "blk.{}.post_norm",
+}
+"""What each layer is told of a token by an embedding of its own."""
+
+
+SENSES = TextPart(
+    {"model.language_model.": "model."},
+    ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
+    "see or hear",
+)
+"""Gemma 3n's and 4's."""
+
 
 def experts(config: Config) -> int:
     return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -99,6 +118,10 @@ SHARED_EXPERTS: Mapping[str, str] = {
     LAYER + "mlp.shared_experts.up_proj": "blk.{}.ffn_up_shexp",
     LAYER + "mlp.shared_experts.down_proj": "blk.{}.ffn_down_shexp",
 }
+
+
+def same_shape(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
 
 
 def rope_frequencies(config: Config) -> Mapping[str, bytes]:
@@ -142,21 +165,34 @@ def no_window(config: Config) -> Pairs:
     yield from ()
 
 
-def sliding_layers(config: Config) -> Pairs:
-    """Which layers see a window only, by `layer_types`, or by the place in a pattern."""
-    window = config.optional_count("sliding_window")
-    if window is None:
-        return
-    yield "attention.sliding_window", Field.uint32(window)
+def two_ropes(config: Config) -> Pairs:
+    """The bases of layers that see all, and of those with a window, whose rope has no scaling."""
+    local = config.local_rope
+    if local.get("rope_type", "default") != "default":
+        raise CannotConvert(f"config.json has a rope for sliding_attention = {shown(local)}")
+    for key, base in (
+        ("rope.freq_base", config.rope.get("rope_theta")),
+        ("rope.freq_base_swa", local.get("rope_theta", config.find("rope_local_base_freq"))),
+    ):
+        yield key, Field.float32(finite(f"config.json has {key}", base))
+
+
+def sliding(config: Config) -> list[bool]:
+    """Layer by layer, whether it sees a window only, by `layer_types`, or by the place in a pattern."""
     kinds, blocks = config.find("layer_types"), config.blocks
     if kinds is None:
         every = config.positive("sliding_window_pattern")
-        sliding = [bool((at + 1) % every) for at in range(blocks)]
-    elif isinstance(kinds, list) and len(kinds) == blocks and set(map(str, kinds)) <= _LAYER_TYPES:
-        sliding = [kind == "sliding_attention" for kind in kinds]
-    else:
-        raise CannotConvert(f"config.json has no layer_types for {blocks} layers")
-    yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding)
+        return [bool((at + 1) % every) for at in range(blocks)]
+    if isinstance(kinds, list) and len(kinds) == blocks and set(map(str, kinds)) <= _LAYER_TYPES:
+        return [kind == "sliding_attention" for kind in kinds]
+    raise CannotConvert(f"config.json has no layer_types for {blocks} layers")
+
+
+def sliding_layers(config: Config) -> Pairs:
+    window = config.optional_count("sliding_window")
+    if window is not None:
+        yield "attention.sliding_window", Field.uint32(window)
+        yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding(config))
 
 
 def windows(every: int) -> Writer:

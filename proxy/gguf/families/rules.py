@@ -146,6 +146,14 @@ class Beside:
     """A tensor that another one is made with."""
 
 
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """A matrix, and below it its first row again until there are so many rows."""
+
+    name: str
+    rows: Size
+
+
 Rule = (
     Copy
     | Turned
@@ -162,6 +170,7 @@ Rule = (
     | Dealt
     | Packed
     | Beside
+    | Padded
 )
 
 
@@ -183,7 +192,7 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             pass
         case str(name):
             yield name + end
-        case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind():
+        case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind() | Padded():
             yield rule.name + end
 
 
@@ -207,7 +216,8 @@ class Family:
     tensors: Mapping[str, Rule | str]
     hyperparameters: tuple[Writer, ...] = BASIC
     tokenizers: tuple[str, ...] = ("bpe",)
-    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `bpe`, `wordpiece`, `unigram`."""
+    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `merged pieces`, `bpe`,
+    `wordpiece`, `unigram`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     made: Callable[[Config], Mapping[str, bytes]] = lambda _: {}
     """Tensors of F32 in one dimension that are calculated from the config."""
@@ -240,6 +250,10 @@ class Family:
     """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
+    absent: Callable[[Config, int | None], Mapping[str, bool]] | None = None
+    """By a layer's number, None for what is of no layer: tensors that the config leaves out, by their names in the
+    GGUF, and whether llama.cpp takes no harm where they are there. Where this is None, the tensors say what a layer is.
+    """
     of: "Callable[[Config], Family] | None" = None
     """Which family it is by the config, where models of several have this name."""
     renamed: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,139 @@
+"""The text of Google's Gemma 3n, which llama.cpp knows in the two sizes that there are. Pure."""
+
+import math
+from dataclasses import replace
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.gemma import GEMMA3
+from proxy.gguf.families.parts import (
+    ATTENTION,
+    ENDS,
+    HEAD_NORMS,
+    LAYER,
+    LAYER_INPUTS,
+    MLP,
+    POST_NORMS,
+    SENSES,
+    sliding,
+    two_ropes,
+)
+from proxy.gguf.families.rules import Family, Padded, Stacked
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
+from proxy.gguf.tensors import shown
+
+_OWN_K_AND_V = 20
+"""Layers behind these take K and V of the last ones among them."""
+_SPARSE_LAYERS, _SPARSE = 10, 0.95
+_DEVIATIONS = {_SPARSE: 1.6448535919189453, 0.0: -math.inf}
+"""By how much of a normal distribution lies below, as torch calculates it in 32 bits."""
+
+
+def _beside_the_active(config: Config) -> int:
+    return config.positive("altup_num_inputs") - 1
+
+
+def _vocabulary_size(config: Config) -> int:
+    return config.positive("vocab_size")
+
+
+def _layers(config: Config) -> Pairs:
+    blocks, windows = config.blocks, sliding(config)
+    sparse = [_SPARSE if at < _SPARSE_LAYERS else 0.0 for at in range(blocks)]
+    given = config.find("activation_sparsity_pattern")
+    if given is None and blocks > _SPARSE_LAYERS:
+        given = sparse
+    for key, value, wanted in (
+        ("activation_sparsity_pattern", given, sparse),
+        ("layer_types", windows, [at % 5 != 4 for at in range(blocks)]),  # noqa: PLR2004
+        ("num_kv_shared_layers", config.count("num_kv_shared_layers"), max(blocks - _OWN_K_AND_V, 0)),
+    ):
+        if value != wanted:
+            raise CannotConvert(f"config.json has {key} that llama.cpp does not run: {shown(config.find(key))}")
+    yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
+    yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, windows)
+    yield "activation_sparsity_scale", Field.array(Kind.FLOAT32, [_DEVIATIONS[share] for share in sparse])
+    width = config.find("intermediate_size")
+    widths = width if isinstance(width, list) else [width] * blocks
+    if len(widths) != blocks or any(each != widths[0] for each in widths) or type(widths[0]) is not int:
+        raise CannotConvert(f"config.json has intermediate_size = {shown(width)}, unknown for this architecture")
+    yield "feed_forward_length", Field.array(Kind.INT32, widths)
+
+
+GEMMA3N = Family(
+    "gemma3n",
+    {
+        **ENDS,
+        **ATTENTION,
+        **HEAD_NORMS,
+        **MLP,
+        **POST_NORMS,
+        **LAYER_INPUTS,
+        # transformers takes the first row for tokens beyond it; llama.cpp's converter adds zeros.
+        "model.embed_tokens_per_layer": Padded("per_layer_token_embd", _vocabulary_size),
+        "model.altup_projections.{}": Stacked("altup_proj", _beside_the_active),
+        "model.altup_unembed_projections.{}": Stacked("altup_unembd_proj", _beside_the_active),
+        LAYER + "input_layernorm": "blk.{}.attn_norm",
+        LAYER + "pre_feedforward_layernorm": "blk.{}.ffn_norm",
+        LAYER + "altup.correction_coefs": "blk.{}.altup_correct_coef",
+        LAYER + "altup.correct_output_scale": "blk.{}.altup_correct_scale",
+        LAYER + "altup.prediction_coefs": "blk.{}.altup_predict_coef",
+        LAYER + "altup.modality_router": "blk.{}.altup_router",
+        LAYER + "altup.router_norm": "blk.{}.altup_router_norm",
+        LAYER + "laurel.linear_left": "blk.{}.laurel_l",
+        LAYER + "laurel.linear_right": "blk.{}.laurel_r",
+        LAYER + "laurel.post_laurel_norm": "blk.{}.laurel_post_norm",
+    },
+    (
+        *(write for write in BASIC if write is not FEED_FORWARD),
+        number("final_logit_softcapping", "final_logit_softcapping", required=True),
+        count("altup.active_idx", "altup_active_idx", required=True),
+        count("altup.num_inputs", "altup_num_inputs", required=True),
+        count("embedding_length_per_layer_input", "hidden_size_per_layer_input", required=True),
+        count("attention.shared_kv_layers", "num_kv_shared_layers", required=True),
+        _layers,
+        two_ropes,
+    ),
+    tokenizers=GEMMA3.tokenizers,
+    defaults={
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "sliding_window": 512,
+        "sliding_window_pattern": 5,
+        "tie_word_embeddings": True,
+        "vocab_size": 262400,
+        "final_logit_softcapping": 30.0,
+        "num_kv_shared_layers": 15,
+        "hidden_size_per_layer_input": 256,
+        "altup_active_idx": 0,
+        "altup_num_inputs": 4,
+        "altup_correct_scale": True,
+        "laurel_rank": 64,
+    },
+    ropes=frozenset({"default"}),
+    only={
+        "hidden_activation": ("gelu_pytorch_tanh", None),
+        "attention_bias": (False, None),
+        "tie_word_embeddings": (True,),
+        "sliding_window_pattern": (5,),
+        "final_logit_softcapping": (30.0,),
+        "hidden_size_per_layer_input": (256,),
+        "altup_active_idx": (0,),
+        "altup_num_inputs": (4,),
+        "altup_correct_scale": (True,),
+        "laurel_rank": (64,),
+    },
+    vocabulary=GEMMA3.vocabulary,
+    optional_biases=frozenset(),
+    local_rope=True,
+)
+
+GEMMA3N_SENSES = replace(GEMMA3N, text=SENSES)
