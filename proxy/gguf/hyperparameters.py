@@ -123,11 +123,12 @@ def rope_scaling(config: Config) -> Pairs:
         yield "rope.scaling.type", Field.string("longrope")
 
 
+FEED_FORWARD = count("feed_forward_length", "intermediate_size", "n_inner", "hidden_dim", required=True)
 BASIC: tuple[Writer, ...] = (
     count("block_count", "n_layers", "num_hidden_layers", "n_layer", "num_layers", required=True),
     count("context_length", "max_position_embeddings", "n_ctx", "n_positions", "max_sequence_length", required=True),
     count("embedding_length", "hidden_size", "n_embd", required=True),
-    count("feed_forward_length", "intermediate_size", "n_inner", "hidden_dim", required=True),
+    FEED_FORWARD,
     count("attention.head_count", "num_attention_heads", "n_head", "n_heads", required=True),
     lambda config: iter([("attention.head_count_kv", Field.uint32(config.kv_heads))]),
     rope_scaling,

@@ -39,7 +39,8 @@ CONVERTED_TO = Quantization.F16
 ROW = 32
 """The llama-quantize of Ollama 0.30 to 0.34.0 takes only rows that its smallest blocks divide."""
 
-# Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST.
+# Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST. Those
+# of Qwen with linear attention are from when its own engine takes files of llama.cpp's converter (8da09b1e7).
 RUNS: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "bailingmoe2": Version(0, 12, 11),
@@ -54,7 +55,10 @@ RUNS: Mapping[str, Version] = {
     "hunyuan-dense": Version(0, 11, 5),
     "jamba": Version(0, 11, 5),
     "qwen3": Version(0, 6, 6),
+    "qwen35": Version(0, 17, 5),
+    "qwen35moe": Version(0, 17, 5),
     "qwen3moe": Version(0, 6, 6),
+    "qwen3next": Version(0, 17, 5),
     "seed_oss": Version(0, 12, 4),
     "smollm3": Version(0, 11, 5),
 }
@@ -66,7 +70,7 @@ CUTS: Mapping[str, Version] = {
 }
 OWN_ENGINE = Version(0, 12, 0)
 """From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
-CUTS_AS_QWEN2 = ("qwen3", "qwen3moe")
+CUTS_AS_QWEN2 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
 CONVERTS: Mapping[str, Version] = {
     "BertModel": Version(0, 5, 5),

@@ -93,6 +93,9 @@ def test_an_architecture_is_converted_by_the_releases_that_have_it(architecture:
         ("0.12.0", "qwen3", "llama-bpe", "0.30.0"),
         ("0.24.0", "qwen3moe", "default", "0.30.0"),
         ("0.24.0", "qwen3", "qwen2", "0.5.5"),
+        ("0.24.0", "qwen3next", "qwen2", "0.5.5"),
+        ("0.24.0", "qwen3next", "llama-bpe", "0.30.0"),
+        ("0.24.0", "qwen35", "qwen35", "0.30.0"),
         ("0.33.0", "qwen3", "llama-bpe", "0.30.0"),
     ],
 )

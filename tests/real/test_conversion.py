@@ -8,6 +8,7 @@ from proxy.demo.hub import StandInHub
 from proxy.gguf.families import FAMILIES
 from proxy.planning.capabilities import capabilities_of
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.writing import plan
 from tests.real.test_pull import answers
 from tests.real_ollama import RealOllama
 from tests.support import Client
@@ -48,8 +49,12 @@ async def test_every_family_is_quantized_and_answers(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str
 ) -> None:
     architecture = FAMILIES[REPOSITORIES[name].architecture].architecture
-    if not capabilities_of(".".join(map(str, real_ollama.version))).runs(architecture):
+    capabilities = capabilities_of(".".join(map(str, real_ollama.version)))
+    if not capabilities.runs(architecture):
         pytest.skip(f"this Ollama does not run {architecture}")
+    cut = plan(REPOSITORIES[name].files()).pre_tokenizer
+    if capabilities.version < capabilities.cuts_from(architecture, cut):
+        pytest.skip(f"this Ollama does not cut texts by {cut}")
     # llama.cpp does other things with models that have phi3 in their names.
     repository = f"each-{name.replace('phi3', 'phi-mini')}"
     hub.add(f"acme/{repository}", REPOSITORIES[name].files())

@@ -6,7 +6,17 @@ from dataclasses import replace
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
 from proxy.gguf.families.llama import LLAMA_BIASES
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, half_of, head_dim
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    LAYER,
+    UNTIED,
+    experts,
+    flat_shape,
+    half_of,
+    head_dim,
+    same_shape,
+)
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
@@ -17,25 +27,16 @@ _ENDLESS = 1 << 20
 """The context of models that have no positions."""
 
 
-def _same(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape
-
-
-def _flat(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution's, which goes through each channel alone."""
-    return (shape[0], *(size for size in shape[1:] if size != 1))
-
-
 def _mixer(where: str) -> Mapping[str, Rule | str]:
     """Of Mamba's first kind."""
     return {
         where + "in_proj": "blk.{}.ssm_in",
-        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", _flat),
+        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat_shape),
         where + "conv1d.bias": "blk.{}.ssm_conv1d",
         where + "x_proj": "blk.{}.ssm_x",
         where + "dt_proj": "blk.{}.ssm_dt",
-        where + "A_log": Reshaped("blk.{}.ssm_a", _same, exponential=True),
-        where + "D": Reshaped("blk.{}.ssm_d", _same),
+        where + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
+        where + "D": Reshaped("blk.{}.ssm_d", same_shape),
         where + "out_proj": "blk.{}.ssm_out",
     }
 
@@ -51,9 +52,9 @@ def _by_groups(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 _MIXER_2: Mapping[str, Rule | str] = {
     LAYER + "mamba.in_proj": "blk.{}.ssm_in",
-    LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", _flat),
+    LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat_shape),
     LAYER + "mamba.conv1d.bias": "blk.{}.ssm_conv1d",
-    LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", _same),
+    LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
     LAYER + "mamba.A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
     LAYER + "mamba.D": Reshaped("blk.{}.ssm_d", _column),
     LAYER + "mamba.norm.weight": Reshaped("blk.{}.ssm_norm.weight", _by_groups),
@@ -217,7 +218,7 @@ FALCON_H1 = Family(
         LAYER + "mamba.out_proj": Scaled("blk.{}.ssm_out", _by("ssm_out_multiplier")),
         LAYER + "input_layernorm": "blk.{}.attn_norm",
         # llama.cpp has no suffix here.
-        LAYER + "pre_ff_layernorm.weight": Reshaped("blk.{}.ffn_norm", _same),
+        LAYER + "pre_ff_layernorm.weight": Reshaped("blk.{}.ffn_norm", same_shape),
         LAYER + "self_attn.q_proj": Scaled("blk.{}.attn_q", _by("attention_in_multiplier")),
         LAYER + "self_attn.k_proj": Scaled("blk.{}.attn_k", _by("key_multiplier", "attention_in_multiplier")),
         LAYER + "self_attn.v_proj": Scaled("blk.{}.attn_v", _by("attention_in_multiplier")),

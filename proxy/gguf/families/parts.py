@@ -89,6 +89,15 @@ SHARED_EXPERTS: Mapping[str, str] = {
 }
 
 
+def same_shape(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
+
+
+def flat_shape(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's, which goes through each channel alone."""
+    return (shape[0], *(size for size in shape[1:] if size != 1))
+
+
 def rope_frequencies(config: Config) -> Mapping[str, bytes]:
     made = llama3_frequencies(config)
     return {} if made is None else {"rope_freqs.weight": made}
