@@ -314,6 +314,10 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         ("qwen3_5", {"attn_output_gate": False}, "attn_output_gate"),
         ("qwen3_5", {"linear_num_key_heads": 3, "linear_key_head_dim": 32}, "in_proj_qkv|conv1d"),
         ("qwen3_5", {"linear_num_value_heads": 4, "linear_value_head_dim": 128}, "A_log|in_proj"),
+        *(
+            ("qwen3_next_v5", {"rope_parameters": {"rope_type": "default", key: value}}, key)
+            for key, value in (("attention_factor", 1.5), ("mscale", 0.7), ("beta_fast", 16), ("truncate", False))
+        ),
         # An axis that claims too much or too little leaves numbers unturned in llama.cpp.
         *(
             ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")

@@ -11,6 +11,7 @@ from proxy.gguf.families.parts import (
     FUSED_EXPERTS,
     LAYER,
     MLP,
+    PLAIN_YARN,
     ROUTED,
     flat_shape,
     same_shape,
@@ -146,6 +147,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "linear_num_value_heads": 32,
     "full_attention_interval": 4,
 }
+_ONLY: Mapping[str, tuple[object, ...]] = {**ANY_SILU, **PLAIN_YARN, "attention_bias": (False, None)}
 _MOE_DEFAULTS: Mapping[str, Any] = {
     **_DEFAULTS,
     "hidden_size": 2048,
@@ -169,8 +171,7 @@ QWEN3_NEXT = Family(
     },
     optional_biases=frozenset(),
     only={
-        **ANY_SILU,
-        "attention_bias": (False, None),
+        **_ONLY,
         "norm_topk_prob": (True,),
         "mlp_only_layers": ([], None),
         "decoder_sparse_step": (1, None),
@@ -192,7 +193,7 @@ QWEN3_5 = replace(
         "num_hidden_layers": 32,
         "num_key_value_heads": 4,
     },
-    only={**ANY_SILU, "attention_bias": (False, None), "attn_output_gate": (True, None)},
+    only={**_ONLY, "attn_output_gate": (True, None)},
 )
 
 QWEN3_5_MOE = replace(
