@@ -69,8 +69,11 @@ CUTS: Mapping[str, Version] = {
     "seed-coder": Version(0, 7, 0),
 }
 OWN_ENGINE = Version(0, 12, 0)
-"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say."""
-CUTS_AS_QWEN2 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
+"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in one way, whatever they say.
+
+It takes yarn's factor out of the attention as well (v0.24: logarithms of probabilities are off by 0.1 to 0.2).
+"""
+RUN_AS_QWEN3 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
 CONVERTS: Mapping[str, Version] = {
     "BertModel": Version(0, 5, 5),
@@ -155,9 +158,14 @@ class Capabilities:
 
     def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for texts to be cut as llama.cpp does it by this name."""
-        if architecture in CUTS_AS_QWEN2 and pre_tokenizer != "qwen2" and self.version >= OWN_ENGINE:
+        if architecture in RUN_AS_QWEN3 and pre_tokenizer != "qwen2" and self.version >= OWN_ENGINE:
             return LLAMA_SERVER
         return CUTS.get(pre_tokenizer, OLDEST)
+
+    def scales_from(self, architecture: str, rope_scaling: str) -> Version:
+        """The version to have for positions to be scaled as llama.cpp does it by this name."""
+        wrong = architecture in RUN_AS_QWEN3 and rope_scaling == "yarn" and self.version >= OWN_ENGINE
+        return LLAMA_SERVER if wrong else OLDEST
 
     @property
     def takes_fp8(self) -> bool:

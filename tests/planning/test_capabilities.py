@@ -105,6 +105,20 @@ def test_which_release_cuts_texts_as_a_tokenizer(
     assert str(capabilities_of(version).cuts_from(architecture, pre_tokenizer)) == since
 
 
+@pytest.mark.parametrize(
+    ("version", "architecture", "scaling", "since"),
+    [
+        ("0.24.0", "qwen3", "yarn", "0.30.0"),
+        ("0.24.0", "qwen3next", "yarn", "0.30.0"),
+        ("0.24.0", "qwen3next", "linear", "0.5.5"),
+        ("0.24.0", "qwen2", "yarn", "0.5.5"),
+        ("0.11.11", "qwen3", "yarn", "0.5.5"),
+    ],
+)
+def test_which_release_scales_positions_as_a_model(version: str, architecture: str, scaling: str, since: str) -> None:
+    assert str(capabilities_of(version).scales_from(architecture, scaling)) == since
+
+
 def test_the_newest_converts_all_that_is_listed_and_nothing_else() -> None:
     newest = capabilities_of("0.33.0")
     assert all(newest.converts(architecture) for architecture in CONVERTS)
