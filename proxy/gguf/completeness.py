@@ -13,6 +13,8 @@ from proxy.gguf.tensors import BLOCK, TensorName
 _LAYER = f"{BLOCK}{{}}."
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"})
 _RECURRENT = ("ssm_", "shortconv.")
+_LINEAR_ATTENTION = frozenset({"attn_qkv", "attn_gate"})
+"""What belongs to a state space in models that have one."""
 _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 
@@ -65,22 +67,25 @@ def _check_layers(needed: set[str], blocks: dict[int, set[str]]) -> None:
         experts, recurrent = any("_exp" in name for name in found), any(map(_is_recurrent, found))
         kinds.setdefault((experts, recurrent), {})[number] = found
     attends_beside = all(recurrent for _, recurrent in kinds)
+    states = any(TensorName.of(name).stem.startswith("ssm_") for name in needed)
     for (experts, recurrent), alike in kinds.items():
-        attends = attends_beside or not recurrent
-        wanted = {name for name in needed if _belongs(TensorName.of(name).stem, experts, recurrent, attends)}
+        attends, linear = attends_beside or not recurrent, recurrent or not states
+        wanted = {name for name in needed if _belongs(TensorName.of(name).stem, experts, recurrent, attends, linear)}
         wanted = wanted.union(*alike.values())
         for number, found in alike.items():
             if missing := wanted - found:
                 raise CannotConvert(f"the weights have nothing that becomes {BLOCK}{number}.{min(missing)}")
 
 
-def _belongs(stem: str, experts: bool, recurrent: bool, attends: bool) -> bool:
+def _belongs(stem: str, experts: bool, recurrent: bool, attends: bool, linear: bool) -> bool:
     if "exp" in stem or stem == "ffn_gate_inp":
         return experts
     if stem in _DENSE:
         return not experts
     if _is_recurrent(stem):
         return recurrent
+    if stem in _LINEAR_ATTENTION:
+        return linear
     return attends or stem not in _ATTENTION
 
 

@@ -51,11 +51,13 @@ class Conversion:
     """A whole file: the header's bytes with their padding, then the pieces in order.
 
     `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
-    llama.cpp's name of how a text is cut, or of the tokenizer where that says it.
+    llama.cpp's name of how a text is cut, or of the tokenizer where that says it; `rope_scaling` is that of how
+    positions are scaled, empty for not.
     """
 
     architecture: str
     pre_tokenizer: str
+    rope_scaling: str
     header: bytes
     pieces: tuple[Piece | Made, ...]
     in_file_order: bool
@@ -122,11 +124,13 @@ def convert(
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
         targets = [cast(target, types[target.info.name]) for target in targets]
+    scaling = metadata.get(f"{family.architecture}.rope.scaling.type")
     order = _data_order(targets, list(weights))
     placed = lay_out(target.info for target in order)
     return Conversion(
         family.architecture,
         _cut(metadata),
+        str(scaling.value) if scaling else "",
         write_header(metadata, placed),
         tuple(_aligned(order)),
         all(target.sources == 1 for target in targets),

@@ -88,6 +88,19 @@ _INPUTS_OF_LAYERS = {
     "proj": "n_embd_pl n_embd",
     "post_norm": "n_embd",
 }
+_DELTA_NET = {
+    "attn_q": "n_embd 2n_q",
+    "attn_qkv": "n_embd d_mixed",
+    "attn_gate": "n_embd d_inner",
+    "ssm_conv1d": "d_conv d_mixed",
+    "ssm_dt": "dt_rank",
+    "ssm_a": "dt_rank",
+    "ssm_ba": "n_embd 2dt_rank",
+    "ssm_beta": "n_embd dt_rank",
+    "ssm_alpha": "n_embd dt_rank",
+    "ssm_norm": "d_state",
+    "ssm_out": "dt_rank*d_state n_embd",
+}
 _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "command-r": _NORMS_OF_EACH_HEAD,
     "deepseek2": {
@@ -137,6 +150,9 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "olmo2": _NORMS_OF_ALL_HEADS,
     "olmoe": _NORMS_OF_ALL_HEADS,
     "phi3": _FUSED_MLP,
+    "qwen35": _DELTA_NET,
+    "qwen35moe": _DELTA_NET,
+    "qwen3next": _DELTA_NET,
     "stablelm": _NORMS_OF_EACH_HEAD,
 }
 
@@ -220,6 +236,7 @@ class _Sizes:
             "n_head_kv": n_head_kv,
             "n_embd_head": n_embd_head,
             "n_q": n_q,
+            "2n_q": 2 * n_q,
             "n_k": n_k,
             "n_v": n_v,
             "n_qkv": n_q + n_k + n_v,
@@ -245,6 +262,8 @@ class _Sizes:
             "2d_inner": 2 * d_inner,
             "d_state": d_state,
             "dt_rank": dt_rank,
+            "2dt_rank": 2 * dt_rank,
+            "dt_rank*d_state": dt_rank * d_state,
             "dt_rank+2d_state": dt_rank + 2 * d_state,
             "n_group": n_group,
             "d_inner/n_group": d_inner // n_group if n_group else 0,
@@ -262,6 +281,8 @@ def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Se
     _check_numbers(architecture, sizes)
     if architecture not in _MIXED_LAYERS:
         _check_experts(sizes, tensors)
+    if every := sizes.read("full_attention_interval"):
+        _check_recurrent(sizes.read("block_count"), every, tensors)
     shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {})}
     of_block: dict[int | None, Mapping[str, int]] = {}
     for tensor in tensors:
@@ -314,6 +335,14 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
             raise CannotConvert(f"the weights have nothing that becomes blk.{block}.{min(lacking)}.weight")
         if has and not wanted:
             raise CannotConvert(f"the weights have experts in layer {block}, and config.json none")
+
+
+def _check_recurrent(blocks: int, every: int, tensors: Iterable[TensorInfo]) -> None:
+    """One layer of `every` attends, and the others have a state."""
+    recurrent = {named.block for named in (TensorName.of(tensor.name) for tensor in tensors) if named.stem == "ssm_a"}
+    for block in range(blocks):
+        if (block in recurrent) is ((block + 1) % every == 0):
+            raise CannotConvert(f"layer {block} of the weights is not of the kind that config.json says it is")
 
 
 def _short(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import prod
 from typing import Protocol
 
@@ -14,11 +15,13 @@ from proxy.gguf.families.rules import (
     Copy,
     Dealt,
     Family,
+    Gathered,
     Grouped,
     Packed,
     Padded,
     Parted,
     Raised,
+    Reordered,
     Reshaped,
     Rule,
     Scaled,
@@ -58,6 +61,8 @@ _ALWAYS_F32 = (
 
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 MATRIX, _CUBE = 2, 3
+_LEAST = 1 << 15
+"""Bytes that are worth a range of their own; less of them is put in order in memory."""
 _SUFFIXES = ("weight", "bias")
 
 
@@ -234,6 +239,8 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
         case Grouped(name):
             pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
+        case Gathered():
+            return list(_gathered(rule, config, place, numbers, suffix))
         case Reshaped(name):
             return [_reshaped(rule, config, place, name.format(*numbers))]
         case Behind(name, first):
@@ -254,6 +261,9 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return _dealt([name.format(*numbers) + suffix for name in names], place)
         case Beside():
             return []
+        case Reordered(inner):
+            [target] = _apply(inner, config, place, numbers, suffix)
+            return [_reordered(rule, config, place, target)]
         case Stacked() | Packed():
             raise AssertionError
 
@@ -335,10 +345,47 @@ def _grouped(place: _Place, groups: int, heads: int) -> Iterator[Piece]:
     if not each or heads % groups or place.rows % (groups * (each + 2)):
         raise CannotConvert(f"{place.name} has {place.rows} rows, which {heads} heads in {groups} groups cannot share")
     size = place.rows // (groups * (each + 2))
-    for first, last in ((0, each), (each, each + 1), (each + 1, each + 2)):
+    yield from _parts_of(place, groups, (each * size, size, size))
+
+
+def _parts_of(place: _Place, groups: int, sizes: Sequence[int]) -> Iterator[Piece]:
+    """Of `groups` with parts of these rows, each part of all groups."""
+    for at, rows in enumerate(sizes):
         for group in range(groups):
-            start = group * (each + 2)
-            yield place.piece((start + first) * size, (start + last) * size)
+            start = group * sum(sizes) + sum(sizes[:at])
+            yield place.piece(start, start + rows)
+
+
+def _gathered(rule: Gathered, config: Config, place: _Place, numbers: list[int], suffix: str) -> Iterator[Target]:
+    groups, sizes = rule.groups(config), [[size(config) for size in parts] for _, parts in rule.tensors]
+    if place.rows != groups * sum(map(sum, sizes)):
+        raise CannotConvert(f"{place.name} has {place.rows} rows, not {groups} groups of {sum(map(sum, sizes))}")
+    pieces = _parts_of(place, groups, [rows for parts in sizes for rows in parts])
+    for (name, _), parts in zip(rule.tensors, sizes, strict=True):
+        shape = (groups * sum(parts), *place.source.shape[1:])
+        yield _target(name.format(*numbers) + suffix, shape, place, list(islice(pieces, groups * len(parts))))
+
+
+def _reordered(rule: Reordered, config: Config, place: _Place, target: Target) -> Target:
+    groups, heads, size, before = (of(config) for of in (rule.groups, rule.heads, rule.size, rule.before))
+    there = place.source.shape[-1] if rule.across else place.rows
+    if heads % groups or there != before + heads * size:
+        raise CannotConvert(
+            f"{place.name} has the shape {list(place.source.shape)}, "
+            f"not {before} and {heads} heads of {size} in {groups} groups"
+        )
+    if heads == groups:
+        return target
+    bytes_each = size * (WIDTHS[place.source.dtype] if rule.across else place.row)
+    transforms = [piece.transform for piece in target.pieces if isinstance(piece, Piece) and piece.transform]
+    as_is, ordered = chained(transforms), chained([interleaved(bytes_each, heads, groups), *transforms])
+    first = [replace(place.piece(0, before), transform=as_is)] if before else []
+    if rule.across or bytes_each < _LEAST:
+        return replace(target, pieces=(*first, replace(place.piece(before), transform=ordered)))
+    each = heads // groups
+    starts = (before + head * size for at in range(each) for head in range(at, heads, each))
+    pieces = [*first, *(replace(place.piece(start, start + size), transform=as_is) for start in starts)]
+    return replace(target, pieces=tuple(pieces), sources=len(pieces))
 
 
 def _reshaped(rule: Reshaped, config: Config, place: _Place, name: str) -> Target:

@@ -34,10 +34,10 @@ class Transform:
         return size // self.block * self.made
 
 
-def interleaved(row: int, rows: int) -> Transform:
-    """Rows of `row` bytes, `rows` in a head: row 0 of a head's first half, row 0 of its second half, row 1, …"""
+def interleaved(row: int, rows: int, parts: int = 2) -> Transform:
+    """Rows of `row` bytes, `rows` in a block of `parts`: row 0 of the first part, row 0 of the second, …, row 1, …"""
     size = row * rows
-    return Transform(size, size, partial(_each_block, size, partial(_interleave, row)))
+    return Transform(size, size, partial(_each_block, size, partial(_interleave, row, parts)))
 
 
 def transposed(rows: int, columns: int, width: int, first: int = 0, taken: int | None = None) -> Transform:
@@ -121,9 +121,9 @@ def _each_block(size: int, change: Callable[[bytes], bytes], content: bytes) -> 
     return b"".join(change(content[at : at + size]) for at in range(0, len(content), size))
 
 
-def _interleave(row: int, head: bytes) -> bytes:
-    half = len(head) // 2
-    return b"".join(head[start : start + row] for at in range(0, half, row) for start in (at, half + at))
+def _interleave(row: int, parts: int, block: bytes) -> bytes:
+    size, whole = len(block) // parts, len(block)
+    return b"".join(block[start : start + row] for at in range(0, size, row) for start in range(at, whole, size))
 
 
 def _transpose(columns: int, kept: range, code: _Code, matrix: bytes) -> bytes:

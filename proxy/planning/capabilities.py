@@ -40,7 +40,8 @@ CONVERTED_TO = Quantization.F16
 ROW = 32
 """The llama-quantize of Ollama 0.30 to 0.34.0 takes only rows that its smallest blocks divide."""
 
-# Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST.
+# Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST. Those
+# of Qwen with linear attention are from when its own engine takes files of llama.cpp's converter (8da09b1e7).
 RUNS: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "bailingmoe2": Version(0, 12, 11),
@@ -65,7 +66,10 @@ RUNS: Mapping[str, Version] = {
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
     "qwen3": Version(0, 6, 6),
+    "qwen35": Version(0, 17, 5),
+    "qwen35moe": Version(0, 17, 5),
     "qwen3moe": Version(0, 6, 6),
+    "qwen3next": Version(0, 17, 5),
     "seed_oss": Version(0, 12, 4),
     "smollm3": Version(0, 11, 5),
 }
@@ -80,12 +84,16 @@ RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): L
 """By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
 EMBEDS = ("bert", "qwen3")
 """What makes vectors before LLAMA_SERVER too; the runner of others dies at the first text (v0.24, tried with qwen2)."""
+OWN_ENGINE = Version(0, 12, 0)
+"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which takes yarn's factor
+out of the attention as well (v0.24: logarithms of probabilities are off by 0.1 to 0.2).
+"""
+RUN_AS_QWEN3 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
 CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
     "gpt-oss": (Version(0, 11, 5), "gpt-4o"),
     "lfm2": (Version(0, 14, 3), "llama-bpe"),
     "lfm2moe": (Version(0, 17, 1), "llama-bpe"),
-    "qwen3": (Version(0, 12, 0), "qwen2"),
-    "qwen3moe": (Version(0, 12, 0), "qwen2"),
+    **dict.fromkeys(RUN_AS_QWEN3, (OWN_ENGINE, "qwen2")),
 }
 """From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in this way, whatever they say."""
 # Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
@@ -186,6 +194,11 @@ class Capabilities:
         if pre_tokenizer != alike and self.version >= since:
             return LLAMA_SERVER
         return CUTS.get(pre_tokenizer, OLDEST)
+
+    def scales_from(self, architecture: str, rope_scaling: str) -> Version:
+        """The version to have for positions to be scaled as llama.cpp does it by this name."""
+        wrong = architecture in RUN_AS_QWEN3 and rope_scaling == "yarn" and self.version >= OWN_ENGINE
+        return LLAMA_SERVER if wrong else OLDEST
 
     @property
     def takes_fp8(self) -> bool:

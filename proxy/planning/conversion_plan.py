@@ -85,6 +85,12 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
             f"{repository.id}: {capabilities.ollama} does not cut texts as this tokenizer does "
             f"({conversion.pre_tokenizer}); update it to {since} or newer"
         )
+    since = capabilities.scales_from(conversion.architecture, conversion.rope_scaling)
+    if capabilities.version < since:
+        raise Refusal(
+            f"{repository.id}: {capabilities.ollama} does not scale positions as this model does "
+            f"({conversion.rope_scaling}); update it to {since} or newer"
+        )
     upload = _upload(material, conversion)
     since = capabilities.embeds_from(conversion.architecture)
     if material.pooling is not None and capabilities.version < since:

@@ -432,6 +432,28 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("gemma4", {"per_layer_config": {"2": {"head_dim": 128}, "5": {"head_dim": 64}}}, "per_layer_config"),
         ("gemma4", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6}}, "rope.freq_base_swa"),
         ("gemma4_moe", {"enable_moe_block": False, "num_experts": None, "top_k_experts": None}, "blk.0.ffn_"),
+        ("qwen3_next", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("qwen3_next", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        ("qwen3_next", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("qwen3_next", {"attention_bias": True}, "attention_bias"),
+        ("qwen3_next", {"full_attention_interval": 2}, "layer 1 of the weights"),
+        ("qwen3_next", {"linear_num_key_heads": 1}, "in_proj_qkvz"),
+        ("qwen3_5", {"layer_types": ["linear_attention", *["full_attention"] * 3]}, "layer_types"),
+        ("qwen3_5", {"layer_types": ["linear_attention"] * 4}, "layer_types"),
+        ("qwen3_5", {"layer_types": "full_attention"}, "layer_types"),
+        ("qwen3_5", {"layer_types": ["full_attention"] * 4}, "layer 0 of the weights"),
+        ("qwen3_5", {"attn_output_gate": False}, "attn_output_gate"),
+        ("qwen3_5", {"linear_num_key_heads": 3, "linear_key_head_dim": 32}, "in_proj_qkv|conv1d"),
+        ("qwen3_5", {"linear_num_value_heads": 4, "linear_value_head_dim": 128}, "A_log|in_proj"),
+        *(
+            ("qwen3_next_v5", {"rope_parameters": {"rope_type": "default", key: value}}, key)
+            for key, value in (("attention_factor", 1.5), ("mscale", 0.7), ("beta_fast", 16), ("truncate", False))
+        ),
+        # An axis that claims too much or too little leaves numbers unturned in llama.cpp.
+        *(
+            ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")
+            for sections in ([14, 1, 1], [11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")
+        ),
     ],
 )
 def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named: str) -> None:
@@ -595,6 +617,35 @@ def test_tokens_without_inputs_of_layers_have_those_of_the_first() -> None:
     assert write(plan(files), files, window=999) == content
     quantized = read_header(plan(files, quantization="Q8_0").header)
     assert table.shape in {tensor.shape for tensor in quantized.tensors}
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5moe"])
+def test_how_often_a_layer_sees_all_is_told_in_two_ways(name: str) -> None:
+    """Without the kinds transformers makes them of the number, which llama.cpp's converter then forgets."""
+    config = json.loads(repository(name)["config.json"])
+    for dropped in ("layer_types", "full_attention_interval"):
+        less = {key: value for key, value in config.items() if key != dropped}
+        assert plan({**repository(name), "config.json": dump(less)}).header == plan(repository(name)).header
+
+
+def test_whether_the_output_is_tied_stands_beside_the_text() -> None:
+    """Of the text it is written too by transformers 5, which does not read it there."""
+    config = json.loads(repository("qwen3_5_eyes")["config.json"])
+    config["text_config"]["tie_word_embeddings"] = False
+    files = {**repository("qwen3_5_eyes"), "config.json": dump(config)}
+    assert plan(files).header == plan(repository("qwen3_5_eyes")).header
+    config["tie_word_embeddings"] = False
+    with pytest.raises(CannotConvert, match=r"output\.weight"):
+        plan({**files, "config.json": dump(config)})
+
+
+def test_only_large_heads_are_ranges_of_their_own() -> None:
+    """A request for a few bytes is dear; those of the same tensor are put in order in memory."""
+    conversion = plan(repository("qwen3_5"))
+    assert min(piece.size for piece in conversion.pieces if isinstance(piece, Piece)) >= 8 * 4
+    sizes = [piece.stop - piece.start for piece in conversion.pieces if isinstance(piece, Piece)]
+    heads, of_a_layer = 8, 64 * HIDDEN * 2
+    assert sizes.count(of_a_layer) >= 2 * 2 * heads
 
 
 def test_without_a_rank_of_q_only_what_has_the_layers_of_deepseek_v2_lite_is_taken() -> None:
@@ -852,6 +903,8 @@ SIZES = {
     *("hidden_size", "intermediate_size", "moe_intermediate_size", "vocab_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank", "q_lora_rank", "v_head_dim"),
     *("num_experts", "num_local_experts", "n_routed_experts", "mamba_d_state", "mamba_d_conv", "state_size"),
+    *("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"),
+    *("linear_conv_kernel_dim", "shared_expert_intermediate_size"),
 }
 NOT_READ = {
     ("bloom", "intermediate_size"),
@@ -863,6 +916,8 @@ NOT_READ = {
     *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3")),
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
+    # Without a dense layer.
+    *((name, "intermediate_size") for name in ("qwen3_next", "qwen3_next_v5")),
     # Q, K and V of any number of heads look alike.
     *((name, "num_attention_heads") for name in ("gptneox", "phi2")),
     # More layers than are counted only help in training.
@@ -929,6 +984,11 @@ def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str
         ("granitemoeshared", "shared_mlp.output_linear", r"blk\.0\.ffn_down_shexp\.weight"),
         ("granitehybrid", "mamba.in_proj", r"blk\.0\.ssm_in\.weight"),
         ("jamba", "mamba.dt_proj.bias", r"blk\.0\.ssm_dt\.bias"),
+        ("qwen3_next", "linear_attn.in_proj_qkvz", r"blk\.0\.attn_gate\.weight"),
+        ("qwen3_5", "linear_attn.A_log", r"blk\.0\.ssm_a"),
+        ("qwen3_5", "linear_attn.in_proj_z", r"blk\.0\.attn_gate\.weight"),
+        ("qwen3_5", "self_attn.q_norm", r"blk\.1\.attn_q_norm\.weight"),
+        ("qwen3_5moe", "shared_expert_gate", r"blk\.0\.ffn_gate_inp_shexp\.weight"),
         ("falcon_h1", "self_attn.k_proj", r"blk\.0\.attn_k\.weight"),
         ("bloom", "mlp.dense_4h_to_h.bias", r"blk\.0\.ffn_down\.bias"),
         ("bloom", "word_embeddings_layernorm", r"token_embd_norm\.bias, token_embd_norm\.weight"),

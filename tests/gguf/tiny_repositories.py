@@ -5,7 +5,6 @@ llama.cpp's converter got them (`python -m tests.gguf.tiny_repositories FOLDER`)
 """
 
 import json
-import re
 import struct
 import sys
 from collections import Counter
@@ -71,6 +70,10 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
     ),
     "tekken": _split(rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_TAIL}"),
+    "qwen35": _split(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+        r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     "gpt-2": {**BYTE_LEVEL, "use_regex": True},
     "falcon": {
         "type": "Sequence",
@@ -497,8 +500,8 @@ class Tiny:
     """The front matter of README.md."""
     part_of: str | None = None
     """The model type of the whole, of which this is the text, behind a tensor of what sees."""
-    text_at: str = "language_model.model."
-    """How the names of its tensors begin then."""
+    places: tuple[str, str] = ("language_model.model.", "vision_tower.")
+    """How the names of tensors begin in there: those of the text's layers, and those of what sees."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -525,17 +528,14 @@ class Tiny:
     def files(self) -> dict[str, bytes]:
         config = self.config()
         weights = Weights(config)
+        text, eyes = self.places
         if self.part_of:
-            eyes = _EYES.get(self.part_of, "vision_tower")
-            weights.add(f"{self.text_at.partition('language_model.')[0]}{eyes}.patch_embedding.weight", 8, 8)
+            weights.add(f"{eyes}patch_embedding.weight", 8, 8)
         self.weights(weights)
         if self.part_of:
             config = _whole(config, self.part_of)
             weights.tensors = {
-                re.sub(r"^model\.", self.text_at, re.sub(r"^lm_head", "language_model.lm_head", name))
-                if "patch_embedding" not in name
-                else name: x
-                for name, x in weights.tensors.items()
+                name if name.startswith(eyes) else _placed(name, text): x for name, x in weights.tensors.items()
             }
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
@@ -557,12 +557,16 @@ class Tiny:
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
 
 
-_EYES = {"llama4": "vision_model"}
+def _placed(name: str, text: str) -> str:
+    """An output lies beside the text's layers only where the text is a model of its own."""
+    output = "language_model.lm_head." if text == "language_model.model." else "lm_head."
+    return text + name.removeprefix("model.") if name.startswith("model.") else name.replace("lm_head.", output)
 
 
 def _whole(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """The settings of a model that sees, in which those of its text have a place of their own."""
-    outside = {key: config[key] for key in ("architectures", "torch_dtype", "bos_token_id", "eos_token_id")}
+    outer = ("architectures", "torch_dtype", "bos_token_id", "eos_token_id", "tie_word_embeddings")
+    outside = {key: config[key] for key in outer if key in config}
     within = {key: value for key, value in config.items() if key not in outside}
     return {**outside, "model_type": kind, "text_config": within, "vision_config": {"hidden_size": 8}}
 
@@ -921,6 +925,55 @@ def _lfm2(weights: Weights) -> None:
             weights.three(f"{layer}feed_forward.experts.{expert}.", config["moe_intermediate_size"])
 
 
+def _linear_attention(weights: Weights) -> None:
+    """Qwen3-Next and Qwen3.5: attention where the config says so, with experts or without, and more tokens ahead."""
+    config = weights.config
+    weights.ends()
+    for number, layer in enumerate(weights.layers(), 1):
+        weights.norms(layer)
+        if number % config.get("full_attention_interval", 4):
+            _delta_net(weights, f"{layer}linear_attn.")
+        else:
+            kv_rows = config["num_key_value_heads"] * weights.head
+            for part, rows in (("q", 2 * HEADS * weights.head), ("k", kv_rows), ("v", kv_rows)):
+                weights.linear(f"{layer}self_attn.{part}_proj", rows, HIDDEN)
+            weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * weights.head)
+            weights.norm(f"{layer}self_attn.q_norm", weights.head)
+            weights.norm(f"{layer}self_attn.k_norm", weights.head)
+        if "num_experts" not in config:
+            weights.mlp(layer)
+            continue
+        if "rope_parameters" in config:
+            weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
+            weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
+            weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
+        else:
+            weights.experts(layer)
+        weights.mlp(layer, FEED_FORWARD, name="mlp.shared_expert")
+        weights.linear(f"{layer}mlp.shared_expert_gate", 1, HIDDEN)
+    weights.linear("mtp.fc", HIDDEN, 2 * HIDDEN)
+
+
+def _delta_net(weights: Weights, name: str) -> None:
+    config = weights.config
+    heads = config["linear_num_value_heads"]
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    values = heads * config["linear_value_head_dim"]
+    fused = config["model_type"] == "qwen3_next"
+    for part, rows in (
+        (("qkvz", 2 * keys + 2 * values), ("ba", 2 * heads))
+        if fused
+        else (("qkv", 2 * keys + values), ("z", values), ("b", heads), ("a", heads))
+    ):
+        weights.linear(f"{name}in_proj_{part}", rows, HIDDEN)
+    weights.add(f"{name}conv1d.weight", 2 * keys + values, 1, config["linear_conv_kernel_dim"])
+    weights.tensors[f"{name}conv1d.weight"] *= 8  # as large as trained ones
+    weights.add(f"{name}dt_bias", heads)
+    weights.decays(f"{name}A_log", heads)
+    weights.norm(f"{name}norm", config["linear_value_head_dim"])
+    weights.linear(f"{name}out_proj", HIDDEN, values)
+
+
 def _olmoe(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -1261,6 +1314,10 @@ def _gpt_4o() -> Tokenizer:
     return byte_pairs("gpt-4o", begins=True)
 
 
+def _qwen35() -> Tokenizer:
+    return byte_pairs("qwen35", merge_lists=True)
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1392,6 +1449,23 @@ FALCON_H1 = {
     "ssm_out_multiplier": 0.23570226039551587,
     "ssm_multipliers": [0.3535533905932738, 0.25, 0.17677669529663687, 0.5, 0.3535533905932738],
 }
+DELTA_NET = {
+    "head_dim": 64,
+    "rope_theta": 5000.0,
+    "partial_rotary_factor": 0.5,
+    "full_attention_interval": 2,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_conv_kernel_dim": 3,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 8,
+    **FOUR,
+}
+DELTA_NET_MOE = {**DELTA_NET, **MOE, "shared_expert_intermediate_size": FEED_FORWARD}
+NEXT_ROPE = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
+QWEN3_5_ROPE = {**NEXT_ROPE, "mrope_interleaved": True, "mrope_section": [6, 5, 5]}
+QWEN3_5_PLACES = ("model.language_model.", "model.visual.")
 NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
 GEMMA = {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
@@ -1640,7 +1714,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "rope_local_base_freq", "hidden_act"),
         part_of="gemma3n",
-        text_at="model.language_model.",
+        places=("model.language_model.", "model.vision_tower."),
     ),
     "gemma4": Tiny(
         "Gemma4ForCausalLM", "gemma4_text", _gemma4, gemma4_pieces, GEMMA4, drop=("rope_theta", "hidden_act")
@@ -1662,7 +1736,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "hidden_act"),
         part_of="gemma4",
-        text_at="model.language_model.",
+        places=("model.language_model.", "model.vision_tower."),
     ),
     "gemma4_moe": Tiny(
         "Gemma4ForCausalLM",
@@ -1867,6 +1941,7 @@ REPOSITORIES: dict[str, Tiny] = {
             "rope_theta": 5e5,
         },
         part_of="llama4",
+        places=("language_model.model.", "vision_model."),
     ),
     "llama_v5": Tiny(
         "LlamaForCausalLM",
@@ -2077,6 +2152,70 @@ REPOSITORIES: dict[str, Tiny] = {
         _qwen,
         {**MOE, "head_dim": 64, "norm_topk_prob": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         drop=("rope_theta",),
+    ),
+    "qwen3_next": Tiny(
+        "Qwen3NextForCausalLM",
+        "qwen3_next",
+        _linear_attention,
+        _qwen,
+        {**DELTA_NET_MOE, "full_attention_interval": 4},
+        drop=("layer_types",),
+    ),
+    "qwen3_next_v5": Tiny(
+        "Qwen3NextForCausalLM",
+        "qwen3_next",
+        _linear_attention,
+        _qwen,
+        {
+            **DELTA_NET_MOE,
+            "linear_num_value_heads": 4,
+            "norm_topk_prob": True,
+            "rope_parameters": NEXT_ROPE,
+            **TIED,
+        },
+        drop=("rope_theta", "partial_rotary_factor"),
+    ),
+    "qwen3_5": Tiny(
+        "Qwen3_5ForCausalLM",
+        "qwen3_5_text",
+        _linear_attention,
+        _qwen35,
+        {**DELTA_NET, "rope_parameters": QWEN3_5_ROPE},
+        drop=("rope_theta", "partial_rotary_factor"),
+    ),
+    "qwen3_5_eyes": Tiny(
+        "Qwen3_5ForConditionalGeneration",
+        "qwen3_5_text",
+        _linear_attention,
+        _qwen35,
+        {
+            **DELTA_NET,
+            "linear_num_key_heads": 4,
+            "linear_num_value_heads": 4,
+            "rope_parameters": {**NEXT_ROPE, "mrope_interleaved": True},
+            **TIED,
+        },
+        drop=("rope_theta", "partial_rotary_factor"),
+        part_of="qwen3_5",
+        places=QWEN3_5_PLACES,
+    ),
+    "qwen3_5moe": Tiny(
+        "Qwen3_5MoeForCausalLM",
+        "qwen3_5_moe_text",
+        _linear_attention,
+        _qwen35,
+        {**DELTA_NET_MOE, "rope_scaling": {"mrope_section": [6, 5, 5]}},
+        drop=("intermediate_size",),
+    ),
+    "qwen3_5moe_eyes": Tiny(
+        "Qwen3_5MoeForConditionalGeneration",
+        "qwen3_5_moe_text",
+        _linear_attention,
+        _qwen35,
+        {**DELTA_NET_MOE, "rope_parameters": QWEN3_5_ROPE},
+        drop=("rope_theta", "partial_rotary_factor", "intermediate_size"),
+        part_of="qwen3_5_moe",
+        places=QWEN3_5_PLACES,
     ),
     "seed_oss": Tiny("SeedOssForCausalLM", "seed_oss", _qwen2, _qwen, {"head_dim": 64, "attention_bias": True}),
     "smollm3": Tiny("SmolLM3ForCausalLM", "smollm3", _plain, _llama3, {"no_rope_layer_interval": 4, **TIED}),

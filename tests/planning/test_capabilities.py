@@ -93,6 +93,9 @@ def test_an_architecture_is_converted_by_the_releases_that_have_it(architecture:
         ("0.12.0", "qwen3", "llama-bpe", "0.30.0"),
         ("0.24.0", "qwen3moe", "default", "0.30.0"),
         ("0.24.0", "qwen3", "qwen2", "0.5.5"),
+        ("0.24.0", "qwen3next", "qwen2", "0.5.5"),
+        ("0.24.0", "qwen3next", "llama-bpe", "0.30.0"),
+        ("0.24.0", "qwen35", "qwen35", "0.30.0"),
         ("0.33.0", "qwen3", "llama-bpe", "0.30.0"),
         ("0.24.0", "gpt-oss", "gpt-4o", "0.5.13"),
         ("0.14.2", "lfm2", "smaug-bpe", "0.5.5"),
@@ -110,6 +113,20 @@ def test_which_release_cuts_texts_as_a_tokenizer(
 @pytest.mark.parametrize(("pre_tokenizer", "since"), [("deepseek-v3", "0.30.0"), ("deepseek-llm", "0.5.5")])
 def test_which_release_calculates_deepseek_as_llama_cpp(pre_tokenizer: str, since: str) -> None:
     assert str(capabilities_of("0.24.0").runs_right_from("deepseek2", pre_tokenizer)) == since
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "scaling", "since"),
+    [
+        ("0.24.0", "qwen3", "yarn", "0.30.0"),
+        ("0.24.0", "qwen3next", "yarn", "0.30.0"),
+        ("0.24.0", "qwen3next", "linear", "0.5.5"),
+        ("0.24.0", "qwen2", "yarn", "0.5.5"),
+        ("0.11.11", "qwen3", "yarn", "0.5.5"),
+    ],
+)
+def test_which_release_scales_positions_as_a_model(version: str, architecture: str, scaling: str, since: str) -> None:
+    assert str(capabilities_of(version).scales_from(architecture, scaling)) == since
 
 
 def test_the_newest_converts_all_that_is_listed_and_nothing_else() -> None:

@@ -22,7 +22,8 @@ from proxy.planning.conversion_plan import converts_here
 from proxy.planning.quantizations import is_made_here
 from proxy.pull import making
 from tests.conversions import converted, headers, kept, striped, weights_of
-from tests.gguf.tiny_repositories import REPOSITORIES, byte_pairs
+from tests.gguf.tiny_repositories import REPOSITORIES, YARN, byte_pairs
+from tests.gguf.writing import plan
 from tests.support import Client, digest_of, fetched, settings
 from tests.tiny_models import tiny_bert
 
@@ -47,6 +48,10 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     hub.add("acme/tiny", files)
     tag = kept(files).lower()
     lines = await client.pull(f"{NAME}:{tag}")
+    conversion = plan(files)
+    if CAPABLE.version < CAPABLE.cuts_from(conversion.architecture, conversion.pre_tokenizer):
+        assert f"does not cut texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
+        return
     assert lines[-1] == {"status": "success"}, lines[-1]
     expected = converted(files, quantization=tag.upper())
     assert ollama.blobs[digest_of(expected)] == len(expected)
@@ -240,6 +245,22 @@ async def test_an_ollama_that_cuts_texts_otherwise_gets_no_model(
         return
     assert lines[-1]["error"] == (
         "acme/tiny: Ollama 0.24.0 does not cut texts as this tokenizer does (smollm); update it to 0.30.0 or newer"
+    )
+    assert not fetched(hub)
+
+
+@pytest.mark.parametrize(("version", "taken"), [("0.24.0", False), ("0.30.0", True)])
+async def test_an_ollama_that_scales_positions_otherwise_gets_no_model(
+    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, taken: bool
+) -> None:
+    ollama.version, tiny = version, REPOSITORIES["qwen3"]
+    hub.add("acme/tiny", replace(tiny, change={**tiny.change, "rope_scaling": YARN}).files())
+    lines = await client.pull(f"{NAME}:bf16")
+    if taken:
+        assert lines[-1] == {"status": "success"}
+        return
+    assert lines[-1]["error"] == (
+        "acme/tiny: Ollama 0.24.0 does not scale positions as this model does (yarn); update it to 0.30.0 or newer"
     )
     assert not fetched(hub)
 

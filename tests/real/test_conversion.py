@@ -4,10 +4,13 @@ import orjson
 import pytest
 
 from proxy.app import App
+from proxy.config import ConvertedBy
 from proxy.demo.hub import StandInHub
 from proxy.gguf.families import FAMILIES
 from proxy.planning.capabilities import capabilities_of
+from proxy.planning.conversion_plan import converts_here
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.writing import plan
 from tests.real.test_pull import answers
 from tests.real_ollama import RealOllama
 from tests.support import Client
@@ -47,11 +50,13 @@ async def test_what_needs_no_quantizing_answers_too(
 async def test_every_family_is_quantized_and_answers(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str
 ) -> None:
-    architecture = FAMILIES[REPOSITORIES[name].architecture].architecture
-    if not capabilities_of(".".join(map(str, real_ollama.version))).runs(architecture):
-        pytest.skip(f"this Ollama does not run {architecture}")
-    if REPOSITORIES[name].part_of:
-        real_ollama.needs_no_converter()
+    architecture = REPOSITORIES[name].architecture
+    capabilities = capabilities_of(".".join(map(str, real_ollama.version)))
+    if not converts_here(ConvertedBy.AUTO, architecture, capabilities):
+        pytest.skip(f"this Ollama does not run {architecture}, or makes it whole by itself")
+    cut = plan(REPOSITORIES[name].files()).pre_tokenizer
+    if capabilities.version < capabilities.cuts_from(FAMILIES[architecture].architecture, cut):
+        pytest.skip(f"this Ollama does not cut texts by {cut}")
     # llama.cpp does other things with models that have phi3 in their names.
     repository = f"each-{name.replace('phi3', 'phi-mini')}"
     hub.add(f"acme/{repository}", REPOSITORIES[name].files())

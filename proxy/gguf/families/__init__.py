@@ -26,6 +26,7 @@ from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.openai import GPT_OSS
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
+from proxy.gguf.families.qwen_next import QWEN3_5, QWEN3_5_EYES, QWEN3_5_MOE, QWEN3_5_MOE_EYES, QWEN3_NEXT
 from proxy.gguf.families.rules import Family
 from proxy.gguf.families.various import EXAONE, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
 
@@ -91,6 +92,11 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3ForCausalLM": QWEN3,
     "Qwen3Model": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
+    "Qwen3NextForCausalLM": QWEN3_NEXT,
+    "Qwen3_5ForCausalLM": QWEN3_5,
+    "Qwen3_5ForConditionalGeneration": QWEN3_5_EYES,
+    "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
+    "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_EYES,
     "SeedOssForCausalLM": SEED_OSS,
     "SmolLM3ForCausalLM": SMOLLM3,
     "StableLmForCausalLM": STABLELM,

@@ -13,6 +13,16 @@ ANY_SILU: Mapping[str, tuple[object, ...]] = {"hidden_act": ("silu", "swish", No
 UNTIED: Mapping[str, tuple[object, ...]] = {"tie_word_embeddings": (False, None)}
 """For families that llama.cpp loads with an output of their own only."""
 
+PLAIN_YARN: Mapping[str, tuple[object, ...]] = {
+    "attention_factor": (None,),
+    "mscale": (None,),
+    "mscale_all_dim": (None,),
+    "beta_fast": (32, None),
+    "beta_slow": (1, None),
+    "truncate": (True, None),
+}
+"""What Ollama's llama.cpp takes yarn to be, whatever a GGUF says (v0.33)."""
+
 LAYER = "model.layers.{}."
 
 ENDS: Mapping[str, str] = {

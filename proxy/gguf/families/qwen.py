@@ -1,5 +1,7 @@
 """The Qwen models, and Seed-OSS, which is built like them. Pure."""
 
+from collections.abc import Mapping
+
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -40,10 +42,18 @@ QWEN3 = Family(
     renamed=BARE,
 )
 
-_MOE_SIZES = (
+MOE_SIZES = (
     count("expert_feed_forward_length", "moe_intermediate_size"),
     count("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
 )
+
+GATED_EXPERT: Mapping[str, str] = {
+    LAYER + "mlp.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
+    LAYER + "mlp.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
+    LAYER + "mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
+    LAYER + "mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
+}
+"""The one that every token goes through, by a gate of its own."""
 
 QWEN2_MOE = Family(
     "qwen2moe",
@@ -54,12 +64,9 @@ QWEN2_MOE = Family(
         **MLP,
         **ROUTED,
         **FUSED_EXPERTS,
-        LAYER + "mlp.shared_expert.gate_proj": "blk.{}.ffn_gate_shexp",
-        LAYER + "mlp.shared_expert.up_proj": "blk.{}.ffn_up_shexp",
-        LAYER + "mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
-        LAYER + "mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
+        **GATED_EXPERT,
     },
-    (*BASIC, *_MOE_SIZES),
+    (*BASIC, *MOE_SIZES),
     defaults={
         **QWEN2.defaults,
         "num_key_value_heads": 16,
@@ -75,7 +82,7 @@ QWEN3_MOE = Family(
     "qwen3moe",
     {**ENDS, **NORMS, **ATTENTION, **HEAD_NORMS, **MLP, **ROUTED, **FUSED_EXPERTS},
     # Ollama's own engine reads norm_top_k_prob, and takes it to be true where it is missing; llama.cpp always does.
-    (*BASIC, *_MOE_SIZES, flag("norm_top_k_prob", "norm_topk_prob", default=False)),
+    (*BASIC, *MOE_SIZES, flag("norm_top_k_prob", "norm_topk_prob", default=False)),
     defaults={
         **QWEN2.defaults,
         "num_key_value_heads": 4,

@@ -74,6 +74,17 @@ class Grouped:
 
 
 @dataclass(frozen=True, slots=True)
+class Gathered:
+    """Fused parts in `groups`: the first part of all groups, then the second of all, and so on.
+
+    They become several tensors, each with a name and its parts, of which the rows in one group are told.
+    """
+
+    groups: Size
+    tensors: tuple[tuple[str, tuple[Size, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Parted:
     """The same as three tensors, of which Q and K are turned too."""
 
@@ -154,6 +165,22 @@ class Padded:
     rows: Size
 
 
+@dataclass(frozen=True, slots=True)
+class Reordered:
+    """What `rule` makes of a tensor, with its `heads` in another order: the first of each group, the second of each, …
+
+    `size` is how many rows a head has, and `before` how many rows come before the heads. With `across` each row is
+    made of the heads, and `size` counts numbers.
+    """
+
+    rule: "Copy | Reshaped"
+    groups: Size
+    heads: Size
+    size: Size
+    before: Size = lambda _: 0
+    across: bool = False
+
+
 Rule = (
     Copy
     | Turned
@@ -171,6 +198,8 @@ Rule = (
     | Packed
     | Beside
     | Padded
+    | Gathered
+    | Reordered
 )
 
 
@@ -180,8 +209,10 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
     match rule:
         case Reshaped(name):
             yield name
-        case Split(parts) | Transposed(parts):
+        case Split(parts) | Transposed(parts) | Gathered(_, parts):
             yield from (name + end for name, _ in parts)
+        case Reordered(inner):
+            yield from made_by(key, inner)
         case Parted(query, key, value):
             yield from (query + end, key + end, value + end)
         case Absorbed(key, value):
@@ -272,7 +303,9 @@ class Family:
         text = fields.get("text_config")
         if not isinstance(text, dict):
             raise CannotConvert("config.json has no text_config")
-        return Config({**self.defaults, **fields, **text})
+        # transformers 5 goes by what stands outside, whatever the text says of itself.
+        tied = {key: value for key, value in {**self.defaults, **fields}.items() if key == "tie_word_embeddings"}
+        return Config({**self.defaults, **fields, **text, **tied})
 
     def name_of(self, tensor: str) -> str | None:
         """What a tensor of the weights would be called in a model of text alone; None for one that is left out."""
