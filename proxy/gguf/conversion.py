@@ -65,6 +65,8 @@ class Conversion:
     sources: tuple[TensorInfo, ...]
     """The tensors as they are without a quantization."""
     facts: ModelFacts
+    warnings: tuple[str, ...] = ()
+    """How what llama.cpp calculates differs from the authors' model."""
 
     @property
     def size(self) -> int:
@@ -137,6 +139,7 @@ def convert(
         placed,
         sources,
         facts,
+        tuple(filter(None, [family.told(settings)])),
     )
 
 

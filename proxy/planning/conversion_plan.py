@@ -117,6 +117,7 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         settings=modelfile.settings,
         warnings=(
             *_losses(str(material.config["architectures"][0])),
+            *conversion.warnings,
             *capabilities.warnings_of_cut(conversion.pre_tokenizer),
             *modelfile.warnings,
         ),

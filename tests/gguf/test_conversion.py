@@ -480,6 +480,27 @@ def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str,
     assert plan(files | {"config.json": dump(new)}).header == plan(files).header
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "told"),
+    [
+        ("mistral", {"sliding_window": 512}, "beyond 512 tokens"),
+        ("mistral", {"sliding_window": None}, None),
+        ("mistral", {"sliding_window": 2048}, None),
+        ("phi3", {"sliding_window": 512}, "beyond 512 tokens"),
+        ("starcoder2", {"sliding_window": 512}, "beyond 512 tokens"),
+        ("mixtral", {"sliding_window": 512}, "beyond 512 tokens"),
+        ("qwen2", {"sliding_window": 512}, None),
+        ("qwen3", {"sliding_window": 512, "use_sliding_window": True}, "beyond 512 tokens"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "truncate": False}}, "rounds where its yarn begins"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "truncate": True}}, None),
+    ],
+)
+def test_what_llama_cpp_calculates_otherwise_is_told(name: str, config: Mapping[str, Any], told: str | None) -> None:
+    warnings = changed(name, config).warnings
+    assert (told is None) == (warnings == ())
+    assert all(told in warning for warning in warnings if told)
+
+
 @pytest.mark.parametrize("name", ["Phi-3-tiny", "llama3-phi3", "a-phi-3.5"])
 def test_a_name_that_makes_llama_cpp_look_for_phi_3s_tokens_is_written_otherwise(name: str) -> None:
     header = read_header(plan(repository("llama"), name=name).header)

@@ -17,6 +17,7 @@ from proxy.gguf.families.parts import (
     head_dim,
     prefix_space,
     rope_frequencies,
+    window_ignored,
 )
 from proxy.gguf.families.rules import QKV, Family, Stacked
 from proxy.gguf.header import Field
@@ -60,12 +61,13 @@ MISTRAL = Family(
     LLAMA_TENSORS,
     LLAMA_KEYS,
     tokenizers=("sentencepiece", "bpe"),
-    defaults={**LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8},
+    defaults={**LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
     optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
+    told=window_ignored,
 )
 
 MIXTRAL = Family(
@@ -94,6 +96,7 @@ MIXTRAL = Family(
     optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
+    told=window_ignored,
 )
 
 ARCEE = Family(

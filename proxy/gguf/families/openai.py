@@ -32,6 +32,12 @@ def _by_experts(config: Config) -> Family:
     return replace(GPT_OSS, tensors={**GPT_OSS.tensors, **experts})
 
 
+def _rounded_ramp(config: Config) -> str | None:
+    if config.rope.get("truncate", True) is not False:
+        return None
+    return "llama.cpp rounds where its yarn begins and ends, as in every GGUF of this model: answers differ a little"
+
+
 GPT_OSS = Family(
     "gpt-oss",
     {
@@ -82,5 +88,6 @@ GPT_OSS = Family(
         **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
     },
     of=_by_experts,
+    told=_rounded_ramp,
     kept="mxfp4",
 )

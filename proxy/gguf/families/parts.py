@@ -164,6 +164,14 @@ def no_scaling(_: Config) -> Pairs:
     yield "rope.scaling.type", Field.string("none")
 
 
+def window_ignored(config: Config) -> str | None:
+    """For families of which llama.cpp has each token see all that came before, also beyond the authors' window."""
+    window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")
+    if not window or window >= context or not config.flag("use_sliding_window", default=True):
+        return None
+    return f"beyond {window} tokens it differs from its authors' model: llama.cpp has no window for this architecture"
+
+
 def no_window(config: Config) -> Pairs:
     """For families of which llama.cpp has each token see all that came before."""
     window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")

@@ -3,7 +3,7 @@
 import math
 
 from proxy.gguf.config import Config, finite
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED
+from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED, window_ignored
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
@@ -69,6 +69,7 @@ PHI3 = Family(
     made=lambda config: longrope_factors(config, _phi3_turned(config)),
     ropes=frozenset({"default", "longrope", "su"}),
     only=ANY_SILU,
+    told=window_ignored,
 )
 
 PHI2 = Family(

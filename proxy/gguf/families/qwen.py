@@ -14,6 +14,7 @@ from proxy.gguf.families.parts import (
     NORMS,
     ROUTED,
     UNTIED,
+    window_ignored,
 )
 from proxy.gguf.families.rules import QKV, Family
 from proxy.gguf.hyperparameters import BASIC, count, flag
@@ -27,10 +28,13 @@ QWEN2 = Family(
         "num_key_value_heads": 32,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "use_sliding_window": False,
     },
     optional_biases=QKV | {"output"},
     only=ANY_SILU,
     renamed=BARE,
+    told=window_ignored,
 )
 
 QWEN3 = Family(
@@ -40,6 +44,7 @@ QWEN3 = Family(
     defaults={**QWEN2.defaults, "head_dim": 128},
     only=ANY_SILU,
     renamed=BARE,
+    told=window_ignored,
 )
 
 MOE_SIZES = (
@@ -76,6 +81,7 @@ QWEN2_MOE = Family(
         "shared_expert_intermediate_size": 5632,
     },
     only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None)},
+    told=window_ignored,
 )
 
 QWEN3_MOE = Family(
@@ -91,6 +97,7 @@ QWEN3_MOE = Family(
         "moe_intermediate_size": 768,
     },
     only={**ANY_SILU, "norm_topk_prob": (True,)},
+    told=window_ignored,
 )
 
 SEED_OSS = Family(

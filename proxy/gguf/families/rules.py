@@ -289,6 +289,8 @@ class Family:
     """Which family it is by the config, where models of several have this name."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """How the names of tensors begin in some repositories, and what is there instead in the rules."""
+    told: Callable[[Config], str | None] = lambda _: None
+    """What a person should know where llama.cpp calculates not quite the authors' model."""
     embeds: bool = False
     """It makes vectors of texts, and answers nothing."""
     kept: str | None = None

@@ -12,6 +12,7 @@ from proxy.gguf.families.parts import (
     UNTIED,
     head_dim,
     rope_frequencies,
+    window_ignored,
 )
 from proxy.gguf.families.rules import QKV, Family, Parted, Raised, Stacked
 from proxy.gguf.header import Field
@@ -196,6 +197,7 @@ STARCODER2 = Family(
     },
     biases=frozenset({"output_norm", "attn_norm", "attn_output", "ffn_norm", "ffn_up", "ffn_down"}),
     only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+    told=window_ignored,
 )
 
 _EXAONE = "transformer.h.{}."
