@@ -460,17 +460,16 @@ def _absorbed(config: Config, place: _Place, key: str, value: str) -> list[Targe
 
 def _dealt(names: Sequence[str], place: _Place) -> list[Target]:
     shape, width, count = place.source.shape, WIDTHS[place.source.dtype], len(names)
-    *matrices, columns = shape
-    if len(shape) not in (MATRIX, _CUBE) or columns % count:
+    if len(shape) not in (MATRIX, _CUBE) or shape[-1] % count:
         raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} tensors")
-    columns //= count
     made = []
     for at, name in enumerate(names):
-        steps = [picked(width, count, at)] if count > 1 else []
         if len(shape) == _CUBE:
-            steps.append(transposed(shape[1], columns, width))
-        part = (shape[0], columns, *matrices[1:])
-        made.append(replace(_target(name, part, place, [place.piece()], steps), sources=count))
+            step = transposed(shape[1], shape[2], width, at, every=count)
+        else:
+            step = picked(width, count, at)
+        part = (shape[0], shape[-1] // count, *shape[1:-1])
+        made.append(replace(_target(name, part, place, [place.piece()], [step]), sources=count))
     return made
 
 

@@ -6,7 +6,7 @@ Blocks do not depend on each other, so that several threads can change the parts
 import math
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import mul
@@ -18,7 +18,8 @@ MXFP4_BYTES = 16
 """Those of the 32 numbers of a block, without their scale."""
 
 _Code = Literal["I", "H"]
-"""Of 4 and of 2 bytes."""
+_CODES: Mapping[int, _Code] = {4: "I", 2: "H"}
+"""Of arrays, by the bytes of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,17 @@ def interleaved(row: int, rows: int, parts: int = 2) -> Transform:
     return Transform(size, size, partial(_each_block, size, partial(_interleave, row, parts)))
 
 
-def transposed(rows: int, columns: int, width: int, first: int = 0, taken: int | None = None) -> Transform:
+def transposed(
+    rows: int, columns: int, width: int, first: int = 0, taken: int | None = None, every: int = 1
+) -> Transform:
     """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each transposed.
 
-    Of the columns only those from `first` on are taken, as many as `taken` says.
+    Of the columns only one of each `every` from `first` on is taken, out of as many as `taken` says.
     """
     size = rows * columns * width
-    code: _Code = "I" if width == WIDTHS["F32"] else "H"
-    kept = range(first, columns if taken is None else first + taken)
-    return Transform(
-        size, rows * len(kept) * width, partial(_each_block, size, partial(_transpose, columns, kept, code))
-    )
+    kept = range(first, columns if taken is None else first + taken, every)
+    change = partial(_transpose, columns, kept, _CODES[width])
+    return Transform(size, rows * len(kept) * width, partial(_each_block, size, change))
 
 
 def repeated(size: int, times: int) -> Transform:
@@ -136,10 +137,6 @@ def _pick(size: int, count: int, at: int, content: bytes) -> bytes:
     if code is not None:
         return array(code, content)[at::count].tobytes()
     return b"".join(content[start : start + size] for start in range(at * size, len(content), count * size))
-
-
-_CODES = {2: "H", 4: "I"}
-"""Of arrays, by the bytes of a number."""
 
 
 def _repack(groups: int, count: int, at: int, content: bytes) -> bytes:

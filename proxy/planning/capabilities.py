@@ -85,10 +85,10 @@ RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): L
 EMBEDS = ("bert", "qwen3")
 """What makes vectors before LLAMA_SERVER too; the runner of others dies at the first text (v0.24, tried with qwen2)."""
 OWN_ENGINE = Version(0, 12, 0)
-"""From here to LLAMA_SERVER these ran on an engine of Ollama's own, which takes yarn's factor
-out of the attention as well (v0.24: logarithms of probabilities are off by 0.1 to 0.2).
-"""
 RUN_AS_QWEN3 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
+"""From OWN_ENGINE to LLAMA_SERVER these ran on an engine of Ollama's own, which takes yarn's factor out of attention
+too (v0.24: logarithms of probabilities are off by 0.1 to 0.2).
+"""
 CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
     "gpt-oss": (Version(0, 11, 5), "gpt-4o"),
     "lfm2": (Version(0, 14, 3), "llama-bpe"),

@@ -15,7 +15,7 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
-from proxy.planning.capabilities import OF_TEXT_ALONE, RUNS, Capabilities
+from proxy.planning.capabilities import OF_TEXT_ALONE, OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
@@ -79,31 +79,8 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
             f"{repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
             f"{RUNS[conversion.architecture]} or newer does"
         )
-    since = capabilities.cuts_from(conversion.architecture, conversion.pre_tokenizer)
-    if capabilities.version < since:
-        raise Refusal(
-            f"{repository.id}: {capabilities.ollama} does not cut texts as this tokenizer does "
-            f"({conversion.pre_tokenizer}); update it to {since} or newer"
-        )
-    since = capabilities.scales_from(conversion.architecture, conversion.rope_scaling)
-    if capabilities.version < since:
-        raise Refusal(
-            f"{repository.id}: {capabilities.ollama} does not scale positions as this model does "
-            f"({conversion.rope_scaling}); update it to {since} or newer"
-        )
+    _check_release(material, conversion, capabilities)
     upload = _upload(material, conversion)
-    since = capabilities.embeds_from(conversion.architecture)
-    if material.pooling is not None and capabilities.version < since:
-        raise Refusal(
-            f"{repository.id}: {capabilities.ollama} makes no vectors with {material.config['architectures'][0]}; "
-            f"update it to {since} or newer"
-        )
-    since = capabilities.runs_right_from(conversion.architecture, conversion.pre_tokenizer)
-    if capabilities.version < since:
-        raise Refusal(
-            f"{repository.id}: {capabilities.ollama} calculates {material.config['architectures'][0]} wrongly; update "
-            f"it to {since} or newer"
-        )
     return Plan(
         name,
         repository,
@@ -125,6 +102,21 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         finished=Finished(conversion.architecture, conversion.parameters, wanted),
         offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities),
     )
+
+
+def _check_release(material: Material, conversion: Conversion, capabilities: Capabilities) -> None:
+    """Raises Refusal for a model that loads in this Ollama, and then is not what its authors made."""
+    architecture, cut, scaling = conversion.architecture, conversion.pre_tokenizer, conversion.rope_scaling
+    name = material.config["architectures"][0]
+    embeds = material.pooling is not None
+    for since, lack in (
+        (capabilities.cuts_from(architecture, cut), f"does not cut texts as this tokenizer does ({cut})"),
+        (capabilities.scales_from(architecture, scaling), f"does not scale positions as this model does ({scaling})"),
+        (capabilities.embeds_from(architecture) if embeds else OLDEST, f"makes no vectors with {name}"),
+        (capabilities.runs_right_from(architecture, cut), f"calculates {name} wrongly"),
+    ):
+        if capabilities.version < since:
+            raise Refusal(f"{material.repository.id}: {capabilities.ollama} {lack}; update it to {since} or newer")
 
 
 def _losses(architecture: str) -> tuple[str, ...]:

@@ -59,8 +59,7 @@ def pooling_of(repository: str, contents: Mapping[str, bytes], *, embeds: bool) 
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise NotConvertible(f"{repository}/{MODULES} has a module {kind}, which no GGUF of this architecture has")
     path = f"{pooling}/config.json"
-    (mode,) = _modes(f"{repository}/{path}", path, contents, _POOLINGS)
-    return _POOLINGS[mode]
+    return _POOLINGS[_mode(f"{repository}/{path}", path, contents, _POOLINGS)]
 
 
 _POOLINGS = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
@@ -109,7 +108,7 @@ def _classic_modules(content: bytes, found: TokenizerFiles) -> None:
     found.repairs.append(f"{MODULES}: types written as before sentence-transformers 5.4, as Ollama reads them")
 
 
-def _modes(where: str, path: str, contents: Mapping[str, bytes], known: Iterable[str]) -> set[str]:
+def _mode(where: str, path: str, contents: Mapping[str, bytes], known: Iterable[str]) -> str:
     """The one way of pooling, which older files say by flags and newer ones by name."""
     if path not in contents:
         raise Refusal(f"{where} is missing, which says how the embeddings are pooled; the upload is incomplete")
@@ -122,11 +121,11 @@ def _modes(where: str, path: str, contents: Mapping[str, bytes], known: Iterable
         raise NotConvertible(
             f"{where} pools by {' and '.join(sorted(modes)) or 'nothing'}; Ollama knows {' and '.join(known)}"
         )
-    return modes
+    return modes.pop()
 
 
 def _check_pooling(where: str, path: str, contents: Mapping[str, bytes], found: TokenizerFiles) -> None:
-    (mode,) = _modes(where, path, contents, ("mean", "cls"))
+    mode = _mode(where, path, contents, ("mean", "cls"))
     pooling = json_object(where, contents[path])
     if pooling.get("pooling_mode") is not None:
         pooling |= {"pooling_mode_mean_tokens": mode == "mean", "pooling_mode_cls_token": mode == "cls"}

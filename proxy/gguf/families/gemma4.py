@@ -204,7 +204,4 @@ GEMMA4 = Family(
     absent=_absent,
 )
 
-GEMMA4_SENSES = replace(
-    GEMMA4,
-    text=SENSES,
-)
+GEMMA4_SENSES = replace(GEMMA4, text=SENSES)

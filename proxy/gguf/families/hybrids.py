@@ -6,7 +6,18 @@ from dataclasses import replace
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
 from proxy.gguf.families.llama import LLAMA_BIASES
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, LAYER, UNTIED, experts, flat, half_of, head_dim, same_shape
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    LAYER,
+    UNTIED,
+    experts,
+    flat,
+    half_of,
+    head_dim,
+    known_kinds,
+    same_shape,
+)
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
@@ -105,14 +116,8 @@ _DENSE_MLP: Mapping[str, Rule | str] = {
 
 
 def _attends(config: Config) -> list[bool]:
-    """Layer by layer, whether it has attention in the place of a state space."""
-    kinds = config.find("layer_types")
-    if (
-        not isinstance(kinds, list)
-        or len(kinds) != config.blocks
-        or not all(isinstance(kind, str) and kind in _ATTENDS for kind in kinds)
-    ):
-        raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
+    """Layer by layer, whether it has attention instead of a state space."""
+    kinds = known_kinds(config, config.find("layer_types"), _ATTENDS)
     return [_ATTENDS[kind] for kind in kinds]
 
 

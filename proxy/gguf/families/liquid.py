@@ -1,11 +1,11 @@
-"""Liquid's LFM2, in most of whose layers a short convolution stands in the place of attention. Pure."""
+"""Liquid's LFM2: most of its layers have a short convolution instead of attention. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.parts import ATTENTION, LAYER, experts, flat, half_of
+from proxy.gguf.families.parts import ATTENTION, LAYER, experts, flat, half_of, known_kinds
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Split, Stacked
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count
@@ -36,9 +36,7 @@ def _layers(config: Config) -> Pairs:
     kinds, attending = config.find("layer_types"), config.find("full_attn_idxs")
     if kinds is None and isinstance(attending, list):
         kinds = [_ATTENDS if layer in attending else _CONVOLUTION for layer in range(config.blocks)]
-    known = isinstance(kinds, list) and all(kind in (_ATTENDS, _CONVOLUTION) for kind in kinds)
-    if not known or len(kinds) != config.blocks:
-        raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
+    kinds = known_kinds(config, kinds, (_ATTENDS, _CONVOLUTION))
     heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
     yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
     kernel = config.positive("conv_L_cache")

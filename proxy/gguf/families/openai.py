@@ -83,7 +83,7 @@ GPT_OSS = Family(
         # Ollama's engine before 0.30 reads none of these.
         "beta_fast": (32.0, None),
         "beta_slow": (1.0, None),
-        # llama.cpp multiplies with them what transformers puts them in the place of.
+        # llama.cpp multiplies its own factor by these, and transformers takes these instead.
         **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor"), (None,)),
         **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
     },

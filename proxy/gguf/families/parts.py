@@ -1,6 +1,6 @@
 """Names of tensors and ways to write keys that many families share. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from proxy.gguf.config import CannotConvert, Config, finite
 from proxy.gguf.families.rules import Rule, Size, Split, Stacked, TextPart, Turned
@@ -166,21 +166,27 @@ def no_scaling(_: Config) -> Pairs:
 
 def window_ignored(config: Config) -> str | None:
     """For families of which llama.cpp has each token see all that came before, also beyond the authors' window."""
-    window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")
-    if not window or window >= context or not config.flag("use_sliding_window", default=True):
+    window = _window_within(config)
+    if not window or not config.flag("use_sliding_window", default=True):
         return None
     return f"beyond {window} tokens it differs from its authors' model: llama.cpp has no window for this architecture"
 
 
 def no_window(config: Config) -> Pairs:
     """For families of which llama.cpp has each token see all that came before."""
-    window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")
-    if window is not None and window < context:
+    window = _window_within(config)
+    if window is not None:
         raise CannotConvert(
-            f"config.json has sliding_window = {window} in a context of {context}, and llama.cpp has no window for "
-            "this architecture"
+            f"config.json has sliding_window = {window} in a context of {config.find('max_position_embeddings')}, and "
+            "llama.cpp has no window for this architecture"
         )
     yield from ()
+
+
+def _window_within(config: Config) -> int | None:
+    """A window that is smaller than the context; None for one that changes nothing."""
+    window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")
+    return window if window is not None and window < context else None
 
 
 def two_ropes(config: Config) -> Pairs:
@@ -197,13 +203,18 @@ def two_ropes(config: Config) -> Pairs:
 
 def sliding(config: Config) -> list[bool]:
     """Layer by layer, whether it sees a window only, by `layer_types`, or by the place in a pattern."""
-    kinds, blocks = config.find("layer_types"), config.blocks
+    kinds = config.find("layer_types")
     if kinds is None:
         every = config.positive("sliding_window_pattern")
-        return [bool((at + 1) % every) for at in range(blocks)]
-    if isinstance(kinds, list) and len(kinds) == blocks and set(map(str, kinds)) <= _LAYER_TYPES:
-        return [kind == "sliding_attention" for kind in kinds]
-    raise CannotConvert(f"config.json has no layer_types for {blocks} layers")
+        return [bool((at + 1) % every) for at in range(config.blocks)]
+    return [kind == "sliding_attention" for kind in known_kinds(config, kinds, _LAYER_TYPES)]
+
+
+def known_kinds(config: Config, kinds: object, known: Collection[str]) -> list[str]:
+    """`kinds` of layers, one of `known` for each layer. Raises CannotConvert for anything else."""
+    if isinstance(kinds, list) and len(kinds) == config.blocks and set(map(str, kinds)) <= set(known):
+        return kinds
+    raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
 
 
 def sliding_layers(config: Config) -> Pairs:
