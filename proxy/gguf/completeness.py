@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Family, made_by
-from proxy.gguf.tensors import BLOCK, TensorName
+from proxy.gguf.tensors import BLOCK, TensorName, shown
 
 _LAYER = f"{BLOCK}{{}}."
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"})
@@ -32,6 +32,7 @@ def check_complete(family: Family, config: Config, names: Iterable[str]) -> None
         if named.end == "bias" and named.stem not in biases and rest not in by_rule:
             raise CannotConvert(f"the weights have {name}, which llama.cpp does not load for this architecture")
         (others if block is None else blocks[block]).add(rest)
+    _check_flags(family, config, set().union(*blocks.values()))
     of_all, of_each = _needed(family, of_none), _needed(family, of_layer)
     if config.tied:
         of_all -= {"output.weight"}
@@ -43,6 +44,19 @@ def check_complete(family: Family, config: Config, names: Iterable[str]) -> None
     if missing := of_all - others:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
     _check_layers(of_each, blocks)
+
+
+def _check_flags(family: Family, config: Config, found: AbstractSet[str]) -> None:
+    """Tensors that a key of config.json leaves out, which transformers then ignores, and those that it demands."""
+    for key, names in family.flags.items():
+        has = config.find(key) is not None and config.flag(key, default=False)
+        if not has and (ignored := names & found):
+            raise CannotConvert(
+                f"the weights have {min(ignored)} in a layer, which transformers leaves out: config.json has "
+                f"{key} = {shown(config.find(key))}"
+            )
+        if has and (missing := {name for name in names - found if not name.endswith(".bias")}):
+            raise CannotConvert(f"the weights have no {min(missing)} in any layer, and config.json has {key} = True")
 
 
 def _check_told(absent: Mapping[str, bool], needed: AbstractSet[str], found: AbstractSet[str], where: str) -> None:

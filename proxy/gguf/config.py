@@ -1,7 +1,7 @@
 """A model's config.json, read key by key: what is missing, odd or unknown is refused by its name. Pure."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.gguf.tensors import GgufError, shown
@@ -10,8 +10,36 @@ MOST_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS; a hostile config could claim billions."""
 
 
+ROPE, LOCAL_ROPE = "rope_parameters.", "rope_parameters.sliding_attention."
+"""How a key of a rope begins among those that were asked for."""
+
+
 class CannotConvert(GgufError):
     """A repository of which no GGUF can be made; the text names the key, tensor or pre-tokenizer that is unknown."""
+
+
+class Rope(Mapping[str, Any]):
+    """The parameters of a rope, which add to `asked` each key that they are asked for, after `begin`."""
+
+    def __init__(self, fields: Mapping[str, Any], asked: set[str], begin: str) -> None:
+        self.fields = fields
+        self._asked = asked
+        self._begin = begin
+
+    def __getitem__(self, key: str) -> Any:
+        self._asked.add(self._begin + key)
+        return self.fields[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.fields)
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def __eq__(self, other: object) -> bool:
+        return self.fields == (other.fields if isinstance(other, Rope) else other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +47,14 @@ class Config:
     """`fields` are config.json's over the family's defaults; a key that is null counts as there, but has no value."""
 
     fields: Mapping[str, Any]
+    asked: set[str] = field(default_factory=set, compare=False)
+    """The keys that were asked for so far, those of its ropes after ROPE and LOCAL_ROPE."""
 
     def find(self, *keys: str) -> Any:
         """The value of the first of the keys that is there; None where none is, or where it is null."""
-        return next((self.fields[key] for key in keys if key in self.fields), None)
+        self.asked.update(keys)
+        there = [key for key in keys if key in self.fields]
+        return self.fields[there[0]] if there else None
 
     def count(self, *keys: str) -> int:
         value = self.optional_count(*keys)
@@ -53,7 +85,8 @@ class Config:
         return None if value is None else finite(f"config.json has {keys[0]}", value)
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.fields.get(key, default)
+        self.asked.add(key)
+        value = self.find(key) if key in self.fields else default
         if type(value) is not bool:
             raise CannotConvert(f"config.json has {key} = {shown(value)}, which is neither true nor false")
         return value
@@ -88,32 +121,40 @@ class Config:
         return self.flag("tie_word_embeddings", default=False)
 
     @property
-    def rope(self) -> Mapping[str, Any]:
+    def rope(self) -> Rope:
         """The rope's parameters under one roof: newer configs have `rope_parameters`, older ones two or three keys."""
-        given = self.find("rope_parameters", "rope_scaling") or {}
+        given = self._rope
         if not isinstance(given, dict):
             raise CannotConvert(f"config.json has rope_scaling = {shown(given)}")
-        if _KINDS & given.keys():
-            return _rope_of(given, "full_attention")
-        rope = dict(given)
+        rope = dict(_rope_of(given, "full_attention") if _KINDS & given.keys() else given)
         if rope.get("rope_type") is None and rope.get("type") is not None:
             rope["rope_type"] = rope["type"]
         for key, names in _ROPE_KEYS.items():
             value = self.find(*names)
             if key not in rope and value is not None:
                 rope[key] = value
-        return rope
+        if rope.get("rope_type") in _OF_A_CONTEXT:
+            rope.setdefault("original_max_position_embeddings", self.find("max_position_embeddings"))
+        return Rope(rope, self.asked, ROPE)
 
     @property
-    def local_rope(self) -> Mapping[str, Any]:
+    def _rope(self) -> Any:
+        """As transformers 5 has it: what older files have goes before."""
+        older, newer = self.find("rope_scaling"), self.find("rope_parameters")
+        return older or newer or {}
+
+    @property
+    def local_rope(self) -> Rope:
         """That of the layers that see a window only, where config.json has one for each kind of layer."""
-        given = self.find("rope_parameters", "rope_scaling")
+        given = self._rope
         is_told = isinstance(given, dict) and given.get("sliding_attention") is not None
-        return _rope_of(given, "sliding_attention") if is_told else {}
+        return Rope(_rope_of(given, "sliding_attention") if is_told else {}, self.asked, LOCAL_ROPE)
 
 
 _KINDS = {"full_attention", "sliding_attention"}
 _LARGEST = 3e38
+_OF_A_CONTEXT = ("yarn", "longrope", "llama3")
+"""Kinds of rope for which transformers takes `max_position_embeddings` where the original ones are not told."""
 _ROPE_KEYS: Mapping[str, Sequence[str]] = {
     "rope_theta": ("global_rope_theta", "rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from proxy.gguf.accounting import check_accounted
 from proxy.gguf.casting import cast
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.description import describe
@@ -122,6 +123,7 @@ def convert(
     tokenizer = TokenizerFiles.read(files)
     metadata = _metadata(family, settings, tokenizer, description, sources, FILE_TYPES[file_type].number)
     check_loadable(family.architecture, metadata, sources)
+    warnings = [*filter(None, [family.told(settings)]), *check_accounted(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
@@ -139,7 +141,7 @@ def convert(
         placed,
         sources,
         facts,
-        tuple(filter(None, [family.told(settings)])),
+        tuple(warnings),
     )
 
 
@@ -196,7 +198,8 @@ def _check_settings(family: Family, config: Config) -> None:
     kind = config.rope.get("rope_type", "default")
     if kind is not None and (not isinstance(kind, str) or kind not in family.ropes):
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
-    quantized = config.find("quantization_config")
+    # The second is MLX's.
+    quantized = config.find("quantization_config") or config.find("quantization")
     if quantized and (family.kept is None or not _is_of(quantized, family.kept)):
         raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
     if config.find("is_causal") is False and not family.embeds:
@@ -214,10 +217,21 @@ def _check_settings(family: Family, config: Config) -> None:
         )
 
 
+_RAMP = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+"""What llama.cpp takes for these keys of a yarn, whatever the file says (b10488)."""
+
+
 def _check_yarn(family: Family, config: Config) -> None:
     """Its factor for attention is transformers' (modeling_rope_utils.py) and llama.cpp's (llama-context.cpp) own."""
     rope = Config(config.rope)
-    if family.own_yarn or rope.find("rope_type") != "yarn":
+    if rope.find("rope_type") != "yarn":
+        return
+    for key in _RAMP.keys() - family.yarn_keys:
+        if rope.find(key) not in (_RAMP[key], None):
+            raise CannotConvert(
+                f"config.json has a yarn with {key} = {shown(rope.find(key))}, which llama.cpp takes for {_RAMP[key]}"
+            )
+    if family.own_yarn:
         return
     factor, shares = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
     usual, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))

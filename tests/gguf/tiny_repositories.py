@@ -1642,8 +1642,8 @@ REPOSITORIES: dict[str, Tiny] = {
         "exaone4",
         _exaone4,
         change={
-            "sliding_window": 1024,
-            "layer_types": ["sliding_attention", "full_attention"],
+            "sliding_window": None,
+            "layer_types": ["full_attention"] * 2,
             "rope_scaling": {**LLAMA3_ROPE, "factor": 16.0},
             "rope_theta": 1e6,
         },

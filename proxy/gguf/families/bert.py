@@ -44,6 +44,8 @@ BERT = Family(
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
     },
+    # There is no output.
+    harmless=frozenset({"tie_word_embeddings"}),
     ropes=frozenset({"default"}),
     renamed={"bert.": "", "roberta.": ""},
     skipped=("pooler.", "embeddings.position_ids", "cls.", "lm_head."),

@@ -6,6 +6,7 @@ from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    ATTENTION_BIAS,
     ENDS,
     HEAD_NORMS,
     LAYER,
@@ -52,11 +53,12 @@ COHERE = Family(
     defaults={
         "max_position_embeddings": 8192,
         "layer_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
+        "rope_theta": 500000.0,
         "tie_word_embeddings": True,
         "logit_scale": 0.0625,
     },
     ropes=frozenset({"default"}),
+    flags=ATTENTION_BIAS,
     only=ANY_SILU,
 )
 
@@ -72,7 +74,8 @@ COHERE2 = Family(
         no_scaling,
         windows(4),
     ),
-    defaults={**COHERE.defaults, "sliding_window": 4096, "partial_rotary_factor": 1.0},
+    defaults={**COHERE.defaults, "rope_theta": 10000.0, "sliding_window": 4096, "partial_rotary_factor": 1.0},
     ropes=frozenset({"default"}),
+    flags=ATTENTION_BIAS,
     only=ANY_SILU,
 )

@@ -5,7 +5,17 @@ from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.llama import LLAMA_TENSORS
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, MLP, NORMS, ROUTED, SHARED_EXPERTS, no_scaling
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION_BIAS,
+    ENDS,
+    LAYER,
+    MLP,
+    NORMS,
+    ROUTED,
+    SHARED_EXPERTS,
+    no_scaling,
+)
 from proxy.gguf.families.rules import Absorbed, Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
@@ -25,6 +35,8 @@ DEEPSEEK = Family(
     ),
     tokenizers=("sentencepiece", "bpe"),
     ropes=frozenset({"default"}),
+    flags=ATTENTION_BIAS,
+    in_transformers=False,
     only={**ANY_SILU, "norm_topk_prob": (False, None), "moe_layer_freq": (1, None), "scoring_func": ("softmax", None)},
 )
 
@@ -112,11 +124,14 @@ DEEPSEEK2 = Family(
     only={
         **ANY_SILU,
         "attention_bias": (False, None),
+        "mlp_bias": (False, None),
         "moe_layer_freq": (1, None),
         "rope_interleave": (True, None),
         "attention_factor": (None,),
         "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
     },
+    # The sum of two others.
+    harmless=frozenset({"qk_head_dim"}),
     own_yarn=True,
     extra_layers=True,
     optional=frozenset({"exp_probs_b"}),

@@ -131,6 +131,8 @@ GEMMA3N = Family(
         "altup_correct_scale": (True,),
         "laurel_rank": (64,),
     },
+    # The weights show it.
+    harmless=frozenset({"vocab_size_per_layer_input"}),
     vocabulary=GEMMA3.vocabulary,
     optional_biases=frozenset(),
     local_rope=True,

@@ -197,6 +197,8 @@ GEMMA4 = Family(
         # What is seen looks both ways, texts do not.
         "use_bidirectional_attention": ("vision", None),
     },
+    # The weights show it.
+    harmless=frozenset({"vocab_size_per_layer_input"}),
     vocabulary=_vocabulary,
     optional=frozenset({"layer_output_scale"}),
     optional_biases=frozenset(),

@@ -4,7 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.gguf.families.llama import LLAMA_BIASES, LLAMA_DEFAULTS, LLAMA_TENSORS, llama_vocabulary
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, LLAMA_ROPES, NORMS, TURNED, half_of, rope_frequencies
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION_BIAS,
+    BOTH_BIASES,
+    ENDS,
+    LAYER,
+    LLAMA_ROPES,
+    NORMS,
+    TURNED,
+    half_of,
+    rope_frequencies,
+)
 from proxy.gguf.families.rules import SHARED_MATRICES, Family, Rule, Split
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, count, nonzero, number, rope_dimensions
 
@@ -32,6 +43,7 @@ GRANITE = Family(
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
     optional_biases=LLAMA_BIASES,
+    flags=BOTH_BIASES,
     only={**ANY_SILU, "head_dim": (None,)},
     vocabulary=llama_vocabulary,
 )
@@ -67,6 +79,7 @@ GRANITE_MOE = Family(
     ropes=LLAMA_ROPES,
     optional=SHARED_MATRICES,
     optional_biases=LLAMA_BIASES,
+    flags=ATTENTION_BIAS,
     only={**ANY_SILU, "head_dim": (None,)},
     vocabulary=llama_vocabulary,
 )

@@ -38,7 +38,7 @@ GPT_NEOX = Family(
     defaults={"max_position_embeddings": 2048, "rotary_pct": 0.25, "layer_norm_eps": 1e-5},
     ropes=frozenset({"default"}),
     biases=frozenset({"output_norm", "attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"}),
-    only={**UNTIED, "hidden_act": ("gelu", None), "rope_theta": (10000, None)},
+    only={**UNTIED, "attention_bias": (True, None), "hidden_act": ("gelu", None), "rope_theta": (10000, None)},
 )
 
 _FALCON = "transformer.h.{}."
@@ -85,7 +85,11 @@ FALCON = Family(
         "alibi": (False, None),
         "rope_theta": (10000, None),
         "bias": (False, None),
+        "activation": ("gelu", None),
+        "parallel_attn": (True, None),
     },
+    # What the weights show, what only the old architecture reads, and a context that nothing is made for.
+    harmless=frozenset({"ffn_hidden_size", "num_ln_in_parallel_attn", "multi_query", "max_position_embeddings"}),
 )
 
 _BLOOM: Mapping[str, Rule | str] = {

@@ -1,5 +1,7 @@
 """Tencent's dense HunYuan models. Pure."""
 
+from dataclasses import replace
+
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS
 from proxy.gguf.families.rules import Family
@@ -14,7 +16,7 @@ _CONTEXT = 262144
 
 def _basic(config: Config) -> Pairs:
     """Some configs count one expert, which is none."""
-    dense = Config({key: value for key, value in config.fields.items() if key != "num_experts"})
+    dense = replace(config, fields={key: value for key, value in config.fields.items() if key != "num_experts"})
     for write in BASIC:
         yield from write(dense)
 
@@ -58,6 +60,7 @@ HUNYUAN = Family(
     (_basic, _rope),
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     ropes=frozenset({"default", "dynamic"}),
+    optional_biases=frozenset(),
     only={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
     vocabulary=_ends,
 )

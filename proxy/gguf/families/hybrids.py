@@ -9,6 +9,7 @@ from proxy.gguf.families.llama import LLAMA_BIASES
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    BOTH_BIASES,
     LAYER,
     UNTIED,
     experts,
@@ -17,6 +18,7 @@ from proxy.gguf.families.parts import (
     head_dim,
     known_kinds,
     same_shape,
+    steps_of_any_length,
 )
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
 from proxy.gguf.header import Field, Kind
@@ -100,7 +102,14 @@ MAMBA = Family(
     },
     biases=frozenset({"ssm_dt"}),
     optional_biases=frozenset(),
-    only={"hidden_act": ("silu", None)},
+    only={
+        "hidden_act": ("silu", None),
+        "use_bias": (False, None),
+        "use_conv_bias": (True, None),
+        "mixer_rms_eps": (1e-6, None),
+    },
+    # By how much intermediate_size is more than hidden_size.
+    harmless=frozenset({"expand"}),
 )
 
 
@@ -117,7 +126,7 @@ _DENSE_MLP: Mapping[str, Rule | str] = {
 
 def _attends(config: Config) -> list[bool]:
     """Layer by layer, whether it has attention instead of a state space."""
-    kinds = known_kinds(config, config.find("layer_types"), _ATTENDS)
+    kinds = known_kinds(config, config.find("layer_types", "layers_block_type"), _ATTENDS)
     return [_ATTENDS[kind] for kind in kinds]
 
 
@@ -149,7 +158,14 @@ def _granite(config: Config) -> Family:
 
 
 _POSITIONS = "position_embedding_type"
-_ONLY = {**GRANITE_MOE.only, "mamba_expand": (2,), "attention_bias": (False, None), "mamba_proj_bias": (False, None)}
+_ONLY = {
+    **GRANITE_MOE.only,
+    "mamba_expand": (2,),
+    "attention_bias": (False, None),
+    "mamba_proj_bias": (False, None),
+    "mamba_conv_bias": (True, None),
+    "normalization_function": ("rmsnorm", None),
+}
 
 GRANITE_HYBRID = Family(
     "granitehybrid",
@@ -158,6 +174,7 @@ GRANITE_HYBRID = Family(
         *GRANITE_KEYS,
         count("expert_shared_feed_forward_length", "shared_intermediate_size"),
         _granite_mixer,
+        steps_of_any_length,
     ),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
@@ -173,6 +190,8 @@ GRANITE_HYBRID = Family(
     optional=GRANITE_MOE.optional,
     optional_biases=GRANITE_MOE.optional_biases,
     ropes=GRANITE_MOE.ropes,
+    # As wide as the heads' number makes it.
+    harmless=frozenset({"mamba_d_head"}),
     only=_ONLY | {_POSITIONS: ("nope", None)},
     of=_granite,
 )
@@ -244,12 +263,13 @@ FALCON_H1 = Family(
         number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
         VOCABULARY_SIZE,
         rope_base,
+        steps_of_any_length,
     ),
     defaults={
         "max_position_embeddings": 8192,
         "num_key_value_heads": 8,
         "rms_norm_eps": 1e-5,
-        "rope_theta": 100000.0,
+        "rope_theta": 10000.0,
         "mamba_d_ssm": 1024,
         "mamba_n_heads": 128,
         "mamba_n_groups": 1,
@@ -268,8 +288,17 @@ FALCON_H1 = Family(
     ropes=frozenset({"default"}),
     optional=frozenset({"ssm_norm"}),
     optional_biases=LLAMA_BIASES,
+    flags=BOTH_BIASES,
+    # What mamba_d_ssm and the heads' number say, and that every layer has both.
+    harmless=frozenset({"mamba_d_head", "mamba_expand", "layer_types", "layers_block_type", "mamba_use_mlp"}),
     # The embeddings and the output have factors of their own.
-    only={**ANY_SILU, **UNTIED, "projectors_bias": (False, None), "mamba_proj_bias": (False, None)},
+    only={
+        **ANY_SILU,
+        **UNTIED,
+        "projectors_bias": (False, None),
+        "mamba_proj_bias": (False, None),
+        "mamba_conv_bias": (True, None),
+    },
     of=_falcon_h1,
 )
 
@@ -335,5 +364,16 @@ JAMBA = Family(
         "mamba_dt_rank": "auto",
     },
     biases=frozenset({"ssm_dt"}),
-    only={**ANY_SILU, "mamba_expand": (2,), "mamba_proj_bias": (False, None), "sliding_window": (None,)},
+    only={
+        **ANY_SILU,
+        "mamba_expand": (2,),
+        "mamba_proj_bias": (False, None),
+        "mamba_conv_bias": (True, None),
+        "sliding_window": (None,),
+    },
+    # Which layers have experts, and how Mamba is normed, the weights show; nothing turns.
+    harmless=frozenset(
+        {*("expert_layer_offset", "expert_layer_period", "mamba_inner_layernorms"), *("rope_theta", "rope_parameters")}
+    ),
+    optional_biases=frozenset(),
 )

@@ -7,12 +7,16 @@ from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    ATTENTION_BIAS,
+    BOTH_BIASES,
     ENDS,
     LAYER,
     LLAMA_ROPES,
     MLP,
+    MLP_BIAS,
     NORMS,
     TURNED,
+    all_see_all,
     experts,
     head_dim,
     prefix_space,
@@ -22,6 +26,7 @@ from proxy.gguf.families.parts import (
 from proxy.gguf.families.rules import QKV, Family, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, longrope_factors, rope_dimensions
+from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 LLAMA_TENSORS = {**ENDS, **NORMS, **TURNED, **MLP}
@@ -52,6 +57,7 @@ LLAMA = Family(
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
     optional_biases=LLAMA_BIASES,
+    flags=BOTH_BIASES,
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
 )
@@ -64,7 +70,7 @@ MISTRAL = Family(
     defaults={**LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
-    optional_biases=LLAMA_BIASES,
+    optional_biases=frozenset(),
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
     told=window_ignored,
@@ -93,7 +99,7 @@ MIXTRAL = Family(
     },
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
-    optional_biases=LLAMA_BIASES,
+    optional_biases=frozenset(),
     only=ANY_SILU,
     vocabulary=llama_vocabulary,
     told=window_ignored,
@@ -113,6 +119,7 @@ ARCEE = Family(
     defaults={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    flags=BOTH_BIASES,
     only={"hidden_act": ("relu2", None)},
     vocabulary=llama_vocabulary,
 )
@@ -131,7 +138,7 @@ def _layers_without_rope(config: Config) -> Pairs:
 SMOLLM3 = Family(
     "smollm3",
     LLAMA_TENSORS,
-    (*LLAMA_KEYS, _layers_without_rope),
+    (*LLAMA_KEYS, _layers_without_rope, all_see_all),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 32768,
@@ -142,6 +149,9 @@ SMOLLM3 = Family(
     },
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    flags=BOTH_BIASES,
+    # No layer has a window.
+    harmless=frozenset({"sliding_window", "max_window_layers"}),
     only={**ANY_SILU, "no_rope_layer_interval": (_ROPES_EVERY, None), "use_sliding_window": (False, None)},
     vocabulary=llama_vocabulary,
 )
@@ -159,6 +169,7 @@ ERNIE4_5 = Family(
         "tie_word_embeddings": True,
     },
     optional_biases=QKV | {"attn_output"},
+    flags={"use_bias": ATTENTION_BIAS["attention_bias"] | MLP_BIAS["mlp_bias"]},
     only=ANY_SILU,
     vocabulary=prefix_space,
 )
@@ -170,6 +181,16 @@ def _minicpm_scales(config: Config) -> Pairs:
     yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
 
 
+def _sparse_beyond(config: Config) -> str | None:
+    sparse = config.find("sparse_config")
+    if not sparse:
+        return None
+    length = Config(sparse).optional_count("dense_len") if isinstance(sparse, dict) else None
+    if not length:
+        raise CannotConvert(f"config.json has sparse_config = {shown(sparse)}, and llama.cpp attends to all tokens")
+    return f"beyond {length} tokens it differs from its authors' model: llama.cpp attends to all tokens"
+
+
 MINICPM = Family(
     "minicpm",
     LLAMA_TENSORS,
@@ -179,5 +200,10 @@ MINICPM = Family(
     made=lambda config: longrope_factors(config, config.hidden // config.heads),
     ropes=frozenset({"default", "linear", "dynamic", "longrope", "su"}),
     optional_biases=LLAMA_BIASES,
+    flags=ATTENTION_BIAS,
     only=ANY_SILU,
+    # Of models that guess ahead.
+    harmless=frozenset({"mup_denominator"}),
+    told=_sparse_beyond,
+    in_transformers=False,
 )

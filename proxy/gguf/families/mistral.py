@@ -47,6 +47,7 @@ MINISTRAL3 = Family(
     vocabulary=MISTRAL.vocabulary,
     keeps_output=True,
     own_yarn=True,
+    yarn_keys=frozenset({"beta_fast", "beta_slow"}),
 )
 
 _SMALL = replace(

@@ -1,6 +1,6 @@
 """Mixtures of experts that are built like no dense family here: GLM-4 MoE, ERNIE 4.5 MoE, Ling 2. Pure."""
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.llama import ERNIE4_5
 from proxy.gguf.families.parts import (
     ANY_SILU,
@@ -28,6 +28,7 @@ from proxy.gguf.hyperparameters import (
     number,
     partial_head_dimensions,
 )
+from proxy.gguf.tensors import shown
 
 GLM4_MOE = Family(
     "glm4moe",
@@ -71,6 +72,7 @@ GLM4_MOE = Family(
     },
     biases=QKV,
     only={**ANY_SILU, "attention_bias": (True,)},
+    flags={"use_qk_norm": frozenset({"attn_q_norm.weight", "attn_k_norm.weight"})},
     specials={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},
     optional=SHARED_MATRICES | {"attn_q_norm", "attn_k_norm"},
     # llama.cpp's converter keeps the layer for predicting more tokens, which nothing here runs.
@@ -83,6 +85,16 @@ def _shared_size(config: Config) -> Pairs:
     yield "expert_shared_count", Field.uint32(shared)
     if shared:
         yield "expert_shared_feed_forward_length", Field.uint32(config.positive("moe_intermediate_size") * shared)
+
+
+def _no_dense_end(config: Config) -> Pairs:
+    """llama.cpp takes the layers behind the first dense ones for mixtures, up to the last."""
+    if config.find("moe_layer_end_index") not in (None, -1, config.blocks - 1):
+        raise CannotConvert(
+            f"config.json has moe_layer_end_index = {shown(config.find('moe_layer_end_index'))} in {config.blocks} "
+            "layers, and llama.cpp takes the last one for a mixture"
+        )
+    yield from ()
 
 
 ERNIE4_5_MOE = Family(
@@ -104,6 +116,7 @@ ERNIE4_5_MOE = Family(
         count("leading_dense_block_count", "moe_layer_start_index", required=True),
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         _shared_size,
+        _no_dense_end,
     ),
     tokenizers=("sentencepiece",),
     defaults={
@@ -119,7 +132,9 @@ ERNIE4_5_MOE = Family(
     optional=SHARED_MATRICES | {"exp_probs_b"},
     optional_biases=QKV | {"attn_output"},
     # llama.cpp's loader takes all layers behind the first dense ones for mixtures.
-    only={**ANY_SILU, "moe_layer_interval": (1,), "use_bias": (False, None)},
+    only={**ANY_SILU, "moe_layer_interval": (1,), "use_bias": (False, None), "moe_norm_min": (1e-12, None)},
+    # How many tokens an expert takes in training, and what the weights show.
+    harmless=frozenset({"moe_capacity", "moe_gate", "moe_use_aux_free", "moe_group", "moe_aux_loss_lambda"}),
     vocabulary=prefix_space,
     skipped=("model.mtp_",),
 )
@@ -176,6 +191,19 @@ BAILING_MOE2 = Family(
         "use_qkv_bias": (False, None),
         "use_bias": (False, None),
         "score_function": ("sigmoid",),
+        "norm_head": (False, None),
+        "norm_softmax": (False, None),
+        "use_rmsnorm": (True, None),
+        "use_sliding_window": (False, None),
+        "router_type": ("topN", None),
     },
+    # What the weights show, the share of partial_rotary_factor, and windows that are not used.
+    harmless=frozenset(
+        {
+            *("moe_router_enable_expert_bias", "router_dtype", "rotary_dim", "moe_router_topk_scaling_factor"),
+            *("sliding_window", "max_window_layers"),
+        }
+    ),
+    in_transformers=False,
     extra_layers=True,
 )

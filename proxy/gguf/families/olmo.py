@@ -6,6 +6,7 @@ from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    ATTENTION_BIAS,
     ENDS,
     FUSED_EXPERTS,
     HEAD_NORMS,
@@ -21,6 +22,7 @@ from proxy.gguf.families.parts import (
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, llama3_frequencies, number
+from proxy.gguf.tensors import shown
 
 OLMO = Family(
     "olmo",
@@ -28,6 +30,7 @@ OLMO = Family(
     {**TURNED, **MLP, "model.embed_tokens": "token_embd", "lm_head": "output"},
     (*BASIC, always("attention.layer_norm_epsilon", Field.float32(1e-5)), number("attention.clamp_kqv", "clip_qkv")),
     defaults={"max_position_embeddings": 2048, "rope_theta": 10000.0},
+    flags=ATTENTION_BIAS,
     only=ANY_SILU,
 )
 
@@ -37,14 +40,29 @@ OLMO2 = Family(
     "olmo2",
     _OLMO2_TENSORS,
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
+    flags=ATTENTION_BIAS,
     only={**ANY_SILU, **UNTIED},
 )
+
+
+def _one_base(config: Config) -> Pairs:
+    """llama.cpp scales no rope of a layer with a window, and takes its base to be that of the others."""
+    local = config.local_rope
+    if local and (local.get("rope_type", "default"), local.get("rope_theta")) != (
+        "default",
+        config.rope.get("rope_theta"),
+    ):
+        raise CannotConvert(f"config.json has a rope for sliding_attention = {shown(local.fields)}")
+    yield from ()
+
 
 OLMO3 = Family(
     "olmo2",
     _OLMO2_TENSORS,
-    (*BASIC, sliding_layers),
-    defaults={**OLMO2.defaults, "sliding_window": 4096, "sliding_window_pattern": 4},
+    (*BASIC, sliding_layers, _one_base),
+    defaults={**OLMO2.defaults, "rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
+    local_rope=True,
+    flags=ATTENTION_BIAS,
     only={**ANY_SILU, **UNTIED},
 )
 
@@ -70,6 +88,7 @@ OLMOE = Family(
         "num_experts": 64,
         "num_experts_per_tok": 8,
     },
+    flags=ATTENTION_BIAS,
     only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None), "clip_qkv": (None,)},
 )
 
@@ -79,10 +98,25 @@ def _exaone_frequencies(config: Config) -> Mapping[str, bytes]:
     return {} if made is None else {"rope_freqs.weight": made}
 
 
+_WINDOWED_BLOCKS = 64
+"""By its number of layers llama.cpp knows the EXAONE 4 that has windows."""
+
+
+def _windows_by_layers(config: Config) -> Pairs:
+    """Beside windows, a layer that sees all has no rope."""
+    window = config.optional_count("sliding_window")
+    if (window is not None) is not (config.blocks == _WINDOWED_BLOCKS):
+        raise CannotConvert(
+            f"config.json has sliding_window = {window} and {config.blocks} layers; llama.cpp has windows with "
+            f"{_WINDOWED_BLOCKS} layers, and only then"
+        )
+    yield from ()
+
+
 EXAONE4 = Family(
     "exaone4",
     _OLMO2_TENSORS,
-    (*BASIC, VOCABULARY_SIZE, sliding_layers),
+    (*BASIC, VOCABULARY_SIZE, sliding_layers, _windows_by_layers),
     defaults={
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,
@@ -92,5 +126,8 @@ EXAONE4 = Family(
     },
     made=_exaone_frequencies,
     ropes=LLAMA_ROPES,
+    optional_biases=frozenset(),
+    # Where no layer_types are told, for which it stands.
+    harmless=frozenset({"sliding_window_pattern"}),
     only=ANY_SILU,
 )

@@ -33,7 +33,7 @@ def _by_experts(config: Config) -> Family:
 
 
 def _rounded_ramp(config: Config) -> str | None:
-    if config.rope.get("truncate", True) is not False:
+    if config.rope.get("truncate") is not False:
         return None
     return "llama.cpp rounds where its yarn begins and ends, as in every GGUF of this model: answers differ a little"
 
@@ -87,6 +87,7 @@ GPT_OSS = Family(
         **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor"), (None,)),
         **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
     },
+    yarn_keys=frozenset({"truncate"}),
     of=_by_experts,
     told=_rounded_ramp,
     kept="mxfp4",

@@ -23,6 +23,12 @@ PLAIN_YARN: Mapping[str, tuple[object, ...]] = {
 }
 """What Ollama's llama.cpp takes yarn to be, whatever a GGUF says (v0.33)."""
 
+ATTENTION_BIAS: Mapping[str, frozenset[str]] = {
+    "attention_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"})
+}
+MLP_BIAS: Mapping[str, frozenset[str]] = {"mlp_bias": frozenset({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"})}
+BOTH_BIASES = {**ATTENTION_BIAS, **MLP_BIAS}
+
 LAYER = "model.layers.{}."
 
 ENDS: Mapping[str, str] = {
@@ -166,8 +172,10 @@ def no_scaling(_: Config) -> Pairs:
 
 def window_ignored(config: Config) -> str | None:
     """For families of which llama.cpp has each token see all that came before, also beyond the authors' window."""
-    window = _window_within(config)
-    if not window or not config.flag("use_sliding_window", default=True):
+    window, is_used = _window_within(config), config.flag("use_sliding_window", default=True)
+    first, slides = config.optional_count("max_window_layers"), _slides(config)
+    sees_all = not any(slides) if slides else first is not None and first >= config.blocks
+    if not window or not is_used or sees_all:
         return None
     return f"beyond {window} tokens it differs from its authors' model: llama.cpp has no window for this architecture"
 
@@ -203,11 +211,16 @@ def two_ropes(config: Config) -> Pairs:
 
 def sliding(config: Config) -> list[bool]:
     """Layer by layer, whether it sees a window only, by `layer_types`, or by the place in a pattern."""
+    if slides := _slides(config):
+        return slides
+    every = config.positive("sliding_window_pattern")
+    return [bool((at + 1) % every) for at in range(config.blocks)]
+
+
+def _slides(config: Config) -> list[bool]:
+    """The same where `layer_types` tell; else empty."""
     kinds = config.find("layer_types")
-    if kinds is None:
-        every = config.positive("sliding_window_pattern")
-        return [bool((at + 1) % every) for at in range(config.blocks)]
-    return [kind == "sliding_attention" for kind in known_kinds(config, kinds, _LAYER_TYPES)]
+    return [] if kinds is None else [kind == "sliding_attention" for kind in known_kinds(config, kinds, _LAYER_TYPES)]
 
 
 def known_kinds(config: Config, kinds: object, known: Collection[str]) -> list[str]:
@@ -217,8 +230,25 @@ def known_kinds(config: Config, kinds: object, known: Collection[str]) -> list[s
     raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
 
 
+def all_see_all(config: Config) -> Pairs:
+    """For families of which llama.cpp has no layer with a window."""
+    if any(_slides(config)):
+        raise CannotConvert("config.json has layer_types with a window, and llama.cpp has none for this architecture")
+    yield from ()
+
+
+def steps_of_any_length(config: Config) -> Pairs:
+    """llama.cpp sets no limits to a state space's steps. transformers 5 writes an infinite number as an object."""
+    limits, endless = config.find("time_step_limit"), (float("inf"), {"__float__": "Infinity"})
+    if limits is not None and limits not in [[first, last] for first in (0, None) for last in (*endless, None)]:
+        raise CannotConvert(f"config.json has time_step_limit = {shown(limits)}, and llama.cpp has no limits")
+    yield from ()
+
+
 def sliding_layers(config: Config) -> Pairs:
     window = config.optional_count("sliding_window")
+    if window is None and any(_slides(config)):
+        raise CannotConvert("config.json has layer_types with a window, and no sliding_window")
     if window is not None:
         yield "attention.sliding_window", Field.uint32(window)
         yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding(config))

@@ -104,5 +104,7 @@ PHI2 = Family(
     ropes=frozenset({"default"}),
     biases=frozenset({"output_norm", "output", "attn_norm", "attn_output", "ffn_up", "ffn_down"}),
     only={**UNTIED, "hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
+    # The weights show it.
+    harmless=frozenset({"intermediate_size"}),
     vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
 )

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    ATTENTION_BIAS,
     BARE,
     ENDS,
     FUSED_EXPERTS,
     HEAD_NORMS,
     LAYER,
     MLP,
+    MLP_BIAS,
     NORMS,
     ROUTED,
     UNTIED,
@@ -30,6 +32,7 @@ QWEN2 = Family(
         "rope_theta": 10000.0,
         "sliding_window": 4096,
         "use_sliding_window": False,
+        "max_window_layers": 28,
     },
     optional_biases=QKV | {"output"},
     only=ANY_SILU,
@@ -42,6 +45,7 @@ QWEN3 = Family(
     {**ENDS, **NORMS, **ATTENTION, **HEAD_NORMS, **MLP},
     tokenizers=("sentencepiece", "bpe"),
     defaults={**QWEN2.defaults, "head_dim": 128},
+    flags=ATTENTION_BIAS,
     only=ANY_SILU,
     renamed=BARE,
     told=window_ignored,
@@ -60,6 +64,9 @@ GATED_EXPERT: Mapping[str, str] = {
 }
 """The one that every token goes through, by a gate of its own."""
 
+ALL_MIXED: Mapping[str, tuple[object, ...]] = {"mlp_only_layers": ([], None), "decoder_sparse_step": (1, None)}
+"""llama.cpp wants experts in every layer."""
+
 QWEN2_MOE = Family(
     "qwen2moe",
     {
@@ -75,12 +82,14 @@ QWEN2_MOE = Family(
     defaults={
         **QWEN2.defaults,
         "num_key_value_heads": 16,
+        "qkv_bias": True,
         "num_experts": 60,
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 1408,
         "shared_expert_intermediate_size": 5632,
     },
-    only={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None)},
+    flags={"qkv_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"})},
+    only={**ANY_SILU, **UNTIED, **ALL_MIXED, "norm_topk_prob": (False, None)},
     told=window_ignored,
 )
 
@@ -96,7 +105,8 @@ QWEN3_MOE = Family(
         "num_experts_per_tok": 8,
         "moe_intermediate_size": 768,
     },
-    only={**ANY_SILU, "norm_topk_prob": (True,)},
+    flags=ATTENTION_BIAS,
+    only={**ANY_SILU, **ALL_MIXED, "norm_topk_prob": (True,)},
     told=window_ignored,
 )
 
@@ -115,6 +125,12 @@ SEED_OSS = Family(
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
         "head_dim": 128,
+        "attention_bias": True,
+    },
+    flags={
+        "attention_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"}),
+        "attention_out_bias": frozenset({"attn_output.bias"}),
+        **MLP_BIAS,
     },
     only=ANY_SILU,
 )

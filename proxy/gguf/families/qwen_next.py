@@ -16,7 +16,7 @@ from proxy.gguf.families.parts import (
     flat,
     same_shape,
 )
-from proxy.gguf.families.qwen import GATED_EXPERT, MOE_SIZES
+from proxy.gguf.families.qwen import ALL_MIXED, GATED_EXPERT, MOE_SIZES
 from proxy.gguf.families.rules import Copy, Family, Gathered, Raised, Reordered, Reshaped, Rule, Size, TextPart
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
@@ -173,8 +173,7 @@ QWEN3_NEXT = Family(
     only={
         **_ONLY,
         "norm_topk_prob": (True,),
-        "mlp_only_layers": ([], None),
-        "decoder_sparse_step": (1, None),
+        **ALL_MIXED,
     },
     # llama.cpp's converter keeps the layer for predicting more tokens, which Ollama does not run.
     skipped=("mtp.", "model.mtp."),
@@ -194,6 +193,8 @@ QWEN3_5 = replace(
         "num_key_value_heads": 4,
     },
     only={**_ONLY, "attn_output_gate": (True, None)},
+    # A text has one position for all axes.
+    harmless=frozenset({"mrope_interleaved"}),
 )
 
 QWEN3_5_MOE = replace(

@@ -256,6 +256,13 @@ class Family:
     """Kinds of scaling that reach the file, or change nothing within the original context."""
     only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Keys of config.json that llama.cpp takes to have one of these values, whatever they say."""
+    flags: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Keys of config.json without which transformers leaves these tensors out, by their names in a layer of the GGUF.
+    It takes biases that are missing for zeros, and any other tensor that is missing for random."""
+    harmless: frozenset[str] = frozenset()
+    """Keys of config.json that transformers' class has, and that change nothing in what is calculated here."""
+    in_transformers: bool = True
+    """Whether transformers has a class for it, which ignores what it does not know; else the repository brings one."""
     vocabulary: Callable[[Config, TokenizerFiles], Pairs] = lambda _config, _files: iter(())
     """What else is written of the tokenizer; it overrules the rest."""
     specials: Mapping[str, str] = field(default_factory=dict)
@@ -274,6 +281,8 @@ class Family:
     """How the names of tensors begin that only help in training."""
     own_yarn: bool = False
     """llama.cpp reads of yarn's attention what it does not for others; the family's writers check it."""
+    yarn_keys: frozenset[str] = frozenset()
+    """Keys of a yarn's ramp that llama.cpp reads, or the family tells, which for others have to be the usual ones."""
     keeps_output: bool = False
     """An output among the weights counts, even where config.json says that the embeddings are it: transformers 5 ties
     only what is alike."""

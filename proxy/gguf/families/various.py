@@ -4,6 +4,8 @@ from proxy.gguf.config import Config, finite
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    ATTENTION_BIAS,
+    BOTH_BIASES,
     ENDS,
     LAYER,
     LLAMA_ROPES,
@@ -51,7 +53,9 @@ GLM4 = Family(
         "rope_theta": 10000.0,
         "partial_rotary_factor": 0.5,
         "head_dim": 128,
+        "attention_bias": True,
     },
+    flags=ATTENTION_BIAS,
     only=ANY_SILU,
     specials={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>", "bos": "<|endoftext|>"},
 )
@@ -101,6 +105,7 @@ NEMOTRON = Family(
     ropes=frozenset({"default", "linear"}),
     biases=frozenset({"output_norm", "attn_norm", "ffn_norm"}),
     optional_biases=QKV | {"attn_output", "ffn_up", "ffn_down"},
+    flags=BOTH_BIASES,
     only={**UNTIED, "hidden_act": ("relu2", None)},
     vocabulary=_nemotron_tokens,
 )
@@ -138,6 +143,10 @@ STABLELM = Family(
     optional=frozenset({"ffn_norm", "attn_q_norm", "attn_k_norm"}),
     biases=frozenset({"output_norm", "attn_norm"}),
     optional_biases=QKV | {"ffn_norm"},
+    flags={
+        "use_qkv_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"}),
+        "qk_layernorm": frozenset({"attn_q_norm.weight", "attn_k_norm.weight"}),
+    },
     only={**ANY_SILU, **UNTIED, "rope_theta": (10000, None)},
 )
 
@@ -173,6 +182,8 @@ INTERNLM2 = Family(
     },
     tokenizers=("sentencepiece",),
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0},
+    optional_biases=frozenset(),
+    in_transformers=False,
     only={**ANY_SILU, **UNTIED, "bias": (False, None)},
     vocabulary=_internlm2_tokens,
     added_from_json=True,
@@ -196,7 +207,7 @@ STARCODER2 = Family(
         "tie_word_embeddings": True,
     },
     biases=frozenset({"output_norm", "attn_norm", "attn_output", "ffn_norm", "ffn_up", "ffn_down"}),
-    only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None)},
+    only={"hidden_act": ("gelu_pytorch_tanh", "gelu", None), "use_bias": (True, None)},
     told=window_ignored,
 )
 
@@ -228,5 +239,7 @@ EXAONE = Family(
     (*BASIC, number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True), _whole_or_part),
     made=rope_frequencies,
     ropes=LLAMA_ROPES,
+    optional_biases=frozenset(),
+    in_transformers=False,
     only={"activation_function": ("silu",)},
 )

@@ -1,0 +1,376 @@
+"""Each key of config.json is read, fixed, or harmless, by name; what else a repository has there is told or refused.
+
+`configurations.json` has the keys that transformers 5.24 knows, and its defaults (`make_configurations.py`).
+"""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.gguf import conversion
+from proxy.gguf.accounting import check_accounted
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.families.rules import Family
+from proxy.gguf.harmless import is_harmless
+from proxy.gguf.header import read_header
+from proxy.gguf.tensors import GgufError
+from tests.gguf.tiny_repositories import REPOSITORIES, YARN, dump
+from tests.gguf.writing import plan, value_of
+
+CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
+    Path(__file__).with_name("configurations.json").read_text("utf-8")
+)
+SAME = {
+    "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
+    "LFM2ForCausalLM": "Lfm2ForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
+ENCODERS = {"BertModel", "XLMRobertaModel"}
+"""Their tiny repositories are those of test_embedders.py."""
+TRIED = sorted(CLASSES.keys() - SAME.keys() - ENCODERS)
+OWN_CODE = {"auto_map": {"AutoConfig": "configuration.C", "AutoModelForCausalLM": "modeling.M"}}
+OLDER = ("rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq", "rotary_pct")
+"""Keys of ropes, for which there is `rope_parameters`."""
+OF_4_57: Mapping[str, tuple[str, ...]] = {
+    "BertModel": ("position_embedding_type",),
+    "CohereForCausalLM": ("use_qk_norm",),
+    "DeepseekV2ForCausalLM": ("scoring_func", "seq_aux", "norm_topk_prob", "moe_layer_freq"),
+    "FalconForCausalLM": ("num_ln_in_parallel_attn",),
+    "GPTNeoXForCausalLM": ("rotary_pct", "rotary_emb_base"),
+    "GemmaForCausalLM": ("hidden_activation",),
+    "JambaForCausalLM": ("num_logits_to_keep", "sliding_window"),
+    "Qwen3MoeForCausalLM": ("max_window_layers",),
+}
+"""Other keys that transformers 4.57 knows too."""
+
+
+@lru_cache(maxsize=8)
+def repository(name: str) -> Mapping[str, bytes]:
+    return REPOSITORIES[name].files()
+
+
+def names_of(architecture: str) -> list[str]:
+    return [name for name, tiny in REPOSITORIES.items() if tiny.architecture == architecture]
+
+
+def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
+    text: dict[str, Any] = config["text_config"] if FAMILIES[architecture].text else config
+    return text
+
+
+def changed(name: str, change: Mapping[str, Any], gone: tuple[str, ...] = ()) -> conversion.Conversion:
+    files = dict(repository(name))
+    config = json.loads(files["config.json"])
+    text = text_of(config, REPOSITORIES[name].architecture)
+    text |= dict(change)
+    for key in gone:
+        text.pop(key, None)
+    return plan(files | {"config.json": dump(config)})
+
+
+def outcome(made: conversion.Conversion) -> tuple[Any, ...]:
+    metadata = read_header(made.header).metadata
+    values = {key: value_of(field.kind, field.raw, field.value) for key, field in metadata.items()}
+    return values, {tensor.name: tensor.shape for tensor in made.tensors}, made.warnings
+
+
+def test_the_classes_are_those_of_all_families_that_transformers_has() -> None:
+    assert CLASSES.keys() == {name for name, family in FAMILIES.items() if family.in_transformers}
+
+
+@pytest.mark.parametrize("architecture", TRIED)
+def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would be refused where a repository brings code of its own."""
+    asked: list[tuple[Family, Config]] = []
+
+    def remember(family: Family, config: Config, _: Mapping[str, Any]) -> tuple[str, ...]:
+        asked.append((family, config))
+        return ()
+
+    monkeypatch.setattr(conversion, "check_accounted", remember)
+    for name in names_of(architecture):
+        plan(repository(name))
+    family = asked[0][0]
+    together = Config(asked[0][1].fields, set().union(*(config.asked for _, config in asked)))
+    for key in (*CLASSES[architecture], *OLDER[:3], *OF_4_57.get(architecture, ())):
+        said = {key: ["something"]}
+        given = {"architectures": [architecture], **OWN_CODE, **({"text_config": said} if family.text else said)}
+        assert list(check_accounted(family, together, given)) == []
+
+
+ELSEWHERE = {"rope_parameters", "tie_word_embeddings"}
+"""What older keys say in the tiny repositories, and what stands outside of a text_config."""
+UNSEEN: Mapping[str, frozenset[str]] = {
+    # Another name for a key that goes before it.
+    "GptOssForCausalLM": frozenset({"num_experts"}),
+    "MixtralForCausalLM": frozenset({"num_experts"}),
+    "Lfm2ForCausalLM": frozenset({"full_attn_idxs"}),
+    "GraniteMoeHybridForCausalLM": frozenset({"layers_block_type"}),
+    # One of several keys that make a window only together, in few layers, or within a small context.
+    **dict.fromkeys(
+        ("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
+        frozenset({"use_sliding_window"}),
+    ),
+    # Factors go into the weights.
+    "FalconH1ForCausalLM": frozenset(key for key in CLASSES["FalconH1ForCausalLM"] if key.endswith("multiplier")),
+}
+"""Keys that make no other file where they alone change in the tiny repositories."""
+
+
+def others(value: object) -> list[object]:
+    if type(value) is bool:
+        return [not value]
+    if isinstance(value, int | float):
+        return [value * 2 + 1, value / 2]
+    if isinstance(value, list):
+        return [["other"], [*value, *value], value[1:]]
+    return [True, 7, 0.3, "other"]
+
+
+@pytest.mark.parametrize("architecture", TRIED)
+def test_every_key_that_is_read_makes_another_file_a_word_or_a_refusal(architecture: str) -> None:
+    """What is asked for and then dropped is no better than what nobody asks for."""
+    family, unseen = FAMILIES[architecture], set()
+    usual = {name: outcome(plan(repository(name))) for name in names_of(architecture)}
+    biases = {key for key, names in family.flags.items() if all(name.endswith(".bias") for name in names)}
+    for key, default in CLASSES[architecture].items():
+        if is_harmless(key) or key in family.harmless | biases | ELSEWHERE:
+            continue
+        if not any(_is_seen(name, key, default, before) for name, before in usual.items()):
+            unseen.add(key)
+    assert unseen == UNSEEN.get(architecture, frozenset())
+
+
+def _is_seen(name: str, key: str, default: object, before: object) -> bool:
+    config = text_of(json.loads(repository(name)["config.json"]), REPOSITORIES[name].architecture)
+    for value in others(config.get(key, default)):
+        try:
+            if outcome(changed(name, {key: value})) != before:
+                return True
+        except GgufError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("architecture", TRIED)
+def test_what_is_not_there_is_what_transformers_takes_for_it(architecture: str) -> None:
+    for name in names_of(architecture):
+        for key, default in CLASSES[architecture].items():
+            older = OLDER if key == "rope_parameters" else ()
+            if key.endswith("_token_id") or key == "model_type":
+                continue  # Those of another vocabulary, and of another model.
+            try:
+                without, told = changed(name, {}, (key, *older)), changed(name, {key: default}, older)
+            except GgufError:
+                continue  # The defaults are sizes of another model, or the key has to be there.
+            assert outcome(without) == outcome(told), (name, key)
+
+
+def _yarn(**change: Any) -> dict[str, Any]:
+    return {"rope_scaling": {**YARN, **change}}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        # llama.cpp reads these of a yarn for Ministral 3 only, and always rounds (b10488).
+        ("llama", _yarn(beta_fast=16), "beta_fast = 16"),
+        ("llama", _yarn(beta_slow=2), "beta_slow = 2"),
+        ("qwen2", _yarn(truncate=False), "truncate = False"),
+        ("deepseek3", _yarn(beta_fast=16), "beta_fast = 16"),
+        ("llama", {"rope_scaling": {**YARN, "partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
+        ("qwen3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ("gemma3_v5", {"rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        }}, "sliding_attention.partial_rotary_factor"),
+        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.5] * 32,
+                                   "attention_factor": 1.5}}, "attention_factor = 1.5"),
+        ("olmo3", {"rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }}, "rope for sliding_attention"),
+        # Layers with settings of their own, which transformers 5 knows for every model.
+        ("llama", {"per_layer_config": {"0": {"head_dim": 32}}}, "per_layer_config"),
+        ("llama", {"quantization": {"bits": 4, "group_size": 64}}, "quantized already"),
+        # What has no effect in llama.cpp's graph.
+        ("smollm3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types with a window"),
+        ("exaone4", {"sliding_window": 1024}, "sliding_window = 1024 and 2 layers"),
+        ("exaone4", {"layer_types": ["sliding_attention"] * 2}, "no sliding_window"),
+        ("olmo3", {"sliding_window": None}, "no sliding_window"),
+        ("qwen2moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
+        ("qwen2moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("qwen3moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
+        ("qwen3moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("ernie4_5moe", {"moe_layer_end_index": 0}, "moe_layer_end_index = 0 in 2 layers"),
+        ("ernie4_5moe", {"moe_norm_min": 0.5}, "moe_norm_min"),
+        ("falcon", {"activation": "relu"}, "activation = 'relu'"),
+        ("falcon", {"parallel_attn": False}, "parallel_attn"),
+        ("falcon_h1", {"time_step_limit": [0.001, 0.1]}, "time_step_limit"),
+        ("granitehybrid", {"time_step_limit": [0.0, 0.1]}, "time_step_limit"),
+        ("granitehybrid", {"mamba_conv_bias": False}, "mamba_conv_bias"),
+        ("granitehybrid", {"normalization_function": "layernorm"}, "normalization_function"),
+        ("jamba", {"mamba_conv_bias": False}, "mamba_conv_bias"),
+        ("mamba", {"use_bias": True}, "use_bias"),
+        ("mamba", {"use_conv_bias": False}, "use_conv_bias"),
+        ("falcon_mamba", {"mixer_rms_eps": 1e-3}, "mixer_rms_eps"),
+        ("gptneox", {"attention_bias": False}, "attention_bias"),
+        ("starcoder2", {"use_bias": False}, "use_bias"),
+        ("deepseek2", {"mlp_bias": True}, "mlp_bias"),
+        ("bailingmoe2", {"norm_head": True}, "norm_head"),
+        ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
+        ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
+        # transformers ignores biases that its config does not say, and demands the norms that it says.
+        ("llama-bias", {"attention_bias": False}, "attn_k.bias in a layer, .* attention_bias = False"),
+        ("seed_oss", {"attention_bias": False}, "attention_bias = False"),
+        ("stablelm", {"use_qkv_bias": False}, "use_qkv_bias = False"),
+        ("stablelm", {"qk_layernorm": True}, "no attn_k_norm.weight"),
+        ("stablelm-norms", {"qk_layernorm": False}, "attn_k_norm.weight in a layer"),
+        ("glm4moe", {"use_qk_norm": False}, "attn_k_norm.weight in a layer"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_calculates_otherwise_is_refused(name: str, change: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        changed(name, change)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_oss", "deepseek3"])
+def test_a_yarn_is_scaled_from_the_context_where_no_other_is_told(name: str) -> None:
+    """Transformers takes max_position_embeddings then (modeling_rope_utils.py, 5.24)."""
+    config = text_of(json.loads(repository(name)["config.json"]), REPOSITORIES[name].architecture)
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+    told = {**rope, "original_max_position_embeddings": config["max_position_embeddings"]}
+    made = [
+        changed(name, {"rope_scaling": None, "rope_parameters": each}, ("rope_theta",)).header for each in (rope, told)
+    ]
+    assert made[0] == made[1]
+
+
+def test_older_parameters_of_a_rope_go_before_newer_ones() -> None:
+    """As in transformers 5.24, which reads both."""
+    newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    assert changed("qwen2", newer).header == plan(repository("qwen2")).header
+
+
+def test_olmo_3_as_transformers_5_saves_it() -> None:
+    """llama.cpp scales the layers that see all only."""
+    base = {"rope_theta": 5e5}
+    nested = {
+        "full_attention": {**YARN, "rope_type": "yarn", **base},
+        "sliding_attention": {"rope_type": "default"} | base,
+    }
+    flat = changed("olmo3", {"rope_scaling": YARN, **base})
+    assert changed("olmo3", {"rope_parameters": nested}, ("rope_theta",)).header == flat.header
+
+
+DEEPSEEK_NOTES = {
+    **OWN_CODE,
+    "seq_aux": True,
+    "aux_loss_alpha": 0.001,
+    "ep_size": 1,
+    "pretraining_tp": 1,
+    "num_nextn_predict_layers": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        ("llama", {"pretraining_tp": 2, "mlp_bias": False, "unsloth_fixed": True, "neftune_noise_alpha": 5}),
+        ("llama", {**OWN_CODE, "_flash_attn_2_enabled": True, "unsloth_version": "2025.1"}),
+        ("llama", {"something_of_a_trainer": {"lr": 2e-5}, "max_sequence_length": 4096}),
+        ("llama_f32", {**OWN_CODE, "rope_scaling": {"type": "dynamic", "factor": 2.0, "finetuned": True}}),
+        ("mistral", {"attn_implementation": "flash_attention_2", "cross_attention_hidden_size": None}),
+        ("mixtral", {"router_jitter_noise": 0.1, "output_router_logits": True, "router_aux_loss_coef": 0.02}),
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 131072, "max_window_layers": 28, "use_mrope": False}),
+        ("qwen2moe", {"qkv_bias": True, "max_window_layers": 21, "shared_expert_intermediate_size": 512}),
+        ("qwen3_next", {"router_aux_loss_coef": 0.001, "use_sliding_window": False}),
+        ("qwen3_5", {"mtp_num_hidden_layers": 1, "mamba_ssm_dtype": "float32", "full_attention_interval": 4}),
+        ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
+        ("gemma2", {"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh"}),
+        ("gemma3", {"cache_implementation": "hybrid", "use_bidirectional_attention": False}),
+        ("phi2", {"embd_pdrop": 0.0, "resid_pdrop": 0.1, **OWN_CODE}),
+        ("phi3", {**OWN_CODE, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attention_bias": False}),
+        ("phi4", {**OWN_CODE, "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False}),
+        ("deepseek", {**DEEPSEEK_NOTES, "attention_bias": False}),
+        ("deepseek2", {**DEEPSEEK_NOTES, "topk_method": "greedy"}),
+        ("deepseek3", {**DEEPSEEK_NOTES, "topk_method": "noaux_tc"}),
+        ("stablelm", {**OWN_CODE, "use_qkv_bias": True, "qk_layernorm": False, "hidden_dropout": 0.0}),
+        ("falcon", {**OWN_CODE, "hidden_act": None, "multi_query": True, "parallel_attn": True, "hidden_dropout": 0.0}),
+        ("gptneox", {"hidden_dropout": 0.0, "classifier_dropout": 0.1, "rope_scaling": None}),
+        ("bloom", {"masked_softmax_fusion": True, "offset_alibi": 100, "slow_but_exact": False, "unk_token_id": 0}),
+        ("olmo2", {"attention_bias": False, "clip_qkv": None}),
+        ("granite", {"attention_bias": False, "mlp_bias": False}),
+        ("granitehybrid", {"init_method": "mup", "mamba_chunk_size": 256, "time_step_limit": [0.0, float("inf")]}),
+        ("falcon_h1", {"mamba_d_head": 64, "mamba_expand": 2, "mamba_use_mlp": True, "num_logits_to_keep": 1}),
+        ("falcon_h1", {"time_step_limit": [0.0, {"__float__": "Infinity"}], "attn_layer_indices": None}),
+        ("internlm2", {**OWN_CODE, "attn_implementation": "eager", "pretraining_tp": 1}),
+        ("minicpm", {**OWN_CODE, "mup_denominator": 32, "attention_bias": False, "head_dim": 64}),
+        ("exaone", {**OWN_CODE, "embed_dropout": 0.0, "attention_dropout": 0.0}),
+        ("bailingmoe2", {
+            **OWN_CODE,
+            "use_rmsnorm": True, "norm_head": False, "norm_softmax": False, "embedding_dropout": 0.0,
+            "router_dtype": "fp32", "moe_router_enable_expert_bias": True, "output_dropout": 0.0,
+            "num_nextn_predict_layers": 0, "mtp_loss_scaling_factor": 0,
+        }),
+        ("cohere", {"use_qk_norm": False, "logit_scale": 0.0625}),
+        ("glm4", {"attention_bias": True, "use_cache": True}),
+        ("hunyuan", {"add_classification_head": False, "cla_share_factor": 2, "norm_type": "rms", "use_cla": False}),
+        ("ernie4_5", {**OWN_CODE, "use_bias": False, "compression_ratio": 1.0}),
+        ("ernie4_5moe", {**OWN_CODE, "moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": True}),
+        ("seed_oss", {"attention_out_bias": False, "mlp_bias": False, "residual_dropout": 0.1}),
+        ("gpt_oss", {"swiglu_limit": 7.0, "experts_per_token": 2, "initial_context_length": 4096}),
+        ("lfm2", {"block_use_swiglu": True, "block_dim": 256, "conv_dim": 256, "use_pos_enc": True, "num_heads": 4}),
+        ("jamba", {**OWN_CODE, "use_mamba_kernels": True, "mamba_inner_layernorms": True, "num_logits_to_keep": 1}),
+        ("llama4", {"router_jitter_noise": 0.0, "for_llm_compressor": False}),
+    ],
+)  # fmt: skip
+def test_notes_of_popular_repositories_change_nothing(name: str, notes: Mapping[str, Any]) -> None:
+    """As their config.json has them, by memory."""
+    made, usual = changed(name, notes), plan(repository(name))
+    assert made.warnings == usual.warnings
+    assert made.tensors == usual.tensors
+
+
+@pytest.mark.parametrize("value", [True, 2, 0.5, ["x"], {"a": 1}, "linear"])
+def test_code_of_its_own_may_read_what_is_unknown(value: object) -> None:
+    for name, code in (("llama", OWN_CODE), ("internlm2", {})):
+        with pytest.raises(CannotConvert, match=r"attention_gate = .*, unknown for .*: the repository's own code"):
+            changed(name, {**code, "attention_gate": value})
+    with pytest.raises(CannotConvert, match=r"rope_parameters\.gate = "):
+        changed("qwen2", {**OWN_CODE, "rope_scaling": {**YARN, "gate": value}})
+
+
+@pytest.mark.parametrize("value", [None, False, 0, 1, 1.0, "", [], {}])
+def test_what_is_off_or_neutral_is_not(value: object) -> None:
+    assert changed("internlm2", {**OWN_CODE, "attention_gate": value}).header == plan(repository("internlm2")).header
+
+
+@pytest.mark.parametrize("code", [{}, {"auto_map": {"AutoTokenizer": "tokenization.T"}}, {"auto_map": None}])
+def test_a_class_of_transformers_ignores_what_is_unknown(code: Mapping[str, Any]) -> None:
+    made = changed("llama", {**code, "attention_gate": True, "transformers_version": "5.24.1"})
+    assert (made.header, made.warnings) == (plan(repository("llama")).header, ())
+
+
+def test_what_a_newer_transformers_has_written_is_told() -> None:
+    (warning,) = changed("llama", {"attention_gate": True, "transformers_version": "5.31.0.dev0"}).warnings
+    assert "attention_gate = True" in warning
+    assert "5.31" in warning
+    assert changed("llama", {"attention_gate": False, "transformers_version": "5.31.0"}).warnings == ()
+
+
+def test_unknown_keys_of_the_text_are_those_of_a_model_that_sees() -> None:
+    assert changed("gemma3_eyes", {"attention_gate": True}).warnings == ()
+    with pytest.raises(CannotConvert, match="attention_gate"):
+        changed("gemma3_eyes", {**OWN_CODE, "attention_gate": True})
+
+
+def test_sparse_attention_of_minicpm_is_told() -> None:
+    (warning,) = changed("minicpm", {"sparse_config": {"dense_len": 8192, "topk": 64}}).warnings
+    assert "beyond 8192 tokens" in warning
