@@ -4,7 +4,8 @@
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from proxy.gguf.header import read_header
 from proxy.gguf.tensors import GgufError
 from tests.gguf.tiny_repositories import REPOSITORIES, YARN, dump
 from tests.gguf.writing import plan, value_of
+from tests.tiny_models import tiny_bert, tiny_xlm_roberta
 
 CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
     Path(__file__).with_name("configurations.json").read_text("utf-8")
@@ -31,9 +33,11 @@ SAME = {
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",
 }
-ENCODERS = {"BertModel", "XLMRobertaModel"}
-"""Their tiny repositories are those of test_embedders.py."""
-TRIED = sorted(CLASSES.keys() - SAME.keys() - ENCODERS)
+ENCODERS: Mapping[str, tuple[str, Callable[[], Mapping[str, bytes]]]] = {
+    "bert": ("BertModel", tiny_bert),
+    "xlm_roberta": ("XLMRobertaModel", tiny_xlm_roberta),
+}
+TRIED = sorted(CLASSES.keys() - SAME.keys())
 OWN_CODE = {"auto_map": {"AutoConfig": "configuration.C", "AutoModelForCausalLM": "modeling.M"}}
 OLDER = ("rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq", "rotary_pct")
 """Keys of ropes, for which there is `rope_parameters`."""
@@ -52,11 +56,15 @@ OF_4_57: Mapping[str, tuple[str, ...]] = {
 
 @lru_cache(maxsize=8)
 def repository(name: str) -> Mapping[str, bytes]:
-    return REPOSITORIES[name].files()
+    return ENCODERS[name][1]() if name in ENCODERS else REPOSITORIES[name].files()
+
+
+def architecture_of(name: str) -> str:
+    return ENCODERS[name][0] if name in ENCODERS else REPOSITORIES[name].architecture
 
 
 def names_of(architecture: str) -> list[str]:
-    return [name for name, tiny in REPOSITORIES.items() if tiny.architecture == architecture]
+    return [name for name in (*REPOSITORIES, *ENCODERS) if architecture_of(name) == architecture]
 
 
 def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
 def changed(name: str, change: Mapping[str, Any], gone: tuple[str, ...] = ()) -> conversion.Conversion:
     files = dict(repository(name))
     config = json.loads(files["config.json"])
-    text = text_of(config, REPOSITORIES[name].architecture)
+    text = text_of(config, architecture_of(name))
     text |= dict(change)
     for key in gone:
         text.pop(key, None)
@@ -148,7 +156,7 @@ def test_every_key_that_is_read_makes_another_file_a_word_or_a_refusal(architect
 
 
 def _is_seen(name: str, key: str, default: object, before: object) -> bool:
-    config = text_of(json.loads(repository(name)["config.json"]), REPOSITORIES[name].architecture)
+    config = text_of(json.loads(repository(name)["config.json"]), architecture_of(name))
     for value in others(config.get(key, default)):
         try:
             if outcome(changed(name, {key: value})) != before:
@@ -160,20 +168,23 @@ def _is_seen(name: str, key: str, default: object, before: object) -> bool:
 
 @pytest.mark.parametrize("architecture", TRIED)
 def test_what_is_not_there_is_what_transformers_takes_for_it(architecture: str) -> None:
-    for name in names_of(architecture):
-        for key, default in CLASSES[architecture].items():
-            older = OLDER if key == "rope_parameters" else ()
-            if key.endswith("_token_id") or key == "model_type":
-                continue  # Those of another vocabulary, and of another model.
-            try:
-                without, told = changed(name, {}, (key, *older)), changed(name, {key: default}, older)
-            except GgufError:
-                continue  # The defaults are sizes of another model, or the key has to be there.
-            assert outcome(without) == outcome(told), (name, key)
+    name = names_of(architecture)[0]
+    for key, default in CLASSES[architecture].items():
+        older = OLDER if key == "rope_parameters" else ()
+        if key.endswith("_token_id") or key == "model_type":
+            continue  # Those of another vocabulary, and of another model.
+        try:
+            without, told = changed(name, {}, (key, *older)), changed(name, {key: default}, older)
+        except GgufError:
+            continue  # The defaults are sizes of another model, or the key has to be there.
+        assert outcome(without) == outcome(told), key
 
 
 def _yarn(**change: Any) -> dict[str, Any]:
     return {"rope_scaling": {**YARN, **change}}
+
+
+FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
 
 
 @pytest.mark.parametrize(
@@ -190,8 +201,8 @@ def _yarn(**change: Any) -> dict[str, Any]:
             "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
         }}, "sliding_attention.partial_rotary_factor"),
-        ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.5] * 32,
-                                   "attention_factor": 1.5}}, "attention_factor = 1.5"),
+        ("minicpm", {"rope_scaling": {"rope_type": "longrope", "original_max_position_embeddings": 1024, **FACTORS}},
+         "original_max_position_embeddings = 1024 in a context of 2048"),
         ("olmo3", {"rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -243,13 +254,27 @@ def test_what_llama_cpp_calculates_otherwise_is_refused(name: str, change: Mappi
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_oss", "deepseek3"])
 def test_a_yarn_is_scaled_from_the_context_where_no_other_is_told(name: str) -> None:
     """Transformers takes max_position_embeddings then (modeling_rope_utils.py, 5.24)."""
-    config = text_of(json.loads(repository(name)["config.json"]), REPOSITORIES[name].architecture)
+    config = text_of(json.loads(repository(name)["config.json"]), architecture_of(name))
     rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
     told = {**rope, "original_max_position_embeddings": config["max_position_embeddings"]}
     made = [
         changed(name, {"rope_scaling": None, "rope_parameters": each}, ("rope_theta",)).header for each in (rope, told)
     ]
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("told", "factor"),
+    [
+        ({"attention_factor": 1.25}, 1.25),
+        ({"factor": 16.0}, math.sqrt(1 + math.log(16) / math.log(1024))),
+        ({}, math.sqrt(1 + math.log(2) / math.log(1024))),
+    ],
+)
+def test_a_longrope_may_say_how_attention_grows(told: Mapping[str, Any], factor: float) -> None:
+    """As transformers reads it (modeling_rope_utils.py, 5.24)."""
+    made = changed("phi3", {"rope_scaling": {"type": "longrope", **FACTORS, **told}})
+    assert read_header(made.header).get("phi3.rope.scaling.attn_factor", float) == pytest.approx(factor, rel=1e-6)
 
 
 def test_older_parameters_of_a_rope_go_before_newer_ones() -> None:

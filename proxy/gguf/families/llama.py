@@ -181,6 +181,20 @@ def _minicpm_scales(config: Config) -> Pairs:
     yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
 
 
+def _even_attention(config: Config) -> Pairs:
+    """MiniCPM's own code multiplies attention in a context that is longer than the original one."""
+    rope = Config(config.rope)
+    if not rope.find("long_factor"):
+        return
+    original, context = rope.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
+    if context > original:
+        raise CannotConvert(
+            f"config.json has original_max_position_embeddings = {original} in a context of {context}, by which "
+            "attention grows; llama.cpp does not let it grow for this architecture"
+        )
+    yield from ()
+
+
 def _sparse_beyond(config: Config) -> str | None:
     sparse = config.find("sparse_config")
     if not sparse:
@@ -194,7 +208,7 @@ def _sparse_beyond(config: Config) -> str | None:
 MINICPM = Family(
     "minicpm",
     LLAMA_TENSORS,
-    (*BASIC, _minicpm_scales),
+    (*BASIC, _minicpm_scales, _even_attention),
     tokenizers=("sentencepiece",),
     defaults={"tie_word_embeddings": True},
     made=lambda config: longrope_factors(config, config.hidden // config.heads),

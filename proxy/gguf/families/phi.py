@@ -15,13 +15,14 @@ def _window(config: Config) -> Pairs:
 
 
 def _phi3_scaling(config: Config) -> Pairs:
-    """The factor by which attention grows with the context; transformers calculates the same."""
+    """The factor by which attention grows with the context, if it is not told; transformers calculates the same."""
     rope = Config(config.rope)
     original, context = rope.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
     yield "rope.scaling.original_context_length", Field.uint32(original)
     if rope.find("long_factor"):
-        scale = context / original
-        factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
+        scale, factor = rope.optional_number("factor") or context / original, rope.optional_number("attention_factor")
+        if factor is None:
+            factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
         yield "rope.scaling.attn_factor", Field.float32(factor)
 
 
