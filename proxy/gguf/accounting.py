@@ -48,7 +48,8 @@ def check_accounted(family: Family, config: Config, given: Mapping[str, Any]) ->
     accounted = config.asked | family.only.keys() | family.harmless
     left = {key: value for key, value in text.items() if key not in accounted and not is_harmless(key)}
     known = {key: left.pop(key) for key in _OF_ALL & left.keys()}
-    for rope, begin in ((config.rope, ROPE), (config.local_rope, LOCAL_ROPE)):
+    local = [(config.local_rope, LOCAL_ROPE)] if family.local_rope else []
+    for rope, begin in [(config.rope, ROPE), *local]:
         of_kind = _READ.get(rope.fields.get("rope_type") or "default", frozenset())
         for key, value in rope.fields.items():
             if begin + key in accounted or key in family.only.keys() | family.harmless | OF_ROPES:

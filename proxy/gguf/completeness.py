@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Family, made_by
-from proxy.gguf.tensors import BLOCK, TensorName, shown
+from proxy.gguf.tensors import BLOCK, TensorName
 
 _LAYER = f"{BLOCK}{{}}."
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "attn_q_norm", "attn_k_norm"})
@@ -52,8 +52,8 @@ def _check_flags(family: Family, config: Config, found: AbstractSet[str]) -> Non
         has = config.find(key) is not None and config.flag(key, default=False)
         if not has and (ignored := names & found):
             raise CannotConvert(
-                f"the weights have {min(ignored)} in a layer, which transformers leaves out: config.json has "
-                f"{key} = {shown(config.find(key))}"
+                f"the weights have {min(ignored)} in a layer, which transformers leaves out: {key} of config.json is "
+                "not true"
             )
         if has and (missing := {name for name in names - found if not name.endswith(".bias")}):
             raise CannotConvert(f"the weights have no {min(missing)} in any layer, and config.json has {key} = True")

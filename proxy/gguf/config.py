@@ -36,11 +36,6 @@ class Rope(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.fields)
 
-    def __eq__(self, other: object) -> bool:
-        return self.fields == (other.fields if isinstance(other, Rope) else other)
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -86,7 +81,7 @@ class Config:
 
     def flag(self, key: str, default: bool) -> bool:
         self.asked.add(key)
-        value = self.find(key) if key in self.fields else default
+        value = self.fields.get(key, default)
         if type(value) is not bool:
             raise CannotConvert(f"config.json has {key} = {shown(value)}, which is neither true nor false")
         return value
@@ -149,6 +144,12 @@ class Config:
         given = self._rope
         is_told = isinstance(given, dict) and given.get("sliding_attention") is not None
         return Rope(_rope_of(given, "sliding_attention") if is_told else {}, self.asked, LOCAL_ROPE)
+
+    @property
+    def has_two_ropes(self) -> bool:
+        """Whether the layers that see a window only have another rope than the others."""
+        ropes = self._rope if isinstance(self._rope, dict) else {}
+        return ropes.get("sliding_attention") not in (None, ropes.get("full_attention"))
 
 
 _KINDS = {"full_attention", "sliding_attention"}

@@ -193,7 +193,7 @@ def _family(config: Mapping[str, object]) -> Family:
 
 
 def _check_settings(family: Family, config: Config) -> None:
-    if not family.local_rope and config.local_rope not in ({}, config.rope):
+    if not family.local_rope and config.has_two_ropes:
         raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
     kind = config.rope.get("rope_type", "default")
     if kind is not None and (not isinstance(kind, str) or kind not in family.ropes):
@@ -226,19 +226,20 @@ def _check_yarn(family: Family, config: Config) -> None:
     rope = Config(config.rope)
     if rope.find("rope_type") != "yarn":
         return
-    for key in _RAMP.keys() - family.yarn_keys:
-        if rope.find(key) not in (_RAMP[key], None):
+    for key, usual in _RAMP.items():
+        value = rope.find(key)
+        if value not in (usual, None) and key not in family.yarn_keys:
             raise CannotConvert(
-                f"config.json has a yarn with {key} = {shown(rope.find(key))}, which llama.cpp takes for {_RAMP[key]}"
+                f"config.json has a yarn with {key} = {shown(value)}, which llama.cpp takes for {usual}"
             )
     if family.own_yarn:
         return
     factor, shares = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
-    usual, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))
+    own, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))
     meant = rope.optional_number("attention_factor")
     if meant is None:
-        meant = scaled[0] / scaled[1] if all(shares) else usual
-    if not math.isclose(meant, usual, rel_tol=1e-5):
+        meant = scaled[0] / scaled[1] if all(shares) else own
+    if not math.isclose(meant, own, rel_tol=1e-5):
         raise CannotConvert(
             f"config.json has a yarn scaling that multiplies attention with {meant:.4f}, which llama.cpp does not"
         )

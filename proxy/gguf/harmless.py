@@ -13,7 +13,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "the type of the weights, which their headers say": ("dtype", "torch_dtype", "use_bfloat16"),
     "how transformers calculates the same: kernels, pieces, types, what it keeps and returns": (
-        *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "attn_config"),
+        *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset"),
         *("_experts_implementation", "experts_implementation", "_flash_attn_2_enabled", "use_flash_attention"),
         *("use_flash_attn", "use_cache", "cache_implementation", "chunk_size_feed_forward", "pretraining_tp"),
         *("output_attentions", "output_hidden_states", "return_dict", "torchscript", "tf_legacy_loss"),

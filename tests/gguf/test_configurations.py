@@ -238,9 +238,9 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
         ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
         # transformers ignores biases that its config does not say, and demands the norms that it says.
-        ("llama-bias", {"attention_bias": False}, "attn_k.bias in a layer, .* attention_bias = False"),
-        ("seed_oss", {"attention_bias": False}, "attention_bias = False"),
-        ("stablelm", {"use_qkv_bias": False}, "use_qkv_bias = False"),
+        ("llama-bias", {"attention_bias": False}, "attn_k.bias in a layer, .* attention_bias of config.json"),
+        ("seed_oss", {"attention_bias": False}, "attention_bias of config.json"),
+        ("stablelm", {"use_qkv_bias": False}, "use_qkv_bias of config.json"),
         ("stablelm", {"qk_layernorm": True}, "no attn_k_norm.weight"),
         ("stablelm-norms", {"qk_layernorm": False}, "attn_k_norm.weight in a layer"),
         ("glm4moe", {"use_qk_norm": False}, "attn_k_norm.weight in a layer"),
@@ -281,6 +281,15 @@ def test_older_parameters_of_a_rope_go_before_newer_ones() -> None:
     """As in transformers 5.24, which reads both."""
     newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     assert changed("qwen2", newer).header == plan(repository("qwen2")).header
+
+
+def test_one_rope_for_each_kind_of_layer_is_one_rope_where_they_are_alike() -> None:
+    rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}
+    flat, nested = (
+        changed("qwen3", {"rope_parameters": each}, ("rope_theta",)).header
+        for each in (rope, {"full_attention": rope, "sliding_attention": rope})
+    )
+    assert flat == nested
 
 
 def test_olmo_3_as_transformers_5_saves_it() -> None:
