@@ -55,7 +55,7 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "notes of tools": ("unsloth_fixed", "unsloth_version", "axolotl_config", "tokenizer_model_max_length"),
 }
 HARMLESS = frozenset(key for keys in _GROUPS.values() for key in keys)
-_BEGINS, _ENDS = ("unsloth_", "_unsloth_", "tokenizer_"), ("_dropout",)
+_BEGINS, _ENDS = ("unsloth_", "_unsloth_", "tokenizer_", "fuse_", "use_recompute"), ("_dropout",)
 
 OF_ROPES = frozenset({"type", "rope_type", "finetuned"})
 """Those of a rope: its kind, which is always checked, and a note."""

@@ -356,7 +356,7 @@ DEEPSEEK_NOTES = {
         ("cohere", {"use_qk_norm": False, "logit_scale": 0.0625}),
         ("glm4", {"attention_bias": True, "use_cache": True}),
         ("hunyuan", {"add_classification_head": False, "cla_share_factor": 2, "norm_type": "rms", "use_cla": False}),
-        ("ernie4_5", {**OWN_CODE, "use_bias": False, "compression_ratio": 1.0}),
+        ("ernie4_5", {**OWN_CODE, "use_bias": False, "compression_ratio": 1.0, "use_rmsnorm": True, "fuse_ln": True}),
         ("ernie4_5moe", {**OWN_CODE, "moe_capacity": [64, 64, 64], "moe_gate": "topk", "moe_use_aux_free": True}),
         ("seed_oss", {"attention_out_bias": False, "mlp_bias": False, "residual_dropout": 0.1}),
         ("gpt_oss", {"swiglu_limit": 7.0, "experts_per_token": 2, "initial_context_length": 4096}),

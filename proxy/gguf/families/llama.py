@@ -156,6 +156,11 @@ SMOLLM3 = Family(
     vocabulary=llama_vocabulary,
 )
 
+ERNIE_NOTES = frozenset(
+    {*("weight_share_add_bias", "micro_batch_size", "loss_subbatch_seqlen", "token_balance_seqlen"), "ignored_index"}
+)
+"""Of its training; the first is of a bias that there is with `use_bias` only."""
+
 ERNIE4_5 = Family(
     "ernie4_5",
     {**ENDS, **NORMS, **ATTENTION, **MLP},
@@ -170,7 +175,8 @@ ERNIE4_5 = Family(
     },
     optional_biases=QKV | {"attn_output"},
     flags={"use_bias": ATTENTION_BIAS["attention_bias"] | MLP_BIAS["mlp_bias"]},
-    only=ANY_SILU,
+    only={**ANY_SILU, "use_rmsnorm": (True, None)},
+    harmless=ERNIE_NOTES,
     vocabulary=prefix_space,
 )
 

@@ -1,7 +1,7 @@
 """Mixtures of experts that are built like no dense family here: GLM-4 MoE, ERNIE 4.5 MoE, Ling 2. Pure."""
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.llama import ERNIE4_5
+from proxy.gguf.families.llama import ERNIE4_5, ERNIE_NOTES
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -132,9 +132,15 @@ ERNIE4_5_MOE = Family(
     optional=SHARED_MATRICES | {"exp_probs_b"},
     optional_biases=QKV | {"attn_output"},
     # llama.cpp's loader takes all layers behind the first dense ones for mixtures.
-    only={**ANY_SILU, "moe_layer_interval": (1,), "use_bias": (False, None), "moe_norm_min": (1e-12, None)},
+    only={
+        **ANY_SILU,
+        "moe_layer_interval": (1,),
+        "use_bias": (False, None),
+        "use_rmsnorm": (True, None),
+        "moe_norm_min": (1e-12, None),
+    },
     # How many tokens an expert takes in training, and what the weights show.
-    harmless=frozenset({"moe_capacity", "moe_gate", "moe_use_aux_free", "moe_group", "moe_aux_loss_lambda"}),
+    harmless=ERNIE_NOTES | {"moe_capacity", "moe_gate", "moe_use_aux_free", "moe_group", "moe_aux_loss_lambda"},
     vocabulary=prefix_space,
     skipped=("model.mtp_",),
 )
