@@ -299,7 +299,6 @@ def changed(
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "original_max_position_embeddings"),
         ({"rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_theta": 1.0}}}, "sliding_attention"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"vocab_size": 10}, "vocab_size"),
         ({"vocab_size": 2**30}, "vocab_size"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
@@ -318,6 +317,10 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
 
 def _yarn(**change: Any) -> dict[str, Any]:
     return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
+
+
+def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
 
 @pytest.mark.parametrize(
@@ -351,10 +354,21 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("deepseek2", {"rope_scaling": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 0.707}}, "another mscale"),
         ("llama", {"rope_scaling": YARN_4 | {"attention_factor": 1.0}}, "multiplies attention with 1.0000"),
         ("qwen3", {"rope_parameters": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "multiplies attention"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"beta_fast": 16}}, "beta_fast = 16"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"beta_slow": 2}}, "beta_slow = 2"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"truncate": False}}, "truncate = False"),
+        ("deepseek2", {"rope_scaling": YARN_4 | {"beta_fast": 16}}, "beta_fast = 16"),
+        ("olmo3_v5", _two_ropes({"rope_type": "default", "rope_theta": 1e4}), "another rope_theta"),
+        ("olmo3_v5", _two_ropes({"rope_type": "yarn", "rope_theta": 5e4}), "sliding_attention"),
+        ("olmo3_v5", _two_ropes({"rope_type": "default"}), "freq_base_swa"),
+        ("olmo3_v5", _two_ropes(None), "freq_base_swa"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("cohere2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ("cohere2", {"sliding_window_pattern": 2}, "layer_types"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("cohere", {"rope_theta": None}, "rope_theta"),
+        ("cohere2", {"tie_word_embeddings": False}, "tie_word_embeddings"),
         ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
         ("llama4", {"no_rope_layers": [1, 1, 1, 1, 0]}, "no_rope_layers"),
         ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
@@ -380,7 +394,6 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("ministral3", _yarn(original_max_position_embeddings=0), "original_max_position_embeddings"),
         ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "default"),
         ("ministral3", {"sliding_window": 1024}, "sliding_window = 1024"),
-        ("ministral3", {"quantization_config": {"quant_method": "fp8"}}, "quantized already"),
         ("gpt_oss", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ("gpt_oss", {"sliding_window": None}, "sliding_window"),
         ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
@@ -388,7 +401,7 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("gpt_oss", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("gpt_oss", {"rope_scaling": None}, "rope scaling of the type 'default'"),
         ("gpt_oss", {"rope_scaling": {**YARN, "factor": None}}, "factor"),
-        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention with 1.5"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention_factor"),
         ("gpt_oss", {"rope_scaling": {**YARN, "beta_fast": 16.0}}, "beta_fast"),
         ("gpt_oss", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ("gpt_oss", {"quantization_config": "mxfp4"}, "quantization_config"),
@@ -765,6 +778,42 @@ def test_missing_tensor_refused(name: str, part: str, becomes: str) -> None:
     files = replace(tiny, weights=fewer).files()
     with pytest.raises(CannotConvert, match=becomes):
         plan(files)
+
+
+def test_what_is_left_of_a_quantization_is_no_reason_to_refuse() -> None:
+    """Weights of F32, F16 and BF16 are plain, whatever config.json says (F16)."""
+    left = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    assert changed("llama", left).header == plan(repository("llama")).header
+
+
+def test_packed_weights_refused_for_their_quantization() -> None:
+    weights = {"model.safetensors": {"model.layers.0.self_attn.q_proj.qweight": Tensor("I32", (16, 16), 0, 1024)}}
+    config = {**json.loads(repository("llama")["config.json"]), "quantization_config": {"quant_method": "gptq"}}
+    with pytest.raises(CannotConvert, match="quantized already"):
+        convert(config, {}, weights, Description("x"))
+
+
+def test_an_epsilon_is_the_configs() -> None:
+    """llama.cpp's converter writes 1e-5 for OLMoE whatever it says (W11)."""
+    header = read_header(changed("olmoe", {"rms_norm_eps": 1e-3}).header)
+    assert header.get("olmoe.attention.layer_norm_rms_epsilon", float) == pytest.approx(1e-3)
+
+
+def _output(files: Mapping[str, bytes]) -> Any:
+    content = write(plan(files, quantization="F32"), files)
+    header = read_header(content, size=len(content))
+    [tensor] = [tensor for tensor in header.tensors if tensor.name == "output.weight"]
+    start = header.data_start + tensor.offset
+    return np.frombuffer(content[start : start + tensor.size], np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_what_is_calculated_is_rounded_to_what_is_wanted_alone(dtype: str) -> None:
+    """Falcon-H1's factors, in a file of F32 (W11)."""
+    tiny, factor = replace(REPOSITORIES["falcon_h1"], dtype=dtype), 0.0195312
+    changes = [{**tiny.change, "lm_head_multiplier": each} for each in (factor, 1.0)]
+    scaled, plain = (_output(replace(tiny, change=change).files()) for change in changes)
+    assert np.array_equal(scaled, plain * np.float32(factor))
 
 
 def test_quantized_weights_refused() -> None:

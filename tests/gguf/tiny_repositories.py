@@ -1556,6 +1556,20 @@ REPOSITORIES: dict[str, Tiny] = {
         change={"layer_norm_eps": 1e-5, "logit_scale": 0.0625, **TIED},
         drop=("rms_norm_eps",),
     ),
+    "cohere_v5": Tiny(
+        "CohereForCausalLM",
+        "cohere",
+        _cohere,
+        change={
+            "layer_norm_eps": 1e-4,
+            "logit_scale": 0.125,
+            "attention_bias": False,
+            "use_qk_norm": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
+            **TIED,
+        },
+        drop=("rms_norm_eps", "rope_theta"),
+    ),
     "cohere2": Tiny(
         "Cohere2ForCausalLM",
         "cohere2",
@@ -2069,6 +2083,31 @@ REPOSITORIES: dict[str, Tiny] = {
         _olmo2,
         _qwen,
         {"sliding_window": 1024, "layer_types": [*["sliding_attention"] * 3, "full_attention"], **FOUR},
+    ),
+    "olmo3_v5": Tiny(
+        "Olmo3ForCausalLM",
+        "olmo3",
+        _olmo2,
+        _qwen,
+        {
+            "sliding_window": 8,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+            "rms_norm_eps": 1e-4,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 50000.0,
+                    "factor": 8.0,
+                    "attention_factor": 1.2079441541679836,
+                    "beta_fast": 32.0,
+                    "beta_slow": 1.0,
+                    "original_max_position_embeddings": 256,
+                },
+            },
+            **FOUR,
+        },
+        drop=("rope_theta",),
     ),
     "olmoe": Tiny(
         "OlmoeForCausalLM",

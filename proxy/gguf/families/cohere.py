@@ -24,6 +24,16 @@ _COHERE_TENSORS: Mapping[str, Rule | str] = {
     LAYER + "input_layernorm": "blk.{}.attn_norm",
 }
 
+_ONLY = {**ANY_SILU, "tie_word_embeddings": (True,)}
+
+
+def _base(config: Config) -> Pairs:
+    """Where there is none, transformers 4 and 5 take different ones."""
+    if config.rope.get("rope_theta") is None:
+        raise CannotConvert("config.json has no rope_theta")
+    yield from ()
+
+
 _NORMED_BLOCKS = 64
 """From so many layers on llama.cpp has norms for the heads."""
 
@@ -48,16 +58,16 @@ COHERE = Family(
         number("logit_scale", "logit_scale", required=True),
         no_scaling,
         _norms_of_heads,
+        _base,
     ),
     defaults={
         "max_position_embeddings": 8192,
         "layer_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
         "tie_word_embeddings": True,
         "logit_scale": 0.0625,
     },
     ropes=frozenset({"default"}),
-    only=ANY_SILU,
+    only=_ONLY,
 )
 
 COHERE2 = Family(
@@ -72,7 +82,7 @@ COHERE2 = Family(
         no_scaling,
         windows(4),
     ),
-    defaults={**COHERE.defaults, "sliding_window": 4096, "partial_rotary_factor": 1.0},
+    defaults={**COHERE.defaults, "rope_theta": 10000.0, "sliding_window": 4096, "partial_rotary_factor": 1.0},
     ropes=frozenset({"default"}),
-    only=ANY_SILU,
+    only=_ONLY,
 )

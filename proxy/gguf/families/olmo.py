@@ -17,6 +17,7 @@ from proxy.gguf.families.parts import (
     TURNED,
     UNTIED,
     sliding_layers,
+    two_ropes,
 )
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
@@ -40,12 +41,24 @@ OLMO2 = Family(
     only={**ANY_SILU, **UNTIED},
 )
 
+
+def _one_base(config: Config) -> Pairs:
+    """llama.cpp takes one for all layers, and scales it in those that see all."""
+    if "full_attention" not in (config.find("rope_parameters", "rope_scaling") or {}):
+        return
+    bases = dict(two_ropes(config))
+    if bases["rope.freq_base"] != bases["rope.freq_base_swa"]:
+        raise CannotConvert("config.json has another rope_theta for sliding_attention, which llama.cpp does not know")
+    yield from bases.items()
+
+
 OLMO3 = Family(
     "olmo2",
     _OLMO2_TENSORS,
-    (*BASIC, sliding_layers),
+    (*BASIC, sliding_layers, _one_base),
     defaults={**OLMO2.defaults, "sliding_window": 4096, "sliding_window_pattern": 4},
     only={**ANY_SILU, **UNTIED},
+    local_rope=True,
 )
 
 

@@ -89,5 +89,6 @@ GPT_OSS = Family(
     },
     of=_by_experts,
     told=_rounded_ramp,
+    own_yarn=True,
     kept="mxfp4",
 )
