@@ -102,6 +102,7 @@ _DELTA_NET = {
     "ssm_out": "dt_rank*d_state n_embd",
 }
 _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
+    "chatglm": _FUSED_MLP,
     "command-r": _NORMS_OF_EACH_HEAD,
     "deepseek2": {
         "attn_q": "n_embd n_q_mla",
@@ -160,6 +161,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
     (
         *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
         *(
+            "chatglm",
             "jamba",
             "lfm2",
             "lfm2moe",

@@ -53,6 +53,8 @@ ONLY_OURS = {
     "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
     "gemma": {"gemma.rope.freq_base"},  # llama.cpp takes every Gemma's to be 10,000, and its loader reads it
     "gemma2": {"gemma2.rope.freq_base"},
+    "glm4moelite": {"deepseek2.expert_gating_func"},  # llama.cpp guesses it by the number of tokens
+    "glm4moelite_v5": {"deepseek2.expert_gating_func"},
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
 BEGINS = "tokenizer.ggml.add_bos_token"
@@ -163,23 +165,28 @@ def test_llama3_frequencies_are_those_of_torch() -> None:
         assert hashlib.sha256(content).hexdigest() == case["sha256"], case
 
 
-def test_experts_of_lfm2_may_be_fused() -> None:
+@pytest.mark.parametrize(
+    ("name", "experts", "parts"),
+    [
+        ("lfm2moe", "feed_forward.experts.", ("w1", "w3", "w2")),
+        ("glm4moelite", "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
+    ],
+)
+def test_experts_may_be_fused(name: str, experts: str, parts: tuple[str, str, str]) -> None:
     """As transformers 5 has them in memory."""
-    tiny = REPOSITORIES["lfm2moe"]
+    tiny = REPOSITORIES[name]
 
     def fused(weights: Any) -> None:
         tiny.weights(weights)
         tensors = weights.tensors
-        for layer in (2, 3):
-            start = f"model.layers.{layer}.feed_forward.experts."
-            first, down, second = (
-                np.stack([tensors.pop(f"{start}{expert}.w{part}.weight") for expert in range(EXPERTS)])
-                for part in (1, 2, 3)
+        for start in {key[: key.index(experts)] + experts for key in tensors if experts in key}:
+            gate, up, down = (
+                np.stack([tensors.pop(f"{start}{expert}.{part}.weight") for expert in range(EXPERTS)]) for part in parts
             )
-            tensors |= {f"{start}gate_up_proj": np.concatenate((first, second), axis=1), f"{start}down_proj": down}
+            tensors |= {f"{start}gate_up_proj": np.concatenate((gate, up), axis=1), f"{start}down_proj": down}
 
     files = replace(tiny, weights=fused).files()
-    contents = [write(plan(files), files), converted("lfm2moe")]
+    contents = [write(plan(files), files), converted(name)]
     made_of, expected = (figures(read_header(content, size=len(content)), content) for content in contents)
     assert made_of["tensors"] == expected["tensors"]
 
@@ -202,12 +209,13 @@ def test_output_is_left_out_where_it_is_tied() -> None:
     assert "output.weight" not in {tensor.name for tensor in read_header(content).tensors}
 
 
-def test_layers_that_only_help_in_training_are_left_out() -> None:
+@pytest.mark.parametrize("name", ["glm4moe", "glm4moelite"])
+def test_layers_that_only_help_in_training_are_left_out(name: str) -> None:
     """llama.cpp's converter keeps GLM's, which nothing runs."""
-    tiny = REPOSITORIES["glm4moe"]
+    tiny = REPOSITORIES[name]
     files = replace(tiny, change={**tiny.change, "num_nextn_predict_layers": 1}).files()
-    assert len(files["model.safetensors"]) > len(repository("glm4moe")["model.safetensors"])
-    assert write(plan(files), files) == converted("glm4moe")
+    assert len(files["model.safetensors"]) > len(repository(name)["model.safetensors"])
+    assert write(plan(files), files) == converted(name)
 
 
 def test_llama_4_of_the_first_transformers_that_had_it_is_the_same() -> None:
@@ -343,6 +351,15 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
         ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
         ("hunyuan", {"num_experts": 2}, "num_experts"),
         ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("glm", {"rope_scaling": YARN}, "yarn"),
+        ("glm", {"head_dim": 32}, "head_dim"),
+        ("glm4moelite", {"mlp_layer_types": ["sparse", "dense"]}, "mlp_layer_types"),
+        ("glm4moelite", {"mlp_layer_types": ["dense"]}, "layer_types"),
+        ("glm4moelite", {"mlp_layer_types": ["sparse", "sparse"]}, "blk.0.ffn_down_exps"),
+        ("glm4moelite", {"scoring_func": "softmax"}, "scoring_func"),
+        ("glm4moelite", {"rope_interleave": False}, "rope_interleave"),
+        ("glm4moelite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("glm4moelite", {"attention_bias": True}, "attention_bias"),
         ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
         ("internlm2", {"bias": True}, "bias"),
         ("jamba", {"attn_layer_period": 0}, "attn_layer_period"),

@@ -1064,6 +1064,15 @@ def _glm4(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
 
 
+def _glm(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias="qkv")
+        weights.linear(f"{layer}mlp.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
+
+
 def _exaone4(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -1193,7 +1202,7 @@ def _deepseek2(weights: Weights) -> None:
         weights.linear(f"{layer}self_attn.kv_b_proj", HEADS * (nope + value), config["kv_lora_rank"])
         weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * value)
         _dense_or_experts(weights, number, layer)
-        if number and config.get("scoring_func") == "sigmoid":
+        if number >= config.get("first_k_dense_replace", 1) and config.get("scoring_func", "sigmoid") == "sigmoid":
             weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
 
 
@@ -1318,6 +1327,10 @@ def _qwen35() -> Tokenizer:
     return byte_pairs("qwen35", merge_lists=True)
 
 
+def _glm_tokens() -> Tokenizer:
+    return byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>"))
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1383,6 +1396,17 @@ DEEPSEEK = {
     "scoring_func": "softmax",
 }
 MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
+GLM4_MOE_LITE = {
+    **{key: value for key, value in DEEPSEEK.items() if key not in ("scoring_func", "first_k_dense_replace")},
+    **MLA,
+    "q_lora_rank": 256,
+    "num_key_value_heads": HEADS,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "n_group": 1,
+    "topk_group": 1,
+    "rms_norm_eps": 1e-4,
+}
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
 GPT_OSS: dict[str, Any] = {
     "num_local_experts": EXPERTS,
@@ -1767,6 +1791,39 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "hidden_act", "global_head_dim", "num_global_key_value_heads"),
     ),
+    "glm": Tiny(
+        "GlmForCausalLM",
+        "glm",
+        _glm,
+        lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
+        {
+            "head_dim": 64,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+            "rms_norm_eps": 1e-4,
+            "rope_theta": 50000.0,
+            # Where llama.cpp's converter looks for what transformers has above.
+            "layernorm_epsilon": 1e-4,
+            "rope_ratio": 5,
+            "seq_length": 2048,
+        },
+    ),
+    "glm_v5": Tiny(
+        "GlmForCausalLM",
+        "glm",
+        _glm,
+        lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
+        {
+            "head_dim": 64,
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25, "rope_theta": 50000.0},
+            "layernorm_epsilon": 1e-5,
+            "rope_ratio": 5,
+            "seq_length": 2048,
+            **TIED,
+        },
+        drop=("rope_theta",),
+    ),
     "glm4": Tiny(
         "Glm4ForCausalLM",
         "glm4",
@@ -1778,7 +1835,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "Glm4MoeForCausalLM",
         "glm4_moe",
         _glm4_moe,
-        lambda: byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>")),
+        _glm_tokens,
         {
             **{key: value for key, value in DEEPSEEK.items() if key != "scoring_func"},
             "norm_topk_prob": True,
@@ -1790,6 +1847,29 @@ REPOSITORIES: dict[str, Tiny] = {
             "n_group": 1,
             "topk_group": 1,
         },
+    ),
+    "glm4moelite": Tiny(
+        "Glm4MoeLiteForCausalLM",
+        "glm4_moe_lite",
+        _deepseek2,
+        _glm_tokens,
+        {**GLM4_MOE_LITE, "rope_theta": 50000.0, "rope_scaling": None, "first_k_dense_replace": 1},
+    ),
+    "glm4moelite_v5": Tiny(
+        "Glm4MoeLiteForCausalLM",
+        "glm4_moe_lite",
+        _deepseek2,
+        _glm_tokens,
+        {
+            **GLM4_MOE_LITE,
+            "num_hidden_layers": 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "first_k_dense_replace": 2,
+            "norm_topk_prob": False,
+            "rope_interleave": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 1.0},
+        },
+        drop=("rope_theta",),
     ),
     "hunyuan": Tiny(
         "HunYuanDenseV1ForCausalLM",
