@@ -7,6 +7,7 @@ merge, which llama.cpp goes by the name too. What is not known is refused: Ollam
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from proxy.gguf.config import CannotConvert
@@ -131,6 +132,8 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
     ignores_merges = isinstance(model, dict) and model.get("ignore_merges") is True
     steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
     name = KNOWN.get((steps, ignores_merges))
+    if name is None and _merges_make_all(model):
+        name = KNOWN.get((steps, not ignores_merges))
     if name is None:
         raise CannotConvert(
             f"tokenizer.json has a pre-tokenizer that is not known: {shown(steps)}"
@@ -144,6 +147,33 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
 def _vocabulary(model: object) -> Mapping[str, Any]:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     return vocabulary if isinstance(vocabulary, dict) else {}
+
+
+_LONGEST = 128
+"""Characters of a token whose merges are followed; o200k's longest has so many spaces."""
+
+
+def _merges_make_all(model: object) -> bool:
+    """Whether every token is what its own text is merged to: then it changes nothing to take whole words first."""
+    merges = model.get("merges") if isinstance(model, dict) else None
+    ranks: dict[tuple[str, str], int] = {}
+    for merge in merges if isinstance(merges, list) else []:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):  # noqa: PLR2004
+            return False
+        ranks.setdefault((pair[0], pair[1]), len(ranks))
+    return all(len(token) <= _LONGEST and _merge_whole(token, ranks) for token in _vocabulary(model))
+
+
+def _merge_whole(token: str, ranks: Mapping[tuple[str, str], int]) -> bool:
+    parts = list(token)
+    while len(parts) > 1:
+        found = [(rank, at) for at, pair in enumerate(pairwise(parts)) if (rank := ranks.get(pair)) is not None]
+        if not found:
+            return False
+        _, at = min(found)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return True
 
 
 _PRINTED = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))

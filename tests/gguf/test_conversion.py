@@ -327,6 +327,10 @@ def _yarn(**change: Any) -> dict[str, Any]:
     return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
 
 
+def _longrope(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**REPOSITORIES["phi3_v5"].change["rope_parameters"], **change}}
+
+
 def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
@@ -351,6 +355,11 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
         ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
         ("hunyuan", {"num_experts": 2}, "num_experts"),
         ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("phi3", {"rope_scaling": {"type": "longrope"}}, "'longrope' without a long_factor"),
+        ("phi3_v5", _longrope(rope_type="default"), "'default' with a long_factor"),
+        ("phi3_v5", _longrope(factor=4.0), "factor = 4.0, in a context 2 times"),
+        ("phi3_v5", _longrope(long_factor=[1.0]), "no 32 numbers in long_factor"),
+        ("phi4", {"head_dim": 32}, "head_dim"),
         ("glm", {"rope_scaling": YARN}, "yarn"),
         ("glm", {"head_dim": 32}, "head_dim"),
         ("glm4moelite", {"mlp_layer_types": ["sparse", "dense"]}, "mlp_layer_types"),
@@ -517,6 +526,8 @@ def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str,
         ("mistral", {"sliding_window": None}, None),
         ("mistral", {"sliding_window": 2048}, None),
         ("phi3", {"sliding_window": 512}, "beyond 512 tokens"),
+        ("phi3_v5", {}, "num_ctx beyond 1024"),
+        ("phi4", {}, None),
         ("starcoder2", {"sliding_window": 512}, "beyond 512 tokens"),
         ("mixtral", {"sliding_window": 512}, "beyond 512 tokens"),
         ("qwen2", {"sliding_window": 512}, None),
@@ -810,6 +821,11 @@ def test_packed_weights_refused_for_their_quantization() -> None:
         convert(config, {}, weights, Description("x"))
 
 
+def test_a_longropes_attention_may_be_told() -> None:
+    header = read_header(changed("phi3_v5", _longrope(attention_factor=1.5)).header)
+    assert header.get("phi3.rope.scaling.attn_factor", float) == 1.5
+
+
 def test_an_epsilon_is_the_configs() -> None:
     """llama.cpp's converter writes 1e-5 for OLMoE whatever it says (W11)."""
     header = read_header(changed("olmoe", {"rms_norm_eps": 1e-3}).header)
@@ -862,6 +878,24 @@ NASTY = (
 @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "gpt-2", "smollm"])
 def test_pre_tokenizers_are_known_by_their_structure(pre: str) -> None:
     assert name_pre_tokenizer(json.loads(byte_pairs(pre).files["tokenizer.json"])) == pre
+
+
+def test_words_that_no_merges_make_are_a_reason_to_refuse() -> None:
+    """Where whole words come first, and llama.cpp knows the cut without that only; o200k has none (R4)."""
+    files = repository("phi4_mini")
+    tokenizer = json.loads(files["tokenizer.json"])
+    assert name_pre_tokenizer(tokenizer) == "gpt-4o"
+    tokenizer["model"]["vocab"]["brownies"] = 9999
+    with pytest.raises(CannotConvert, match="takes whole words before merges"):
+        name_pre_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("merges", [None, [], ["a"], [["a"]], [[1, 2]], ["Ġ t h"], [["Ġ", "t"], ["h", "e"]]])
+def test_whole_words_without_merges_that_make_them_refused(merges: object) -> None:
+    tokenizer = json.loads(repository("phi4_mini")["tokenizer.json"])
+    tokenizer["model"]["merges"] = merges
+    with pytest.raises(CannotConvert, match="takes whole words before merges"):
+        name_pre_tokenizer(tokenizer)
 
 
 def test_pieces_without_a_model_merge_as_the_tokenizers_package() -> None:

@@ -352,6 +352,15 @@ def _hunyuan_byte_pairs() -> Tokenizer:
     return changed(byte_pairs("deepseek-v3", more=("<|eos|>",)), change)
 
 
+def _phi4_mini_byte_pairs() -> Tokenizer:
+    """Whole words are taken before any merge, which makes no difference: merges make them all."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        files["tokenizer.json"]["model"]["ignore_merges"] = True
+
+    return changed(byte_pairs("gpt-4o", kind="GPT2Tokenizer"), change)
+
+
 def _internlm2_pieces() -> Tokenizer:
     """The pieces have room for the added tokens, as InternLM's do, and no space comes before a text."""
 
@@ -2228,6 +2237,45 @@ REPOSITORIES: dict[str, Tiny] = {
                 "long_factor": [1.0 + at / 8 for at in range(HEAD // 2)],
             },
             "pad_token_id": 0,
+        },
+    ),
+    "phi3_v5": Tiny(
+        "Phi3ForCausalLM",
+        "phi3",
+        _phi3,
+        _pieces,
+        {
+            "rms_norm_eps": 1e-4,
+            "sliding_window": None,
+            "original_max_position_embeddings": 1024,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 50000.0,
+                "partial_rotary_factor": 1.0,
+                "original_max_position_embeddings": 1024,
+                "short_factor": [1.0 + at / 16 for at in range(HEAD // 2)],
+                "long_factor": [1.0 + at / 8 for at in range(HEAD // 2)],
+            },
+            "pad_token_id": 0,
+        },
+        drop=("rope_theta",),
+    ),
+    "phi4_mini": Tiny(
+        "Phi3ForCausalLM",
+        "phi3",
+        _phi3,
+        _phi4_mini_byte_pairs,
+        {
+            "sliding_window": 262144,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 1024,
+            "rope_theta": 50000.0,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0 + at / 16 for at in range(3 * HEAD // 8)],
+                "long_factor": [1.0 + at / 8 for at in range(3 * HEAD // 8)],
+            },
+            **TIED,
         },
     ),
     "phi4": Tiny(
