@@ -191,6 +191,27 @@ def test_experts_may_be_fused(name: str, experts: str, parts: tuple[str, str, st
     assert made_of["tensors"] == expected["tensors"]
 
 
+def test_experts_of_nemotron_h_may_be_fused() -> None:
+    """As transformers 5 has them in memory, where the layers are called otherwise too."""
+    tiny = REPOSITORIES["nemotron_h_moe"]
+
+    def fused(weights: Any) -> None:
+        tiny.weights(weights)
+        tensors = {name.replace("backbone.", "model."): tensor for name, tensor in weights.tensors.items()}
+        for layer in (1, 3):
+            start = f"model.layers.{layer}.mixer.experts."
+            for part in ("up_proj", "down_proj"):
+                matrices = [tensors.pop(f"{start}{expert}.{part}.weight") for expert in range(EXPERTS)]
+                tensors[start + part] = np.stack(matrices)
+        tensors["mtp.layers.0.norm.weight"] = np.ones(HIDDEN, np.float32)
+        weights.tensors = tensors
+
+    files = replace(tiny, weights=fused).files()
+    contents = [write(plan(files), files), converted("nemotron_h_moe")]
+    made_of, expected = (figures(read_header(content, size=len(content)), content) for content in contents)
+    assert made_of["tensors"] == expected["tensors"]
+
+
 def test_the_layers_that_attend_may_be_told_by_their_numbers() -> None:
     made_of = changed("lfm2", {"layer_types": None, "full_attn_idxs": [1]})
     assert made_of.header == plan(repository("lfm2")).header
@@ -360,6 +381,20 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
         ("phi3_v5", _longrope(factor=4.0), "factor = 4.0, in a context 2 times"),
         ("phi3_v5", _longrope(long_factor=[1.0]), "no 32 numbers in long_factor"),
         ("phi4", {"head_dim": 32}, "head_dim"),
+        ("nemotron_h", {"hybrid_override_pattern": "M*-M"}, "blk.1.attn_k"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*"}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*X"}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": None}, "layer_types"),
+        ("nemotron_h", {"layer_types": []}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "ME*-"}, "one kind"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
+        ("nemotron_h", {"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
+        ("nemotron_h", {"time_step_min": 0.1}, "time_step_min"),
+        ("nemotron_h", {"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
+        ("nemotron_h", {"n_groups": 3}, "mixer.norm"),
+        ("nemotron_h_moe", {"n_group": 2, "topk_group": 2}, "in 2 groups of them"),
+        ("nemotron_h_moe", {"moe_latent_size": 512}, "blk.1.ffn_latent_down"),
+        ("nemotron_h_latent", {"moe_latent_size": None}, "latent_proj.weight' is unknown"),
         ("glm", {"rope_scaling": YARN}, "yarn"),
         ("glm", {"head_dim": 32}, "head_dim"),
         ("glm4moelite", {"mlp_layer_types": ["sparse", "dense"]}, "mlp_layer_types"),
@@ -508,6 +543,21 @@ def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named:
         ("cohere2", {"rotary_pct": None, "layer_types": [*["sliding_attention"] * 3, "full_attention"]}),
         ("smollm3", {"no_rope_layers": [1, 1]}),
         ("deepseek2", {"topk_method": "greedy"}),
+        (
+            "nemotron_h",
+            {
+                "hybrid_override_pattern": None,
+                "num_hidden_layers": None,
+                "rms_norm_eps": None,
+                "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+                "num_experts_per_tok": 2,
+                "n_routed_experts": 8,
+                "n_group": 1,
+                "time_step_limit": [0.0, {"__float__": "Infinity"}],
+            },
+        ),
+        ("nemotron_h", {"layer_types": ["mamba", "mlp", "attention", "mamba"], "hybrid_override_pattern": "MMMM"}),
+        ("nemotron_h_moe", {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]}),
     ],
 )
 def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str, config: Mapping[str, Any]) -> None:
@@ -1121,6 +1171,10 @@ def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str
         ("gpt_oss", "mlp.router.bias", r"blk\.0\.ffn_gate_inp\.bias"),
         ("gpt_oss", "down_proj_blocks", r"blk\.0\.ffn_down_exps\.weight"),
         ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
+        ("nemotron_h", "mixer.conv1d.bias", r"blk\.0\.ssm_conv1d\.bias"),
+        ("nemotron_h", "mixer.k_proj", r"blk\.2\.attn_k\.weight"),
+        ("nemotron_h_moe", "e_score_correction_bias", r"blk\.1\.exp_probs_b\.bias"),
+        ("nemotron_h_latent", "fc1_latent_proj", r"blk\.1\.ffn_latent_down\.weight"),
         ("llama4", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
         ("llama4", "experts.gate_up_proj", r"blk\.0\.ffn_gate_exps\.weight"),
     ],

@@ -659,13 +659,18 @@ class Weights:
 
     def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
         """Of Mamba's second kind."""
-        config = self.config
-        heads, inner_and_states = (
-            config["mamba_n_heads"],
-            inner + 2 * config["mamba_n_groups"] * config["mamba_d_state"],
+        heads, groups, state, kernel = (
+            next(self.config[key] for key in keys if key in self.config)
+            for keys in (
+                ("mamba_n_heads", "mamba_num_heads"),
+                ("mamba_n_groups", "n_groups"),
+                ("mamba_d_state", "ssm_state_size"),
+                ("mamba_d_conv", "conv_kernel"),
+            )
         )
+        inner_and_states = inner + 2 * groups * state
         self.linear(f"{name}in_proj", inner + inner_and_states + heads, HIDDEN)
-        self.add(f"{name}conv1d.weight", inner_and_states, 1, config["mamba_d_conv"])
+        self.add(f"{name}conv1d.weight", inner_and_states, 1, kernel)
         self.add(f"{name}conv1d.bias", inner_and_states)
         self.add(f"{name}dt_bias", heads)
         self.decays(f"{name}A_log", heads)
@@ -1031,6 +1036,37 @@ def _falcon_h1(weights: Weights) -> None:
         weights.mixer(f"{layer}mamba.", weights.config["mamba_d_ssm"], norm=weights.config["mamba_rms_norm"])
         weights.attention(layer)
         weights.mlp(layer, name="feed_forward")
+
+
+def _nemotron_h(weights: Weights) -> None:
+    """Layers by the letters of the pattern."""
+    config = weights.config
+    weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("backbone.norm_f")
+    weights.add("lm_head.weight", config["vocab_size"], HIDDEN)
+    for number, kind in enumerate(config["hybrid_override_pattern"]):
+        layer = f"backbone.layers.{number}."
+        weights.norm(f"{layer}norm")
+        if kind == "M":
+            weights.mixer(f"{layer}mixer.", config["mamba_num_heads"] * config["mamba_head_dim"])
+        elif kind == "*":
+            for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+                weights.linear(f"{layer}mixer.{part}_proj", heads * weights.head, HIDDEN)
+            weights.linear(f"{layer}mixer.o_proj", HIDDEN, HEADS * weights.head)
+        elif kind == "-":
+            weights.mlp(layer, gate=False, name="mixer")
+        else:
+            weights.linear(f"{layer}mixer.gate", EXPERTS, HIDDEN)
+            weights.add(f"{layer}mixer.gate.e_score_correction_bias", EXPERTS)
+            latent = config.get("moe_latent_size") or HIDDEN
+            for expert in range(EXPERTS):
+                weights.linear(f"{layer}mixer.experts.{expert}.up_proj", config["moe_intermediate_size"], latent)
+                weights.linear(f"{layer}mixer.experts.{expert}.down_proj", latent, config["moe_intermediate_size"])
+            size = config["moe_shared_expert_intermediate_size"]
+            weights.mlp(layer, size, gate=False, name="mixer.shared_experts")
+            if "moe_latent_size" in config:
+                weights.linear(f"{layer}mixer.fc1_latent_proj", latent, HIDDEN)
+                weights.linear(f"{layer}mixer.fc2_latent_proj", HIDDEN, latent)
 
 
 def _cohere(weights: Weights) -> None:
@@ -1460,6 +1496,33 @@ GRANITE4 = {
     "mamba_d_head": 64,
     "mamba_d_conv": 4,
     "mamba_expand": 2,
+}
+NEMOTRON_H = {
+    "vocab_size": 376,
+    "num_hidden_layers": 4,
+    "head_dim": 128,
+    "layer_norm_epsilon": 1e-4,
+    "rms_norm_eps": 1e-4,
+    "mlp_hidden_act": "relu2",
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 64,
+    "n_groups": 2,
+    "ssm_state_size": 64,
+    "conv_kernel": 4,
+    "time_step_min": 0.001,
+}
+NEMOTRON_H_MOE = {
+    **NEMOTRON_H,
+    "hybrid_override_pattern": "ME*E",
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": HIDDEN,
+    "moe_shared_expert_intermediate_size": FEED_FORWARD,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "n_group": 1,
+    "topk_group": 1,
 }
 FALCON_H1 = {
     "vocab_size": 384,
@@ -2162,6 +2225,25 @@ REPOSITORIES: dict[str, Tiny] = {
         _pieces,
         {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
         drop=("rms_norm_eps",),
+    ),
+    "nemotron_h": Tiny(
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        _nemotron_h,
+        _tekken,
+        {**NEMOTRON_H, "hybrid_override_pattern": "M-*M"},
+        drop=("hidden_act",),
+    ),
+    "nemotron_h_moe": Tiny(
+        "NemotronHForCausalLM", "nemotron_h", _nemotron_h, _tekken, NEMOTRON_H_MOE, drop=("hidden_act",)
+    ),
+    "nemotron_h_latent": Tiny(
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        _nemotron_h,
+        _tekken,
+        {**NEMOTRON_H_MOE, "moe_latent_size": 512, "norm_topk_prob": False},
+        drop=("hidden_act",),
     ),
     "olmo": Tiny("OlmoForCausalLM", "olmo", _olmo, change={"clip_qkv": 8.0}, drop=("rms_norm_eps",)),
     "olmo2": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _llama3),

@@ -22,6 +22,7 @@ from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, 
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
 from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
+from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.openai import GPT_OSS
 from proxy.gguf.families.phi import PHI2, PHI3
@@ -82,6 +83,7 @@ FAMILIES: Mapping[str, Family] = {
     "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "NemotronForCausalLM": NEMOTRON,
+    "NemotronHForCausalLM": NEMOTRON_H,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
     "OlmoForCausalLM": OLMO,
