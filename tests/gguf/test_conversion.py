@@ -934,6 +934,7 @@ def test_words_that_no_merges_make_are_a_reason_to_refuse() -> None:
     """Where whole words come first, and llama.cpp knows the cut without that only; o200k has none (R4)."""
     files = repository("phi4_mini")
     tokenizer = json.loads(files["tokenizer.json"])
+    tokenizer["model"]["vocab"]["<think>"] = 9998  # which is an added token
     assert name_pre_tokenizer(tokenizer) == "gpt-4o"
     tokenizer["model"]["vocab"]["brownies"] = 9999
     with pytest.raises(CannotConvert, match="takes whole words before merges"):
