@@ -19,6 +19,9 @@ def cast(target: Target, kind: TensorType) -> Target:
     """The same tensor with its numbers as `kind`. Raises NoEngine."""
     if target.info.type == kind:
         return target
+    if target.exact is not None:
+        info = replace(target.info, type=TensorType.F32)
+        return cast(replace(target, info=info, pieces=target.exact, exact=None), kind)
     step = casting(target.info, kind)
     pieces = [
         replace(piece, transform=chained([piece.transform, step] if piece.transform else [step]))

@@ -88,7 +88,10 @@ class Config:
 
     @property
     def blocks(self) -> int:
-        blocks = self.positive("n_layers", "num_hidden_layers", "n_layer", "num_layers")
+        names, kinds = ("n_layers", "num_hidden_layers", "n_layer", "num_layers"), self.find("layers_block_type")
+        # Of Nemotron-H transformers 5 writes no other number of layers.
+        told = isinstance(kinds, list) and kinds and self.find(*names) is None
+        blocks = len(kinds) if told else self.positive(*names)
         if blocks > MOST_BLOCKS:
             raise CannotConvert(f"config.json has num_hidden_layers = {blocks}, more than any model has")
         return blocks

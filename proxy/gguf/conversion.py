@@ -107,8 +107,8 @@ def convert(
     """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
 
     With `quantization`, one of FILE_TYPES, the file is bit by bit what llama-quantize makes of the unquantized one, but
-    for the few tensors that Ollama 0.33 has it make more precise; without, matrices keep their type. The data keeps the
-    order of the source where no tensor is made of several.
+    for the few tensors that Ollama 0.33 has it make more precise, and for what is calculated, which is rounded only
+    once; without, matrices keep their type. The data keeps the order of the source where no tensor is made of several.
 
     Raises CannotConvert, or GgufError for a value that no GGUF can hold.
     """
@@ -116,7 +116,7 @@ def convert(
     # What embeds texts needs no output: it may have none, and has the embeddings in its place.
     settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
     family = family if family.of is None else family.of(settings)
-    _check_settings(family, settings)
+    _check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
     file_type = quantization or _file_type(weights, sources)
@@ -192,7 +192,7 @@ def _family(config: Mapping[str, object]) -> Family:
     return family
 
 
-def _check_settings(family: Family, config: Config) -> None:
+def _check_settings(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> None:
     if not family.local_rope and config.has_two_ropes:
         raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
     kind = config.rope.get("rope_type", "default")
@@ -200,7 +200,8 @@ def _check_settings(family: Family, config: Config) -> None:
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
     # The second is MLX's.
     quantized = config.find("quantization_config") or config.find("quantization")
-    if quantized and (family.kept is None or not _is_of(quantized, family.kept)):
+    kept = _are_plain(weights) if family.kept is None else _is_of(quantized, family.kept)
+    if quantized and not kept:
         raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
@@ -217,7 +218,7 @@ def _check_settings(family: Family, config: Config) -> None:
         )
 
 
-_RAMP = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+_RAMP = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "extrapolation_factor": 1}
 """What llama.cpp takes for these keys of a yarn, whatever the file says (b10488)."""
 
 
@@ -243,6 +244,11 @@ def _check_yarn(family: Family, config: Config) -> None:
         raise CannotConvert(
             f"config.json has a yarn scaling that multiplies attention with {meant:.4f}, which llama.cpp does not"
         )
+
+
+def _are_plain(weights: Mapping[str, Mapping[str, Source]]) -> bool:
+    """Then a quantization_config is left over from what they were made of."""
+    return all(tensor.dtype in WIDTHS for tensors in weights.values() for tensor in tensors.values())
 
 
 def _is_of(quantized: object, method: str) -> bool:

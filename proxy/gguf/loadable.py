@@ -102,6 +102,7 @@ _DELTA_NET = {
     "ssm_out": "dt_rank*d_state n_embd",
 }
 _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
+    "chatglm": _FUSED_MLP,
     "command-r": _NORMS_OF_EACH_HEAD,
     "deepseek2": {
         "attn_q": "n_embd n_q_mla",
@@ -147,6 +148,14 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "ffn_down_shexp": "n_ff_exp n_embd",
     },
     "mamba": _MAMBA,
+    "nemotron_h": _MAMBA_2,
+    "nemotron_h_moe": {
+        **_MAMBA_2,
+        "ffn_up_exps": "n_latent n_ff_exp n_expert",
+        "ffn_down_exps": "n_ff_exp n_latent n_expert",
+        "ffn_latent_down": "n_embd n_latent",
+        "ffn_latent_up": "n_latent n_embd",
+    },
     "olmo2": _NORMS_OF_ALL_HEADS,
     "olmoe": _NORMS_OF_ALL_HEADS,
     "phi3": _FUSED_MLP,
@@ -160,6 +169,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
     (
         *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
         *(
+            "chatglm",
             "jamba",
             "lfm2",
             "lfm2moe",
@@ -179,7 +189,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
 """Architectures in which all heads together have to be as wide as the embedding."""
 
 _EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
-_MIXED_LAYERS = frozenset({"gemma4", "jamba"})
+_MIXED_LAYERS = frozenset({"gemma4", "jamba", "nemotron_h_moe"})
 """Where the tensors say which layers have experts."""
 
 
@@ -249,6 +259,7 @@ class _Sizes:
             "n_layer*n_embd_pl": read("block_count") * n_embd_pl,
             "n_expert": read("expert_count"),
             "n_ff_exp": n_ff_exp,
+            "n_latent": read("moe_latent_size", n_embd),
             "n_ff_shexp": read("expert_shared_feed_forward_length", n_ff_exp * read("expert_shared_count")),
             "q_lora_rank": read("attention.q_lora_rank"),
             "kv_lora_rank": kv_lora_rank,

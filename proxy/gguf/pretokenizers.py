@@ -7,6 +7,7 @@ merge, which llama.cpp goes by the name too. What is not known is refused: Ollam
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from proxy.gguf.config import CannotConvert
@@ -130,7 +131,9 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
     model = tokenizer.get("model")
     ignores_merges = isinstance(model, dict) and model.get("ignore_merges") is True
     steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
-    name = KNOWN.get((steps, ignores_merges))
+    name, other = (KNOWN.get((steps, ignores)) for ignores in (ignores_merges, not ignores_merges))
+    if name is None and other is not None and _merges_make_all(tokenizer):
+        name = other
     if name is None:
         raise CannotConvert(
             f"tokenizer.json has a pre-tokenizer that is not known: {shown(steps)}"
@@ -144,6 +147,43 @@ def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
 def _vocabulary(model: object) -> Mapping[str, Any]:
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     return vocabulary if isinstance(vocabulary, dict) else {}
+
+
+_LONGEST = 128
+"""Characters of a token whose merges are followed; o200k's longest has so many spaces."""
+
+
+def _merges_make_all(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether every token is what its own text is merged to: then it changes nothing to take whole words first.
+
+    Added tokens are found in a text before that.
+    """
+    model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
+    merges = model.get("merges") if isinstance(model, dict) else None
+    ranks: dict[tuple[str, str], int] = {}
+    for merge in merges if isinstance(merges, list) else []:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):  # noqa: PLR2004
+            return False
+        ranks.setdefault((pair[0], pair[1]), len(ranks))
+    found = {token.get("content") for token in added if isinstance(token, dict)} if isinstance(added, list) else set()
+    tokens = _vocabulary(model).keys() - found
+    return all(len(token) <= _LONGEST and _merge_whole(token, ranks) for token in tokens)
+
+
+def _merge_whole(token: str, ranks: Mapping[tuple[str, str], int]) -> bool:
+    parts, never = list(token), len(ranks)
+    order = [ranks.get(pair, never) for pair in pairwise(parts)]
+    while order:
+        first = min(order)
+        if first == never:
+            return False
+        at = order.index(first)
+        del order[at]
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        for changed in range(max(at - 1, 0), min(at + 1, len(order))):
+            order[changed] = ranks.get((parts[changed], parts[changed + 1]), never)
+    return True
 
 
 _PRINTED = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))

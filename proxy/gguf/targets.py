@@ -140,6 +140,8 @@ class Target:
     info: TensorInfo
     pieces: tuple[Piece | Made, ...]
     sources: int = 1
+    exact: tuple[Piece, ...] | None = None
+    """The same in F32, of what is calculated and rounded to the tensor's type."""
 
     @property
     def block(self) -> int | None:
@@ -404,13 +406,14 @@ def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
     counts = [place.rows] if len(shares) == 1 else [rows for rows, _ in shares]
     if len(shape) != MATRIX or sum(counts) != place.rows:
         raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, counts))} rows")
-    pieces, first = [], 0
+    pieces, exact, first = [], [], 0
     for rows, (_, factors) in zip(counts, shares, strict=True):
         if rows:
             piece = place.piece(first, first + rows)
             pieces.append(replace(piece, transform=scaled(dtype, factors)))
+            exact.append(replace(piece, transform=scaled(dtype, factors, "F32")))
         first += rows
-    return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces))
+    return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces), exact=tuple(exact))
 
 
 def _padded(place: _Place, rows: int, name: str) -> Target:

@@ -69,10 +69,11 @@ def increased(dtype: str) -> Transform:
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_increase, dtype))
 
 
-def scaled(dtype: str, factors: tuple[float, ...]) -> Transform:
-    """Each number multiplied with one factor after the other, all of 32 bits."""
+def scaled(dtype: str, factors: tuple[float, ...], made: str | None = None) -> Transform:
+    """Each number multiplied with one factor after the other, all of 32 bits; `made` is F32 or the same type again."""
     rounded = tuple(_rounded("<f", factor) for factor in factors)
-    return Transform(WIDTHS[dtype], WIDTHS[dtype], partial(_scale, dtype, rounded))
+    made = made or dtype
+    return Transform(WIDTHS[dtype], WIDTHS[made], partial(_scale, dtype, made, rounded))
 
 
 def multiplied(dtype: str, factor: float) -> Transform:
@@ -185,12 +186,12 @@ def _each(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes
     return struct.pack(f"<{count}f", *map(change, struct.unpack(f"<{count}f", wide)))
 
 
-def _scale(dtype: str, factors: tuple[float, ...], content: bytes) -> bytes:
+def _scale(dtype: str, made: str, factors: tuple[float, ...], content: bytes) -> bytes:
     if dtype == "F32":
         numbers = _multiplied(struct.unpack(f"<{len(content) // 4}f", content), factors)
         return struct.pack(f"<{len(numbers)}f", *numbers)
-    products = _products(dtype, factors)
-    return array("H", [products[number] for number in array("H", content)]).tobytes()
+    products = _products(dtype, made, factors)
+    return array(_CODES[WIDTHS[made]], [products[number] for number in array("H", content)]).tobytes()
 
 
 def _multiplied(numbers: Sequence[float], factors: tuple[float, ...]) -> Sequence[float]:
@@ -200,14 +201,15 @@ def _multiplied(numbers: Sequence[float], factors: tuple[float, ...]) -> Sequenc
 
 
 @lru_cache(maxsize=32)
-def _products(dtype: str, factors: tuple[float, ...]) -> list[int]:
-    """What each of the numbers that 16 bits can hold becomes, calculated in F32."""
+def _products(dtype: str, made: str, factors: tuple[float, ...]) -> Sequence[int]:
+    """What each of the numbers that 16 bits can hold becomes, calculated in F32: its bits."""
     every = array("H", range(1 << 16)).tobytes()
     wide = _from_bf16(every) if dtype == "BF16" else _from_f16(every)
     numbers = _multiplied(struct.unpack("<65536f", wide), factors)
-    if dtype == "F16":
-        return list(array("H", struct.pack("<65536e", *(_rounded("<e", number) for number in numbers))))
-    return [_upper_half(bits) for bits in array("I", struct.pack("<65536f", *numbers))]
+    if made == "F16":
+        return array("H", struct.pack("<65536e", *(_rounded("<e", number) for number in numbers)))
+    whole = array("I", struct.pack("<65536f", *numbers))
+    return whole if made == "F32" else [_upper_half(bits) for bits in whole]
 
 
 def _upper_half(bits: int) -> int:

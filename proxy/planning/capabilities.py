@@ -63,6 +63,9 @@ RUNS: Mapping[str, Version] = {
     "llama4": LLAMA_SERVER,
     # The same takes no yarn_log_multiplier, and what it takes instead, 0.40 refuses.
     "mistral3": LLAMA_SERVER,
+    # The same cuts their texts in another way than their tokenizers.
+    "nemotron_h": LLAMA_SERVER,
+    "nemotron_h_moe": LLAMA_SERVER,
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
     "qwen3": Version(0, 6, 6),

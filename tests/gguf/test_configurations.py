@@ -173,6 +173,8 @@ def test_what_is_not_there_is_what_transformers_takes_for_it(architecture: str) 
         older = OLDER if key == "rope_parameters" else ()
         if key.endswith("_token_id") or key == "model_type":
             continue  # Those of another vocabulary, and of another model.
+        if (architecture, key) == ("Olmo3ForCausalLM", "rope_parameters"):
+            continue  # llama.cpp's converter writes the base of layers with a window only where they have a rope.
         try:
             without, told = changed(name, {}, (key, *older)), changed(name, {key: default}, older)
         except GgufError:
@@ -206,10 +208,9 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("olmo3", {"rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-        }}, "rope for sliding_attention"),
+        }}, "another rope_theta for sliding_attention"),
         # Layers with settings of their own, which transformers 5 knows for every model.
         ("llama", {"per_layer_config": {"0": {"head_dim": 32}}}, "per_layer_config"),
-        ("llama", {"quantization": {"bits": 4, "group_size": 64}}, "quantized already"),
         # What has no effect in llama.cpp's graph.
         ("smollm3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types with a window"),
         ("exaone4", {"sliding_window": 1024}, "sliding_window = 1024 and 2 layers"),
@@ -267,7 +268,6 @@ def test_a_yarn_is_scaled_from_the_context_where_no_other_is_told(name: str) -> 
     ("told", "factor"),
     [
         ({"attention_factor": 1.25}, 1.25),
-        ({"factor": 16.0}, math.sqrt(1 + math.log(16) / math.log(1024))),
         ({}, math.sqrt(1 + math.log(2) / math.log(1024))),
     ],
 )
@@ -299,8 +299,11 @@ def test_olmo_3_as_transformers_5_saves_it() -> None:
         "full_attention": {**YARN, "rope_type": "yarn", **base},
         "sliding_attention": {"rope_type": "default"} | base,
     }
-    flat = changed("olmo3", {"rope_scaling": YARN, **base})
-    assert changed("olmo3", {"rope_parameters": nested}, ("rope_theta",)).header == flat.header
+    headers = [
+        read_header(changed("olmo3", config, ("rope_theta",)).header).metadata
+        for config in ({"rope_scaling": YARN, **base}, {"rope_parameters": nested})
+    ]
+    assert headers[0] == {key: field for key, field in headers[1].items() if key != "olmo2.rope.freq_base_swa"}
 
 
 DEEPSEEK_NOTES = {

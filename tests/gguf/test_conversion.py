@@ -53,6 +53,8 @@ ONLY_OURS = {
     "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
     "gemma": {"gemma.rope.freq_base"},  # llama.cpp takes every Gemma's to be 10,000, and its loader reads it
     "gemma2": {"gemma2.rope.freq_base"},
+    "glm4moelite": {"deepseek2.expert_gating_func"},  # llama.cpp guesses it by the number of tokens
+    "glm4moelite_v5": {"deepseek2.expert_gating_func"},
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
 BEGINS = "tokenizer.ggml.add_bos_token"
@@ -163,23 +165,49 @@ def test_llama3_frequencies_are_those_of_torch() -> None:
         assert hashlib.sha256(content).hexdigest() == case["sha256"], case
 
 
-def test_experts_of_lfm2_may_be_fused() -> None:
+@pytest.mark.parametrize(
+    ("name", "experts", "parts"),
+    [
+        ("lfm2moe", "feed_forward.experts.", ("w1", "w3", "w2")),
+        ("glm4moelite", "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
+    ],
+)
+def test_experts_may_be_fused(name: str, experts: str, parts: tuple[str, str, str]) -> None:
     """As transformers 5 has them in memory."""
-    tiny = REPOSITORIES["lfm2moe"]
+    tiny = REPOSITORIES[name]
 
     def fused(weights: Any) -> None:
         tiny.weights(weights)
         tensors = weights.tensors
-        for layer in (2, 3):
-            start = f"model.layers.{layer}.feed_forward.experts."
-            first, down, second = (
-                np.stack([tensors.pop(f"{start}{expert}.w{part}.weight") for expert in range(EXPERTS)])
-                for part in (1, 2, 3)
+        for start in {key[: key.index(experts)] + experts for key in tensors if experts in key}:
+            gate, up, down = (
+                np.stack([tensors.pop(f"{start}{expert}.{part}.weight") for expert in range(EXPERTS)]) for part in parts
             )
-            tensors |= {f"{start}gate_up_proj": np.concatenate((first, second), axis=1), f"{start}down_proj": down}
+            tensors |= {f"{start}gate_up_proj": np.concatenate((gate, up), axis=1), f"{start}down_proj": down}
 
     files = replace(tiny, weights=fused).files()
-    contents = [write(plan(files), files), converted("lfm2moe")]
+    contents = [write(plan(files), files), converted(name)]
+    made_of, expected = (figures(read_header(content, size=len(content)), content) for content in contents)
+    assert made_of["tensors"] == expected["tensors"]
+
+
+def test_experts_of_nemotron_h_may_be_fused() -> None:
+    """As transformers 5 has them in memory, where the layers are called otherwise too."""
+    tiny = REPOSITORIES["nemotron_h_moe"]
+
+    def fused(weights: Any) -> None:
+        tiny.weights(weights)
+        tensors = {name.replace("backbone.", "model."): tensor for name, tensor in weights.tensors.items()}
+        for layer in (1, 3):
+            start = f"model.layers.{layer}.mixer.experts."
+            for part in ("up_proj", "down_proj"):
+                matrices = [tensors.pop(f"{start}{expert}.{part}.weight") for expert in range(EXPERTS)]
+                tensors[start + part] = np.stack(matrices)
+        tensors["mtp.layers.0.norm.weight"] = np.ones(HIDDEN, np.float32)
+        weights.tensors = tensors
+
+    files = replace(tiny, weights=fused).files()
+    contents = [write(plan(files), files), converted("nemotron_h_moe")]
     made_of, expected = (figures(read_header(content, size=len(content)), content) for content in contents)
     assert made_of["tensors"] == expected["tensors"]
 
@@ -202,12 +230,13 @@ def test_output_is_left_out_where_it_is_tied() -> None:
     assert "output.weight" not in {tensor.name for tensor in read_header(content).tensors}
 
 
-def test_layers_that_only_help_in_training_are_left_out() -> None:
+@pytest.mark.parametrize("name", ["glm4moe", "glm4moelite"])
+def test_layers_that_only_help_in_training_are_left_out(name: str) -> None:
     """llama.cpp's converter keeps GLM's, which nothing runs."""
-    tiny = REPOSITORIES["glm4moe"]
+    tiny = REPOSITORIES[name]
     files = replace(tiny, change={**tiny.change, "num_nextn_predict_layers": 1}).files()
-    assert len(files["model.safetensors"]) > len(repository("glm4moe")["model.safetensors"])
-    assert write(plan(files), files) == converted("glm4moe")
+    assert len(files["model.safetensors"]) > len(repository(name)["model.safetensors"])
+    assert write(plan(files), files) == converted(name)
 
 
 def test_llama_4_of_the_first_transformers_that_had_it_is_the_same() -> None:
@@ -304,7 +333,6 @@ def changed(
             "sliding_attention",
         ),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"vocab_size": 10}, "vocab_size"),
         ({"vocab_size": 2**30}, "vocab_size"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
@@ -323,6 +351,14 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
 
 def _yarn(**change: Any) -> dict[str, Any]:
     return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
+
+
+def _longrope(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**REPOSITORIES["phi3_v5"].change["rope_parameters"], **change}}
+
+
+def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
 
 @pytest.mark.parametrize(
@@ -345,6 +381,34 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
         ("hunyuan", {"num_experts": 2}, "num_experts"),
         ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("phi3", {"rope_scaling": {"type": "longrope"}}, "'longrope' without a long_factor"),
+        ("phi3_v5", _longrope(rope_type="default"), "'default' with a long_factor"),
+        ("phi3_v5", _longrope(factor=4.0), "factor = 4.0, in a context 2 times"),
+        ("phi3_v5", _longrope(long_factor=[1.0]), "no 32 numbers in long_factor"),
+        ("phi4", {"head_dim": 32}, "head_dim"),
+        ("nemotron_h", {"hybrid_override_pattern": "M*-M"}, "blk.1.attn_k"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*"}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*X"}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": None}, "layer_types"),
+        ("nemotron_h", {"layer_types": []}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "ME*-"}, "one kind"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
+        ("nemotron_h", {"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
+        ("nemotron_h", {"time_step_min": 0.1}, "time_step_min"),
+        ("nemotron_h", {"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
+        ("nemotron_h", {"n_groups": 3}, "mixer.norm"),
+        ("nemotron_h_moe", {"n_group": 2, "topk_group": 2}, "in 2 groups of them"),
+        ("nemotron_h_moe", {"moe_latent_size": 512}, "blk.1.ffn_latent_down"),
+        ("nemotron_h_latent", {"moe_latent_size": None}, "latent_proj.weight' is unknown"),
+        ("glm", {"rope_scaling": YARN}, "yarn"),
+        ("glm", {"head_dim": 32}, "head_dim"),
+        ("glm4moelite", {"mlp_layer_types": ["sparse", "dense"]}, "mlp_layer_types"),
+        ("glm4moelite", {"mlp_layer_types": ["dense"]}, "layer_types"),
+        ("glm4moelite", {"mlp_layer_types": ["sparse", "sparse"]}, "blk.0.ffn_down_exps"),
+        ("glm4moelite", {"scoring_func": "softmax"}, "scoring_func"),
+        ("glm4moelite", {"rope_interleave": False}, "rope_interleave"),
+        ("glm4moelite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("glm4moelite", {"attention_bias": True}, "attention_bias"),
         ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
         ("internlm2", {"bias": True}, "bias"),
         ("jamba", {"attn_layer_period": 0}, "attn_layer_period"),
@@ -356,10 +420,21 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("deepseek2", {"rope_scaling": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 0.707}}, "another mscale"),
         ("llama", {"rope_scaling": YARN_4 | {"attention_factor": 1.0}}, "multiplies attention with 1.0000"),
         ("qwen3", {"rope_parameters": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "multiplies attention"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"beta_fast": 16}}, "beta_fast = 16"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"beta_slow": 2}}, "beta_slow = 2"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"truncate": False}}, "truncate = False"),
+        ("deepseek2", {"rope_scaling": YARN_4 | {"beta_fast": 16}}, "beta_fast = 16"),
+        ("olmo3_v5", _two_ropes({"rope_type": "default", "rope_theta": 1e4}), "another rope_theta"),
+        ("olmo3_v5", _two_ropes({"rope_type": "yarn", "rope_theta": 5e4}), "sliding_attention"),
+        ("olmo3_v5", _two_ropes({"rope_type": "default"}), "freq_base_swa"),
+        ("olmo3_v5", _two_ropes(None), "freq_base_swa"),
         ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("cohere2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ("cohere2", {"sliding_window_pattern": 2}, "layer_types"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("cohere", {"rope_theta": None}, "rope_theta"),
+        ("cohere2", {"tie_word_embeddings": False}, "tie_word_embeddings"),
         ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
         ("llama4", {"no_rope_layers": [1, 1, 1, 1, 0]}, "no_rope_layers"),
         ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
@@ -385,7 +460,6 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("ministral3", _yarn(original_max_position_embeddings=0), "original_max_position_embeddings"),
         ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "default"),
         ("ministral3", {"sliding_window": 1024}, "sliding_window = 1024"),
-        ("ministral3", {"quantization_config": {"quant_method": "fp8"}}, "quantized already"),
         ("gpt_oss", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
         ("gpt_oss", {"sliding_window": None}, "sliding_window"),
         ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
@@ -393,7 +467,7 @@ def _yarn(**change: Any) -> dict[str, Any]:
         ("gpt_oss", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("gpt_oss", {"rope_scaling": None}, "rope scaling of the type 'default'"),
         ("gpt_oss", {"rope_scaling": {**YARN, "factor": None}}, "factor"),
-        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention with 1.5"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention_factor"),
         ("gpt_oss", {"rope_scaling": {**YARN, "beta_fast": 16.0}}, "beta_fast"),
         ("gpt_oss", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
         ("gpt_oss", {"quantization_config": "mxfp4"}, "quantization_config"),
@@ -474,6 +548,21 @@ def test_config_of_a_family_refused(name: str, config: Mapping[str, Any], named:
         ("cohere2", {"rotary_pct": None, "layer_types": [*["sliding_attention"] * 3, "full_attention"]}),
         ("smollm3", {"no_rope_layers": [1, 1]}),
         ("deepseek2", {"topk_method": "greedy"}),
+        (
+            "nemotron_h",
+            {
+                "hybrid_override_pattern": None,
+                "num_hidden_layers": None,
+                "rms_norm_eps": None,
+                "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+                "num_experts_per_tok": 2,
+                "n_routed_experts": 8,
+                "n_group": 1,
+                "time_step_limit": [0.0, {"__float__": "Infinity"}],
+            },
+        ),
+        ("nemotron_h", {"layer_types": ["mamba", "mlp", "attention", "mamba"], "hybrid_override_pattern": "MMMM"}),
+        ("nemotron_h_moe", {"layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]}),
     ],
 )
 def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str, config: Mapping[str, Any]) -> None:
@@ -492,6 +581,8 @@ def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str,
         ("mistral", {"sliding_window": None}, None),
         ("mistral", {"sliding_window": 2048}, None),
         ("phi3", {"sliding_window": 512}, "beyond 512 tokens"),
+        ("phi3_v5", {}, "num_ctx beyond 1024"),
+        ("phi4", {}, None),
         ("starcoder2", {"sliding_window": 512}, "beyond 512 tokens"),
         ("mixtral", {"sliding_window": 512}, "beyond 512 tokens"),
         ("qwen2", {"sliding_window": 512}, None),
@@ -778,6 +869,47 @@ def test_missing_tensor_refused(name: str, part: str, becomes: str) -> None:
         plan(files)
 
 
+def test_what_is_left_of_a_quantization_is_no_reason_to_refuse() -> None:
+    """Weights of F32, F16 and BF16 are plain, whatever config.json says (F16)."""
+    left = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    assert changed("llama", left).header == plan(repository("llama")).header
+
+
+def test_packed_weights_refused_for_their_quantization() -> None:
+    weights = {"model.safetensors": {"model.layers.0.self_attn.q_proj.qweight": Tensor("I32", (16, 16), 0, 1024)}}
+    config = {**json.loads(repository("llama")["config.json"]), "quantization_config": {"quant_method": "gptq"}}
+    with pytest.raises(CannotConvert, match="quantized already"):
+        convert(config, {}, weights, Description("x"))
+
+
+def test_a_longropes_attention_may_be_told() -> None:
+    header = read_header(changed("phi3_v5", _longrope(attention_factor=1.5)).header)
+    assert header.get("phi3.rope.scaling.attn_factor", float) == 1.5
+
+
+def test_an_epsilon_is_the_configs() -> None:
+    """llama.cpp's converter writes 1e-5 for OLMoE whatever it says (W11)."""
+    header = read_header(changed("olmoe", {"rms_norm_eps": 1e-3}).header)
+    assert header.get("olmoe.attention.layer_norm_rms_epsilon", float) == pytest.approx(1e-3)
+
+
+def _output(files: Mapping[str, bytes]) -> Any:
+    content = write(plan(files, quantization="F32"), files)
+    header = read_header(content, size=len(content))
+    [tensor] = [tensor for tensor in header.tensors if tensor.name == "output.weight"]
+    start = header.data_start + tensor.offset
+    return np.frombuffer(content[start : start + tensor.size], np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_what_is_calculated_is_rounded_to_what_is_wanted_alone(dtype: str) -> None:
+    """Falcon-H1's factors, in a file of F32 (W11)."""
+    tiny, factor = replace(REPOSITORIES["falcon_h1"], dtype=dtype), 0.0195312
+    changes = [{**tiny.change, "lm_head_multiplier": each} for each in (factor, 1.0)]
+    scaled, plain = (_output(replace(tiny, change=change).files()) for change in changes)
+    assert np.array_equal(scaled, plain * np.float32(factor))
+
+
 def test_quantized_weights_refused() -> None:
     weights = {"model.safetensors": {"model.embed_tokens.weight": Tensor("F8_E4M3", (16, 16), 0, 256)}}
     config = json.loads(repository("llama")["config.json"])
@@ -807,6 +939,25 @@ NASTY = (
 @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "gpt-2", "smollm"])
 def test_pre_tokenizers_are_known_by_their_structure(pre: str) -> None:
     assert name_pre_tokenizer(json.loads(byte_pairs(pre).files["tokenizer.json"])) == pre
+
+
+def test_words_that_no_merges_make_are_a_reason_to_refuse() -> None:
+    """Where whole words come first, and llama.cpp knows the cut without that only; o200k has none (R4)."""
+    files = repository("phi4_mini")
+    tokenizer = json.loads(files["tokenizer.json"])
+    tokenizer["model"]["vocab"]["<think>"] = 9998  # which is an added token
+    assert name_pre_tokenizer(tokenizer) == "gpt-4o"
+    tokenizer["model"]["vocab"]["brownies"] = 9999
+    with pytest.raises(CannotConvert, match="takes whole words before merges"):
+        name_pre_tokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("merges", [None, [], ["a"], [["a"]], [[1, 2]], ["Ġ t h"], [["Ġ", "t"], ["h", "e"]]])
+def test_whole_words_without_merges_that_make_them_refused(merges: object) -> None:
+    tokenizer = json.loads(repository("phi4_mini")["tokenizer.json"])
+    tokenizer["model"]["merges"] = merges
+    with pytest.raises(CannotConvert, match="takes whole words before merges"):
+        name_pre_tokenizer(tokenizer)
 
 
 def test_pieces_without_a_model_merge_as_the_tokenizers_package() -> None:
@@ -944,6 +1095,7 @@ NOT_READ = {
     ("phi2", "num_key_value_heads"),
     # Without a dense layer and a shared expert.
     *((name, "intermediate_size") for name in ("qwen2moe", "qwen3moe", "qwen3moe_v5")),
+    ("nemotron_h_moe", "intermediate_size"),
     # The compressed cache has one head.
     *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3")),
     # Without a state space.
@@ -953,7 +1105,7 @@ NOT_READ = {
     # Q, K and V of any number of heads look alike.
     *((name, "num_attention_heads") for name in ("gptneox", "phi2")),
     # More layers than are counted only help in training.
-    *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe")),
+    *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite")),
 }
 
 
@@ -1032,6 +1184,10 @@ def test_what_llama_cpp_would_not_load_is_refused(name: str, change: Mapping[str
         ("gpt_oss", "mlp.router.bias", r"blk\.0\.ffn_gate_inp\.bias"),
         ("gpt_oss", "down_proj_blocks", r"blk\.0\.ffn_down_exps\.weight"),
         ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
+        ("nemotron_h", "mixer.conv1d.bias", r"blk\.0\.ssm_conv1d\.bias"),
+        ("nemotron_h", "mixer.k_proj", r"blk\.2\.attn_k\.weight"),
+        ("nemotron_h_moe", "e_score_correction_bias", r"blk\.1\.exp_probs_b\.bias"),
+        ("nemotron_h_latent", "fc1_latent_proj", r"blk\.1\.ffn_latent_down\.weight"),
         ("llama4", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
         ("llama4", "experts.gate_up_proj", r"blk\.0\.ffn_gate_exps\.weight"),
     ],

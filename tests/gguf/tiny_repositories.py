@@ -352,6 +352,15 @@ def _hunyuan_byte_pairs() -> Tokenizer:
     return changed(byte_pairs("deepseek-v3", more=("<|eos|>",)), change)
 
 
+def _phi4_mini_byte_pairs() -> Tokenizer:
+    """Whole words are taken before any merge, which makes no difference: merges make them all."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        files["tokenizer.json"]["model"]["ignore_merges"] = True
+
+    return changed(byte_pairs("gpt-4o", kind="GPT2Tokenizer"), change)
+
+
 def _internlm2_pieces() -> Tokenizer:
     """The pieces have room for the added tokens, as InternLM's do, and no space comes before a text."""
 
@@ -650,13 +659,18 @@ class Weights:
 
     def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
         """Of Mamba's second kind."""
-        config = self.config
-        heads, inner_and_states = (
-            config["mamba_n_heads"],
-            inner + 2 * config["mamba_n_groups"] * config["mamba_d_state"],
+        heads, groups, state, kernel = (
+            next(self.config[key] for key in keys if key in self.config)
+            for keys in (
+                ("mamba_n_heads", "mamba_num_heads"),
+                ("mamba_n_groups", "n_groups"),
+                ("mamba_d_state", "ssm_state_size"),
+                ("mamba_d_conv", "conv_kernel"),
+            )
         )
+        inner_and_states = inner + 2 * groups * state
         self.linear(f"{name}in_proj", inner + inner_and_states + heads, HIDDEN)
-        self.add(f"{name}conv1d.weight", inner_and_states, 1, config["mamba_d_conv"])
+        self.add(f"{name}conv1d.weight", inner_and_states, 1, kernel)
         self.add(f"{name}conv1d.bias", inner_and_states)
         self.add(f"{name}dt_bias", heads)
         self.decays(f"{name}A_log", heads)
@@ -1024,6 +1038,37 @@ def _falcon_h1(weights: Weights) -> None:
         weights.mlp(layer, name="feed_forward")
 
 
+def _nemotron_h(weights: Weights) -> None:
+    """Layers by the letters of the pattern."""
+    config = weights.config
+    weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("backbone.norm_f")
+    weights.add("lm_head.weight", config["vocab_size"], HIDDEN)
+    for number, kind in enumerate(config["hybrid_override_pattern"]):
+        layer = f"backbone.layers.{number}."
+        weights.norm(f"{layer}norm")
+        if kind == "M":
+            weights.mixer(f"{layer}mixer.", config["mamba_num_heads"] * config["mamba_head_dim"])
+        elif kind == "*":
+            for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+                weights.linear(f"{layer}mixer.{part}_proj", heads * weights.head, HIDDEN)
+            weights.linear(f"{layer}mixer.o_proj", HIDDEN, HEADS * weights.head)
+        elif kind == "-":
+            weights.mlp(layer, gate=False, name="mixer")
+        else:
+            weights.linear(f"{layer}mixer.gate", EXPERTS, HIDDEN)
+            weights.add(f"{layer}mixer.gate.e_score_correction_bias", EXPERTS)
+            latent = config.get("moe_latent_size") or HIDDEN
+            for expert in range(EXPERTS):
+                weights.linear(f"{layer}mixer.experts.{expert}.up_proj", config["moe_intermediate_size"], latent)
+                weights.linear(f"{layer}mixer.experts.{expert}.down_proj", latent, config["moe_intermediate_size"])
+            size = config["moe_shared_expert_intermediate_size"]
+            weights.mlp(layer, size, gate=False, name="mixer.shared_experts")
+            if "moe_latent_size" in config:
+                weights.linear(f"{layer}mixer.fc1_latent_proj", latent, HIDDEN)
+                weights.linear(f"{layer}mixer.fc2_latent_proj", HIDDEN, latent)
+
+
 def _cohere(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -1059,6 +1104,15 @@ def _glm4(weights: Weights) -> None:
         weights.norms(
             layer, "input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"
         )
+        weights.attention(layer, bias="qkv")
+        weights.linear(f"{layer}mlp.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
+
+
+def _glm(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
         weights.attention(layer, bias="qkv")
         weights.linear(f"{layer}mlp.gate_up_proj", 2 * FEED_FORWARD, HIDDEN)
         weights.linear(f"{layer}mlp.down_proj", HIDDEN, FEED_FORWARD)
@@ -1193,7 +1247,7 @@ def _deepseek2(weights: Weights) -> None:
         weights.linear(f"{layer}self_attn.kv_b_proj", HEADS * (nope + value), config["kv_lora_rank"])
         weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * value)
         _dense_or_experts(weights, number, layer)
-        if number and config.get("scoring_func") == "sigmoid":
+        if number >= config.get("first_k_dense_replace", 1) and config.get("scoring_func", "sigmoid") == "sigmoid":
             weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
 
 
@@ -1318,6 +1372,10 @@ def _qwen35() -> Tokenizer:
     return byte_pairs("qwen35", merge_lists=True)
 
 
+def _glm_tokens() -> Tokenizer:
+    return byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>"))
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1383,6 +1441,17 @@ DEEPSEEK = {
     "scoring_func": "softmax",
 }
 MLA = {"kv_lora_rank": 256, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
+GLM4_MOE_LITE = {
+    **{key: value for key, value in DEEPSEEK.items() if key not in ("scoring_func", "first_k_dense_replace")},
+    **MLA,
+    "q_lora_rank": 256,
+    "num_key_value_heads": HEADS,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "n_group": 1,
+    "topk_group": 1,
+    "rms_norm_eps": 1e-4,
+}
 FOUR = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
 GPT_OSS: dict[str, Any] = {
     "num_local_experts": EXPERTS,
@@ -1427,6 +1496,33 @@ GRANITE4 = {
     "mamba_d_head": 64,
     "mamba_d_conv": 4,
     "mamba_expand": 2,
+}
+NEMOTRON_H = {
+    "vocab_size": 376,
+    "num_hidden_layers": 4,
+    "head_dim": 128,
+    "layer_norm_epsilon": 1e-4,
+    "rms_norm_eps": 1e-4,
+    "mlp_hidden_act": "relu2",
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 64,
+    "n_groups": 2,
+    "ssm_state_size": 64,
+    "conv_kernel": 4,
+    "time_step_min": 0.001,
+}
+NEMOTRON_H_MOE = {
+    **NEMOTRON_H,
+    "hybrid_override_pattern": "ME*E",
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": HIDDEN,
+    "moe_shared_expert_intermediate_size": FEED_FORWARD,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "n_group": 1,
+    "topk_group": 1,
 }
 FALCON_H1 = {
     "vocab_size": 384,
@@ -1555,6 +1651,20 @@ REPOSITORIES: dict[str, Tiny] = {
         _cohere,
         change={"layer_norm_eps": 1e-5, "logit_scale": 0.0625, **TIED},
         drop=("rms_norm_eps",),
+    ),
+    "cohere_v5": Tiny(
+        "CohereForCausalLM",
+        "cohere",
+        _cohere,
+        change={
+            "layer_norm_eps": 1e-4,
+            "logit_scale": 0.125,
+            "attention_bias": False,
+            "use_qk_norm": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
+            **TIED,
+        },
+        drop=("rms_norm_eps", "rope_theta"),
     ),
     "cohere2": Tiny(
         "Cohere2ForCausalLM",
@@ -1753,6 +1863,39 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "hidden_act", "global_head_dim", "num_global_key_value_heads"),
     ),
+    "glm": Tiny(
+        "GlmForCausalLM",
+        "glm",
+        _glm,
+        lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
+        {
+            "head_dim": 64,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+            "rms_norm_eps": 1e-4,
+            "rope_theta": 50000.0,
+            # Where llama.cpp's converter looks for what transformers has above.
+            "layernorm_epsilon": 1e-4,
+            "rope_ratio": 5,
+            "seq_length": 2048,
+        },
+    ),
+    "glm_v5": Tiny(
+        "GlmForCausalLM",
+        "glm",
+        _glm,
+        lambda: byte_pairs("llama-bpe", more=("<|user|>", "<|assistant|>")),
+        {
+            "head_dim": 64,
+            "attention_bias": True,
+            "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25, "rope_theta": 50000.0},
+            "layernorm_epsilon": 1e-5,
+            "rope_ratio": 5,
+            "seq_length": 2048,
+            **TIED,
+        },
+        drop=("rope_theta",),
+    ),
     "glm4": Tiny(
         "Glm4ForCausalLM",
         "glm4",
@@ -1764,7 +1907,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "Glm4MoeForCausalLM",
         "glm4_moe",
         _glm4_moe,
-        lambda: byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>")),
+        _glm_tokens,
         {
             **{key: value for key, value in DEEPSEEK.items() if key != "scoring_func"},
             "norm_topk_prob": True,
@@ -1776,6 +1919,29 @@ REPOSITORIES: dict[str, Tiny] = {
             "n_group": 1,
             "topk_group": 1,
         },
+    ),
+    "glm4moelite": Tiny(
+        "Glm4MoeLiteForCausalLM",
+        "glm4_moe_lite",
+        _deepseek2,
+        _glm_tokens,
+        {**GLM4_MOE_LITE, "rope_theta": 50000.0, "rope_scaling": None, "first_k_dense_replace": 1},
+    ),
+    "glm4moelite_v5": Tiny(
+        "Glm4MoeLiteForCausalLM",
+        "glm4_moe_lite",
+        _deepseek2,
+        _glm_tokens,
+        {
+            **GLM4_MOE_LITE,
+            "num_hidden_layers": 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "first_k_dense_replace": 2,
+            "norm_topk_prob": False,
+            "rope_interleave": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 1.0},
+        },
+        drop=("rope_theta",),
     ),
     "hunyuan": Tiny(
         "HunYuanDenseV1ForCausalLM",
@@ -2060,6 +2226,25 @@ REPOSITORIES: dict[str, Tiny] = {
         {"hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
         drop=("rms_norm_eps",),
     ),
+    "nemotron_h": Tiny(
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        _nemotron_h,
+        _tekken,
+        {**NEMOTRON_H, "hybrid_override_pattern": "M-*M"},
+        drop=("hidden_act",),
+    ),
+    "nemotron_h_moe": Tiny(
+        "NemotronHForCausalLM", "nemotron_h", _nemotron_h, _tekken, NEMOTRON_H_MOE, drop=("hidden_act",)
+    ),
+    "nemotron_h_latent": Tiny(
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        _nemotron_h,
+        _tekken,
+        {**NEMOTRON_H_MOE, "moe_latent_size": 512, "norm_topk_prob": False},
+        drop=("hidden_act",),
+    ),
     "olmo": Tiny("OlmoForCausalLM", "olmo", _olmo, change={"clip_qkv": 8.0}, drop=("rms_norm_eps",)),
     "olmo2": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _llama3),
     "olmo2_tokens": Tiny("Olmo2ForCausalLM", "olmo2", _olmo2, _ending_byte_pairs),
@@ -2069,6 +2254,31 @@ REPOSITORIES: dict[str, Tiny] = {
         _olmo2,
         _qwen,
         {"sliding_window": 1024, "layer_types": [*["sliding_attention"] * 3, "full_attention"], **FOUR},
+    ),
+    "olmo3_v5": Tiny(
+        "Olmo3ForCausalLM",
+        "olmo3",
+        _olmo2,
+        _qwen,
+        {
+            "sliding_window": 8,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+            "rms_norm_eps": 1e-4,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50000.0},
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 50000.0,
+                    "factor": 8.0,
+                    "attention_factor": 1.2079441541679836,
+                    "beta_fast": 32.0,
+                    "beta_slow": 1.0,
+                    "original_max_position_embeddings": 256,
+                },
+            },
+            **FOUR,
+        },
+        drop=("rope_theta",),
     ),
     "olmoe": Tiny(
         "OlmoeForCausalLM",
@@ -2109,6 +2319,45 @@ REPOSITORIES: dict[str, Tiny] = {
                 "long_factor": [1.0 + at / 8 for at in range(HEAD // 2)],
             },
             "pad_token_id": 0,
+        },
+    ),
+    "phi3_v5": Tiny(
+        "Phi3ForCausalLM",
+        "phi3",
+        _phi3,
+        _pieces,
+        {
+            "rms_norm_eps": 1e-4,
+            "sliding_window": None,
+            "original_max_position_embeddings": 1024,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 50000.0,
+                "partial_rotary_factor": 1.0,
+                "original_max_position_embeddings": 1024,
+                "short_factor": [1.0 + at / 16 for at in range(HEAD // 2)],
+                "long_factor": [1.0 + at / 8 for at in range(HEAD // 2)],
+            },
+            "pad_token_id": 0,
+        },
+        drop=("rope_theta",),
+    ),
+    "phi4_mini": Tiny(
+        "Phi3ForCausalLM",
+        "phi3",
+        _phi3,
+        _phi4_mini_byte_pairs,
+        {
+            "sliding_window": 262144,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 1024,
+            "rope_theta": 50000.0,
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0 + at / 16 for at in range(3 * HEAD // 8)],
+                "long_factor": [1.0 + at / 8 for at in range(3 * HEAD // 8)],
+            },
+            **TIED,
         },
     ),
     "phi4": Tiny(

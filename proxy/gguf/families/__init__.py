@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from proxy.gguf.families.bert import BERT, XLM_ROBERTA
 from proxy.gguf.families.cohere import COHERE, COHERE2
-from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
@@ -23,13 +23,14 @@ from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, 
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
 from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
+from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.openai import GPT_OSS
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
 from proxy.gguf.families.qwen_next import QWEN3_5, QWEN3_5_EYES, QWEN3_5_MOE, QWEN3_5_MOE_EYES, QWEN3_NEXT
 from proxy.gguf.families.rules import Family
-from proxy.gguf.families.various import EXAONE, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
+from proxy.gguf.families.various import EXAONE, GLM, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
@@ -60,6 +61,8 @@ FAMILIES: Mapping[str, Family] = {
     "GemmaForCausalLM": GEMMA,
     "Glm4ForCausalLM": GLM4,
     "Glm4MoeForCausalLM": GLM4_MOE,
+    "Glm4MoeLiteForCausalLM": GLM4_MOE_LITE,
+    "GlmForCausalLM": GLM,
     "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
@@ -81,6 +84,7 @@ FAMILIES: Mapping[str, Family] = {
     "MistralForCausalLM": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "NemotronForCausalLM": NEMOTRON,
+    "NemotronHForCausalLM": NEMOTRON_H,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
     "OlmoForCausalLM": OLMO,

@@ -25,6 +25,16 @@ _COHERE_TENSORS: Mapping[str, Rule | str] = {
     LAYER + "input_layernorm": "blk.{}.attn_norm",
 }
 
+_ONLY = {**ANY_SILU, "tie_word_embeddings": (True,)}
+
+
+def _base(config: Config) -> Pairs:
+    """Where there is none, transformers 4 and 5 take different ones."""
+    if config.rope.get("rope_theta") is None:
+        raise CannotConvert("config.json has no rope_theta")
+    yield from ()
+
+
 _NORMED_BLOCKS = 64
 """From so many layers on llama.cpp has norms for the heads."""
 
@@ -49,17 +59,17 @@ COHERE = Family(
         number("logit_scale", "logit_scale", required=True),
         no_scaling,
         _norms_of_heads,
+        _base,
     ),
     defaults={
         "max_position_embeddings": 8192,
         "layer_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
         "tie_word_embeddings": True,
         "logit_scale": 0.0625,
     },
     ropes=frozenset({"default"}),
     flags=ATTENTION_BIAS,
-    only=ANY_SILU,
+    only=_ONLY,
 )
 
 COHERE2 = Family(
@@ -77,5 +87,5 @@ COHERE2 = Family(
     defaults={**COHERE.defaults, "rope_theta": 10000.0, "sliding_window": 4096, "partial_rotary_factor": 1.0},
     ropes=frozenset({"default"}),
     flags=ATTENTION_BIAS,
-    only=ANY_SILU,
+    only=_ONLY,
 )

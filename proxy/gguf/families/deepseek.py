@@ -1,4 +1,4 @@
-"""The DeepSeek models. Pure."""
+"""The DeepSeek models, and GLM-4.7-Flash, which is built like their third. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,11 +9,14 @@ from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION_BIAS,
     ENDS,
+    FUSED_EXPERTS,
+    GLM_SPECIALS,
     LAYER,
     MLP,
     NORMS,
     ROUTED,
     SHARED_EXPERTS,
+    dense_first,
     no_scaling,
 )
 from proxy.gguf.families.rules import Absorbed, Family
@@ -88,12 +91,12 @@ _COMPRESSED_QUERY: Mapping[str, str] = {
 }
 
 
-def _by_query(config: Config) -> Family:
+def _by_query(family: Family, config: Config) -> Family:
     query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else _COMPRESSED_QUERY
-    return replace(DEEPSEEK2, tensors={**DEEPSEEK2.tensors, **query})
+    return replace(family, tensors={**family.tensors, **query})
 
 
-DEEPSEEK2 = Family(
+DEEPSEEK2: Family = Family(
     "deepseek2",
     tensors={
         **ENDS,
@@ -136,7 +139,7 @@ DEEPSEEK2 = Family(
     extra_layers=True,
     optional=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
-    of=_by_query,
+    of=lambda config: _by_query(DEEPSEEK2, config),
 )
 
 DEEPSEEK3 = replace(
@@ -152,4 +155,40 @@ DEEPSEEK3 = replace(
         "norm_topk_prob": True,
         "routed_scaling_factor": 2.5,
     },
+)
+
+GLM4_MOE_LITE: Family = replace(
+    DEEPSEEK3,
+    tensors={**DEEPSEEK2.tensors, **FUSED_EXPERTS},
+    # Where nothing is said of a gate, llama.cpp goes by the size of the vocabulary.
+    hyperparameters=(*DEEPSEEK2.hyperparameters, dense_first, always("expert_gating_func", Field.uint32(2))),
+    defaults={
+        "max_position_embeddings": 202752,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "head_dim": 64,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 768,
+        "qk_nope_head_dim": 192,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 256,
+        "moe_intermediate_size": 1536,
+        "n_routed_experts": 64,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 4,
+        "num_key_value_heads": 20,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.8,
+    },
+    only={
+        **DEEPSEEK2.only,
+        "partial_rotary_factor": (1, None),
+        "scoring_func": ("sigmoid", None),
+        "topk_method": ("noaux_tc", None),
+    },
+    optional=frozenset(),
+    specials=GLM_SPECIALS,
+    of=lambda config: _by_query(GLM4_MOE_LITE, config),
 )

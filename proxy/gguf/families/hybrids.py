@@ -26,7 +26,7 @@ from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, nu
 
 _Shares = tuple[tuple[int, tuple[float, ...]], ...]
 
-_ENDLESS = 1 << 20
+ENDLESS = 1 << 20
 """The context of models that have no positions."""
 
 
@@ -48,22 +48,30 @@ def _column(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1)
 
 
+GROUPS = ("mamba_n_groups", "n_groups")
+
+
 def _by_groups(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
-    groups = config.positive("mamba_n_groups")
+    groups = config.positive(*GROUPS)
     return (groups, shape[0] // groups)
 
 
-_MIXER_2: Mapping[str, Rule | str] = {
-    LAYER + "mamba.in_proj": "blk.{}.ssm_in",
-    LAYER + "mamba.conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat),
-    LAYER + "mamba.conv1d.bias": "blk.{}.ssm_conv1d",
-    LAYER + "mamba.dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
-    LAYER + "mamba.A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
-    LAYER + "mamba.D": Reshaped("blk.{}.ssm_d", _column),
-    LAYER + "mamba.norm.weight": Reshaped("blk.{}.ssm_norm.weight", _by_groups),
-    LAYER + "mamba.out_proj": "blk.{}.ssm_out",
-}
-"""Of Mamba's second kind, beside attention."""
+def mixer_2(where: str) -> Mapping[str, Rule | str]:
+    """Of Mamba's second kind."""
+    return {
+        where + "in_proj": "blk.{}.ssm_in",
+        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", flat),
+        where + "conv1d.bias": "blk.{}.ssm_conv1d",
+        where + "dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
+        where + "A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
+        where + "D": Reshaped("blk.{}.ssm_d", _column),
+        where + "norm.weight": Reshaped("blk.{}.ssm_norm.weight", _by_groups),
+        where + "out_proj": "blk.{}.ssm_out",
+    }
+
+
+_MIXER_2 = mixer_2(LAYER + "mamba.")
+"""Beside attention."""
 
 
 def _normed(config: Config) -> Pairs:
@@ -80,7 +88,7 @@ MAMBA = Family(
         **_mixer("backbone.layers.{}.mixer."),
     },
     (
-        always("context_length", Field.uint32(_ENDLESS)),
+        always("context_length", Field.uint32(ENDLESS)),
         count("embedding_length", "hidden_size", required=True),
         always("feed_forward_length", Field.uint32(0)),
         always("attention.head_count", Field.uint32(0)),
@@ -144,7 +152,7 @@ def _granite_mixer(config: Config) -> Pairs:
     yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
     yield "rope.scaling.finetuned", Field.boolean(all(attends))
     if not all(attends):
-        yield "context_length", Field.uint32(_ENDLESS)
+        yield "context_length", Field.uint32(ENDLESS)
 
 
 def _granite(config: Config) -> Family:

@@ -7,6 +7,7 @@ from proxy.gguf.families.parts import (
     ATTENTION,
     ENDS,
     FUSED_EXPERTS,
+    GLM_SPECIALS,
     HEAD_NORMS,
     LAYER,
     MLP,
@@ -73,7 +74,7 @@ GLM4_MOE = Family(
     biases=QKV,
     only={**ANY_SILU, "attention_bias": (True,)},
     flags={"use_qk_norm": frozenset({"attn_q_norm.weight", "attn_k_norm.weight"})},
-    specials={"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>", "eom": "<|observation|>"},
+    specials=GLM_SPECIALS,
     optional=SHARED_MATRICES | {"attn_q_norm", "attn_k_norm"},
     # llama.cpp's converter keeps the layer for predicting more tokens, which nothing here runs.
     extra_layers=True,

@@ -18,11 +18,11 @@ from proxy.gguf.families.parts import (
     TURNED,
     UNTIED,
     sliding_layers,
+    two_ropes,
 )
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, llama3_frequencies, number
-from proxy.gguf.tensors import shown
 
 OLMO = Family(
     "olmo",
@@ -46,14 +46,14 @@ OLMO2 = Family(
 
 
 def _one_base(config: Config) -> Pairs:
-    """llama.cpp scales no rope of a layer with a window, and takes its base to be that of the others."""
-    local = config.local_rope
-    if local and (local.get("rope_type", "default"), local.get("rope_theta")) != (
-        "default",
-        config.rope.get("rope_theta"),
-    ):
-        raise CannotConvert(f"config.json has a rope for sliding_attention = {shown(local.fields)}")
-    yield from ()
+    """llama.cpp takes one for all layers, and scales it in those that see all."""
+    given = config.find("rope_scaling") or config.find("rope_parameters") or {}
+    if "full_attention" not in given:
+        return
+    bases = dict(two_ropes(config))
+    if bases["rope.freq_base"] != bases["rope.freq_base_swa"]:
+        raise CannotConvert("config.json has another rope_theta for sliding_attention, which llama.cpp does not know")
+    yield from bases.items()
 
 
 OLMO3 = Family(
@@ -61,9 +61,9 @@ OLMO3 = Family(
     _OLMO2_TENSORS,
     (*BASIC, sliding_layers, _one_base),
     defaults={**OLMO2.defaults, "rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
-    local_rope=True,
     flags=ATTENTION_BIAS,
     only={**ANY_SILU, **UNTIED},
+    local_rope=True,
 )
 
 

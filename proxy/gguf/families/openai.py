@@ -90,5 +90,6 @@ GPT_OSS = Family(
     yarn_keys=frozenset({"truncate"}),
     of=_by_experts,
     told=_rounded_ramp,
+    own_yarn=True,
     kept="mxfp4",
 )

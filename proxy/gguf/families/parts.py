@@ -135,6 +135,13 @@ SHARED_EXPERTS: Mapping[str, str] = {
     LAYER + "mlp.shared_experts.down_proj": "blk.{}.ffn_down_shexp",
 }
 
+GLM_SPECIALS: Mapping[str, str] = {
+    "bos": "[gMASK]",
+    "eot": "<|user|>",
+    "unk": "<|endoftext|>",
+    "eom": "<|observation|>",
+}
+
 
 def same_shape(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
@@ -159,6 +166,13 @@ def head_dim(config: Config) -> Pairs:
     """Where transformers fills `head_dim` in, so that llama.cpp writes it although config.json has none."""
     yield "attention.key_length", Field.uint32(config.head_size)
     yield "attention.value_length", Field.uint32(config.head_size)
+
+
+def usual_heads(config: Config) -> Pairs:
+    """For families of which no size of a head is written: llama.cpp shares the embedding out among them."""
+    if config.head_size * config.heads != config.hidden:
+        raise CannotConvert(f"config.json has head_dim = {config.head_size}, unknown for this architecture")
+    yield from ()
 
 
 def prefix_space(_: Config, files: TokenizerFiles) -> Pairs:
@@ -243,6 +257,16 @@ def steps_of_any_length(config: Config) -> Pairs:
     if limits is not None and limits not in [[first, last] for first in (0, None) for last in (*endless, None)]:
         raise CannotConvert(f"config.json has time_step_limit = {shown(limits)}, and llama.cpp has no limits")
     yield from ()
+
+
+def dense_first(config: Config) -> Pairs:
+    """How many layers come before those with experts; transformers takes it to be one where nothing is said."""
+    kinds = config.find("mlp_layer_types")
+    kinds = ["dense"] if kinds is None else known_kinds(config, kinds, ("dense", "sparse"))
+    dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
+    if "dense" in kinds[dense:]:
+        raise CannotConvert("config.json has mlp_layer_types with a dense layer behind one with experts")
+    yield "leading_dense_block_count", Field.uint32(dense)
 
 
 def sliding_layers(config: Config) -> Pairs:

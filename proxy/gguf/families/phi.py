@@ -2,11 +2,12 @@
 
 import math
 
-from proxy.gguf.config import Config, finite
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED, window_ignored
+from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED, usual_heads, window_ignored
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
+from proxy.gguf.tensors import shown
 
 
 def _window(config: Config) -> Pairs:
@@ -14,21 +15,47 @@ def _window(config: Config) -> Pairs:
     yield "attention.sliding_window", Field.uint32(window or 0)
 
 
+_LONGROPE = ("longrope", "su")
+
+
 def _phi3_scaling(config: Config) -> Pairs:
-    """The factor by which attention grows with the context, if it is not told; transformers calculates the same."""
+    """The factor by which attention grows with the context; transformers calculates the same.
+
+    For the original context it goes by what stands outside rope_parameters.
+    """
     rope = Config(config.rope)
-    original, context = rope.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
+    original, context = config.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
     yield "rope.scaling.original_context_length", Field.uint32(original)
-    if rope.find("long_factor"):
-        scale, factor = rope.optional_number("factor") or context / original, rope.optional_number("attention_factor")
-        if factor is None:
-            factor = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
-        yield "rope.scaling.attn_factor", Field.float32(factor)
+    scales = rope.find("rope_type") in _LONGROPE
+    if scales != bool(rope.find("long_factor")):
+        raise CannotConvert(
+            f"config.json has a rope scaling of the type {shown(rope.find('rope_type'))} "
+            f"{'without' if scales else 'with'} a long_factor"
+        )
+    if scales:
+        yield "rope.scaling.attn_factor", Field.float32(_growth(rope, context / original, original))
+
+
+def _growth(rope: Config, scale: float, original: int) -> float:
+    factor, meant = rope.optional_number("factor"), rope.optional_number("attention_factor")
+    if factor is not None and not math.isclose(factor, scale):
+        raise CannotConvert(f"config.json has a longrope with factor = {factor}, in a context {scale:g} times longer")
+    if meant is not None:
+        return meant
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
+
+
+def _phi3_told(config: Config) -> str | None:
+    if not config.rope.get("long_factor"):
+        return window_ignored(config)
+    original = config.positive("original_max_position_embeddings")
+    switch = f"with num_ctx beyond {original} llama.cpp turns short texts by long_factor too, unlike its authors' model"
+    return "; ".join(filter(None, [window_ignored(config), switch]))
 
 
 def _phi3_turned(config: Config) -> int:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
-    return int(share * config.hidden) // config.heads
+    return int(share * (config.hidden // config.heads))
 
 
 def _phi3_dimensions(config: Config) -> Pairs:
@@ -54,6 +81,7 @@ PHI3 = Family(
         count("attention.head_count", "num_attention_heads", "n_head", required=True),
         count("attention.head_count_kv", "num_key_value_heads", "n_head_kv", required=True),
         number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
+        usual_heads,
         _phi3_dimensions,
         rope_base,
         _window,
@@ -68,9 +96,11 @@ PHI3 = Family(
         "partial_rotary_factor": 1.0,
     },
     made=lambda config: longrope_factors(config, _phi3_turned(config)),
-    ropes=frozenset({"default", "longrope", "su"}),
+    ropes=frozenset({"default", *_LONGROPE}),
     only=ANY_SILU,
-    told=window_ignored,
+    # What stands outside the rope's parameters counts.
+    harmless=frozenset({"original_max_position_embeddings"}),
+    told=_phi3_told,
 )
 
 PHI2 = Family(

@@ -1,4 +1,6 @@
-"""Families that share little with others: EXAONE 3, GLM-4, InternLM 2, Nemotron, StableLM, StarCoder 2. Pure."""
+"""Families that share little with others: EXAONE 3, GLM, InternLM 2, Nemotron, StableLM, StarCoder 2. Pure."""
+
+from dataclasses import replace
 
 from proxy.gguf.config import Config, finite
 from proxy.gguf.families.parts import (
@@ -14,12 +16,14 @@ from proxy.gguf.families.parts import (
     UNTIED,
     head_dim,
     rope_frequencies,
+    usual_heads,
     window_ignored,
 )
 from proxy.gguf.families.rules import QKV, Family, Parted, Raised, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
+    FEED_FORWARD,
     VOCABULARY_SIZE,
     Pairs,
     count,
@@ -27,24 +31,32 @@ from proxy.gguf.hyperparameters import (
     number,
     partial_head_dimensions,
     partial_rope_dimensions,
+    rope_base,
 )
 from proxy.gguf.sentencepiece import puts_space_before
 from proxy.gguf.tokenizer_files import TokenizerFiles, read_decoder
 
-GLM4 = Family(
-    "glm4",
+GLM = Family(
+    "chatglm",
     {
         **ENDS,
         **NORMS,
         **ATTENTION,
-        LAYER + "post_self_attn_layernorm": "blk.{}.post_attention_norm",
-        LAYER + "post_mlp_layernorm": "blk.{}.post_ffw_norm",
         LAYER + "mlp.gate_up_proj": "blk.{}.ffn_up",
         LAYER + "mlp.down_proj": "blk.{}.ffn_down",
     },
+    # llama.cpp's converter looks for these under ChatGLM's names, and takes others where it finds none.
     (
-        *BASIC,
+        count("context_length", "max_position_embeddings", required=True),
+        count("embedding_length", "hidden_size", required=True),
+        FEED_FORWARD,
+        count("block_count", "num_hidden_layers", required=True),
+        count("attention.head_count", "num_attention_heads", required=True),
+        count("attention.head_count_kv", "num_key_value_heads", required=True),
+        number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
+        usual_heads,
         partial_head_dimensions,
+        rope_base,
     ),
     defaults={
         "max_position_embeddings": 131072,
@@ -56,8 +68,22 @@ GLM4 = Family(
         "attention_bias": True,
     },
     flags=ATTENTION_BIAS,
+    ropes=frozenset({"default"}),
     only=ANY_SILU,
-    specials={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>", "bos": "<|endoftext|>"},
+    specials={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"},
+)
+
+GLM4 = replace(
+    GLM,
+    architecture="glm4",
+    tensors={
+        **GLM.tensors,
+        LAYER + "post_self_attn_layernorm": "blk.{}.post_attention_norm",
+        LAYER + "post_mlp_layernorm": "blk.{}.post_ffw_norm",
+    },
+    hyperparameters=(*BASIC, partial_head_dimensions),
+    ropes=frozenset({"default", "linear", "dynamic", "yarn"}),
+    specials={**GLM.specials, "bos": "<|endoftext|>"},
 )
 
 

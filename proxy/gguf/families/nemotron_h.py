@@ -1,0 +1,192 @@
+"""NVIDIA's Nemotron-H: each layer is one of a state space, attention, an MLP or experts. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.families.hybrids import ENDLESS, GROUPS, mixer_2
+from proxy.gguf.families.parts import ATTENTION_BIAS, LAYER, TURNED, experts, head_dim, known_kinds
+from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, made_by
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
+from proxy.gguf.tensors import TensorName
+
+_MIXER = LAYER + "mixer."
+_STATE, _ATTENDS, _MLP, _EXPERTS = "linear_attention", "full_attention", "mlp", "moe"
+_KINDS = {
+    **{kind: kind for kind in (_STATE, _ATTENDS, _MLP, _EXPERTS)},
+    "mamba": _STATE,
+    "attention": _ATTENDS,
+    "M": _STATE,
+    "*": _ATTENDS,
+    "-": _MLP,
+    "E": _EXPERTS,
+}
+"""By what transformers 5 calls them, and 4, and by their letters in a pattern."""
+
+_OF_KIND: Mapping[str, Mapping[str, Rule | str]] = {
+    _STATE: mixer_2(_MIXER),
+    # Nothing needs Q and K to be turned, which have no rope, but llama.cpp's converter does.
+    _ATTENDS: {key.replace("self_attn.", "mixer."): rule for key, rule in TURNED.items()},
+    _MLP: {_MIXER + "up_proj": "blk.{}.ffn_up", _MIXER + "down_proj": "blk.{}.ffn_down"},
+    _EXPERTS: {
+        _MIXER + "gate": "blk.{}.ffn_gate_inp",
+        _MIXER + "gate.e_score_correction_bias": "blk.{}.exp_probs_b",
+        _MIXER + "experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
+        _MIXER + "experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
+        # As transformers 5 has them in memory.
+        _MIXER + "experts.up_proj": "blk.{}.ffn_up_exps",
+        _MIXER + "experts.down_proj": "blk.{}.ffn_down_exps",
+        _MIXER + "shared_experts.up_proj": "blk.{}.ffn_up_shexp",
+        _MIXER + "shared_experts.down_proj": "blk.{}.ffn_down_shexp",
+    },
+}
+_LATENT: Mapping[str, str] = {
+    _MIXER + "fc1_latent_proj": "blk.{}.ffn_latent_down",
+    _MIXER + "fc2_latent_proj": "blk.{}.ffn_latent_up",
+}
+
+
+def _kinds(config: Config) -> list[str]:
+    """Layer by layer; a pattern counts where there is no list."""
+    kinds = config.find("layers_block_type", "layer_types")
+    if kinds is None:
+        pattern = config.find("hybrid_override_pattern")
+        kinds = list(pattern) if isinstance(pattern, str) else None
+    return [_KINDS[kind] for kind in known_kinds(config, kinds, _KINDS)]
+
+
+def _stems(kind: str) -> set[str]:
+    rules = {**_OF_KIND[kind], **(_LATENT if kind == _EXPERTS else {})}
+    return {TensorName.of(name.format(0)).stem for key, rule in rules.items() for name in made_by(key, rule)}
+
+
+_ALL_STEMS = set().union(*map(_stems, _OF_KIND))
+
+
+def _absent(config: Config, layer: int | None) -> Mapping[str, bool]:
+    return {} if layer is None else dict.fromkeys(_ALL_STEMS - _stems(_kinds(config)[layer]), False)
+
+
+def _layers(config: Config) -> Pairs:
+    """llama.cpp knows a layer by its heads of K and V and by the size of its MLP."""
+    kinds = _kinds(config)
+    heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
+    size = config.positive("moe_intermediate_size" if _EXPERTS in kinds else "intermediate_size")
+    sizes = [size if kind in (_MLP, _EXPERTS) else 0 for kind in kinds]
+    yield "block_count", Field.uint32(config.blocks)
+    # No head is turned.
+    yield "rope.dimension_count", Field.uint32(min(config.hidden // config.heads, config.head_size))
+    yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
+    yield "feed_forward_length", Field.array(Kind.INT32, sizes)
+    steps = config.count("mamba_num_heads")
+    yield "ssm.inner_size", Field.uint32(steps * config.count("mamba_head_dim"))
+    yield "ssm.time_step_rank", Field.uint32(steps)
+
+
+_KEYS = (
+    always("context_length", Field.uint32(ENDLESS)),
+    count("embedding_length", "hidden_size", required=True),
+    count("attention.head_count", "num_attention_heads", required=True),
+    _layers,
+    head_dim,
+    rope_base,
+    always("rope.scaling.finetuned", Field.boolean(False)),
+    # Of both llama.cpp's loader wants one, and takes the first for all norms.
+    number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True),
+    number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True),
+    VOCABULARY_SIZE,
+    count("ssm.conv_kernel", "mamba_d_conv", "conv_kernel", required=True),
+    count("ssm.state_size", "ssm_state_size", required=True),
+    count("ssm.group_count", *GROUPS, required=True),
+)
+_EXPERT_KEYS = (
+    count("expert_count", "n_routed_experts", required=True),
+    count("expert_used_count", "num_experts_per_tok", required=True),
+    count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+    count("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size", required=True),
+    count("expert_shared_count", "n_shared_experts", required=True),
+    flag("expert_weights_norm", "norm_topk_prob", default=True),
+    number("expert_weights_scale", "routed_scaling_factor", required=True),
+    count("expert_group_count", "n_group", required=True),
+    count("expert_group_used_count", "topk_group", required=True),
+    count("moe_latent_size", "moe_latent_size"),
+)
+
+
+def _by_kinds(config: Config) -> Family:
+    kinds = _kinds(config)
+    if _EXPERTS not in kinds:
+        return NEMOTRON_H
+    if _MLP in kinds:
+        raise CannotConvert("config.json has layers of an MLP and layers of experts, and llama.cpp takes one kind")
+    latent = {} if config.find("moe_latent_size") is None else _LATENT
+    return replace(
+        NEMOTRON_H,
+        architecture="nemotron_h_moe",
+        tensors={**NEMOTRON_H.tensors, **latent},
+        hyperparameters=(*_KEYS, *_EXPERT_KEYS),
+    )
+
+
+NEMOTRON_H: Family = Family(
+    "nemotron_h",
+    {
+        "model.embeddings": "token_embd",
+        "model.norm_f": "output_norm",
+        "lm_head": "output",
+        LAYER + "norm": "blk.{}.attn_norm",
+        **{key: rule for rules in _OF_KIND.values() for key, rule in rules.items()},
+    },
+    _KEYS,
+    defaults={
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "layer_norm_epsilon": 1e-5,
+        "mamba_num_heads": 128,
+        "mamba_head_dim": 64,
+        "ssm_state_size": 128,
+        "n_groups": 8,
+        "conv_kernel": 4,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 7688,
+        "moe_shared_expert_intermediate_size": 7688,
+        "routed_scaling_factor": 1.0,
+        "norm_topk_prob": True,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    ropes=frozenset({"default"}),
+    optional_biases=QKV | {"attn_output", "ffn_up", "ffn_down"},
+    only={
+        "mlp_hidden_act": ("relu2", None),
+        "mamba_hidden_act": ("silu", None),
+        "use_conv_bias": (True, None),
+        "mamba_conv_bias": (True, None),
+        "sliding_window": (None,),
+        "use_bias": (False, None),
+        "mamba_proj_bias": (False, None),
+        # llama.cpp limits no step; transformers does below the first of these, which is too small to matter.
+        "time_step_min": (0.001, 0, None),
+        "mamba_dt_min": (0.001, 0, None),
+        "time_step_limit": ([0.0, math.inf], [0.0, {"__float__": "Infinity"}], None),
+    },
+    flags={**ATTENTION_BIAS, "mlp_bias": frozenset({"ffn_up.bias", "ffn_down.bias"})},
+    # How training began, in what precision it was calculated, and the layers that only help in it.
+    harmless=frozenset(
+        {
+            *("chunk_size", "expand", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "residual_in_fp32"),
+            *("rescale_prenorm_residual", "time_step_floor", "time_step_max", "mtp_layers_block_type"),
+            *("num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mamba_dt_max", "mamba_dt_init_floor"),
+            # llama.cpp takes no context to be too long for it.
+            "max_position_embeddings",
+        }
+    ),
+    renamed={"backbone.": "model."},
+    skipped=("mtp.",),
+    absent=_absent,
+    of=_by_kinds,
+)
