@@ -588,6 +588,7 @@ def test_what_transformers_5_writes_or_leaves_out_makes_the_same_file(name: str,
         ("qwen2", {"sliding_window": 512}, None),
         ("qwen3", {"sliding_window": 512, "use_sliding_window": True, "max_window_layers": 1}, "beyond 512 tokens"),
         ("qwen3", {"sliding_window": 512, "use_sliding_window": True}, None),
+        ("qwen3moe", {"sliding_window": 512, "use_sliding_window": True, "max_window_layers": 2}, "beyond 512 tokens"),
         (
             "qwen3",
             {"sliding_window": 512, "use_sliding_window": True, "layer_types": ["full_attention"] * 2},

@@ -186,12 +186,17 @@ def no_scaling(_: Config) -> Pairs:
 
 def window_ignored(config: Config) -> str | None:
     """For families of which llama.cpp has each token see all that came before, also beyond the authors' window."""
-    window, is_used = _window_within(config), config.flag("use_sliding_window", default=True)
-    first, slides = config.optional_count("max_window_layers"), _slides(config)
-    sees_all = not any(slides) if slides else first is not None and first >= config.blocks
-    if not window or not is_used or sees_all:
+    window, is_used, slides = _window_within(config), config.flag("use_sliding_window", default=True), _slides(config)
+    if not window or not is_used or (slides and not any(slides)):
         return None
     return f"beyond {window} tokens it differs from its authors' model: llama.cpp has no window for this architecture"
+
+
+def later_window_ignored(config: Config) -> str | None:
+    """The same where only the layers from `max_window_layers` on have the window."""
+    none_slides = config.count("max_window_layers") >= config.blocks and config.find("layer_types") is None
+    told = window_ignored(config)
+    return None if none_slides else told
 
 
 def no_window(config: Config) -> Pairs:

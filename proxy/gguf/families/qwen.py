@@ -16,6 +16,7 @@ from proxy.gguf.families.parts import (
     NORMS,
     ROUTED,
     UNTIED,
+    later_window_ignored,
     window_ignored,
 )
 from proxy.gguf.families.rules import QKV, Family
@@ -37,7 +38,7 @@ QWEN2 = Family(
     optional_biases=QKV | {"output"},
     only=ANY_SILU,
     renamed=BARE,
-    told=window_ignored,
+    told=later_window_ignored,
 )
 
 QWEN3 = Family(
@@ -48,7 +49,7 @@ QWEN3 = Family(
     flags=ATTENTION_BIAS,
     only=ANY_SILU,
     renamed=BARE,
-    told=window_ignored,
+    told=later_window_ignored,
 )
 
 MOE_SIZES = (
@@ -90,7 +91,7 @@ QWEN2_MOE = Family(
     },
     flags={"qkv_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"})},
     only={**ANY_SILU, **UNTIED, **ALL_MIXED, "norm_topk_prob": (False, None)},
-    told=window_ignored,
+    told=later_window_ignored,
 )
 
 QWEN3_MOE = Family(
@@ -107,6 +108,8 @@ QWEN3_MOE = Family(
     },
     flags=ATTENTION_BIAS,
     only={**ANY_SILU, **ALL_MIXED, "norm_topk_prob": (True,)},
+    # transformers gives all layers the window.
+    harmless=frozenset({"max_window_layers"}),
     told=window_ignored,
 )
 
