@@ -627,14 +627,20 @@ def _dense(inner: int, outer: int) -> bytes:
     return _json({"in_features": inner, "out_features": outer, "bias": False, "activation_function": activation})
 
 
-def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool) -> dict[str, bytes]:
-    count = 3 if normalize else 2
-    names, paths = ("Transformer", "Pooling", "Normalize"), ("", "1_Pooling", "2_Normalize")
-    return {
-        "modules.json": _modules(names[:count], paths[:count]),
+def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool, dense: int = 0) -> dict[str, bytes]:
+    """With `dense`, two matrices come behind the pooling, with so many numbers between them."""
+    names = ("Pooling", *(("Dense", "Dense") if dense else ()), *(("Normalize",) if normalize else ()))
+    paths = [f"{number}_{name}" for number, name in enumerate(names, 1)]
+    files = {
+        "modules.json": _modules(("Transformer", *names), ("", *paths)),
         "1_Pooling/config.json": _pooling(hidden, pooling),
         "sentence_bert_config.json": _json({"max_seq_length": 128, "do_lower_case": False}),
     }
+    random = Random(5)
+    for path, inner, outer in zip(paths[1:3], (hidden, dense), (dense, hidden), strict=False) if dense else ():
+        files[f"{path}/config.json"] = _dense(inner, outer)
+        files[f"{path}/model.safetensors"] = safetensors({"linear.weight": random.weights(outer, inner)}, "F32")
+    return files
 
 
 def _wordpieces(*, early: bool = False) -> dict[str, int]:

@@ -49,6 +49,7 @@ RUNS: Mapping[str, Version] = {
     "ernie4_5-moe": Version(0, 11, 5),
     "exaone4": Version(0, 11, 5),
     "falcon-h1": Version(0, 11, 5),
+    "gemma-embedding": Version(0, 12, 6),  # from 0.12.4 on, but without the matrices behind the pooling
     "gemma3": Version(0, 6, 0),
     # Ollama's own engine, which has 3n before, leaves out a scale of each layer and the cap of the logits.
     "gemma3n": LLAMA_SERVER,
@@ -82,7 +83,7 @@ CUTS: Mapping[str, Version] = {
 }
 RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
 """By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
-EMBEDS = ("bert", "qwen3")
+EMBEDS = ("bert", "gemma-embedding", "qwen3")
 """What makes vectors before LLAMA_SERVER too; the runner of others dies at the first text (v0.24, tried with qwen2)."""
 OWN_ENGINE = Version(0, 12, 0)
 RUN_AS_QWEN3 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")

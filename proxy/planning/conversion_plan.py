@@ -17,6 +17,7 @@ from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.planning.capabilities import OF_TEXT_ALONE, OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
+from proxy.planning.embedding import name_tensors
 from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
@@ -139,7 +140,7 @@ def _convert(material: Material, quantization: str) -> Conversion:
         return convert(
             material.config,
             material.contents,
-            {path: material.headers[path].tensors for path in paths},
+            name_tensors(repository.id, material.contents, {path: material.headers[path].tensors for path in paths}),
             description,
             quantization=quantization,
         )

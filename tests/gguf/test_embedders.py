@@ -153,6 +153,54 @@ def test_what_no_gguf_can_say_of_a_pooling_is_refused(files: Files, reason: str)
         pooling_of("acme/tiny", files, embeds=True)
 
 
+def other_json(files: Files, path: str, **changes: object) -> Files:
+    return files | {path: json.dumps(json.loads(files[path]) | changes).encode()}
+
+
+GEMMA = REPOSITORIES["gemma_embedding"].files()
+ONE_DENSE = [module for module in json.loads(GEMMA["modules.json"]) if module["path"] != "3_Dense"]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (GEMMA | {"modules.json": json.dumps(ONE_DENSE).encode()}, "has 1 modules Dense"),
+        ({path: content for path, content in GEMMA.items() if path != "3_Dense/model.safetensors"}, "has no 3_Dense"),
+        (other_json(GEMMA, "2_Dense/config.json", activation_function="torch.nn.modules.activation.Tanh"), "Tanh"),
+        (other_json(GEMMA, "2_Dense/config.json", module_input_name="token_embeddings"), "token_embeddings"),
+        (
+            GEMMA | {"modules.json": GEMMA["modules.json"].replace(b"models.Normalize", b"models.Dense")},
+            "has 3 modules",
+        ),
+        (GEMMA | {"modules.json": json.dumps(json.loads(GEMMA["modules.json"])[::-1]).encode()}, "the modules Norm"),
+    ],
+)
+def test_dense_modules_other_than_llama_cpps_are_refused(files: Files, reason: str) -> None:
+    with pytest.raises(NotConvertible, match=reason):
+        plan(files)
+
+
+def test_dense_modules_have_to_fit_each_other_and_the_family() -> None:
+    with pytest.raises(CannotConvert, match=r"dense_3.weight is to have the shape \[512, 256\]"):
+        plan(GEMMA | {"3_Dense/model.safetensors": GEMMA["2_Dense/model.safetensors"]})
+    with pytest.raises(CannotConvert, match=r"dense_2.linear.weight' is unknown for this architecture"):
+        plan(GEMMA | {path: decoder()[path] for path in ("config.json", "model.safetensors")})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_bidirectional_attention", False),
+        ("query_pre_attn_scalar", 128),
+        ("layer_types", ["full_attention"] * 6),
+        ("rope_scaling", {"rope_type": "linear", "factor": 8.0}),
+    ],
+)
+def test_an_embedding_gemma_that_llama_cpp_calculates_otherwise_is_refused(key: str, value: object) -> None:
+    with pytest.raises(CannotConvert, match="layer_types|linear" if key[0] in "lr" else key):
+        plan(other_json(GEMMA, "config.json", **{key: value}))
+
+
 def test_a_model_of_text_has_no_pooling() -> None:
     assert pooling_of("acme/tiny", {}, embeds=False) is None
 

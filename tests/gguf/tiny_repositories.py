@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.tiny_models import Random, Tensors, safetensors
+from tests.tiny_models import Pooling, Random, Tensors, safetensors, sentence_transformer
 
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 HEAD = HIDDEN // HEADS
@@ -377,9 +377,9 @@ GEMMA_TEMPLATE = (
 
 
 @cache
-def gemma_pieces(*, model: bool = True) -> Tokenizer:
+def gemma_pieces(*, model: bool = True, ends: bool = False) -> Tokenizer:
     """Gemma's order of tokens: control, code, turns, lines, bytes, text. No space comes before a text. `model` has a
-    tokenizer.model.
+    tokenizer.model, `ends` a token behind each text.
     """
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<unused{number}>" for number in range(103))]
     first[67:71] = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"]
@@ -395,7 +395,8 @@ def gemma_pieces(*, model: bool = True) -> Tokenizer:
     content = b"".join(_piece(*piece) for piece in pieces)
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x18\x00\x20\x00")
     tokens = [added_token(text, number, special=not text.startswith("\n")) for number, text in enumerate(first)]
-    begin = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<bos>", "<eos>"))
+    last = [end] if ends else []
     sequences: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": at}} for at, name in enumerate("AB")]
     underscores = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     spaces = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
@@ -413,16 +414,19 @@ def gemma_pieces(*, model: bool = True) -> Tokenizer:
         },
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [begin, sequences[0]],
-            "pair": [begin, sequences[0], begin, sequences[1]],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+            "single": [begin, sequences[0], *last],
+            "pair": [begin, sequences[0], *last, begin, sequences[1], *last],
+            "special_tokens": {
+                name: {"id": name, "ids": [number], "tokens": [name]}
+                for name, number in (("<bos>", 2), *((("<eos>", 1),) if ends else ()))
+            },
         },
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": pieces_model((text for text, _, _ in pieces), [[a, b] for a, b in merges]),
     }
     config = {
         "add_bos_token": True,
-        "add_eos_token": False,
+        "add_eos_token": ends,
         "added_tokens_decoder": decoder_of(tokens),
         **{f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "pad", "unk")},
         "chat_template": GEMMA_TEMPLATE,
@@ -502,6 +506,10 @@ class Tiny:
     """The model type of the whole, of which this is the text, behind a tensor of what sees."""
     places: tuple[str, str] = ("language_model.model.", "vision_tower.")
     """How the names of tensors begin in there: those of the text's layers, and those of what sees."""
+    pooling: Pooling | None = None
+    """Of a model that embeds texts, whose tensors have no `model.` before their names."""
+    dense: bool = False
+    """Whether two matrices come behind the pooling."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -537,6 +545,8 @@ class Tiny:
             weights.tensors = {
                 name if name.startswith(eyes) else _placed(name, text): x for name, x in weights.tensors.items()
             }
+        if self.pooling:
+            weights.tensors = {name.removeprefix("model."): x for name, x in weights.tensors.items()}
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
         files = {
@@ -544,6 +554,8 @@ class Tiny:
             **self.tokenizer().files,
             "generation_config.json": dump(self.generation),
         }
+        if self.pooling:
+            files |= sentence_transformer(HIDDEN, self.pooling, normalize=True, dense=FEED_FORWARD if self.dense else 0)
         if self.card:
             files["README.md"] = f"---\n{self.card}---\n# A tiny model\n".encode()
         if self.shards == 1:
@@ -1480,6 +1492,7 @@ GEMMA3 = {
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
     "layer_types": [*["sliding_attention"] * 5, "full_attention"],
 }
+GEMMA_EMBEDDING = {**GEMMA3, "sliding_window": 8, "use_bidirectional_attention": True, "rope_scaling": None}
 GLOBAL_HEAD = 128
 GEMMA4 = {
     "hidden_activation": "gelu_pytorch_tanh",
@@ -1696,6 +1709,31 @@ REPOSITORIES: dict[str, Tiny] = {
             },
         },
         drop=("rope_theta", "rope_scaling", "rope_local_base_freq"),
+    ),
+    "gemma_embedding": Tiny(
+        "Gemma3TextModel",
+        "gemma3_text",
+        _gemma,
+        lambda: gemma_pieces(ends=True),
+        GEMMA_EMBEDDING,
+        dtype="F32",
+        pooling="mean",
+        dense=True,
+    ),
+    "gemma_embedding_v5": Tiny(
+        "Gemma3TextModel",
+        "gemma3_text",
+        _gemma,
+        lambda: gemma_pieces(ends=True),
+        {
+            **GEMMA_EMBEDDING,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        drop=("rope_theta", "rope_scaling", "rope_local_base_freq"),
+        pooling="mean",
     ),
     "gemma3n": Tiny("Gemma3nForCausalLM", "gemma3n_text", _gemma3n, gemma_pieces, GEMMA3N, drop=("hidden_act",)),
     "gemma3n_v5": Tiny(
@@ -2250,6 +2288,7 @@ REPOSITORIES: dict[str, Tiny] = {
 def write(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in REPOSITORIES[name].files().items():
+        (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
 
 

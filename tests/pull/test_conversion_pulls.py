@@ -460,6 +460,18 @@ async def test_an_embedding_model_is_tried_with_an_embedding(
     assert not asked(ollama, "/api/generate")
 
 
+async def test_the_matrices_behind_a_pooling_come_from_folders_of_their_own(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/tiny", REPOSITORIES["gemma_embedding"].files())
+    assert (await client.pull(f"{NAME}:f16"))[-1] == {"status": "success"}
+    [weights] = [layer for layer in ollama.models[f"{NAME}:f16"].layers if layer.kind == "model"]
+    header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors if tensor.name.startswith("dense")}
+    assert shapes == {"dense_2.weight": (256, 512), "dense_3.weight": (512, 256)}
+    assert header.get("gemma-embedding.dense_2_feat_out", int) == 512
+
+
 @pytest.mark.parametrize(("template", "adds"), [("{{ bos_token }}", True), ("", False)])
 async def test_a_text_begins_with_bos_where_the_authors_template_says_so(
     client: Client, hub: StandInHub, ollama: StandInOllama, template: str, *, adds: bool

@@ -111,6 +111,7 @@ EMBEDDERS: Mapping[str, Callable[[], Files]] = {
     "xlm_roberta": tiny_xlm_roberta,
     "qwen3": lambda: decoder("qwen3", "lasttoken"),
     "qwen2": lambda: decoder("qwen2", "mean"),
+    **{name: REPOSITORIES[name].files for name in ("gemma_embedding", "gemma_embedding_v5")},
 }
 """Those in vectors.json, which has what transformers 5.24 makes of some texts in F32."""
 NEWER = {"bert cased": "does not cut texts as this tokenizer does", "qwen2": "makes no vectors with Qwen2ForCausalLM"}

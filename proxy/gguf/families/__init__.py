@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from proxy.gguf.families.bert import BERT, XLM_ROBERTA
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
-from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES
+from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES, GEMMA_EMBEDDING
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
 from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
@@ -52,6 +52,7 @@ FAMILIES: Mapping[str, Family] = {
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_EYES,
+    "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma3nForCausalLM": GEMMA3N,
     "Gemma3nForConditionalGeneration": GEMMA3N_SENSES,
     "Gemma4ForCausalLM": GEMMA4,

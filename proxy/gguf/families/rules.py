@@ -13,6 +13,8 @@ Size = Callable[[Config], int]
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 _OLD_ENDS = {".gamma": ".weight", ".beta": ".bias"}
 """What norms had before PyTorch, as transformers still reads them."""
+DENSE = ("dense_2", "dense_3")
+"""The matrices behind the pooling, by the folders that sentence-transformers has them in."""
 SHARED_MATRICES = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
 """Those of the experts that every token goes through."""
 
