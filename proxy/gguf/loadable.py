@@ -148,6 +148,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "ffn_down_shexp": "n_ff_exp n_embd",
     },
     "mamba": _MAMBA,
+    "modern-bert": _FUSED_MLP,
     "olmo2": _NORMS_OF_ALL_HEADS,
     "olmoe": _NORMS_OF_ALL_HEADS,
     "phi3": _FUSED_MLP,
@@ -161,10 +162,15 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
     (
         *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
         *(
+            "bert",
+            "eurobert",
             "jamba",
             "lfm2",
             "lfm2moe",
+            "modern-bert",
             "nemotron",
+            "nomic-bert",
+            "nomic-bert-moe",
             "olmo",
             "olmo2",
             "olmoe",
@@ -180,7 +186,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
 """Architectures in which all heads together have to be as wide as the embedding."""
 
 _EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
-_MIXED_LAYERS = frozenset({"gemma4", "jamba"})
+_MIXED_LAYERS = frozenset({"gemma4", "jamba", "nomic-bert-moe"})
 """Where the tensors say which layers have experts."""
 
 

@@ -7,6 +7,7 @@ from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
+    BARE,
     ENDS,
     LAYER,
     LLAMA_ROPES,
@@ -53,6 +54,7 @@ LLAMA = Family(
     ropes=LLAMA_ROPES,
     optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
+    renamed=BARE,
     vocabulary=llama_vocabulary,
 )
 
@@ -66,6 +68,7 @@ MISTRAL = Family(
     ropes=LLAMA_ROPES,
     optional_biases=LLAMA_BIASES,
     only=ANY_SILU,
+    renamed=BARE,
     vocabulary=llama_vocabulary,
     told=window_ignored,
 )
