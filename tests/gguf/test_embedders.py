@@ -258,6 +258,7 @@ def test_what_llama_cpp_leaves_out_of_nomics_experts_is_said() -> None:
         ("modern_bert", {"num_hidden_layers": 5}, r"nothing that becomes blk\.4"),
         ("modern_bert_v5", {"layer_types": ["sliding_attention"] * 4}, "layer_types"),
         ("modern_bert_v5", {"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("modern_bert_v5", {"layer_types": 4}, "layer_types"),
         ("eurobert", {"hidden_act": "gelu"}, "hidden_act"),
         ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ],

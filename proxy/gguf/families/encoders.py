@@ -5,12 +5,11 @@ from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.bert import BIDIRECTIONAL, NORMS, token_types
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, BARE, MLP, experts, head_dim, no_scaling, two_ropes
+from proxy.gguf.families.parts import ANY_SILU, ATTENTION, BARE, MLP, experts, head_dim, no_scaling, sliding, two_ropes
 from proxy.gguf.families.parts import NORMS as DECODER_NORMS
 from proxy.gguf.families.rules import Family, Heaped, Rule, Unused
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number
-from proxy.gguf.tensors import shown
 
 _LAYER = "encoder.layers.{}."
 _NOMIC_TENSORS: Mapping[str, Rule | str] = {
@@ -115,15 +114,13 @@ NOMIC_BERT = replace(_NOMIC_BERT, of=_nomic)
 
 def _windows(config: Config) -> Pairs:
     """The first of so many layers sees all, and the others half of the window to each side."""
-    kinds, every = config.find("layer_types"), config.positive("global_attn_every_n_layers")
-    if kinds is not None:
-        full = [at for at in range(config.blocks) if kinds[at : at + 1] == ["full_attention"]]
+    every = config.positive("global_attn_every_n_layers")
+    if config.find("layer_types") is not None:
+        windows = sliding(config)
+        full = [at for at, has_window in enumerate(windows) if not has_window]
         every = full[1] if len(full) > 1 else config.blocks
-        usual = ["sliding_attention" if at % every else "full_attention" for at in range(config.blocks)]
-        if kinds != usual:
-            raise CannotConvert(
-                f"config.json has layer_types other than one in so many without a window: {shown(kinds)}"
-            )
+        if windows != [at % every != 0 for at in range(config.blocks)]:
+            raise CannotConvert("config.json has layer_types other than the first of so many without a window")
     yield "attention.sliding_window", Field.uint32(config.positive("local_attention"))
     yield "attention.sliding_window_pattern", Field.uint32(every)
 
