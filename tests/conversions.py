@@ -9,6 +9,7 @@ import orjson
 from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.targets import Piece
 from proxy.planning.card import read_card
+from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import Header, header_size, read_header
 from tests.gguf.writing import write
 from tests.support import digest_of
@@ -24,13 +25,14 @@ def headers(files: Mapping[str, bytes]) -> dict[str, Header]:
 
 def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any) -> Conversion:
     """Of a repository of this name."""
-    weights = {path: header.tensors for path, header in headers(files).items()}
+    weights = name_tensors("acme/tiny", files, {path: header.tensors for path, header in headers(files).items()})
     tokenizer = json.loads(files["tokenizer_config.json"])
     template = tokenizer.get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
     # The template that is sent leaves BOS to the tokenizer.
     adds_bos = "bos_token" in template if template and tokenizer.get("bos_token") else None
-    description = Description(name, read_card(files.get("README.md", b"")), template, generation, adds_bos)
+    pooling = pooling_of("acme/tiny", files, embeds=False)
+    description = Description(name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling)
     return convert(json.loads(files["config.json"]), files, weights, description, **options)
 
 

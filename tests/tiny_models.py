@@ -98,7 +98,7 @@ def tiny_bert(
 
     With `early_specials` [CLS] is token 2, and v0.33 begins every text with token 101 all the same.
     """
-    vocabulary = _wordpieces(early=early_specials)
+    vocabulary = wordpieces(early=early_specials)
     hidden, feed_forward, layers, positions = 256, 256, 2, 128
     config = {
         "architectures": ["BertModel"],
@@ -119,7 +119,7 @@ def tiny_bert(
     return {
         "config.json": _json(config),
         "model.safetensors": _bert_weights(config, seed),
-        **_bert_tokenizer(vocabulary),
+        **bert_tokenizer(vocabulary),
         **sentence_transformer(hidden, pooling, normalize=normalize),
     }
 
@@ -149,7 +149,7 @@ def _bert_weights(config: dict[str, Any], seed: int) -> bytes:
 def tiny_xlm_roberta(*, positions: int = 128) -> dict[str, bytes]:
     """An XLMRobertaModel as transformers 5 writes it: two more positions than texts have, and a Unigram tokenizer."""
     files = tiny_bert()
-    tokenizer, rows = _unigram_tokenizer()
+    tokenizer, rows = unigram_tokenizer()
     config = json.loads(files["config.json"]) | {
         "architectures": ["XLMRobertaModel"],
         "model_type": "xlm-roberta",
@@ -164,7 +164,7 @@ def tiny_xlm_roberta(*, positions: int = 128) -> dict[str, bytes]:
     return files | {"config.json": _json(config), **tokenizer, "model.safetensors": _bert_weights(config, seed=1)}
 
 
-def _unigram_tokenizer() -> tuple[dict[str, bytes], int]:
+def unigram_tokenizer() -> tuple[dict[str, bytes], int]:
     specials = ("<s>", "<pad>", "</s>", "<unk>")
     words = [f"\u2581{word}" for word in WORDS.split()]
     pieces = [*specials, "\u2581", *dict.fromkeys((*words, *LETTERS, *"0123456789.,!?'-")), "<mask>"]
@@ -222,7 +222,7 @@ def tiny_nomic_bert(*, experts: int = 0, pooling: Pooling = "mean", seed: int = 
 
     nomic-ai's own repositories have others (`n_layer`, `attn.Wqkv`), which it does not understand.
     """
-    vocabulary = _wordpieces()
+    vocabulary = wordpieces()
     hidden, feed_forward, layers = 256, 256, 2
     config = {
         "architectures": ["NomicBertMoEModel" if experts else "NomicBertModel"],
@@ -269,7 +269,7 @@ def tiny_nomic_bert(*, experts: int = 0, pooling: Pooling = "mean", seed: int = 
     return {
         "config.json": _json(config),
         "model.safetensors": safetensors(tensors, "F16"),
-        **_bert_tokenizer(vocabulary),
+        **bert_tokenizer(vocabulary),
         **sentence_transformer(hidden, pooling, normalize=True),
     }
 
@@ -627,17 +627,23 @@ def _dense(inner: int, outer: int) -> bytes:
     return _json({"in_features": inner, "out_features": outer, "bias": False, "activation_function": activation})
 
 
-def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool) -> dict[str, bytes]:
-    count = 3 if normalize else 2
-    names, paths = ("Transformer", "Pooling", "Normalize"), ("", "1_Pooling", "2_Normalize")
-    return {
-        "modules.json": _modules(names[:count], paths[:count]),
+def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool, dense: int = 0) -> dict[str, bytes]:
+    """With `dense`, two matrices come behind the pooling, with so many numbers between them."""
+    names = ("Pooling", *(("Dense", "Dense") if dense else ()), *(("Normalize",) if normalize else ()))
+    paths = [f"{number}_{name}" for number, name in enumerate(names, 1)]
+    files = {
+        "modules.json": _modules(("Transformer", *names), ("", *paths)),
         "1_Pooling/config.json": _pooling(hidden, pooling),
         "sentence_bert_config.json": _json({"max_seq_length": 128, "do_lower_case": False}),
     }
+    random = Random(5)
+    for path, inner, outer in zip(paths[1:3], (hidden, dense), (dense, hidden), strict=False) if dense else ():
+        files[f"{path}/config.json"] = _dense(inner, outer)
+        files[f"{path}/model.safetensors"] = safetensors({"linear.weight": random.weights(outer, inner)}, "F32")
+    return files
 
 
-def _wordpieces(*, early: bool = False) -> dict[str, int]:
+def wordpieces(*, early: bool = False) -> dict[str, int]:
     """The special tokens where Google's vocabularies have them, [CLS] at 101, or `early`, all at the beginning."""
     alone = [*LETTERS, *"0123456789.,!?'-"]
     specials = [BERT_SPECIALS[0], *(f"[unused{number}]" for number in range(0 if early else 99)), *BERT_SPECIALS[1:]]
@@ -650,7 +656,7 @@ def _added_token(text: str, number: int) -> dict[str, Any]:
     return {"id": number, "content": text, **flags, "special": True}
 
 
-def _bert_tokenizer(vocabulary: dict[str, int]) -> dict[str, bytes]:
+def bert_tokenizer(vocabulary: dict[str, int]) -> dict[str, bytes]:
     cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]"))
     tokenizer = {
         "version": "1.0",

@@ -15,14 +15,14 @@ from proxy.gguf.casting import cast
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.rules import DENSE, Family
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.requantizing import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
-from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding, shown
+from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.vocabulary import write_vocabulary
@@ -158,6 +158,7 @@ def _metadata(
         "general.file_type": Field.uint32(file_type),
         "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
         **_hyperparameters(family, config),
+        **_dense(family, infos),
         **write_vocabulary(family, config, files, description.chat_template),
     }
     name = name_for_loader(str(metadata["general.name"].value), files, metadata["tokenizer.ggml.tokens"])
@@ -260,6 +261,17 @@ def _hyperparameters(family: Family, config: Config) -> dict[str, Field]:
     for write in family.hyperparameters:
         for key, value in write(config):
             fields[f"{family.architecture}.{key}"] = value
+    return fields
+
+
+def _dense(family: Family, infos: Iterable[TensorInfo]) -> dict[str, Field]:
+    """How many numbers go into the matrices behind the pooling, and come out of them."""
+    fields = {}
+    for info in infos:
+        stem = TensorName.of(info.name).stem
+        if stem in DENSE:
+            for end, size in zip(("in", "out"), info.shape, strict=True):
+                fields[f"{family.architecture}.{stem}_feat_{end}"] = Field.uint32(size)
     return fields
 
 

@@ -139,6 +139,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "ffn_gate_up_exps": "n_embd 2n_ff_exp n_expert",
         "ffn_down_exps.scale": "n_expert",
     },
+    "gemma-embedding": {"dense_2": "n_embd n_dense", "dense_3": "n_dense n_embd"},
     "glm4": _FUSED_MLP,
     "granitehybrid": _MAMBA_2,
     "jamba": _MAMBA,
@@ -148,6 +149,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "ffn_down_shexp": "n_ff_exp n_embd",
     },
     "mamba": _MAMBA,
+    "modern-bert": _FUSED_MLP,
     "nemotron_h": _MAMBA_2,
     "nemotron_h_moe": {
         **_MAMBA_2,
@@ -170,10 +172,15 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
         *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
         *(
             "chatglm",
+            "bert",
+            "eurobert",
             "jamba",
             "lfm2",
             "lfm2moe",
+            "modern-bert",
             "nemotron",
+            "nomic-bert",
+            "nomic-bert-moe",
             "olmo",
             "olmo2",
             "olmoe",
@@ -189,7 +196,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
 """Architectures in which all heads together have to be as wide as the embedding."""
 
 _EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
-_MIXED_LAYERS = frozenset({"gemma4", "jamba", "nemotron_h_moe"})
+_MIXED_LAYERS = frozenset({"gemma4", "jamba", "nemotron_h_moe", "nomic-bert-moe"})
 """Where the tensors say which layers have experts."""
 
 
@@ -280,6 +287,7 @@ class _Sizes:
             "d_inner/n_group": d_inner // n_group if n_group else 0,
             "d_mixed": d_mixed,
             "d_in_proj": d_inner + d_mixed + dt_rank,
+            "n_dense": read("dense_2_feat_out"),
             "l_cache": read("shortconv.l_cache"),
             "n_embd_conv": n_embd_conv,
             "3n_embd_conv": 3 * n_embd_conv,

@@ -156,6 +156,8 @@ class _Named:
                 if not isinstance(single, list) or not isinstance(pair, list):
                     raise CannotConvert(f"{TOKENIZER} has a template that is not known: {shown(part)}")
                 self._read_template(single, pair)
+            elif kind == "RobertaProcessing":
+                self._read_template(*_roberta_template(part))
             elif kind not in ("ByteLevel", None):
                 raise CannotConvert(f"{TOKENIZER} has the unknown post-processor {shown(kind)}")
 
@@ -193,6 +195,18 @@ class _Named:
 
     def _get(self, kind: str) -> str | None:
         return _text(self._config.get(f"{kind}_token"))
+
+
+def _roberta_template(part: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """What RoBERTa's post-processor puts around one text, and around two."""
+    begin, end = (part.get(key) for key in ("cls", "sep"))
+    if not isinstance(begin, list) or not isinstance(end, list) or not begin or not end:
+        raise CannotConvert(f"{TOKENIZER} has a post-processor that is not known: {shown(part)}")
+    (first, last), (one, two) = (
+        [{kind: {"id": name}} for name in names]
+        for kind, names in (("SpecialToken", (begin[0], end[0])), ("Sequence", ("A", "B")))
+    )
+    return [first, one, last], [first, one, last, last, two, last]
 
 
 def _special(part: object) -> str | None:

@@ -17,6 +17,7 @@ from proxy.gguf.families.rules import (
     Family,
     Gathered,
     Grouped,
+    Heaped,
     Packed,
     Padded,
     Parted,
@@ -30,6 +31,7 @@ from proxy.gguf.families.rules import (
     Stacked,
     Transposed,
     Turned,
+    Unused,
 )
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
@@ -261,7 +263,9 @@ def _apply(rule: Rule, config: Config, place: _Place, numbers: list[int], suffix
             return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
         case Dealt(names):
             return _dealt([name.format(*numbers) + suffix for name in names], place)
-        case Beside():
+        case Heaped(name):
+            return [_heaped(rule, config, place, name.format(*numbers) + suffix)]
+        case Beside() | Unused():
             return []
         case Reordered(inner):
             [target] = _apply(inner, config, place, numbers, suffix)
@@ -414,6 +418,17 @@ def _scaled(rule: Scaled, config: Config, place: _Place, name: str) -> Target:
             exact.append(replace(piece, transform=scaled(dtype, factors, "F32")))
         first += rows
     return Target(TensorInfo(name, shape[::-1], _TYPES[dtype]), tuple(pieces), exact=tuple(exact))
+
+
+def _heaped(rule: Heaped, config: Config, place: _Place, name: str) -> Target:
+    count, shape = rule.count(config), place.source.shape
+    if len(shape) != MATRIX or shape[0] % count:
+        raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} matrices")
+    rows, columns = shape[0] // count, shape[1]
+    if not rule.turned:
+        return _target(name, (count, rows, columns), place, [place.piece()])
+    step = transposed(rows, columns, WIDTHS[place.source.dtype])
+    return _target(name, (count, columns, rows), place, [place.piece()], [step])
 
 
 def _padded(place: _Place, rows: int, name: str) -> Target:

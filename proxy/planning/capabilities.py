@@ -47,8 +47,10 @@ RUNS: Mapping[str, Version] = {
     "bailingmoe2": Version(0, 12, 11),
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
+    "eurobert": LLAMA_SERVER,
     "exaone4": Version(0, 11, 5),
     "falcon-h1": Version(0, 11, 5),
+    "gemma-embedding": Version(0, 12, 6),  # from 0.12.4 on, but without the matrices behind the pooling
     "gemma3": Version(0, 6, 0),
     # Ollama's own engine, which has 3n before, leaves out a scale of each layer and the cap of the logits.
     "gemma3n": LLAMA_SERVER,
@@ -68,6 +70,8 @@ RUNS: Mapping[str, Version] = {
     "nemotron_h_moe": LLAMA_SERVER,
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
+    "modern-bert": LLAMA_SERVER,
+    "nomic-bert-moe": Version(0, 6, 8),
     "qwen3": Version(0, 6, 6),
     "qwen35": Version(0, 17, 5),
     "qwen35moe": Version(0, 17, 5),
@@ -85,8 +89,10 @@ CUTS: Mapping[str, Version] = {
 }
 RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
 """By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
-EMBEDS = ("bert", "qwen3")
-"""What makes vectors before LLAMA_SERVER too; the runner of others dies at the first text (v0.24, tried with qwen2)."""
+EMBEDS = ("bert", "gemma-embedding", "qwen3")
+"""What makes vectors before LLAMA_SERVER too. Of others the runner dies at the first text (v0.24: qwen2), knows one way
+of pooling (llama), or cuts each text as a cased WordPiece (nomic-bert, nomic-bert-moe).
+"""
 OWN_ENGINE = Version(0, 12, 0)
 RUN_AS_QWEN3 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
 """From OWN_ENGINE to LLAMA_SERVER these ran on an engine of Ollama's own, which takes yarn's factor out of attention

@@ -11,12 +11,13 @@ from proxy.errors import Refusal
 from proxy.gguf.casting import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion, Description, Pooling, convert
-from proxy.gguf.families import FAMILIES
+from proxy.gguf.families import FAMILIES, NOT_SERVED
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.planning.capabilities import OF_TEXT_ALONE, OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
+from proxy.planning.embedding import name_tensors
 from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
@@ -31,8 +32,11 @@ FILE = "model.gguf"
 def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
     """Whether the proxy should convert, where it can: the one place that decides.
 
-    It makes only the text of some models, most of which an Ollama that converts makes whole.
+    It makes only the text of some models, most of which an Ollama that converts makes whole. Raises Refusal for what no
+    Ollama has a use for.
     """
+    if reason := NOT_SERVED.get(architecture):
+        raise Refusal(f"{reason}, and {architecture} does nothing else")
     family = FAMILIES.get(architecture)
     if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
         return False
@@ -139,7 +143,7 @@ def _convert(material: Material, quantization: str) -> Conversion:
         return convert(
             material.config,
             material.contents,
-            {path: material.headers[path].tensors for path in paths},
+            name_tensors(repository.id, material.contents, {path: material.headers[path].tensors for path in paths}),
             description,
             quantization=quantization,
         )

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Pooling
+from proxy.gguf.families.rules import DENSE
+from proxy.gguf.targets import Source
 from proxy.planning.tokenizer_files import TOKENIZER, TokenizerFiles, check_tokenizer
-from proxy.planning.weights import TOKENIZER_CONFIG, NotConvertible, json_object, json_value, token_text
+from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, NotConvertible, json_object, json_value, token_text
 
 MODULES = "modules.json"
 GEMMA = "Gemma3TextModel"
@@ -27,7 +29,7 @@ def module_files(modules: bytes | None) -> tuple[str, ...]:
         if kind in ("Pooling", "Dense"):
             paths.append(f"{path}/config.json")
         if kind == "Dense":
-            paths.append(f"{path}/model.safetensors")
+            paths.append(f"{path}/{_DENSE_WEIGHTS}")
     return tuple(paths)
 
 
@@ -55,13 +57,44 @@ def pooling_of(repository: str, contents: Mapping[str, bytes], *, embeds: bool) 
         if embeds:
             raise NotConvertible(f"{repository} has no {MODULES} that says how its embeddings are pooled")
         return None
-    for kind, _ in modules:
-        if kind not in ("Transformer", "Pooling", "Normalize"):
-            raise NotConvertible(f"{repository}/{MODULES} has a module {kind}, which no GGUF of this architecture has")
+    kinds = [kind for kind, _ in modules]
+    if unknown := next((kind for kind in kinds if kind not in _ORDER), None):
+        raise NotConvertible(f"{repository}/{MODULES} has a module {unknown}, which no GGUF of this architecture has")
+    if kinds != sorted(kinds, key=_ORDER.index):
+        raise NotConvertible(
+            f"{repository}/{MODULES} has the modules {', '.join(kinds)}; Ollama has {', '.join(_ORDER)}"
+        )
     path = f"{pooling}/config.json"
     return _POOLINGS[_mode(f"{repository}/{path}", path, contents, _POOLINGS)]
 
 
+def name_tensors(
+    repository: str, contents: Mapping[str, bytes], weights: Mapping[str, Mapping[str, Source]]
+) -> dict[str, Mapping[str, Source]]:
+    """The tensors of all weight files by path, those of the Dense modules under names of their own.
+
+    Raises NotConvertible for a Dense module that is more than a matrix, or has none among the weights.
+    """
+    named = dict(weights)
+    folders = [folder for kind, folder in _modules(contents.get(MODULES)) if kind == "Dense"]
+    if len(folders) not in (0, len(DENSE)):
+        raise NotConvertible(f"{repository}/{MODULES} has {len(folders)} modules Dense; llama.cpp has {len(DENSE)}")
+    for name, folder in zip(DENSE, folders, strict=False):
+        path, where = f"{folder}/{_DENSE_WEIGHTS}", f"{folder}/{CONFIG}"
+        if path not in weights:
+            raise NotConvertible(f"{repository} has no {path}, as {MODULES} says")
+        said = json_object(f"{repository}/{where}", contents.get(where, b"{}"))
+        activation, source = said.get("activation_function"), said.get("module_input_name", _VECTOR)
+        if activation != _NO_ACTIVATION or source != _VECTOR:
+            raise NotConvertible(f"{repository}/{where} has the activation {activation} of {source}, unknown to Ollama")
+        named[path] = {f"{name}.{tensor}": place for tensor, place in weights[path].items()}
+    return named
+
+
+_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+_DENSE_WEIGHTS = "model.safetensors"
+_NO_ACTIVATION = "torch.nn.modules.linear.Identity"
+_VECTOR = "sentence_embedding"
 _POOLINGS = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}
 
 

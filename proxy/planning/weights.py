@@ -79,7 +79,9 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
     else:
         weights = tuple(files[shard] for shard in sorted(set(weight_map.values())))
     # An empty file makes Ollama's create fail, but only sometimes: it looks at the files in random order.
-    companions = tuple(files[path] for path in (*COMPANIONS, *more) if path in files and files[path].size)
+    there = [files[path] for path in (*COMPANIONS, *more) if path in files and files[path].size]
+    weights += tuple(file for file in there if _is_weights(file.path))
+    companions = tuple(file for file in there if not _is_weights(file.path))
     for file in (*weights, *companions):
         check_path(repository.id, file.path)
     if CONFIG not in files:

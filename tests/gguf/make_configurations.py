@@ -17,6 +17,7 @@ CHOSEN = {
     "LFM2ForCausalLM": "lfm2",
     "Llama4ForCausalLM": "llama4_text",
     "LlamaForCausalLM": "llama",
+    "LlamaModel": "llama",
     "Qwen3_5ForCausalLM": "qwen3_5_text",
     "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
 }

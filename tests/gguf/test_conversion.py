@@ -55,12 +55,25 @@ ONLY_OURS = {
     "gemma2": {"gemma2.rope.freq_base"},
     "glm4moelite": {"deepseek2.expert_gating_func"},  # llama.cpp guesses it by the number of tokens
     "glm4moelite_v5": {"deepseek2.expert_gating_func"},
+    "llama_model": {"llama.pooling_type"},  # llama.cpp's converter reads it for other families alone
+    "modern_bert": {"modern-bert.attention.head_count_kv"},
+    # Without a key of the first form of config.json, llama.cpp's converter writes neither, and its loader wants one.
+    "modern_bert_v5": {
+        "modern-bert.attention.head_count_kv",
+        "modern-bert.attention.layer_norm_epsilon",
+        "modern-bert.attention.sliding_window_pattern",
+    },
+    "nomic_bert": {"nomic-bert.attention.head_count_kv"},
+    "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv"},
+    "roberta": {"bert.attention.head_count_kv"},
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
 BEGINS = "tokenizer.ggml.add_bos_token"
 """Ours alone where a repository says nothing: llama.cpp or Ollama would begin a text with a token."""
 WITHOUT_FIGURES = {
     "gemma3_json",  # without tokenizer.model llama.cpp's converter takes its tokens to be byte-level
+    "mistral_model",  # nor does it know this name
+    "nomic_bert_v5",  # and of Nomic's BERT it reads the first form of config.json alone
     "stablelm-norms",  # llama.cpp's converter fails on it: "Unprocessed norms"
 }
 
@@ -92,6 +105,7 @@ def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
 def test_every_family_has_a_repository() -> None:
     tried = {tiny.architecture for tiny in REPOSITORIES.values()}
     same = {"Ernie4_5_ForCausalLM", "LFM2ForCausalLM", "Qwen2Model", "Qwen3Model", "BertModel", "XLMRobertaModel"}
+    same |= {"NomicBertMoEModel"}
     assert FAMILIES.keys() - same == tried
 
 

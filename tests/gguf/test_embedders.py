@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
+from proxy.config import ConvertedBy
+from proxy.errors import Refusal
 from proxy.gguf.config import CannotConvert
+from proxy.gguf.families import NOT_SERVED
 from proxy.gguf.header import read_header
+from proxy.planning.capabilities import capabilities_of
+from proxy.planning.conversion_plan import converts_here
 from proxy.planning.embedding import pooling_of
 from proxy.planning.weights import NotConvertible
 from tests.gguf.tiny_repositories import REPOSITORIES
@@ -151,6 +156,139 @@ def test_positions_that_are_missing_are_refused() -> None:
 def test_what_no_gguf_can_say_of_a_pooling_is_refused(files: Files, reason: str) -> None:
     with pytest.raises(NotConvertible, match=reason):
         pooling_of("acme/tiny", files, embeds=True)
+
+
+def other_json(files: Files, path: str, **changes: object) -> Files:
+    return files | {path: json.dumps(json.loads(files[path]) | changes).encode()}
+
+
+GEMMA = REPOSITORIES["gemma_embedding"].files()
+ONE_DENSE = [module for module in json.loads(GEMMA["modules.json"]) if module["path"] != "3_Dense"]
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (GEMMA | {"modules.json": json.dumps(ONE_DENSE).encode()}, "has 1 modules Dense"),
+        ({path: content for path, content in GEMMA.items() if path != "3_Dense/model.safetensors"}, "has no 3_Dense"),
+        (other_json(GEMMA, "2_Dense/config.json", activation_function="torch.nn.modules.activation.Tanh"), "Tanh"),
+        (other_json(GEMMA, "2_Dense/config.json", module_input_name="token_embeddings"), "token_embeddings"),
+        (
+            GEMMA | {"modules.json": GEMMA["modules.json"].replace(b"models.Normalize", b"models.Dense")},
+            "has 3 modules",
+        ),
+        (GEMMA | {"modules.json": json.dumps(json.loads(GEMMA["modules.json"])[::-1]).encode()}, "the modules Norm"),
+    ],
+)
+def test_dense_modules_other_than_llama_cpps_are_refused(files: Files, reason: str) -> None:
+    with pytest.raises(NotConvertible, match=reason):
+        plan(files)
+
+
+def test_dense_modules_have_to_fit_each_other_and_the_family() -> None:
+    with pytest.raises(CannotConvert, match=r"dense_3.weight is to have the shape \[512, 256\]"):
+        plan(GEMMA | {"3_Dense/model.safetensors": GEMMA["2_Dense/model.safetensors"]})
+    with pytest.raises(CannotConvert, match=r"dense_2.linear.weight' is unknown for this architecture"):
+        plan(GEMMA | {path: decoder()[path] for path in ("config.json", "model.safetensors")})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_bidirectional_attention", False),
+        ("query_pre_attn_scalar", 128),
+        ("layer_types", ["full_attention"] * 6),
+        ("rope_scaling", {"rope_type": "linear", "factor": 8.0}),
+    ],
+)
+def test_an_embedding_gemma_that_llama_cpp_calculates_otherwise_is_refused(key: str, value: object) -> None:
+    with pytest.raises(CannotConvert, match="layer_types|linear" if key[0] in "lr" else key):
+        plan(other_json(GEMMA, "config.json", **{key: value}))
+
+
+def test_a_decoder_without_what_is_around_it_is_the_one_that_its_name_says() -> None:
+    tiny = REPOSITORIES["mistral_model"]
+    bare, whole = (read_header(plan(one.files()).header) for one in (tiny, replace(tiny, architecture=MISTRAL)))
+    assert (bare.metadata, bare.tensors) == (whole.metadata, whole.tensors)
+    # Transformers 5 goes by the template alone; the authors' vectors are those of 4 (embeddings-benchmark/mteb 5237).
+    assert [bare.get(f"tokenizer.ggml.add_{kind}_token", bool) for kind in ("bos", "eos")] == [True, True]
+
+
+MISTRAL = "MistralForCausalLM"
+
+
+@pytest.mark.parametrize("name", ["nomic_bert_v5", "nomic_bert"])
+def test_both_forms_of_nomic_bert_make_one_model(name: str) -> None:
+    header = read_header(plan(REPOSITORIES[name].files()).header)
+    found = {key: header.metadata[f"nomic-bert.{key}"].value for key in ("context_length", "feed_forward_length")}
+    assert found == {"context_length": 2048, "feed_forward_length": 512}
+    assert header.tensors == read_header(plan(REPOSITORIES["nomic_bert"].files()).header).tensors
+
+
+@pytest.mark.parametrize(
+    ("positions", "trained", "context"), [(8192, 2048, 2048), (2048, 2048, 512), (1024, 2048, 1024)]
+)
+def test_nomic_bert_reaches_as_far_as_it_was_trained(positions: int, trained: int, context: int) -> None:
+    files = REPOSITORIES["nomic_bert"].files()
+    changed = other_json(files, "config.json", n_positions=positions, max_trained_positions=trained)
+    assert read_header(plan(changed).header).get("nomic-bert.context_length", int) == context
+
+
+def test_what_llama_cpp_leaves_out_of_nomics_experts_is_said() -> None:
+    [warning] = plan(REPOSITORIES["nomic_bert_moe"].files()).warnings
+    assert "the bias behind the experts" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "named"),
+    [
+        ("nomic_bert", {"activation_function": "gelu"}, "activation_function"),
+        ("nomic_bert", {"prenorm": True}, "prenorm"),
+        ("nomic_bert", {"rotary_emb_fraction": 0.5}, "rotary_emb_fraction"),
+        ("nomic_bert", {"rotary_emb_interleaved": True}, "rotary_emb_interleaved"),
+        ("nomic_bert", {"rotary_emb_base": None}, "rope_theta"),
+        ("nomic_bert", {"causal": True}, "causal"),
+        ("nomic_bert", {"moe_every_n_layers": 2}, "activation_function"),
+        ("nomic_bert_moe", {"moe_every_n_layers": 4}, "moe_every_n_layers"),
+        ("nomic_bert_moe", {"moe_normalize_expert_weights": True}, "moe_normalize_expert_weights"),
+        ("nomic_bert_moe", {"num_experts": 3}, "does not make 3 matrices"),
+        ("nomic_bert_moe", {"moe_every_n_layers": 0, "activation_function": "swiglu"}, "unknown for this architecture"),
+        ("nomic_bert_v5", {"hidden_act": "gelu"}, "hidden_act"),
+        ("modern_bert", {"hidden_activation": "relu"}, "hidden_activation"),
+        ("modern_bert", {"num_hidden_layers": 5}, r"nothing that becomes blk\.4"),
+        ("modern_bert_v5", {"layer_types": ["sliding_attention"] * 4}, "layer_types"),
+        ("modern_bert_v5", {"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("modern_bert_v5", {"layer_types": 4}, "layer_types"),
+        ("eurobert", {"hidden_act": "gelu"}, "hidden_act"),
+        ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
+    ],
+)
+def test_an_encoder_that_llama_cpp_calculates_otherwise_is_refused(
+    name: str, changes: Mapping[str, object], named: str
+) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        plan(other_json(REPOSITORIES[name].files(), "config.json", **changes))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "every"), [(["full_attention"] * 4, 1), (["full_attention", *["sliding_attention"] * 3], 4)]
+)
+def test_windows_of_modern_bert_follow_its_layers(kinds: list[str], every: int) -> None:
+    files = other_json(REPOSITORIES["modern_bert_v5"].files(), "config.json", layer_types=kinds)
+    assert read_header(plan(files).header).get("modern-bert.attention.sliding_window_pattern", int) == every
+
+
+@pytest.mark.parametrize("key", ["cls", "sep"])
+def test_robertas_processor_without_a_token_is_refused(key: str) -> None:
+    with pytest.raises(CannotConvert, match="post-processor that is not known"):
+        plan(tokenizer_of(REPOSITORIES["roberta"].files(), **{f"post_processor__{key}": None}))
+
+
+@pytest.mark.parametrize("wanted", ConvertedBy)
+@pytest.mark.parametrize("architecture", NOT_SERVED)
+def test_a_reranker_is_refused_by_its_name(architecture: str, wanted: ConvertedBy) -> None:
+    with pytest.raises(Refusal, match=f"Ollama serves neither reranking nor classification, and {architecture} does"):
+        converts_here(wanted, architecture, capabilities_of("0.40.0"))
 
 
 def test_a_model_of_text_has_no_pooling() -> None:

@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from tests.tiny_models import Random, Tensors, safetensors
+from tests.tiny_models import (
+    Pooling,
+    Random,
+    Tensors,
+    bert_tokenizer,
+    safetensors,
+    sentence_transformer,
+    unigram_tokenizer,
+    wordpieces,
+)
 
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 HEAD = HIDDEN // HEADS
@@ -158,6 +167,9 @@ class Tokenizer:
     files: Mapping[str, bytes]
     rows: int
     specials: Mapping[str, int]
+
+
+ENCODER_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
 
 
 @cache
@@ -324,6 +336,67 @@ def _ending_byte_pairs() -> Tokenizer:
     return changed(byte_pairs("llama-bpe", begins=True), change)
 
 
+def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenizer:
+    """A token begins and ends each text, by a template or as RoBERTa says it."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
+        numbers = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+        begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ENCODER_TOKENS[:2])
+        one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+        template = {
+            "type": "TemplateProcessing",
+            "single": [begin, one, end],
+            "pair": [begin, one, end, two, end],
+            "special_tokens": {
+                name: {"id": name, "ids": [numbers[name]], "tokens": [name]} for name in ENCODER_TOKENS[:2]
+            },
+        }
+        processor = {"type": "RobertaProcessing", "trim_offsets": True, "add_prefix_space": False}
+        processor |= {key: [name, numbers[name]] for key, name in zip(("cls", "sep"), ENCODER_TOKENS, strict=False)}
+        tokenizer["post_processor"] = processor if roberta else template
+        names = dict(zip(("cls_token", "sep_token", "mask_token"), ENCODER_TOKENS, strict=True))
+        if roberta:
+            names |= {"bos_token": ENCODER_TOKENS[0], "eos_token": ENCODER_TOKENS[1]}
+        for key in ("bos_token", "eos_token", "chat_template"):
+            del config[key]
+        config |= names
+
+    return changed(byte_pairs(pre, more=ENCODER_TOKENS), change)
+
+
+def _word_pieces() -> Tokenizer:
+    pieces = wordpieces()
+    return Tokenizer(bert_tokenizer(pieces), len(pieces), {"pad": 0})
+
+
+def _unigram() -> Tokenizer:
+    tokenizer = Tokenizer(*unigram_tokenizer(), {"bos": 0, "pad": 1, "eos": 2})
+    return changed(tokenizer, lambda files: files["tokenizer_config.json"].update(clean_up_tokenization_spaces=True))
+
+
+def _ending_pieces() -> Tokenizer:
+    """As e5-mistral has it: the template begins each text, and tokenizer_config.json alone says that one ends it."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        begin, *sequences = (
+            {"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        )
+        files["tokenizer.json"]["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [begin, sequences[0]],
+            "pair": [begin, sequences[0], begin, sequences[1]],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+        }
+        config = files["tokenizer_config.json"]
+        config["add_eos_token"] = True
+        del config["chat_template"], config["add_bos_token"]
+
+    return changed(sentence_pieces(), change)
+
+
 def _odd_pieces() -> Tokenizer:
     """Added tokens in a file of their own, a hole before one of them, and no space before a text."""
 
@@ -386,9 +459,9 @@ GEMMA_TEMPLATE = (
 
 
 @cache
-def gemma_pieces(*, model: bool = True) -> Tokenizer:
+def gemma_pieces(*, model: bool = True, ends: bool = False) -> Tokenizer:
     """Gemma's order of tokens: control, code, turns, lines, bytes, text. No space comes before a text. `model` has a
-    tokenizer.model.
+    tokenizer.model, `ends` a token behind each text.
     """
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<unused{number}>" for number in range(103))]
     first[67:71] = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"]
@@ -404,7 +477,8 @@ def gemma_pieces(*, model: bool = True) -> Tokenizer:
     content = b"".join(_piece(*piece) for piece in pieces)
     content += _field(2, b"\x18\x02\x98\x02\x01") + _field(3, _field(1, b"identity") + b"\x18\x00\x20\x00")
     tokens = [added_token(text, number, special=not text.startswith("\n")) for number, text in enumerate(first)]
-    begin = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<bos>", "<eos>"))
+    last = [end] if ends else []
     sequences: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": at}} for at, name in enumerate("AB")]
     underscores = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     spaces = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
@@ -422,16 +496,19 @@ def gemma_pieces(*, model: bool = True) -> Tokenizer:
         },
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [begin, sequences[0]],
-            "pair": [begin, sequences[0], begin, sequences[1]],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
+            "single": [begin, sequences[0], *last],
+            "pair": [begin, sequences[0], *last, begin, sequences[1], *last],
+            "special_tokens": {
+                name: {"id": name, "ids": [number], "tokens": [name]}
+                for name, number in (("<bos>", 2), *((("<eos>", 1),) if ends else ()))
+            },
         },
         "decoder": {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": pieces_model((text for text, _, _ in pieces), [[a, b] for a, b in merges]),
     }
     config = {
         "add_bos_token": True,
-        "add_eos_token": False,
+        "add_eos_token": ends,
         "added_tokens_decoder": decoder_of(tokens),
         **{f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "pad", "unk")},
         "chat_template": GEMMA_TEMPLATE,
@@ -511,6 +588,10 @@ class Tiny:
     """The model type of the whole, of which this is the text, behind a tensor of what sees."""
     places: tuple[str, str] = ("language_model.model.", "vision_tower.")
     """How the names of tensors begin in there: those of the text's layers, and those of what sees."""
+    pooling: Pooling | None = None
+    """Of a model that embeds texts, whose tensors have no `model.` before their names."""
+    dense: bool = False
+    """Whether two matrices come behind the pooling."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -546,6 +627,8 @@ class Tiny:
             weights.tensors = {
                 name if name.startswith(eyes) else _placed(name, text): x for name, x in weights.tensors.items()
             }
+        if self.pooling:
+            weights.tensors = {name.removeprefix("model."): x for name, x in weights.tensors.items()}
         names = list(weights.tensors)
         each = -(-len(names) // self.shards)
         files = {
@@ -553,6 +636,8 @@ class Tiny:
             **self.tokenizer().files,
             "generation_config.json": dump(self.generation),
         }
+        if self.pooling:
+            files |= sentence_transformer(HIDDEN, self.pooling, normalize=True, dense=FEED_FORWARD if self.dense else 0)
         if self.card:
             files["README.md"] = f"---\n{self.card}---\n# A tiny model\n".encode()
         if self.shards == 1:
@@ -720,6 +805,61 @@ def _gemma(weights: Weights) -> None:
             weights.norms(layer, "pre_feedforward_layernorm", "post_feedforward_layernorm")
         weights.attention(layer, norms=(weights.head, weights.head) if last else None)
         weights.mlp(layer)
+
+
+def _roberta(weights: Weights) -> None:
+    config = weights.config
+    for name, rows in (
+        ("word", "vocab_size"),
+        ("position", "max_position_embeddings"),
+        ("token_type", "type_vocab_size"),
+    ):
+        weights.add(f"embeddings.{name}_embeddings.weight", config[rows], HIDDEN)
+    weights.norm("embeddings.LayerNorm", bias=True)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{number}."
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            weights.linear(f"{layer}attention.{part}", HIDDEN, HIDDEN, bias=True)
+        weights.linear(f"{layer}intermediate.dense", FEED_FORWARD, HIDDEN, bias=True)
+        weights.linear(f"{layer}output.dense", HIDDEN, FEED_FORWARD, bias=True)
+        weights.norms(layer, "attention.output.LayerNorm", "output.LayerNorm", bias=True)
+    weights.linear("pooler.dense", HIDDEN, HIDDEN, bias=True)
+
+
+def _nomic_bert(weights: Weights) -> None:
+    """Every other layer has experts where the config says so, and then there are biases."""
+    config = weights.config
+    bias = "moe_every_n_layers" in config
+    weights.add("embeddings.word_embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.add("embeddings.token_type_embeddings.weight", config["type_vocab_size"], HIDDEN)
+    weights.norm("emb_ln", bias=True)
+    for number in range(LAYERS):
+        layer = f"encoder.layers.{number}."
+        weights.linear(f"{layer}attn.Wqkv", 3 * HIDDEN, HIDDEN, bias=bias)
+        weights.linear(f"{layer}attn.out_proj", HIDDEN, HIDDEN, bias=bias)
+        weights.norms(layer, "norm1", "norm2", bias=True)
+        if bias and number % 2:
+            weights.linear(f"{layer}mlp.router.layer", EXPERTS, HIDDEN)
+            for name in ("w1", "w2"):
+                weights.add(f"{layer}mlp.experts.mlp.{name}", EXPERTS * FEED_FORWARD, HIDDEN)
+            weights.tensors[f"{layer}mlp.experts.bias"] = np.zeros(HIDDEN, np.float32)
+            continue
+        for name in ("fc1",) if bias else ("fc11", "fc12"):
+            weights.linear(f"{layer}mlp.{name}", FEED_FORWARD, HIDDEN, bias=bias)
+        weights.linear(f"{layer}mlp.fc2", HIDDEN, FEED_FORWARD, bias=bias)
+
+
+def _modern_bert(weights: Weights) -> None:
+    weights.add("embeddings.tok_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("embeddings.norm")
+    for number in range(weights.config["num_hidden_layers"]):
+        layer = f"layers.{number}."
+        weights.norms(layer, *(("attn_norm",) if number else ()), "mlp_norm")
+        weights.linear(f"{layer}attn.Wqkv", 3 * HIDDEN, HIDDEN)
+        weights.linear(f"{layer}attn.Wo", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.Wi", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.Wo", HIDDEN, FEED_FORWARD)
+    weights.norm("final_norm")
 
 
 def _gemma4(weights: Weights) -> None:
@@ -1562,6 +1702,39 @@ DELTA_NET_MOE = {**DELTA_NET, **MOE, "shared_expert_intermediate_size": FEED_FOR
 NEXT_ROPE = {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.5}
 QWEN3_5_ROPE = {**NEXT_ROPE, "mrope_interleaved": True, "mrope_section": [6, 5, 5]}
 QWEN3_5_PLACES = ("model.language_model.", "model.visual.")
+NOMIC_BERT = {
+    "n_positions": 8192,
+    "max_trained_positions": 2048,
+    "n_embd": HIDDEN,
+    "n_inner": FEED_FORWARD,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "type_vocab_size": 2,
+    "layer_norm_epsilon": 1e-4,
+    "activation_function": "swiglu",
+    "causal": False,
+    "prenorm": False,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "qkv_proj_bias": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+}
+NOT_NOMICS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("max_position_embeddings", "hidden_act", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+)
+MODERN_BERT = {
+    "num_hidden_layers": 4,
+    "norm_eps": 1e-4,
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+    "global_rope_theta": 40000.0,
+    "local_rope_theta": 5000.0,
+    "hidden_activation": "gelu",
+}
 NO_ATTENTION = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings")
 
 GEMMA = {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "rms_norm_eps": 1e-6}
@@ -1576,6 +1749,7 @@ GEMMA3 = {
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
     "layer_types": [*["sliding_attention"] * 5, "full_attention"],
 }
+GEMMA_EMBEDDING = {**GEMMA3, "sliding_window": 8, "use_bidirectional_attention": True, "rope_scaling": None}
 GLOBAL_HEAD = 128
 GEMMA4 = {
     "hidden_activation": "gelu_pytorch_tanh",
@@ -1747,6 +1921,14 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rms_norm_eps", "num_hidden_layers", "hidden_act"),
     ),
+    "eurobert": Tiny(
+        "EuroBertModel",
+        "eurobert",
+        _plain,
+        lambda: encoder_byte_pairs("llama-bpe"),
+        {"rope_theta": 250000.0, "rms_norm_eps": 1e-4, **TIED},
+        pooling="mean",
+    ),
     "exaone4": Tiny(
         "Exaone4ForCausalLM",
         "exaone4",
@@ -1806,6 +1988,31 @@ REPOSITORIES: dict[str, Tiny] = {
             },
         },
         drop=("rope_theta", "rope_scaling", "rope_local_base_freq"),
+    ),
+    "gemma_embedding": Tiny(
+        "Gemma3TextModel",
+        "gemma3_text",
+        _gemma,
+        lambda: gemma_pieces(ends=True),
+        GEMMA_EMBEDDING,
+        dtype="F32",
+        pooling="mean",
+        dense=True,
+    ),
+    "gemma_embedding_v5": Tiny(
+        "Gemma3TextModel",
+        "gemma3_text",
+        _gemma,
+        lambda: gemma_pieces(ends=True),
+        {
+            **GEMMA_EMBEDDING,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        drop=("rope_theta", "rope_scaling", "rope_local_base_freq"),
+        pooling="mean",
     ),
     "gemma3n": Tiny("Gemma3nForCausalLM", "gemma3n_text", _gemma3n, gemma_pieces, GEMMA3N, drop=("hidden_act",)),
     "gemma3n_v5": Tiny(
@@ -2166,6 +2373,37 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rms_norm_eps", "rope_theta", "tie_word_embeddings"),
     ),
+    "mistral_model": Tiny("MistralModel", "mistral", _plain, _ending_pieces, TIED, pooling="lasttoken"),
+    "llama_model": Tiny("LlamaModel", "llama", _plain, _llama3, TIED, pooling="mean"),
+    "modern_bert": Tiny(
+        "ModernBertModel",
+        "modernbert",
+        _modern_bert,
+        encoder_byte_pairs,
+        {**MODERN_BERT, "layer_norm_eps": 1e-4},
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "hidden_act"),
+        pooling="cls",
+    ),
+    "modern_bert_v5": Tiny(
+        "ModernBertModel",
+        "modernbert",
+        _modern_bert,
+        encoder_byte_pairs,
+        {
+            **MODERN_BERT,
+            "hidden_activation": "silu",
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 40000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            },
+        },
+        drop=(
+            *("num_key_value_heads", "rms_norm_eps", "rope_theta", "hidden_act"),
+            *("global_attn_every_n_layers", "global_rope_theta", "local_rope_theta"),
+        ),
+        pooling="mean",
+    ),
     "minicpm": Tiny(
         "MiniCPMForCausalLM",
         "minicpm",
@@ -2466,6 +2704,58 @@ REPOSITORIES: dict[str, Tiny] = {
         part_of="qwen3_5_moe",
         places=QWEN3_5_PLACES,
     ),
+    "nomic_bert": Tiny(
+        "NomicBertModel", "nomic_bert", _nomic_bert, _word_pieces, NOMIC_BERT, drop=NOT_NOMICS, pooling="mean"
+    ),
+    "nomic_bert_moe": Tiny(
+        "NomicBertModel",
+        "nomic_bert",
+        _nomic_bert,
+        _unigram,
+        {
+            **NOMIC_BERT,
+            **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), True),
+            "n_positions": 2048,
+            "type_vocab_size": 1,
+            "rotary_emb_base": 5000.0,
+            "activation_function": "gelu",
+            "moe_every_n_layers": 2,
+            "moe_normalize_expert_weights": False,
+            "moe_top_k": 2,
+            "num_experts": EXPERTS,
+        },
+        drop=NOT_NOMICS,
+        pooling="mean",
+    ),
+    "nomic_bert_v5": Tiny(
+        "NomicBertModel",
+        "nomic_bert",
+        _nomic_bert,
+        _word_pieces,
+        {
+            "type_vocab_size": 2,
+            "layer_norm_eps": 1e-4,
+            "head_dim": HEAD,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+        pooling="cls",
+    ),
+    "roberta": Tiny(
+        "RobertaModel",
+        "roberta",
+        _roberta,
+        lambda: encoder_byte_pairs(roberta=True),
+        {
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-4,
+            "max_position_embeddings": 130,
+            "pad_token_id": 1,
+            "type_vocab_size": 1,
+        },
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+        pooling="mean",
+    ),
     "seed_oss": Tiny("SeedOssForCausalLM", "seed_oss", _qwen2, _qwen, {"head_dim": 64, "attention_bias": True}),
     "smollm3": Tiny("SmolLM3ForCausalLM", "smollm3", _plain, _llama3, {"no_rope_layer_interval": 4, **TIED}),
     "stablelm": Tiny(
@@ -2499,6 +2789,7 @@ REPOSITORIES: dict[str, Tiny] = {
 def write(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in REPOSITORIES[name].files().items():
+        (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
 
 

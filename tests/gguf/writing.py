@@ -11,7 +11,7 @@ from proxy.gguf.header import Header, Kind
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import TensorType
 from proxy.planning.card import read_card
-from proxy.planning.embedding import pooling_of
+from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import header_size, read_header
 
 TOKENIZER_FILES = (
@@ -32,11 +32,15 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", **options: Any
     return convert(
         json.loads(files["config.json"]),
         {path: files[path] for path in TOKENIZER_FILES if path in files},
-        {
-            path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content)).tensors
-            for path, content in sorted(files.items())
-            if path.endswith(".safetensors")
-        },
+        name_tensors(
+            "acme/tiny",
+            files,
+            {
+                path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content)).tensors
+                for path, content in sorted(files.items())
+                if path.endswith(".safetensors")
+            },
+        ),
         Description(
             name,
             read_card(files.get("README.md", b"")),

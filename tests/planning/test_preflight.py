@@ -55,18 +55,17 @@ def test_a_whole_model_is_taken_as_it_is(architecture: str, version: str) -> Non
     ("architecture", "version", "message"),
     [
         ("XLMRobertaXLModel", "0.24.0", "neither this proxy nor any Ollama converts XLMRobertaXLModel$"),
-        ("Gemma3TextModel", "0.24.0", "Ollama 0.24.0 cannot convert Gemma3TextModel; Ollama 0.30.0 can, up to 0.34.0$"),
         ("Qwen3VLForConditionalGeneration", "0.6.8", "Ollama 0.6.8 cannot convert .*; Ollama 0.12.7 can, up to"),
         ("GptOssForCausalLM", "0.6.8", "Ollama 0.6.8 does not run GptOssForCausalLM; Ollama 0.11.5 or newer does"),
         (
-            "NomicBertModel",
+            "LagunaForCausalLM",
             "0.40.0",
-            "does not know NomicBertModel, and Ollama 0.40.0 converts nothing",
+            "does not know LagunaForCausalLM, and Ollama 0.40.0 converts nothing",
         ),
         (
-            "NomicBertModel",
+            "LagunaForCausalLM",
             "0.34.1",
-            "does not know NomicBertModel, and Ollama 0.34.1 converts nothing",
+            "does not know LagunaForCausalLM, and Ollama 0.34.1 converts nothing",
         ),
         ("MllamaForConditionalGeneration", "0.33.0", "0.33.0 converts MllamaForConditionalGeneration, but cannot run"),
     ],

@@ -130,8 +130,8 @@ def test_an_empty_file_is_not_sent() -> None:
 def test_companions_that_the_repository_names_are_taken_too() -> None:
     repository = listing("model.safetensors", *BASE, "2_Dense/config.json", "2_Dense/model.safetensors")
     selection = choose_files(repository, None, ("2_Dense/config.json", "2_Dense/model.safetensors", "gone.json"))
-    assert [file.path for file in selection.companions] == [*BASE, "2_Dense/config.json", "2_Dense/model.safetensors"]
-    assert [file.path for file in selection.weights] == ["model.safetensors"]
+    assert [file.path for file in selection.companions] == [*BASE, "2_Dense/config.json"]
+    assert [file.path for file in selection.weights] == ["model.safetensors", "2_Dense/model.safetensors"]
     with pytest.raises(Refusal, match="unsafe file"):
         choose_files(listing("model.safetensors", *BASE, "../x.json"), None, ("../x.json",))
 

@@ -52,6 +52,9 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     if CAPABLE.version < CAPABLE.cuts_from(conversion.architecture, conversion.pre_tokenizer):
         assert f"does not cut texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
         return
+    if REPOSITORIES[name].pooling and CAPABLE.version < CAPABLE.embeds_from(conversion.architecture):
+        assert f"makes no vectors with {REPOSITORIES[name].architecture}" in lines[-1]["error"]
+        return
     assert lines[-1] == {"status": "success"}, lines[-1]
     expected = converted(files, quantization=tag.upper())
     assert ollama.blobs[digest_of(expected)] == len(expected)
@@ -458,6 +461,28 @@ async def test_an_embedding_model_is_tried_with_an_embedding(
         assert (await Client(app.address.url, session).pull("hf.co/acme/tiny-bert:f16"))[-1] == {"status": "success"}
     assert len(asked(ollama, "/api/embed")) == 1
     assert not asked(ollama, "/api/generate")
+
+
+async def test_a_reranker_is_refused_before_anything_of_its_weights_is_asked_for(
+    client: Client, hub: StandInHub
+) -> None:
+    files = tiny_bert()
+    config = json.loads(files["config.json"]) | {"architectures": ["BertForSequenceClassification"]}
+    hub.add("acme/tiny", files | {"config.json": json.dumps(config).encode()})
+    assert "serves neither reranking" in (await client.pull(NAME))[-1]["error"]
+    assert not fetched(hub, ".safetensors")
+
+
+async def test_the_matrices_behind_a_pooling_come_from_folders_of_their_own(
+    client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    hub.add("acme/tiny", REPOSITORIES["gemma_embedding"].files())
+    assert (await client.pull(f"{NAME}:f16"))[-1] == {"status": "success"}
+    [weights] = [layer for layer in ollama.models[f"{NAME}:f16"].layers if layer.kind == "model"]
+    header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors if tensor.name.startswith("dense")}
+    assert shapes == {"dense_2.weight": (256, 512), "dense_3.weight": (512, 256)}
+    assert header.get("gemma-embedding.dense_2_feat_out", int) == 512
 
 
 @pytest.mark.parametrize(("template", "adds"), [("{{ bos_token }}", True), ("", False)])

@@ -105,15 +105,37 @@ def decoder(name: str, pooling: Pooling) -> Files:
     return embedding_form(replace(REPOSITORIES[name], shards=1).files(), pooling)
 
 
+ENCODERS = {
+    "eurobert": "does not run EuroBertModel",
+    "gemma_embedding": "",
+    "gemma_embedding_v5": "",
+    "llama_model": "makes no vectors with LlamaModel",
+    "mistral_model": "makes no vectors with MistralModel",
+    "modern_bert": "does not run ModernBertModel",
+    "modern_bert_v5": "does not run ModernBertModel",
+    "nomic_bert": "makes no vectors with NomicBertModel",
+    "nomic_bert_moe": "makes no vectors with NomicBertModel",
+    "nomic_bert_v5": "makes no vectors with NomicBertModel",
+    "roberta": "",
+}
+"""Those of `tiny_repositories`, and what Ollama before 0.30 cannot do with them."""
 EMBEDDERS: Mapping[str, Callable[[], Files]] = {
     "bert": tiny_bert,
     "bert cased": cased,
     "xlm_roberta": tiny_xlm_roberta,
     "qwen3": lambda: decoder("qwen3", "lasttoken"),
     "qwen2": lambda: decoder("qwen2", "mean"),
+    **{name: REPOSITORIES[name].files for name in ENCODERS},
 }
-"""Those in vectors.json, which has what transformers 5.24 makes of some texts in F32."""
-NEWER = {"bert cased": "does not cut texts as this tokenizer does", "qwen2": "makes no vectors with Qwen2ForCausalLM"}
+"""Those in vectors.json, which has what transformers 5.24 makes of some texts in F32, and of Nomic's own form its code.
+
+Texts for e5-mistral's form end with a token, as with transformers 4.
+"""
+NEWER = {
+    "bert cased": "does not cut texts as this tokenizer does",
+    "qwen2": "makes no vectors with Qwen2ForCausalLM",
+    **{name: lack for name, lack in ENCODERS.items() if lack},
+}
 """What Ollama before 0.30 cannot do."""
 
 

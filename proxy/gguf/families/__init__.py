@@ -8,10 +8,11 @@ A family is one declaration, and one test. Its tensors are named as the weights 
 
 from collections.abc import Mapping
 
-from proxy.gguf.families.bert import BERT, XLM_ROBERTA
+from proxy.gguf.families.bert import BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
-from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES
+from proxy.gguf.families.encoders import EURO_BERT, MODERN_BERT, NOMIC_BERT, NOMIC_BERT_MOE
+from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES, GEMMA_EMBEDDING
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
 from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
@@ -45,6 +46,7 @@ FAMILIES: Mapping[str, Family] = {
     "Ernie4_5ForCausalLM": ERNIE4_5,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
+    "EuroBertModel": EURO_BERT,
     "Exaone4ForCausalLM": EXAONE4,
     "ExaoneForCausalLM": EXAONE,
     "FalconH1ForCausalLM": FALCON_H1,
@@ -54,6 +56,7 @@ FAMILIES: Mapping[str, Family] = {
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_EYES,
+    "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma3nForCausalLM": GEMMA3N,
     "Gemma3nForConditionalGeneration": GEMMA3N_SENSES,
     "Gemma4ForCausalLM": GEMMA4,
@@ -77,14 +80,19 @@ FAMILIES: Mapping[str, Family] = {
     "Lfm2ForCausalLM": LFM2,
     "Lfm2MoeForCausalLM": LFM2_MOE,
     "LlamaForCausalLM": LLAMA,
+    "LlamaModel": LLAMA,
     "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,
     "Ministral3ForCausalLM": MINISTRAL3,
     "Mistral3ForConditionalGeneration": MISTRAL3,
     "MistralForCausalLM": MISTRAL,
+    "MistralModel": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
+    "ModernBertModel": MODERN_BERT,
     "NemotronForCausalLM": NEMOTRON,
     "NemotronHForCausalLM": NEMOTRON_H,
+    "NomicBertMoEModel": NOMIC_BERT_MOE,
+    "NomicBertModel": NOMIC_BERT,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
     "OlmoForCausalLM": OLMO,
@@ -102,6 +110,7 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3_5ForConditionalGeneration": QWEN3_5_EYES,
     "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
     "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_EYES,
+    "RobertaModel": ROBERTA,
     "SeedOssForCausalLM": SEED_OSS,
     "SmolLM3ForCausalLM": SMOLLM3,
     "StableLmForCausalLM": STABLELM,
@@ -109,3 +118,15 @@ FAMILIES: Mapping[str, Family] = {
     "XLMRobertaModel": XLM_ROBERTA,
 }
 """By the first of config.json's `architectures`."""
+
+NOT_SERVED: Mapping[str, str] = dict.fromkeys(
+    (
+        "BertForSequenceClassification",
+        "ModernBertForSequenceClassification",
+        "Qwen3ForSequenceClassification",
+        "RobertaForSequenceClassification",
+        "XLMRobertaForSequenceClassification",
+    ),
+    "Ollama serves neither reranking nor classification",
+)
+"""Architectures that llama.cpp knows, and Ollama has no use for, with the reason."""

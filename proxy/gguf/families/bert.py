@@ -1,4 +1,4 @@
-"""Encoders of texts that become one vector: BERT, and XLM-RoBERTa, whose positions begin later. Pure."""
+"""Encoders of texts that become one vector: BERT, and RoBERTa and XLM-RoBERTa, whose positions begin later. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from proxy.gguf.hyperparameters import BASIC, Pairs, always
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 _LAYER = "encoder.layer.{}."
-_NORMS = frozenset({"token_embd_norm", "attn_output_norm", "layer_output_norm"})
+NORMS = frozenset({"token_embd_norm", "attn_output_norm", "layer_output_norm"})
 _TENSORS: Mapping[str, Rule | str] = {
     "embeddings.word_embeddings": "token_embd",
     "embeddings.position_embeddings": "position_embd",
@@ -27,14 +27,16 @@ _TENSORS: Mapping[str, Rule | str] = {
 }
 
 
-def _token_types(config: Config, _files: TokenizerFiles) -> Pairs:
+def token_types(config: Config, _files: TokenizerFiles) -> Pairs:
     yield "token_type_count", Field.uint32(config.positive("type_vocab_size"))
 
+
+BIDIRECTIONAL = always("attention.causal", Field.boolean(False))
 
 BERT = Family(
     "bert",
     _TENSORS,
-    (*BASIC, always("attention.causal", Field.boolean(False))),
+    (*BASIC, BIDIRECTIONAL),
     tokenizers=("wordpiece", "unigram"),
     defaults={"max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0},
     # llama.cpp calculates the approximation in any case; its vectors differ by less than F16's.
@@ -49,9 +51,9 @@ BERT = Family(
     ropes=frozenset({"default"}),
     renamed={"bert.": "", "roberta.": ""},
     skipped=("pooler.", "embeddings.position_ids", "cls.", "lm_head."),
-    biases=_NORMS,
+    biases=NORMS,
     optional_biases=frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"}),
-    vocabulary=_token_types,
+    vocabulary=token_types,
     embeds=True,
 )
 
@@ -72,3 +74,5 @@ XLM_ROBERTA = replace(
     tokenizers=("unigram",),
     defaults={**BERT.defaults, "pad_token_id": 1},
 )
+
+ROBERTA = replace(XLM_ROBERTA, tokenizers=("bpe",))

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.parts import ATTENTION, LAYER, MLP, WITH_EYES, two_ropes, windows
-from proxy.gguf.families.rules import Family, Raised, Rule
+from proxy.gguf.families.parts import ATTENTION, BARE, LAYER, MLP, WITH_EYES, two_ropes, windows
+from proxy.gguf.families.rules import DENSE, Family, Raised, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
 from proxy.gguf.tensors import shown
@@ -53,7 +53,7 @@ def _first_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
     yield from _no_prefix_space(config, files)
 
 
-def _scale(largest: int) -> Writer:
+def _scale(largest: int | None) -> Writer:
     """llama.cpp divides by the root of a head's size, but in the 27B, which it knows by its number of layers."""
 
     def write(config: Config) -> Pairs:
@@ -117,6 +117,12 @@ GEMMA2 = replace(
     vocabulary=_no_prefix_space,
 )
 
+_GEMMA3_BASIC: tuple[Writer, ...] = (
+    *BASIC,
+    count("attention.head_count_kv", "num_key_value_heads", required=True),
+    nonzero("final_logit_softcapping", "final_logit_softcapping"),
+)
+
 GEMMA3 = replace(
     GEMMA,
     architecture="gemma3",
@@ -125,14 +131,7 @@ GEMMA3 = replace(
         LAYER + "self_attn.q_norm": Raised("blk.{}.attn_q_norm"),
         LAYER + "self_attn.k_norm": Raised("blk.{}.attn_k_norm"),
     },
-    hyperparameters=(
-        *BASIC,
-        count("attention.head_count_kv", "num_key_value_heads", required=True),
-        nonzero("final_logit_softcapping", "final_logit_softcapping"),
-        windows(6),
-        _scale(62),
-        _local_rope,
-    ),
+    hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(62), _local_rope),
     defaults={
         **_DEFAULTS,
         "max_position_embeddings": 131072,
@@ -160,4 +159,16 @@ GEMMA3_EYES = replace(
         "vocab_size": 262208,
     },
     text=WITH_EYES,
+)
+
+GEMMA_EMBEDDING = replace(
+    GEMMA3,
+    architecture="gemma-embedding",
+    tensors={**GEMMA3.tensors, **{f"{name}.linear": name for name in DENSE}},
+    hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(None), _local_rope),
+    ropes=frozenset({"default"}),
+    only={**GEMMA3.only, "use_bidirectional_attention": (True,)},
+    optional=frozenset(DENSE),
+    renamed=BARE,
+    embeds=True,
 )

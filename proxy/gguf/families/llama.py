@@ -8,6 +8,7 @@ from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
     ATTENTION_BIAS,
+    BARE,
     BOTH_BIASES,
     ENDS,
     LAYER,
@@ -59,6 +60,7 @@ LLAMA = Family(
     optional_biases=LLAMA_BIASES,
     flags=BOTH_BIASES,
     only=ANY_SILU,
+    renamed=BARE,
     vocabulary=llama_vocabulary,
 )
 
@@ -72,6 +74,7 @@ MISTRAL = Family(
     ropes=LLAMA_ROPES,
     optional_biases=frozenset(),
     only=ANY_SILU,
+    renamed=BARE,
     vocabulary=llama_vocabulary,
     told=window_ignored,
 )

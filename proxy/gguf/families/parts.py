@@ -223,7 +223,7 @@ def two_ropes(config: Config) -> Pairs:
         raise CannotConvert(f"config.json has a rope for sliding_attention = {shown(local)}")
     for key, base in (
         ("rope.freq_base", config.rope.get("rope_theta")),
-        ("rope.freq_base_swa", local.get("rope_theta", config.find("rope_local_base_freq"))),
+        ("rope.freq_base_swa", local.get("rope_theta", config.find("rope_local_base_freq", "local_rope_theta"))),
     ):
         yield key, Field.float32(finite(f"config.json has {key}", base))
 

@@ -13,6 +13,8 @@ Size = Callable[[Config], int]
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 _OLD_ENDS = {".gamma": ".weight", ".beta": ".bias"}
 """What norms had before PyTorch, as transformers still reads them."""
+DENSE = ("dense_2", "dense_3")
+"""The matrices behind the pooling, by the folders that sentence-transformers has them in."""
 SHARED_MATRICES = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
 """Those of the experts that every token goes through."""
 
@@ -158,6 +160,20 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
+class Unused:
+    """A tensor for which llama.cpp has no place; the family tells what that changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heaped:
+    """Matrices below each other, `count` of them, each perhaps with its rows `turned` into columns."""
+
+    name: str
+    count: Size
+    turned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Padded:
     """A matrix, and below it its first row again until there are so many rows."""
 
@@ -197,6 +213,8 @@ Rule = (
     | Dealt
     | Packed
     | Beside
+    | Unused
+    | Heaped
     | Padded
     | Gathered
     | Reordered
@@ -219,11 +237,11 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             yield from (key + end, value + end)
         case Dealt(names) | Packed(names):
             yield from (name + end for name in names)
-        case Beside():
+        case Beside() | Unused():
             pass
         case str(name):
             yield name + end
-        case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind() | Padded():
+        case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind() | Heaped() | Padded():
             yield rule.name + end
 
 
