@@ -184,12 +184,10 @@ class LlamaTokenizer:
             joins_spaces=bool(self._value("remove_extra_whitespaces", False)),
         )
 
-    def _ranks(self) -> Mapping[tuple[str, str], int]:
-        ranks: dict[tuple[str, str], int] = {}
-        for rank, merge in enumerate(self._value("merges")):
-            at = merge.find(" ", 1)
-            ranks.setdefault((merge[:at], merge[at + 1 :]) if at > 0 else ("", ""), rank)
-        return ranks
+    def _ranks(self) -> Mapping[str, int]:
+        """By both halves with a space between them, of which neither has one; the first of equal ones counts."""
+        merges = self._value("merges")
+        return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
     def _byte_level(self) -> Callable[[str], Iterable[int]]:
         pre, ranks = self._value("pre", ""), self._ranks()

@@ -59,7 +59,7 @@ def merge_by_score(text: str, numbers: Mapping[str, int], scores: Sequence[float
 def merge_by_rank(
     word: str,
     numbers: Mapping[str, int],
-    ranks: Mapping[tuple[str, str], int],
+    ranks: Mapping[str, int],
     *,
     whole: bool,
     bytes_of: Callable[[str], Sequence[str]],
@@ -71,7 +71,7 @@ def merge_by_rank(
     if whole and word in numbers:
         yield numbers[word]
         return
-    for piece in merged(word, lambda left, right: ranks.get((left, right))):
+    for piece in merged(word, lambda left, right: ranks.get(f"{left} {right}")):
         if piece in numbers:
             yield numbers[piece]
         else:

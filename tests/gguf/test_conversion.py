@@ -225,12 +225,16 @@ def test_a_rank_of_its_own_choice_is_calculated() -> None:
 
 
 def test_a_space_before_a_text_is_what_the_pieces_say() -> None:
-    """A normalizer says it only where there is none."""
-    files = dict(repository("internlm2"))
+    """A normalizer says it only where there is none; where there is a tokenizer.json, that counts."""
+    whole = repository("internlm2")
+    files = {path: content for path, content in whole.items() if path != "tokenizer.json"}
     assert files["tokenizer.model"].endswith(b"\x18\x00")
-    for content, puts in ((files["tokenizer.model"], False), (files["tokenizer.model"][:-2] + b"\x18\x01", True)):
+    puts = files["tokenizer.model"][:-2] + b"\x18\x01"
+    for content, expected in ((files["tokenizer.model"], False), (puts, True)):
         header = read_header(plan(files | {"tokenizer.model": content}).header)
-        assert header.metadata["tokenizer.ggml.add_space_prefix"].value is puts
+        assert header.metadata["tokenizer.ggml.add_space_prefix"].value is expected
+    header = read_header(plan({**whole, "tokenizer.model": puts}).header)
+    assert header.metadata["tokenizer.ggml.add_space_prefix"].value is False
     tiny = replace(REPOSITORIES["internlm2"], tokenizer=sentence_pieces)
     assert read_header(plan(tiny.files()).header).metadata["tokenizer.ggml.add_space_prefix"].value is True
 
