@@ -9,6 +9,8 @@ from proxy.limits import READY
 
 _ROOT = Path(__file__).parents[1]
 _START_SECONDS = 30.0
+_CHUNK = 256 * 1024
+"""More at once would be copied into a buffer first, and keep the loop busy."""
 
 
 async def ask_worker(module: str, question: Sequence[bytes], *, seconds: float, largest: int) -> bytes:
@@ -44,10 +46,15 @@ async def _talk(process: asyncio.subprocess.Process, question: Sequence[bytes], 
         raise OSError("the worker did not start")
     async with asyncio.timeout(seconds):
         for part in question:
-            stdin.write(part)
-            await stdin.drain()
+            view = memoryview(part)
+            for start in range(0, len(view), _CHUNK):
+                stdin.write(view[start : start + _CHUNK])
+                await stdin.drain()
         stdin.close()
         answer = b""
         while len(answer) <= largest and (some := await stdout.read(65536)):
             answer += some
+        if len(answer) <= largest:
+            # One that is killed while it ends by itself is a child that asyncio does not know any more.
+            await process.wait()
         return answer

@@ -211,7 +211,9 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
         if number < len(tokens):
             _put_added(tokens, number, token, marked=family.added_from_json)
     for token in files.written_added:
-        if family.added_from_json or (token["id"] < len(tokens) and not tokens.has(token["id"], token["content"])):
+        if family.added_from_json or (
+            token["id"] < len(tokens) and not tokens.has_added(token["id"], token["content"])
+        ):
             _put_added(tokens, token["id"], token, marked=family.added_from_json)
     return tokens
 

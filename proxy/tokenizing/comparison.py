@@ -15,7 +15,6 @@ from proxy.gguf.header import read_header
 from proxy.gguf.special_tokens import named_specials
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
-from proxy.gguf.tokens import SPACE
 from proxy.tokenizing.llama import LlamaTokenizer, UnknownTokenizer
 from proxy.tokenizing.texts import RARE, USUAL
 from proxy.tokenizing.verdict import Verdict, not_compared
@@ -112,7 +111,8 @@ class _Comparison:
         if self._sample and (difference := self._difference(USUAL[0])):
             yield f"a text without the chat template begins otherwise: {difference}"
         if lost := list(self._lost_tokens()):
-            yield f"{len(lost)} tokens of {TOKENIZER} are not in the GGUF: {', '.join(map(shown, lost[:3]))}"
+            names = ", ".join(map(shown, lost[:3]))
+            yield f"tokens of {TOKENIZER} that the GGUF does not have: {len(lost)}, as {names}"
         known = [at for at, token in self._added.items() if token.special and at < len(self._llama.texts)]
         first_used = sorted(known, key=lambda number: number not in self._used)[:_MOST_SPECIALS]
         beside = [self._added[number].content for number in first_used if self._beside(number)]
@@ -128,33 +128,33 @@ class _Comparison:
                         f"the chat template has the token {shown(text)}, which is number {number} by {TOKENIZER}, "
                         f"and the weights have rows for {len(self._llama.texts)}"
                     )
-            elif not _same(self._llama.texts[number], text) and (token.special or number in self._used):
+            elif self._llama.texts[number] != text and (token.special or number in self._used):
                 yield (
                     f"the token {shown(text)} is number {number} by {TOKENIZER}, where the GGUF would have "
                     f"{shown(self._llama.texts[number])}"
                 )
-            elif (token.special or number in self._used) and (numbers := self._llama_numbers(text)) != [number]:
+            elif (token.special or number in self._used) and not self._finds(number):
                 yield (
                     f"the token {shown(text)} is number {number} by {TOKENIZER}, and llama.cpp would make "
-                    f"{self._llama_texts(numbers)} of it"
+                    f"{self._llama_texts(self._llama_numbers(text))} of it"
                 )
 
     def _lost_tokens(self) -> Iterator[str]:
         """Those that nobody needs for a conversation."""
         for number, token in sorted(self._added.items()):
-            if (
-                number >= len(self._llama.texts)
-                or not _same(self._llama.texts[number], token.content)
-                or (not token.special and self._llama_numbers(token.content) != self._own_numbers(token.content))
-            ):
+            is_there = number < len(self._llama.texts) and self._llama.texts[number] == token.content
+            if not is_there or not (token.special or self._finds(number)):
                 yield token.content
 
+    def _finds(self, number: int) -> bool:
+        """Whether llama.cpp makes of a token's text what tokenizer.json makes of it."""
+        text = self._llama.texts[number]
+        return number in self._llama.specials or self._llama_numbers(text) == self._own_numbers(text)
+
     def _in_place(self, text: str) -> str:
-        """The text as a user's turn of the conversation, or alone where there is none."""
-        place = spoken(1, "u")
-        if place not in self._sample:
-            place = spoken(0, "u")
-        return self._sample.replace(place, text) if self._sample else text
+        """The text as a user's turn of the conversation, or alone where none can be found."""
+        place = next((said for said in (spoken(1, "u"), spoken(0, "u")) if said in self._sample), None)
+        return text if place is None else self._sample.replace(place, text)
 
     def _beside(self, number: int) -> _Difference | None:
         special = self._added[number].content
@@ -191,10 +191,6 @@ class _Comparison:
 
     def _llama_texts(self, numbers: Iterable[int]) -> str:
         return _listed((number, self._llama.texts[number]) for number in numbers)
-
-
-def _same(text: str, other: str) -> bool:
-    return text.replace(" ", SPACE) == other.replace(" ", SPACE)
 
 
 def _listed(tokens: Iterable[tuple[int, Any]]) -> str:

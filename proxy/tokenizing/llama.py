@@ -61,7 +61,8 @@ class LlamaTokenizer:
         self.types: list[int] = self._value("token_type", [int(Kind.NORMAL)] * len(self.texts))
         self.numbers = {text: number for number, text in enumerate(self.texts)}
         self._adds_space = bool(self._value("add_space_prefix", self._model == "llama"))
-        self._specials = sorted(self._special_numbers(), key=lambda number: -len(self.texts[number].encode()))
+        self.specials = frozenset(self._special_numbers())
+        self._longest_first = sorted(self.specials, key=lambda number: -len(self.texts[number].encode()))
         self._eating_before, self._eating_behind = self._eaters()
         self._cut = self._session()
 
@@ -111,7 +112,7 @@ class LlamaTokenizer:
             return self._existing("<mask>"), frozenset()
         if "phi-3" in name or "phi3" in name:
             keeping = self._existing("<unk>", "<s>", "<|endoftext|>")
-            return frozenset(), frozenset({*self._specials, *self._existing("</s>")} - keeping)
+            return frozenset(), frozenset({*self.specials, *self._existing("</s>")} - keeping)
         return (self._existing("[MASK]") if "modern-bert" in name else frozenset()), frozenset()
 
     def _existing(self, *texts: str) -> frozenset[int]:
@@ -120,7 +121,7 @@ class LlamaTokenizer:
     def _partition(self, text: str) -> Iterable[str | int]:
         """The text's special tokens and what lies between them (tokenizer_st_partition): the longest tokens first."""
         parts: list[str | int] = [text] if text else []
-        for number in self._specials:
+        for number in self._longest_first:
             special = self.texts[number]
             if special in text:
                 parts = [piece for part in parts for piece in self._divided(part, number, special)]

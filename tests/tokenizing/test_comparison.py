@@ -149,7 +149,7 @@ def test_a_token_without_a_row_in_the_weights_is_refused_where_the_template_has_
         assert "the weights have rows for" in verdict.refused
     else:
         assert not verdict.refused
-        assert verdict.remarks == ("1 tokens of tokenizer.json are not in the GGUF: '<|turn|>'",)
+        assert verdict.remarks == ("tokens of tokenizer.json that the GGUF does not have: 1, as '<|turn|>'",)
 
 
 @pytest.mark.parametrize("number", [-1, 0])
@@ -166,6 +166,15 @@ def test_a_renamed_token_is_found(number: int) -> None:
     before = repository("llama-2", lambda _: None, model=False)
     refused = compared(repository("llama-2", change, model=False), like=before).refused
     assert refused.startswith("the token '<|renamed|>' is number ")
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "llama-2"])
+def test_special_tokens_of_tokenizer_json_alone_are_found(name: str) -> None:
+    """As transformers 5 writes them, beside pieces that are normal or unused."""
+    files = REPOSITORIES[name].files()
+    config = json.loads(files["tokenizer_config.json"])
+    del config["added_tokens_decoder"]
+    assert compared({**files, "tokenizer_config.json": json.dumps(config).encode()}) == Verdict()
 
 
 def test_added_tokens_behind_a_hole_are_refused_where_their_numbers_differ() -> None:
