@@ -59,8 +59,14 @@ def write_vocabulary(
     return fields
 
 
-def adds_bos(family: Family, files: TokenizerFiles) -> bool:
-    """Whether the tokenizer begins a text with a token of its own, where no chat template is applied."""
+def adds_bos(family: Family, config: Config, files: TokenizerFiles) -> bool:
+    """Whether the tokenizer begins a text with a token of its own, where no chat template is applied.
+
+    Raises CannotConvert for files that cannot be read.
+    """
+    forced = dict(family.vocabulary(config, files)).get("add_bos_token")
+    if forced is not None:
+        return bool(forced.value)
     is_sentencepiece = "sentencepiece" in family.tokenizers and (
         files.model is not None or _is_sentencepiece(files.tokenizer)
     )

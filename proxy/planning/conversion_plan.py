@@ -46,15 +46,18 @@ def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantizat
     return Quantization.MXFP4_MOE if FAMILIES[architecture].kept and config.get("quantization_config") else None
 
 
-def read_tokens(repository: str, architecture: str, contents: Mapping[str, bytes]) -> tuple[dict[int, str], bool]:
+def read_tokens(
+    repository: str, config: Mapping[str, Any], contents: Mapping[str, bytes]
+) -> tuple[dict[int, str], bool]:
     """The texts of the tokens beside the vocabulary by number, and whether the tokenizer begins each text with BOS.
 
     Raises NotConvertible.
     """
+    family = FAMILIES[config["architectures"][0]]
     try:
         files = TokenizerFiles.read(contents)
         added = {token["id"]: token["content"] for token in files.written_added}
-        return added, adds_bos(FAMILIES[architecture], files)
+        return added, adds_bos(family, family.config(config), files)
     except CannotConvert as error:
         raise NotConvertible(f"{repository}: {error}") from error
 

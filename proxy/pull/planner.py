@@ -216,7 +216,7 @@ class Planner:
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))
         contents = reading.contents
-        tokens, adds_bos = await asyncio.to_thread(read_tokens, repository.id, architecture, contents)
+        tokens, adds_bos = await asyncio.to_thread(read_tokens, repository.id, config, contents)
         pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
         brought = brought_by_files(repository.id, contents, tokens)
         brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)

@@ -22,7 +22,7 @@ from tests.gguf.tiny_repositories import (
     changed,
 )
 from tests.gguf.writing import plan
-from tests.tiny_models import tiny_bert
+from tests.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.make_llama_tokens import CASES
 
 Change = Callable[[dict[str, dict[str, Any]]], None]
@@ -212,8 +212,17 @@ def test_a_text_that_gets_no_end_is_refused() -> None:
     assert compare(files, header, "").refused.startswith("of 'a' ")
 
 
-def test_bert_is_the_same() -> None:
-    assert not compared(tiny_bert()).refused
+@pytest.mark.parametrize("files", [tiny_bert(), tiny_xlm_roberta()], ids=["bert", "xlm_roberta"])
+def test_embedding_models_are_the_same(files: dict[str, bytes]) -> None:
+    assert not compared(files).refused
+
+
+def test_line_ends_that_unigram_does_not_know_are_refused() -> None:
+    """tokenizer.json cuts at them, llama.cpp at spaces alone."""
+    files = tiny_xlm_roberta()
+    tokenizer = json.loads(files["tokenizer.json"]) | {"normalizer": None}
+    refused = compared({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).refused
+    assert "llama.cpp would make" in refused
 
 
 def test_what_cannot_be_compared_is_said() -> None:
