@@ -29,10 +29,10 @@ def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any
     tokenizer = json.loads(files["tokenizer_config.json"])
     template = tokenizer.get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
-    # The template that is sent leaves BOS to the tokenizer.
-    adds_bos = "bos_token" in template if template and tokenizer.get("bos_token") else None
+    # A conversation that has no BOS gets none, whatever the tokenizer adds to other texts.
+    adds_bos = False if template and not ("bos_token" in template and tokenizer.get("bos_token")) else None
     pooling = pooling_of("acme/tiny", files, embeds=False)
-    description = Description(name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling)
+    description = Description(name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling=pooling)
     return convert(json.loads(files["config.json"]), files, weights, description, **options)
 
 

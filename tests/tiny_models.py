@@ -23,8 +23,9 @@ Pooling = Literal["mean", "cls", "max", "lasttoken"]
 GEMMA3_ROWS = 256_001
 QWEN2_5_VL_ROWS = 151_656
 
-NO_CHARSMAP = struct.pack("<I", 1024) + bytes(1024 + 1)
-"""SentencePiece's map of characters to others, which leaves all as they are."""
+_NODES = {0: 0x2000, 1: 0x909, 2: 0x50A, 3: 0x80000000, 5: 0x190D}
+SPACES_CHARSMAP = struct.pack("<257I", 1024, *(_NODES.get(at, at) for at in range(256))) + b" \0"
+"""SentencePiece's map of characters to others, which makes spaces of tabs and line ends, as that of XLM-R does."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (
     "the a an of and to in is was are on at it with for as that this man woman cat dog bird child king queen eats "
@@ -177,7 +178,7 @@ def unigram_tokenizer() -> tuple[dict[str, bytes], int]:
         "truncation": None,
         "padding": None,
         "added_tokens": [_added_token(text, pieces.index(text)) for text in (*specials, "<mask>")],
-        "normalizer": {"type": "Precompiled", "precompiled_charsmap": b64encode(NO_CHARSMAP).decode()},
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": b64encode(SPACES_CHARSMAP).decode()},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space]},
         "post_processor": {
             "type": "TemplateProcessing",

@@ -24,6 +24,7 @@ _OPENING = re.compile(r"(<[^<>\s]{1,40}>\w*|\[[A-Z_]{1,40}\])\s*\Z")
 _CLOSING = re.compile(r"\s*(<[^<>\s]{1,40}>|\[/[A-Z_]{1,40}\])")
 # A sentinel, or what `repr` or an ASCII-only `json` made of one.
 _LEFT_OVER = re.compile(r"[\ue000-\ue005]|\\ue00[0-5]")
+_SAMPLES = ("SUAU", "UAU", "U")
 _TOGGLE = re.compile(r"\b[a-z_]*(?:think|reason)[a-z_]*\b")
 
 
@@ -45,12 +46,15 @@ def describe(source: str, facts: TokenizerFacts) -> ChatTemplate:
         return ChatTemplate(warnings=("the chat template is not Unicode",))
     if len(source) > LARGEST:
         return ChatTemplate(warnings=("the chat template is too large to probe",))
+    sample = ""
     try:
-        return _Description(source, facts).result()
+        description = _Description(source, facts)
+        sample = description.sample()
+        return replace(description.result(), sample=sample)
     except Unrenderable as error:
-        return ChatTemplate(warnings=(f"the chat template cannot be rendered: {str(error)[:300]}",))
+        return ChatTemplate(warnings=(f"the chat template cannot be rendered: {str(error)[:300]}",), sample=sample)
     except Unmodelled as error:
-        return ChatTemplate(warnings=(f"the chat template cannot be said in Go: {error}",))
+        return ChatTemplate(warnings=(f"the chat template cannot be said in Go: {error}",), sample=sample)
 
 
 def think_tags(source: str) -> tuple[str, str] | None:
@@ -90,6 +94,14 @@ class _Description:
             raise Unmodelled("; ".join(dict.fromkeys(self._warnings)) or "nothing was understood")
         best = max(attempts, key=lambda attempt: attempt.score)
         return self._told(best)
+
+    def sample(self) -> str:
+        for shape in _SAMPLES:
+            learner = self._learner()
+            with suppress(Unrenderable):
+                text = learner.render(compose(shape, spoken))
+                return self._facts.bos + text if learner.emits_bos else text
+        return ""
 
     def _learner(self, dialect: Dialect | None = None) -> Learner:
         return Learner(self._sandbox, dialect or self._dialect, self._facts.bos, self._tags)

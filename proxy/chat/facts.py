@@ -44,6 +44,7 @@ class ChatTemplate:
 
     `shapes` says, for every conversation that the Jinja renders at all, whether the Go template gives the same text;
     `exact` that the four plain shapes and the long one do. `emits_bos`: the Jinja opens with BOS, `template` does not.
+    `sample` is a conversation as the Jinja renders it, with BOS; "" where it renders none.
     """
 
     template: str = ""
@@ -55,6 +56,7 @@ class ChatTemplate:
     emits_bos: bool = False
     think_tags: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    sample: str = ""
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> "ChatTemplate":
@@ -69,6 +71,7 @@ class ChatTemplate:
             value["emits_bos"],
             (tags[0], tags[1]) if tags else None,
             tuple(value["warnings"]),
+            value["sample"],
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -82,4 +85,5 @@ class ChatTemplate:
             "emits_bos": self.emits_bos,
             "think_tags": list(self.think_tags) if self.think_tags else None,
             "warnings": list(self.warnings),
+            "sample": self.sample,
         }

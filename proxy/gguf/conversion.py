@@ -92,6 +92,8 @@ class Description:
     """The fields of generation_config.json."""
     adds_bos: bool | None = None
     """Whether each text is to begin with BOS, by what the template writes; None for what llama.cpp would say."""
+    sample: str = ""
+    """A conversation as the chosen template renders it."""
     pooling: Pooling | None = None
     """How the vectors of a text's tokens become one, of a model that embeds texts."""
 
@@ -159,7 +161,7 @@ def _metadata(
         "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
         **_hyperparameters(family, config),
         **_dense(family, infos),
-        **write_vocabulary(family, config, files, description.chat_template),
+        **write_vocabulary(family, config, files, description.chat_template, description.sample),
     }
     name = name_for_loader(str(metadata["general.name"].value), files, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)

@@ -39,7 +39,7 @@ def _matched(pattern: str) -> list[Fingerprint]:
     return [_split(pattern), (("Split", pattern, "Removed", True), ("ByteLevel", False))]
 
 
-_CASED_LETTERS = (
+CASED_LETTERS = (
     "\\s?[A-Za-z\xb5\xc0-\xd6\xd8-\xf6\xf8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
     "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481"
     "\u048a-\u052f\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf"
@@ -96,7 +96,7 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
     (
         _split(
             "[\r\n]",
-            _CASED_LETTERS,
+            CASED_LETTERS,
             "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
             r"\s+$",
             "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
@@ -188,13 +188,13 @@ def _merge_whole(token: str, ranks: Mapping[tuple[str, str], int]) -> bool:
 
 _PRINTED = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _OTHERS = (byte for byte in range(256) if byte not in _PRINTED)
-_BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + at): byte for at, byte in enumerate(_OTHERS)}
+BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + at): byte for at, byte in enumerate(_OTHERS)}
 """By the character that stands for each in byte-level BPE."""
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def _joins_digits(token: str) -> bool:
-    text = bytes(_BYTES[part] for part in token if part in _BYTES).decode(errors="replace")
+    text = bytes(BYTES[part] for part in token if part in BYTES).decode(errors="replace")
     return len(text) > 1 and {unicodedata.category(part)[0] for part in text if part != _UNFINISHED} == {"N"}
 
 

@@ -45,15 +45,16 @@ def added_tokens(files: TokenizerFiles, vocabulary: Mapping[str, int]) -> dict[i
             )
         added[number] = token["content"], token.get("special") is True
         numbers[token["content"]] = number
-    for text in _named_specials(files):
+    for text in named_specials(files.specials, files.config):
         known = numbers.get(text, vocabulary.get(text))
         if known is not None:
             added[known] = text, True
     return added
 
 
-def _named_specials(files: TokenizerFiles) -> Iterator[str]:
-    for source in (files.specials, files.config):
+def named_specials(specials: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of the special tokens in special_tokens_map.json and tokenizer_config.json, some of them twice."""
+    for source in (specials, config):
         for kind in _KINDS:
             text = _text(source.get(f"{kind}_token"))
             if text is not None:
@@ -63,7 +64,7 @@ def _named_specials(files: TokenizerFiles) -> Iterator[str]:
             text = _text(token)
             if text is not None:
                 yield text
-    name = files.config.get("tokenizer_class")
+    name = config.get("tokenizer_class")
     yield from _CLASS_TOKENS.get(name.removesuffix("Fast"), ()) if isinstance(name, str) else ()
 
 
@@ -98,6 +99,11 @@ def write_specials(family: Family, config: Config, files: TokenizerFiles, size: 
     for kind, adds in named.adds.items():
         if kind in ("bos", "eos", "sep"):
             yield f"add_{kind}_token", Field.boolean(adds)
+
+
+def named_additions(files: TokenizerFiles) -> Mapping[str, bool]:
+    """Which kinds of special tokens the tokenizer adds to a text, as far as the files say it."""
+    return _Named(files).adds
 
 
 _PHI3 = re.compile("(phi)-?(3)", re.IGNORECASE)

@@ -40,9 +40,10 @@ class Tokens:
         if self.scores is not None:
             self.scores[number] = score
 
-    def has(self, number: int, text: str) -> bool:
-        """Whether the token of this number has this text, however its spaces are written."""
-        return self.texts[number].replace(" ", SPACE) == text.replace(" ", SPACE)
+    def has_added(self, number: int, text: str) -> bool:
+        """Whether the token of this number has this text, however its spaces are written, and is found as a whole."""
+        is_same = self.texts[number].replace(" ", SPACE) == text.replace(" ", SPACE)
+        return is_same and self.types[number] not in (Type.NORMAL, Type.UNUSED)
 
     def pairs(self, model: str, pre: str | None) -> Pairs:
         seen: set[str] = set()

@@ -12,7 +12,8 @@ from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.sentencepiece import BPE, Piece, count_pieces, read_pieces, read_trainer
 from proxy.gguf.sentencepiece import Kind as Type
-from proxy.gguf.special_tokens import added_tokens, write_specials
+from proxy.gguf.spaces import known_space_prefix, space_prefix
+from proxy.gguf.special_tokens import added_tokens, named_additions, write_specials
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import (
     ADDED,
@@ -32,6 +33,7 @@ _ALWAYS_SHOWN = frozenset(
     ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
 )
 """Special tokens that whoever reads an answer looks for."""
+_PREFIX = "tokenizer.ggml.add_space_prefix"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _NO_END = "\U0001f409"
 """What llama.cpp has for the piece of a zero, at which it would take a text to end."""
@@ -42,15 +44,47 @@ _FILES = {"sentencepiece": SENTENCEPIECE}
 
 
 def write_vocabulary(
-    family: Family, config: Config, files: TokenizerFiles, chat_template: str | None = None
+    family: Family, config: Config, files: TokenizerFiles, chat_template: str | None = None, sample: str = ""
 ) -> dict[str, Field]:
-    """The keys with their whole names. Raises CannotConvert for a tokenizer that is not known."""
+    """The keys with their whole names; `sample` is a conversation as the template renders it, "" without a template.
+
+    Raises CannotConvert for a tokenizer that is not known.
+    """
     fields: dict[str, Field] = {}
     for key, field in _write(family, config, files):
         fields[f"tokenizer.ggml.{key}"] = field
+    _set_space_prefix(fields, files, sample)
     if chat_template is not None:
         fields["tokenizer.chat_template"] = Field.string(chat_template)
     return fields
+
+
+def adds_bos(family: Family, config: Config, files: TokenizerFiles) -> bool:
+    """Whether the tokenizer begins a text with a token of its own, where no chat template is applied.
+
+    Raises CannotConvert for files that cannot be read.
+    """
+    forced = dict(family.vocabulary(config, files)).get("add_bos_token")
+    if forced is not None:
+        return bool(forced.value)
+    is_sentencepiece = "sentencepiece" in family.tokenizers and (
+        files.model is not None or _is_sentencepiece(files.tokenizer)
+    )
+    # What nobody says, llama.cpp and transformers both do for SentencePiece.
+    return named_additions(files).get("bos", is_sentencepiece)
+
+
+def _set_space_prefix(fields: dict[str, Field], files: TokenizerFiles, sample: str) -> None:
+    """tokenizer.json knows best; where nothing is said, llama.cpp takes a space for this kind."""
+    if fields["tokenizer.ggml.model"].value != "llama":
+        return
+    prefix, said = space_prefix(files.tokenizer, _added_texts(files), sample), fields.get(_PREFIX)
+    if prefix is not None and prefix != (said is None or said.value):
+        fields[_PREFIX] = Field.boolean(prefix)
+
+
+def _added_texts(files: TokenizerFiles) -> list[str]:
+    return [token["content"] for token in (*files.written_added, *(token for _, token in read_decoder(files)))]
 
 
 def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
@@ -59,14 +93,12 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         yield from tokens.pairs("llama", "default")
         yield from write_specials(family, config, files, len(tokens), strict=False)
     elif "sentencepiece" in family.tokenizers and _is_sentencepiece(files.tokenizer):
-        begins_with_space = _begins_with_space(files.tokenizer)
+        known_space_prefix(files.tokenizer, (), "")
         tokens = _pieces_of_json(config, files)
         yield from tokens.pairs("llama", "default")
-        if not begins_with_space:
-            yield "add_space_prefix", Field.boolean(False)
         yield from write_specials(family, config, files, len(tokens), strict=False)
     elif "merged pieces" in family.tokenizers and _is_sentencepiece(files.tokenizer):
-        if _begins_with_space(files.tokenizer):
+        if known_space_prefix(files.tokenizer, (), ""):
             raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
         tokens = _merged_pieces(config, files)
         # llama.cpp knows by the name of the tokenizer how it cuts: at lines.
@@ -185,7 +217,9 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
         if number < len(tokens):
             _put_added(tokens, number, token, marked=family.added_from_json)
     for token in files.written_added:
-        if family.added_from_json or (token["id"] < len(tokens) and not tokens.has(token["id"], token["content"])):
+        if family.added_from_json or (
+            token["id"] < len(tokens) and not tokens.has_added(token["id"], token["content"])
+        ):
             _put_added(tokens, token["id"], token, marked=family.added_from_json)
     return tokens
 
@@ -206,12 +240,6 @@ def _put_added(tokens: Tokens, number: int, token: Mapping[str, Any], *, marked:
         tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     else:
         tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
-
-
-_UNDERSCORES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_SPACE_FIRST = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _UNDERSCORES]}
-_NO_CUTS = (None, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False})
-"""The second cuts at spaces, of which the normalizer leaves none: Gemma's."""
 
 
 def _pieces_of_json(config: Config, files: TokenizerFiles) -> Tokens:
@@ -260,18 +288,3 @@ def _merged_pieces(config: Config, files: TokenizerFiles) -> Tokens:
         elif text not in merges:
             tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
     return tokens
-
-
-def _begins_with_space(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether a space comes before each text between special tokens; spaces become underscores in any case.
-
-    Metaspace puts none before a text that begins with one (`always`), or only before the whole (`first`), which
-    llama.cpp cannot do.
-    """
-    normalizer, pre_tokenizer = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    if normalizer not in (_SPACE_FIRST, _UNDERSCORES) or pre_tokenizer not in _NO_CUTS:
-        raise CannotConvert(
-            f"{TOKENIZER} has the normalizer {shown(normalizer)} and the pre-tokenizer {shown(pre_tokenizer)}, "
-            f"which are not known for SentencePiece without {SENTENCEPIECE}"
-        )
-    return bool(normalizer == _SPACE_FIRST)

@@ -15,6 +15,7 @@ from proxy.gguf.families import FAMILIES, NOT_SERVED
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
+from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.capabilities import OF_TEXT_ALONE, OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
@@ -49,10 +50,18 @@ def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantizat
     return Quantization.MXFP4_MOE if FAMILIES[architecture].kept and config.get("quantization_config") else None
 
 
-def added_tokens(repository: str, contents: Mapping[str, bytes]) -> dict[int, str]:
-    """The texts of the tokens beside the vocabulary, by number. Raises NotConvertible."""
+def read_tokens(
+    repository: str, config: Mapping[str, Any], contents: Mapping[str, bytes]
+) -> tuple[dict[int, str], bool]:
+    """The texts of the tokens beside the vocabulary by number, and whether the tokenizer begins each text with BOS.
+
+    Raises NotConvertible.
+    """
+    family = FAMILIES[config["architectures"][0]]
     try:
-        return {token["id"]: token["content"] for token in TokenizerFiles.read(contents).written_added}
+        files = TokenizerFiles.read(contents)
+        added = {token["id"]: token["content"] for token in files.written_added}
+        return added, adds_bos(family, family.config(config), files)
     except CannotConvert as error:
         raise NotConvertible(f"{repository}: {error}") from error
 
@@ -69,15 +78,18 @@ class Material:
     brought: Brought
     modelfile: Modelfile
     pooling: Pooling | None = None
+    sample: str = ""
+    """A conversation as the chat template renders it."""
 
 
-def plan_conversion(name: str, material: Material, wanted: str, capabilities: Capabilities) -> Plan:
+def plan_conversion(
+    name: str, material: Material, wanted: str, conversion: Conversion, capabilities: Capabilities
+) -> Plan:
     """`wanted` is what the matrices are to be.
 
-    Raises NotConvertible for what the proxy does not know, Refusal for what this Ollama cannot make of it.
+    Raises NotConvertible and Refusal for what this Ollama cannot make of it.
     """
     repository, modelfile = material.repository, material.modelfile
-    conversion = _convert(material, wanted)
     if not capabilities.runs(conversion.architecture):
         raise NotConvertible(
             f"{repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
@@ -129,12 +141,14 @@ def _losses(architecture: str) -> tuple[str, ...]:
     return (f"this model cannot {text.lost}: the proxy makes its text part alone",) if text else ()
 
 
-def _convert(material: Material, quantization: str) -> Conversion:
+def convert_material(material: Material, quantization: str) -> Conversion:
+    """Raises NotConvertible for what the proxy does not know."""
     repository = material.repository
     description = Description(
         repository.id.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
         generation=material.brought.generation,
+        sample=material.sample,
         pooling=material.pooling,
         **_chat(material),
     )

@@ -48,7 +48,8 @@ OPENING = f"{{#{' as its authors wrote it:' * 5} #}}"
 class Brought:
     """What a repository brings for its conversations. `source` names where the Jinja stands.
 
-    `embeds` is of a GGUF that says how it pools, as only embedding models do.
+    `embeds` is of a GGUF that says how it pools, as only embedding models do. `adds_bos` says whether the model begins
+    a text with BOS where no template is applied; None where Ollama's converter decides that.
     """
 
     jinja: str | None
@@ -56,6 +57,7 @@ class Brought:
     facts: TokenizerFacts
     generation: Mapping[str, Any]
     embeds: bool = False
+    adds_bos: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def brought_by_gguf(header: Header) -> Brought:
         adds_bos=header.get("tokenizer.ggml.add_bos_token", bool) is not False,
     )
     embeds = f"{header.architecture}.pooling_type" in header.metadata
-    return Brought(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds)
+    return Brought(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds, facts.adds_bos)
 
 
 def choose_modelfile(
@@ -151,12 +153,15 @@ def choose_modelfile(
         parameters=found | settings.parameters,
     )
     dressed = _with_license(merged, contents)
-    patched = _tokenizer_config(repository, contents, brought, chat, capabilities)
+    is_rendered = capabilities.version >= RENDERED.get(architecture, NEVER)
+    # Nobody else's template writes BOS.
+    writes_bos = settings.template is None and own.template is None and not is_rendered
+    patched = _tokenizer_config(repository, contents, brought, chat, capabilities, writes_bos=writes_bos)
     if settings.template is not None:
         return Modelfile(dressed, "config", True, patched)
     if own.template is not None:
         return Modelfile(replace(dressed, template=own.template), "template", None, patched)
-    if capabilities.version >= RENDERED.get(architecture, NEVER):
+    if is_rendered:
         return Modelfile(dressed, "ollama", None, patched)
     return _by_jinja(brought, chat, dressed, patched, capabilities)
 
@@ -174,13 +179,17 @@ def _by_jinja(
         return Modelfile(replace(settings, template=PLAIN), "none", None, patched, (text,))
     if native and brought.source != "gguf" and chat.shapes:
         # From 0.30 on llama-server renders the Jinja itself, where no template is sent.
-        return Modelfile(settings, brought.source, True, patched)
+        # It takes BOS off the text that a Jinja makes if the model adds it, and leaves it there if not (b10488).
+        return Modelfile(settings, brought.source, True, patched, _without_bos(brought, chat))
     if chat.template:
         warnings = () if chat.exact else (_inexact(brought.source, chat),)
-        # What a converter writes says to begin with BOS; of a GGUF that says not to, the template has to.
-        begin = brought.facts.bos if brought.source == "gguf" and chat.emits_bos and not brought.facts.adds_bos else ""
+        begin = brought.facts.bos if chat.emits_bos and brought.adds_bos is False else ""
         return Modelfile(
-            replace(settings, template=begin + chat.template), brought.source, chat.exact, patched, warnings
+            replace(settings, template=begin + chat.template),
+            brought.source,
+            chat.exact,
+            patched,
+            (*warnings, *_without_bos(brought, chat)),
         )
     why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
     if native:
@@ -188,6 +197,13 @@ def _by_jinja(
         return Modelfile(settings, brought.source, False, patched, (text,))
     text = f"the chat template of {brought.source} is not used: {why}; set template in [models]"
     return Modelfile(replace(settings, template=PLAIN), "none", False, patched, (text,))
+
+
+def _without_bos(brought: Brought, chat: ChatTemplate) -> tuple[str, ...]:
+    """A model adds BOS to all texts or to none, and its conversations have none here."""
+    if brought.source == "gguf" or not brought.adds_bos or chat.emits_bos or not brought.facts.bos:
+        return ()
+    return (f"a text without the chat template begins without {brought.facts.bos}, which this tokenizer adds to it",)
 
 
 def _inexact(source: str, chat: ChatTemplate) -> str:
@@ -216,10 +232,13 @@ def _tokenizer_config(
     brought: Brought,
     chat: ChatTemplate | None,
     capabilities: Capabilities,
+    *,
+    writes_bos: bool,
 ) -> bytes | None:
     """tokenizer_config.json with the chosen Jinja, and with how a text begins and a turn ends by it.
 
-    The converter reads chat_template.jinja nowhere, and of a list only the entry `default`.
+    The converter reads chat_template.jinja nowhere, and of a list only the entry `default`. With `writes_bos` the text
+    of a conversation has BOS in it where the tokenizer does not add one.
     """
     if brought.jinja is None or brought.source == "gguf":
         return None
@@ -229,8 +248,8 @@ def _tokenizer_config(
     opening = OPENING if capabilities.runs_llama_server else ""
     config["chat_template"] = opening + brought.jinja
     if chat is not None and chat.shapes:
-        if config.get("bos_token") or chat.emits_bos:
-            config["add_bos_token"] = chat.emits_bos
+        if config.get("bos_token") or chat.emits_bos or brought.adds_bos:
+            config["add_bos_token"] = chat.emits_bos and not (writes_bos and brought.adds_bos is False)
         if chat.end_of_turn and chat.end_of_turn in brought.facts.added:
             config["eos_token"] = chat.end_of_turn
     after = json.dumps(config)

@@ -22,7 +22,14 @@ from proxy.planning.adapter import (
     read_adapter_config,
 )
 from proxy.planning.capabilities import Capabilities, capabilities_of
-from proxy.planning.conversion_plan import Material, added_tokens, converts_here, kept_quantization, plan_conversion
+from proxy.planning.conversion_plan import (
+    Material,
+    convert_material,
+    converts_here,
+    kept_quantization,
+    plan_conversion,
+    read_tokens,
+)
 from proxy.planning.embedding import MODULES, check_companions, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
@@ -44,6 +51,7 @@ from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
 from proxy.pull.transfer import Transfer
 from proxy.sources.base import Repository, Source
+from proxy.tokenizing.comparer import compare
 
 
 class NativePull(Exception):
@@ -208,12 +216,20 @@ class Planner:
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))
         contents = reading.contents
-        tokens = await asyncio.to_thread(added_tokens, repository.id, contents)
+        tokens, adds_bos = await asyncio.to_thread(read_tokens, repository.id, config, contents)
         pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
-        brought = replace(brought_by_files(repository.id, contents, tokens), embeds=pooling is not None)
+        brought = brought_by_files(repository.id, contents, tokens)
+        brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
         modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
-        material = Material(repository, config, selection, headers, contents, brought, modelfile, pooling)
-        return await asyncio.to_thread(plan_conversion, reference.name, material, wanted, capabilities)
+        # What embeds texts is asked without a template.
+        sample = (await probe(brought.jinja, brought.facts)).sample if brought.jinja and pooling is None else ""
+        material = Material(repository, config, selection, headers, contents, brought, modelfile, pooling, sample)
+        made = await asyncio.to_thread(convert_material, material, wanted)
+        plan = await asyncio.to_thread(plan_conversion, reference.name, material, wanted, made, capabilities)
+        verdict = await compare(contents, made.header, sample)
+        if verdict.refused:
+            raise NotConvertible(f"{repository.id}: {verdict.refused}")
+        return replace(plan, warnings=(*plan.warnings, *verdict.remarks))
 
     async def _modelfile(
         self,

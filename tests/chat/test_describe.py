@@ -74,6 +74,17 @@ def test_bos_is_left_to_ollama() -> None:
     assert not describe(own_templates.CHATML, FACTS).emits_bos
 
 
+def test_a_sample_is_a_conversation_with_its_bos() -> None:
+    sample = describe(own_templates.VICUNA, FACTS).sample
+    assert sample.startswith('<s>You answer in verse.\nNever in prose. USER: What\'s "1"')
+    assert sample.endswith(" ASSISTANT:")
+    assert "<|im_start|>system\n" in describe(own_templates.CHATML, FACTS).sample
+    refusing = describe(own_templates.NO_SYSTEM, FACTS).sample
+    assert refusing.startswith('<s><start_of_turn>user\nWhat\'s "0"')
+    assert "It is 1." in refusing
+    assert describe("{{ nothing.at.all }}", FACTS).sample == ""
+
+
 def test_tools_are_written_as_json_not_as_go_structs() -> None:
     template = describe(own_templates.TOOLS, FACTS).template
     assert "{{ json . }}" in template

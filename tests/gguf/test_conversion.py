@@ -27,6 +27,8 @@ from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
+from proxy.gguf.tokenizer_files import TokenizerFiles
+from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import (
     EXPERTS,
@@ -268,14 +270,30 @@ def test_a_rank_of_its_own_choice_is_calculated() -> None:
 
 
 def test_a_space_before_a_text_is_what_the_pieces_say() -> None:
-    """A normalizer says it only where there is none."""
-    files = dict(repository("internlm2"))
+    """A normalizer says it only where there is none; where there is a tokenizer.json, that counts."""
+    whole = repository("internlm2")
+    files = {path: content for path, content in whole.items() if path != "tokenizer.json"}
     assert files["tokenizer.model"].endswith(b"\x18\x00")
-    for content, puts in ((files["tokenizer.model"], False), (files["tokenizer.model"][:-2] + b"\x18\x01", True)):
+    puts = files["tokenizer.model"][:-2] + b"\x18\x01"
+    for content, expected in ((files["tokenizer.model"], False), (puts, True)):
         header = read_header(plan(files | {"tokenizer.model": content}).header)
-        assert header.metadata["tokenizer.ggml.add_space_prefix"].value is puts
+        assert header.metadata["tokenizer.ggml.add_space_prefix"].value is expected
+    header = read_header(plan({**whole, "tokenizer.model": puts}).header)
+    assert header.metadata["tokenizer.ggml.add_space_prefix"].value is False
     tiny = replace(REPOSITORIES["internlm2"], tokenizer=sentence_pieces)
     assert read_header(plan(tiny.files()).header).metadata["tokenizer.ggml.add_space_prefix"].value is True
+
+
+@pytest.mark.parametrize("name", sorted(REPOSITORIES))
+def test_whether_a_text_begins_with_bos_is_known_before_the_conversion(name: str) -> None:
+    files = repository(name)
+    header = read_header(plan(files).header)
+    config = json.loads(files["config.json"])
+    family = FAMILIES[config["architectures"][0]]
+    adds = adds_bos(family, family.config(config), TokenizerFiles.read(files))
+    # Where it is not said, llama.cpp begins a text of SentencePiece's kind alone.
+    written = header.get("tokenizer.ggml.add_bos_token", bool)
+    assert adds is (written if written is not None else header.get("tokenizer.ggml.model", str) == "llama")
 
 
 def test_norms_of_single_heads_are_stacked() -> None:

@@ -439,7 +439,10 @@ def _internlm2_pieces() -> Tokenizer:
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         last = max(files["tokenizer.json"]["model"]["vocab"].values())
-        files["tokenizer.json"]["added_tokens"].append(added_token("<|plugin|>", last + 2, special=False))
+        tokenizer = files["tokenizer.json"]
+        tokenizer["added_tokens"].append(added_token("<|im_end|>", last + 1))
+        tokenizer["added_tokens"].append(added_token("<|plugin|>", last + 2, special=False))
+        tokenizer["normalizer"] = tokenizer["normalizer"]["normalizers"][1]
         files["tokenizer_config.json"]["added_tokens_decoder"] |= {
             str(last + 1): {"content": "<|im_end|>", "special": True},
         }

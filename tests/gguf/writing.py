@@ -26,7 +26,7 @@ MOST_VALUES = 16
 WINDOW = 1 << 16
 
 
-def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", **options: Any) -> Conversion:
+def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = "", **options: Any) -> Conversion:
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
     return convert(
@@ -46,6 +46,7 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", **options: Any
             read_card(files.get("README.md", b"")),
             template,
             generation,
+            sample=sample,
             pooling=pooling_of("acme/tiny", files, embeds=False),
         ),
         **options,

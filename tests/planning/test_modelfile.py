@@ -56,10 +56,11 @@ def chosen(
     chat: ChatTemplate | None = CHAT,
     settings: ModelSettings = NO_SETTINGS,
     architecture: str = "LlamaForCausalLM",
+    adds_bos: bool | None = None,
 ) -> Modelfile:
     """Of a safetensors repository; `chat` is what probing found, if there is a Jinja at all."""
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
-    brought = brought_by_files("acme/model", contents, TOKENS)
+    brought = replace(brought_by_files("acme/model", contents, TOKENS), adds_bos=adds_bos)
     probed = chat if brought.jinja else None
     return choose_modelfile("acme/model", architecture, brought, probed, contents, settings, capabilities_of(version))
 
@@ -228,6 +229,38 @@ def test_how_a_text_begins_and_a_turn_ends(
     if found.tokenizer_config is not None:
         fields = patched(found)
     assert (fields.get("add_bos_token"), fields["eos_token"]) == said
+
+
+@BOTH
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("emits", [True, False])
+def test_a_text_without_the_template_begins_as_the_tokenizer_says(version: str, *, adds: bool, emits: bool) -> None:
+    """Where a conversation then still has BOS once or not at all; if only one can be right, it is the conversation."""
+    found = chosen(version=version, chat=replace(CHAT, emits_bos=emits), adds_bos=adds)
+    assert patched(found)["add_bos_token"] is (adds and emits)
+    if version == OLD:
+        assert found.settings.template == ("<s>" if emits and not adds else "") + GO
+    else:
+        assert found.settings.template is None, "llama-server writes what the Jinja has"
+    said = ("a text without the chat template begins without <s>, which this tokenizer adds to it",)
+    assert found.warnings == (said if adds and not emits else ())
+
+
+@BOTH
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize(
+    ("files", "settings", "architecture"),
+    [
+        ({"template": b"theirs"}, NO_SETTINGS, "LlamaForCausalLM"),
+        ({}, ModelSettings(template="mine"), "LlamaForCausalLM"),
+        ({}, NO_SETTINGS, "Gemma4ForCausalLM"),
+    ],
+)
+def test_a_template_that_is_not_ours_gets_its_bos_from_the_model(
+    version: str, files: dict[str, Any], settings: ModelSettings, architecture: str, *, adds: bool
+) -> None:
+    found = chosen(files, version=version, settings=settings, architecture=architecture, adds_bos=adds)
+    assert patched(found)["add_bos_token"] is True
 
 
 def test_a_tokenizer_config_that_says_it_all_is_left_alone() -> None:
@@ -419,7 +452,7 @@ def test_what_a_gguf_brings() -> None:
         tokenizer__chat_template=Field.string(JINJA),
     )
     facts = TokenizerFacts("<s>", ("<|im_end|>", "</s>"), "<unk>", "", ("<s>", "</s>", "<|im_end|>"), adds_bos=True)
-    assert brought_by_gguf(header) == Brought(JINJA, "gguf", facts, {})
+    assert brought_by_gguf(header) == Brought(JINJA, "gguf", facts, {}, adds_bos=True)
 
 
 @pytest.mark.parametrize(

@@ -485,22 +485,37 @@ async def test_the_matrices_behind_a_pooling_come_from_folders_of_their_own(
     assert header.get("gemma-embedding.dense_2_feat_out", int) == 512
 
 
-@pytest.mark.parametrize(("template", "adds"), [("{{ bos_token }}", True), ("", False)])
-async def test_a_text_begins_with_bos_where_the_authors_template_says_so(
-    client: Client, hub: StandInHub, ollama: StandInOllama, template: str, *, adds: bool
+@pytest.mark.parametrize(
+    ("template", "adds", "begins", "writes"),
+    [
+        ("{{ bos_token }}", True, True, False),
+        ("{{ bos_token }}", False, False, True),
+        ("", True, False, False),
+        ("", False, False, False),
+    ],
+)
+async def test_a_conversation_has_bos_once_where_the_authors_template_says_so(
+    client: Client,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    template: str,
+    *,
+    adds: bool,
+    begins: bool,
+    writes: bool,
 ) -> None:
-    """The template that Ollama gets leaves it to the tokenizer, of which llama.cpp's converter says what it likes."""
+    """By the tokenizer, which then adds it to other texts too, or by the template."""
     files = REPOSITORIES["llama"].files()
     tokenizer = json.loads(files["tokenizer_config.json"])
     tokenizer["chat_template"] = template + tokenizer["chat_template"]
-    tokenizer["add_bos_token"] = not adds
+    tokenizer["add_bos_token"] = adds
     hub.add("acme/tiny", files | {"tokenizer_config.json": json.dumps(tokenizer).encode()})
     assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
     model = ollama.models[f"{NAME}:bf16"]
     [weights] = [layer for layer in model.layers if layer.kind == "model"]
     header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
-    assert header.get("tokenizer.ggml.add_bos_token", bool) is adds
-    assert tokenizer["bos_token"] not in model.template
+    assert header.get("tokenizer.ggml.add_bos_token", bool) is begins
+    assert (tokenizer["bos_token"] in model.template) is writes
 
 
 async def test_the_disk_has_to_hold_the_model(

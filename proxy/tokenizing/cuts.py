@@ -1,0 +1,137 @@
+"""How llama.cpp b10488 splits a text before a byte-level BPE merges (unicode_regex_split in src/unicode.cpp). Pure."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+
+from proxy.gguf.pretokenizers import CASED_LETTERS
+
+_ENDINGS = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+_GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+_UPPER, _LOWER = r"((?=[\p{L}])([^a-z]))", r"((?=[\p{L}])([^A-Z]))"
+_QWEN35 = (
+    f"{_ENDINGS}|{_BEFORE}[\\p{{L}}\\p{{M}}]+|\\p{{N}}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SEED = f"{_ENDINGS}{_WORD}|\\p{{N}}{{1}}" r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BAILING = (
+    r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+_DEEPSEEK_V3 = (
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+_THREES = f"{_ENDINGS}{_WORD}|\\p{{N}}{{1,3}}{_TAIL}"
+LINES = (r"[^\n]+|[\n]+",)
+"""Those of Gemma 4."""
+
+CUTS: Mapping[str, tuple[str, ...]] = {
+    "llama-bpe": (_THREES,),
+    "smaug-bpe": (_THREES,),
+    "qwen2": (f"{_ENDINGS}{_WORD}|\\p{{N}}{_TAIL}",),
+    "qwen35": (_QWEN35,),
+    "tekken": (f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}",),
+    "gpt-4o": (
+        f"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\\p{{N}}{{1,3}}{_CASED_TAIL}",
+    ),
+    "seed-coder": (_SEED,),
+    "bailingmoe": (_BAILING,),
+    "deepseek-v3": (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK_V3),
+    "deepseek-llm": (
+        "[\r\n]",
+        CASED_LETTERS,
+        "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
+        r"\s+$",
+        "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+        r"\p{N}+",
+    ),
+    "deepseek-coder": (
+        "[\r\n]",
+        r"\s?\p{L}+",
+        r"\s?\p{P}+",
+        "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
+        r"\p{N}",
+    ),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT_2, "[0-9][0-9][0-9]"),
+    "bloom": (" ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+",),
+    "gpt-2": (_GPT_2,),
+    "smollm": (r"\p{N}", _GPT_2),
+}
+"""By the name in `tokenizer.ggml.pre`, each applied to the parts that the one before it leaves."""
+
+_CLASSES: Mapping[str, tuple[str, str]] = {
+    "N": ("\xd1", "0-9"),
+    "L": ("\xd2", "A-Za-z"),
+    "P": ("\xd3", r"!-#%-*,-/:-;?-@\[-\]_\{\}"),
+    "M": ("\xd4", ""),
+    "S": ("\xd5", r"\$\+<->\^`\|"),
+}
+"""By the category: the character that llama.cpp writes for those beyond ASCII, and the class of those within."""
+_OTHER, _SPACE_BEYOND_ASCII, _ASCII = "\xd0", "\x0b", "\x80"
+_SPACES = frozenset(
+    "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+)
+_PARTS = re.compile(r"\\p\{(\w+)\}|\\.|[\[\]]|[^\\\[\]]+", re.DOTALL)
+
+
+def is_space(letter: str) -> bool:
+    """Whether it is White_Space of Unicode, as llama.cpp has it; Python's own test knows more."""
+    return letter in _SPACES
+
+
+def split(text: str, patterns: Sequence[str]) -> list[str]:
+    """The parts of a text, in order and without a gap."""
+    seen = {True: "".join(map(_collapsed, text)), False: "".join(map(_with_plain_space, text))}
+    places = [(0, len(text))]
+    for pattern in patterns:
+        by_category, compiled = _compiled(pattern)
+        places = [place for part in places for place in _places(compiled, seen[by_category], *part)]
+    return [text[start:stop] for start, stop in places]
+
+
+def _places(pattern: re.Pattern[str], text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The matches within a part and what lies between them. A match sees nothing beyond the part."""
+    part, at = text[start:stop], 0
+    for match in pattern.finditer(part):
+        if at < match.start():
+            yield start + at, start + match.start()
+        if match.start() < match.end():
+            yield start + match.start(), start + match.end()
+        at = match.end()
+    if at < len(part):
+        yield start + at, stop
+
+
+def _collapsed(letter: str) -> str:
+    if letter < _ASCII:
+        return letter
+    if is_space(letter):
+        return _SPACE_BEYOND_ASCII
+    return _CLASSES.get(unicodedata.category(letter)[0], (_OTHER, ""))[0]
+
+
+def _with_plain_space(letter: str) -> str:
+    return _SPACE_BEYOND_ASCII if letter >= _ASCII and is_space(letter) else letter
+
+
+@cache
+def _compiled(pattern: str) -> tuple[bool, re.Pattern[str]]:
+    """Whether the pattern is for the text of categories, and the pattern for it."""
+    by_category, inside, made = False, False, []
+    for part in _PARTS.finditer(pattern):
+        written = part[0]
+        if part[1] is None:
+            inside = written == "[" or (inside and written != "]")
+        else:
+            by_category = True
+            written = "".join(_CLASSES[part[1]])
+            written = written if inside else f"[{written}]"
+        made.append(written)
+    # std::regex knows the spaces of ASCII only.
+    return by_category, re.compile("".join(made), re.ASCII)

@@ -1,0 +1,40 @@
+"""The texts that two tokenizers are compared on. Pure."""
+# ruff: noqa: RUF001 - some letters look like others
+
+from collections.abc import Mapping, Sequence
+
+USUAL: Sequence[str] = (
+    "What is the capital of France? It's Paris, isn't it: I'm sure they'll say so, and we've said it.",
+    "HELLO WORLD, I'M HERE; YOU'LL SEE IT'S Fine!",
+    "1 12 123 1234 12345 1234567 3.14 1,000.00 2024-01-31 x86_64 v1.2.3 a1b22c333",
+    "two  spaces, three   spaces,     five",
+    "\ta tab,\n a line\n\n  an indented one\n\n\n\tand\r\nmore\n",
+    'def f(x, *args):\n    """Doc."""\n    return {"a": [1, 2], \'b\': x**2}  # ok\n',
+    "if (a && b || !c) { i++; p->q = a[i] >> 2; }\n<div class=\"a\">&amp;</div>\nSELECT * FROM t WHERE a='b';--x\n",
+    "https://example.com/a/b?c=d&e=%20f#g user@host.org C:\\dir $HOME/.cache | `ls` {{x}} ==> != ... !? (([])) $5.00",
+    "Der Fluß ist schön, le café est fermé, mañana, Ångström; Привет, мир! Ελληνικά",
+    "你好，世界！今天是2024年。日本語のテキスト、カタカナ。한국어 문장입니다.",
+    "Good 😀 news 🚀🚀!",
+)
+"""Whose tokens have to be the same. Where llama.cpp b10488 cuts otherwise than all tokenizers of a kind is left out."""
+
+RARE: Mapping[str, str] = {
+    "characters that are not composed": "e\u0301te\u0301 A\u030a n\u0303 \u1112\u1161\u11ab",
+    "letters with marks": (
+        "हिन्दी क्षेत्र, ภาษาไทยน้ำใหญ่, "
+        "\u0645\u064e\u0631\u0652\u062d\u064e\u0628\u064b\u0627, \u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd"
+    ),
+    "upper case beyond ASCII": "СССР ёжИкИ ÉCOLE ÅngströmÅ straßE",
+    "Arabic and Hebrew": "\u0645\u0631\u062d\u0628\u0627 \u0628\u0643\u0645 123 \u05e9\u05dc\u05d5\u05dd \u05d0\u05d1",
+    "the character ~": "a ~b ~/x ~~~ !~ $x=~y",
+    "spaces beyond ASCII": "no\u00a0break, em\u2003\u2003em, ideo\u3000graphic",
+    "emoji of several parts": "👩\u200d👩\u200d👧 👍🏽 🏳\ufe0f\u200d🌈 🇩🇪 1\ufe0f\u20e3",
+    "control characters": "form\x0cfeed, sep\x1c\x1d, del\x7f, next\x85line, zero\u200bwidth, \ufeffmark",
+    "digits beyond ASCII": "\u0661\u0662\u0663\u0664 \u0967\u0968 \uff11\uff12 \u00bd x\u00b2 \u2167 \u2460",
+    "rare characters": (
+        "\U00020000 \u1f80 \u0f40 \u2203x\u2208\u211d \u2026\u2014\u201cq\u201d\u2019s \u2581 \ufffd \ufb01 \U0001f9ff"
+    ),
+    "a space at the beginning": " two",
+    "a space at the end": "two ",
+}
+"""What few texts have, by what it is: other tokens there are said, and no reason to refuse."""

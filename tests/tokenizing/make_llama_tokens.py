@@ -1,0 +1,135 @@
+"""The tokens that llama.cpp makes of nasty texts by the tokenizers that we write, as digests.
+
+`LLAMA_SERVER=path python -m tests.tokenizing.make_llama_tokens` runs that of b10488 and writes llama_tokens.json.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from proxy.gguf.header import read_header
+from proxy.gguf.pretokenizers import KNOWN
+from tests.gguf.cuts import TEXTS, showing, showing_pieces
+from tests.gguf.tiny_repositories import REPOSITORIES, Tokenizer
+from tests.gguf.writing import plan, write
+from tests.tiny_models import tiny_bert, tiny_xlm_roberta
+from tests.tokenizing.nasty_texts import nasty_texts
+
+FIGURES = Path(__file__).with_name("llama_tokens.json")
+RANDOM_TEXTS = 300
+_DIGITS = 8
+_SECONDS = 60.0
+
+Files = Mapping[str, bytes]
+
+
+def with_tokenizer(name: str, tokenizer: Tokenizer) -> dict[str, bytes]:
+    return replace(REPOSITORIES[name], tokenizer=lambda: tokenizer).files()
+
+
+def _cut(name: str) -> dict[str, bytes]:
+    cut = next(cut for cut, known in KNOWN.items() if known == name)
+    return with_tokenizer("qwen2", showing(cut, name))
+
+
+CASES: Mapping[str, tuple[Callable[[], Files], str]] = {
+    **{name: (partial(_cut, name), "Tiny") for name in sorted(set(KNOWN.values()))},
+    "pieces": (lambda: with_tokenizer("llama-2", showing_pieces(model=True)), "Tiny"),
+    "pieces of tokenizer.json": (lambda: with_tokenizer("llama-2", showing_pieces(model=False)), "Tiny"),
+    "pieces that eat spaces": (lambda: with_tokenizer("llama-2", _as_phi_3()), "Tiny Phi-3"),
+    **{
+        name: (REPOSITORIES[name].files, "Tiny")
+        for name in ("llama", "llama_pieces", "internlm2", "gemma", "gemma3_json", "gemma4", "olmo2_tokens")
+    },
+    "bert": (tiny_bert, "Tiny"),
+    "xlm_roberta": (tiny_xlm_roberta, "Tiny"),
+}
+"""Repositories, and the names that their GGUFs get."""
+
+
+def _as_phi_3() -> Tokenizer:
+    """The four tokens that llama.cpp looks for by name, and others that take the spaces behind them."""
+    pieces = showing_pieces(model=False)
+    tokenizer, config = (json.loads(pieces.files[path]) for path in ("tokenizer.json", "tokenizer_config.json"))
+    added = tokenizer["added_tokens"]
+    added.append({**added[-1], "id": added[-1]["id"] + 1, "content": "<|endoftext|>"})
+    for token in added:
+        token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
+    config.pop("added_tokens_decoder")
+    made = {"tokenizer.json": json.dumps(tokenizer).encode(), "tokenizer_config.json": json.dumps(config).encode()}
+    return Tokenizer(made, pieces.rows + 1, pieces.specials)
+
+
+def texts_of(gguf: bytes) -> list[str]:
+    """Those of any tokenizer, and random ones that have this one's special tokens in them."""
+    header = read_header(gguf)
+    tokens, types = (header.get(f"tokenizer.ggml.{key}", list) or [] for key in ("tokens", "token_type"))
+    specials = [text for text, kind in zip(tokens, types, strict=True) if kind in (2, 3, 4) and len(text) > 1]
+    return [*TEXTS, *nasty_texts(RANDOM_TEXTS, specials[:50])]
+
+
+def digest(numbers: Sequence[int]) -> str:
+    return hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()[:_DIGITS]
+
+
+@contextmanager
+def _serving(program: str, gguf: Path) -> Iterator[Callable[[str, bool], list[int]]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [program, "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port), "-c", "256", "--no-warmup"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def ask(path: str, asked: object = None) -> bytes:
+        content = None if asked is None else json.dumps(asked).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content)
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            return bytes(answer.read())
+
+    def tokenize(text: str, add_special: bool) -> list[int]:
+        asked = {"content": text, "add_special": add_special, "parse_special": True}
+        return list(json.loads(ask("/tokenize", asked))["tokens"])
+
+    try:
+        until = time.monotonic() + _SECONDS
+        while True:
+            try:
+                ask("/health")
+                break
+            except (urllib.error.URLError, ConnectionError):
+                if server.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+        yield tokenize
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def main() -> None:
+    program = os.environ["LLAMA_SERVER"]
+    figures: dict[str, list[str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for case, (make, name) in CASES.items():
+            files, path = make(), Path(folder) / "x.gguf"
+            path.write_bytes(write(plan(files, name=name), files))
+            with _serving(program, path) as tokenize:
+                texts = texts_of(path.read_bytes())
+                figures[case] = [digest(tokenize(text, bool(at % 2))) for at, text in enumerate(texts)]
+            print(case, flush=True)
+    lines = (f"{json.dumps(case)}: {json.dumps(' '.join(digests))}" for case, digests in figures.items())
+    FIGURES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
