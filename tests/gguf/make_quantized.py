@@ -66,7 +66,12 @@ def made(quantizer: str, source: Path, file_type: str) -> str:
     """`general.file_type`, the digest of the types and that of the data; or that it refuses, and why."""
     target = source.with_suffix(".out")
     done = subprocess.run(
-        [quantizer, str(source), str(target), file_type, "2"], capture_output=True, text=True, check=False, timeout=900
+        [quantizer, str(source), str(target), file_type, "2"],
+        capture_output=True,
+        text=True,
+        errors="replace",  # it prints half of a token
+        check=False,
+        timeout=900,
     )
     if done.returncode:
         why = [line for line in (done.stdout + done.stderr).splitlines() if "failed to quantize: " in line]
