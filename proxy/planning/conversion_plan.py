@@ -1,12 +1,11 @@
 """The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.config import ConvertedBy, Quantization
+from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.casting import NoEngine
 from proxy.gguf.config import CannotConvert
@@ -15,29 +14,36 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.targets import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
-from proxy.planning.capabilities import OF_TEXT_ALONE, OLDEST, RUNS, Capabilities
+from proxy.planning.capabilities import OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.modelfile import README, Brought, Modelfile
-from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
+from proxy.planning.plan import Finished, Format, Plan, Upload, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
-from proxy.planning.safetensors import Header
-from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, NotConvertible, Selection
+from proxy.planning.safetensors import Header, Tensor
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
 
 
-def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
-    """Whether the proxy should convert, where it can: the one place that decides.
+def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabilities) -> str:
+    """The first of config.json's `architectures`, which older files have as one text.
 
-    It makes only the text of some models, most of which an Ollama that converts makes whole.
+    Raises NotConvertible where there is none, where the proxy does not know it, or where this Ollama does not run it.
     """
-    family = FAMILIES.get(architecture)
-    if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
-        return False
-    makes_whole = capabilities.converts(architecture) and architecture not in OF_TEXT_ALONE
-    return family.text is None or wanted is ConvertedBy.PROXY or not makes_whole
+    names = config.get("architectures")
+    name = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or not name.isidentifier():
+        raise NotConvertible(f"{where} names no architecture, which says what the weights are")
+    family = FAMILIES.get(name)
+    if family is None:
+        raise NotConvertible(f"{where}: this proxy does not know the architecture {name}")
+    if not capabilities.runs(family.architecture):
+        raise NotConvertible(
+            f"{where}: {capabilities.ollama} does not run {name}; Ollama {RUNS[family.architecture]} or newer does"
+        )
+    return name
 
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
@@ -66,6 +72,10 @@ class Material:
     modelfile: Modelfile
     pooling: Pooling | None = None
 
+    @property
+    def architecture(self) -> str:
+        return str(self.config["architectures"][0])
+
 
 def plan_conversion(name: str, material: Material, wanted: str, capabilities: Capabilities) -> Plan:
     """`wanted` is what the matrices are to be.
@@ -85,15 +95,15 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
         name,
         repository,
         Format.SAFETENSORS,
-        f"the proxy converts {material.config['architectures'][0]}",
+        f"the proxy converts {material.architecture}",
         (upload,),
         quantization=wanted,
-        converter=Converter.PROXY,
+        is_converted=True,
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
         warnings=(
-            *_losses(str(material.config["architectures"][0])),
+            *_losses(material.architecture),
             *conversion.warnings,
             *capabilities.warnings_of_cut(conversion.pre_tokenizer),
             *modelfile.warnings,
@@ -107,7 +117,7 @@ def plan_conversion(name: str, material: Material, wanted: str, capabilities: Ca
 def _check_release(material: Material, conversion: Conversion, capabilities: Capabilities) -> None:
     """Raises Refusal for a model that loads in this Ollama, and then is not what its authors made."""
     architecture, cut, scaling = conversion.architecture, conversion.pre_tokenizer, conversion.rope_scaling
-    name = material.config["architectures"][0]
+    name = material.architecture
     embeds = material.pooling is not None
     for since, lack in (
         (capabilities.cuts_from(architecture, cut), f"does not cut texts as this tokenizer does ({cut})"),
@@ -130,16 +140,16 @@ def _convert(material: Material, quantization: str) -> Conversion:
     description = Description(
         repository.id.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
+        chat_template=material.modelfile.jinja,
         generation=material.brought.generation,
+        adds_bos=material.modelfile.adds_bos,
         pooling=material.pooling,
-        **_chat(material),
     )
-    paths = sorted(file.path for file in material.selection.weights)
     try:
         return convert(
             material.config,
             material.contents,
-            {path: material.headers[path].tensors for path in paths},
+            _tensors(material),
             description,
             quantization=quantization,
         )
@@ -149,16 +159,22 @@ def _convert(material: Material, quantization: str) -> Conversion:
         raise NotConvertible(f"{repository.id}: {error}") from error
 
 
-def _chat(material: Material) -> dict[str, Any]:
-    """The chat template that the converter of Ollama would be sent, and what goes with it."""
-    brought, sent = material.brought, material.modelfile.tokenizer_config
-    if brought.jinja is None:
-        return {}
-    config = json.loads(sent or material.contents.get(TOKENIZER_CONFIG) or b"{}")
-    template, adds_bos = (config.get(key) for key in ("chat_template", "add_bos_token"))
+def _tensors(material: Material) -> dict[str, dict[str, Tensor]]:
+    """By file and name, in the order of the files' paths; of a tensor in two files, that which the index names.
+
+    Raises Refusal where the index names a tensor that its file does not have.
+    """
+    index, headers = material.selection.weight_map or {}, material.headers
+    for name, path in index.items():
+        if name not in headers[path].tensors:
+            raise Refusal(
+                f"{material.repository.id}/{INDEX} says that {path} has the tensor {name}, but it has not; its upload "
+                "is damaged"
+            )
+    paths = sorted(file.path for file in material.selection.weights)
     return {
-        "chat_template": template if isinstance(template, str) and sent else brought.jinja,
-        "adds_bos": adds_bos if isinstance(adds_bos, bool) else None,
+        path: {name: tensor for name, tensor in headers[path].tensors.items() if index.get(name, path) == path}
+        for path in paths
     }
 
 
