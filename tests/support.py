@@ -88,15 +88,13 @@ def companions() -> dict[str, bytes]:
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
     """A configuration that dials the two given URLs and nothing else.
 
-    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`. Ollama converts, as it
-    does what the proxy does not know; tests of the proxy's own conversions say `converter`.
+    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`.
     """
     return check(
         {
             "server": {"listen": "127.0.0.1:0"},
             "hub": {"endpoint": hub, **sections.pop("hub", {})},
             "ollama": {"url": ollama, "patience": "1s", "reclaim": False, **sections.pop("ollama", {})},
-            "pull": {"converter": "ollama", **sections.pop("pull", {})},
             **sections,
         }
     )
@@ -151,15 +149,14 @@ async def settled(value: Callable[[], int]) -> int:
 
 @asynccontextmanager
 async def serving(
-    *arguments: str, converter: str = "ollama", verify: bool = False, environment: Mapping[str, str] = os.environ
+    *arguments: str, verify: bool = False, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process and the URL that it says it listens on."""
-    pull = {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()}
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *("serve", "--listen", "127.0.0.1:0", *arguments),
         stderr=subprocess.PIPE,
-        env={**environment, **pull},
+        env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},
         limit=MOST_SAID,
     )
     assert process.stderr is not None

@@ -285,7 +285,7 @@ async def test_every_quantization_is_offered_with_the_size_that_its_own_plan_exp
 async def test_the_usual_quantizations_come_first_and_say_so(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
-    async with proxying(hub, ollama, session, pull={"converter": "proxy"}) as client:
+    async with proxying(hub, ollama, session) as client:
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/tiny:q3_k_s"))[1]["offers"]
     assert [offer["quantization"] for offer in offers[:6]] == USUAL
     assert [offer["usual"] for offer in offers] == [True] * 6 + [False] * (len(OURS) - 6)
@@ -325,7 +325,7 @@ async def test_what_the_proxy_makes_comes_behind_the_gguf_and_not_twice(
 ) -> None:
     gguf = tiny_gguf("Q8_0")
     hub.add("acme/both", files | {"tiny.Q8_0.gguf": gguf, "tiny.Q3_K_S.gguf": gguf})
-    async with proxying(hub, ollama, session, pull={"converter": "proxy"}) as client:
+    async with proxying(hub, ollama, session) as client:
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/both"))[1]["offers"]
     made = [one for one in OURS if one not in ("Q8_0", "Q3_K_S")]
     assert [offer["quantization"] for offer in offers] == ["Q3_K_S", "Q8_0", *made]
@@ -365,7 +365,7 @@ async def test_a_tag_that_the_proxy_refuses_gets_those_that_it_makes(
     tag: str,
     message: str,
 ) -> None:
-    async with proxying(hub, ollama, session, pull={"converter": "proxy"}) as client:
+    async with proxying(hub, ollama, session) as client:
         found = (await call(client, "GET", f"inspect?name=hf.co/acme/tiny:{tag}"))[1]
     assert message in found["refusal"]
     assert [offer["quantization"] for offer in found["offers"]] == OURS

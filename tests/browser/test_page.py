@@ -430,7 +430,7 @@ async def test_the_other_quantizations_are_behind_a_disclosure(
 ) -> None:
     shown = "[...document.querySelectorAll('#{0} button .name')].map((one) => one.innerText)"
     is_open = "document.getElementById('others-choice').open"
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         await page.open(f"{app.address.url}/-/")
         await page.until("document.querySelector('#ollama.up')")
         await plan(page, "hf.co/acme/tiny")

@@ -110,7 +110,7 @@ async def test_the_model_is_its_base_with_one_layer_more_and_says_the_true_sizes
     ollama.version = version
     hub.add("acme/adapter", tiny_adapter("acme/tiny"))
     name, on = "hf.co/acme/adapter:bf16", "hf.co/acme/tiny:bf16"
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         client = Client(app.address.url, session)
         assert (await client.pull(name))[-1] == {"status": "success"}
     assert not created(ollama)
@@ -299,7 +299,7 @@ async def test_a_warning_is_said_once(
     adapter: dict[str, bytes],
 ) -> None:
     ollama.version = "0.0.0"
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         lines = await Client(app.address.url, session).pull(ADAPTER)
     [warning] = [line["status"] for line in lines if line.get("status", "").startswith("warning: ")]
     assert warning.count("Ollama calls itself 0.0.0") == 1

@@ -36,7 +36,7 @@ OURS = sorted(
 
 @pytest.fixture
 async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         yield app
 
 
@@ -77,7 +77,7 @@ async def test_what_a_text_turns_out_to_be_has_to_run(hub: StandInHub, ollama: S
     for name in ("mistral3_eyes", "ministral3_eyes"):
         hub.add(f"acme/{name}", REPOSITORIES[name].files())
     async with (
-        App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app,
+        App(settings(hub.endpoint, ollama.url)) as app,
         aiohttp.ClientSession() as session,
     ):
         client = Client(app.address.url, session)
@@ -181,7 +181,7 @@ async def test_a_number_that_makes_no_block_ends_the_pull(
     """The error has the names of the file and the tensor, nothing stays in Ollama, and another tag still works."""
     files, path = spoilt(REPOSITORIES["qwen3"].files(), "model.layers.0.self_attn.q_proj.weight", bits)
     hub.add("acme/tiny", files)
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         error = (await client.pull(f"{NAME}:{tag}"))[-1]["error"]
@@ -310,7 +310,7 @@ async def test_rows_are_asked_of_what_is_quantized(
 ) -> None:
     ollama.version = version
     hub.add("acme/tiny", REPOSITORIES[name].files())
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url)
     found = (await inspect(config, f"{NAME}:{tag}")).to_json()
     assert (found["refusal"] is None) == (refused is None), found["refusal"]
     assert refused is None or refused in found["refusal"]
@@ -322,7 +322,7 @@ async def test_nothing_is_left_behind_a_quantization(
     # On a busy machine the sweep comes before the pull's own removal.
     monkeypatch.setattr("proxy.pull.reclaim.FIRST_SWEEP_SECONDS", 600.0)
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         lines = await client.pull(f"{NAME}:q4_K_M")
@@ -352,7 +352,6 @@ async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_
         config = settings(
             hub.endpoint,
             ollama.url,
-            pull={"converter": "proxy"},
             # Nobody listens at port 9: Ollama gets no manifest, and has to create.
             ollama={"advertise_url": "" if converter == "auto" else "http://127.0.0.1:9"},
             models={NAME: own},
@@ -380,7 +379,7 @@ async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_
 async def test_what_an_installed_model_replaces_leaves_nothing_behind(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         for name in ("qwen3", "mistral", "mistral"):
@@ -400,12 +399,12 @@ async def test_what_the_proxy_does_not_know_is_left_to_an_ollama_that_converts_i
     lines = await client.pull(f"{NAME}:q4_K_M")
     assert lines[-1] == {"status": "success"}
     assert {"status": "converting model"} in lines
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url)
     found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
     assert found["converter"] == "ollama"
     assert found["reason"].startswith("Ollama converts LlamaForCausalLM; the proxy does not: acme/tiny: ")
     assert "Whitespace" in found["reason"]
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})
+    config = settings(hub.endpoint, ollama.url)
     refusal = (await inspect(config, f"{NAME}:q4_K_M")).to_json()["refusal"]
     assert "Whitespace" in refusal
 
@@ -418,7 +417,7 @@ async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wan
     config = settings(
         hub.endpoint,
         ollama.url,
-        pull={"converter": "auto", "verify": True},
+        pull={"verify": True},
         ollama={"reclaim": True, "advertise_url": "" if reached else "http://127.0.0.1:9"},
     )
     async with App(config) as app:
@@ -483,7 +482,7 @@ async def test_the_disk_has_to_hold_the_model(
 ) -> None:
     """And no more than that: nothing else is written."""
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url)
     found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
     result = found["result_size"]
     assert found["files"][0]["size"] == result

@@ -108,7 +108,7 @@ async def proxy(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **pull: Any
 ) -> AsyncIterator[tuple[App, Client]]:
     config = settings(
-        hub.endpoint, ollama.url, ollama={"reclaim": True, "patience": "10s"}, pull={"converter": "proxy", **pull}
+        hub.endpoint, ollama.url, ollama={"reclaim": True, "patience": "10s"}, pull={**pull}
     )
     async with App(config) as app:
         yield app, Client(app.address.url, session)
@@ -373,7 +373,6 @@ async def test_a_model_whose_settings_change_while_its_pull_is_cancelled_is_foun
         hub.endpoint,
         ollama.url,
         ollama={"reclaim": True},
-        pull={"converter": "proxy"},
         models={"hf.co/acme/tiny": {"template": "{{ .Prompt }}!"}},
     )
     async with App(config) as app:
