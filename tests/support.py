@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -22,11 +22,14 @@ from proxy.config import Config, check
 from proxy.demo.hub import StandInHub
 from proxy.demo.listener import LoggedRequest
 from proxy.demo.repository import tiny_llama
+from proxy.pull.reclaim import TEMPORARY
 
 COMMAND = [sys.executable, "-m", "proxy"]
 
 MOST_SAID = 1 << 26
 """Bytes of a log that are read before anybody wants them: who writes to a full pipe stops."""
+
+MAKING = ("/api/create", "/api/pull")
 
 PATIENCE = 60.0
 """Seconds that a test waits for what comes soon: a busy machine is not a failure, and what hangs takes longer."""
@@ -36,15 +39,8 @@ GGUF_BYTES = 7000
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-PULL_STATUSES = [
-    "pulling manifest",
-    "verifying sha256 digest",
-    "converting model",
-    "verifying conversion",
-    "writing manifest",
-    "success",
-]
-"""The lines without a digest that a quantizing pull has, in the contract's order."""
+PULL_STATUSES = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+"""The lines without a digest that a pull has, in the contract's order."""
 
 
 def digest_of(content: bytes) -> str:
@@ -72,6 +68,13 @@ def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
         and path in request.path
         and not re.match(rf"bytes=(0-7|8-\d+|0-{GGUF_BYTES - 1})$", request.headers.get(hdrs.RANGE, ""))
     ]
+
+
+def making(requests: Iterable[LoggedRequest]) -> list[str]:
+    """The names that Ollama was told to make models under: by a create, or by a pull of a manifest."""
+    bodies = [(one.path, orjson.loads(one.body or b"{}")) for one in requests if one.path in MAKING]
+    named = [(path, str(body.get("model"))) for path, body in bodies]
+    return [name for path, name in named if path == "/api/create" or TEMPORARY.fullmatch(name)]
 
 
 def weights_header(size: int, name: str = "weight") -> bytes:

@@ -292,6 +292,8 @@ class StandInOllama(StandIn, CreateScript):
             layers = layers_of(self._store, manifest) if manifest else None
         if layers is None:
             raise Refusal(NOT_THERE)
+        if manifest is not None and self.hold_making is not None and any(layer.kind == "model" for layer in layers):
+            await self.hold_making.wait()
         for layer in layers:
             # What is there has its own size, whatever the manifest says.
             size = self.blobs.get(layer.digest, layer.size)

@@ -413,13 +413,13 @@ async def test_a_create_of_which_ollama_says_nothing_is_no_pull_that_stands_stil
 ) -> None:
     """It converts and quantizes what the proxy leaves to it."""
     ollama.version = version
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url, pull={"converter": "ollama"})) as app:
         await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q4_K_M")
         await page.click("#pull")
         await page.says("#running", "Ollama makes the model\n")
         assert await page.value("document.querySelector('#running progress').position") == -1
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         await page.says("#ended .done", "hf.co/acme/tiny:q4_K_M")
     assert await page.text("#running") == ""
 

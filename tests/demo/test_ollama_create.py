@@ -182,10 +182,10 @@ async def test_a_create_can_be_told_to_fail(ollama: StandInOllama, client: Drive
 async def test_a_create_can_be_told_to_crash(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(FILES)
     ollama.crash_create = True
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with client.session.post("/api/create", json={"model": "x", "files": files}) as response:
         assert await response.content.readline() == b'{"status":"converting model"}\n'
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         with pytest.raises(aiohttp.ClientError):
             await response.content.readline()
     assert dict(ollama.models) == {}
@@ -200,11 +200,11 @@ async def test_a_create_can_be_told_to_end_without_success(ollama: StandInOllama
 
 async def test_a_create_can_be_held_after_its_first_line(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(FILES)
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with client.session.post("/api/create", json={"model": "x", "files": files}) as response:
         assert await response.content.readline() == b'{"status":"converting model"}\n'
         assert dict(ollama.models) == {}
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert (await response.read()).endswith(b'{"status":"success"}\n')
     assert list(ollama.models) == ["x:latest"]
 
@@ -226,13 +226,13 @@ async def test_a_conversion_can_be_silent_for_a_while(
 
 async def test_a_create_whose_client_leaves_makes_no_model(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(FILES)
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     response = await client.session.post("/api/create", json={"model": "x", "files": files})
     await response.content.readline()
     response.close()
     while not ollama.abandoned_creates:
         await asyncio.sleep(0)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert ollama.abandoned_creates == 1
     assert dict(ollama.models) == {}
 
@@ -241,14 +241,14 @@ async def test_without_a_stream_a_create_completes_though_its_client_has_left(
     ollama: StandInOllama, client: Driver
 ) -> None:
     files = await client.upload(FILES)
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     body = {"model": "x", "files": files, "stream": False}
     leaving = asyncio.create_task(client.session.post("/api/create", json=body).__aenter__())
     while not ollama._unwatched:
         await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     while ollama._unwatched:
         await asyncio.sleep(0)
     assert list(ollama.models) == ["x:latest"]
@@ -270,7 +270,7 @@ async def test_closing_is_prompt_while_creates_wait() -> None:
         client = Driver(session)
         assert await client.one("GET", "/api/version") == (200, {"version": "0.33.0"})
         files = await client.upload(FILES)
-        ollama.hold_create = asyncio.Event()
+        ollama.hold_making = asyncio.Event()
         bodies = [{"model": "x", "files": files, "stream": stream} for stream in (True, False)]
         waiting = [asyncio.create_task(client.session.post("/api/create", json=body).__aenter__()) for body in bodies]
         while not (ollama._unwatched and waiting[0].done()):

@@ -434,12 +434,12 @@ async def test_a_failure_of_the_bases_create_ends_the_pull(
 async def test_a_client_that_leaves_while_the_base_is_created_leaves_nothing_half(
     client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.post("/api/pull", {"model": ADAPTER}))
     await eventually(lambda: created(ollama))
     pulling.cancel()
     await asyncio.sleep(0.1)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert BASE in ollama.models
     assert ollama.abandoned_creates == 0

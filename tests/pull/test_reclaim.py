@@ -309,11 +309,11 @@ async def test_files_whose_digest_nobody_knew_are_needed_by_all_that_have_waited
         names = ["home/acme/tiny:q4_K_M", "home/acme/tiny:f16"]
         pulls = [asyncio.create_task(client.pull(name)) for name in names]
         await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"] * 2)
-        ollama.hold_create = asyncio.Event()
+        ollama.hold_making = asyncio.Event()
         ollama.hold_upload.set()
         await eventually(lambda: created(ollama))
         assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS, SUCCESS]
     sent = sum(request.received for request in ollama.requests if "/api/blobs/" in request.path)
     assert sent < 1.5 * sum(map(len, tiny_llama().values()))
@@ -411,14 +411,14 @@ async def test_a_blob_that_a_client_asks_for_or_sends_stays_for_an_hour(
     separator: str,
 ) -> None:
     """It may be about to make a model of it."""
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
     digest = digest_of(files[WEIGHTS])
     url = f"{client.url}/api/blobs/{digest.replace(':', separator)}"
     async with client.session.request(method, url) as response:
         assert response.status == 200
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert (await pulling)[-1] == SUCCESS
     assert orphans(ollama) == {digest}
     assert (await swept(client))["blobs"] == []
@@ -448,12 +448,12 @@ async def test_asking_for_another_blob_keeps_none(
 async def test_a_raw_file_that_is_another_models_stays_and_goes_with_that(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
     layer = Layer("model", digest_of(files[WEIGHTS]), len(files[WEIGHTS]))
     ollama.models["mine"] = StandInModel(layers=(layer,))
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert (await pulling)[-1] == SUCCESS
     assert layer.digest in ollama.blobs
     assert_clean(ollama)
@@ -483,12 +483,12 @@ async def test_a_third_pull_keeps_the_raw_files_that_it_still_needs(
 ) -> None:
     third = "hf.co/acme/tiny:f16"
     async with proxy(hub, ollama, session, pull={"jobs": 3}) as (app, client):
-        ollama.hold_create = asyncio.Event()
+        ollama.hold_making = asyncio.Event()
         pulls = [asyncio.create_task(client.pull(NAME))]
         await eventually(lambda: created(ollama))
         pulls += [asyncio.create_task(client.pull(name)) for name in (OTHER, third)]
         await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring", "transferring", "creating"])
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS] * 3
     assert len(uploads(ollama)) == len(raw_of(files))
     assert len(conversions(ollama)) == 1
@@ -1129,12 +1129,12 @@ async def test_reclaim_is_a_change(left: dict[str, bytes], client: Client, ollam
 async def test_reclaim_while_a_pull_runs_takes_nothing_that_it_needs(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
     assert (await swept(client))["blobs"] == []
     assert raw_of(files) <= set(ollama.blobs)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert (await pulling)[-1] == SUCCESS
     assert_clean(ollama)
 
