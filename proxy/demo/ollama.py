@@ -146,6 +146,9 @@ class StandInOllama(StandIn, CreateScript):
     async def _show(self, request: web.Request) -> web.Response:
         body = await read_json(request, "ShowRequest")
         name = self._installed(_asked(body, "model is required"))
+        template = self.models[name].template
+        if template.count("{{") != template.count("}}"):
+            raise Refusal("template: :1: unclosed action", 500)
         return answer(self.models[name].shown(name, reads_jinja=self._numbers >= LLAMA_SERVER))
 
     def _installed(self, asked: str) -> str:
