@@ -677,7 +677,7 @@ async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
 
 
 async def test_finished_files_of_a_transfer_that_failed_are_kept(
-    client: Client, hub: StandInHub, ollama: StandInOllama
+    small_spans: int, client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     projector = tiny_projector()
     broken = "m-Q4_K_M.gguf"
