@@ -198,7 +198,11 @@ def _check_settings(family: Family, config: Config) -> None:
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
     quantized = config.find("quantization_config")
     if quantized and (family.kept is None or not _is_of(quantized, family.kept)):
-        raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise CannotConvert(
+            f"config.json has a quantization_config: the weights are quantized already ({shown(method)}); pull the "
+            "repository that they were quantized from"
+        )
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
     _check_yarn(family, config)

@@ -162,7 +162,8 @@ def _convert(material: Material, quantization: str) -> Conversion:
 def _tensors(material: Material) -> dict[str, dict[str, Tensor]]:
     """By file and name, in the order of the files' paths; of a tensor in two files, that which the index names.
 
-    Raises Refusal where the index names a tensor that its file does not have.
+    Raises Refusal where the index names a tensor that its file does not have, and where two files have one tensor and
+    no index tells which counts.
     """
     index, headers = material.selection.weight_map or {}, material.headers
     for name, path in index.items():
@@ -172,6 +173,13 @@ def _tensors(material: Material) -> dict[str, dict[str, Tensor]]:
                 "is damaged"
             )
     paths = sorted(file.path for file in material.selection.weights)
+    found: dict[str, str] = {}
+    for name, path in ((name, path) for path in paths for name in headers[path].tensors if name not in index):
+        if (first := found.setdefault(name, path)) != path:
+            raise Refusal(
+                f"{material.repository.id}: {first} and {path} both have the tensor {name}, and no {INDEX} says which "
+                "counts; the repository mixes two models"
+            )
     return {
         path: {name: tensor for name, tensor in headers[path].tensors.items() if index.get(name, path) == path}
         for path in paths
