@@ -201,6 +201,8 @@ async def _compare(config: Config, backend: Backend, reference: ModelReference, 
     offers = tuple(_offers(reference, plan))
     found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan, offers=offers)
     try:
+        # Of blobs whose digests nobody knows yet it is not asked.
+        await backend.ollama.version()
         held = await backend.transfer.held(*plan.steps)
         free = await free_disk(config.ollama, backend.ollama)
     except OllamaError as error:

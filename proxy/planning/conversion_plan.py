@@ -174,12 +174,13 @@ def _tensors(material: Material) -> dict[str, dict[str, Tensor]]:
             )
     paths = sorted(file.path for file in material.selection.weights)
     found: dict[str, str] = {}
-    for name, path in ((name, path) for path in paths for name in headers[path].tensors if name not in index):
-        if (first := found.setdefault(name, path)) != path:
-            raise Refusal(
-                f"{material.repository.id}: {first} and {path} both have the tensor {name}, and no {INDEX} says which "
-                "counts; the repository mixes two models"
-            )
+    for path in paths:
+        for name in headers[path].tensors.keys() - index.keys():
+            if (first := found.setdefault(name, path)) != path:
+                raise Refusal(
+                    f"{material.repository.id}: {first} and {path} both have the tensor {name}, and no {INDEX} says "
+                    "which counts; the repository mixes two models"
+                )
     return {
         path: {name: tensor for name, tensor in headers[path].tensors.items() if index.get(name, path) == path}
         for path in paths
