@@ -16,10 +16,12 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler as TypedHandler
 from yarl import URL
 
 from proxy.config import Config, check
 from proxy.demo.hub import StandInHub
+from proxy.demo.lines import Refusal as Refused
 from proxy.demo.listener import LoggedRequest
 from proxy.demo.repository import tiny_llama
 from proxy.pull.reclaim import TEMPORARY
@@ -75,6 +77,13 @@ def making(requests: Iterable[LoggedRequest]) -> list[str]:
     bodies = [(one.path, orjson.loads(one.body or b"{}")) for one in requests if one.path in MAKING]
     named = [(path, str(body.get("model"))) for path, body in bodies]
     return [name for path, name in named if path == "/api/create" or TEMPORARY.fullmatch(name)]
+
+
+async def no_manifests(request: web.Request, handler: TypedHandler) -> web.StreamResponse:
+    """`around` a stand-in Ollama: it pulls no manifest of a model that is to stay, so that it is asked to create it."""
+    if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
+        raise Refused("the stand-in was told to refuse", 500)
+    return await handler(request)
 
 
 def weights_header(size: int, name: str = "weight") -> bytes:

@@ -76,20 +76,20 @@ async def test_a_pull_is_watched_from_its_name_to_success(
         f"acme/tiny · commit {commit[:7]} · safetensors",
         "to fetch\n3.4 MB",
         "to keep\n≈ 1.2 MB",
-        "Ollama converts LlamaForCausalLM, as Q4_K_M",
+        "the proxy converts LlamaForCausalLM, as Q4_K_M",
         "tokenizer_config.json, exactly as its authors wrote it",
         "stop <|eot_id|>",
     ):
         assert text in said
     offers = "[...document.querySelectorAll('#offers button')].map((one) => one.innerText)"
     assert [text.split("\n")[0] for text in await opened.value(offers)] == [
-        *("Q4_K_S", "Q4_K_M", "Q8_0", "F16", "BF16", "F32")
+        *("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16")
     ]
     assert await opened.text("#offers [aria-pressed=true]") == "Q4_K_M\n1.2 MB"
     await opened.click("#files summary")
     assert "model-00001-of-00004.safetensors\t756 kB\tno" in await opened.text("#files")
     assert not [request for request in ollama.requests if request.method == "POST"]
-    await opened.click("#offers li:nth-child(3) button")
+    await opened.click("#offers li:nth-child(4) button")
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
     await shoot(opened, "plan")
     hub.line = SLOW
@@ -125,7 +125,7 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     hub.add("acme/strange", strange)
     hub.add("acme/strange-GGUF", {"strange.Q4_K_M.gguf": tiny_gguf()}, quantized_from="acme/strange")
     await plan(opened, "hf.co/acme/strange")
-    assert "neither this proxy nor any Ollama converts StrangeForCausalLM" in await opened.text("#refusal")
+    assert "this proxy does not know the architecture StrangeForCausalLM" in await opened.text("#refusal")
     assert await opened.text("#choice") == "What would work\n\nhf.co/acme/strange-GGUF"
     assert await opened.text("#pull") == ""
     await shoot(opened, "refusal")
@@ -133,8 +133,8 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     await opened.until("document.getElementById('plan-name').textContent.startsWith('hf.co/acme/strange-GGUF')")
     assert await opened.text("#refusal") == ""
     assert await opened.text("#pull") == "Pull it"
-    await plan(opened, "hf.co/acme/tiny:q3_k_m")
-    assert "cannot quantize to 'q3_k_m'" in await opened.text("#refusal")
+    await plan(opened, "hf.co/acme/tiny:iq1_s")
+    assert "IQ1_S needs an importance matrix" in await opened.text("#refusal")
     assert "Q4_K_M\n1.2 MB" in await opened.text("#choice")
     assert not [request for request in ollama.requests if request.method == "POST"]
 
@@ -407,14 +407,14 @@ async def test_what_fails_is_said(opened: Page, app: App, hub: StandInHub) -> No
     opened.problems.clear()  # the 400 itself
 
 
-@pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
-async def test_a_create_of_which_ollama_says_nothing_is_no_pull_that_stands_still(
-    page: Page, hub: StandInHub, ollama: StandInOllama, version: str
+@pytest.mark.parametrize("reached", [True, False])
+async def test_a_model_that_ollama_takes_its_time_with_is_no_pull_that_stands_still(
+    page: Page, hub: StandInHub, ollama: StandInOllama, *, reached: bool
 ) -> None:
-    """It converts and quantizes what the proxy leaves to it."""
-    ollama.version = version
+    """It pulls a manifest from the proxy, or creates the model where it does not reach that."""
+    sections = {"advertise_url": "" if reached else "http://127.0.0.1:9"}
     ollama.hold_making = asyncio.Event()
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "ollama"})) as app:
+    async with App(settings(hub.endpoint, ollama.url, ollama=sections)) as app:
         await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q4_K_M")
         await page.click("#pull")
         await page.says("#running", "Ollama makes the model\n")

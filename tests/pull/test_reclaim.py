@@ -28,7 +28,7 @@ from proxy.pull import making as making_module
 from proxy.pull.reclaim import GIVEN_UP, TEMPORARY
 from proxy.registry import reached_at
 from tests.conversions import converted
-from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making, settings
+from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making, no_manifests, settings
 from tests.tiny_adapter import tiny_adapter
 from tests.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -82,13 +82,6 @@ def statuses(lines: Lines) -> list[str]:
 def made_of(files: dict[str, bytes], name: str = NAME) -> str:
     """The digest of the GGUF that the proxy makes of a repository for a name."""
     return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
-
-
-async def no_manifests(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Ollama pulls no manifest of a model that it is to keep, so that it is asked to create it."""
-    if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
-        raise Refusal("the stand-in was told to refuse", 500)
-    return await handler(request)
 
 
 async def no_copies(request: web.Request, handler: Handler) -> web.StreamResponse:
