@@ -75,8 +75,8 @@ async def test_a_pull_is_watched_from_its_name_to_success(
         "hf.co/acme/tiny:latest",
         f"acme/tiny · commit {commit[:7]} · safetensors",
         "to fetch\n3.4 MB",
-        "to keep\n≈ 1.2 MB",
-        "the proxy converts LlamaForCausalLM, as Q4_K_M",
+        "to keep\n≈ 1.1 MB",
+        "The proxy converts LlamaForCausalLM, as Q4_K_M",
         "tokenizer_config.json, exactly as its authors wrote it",
         "stop <|eot_id|>",
     ):
@@ -85,9 +85,9 @@ async def test_a_pull_is_watched_from_its_name_to_success(
     assert [text.split("\n")[0] for text in await opened.value(offers)] == [
         *("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16")
     ]
-    assert await opened.text("#offers [aria-pressed=true]") == "Q4_K_M\n1.2 MB"
+    assert await opened.text("#offers [aria-pressed=true]") == "Q4_K_M\n1.1 MB"
     await opened.click("#files summary")
-    assert "model-00001-of-00004.safetensors\t756 kB\tno" in await opened.text("#files")
+    assert "model.gguf\t1.1 MB\tno" in await opened.text("#files")
     assert not [request for request in ollama.requests if request.method == "POST"]
     await opened.click("#offers li:nth-child(4) button")
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
@@ -135,7 +135,7 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     assert await opened.text("#pull") == "Pull it"
     await plan(opened, "hf.co/acme/tiny:iq1_s")
     assert "IQ1_S needs an importance matrix" in await opened.text("#refusal")
-    assert "Q4_K_M\n1.2 MB" in await opened.text("#choice")
+    assert "Q4_K_M\n1.1 MB" in await opened.text("#choice")
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
@@ -230,7 +230,7 @@ async def test_everything_can_be_done_with_the_keyboard_alone(
     await opened.press(" ")
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
     assert str(await opened.value(focused)).startswith("Q8_0")
-    for _ in range(3):
+    for _ in range(4):
         await opened.press("Tab", shift=True)
     assert await opened.value(focused) == "pull"
     await opened.press("Enter")
