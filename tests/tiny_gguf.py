@@ -16,7 +16,10 @@ KINDS = {
 
 
 def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, blocks: int = 4, **metadata: Field | None) -> bytes:
-    """A file of a few hundred kilobytes, or of more `blocks`. A dot in a key is written as two underscores; None leaves a key out."""
+    """A file of a few hundred kilobytes, or of more `blocks`.
+
+    A dot in a key is written as two underscores; None leaves a key out.
+    """
     matrix, file_type = KINDS[label]
     shapes = {"token_embd.weight": (256, 512), "output_norm.weight": (256,)}
     for block in range(blocks):
