@@ -172,19 +172,21 @@ class Making:
         self._journal.need(step.number, [file.digest for file in files if file.digest])
         await self._transfer.run(replace(step.plan, uploads=files), (), progress)
         pull = partial(self._install.pulled, name, _blob(files[0]), _layers(files[1:]))
-        try:
-            made = await self._transfer.patiently(pull, step.plan.name, progress)
-        except NotPulled as error:
-            log.warning("the template of %s is not tried, since %s", step.plan.name, error)
-            return
-        try:
-            await self._transfer.patiently(partial(self._ollama.show, made), step.plan.name, progress)
-        except OllamaGone:
-            raise
-        except OllamaError as error:
-            raise Refusal(f"Ollama cannot use the template of {step.plan.name}: {error}") from error
-        finally:
-            await self._ollama.delete(made)
+        # Who makes another model meanwhile would remove this one.
+        async with self._reclaim.creating:
+            try:
+                made = await self._transfer.patiently(pull, step.plan.name, progress)
+            except NotPulled as error:
+                log.warning("the template of %s is not tried, since %s", step.plan.name, error)
+                return
+            try:
+                await self._transfer.patiently(partial(self._ollama.check_shown, made), step.plan.name, progress)
+            except OllamaGone:
+                raise
+            except OllamaError as error:
+                raise Refusal(f"Ollama cannot use the template of {step.plan.name}: {error}") from error
+            finally:
+                await self._ollama.delete(made)
 
     async def _make(self, step: Step, held: set[str], progress: Progress, enter: Enter) -> bool:
         """Whether something was removed behind the model."""
