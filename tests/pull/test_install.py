@@ -24,6 +24,7 @@ from proxy.pull import reclaim
 from proxy.pull.reclaim import TEMPORARY
 from tests.conversions import converted, weights_of
 from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:bf16"
 QUANTIZED = "hf.co/acme/tiny:q4_K_M"
@@ -547,3 +548,43 @@ async def test_thirty_clients_that_come_and_go_get_three_quantizations_of_one_re
         check_clean(ollama, *names)
         if linger == "5m":
             assert sum(one.body_bytes for one in fetched(hub)) == 3 * sum(weights_of(NEW).values())
+
+
+async def test_a_template_that_ollama_cannot_use_is_refused_and_replaces_nothing(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Before a weight byte."""
+    async with proxy(hub, ollama, session) as (_, client):
+        await replace(client, hub, NAME)
+    models = {"hf.co/acme/tiny": {"template": "{{ .Prompt"}}
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, models=models)
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        error = (await client.pull(NAME))[-1]["error"]
+        assert error == f"Ollama cannot use the template of {NAME}: template: :1: unclosed action"
+        assert not fetched(hub)
+        assert weights(ollama, NAME) == expected(NAME, OLD)
+        await sweep(client)
+        check_clean(ollama, NAME)
+
+
+async def test_a_template_is_tried_though_another_model_is_made_meanwhile(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Whoever makes a model removes the temporary ones that no pull needs; the one of a trial is needed."""
+    hub.add("acme/tiny", NEW)
+    hub.add("acme/other", {"m-Q4_K_M.gguf": tiny_gguf()})
+    models = {"hf.co/acme/tiny": {"template": "{{ .Prompt"}}
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, models=models)
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        script = Script(ollama, "POST /api/show", 1)
+        trying = asyncio.create_task(client.pull(NAME))
+        await eventually(script.held.is_set)
+        other = asyncio.create_task(client.pull("hf.co/acme/other:q4_K_M"))
+        await asyncio.wait([other], timeout=2)
+        script.go.set()
+        assert "unclosed action" in (await trying)[-1]["error"]
+        assert (await other)[-1] == SUCCESS
+        await sweep(client)
+    check_clean(ollama, "hf.co/acme/other:q4_K_M")
