@@ -25,6 +25,8 @@ ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
 KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
+ENDED = {"pull.converter": "is over: the proxy makes every model itself; take the key out"}
+"""Keys that there were, and what is instead."""
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 """Where a client on this machine finds what listens everywhere: asyncio's `::` is for IPv6 alone."""
 LEAST_MEMORY = 16 * 1024 * 1024
@@ -72,14 +74,6 @@ class GgufPulls(StrEnum):
     AUTO = "auto"
     NATIVE = "native"
     PROXY = "proxy"
-
-
-class ConvertedBy(StrEnum):
-    """Who makes a GGUF of safetensors: who can, always the proxy, or always Ollama."""
-
-    AUTO = "auto"
-    PROXY = "proxy"
-    OLLAMA = "ollama"
 
 
 class Address(NamedTuple):
@@ -212,7 +206,6 @@ class HubConfig(_Section, frozen=True):
 class PullConfig(_Section, frozen=True):
     default_quantization: Quantization = Quantization.Q4_K_M
     gguf: GgufPulls = GgufPulls.AUTO
-    converter: ConvertedBy = ConvertedBy.AUTO
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     memory: str | int = "128MiB"
@@ -354,11 +347,11 @@ def convert(values: Any, kind: type[T], where: str) -> T:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
+        path = f"{where}{place.rstrip('`')}".lstrip(".")
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-            text = f"{unknown[1]}: is not a key"
+            text = f"{unknown[1]}: {ENDED.get(f'{path}.{unknown[1]}', 'is not a key')}"
         if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
             text = f"{missing[1]}: must be set"
-        path = f"{where}{place.rstrip('`')}".lstrip(".")
         # A key of the section's own making continues the path; a type error of msgspec's follows it.
         own = re.match(r"\w+: ", text)
         raise ConfigError(f"{path}.{text}".lstrip(".") if own else f"{path}: {text}") from error

@@ -15,7 +15,7 @@ from proxy.errors import ConfigError, ProxyError
 from proxy.gguf.engine import described, has_kernel
 from proxy.gguf.ggml import PACKAGE
 from proxy.ollama import Ollama, ollama_tls, upstream_session
-from proxy.planning.capabilities import GGUF_ONLY, capabilities_of
+from proxy.planning.capabilities import capabilities_of
 from proxy.planning.quantizations import is_made_here
 from proxy.pull.workers import cores, worker_count
 from proxy.reclaiming import check_reached
@@ -71,8 +71,7 @@ async def _ollama(config: Config, ollama: Ollama, session: aiohttp.ClientSession
         return Finding("fail", str(error))
     if capabilities.warning:
         return Finding("note", capabilities.warning)
-    makes = "" if capabilities.version < GGUF_ONLY else "; it keeps and runs GGUF only, and the proxy makes that"
-    return Finding("ok", f"{capabilities.ollama} answers at {ollama.url}{makes}")
+    return Finding("ok", f"{capabilities.ollama} answers at {ollama.url}")
 
 
 async def _reached(config: Config) -> Finding:

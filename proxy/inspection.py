@@ -58,7 +58,7 @@ class Inspection:
                 for upload in self._uploads()
             ],
             "quantization": plan.quantization if plan else None,
-            "converter": plan.converter if plan else None,
+            "converter": "proxy" if plan and plan.is_converted else None,
             "base": plan.base.name if plan and plan.base else None,
             "template": {
                 "source": plan.template_source if plan else None,
@@ -66,7 +66,7 @@ class Inspection:
             },
             "system": settings.system if settings else None,
             "parameters": dict(settings.parameters) if settings else {},
-            "repairs": list(plan.repairs) if plan else [],
+            "repairs": [],
             "warnings": list(self._warnings()),
             "refusal": self.refusal,
             "bytes_to_move": self.bytes_to_move,
@@ -116,8 +116,7 @@ class Inspection:
             digest = upload.digest[7:19] if upload.digest else "known when it is made"
             table.add_row(_text(upload.path), decimal(upload.size), digest, held)
         console.print(table)
-        by = "Ollama" if plan.finished is None else "the proxy"
-        quantized = f"; quantization: {plan.quantization}, by {by}" if plan.quantization else ""
+        quantized = f"; quantization: {plan.quantization}, by the proxy" if plan.quantization else ""
         console.print(_text(f"{plan.reason}{quantized}"))
         console.print(_text("; ".join(self._sizes(plan))))
         exact = {True: ", exact", False: ", not exact", None: ""}[plan.template_exact]
@@ -126,16 +125,13 @@ class Inspection:
             console.print(_text(f"system: {plan.settings.system}"))
         for key, value in plan.settings.parameters.items():
             console.print(_text(f"parameter {key}: {value}"))
-        for repair in plan.repairs:
-            console.print(_text(f"repair: {repair}"))
         for warning in self._warnings():
             console.print(_text(f"warning: {warning}"))
 
     def _sizes(self, plan: Plan) -> Iterator[str]:
         yield f"to move: {decimal(self.bytes_to_move)}"
         if plan.result_size is not None:
-            about = "about " if plan.finished is None else ""
-            yield f"the model will have {about}{decimal(plan.result_size)}"
+            yield f"the model will have {decimal(plan.result_size)}"
         if self.free_disk is not None:
             yield f"free disk: {decimal(self.free_disk)}"
 
@@ -205,6 +201,8 @@ async def _compare(config: Config, backend: Backend, reference: ModelReference, 
     offers = tuple(_offers(reference, plan))
     found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan, offers=offers)
     try:
+        # Of blobs whose digests nobody knows yet it is not asked.
+        await backend.ollama.version()
         held = await backend.transfer.held(*plan.steps)
         free = await free_disk(config.ollama, backend.ollama)
     except OllamaError as error:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -16,32 +16,33 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler as TypedHandler
 from yarl import URL
 
 from proxy.config import Config, check
 from proxy.demo.hub import StandInHub
+from proxy.demo.lines import Refusal as Refused
 from proxy.demo.listener import LoggedRequest
 from proxy.demo.repository import tiny_llama
+from proxy.pull.reclaim import TEMPORARY
 
 COMMAND = [sys.executable, "-m", "proxy"]
 
 MOST_SAID = 1 << 26
 """Bytes of a log that are read before anybody wants them: who writes to a full pipe stops."""
 
+MAKING = ("/api/create", "/api/pull")
+
 PATIENCE = 60.0
 """Seconds that a test waits for what comes soon: a busy machine is not a failure, and what hangs takes longer."""
 
+GGUF_BYTES = 7000
+"""What tests of small spans have read of a GGUF first."""
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-PULL_STATUSES = [
-    "pulling manifest",
-    "verifying sha256 digest",
-    "converting model",
-    "verifying conversion",
-    "writing manifest",
-    "success",
-]
-"""The lines without a digest that a quantizing pull has, in the contract's order."""
+PULL_STATUSES = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+"""The lines without a digest that a pull has, in the contract's order."""
 
 
 def digest_of(content: bytes) -> str:
@@ -67,8 +68,22 @@ def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
         for request in hub.requests
         if request.origin == "cdn"
         and path in request.path
-        and not re.match(r"bytes=(0-7|8-\d+)$", request.headers.get(hdrs.RANGE, ""))
+        and not re.match(rf"bytes=(0-7|8-\d+|0-{GGUF_BYTES - 1})$", request.headers.get(hdrs.RANGE, ""))
     ]
+
+
+def making(requests: Iterable[LoggedRequest]) -> list[str]:
+    """The names that Ollama was told to make models under: by a create, or by a pull of a manifest."""
+    bodies = [(one.path, orjson.loads(one.body or b"{}")) for one in requests if one.path in MAKING]
+    named = [(path, str(body.get("model"))) for path, body in bodies]
+    return [name for path, name in named if path == "/api/create" or TEMPORARY.fullmatch(name)]
+
+
+async def no_manifests(request: web.Request, handler: TypedHandler) -> web.StreamResponse:
+    """`around` a stand-in Ollama: it pulls no manifest of a model that is to stay, so that it is asked to create it."""
+    if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
+        raise Refused("the stand-in was told to refuse", 500)
+    return await handler(request)
 
 
 def weights_header(size: int, name: str = "weight") -> bytes:
@@ -88,15 +103,13 @@ def companions() -> dict[str, bytes]:
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
     """A configuration that dials the two given URLs and nothing else.
 
-    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`. Ollama converts, as it
-    does what the proxy does not know; tests of the proxy's own conversions say `converter`.
+    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`.
     """
     return check(
         {
             "server": {"listen": "127.0.0.1:0"},
             "hub": {"endpoint": hub, **sections.pop("hub", {})},
             "ollama": {"url": ollama, "patience": "1s", "reclaim": False, **sections.pop("ollama", {})},
-            "pull": {"converter": "ollama", **sections.pop("pull", {})},
             **sections,
         }
     )
@@ -151,15 +164,14 @@ async def settled(value: Callable[[], int]) -> int:
 
 @asynccontextmanager
 async def serving(
-    *arguments: str, converter: str = "ollama", verify: bool = False, environment: Mapping[str, str] = os.environ
+    *arguments: str, verify: bool = False, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process and the URL that it says it listens on."""
-    pull = {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()}
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *("serve", "--listen", "127.0.0.1:0", *arguments),
         stderr=subprocess.PIPE,
-        env={**environment, **pull},
+        env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},
         limit=MOST_SAID,
     )
     assert process.stderr is not None

@@ -38,7 +38,7 @@ async def test_serve_ends_well_on_a_signal_while_requests_and_pulls_hang(
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
     hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         client = Client(url, session)
         pulling = asyncio.create_task(client.pull("hf.co/acme/tiny"))

@@ -42,12 +42,6 @@ async def test_where_all_is_there_it_exits_0(hub: StandInHub, ollama: StandInOll
     assert not ollama.models
 
 
-async def test_an_ollama_that_makes_nothing_is_named_as_such(hub: StandInHub, ollama: StandInOllama) -> None:
-    ollama.version = "0.34.1"
-    text = told(await found(settings(hub.endpoint, ollama.url)), "ok")
-    assert f"Ollama 0.34.1 answers at {ollama.url}; it keeps and runs GGUF only, and the proxy makes that" in text
-
-
 async def test_where_nothing_is_there_it_exits_1_with_the_mends() -> None:
     status, out, _ = await run("doctor", "--ollama", "http://127.0.0.1:9", "--hub", "http://127.0.0.1:9")
     assert status == 1

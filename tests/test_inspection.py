@@ -13,8 +13,10 @@ from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.inspection import Inspection, inspect
 from proxy.planning.plan import Base, Format, Plan
+from tests.conversions import converted
 from tests.planning.listings import listing
 from tests.support import digest_of, fetched, settings
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 KEYS = {
     "name",
@@ -40,28 +42,31 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     files = tiny_llama()
     repository = hub.add("acme/tiny", files)
     models = {"hf.co/acme/tiny": {"system": "Be terse.", "parameters": {"temperature": 0.3}}}
-    weights = digest_of(files["model.safetensors"])
-    ollama.blobs[weights] = len(files["model.safetensors"])
     found = (await inspect(settings(hub.endpoint, ollama.url, models=models), "hf.co/acme/tiny")).to_json()
     assert set(found) == KEYS | MORE_KEYS
     assert (found["name"], found["repository"]) == ("hf.co/acme/tiny:latest", "acme/tiny")
     assert (found["commit"], found["format"]) == (repository.commit, "safetensors")
-    assert (found["quantization"], found["converter"]) == ("Q4_K_M", "ollama")
+    assert (found["quantization"], found["converter"]) == ("Q4_K_M", "proxy")
     assert found["template"] == {"source": "tokenizer_config.json", "exact": True}
     assert found["system"] == "Be terse."
     assert found["parameters"] == {"temperature": 0.3, "repeat_penalty": 1.0, "stop": ["<|eot_id|>"]}
     assert (found["repairs"], found["warnings"], found["refusal"]) == ([], [], None)
-    by_path = {file["path"]: file for file in found["files"]}
-    assert by_path["model.safetensors"] == {
-        "path": "model.safetensors",
-        "size": len(files["model.safetensors"]),
-        "digest": weights,
-        "held": True,
-    }
-    assert by_path["config.json"]["held"] is False
-    assert found["bytes_to_move"] == sum(file["size"] for file in found["files"] if not file["held"])
+    size = len(converted(files, quantization="Q4_K_M"))
+    assert found["files"] == [{"path": "model.gguf", "size": size, "digest": None, "held": False}]
+    assert found["bytes_to_move"] == len(files["model.safetensors"])
     assert not fetched(hub)
     assert not [request for request in ollama.requests if request.method == "POST"]
+
+
+async def test_what_ollama_holds_does_not_move(hub: StandInHub, ollama: StandInOllama) -> None:
+    whole, projector = tiny_gguf(), tiny_projector()
+    hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole, "mmproj-F16.gguf": projector})
+    ollama.blobs[digest_of(whole)] = len(whole)
+    found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny")).to_json()
+    held, moves = found["files"]
+    assert held == {"path": "m-Q4_K_M.gguf", "size": len(whole), "digest": digest_of(whole), "held": True}
+    assert (moves["path"], moves["held"]) == ("mmproj-F16.gguf", False)
+    assert found["bytes_to_move"] == len(projector)
 
 
 async def test_what_a_repository_says_is_no_command_to_a_terminal(hub: StandInHub, ollama: StandInOllama) -> None:
@@ -89,18 +94,18 @@ async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: Stand
 async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama, public_hub: None) -> None:
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF"})
     found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf")).to_json()
-    assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, "none")
+    assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, None)
     assert found["reason"] == "the GGUF Q4_K_M, one public file: Ollama pulls it by itself"
 
 
 async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:
-    hub.add("acme/tiny", tiny_llama() | {"chat_template.jinja": b"x"})
+    files = tiny_llama()
+    hub.add("acme/tiny", files)
     config = settings(hub.endpoint, "http://127.0.0.1:9", ollama={"version": "0.33.0"})
     found = (await inspect(config, "hf.co/acme/tiny")).to_json()
     assert {file["held"] for file in found["files"]} == {None}
-    assert found["bytes_to_move"] == sum(file["size"] for file in found["files"])
+    assert found["bytes_to_move"] == len(files["model.safetensors"])
     assert "cannot be reached" in found["warnings"][0]
-    assert "chat_template.jinja is put into tokenizer_config.json" in found["repairs"][0]
 
 
 @pytest.mark.parametrize("name", ["", "llama3.2", "registry.example/a/b", "hf.co/gpt2"])

@@ -102,7 +102,7 @@ async def test_a_conversion_takes_less_than_200_mib_whatever_the_size_of_a_tenso
 ) -> None:
     files, digests = large_llama
     hub.add("acme/large", files, digests=digests)
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint, converter="auto") as (process, url):
+    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         lines = await Client(url, session).pull(f"hf.co/acme/large:{tag}")
         assert lines[-1] == {"status": "success"}
         assert sum(request.received for request in ollama.requests) > part * 2 * VOCABULARY * HIDDEN

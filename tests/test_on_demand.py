@@ -121,14 +121,14 @@ async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     body = {"model": NAME, "messages": MESSAGES, "stream": True}
     async with client.session.post(f"{client.url}/v1/chat/completions", json=body) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         for _ in range(3):
             assert await response.content.readline() == b": the model is being pulled\n"
             assert await response.content.readline() == b"\n"
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         rest = (await response.read()).decode()
     events = [line for line in rest.splitlines() if line and not line.startswith(":")]
     assert all(event.startswith("data: ") for event in events)
@@ -154,14 +154,14 @@ async def test_ollamas_own_stream_is_kept_alive_by_empty_answers(
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with client.session.post(f"{client.url}{path}", json={"model": NAME, **asks}) as response:
         assert response.headers["Content-Type"] == "application/x-ndjson"
         for _ in range(3):
             line = orjson.loads(await response.content.readline())
             datetime.fromisoformat(line.pop("created_at"))
             assert line == {"model": NAME, **said, "done": False}
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
     assert lines[-1]["done"] is True
     assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == SAID
@@ -191,8 +191,8 @@ async def test_a_failure_behind_signs_of_life_is_the_last_line(
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     ollama.fail_create = "it does not fit"
-    ollama.hold_create = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.2, ollama.hold_create.set)
+    ollama.hold_making = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, ollama.hold_making.set)
     names = {"model": "mine", "from": NAME} if path == "/api/create" else {"model": NAME, "messages": MESSAGES}
     status, answer = await client.post(path, names)
     lines = [orjson.loads(line) for line in answer.splitlines()]
@@ -207,8 +207,8 @@ async def test_a_failure_behind_comments_is_an_event(
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     ollama.fail_create = "it does not fit"
-    ollama.hold_create = asyncio.Event()
-    asyncio.get_running_loop().call_later(0.2, ollama.hold_create.set)
+    ollama.hold_making = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, ollama.hold_making.set)
     status, answer = await client.post("/v1/chat/completions", {"model": NAME, "messages": MESSAGES, "stream": True})
     assert status == 200
     *_, event = [line for line in answer.decode().splitlines() if line.startswith("data: ")]

@@ -22,7 +22,7 @@ async def test_sigterm_in_a_create_ends_the_proxy_but_not_the_create(
     files = tiny_llama()
     hub.add("acme/tiny", files)
     ollama.version = "0.33.0"  # one create, which streams
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
         pulling = asyncio.create_task(Client(url, session).pull(NAME))
         await eventually(lambda: any(request.path == "/api/create" for request in ollama.requests))
@@ -31,7 +31,7 @@ async def test_sigterm_in_a_create_ends_the_proxy_but_not_the_create(
         assert "the proxy is shutting down; pull again when it is back" in lines[-1]["error"]
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     assert NAME not in ollama.models
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     await eventually(lambda: NAME in ollama.models)
     assert ollama.abandoned_creates == 0
     created = len([request for request in ollama.requests if request.path == "/api/create"])

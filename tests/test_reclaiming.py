@@ -10,13 +10,15 @@ import pytest
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import COMMAND, Client, digest_of, serving
+from tests.conversions import converted
+from tests.support import COMMAND, Client, digest_of, no_manifests, serving
 
 NAME = "hf.co/acme/tiny:q4_K_M"
+OTHER = "hf.co/acme/tiny:q8_0"
 
 
 def keeping(tmp_path: Path, *, keys: str = "") -> str:
-    """A configuration that leaves raw files where they are."""
+    """A configuration that leaves blobs where they are."""
     file = tmp_path / "proxy.toml"
     file.write_text(f"[server]\napi_keys = [{keys}]\n[ollama]\nreclaim = false\n")
     return str(file)
@@ -28,6 +30,14 @@ async def reclaim(*arguments: str) -> tuple[int, str, str]:
     )
     out, err = await process.communicate()
     return process.returncode or 0, out.decode(), err.decode()
+
+
+async def leave(client: Client, ollama: StandInOllama) -> None:
+    """A model, and beside it what Ollama has refused to make another one of."""
+    assert (await client.pull(NAME))[-1] == {"status": "success"}
+    ollama.around, ollama.fail_create = no_manifests, "unsupported architecture"
+    assert "unsupported architecture" in (await client.pull(OTHER))[-1]["error"]
+    ollama.around = ollama.fail_create = None
 
 
 @pytest.fixture
@@ -46,22 +56,22 @@ async def test_the_running_proxy_is_asked_wherever_it_listens(
     tmp_path: Path,
     keys: str,
 ) -> None:
-    raw = digest_of(files["model.safetensors"])
+    left = digest_of(converted(files, quantization="Q8_0"))
     config = keeping(tmp_path, keys=keys)
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", config)
     async with serving(*arguments) as (_, url):
         client = Client(f"{url}/-/key/secret" if keys else url, session)
-        assert (await client.pull(NAME))[-1] == {"status": "success"}
-        assert raw in ollama.blobs
+        await leave(client, ollama)
+        assert left in ollama.blobs
         status, shown, err = await reclaim("--dry-run", *arguments)
         assert (status, err) == (0, "")
-        assert raw in shown
+        assert left in shown
         assert "would be removed" in shown
-        assert raw in ollama.blobs
+        assert left in ollama.blobs
         status, done, err = await reclaim(*arguments)
         assert (status, err) == (0, "")
         assert done == shown.replace("would be removed", "removed")
-    assert raw not in ollama.blobs
+    assert left not in ollama.blobs
     assert NAME in ollama.models
     assert not [name for name in ollama.models if "ollama-hf-proxy" in name]
 
@@ -69,16 +79,16 @@ async def test_the_running_proxy_is_asked_wherever_it_listens(
 async def test_without_a_running_proxy_it_is_done_on_the_spot(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    raw = digest_of(files["model.safetensors"])
+    left = digest_of(converted(files, quantization="Q8_0"))
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", keeping(tmp_path))
     async with serving(*arguments) as (_, url):
-        assert (await Client(url, session).pull(NAME))[-1] == {"status": "success"}
-    assert raw in (await reclaim("--dry-run", *arguments))[1]
-    assert raw in ollama.blobs
+        await leave(Client(url, session), ollama)
+    assert left in (await reclaim("--dry-run", *arguments))[1]
+    assert left in ollama.blobs
     status, done, _ = await reclaim(*arguments)
     assert status == 0
-    assert raw in done
-    assert raw not in ollama.blobs
+    assert left in done
+    assert left not in ollama.blobs
     assert (await reclaim(*arguments))[1] == "0 blobs and 0 models removed, 0 bytes\n"
 
 

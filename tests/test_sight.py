@@ -142,7 +142,7 @@ async def test_a_pull_goes_through_its_states_in_order(
         return await pull_natively(*arguments)
 
     monkeypatch.setattr("proxy.demo.ollama.offered_manifest", held)
-    ollama.hold_create = create = asyncio.Event()
+    ollama.hold_making = create = asyncio.Event()
     config = settings(hub.endpoint, ollama.url, pull={"jobs": 1}, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
@@ -247,14 +247,14 @@ async def test_a_create_that_has_begun_is_read_to_its_end_although_its_pull_is_c
     client: Client, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.pull("hf.co/acme/tiny:q8_0"))
     await seen(client, state="creating")
     assert (await cancel(client, "1", json={}))[0] == 200
     error = (await pulling)[-1]["error"]
     still = await seen(client, error=error)
     assert (still["state"], still["ended"]) == ("creating", None)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     await seen(client, state="failed", error=error)
     assert ollama.abandoned_creates == 0
 

@@ -15,11 +15,14 @@ KINDS = {
 """Of each label the type of the matrices and what `general.file_type` says."""
 
 
-def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, **metadata: Field | None) -> bytes:
-    """A file of a few hundred kilobytes. A dot in a key is written as two underscores; None leaves a key out."""
+def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, blocks: int = 4, **metadata: Field | None) -> bytes:
+    """A file of a few hundred kilobytes, or of more `blocks`.
+
+    A dot in a key is written as two underscores; None leaves a key out.
+    """
     matrix, file_type = KINDS[label]
     shapes = {"token_embd.weight": (256, 512), "output_norm.weight": (256,)}
-    for block in range(4):
+    for block in range(blocks):
         shapes |= {f"blk.{block}.attn_norm.weight": (256,), f"blk.{block}.attn_q.weight": (256, 256)}
     tensors = lay_out(
         TensorInfo(name, shape, matrix if len(shape) > 1 else TensorType.F32) for name, shape in shapes.items()
@@ -28,7 +31,7 @@ def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, **metadata: Field | None)
         "general.architecture": Field.string("llama"),
         "general.type": Field.string("model"),
         "general.file_type": Field.uint32(file_type),
-        "llama.block_count": Field.uint32(4),
+        "llama.block_count": Field.uint32(blocks),
     }
     fields |= {key.replace("__", "."): field for key, field in metadata.items()}
     rng = random.Random(seed)
@@ -36,14 +39,14 @@ def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, **metadata: Field | None)
     return write_header({key: field for key, field in fields.items() if field is not None}, tensors) + data
 
 
-def tiny_projector(*, seed: int = 0) -> bytes:
-    tensors = lay_out([TensorInfo("v.patch_embd.weight", (256, 64), TensorType.F16)])
+def tiny_projector(*, seed: int = 0, rows: int = 64) -> bytes:
+    tensors = lay_out([TensorInfo("v.patch_embd.weight", (256, rows), TensorType.F16)])
     metadata = {
         "general.architecture": Field.string("clip"),
         "general.type": Field.string("mmproj"),
         "clip.vision.block_count": Field.uint32(1),
     }
-    return write_header(metadata, tensors) + random.Random(seed).randbytes(256 * 64 * 2)
+    return write_header(metadata, tensors) + random.Random(seed).randbytes(256 * rows * 2)
 
 
 def finite(content: bytes) -> bytes:

@@ -5,8 +5,6 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FILE_TYPES = {
@@ -27,20 +25,6 @@ class WeightFacts:
     kind: str = "model"  # of the layer that it becomes
     part: int = 0  # its place in a split, from 0
     parts: int = 0
-
-
-def safetensors_parameters(beginning: bytes, size: int) -> int:
-    """The number of parameters in a safetensors file; `ValueError` if it is something else.
-
-    Where the header is longer than what is remembered of the file, its size tells.
-    """
-    length = int.from_bytes(beginning[:8], "little")
-    if len(beginning) < 9 or length > size - 8 or beginning[8:9] != b"{":
-        raise ValueError("not safetensors")
-    if length > len(beginning) - 8:
-        return (size - length - 8) // 2
-    header = orjson.loads(beginning[8 : 8 + length])
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 def gguf_facts(beginning: bytes, size: int) -> WeightFacts:

@@ -146,6 +146,9 @@ class StandInOllama(StandIn, CreateScript):
     async def _show(self, request: web.Request) -> web.Response:
         body = await read_json(request, "ShowRequest")
         name = self._installed(_asked(body, "model is required"))
+        template = self.models[name].template
+        if template.count("{{") != template.count("}}"):
+            raise Refusal("template: :1: unclosed action", 500)
         return answer(self.models[name].shown(name, reads_jinja=self._numbers >= LLAMA_SERVER))
 
     def _installed(self, asked: str) -> str:
@@ -292,6 +295,8 @@ class StandInOllama(StandIn, CreateScript):
             layers = layers_of(self._store, manifest) if manifest else None
         if layers is None:
             raise Refusal(NOT_THERE)
+        if manifest is not None and self.hold_making is not None and any(layer.kind == "model" for layer in layers):
+            await self.hold_making.wait()
         for layer in layers:
             # What is there has its own size, whatever the manifest says.
             size = self.blobs.get(layer.digest, layer.size)

@@ -205,7 +205,11 @@ def _check_settings(family: Family, config: Config, weights: Mapping[str, Mappin
     quantized = config.find("quantization_config") or config.find("quantization")
     kept = _are_plain(weights) if family.kept is None else _is_of(quantized, family.kept)
     if quantized and not kept:
-        raise CannotConvert("config.json has a quantization_config: these weights are quantized already")
+        method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
+        raise CannotConvert(
+            f"config.json has a quantization_config: the weights are quantized already ({shown(method)}); pull the "
+            "repository that they were quantized from"
+        )
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
     _check_yarn(family, config)

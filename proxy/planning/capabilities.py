@@ -1,11 +1,10 @@
-"""What an Ollama of some version converts, quantizes and runs (its convert/, server/ and llama.cpp). Pure."""
+"""What an Ollama of some version runs, and how it differs from llama.cpp where it does. Pure."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.wordpiece import CASED, UNCASED
 
@@ -26,19 +25,7 @@ OLDEST = Version(0, 5, 5)
 """The first that makes a model of uploaded files."""
 NEWEST = Version(0, 40, 0)
 """The last whose source was read: pull requests 14969 and 16590, which became 0.34.1 and 0.40."""
-GGUF_ONLY = Version(0, 34, 1)
-"""From here on Ollama converts nothing and quantizes nothing; it stores and runs GGUF."""
-LAST_CONVERTER = Version(0, 34, 0)
-ANY_WEIGHTS = Version(0, 6, 5)
-"""Before, its converter read model.safetensors and model-N-of-M.safetensors alone."""
-SHORT_LIST = Version(0, 7, 0)
-"""Before, llama.cpp's library quantized, to all that it knows."""
-FP8_AND_BF16 = Version(0, 22, 0)
 LLAMA_SERVER = Version(0, 30, 0)
-CONVERTED_TO = Quantization.F16
-"""What its converter writes first, whatever the repository has (v0.24, v0.33)."""
-ROW = 32
-"""The llama-quantize of Ollama 0.30 to 0.34.0 takes only rows that its smallest blocks divide."""
 
 # Read from llama/llama.cpp/src/llama-arch.cpp at every release; what is not here it has run since before OLDEST. Those
 # of Qwen with linear attention are from when its own engine takes files of llama.cpp's converter (8da09b1e7).
@@ -105,61 +92,6 @@ CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
     **dict.fromkeys(RUN_AS_QWEN3, (OWN_ENGINE, "qwen2")),
 }
 """From here to LLAMA_SERVER these ran on an engine of Ollama's own, which cuts them in this way, whatever they say."""
-# Read from convert/convert.go at every release from v0.5.5 to v0.33.0-rc2.
-CONVERTS: Mapping[str, Version] = {
-    "BertModel": Version(0, 5, 5),
-    "Gemma2ForCausalLM": Version(0, 5, 5),
-    "GemmaForCausalLM": Version(0, 5, 5),
-    "LlamaForCausalLM": Version(0, 5, 5),
-    "MixtralForCausalLM": Version(0, 5, 5),
-    "Phi3ForCausalLM": Version(0, 5, 5),
-    "Qwen2ForCausalLM": Version(0, 5, 6),
-    "CohereForCausalLM": Version(0, 5, 7),
-    "Gemma3ForCausalLM": Version(0, 6, 0),
-    "Gemma3ForConditionalGeneration": Version(0, 6, 0),
-    "Mistral3ForConditionalGeneration": Version(0, 6, 5),
-    "Llama4ForConditionalGeneration": Version(0, 6, 7),
-    "MllamaForConditionalGeneration": Version(0, 7, 0),
-    "Qwen2_5_VLForConditionalGeneration": Version(0, 7, 0),
-    "Gemma3nForConditionalGeneration": Version(0, 9, 3),
-    "GptOssForCausalLM": Version(0, 11, 0),
-    "Qwen3VLForConditionalGeneration": Version(0, 12, 7),
-    "Qwen3VLMoeForConditionalGeneration": Version(0, 12, 7),
-    "DeepseekOCRForCausalLM": Version(0, 13, 0),
-    "DeepseekV3ForCausalLM": Version(0, 13, 2),
-    "Ministral3ForCausalLM": Version(0, 13, 3),
-    "NomicBertModel": Version(0, 13, 3),
-    "NomicBertMoEModel": Version(0, 13, 3),
-    "Olmo3ForCausalLM": Version(0, 13, 4),
-    "Glm4MoeLiteForCausalLM": Version(0, 14, 3),
-    "Lfm2ForCausalLM": Version(0, 14, 3),
-    "GlmOcrForConditionalGeneration": Version(0, 15, 5),
-    "Qwen3NextForCausalLM": Version(0, 15, 5),
-    "Lfm2MoeForCausalLM": Version(0, 17, 1),
-    "Lfm2VlForConditionalGeneration": Version(0, 17, 1),
-    "NemotronHForCausalLM": Version(0, 17, 1),
-    "Qwen3_5ForConditionalGeneration": Version(0, 17, 1),
-    "Qwen3_5MoeForConditionalGeneration": Version(0, 17, 1),
-    "Gemma4ForCausalLM": Version(0, 20, 0),
-    "Gemma4ForConditionalGeneration": Version(0, 20, 0),
-    "LagunaForCausalLM": Version(0, 22, 0),
-    "NemotronH_Nano_Omni_Reasoning_V3": Version(0, 22, 0),
-    "NemotronH_Nano_VL_V2": Version(0, 22, 0),
-    "Gemma3TextModel": Version(0, 30, 0),
-}
-OF_TEXT_ALONE = frozenset({"Gemma3nForConditionalGeneration"})
-"""Of what its converter takes, what it leaves out all but the text of (v0.24, v0.33)."""
-CONVERTED_ONCE: Mapping[str, tuple[Version, Version]] = {"MistralForCausalLM": (Version(0, 5, 5), Version(0, 6, 5))}
-"""From the first version up to the second, which gave it up."""
-QUANTIZES_TO = ("F32", "F16", "BF16", "Q8_0", "Q4_K_S", "Q4_K_M")
-"""What Ollama's own quantizer takes (its `ggml.ParseFileType`), which is asked for what its converter has made."""
-OLD_QUANTIZATIONS = (
-    *("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q5_K_S", "Q5_K_M", "Q6_K"),
-    *("IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS"),
-)
-"""What Ollama before 0.7 quantizes to besides, without an importance matrix."""
-
-
 NOT_RUN = ("TQ1_0", "TQ2_0")
 """From 0.30 on a create ends in "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
 
@@ -180,10 +112,6 @@ class Capabilities:
     def ollama(self) -> str:
         """What a person is told that it is."""
         return f"Ollama {self.version}"
-
-    def converts(self, architecture: str) -> bool:
-        since, until = CONVERTED_ONCE.get(architecture, (CONVERTS.get(architecture, NEVER), NEVER))
-        return since <= self.version < min(until, GGUF_ONLY)
 
     def runs(self, architecture: str) -> bool:
         """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
@@ -209,23 +137,14 @@ class Capabilities:
         wrong = architecture in RUN_AS_QWEN3 and rope_scaling == "yarn" and self.version >= OWN_ENGINE
         return LLAMA_SERVER if wrong else OLDEST
 
-    @property
-    def takes_fp8(self) -> bool:
-        return self.version >= FP8_AND_BF16
-
     def runs_quantization(self, quantization: str) -> bool:
         """Whether a GGUF of this file type loads and answers as it should."""
         return quantization not in NOT_RUN
 
     @property
     def runs_llama_server(self) -> bool:
-        """Whether llama.cpp's programs quantize and run models, instead of Ollama itself."""
+        """Whether llama.cpp's server runs models, instead of an engine of Ollama's own."""
         return self.version >= LLAMA_SERVER
-
-    @property
-    def spoils_output(self) -> bool:
-        """Whether `quantize` to BF16 or F32 makes the output matrix Q6_K."""
-        return SHORT_LIST <= self.version < LLAMA_SERVER
 
     def warnings_of_cut(self, pre_tokenizer: str) -> tuple[str, ...]:
         """What a person should know of how it cuts texts."""
@@ -234,22 +153,6 @@ class Capabilities:
                 f"{self.ollama} does not take accents off, as this tokenizer does: words with them are unknown to it",
             )
         return ()
-
-    def warnings_of(self, quantization: str | None) -> tuple[str, ...]:
-        """What a person should know of asking its own quantizer for this."""
-        if quantization in (Quantization.BF16, Quantization.F32) and self.spoils_output:
-            return (f"{self.ollama} makes the output matrix Q6_K when it is asked for {quantization}",)
-        return ()
-
-    @property
-    def quantizations(self) -> tuple[str, ...]:
-        """What its own quantizer makes of what its converter has made."""
-        return (*QUANTIZES_TO, *(OLD_QUANTIZATIONS if self.version < SHORT_LIST else ()))
-
-    def quantization(self, tag: str) -> str | None:
-        """What `quantize` is to be for a tag in any case; None where this Ollama has no such quantization."""
-        wanted = "Q4_K_M" if tag.upper() == "Q4_K" else tag.upper()
-        return wanted if wanted in self.quantizations else None
 
 
 def capabilities_of(said: str | None, configured: str = "") -> Capabilities:

@@ -1,48 +1,54 @@
 """The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.config import ConvertedBy, Quantization
+from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.casting import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion, Description, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
-from proxy.gguf.targets import Made, Piece
+from proxy.gguf.targets import Made, Piece, Source
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos
-from proxy.planning.capabilities import OF_TEXT_ALONE, OLDEST, RUNS, Capabilities
+from proxy.planning.capabilities import OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
 from proxy.planning.modelfile import README, Brought, Modelfile
-from proxy.planning.plan import Converter, Finished, Format, Plan, Upload, weight_upload
+from proxy.planning.plan import Finished, Format, Plan, Upload, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import Header
-from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, NotConvertible, Selection
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
 FILE = "model.gguf"
 
 
-def converts_here(wanted: ConvertedBy, architecture: str, capabilities: Capabilities) -> bool:
-    """Whether the proxy should convert, where it can: the one place that decides.
+def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabilities) -> str:
+    """The first of config.json's `architectures`, which older files have as one text.
 
-    It makes only the text of some models, most of which an Ollama that converts makes whole. Raises Refusal for what no
-    Ollama has a use for.
+    Raises NotConvertible where there is none, where the proxy does not know it, or where this Ollama does not run it,
+    and Refusal for what no Ollama has a use for.
     """
-    if reason := NOT_SERVED.get(architecture):
-        raise Refusal(f"{reason}, and {architecture} does nothing else")
-    family = FAMILIES.get(architecture)
-    if wanted is ConvertedBy.OLLAMA or family is None or not capabilities.runs(family.architecture):
-        return False
-    makes_whole = capabilities.converts(architecture) and architecture not in OF_TEXT_ALONE
-    return family.text is None or wanted is ConvertedBy.PROXY or not makes_whole
+    names = config.get("architectures")
+    name = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
+    if not isinstance(name, str) or not name.isidentifier():
+        raise NotConvertible(f"{where} names no architecture, which says what the weights are")
+    if reason := NOT_SERVED.get(name):
+        raise Refusal(f"{where}: {reason}, and {name} does nothing else")
+    family = FAMILIES.get(name)
+    if family is None:
+        raise NotConvertible(f"{where}: this proxy does not know the architecture {name}")
+    if not capabilities.runs(family.architecture):
+        raise NotConvertible(
+            f"{where}: {capabilities.ollama} does not run {name}; Ollama {RUNS[family.architecture]} or newer does"
+        )
+    return name
 
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
@@ -81,6 +87,10 @@ class Material:
     sample: str = ""
     """A conversation as the chat template renders it."""
 
+    @property
+    def architecture(self) -> str:
+        return str(self.config["architectures"][0])
+
 
 def plan_conversion(
     name: str, material: Material, wanted: str, conversion: Conversion, capabilities: Capabilities
@@ -101,15 +111,15 @@ def plan_conversion(
         name,
         repository,
         Format.SAFETENSORS,
-        f"the proxy converts {material.config['architectures'][0]}",
+        f"the proxy converts {material.architecture}",
         (upload,),
         quantization=wanted,
-        converter=Converter.PROXY,
+        is_converted=True,
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
         warnings=(
-            *_losses(str(material.config["architectures"][0])),
+            *_losses(material.architecture),
             *conversion.warnings,
             *capabilities.warnings_of_cut(conversion.pre_tokenizer),
             *modelfile.warnings,
@@ -123,7 +133,7 @@ def plan_conversion(
 def _check_release(material: Material, conversion: Conversion, capabilities: Capabilities) -> None:
     """Raises Refusal for a model that loads in this Ollama, and then is not what its authors made."""
     architecture, cut, scaling = conversion.architecture, conversion.pre_tokenizer, conversion.rope_scaling
-    name = material.config["architectures"][0]
+    name = material.architecture
     embeds = material.pooling is not None
     for since, lack in (
         (capabilities.cuts_from(architecture, cut), f"does not cut texts as this tokenizer does ({cut})"),
@@ -147,17 +157,17 @@ def convert_material(material: Material, quantization: str) -> Conversion:
     description = Description(
         repository.id.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
+        chat_template=material.modelfile.jinja,
         generation=material.brought.generation,
+        adds_bos=material.modelfile.adds_bos,
         sample=material.sample,
         pooling=material.pooling,
-        **_chat(material),
     )
-    paths = sorted(file.path for file in material.selection.weights)
     try:
         return convert(
             material.config,
             material.contents,
-            name_tensors(repository.id, material.contents, {path: material.headers[path].tensors for path in paths}),
+            _tensors(material),
             description,
             quantization=quantization,
         )
@@ -167,17 +177,32 @@ def convert_material(material: Material, quantization: str) -> Conversion:
         raise NotConvertible(f"{repository.id}: {error}") from error
 
 
-def _chat(material: Material) -> dict[str, Any]:
-    """The chat template that the converter of Ollama would be sent, and what goes with it."""
-    brought, sent = material.brought, material.modelfile.tokenizer_config
-    if brought.jinja is None:
-        return {}
-    config = json.loads(sent or material.contents.get(TOKENIZER_CONFIG) or b"{}")
-    template, adds_bos = (config.get(key) for key in ("chat_template", "add_bos_token"))
-    return {
-        "chat_template": template if isinstance(template, str) and sent else brought.jinja,
-        "adds_bos": adds_bos if isinstance(adds_bos, bool) else None,
+def _tensors(material: Material) -> dict[str, Mapping[str, Source]]:
+    """By file and name, in the order of the files' paths; of a tensor in two files, that which the index names.
+
+    Raises Refusal where the index names a tensor that its file does not have, and where two files have one tensor and
+    no index tells which counts. Raises NotConvertible as `name_tensors` does.
+    """
+    index, headers, repository = material.selection.weight_map or {}, material.headers, material.repository.id
+    for name, path in index.items():
+        if name not in headers[path].tensors:
+            raise Refusal(
+                f"{repository}/{INDEX} says that {path} has the tensor {name}, but it has not; its upload is damaged"
+            )
+    chosen = {
+        path: {name: tensor for name, tensor in headers[path].tensors.items() if index.get(name, path) == path}
+        for path in sorted(file.path for file in material.selection.weights)
     }
+    named = name_tensors(repository, material.contents, chosen)
+    places: dict[str, str] = {}
+    for path, tensors in named.items():
+        for name in tensors:
+            if (first := places.setdefault(name, path)) != path:
+                raise Refusal(
+                    f"{repository}: {first} and {path} both have the tensor {name}, and no {INDEX} says which counts; "
+                    "the repository mixes two models"
+                )
+    return named
 
 
 def _upload(material: Material, conversion: Conversion) -> Upload:

@@ -13,7 +13,7 @@ from proxy.gguf.tensors import GgufError, TensorType
 from proxy.planning.capabilities import Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Converter, Finished, Format, Offer, Plan, Upload, weight_file, weight_upload
+from proxy.planning.plan import Finished, Format, Offer, Plan, Upload, weight_file, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers, read_quantization
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.sources.base import Repository, RepositoryFile
@@ -67,7 +67,7 @@ def plan_gguf(
         reason,
         tuple(uploads),
         quantization=quantization,
-        converter=Converter.NOBODY if quantization is None else Converter.PROXY,
+        is_converted=quantization is not None,
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,

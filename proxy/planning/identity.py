@@ -1,7 +1,6 @@
 """By what a plan is recognised: equal where the same model comes of it. Pure."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,9 +9,8 @@ import msgspec
 import orjson
 
 from proxy import __version__
-from proxy.planning.plan import Plan, Upload, small_file
+from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Literal, Range
-from proxy.planning.weights import TOKENIZER_CONFIG, json_object
 from proxy.sources.base import Repository, RepositoryFile
 
 UNSEEN = ("revision", "template_file")
@@ -48,25 +46,10 @@ def _file(repository: Repository, file: RepositoryFile) -> str:
     return file.sha256 or file.git_sha1 or f"{repository.id} {repository.commit} {file.path}"
 
 
-def files_identity(plan: Plan) -> str:
-    """Equal for plans whose unquantized GGUF is the same, but for a chat template in it that another one outweighs."""
-    uploads = plan.uploads
-    if plan.settings.template is not None:
-        uploads = tuple(_without_chat_template(upload) for upload in uploads)
-    return digest_of_value(sorted([upload.path, upload_identity(plan.repository, upload)] for upload in uploads))
-
-
-def _without_chat_template(upload: Upload) -> Upload:
-    if upload.path != TOKENIZER_CONFIG or upload.content is None:
-        return upload
-    config = json_object(upload.path, upload.content)
-    config.pop("chat_template", None)
-    # Not orjson: `model_max_length` may be 10**30.
-    return small_file(upload.path, json.dumps(config, sort_keys=True).encode())
-
-
 def weights_identity(plan: Plan) -> str:
-    return digest_of_value([files_identity(plan), plan.quantization, plan.base.name.casefold() if plan.base else None])
+    """Equal for plans whose weights are the same, whatever is beside them."""
+    uploads = sorted([upload.path, upload_identity(plan.repository, upload)] for upload in plan.uploads)
+    return digest_of_value([uploads, plan.quantization, plan.base.name.casefold() if plan.base else None])
 
 
 def dressing_identity(plan: Plan) -> str:

@@ -1,9 +1,9 @@
-"""What the created model is told beside its weights: template, system text, parameters, license. Pure.
+"""What a model has beside its weights: template, system text, parameters, license. Pure.
 
 Ollama's own choice is never relied on: of 157 real templates it knows 22 rightly, and says nothing of the others.
 """
 
-import json
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from proxy.gguf.header import Header
 from proxy.gguf.sentencepiece import Kind
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.card import read_card
-from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
 from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
 from proxy.sources.base import RepositoryFile
 
@@ -62,12 +61,17 @@ class Brought:
 
 @dataclass(frozen=True, slots=True)
 class Modelfile:
-    """`settings` is all that is sent with the create; `exact` is None where nobody compared the template."""
+    """`settings` is all that a model has beside its weights; `exact` is None where nobody compared the template.
+
+    `jinja` is the chat template for the GGUF, and `adds_bos` whether each text is to begin with BOS there; None for
+    what the repository's tokenizer says.
+    """
 
     settings: ModelSettings
     source: str
     exact: bool | None
-    tokenizer_config: bytes | None = None
+    jinja: str | None = None
+    adds_bos: bool | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -141,8 +145,9 @@ def choose_modelfile(
 
     `chat` is what probing made of the Jinja. Raises Refusal for files of the repository's own that cannot be read.
     """
-    if architecture in EMBEDDING or brought.embeds:
-        return Modelfile(_with_license(replace(settings, template_file=None), contents), "none", None)
+    if brought.embeds:
+        dressed = _with_license(replace(settings, template_file=None), contents)
+        return Modelfile(dressed, "none", None, brought.jinja if brought.source != "gguf" else None)
     # The text of a template's file is in `template` by now.
     own, told = _own_files(repository, contents), replace(settings, template_file=None)
     stops = chat.stops if chat else ()
@@ -154,49 +159,58 @@ def choose_modelfile(
     )
     dressed = _with_license(merged, contents)
     is_rendered = capabilities.version >= RENDERED.get(architecture, NEVER)
-    # Nobody else's template writes BOS.
-    writes_bos = settings.template is None and own.template is None and not is_rendered
-    patched = _tokenizer_config(repository, contents, brought, chat, capabilities, writes_bos=writes_bos)
+    chosen, writes_bos = _by_jinja(brought, chat, dressed, capabilities), False
     if settings.template is not None:
-        return Modelfile(dressed, "config", True, patched)
-    if own.template is not None:
-        return Modelfile(replace(dressed, template=own.template), "template", None, patched)
-    if is_rendered:
-        return Modelfile(dressed, "ollama", None, patched)
-    return _by_jinja(brought, chat, dressed, patched, capabilities)
+        chosen = Modelfile(dressed, "config", True)
+    elif own.template is not None:
+        chosen = Modelfile(replace(dressed, template=own.template), "template", None)
+    elif is_rendered:
+        chosen = Modelfile(dressed, "ollama", None)
+    else:
+        # Nobody else's template writes BOS.
+        writes_bos = True
+    if brought.jinja is None or brought.source == "gguf":
+        return chosen
+    opening = OPENING if capabilities.runs_llama_server else ""
+    adds_bos = _adds_bos(brought, chat, writes_bos=writes_bos)
+    return dataclasses.replace(chosen, jinja=opening + brought.jinja, adds_bos=adds_bos)
+
+
+def _adds_bos(brought: Brought, chat: ChatTemplate | None, *, writes_bos: bool) -> bool | None:
+    """Whether each text begins with BOS, as the template's conversations do where that is known.
+
+    With `writes_bos` the text of a conversation has BOS in it where the tokenizer does not add one.
+    """
+    if chat is None or not chat.shapes or not (brought.facts.bos or chat.emits_bos or brought.adds_bos):
+        return None
+    return chat.emits_bos and not (writes_bos and brought.adds_bos is False)
 
 
 def _by_jinja(
     brought: Brought,
     chat: ChatTemplate | None,
     settings: ModelSettings,
-    patched: bytes | None,
     capabilities: Capabilities,
 ) -> Modelfile:
     native = capabilities.runs_llama_server
     if chat is None:
         text = "it has no chat template: it continues texts; set template in [models] where it can chat"
-        return Modelfile(replace(settings, template=PLAIN), "none", None, patched, (text,))
+        return Modelfile(replace(settings, template=PLAIN), "none", None, warnings=(text,))
     if native and brought.source != "gguf" and chat.shapes:
         # From 0.30 on llama-server renders the Jinja itself, where no template is sent.
         # It takes BOS off the text that a Jinja makes if the model adds it, and leaves it there if not (b10488).
-        return Modelfile(settings, brought.source, True, patched, _without_bos(brought, chat))
+        return Modelfile(settings, brought.source, True, warnings=_without_bos(brought, chat))
     if chat.template:
         warnings = () if chat.exact else (_inexact(brought.source, chat),)
         begin = brought.facts.bos if chat.emits_bos and brought.adds_bos is False else ""
-        return Modelfile(
-            replace(settings, template=begin + chat.template),
-            brought.source,
-            chat.exact,
-            patched,
-            (*warnings, *_without_bos(brought, chat)),
-        )
+        template = replace(settings, template=begin + chat.template)
+        return Modelfile(template, brought.source, chat.exact, warnings=(*warnings, *_without_bos(brought, chat)))
     why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
     if native:
         text = f"the chat template of {brought.source} could not be checked: {why}"
-        return Modelfile(settings, brought.source, False, patched, (text,))
+        return Modelfile(settings, brought.source, False, warnings=(text,))
     text = f"the chat template of {brought.source} is not used: {why}; set template in [models]"
-    return Modelfile(replace(settings, template=PLAIN), "none", False, patched, (text,))
+    return Modelfile(replace(settings, template=PLAIN), "none", False, warnings=(text,))
 
 
 def _without_bos(brought: Brought, chat: ChatTemplate) -> tuple[str, ...]:
@@ -224,36 +238,6 @@ def _jinja(repository: str, contents: Mapping[str, bytes], config: Mapping[str, 
     if isinstance(said, list):
         said = next((one.get("template") for one in said if isinstance(one, dict) and one.get("name") == "default"), "")
     return (said, TOKENIZER_CONFIG) if isinstance(said, str) and said else (None, "none")
-
-
-def _tokenizer_config(
-    repository: str,
-    contents: Mapping[str, bytes],
-    brought: Brought,
-    chat: ChatTemplate | None,
-    capabilities: Capabilities,
-    *,
-    writes_bos: bool,
-) -> bytes | None:
-    """tokenizer_config.json with the chosen Jinja, and with how a text begins and a turn ends by it.
-
-    The converter reads chat_template.jinja nowhere, and of a list only the entry `default`. With `writes_bos` the text
-    of a conversation has BOS in it where the tokenizer does not add one.
-    """
-    if brought.jinja is None or brought.source == "gguf":
-        return None
-    original = contents.get(TOKENIZER_CONFIG)
-    config = json_object(f"{repository}/{TOKENIZER_CONFIG}", original) if original is not None else {}
-    before = json.dumps(config)
-    opening = OPENING if capabilities.runs_llama_server else ""
-    config["chat_template"] = opening + brought.jinja
-    if chat is not None and chat.shapes:
-        if config.get("bos_token") or chat.emits_bos or brought.adds_bos:
-            config["add_bos_token"] = chat.emits_bos and not (writes_bos and brought.adds_bos is False)
-        if chat.end_of_turn and chat.end_of_turn in brought.facts.added:
-            config["eos_token"] = chat.end_of_turn
-    after = json.dumps(config)
-    return None if after == before else after.encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from proxy.config import NO_SETTINGS, ModelSettings
-from proxy.planning.capabilities import CONVERTED_TO
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -18,14 +17,6 @@ class Format(StrEnum):
     SAFETENSORS = "safetensors"
     GGUF = "gguf"
     ADAPTER = "adapter"
-
-
-class Converter(StrEnum):
-    """Who makes a GGUF of the weights."""
-
-    OLLAMA = "ollama"
-    PROXY = "proxy"
-    NOBODY = "none"
 
 
 class Bar(NamedTuple):
@@ -105,11 +96,10 @@ class Offer(NamedTuple):
 class Plan:
     """A pull from here on: nothing later looks at the name or the listing again.
 
-    `quantization` is what the weights are to be, None where they stay as they are. `finished` says what the model
-    is, where Ollama has nothing left to make. `reason` says why this is the way. `result_size` is what the model
-    will take, in bytes, and `made_size` what Ollama writes beside the uploads until it is there; None where that is not
-    known. `base` is what an adapter goes on. `in_two_creates` says that a first create should only convert: what it
-    writes is then a model's, and goes with it. `offers` are the quantizations that there are.
+    `quantization` is what the weights are to be, None where they stay as they are. `is_converted` says whether the
+    proxy makes a GGUF of them. `finished` says what the model is; it is None for what goes on another model, and for
+    what Ollama pulls by itself. `reason` says why this is the way. `result_size` is what the model will take, in bytes;
+    None where that is not known. `base` is what an adapter goes on. `offers` are the quantizations that there are.
     """
 
     name: str
@@ -118,16 +108,13 @@ class Plan:
     reason: str
     uploads: tuple[Upload, ...]
     quantization: str | None = None
-    converter: Converter = Converter.NOBODY
+    is_converted: bool = False
     template_source: str = "none"
     template_exact: bool | None = None
     settings: ModelSettings = NO_SETTINGS
-    repairs: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     result_size: int | None = None
-    made_size: int = 0
     base: "Base | None" = None
-    in_two_creates: bool = False
     finished: Finished | None = None
     offers: tuple[Offer, ...] = ()
 
@@ -135,12 +122,6 @@ class Plan:
     def steps(self) -> tuple["Plan", ...]:
         """What is made, in order: the base of an adapter before the adapter."""
         return (self.base.plan, self) if self.base is not None and self.base.plan is not None else (self,)
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether Ollama has to quantize, beyond what its converter writes."""
-        written = CONVERTED_TO if self.converter is Converter.OLLAMA else None
-        return self.finished is None and self.quantization not in (None, written)
 
     @property
     def bars(self) -> tuple[Bar, ...]:

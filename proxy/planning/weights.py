@@ -15,7 +15,6 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 TEKKEN = "tekken.json"
-# What Ollama's converter reads beside the weights (convert/, v0.24 and v0.33).
 COMPANIONS = (
     CONFIG,
     *TOKENIZERS,
@@ -23,17 +22,14 @@ COMPANIONS = (
     "generation_config.json",
     "added_tokens.json",
     "special_tokens_map.json",
-    "preprocessor_config.json",
-    "processor_config.json",
     "modules.json",
 )
+"""What is read beside the weights."""
 WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
-UNHASHED_BYTES = 16 * 1024 * 1024
-"""What a weight file without a SHA-256 may have to be read beforehand, so that its digest is known."""
 DEEPEST = 100
 """Levels of a JSON file; Python itself could not walk many more."""
 TOKENIZER_BYTES = 48 * 1024 * 1024
-"""What a tokenizer in Git LFS may have to be looked into."""
+"""What a file of a tokenizer may have."""
 
 
 class NotConvertible(Refusal):
@@ -51,14 +47,9 @@ class Selection:
 
     @property
     def to_read(self) -> tuple[RepositoryFile, ...]:
-        """What has to be read before there is a plan: files without a known SHA-256, and what may be rewritten."""
-        small = [
-            file
-            for file in self.companions
-            if file.sha256 is None or (not _is_weights(file.path) and file.size <= TOKENIZER_BYTES)
-        ]
-        unhashed = [file for file in self.weights if file.sha256 is None and file.size <= UNHASHED_BYTES]
-        return (*small, *unhashed, *([self.chat_template] if self.chat_template else []))
+        """What has to be read before there is a plan."""
+        small = [file for file in self.companions if not _is_weights(file.path) and file.size <= TOKENIZER_BYTES]
+        return (*small, *([self.chat_template] if self.chat_template else []))
 
 
 def has_weights(files: Iterable[RepositoryFile]) -> bool:
@@ -67,7 +58,7 @@ def has_weights(files: Iterable[RepositoryFile]) -> bool:
 
 
 def choose_files(repository: Repository, index: bytes | None, more: Iterable[str] = ()) -> Selection:
-    """The weights of one family, exactly as the index names them, and the companions that Ollama reads.
+    """The weights of one family, exactly as the index names them, and the companions that are read.
 
     `more` are companions that the repository itself names. Raises Refusal for a repository that cannot become a
     model, and for an unsafe path in it.
@@ -78,7 +69,6 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
         weights = _weights_by_name(repository.id, files)
     else:
         weights = tuple(files[shard] for shard in sorted(set(weight_map.values())))
-    # An empty file makes Ollama's create fail, but only sometimes: it looks at the files in random order.
     there = [files[path] for path in (*COMPANIONS, *more) if path in files and files[path].size]
     weights += tuple(file for file in there if _is_weights(file.path))
     companions = tuple(file for file in there if not _is_weights(file.path))
@@ -88,7 +78,7 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
         raise NotConvertible(f"{repository.id} has no {CONFIG}, which says what architecture the weights are")
     if not any(path in files and files[path].size for path in TOKENIZERS):
         only = f" but {TEKKEN}, Mistral's own, which is not read" if TEKKEN in files else ""
-        raise NotConvertible(f"{repository.id} has no tokenizer{only}: Ollama needs one of {' and '.join(TOKENIZERS)}")
+        raise NotConvertible(f"{repository.id} has no tokenizer{only}: it takes one of {' and '.join(TOKENIZERS)}")
     return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map)
 
 
@@ -134,7 +124,7 @@ def _within(value: Any) -> Iterable[Any]:
 
 
 def check_path(where: str, path: object) -> None:
-    """A path from outside becomes part of URLs with our token and of file names at Ollama."""
+    """A path from outside becomes part of URLs with our token."""
     if (
         not isinstance(path, str)
         or "\\" in path
@@ -145,7 +135,7 @@ def check_path(where: str, path: object) -> None:
 
 
 def _weights_by_name(repository: str, files: Mapping[str, RepositoryFile]) -> tuple[RepositoryFile, ...]:
-    # All that is uploaded is converted, so two families together make a model that cannot load (v0.24).
+    # Two families of files together are two models.
     for pattern in ("model", r"model-\d+-of-\d+", "model[^/]*", "consolidated[^/]*"):
         family = [files[path] for path in sorted(files) if re.fullmatch(rf"{pattern}\.safetensors", path)]
         if family:
@@ -177,5 +167,5 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
     if missing := sorted(shard for shard in shards if shard not in files):
         raise Refusal(f"{where} names {missing[0]}, which the repository does not have; its upload is incomplete")
     if nested := sorted(shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")):
-        raise Refusal(f"{where} names {nested[0]}; Ollama reads only *.safetensors in the top folder")
+        raise Refusal(f"{where} names {nested[0]}; only *.safetensors in the top folder are read")
     return weight_map

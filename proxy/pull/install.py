@@ -8,12 +8,13 @@ from typing import Any
 from proxy.errors import OllamaError, OllamaGone
 from proxy.ollama import Ollama
 from proxy.planning.plan import Plan
-from proxy.pull.create import VERIFYING
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import temporary_name
 from proxy.registry import Blob, Layer, Registry
 
 log = logging.getLogger(__name__)
+
+VERIFYING = "verifying conversion"
 
 LACK_OF_MEMORY = re.compile(
     r"system memory|out of memory|not enough memory|insufficient memory|allocate (?:memory|buffer|backend)"

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -51,10 +50,7 @@ class Installed:
     async def same_weights(self, reference: ModelReference, plan: Plan) -> HeldModel | None:
         """The model whose weights the plan's has, where only what is beside them changes."""
         record = self._journal.record(reference.key)
-        # A template of one's own takes no account of the authors' in the weights, whichever of the two was first.
-        bare = replace(plan, settings=msgspec.structs.replace(plan.settings, template=None))
-        alike = (weights_identity(plan), weights_identity(bare))
-        if record is None or plan.base is not None or record.weights not in alike:
+        if record is None or plan.base is not None or record.weights != weights_identity(plan):
             return None
         if not await self._is_there(reference, record):
             return None
@@ -82,7 +78,7 @@ class Installed:
         settings = msgspec.to_builtins(self._config.settings_for(reference.name))
         pull = self._config.pull
         asked = [repository.id, repository.commit, reference.tag.casefold(), settings]
-        return digest_of_value([*asked, pull.default_quantization, pull.gguf, pull.converter])
+        return digest_of_value([*asked, pull.default_quantization, pull.gguf])
 
     async def _is_there(self, reference: ModelReference, record: Record) -> bool:
         model = await self._listed(reference.name)

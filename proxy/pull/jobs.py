@@ -78,12 +78,10 @@ class Job:
     def details(self) -> dict[str, Any]:
         """`view`, and what only a person wants to see."""
         progress = self.progress
-        quantized = progress.quantized
         return {
             **self.view(),
             "cancelled": self.cancelled,
             "status": progress.says,
-            "quantized": {"total": quantized.total, "completed": quantized.completed} if quantized else None,
             "files": {
                 "count": len(progress.parts),
                 "done": sum(part.completed == part.total for part in progress.parts),

@@ -1,4 +1,4 @@
-"""From a plan to a model in Ollama, and nothing beside it: transfer, install or create, reclaim."""
+"""From a plan to a model in Ollama, and nothing beside it: transfer, install, reclaim."""
 
 import asyncio
 import logging
@@ -12,19 +12,19 @@ from rich.filesize import decimal
 
 from proxy.config import ModelSettings, OllamaConfig
 from proxy.disk import free_disk
-from proxy.errors import OllamaError, ProxyError, Refusal, Rejected
+from proxy.errors import OllamaError, OllamaGone, ProxyError, Refusal, Rejected
 from proxy.ollama import Ollama
-from proxy.planning.identity import files_identity, weights_identity, with_known_digests
+from proxy.planning.identity import weights_identity, with_known_digests
 from proxy.planning.installation import Description, HeldModel, described, files_beside, held_model, settings_over
-from proxy.planning.plan import Base, Converter, Plan, Upload, small_file
-from proxy.pull.create import convert, create
+from proxy.planning.plan import Base, Plan, Upload, small_file
+from proxy.pull.create import create
 from proxy.pull.install import Install, NotPulled
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.reclaim import NotReclaimed, Reclaim, temporary_name
 from proxy.pull.states import Enter, State, to_its_end
 from proxy.pull.transfer import Transfer
-from proxy.pull.trial import try_template
+from proxy.pull.trial import trial_files
 from proxy.registry import Blob, Layer
 
 log = logging.getLogger(__name__)
@@ -39,19 +39,15 @@ REMOVING = "removing unused layers"
 
 @dataclass(slots=True)
 class Step:
-    """One model to make. `temporary` is a name on the way: of its unquantized form where it is `converted_first`, which
-    may be there already, `is_converted`; else of the model itself. One that is installed by manifest has its config and
-    its other small layers in `beside`, and in `kept` the digests of weights that Ollama has, with their kinds. `number`
-    is that of its pull in the journal.
+    """One model to make. `temporary` is its name on the way. Its config and its other small layers are in `beside`, and
+    in `kept` the digests of weights that Ollama has, with their kinds. `number` is that of its pull in the journal.
     """
 
     plan: Plan
     temporary: str
-    converted_first: bool = False
     beside: tuple[Upload, ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
     number: int = 0
-    is_converted: bool = False
 
     @property
     def config(self) -> Blob:
@@ -62,7 +58,7 @@ class Step:
         base = self.plan.base.name if self.plan.base is not None else ""
         kept = [Layer.of(kind, Blob(digest, 0), base) for kind, digest in self.kept]
         brought = [Layer.of(upload.kind, Blob(digests[upload.path], upload.size)) for upload in self.plan.uploads]
-        return [*kept, *brought, *(Layer.of(upload.path, _blob(upload)) for upload in self.beside[1:])]
+        return [*kept, *brought, *_layers(self.beside[1:])]
 
     def dress(self, description: Description, settings: ModelSettings) -> None:
         files = files_beside(description, settings)
@@ -96,7 +92,7 @@ class Making:
 
     async def redress(self, plan: Plan, held: HeldModel, progress: Progress, enter: Enter, remember: Remember) -> None:
         """Make the model again of the weights that Ollama has, with the plan's template, parameters and the like."""
-        bare = replace(plan, uploads=(), quantization=None, converter=Converter.NOBODY, in_two_creates=False)
+        bare = replace(plan, uploads=(), quantization=None, is_converted=False)
         step = Step(bare, temporary_name(), kept=held.blobs)
         step.dress(held.description, plan.settings)
         await self._run([step], bare, progress, enter, remember)
@@ -110,8 +106,7 @@ class Making:
                 await self._claim(step, progress)
                 await self._try_template(step, progress)
             await self._check_disk(steps)
-            converted = [step.plan for step in steps if step.is_converted]
-            held = await self._transfer.announce([step.plan for step in steps], progress, converted)
+            held = await self._transfer.announce([step.plan for step in steps], progress)
             for step in steps:
                 removed |= await self._make(step, held, progress, enter)
             await self.remember(plan, [step.number for step in steps], remember)
@@ -151,9 +146,7 @@ class Making:
                 progress.status(REMOVING)
 
     def _step(self, plan: Plan) -> Step:
-        converted_first = plan.in_two_creates and self._reclaim.enabled
-        identity = files_identity(plan) if converted_first else weights_identity(plan)
-        step = Step(plan, temporary_name(identity), converted_first)
+        step = Step(plan, temporary_name(weights_identity(plan)))
         if plan.finished is not None:
             has_projector = any(upload.kind == "projector" for upload in plan.uploads)
             step.dress(described(plan.finished, has_projector=has_projector), plan.settings)
@@ -167,33 +160,44 @@ class Making:
         async def claim() -> None:
             if not step.number:
                 step.number = await self._reclaim.claim(plan.name.casefold(), step.temporary, digests)
-            step.is_converted = await self._is_converted(step)
 
         await self._transfer.patiently(claim, plan.name, progress)
 
     async def _try_template(self, step: Step, progress: Progress) -> None:
-        def trial() -> Coroutine[Any, Any, None]:
-            return try_template(self._ollama, self._journal, step.plan, step.number)
-
-        await self._transfer.patiently(trial, step.plan.name, progress)
-
-    async def _is_converted(self, step: Step) -> bool:
-        return step.converted_first and await self._ollama.has_model(step.temporary)
+        """Raises Refusal with Ollama's reason. Where it does not reach the proxy, its create will say so."""
+        name = temporary_name()
+        files = trial_files(step.plan, name)
+        if not files:
+            return
+        self._journal.need(step.number, [file.digest for file in files if file.digest])
+        await self._transfer.run(replace(step.plan, uploads=files), (), progress)
+        pull = partial(self._install.pulled, name, _blob(files[0]), _layers(files[1:]))
+        # Who makes another model meanwhile would remove this one.
+        async with self._reclaim.creating:
+            try:
+                made = await self._transfer.patiently(pull, step.plan.name, progress)
+            except NotPulled as error:
+                log.warning("the template of %s is not tried, since %s", step.plan.name, error)
+                return
+            try:
+                await self._transfer.patiently(partial(self._ollama.check_shown, made), step.plan.name, progress)
+            except OllamaGone:
+                raise
+            except OllamaError as error:
+                raise Refusal(f"Ollama cannot use the template of {step.plan.name}: {error}") from error
+            finally:
+                await self._ollama.delete(made)
 
     async def _make(self, step: Step, held: set[str], progress: Progress, enter: Enter) -> bool:
         """Whether something was removed behind the model."""
-        digests: dict[str, str] = {}
-        if not step.is_converted:
-            enter(State.TRANSFERRING)
-            need = partial(self._journal.need, step.number)
-            digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
-            if step.plan.base is not None:
-                await self._transfer.patiently(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
-            await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
+        enter(State.TRANSFERRING)
+        need = partial(self._journal.need, step.number)
+        digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
+        if step.plan.base is not None:
+            await self._transfer.patiently(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
+        await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
         progress.status("verifying sha256 digest")
         async with self._creating(step.plan, progress, enter):
-            if step.converted_first:
-                return await self._make_of_temporary(step, digests, progress, enter)
             await to_its_end(self._put(step, digests, progress, enter))
             return await self._give_up(progress, enter)
 
@@ -211,15 +215,14 @@ class Making:
         self._journal.need(step.number, [*digests, *(upload.digest for upload in step.beside if upload.digest)])
 
     async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
-        """Make the model of what was brought: by manifest where Ollama has nothing to do, else by its create."""
-        if not step.beside:
-            await self._create(step.plan, step.temporary, digests, progress)
-        else:
-            try:
-                await self._install_layers(step, digests, progress)
-            except NotPulled as error:
-                await self._create_instead(step, digests, progress, error)
-        await self._settle(step, enter)
+        """Make the model of what was brought. That nothing can be removed behind it is no failure of the pull."""
+        try:
+            await self._install_layers(step, digests, progress)
+        except NotPulled as error:
+            await self._create_instead(step, digests, progress, error)
+        self._reclaim.release(step.number)
+        enter(State.RECLAIMING)
+        await self._drop_temporaries()
 
     async def _install_layers(self, step: Step, digests: Mapping[str, str], progress: Progress) -> None:
         layers = step.layers(digests)
@@ -232,45 +235,20 @@ class Making:
         """Of a GGUF every Ollama still makes a model, but from 0.34.2 on none with an adapter."""
         log.warning("%s is made by Ollama's create instead of a manifest, since %s", step.plan.name, why)
         files = {f"model-{number}.gguf": digest for number, (_, digest) in enumerate(step.kept)}
+
+        def make(name: str) -> Coroutine[Any, Any, None]:
+            return create(self._ollama, step.plan, name, digests or files)
+
         try:
-            await self._create(step.plan, step.temporary, digests or files, progress)
+            made = await self._install.created(step.plan, step.temporary, make)
         except Rejected as error:
             raise Rejected(f"{error}; {why}") from error
-
-    async def _create(
-        self, plan: Plan, temporary: str, digests: Mapping[str, str], progress: Progress, source: str | None = None
-    ) -> None:
-        def make(name: str) -> Coroutine[Any, Any, None]:
-            return create(self._ollama, plan, name, digests, progress, source)
-
-        await self._hand_over(await self._install.created(plan, temporary, make), plan, progress)
+        await self._hand_over(made, step.plan, progress)
 
     async def _hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
         hand_over = partial(self._install.hand_over, made, plan, progress)
         await self._transfer.patiently(hand_over, plan.name, progress)
         progress.status(WRITING)
-
-    async def _settle(self, step: Step, enter: Enter) -> bool:
-        """The model is made: whether a model on the way to it is removed. That it fails is no failure of the pull."""
-        self._reclaim.release(step.number)
-        enter(State.RECLAIMING)
-        return await self._drop_temporaries()
-
-    async def _make_of_temporary(
-        self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter
-    ) -> bool:
-        """Convert, give the raw files up, and quantize, so that at no time all three are there."""
-        temporary = step.temporary
-        if not await self._is_converted(step):
-            await to_its_end(convert(self._ollama, step.plan, digests, temporary, progress))
-        self._journal.need_no_more(step.number)
-        removed = await self._give_up(progress, enter)
-        enter(State.CREATING)
-        return removed | await to_its_end(self._quantize(step, digests, progress, enter))
-
-    async def _quantize(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> bool:
-        await self._create(step.plan, temporary_name(), digests, progress, step.temporary)
-        return await self._settle(step, enter)
 
     @asynccontextmanager
     async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[None]:
@@ -296,12 +274,11 @@ class Making:
             log.warning("raw files stay for now: %s", error)
         return False
 
-    async def _drop_temporaries(self) -> bool:
+    async def _drop_temporaries(self) -> None:
         try:
-            return bool(await self._reclaim.drop_temporaries())
+            await self._reclaim.drop_temporaries()
         except OllamaError as error:
             log.warning("temporary models stay for now: %s", error)
-            return False
 
     async def _give_all_up(self, steps: Sequence[Step], progress: Progress, enter: Enter) -> None:
         """The same files would fail the same way."""
@@ -314,32 +291,24 @@ class Making:
     async def _check_disk(self, steps: Sequence[Step]) -> None:
         """Raises Refusal where it is certain that the disk is too small."""
         free = await free_disk(self._config, self._ollama)
-        if free is None or free > self._peak(steps, set()):
+        if free is None or free > self._needed(steps, set()):
             return
-        needed = self._peak(steps, await self._transfer.held(*(step.plan for step in steps)))
+        needed = self._needed(steps, await self._transfer.held(*(step.plan for step in steps)))
         if free < needed:
             raise Refusal(
                 f"{steps[-1].plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has "
                 f"{decimal(free)} left; remove models that you do not use (`ollama rm`)"
             )
 
-    def _peak(self, steps: Sequence[Step], held: Collection[str]) -> int:
-        """Bytes that are on the disk at once until all is made, beyond what is there."""
-        left, peak = 0, 0
-        for step in steps:
-            plan, result = step.plan, step.plan.result_size or 0
-            raw = sum(upload.size for upload in plan.uploads if upload.digest not in held)
-            if step.is_converted:
-                needed, stays = result, result
-            elif step.converted_first:
-                # The raw files go before Ollama quantizes.
-                needed, stays = max(raw + plan.made_size - result, plan.made_size), result
-            else:
-                needed = raw + plan.made_size
-                stays = max(plan.made_size, result) if self._reclaim.enabled else needed
-            peak = max(peak, left + needed)
-            left += stays
-        return peak
+    def _needed(self, steps: Sequence[Step], held: Collection[str]) -> int:
+        """Bytes that come to the disk until all is made, beyond what is there."""
+        uploads = (upload for step in steps for upload in step.plan.uploads)
+        return sum(upload.size for upload in uploads if upload.digest not in held)
+
+
+def _layers(files: Sequence[Upload]) -> list[Layer]:
+    """Of small files, whose paths are their kinds."""
+    return [Layer.of(file.path, _blob(file)) for file in files]
 
 
 def _blob(upload: Upload) -> Blob:

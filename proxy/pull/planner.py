@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 from proxy.chat.probe import probe
-from proxy.config import NO_SETTINGS, Config, ConvertedBy, GgufPulls
+from proxy.config import NO_SETTINGS, Config, GgufPulls
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.tensors import GgufError
@@ -24,13 +23,13 @@ from proxy.planning.adapter import (
 from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.conversion_plan import (
     Material,
+    architecture_of,
     convert_material,
-    converts_here,
     kept_quantization,
     plan_conversion,
     read_tokens,
 )
-from proxy.planning.embedding import MODULES, check_companions, module_files, pooling_of
+from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import (
@@ -41,11 +40,9 @@ from proxy.planning.modelfile import (
     choose_modelfile,
     files_to_read,
 )
-from proxy.planning.plan import Base, Converter, Format, Plan, weight_upload
-from proxy.planning.preflight import architecture_of, check_weights, judge
+from proxy.planning.plan import Base, Format, Plan, weight_upload
 from proxy.planning.quantizations import read_quantization
-from proxy.planning.safetensors_plan import plan_safetensors
-from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection, choose_files, has_weights, json_object
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights, json_object
 from proxy.pull.progress import Progress
 from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
@@ -162,53 +159,8 @@ class Planner:
         more = module_files(reading.contents.get(MODULES))
         selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), more)
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
-        default = self._config.pull.default_quantization
-        architecture = architecture_of(f"{repository.id}/{CONFIG}", config)
-        unknown_here = None
-        if converts_here(self._config.pull.converter, architecture, capabilities):
-            try:
-                return await self._plan_conversion(reference, config, selection, reading, capabilities)
-            except NotConvertible as error:
-                if self._config.pull.converter is ConvertedBy.PROXY or not capabilities.converts(architecture):
-                    raise
-                unknown_here = error
-        findings = judge(repository.id, config, reference.tag, default, capabilities)
-        await reading.read(selection.to_read)
-        headers = await reading.headers(selection.weights)
-        await asyncio.to_thread(check_weights, repository.id, selection, headers, findings, capabilities)
-        await reading.read(files_to_read(repository.files))
-
-        tokenizer = await asyncio.to_thread(
-            check_companions, repository.id, architecture, reading.contents, findings.rows
-        )
-        contents = reading.contents | tokenizer.mended
-        brought = brought_by_files(repository.id, contents, tokenizer.tokens)
-        modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
-        plan = await asyncio.to_thread(
-            plan_safetensors,
-            reference.name,
-            repository,
-            selection,
-            headers,
-            reading.contents,
-            findings,
-            tokenizer,
-            modelfile,
-        )
-        # From v0.30 on Ollama makes another GGUF of what it has converted, and keeps both for ever: two creates would
-        # take more disk than one, and free no more.
-        plan = replace(plan, in_two_creates=plan.is_quantized and not capabilities.runs_llama_server)
-        return replace(plan, reason=f"{plan.reason}; the proxy does not: {unknown_here}") if unknown_here else plan
-
-    async def _plan_conversion(
-        self,
-        reference: ModelReference,
-        config: Mapping[str, Any],
-        selection: Selection,
-        reading: Reading,
-        capabilities: Capabilities,
-    ) -> Plan:
-        repository, architecture = reading.repository, str(config["architectures"][0])
+        architecture = architecture_of(f"{repository.id}/{CONFIG}", config, capabilities)
+        config["architectures"] = [architecture]
         default = self._config.pull.default_quantization
         kept = kept_quantization(architecture, config)
         wanted = read_quantization(repository.id, reference.tag, default, capabilities, kept=kept)
@@ -267,7 +219,7 @@ class Planner:
             Format.ADAPTER,
             f"a LoRA adapter on {base.name}, written as a GGUF by the proxy: Ollama's own conversion of it is wrong",
             (weight_upload(repository, ADAPTER_GGUF, recipe, "adapter"),),
-            converter=Converter.PROXY,
+            is_converted=True,
             settings=settings,
             template_source="base" if settings.template is None else "config",
             base=Base(base.name, made),

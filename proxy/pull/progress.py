@@ -21,7 +21,6 @@ MOST_COLUMNS = 58
 a row behind ten times a second. Its bars need 61 columns."""
 RATE_SECONDS = 10
 
-QUANTIZING_DIGEST = "sha256:" + "0" * 64
 # Clients take a line with a digest as a sign of life; an unknown one with nothing to do disturbs none of them.
 NOTHING_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -103,11 +102,11 @@ class Progress:
     @property
     def total(self) -> int:
         """Bytes of all weight files."""
-        return sum(line.total for line in self._files())
+        return sum(line.total for line in self._bars.values())
 
     @property
     def completed(self) -> int:
-        return sum(line.completed for line in self._files())
+        return sum(line.completed for line in self._bars.values())
 
     @property
     def rate(self) -> float:
@@ -117,14 +116,6 @@ class Progress:
     @property
     def parts(self) -> Collection[Part]:
         return self._parts.values()
-
-    @property
-    def quantized(self) -> Line | None:
-        """The bar of what Ollama quantizes, which no file has."""
-        return self._bars.get(QUANTIZING_DIGEST)
-
-    def _files(self) -> list[Line]:
-        return [line for digest, line in self._bars.items() if digest != QUANTIZING_DIGEST]
 
     def retried(self) -> None:
         self.retries += 1
@@ -174,14 +165,6 @@ class Progress:
             part = self._parts[digest]
             part.completed = min(part.completed + size, part.total)
             self._publish(self._bars[bar])
-
-    def quantizing(self, status: str, total: int, completed: int) -> None:
-        self.says = status
-        line = self._bars.get(QUANTIZING_DIGEST, Line(status, QUANTIZING_DIGEST, total))
-        # Open WebUI shows a bar of which nothing is done as full (v0.12); where Ollama says no more, that stays.
-        completed = min(max(completed, line.completed, 1), line.total)
-        self._bars[QUANTIZING_DIGEST] = replace(line, completed=completed)
-        self._publish(self._bars[QUANTIZING_DIGEST])
 
     def success(self) -> None:
         self._end(Line("success"))

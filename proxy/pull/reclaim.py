@@ -55,7 +55,7 @@ class Reclaimed:
 
 
 def temporary_name(identity: str = "") -> str:
-    """Of a model of a plan's files, the same for all its quantizations; else one that nothing else has."""
+    """Of a model of a plan's weights, the same in every pull of them; else one that nothing else has."""
     return f"{NAMESPACE}/{identity[:32] or secrets.token_hex(16)}:temporary"
 
 

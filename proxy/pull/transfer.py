@@ -134,14 +134,14 @@ class Transfer:
             raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
         return part
 
-    async def announce(self, plans: Sequence[Plan], progress: Progress, complete: Sequence[Plan] = ()) -> set[str]:
+    async def announce(self, plans: Sequence[Plan], progress: Progress) -> set[str]:
         """Show the bars of all that one pull makes: once bytes move, none can be added without changing a total.
 
-        The digests of the blobs that Ollama already has. Of plans that are `complete` nothing has to move.
+        The digests of the blobs that Ollama already has.
         """
         held = await self.patiently(lambda: self.held(*plans), plans[-1].name, progress)
         progress.announce(
-            (bar.digest, bar.size, upload.digest in held or any(plan is one for one in complete))
+            (bar.digest, bar.size, upload.digest in held)
             for plan in plans
             for upload in plan.weights
             for bar in upload.bars

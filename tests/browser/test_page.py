@@ -75,21 +75,21 @@ async def test_a_pull_is_watched_from_its_name_to_success(
         "hf.co/acme/tiny:latest",
         f"acme/tiny · commit {commit[:7]} · safetensors",
         "to fetch\n3.4 MB",
-        "to keep\n≈ 1.2 MB",
-        "Ollama converts LlamaForCausalLM, as Q4_K_M",
+        "to keep\n≈ 1.1 MB",
+        "The proxy converts LlamaForCausalLM, as Q4_K_M",
         "tokenizer_config.json, exactly as its authors wrote it",
         "stop <|eot_id|>",
     ):
         assert text in said
     offers = "[...document.querySelectorAll('#offers button')].map((one) => one.innerText)"
     assert [text.split("\n")[0] for text in await opened.value(offers)] == [
-        *("Q4_K_S", "Q4_K_M", "Q8_0", "F16", "BF16", "F32")
+        *("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16")
     ]
-    assert await opened.text("#offers [aria-pressed=true]") == "Q4_K_M\n1.2 MB"
+    assert await opened.text("#offers [aria-pressed=true]") == "Q4_K_M\n1.1 MB"
     await opened.click("#files summary")
-    assert "model-00001-of-00004.safetensors\t756 kB\tno" in await opened.text("#files")
+    assert "model.gguf\t1.1 MB\tno" in await opened.text("#files")
     assert not [request for request in ollama.requests if request.method == "POST"]
-    await opened.click("#offers li:nth-child(3) button")
+    await opened.click("#offers li:nth-child(4) button")
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
     await shoot(opened, "plan")
     hub.line = SLOW
@@ -125,7 +125,7 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     hub.add("acme/strange", strange)
     hub.add("acme/strange-GGUF", {"strange.Q4_K_M.gguf": tiny_gguf()}, quantized_from="acme/strange")
     await plan(opened, "hf.co/acme/strange")
-    assert "neither this proxy nor any Ollama converts StrangeForCausalLM" in await opened.text("#refusal")
+    assert "this proxy does not know the architecture StrangeForCausalLM" in await opened.text("#refusal")
     assert await opened.text("#choice") == "What would work\n\nhf.co/acme/strange-GGUF"
     assert await opened.text("#pull") == ""
     await shoot(opened, "refusal")
@@ -133,9 +133,9 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     await opened.until("document.getElementById('plan-name').textContent.startsWith('hf.co/acme/strange-GGUF')")
     assert await opened.text("#refusal") == ""
     assert await opened.text("#pull") == "Pull it"
-    await plan(opened, "hf.co/acme/tiny:q3_k_m")
-    assert "cannot quantize to 'q3_k_m'" in await opened.text("#refusal")
-    assert "Q4_K_M\n1.2 MB" in await opened.text("#choice")
+    await plan(opened, "hf.co/acme/tiny:iq1_s")
+    assert "IQ1_S needs an importance matrix" in await opened.text("#refusal")
+    assert "Q4_K_M\n1.1 MB" in await opened.text("#choice")
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
@@ -230,7 +230,7 @@ async def test_everything_can_be_done_with_the_keyboard_alone(
     await opened.press(" ")
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
     assert str(await opened.value(focused)).startswith("Q8_0")
-    for _ in range(3):
+    for _ in range(4):
         await opened.press("Tab", shift=True)
     assert await opened.value(focused) == "pull"
     await opened.press("Enter")
@@ -407,19 +407,19 @@ async def test_what_fails_is_said(opened: Page, app: App, hub: StandInHub) -> No
     opened.problems.clear()  # the 400 itself
 
 
-@pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
-async def test_a_create_of_which_ollama_says_nothing_is_no_pull_that_stands_still(
-    page: Page, hub: StandInHub, ollama: StandInOllama, version: str
+@pytest.mark.parametrize("reached", [True, False])
+async def test_a_model_that_ollama_takes_its_time_with_is_no_pull_that_stands_still(
+    page: Page, hub: StandInHub, ollama: StandInOllama, *, reached: bool
 ) -> None:
-    """It converts and quantizes what the proxy leaves to it."""
-    ollama.version = version
-    ollama.hold_create = asyncio.Event()
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "ollama"})) as app:
+    """It pulls a manifest from the proxy, or creates the model where it does not reach that."""
+    sections = {"advertise_url": "" if reached else "http://127.0.0.1:9"}
+    ollama.hold_making = asyncio.Event()
+    async with App(settings(hub.endpoint, ollama.url, ollama=sections)) as app:
         await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q4_K_M")
         await page.click("#pull")
         await page.says("#running", "Ollama makes the model\n")
         assert await page.value("document.querySelector('#running progress').position") == -1
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         await page.says("#ended .done", "hf.co/acme/tiny:q4_K_M")
     assert await page.text("#running") == ""
 
@@ -430,7 +430,7 @@ async def test_the_other_quantizations_are_behind_a_disclosure(
 ) -> None:
     shown = "[...document.querySelectorAll('#{0} button .name')].map((one) => one.innerText)"
     is_open = "document.getElementById('others-choice').open"
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         await page.open(f"{app.address.url}/-/")
         await page.until("document.querySelector('#ollama.up')")
         await plan(page, "hf.co/acme/tiny")

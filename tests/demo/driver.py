@@ -8,9 +8,13 @@ import orjson
 from yarl import URL
 
 from proxy.demo.repository import tiny_llama
+from proxy.gguf.header import Field
 from tests.support import digest_of
+from tests.tiny_gguf import tiny_gguf
 
 FILES = {path: data for path, data in tiny_llama().items() if path.endswith((".json", ".safetensors"))}
+CHAT = Field.string("{{ '<|start_header_id|>' }}")
+GGUF = {"model.gguf": tiny_gguf("F16", tokenizer__chat_template=CHAT)}
 NOBODY = "sha256:" + "1" * 64
 
 

@@ -7,30 +7,23 @@ import orjson
 import pytest
 
 from proxy.demo.ollama import StandInOllama
-from tests.demo.driver import FILES, NOBODY, Driver, statuses
-from tests.tiny_gguf import tiny_gguf
+from tests.demo.driver import FILES, GGUF, NOBODY, Driver, statuses
+from tests.support import digest_of
 
 
-async def test_a_create_converts_quantizes_and_shows_the_model(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
+async def test_a_create_dresses_and_shows_the_model(ollama: StandInOllama, client: Driver) -> None:
+    files = await client.upload(GGUF)
     answer = await client.lines(
         "/api/create",
-        model="hf.co/Org/Tiny:q4_K_M",
+        model="hf.co/Org/Tiny:f16",
         files=files,
-        quantize="q4_K_M",
         system='Be "kind".\nAlways.',
         parameters={"stop": ["<|eot_id|>"], "temperature": 0.5},
         license="Free",
     )
-    quantizing = [line for line in answer if line["status"].startswith("quantizing")]
-    assert {line["status"] for line in quantizing} == {"quantizing F16 model to Q4_K_M"}
-    assert {line["digest"] for line in quantizing} == {"0" * 19}
-    assert quantizing[-1]["completed"] == quantizing[-1]["total"]
-    rest = [status.partition(" sha256:")[0] for status in statuses(answer) if "quantizing" not in status]
-    assert rest == [
-        "converting model",
-        "verifying conversion",
-        "creating new layer",
+    assert [status.partition(" sha256:")[0] for status in statuses(answer)] == [
+        "parsing GGUF",
+        "using existing layer",
         "using autodetected template llama3-instruct",
         "creating new layer",
         "creating new layer",
@@ -38,15 +31,15 @@ async def test_a_create_converts_quantizes_and_shows_the_model(ollama: StandInOl
         "writing manifest",
         "success",
     ]
-    status, shown = await client.one("POST", "/api/show", model="HF.co/org/tiny:Q4_k_m")
+    status, shown = await client.one("POST", "/api/show", model="HF.co/org/tiny:F16")
     assert status == 200
     assert shown["details"] == {
         "parent_model": "",
         "format": "gguf",
         "family": "llama",
         "families": ["llama"],
-        "parameter_size": "1.67M",
-        "quantization_level": "Q4_K_M",
+        "parameter_size": "394K",
+        "quantization_level": "F16",
     }
     for part in (
         "FROM /",
@@ -57,80 +50,50 @@ async def test_a_create_converts_quantizes_and_shows_the_model(ollama: StandInOl
         assert part in shown["modelfile"]
     assert (shown["license"], shown["capabilities"]) == ("Free", ["completion"])
     [listed] = (await client.one("GET", "/api/tags"))[1]["models"]
-    assert (listed["name"], listed["digest"]) == (
-        "hf.co/Org/Tiny:q4_K_M",
-        ollama.models["hf.co/org/tiny:q4_k_m"].digest,
-    )
+    assert (listed["name"], listed["digest"]) == ("hf.co/Org/Tiny:f16", ollama.models["hf.co/org/tiny:f16"].digest)
 
 
-async def test_without_quantize_the_model_is_f16_and_the_same_files_give_the_same_model(
-    ollama: StandInOllama, client: Driver
-) -> None:
-    files = await client.upload(FILES)
-    first = await client.lines("/api/create", model="x", files=files, quantize="f16")
+async def test_the_same_files_give_the_same_model(ollama: StandInOllama, client: Driver) -> None:
+    files = await client.upload(GGUF)
+    first = await client.lines("/api/create", model="x", files=files)
     second = await client.lines("/api/create", model="y", files=files)
-    assert ollama.models["x"].quantization_level == "F16"
     assert ollama.models["x"].digest == ollama.models["y"].digest
     assert statuses(second) == [line.replace("creating new", "using existing") for line in statuses(first)]
 
 
-async def test_an_unknown_quantization_fails_only_after_the_conversion(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
-    answer = await client.lines("/api/create", model="x", files=files, quantize="q5_k_m")
-    text = "unsupported quantization type Q5_K_M - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0"
-    assert answer == [{"status": "converting model"}, {"error": text}]
-    assert dict(ollama.models) == {}
-    assert await client.one("POST", "/api/create", model="x", files=files, quantize="q5_k_m", stream=False) == (
-        500,
-        {"error": text},
-    )
-
-
-async def test_from_another_model_quantizes_its_f16_but_nothing_quantized(
-    ollama: StandInOllama, client: Driver
-) -> None:
-    """Deleting the temporary model then frees its F16 weights, and only them."""
-    files = await client.upload(FILES)
-    await client.lines("/api/create", model="temporary", files=files)
-    answer = await client.lines("/api/create", model="x", **{"from": "temporary"}, quantize="Q8_0")
-    assert answer[0]["status"] == "quantizing F16 model to Q8_0"
+async def test_a_model_of_another_one_keeps_its_layers(ollama: StandInOllama, client: Driver) -> None:
+    """Deleting the first one then frees what only that had."""
+    files = await client.upload(GGUF)
+    await client.lines("/api/create", model="temporary", files=files, system="old")
+    answer = await client.lines("/api/create", model="x", **{"from": "temporary"}, system="new")
     assert answer[-1] == {"status": "success"}
-    before = dict(ollama.blobs)
+    kinds = {layer.kind: layer.digest for layer in ollama.models["temporary"].layers}
+    before = set(ollama.blobs)
     await client.one("DELETE", "/api/delete", model="temporary")
-    freed = {size for digest, size in before.items() if digest not in ollama.blobs}
-    assert len(freed) == 2
-    assert max(freed) > 3_000_000
+    assert kinds["system"] not in ollama.blobs
+    assert before - ollama.blobs.keys() <= {kinds["system"], kinds["config"]}
     assert all(layer.digest in ollama.blobs for layer in ollama.models["x"].layers)
-    text = "quantization is only supported for F16, BF16 and F32 models"
-    assert await client.one("POST", "/api/create", model="y", **{"from": "x"}, quantize="Q4_K_M") == (
-        500,
-        {"error": text},
-    )
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"model.safetensors": NOBODY}, "open model.safetensors: no such file or directory"),
-        ({"config.json": None}, "open config.json: no such file or directory"),
-        ({"tokenizer.json": None}, "unknown tokenizer format"),
-    ],
-)
+@pytest.mark.parametrize("path", ["model.gguf", "other.gguf"])
 async def test_a_file_that_is_missing_is_an_error_after_the_first_line(
-    ollama: StandInOllama, client: Driver, change: dict[str, str | None], text: str
+    ollama: StandInOllama, client: Driver, path: str
 ) -> None:
-    files = {**await client.upload(FILES), **change}
-    given = {path: digest for path, digest in files.items() if digest}
+    given = {**await client.upload(GGUF), path: NOBODY}
     answer = await client.lines("/api/create", model="x", files=given)
-    assert answer == [{"status": "converting model"}, {"error": text}]
+    assert answer[0] == {"status": "parsing GGUF"}
+    assert answer[-1] == {"error": f"open {path}: no such file or directory"}
     assert dict(ollama.models) == {}
 
 
-async def test_an_architecture_that_v0_24_does_not_convert_is_refused(client: Driver) -> None:
-    config = FILES["config.json"].replace(b"LlamaForCausalLM", b"Qwen3ForCausalLM")
-    files = await client.upload({**FILES, "config.json": config})
-    answer = await client.lines("/api/create", model="x", files=files)
-    assert answer[-1] == {"error": 'unsupported architecture "Qwen3ForCausalLM"'}
+@pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
+async def test_what_is_no_gguf_is_refused(ollama: StandInOllama, client: Driver, version: str) -> None:
+    """Repositories are not converted: nobody asks this stand-in for that."""
+    ollama.version = version
+    files = await client.upload(FILES)
+    refused = (400, {"error": "unknown type"})
+    assert await client.one("POST", "/api/create", model="x", files=files) == refused
+    assert not ollama.models
 
 
 async def test_a_gguf_is_taken_as_it_is(ollama: StandInOllama, client: Driver) -> None:
@@ -151,26 +114,18 @@ async def test_a_gguf_is_taken_as_it_is(ollama: StandInOllama, client: Driver) -
         )
     )
     files = await client.upload({"weights": gguf})
-    answer = await client.lines("/api/create", model="x", files=files, quantize="q8_0")
-    assert statuses(answer)[:2] == ["parsing GGUF", "quantizing BF16 model to Q8_0"]
+    answer = await client.lines("/api/create", model="x", files=files)
+    assert statuses(answer)[:2] == ["parsing GGUF", f"using existing layer {digest_of(gguf)}"]
     model = ollama.models["x:latest"]
-    assert (model.family, model.quantization_level, model.parameter_size) == ("qwen3", "Q8_0", "3K")
+    assert (model.family, model.quantization_level, model.parameter_size) == ("qwen3", "BF16", "3K")
     not_gguf = await client.upload({"a.gguf": b"{}"})
     answer = await client.lines("/api/create", model="x", files=not_gguf)
     assert answer[-1] == {"error": "supplied file was not in GGUF format"}
 
 
-async def test_a_pointer_instead_of_weights_breaks_the_connection(client: Driver) -> None:
-    """The real server panics on the text that git keeps in the place of a large file."""
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
-    files = await client.upload({**FILES, "model.safetensors": pointer})
-    with pytest.raises(aiohttp.ClientError):
-        await client.lines("/api/create", model="x", files=files)
-
-
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_create_can_be_told_to_fail(ollama: StandInOllama, client: Driver, *, stream: bool) -> None:
-    files = await client.upload(FILES)
+    files = await client.upload(GGUF)
     ollama.fail_create = "no space left on device"
     async with client.session.post("/api/create", json={"model": "x", "files": files, "stream": stream}) as response:
         said = (await response.read()).splitlines()
@@ -180,59 +135,44 @@ async def test_a_create_can_be_told_to_fail(ollama: StandInOllama, client: Drive
 
 
 async def test_a_create_can_be_told_to_crash(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
+    files = await client.upload(GGUF)
     ollama.crash_create = True
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with client.session.post("/api/create", json={"model": "x", "files": files}) as response:
-        assert await response.content.readline() == b'{"status":"converting model"}\n'
-        ollama.hold_create.set()
+        assert await response.content.readline() == b'{"status":"parsing GGUF"}\n'
+        ollama.hold_making.set()
         with pytest.raises(aiohttp.ClientError):
             await response.content.readline()
     assert dict(ollama.models) == {}
 
 
 async def test_a_create_can_be_told_to_end_without_success(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
+    files = await client.upload(GGUF)
     ollama.end_create_early = True
-    assert await client.lines("/api/create", model="x", files=files) == [{"status": "converting model"}]
+    assert await client.lines("/api/create", model="x", files=files) == [{"status": "parsing GGUF"}]
     assert dict(ollama.models) == {}
 
 
 async def test_a_create_can_be_held_after_its_first_line(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
-    ollama.hold_create = asyncio.Event()
+    files = await client.upload(GGUF)
+    ollama.hold_making = asyncio.Event()
     async with client.session.post("/api/create", json={"model": "x", "files": files}) as response:
-        assert await response.content.readline() == b'{"status":"converting model"}\n'
+        assert await response.content.readline() == b'{"status":"parsing GGUF"}\n'
         assert dict(ollama.models) == {}
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert (await response.read()).endswith(b'{"status":"success"}\n')
     assert list(ollama.models) == ["x:latest"]
 
 
-async def test_a_conversion_can_be_silent_for_a_while(
-    ollama: StandInOllama, client: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-
-    files = await client.upload(FILES)
-    monkeypatch.setattr("proxy.demo.creation.asyncio.sleep", sleep)
-    ollama.conversion_silence = 300
-    await client.lines("/api/create", model="x", files=files)
-    assert slept == [300]
-
-
 async def test_a_create_whose_client_leaves_makes_no_model(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
-    ollama.hold_create = asyncio.Event()
+    files = await client.upload(GGUF)
+    ollama.hold_making = asyncio.Event()
     response = await client.session.post("/api/create", json={"model": "x", "files": files})
     await response.content.readline()
     response.close()
     while not ollama.abandoned_creates:
         await asyncio.sleep(0)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert ollama.abandoned_creates == 1
     assert dict(ollama.models) == {}
 
@@ -240,15 +180,15 @@ async def test_a_create_whose_client_leaves_makes_no_model(ollama: StandInOllama
 async def test_without_a_stream_a_create_completes_though_its_client_has_left(
     ollama: StandInOllama, client: Driver
 ) -> None:
-    files = await client.upload(FILES)
-    ollama.hold_create = asyncio.Event()
+    files = await client.upload(GGUF)
+    ollama.hold_making = asyncio.Event()
     body = {"model": "x", "files": files, "stream": False}
     leaving = asyncio.create_task(client.session.post("/api/create", json=body).__aenter__())
     while not ollama._unwatched:
         await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.gather(leaving, return_exceptions=True)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     while ollama._unwatched:
         await asyncio.sleep(0)
     assert list(ollama.models) == ["x:latest"]
@@ -256,7 +196,7 @@ async def test_without_a_stream_a_create_completes_though_its_client_has_left(
 
 
 async def test_replacing_a_model_frees_the_layers_of_the_old_one(ollama: StandInOllama, client: Driver) -> None:
-    files = await client.upload(FILES)
+    files = await client.upload(GGUF)
     await client.lines("/api/create", model="x", files=files, system="old")
     old = {layer.digest for layer in ollama.models["x"].layers if layer.kind in {"system", "config"}}
     assert old <= ollama.blobs.keys()
@@ -269,8 +209,8 @@ async def test_closing_is_prompt_while_creates_wait() -> None:
     async with StandInOllama(version="0.33.0") as ollama, aiohttp.ClientSession(ollama.url) as session:
         client = Driver(session)
         assert await client.one("GET", "/api/version") == (200, {"version": "0.33.0"})
-        files = await client.upload(FILES)
-        ollama.hold_create = asyncio.Event()
+        files = await client.upload(GGUF)
+        ollama.hold_making = asyncio.Event()
         bodies = [{"model": "x", "files": files, "stream": stream} for stream in (True, False)]
         waiting = [asyncio.create_task(client.session.post("/api/create", json=body).__aenter__()) for body in bodies]
         while not (ollama._unwatched and waiting[0].done()):
@@ -285,27 +225,8 @@ async def test_closing_is_prompt_while_creates_wait() -> None:
     assert dict(ollama.models) == {}
 
 
-@pytest.mark.parametrize("source", ["files", "from"])
-async def test_from_0_34_1_on_nothing_is_quantized(ollama: StandInOllama, client: Driver, source: str) -> None:
-    ollama.version = "0.34.1"
-    files = await client.upload({"m.gguf": tiny_gguf("F16")})
-    assert (await client.lines("/api/create", model="x", files=files))[-1] == {"status": "success"}
-    what = {"files": files} if source == "files" else {"from": "x:latest"}
-    status, answer = await client.one("POST", "/api/create", model="y", quantize="Q8_0", stream=False, **what)
-    assert status == 500
-    assert answer["error"] == (
-        "create-time quantization is only supported for safetensors imports; quantize GGUF models with llama.cpp tools "
-        "before importing"
-    )
-    assert list(ollama.models) == ["x:latest"]
-
-
-async def test_from_0_34_1_on_nothing_is_converted_and_no_adapter_taken(ollama: StandInOllama, client: Driver) -> None:
+async def test_from_0_34_1_on_no_adapter_is_taken(ollama: StandInOllama, client: Driver) -> None:
     ollama.version = "0.40.0"
-    files = await client.upload(FILES)
-    refused = (400, {"error": 'unsupported quantize type "Q8_0": supported types are int4, int8, nvfp4, mxfp4, mxfp8'})
-    assert await client.one("POST", "/api/create", model="x", files=files, quantize="Q8_0") == refused
-    assert (await client.one("POST", "/api/create", model="x", files=files))[0] == 400
     adapters = {"a.gguf": NOBODY}
     refused = (400, {"error": "LoRA adapters are no longer supported"})
     assert await client.one("POST", "/api/create", model="x", **{"from": "y"}, adapters=adapters) == refused

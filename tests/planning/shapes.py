@@ -5,12 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.config import Quantization
-from proxy.planning.capabilities import capabilities_of
-from proxy.planning.preflight import Findings, check_weights, judge
 from proxy.planning.safetensors import ELEMENT_BITS, Header, read_header
-from proxy.planning.weights import Selection
-from proxy.sources.base import RepositoryFile
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor."""
@@ -109,32 +104,3 @@ def weights(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
 def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Header:
     content, size = header_bytes(tensors)
     return read_header("acme/model/model.safetensors", content, len(content) + size)
-
-
-def judged(fields: Mapping[str, Any], version: str = "0.33.0", tag: str = "f16") -> Findings:
-    return judge("acme/model", fields, tag, Quantization.Q4_K_M, capabilities_of(version))
-
-
-def checked(
-    fields: Mapping[str, Any],
-    *files: Mapping[str, tuple[str, tuple[int, ...]]],
-    version: str = "0.33.0",
-    tag: str = "f16",
-    index: Mapping[str, int] | None = None,
-    companions: tuple[str, ...] = (),
-) -> Findings:
-    """What is found of one file of weights, or of shards; `index` tells in which number a tensor is."""
-    count = len(files)
-    paths = [f"model-{number + 1}-of-{count}.safetensors" for number in range(count)]
-    if count == 1:
-        paths = ["model.safetensors"]
-    selection = Selection(
-        tuple(RepositoryFile(path, 1) for path in paths),
-        tuple(RepositoryFile(path, 1) for path in companions),
-        None,
-        None if index is None else {name: paths[number] for name, number in index.items()},
-    )
-    found = judged(fields, version, tag)
-    headers = {path: header(tensors) for path, tensors in zip(paths, files, strict=True)}
-    check_weights("acme/model", selection, headers, found, capabilities_of(version))
-    return found

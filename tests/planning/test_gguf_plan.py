@@ -17,7 +17,7 @@ from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_gguf, choose_projector
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Converter, Finished, Format, Plan
+from proxy.planning.plan import Finished, Format, Plan
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
 from tests.assembling import assembled
@@ -104,11 +104,11 @@ def test_a_file_goes_as_it_is(version: str) -> None:
     [upload] = plan.uploads
     assert (upload.path, upload.digest, upload.size) == ("model-Q4_K_M.gguf", hex_of(WHOLE), len(WHOLE))
     assert upload.bars == ((hex_of(WHOLE), len(WHOLE)),)
-    assert (plan.format, plan.quantization, plan.converter) == (Format.GGUF, None, Converter.NOBODY)
+    assert (plan.format, plan.quantization, plan.is_converted) == (Format.GGUF, None, False)
     assert (plan.reason, plan.template_source) == ("the GGUF Q4_K_M", "gguf")
-    assert (plan.result_size, plan.made_size) == (len(WHOLE), 0)
+    assert plan.result_size == len(WHOLE)
     assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
-    assert (plan.repairs, plan.warnings) == ((), ())
+    assert plan.warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,9 @@ def test_unquantized_weights_are_quantized_here(label: str, shards: int, version
     assert upload.recipe.takes_whole_files
     merged = f"; its {shards} shards are merged" if shards > 1 else ""
     assert plan.reason == f"the GGUF {label}{merged}; the proxy quantizes its {label} to Q4_K_M"
-    assert (plan.quantization, plan.converter) == ("Q4_K_M", Converter.PROXY)
-    assert not plan.is_quantized  # by Ollama
+    assert (plan.quantization, plan.is_converted) == ("Q4_K_M", True)
     assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
-    assert (plan.made_size, plan.repairs, plan.warnings) == (0, (), ())
+    assert plan.warnings == ()
 
 
 @needs_ggml
@@ -431,7 +430,7 @@ def test_what_is_only_named_unquantized_is_not_quantized_again(label: str, shard
     ):
         planned(parts, "Q4_K_S")
     plan = planned(parts, "F16")
-    assert (plan.quantization, plan.converter) == (None, Converter.NOBODY)
+    assert (plan.quantization, plan.is_converted) == (None, False)
     assert made(plan.uploads[0].recipe, parts) == content
 
 

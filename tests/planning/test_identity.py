@@ -1,6 +1,5 @@
 """What makes two plans the same: the bytes and what is done to them, never where they were found or what was said."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +12,11 @@ from proxy.gguf.transforms import Transform
 from proxy.planning import identity
 from proxy.planning.identity import (
     dressing_identity,
-    files_identity,
     upload_identity,
     weights_identity,
     with_known_digests,
 )
-from proxy.planning.plan import Base, Converter, Format, Plan, Upload, small_file, weight_file
+from proxy.planning.plan import Base, Format, Plan, Upload, small_file, weight_file
 from proxy.planning.recipe import Literal, Range, Recipe, compared, unused
 from proxy.sources.base import RepositoryFile
 from tests.planning.listings import Listing
@@ -43,12 +41,12 @@ def made_of(*parts: Literal | Range) -> Upload:
 
 def plan(*uploads: Upload, **fields: Any) -> Plan:
     made = uploads or (CONFIG, weight_file(HERE, "model.safetensors", HASHED))
-    fields = {"repository": HERE, "quantization": "Q4_K_M", "converter": Converter.OLLAMA, **fields}
+    fields = {"repository": HERE, "quantization": "Q4_K_M", "is_converted": True, **fields}
     return Plan("hf.co/acme/model:q4_K_M", format=Format.SAFETENSORS, reason="a test", uploads=made, **fields)
 
 
-def identities(one: Plan) -> tuple[str, str, str]:
-    return files_identity(one), weights_identity(one), dressing_identity(one)
+def identities(one: Plan) -> tuple[str, str]:
+    return weights_identity(one), dressing_identity(one)
 
 
 # ---- a blob
@@ -124,8 +122,8 @@ def test_bytes_that_are_only_read_do_not_count() -> None:
 
 def test_the_bytes_and_the_paths_of_all_files_count_and_their_order_does_not() -> None:
     weights = weight_file(HERE, "model.safetensors", HASHED)
-    found = files_identity(plan(CONFIG, weights))
-    assert found == files_identity(plan(weights, CONFIG))
+    found = weights_identity(plan(CONFIG, weights))
+    assert found == weights_identity(plan(weights, CONFIG))
     others = [
         plan(small_file("config.json", b"[]"), weights),
         plan(small_file("tokenizer.json", b"{}"), weights),
@@ -134,42 +132,14 @@ def test_the_bytes_and_the_paths_of_all_files_count_and_their_order_does_not() -
         plan(CONFIG),
         plan(CONFIG, weights, small_file("tokenizer.json", b"")),
     ]
-    assert len({found, *map(files_identity, others)}) == len(others) + 1
     assert len({weights_identity(plan(CONFIG, weights)), *map(weights_identity, others)}) == len(others) + 1
     assert {dressing_identity(other) for other in others} == {dressing_identity(plan())}
 
 
-def test_every_quantization_comes_of_one_unquantized_model() -> None:
+def test_every_quantization_is_a_model_of_its_own() -> None:
     plans = [plan(quantization=one) for one in (None, "F16", "Q8_0", "Q4_K_M", "Q4_K_S")]
-    assert len(set(map(files_identity, plans))) == 1
     assert len(set(map(weights_identity, plans))) == len(plans)
     assert len(set(map(dressing_identity, plans))) == 1
-
-
-def tokenizer(**fields: Any) -> Upload:
-    return small_file("tokenizer_config.json", json.dumps(fields).encode())
-
-
-@pytest.mark.parametrize("template", ["mine", ""])
-def test_a_chat_template_that_another_one_outweighs_does_not_count(template: str) -> None:
-    settings = ModelSettings(template=template)
-    with_one, with_other, with_none, other = (
-        plan(tokenizer(bos_token="<s>", model_max_length=10**30, **fields), settings=settings)
-        for fields in ({"chat_template": "a"}, {"chat_template": [1]}, {}, {"eos_token": "</s>"})
-    )
-    assert files_identity(with_one) == files_identity(with_other) == files_identity(with_none)
-    assert files_identity(other) != files_identity(with_one)
-    assert weights_identity(with_one) == weights_identity(with_other)
-
-
-def test_a_chat_template_counts_where_ollama_makes_one_of_it() -> None:
-    assert files_identity(plan(tokenizer(chat_template="a"))) != files_identity(plan(tokenizer(chat_template="b")))
-
-
-def test_a_tokenizer_config_that_is_not_here_yet_is_not_looked_into() -> None:
-    upload = Upload("tokenizer_config.json", Recipe((Range(HASHED, 0, 100),)))
-    plans = [plan(upload), plan(upload, settings=ModelSettings(template="t"))]
-    assert files_identity(plans[0]) == files_identity(plans[1])
 
 
 def test_an_adapter_is_of_its_base_in_any_case() -> None:
@@ -232,14 +202,12 @@ def test_a_template_is_its_text_wherever_that_was_written(tmp_path: Path) -> Non
     "fields",
     [
         {"warnings": ("it is slow",)},
-        {"repairs": ("rope_scaling",)},
         {"settings": ModelSettings(revision="main")},
         {"repository": MOVED},
         {"repository": ELSEWHERE},
         {"reason": "another"},
         {"name": "hf.co/acme/other:q4_K_M"},
-        {"result_size": 5, "made_size": 6},
-        {"in_two_creates": True},
+        {"result_size": 5},
         {"template_source": "the library", "template_exact": True},
     ],
     ids=str,
@@ -252,7 +220,7 @@ def test_what_changes_no_byte_changes_no_identity(fields: dict[str, Any]) -> Non
 def test_a_commit_counts_where_a_files_digest_is_not_known(where: Listing) -> None:
     upload = weight_file(HERE, "model.safetensors", NAMELESS)
     before, after = plan(CONFIG, upload), plan(CONFIG, upload, repository=where)
-    assert files_identity(before) != files_identity(after)
+    assert weights_identity(before) != weights_identity(after)
     assert weights_identity(before) != weights_identity(after)
     assert dressing_identity(before) == dressing_identity(after)
 

@@ -14,7 +14,6 @@ from proxy.errors import Refusal
 from proxy.gguf.header import Field, Header, Kind
 from proxy.gguf.tensors import GgufError
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.embedding import ARCHITECTURES as EMBEDDING
 from proxy.planning.modelfile import (
     LICENSES,
     MOST_BYTES,
@@ -57,19 +56,13 @@ def chosen(
     settings: ModelSettings = NO_SETTINGS,
     architecture: str = "LlamaForCausalLM",
     adds_bos: bool | None = None,
+    embeds: bool = False,
 ) -> Modelfile:
     """Of a safetensors repository; `chat` is what probing found, if there is a Jinja at all."""
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
-    brought = replace(brought_by_files("acme/model", contents, TOKENS), adds_bos=adds_bos)
+    brought = replace(brought_by_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
     probed = chat if brought.jinja else None
     return choose_modelfile("acme/model", architecture, brought, probed, contents, settings, capabilities_of(version))
-
-
-def patched(modelfile: Modelfile) -> dict[str, Any]:
-    assert modelfile.tokenizer_config is not None
-    fields = json.loads(modelfile.tokenizer_config)
-    assert isinstance(fields, dict)
-    return fields
 
 
 @pytest.mark.parametrize(
@@ -188,47 +181,34 @@ def test_what_ollama_renders_itself_gets_no_template(architecture: str, version:
 
 @pytest.mark.parametrize("version", ["0.30.0", NEW])
 @pytest.mark.parametrize("chat", [CHAT, replace(CHAT, exact=False), replace(CHAT, template="", warnings=("in Go",))])
-def test_from_0_30_on_the_jinja_goes_in_the_tokenizer_config(version: str, chat: ChatTemplate) -> None:
-    found = chosen({"tokenizer_config.json": CONFIG | {"model_max_length": 10**30}}, version=version, chat=chat)
+def test_from_0_30_on_the_jinja_goes_into_the_gguf_alone(version: str, chat: ChatTemplate) -> None:
+    found = chosen(version=version, chat=chat)
     assert (found.source, found.exact, found.warnings) == ("tokenizer_config.json", True, ())
     assert found.settings.template is None
-    fields = patched(found)
-    opening, _, rest = fields.pop("chat_template").partition("#}")
+    assert found.jinja is not None
+    opening, _, rest = found.jinja.partition("#}")
     assert opening.startswith("{#")
     assert len(opening) > 100
     assert rest == JINJA
-    assert fields == {
-        "bos_token": "<s>",
-        "eos_token": "<|im_end|>",
-        "add_bos_token": True,
-        "model_max_length": 10**30,
-    }
 
 
 @BOTH
 @pytest.mark.parametrize(
-    ("chat", "config", "said"),
+    ("chat", "config", "adds_bos"),
     [
-        (CHAT, {}, (True, "<|im_end|>")),
-        (replace(CHAT, emits_bos=False), {}, (False, "<|im_end|>")),
-        (replace(CHAT, emits_bos=False), {"bos_token": None}, (None, "<|im_end|>")),
-        (CHAT, {"bos_token": None}, (True, "<|im_end|>")),
-        (CHAT, {"add_bos_token": False}, (True, "<|im_end|>")),
-        (replace(CHAT, end_of_turn=""), {}, (True, "</s>")),
-        (replace(CHAT, end_of_turn="<|eot|>"), {}, (True, "</s>")),
-        (CHAT, {"eos_token": {"content": "</s>"}}, (True, "<|im_end|>")),
-        (FAILED, {"add_bos_token": True}, (True, "</s>")),
-        (FAILED, {}, (None, "</s>")),
+        (CHAT, {}, True),
+        (replace(CHAT, emits_bos=False), {}, False),
+        (replace(CHAT, emits_bos=False), {"bos_token": None}, None),
+        (CHAT, {"bos_token": None}, True),
+        (CHAT, {"add_bos_token": False}, True),
+        (FAILED, {"add_bos_token": True}, None),
+        (FAILED, {}, None),
     ],
 )
-def test_how_a_text_begins_and_a_turn_ends(
-    version: str, chat: ChatTemplate, config: dict[str, Any], said: tuple[bool | None, str]
+def test_a_text_begins_as_the_template_does_where_that_is_known(
+    version: str, chat: ChatTemplate, config: dict[str, Any], adds_bos: bool | None
 ) -> None:
-    fields = CONFIG | config
-    found = chosen({"tokenizer_config.json": fields}, version=version, chat=chat)
-    if found.tokenizer_config is not None:
-        fields = patched(found)
-    assert (fields.get("add_bos_token"), fields["eos_token"]) == said
+    assert chosen({"tokenizer_config.json": CONFIG | config}, version=version, chat=chat).adds_bos is adds_bos
 
 
 @BOTH
@@ -237,7 +217,7 @@ def test_how_a_text_begins_and_a_turn_ends(
 def test_a_text_without_the_template_begins_as_the_tokenizer_says(version: str, *, adds: bool, emits: bool) -> None:
     """Where a conversation then still has BOS once or not at all; if only one can be right, it is the conversation."""
     found = chosen(version=version, chat=replace(CHAT, emits_bos=emits), adds_bos=adds)
-    assert patched(found)["add_bos_token"] is (adds and emits)
+    assert found.adds_bos is (adds and emits)
     if version == OLD:
         assert found.settings.template == ("<s>" if emits and not adds else "") + GO
     else:
@@ -260,12 +240,7 @@ def test_a_template_that_is_not_ours_gets_its_bos_from_the_model(
     version: str, files: dict[str, Any], settings: ModelSettings, architecture: str, *, adds: bool
 ) -> None:
     found = chosen(files, version=version, settings=settings, architecture=architecture, adds_bos=adds)
-    assert patched(found)["add_bos_token"] is True
-
-
-def test_a_tokenizer_config_that_says_it_all_is_left_alone() -> None:
-    config = CONFIG | {"add_bos_token": True, "eos_token": "<|im_end|>"}
-    assert chosen({"tokenizer_config.json": config}).tokenizer_config is None
+    assert found.adds_bos is True
 
 
 @pytest.mark.parametrize("version", ["0.12.0", OLD, "0.29.9"])
@@ -273,14 +248,14 @@ def test_below_0_30_the_probed_template_and_its_stops(version: str) -> None:
     found = chosen(version=version)
     assert (found.source, found.exact, found.warnings) == ("tokenizer_config.json", True, ())
     assert (found.settings.template, found.settings.parameters) == (GO, UNSAID)
-    assert patched(found)["chat_template"] == JINJA
+    assert found.jinja == JINJA
 
 
 @BOTH
 def test_a_base_model_continues_texts(version: str) -> None:
     found = chosen({"tokenizer_config.json": {"eos_token": "</s>"}}, version=version)
     assert (found.source, found.exact, found.settings.template) == ("none", None, PLAIN)
-    assert found.tokenizer_config is None
+    assert found.jinja is None
     assert found.settings.parameters == {"repeat_penalty": 1.0, "stop": ["</s>"]}
     [warning] = found.warnings
     assert "it has no chat template" in warning
@@ -328,21 +303,22 @@ def test_of_a_list_the_entry_default_counts(said: Any, jinja: str | None) -> Non
     assert (brought.jinja, brought.source) == (jinja, "tokenizer_config.json" if jinja else "none")
     if jinja:
         found = choose_modelfile("acme/model", "X", brought, CHAT, contents, NO_SETTINGS, capabilities_of(OLD))
-        assert patched(found)["chat_template"] == jinja
+        assert found.jinja == jinja
 
 
 @BOTH
 def test_a_file_of_its_own_wins_over_the_tokenizer_config(version: str) -> None:
     found = chosen({"chat_template.jinja": b"of the file"}, version=version)
     assert found.source == "chat_template.jinja"
-    assert patched(found)["chat_template"].endswith("of the file")
+    assert found.jinja is not None
+    assert found.jinja.endswith("of the file")
 
 
 def test_a_file_of_its_own_does_without_a_tokenizer_config() -> None:
     contents = {"chat_template.jinja": b"of the file"}
     brought = brought_by_files("acme/model", contents, {})
     found = choose_modelfile("acme/model", "X", brought, CHAT, contents, NO_SETTINGS, capabilities_of(OLD))
-    assert patched(found) == {"chat_template": "of the file", "add_bos_token": True}
+    assert (found.jinja, found.adds_bos) == ("of the file", True)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n"])
@@ -351,13 +327,12 @@ def test_an_empty_file_is_no_template(content: bytes) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("architecture", EMBEDDING)
-def test_an_embedding_model_gets_neither_template_nor_parameters(version: str, architecture: str) -> None:
+def test_an_embedding_model_gets_neither_template_nor_parameters(version: str) -> None:
     files = {"generation_config.json": {"temperature": 0.5}, "LICENSE": b"MIT"}
-    found = chosen(files, version=version, architecture=architecture)
-    assert found == Modelfile(ModelSettings(license="MIT"), "none", None)
+    found = chosen(files, version=version, embeds=True)
+    assert found == Modelfile(ModelSettings(license="MIT"), "none", None, JINJA)
     mine = ModelSettings(parameters={"num_ctx": 512})
-    assert chosen(files, settings=mine, architecture=architecture).settings.parameters == {"num_ctx": 512}
+    assert chosen(files, settings=mine, embeds=True).settings.parameters == {"num_ctx": 512}
 
 
 @pytest.mark.parametrize(
@@ -478,7 +453,7 @@ def of_gguf(header: Header, chat: ChatTemplate | None, version: str) -> Modelfil
 def test_a_gguf_gets_the_probed_template_on_every_version(version: str) -> None:
     found = of_gguf(gguf(tokenizer__chat_template=Field.string(JINJA)), CHAT, version)
     assert (found.source, found.exact, found.settings.template) == ("gguf", True, GO)
-    assert (found.tokenizer_config, found.warnings) == (None, ())
+    assert (found.jinja, found.warnings) == (None, ())
     assert found.settings.parameters == {"repeat_penalty": 1.0, "stop": ["<|im_end|>"]}
 
 

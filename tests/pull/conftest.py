@@ -3,7 +3,8 @@
 import pytest
 
 from proxy import ollama
-from proxy.pull import streams, tries
+from proxy.pull import reading, streams, tries
+from tests.support import GGUF_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -19,4 +20,5 @@ def small_spans(monkeypatch: pytest.MonkeyPatch) -> int:
     size = 256 * 1024
     monkeypatch.setattr(streams, "LEAST_SPAN", size)
     monkeypatch.setattr(streams, "MOST_SPAN", size)
+    monkeypatch.setattr(reading, "GGUF_BYTES", GGUF_BYTES)
     return size

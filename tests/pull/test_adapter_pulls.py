@@ -16,14 +16,16 @@ from proxy.demo.repository import tiny_llama
 from proxy.demo.shelf import Layer
 from proxy.gguf.header import read_header
 from proxy.inspection import inspect
-from proxy.pull.progress import QUANTIZING_DIGEST
-from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.conversions import converted
+from tests.support import Client, digest_of, eventually, fetched, making, settings
 from tests.tiny_adapter import adapter_tensors, safetensors, tiny_adapter
 from tests.tiny_gguf import tiny_projector
 
 ADAPTER = "hf.co/acme/adapter:q4_K_M"
 BASE = "hf.co/acme/tiny:q4_K_M"
 WEIGHTS = "adapter_model.safetensors"
+UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
+"""Ollama does not reach the proxy for a manifest."""
 
 OWN = {
     "template": b"{{ .Prompt }}!",
@@ -43,6 +45,11 @@ def created(ollama: StandInOllama) -> list[dict[str, Any]]:
 def layer_of(ollama: StandInOllama, name: str, kind: str) -> Layer:
     [layer] = [layer for layer in ollama.models[name].layers if layer.kind == kind]
     return layer
+
+
+def made_of(base: dict[str, bytes]) -> str:
+    """The digest of the GGUF that the proxy makes of the base."""
+    return digest_of(converted(base, quantization="Q4_K_M"))
 
 
 def uploads(ollama: StandInOllama) -> list[str]:
@@ -80,8 +87,6 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
     assert [line["status"] for line in lines if "digest" not in line] == [
         "pulling manifest",
         "verifying sha256 digest",
-        "converting model",
-        "verifying conversion",
         "writing manifest",
         "verifying sha256 digest",
         "writing manifest",
@@ -92,8 +97,8 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
     assert list(bars) == [of_base, of_adapter]
     assert all(total == completed for total, completed in bars.values())
     assert [line["digest"] for line in lines if line.get("digest", "") in bars][:2] == [of_base, of_adapter]
-    [body] = created(ollama)
-    assert (body["model"], body["quantize"]) == (BASE, "Q4_K_M")
+    assert not created(ollama)
+    assert layer_of(ollama, BASE, "model").digest == made_of(base)
     made = layer_of(ollama, ADAPTER, "adapter").digest
     assert bars[of_adapter][0] == len(adapter[WEIGHTS])
     header = read_header(ollama._store.beginning(made), size=ollama.blobs[made])
@@ -110,7 +115,7 @@ async def test_the_model_is_its_base_with_one_layer_more_and_says_the_true_sizes
     ollama.version = version
     hub.add("acme/adapter", tiny_adapter("acme/tiny"))
     name, on = "hf.co/acme/adapter:bf16", "hf.co/acme/tiny:bf16"
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         client = Client(app.address.url, session)
         assert (await client.pull(name))[-1] == {"status": "success"}
     assert not created(ollama)
@@ -168,8 +173,7 @@ async def test_where_ollama_does_not_reach_the_proxy_an_adapter_is_created(
     base: dict[str, bytes],
     adapter: dict[str, bytes],
 ) -> None:
-    unreached = {"advertise_url": "http://127.0.0.1:9"}
-    async with App(settings(hub.endpoint, ollama.url, ollama=unreached)) as app:
+    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
         client = Client(app.address.url, session)
         lines = await client.pull(ADAPTER)
         ollama.version = "0.40.0"
@@ -206,22 +210,25 @@ async def test_where_the_base_is_there_only_the_adapter_moves(
         "success",
     ]
     assert list(last_bars(lines)) == [digest_of(adapter[WEIGHTS])]
-    assert not [line for line in lines if line.get("digest") == QUANTIZING_DIGEST]
     assert not fetched(hub, "/model.safetensors")
-    # The adapter, the probe whether Ollama keeps what has no name yet, and a config.
-    assert len(uploads(ollama)) == before + 3
-    assert len(created(ollama)) == 1
+    # The adapter alone: its config is the base's.
+    assert len(uploads(ollama)) == before + 1
+    assert not created(ollama)
 
 
 @pytest.mark.parametrize(
-    ("tag", "quantize"), [("", "Q4_K_M"), (":latest", "Q4_K_M"), (":q8_0", "Q8_0"), (":F16", "F16")]
+    ("tag", "quantization"), [("", "Q4_K_M"), (":latest", "Q4_K_M"), (":q8_0", "Q8_0"), (":F16", "F16")]
 )
 async def test_the_tag_is_the_bases(
-    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes], tag: str, quantize: str
+    client: Client,
+    ollama: StandInOllama,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
+    tag: str,
+    quantization: str,
 ) -> None:
     assert (await client.pull(f"hf.co/acme/adapter{tag}"))[-1] == {"status": "success"}
-    [body] = created(ollama)
-    assert (body["model"], body["quantize"]) == (f"hf.co/acme/tiny{tag or ':latest'}", quantize)
+    assert ollama.models[f"hf.co/acme/tiny{tag}"].quantization_level == quantization
     weights = layer_of(ollama, f"hf.co/acme/adapter{tag}", "model")
     assert weights == layer_of(ollama, f"hf.co/acme/tiny{tag}", "model")
 
@@ -231,7 +238,8 @@ async def test_a_base_of_another_tag_does_not_count(
 ) -> None:
     await client.pull("hf.co/acme/tiny:q8_0")
     await client.pull(ADAPTER)
-    assert [body["model"] for body in created(ollama)] == ["hf.co/acme/tiny:q8_0", BASE]
+    assert sorted(ollama.models) == [ADAPTER, BASE, "hf.co/acme/tiny:q8_0"]
+    assert layer_of(ollama, ADAPTER, "model").digest == made_of(base)
 
 
 async def test_the_base_is_found_where_another_models_tag_has_changed_its_case(
@@ -261,9 +269,8 @@ async def test_settings_are_each_models_own(
     }
     async with App(settings(hub.endpoint, ollama.url, models=models)) as app:
         assert (await Client(app.address.url, session).pull(ADAPTER))[-1] == {"status": "success"}
-    [body] = created(ollama)
     assert [ollama.models[name].system for name in (BASE, ADAPTER)] == ["Of the base.", "Of the adapter."]
-    assert body["files"]["model.safetensors"] == digest_of(base["model.safetensors"])
+    assert layer_of(ollama, ADAPTER, "model").digest == made_of(base)
 
 
 async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
@@ -273,7 +280,7 @@ async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
     hub.repositories["acme/tiny"].update(tiny_llama(seed=5))
     hub.add("acme/adapter", tiny_adapter("acme/tiny", revision=old))
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
-    assert created(ollama)[0]["files"]["model.safetensors"] == digest_of(base["model.safetensors"])
+    assert layer_of(ollama, BASE, "model").digest == made_of(base)
 
 
 async def test_a_base_of_many_shards_shares_its_last_bar_with_the_adapter(
@@ -299,7 +306,7 @@ async def test_a_warning_is_said_once(
     adapter: dict[str, bytes],
 ) -> None:
     ollama.version = "0.0.0"
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         lines = await Client(app.address.url, session).pull(ADAPTER)
     [warning] = [line["status"] for line in lines if line.get("status", "").startswith("warning: ")]
     assert warning.count("Ollama calls itself 0.0.0") == 1
@@ -334,8 +341,8 @@ def with_config(files: dict[str, bytes], **fields: Any) -> dict[str, bytes]:
             "is of the architecture 'MistralForCausalLM'; an adapter can be used",
         ),
         (
-            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": "?"},
-            "the adapter's base model cannot be pulled",
+            {"num_hidden_layers": 3},
+            "the adapter's base model cannot be pulled: acme/tiny: the weights have nothing that becomes blk.2.",
         ),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
     ],
@@ -422,30 +429,44 @@ async def test_an_adapter_that_arrives_damaged_is_fetched_once_more_and_then_ref
 
 
 async def test_a_failure_of_the_bases_create_ends_the_pull(
-    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
 ) -> None:
     ollama.fail_create = "unsupported architecture"
-    lines = await client.pull(ADAPTER)
-    assert lines[-1] == {"error": f"Ollama cannot create {BASE}: unsupported architecture"}
+    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
+        lines = await Client(app.address.url, session).pull(ADAPTER)
+    error = f"Ollama cannot create {BASE}: unsupported architecture; Ollama does not reach the proxy at "
+    assert lines[-1]["error"].startswith(error)
     assert len(created(ollama)) == 1
     assert not ollama.models
 
 
-async def test_a_client_that_leaves_while_the_base_is_created_leaves_nothing_half(
-    client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
+@pytest.mark.parametrize("sections", [{}, UNREACHED], ids=["manifest", "create"])
+async def test_a_client_that_leaves_while_the_base_is_made_leaves_nothing_half(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    base: dict[str, bytes],
+    adapter: dict[str, bytes],
+    sections: dict[str, Any],
 ) -> None:
-    ollama.hold_create = asyncio.Event()
-    pulling = asyncio.create_task(client.post("/api/pull", {"model": ADAPTER}))
-    await eventually(lambda: created(ollama))
-    pulling.cancel()
-    await asyncio.sleep(0.1)
-    ollama.hold_create.set()
-    await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
-    assert BASE in ollama.models
-    assert ollama.abandoned_creates == 0
-    # It is open whether the adapter comes too.
-    assert set(ollama.models) <= {BASE, ADAPTER}
-    assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
+    ollama.hold_making = asyncio.Event()
+    async with App(settings(hub.endpoint, ollama.url, ollama=sections)) as app:
+        client = Client(app.address.url, session)
+        pulling = asyncio.create_task(client.post("/api/pull", {"model": ADAPTER}))
+        await eventually(lambda: created(ollama) if sections else making(ollama.requests))
+        pulling.cancel()
+        await asyncio.sleep(0.1)
+        ollama.hold_making.set()
+        await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
+        assert BASE in ollama.models
+        assert ollama.abandoned_creates == 0
+        # It is open whether the adapter comes too.
+        assert set(ollama.models) <= {BASE, ADAPTER}
+        assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
 
 
 async def test_a_client_that_leaves_while_the_base_moves_ends_it_all_where_nothing_is_to_linger(
@@ -458,7 +479,8 @@ async def test_a_client_that_leaves_while_the_base_moves_ends_it_all_where_nothi
     hub.faults.append(Fault("model.safetensors", "hang", after=1_000_000, times=-1))
     async with App(settings(hub.endpoint, ollama.url, pull={"linger": 0})) as app:
         async with session.post(f"{app.address.url}/api/pull", json={"model": ADAPTER}) as response:
-            await eventually(lambda: len(uploads(ollama)) > 2)
+            # The probe whether Ollama keeps what has no name yet, and the base.
+            await eventually(lambda: len(uploads(ollama)) > 1)
             response.close()
         await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
     assert not created(ollama)
@@ -480,9 +502,8 @@ async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
         config = settings(hub.endpoint, ollama.url)
         plan = (await inspect(config, ADAPTER)).plan
         assert plan is not None
-        assert plan.base is not None
-        assert plan.base.plan is not None
-        needed = sum(upload.size for step in plan.steps for upload in step.uploads) + plan.base.plan.made_size
+        assert len(plan.steps) == 2
+        needed = sum(upload.size for step in plan.steps for upload in step.uploads)
         monkeypatch.setattr(disk, "_free", lambda _: needed - 1)
         client = Client(app.address.url, session)
         assert f"{ADAPTER} needs about" in await refused(client, hub, ollama)
@@ -496,15 +517,14 @@ async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
 async def test_inspect_shows_the_base_and_the_files_of_both(
     hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
-    """What is fetched of an adapter is more than what is made of it: its header stays out."""
+    """What is fetched is more than what is made of it."""
     found = (await inspect(settings(hub.endpoint, ollama.url), ADAPTER)).to_json()
     assert (found["format"], found["converter"], found["base"]) == ("adapter", "proxy", BASE)
     assert found["template"] == {"source": "base", "exact": None}
     by_path = {file["path"]: file for file in found["files"]}
-    assert by_path["model.safetensors"]["digest"] == digest_of(base["model.safetensors"])
-    assert by_path["adapter.gguf"]["digest"] is None
-    of_base = sum(file["size"] for path, file in by_path.items() if path != "adapter.gguf")
-    assert found["bytes_to_move"] == of_base + len(adapter[WEIGHTS])
+    assert {path: file["digest"] for path, file in by_path.items()} == {"model.gguf": None, "adapter.gguf": None}
+    assert by_path["model.gguf"]["size"] == len(converted(base, quantization="Q4_K_M"))
+    assert found["bytes_to_move"] == len(base["model.safetensors"]) + len(adapter[WEIGHTS])
     assert not fetched(hub)
     ollama.models[BASE] = StandInModel()
     [file] = (await inspect(settings(hub.endpoint, ollama.url), ADAPTER)).to_json()["files"]

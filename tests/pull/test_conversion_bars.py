@@ -64,7 +64,7 @@ async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
     assert made.in_file_order == (name == "qwen3")
     hub.faults.append(FaultAt(first, "hang", place=len(files[first]) - 1))
     monkeypatch.setattr(http_file, "READ_SECONDS", 0.5)
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         batches = await seen(Client(app.address.url, session), NAME)
     under_way = 0
     for bars in batches:
@@ -86,7 +86,7 @@ async def test_more_shards_than_bars_share_the_last_where_experts_come_by_turns_
     files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MOST_BARS + 4)
     hub.add("acme/tiny", files)
     made = conversion(files)
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         batches = await seen(Client(app.address.url, session), NAME)
     bars = batches[-1]
     assert len(weights_of(files)) == MOST_BARS + 4
@@ -101,7 +101,7 @@ async def test_an_upload_that_begins_again_takes_its_bytes_back_from_every_bar(
     files = striped(REPOSITORIES["mixtral"].files())
     hub.add("acme/tiny", files)
     ollama.fail_upload_after = 4_000_000
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         client = Client(app.address.url, session)
         lines = await client.pull(NAME)
         assert "broke off the upload" in lines[-1]["error"]

@@ -24,7 +24,7 @@ FIRST, SECOND = sorted(path for path in DENSE if path.endswith(".safetensors"))
 
 @pytest.fixture
 async def app(small_spans: int, hub: StandInHub, ollama: StandInOllama) -> Any:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "proxy"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         yield app
         await eventually(lambda: app._backend.streams.idle)

@@ -149,7 +149,7 @@ class Life:
     @asynccontextmanager
     async def proxy(self) -> AsyncIterator[Client]:
         arguments = ("--hub", self.hub.endpoint, "--ollama", self.ollama.url)
-        async with serving(*arguments, converter="proxy", verify=self.way.verify) as (process, url):
+        async with serving(*arguments, verify=self.way.verify) as (process, url):
             assert process.stderr is not None
             reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
             self.process = process

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import ConvertedBy, Quantization
+from proxy.config import Quantization
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.gguf.families import FAMILIES
@@ -18,7 +18,6 @@ from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.ollama import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.conversion_plan import converts_here
 from proxy.planning.quantizations import is_made_here
 from proxy.pull import making
 from tests.conversions import converted, headers, kept, striped, weights_of
@@ -29,14 +28,12 @@ from tests.tiny_models import tiny_bert
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
-OURS = sorted(
-    name for name, tiny in REPOSITORIES.items() if converts_here(ConvertedBy.AUTO, tiny.architecture, CAPABLE)
-)
+OURS = sorted(name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture))
 
 
 @pytest.fixture
 async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
-    async with App(settings(hub.endpoint, ollama.url, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, ollama.url)) as app:
         yield app
 
 
@@ -49,6 +46,9 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     tag = kept(files).lower()
     lines = await client.pull(f"{NAME}:{tag}")
     conversion = plan(files)
+    if not CAPABLE.runs(conversion.architecture):
+        assert f"Ollama 0.24.0 does not run {conversion.architecture}; Ollama " in lines[-1]["error"]
+        return
     if CAPABLE.version < CAPABLE.cuts_from(conversion.architecture, conversion.pre_tokenizer):
         assert f"does not cut texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
         return
@@ -80,7 +80,7 @@ async def test_what_a_text_turns_out_to_be_has_to_run(hub: StandInHub, ollama: S
     for name in ("mistral3_eyes", "ministral3_eyes"):
         hub.add(f"acme/{name}", REPOSITORIES[name].files())
     async with (
-        App(settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})) as app,
+        App(settings(hub.endpoint, ollama.url)) as app,
         aiohttp.ClientSession() as session,
     ):
         client = Client(app.address.url, session)
@@ -89,22 +89,9 @@ async def test_what_a_text_turns_out_to_be_has_to_run(hub: StandInHub, ollama: S
     assert "Ollama 0.24.0 does not run mistral3; Ollama 0.30.0 or newer does" in refused
 
 
-@pytest.mark.parametrize(
-    ("version", "wanted", "here"),
-    [
-        ("0.34.0", ConvertedBy.AUTO, False),
-        ("0.34.0", ConvertedBy.PROXY, True),
-        ("0.34.1", ConvertedBy.AUTO, True),
-        ("0.34.1", ConvertedBy.OLLAMA, False),
-    ],
-)
-def test_what_sees_is_left_to_an_ollama_that_makes_it_whole(version: str, wanted: ConvertedBy, here: bool) -> None:
-    assert converts_here(wanted, "Gemma3ForConditionalGeneration", capabilities_of(version)) is here
-
-
 @pytest.mark.parametrize(("version", "here"), [("0.29.0", False), ("0.30.0", True)])
 def test_what_ollama_makes_the_text_of_alone_is_made_here(version: str, here: bool) -> None:
-    assert converts_here(ConvertedBy.AUTO, "Gemma3nForConditionalGeneration", capabilities_of(version)) is here
+    assert capabilities_of(version).runs(FAMILIES["Gemma3nForConditionalGeneration"].architecture) is here
 
 
 async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
@@ -184,7 +171,7 @@ async def test_a_number_that_makes_no_block_ends_the_pull(
     """The error has the names of the file and the tensor, nothing stays in Ollama, and another tag still works."""
     files, path = spoilt(REPOSITORIES["qwen3"].files(), "model.layers.0.self_attn.q_proj.weight", bits)
     hub.add("acme/tiny", files)
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         error = (await client.pull(f"{NAME}:{tag}"))[-1]["error"]
@@ -269,32 +256,25 @@ async def test_an_ollama_that_scales_positions_otherwise_gets_no_model(
 
 
 @pytest.mark.parametrize(
-    ("name", "converter", "version", "by"),
+    ("name", "version", "made"),
     [
-        ("qwen3", "auto", "0.24.0", "proxy"),
-        ("qwen3", "proxy", "0.24.0", "proxy"),
-        ("qwen3", "ollama", "0.24.0", None),
-        ("qwen3", "auto", "0.6.5", None),
-        ("smollm3", "auto", "0.11.4", None),
-        ("smollm3", "auto", "0.11.5", "proxy"),
-        ("llama", "auto", "0.24.0", "proxy"),
-        ("llama", "proxy", "0.24.0", "proxy"),
-        ("llama", "ollama", "0.24.0", "ollama"),
+        ("qwen3", "0.24.0", True),
+        ("qwen3", "0.6.5", False),
+        ("smollm3", "0.11.4", False),
+        ("smollm3", "0.11.5", True),
+        ("llama", "0.24.0", True),
     ],
 )
-async def test_who_converts_is_decided_by_both_versions_and_by_the_user(
-    hub: StandInHub, ollama: StandInOllama, name: str, converter: str, version: str, by: str | None
+async def test_what_is_made_is_decided_by_what_ollama_runs(
+    hub: StandInHub, ollama: StandInOllama, name: str, version: str, *, made: bool
 ) -> None:
-    ollama.version = version
+    ollama.version, architecture = version, REPOSITORIES[name].architecture
     hub.add("acme/tiny", REPOSITORIES[name].files())
-    config = settings(hub.endpoint, ollama.url, pull={"converter": converter})
-    found = (await inspect(config, f"{NAME}:bf16")).to_json()
-    assert found["converter"] == by, found["refusal"]
-    assert (found["refusal"] is None) == (by is not None)
-    if by is not None:
-        assert f"{by} converts {REPOSITORIES[name].architecture}" in found["reason"].lower().replace(
-            REPOSITORIES[name].architecture.lower(), REPOSITORIES[name].architecture
-        )
+    found = (await inspect(settings(hub.endpoint, ollama.url), f"{NAME}:bf16")).to_json()
+    if made:
+        assert (found["refusal"], found["reason"]) == (None, f"the proxy converts {architecture}")
+    else:
+        assert f"Ollama {version} does not run {architecture}; Ollama " in found["refusal"]
 
 
 @pytest.mark.parametrize(
@@ -313,7 +293,7 @@ async def test_rows_are_asked_of_what_is_quantized(
 ) -> None:
     ollama.version = version
     hub.add("acme/tiny", REPOSITORIES[name].files())
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url)
     found = (await inspect(config, f"{NAME}:{tag}")).to_json()
     assert (found["refusal"] is None) == (refused is None), found["refusal"]
     assert refused is None or refused in found["refusal"]
@@ -325,7 +305,7 @@ async def test_nothing_is_left_behind_a_quantization(
     # On a busy machine the sweep comes before the pull's own removal.
     monkeypatch.setattr("proxy.pull.reclaim.FIRST_SWEEP_SECONDS", 600.0)
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         lines = await client.pull(f"{NAME}:q4_K_M")
@@ -351,13 +331,12 @@ async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_
     own = {"system": "Be brief.", "parameters": {"temperature": 0.5}, "license": ["first", "second"]}
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     shown = {}
-    for converter in ("auto", "created"):
+    for way in ("manifest", "create"):
         config = settings(
             hub.endpoint,
             ollama.url,
-            pull={"converter": "proxy"},
             # Nobody listens at port 9: Ollama gets no manifest, and has to create.
-            ollama={"advertise_url": "" if converter == "auto" else "http://127.0.0.1:9"},
+            ollama={"advertise_url": "" if way == "manifest" else "http://127.0.0.1:9"},
             models={NAME: own},
         )
         ollama.requests.clear()
@@ -369,12 +348,12 @@ async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_
             "writing manifest",
             "success",
         ]
-        assert len(asked(ollama, "/api/create")) == (converter == "created")
+        assert len(asked(ollama, "/api/create")) == (way == "create")
         assert list(ollama.models) == [f"{NAME}:bf16"]
         listed = ollama.models[f"{NAME}:bf16"].listed(NAME)
-        shown[converter] = ollama.models[f"{NAME}:bf16"].shown(NAME), listed["details"]
+        shown[way] = ollama.models[f"{NAME}:bf16"].shown(NAME), listed["details"]
         ollama.models.clear()
-    direct, created = shown["auto"], shown["created"]
+    direct, created = shown["manifest"], shown["create"]
     assert direct[1] == created[1]
     for key in ("license", "system", "template", "parameters", "details", "capabilities", "modelfile"):
         assert sorted(str(direct[0][key]).split("\n")) == sorted(str(created[0][key]).split("\n")), key
@@ -383,7 +362,7 @@ async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_
 async def test_what_an_installed_model_replaces_leaves_nothing_behind(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         for name in ("qwen3", "mistral", "mistral"):
@@ -391,26 +370,6 @@ async def test_what_an_installed_model_replaces_leaves_nothing_behind(
             assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
             assert list(ollama.models) == [f"{NAME}:bf16"]
             assert ollama.blobs.keys() == ollama.models.used_digests()
-
-
-async def test_what_the_proxy_does_not_know_is_left_to_an_ollama_that_converts_it(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    files = REPOSITORIES["llama"].files()
-    tokenizer = json.loads(files["tokenizer.json"])
-    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
-    hub.add("acme/tiny", files | {"tokenizer.json": json.dumps(tokenizer).encode()})
-    lines = await client.pull(f"{NAME}:q4_K_M")
-    assert lines[-1] == {"status": "success"}
-    assert {"status": "converting model"} in lines
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
-    found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
-    assert found["converter"] == "ollama"
-    assert found["reason"].startswith("Ollama converts LlamaForCausalLM; the proxy does not: acme/tiny: ")
-    assert "Whitespace" in found["reason"]
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "proxy"})
-    refusal = (await inspect(config, f"{NAME}:q4_K_M")).to_json()["refusal"]
-    assert "Whitespace" in refusal
 
 
 @pytest.mark.parametrize("tag", ["bf16", "q4_K_M"])
@@ -421,7 +380,7 @@ async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wan
     config = settings(
         hub.endpoint,
         ollama.url,
-        pull={"converter": "auto", "verify": True},
+        pull={"verify": True},
         ollama={"reclaim": True, "advertise_url": "" if reached else "http://127.0.0.1:9"},
     )
     async with App(config) as app:
@@ -523,7 +482,7 @@ async def test_the_disk_has_to_hold_the_model(
 ) -> None:
     """And no more than that: nothing else is written."""
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    config = settings(hub.endpoint, ollama.url, pull={"converter": "auto"})
+    config = settings(hub.endpoint, ollama.url)
     found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
     result = found["result_size"]
     assert found["files"][0]["size"] == result

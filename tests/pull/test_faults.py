@@ -16,15 +16,15 @@ from aiohttp import hdrs
 from proxy.app import App
 from proxy.demo.hub import Fault, LoggedRequest, StandInHub
 from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.pull import streams, tries
 from proxy.sources import http_file
-from tests.support import Client, companions, digest_of, eventually, fetched, settings, weights_header
+from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
-NAME = "hf.co/acme/tiny:q4_K_M"
-WEIGHTS = "model.safetensors"
+NAME = "hf.co/acme/tiny:q8_0"
+WEIGHTS = "model-Q8_0.gguf"
 SPAN = 256 * 1024
-FILES = tiny_llama()
+FILES = {WEIGHTS: tiny_gguf("Q8_0", blocks=45)}
 SIZE = len(FILES[WEIGHTS])
 DIGEST = digest_of(FILES[WEIGHTS])
 SUCCESS = {"status": "success"}
@@ -104,7 +104,7 @@ async def test_a_file_comes_in_ranges_that_cover_it_once_from_an_address_that_is
 
 
 async def test_a_small_file_is_one_request_without_a_range(pull: Pulled, hub: StandInHub) -> None:
-    hub.add("acme/tiny", {**companions(), WEIGHTS: weights_header(1000).ljust(1000)})
+    hub.add("acme/tiny", {WEIGHTS: tiny_gguf("Q8_0", blocks=0)})
     await pull()
     [request] = fetched(hub, WEIGHTS)
     assert hdrs.RANGE not in request.headers
@@ -265,9 +265,9 @@ async def test_a_failing_hub_is_asked_again_and_in_the_end_given_up(
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=status, times=3))
     check_success(await pull(), ollama)
-    hub.add("acme/other", tiny_llama(seed=3))
+    hub.add("acme/other", {WEIGHTS: tiny_gguf("Q8_0", seed=3, blocks=45)})
     hub.faults.append(Fault(WEIGHTS, "status", status=status, times=-1))
-    error = (await pull("hf.co/acme/other"))[-1]["error"]
+    error = (await pull("hf.co/acme/other:q8_0"))[-1]["error"]
     assert f"acme/other/{WEIGHTS}: 127.0.0.1 answered {status}" in error
     assert f"given up after {tries.MOST_TRIES} tries; pull again" in error
 
@@ -387,9 +387,9 @@ async def test_an_ollama_that_always_breaks_off_is_an_error(pull: Pulled, ollama
 async def test_a_full_disk_is_told_and_what_was_finished_stays(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    files = tiny_llama(shards=2)
+    files = {**FILES, "mmproj-F16.gguf": tiny_projector(rows=40_000)}
     hub.add("acme/tiny", files)
-    first, second = (digest_of(files[f"model-0000{number}-of-00002.safetensors"]) for number in (1, 2))
+    first, second = map(digest_of, files.values())
     hub.rate = 4_000_000
     async with pulling(hub, ollama, session, pull={"connections": 1}) as pull:
         running = asyncio.create_task(pull())
@@ -399,10 +399,10 @@ async def test_a_full_disk_is_told_and_what_was_finished_stays(
         ollama.upload_status = None
         assert first in ollama.blobs
         assert second not in ollama.blobs
-        assert "acme/tiny/model-00002-of-00002.safetensors: Ollama refused the blob: the stand-in" in lines[-1]["error"]
+        assert "acme/tiny/mmproj-F16.gguf: Ollama refused the blob: the stand-in" in lines[-1]["error"]
         hub.requests.clear()
         assert (await pull())[-1] == SUCCESS
-        assert not fetched(hub, "00001-of-00002")
+        assert not fetched(hub, WEIGHTS)
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -14,19 +14,13 @@ from proxy.app import App
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
-from proxy.planning import weights
 from proxy.sources import folder
-from tests.support import PLAIN, Client, digest_of, eventually, settings
+from tests.conversions import converted
+from tests.support import MAKING, PLAIN, Client, digest_of, eventually, making, settings
 from tests.tiny_gguf import tiny_gguf
 
 NAME = "home/acme/tiny:q4_K_M"
 WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def unhashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny model is a large one: its weights are not read beforehand."""
-    monkeypatch.setattr(weights, "UNHASHED_BYTES", 100_000)
 
 
 @pytest.fixture
@@ -53,8 +47,14 @@ async def client(home: Path, ollama: StandInOllama, session: aiohttp.ClientSessi
         yield Client(app.address.url, session)
 
 
-def created(ollama: StandInOllama) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
+def weights(ollama: StandInOllama, name: str = NAME) -> str:
+    """The digest of a model's weights."""
+    [layer] = [layer for layer in ollama.models[name].layers if layer.kind == "model"]
+    return layer.digest
+
+
+def bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
+    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path in MAKING]
 
 
 def bars_of(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -67,7 +67,7 @@ def bars_of(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_large_files_are_uploaded_before_their_digest_is_known(
+async def test_what_is_made_is_uploaded_before_its_digest_is_known(
     client: Client, home: Path, ollama: StandInOllama, shards: int, keeps: bool
 ) -> None:
     """Under another digest where Ollama keeps what comes so, else over a spool."""
@@ -75,16 +75,13 @@ async def test_large_files_are_uploaded_before_their_digest_is_known(
     files = put(home, tiny_llama(shards=shards))
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    [body] = created(ollama)
+    made = converted(files, quantization="Q4_K_M")
+    assert weights(ollama) == digest_of(made)
+    assert ollama.blobs[digest_of(made)] == len(made)
     expected = {path: content for path, content in files.items() if path.endswith(".safetensors")}
-    assert {path: digest for path, digest in body["files"].items() if path in expected} == {
-        path: digest_of(content) for path, content in expected.items()
-    }
-    assert all(ollama.blobs[digest_of(content)] == len(content) for content in expected.values())
     bars = bars_of(lines)
     assert sorted(bars.values()) == sorted((len(content), len(content)) for content in expected.values())
     assert not bars.keys() & {digest_of(content) for content in expected.values()}
-    assert NAME in ollama.models
 
 
 async def test_a_second_pull_ends_well_with_the_same_blobs_and_bars(
@@ -92,30 +89,30 @@ async def test_a_second_pull_ends_well_with_the_same_blobs_and_bars(
 ) -> None:
     put(home, tiny_llama())
     first = await client.pull(NAME)
-    blobs = dict(ollama.blobs)
+    blobs, making_before = dict(ollama.blobs), len(making(ollama.requests))
     second = await client.pull(NAME)
     assert second[-1] == {"status": "success"}
     assert ollama.blobs == blobs
     assert bars_of(first) == bars_of(second)
-    assert len(created(ollama)) == 1
+    assert len(making(ollama.requests)) == making_before
 
 
 async def test_a_file_that_was_changed_is_another_to_the_next_pull(
     client: Client, home: Path, ollama: StandInOllama
 ) -> None:
-    put(home, tiny_llama())
+    files = put(home, tiny_llama())
     first = await client.pull(NAME)
     other = put(home, {WEIGHTS: tiny_llama(seed=1)[WEIGHTS]})[WEIGHTS]
     second = await client.pull(NAME)
     assert second[-1] == {"status": "success"}
-    assert created(ollama)[1]["files"][WEIGHTS] == digest_of(other)
+    assert weights(ollama) == digest_of(converted(files | {WEIGHTS: other}, quantization="Q4_K_M"))
     assert not bars_of(first).keys() & bars_of(second).keys()
 
 
 async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
     client: Client, home: Path, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(home, tiny_llama())
+    files = put(home, tiny_llama())
     other = tiny_llama(seed=1)[WEIGHTS]
     read, count = folder._read, 0
 
@@ -132,23 +129,22 @@ async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
         "error": f"acme/tiny/{WEIGHTS} has changed since the pull began; pull again when it is written to no more"
     }
     assert all(size < 1_000_000 for size in ollama.blobs.values())
-    assert not created(ollama)
+    assert not making(ollama.requests)
     monkeypatch.undo()
     assert (await client.pull(NAME))[-1] == {"status": "success"}
-    assert created(ollama)[0]["files"][WEIGHTS] == digest_of(other)
+    assert weights(ollama) == digest_of(converted(files | {WEIGHTS: other}, quantization="Q4_K_M"))
 
 
-async def test_small_weights_are_hashed_beforehand_and_held_ones_stay_where_they_are(
-    client: Client, home: Path, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(weights, "UNHASHED_BYTES", 16 << 20)
+async def test_what_ollama_holds_stays_where_it_is(client: Client, home: Path, ollama: StandInOllama) -> None:
+    """Once it is known what comes of the files."""
     files = put(home, tiny_llama())
     await client.pull(NAME)
     uploads = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    del ollama.models[NAME]
     second = await client.pull(NAME)
     again = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
     assert len(uploads) == len(again)
-    assert digest_of(files[WEIGHTS]) in ollama.blobs
+    assert weights(ollama) == digest_of(converted(files, quantization="Q4_K_M"))
     assert [total == done for total, done in bars_of(second).values()] == [True]
 
 
@@ -159,9 +155,9 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     put(home, {"Tiny-Q4_K_M.gguf": whole})
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    assert not created(ollama)
+    assert weights(ollama) == digest_of(whole)
     model = ollama.models[NAME]
-    assert [layer.digest for layer in model.layers if layer.kind == "model"] == [digest_of(whole)]
+    assert not [body for body in bodies(ollama) if body["model"] == NAME]
     assert model.template == PLAIN["template"]
     [bar] = bars_of(lines).values()
     assert bar == (len(whole), len(whole))
@@ -169,7 +165,7 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
 
 async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home: Path, ollama: StandInOllama) -> None:
     """What Ollama holds already is then not moved."""
-    files = tiny_llama()
+    files = tiny_llama() | {"tiny-Q8_0.gguf": tiny_gguf("Q8_0")}
     cache = home / "models--acme--tiny"
     snapshot = cache / "snapshots" / ("c" * 40)
     (cache / "blobs").mkdir(parents=True)
@@ -182,16 +178,22 @@ async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home
         (snapshot / path).symlink_to(f"../../blobs/{blob}")
     lines = await client.pull(NAME)
     assert bars_of(lines) == {digest_of(files[WEIGHTS]): (len(files[WEIGHTS]),) * 2}
+    whole = files["tiny-Q8_0.gguf"]
+    ollama._store.keep(whole)
     before = len(ollama.requests)
-    assert (await client.pull("home/acme/tiny:q8_0"))[-1] == {"status": "success"}
-    assert not [request for request in ollama.requests[before:] if request.method == "POST" and "blobs" in request.path]
+    lines = await client.pull("home/acme/tiny:q8_0")
+    assert lines[-1] == {"status": "success"}
+    assert bars_of(lines) == {digest_of(whole): (len(whole),) * 2}
+    assert weights(ollama, "home/acme/tiny:q8_0") == digest_of(whole)
+    assert all(request.received < 1000 for request in ollama.requests[before:])
 
 
 async def test_inspect_of_a_folder(home: Path, ollama: StandInOllama) -> None:
     files = put(home, tiny_llama())
     found = (await inspect(settings("http://127.0.0.1:9", ollama.url, sources=sources(home)), NAME)).to_json()
     by_path = {file["path"]: file for file in found["files"]}
-    assert by_path[WEIGHTS] == {"path": WEIGHTS, "size": len(files[WEIGHTS]), "digest": None, "held": False}
+    size = len(converted(files, quantization="Q4_K_M"))
+    assert by_path["model.gguf"] == {"path": "model.gguf", "size": size, "digest": None, "held": False}
     assert found["refusal"] is None
     assert not ollama.blobs
 
@@ -212,5 +214,5 @@ async def test_a_client_that_leaves_ends_the_upload_of_what_has_no_name(
         pulling.cancel()
         await eventually(lambda: all(job.ended for job in app._jobs.all()))
         ollama.hold_upload.set()
-    assert digest_of(files[WEIGHTS]) not in ollama.blobs
-    assert not created(ollama)
+    assert digest_of(converted(files, quantization="Q4_K_M")) not in ollama.blobs
+    assert not making(ollama.requests)

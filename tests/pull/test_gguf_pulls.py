@@ -17,6 +17,7 @@ from proxy.gguf.requantizing import Changed, requantize
 from proxy.inspection import inspect
 from proxy.ollama import PROBE_DIGEST
 from proxy.pull import reading
+from tests.conversions import converted
 from tests.gguf.splitting import split
 from tests.support import NO_TEMPLATE, PLAIN, Client, digest_of, settings
 from tests.tiny_gguf import finite, tiny_gguf, tiny_projector
@@ -226,14 +227,13 @@ async def test_beside_safetensors_a_gguf_wins_for_its_own_tag(
     assert not asked(ollama, "/api/create")
 
 
-@pytest.mark.parametrize(("tag", "quantize"), [("latest", "Q4_K_M"), ("q4_k_s", "Q4_K_S"), ("bf16", None)])
+@pytest.mark.parametrize(("tag", "quantization"), [("latest", "Q4_K_M"), ("q4_k_s", "Q4_K_S"), ("bf16", "BF16")])
 async def test_for_every_other_tag_the_safetensors_win(
-    client: Client, ollama: StandInOllama, mixed: dict[str, bytes], tag: str, quantize: str | None
+    client: Client, ollama: StandInOllama, mixed: dict[str, bytes], tag: str, quantization: str
 ) -> None:
     assert (await client.pull(f"hf.co/acme/mixed:{tag}"))[-1] == {"status": "success"}
-    assert "model.safetensors" in created(ollama)["files"]
-    assert not any(path.endswith(".gguf") for path in created(ollama)["files"])
-    assert created(ollama).get("quantize") in (quantize, "BF16")
+    made = converted(mixed, "mixed", quantization=quantization)
+    assert weights(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(made))]
 
 
 async def test_a_folder_for_each_quantization(hub: StandInHub, client: Client, ollama: StandInOllama) -> None:
@@ -553,7 +553,7 @@ async def test_a_header_longer_than_what_is_read_first_is_read_on(
 async def test_inspect_shows_the_merged_file(hub: StandInHub, ollama: StandInOllama, shards: dict[str, bytes]) -> None:
     found = (await inspect(settings(hub.endpoint, ollama.url), F16_NAME)).to_json()
     assert found["files"] == [{"path": "Tiny-F16.gguf", "size": len(FLOATS), "digest": None, "held": False}]
-    assert (found["format"], found["quantization"], found["converter"]) == ("gguf", None, "none")
+    assert (found["format"], found["quantization"], found["converter"]) == ("gguf", None, None)
     assert found["bytes_to_move"] == sum(map(len, shards.values()))
     assert found["result_size"] == len(FLOATS)
     assert "its 3 shards are merged" in found["reason"]

@@ -362,12 +362,12 @@ async def test_a_create_that_has_begun_ends_although_the_client_has_left(
     client: Client, files: dict[str, bytes], ollama: StandInOllama, stream: bool
 ) -> None:
     """Ollama blocks for ever in a create that nobody reads, and leaks its files."""
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME, "stream": stream}))
     await eventually(lambda: created(ollama))
     pulling.cancel()
     await asyncio.sleep(0.1)
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     await eventually(lambda: NAME in ollama.models)
     assert ollama.abandoned_creates == 0
 
@@ -377,7 +377,7 @@ async def test_a_silent_conversion_is_filled_with_the_newest_bar(
 ) -> None:
     """Node gives up after 300 s without a byte, and Ollama says nothing while it converts."""
     monkeypatch.setattr(progress, "KEEP_ALIVE_SECONDS", 0.02)
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     weights = files["model.safetensors"]
     bar = {"digest": digest_of(weights), "total": len(weights), "completed": len(weights)}
     lines: list[dict[str, Any]] = []
@@ -386,7 +386,7 @@ async def test_a_silent_conversion_is_filled_with_the_newest_bar(
             lines.append(orjson.loads(text))
             converting = [line.get("status") == "converting model" for line in lines]
             if any(converting) and len(lines) - converting.index(True) > 3:
-                ollama.hold_create.set()
+                ollama.hold_making.set()
     silence = lines[converting.index(True) + 1 :][:3]
     assert silence == [{"status": f"pulling {bar['digest'][7:19]}", **bar}] * 3  # type: ignore[index]
     assert lines[-1] == {"status": "success"}

@@ -21,8 +21,10 @@ from proxy.demo.names import ModelName
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import reclaim
+from proxy.pull.reclaim import TEMPORARY
 from tests.conversions import converted, weights_of
 from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:bf16"
 QUANTIZED = "hf.co/acme/tiny:q4_K_M"
@@ -107,9 +109,7 @@ def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 async def proxy(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **pull: Any
 ) -> AsyncIterator[tuple[App, Client]]:
-    config = settings(
-        hub.endpoint, ollama.url, ollama={"reclaim": True, "patience": "10s"}, pull={"converter": "proxy", **pull}
-    )
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True, "patience": "10s"}, pull={**pull})
     async with App(config) as app:
         yield app, Client(app.address.url, session)
 
@@ -288,6 +288,22 @@ async def test_what_ollama_will_not_pull_it_creates(
     assert ("ollama.advertise_url" in line) != asked_for
 
 
+class CreateInstead:
+    """Refuses every manifest of a model that is to stay, so that Ollama is asked to create it; restarts instead."""
+
+    def __init__(self, ollama: StandInOllama) -> None:
+        self._ollama = ollama
+        self.restarts = False
+        ollama.around = self
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
+            return await refused(self._ollama, request, handler)
+        if request.path == "/api/create" and self.restarts:
+            return await restarted(self._ollama, request, handler)
+        return await handler(request)
+
+
 @pytest.mark.parametrize(
     ("trouble", "said"), [("write /models/blobs/x: no space left on device", "no space left"), (None, "broke off")]
 )
@@ -298,34 +314,31 @@ async def test_a_create_that_breaks_off_costs_the_old_model_nothing_and_the_hub_
     trouble: str | None,
     said: str,
 ) -> None:
-    """Of what Ollama's own converter knows."""
-    async with proxy(hub, ollama, session, converter="ollama") as (_, client):
+    async with proxy(hub, ollama, session) as (_, client):
         await replace(client, hub, QUANTIZED)
         old = weights(ollama, QUANTIZED)
-        if trouble is None:
-            Script(ollama, "POST /api/create", 1, restarted)
-        else:
-            ollama.fail_create = trouble
+        script = CreateInstead(ollama)
+        script.restarts = trouble is None
+        ollama.fail_create = trouble
         assert said in (await client.pull(QUANTIZED))[-1]["error"]
         assert weights(ollama, QUANTIZED) == old
         ollama.fail_create = None
+        script.restarts = False
         await asyncio.gather(*restarting)
         hub.requests.clear()
         assert (await client.pull(QUANTIZED))[-1] == SUCCESS
         assert not fetched(hub)
-        assert weights(ollama, QUANTIZED) != old
+        assert weights(ollama, QUANTIZED) == expected(QUANTIZED, NEW)
         check_clean(ollama, QUANTIZED)
 
 
-@pytest.mark.parametrize("converter", ["proxy", "ollama"])
 async def test_what_ollama_refuses_to_make_a_model_of_is_given_up(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, converter: str
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    async with proxy(hub, ollama, session, converter=converter) as (_, client):
+    async with proxy(hub, ollama, session) as (_, client):
         await replace(client, hub, QUANTIZED)
         old = weights(ollama, QUANTIZED)
-        if converter == "proxy":
-            Script(ollama, "POST /api/pull", 1, refused)
+        Script(ollama, "POST /api/pull", 1, refused)
         ollama.fail_create = "unsupported architecture"
         assert "unsupported architecture" in (await client.pull(QUANTIZED))[-1]["error"]
         assert weights(ollama, QUANTIZED) == old
@@ -373,7 +386,6 @@ async def test_a_model_whose_settings_change_while_its_pull_is_cancelled_is_foun
         hub.endpoint,
         ollama.url,
         ollama={"reclaim": True},
-        pull={"converter": "proxy"},
         models={"hf.co/acme/tiny": {"template": "{{ .Prompt }}!"}},
     )
     async with App(config) as app:
@@ -536,3 +548,43 @@ async def test_thirty_clients_that_come_and_go_get_three_quantizations_of_one_re
         check_clean(ollama, *names)
         if linger == "5m":
             assert sum(one.body_bytes for one in fetched(hub)) == 3 * sum(weights_of(NEW).values())
+
+
+async def test_a_template_that_ollama_cannot_use_is_refused_and_replaces_nothing(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Before a weight byte."""
+    async with proxy(hub, ollama, session) as (_, client):
+        await replace(client, hub, NAME)
+    models = {"hf.co/acme/tiny": {"template": "{{ .Prompt"}}
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, models=models)
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        error = (await client.pull(NAME))[-1]["error"]
+        assert error == f"Ollama cannot use the template of {NAME}: template: :1: unclosed action"
+        assert not fetched(hub)
+        assert weights(ollama, NAME) == expected(NAME, OLD)
+        await sweep(client)
+        check_clean(ollama, NAME)
+
+
+async def test_a_template_is_tried_though_another_model_is_made_meanwhile(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Whoever makes a model removes the temporary ones that no pull needs; the one of a trial is needed."""
+    hub.add("acme/tiny", NEW)
+    hub.add("acme/other", {"m-Q4_K_M.gguf": tiny_gguf()})
+    models = {"hf.co/acme/tiny": {"template": "{{ .Prompt"}}
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, models=models)
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        script = Script(ollama, "POST /api/show", 1)
+        trying = asyncio.create_task(client.pull(NAME))
+        await eventually(script.held.is_set)
+        other = asyncio.create_task(client.pull("hf.co/acme/other:q4_K_M"))
+        await asyncio.wait([other], timeout=2)
+        script.go.set()
+        assert "unclosed action" in (await trying)[-1]["error"]
+        assert (await other)[-1] == SUCCESS
+        await sweep(client)
+    check_clean(ollama, "hf.co/acme/other:q4_K_M")

@@ -175,13 +175,13 @@ async def test_who_comes_while_the_model_is_made_reads_what_was_and_what_comes(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     first = Attached(client, NAME)
     await eventually(lambda: created(ollama))
     second = Attached(client, NAME)
     await eventually(lambda: second.statuses == ["pulling manifest", "converting model"])
     assert second.completed == size
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
     assert created(ollama) == [NAME]
 
@@ -197,12 +197,12 @@ async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_
         await eventually(lambda: newest(app).clients == 2)
         reached = stays[0].completed
         await eventually(lambda: stays[0].completed > reached)
-        ollama.hold_create = asyncio.Event()
+        ollama.hold_making = asyncio.Event()
         hub.line = None
         await eventually(lambda: created(ollama))
         await stays.pop().leave()
         await eventually(lambda: newest(app).clients == 1)
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert await stays[0].end() == SUCCESS
         assert len(app._jobs.all()) == 1
     assert brought(hub) == size
@@ -284,14 +284,14 @@ async def test_a_create_that_has_begun_ends_in_a_model_although_all_have_left_an
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     name = f"hf.co/acme/tiny:{tag}"
     async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim}) as (app, client):
         first = Attached(client, name)
         await eventually(lambda: created(ollama))
         await first.leave()
         await eventually(lambda: newest(app)._is_forsaken)
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         await eventually(lambda: newest(app).ended)
         assert (newest(app).state, newest(app).error) == ("done", None)
     assert list(ollama.models) == [name]
@@ -303,7 +303,7 @@ async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_le
 ) -> None:
     hub.add("acme/other", tiny_llama(seed=1))
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
         first = Attached(client, "hf.co/acme/other")
         await eventually(lambda: created(ollama))
@@ -312,7 +312,7 @@ async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_le
         await second.leave()
         await eventually(lambda: newest(app).ended)
         assert newest(app).state == "failed"
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert await first.end() == SUCCESS
     assert list(ollama.models) == ["hf.co/acme/other:latest"]
 
@@ -637,14 +637,14 @@ async def test_who_waits_for_another_models_create_is_told_so(
 ) -> None:
     names = repositories(hub, 2)
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     first = Attached(client, names[0])
     await eventually(lambda: created(ollama))
     second = Attached(client, names[1])
     await eventually(lambda: second.waited == ["waiting for another model to be made"])
     assert created(ollama) == [names[0]]
     assert not first.waited
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
     assert created(ollama) == names
 
@@ -679,7 +679,7 @@ async def test_a_create_is_read_to_its_end_before_its_model_is_removed(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     name = f"hf.co/acme/tiny:{tag}"
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
         first = Attached(client, name)
@@ -688,7 +688,7 @@ async def test_a_create_is_read_to_its_end_before_its_model_is_removed(
         assert "was removed while it was pulled" in (await first.end())["error"]
         assert not removing.done()
         assert not asked(ollama, "/api/delete")
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert await removing == (200, b"")
         assert newest(app).state == "failed"
         assert len(created(ollama)) == 1
@@ -701,13 +701,13 @@ async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_create_
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     first = asyncio.create_task(client.pull_at_once(NAME))
     await eventually(lambda: created(ollama))
     removing = asyncio.create_task(remove(client, model=NAME))
     status, answer = await first
     assert not removing.done()
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     assert await removing == (200, b"")
     assert (status, list(answer)) == (500, ["error"])
     assert "was removed while it was pulled" in answer["error"]
@@ -717,14 +717,14 @@ async def test_removing_goes_on_although_its_client_leaves(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     first = Attached(client, NAME)
     await eventually(lambda: created(ollama))
     removing = asyncio.create_task(remove(client, model=NAME))
     await first.end()
     removing.cancel()
     await asyncio.wait([removing])
-    ollama.hold_create.set()
+    ollama.hold_making.set()
     await eventually(lambda: asked(ollama, "/api/delete"))
     await eventually(lambda: NAME not in ollama.models)
     assert ollama.abandoned_creates == 0
@@ -798,7 +798,7 @@ async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_c
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     name = f"hf.co/acme/tiny:{tag}"
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
         first = Attached(client, name)
@@ -808,7 +808,7 @@ async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_c
         second = Attached(client, name)
         await eventually(lambda: second.waited)
         assert not removing.done()
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert await removing == (200, b"")
         assert await second.end() == SUCCESS
         assert [job.state for job in app._jobs.all()] == ["done", "failed"]
@@ -864,7 +864,7 @@ async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     name = f"hf.co/acme/tiny:{tag}"
     async with App(settings(hub.endpoint, ollama.url)) as app:
         client = Client(app.address.url, session)
@@ -889,13 +889,13 @@ async def test_a_create_that_ends_soon_is_read_to_its_end_by_the_proxy_itself(
     monkeypatch.setattr("proxy.ollama.read_on", let_go.append)
     monkeypatch.setattr("proxy.pull.jobs.CREATE_SECONDS", 3)
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url)) as app:
         first = Attached(Client(app.address.url, session), NAME)
         await eventually(lambda: created(ollama))
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
-            ollama.hold_create.set()
+            ollama.hold_making.set()
         assert not let_go
         assert ollama.abandoned_creates == 0
         assert NAME in ollama.models
@@ -906,7 +906,7 @@ async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, stream: bool
 ) -> None:
     hub.line = None
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url)) as app:
         client = Client(app.address.url, session)
         first = Attached(client, NAME)

@@ -152,7 +152,7 @@ async def a_place(session: aiohttp.ClientSession) -> AsyncIterator[Place]:
                 path: digest_of(content) for path, content in files.items() if path.endswith(".safetensors")
             }
         hub.rate = HUB_RATE
-        ollama.hold_create = Pause()
+        ollama.hold_making = Pause()
         yield Place(hub, ollama, session, weights)
 
 

@@ -11,22 +11,26 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from proxy.app import App
 from proxy.config import Address, OllamaConfig
 from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.lines import Refusal
 from proxy.demo.ollama import StandInModel, StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.demo.shelf import Layer
 from proxy.errors import OllamaGone
 from proxy.ollama import PROBE_DIGEST
-from proxy.planning import weights
-from proxy.pull import journal, making, reclaim
-from proxy.pull.reclaim import TEMPORARY
+from proxy.pull import journal, reclaim
+from proxy.pull import making as making_module
+from proxy.pull.reclaim import GIVEN_UP, TEMPORARY
 from proxy.registry import reached_at
-from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, settings
+from tests.conversions import converted
+from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making, no_manifests, settings
 from tests.tiny_adapter import tiny_adapter
-from tests.tiny_gguf import tiny_gguf
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 OTHER = "hf.co/acme/tiny:q8_0"
@@ -36,6 +40,7 @@ REMOVING = "removing unused layers"
 RECLAIMED_STATUSES = [*PULL_STATUSES[:-1], REMOVING, "success"]
 LEFT_TEMPORARY = f"ollama-hf-proxy/{'a' * 32}:temporary"
 LEFT_OFFER = f"127.0.0.1:11435/ollama-hf-proxy/{'b' * 32}:reclaim"
+REFUSED = "unsupported architecture"
 NO_SPACE = "write /models/blobs/sha256-1: no space left on device"
 
 Lines = list[dict[str, Any]]
@@ -60,23 +65,30 @@ def created(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
 
 
-def conversions(ollama: StandInOllama) -> list[str]:
-    return [body["model"] for body in created(ollama) if TEMPORARY.fullmatch(body["model"])]
-
-
 def uploads(ollama: StandInOllama) -> list[str]:
-    """But for the configs of removals."""
+    """Of blobs that a model may be made of: not of the configs of removals, nor of the probe."""
     paths = [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
     return [path for path in paths if not path.endswith(reclaim.CONFIG.digest)]
+
+
+def uploaded_bytes(ollama: StandInOllama) -> int:
+    return sum(request.received for request in ollama.requests if "/api/blobs/" in request.path)
 
 
 def statuses(lines: Lines) -> list[str]:
     return [line["status"] for line in lines if "digest" not in line]
 
 
-def raw_of(files: dict[str, bytes]) -> set[str]:
-    """The digests of what is uploaded for a model of safetensors."""
-    return {digest_of(content) for path, content in files.items() if path not in ("README.md", "LICENSE")}
+def made_of(files: dict[str, bytes], name: str = NAME) -> str:
+    """The digest of the GGUF that the proxy makes of a repository for a name."""
+    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
+
+
+async def no_copies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A model that is made does not get its name."""
+    if request.path == "/api/copy":
+        raise Refusal(NO_SPACE, 500)
+    return await handler(request)
 
 
 @pytest.fixture(autouse=True)
@@ -108,14 +120,33 @@ async def app(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSes
 
 
 @pytest.fixture
+def creates(ollama: StandInOllama) -> None:
+    """Models are made by Ollama's create."""
+    ollama.around = no_manifests
+
+
+@pytest.fixture
 async def left(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
-) -> dict[str, bytes]:
-    """Raw files that an earlier proxy has left beside a model, since it was told to; asked for before `app`."""
+) -> dict[str, int]:
+    """Blobs that an earlier proxy has left beside NAME, since it was told to, by their digests; asked for before `app`.
+
+    Ollama had refused to make OTHER of them.
+    """
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         assert (await client.pull(NAME))[-1] == SUCCESS
-    assert raw_of(files) <= orphans(ollama)
-    return files
+        ollama.around, ollama.fail_create = no_manifests, REFUSED
+        assert REFUSED in (await client.pull(OTHER))[-1]["error"]
+    ollama.around = ollama.fail_create = None
+    assert list(ollama.models) == [NAME]
+    assert made_of(files, OTHER) in orphans(ollama)
+    return {digest: ollama.blobs[digest] for digest in orphans(ollama)}
+
+
+@pytest.fixture
+def refused(left: dict[str, int], files: dict[str, bytes]) -> str:
+    """The digest of the GGUF that is among what was left."""
+    return made_of(files, OTHER)
 
 
 class Gate:
@@ -148,18 +179,6 @@ def looking(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
     return gate
 
 
-def at_second_create(app: App, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
-    """Do the work when Ollama is asked to quantize the temporary model."""
-    create = app._backend.ollama.create
-
-    def watched(body: dict[str, Any], name: str) -> Any:
-        if "from" in body:
-            work()
-        return create(body, name)
-
-    monkeypatch.setattr(app._backend.ollama, "create", watched)
-
-
 async def swept(client: Client, **body: Any) -> dict[str, Any]:
     status, answer = await client.post("/-/reclaim", body)
     assert status == 200, answer
@@ -175,23 +194,35 @@ async def head(client: Client, digest: str) -> int:
 # ---- what a pull that ends well leaves
 
 
-async def test_a_quantized_model_is_made_of_a_temporary_one_and_nothing_else_stays(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+@pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.40.0"])
+@pytest.mark.parametrize("name", [NAME, "hf.co/acme/tiny:f16"])
+async def test_a_model_is_made_of_a_temporary_one_and_nothing_else_stays(
+    client: Client, files: dict[str, bytes], ollama: StandInOllama, version: str, name: str
 ) -> None:
-    lines = await client.pull(NAME)
+    ollama.version = version
+    lines = await client.pull(name)
     assert statuses(lines) == RECLAIMED_STATUSES
     assert_clean(ollama)
-    assert list(ollama.models) == [NAME]
-    assert ollama.models[NAME].quantization_level == "Q4_K_M"
-    convert, quantize = created(ollama)
-    assert TEMPORARY.fullmatch(convert["model"])
-    assert (convert["quantize"], convert["stream"]) == ("F16", False)
-    assert set(convert["files"].values()) == raw_of(files)
-    assert (quantize["model"], quantize["from"], quantize["quantize"]) == (NAME, convert["model"], "Q4_K_M")
-    assert "files" not in quantize
+    assert list(ollama.models) == [name]
+    assert ollama.models[name].quantization_level == name.rpartition(":")[2].upper()
+    [temporary] = making(ollama.requests)
+    assert TEMPORARY.fullmatch(temporary)
+    assert not created(ollama)
 
 
-async def test_the_result_is_the_one_of_a_single_create(
+@pytest.mark.parametrize("name", [NAME, "hf.co/acme/tiny:f16"])
+async def test_a_model_that_ollama_creates_leaves_nothing_either(
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama, name: str
+) -> None:
+    lines = await client.pull(name)
+    assert statuses(lines) == RECLAIMED_STATUSES
+    assert_clean(ollama)
+    assert list(ollama.models) == [name]
+    [body] = created(ollama)
+    assert (body["model"], body["files"]) == (name, {"model.gguf": made_of(files, name)})
+
+
+async def test_the_result_is_the_one_of_a_proxy_that_leaves_all(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
     async with proxy(hub, ollama, session) as (_, client):
@@ -199,42 +230,9 @@ async def test_the_result_is_the_one_of_a_single_create(
     reclaimed = ollama.models.pop(NAME)
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         await client.pull(NAME)
-    kinds = {(layer.kind, layer.digest) for layer in ollama.models[NAME].layers if layer.kind != "model"}
-    assert {(layer.kind, layer.digest) for layer in reclaimed.layers} >= kinds
+    assert ollama.models[NAME] is not reclaimed
+    assert set(reclaimed.layers) == set(ollama.models[NAME].layers)
     assert (reclaimed.template, reclaimed.parameters) == (ollama.models[NAME].template, ollama.models[NAME].parameters)
-
-
-async def test_raw_files_are_gone_before_ollama_quantizes(
-    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[set[str]] = []
-    at_second_create(app, monkeypatch, lambda: seen.append(set(ollama.blobs)))
-    assert (await client.pull(NAME))[-1] == SUCCESS
-    assert len(seen) == 1
-    assert not seen[0] & raw_of(files)
-    assert not [name for name in ollama.models if name.endswith(":reclaim")]
-
-
-async def test_a_model_that_is_not_quantized_is_made_at_once(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
-) -> None:
-    lines = await client.pull("hf.co/acme/tiny:f16")
-    assert statuses(lines) == [status for status in RECLAIMED_STATUSES if status != "verifying conversion"]
-    assert_clean(ollama)
-    assert [body["model"] for body in created(ollama)] == ["hf.co/acme/tiny:f16"]
-
-
-async def test_from_v030_on_one_create_leaves_what_ollama_alone_knows(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
-) -> None:
-    """Its own unquantized GGUF, which no answer of it names; two creates would leave it too."""
-    ollama.version = "0.33.0"
-    lines = await client.pull(NAME)
-    assert statuses(lines) == RECLAIMED_STATUSES
-    assert [body["model"] for body in created(ollama)] == [NAME]
-    assert not orphans(ollama) & raw_of(files)
-    assert len(orphans(ollama)) == 1
-    assert left_models(ollama) == []
 
 
 async def test_a_gguf_that_is_the_models_own_stays(
@@ -268,9 +266,8 @@ async def test_an_adapter_and_its_base_leave_nothing(
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def folder(tmp_path: Path) -> dict[str, Any]:
     """The sections of a source whose weights nobody has hashed, acme/tiny in two shards."""
-    monkeypatch.setattr(weights, "UNHASHED_BYTES", 100_000)
     home = tmp_path / "models"
     (home / "acme/tiny").mkdir(parents=True)
     for path, content in tiny_llama(shards=2).items():
@@ -288,11 +285,11 @@ async def test_files_whose_digest_nobody_knew_leave_nothing(
 ) -> None:
     ollama.keeps_mismatched = keeps
     async with proxy(hub, ollama, session, **folder) as (_, client):
-        for tag in ("q4_K_M", "q8_0"):
+        for tag, removed in (("q4_K_M", keeps), ("q8_0", False)):
             lines = await client.pull(f"home/acme/tiny:{tag}")
-            assert statuses(lines) == RECLAIMED_STATUSES
+            assert statuses(lines) == (RECLAIMED_STATUSES if removed else PULL_STATUSES)
             assert_clean(ollama)
-    assert len(conversions(ollama)) == 2
+    assert len(making(ollama.requests)) == 2
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -306,17 +303,18 @@ async def test_files_whose_digest_nobody_knew_are_needed_by_all_that_have_waited
     ollama.keeps_mismatched = keeps
     ollama.hold_upload = asyncio.Event()
     async with proxy(hub, ollama, session, **folder) as (app, client):
-        names = ["home/acme/tiny:q4_K_M", "home/acme/tiny:f16"]
+        names = ["home/acme/tiny:q4_K_M", "home/acme/tiny"]
         pulls = [asyncio.create_task(client.pull(name)) for name in names]
         await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"] * 2)
-        ollama.hold_create = asyncio.Event()
+        ollama.hold_making = asyncio.Event()
         ollama.hold_upload.set()
-        await eventually(lambda: created(ollama))
+        await eventually(lambda: making(ollama.requests))
         assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
-        ollama.hold_create.set()
+        ollama.hold_making.set()
         assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS, SUCCESS]
-    sent = sum(request.received for request in ollama.requests if "/api/blobs/" in request.path)
-    assert sent < 1.5 * sum(map(len, tiny_llama().values()))
+    weights = converted(tiny_llama(), quantization="Q4_K_M")
+    assert uploaded_bytes(ollama) < 1.5 * len(weights)
+    assert digest_of(weights) in ollama.blobs
     assert_clean(ollama)
 
 
@@ -326,7 +324,8 @@ async def test_a_second_quantization_begins_anew_and_leaves_nothing_either(
     for name in (NAME, OTHER):
         assert (await client.pull(name))[-1] == SUCCESS
         assert_clean(ollama)
-    assert len(uploads(ollama)) == 2 * len(raw_of(files))
+    sizes = [len(converted(files, quantization=quantization)) for quantization in ("Q4_K_M", "Q8_0")]
+    assert sum(sizes) <= uploaded_bytes(ollama) < 1.1 * sum(sizes)
 
 
 async def test_a_lost_answer_to_an_upload_leaves_nothing(
@@ -337,65 +336,69 @@ async def test_a_lost_answer_to_an_upload_leaves_nothing(
     assert_clean(ollama)
 
 
-async def test_with_reclaim_off_all_stays_and_makes_the_next_quantization_free(
-    left: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+async def test_with_reclaim_off_all_stays_and_makes_the_next_pull_free(
+    left: dict[str, int], refused: str, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.requests.clear()
-    before = len(uploads(ollama))
+    before = uploads(ollama)
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         lines = await client.pull(OTHER)
     assert statuses(lines) == PULL_STATUSES
     assert not fetched(hub)
-    assert len(uploads(ollama)) == before
-    assert raw_of(left) <= orphans(ollama)
-    assert conversions(ollama) == []
+    assert uploads(ollama) == before
+    assert left.keys() <= ollama.blobs.keys()
+    assert refused in {layer.digest for layer in ollama.models[OTHER].layers}
 
 
 async def test_what_an_earlier_proxy_was_told_to_leave_goes_with_the_next_pull(
-    left: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, client: Client
+    left: dict[str, int], refused: str, hub: StandInHub, ollama: StandInOllama, client: Client
 ) -> None:
     hub.requests.clear()
-    before = len(uploads(ollama))
+    before = uploads(ollama)
     assert (await client.pull(OTHER))[-1] == SUCCESS
     assert not fetched(hub)
-    assert len(uploads(ollama)) == before
-    assert not orphans(ollama) & raw_of(left)
+    assert uploads(ollama) == before
+    assert refused in ollama.blobs
+    assert_clean(ollama)
 
 
 # ---- what is not the proxy's to remove
 
 
 async def test_a_blob_that_was_there_before_stays(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
-    foreign = {digest_of(files[path]) for path in (WEIGHTS, "config.json")}
-    for path in (WEIGHTS, "config.json"):
-        content = io.BytesIO(files[path])
-        async with client.session.post(f"{ollama.url}/api/blobs/{digest_of(files[path])}", data=content) as response:
-            assert response.status == 201
-    lines = await client.pull(NAME)
-    assert statuses(lines) == RECLAIMED_STATUSES
-    assert orphans(ollama) == foreign
+    """Also where Ollama refuses to make a model of it."""
+    weights = converted(files, quantization="Q4_K_M")
+    foreign = digest_of(weights)
+    async with client.session.post(f"{ollama.url}/api/blobs/{foreign}", data=io.BytesIO(weights)) as response:
+        assert response.status == 201
+    ollama.fail_create = REFUSED
+    assert REFUSED in (await client.pull(NAME))[-1]["error"]
+    assert orphans(ollama) == {foreign}
     assert (await swept(client))["blobs"] == []
-    assert orphans(ollama) == foreign
+    assert orphans(ollama) == {foreign}
 
 
 async def test_a_blob_that_somebody_else_brings_first_stays(
-    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+    creates: None, app: App, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ollama had said that it had none."""
-    has_blob, digest = app._backend.ollama.has_blob, digest_of(files[WEIGHTS])
+    whole = tiny_gguf()
+    hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
+    has_blob, digest = app._backend.ollama.has_blob, digest_of(whole)
     asked: list[str] = []
 
     async def overtaken(wanted: str) -> bool:
         has = await has_blob(wanted)
         asked.append(wanted)
         if asked.count(digest) == 2 and wanted == digest:
-            ollama._store._remember(digest, len(files[WEIGHTS]), files[WEIGHTS])
+            ollama._store._remember(digest, len(whole), whole)
         return has
 
     monkeypatch.setattr(app._backend.ollama, "has_blob", overtaken)
-    assert (await client.pull(NAME))[-1] == SUCCESS
+    ollama.fail_create = REFUSED
+    assert REFUSED in (await client.pull(NAME))[-1]["error"]
     assert asked.count(digest) >= 2
     assert orphans(ollama) == {digest}
 
@@ -403,6 +406,7 @@ async def test_a_blob_that_somebody_else_brings_first_stays(
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 @pytest.mark.parametrize("separator", [":", "-"])
 async def test_a_blob_that_a_client_asks_for_or_sends_stays_for_an_hour(
+    creates: None,
     client: Client,
     files: dict[str, bytes],
     ollama: StandInOllama,
@@ -411,50 +415,55 @@ async def test_a_blob_that_a_client_asks_for_or_sends_stays_for_an_hour(
     separator: str,
 ) -> None:
     """It may be about to make a model of it."""
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
+    ollama.fail_create = REFUSED
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
-    digest = digest_of(files[WEIGHTS])
+    digest = made_of(files)
+    size = ollama.blobs[digest]
     url = f"{client.url}/api/blobs/{digest.replace(':', separator)}"
     async with client.session.request(method, url) as response:
         assert response.status == 200
-    ollama.hold_create.set()
-    assert (await pulling)[-1] == SUCCESS
+    ollama.hold_making.set()
+    assert REFUSED in (await pulling)[-1]["error"]
     assert orphans(ollama) == {digest}
     assert (await swept(client))["blobs"] == []
     assert orphans(ollama) == {digest}
     monkeypatch.setattr(journal, "RESPITE_SECONDS", 0.0)
-    assert (await swept(client))["blobs"] == [{"digest": digest, "size": len(files[WEIGHTS])}]
+    assert (await swept(client))["blobs"] == [{"digest": digest, "size": size}]
     assert_clean(ollama)
 
 
 async def test_a_blob_that_a_client_missed_before_the_pull_brought_it_stays_too(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
-    digest = digest_of(files["config.json"])
+    digest = made_of(files)
     assert await head(client, digest) == 404
-    assert (await client.pull(NAME))[-1] == SUCCESS
+    ollama.fail_create = REFUSED
+    assert REFUSED in (await client.pull(NAME))[-1]["error"]
     assert orphans(ollama) == {digest}
 
 
 async def test_asking_for_another_blob_keeps_none(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     assert await head(client, f"sha256:{'e' * 64}") == 404
-    assert (await client.pull(NAME))[-1] == SUCCESS
+    ollama.fail_create = REFUSED
+    assert REFUSED in (await client.pull(NAME))[-1]["error"]
     assert_clean(ollama)
 
 
-async def test_a_raw_file_that_is_another_models_stays_and_goes_with_that(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+async def test_a_blob_that_is_another_models_stays_and_goes_with_that(
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
+    ollama.fail_create = REFUSED
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
-    layer = Layer("model", digest_of(files[WEIGHTS]), len(files[WEIGHTS]))
+    layer = Layer("model", made_of(files), ollama.blobs[made_of(files)])
     ollama.models["mine"] = StandInModel(layers=(layer,))
-    ollama.hold_create.set()
-    assert (await pulling)[-1] == SUCCESS
+    ollama.hold_making.set()
+    assert REFUSED in (await pulling)[-1]["error"]
     assert layer.digest in ollama.blobs
     assert_clean(ollama)
     assert (await swept(client))["blobs"] == []
@@ -467,32 +476,54 @@ async def test_a_raw_file_that_is_another_models_stays_and_goes_with_that(
 # ---- several pulls
 
 
-async def test_two_quantizations_at_once_share_one_conversion(
+async def test_two_quantizations_at_once_leave_nothing(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     both = await asyncio.gather(client.pull(NAME), client.pull(OTHER))
     assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
-    assert len(conversions(ollama)) == 1
-    assert len(uploads(ollama)) == len(raw_of(files))
+    assert len(set(making(ollama.requests))) == 2
     assert sorted(ollama.models) == [NAME, OTHER]
     assert_clean(ollama)
 
 
-async def test_a_third_pull_keeps_the_raw_files_that_it_still_needs(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+async def test_two_names_of_one_quantization_share_a_transfer_and_leave_nothing(
+    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    third = "hf.co/acme/tiny:f16"
-    async with proxy(hub, ollama, session, pull={"jobs": 3}) as (app, client):
-        ollama.hold_create = asyncio.Event()
-        pulls = [asyncio.create_task(client.pull(NAME))]
-        await eventually(lambda: created(ollama))
-        pulls += [asyncio.create_task(client.pull(name)) for name in (OTHER, third)]
-        await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring", "transferring", "creating"])
-        ollama.hold_create.set()
-        assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS] * 3
-    assert len(uploads(ollama)) == len(raw_of(files))
-    assert len(conversions(ollama)) == 1
-    assert sorted(ollama.models) == sorted([NAME, OTHER, third])
+    names = ["hf.co/acme/tiny:latest", NAME]
+    both = await asyncio.gather(*(client.pull(name) for name in names))
+    assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
+    assert uploaded_bytes(ollama) < 1.5 * len(converted(files, quantization="Q4_K_M"))
+    assert sorted(ollama.models) == names
+    assert_clean(ollama)
+
+
+async def test_a_pull_keeps_the_file_that_it_still_needs(
+    app: App, client: Client, hub: StandInHub, ollama: StandInOllama
+) -> None:
+    """Another one gives it up meanwhile, since Ollama refuses to make its model of it."""
+    whole, projector = tiny_gguf(), tiny_projector()
+    hub.add("acme/one", {"m-Q4_K_M.gguf": whole})
+    hub.add("acme/two", {"m-Q4_K_M.gguf": whole, "mmproj-F16.gguf": projector})
+    go = asyncio.Event()
+
+    async def holding(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method == "POST" and request.path.endswith(digest_of(projector)):
+            await go.wait()
+        return await no_manifests(request, handler)
+
+    ollama.around, ollama.fail_create, ollama.hold_making = holding, REFUSED, asyncio.Event()
+    refusing = asyncio.create_task(client.pull("hf.co/acme/one:Q4_K_M"))
+    await eventually(lambda: created(ollama))
+    pulling = asyncio.create_task(client.pull("hf.co/acme/two:Q4_K_M"))
+    await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring", "creating"])
+    ollama.hold_making.set()
+    assert REFUSED in (await refusing)[-1]["error"]
+    assert digest_of(whole) in orphans(ollama)
+    ollama.fail_create = None
+    go.set()
+    assert (await pulling)[-1] == SUCCESS
+    assert uploads(ollama).count(f"/api/blobs/{digest_of(whole)}") == 1
+    assert list(ollama.models) == ["hf.co/acme/two:Q4_K_M"]
     assert_clean(ollama)
 
 
@@ -502,7 +533,7 @@ async def test_two_repositories_that_share_their_small_files_leave_nothing(
     hub.add("acme/second", tiny_llama(seed=1))
     both = await asyncio.gather(client.pull(NAME), client.pull("hf.co/acme/second:q8_0"))
     assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
-    assert len(conversions(ollama)) == 2
+    assert len(set(making(ollama.requests))) == 2
     assert_clean(ollama)
 
 
@@ -510,36 +541,35 @@ async def test_two_repositories_that_share_their_small_files_leave_nothing(
 
 
 async def test_who_asks_for_a_blob_that_is_being_removed_is_told_that_it_is_gone(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama, giving_up: Gate
+    left: dict[str, int], refused: str, client: Client, ollama: StandInOllama, giving_up: Gate
 ) -> None:
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: giving_up.entered)
-    asking = asyncio.create_task(head(client, digest_of(left[WEIGHTS])))
+    asking = asyncio.create_task(head(client, refused))
     [layer] = [layer for layer in ollama.models[NAME].layers if layer.kind == "model"]
     assert await head(client, layer.digest) == 200
     await asyncio.sleep(0.1)
     assert not asking.done()
     giving_up.open.set()
     assert await asking == 404
-    assert len((await removing)["blobs"]) == len(raw_of(left))
+    assert len((await removing)["blobs"]) == len(left)
 
 
 async def test_who_asks_for_a_blob_while_it_is_judged_is_told_the_truth(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama, looking: Gate
+    refused: str, client: Client, ollama: StandInOllama, looking: Gate
 ) -> None:
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: looking.entered)
-    digest = digest_of(left[WEIGHTS])
-    asking = asyncio.create_task(head(client, digest))
+    asking = asyncio.create_task(head(client, refused))
     await asyncio.wait([asking], timeout=0.3)
     looking.open.set()
     status = await asking
     await removing
-    assert (status == 200) is (digest in ollama.blobs)
+    assert (status == 200) is (refused in ollama.blobs)
 
 
 async def test_a_pull_that_begins_while_blobs_are_removed_brings_them_again(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama, giving_up: Gate
+    left: dict[str, int], refused: str, client: Client, ollama: StandInOllama, giving_up: Gate
 ) -> None:
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: giving_up.entered)
@@ -547,10 +577,10 @@ async def test_a_pull_that_begins_while_blobs_are_removed_brings_them_again(
     pulling = asyncio.create_task(client.pull(OTHER))
     await asyncio.sleep(0.1)
     giving_up.open.set()
-    await removing
+    assert len((await removing)["blobs"]) == len(left)
     assert (await pulling)[-1] == SUCCESS
-    assert len(uploads(ollama)) == before + len(raw_of(left))
-    assert not orphans(ollama) & raw_of(left)
+    assert f"/api/blobs/{refused}" in uploads(ollama)[before:]
+    assert_clean(ollama)
 
 
 # ---- pulls that fail
@@ -558,45 +588,46 @@ async def test_a_pull_that_begins_while_blobs_are_removed_brings_them_again(
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
 async def test_files_that_ollama_refuses_are_given_up(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama, version: str
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama, version: str
 ) -> None:
     ollama.version = version
-    ollama.fail_create = "unsupported architecture"
+    ollama.fail_create = REFUSED
     lines = await client.pull(NAME)
-    assert "unsupported architecture" in lines[-1]["error"]
-    assert_clean(ollama)
-    assert ollama.blobs == {}
-
-
-async def test_a_temporary_model_that_ollama_refuses_to_quantize_is_given_up(
-    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_second_create(app, monkeypatch, lambda: setattr(ollama, "fail_create", "unsupported architecture"))
-    lines = await client.pull(NAME)
-    assert "unsupported architecture" in lines[-1]["error"]
+    assert REFUSED in lines[-1]["error"]
     assert_clean(ollama)
     assert ollama.blobs == {}
 
 
 async def test_a_refused_pull_takes_nothing_from_another_one(
-    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+    creates: None, app: App, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have claimed the same raw files and the same temporary model."""
+    """Both have claimed the same file and the same temporary model."""
+    names = ["hf.co/acme/one:Q4_K_M", "hf.co/acme/two:Q4_K_M"]
+    for repository in ("one", "two"):
+        hub.add(f"acme/{repository}", {"m-Q4_K_M.gguf": tiny_gguf()})
     create = app._backend.ollama.create
+    temporaries: list[set[str]] = []
 
     def refusing(body: dict[str, Any], name: str) -> Any:
-        ollama.fail_create = "unsupported architecture" if body["model"] == NAME else None
+        temporaries.append(app._journal.temporaries())
+        ollama.fail_create = REFUSED if body["model"] == names[0] else None
         return create(body, name)
 
     monkeypatch.setattr(app._backend.ollama, "create", refusing)
-    refused, made = await asyncio.gather(client.pull(NAME), client.pull(OTHER))
-    assert "unsupported architecture" in refused[-1]["error"]
+    refused, made = await asyncio.gather(*(client.pull(name) for name in names))
+    assert REFUSED in refused[-1]["error"]
     assert made[-1] == SUCCESS
-    assert len(uploads(ollama)) == len(raw_of(files))
+    assert len(set.union(*temporaries)) == 1
+    assert uploads(ollama).count(f"/api/blobs/{digest_of(tiny_gguf())}") == 1
     assert_clean(ollama)
 
 
-TROUBLES: list[dict[str, Any]] = [{"fail_create": NO_SPACE}, {"crash_create": True}, {"end_create_early": True}]
+TROUBLES: list[dict[str, Any]] = [
+    {"around": no_manifests, "fail_create": NO_SPACE},
+    {"around": no_manifests, "crash_create": True},
+    {"around": no_manifests, "end_create_early": True},
+    {"around": no_copies},
+]
 
 
 def trouble(ollama: StandInOllama, script: dict[str, Any]) -> None:
@@ -605,10 +636,10 @@ def trouble(ollama: StandInOllama, script: dict[str, Any]) -> None:
 
 
 def end_trouble(ollama: StandInOllama) -> None:
-    trouble(ollama, {"fail_create": None, "crash_create": False, "end_create_early": False})
+    trouble(ollama, {"around": None, "fail_create": None, "crash_create": False, "end_create_early": False})
 
 
-@pytest.mark.parametrize("script", TROUBLES, ids=str)
+@pytest.mark.parametrize("script", TROUBLES, ids=lambda script: next(reversed(script)))
 @pytest.mark.parametrize("restart", [True, False])
 async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
     hub: StandInHub,
@@ -621,12 +652,12 @@ async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
     trouble(ollama, script)
     async with proxy(hub, ollama, session) as (_, client):
         assert "error" in (await client.pull(NAME))[-1]
-        assert raw_of(files) <= orphans(ollama)
-        assert (await swept(client))["blobs"] == []
-        assert raw_of(files) <= orphans(ollama)
+        assert made_of(files) in ollama.blobs
+        assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
+        assert made_of(files) in ollama.blobs
         end_trouble(ollama)
         hub.requests.clear()
-        before = len(uploads(ollama))
+        before = uploads(ollama)
         if not restart:
             assert (await client.pull(NAME))[-1] == SUCCESS
     if restart:
@@ -634,137 +665,133 @@ async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
             assert (await swept(client))["blobs"] == []
             assert (await client.pull(NAME))[-1] == SUCCESS
     assert not fetched(hub)
-    assert len(uploads(ollama)) == before
+    assert uploads(ollama) == before
     assert_clean(ollama)
 
 
-async def test_finished_shards_of_a_transfer_that_failed_are_kept(
-    client: Client, hub: StandInHub, ollama: StandInOllama
+async def test_finished_files_of_a_transfer_that_failed_are_kept(
+    small_spans: int, client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    files = tiny_llama(shards=2)
-    hub.add("acme/tiny", files)
-    broken = "model-00002-of-00002.safetensors"
-    hub.faults.append(Fault(broken, "drop", after=100_000, times=-1))
-    assert broken in (await client.pull(NAME))[-1]["error"]
-    kept = digest_of(files["model-00001-of-00002.safetensors"])
+    projector = tiny_projector()
+    broken = "m-Q4_K_M.gguf"
+    hub.add("acme/tiny", {broken: tiny_gguf(), "mmproj-F16.gguf": projector})
+    kept = digest_of(projector)
+    hub.rate = 100_000
+    hub.faults.append(Fault(broken, "drop", after=100_000))
+    pulling = asyncio.create_task(client.pull(NAME))
+    await eventually(lambda: kept in ollama.blobs)
+    hub.faults.append(Fault(broken, "status", times=-1))
+    assert broken in (await pulling)[-1]["error"]
+    hub.rate = None
     assert (await swept(client))["blobs"] == []
     assert kept in ollama.blobs
     hub.faults.clear()
     before = len(uploads(ollama))
     assert (await client.pull(NAME))[-1] == SUCCESS
     assert f"/api/blobs/{kept}" not in uploads(ollama)[before:]
+    assert kept in {layer.digest for layer in ollama.models[NAME].layers}
     assert_clean(ollama)
 
 
 async def test_what_was_kept_goes_when_its_time_is_over(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+    creates: None,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
 ) -> None:
     ollama.fail_create = NO_SPACE
     async with proxy(hub, ollama, session, pull={"keep": 0}) as (app, client):
         assert "error" in (await client.pull(NAME))[-1]
-        assert raw_of(files) <= set(ollama.blobs)
+        assert made_of(files) in ollama.blobs
         assert app._journal.kept_since(NAME.lower()) is not None
-        assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(files)
+        assert made_of(files) in {blob["digest"] for blob in (await swept(client))["blobs"]}
         assert app._journal.kept_since(NAME.lower()) is None
     assert ollama.blobs == {}
 
 
 async def test_a_dry_run_tells_also_what_was_kept_too_long(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+    creates: None,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
 ) -> None:
     ollama.fail_create = NO_SPACE
     async with proxy(hub, ollama, session, pull={"keep": 0}) as (_, client):
         assert "error" in (await client.pull(NAME))[-1]
         would = await swept(client, dry_run=True)
+        assert made_of(files) in {blob["digest"] for blob in would["blobs"]}
         assert would["blobs"] == (await swept(client))["blobs"]
 
 
-async def test_a_temporary_model_is_the_checkpoint_of_a_quantization_that_broke_off(
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    files: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
+async def test_a_temporary_model_is_the_checkpoint_of_an_install_that_broke_off(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
-    async with proxy(hub, ollama, session) as (app, client):
-        at_second_create(app, monkeypatch, lambda: setattr(ollama, "fail_create", NO_SPACE))
+    ollama.around = no_copies
+    async with proxy(hub, ollama, session) as (_, client):
         assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
         assert (await swept(client))["models"] == []
     [temporary] = ollama.models
     assert TEMPORARY.fullmatch(temporary)
     assert orphans(ollama) == set()
-    ollama.fail_create = None
+    ollama.around = None
     hub.requests.clear()
     ollama.requests.clear()
     async with proxy(hub, ollama, session) as (_, client):
         assert (await swept(client))["models"] == []
         lines = await client.pull(NAME)
-    assert statuses(lines)[-4:] == ["verifying conversion", "writing manifest", REMOVING, "success"]
+    assert statuses(lines)[-3:] == PULL_STATUSES[-3:]
     bars = [line for line in lines if line["status"].startswith("pulling ") and "digest" in line]
     assert bars
     assert all(bar["completed"] == bar["total"] for bar in bars)
-    assert [body["from"] for body in created(ollama)] == [temporary]
     assert not fetched(hub)
     assert not uploads(ollama)
     assert list(ollama.models) == [NAME]
     assert_clean(ollama)
 
 
-async def test_a_kept_temporary_model_serves_another_quantization(
-    app: App,
-    client: Client,
-    hub: StandInHub,
-    ollama: StandInOllama,
-    files: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    at_second_create(app, monkeypatch, lambda: setattr(ollama, "fail_create", NO_SPACE))
-    assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
-    monkeypatch.undo()
-    ollama.fail_create = None
-    hub.requests.clear()
-    assert (await client.pull(OTHER))[-1] == SUCCESS
-    assert not fetched(hub)
-    assert len(conversions(ollama)) == 1
-    assert (await client.pull(NAME))[-1] == SUCCESS
-    assert len(conversions(ollama)) == 1
-    assert_clean(ollama)
-
-
 async def test_too_small_a_disk_takes_nothing_from_the_next_pull(
-    client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    creates: None, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says nothing about the files, which may have been hours on their way."""
+    whole, projector = tiny_gguf(), "mmproj-F16.gguf"
+    hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole, projector: tiny_projector()})
     ollama.fail_create = NO_SPACE
     assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
     ollama.fail_create = None
+    hub.repositories["acme/tiny"].update({projector: tiny_projector(seed=1)})
 
     async def little(*_: object) -> int:
         return 1
 
-    monkeypatch.setattr(making, "free_disk", little)
+    monkeypatch.setattr(making_module, "free_disk", little)
     assert "of disk until it is made" in (await client.pull(NAME))[-1]["error"]
-    assert raw_of(files) <= set(ollama.blobs)
+    await swept(client)
+    assert digest_of(whole) in ollama.blobs
 
 
 async def test_an_ollama_that_is_gone_for_a_moment_leaves_no_claim_behind(
-    app: App, client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+    app: App, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked for the temporary model right after the pull has claimed its blobs."""
-    has_model = app._backend.ollama.has_model
+    """It is asked for the file right after the pull has claimed it."""
+    whole = tiny_gguf()
+    hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
+    has_blob = app._backend.ollama.has_blob
     asked: list[str] = []
 
-    async def shaky(name: str) -> bool:
-        asked.append(name)
+    async def shaky(digest: str) -> bool:
+        asked.append(digest)
         if len(asked) == 1:
             raise OllamaGone("it restarts")
-        return await has_model(name)
+        return await has_blob(digest)
 
-    monkeypatch.setattr(app._backend.ollama, "has_model", shaky)
+    monkeypatch.setattr(app._backend.ollama, "has_blob", shaky)
+    ollama.around, ollama.fail_create = no_manifests, REFUSED
     lines = await client.pull(NAME)
-    assert lines[-1] == SUCCESS
-    assert "waiting for Ollama to come back" in statuses(lines)
-    assert TEMPORARY.fullmatch(asked[0])
+    assert REFUSED in lines[-1]["error"]
+    assert {"status": "waiting for Ollama to come back"} in lines
+    assert digest_of(whole) in asked
     assert_clean(ollama)
 
 
@@ -796,7 +823,7 @@ async def test_models_that_no_pull_needs_go_soon_after_a_start(
 
 @pytest.mark.parametrize("enabled", [True, False])
 async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
-    left: dict[str, bytes],
+    left: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -808,12 +835,12 @@ async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
     async with proxy(hub, ollama, session, ollama={"reclaim": enabled}):
         await eventually(lambda: left_models(ollama) == [])
         if enabled:
-            await eventually(lambda: not orphans(ollama) & raw_of(left))
-    assert (raw_of(left) <= orphans(ollama)) is not enabled
+            await eventually(lambda: not orphans(ollama) & left.keys())
+    assert (left.keys() <= orphans(ollama)) is not enabled
 
 
 async def test_a_sweep_that_fails_is_tried_again(
-    left: dict[str, bytes],
+    left: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -827,20 +854,21 @@ async def test_a_sweep_that_fails_is_tried_again(
         assert app._sweeping is not None
         assert not app._sweeping.done()
         await ollama.start()
-        await eventually(lambda: not orphans(ollama) & raw_of(left))
+        await eventually(lambda: not orphans(ollama) & left.keys())
 
 
 async def test_an_offer_that_was_left_goes_before_a_pull_counts_on_its_blobs(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+    client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     """Its removal would take them away again."""
-    for content in files.values():
-        ollama._store.keep(content)
+    whole = tiny_gguf()
+    hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
+    ollama._store.keep(whole)
     layers = [Layer("license", digest, size) for digest, size in ollama.blobs.items()]
     ollama.models[LEFT_OFFER] = StandInModel(layers=tuple(layers))
     ollama.models[LEFT_TEMPORARY] = StandInModel()
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert set(uploads(ollama)) == {f"/api/blobs/{digest}" for digest in raw_of(files)}
+    assert f"/api/blobs/{digest_of(whole)}" in uploads(ollama)
     assert LEFT_TEMPORARY not in ollama.models
     await swept(client)
     assert_clean(ollama)
@@ -859,20 +887,23 @@ async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
     if not first:
         assert (await client.pull("hf.co/acme/tiny:q4_K_S"))[-1] == SUCCESS
     delete = app._backend.ollama.delete
-    refused: list[str] = []
+    broken_off: list[str] = []
 
     async def broken(name: str) -> bool:
-        if not refused:
-            refused.append(name)
+        if not broken_off and GIVEN_UP.fullmatch(name):
+            broken_off.append(name)
             raise OllamaGone("it restarts")
         return await delete(name)
 
     monkeypatch.setattr(app._backend.ollama, "delete", broken)
-    assert (await client.pull(NAME))[-1] == SUCCESS
-    assert left_models(ollama) == [refused[0].removeprefix("http://")]
+    ollama.around, ollama.fail_create = no_manifests, REFUSED
+    assert REFUSED in (await client.pull(NAME))[-1]["error"]
+    ollama.around = ollama.fail_create = None
+    assert left_models(ollama) == [broken_off[0].removeprefix("http://")]
+    assert made_of(files) in ollama.blobs
     before = len(uploads(ollama))
-    assert (await client.pull(OTHER))[-1] == SUCCESS
-    assert len(uploads(ollama)) == before + len(raw_of(files))
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert f"/api/blobs/{made_of(files)}" in uploads(ollama)[before:]
     assert_clean(ollama)
 
 
@@ -889,23 +920,26 @@ async def test_where_ollama_does_not_reach_the_proxy_one_warning_says_so_and_the
     [warning] = [status for status in statuses(lines) if status.startswith("warning:")]
     assert nowhere in warning
     assert "ollama.advertise_url" in warning
-    assert orphans(ollama) == {*raw_of(files), reclaim.CONFIG.digest}
+    left = orphans(ollama) - {reclaim.CONFIG.digest}
+    assert left
+    assert reclaim.CONFIG.digest in ollama.blobs
     assert list(ollama.models) == [NAME]
     async with proxy(hub, ollama, session) as (_, client):
-        assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(files)
+        assert {blob["digest"] for blob in (await swept(client))["blobs"]} == left
     assert_clean(ollama)
 
 
 async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
-    left: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+    left: dict[str, int], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     async with proxy(hub, ollama, session) as (app, client):
         advertised = f"http://localhost:{app.address.port}"
         app._registry.url = reached_at(OllamaConfig(advertise_url=advertised), app.address)
         await swept(client)
-        asked = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/pull"]
-    assert re.fullmatch(rf"{advertised}/ollama-hf-proxy/[0-9a-f]{{32}}:reclaim", asked[0]["model"])
-    assert not orphans(ollama) & raw_of(left)
+    asked = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
+    name = rf"{advertised}/ollama-hf-proxy/[0-9a-f]{{32}}:reclaim"
+    assert [body for body in asked if re.fullmatch(name, body.get("model", ""))]
+    assert not orphans(ollama) & left.keys()
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
@@ -928,12 +962,17 @@ async def test_the_config_of_a_removal_that_broke_off_goes_too(
 
 
 async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
-    left: dict[str, bytes], app: App, client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+    left: dict[str, int],
+    refused: str,
+    app: App,
+    client: Client,
+    ollama: StandInOllama,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pull = app._backend.ollama.pull
 
     async def losing(name: str) -> dict[str, int]:
-        del ollama.blobs[digest_of(left["config.json"])]
+        del ollama.blobs[refused]
         return await pull(name)
 
     monkeypatch.setattr(app._backend.ollama, "pull", losing)
@@ -941,9 +980,7 @@ async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
     assert status == 502
     assert "Ollama would not take over their removal" in orjson.loads(answer)["error"]
     monkeypatch.undo()
-    assert {blob["digest"] for blob in (await swept(client))["blobs"]} == raw_of(left) - {
-        digest_of(left["config.json"])
-    }
+    assert {blob["digest"] for blob in (await swept(client))["blobs"]} == left.keys() - {refused}
 
 
 # ---- the registry
@@ -956,7 +993,7 @@ def path_of(offered: str) -> str:
 
 
 async def test_the_manifest_is_answered_only_while_it_is_offered(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama, giving_up: Gate
+    left: dict[str, int], client: Client, ollama: StandInOllama, giving_up: Gate
 ) -> None:
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: giving_up.entered)
@@ -966,9 +1003,7 @@ async def test_the_manifest_is_answered_only_while_it_is_offered(
         assert response.status == 200
         assert response.content_type == "application/vnd.docker.distribution.manifest.v2+json"
         manifest = orjson.loads(await response.read())
-    assert {one["digest"]: one["size"] for one in manifest["layers"]} == {
-        digest_of(content): len(content) for content in left.values() if digest_of(content) in raw_of(left)
-    }
+    assert {one["digest"]: one["size"] for one in manifest["layers"]} == left
     # Ollama reads no layer of a type that it does not know.
     assert {one["mediaType"] for one in manifest["layers"]} == {"application/vnd.ollama-hf-proxy.blob"}
     # It reads this whenever it lists its models.
@@ -987,7 +1022,7 @@ async def test_the_manifest_is_answered_only_while_it_is_offered(
 
 
 async def test_the_manifest_needs_no_key_and_all_else_does(
-    left: dict[str, bytes],
+    left: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -1006,15 +1041,16 @@ async def test_the_manifest_needs_no_key_and_all_else_does(
         gate.open.set()
         await removing
         assert (await client.get(path))[0] == 401
-    assert not orphans(ollama) & raw_of(left)
+    assert not orphans(ollama) & left.keys()
 
 
 async def test_every_offer_has_a_name_of_its_own(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama
+    creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     for name in (NAME, OTHER):
         await client.pull(name)
-    asked = [orjson.loads(request.body or b"")["model"] for request in ollama.requests if request.path == "/api/pull"]
+    pulls = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
+    asked = [body["model"] for body in pulls if GIVEN_UP.fullmatch(body.get("model", ""))]
     assert len(asked) == len(set(asked)) == 2
 
 
@@ -1078,19 +1114,19 @@ def test_towards_a_machine_that_nobody_knows_it_is_this_one() -> None:
 
 
 async def test_reclaim_removes_and_tells_what_it_has_removed(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama
+    left: dict[str, int], client: Client, ollama: StandInOllama
 ) -> None:
     ollama.models[LEFT_TEMPORARY] = StandInModel()
-    small_first = sorted((len(content), digest_of(content)) for content in left.values())
-    expected = [{"digest": digest, "size": size} for size, digest in small_first if digest in raw_of(left)]
+    small_first = sorted((size, digest) for digest, size in left.items())
+    expected = [{"digest": digest, "size": size} for size, digest in small_first]
     before = dict(ollama.blobs)
     would = await swept(client, dry_run=True)
-    total = sum(size for size, digest in small_first if digest in raw_of(left))
+    total = sum(left.values())
     assert would == {"dry_run": True, "blobs": expected, "models": [LEFT_TEMPORARY], "bytes": total}
     assert ollama.blobs == before
     assert LEFT_TEMPORARY in ollama.models
     assert await swept(client, dry_run=False) == would | {"dry_run": False}
-    assert not orphans(ollama) & raw_of(left)
+    assert not orphans(ollama) & left.keys()
     assert left_models(ollama) == []
     nothing: dict[str, Any] = {"blobs": [], "models": [], "bytes": 0}
     assert await swept(client) == {"dry_run": False, **nothing}
@@ -1111,40 +1147,38 @@ async def test_reclaim_removes_and_tells_what_it_has_removed(
     ids=str,
 )
 async def test_reclaim_needs_the_header_and_the_body_of_a_change(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama, headers: dict[str, str], body: bytes, status: int
+    left: dict[str, int], client: Client, ollama: StandInOllama, headers: dict[str, str], body: bytes, status: int
 ) -> None:
     url = f"{client.url}/-/reclaim"
     skipped = ["Content-Type"]
     async with client.session.post(url, data=body, headers=headers, skip_auto_headers=skipped) as response:
         assert response.status == status
-    assert bool(orphans(ollama) & raw_of(left)) is (status != 200)
+    assert bool(orphans(ollama) & left.keys()) is (status != 200)
 
 
-async def test_reclaim_is_a_change(left: dict[str, bytes], client: Client, ollama: StandInOllama) -> None:
+async def test_reclaim_is_a_change(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
     status, _ = await client.get("/-/reclaim")
     assert status == 404
-    assert raw_of(left) <= orphans(ollama)
+    assert left.keys() <= orphans(ollama)
 
 
 async def test_reclaim_while_a_pull_runs_takes_nothing_that_it_needs(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
-    ollama.hold_create = asyncio.Event()
+    ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))
-    await eventually(lambda: created(ollama))
-    assert (await swept(client))["blobs"] == []
-    assert raw_of(files) <= set(ollama.blobs)
-    ollama.hold_create.set()
+    await eventually(lambda: making(ollama.requests))
+    assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
+    assert made_of(files) in ollama.blobs
+    ollama.hold_making.set()
     assert (await pulling)[-1] == SUCCESS
     assert_clean(ollama)
 
 
-async def test_reclaim_without_ollama_is_an_error(
-    left: dict[str, bytes], client: Client, ollama: StandInOllama
-) -> None:
+async def test_reclaim_without_ollama_is_an_error(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
     await ollama.close()
     status, answer = await client.post("/-/reclaim", {})
     assert status == 502
     assert "cannot be reached" in orjson.loads(answer)["error"]
     await ollama.start()
-    assert len((await swept(client))["blobs"]) == len(raw_of(left))
+    assert len((await swept(client))["blobs"]) == len(left)

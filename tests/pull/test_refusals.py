@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 
 from proxy import disk
@@ -16,10 +15,11 @@ from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
-from tests.planning.shapes import GEMMA2, LLAMA, MIXTRAL, PHI3, QWEN2, Shapes, config, shapes, weights
-from tests.planning.test_tokenizer_files import sentencepiece
-from tests.support import Client, settings
-from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_nomic_bert
+from tests.conversions import converted
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.planning.shapes import LLAMA, PHI3, Shapes, config, shapes, weights
+from tests.support import Client, digest_of, settings
+from tests.tiny_models import tiny_bert, tiny_nomic_bert
 
 TINY = tiny_llama()
 TOKENS = len(json.loads(TINY["tokenizer.json"])["model"]["vocab"]) + len(
@@ -50,7 +50,7 @@ def without(*paths: str, files: Mapping[str, bytes] = TINY) -> Files:
 
 def model(architecture: str, tensors: Shapes | None = None, /, **changes: Any) -> Files:
     """A repository of another family, or of a Llama with other tensors."""
-    fields = config(architecture, **{"vocab_size": TOKENS, **changes})
+    fields = config(architecture, **{"vocab_size": TOKENS, "tie_word_embeddings": True, **changes})
     content = weights(shapes(architecture, rows=TOKENS) if tensors is None else tensors)
     return {**TINY, "config.json": written(fields), "model.safetensors": content}
 
@@ -81,20 +81,23 @@ CASES = [
     Case(
         "an architecture that nobody converts",
         changed("config.json", architectures=["ApertusForCausalLM"]),
-        ("acme/model/config.json", "neither this proxy nor any Ollama converts ApertusForCausalLM"),
+        ("acme/model/config.json: this proxy does not know the architecture ApertusForCausalLM",),
     ),
     Case(
-        "an architecture that newer ones convert",
-        changed("config.json", architectures=["GlmOcrForConditionalGeneration"]),
-        ("config.json", "Ollama 0.12.0 cannot convert GlmOcr", "Ollama 0.15.5 can, up to 0.34.0"),
-        version="0.12.0",
+        "an architecture that newer ones run",
+        REPOSITORIES["qwen3"].files(),
+        ("acme/model/config.json: Ollama 0.6.5 does not run Qwen3ForCausalLM; Ollama 0.6.6 or newer does",),
+        version="0.6.5",
     ),
     Case("no architecture", changed("config.json", architectures=...), ("config.json names no architecture",)),
     *(
         Case(
             f"{method} by its config",
             changed("config.json", quantization_config={"quant_method": method}),
-            ("config.json", f"quantized already ({method})", "pull the repository that they were quantized from"),
+            (
+                f"acme/model: config.json has a quantization_config: the weights are quantized already ('{method}')",
+                "pull the repository that they were quantized from",
+            ),
         )
         for method in ("gptq", "awq", "bitsandbytes")
     ),
@@ -102,46 +105,35 @@ CASES = [
         Case(
             f"{name} by its tensors",
             llama({DOWN: (dtype, (64, 96))}),
-            (
-                f"acme/model/model.safetensors: {DOWN} is of the type {dtype}, which Ollama 0.24.0 cannot read",
-                "pull the repository that it was quantized from",
-            ),
+            (f"acme/model: '{DOWN}' is of the type {dtype}, not one of F32, F16, BF16",),
         )
         for name, dtype in (("gptq", "I32"), ("bitsandbytes 4", "U8"), ("bitsandbytes 8", "I8"), ("mlx", "U32"))
     ),
-    Case(
-        "FP8 for an Ollama that has none",
-        llama({DOWN: ("F8_E4M3", (64, 96)), f"{DOWN}_scale": ("F32", ())}),
-        (f"model.safetensors: {DOWN}", "F8_E4M3", "Ollama 0.21.2 cannot read: it converts F32, F16 and BF16;"),
-        version="0.21.2",
-    ),
-    Case("FP8 without a scale", llama({DOWN: ("F8_E4M3", (64, 96))}), (f"{DOWN} is FP8 without a scale",)),
-    Case("the other FP8", llama({DOWN: ("F8_E5M2", (64, 96))}), (f"{DOWN} is of the type F8_E5M2",)),
-    Case(
-        "a quantization of old releases",
-        TINY,
-        ("Ollama 0.24.0 cannot quantize to 'q5_k_m'", "F32, F16, BF16, Q8_0, Q4_K_S, Q4_K_M"),
-        tag="q5_k_m",
-        other=False,
+    *(
+        Case(
+            f"FP8, {dtype}",
+            llama({DOWN: (dtype, (64, 96)), f"{DOWN}_scale": ("F32", ())}),
+            (f"acme/model: '{DOWN}' is of the type {dtype}, not one of F32, F16, BF16",),
+        )
+        for dtype in ("F8_E4M3", "F8_E5M2")
     ),
     Case(
-        "a quantization of no release",
+        "a quantization that takes an importance matrix",
         TINY,
-        ("Ollama 0.6.8 cannot quantize to 'iq1_s'", "IQ4_XS", "none means Q4_K_M"),
+        ("acme/model: IQ1_S needs an importance matrix", "the nearest quantization without one is Q2_K"),
         tag="iq1_s",
-        version="0.6.8",
         other=False,
     ),
     Case(
         "gpt-oss with a tag",
-        changed("config.json", architectures=["GptOssForCausalLM"]),
-        ("MXFP4 already, which Ollama 0.24.0 cannot quantize to 'q8_0'", "pull without a tag"),
+        REPOSITORIES["gpt_oss"].files(),
+        ("acme/model: the weights are quantized already", "pull without a tag, which means MXFP4_MOE here"),
         other=False,
     ),
     Case(
-        "gpt-oss in bfloat16",
-        changed("config.json", architectures=["GptOssForCausalLM"]),
-        ("GptOssForCausalLM converts only from MXFP4 weights",),
+        "gpt-oss whose config.json does not say that it is quantized",
+        changed("config.json", REPOSITORIES["gpt_oss"].files(), quantization_config=...),
+        ("acme/model: 'model.layers.0.mlp.experts.gate_up_proj_blocks' is of the type U8",),
         tag="latest",
     ),
     Case(
@@ -216,7 +208,7 @@ CASES = [
         Case(
             f"Phi-3 with a {kind} rope",
             model(PHI3, rope_scaling={"type": kind, "factor": 2.0}),
-            ("config.json has a rope_scaling", kind, "Ollama's Phi-3 makes no working model"),
+            (f"acme/model: config.json has a rope scaling of the type '{kind}', unknown for this architecture",),
         )
         for kind in ("linear", "dynamic", "yarn", "llama3")
     ),
@@ -230,8 +222,7 @@ CASES = [
     Case(
         "no heads",
         changed("config.json", num_attention_heads=0),
-        ("config.json has no usable num_attention_heads (0)",),
-        other=False,
+        ("acme/model: config.json has num_attention_heads = 0",),
     ),
     Case(
         "no tokenizer", without("tokenizer.json"), ("acme/model has no tokenizer", "tokenizer.json and tokenizer.model")
@@ -240,7 +231,7 @@ CASES = [
     Case(
         "a WordPiece tokenizer",
         {**TINY, "tokenizer.json": tiny_bert()["tokenizer.json"]},
-        ("tokenizer.json is of WordPiece",),
+        ("acme/model: tokenizer.json has the unknown normalizer",),
     ),
     Case(
         "only a pickle",
@@ -250,19 +241,17 @@ CASES = [
     Case(
         "a missing tensor",
         llama(None, DOWN),
-        (f"acme/model has no tensor {DOWN}, which LlamaForCausalLM needs",),
-        other=False,
+        ("acme/model: the weights have nothing that becomes blk.0.ffn_down.weight",),
     ),
     Case(
         "a missing layer",
         changed("config.json", num_hidden_layers=3),
-        ("no tensor model.layers.2.input_layernorm.weight", "incomplete"),
-        other=False,
+        ("acme/model: the weights have nothing that becomes blk.2.",),
     ),
     Case(
         "a tensor too many",
         llama({"vision.patch.weight": ("BF16", (64, 64))}),
-        ("has the tensor vision.patch.weight, which Ollama's LlamaForCausalLM has no place for",),
+        ("acme/model: the tensor 'vision.patch.weight' is unknown for this architecture",),
     ),
     Case(
         "rows that cannot be quantized",
@@ -274,15 +263,12 @@ CASES = [
             },
             intermediate_size=40,
         ),
-        (f"{DOWN} has rows of 40 numbers, which Ollama 0.33.0 cannot quantize to Q8_0", "pull it as F16"),
-        version="0.33.0",
-        other=False,
+        ("acme/model: the tensor 'blk.0.ffn_down.weight' has rows of 40, no multiple of Q8_0's 32: ask for F16",),
     ),
     Case(
-        "a generation_config.json that Ollama cannot parse",
+        "a generation_config.json that is none",
         {**TINY, "generation_config.json": b"{'a': 1}"},
-        ("acme/model/generation_config.json is not JSON",),
-        other=False,
+        ("acme/model: generation_config.json is not JSON",),
     ),
     Case(
         "an embedding model without modules.json",
@@ -292,7 +278,7 @@ CASES = [
     Case(
         "pooling by the maximum",
         tiny_bert(pooling="max"),
-        ("1_Pooling/config.json pools by max; Ollama knows mean and cls",),
+        ("1_Pooling/config.json pools by max; Ollama knows mean and cls and lasttoken",),
     ),
     Case(
         "a dense layer behind BERT",
@@ -305,7 +291,7 @@ CASES = [
                 ]
             ),
         },
-        ("modules.json has a Dense layer at its end",),
+        ("acme/model/modules.json has a module Dense, which no GGUF of this architecture has",),
     ),
     Case(
         "pooling that is not there",
@@ -314,10 +300,9 @@ CASES = [
         other=False,
     ),
     Case(
-        "a NomicBert in its authors' words",
-        changed("config.json", tiny_nomic_bert(), num_attention_heads=..., n_head=4),
-        ("config.json has no usable num_attention_heads",),
-        other=False,
+        "a NomicBert",
+        tiny_nomic_bert(),
+        ("acme/model/config.json: this proxy does not know the architecture NomicBertModel",),
     ),
     Case(
         "an Ollama that is too old",
@@ -325,12 +310,6 @@ CASES = [
         ("Ollama 0.5.4 is too old", "update it to 0.5.5 or newer"),
         version="0.5.4",
         other=False,
-    ),
-    Case(
-        "names that an old Ollama does not read",
-        {**without("model.safetensors"), "consolidated.safetensors": TINY["model.safetensors"]},
-        ("Ollama 0.6.4 does not read weights by the name of consolidated.safetensors", "0.6.5 or newer"),
-        version="0.6.4",
     ),
 ]
 
@@ -367,6 +346,29 @@ async def test_what_cannot_work_is_refused_before_it_moves(
     assert (f"as GGUF, which Ollama runs as it is: {GGUF}" in error) is case.other
     assert "a fault in" not in error
     assert_nothing_moved(hub, ollama, case.files)
+
+
+@pytest.mark.parametrize(
+    ("files", "tag", "version"),
+    [
+        (TINY, "q5_k_m", "0.24.0"),
+        (
+            {**without("model.safetensors"), "consolidated.safetensors": TINY["model.safetensors"]},
+            "q8_0",
+            "0.6.4",
+        ),
+    ],
+    ids=["a quantization that this Ollama does not make", "weights by a name that this Ollama does not read"],
+)
+async def test_what_ollama_itself_would_not_make_is_made(
+    client: Client, hub: StandInHub, ollama: StandInOllama, files: Files, tag: str, version: str
+) -> None:
+    ollama.version = version
+    hub.add("acme/model", files)
+    name = f"hf.co/acme/model:{tag}"
+    assert (await client.pull(name))[-1] == {"status": "success"}
+    made = converted(files, "model", quantization=tag.upper())
+    assert [layer.digest for layer in ollama.models[name].layers if layer.kind == "model"] == [digest_of(made)]
 
 
 HOSTILE = {
@@ -462,8 +464,8 @@ async def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hub.add("acme/model", TINY)
-    needed = len(TINY["model.safetensors"])
-    for free, enough in ((needed, False), (20 * needed, True)):
+    needed = len(converted(TINY, "model", quantization="Q8_0"))
+    for free, enough in ((needed - 1, False), (2 * needed, True)):
         monkeypatch.setattr(disk, "_free", lambda _, free=free: free)
         async with App(settings(hub.endpoint, ollama.url, ollama={"models": str(tmp_path)})) as app:
             last = (await Client(app.address.url, session).pull("hf.co/acme/model:q8_0"))[-1]
@@ -474,201 +476,3 @@ async def test_a_disk_that_is_too_small_is_told_before_it_is_full(
             assert "of disk until it is made, but Ollama has" in last["error"]
             assert "(`ollama rm`)" in last["error"]
             assert_nothing_moved(hub, ollama, TINY)
-
-
-@dataclass(frozen=True)
-class Mended:
-    name: str
-    files: Mapping[str, bytes]
-    says: tuple[str, ...]
-    """Of the repairs that `inspect` shows."""
-    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By file, what it has when it is sent; ... is absent."""
-    tensors: Mapping[str, tuple[int, ...] | None] = field(default_factory=dict)
-    """Of the header of model.safetensors, shapes by name; None is absent."""
-    tag: str = "q8_0"
-    version: str = "0.24.0"
-    quantization: str | None = "Q8_0"
-
-
-INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
-EXPERT = "model.layers.0.block_sparse_moe.experts.0."
-SPM = sentencepiece(added_tokens=[*sentencepiece()["added_tokens"], {"id": 266, "content": "<end>", "special": True}])
-MENDED = [
-    Mended(
-        "numbers with a point",
-        changed("config.json", vocab_size=float(TOKENS), max_position_embeddings=2048.0),
-        ("config.json: vocab_size, max_position_embeddings written",),
-        {"config.json": {"max_position_embeddings": 2048, "vocab_size": TOKENS}},
-    ),
-    Mended(
-        "rope_parameters",
-        changed("config.json", rope_theta=..., rope_parameters={"rope_theta": 5e5, "rope_type": "default"}),
-        ("rope_theta and rope_scaling taken out of rope_parameters",),
-        {"config.json": {"rope_theta": 5e5, "rope_scaling": None}},
-    ),
-    Mended(
-        "an architecture that stands alone",
-        changed("config.json", architectures=LLAMA),
-        ("architectures written as a list",),
-        {"config.json": {"architectures": [LLAMA]}},
-    ),
-    Mended(
-        "a vocabulary of another size",
-        changed("config.json", vocab_size=TOKENS + 64),
-        (f"vocab_size set to {TOKENS}, which the embedding has",),
-        {"config.json": {"vocab_size": TOKENS}},
-    ),
-    Mended(
-        "no heads of keys",
-        changed("config.json", num_key_value_heads=...),
-        ("num_key_value_heads set to 2, as k_proj has them",),
-        {"config.json": {"num_key_value_heads": 2}},
-    ),
-    Mended(
-        "Qwen2 with yarn",
-        model(QWEN2, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}),
-        ("rope_scaling yarn left out", "beyond 512 tokens"),
-        {"config.json": {"rope_scaling": None}},
-    ),
-    Mended(
-        "Phi-3 without factors",
-        model(PHI3, rope_scaling=None),
-        ("rope_scaling with factors of 1",),
-        {"config.json": {"rope_scaling": {"short_factor": [1.0] * 16, "long_factor": [1.0] * 16}}},
-    ),
-    Mended(
-        "Gemma 2 without caps",
-        model(GEMMA2, attn_logit_softcapping=None, final_logit_softcapping=..., sliding_window=None),
-        ("sliding_window 4096 added", "attn_logit_softcapping 10000 and final_logit_softcapping 30 added"),
-        {"config.json": {"attn_logit_softcapping": 1e4, "final_logit_softcapping": 30.0, "sliding_window": 4096}},
-    ),
-    Mended(
-        "a tensor of no use",
-        llama({INV_FREQ: ("F32", (16,))}),
-        (f"1 tensors left out that Ollama has no place for, such as {INV_FREQ}",),
-        tensors={INV_FREQ: None, "model.norm.weight": (64,)},
-    ),
-    Mended(
-        "a model without its head",
-        model(LLAMA, {name.removeprefix("model."): shape for name, shape in shapes(LLAMA, rows=TOKENS).items()}),
-        ("tensors renamed for Ollama's converter",),
-        tensors={"model.norm.weight": (64,), "norm.weight": None},
-    ),
-    Mended(
-        "Mixtral",
-        model(MIXTRAL),
-        ("8 tensors renamed for Ollama's converter",),
-        tensors={f"{EXPERT}w2.weight": (96, 64), f"{EXPERT}w3.weight": (64, 96)},
-    ),
-    Mended(
-        "FP8 with one scale",
-        llama({DOWN: ("F8_E4M3", (64, 96)), f"{DOWN}_scale": ("F32", ())}),
-        ("the FP8 scales, one for a row or a whole tensor, described as blocks",),
-        {"config.json": {"quantization_config": {"quant_method": "fp8", "weight_block_size": [1 << 20, 1 << 20]}}},
-        {f"{DOWN}_scale": (1, 1), DOWN: (64, 96)},
-    ),
-    Mended(
-        "a target that Ollama would spoil",
-        TINY,
-        ("no quantization: the weights are BF16, and Ollama 0.24.0 would spoil one",),
-        tag="bf16",
-        quantization=None,
-    ),
-    Mended("a target that it no longer spoils", TINY, (), tag="bf16", version="0.33.0", quantization="BF16"),
-    Mended("a quantization of old releases", TINY, (), tag="q6_k", version="0.6.8", quantization="Q6_K"),
-    Mended(
-        "a byte order mark and NaN",
-        {**TINY, "generation_config.json": b'\xef\xbb\xbf{"top_p": NaN, "top_k": 5}'},
-        ("generation_config.json written as JSON that Ollama reads",),
-        {"generation_config.json": {"top_p": None, "top_k": 5}},
-    ),
-    Mended(
-        "a template in a file of its own",
-        {**changed("tokenizer_config.json", chat_template=...), "chat_template.jinja": b"{{ messages }}"},
-        ("chat_template.jinja is put into tokenizer_config.json",),
-        {"tokenizer_config.json": {"chat_template": "{{ messages }}"}},
-    ),
-    Mended(
-        "special tokens that end the server",
-        changed("special_tokens_map.json", additional_special_tokens=["<a>"]),
-        ("additional_special_tokens written as objects",),
-        {"special_tokens_map.json": {"additional_special_tokens": [{"content": "<a>"}]}},
-    ),
-    Mended(
-        "a tokenizer.model that is none",
-        {**TINY, "tokenizer.model": b"IQ== 0\nIg== 1\n"},
-        ("tokenizer.model is left out",),
-        {"tokenizer.model": {}},
-    ),
-    Mended(
-        "SentencePiece in another dress",
-        {**model(LLAMA, shapes(LLAMA, rows=267), vocab_size=267), "tokenizer.json": written(SPM)},
-        ("tokenizer.model made of tokenizer.json", "added_tokens.json made of tokenizer.json: 1 tokens beyond"),
-        {"added_tokens.json": {"<end>": 266}},
-    ),
-    Mended(
-        "pooling in newer words",
-        newer_sentence_transformer(tiny_bert()),
-        ("modules.json: types written as before", "1_Pooling/config.json: pooling written as before"),
-        {"1_Pooling/config.json": {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}},
-    ),
-    Mended(
-        "other numbers of CLS and SEP",
-        tiny_bert(early_specials=True),
-        ("[CLS] and [SEP] named as the tokens that begin and end a text",),
-        {"tokenizer_config.json": {"bos_token": "[CLS]", "add_bos_token": True, "eos_token": "[SEP]"}},
-    ),
-]
-
-
-@pytest.mark.parametrize("mended", MENDED, ids=lambda mended: mended.name)
-async def test_what_can_be_mended_is_sent_mended(
-    mended: Mended, client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.add("acme/model", mended.files)
-    ollama.version = mended.version
-    name = f"hf.co/acme/model:{mended.tag}"
-    shown = (await inspect(settings(hub.endpoint, ollama.url), name)).to_json()
-    assert shown["refusal"] is None
-    assert shown["quantization"] == mended.quantization
-    for text in mended.says:
-        assert text in "; ".join(shown["repairs"])
-    assert bool(shown["repairs"]) is bool(mended.says)
-
-    # The stand-in is a v0.24, which no longer quantizes to the older names.
-    if mended.quantization != "Q6_K":
-        assert (await client.pull(name))[-1] == {"status": "success"}
-        sent = uploaded(ollama)
-        for path, fields in mended.fields.items():
-            assert_fields(sent, path, fields)
-        header = sent["model.safetensors"]
-        tensors = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
-        for tensor, shape in mended.tensors.items():
-            assert tensors.get(tensor, {"shape": None})["shape"] == (None if shape is None else list(shape))
-
-
-def uploaded(ollama: StandInOllama) -> dict[str, bytes]:
-    """The files of the one create, as far as the stand-in remembers them."""
-    [create] = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
-    return {path: ollama._store.beginning(digest) for path, digest in create["files"].items()}
-
-
-def assert_fields(sent: Mapping[str, bytes], path: str, fields: Mapping[str, Any]) -> None:
-    if not fields:
-        assert path not in sent
-        return
-    found = json.loads(sent[path])
-    assert {key: found.get(key, ...) for key in fields} == fields
-    assert not any(isinstance(found.get(key), float) for key, value in fields.items() if isinstance(value, int))
-
-
-async def test_an_edited_file_arrives_with_every_byte_of_its_data(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    files = llama({INV_FREQ: ("F32", (16,))})
-    hub.add("acme/model", files)
-    assert (await client.pull("hf.co/acme/model:q8_0"))[-1] == {"status": "success"}
-    sent, original = uploaded(ollama)["model.safetensors"], files["model.safetensors"]
-    starts = [8 + int.from_bytes(content[:8], "little") for content in (sent, original)]
-    assert sent[starts[0] :] == original[starts[1] :]

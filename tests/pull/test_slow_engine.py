@@ -56,7 +56,7 @@ async def test_a_slow_quantizer_ends_no_connection(
     hub.mirror = not ranged  # as olah: whole files, no ranges
     files = larger_llama(tmp_path / "weights", hidden=1024, layers=1, shards=2)
     hub.add("acme/slow", files)
-    pull = {"converter": "auto", "memory": MEMORY, "threads": 1, "gguf": GgufPulls.PROXY}
+    pull = {"memory": MEMORY, "threads": 1, "gguf": GgufPulls.PROXY}
     async with App(settings(hub.endpoint, ollama.url, pull=pull)) as app:
         client = Client(app.address.url, session)
         lines = await client.pull(NAME)

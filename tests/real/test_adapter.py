@@ -162,7 +162,7 @@ async def test_an_adapter_from_a_folder(
         for path, content in files.items():
             (folder / path).write_bytes(content)
     sources = {"home": {"type": "folder", "path": str(tmp_path)}}
-    config = settings("http://127.0.0.1:9", real_ollama.url, sources=sources, pull={"converter": "proxy"})
+    config = settings("http://127.0.0.1:9", real_ollama.url, sources=sources)
     async with App(config) as app:
         client = Client(app.address.url, session)
         for _ in range(2):

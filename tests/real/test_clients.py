@@ -40,7 +40,7 @@ const say = (what) => console.log(JSON.stringify(what));
 @pytest.fixture
 async def asking(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]:
     """A proxy that pulls what is asked for and missing."""
-    ours = {"converter": "auto", "on_demand": True}
+    ours = {"on_demand": True}
     async with App(settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull=ours)) as app:
         yield app
 

@@ -28,7 +28,7 @@ ADAPTER = "hf.co/acme/install-lora:bf16"
 async def proxy(
     hub: StandInHub, ollama: RealOllama, session: aiohttp.ClientSession, /, **sections: Any
 ) -> AsyncIterator[tuple[App, Client]]:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "proxy"}, **sections)
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, **sections)
     async with App(config) as app:
         yield app, Client(app.address.url, session)
 

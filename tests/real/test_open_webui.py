@@ -262,7 +262,7 @@ async def test_its_dialog_shows_how_far_ollama_is_with_quantizing(
     page: Page, user: Client, real_ollama: RealOllama, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     """And not 100 % from the beginning, for which it takes a line without `completed`."""
-    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         await connect(user, app)
         await open_dialog(page, user)

@@ -144,7 +144,7 @@ async def test_the_store_never_holds_more_than_the_result_and_no_silence_is_long
     hub.add("acme/peak-SmolLM2", repositories["BF16"])
     name = "hf.co/acme/peak-SmolLM2:q4_K_M"
     before = set(real_ollama.orphans)
-    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         with measured(real_ollama.home / "models" / "blobs") as sizes:
             lines = await lines_of(Client(app.address.url, session), name)
@@ -172,9 +172,7 @@ async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wan
     """Here since its config.json is another model's, and the converter does not look."""
     monkeypatch.setattr("proxy.gguf.conversion.check_loadable", lambda *_: None)
     files, name = REPOSITORIES["llama"].files(), f"hf.co/acme/verified:{tag}"
-    config = settings(
-        hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": "auto", "verify": True}
-    )
+    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"verify": True})
     async with App(config) as app:
         client = Client(app.address.url, session)
         repository = hub.add("acme/verified", files)

@@ -132,7 +132,7 @@ async def test_the_deepseek_r1_flow_is_seen_in_the_modelfile(
     wanted = {"template": R1_TEMPLATE, "parameters": {"temperature": 0.3, "stop": stops}, "license": "MIT"}
     models = {f"hf.co/{repository}": wanted | {"system": "Be terse."}}
     name = f"hf.co/{repository}:q4_K_M"
-    async with App(settings(hub.endpoint, real_ollama.url, models=models, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, real_ollama.url, models=models)) as app:
         status, output = await real_ollama.cli(app.address.url, "pull", name)
         assert status == 0, output
         status, modelfile = await real_ollama.cli(app.address.url, "show", "--modelfile", name)
@@ -159,7 +159,7 @@ async def test_a_template_that_ollama_cannot_parse_is_an_error_line(
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
     models = {"hf.co/acme/tiny": {"template": "{{ if }}"}}
-    async with App(settings(hub.endpoint, real_ollama.url, models=models, pull={"converter": "auto"})) as app:
+    async with App(settings(hub.endpoint, real_ollama.url, models=models)) as app:
         lines = await Client(app.address.url, session).pull("hf.co/acme/tiny")
     assert "Ollama cannot create hf.co/acme/tiny:latest: template error" in lines[-1]["error"]
 

@@ -30,7 +30,7 @@ CASES = [
 
 @pytest.fixture
 async def app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[App]:
-    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         yield app
 

@@ -69,7 +69,7 @@ def without_template(files: Files) -> Files:
 
 
 def config(hub: StandInHub, ollama: RealOllama) -> Config:
-    return settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": "auto"})
+    return settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
 
 
 def typed(
@@ -207,7 +207,7 @@ async def test_run_pulls_what_is_missing_with_the_same_bars_and_then_answers(
     name = "hf.co/acme/run:q8_0"
     few = {"num_predict": 4, "temperature": 0.0}
     models = {"hf.co/acme/run": {"parameters": few}}
-    config = settings(hub.endpoint, real_ollama.url, models=models, pull={"converter": "auto", "on_demand": True})
+    config = settings(hub.endpoint, real_ollama.url, models=models, pull={"on_demand": True})
     async with App(config) as app:
         async with typed(real_ollama, app, "run", name, "hello") as terminal:
             await terminal.until(is_moving)

@@ -412,7 +412,7 @@ async def test_bytes_that_no_digest_is_compared_with_are_asked_of_no_mirror(
     weights = [path for path in files if path.endswith(".safetensors")]
     hub.faults += [Fault(path, "status", status=503, times=-1) for path in weights]
     told = {"mirrors": [mirror.endpoint]}
-    async with App(settings(hub.endpoint, ollama.url, hub=told, pull={"converter": "proxy"})) as app:
+    async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
         [*_, last] = await Client(app.address.url, session).pull("hf.co/acme/tiny:F16")
     assert bool(fetched(mirror)) is checked
     if checked:
