@@ -201,7 +201,7 @@ class Making:
             await to_its_end(self._put(step, digests, progress, enter))
             return await self._give_up(progress, enter)
 
-    async def _bring_back(self, step: Step, digests: Mapping[str, str], progress: Progress) -> Mapping[str, str]:
+    async def _bring_back(self, step: Step, digests: Mapping[str, str], progress: Progress) -> dict[str, str]:
         """A model that Ollama created and removed meanwhile may have taken the weights with it."""
         gone = [path for path, digest in digests.items() if not await self._ollama.has_blob(digest)]
         plan = replace(step.plan, uploads=tuple(upload for upload in step.plan.uploads if upload.path in gone))

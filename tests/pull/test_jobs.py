@@ -73,7 +73,7 @@ class Attached:
 
 
 WAYS = [pytest.param({}, id="manifest"), pytest.param({"advertise_url": "http://127.0.0.1:9"}, id="create")]
-"""Settings with which a model is made by a manifest that Ollama pulls, or by a create since it does not reach the proxy."""
+"""Settings: a model is made by a manifest that Ollama pulls, or by a create where it does not reach the proxy."""
 
 
 @asynccontextmanager
