@@ -256,7 +256,8 @@ async def test_a_model_that_is_being_made_is_made_although_its_pull_is_cancelled
         client = Client(app.address.url, session)
         pulling = asyncio.create_task(client.pull(NAME))
         await seen(client, state="creating")
-        await eventually(lambda: making(ollama.requests))
+        path = "/api/create" if way else "/api/pull"
+        await eventually(lambda: making(one for one in ollama.requests if one.path == path))
         assert (await cancel(client, "1", json={}))[0] == 200
         error = (await pulling)[-1]["error"]
         still = await seen(client, error=error)

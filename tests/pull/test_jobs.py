@@ -119,6 +119,11 @@ def asked(ollama: StandInOllama, path: str) -> list[Any]:
     return [request for request in ollama.requests if request.path == path]
 
 
+async def being_made(ollama: StandInOllama, way: dict[str, str]) -> None:
+    """Wait until Ollama makes a model, in the way that these settings mean."""
+    await eventually(lambda: asked(ollama, "/api/create") if way else making(ollama.requests))
+
+
 async def remove(client: Client, **body: str) -> tuple[int, bytes]:
     async with client.session.delete(f"{client.url}/api/delete", json=body) as response:
         return response.status, await response.read()
@@ -310,7 +315,7 @@ async def test_a_model_that_is_being_made_is_made_although_all_have_left_and_not
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim} | way) as (app, client):
         first = Attached(client, NAME)
-        await eventually(lambda: making(ollama.requests))
+        await being_made(ollama, way)
         await first.leave()
         await eventually(lambda: newest(app)._is_forsaken)
         ollama.hold_making.set()
@@ -725,7 +730,7 @@ async def test_a_model_is_made_to_its_end_before_it_is_removed(
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
         first = Attached(client, NAME)
-        await eventually(lambda: making(ollama.requests))
+        await being_made(ollama, way)
         removing = asyncio.create_task(remove(client, model=NAME))
         assert "was removed while it was pulled" in (await first.end())["error"]
         assert not removing.done()
@@ -848,7 +853,7 @@ async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_o
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
         first = Attached(client, NAME)
-        await eventually(lambda: making(ollama.requests))
+        await being_made(ollama, way)
         removing = asyncio.create_task(remove(client, model=NAME))
         assert set(await first.end()) == {"error"}
         second = Attached(client, NAME)
@@ -916,7 +921,8 @@ async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
         client = Client(app.address.url, session)
         first = Attached(client, NAME)
         second = asyncio.create_task(client.pull_at_once(NAME))
-        await eventually(lambda: making(ollama.requests) and newest(app).clients == 2)
+        await being_made(ollama, way)
+        await eventually(lambda: newest(app).clients == 2)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             status, answer = await second
@@ -940,7 +946,7 @@ async def test_a_model_that_is_soon_made_is_made_before_the_proxy_ends(
     ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
         first = Attached(Client(app.address.url, session), NAME)
-        await eventually(lambda: making(ollama.requests))
+        await being_made(ollama, way)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             ollama.hold_making.set()
