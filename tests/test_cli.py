@@ -179,8 +179,8 @@ async def test_inspect_prints_the_template_that_is_sent_and_nothing_else(
     assert "<|user|>é{{ .Content }}<|end|>" in out
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
         assert (await Client(url, session).pull("hf.co/acme/tiny"))[-1] == {"status": "success"}
-    *_, body = [orjson.loads(request.body or b"") for request in ollama.requests if request.path == "/api/create"]
-    assert out == body["template"]
+    [template] = [layer.text for layer in ollama.models["hf.co/acme/tiny:latest"].layers if layer.kind == "template"]
+    assert out == template
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import Client, eventually, fetched, settings
+from tests.support import Client, eventually, fetched, making, settings
 from tests.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q8_0"
@@ -27,6 +27,15 @@ async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
     hub.add("acme/tiny", tiny_llama())
     async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": True})) as app:
         yield app
+
+
+@pytest.fixture
+async def unreached(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> AsyncIterator[Client]:
+    """A client of a proxy that Ollama does not reach: a create makes the model."""
+    hub.add("acme/tiny", tiny_llama())
+    advertised = {"advertise_url": "http://127.0.0.1:9"}
+    async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": True}, ollama=advertised)) as app:
+        yield Client(app.address.url, session)
 
 
 def calls(ollama: StandInOllama, path: str) -> list[bytes]:
@@ -54,7 +63,7 @@ async def test_the_call_goes_on_as_it_was_sent_once_the_model_is_there(
     assert NAME in ollama.models
     before = len(ollama.requests)
     assert (await client.post(path, sent))[0] == 200
-    assert "/api/create" not in [request.path for request in ollama.requests[before:]]
+    assert not making(ollama.requests[before:])
 
 
 async def test_a_modelfiles_from_is_pulled_first(client: Client, ollama: StandInOllama) -> None:
@@ -186,7 +195,7 @@ async def test_a_create_from_it_shows_the_bars_of_the_pull(
 
 @pytest.mark.parametrize("path", ["/api/chat", "/api/create"])
 async def test_a_failure_behind_signs_of_life_is_the_last_line(
-    client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, path: str
+    unreached: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
@@ -194,7 +203,7 @@ async def test_a_failure_behind_signs_of_life_is_the_last_line(
     ollama.hold_making = asyncio.Event()
     asyncio.get_running_loop().call_later(0.2, ollama.hold_making.set)
     names = {"model": "mine", "from": NAME} if path == "/api/create" else {"model": NAME, "messages": MESSAGES}
-    status, answer = await client.post(path, names)
+    status, answer = await unreached.post(path, names)
     lines = [orjson.loads(line) for line in answer.splitlines()]
     assert status == 200
     assert len(lines) > 1
@@ -203,13 +212,14 @@ async def test_a_failure_behind_signs_of_life_is_the_last_line(
 
 
 async def test_a_failure_behind_comments_is_an_event(
-    client: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+    unreached: Client, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     ollama.fail_create = "it does not fit"
     ollama.hold_making = asyncio.Event()
     asyncio.get_running_loop().call_later(0.2, ollama.hold_making.set)
-    status, answer = await client.post("/v1/chat/completions", {"model": NAME, "messages": MESSAGES, "stream": True})
+    body = {"model": NAME, "messages": MESSAGES, "stream": True}
+    status, answer = await unreached.post("/v1/chat/completions", body)
     assert status == 200
     *_, event = [line for line in answer.decode().splitlines() if line.startswith("data: ")]
     assert "it does not fit" in orjson.loads(event[6:])["error"]["message"]

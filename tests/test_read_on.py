@@ -1,8 +1,8 @@
-"""A create that runs when the proxy ends is read to its end by another process."""
+"""A model that is being made when the proxy ends: Ollama ends a create by itself, and a manifest is pulled again."""
 
 import asyncio
+import os
 import signal
-import sys
 
 import aiohttp
 import pytest
@@ -10,33 +10,38 @@ import pytest
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from tests.support import PATIENCE, Client, digest_of, eventually, serving
+from tests.support import PATIENCE, Client, eventually, fetched, making, serving
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows hands no sockets on")
-async def test_sigterm_in_a_create_ends_the_proxy_but_not_the_create(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+@pytest.mark.parametrize("is_created", [False, True])
+async def test_sigterm_while_a_model_is_made_ends_the_proxy_and_costs_nothing(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, is_created: bool
 ) -> None:
-    files = tiny_llama()
-    hub.add("acme/tiny", files)
-    ollama.version = "0.33.0"  # one create, which streams
+    hub.add("acme/tiny", tiny_llama())
     ollama.hold_making = asyncio.Event()
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
+    places = ("--ollama", ollama.url, "--hub", hub.endpoint)
+    unreached = {"OLLAMA_HF_PROXY_OLLAMA_ADVERTISE_URL": "http://127.0.0.1:9"} if is_created else {}
+    async with serving(*places, environment=os.environ | unreached) as (process, url):
         pulling = asyncio.create_task(Client(url, session).pull(NAME))
-        await eventually(lambda: any(request.path == "/api/create" for request in ollama.requests))
+        path = "/api/create" if is_created else "/api/pull"
+        await eventually(lambda: making(one for one in ollama.requests if one.path == path))
         process.send_signal(signal.SIGTERM)
         lines = await pulling
         assert "the proxy is shutting down; pull again when it is back" in lines[-1]["error"]
         assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
     assert NAME not in ollama.models
     ollama.hold_making.set()
-    await eventually(lambda: NAME in ollama.models)
-    assert ollama.abandoned_creates == 0
-    created = len([request for request in ollama.requests if request.path == "/api/create"])
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
+    if is_created:
+        await eventually(lambda: NAME in ollama.models)
+        assert ollama.abandoned_creates == 0
+    ollama.requests.clear()
+    hub.requests.clear()
+    async with serving(*places) as (_, url):
         lines = await Client(url, session).pull(NAME)
-    assert [line["status"] for line in lines if "digest" not in line][-2:] == ["removing unused layers", "success"]
-    assert len([request for request in ollama.requests if request.path == "/api/create"]) == created
-    assert digest_of(files["model.safetensors"]) not in ollama.blobs
+    assert lines[-1] == {"status": "success"}
+    assert not fetched(hub)
+    assert bool(making(ollama.requests)) != is_created
+    assert list(ollama.models) == [NAME]
+    assert set(ollama.blobs) == ollama.models.used_digests()

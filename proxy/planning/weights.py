@@ -28,8 +28,6 @@ COMPANIONS = (
 WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
 DEEPEST = 100
 """Levels of a JSON file; Python itself could not walk many more."""
-TOKENIZER_BYTES = 48 * 1024 * 1024
-"""What a file of a tokenizer may have."""
 
 
 class NotConvertible(Refusal):
@@ -48,7 +46,7 @@ class Selection:
     @property
     def to_read(self) -> tuple[RepositoryFile, ...]:
         """What has to be read before there is a plan."""
-        small = [file for file in self.companions if not _is_weights(file.path) and file.size <= TOKENIZER_BYTES]
+        small = [file for file in self.companions if not _is_weights(file.path)]
         return (*small, *([self.chat_template] if self.chat_template else []))
 
 

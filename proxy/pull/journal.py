@@ -203,9 +203,14 @@ class Journal:
             self.end_kept_of(model)
 
     def release(self, pull: int) -> None:
-        """Its model is made, and what it or others had kept for it is needed no more; what comes now is cleaning up."""
-        for (model,) in self._do("SELECT model FROM pulls WHERE id = ?", pull):
+        """Its model is made, and what it or others had kept for it is needed no more; what comes now is cleaning up.
+
+        Another model's pull that broke off needs no temporary model of the same weights: this model has them.
+        """
+        for model, temporary in self._do("SELECT model, temporary FROM pulls WHERE id = ?", pull):
             self.release_kept_of(model)
+            kept = "UPDATE pulls SET temporary = NULL WHERE temporary = ? AND keep_until IS NOT NULL"
+            self._do(kept, temporary)
         self._release(pull)
 
     def kept_since(self, model: str) -> float | None:

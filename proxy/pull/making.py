@@ -197,9 +197,17 @@ class Making:
             await self._transfer.patiently(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
         await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
         progress.status("verifying sha256 digest")
-        async with self._creating(step.plan, progress, enter):
+        async with self._creating(step.plan, progress, enter) as was_removed:
+            if was_removed:
+                digests = await self._bring_back(step, digests, progress)
             await to_its_end(self._put(step, digests, progress, enter))
             return await self._give_up(progress, enter)
+
+    async def _bring_back(self, step: Step, digests: Mapping[str, str], progress: Progress) -> dict[str, str]:
+        """A model that Ollama created and removed meanwhile may have taken the weights with it."""
+        gone = [path for path, digest in digests.items() if not await self._ollama.has_blob(digest)]
+        plan = replace(step.plan, uploads=tuple(upload for upload in step.plan.uploads if upload.path in gone))
+        return {**digests, **await self._transfer.run(plan, (), progress)}
 
     async def _take_base(self, step: Step, base: Base) -> None:
         """An adapter's model has all of its base's layers: its weights, and what the settings do not replace."""
@@ -251,14 +259,15 @@ class Making:
         progress.status(WRITING)
 
     @asynccontextmanager
-    async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[None]:
+    async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[bool]:
+        """Whether a model of this name was removed just before."""
         if self._reclaim.creating.locked():
             progress.status("waiting for another model to be made")
         async with self._reclaim.creating:
             if (removal := self._reclaim.removals.get(plan.name.casefold())) is not None:
                 await asyncio.wait([removal])
             enter(State.CREATING)
-            yield
+            yield removal is not None
 
     async def _give_up(self, progress: Progress, enter: Enter) -> bool:
         """Remove what nobody needs any more. That it fails is no failure of the pull."""

@@ -17,7 +17,7 @@ from proxy.sources.base import Repository, RepositoryFile
 log = logging.getLogger(__name__)
 
 READABLE_BYTES = 64 * 1024 * 1024
-"""What one pull may hold in memory: the Hub puts every file above 10 MiB into Git LFS, which gives it a SHA-256."""
+"""What one pull may hold in memory."""
 GGUF_BYTES = 256 * 1024
 """What is read of a GGUF first; the vocabulary of most models ends beyond it."""
 
@@ -90,6 +90,6 @@ def check_readable(repository: str, files: list[RepositoryFile], most: int = REA
     if sum(file.size for file in files) > most:
         largest = max(files, key=lambda file: file.size)
         raise Refusal(
-            f"{repository}/{largest.path} has {largest.size} bytes and would have to be read into memory; only a file "
-            f"in Git LFS, whose SHA-256 is known beforehand, may have more than {READABLE_BYTES} bytes"
+            f"{repository}/{largest.path} has {largest.size} bytes and would have to be read into memory, where a pull "
+            f"may have {READABLE_BYTES} bytes; look for a GGUF of the same model"
         )

@@ -35,7 +35,7 @@ PLAIN_BYTES = 10 * 1024 * 1024
 GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = (".safetensors", ".gguf")
 NEEDED = re.compile(
-    r"(?:.*/)?(?:[^/]+\.(?:safetensors|gguf|json|jinja|model|txt)|licen[sc]e[^/]*|template|system|params)",
+    r"(?:.*/)?(?:[^/]+\.(?:safetensors|gguf|json|jinja|model|txt)|licen[sc]e[^/]*|readme\.md|template|system|params)",
     re.IGNORECASE,
 )
 """What a model can be made of; of other files nobody asks for the size."""

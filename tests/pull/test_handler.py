@@ -15,12 +15,28 @@ from proxy.app import App
 from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
-from proxy.pull import progress
-from proxy.pull.progress import QUANTIZING_DIGEST
+from proxy.ollama import PROBE_DIGEST
+from proxy.pull import progress, reading
 from proxy.pull.streams import FIRST_STREAMS
-from tests.support import NO_TEMPLATE, PULL_STATUSES, Client, digest_of, eventually, fetched, settings
+from tests.conversions import converted
+from tests.support import (
+    GGUF_BYTES,
+    NO_TEMPLATE,
+    PULL_STATUSES,
+    Client,
+    digest_of,
+    eventually,
+    fetched,
+    making,
+    settings,
+)
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
+
+
+UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
+"""Where Ollama does not reach the proxy, it makes models by creates."""
 
 
 def created(ollama: StandInOllama) -> list[dict[str, Any]]:
@@ -28,8 +44,19 @@ def created(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
 
 
+def layer(ollama: StandInOllama, kind: str, name: str = NAME) -> str:
+    """The digest of a model's only layer of a kind."""
+    [digest] = [layer.digest for layer in ollama.models[name].layers if layer.kind == kind]
+    return digest
+
+
 def uploads(ollama: StandInOllama) -> list[str]:
     return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+
+
+def weights_uploaded(ollama: StandInOllama) -> int:
+    """How many uploads were of more than a small file."""
+    return sum(request.received > 10_000 for request in ollama.requests)
 
 
 @pytest.fixture
@@ -48,27 +75,33 @@ async def test_a_pull_says_what_the_contract_says_in_that_order(
     bars = [line for line in lines if line.get("digest") == weights]
     assert all(line["status"] == f"pulling {weights[7:19]}" and line["total"] == size for line in bars)
     assert bars[-1]["completed"] == size
-    quantizing = [line for line in lines if line.get("digest") == QUANTIZING_DIGEST]
-    assert quantizing[-1]["status"].startswith("quantizing F16 model to Q4_K_M")
-    assert quantizing[-1]["completed"] == quantizing[-1]["total"]
-    assert len(bars) + len(quantizing) == len([line for line in lines if "digest" in line])
+    assert len(bars) == len([line for line in lines if "digest" in line])
     assert [line["status"] for line in lines if "digest" not in line] == PULL_STATUSES
-    statuses = [line["status"].split()[0] for line in lines]
-    assert statuses.index("converting") < statuses.index("quantizing") < statuses.index("success")
     assert NAME in ollama.models
 
 
-async def test_exactly_the_files_that_ollama_reads_become_blobs(
+async def test_one_gguf_and_what_is_beside_it_become_blobs(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
+    expected = converted(files, quantization="Q4_K_M")
+    assert layer(ollama, "model") == digest_of(expected)
+    assert ollama.blobs[digest_of(expected)] == len(expected)
+    assert not {digest_of(content) for path, content in files.items() if path != "LICENSE"} & ollama.blobs.keys()
+    # The upload under a wrong digest goes unkept.
+    assert ollama.models.used_digests() | {PROBE_DIGEST} >= ollama.blobs.keys()
+
+
+async def test_a_create_gets_the_same_gguf(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+) -> None:
+    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
+        assert (await Client(app.address.url, session).pull(NAME))[-1] == {"status": "success"}
     [body] = created(ollama)
     assert body["model"] == NAME
-    assert body["quantize"] == "Q4_K_M"
-    assert body["files"] == {
-        path: digest_of(content) for path, content in files.items() if path not in ("README.md", "LICENSE")
-    }
-    assert all(ollama.blobs[digest] == len(files[path]) for path, digest in body["files"].items())
+    assert body["files"] == {"model.gguf": digest_of(converted(files, quantization="Q4_K_M"))}
+    assert body["stream"] is False
+    assert "quantize" not in body
 
 
 async def test_sharded_weights_have_a_bar_each(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
@@ -81,7 +114,9 @@ async def test_sharded_weights_have_a_bar_each(client: Client, hub: StandInHub, 
     assert {digest: (line["total"], line["completed"]) for digest, line in last.items()} == {
         digest: (size, size) for digest, size in shards.items()
     }
-    assert len([path for path in created(ollama)[0]["files"] if path.endswith(".safetensors")]) == 3
+    assert layer(ollama, "model", "hf.co/acme/sharded:q8_0") == digest_of(
+        converted(files, "sharded", quantization="Q8_0")
+    )
 
 
 async def test_twenty_shards_share_sixteen_bars(client: Client, hub: StandInHub) -> None:
@@ -188,12 +223,14 @@ async def test_a_gguf_repository_is_pulled_by_ollama_itself_without_insecure(
 async def test_blobs_that_ollama_holds_are_not_fetched_again(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """Here under another name of the repository."""
     await client.pull(NAME)
-    before = len(uploads(ollama))
+    before = weights_uploaded(ollama)
     hub.requests.clear()
-    lines = await client.pull("hf.co/acme/tiny:q8_0")
+    lines = await client.pull("huggingface.co/acme/tiny:q4_K_M")
+    assert lines[-1] == {"status": "success"}
     assert not fetched(hub)
-    assert len(uploads(ollama)) == before
+    assert weights_uploaded(ollama) == before
     [bar] = [line for line in lines if line.get("digest") == digest_of(files["model.safetensors"])]
     assert bar["completed"] == bar["total"]
 
@@ -216,7 +253,7 @@ async def test_a_broken_file_never_becomes_a_blob_and_is_named(
     assert set(lines[-1]) == {"error"}
     assert "acme/tiny/model.safetensors" in lines[-1]["error"]
     assert message in lines[-1]["error"]
-    assert not created(ollama)
+    assert not making(ollama.requests)
     # A clean end would have stored the bytes, if only under their own digest.
     assert all(size < 1_000_000 for size in ollama.blobs.values())
     hub.faults.clear()
@@ -233,16 +270,18 @@ async def test_a_damaged_small_file_is_found_by_its_git_hash(
 
 
 async def test_finished_files_stay_when_another_fails(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = tiny_llama(shards=2)
+    monkeypatch.setattr(reading, "GGUF_BYTES", GGUF_BYTES)
+    files = {"model-Q8_0.gguf": tiny_gguf("Q8_0"), "mmproj-F16.gguf": tiny_projector(rows=4000)}
     hub.add("acme/tiny", files)
-    hub.faults.append(Fault("model-00002-of-00002.safetensors", "drop", after=100_000, times=-1))
+    hub.faults.append(Fault("mmproj-F16.gguf", "drop", after=100_000, times=-1))
     app_of_one = settings(hub.endpoint, ollama.url, pull={"connections": 1})
     async with App(app_of_one) as app:
-        lines = await Client(app.address.url, session).pull(NAME)
-    assert "model-00002-of-00002.safetensors" in lines[-1]["error"]
-    assert digest_of(files["model-00001-of-00002.safetensors"]) in ollama.blobs
+        lines = await Client(app.address.url, session).pull("hf.co/acme/tiny:q8_0")
+    assert "mmproj-F16.gguf" in lines[-1]["error"]
+    assert digest_of(files["model-Q8_0.gguf"]) in ollama.blobs
+    assert digest_of(files["mmproj-F16.gguf"]) not in ollama.blobs
 
 
 async def test_refusals_come_before_the_first_weight_byte(
@@ -251,7 +290,7 @@ async def test_refusals_come_before_the_first_weight_byte(
     hub.add("acme/evil", files | {"model.safetensors.index.json": b'{"weight_map": {"a": "../../x.safetensors"}}'})
     hub.add("acme/gated", files, gated=True)
     expected = {
-        "hf.co/acme/tiny:q5_k_m": "Ollama 0.24.0 cannot quantize to 'q5_k_m'",
+        "hf.co/acme/tiny:iq2_xxs": "IQ2_XXS needs an importance matrix",
         "hf.co/acme/evil": "names an unsafe file, '../../x.safetensors'",
         "hf.co/acme/gated": "is gated; ask for access at",
         "hf.co/acme/none": "there is no repository acme/none",
@@ -262,17 +301,18 @@ async def test_refusals_come_before_the_first_weight_byte(
     assert not uploads(ollama)
 
 
-async def test_a_file_outside_git_lfs_is_refused_where_it_would_fill_the_memory(
-    client: Client, hub: StandInHub, tmp_path: Path
+@pytest.mark.parametrize("lfs", [False, True])
+async def test_a_file_is_refused_where_it_would_fill_the_memory(
+    client: Client, hub: StandInHub, tmp_path: Path, lfs: bool
 ) -> None:
     large = tmp_path / "tokenizer.json"
     with large.open("wb") as file:
         file.truncate(65 * 1024**2)
-    hub.add("acme/tiny", tiny_llama() | {"tokenizer.json": large}, lfs=lambda _: False)
+    hub.add("acme/tiny", tiny_llama() | {"tokenizer.json": large}, lfs=lambda _: lfs)
     lines = await client.pull(NAME)
     assert "acme/tiny/tokenizer.json has 68157440 bytes and would have to be read into memory" in lines[-1]["error"]
     asked = [request for request in hub.requests if request.path.endswith("/tokenizer.json")]
-    assert [request.method for request in asked] == ["HEAD"]
+    assert [request.method for request in asked] == ([] if lfs else ["HEAD"])
 
 
 async def test_the_token_goes_to_the_endpoint_and_never_to_the_cdn(
@@ -314,8 +354,13 @@ async def test_the_commit_is_pinned_while_the_branch_moves(
     assert all(f"/resolve/{old}/" in path for path in fetched)
 
 
+@pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
 async def test_the_users_settings_go_into_the_model(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
+    way: dict[str, str],
 ) -> None:
     first = hub.repositories["acme/tiny"].commit
     hub.repositories["acme/tiny"].update(tiny_llama(seed=1))
@@ -326,22 +371,32 @@ async def test_the_users_settings_go_into_the_model(
         "license": "MIT",
     }
     models = {"HF.CO/Acme/Tiny:whatever": wanted | {"revision": first}}
-    async with App(settings(hub.endpoint, ollama.url, models=models)) as app:
+    async with App(settings(hub.endpoint, ollama.url, models=models, ollama=way)) as app:
         assert (await Client(app.address.url, session).pull(NAME))[-1] == {"status": "success"}
-    *_, body = created(ollama)
-    assert {key: body[key] for key in wanted} == wanted | {"parameters": wanted["parameters"] | {"repeat_penalty": 1.0}}
-    assert body["files"]["model.safetensors"] == digest_of(files["model.safetensors"])
+    expected = converted(files, quantization="Q4_K_M")
+    assert layer(ollama, "model") == digest_of(expected)
+    parameters = wanted["parameters"] | {"repeat_penalty": 1.0}
+    if way:
+        [body] = created(ollama)
+        assert {key: body[key] for key in wanted} == wanted | {"parameters": parameters}
+    else:
+        texts = {one.kind: one.text for one in ollama.models[NAME].layers}
+        assert {key: texts[key] for key in ("template", "system", "license")} == {
+            key: wanted[key] for key in ("template", "system", "license")
+        }
+        assert orjson.loads(texts["params"]) == parameters
 
 
-async def test_a_jinja_file_reaches_ollama_inside_the_tokenizer_config(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    files = tiny_llama() | {"chat_template.jinja": b"{{ messages }} from the file"}
-    hub.add("acme/tiny", files)
+async def test_a_jinja_file_is_the_template_of_the_gguf(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    files = tiny_llama()
+    config = json.loads(files["tokenizer_config.json"])
+    template = config["chat_template"] + "{# from the file #}"
+    hub.add("acme/tiny", files | {"chat_template.jinja": template.encode()})
     await client.pull(NAME)
-    config = json.loads(files["tokenizer_config.json"]) | {"chat_template": "{{ messages }} from the file"}
-    assert created(ollama)[0]["files"]["tokenizer_config.json"] == digest_of(json.dumps(config).encode())
-    assert "chat_template.jinja" not in created(ollama)[0]["files"]
+    config["chat_template"] = template
+    expected = converted(files | {"tokenizer_config.json": json.dumps(config).encode()}, quantization="Q4_K_M")
+    assert layer(ollama, "model") == digest_of(expected)
+    assert template.encode() in ollama.beginning(digest_of(expected))
 
 
 async def test_a_client_that_leaves_during_the_transfer_ends_it_where_nothing_is_to_linger(
@@ -353,41 +408,58 @@ async def test_a_client_that_leaves_during_the_transfer_ends_it_where_nothing_is
             await eventually(lambda: any(request.body_bytes for request in hub.requests if request.origin == "cdn"))
             response.close()
         await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
-    assert not created(ollama)
-    assert digest_of(files["model.safetensors"]) not in ollama.blobs
+    assert not making(ollama.requests)
+    assert all(size < 10_000 for size in ollama.blobs.values())
 
 
+@pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_create_that_has_begun_ends_although_the_client_has_left(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama, stream: bool
+async def test_a_model_that_is_being_made_is_made_although_the_client_has_left(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
+    way: dict[str, str],
+    stream: bool,
 ) -> None:
-    """Ollama blocks for ever in a create that nobody reads, and leaks its files."""
     ollama.hold_making = asyncio.Event()
-    pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME, "stream": stream}))
-    await eventually(lambda: created(ollama))
-    pulling.cancel()
-    await asyncio.sleep(0.1)
-    ollama.hold_making.set()
-    await eventually(lambda: NAME in ollama.models)
+    async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
+        client = Client(app.address.url, session)
+        pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME, "stream": stream}))
+        await eventually(lambda: created(ollama) if way else making(ollama.requests))
+        pulling.cancel()
+        await asyncio.sleep(0.1)
+        ollama.hold_making.set()
+        await eventually(lambda: NAME in ollama.models)
+    assert bool(created(ollama)) == bool(way)
     assert ollama.abandoned_creates == 0
 
 
-async def test_a_silent_conversion_is_filled_with_the_newest_bar(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
+async def test_the_silence_while_a_model_is_made_is_filled_with_the_newest_bar(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    way: dict[str, str],
 ) -> None:
-    """Node gives up after 300 s without a byte, and Ollama says nothing while it converts."""
+    """Node gives up after 300 s without a byte, and a create says nothing before its end."""
     monkeypatch.setattr(progress, "KEEP_ALIVE_SECONDS", 0.02)
     ollama.hold_making = asyncio.Event()
     weights = files["model.safetensors"]
     bar = {"digest": digest_of(weights), "total": len(weights), "completed": len(weights)}
     lines: list[dict[str, Any]] = []
-    async with client.session.post(f"{client.url}/api/pull", json={"model": NAME}) as response:
+    async with (
+        App(settings(hub.endpoint, ollama.url, ollama=way)) as app,
+        session.post(f"{app.address.url}/api/pull", json={"model": NAME}) as response,
+    ):
         async for text in response.content:
             lines.append(orjson.loads(text))
-            converting = [line.get("status") == "converting model" for line in lines]
-            if any(converting) and len(lines) - converting.index(True) > 3:
+            checked = [line.get("status") == PULL_STATUSES[1] for line in lines]
+            if any(checked) and len(lines) - checked.index(True) > 3:
                 ollama.hold_making.set()
-    silence = lines[converting.index(True) + 1 :][:3]
+    silence = lines[checked.index(True) + 1 :][:3]
     assert silence == [{"status": f"pulling {bar['digest'][7:19]}", **bar}] * 3  # type: ignore[index]
     assert lines[-1] == {"status": "success"}
 
@@ -398,28 +470,35 @@ async def test_a_silent_conversion_is_filled_with_the_newest_bar(
         ({"fail_create": "unsupported architecture"}, f"cannot create {NAME}: unsupported architecture"),
         ({"crash_create": True}, "it may have crashed"),
         ({"end_create_early": True}, "without success"),
-        ({"upload_status": 500}, ".json: Ollama refused the blob: the stand-in was told to"),
+        ({"upload_status": 500}, "Ollama refused the blob: the stand-in was told to"),
         ({"fail_upload_after": 1_000_000}, "broke off the upload"),
     ],
 )
 async def test_a_failure_of_ollama_is_the_last_line(
-    client: Client, files: dict[str, bytes], ollama: StandInOllama, script: dict[str, Any], message: str
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    files: dict[str, bytes],
+    script: dict[str, Any],
+    message: str,
 ) -> None:
     for key, value in script.items():
         setattr(ollama, key, value)
-    lines = await client.pull(NAME)
+    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
+        lines = await Client(app.address.url, session).pull(NAME)
     assert message in lines[-1]["error"]
     assert not [line for line in lines if line.get("status") == "success"]
 
 
 async def test_what_a_repository_or_ollama_says_is_no_command_to_a_terminal(
-    client: Client, hub: StandInHub, files: dict[str, bytes], ollama: StandInOllama
+    hub: StandInHub, files: dict[str, bytes], ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hostile = "\x1b]0;owned\x07\x1b[2J\u202e"
     template = json.dumps({"chat_template": f"{{{{ raise_exception('{hostile}') }}}}"}).encode()
     hub.add("acme/tiny", files | {"tokenizer_config.json": template})
     ollama.fail_create = f"unsupported {hostile}"
-    lines = await client.pull(NAME)
+    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
+        lines = await Client(app.address.url, session).pull(NAME)
     said = [line.get("error") or line["status"] for line in lines]
     assert "cannot be rendered" in " ".join(said)
     assert "unsupported  ]0;owned" in said[-1]
@@ -503,8 +582,8 @@ async def test_a_second_pull_is_planned_while_the_first_one_fills_every_connecti
     hub.faults.append(Fault("*", "hang", after=100_000, times=8))
     slow = asyncio.create_task(client.pull("hf.co/acme/slow"))
     await eventually(lambda: len([request for request in hub.requests if request.origin == "cdn"]) >= FIRST_STREAMS)
-    lines = (await client.pull("hf.co/acme/tiny:q5_k_m"), await client.post("/api/pull", {"model": "hf.co/acme/none"}))
-    assert "Ollama 0.24.0 cannot quantize" in lines[0][-1]["error"]
+    lines = (await client.pull("hf.co/acme/tiny:iq2_xxs"), await client.post("/api/pull", {"model": "hf.co/acme/none"}))
+    assert "needs an importance matrix" in lines[0][-1]["error"]
     async with client.session.post(f"{client.url}/api/pull", json={"model": "hf.co/acme/tiny"}) as response:
         planned = [orjson.loads(await response.content.readline()) for _ in range(2)]
         response.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,20 +10,26 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from aiohttp import hdrs
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from proxy.app import FAREWELL_SECONDS, App
-from proxy.demo.creation import Creation
 from proxy.demo.hub import Fault, StandInHub
+from proxy.demo.listener import LoggedRequest
 from proxy.demo.ollama import StandInOllama
 from proxy.demo.repository import tiny_llama
 from proxy.pull import window
 from proxy.pull.jobs import CREATE_SECONDS, Job
-from tests.support import PATIENCE, Client, digest_of, eventually, fetched, settings
+from proxy.pull.reclaim import TEMPORARY
+from tests.support import MAKING, PATIENCE, Client, digest_of, eventually, fetched, making, settings
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"
+GGUF_NAME = "hf.co/acme/tiny:q8_0"
 SUCCESS = {"status": "success"}
+WEIGHTS = re.compile(r"\.(safetensors|gguf)(\?|$)")
+LARGEST_SMALL_FILE = 10_000
 SLOW = 200_000
 """Bytes a second of `hub.line`: a tiny model is on its way for a quarter of a minute, until the line is opened."""
 
@@ -65,6 +72,10 @@ class Attached:
         await asyncio.wait([self._task])
 
 
+WAYS = [pytest.param({}, id="manifest"), pytest.param({"advertise_url": "http://127.0.0.1:9"}, id="create")]
+"""Settings: a model is made by a manifest that Ollama pulls, or by a create where it does not reach the proxy."""
+
+
 @asynccontextmanager
 async def proxying(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
@@ -77,28 +88,40 @@ def newest(app: App) -> Job:
     return app._jobs.all()[0]
 
 
-def brought(hub: StandInHub, path: str = "safetensors") -> int:
+def weights_fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
+    return [request for request in fetched(hub, path) if WEIGHTS.search(request.path)]
+
+
+def brought(hub: StandInHub, path: str = "") -> int:
     """Bytes of weights that left the Hub."""
-    return sum(request.body_bytes for request in fetched(hub, path))
+    return sum(request.body_bytes for request in weights_fetched(hub, path))
 
 
 def weights_of(files: dict[str, bytes]) -> dict[str, int]:
     """Digest → size."""
-    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+    return {digest_of(content): len(content) for path, content in files.items() if WEIGHTS.search(path)}
 
 
-def uploads(ollama: StandInOllama, digests: Iterable[str]) -> list[str]:
-    sent = [request.path.rpartition("/")[2] for request in ollama.requests if request.method == hdrs.METH_POST]
-    return [digest for digest in sent if digest in set(digests)]
+def uploads(ollama: StandInOllama) -> int:
+    """How many blobs of weights were begun."""
+    sent = [request for request in ollama.requests if request.path.startswith("/api/blobs/")]
+    return sum(request.method == hdrs.METH_POST and request.received > LARGEST_SMALL_FILE for request in sent)
 
 
-def created(ollama: StandInOllama) -> list[str]:
-    """The names of the models that Ollama was told to create."""
-    return [orjson.loads(request.body or b"{}")["model"] for request in asked(ollama, "/api/create")]
+def named(ollama: StandInOllama) -> list[str]:
+    """The models that got their names, in that order."""
+    creates = [orjson.loads(request.body or b"{}")["model"] for request in asked(ollama, "/api/create")]
+    copies = [orjson.loads(request.body or b"{}")["destination"] for request in asked(ollama, "/api/copy")]
+    return [name for name in (*creates, *copies) if not TEMPORARY.fullmatch(name)]
 
 
 def asked(ollama: StandInOllama, path: str) -> list[Any]:
     return [request for request in ollama.requests if request.path == path]
+
+
+async def being_made(ollama: StandInOllama, way: dict[str, str]) -> None:
+    """Wait until Ollama makes a model, in the way that these settings mean."""
+    await eventually(lambda: asked(ollama, "/api/create") if way else making(ollama.requests))
 
 
 async def remove(client: Client, **body: str) -> tuple[int, bytes]:
@@ -146,9 +169,9 @@ async def test_two_clients_of_one_name_share_one_job_whatever_its_case(
     assert newest(app).clients == 2
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
-    assert created(ollama) == [NAME]
+    assert named(ollama) == [NAME]
     assert brought(hub) == sum(weights_of(files).values())
-    assert sorted(uploads(ollama, weights_of(files))) == sorted(weights_of(files))
+    assert uploads(ollama) == 1
     assert second.lines[0] == {"status": "pulling manifest"}
     present = second.lines[1:4]
     assert {bar["digest"]: bar["total"] for bar in present} == weights_of(files)
@@ -167,7 +190,7 @@ async def test_who_waits_for_one_answer_joins_the_same_job(
     hub.line = None
     assert await second == (200, SUCCESS)
     assert await first.end() == SUCCESS
-    assert created(ollama) == [NAME]
+    assert named(ollama) == [NAME]
     assert brought(hub) == size
 
 
@@ -177,13 +200,13 @@ async def test_who_comes_while_the_model_is_made_reads_what_was_and_what_comes(
     hub.line = None
     ollama.hold_making = asyncio.Event()
     first = Attached(client, NAME)
-    await eventually(lambda: created(ollama))
+    await eventually(lambda: making(ollama.requests))
     second = Attached(client, NAME)
-    await eventually(lambda: second.statuses == ["pulling manifest", "converting model"])
+    await eventually(lambda: second.statuses == ["pulling manifest", "verifying sha256 digest"])
     assert second.completed == size
     ollama.hold_making.set()
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
-    assert created(ollama) == [NAME]
+    assert named(ollama) == [NAME]
 
 
 async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_nothing_is_to_linger(
@@ -199,7 +222,7 @@ async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_
         await eventually(lambda: stays[0].completed > reached)
         ollama.hold_making = asyncio.Event()
         hub.line = None
-        await eventually(lambda: created(ollama))
+        await eventually(lambda: making(ollama.requests))
         await stays.pop().leave()
         await eventually(lambda: newest(app).clients == 1)
         ollama.hold_making.set()
@@ -222,7 +245,7 @@ async def test_a_new_pull_goes_on_with_the_one_that_everybody_left(
     assert await second.end() == SUCCESS
     assert brought(hub) == size
     assert len(app._jobs.all()) == 1
-    assert created(ollama) == [NAME]
+    assert named(ollama) == [NAME]
 
 
 async def test_a_pull_that_everybody_left_becomes_a_model_while_it_lingers(
@@ -238,27 +261,27 @@ async def test_a_pull_that_everybody_left_becomes_a_model_while_it_lingers(
 
 @pytest.mark.parametrize("linger", [0, 0.3])
 async def test_a_pull_ends_when_it_has_lingered_and_the_next_moves_only_what_was_not_finished(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, linger: float
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int, linger: float
 ) -> None:
-    files = tiny_llama(shards=4)
+    files = {"model-Q8_0.gguf": tiny_gguf("Q8_0"), "mmproj-F16.gguf": tiny_projector(rows=4000)}
     hub.add("acme/tiny", files)
-    last = "model-00004-of-00004.safetensors"
-    hub.faults.append(Fault(last, "hang", after=500_000))
+    last = "mmproj-F16.gguf"
+    hub.faults.append(Fault(last, "hang", after=100_000))
     finished = set(weights_of(files)) - {digest_of(files[last])}
     async with proxying(hub, ollama, session, pull={"linger": linger}) as (app, client):
-        first = Attached(client, NAME)
+        first = Attached(client, GGUF_NAME)
         await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last))
         await first.leave()
         await eventually(lambda: newest(app).ended is not None)
         [ended] = orjson.loads((await client.get("/-/pulls"))[1])
         assert ended["state"] == "failed"
         assert "its clients left" in ended["error"]
-        assert not created(ollama)
+        assert not making(ollama.requests)
         hub.requests.clear()
-        assert (await client.pull(NAME))[-1] == SUCCESS
-    assert {request.path.partition("?")[0].rpartition("/")[2] for request in fetched(hub, "safetensors")} == {last}
+        assert (await client.pull(GGUF_NAME))[-1] == SUCCESS
+    assert all(last in request.path for request in weights_fetched(hub))
     assert brought(hub) == len(files[last])
-    assert created(ollama) == [NAME]
+    assert named(ollama) == [GGUF_NAME]
 
 
 async def test_who_comes_back_in_time_stops_the_clock(
@@ -278,27 +301,32 @@ async def test_who_comes_back_in_time_stops_the_clock(
     assert brought(hub) == size
 
 
-@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_a_create_that_has_begun_ends_in_a_model_although_all_have_left_and_nothing_is_to_linger(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
+async def test_a_model_that_is_being_made_is_made_although_all_have_left_and_nothing_is_to_linger(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    size: int,
+    way: dict[str, str],
+    reclaim: bool,
 ) -> None:
     hub.line = None
     ollama.hold_making = asyncio.Event()
-    name = f"hf.co/acme/tiny:{tag}"
-    async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim}) as (app, client):
-        first = Attached(client, name)
-        await eventually(lambda: created(ollama))
+    async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim} | way) as (app, client):
+        first = Attached(client, NAME)
+        await being_made(ollama, way)
         await first.leave()
         await eventually(lambda: newest(app)._is_forsaken)
         ollama.hold_making.set()
         await eventually(lambda: newest(app).ended)
         assert (newest(app).state, newest(app).error) == ("done", None)
-    assert list(ollama.models) == [name]
+    assert list(ollama.models) == [NAME]
+    assert bool(asked(ollama, "/api/create")) == bool(way)
     assert ollama.abandoned_creates == 0
 
 
-async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_left(
+async def test_a_pull_that_waits_for_another_model_to_be_made_ends_when_all_have_left(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
 ) -> None:
     hub.add("acme/other", tiny_llama(seed=1))
@@ -306,7 +334,7 @@ async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_le
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
         first = Attached(client, "hf.co/acme/other")
-        await eventually(lambda: created(ollama))
+        await eventually(lambda: making(ollama.requests))
         second = Attached(client, NAME)
         await eventually(lambda: second.waited == ["waiting for another model to be made"])
         await second.leave()
@@ -321,13 +349,18 @@ async def test_a_pull_that_waits_for_another_models_create_ends_when_all_have_le
 
 
 @pytest.fixture
-def copy(hub: StandInHub, files: dict[str, bytes]) -> None:
-    """Other repositories with the same weights."""
-    for name in ("acme/copy", "acme/third"):
-        hub.add(name, files | {"config.json": files["config.json"] + b" " * len(name)})
+def gguf(hub: StandInHub, files: dict[str, bytes], small_spans: int) -> dict[str, bytes]:
+    """What three repositories have alike."""
+    gguf = {"model-Q8_0.gguf": tiny_gguf("Q8_0", blocks=45)}
+    for name in ("acme/gguf", "acme/copy", "acme/third"):
+        hub.add(name, gguf | {"README.md": name.encode()})
+    return gguf
 
 
-SHARING = [("hf.co/acme/tiny:f16", "hf.co/acme/copy:f16"), ("hf.co/acme/tiny:q8_0", "hf.co/acme/tiny:q4_K_M")]
+GGUFS = ("hf.co/acme/gguf:q8_0", "hf.co/acme/copy:q8_0")
+"""Two repositories have the same file."""
+SHARING = [GGUFS, ("hf.co/acme/tiny:q4_K_M", "huggingface.co/acme/tiny:q4_K_M")]
+"""And one repository has two names, under which the same GGUF is made of it."""
 
 
 @pytest.mark.parametrize("names", SHARING)
@@ -337,10 +370,10 @@ async def test_a_file_of_two_models_moves_once(
     hub: StandInHub,
     ollama: StandInOllama,
     files: dict[str, bytes],
-    copy: None,
+    gguf: dict[str, bytes],
     names: tuple[str, str],
 ) -> None:
-    size = len(files["model.safetensors"])
+    [(digest, size)] = weights_of(gguf if names is GGUFS else files).items()
     first = await begun(app, client, names[0])
     seen = first.completed
     second = await begun(app, client, names[1])
@@ -348,9 +381,9 @@ async def test_a_file_of_two_models_moves_once(
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
     assert brought(hub) == size
-    assert len(uploads(ollama, ollama.blobs)) == len(set(uploads(ollama, ollama.blobs)))
+    assert uploads(ollama) == 1
     assert sorted(ollama.models) == sorted(names)
-    bars = [line.get("completed", 0) for line in second.lines if line.get("digest") in weights_of(files)]
+    bars = [line.get("completed", 0) for line in second.lines if line.get("digest") == digest]
     assert next(filter(None, bars)) >= seen
     assert bars[-1] == size
 
@@ -363,7 +396,7 @@ async def test_the_transfer_goes_on_for_one_model_when_the_other_is_cancelled(
     hub: StandInHub,
     ollama: StandInOllama,
     files: dict[str, bytes],
-    copy: None,
+    gguf: dict[str, bytes],
     names: tuple[str, str],
     cancelled: int,
 ) -> None:
@@ -376,14 +409,21 @@ async def test_the_transfer_goes_on_for_one_model_when_the_other_is_cancelled(
     hub.line = None
     assert await stays.end() == SUCCESS
     assert list(ollama.models) == [names[1 - cancelled]]
-    assert brought(hub) == len(files["model.safetensors"])
-    assert uploads(ollama, weights_of(files)) == list(weights_of(files))
+    assert brought(hub) == sum(weights_of(gguf if names is GGUFS else files).values())
+    assert uploads(ollama) == 1
 
 
+@pytest.mark.parametrize("names", SHARING)
 async def test_a_transfer_that_all_its_models_leave_ends_and_begins_anew_for_the_next(
-    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], size: int, copy: None
+    client: Client,
+    app: App,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    files: dict[str, bytes],
+    gguf: dict[str, bytes],
+    names: tuple[str, str],
 ) -> None:
-    names = SHARING[0]
+    size = sum(weights_of(gguf if names is GGUFS else files).values())
     both = [await begun(app, client, name) for name in names]
     for name, attached in zip(names, both, strict=True):
         await remove(client, model=name)
@@ -393,28 +433,30 @@ async def test_a_transfer_that_all_its_models_leave_ends_and_begins_anew_for_the
     hub.line = None
     assert (await client.pull(names[1]))[-1] == SUCCESS
     assert brought(hub) - at_the_end == size
-    assert uploads(ollama, weights_of(files)) == list(weights_of(files)) * 2
+    assert uploads(ollama) == 2
 
 
 async def test_a_file_that_arrives_damaged_twice_ends_its_pull_and_the_other_tries_by_itself(
-    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], size: int, copy: None
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, gguf: dict[str, bytes]
 ) -> None:
-    hub.faults.append(Fault("model.safetensors", "corrupt", after=size - 1, times=2))
-    both = [await begun(app, client, name) for name in SHARING[0]]
+    [(digest, size)] = weights_of(gguf).items()
+    hub.faults.append(Fault("model-Q8_0.gguf", "corrupt", after=size - 1, times=2))
+    both = [await begun(app, client, name) for name in GGUFS]
     hub.line = None
-    assert "acme/tiny/model.safetensors arrived damaged" in (await both[0].end())["error"]
+    assert "acme/gguf/model-Q8_0.gguf arrived damaged" in (await both[0].end())["error"]
     assert await both[1].end() == SUCCESS
-    assert list(ollama.models) == [SHARING[0][1]]
+    assert list(ollama.models) == [GGUFS[1]]
     assert brought(hub) == 3 * size
-    assert uploads(ollama, weights_of(files)) == list(weights_of(files)) * 3
-    assert ollama.blobs[digest_of(files["model.safetensors"])] == size
+    assert uploads(ollama) == 3
+    assert ollama.blobs[digest] == size
 
 
 async def test_those_who_try_again_after_a_failed_transfer_share_the_next(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, copy: None
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, gguf: dict[str, bytes]
 ) -> None:
-    hub.faults.append(Fault("model.safetensors", "corrupt", after=size - 1, times=2))
-    names = [*SHARING[0], "hf.co/acme/third:f16"]
+    size = sum(weights_of(gguf).values())
+    hub.faults.append(Fault("model-Q8_0.gguf", "corrupt", after=size - 1, times=2))
+    names = [*GGUFS, "hf.co/acme/third:q8_0"]
     async with proxying(hub, ollama, session, pull={"jobs": 3}) as (app, client):
         all_three = [await begun(app, client, name) for name in names]
         hub.line = None
@@ -425,16 +467,16 @@ async def test_those_who_try_again_after_a_failed_transfer_share_the_next(
 
 
 async def test_a_file_that_never_comes_is_an_error_for_each_model_that_names_its_own_repository(
-    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], copy: None
+    client: Client, app: App, hub: StandInHub, ollama: StandInOllama, gguf: dict[str, bytes]
 ) -> None:
-    hub.faults.append(Fault("model.safetensors", "short", after=200_000, times=-1))
-    both = [await begun(app, client, name) for name in SHARING[0]]
+    hub.faults.append(Fault("model-Q8_0.gguf", "short", after=200_000, times=-1))
+    both = [await begun(app, client, name) for name in GGUFS]
     hub.line = None
     errors = [(await attached.end())["error"] for attached in both]
-    assert "acme/tiny/model.safetensors" in errors[0]
-    assert "acme/copy/model.safetensors" in errors[1]
+    assert "acme/gguf/model-Q8_0.gguf" in errors[0]
+    assert "acme/copy/model-Q8_0.gguf" in errors[1]
     assert not ollama.models
-    assert not weights_of(files).keys() & ollama.blobs.keys()
+    assert not weights_of(gguf).keys() & ollama.blobs.keys()
 
 
 # Crowds
@@ -458,7 +500,7 @@ async def test_a_hundred_clients_cost_one_transfer(
     assert [await stream.end() for stream in streams] == [SUCCESS] * 50
     assert await asyncio.gather(*answers) == [(200, SUCCESS)] * 50
     assert len(app._jobs.all()) == 1
-    assert len(created(ollama)) == 1
+    assert len(named(ollama)) == 1
     assert brought(hub) == size
     assert newest(app).clients == 0
 
@@ -494,7 +536,7 @@ async def test_clients_that_come_and_go_at_random_never_disturb_each_other(
     await eventually(lambda: newest(app).ended)
     assert {job.state for job in app._jobs.all()} == {"done"}
     assert brought(hub) == size
-    assert len(created(ollama)) == 1
+    assert len(named(ollama)) == 1
 
 
 # Turns
@@ -520,7 +562,7 @@ async def in_line(app: App, client: Client, names: Iterable[str]) -> list[Attach
 
 def came_for(hub: StandInHub) -> list[str]:
     """The repositories whose weights were fetched, in that order."""
-    return list(dict.fromkeys(request.path.split("/")[3] for request in fetched(hub, "safetensors")))
+    return list(dict.fromkeys(request.path.split("/")[3] for request in weights_fetched(hub)))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -543,7 +585,7 @@ async def test_pulls_beyond_the_limit_wait_in_the_order_in_which_they_came_and_s
         waited = [line for line in one.waited if line != "waiting for another model to be made"]
         assert waited == [f"waiting for {before} pulls" for before in range(place, jobs - 1, -1)]
     if jobs == 1:
-        assert created(ollama) == names
+        assert named(ollama) == names
     assert sorted(ollama.models) == sorted(names)
 
 
@@ -561,7 +603,7 @@ async def test_a_waiting_pull_that_is_cancelled_or_left_leaves_the_line(
         hub.line = None
         assert [await clients[0].end(), await clients[3].end()] == [SUCCESS] * 2
     assert came_for(hub) == ["m0", "m3"]
-    assert created(ollama) == [names[0], names[3]]
+    assert named(ollama) == [names[0], names[3]]
 
 
 async def test_a_pull_that_fails_gives_its_turn_to_the_next(
@@ -587,9 +629,9 @@ async def test_what_needs_no_bytes_waits_for_nobody(
         hub.line = SLOW
         first = await begun(app, client, names[0])
         lines = await client.pull(names[1])
-        refused = await client.pull("hf.co/acme/m1:q5_k_m")
+        refused = await client.pull("hf.co/acme/m1:iq2_xxs")
         assert lines[-1] == SUCCESS
-        assert "cannot quantize" in refused[-1]["error"]
+        assert "needs an importance matrix" in refused[-1]["error"]
         assert not [line for line in lines + refused if str(line.get("status")).startswith("waiting")]
         assert app._jobs.all()[-1].state == "done"
         assert first.lines[-1].get("completed", 0) > 0
@@ -598,55 +640,56 @@ async def test_what_needs_no_bytes_waits_for_nobody(
         assert await first.end() == SUCCESS
 
 
-# Creates
+# Making
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_creates_run_one_at_a_time(
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    monkeypatch: pytest.MonkeyPatch,
-    reclaim: bool,
+async def test_models_are_made_one_at_a_time(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, way: dict[str, str], reclaim: bool
 ) -> None:
     at_once: list[int] = []
     running = 0
-    run = Creation.run
 
-    async def watched(creation: Creation) -> None:
+    async def watched(request: web.Request, handler: Handler) -> web.StreamResponse:
         nonlocal running
+        if request.path not in MAKING or not making(
+            [LoggedRequest("", "", request.path, request.headers, await request.read())]
+        ):
+            return await handler(request)
         running += 1
         at_once.append(running)
         try:
             await asyncio.sleep(0.05)
-            await run(creation)
+            return await handler(request)
         finally:
             running -= 1
 
-    monkeypatch.setattr(Creation, "run", watched)
-    names = [name.replace("f16", "q8_0") for name in repositories(hub, 4)]
+    ollama.around = watched
+    names = repositories(hub, 4)
     hub.line = None
-    async with proxying(hub, ollama, session, pull={"jobs": 4}, ollama={"reclaim": reclaim}) as (_, client):
+    async with proxying(hub, ollama, session, pull={"jobs": 4}, ollama={"reclaim": reclaim} | way) as (_, client):
         ends = await asyncio.gather(*(client.pull(name) for name in names))
     assert [lines[-1] for lines in ends] == [SUCCESS] * 4
-    assert at_once == [1] * (8 if reclaim else 4)
+    # A create comes after a pull that does not reach the proxy.
+    assert at_once == [1] * (8 if way else 4)
 
 
-async def test_who_waits_for_another_models_create_is_told_so(
+async def test_who_waits_for_another_model_to_be_made_is_told_so(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     names = repositories(hub, 2)
     hub.line = None
     ollama.hold_making = asyncio.Event()
     first = Attached(client, names[0])
-    await eventually(lambda: created(ollama))
+    await eventually(lambda: making(ollama.requests))
     second = Attached(client, names[1])
     await eventually(lambda: second.waited == ["waiting for another model to be made"])
-    assert created(ollama) == [names[0]]
+    assert len(making(ollama.requests)) == 1
     assert not first.waited
     ollama.hold_making.set()
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
-    assert created(ollama) == names
+    assert named(ollama) == names
 
 
 # DELETE of a model that is being pulled
@@ -668,42 +711,46 @@ async def test_removing_a_model_in_transfer_ends_its_pull_and_is_well_although_o
     assert len(asked(ollama, "/api/delete")) == 1
     hub.line = None
     assert (await client.pull("hf.co/acme/other"))[-1] == SUCCESS
-    assert created(ollama) == ["hf.co/acme/other:latest"]
+    assert named(ollama) == ["hf.co/acme/other:latest"]
     assert not weights_of(files).keys() & ollama.blobs.keys()
     assert brought(hub, "acme/tiny/") < len(files["model.safetensors"])
 
 
-@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_a_create_is_read_to_its_end_before_its_model_is_removed(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
+async def test_a_model_is_made_to_its_end_before_it_is_removed(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    size: int,
+    way: dict[str, str],
+    reclaim: bool,
 ) -> None:
     hub.line = None
     ollama.hold_making = asyncio.Event()
-    name = f"hf.co/acme/tiny:{tag}"
-    async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
-        first = Attached(client, name)
-        await eventually(lambda: created(ollama))
-        removing = asyncio.create_task(remove(client, model=name))
+    async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
+        first = Attached(client, NAME)
+        await being_made(ollama, way)
+        removing = asyncio.create_task(remove(client, model=NAME))
         assert "was removed while it was pulled" in (await first.end())["error"]
         assert not removing.done()
         assert not asked(ollama, "/api/delete")
         ollama.hold_making.set()
         assert await removing == (200, b"")
         assert newest(app).state == "failed"
-        assert len(created(ollama)) == 1
+        assert len(named(ollama)) == 1
         assert ollama.requests[-1].path == "/api/delete"
     assert ollama.abandoned_creates == 0
-    assert name not in ollama.models
+    assert NAME not in ollama.models
 
 
-async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_create_goes_on(
+async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_model_is_made(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
     ollama.hold_making = asyncio.Event()
     first = asyncio.create_task(client.pull_at_once(NAME))
-    await eventually(lambda: created(ollama))
+    await eventually(lambda: making(ollama.requests))
     removing = asyncio.create_task(remove(client, model=NAME))
     status, answer = await first
     assert not removing.done()
@@ -719,7 +766,7 @@ async def test_removing_goes_on_although_its_client_leaves(
     hub.line = None
     ollama.hold_making = asyncio.Event()
     first = Attached(client, NAME)
-    await eventually(lambda: created(ollama))
+    await eventually(lambda: making(ollama.requests))
     removing = asyncio.create_task(remove(client, model=NAME))
     await first.end()
     removing.cancel()
@@ -792,29 +839,34 @@ async def test_a_model_whose_pull_was_cancelled_can_be_pulled_again_at_once(
     assert list(ollama.models) == [NAME]
 
 
-@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_create(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str, reclaim: bool
+async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_one_to_be_made(
+    hub: StandInHub,
+    ollama: StandInOllama,
+    session: aiohttp.ClientSession,
+    size: int,
+    way: dict[str, str],
+    reclaim: bool,
 ) -> None:
     hub.line = None
     ollama.hold_making = asyncio.Event()
-    name = f"hf.co/acme/tiny:{tag}"
-    async with proxying(hub, ollama, session, ollama={"reclaim": reclaim}) as (app, client):
-        first = Attached(client, name)
-        await eventually(lambda: created(ollama))
-        removing = asyncio.create_task(remove(client, model=name))
+    async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
+        first = Attached(client, NAME)
+        await being_made(ollama, way)
+        removing = asyncio.create_task(remove(client, model=NAME))
         assert set(await first.end()) == {"error"}
-        second = Attached(client, name)
+        second = Attached(client, NAME)
         await eventually(lambda: second.waited)
         assert not removing.done()
         ollama.hold_making.set()
         assert await removing == (200, b"")
         assert await second.end() == SUCCESS
         assert [job.state for job in app._jobs.all()] == ["done", "failed"]
-    assert list(ollama.models) == [name]
+    assert list(ollama.models) == [NAME]
     assert ollama.abandoned_creates == 0
-    assert brought(hub) == size
+    # A model that a create made has the GGUF alone, and it goes with that.
+    assert brought(hub) == (2 * size if way else size)
 
 
 # The proxy's own end
@@ -856,21 +908,21 @@ async def test_an_end_in_transfer_tells_every_client_to_pull_again(
             status, answer = await third
             assert status == 500
             assert AGAIN in answer["error"]
-        assert not created(ollama)
+        assert not making(ollama.requests)
 
 
-@pytest.mark.parametrize("tag", ["f16", "q4_K_M"])
+@pytest.mark.parametrize("way", WAYS)
 async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, tag: str
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, way: dict[str, str]
 ) -> None:
     hub.line = None
     ollama.hold_making = asyncio.Event()
-    name = f"hf.co/acme/tiny:{tag}"
-    async with App(settings(hub.endpoint, ollama.url)) as app:
+    async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
         client = Client(app.address.url, session)
-        first = Attached(client, name)
-        second = asyncio.create_task(client.pull_at_once(name))
-        await eventually(lambda: created(ollama) and newest(app).clients == 2)
+        first = Attached(client, NAME)
+        second = asyncio.create_task(client.pull_at_once(NAME))
+        await being_made(ollama, way)
+        await eventually(lambda: newest(app).clients == 2)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             status, answer = await second
@@ -878,21 +930,23 @@ async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
             assert AGAIN in answer["error"]
 
 
-async def test_a_create_that_ends_soon_is_read_to_its_end_by_the_proxy_itself(
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_model_that_is_soon_made_is_made_before_the_proxy_ends(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
     size: int,
     monkeypatch: pytest.MonkeyPatch,
+    way: dict[str, str],
 ) -> None:
     let_go: list[object] = []
     monkeypatch.setattr("proxy.ollama.read_on", let_go.append)
     monkeypatch.setattr("proxy.pull.jobs.CREATE_SECONDS", 3)
     hub.line = None
     ollama.hold_making = asyncio.Event()
-    async with App(settings(hub.endpoint, ollama.url)) as app:
+    async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
         first = Attached(Client(app.address.url, session), NAME)
-        await eventually(lambda: created(ollama))
+        await being_made(ollama, way)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             ollama.hold_making.set()
@@ -910,7 +964,7 @@ async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
     async with App(settings(hub.endpoint, ollama.url)) as app:
         client = Client(app.address.url, session)
         first = Attached(client, NAME)
-        await eventually(lambda: created(ollama))
+        await eventually(lambda: making(ollama.requests))
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             status, answer = await client.post("/api/pull", {"model": "hf.co/acme/tiny:q8_0", "stream": stream})
@@ -919,18 +973,18 @@ async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
 
 
 async def test_what_was_finished_before_the_end_is_not_fetched_again_after_it(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
 ) -> None:
-    files = tiny_llama(shards=4)
+    files = {"model-Q8_0.gguf": tiny_gguf("Q8_0"), "mmproj-F16.gguf": tiny_projector(rows=4000)}
     hub.add("acme/tiny", files)
-    last = "model-00004-of-00004.safetensors"
-    hub.faults.append(Fault(last, "hang", after=500_000))
+    last = "mmproj-F16.gguf"
+    hub.faults.append(Fault(last, "hang", after=100_000))
     finished = set(weights_of(files)) - {digest_of(files[last])}
     async with proxying(hub, ollama, session) as (_, client):
-        first = Attached(client, NAME)
+        first = Attached(client, GGUF_NAME)
         await eventually(lambda: finished <= ollama.blobs.keys() and brought(hub, last))
     assert AGAIN in (await first.end())["error"]
     hub.requests.clear()
     async with proxying(hub, ollama, session) as (_, client):
-        assert (await client.pull(NAME))[-1] == SUCCESS
+        assert (await client.pull(GGUF_NAME))[-1] == SUCCESS
     assert brought(hub) == len(files[last])

@@ -101,6 +101,17 @@ def test_a_temporary_model_is_needed_as_long_as_one_pull_wants_it(journal: Journ
     assert journal.temporaries() == set()
 
 
+def test_a_temporary_model_that_a_broken_pull_left_goes_once_another_model_has_its_weights(journal: Journal) -> None:
+    journal.brings(A, 1)
+    broken, other, running = (journal.begin(name, "temporary", [A]) for name in ("one", "two", "three"))
+    journal.keep(broken, 1e12)
+    journal.release(other)
+    assert journal.temporaries() == {"temporary"}
+    journal.end(running)
+    assert journal.temporaries() == set()
+    assert unneeded(journal) == []
+
+
 def test_what_broke_off_is_kept_until_its_time_and_not_longer(journal: Journal, clock: Clock) -> None:
     """Also before anybody ends it."""
     journal.brings(A, 1)

@@ -12,34 +12,42 @@ from typing import Any, Literal
 
 import aiohttp
 import pytest
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.support import Client, digest_of, eventually, fetched, serving
+from proxy.pull import reading
+from tests.support import Client, digest_of, eventually, fetched, making, serving
+from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 SEEDS = (8, 9)
 """Of the places that live side by side, which takes half the time."""
 KILLS = 25
 """In each."""
-SHARDS = 4
+FILES = 2
+"""Weights and a projector."""
 HUB_RATE = 1_500_000
 CREATE_SECONDS = 0.1
 REPOSITORIES = ("acme/one", "acme/two")
-QUANTIZATIONS = ("q4_K_M", "q8_0", "f16")
+QUANTIZATIONS = {"q4_K_M": 50, "q8_0": 25, "f16": 12}
+"""With so many blocks, which are of about the same size."""
+PROJECTOR = "mmproj-F16.gguf"
 # Where nothing takes long and much can go wrong: right when Ollama is asked for the one or the other.
 TURNING_POINTS = (
-    ("POST", "/api/create", 1),
-    ("POST", "/api/create", 2),
     ("POST", "/api/pull", 1),
+    ("POST", "/api/copy", 1),
+    ("POST", "/api/copy", 2),
     ("DELETE", "/api/delete", 1),
     ("DELETE", "/api/delete", 2),
 )
+HEADER = f"bytes=0-{reading.GGUF_BYTES - 1}"
+"""What a plan reads of a GGUF."""
 OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 
 class Pause(asyncio.Event):
-    """What each create waits for: not long."""
+    """What each model that is made waits for: not long."""
 
     async def wait(self) -> Literal[True]:
         await asyncio.sleep(CREATE_SECONDS)
@@ -48,7 +56,7 @@ class Pause(asyncio.Event):
 
 @dataclass(frozen=True)
 class Moment:
-    """When Ollama has got so many of the weight files, or the n-th request of a kind, and so many seconds later.
+    """When Ollama has got so many of the files, or the n-th request of a kind, and so many seconds later.
 
     `patience` is how many seconds that may take: then it is now.
     """
@@ -58,14 +66,14 @@ class Moment:
     later: float = 0.0
     request: tuple[str, str, int] | None = None
 
-    async def come(self, place: "Place", repository: str) -> None:
+    async def come(self, place: "Place", repository: str, quantization: str) -> None:
         def has_come() -> bool:
             if self.request is None:
-                return len(place.finished(repository)) >= self.files
+                return len(place.finished(repository, quantization)) >= self.files
             method, path, number = self.request
             return [(one.method, one.path) for one in place.ollama.requests].count((method, path)) >= number
 
-        with suppress(TimeoutError):  # a pull of F16 has one create
+        with suppress(TimeoutError):  # where no model is replaced, there is one copy less
             await eventually(has_come, self.patience)
         await asyncio.sleep(self.later)
 
@@ -82,9 +90,9 @@ def kills(seconds: float, chance: random.Random) -> list[tuple[Moment, str, str]
     count = KILLS - len(special)
     usual = [
         (
-            Moment(2 * seconds, n % (SHARDS + 1), chance.random() * seconds / (4 * SHARDS)),
+            Moment(2 * seconds, n % (FILES + 1), chance.random() * seconds / (4 * FILES)),
             REPOSITORIES[n % 2],
-            QUANTIZATIONS[n % 3],
+            [*QUANTIZATIONS][n % 3],
         )
         for n in range(count)
     ]
@@ -93,7 +101,7 @@ def kills(seconds: float, chance: random.Random) -> list[tuple[Moment, str, str]
 
 @dataclass(frozen=True)
 class Place:
-    """The stand-ins; `weights` are the digests of each repository's weight files, by path."""
+    """The stand-ins; `weights` are the digests of each repository's files, by path."""
 
     hub: StandInHub
     ollama: StandInOllama
@@ -112,9 +120,10 @@ class Place:
                     process.kill()
                 await reading
 
-    def finished(self, repository: str) -> set[str]:
-        """The weight files that Ollama has, by path."""
-        return {path for path, digest in self.weights[repository].items() if digest in self.ollama.blobs}
+    def finished(self, repository: str, quantization: str) -> set[str]:
+        """The files of a model that Ollama has, by path."""
+        weights = self.weights[repository]
+        return {path for path in files_of(quantization) if weights[path] in self.ollama.blobs}
 
     @property
     def own_models(self) -> list[str]:
@@ -128,10 +137,8 @@ class Place:
 
     def from_the_hub(self, repository: str, paths: Iterable[str]) -> dict[str, int]:
         """The bytes that came of each of the files, if any; those of its header do not count."""
-        sizes = {
-            path: sum(one.body_bytes for one in fetched(self.hub, f"{repository}/") if f"/{path}?" in one.path)
-            for path in paths
-        }
+        asked = [one for one in fetched(self.hub, f"{repository}/") if one.headers.get(hdrs.RANGE) != HEADER]
+        sizes = {path: sum(one.body_bytes for one in asked if f"/{path}?" in one.path) for path in paths}
         return {path: size for path, size in sizes.items() if size}
 
     def uploads(self) -> Counter[str]:
@@ -146,14 +153,28 @@ async def a_place(session: aiohttp.ClientSession) -> AsyncIterator[Place]:
     async with StandInHub() as hub, StandInOllama() as ollama:
         weights = {}
         for seed, repository in enumerate(REPOSITORIES):
-            files = tiny_llama(seed=seed, shards=SHARDS)
+            files = {PROJECTOR: tiny_projector(seed=seed, rows=1500)}
+            for quantization, blocks in QUANTIZATIONS.items():
+                [path] = files_of(quantization) - {PROJECTOR}
+                files[path] = tiny_gguf(quantization.upper(), seed=seed, blocks=blocks)
+            assert min(map(len, files.values())) > reading.GGUF_BYTES
             hub.add(repository, files)
-            weights[repository] = {
-                path: digest_of(content) for path, content in files.items() if path.endswith(".safetensors")
-            }
+            weights[repository] = {path: digest_of(content) for path, content in files.items()}
         hub.rate = HUB_RATE
         ollama.hold_making = Pause()
+        ollama.around = slow_copies
         yield Place(hub, ollama, session, weights)
+
+
+async def slow_copies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Between a temporary model and its name is time for a kill."""
+    if request.path == "/api/copy":
+        await asyncio.sleep(CREATE_SECONDS)
+    return await handler(request)
+
+
+def files_of(quantization: str) -> set[str]:
+    return {f"model-{quantization.upper()}.gguf", PROJECTOR}
 
 
 async def removed(client: Client, name: str) -> None:
@@ -179,7 +200,7 @@ async def duration(place: Place, client: Client) -> float:
         place.hub.requests.clear()
         assert (await client.pull(name))[-1] == {"status": "success"}
         taken = time.monotonic() - began
-        assert len(place.from_the_hub(repository, place.weights[repository])) == SHARDS
+        assert len(place.from_the_hub(repository, place.weights[repository])) == FILES
         await removed(client, name)
         assert not place.ollama.blobs
     return taken
@@ -199,10 +220,8 @@ async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_moves_no_finish
             places.create_task(life_of(session, random.Random(seed), found))
     assert found.total() == KILLS * len(SEEDS)
     # The moments are what they are for.
-    assert found[f"0 of {SHARDS} files"] >= 3, found
-    assert sum(found[f"{count} of {SHARDS} files"] for count in range(1, SHARDS)) >= 3, found
-    assert found[f"{SHARDS} of {SHARDS} files"] >= 3, found
-    assert found["F16"] >= 3, found
+    assert min(found[f"{count} of {FILES} files"] for count in range(FILES + 1)) >= 3, found
+    assert found["a temporary model"] >= 3, found
     assert found["the model"] >= 3, found
 
 
@@ -214,14 +233,15 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: 
         for number, (moment, repository, quantization) in enumerate(kills(seconds, chance)):
             name = f"hf.co/{repository}:{quantization}"
             place.ollama.requests.clear()
-            await interrupted_pull(client, name, kill(process, moment.come(place, repository)))
+            await interrupted_pull(client, name, kill(process, moment.come(place, repository, quantization)))
 
-            finished, converted, made = place.finished(repository), place.own_models, name in place.ollama.models
-            has = "the model" if made else "F16" if converted else f"{len(finished)} of {SHARDS} files"
+            finished, made = place.finished(repository, quantization), name in place.ollama.models
+            temporary = place.own_models
+            has = "the model" if made else "a temporary model" if temporary else f"{len(finished)} of {FILES} files"
             found[has] += 1
             why = f"kill {number}, {moment}, of {name}: Ollama had {has}"
-            if made or converted:
-                finished = set(place.weights[repository])
+            if made or temporary:
+                finished = files_of(quantization)
             process, client = await proxies.enter_async_context(place.proxy())
             place.hub.requests.clear()
             asked = len(place.ollama.requests)
@@ -229,7 +249,7 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: 
             assert place.from_the_hub(repository, finished) == {}, why
             assert not {path: times for path, times in place.uploads().items() if times > 1}, why
             if made:
-                assert "/api/create" not in [one.path for one in place.ollama.requests[asked:]], why
+                assert not making(place.ollama.requests[asked:]), why
             assert place.own_models == [], why
             assert place.orphans == set(), why
             assert place.ollama.models[name].quantization_level == quantization.upper(), why

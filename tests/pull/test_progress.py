@@ -8,7 +8,7 @@ import pytest
 from wcwidth import wcswidth
 
 from proxy.pull import progress as module
-from proxy.pull.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, QUANTIZING_DIGEST, Line, Progress, Shown
+from proxy.pull.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, Line, Progress, Shown
 
 
 def digest(number: int) -> str:
@@ -77,7 +77,7 @@ async def test_the_error_is_the_last_line() -> None:
 
 
 async def test_nothing_comes_after_the_end() -> None:
-    """A create that is read to its end goes on saying how it goes."""
+    """A model that is made to its end goes on saying how it goes."""
     progress = Progress()
     progress.announce([(digest(1), 100, False)])
     reader = asyncio.create_task(read(progress))
@@ -85,7 +85,6 @@ async def test_nothing_comes_after_the_end() -> None:
     progress.fail("what happened")
     progress.status("writing manifest")
     progress.moved(digest(1), 30)
-    progress.quantizing("quantizing F16 model to Q4_K_M", 10, 5)
     assert (await reader)[-1] == {"error": "what happened"}
     assert (await read(progress))[-1] == {"error": "what happened"}
 
@@ -109,14 +108,11 @@ async def test_completed_never_passes_the_total_and_small_files_move_without_a_b
     progress.announce([(digest(1), 100, False)])
     progress.moved(digest(1), 150)
     progress.moved(digest(2), 10)
-    progress.quantizing("quantizing F16 model to Q4_K_M", 10, 20)
-    progress.quantizing("quantizing F16 model to Q4_K_M", 99, 5)
     reader = asyncio.create_task(read(progress))
     await asyncio.sleep(0)
     progress.success()
     assert [(line["digest"], line["total"], line["completed"]) for line in await reader if "digest" in line] == [
-        (digest(1), 100, 100),
-        (QUANTIZING_DIGEST, 10, 10),
+        (digest(1), 100, 100)
     ]
 
 
@@ -148,7 +144,7 @@ async def test_a_silence_is_filled_with_the_newest_bar(monkeypatch: pytest.Monke
     progress = Progress()
     progress.announce([(digest(1), 100, False), (digest(2), 100, False)])
     progress.moved(digest(2), 40)
-    progress.status("converting model")
+    progress.status("verifying sha256 digest")
     batches = progress.subscribe().batches()
     await anext(batches)
     expected = {"status": "pulling 000000000000", "digest": digest(2), "total": 100, "completed": 40}
@@ -175,7 +171,7 @@ async def test_before_the_first_line_nothing_is_said() -> None:
 
 
 def completed(progress: Progress) -> dict[str, int]:
-    return {line.digest: line.completed for line in progress._files()}
+    return {digest: line.completed for digest, line in progress._bars.items()}
 
 
 def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_taken_back() -> None:
@@ -233,12 +229,12 @@ def test_every_file_is_known_by_its_own_path_and_bytes_although_some_share_a_bar
     assert parts[17:] == [("part-17", 10, 10), ("part-18", 10, 4), ("", 10, 10)]
 
 
-def test_what_is_said_last_is_known_also_where_it_has_a_bar() -> None:
+def test_what_is_said_last_is_known() -> None:
     progress = Progress()
-    assert (progress.says, progress.quantized) == ("", None)
+    assert progress.says == ""
+    progress.status("pulling manifest")
+    progress.announce([(digest(1), 100, False)])
+    progress.moved(digest(1), 30)
+    assert progress.says == "pulling manifest"
     progress.status("writing manifest")
     assert progress.says == "writing manifest"
-    progress.quantizing("quantizing F16 model to Q8_0", 10, 4)
-    assert progress.says == "quantizing F16 model to Q8_0"
-    assert progress.quantized is not None
-    assert (progress.quantized.total, progress.quantized.completed) == (10, 4)

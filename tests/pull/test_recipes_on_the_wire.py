@@ -25,11 +25,14 @@ from proxy.pull.transfer import Transfer
 from proxy.pull.window import Fetching
 from proxy.sources.base import Repository
 from proxy.sources.huggingface import HuggingFace
-from tests.support import Client, companions, digest_of, eventually, settings, settled, weights_header
+from tests.support import Client, digest_of, eventually, settings, settled
+from tests.tiny_gguf import tiny_gguf
 
 SPAN = 64 * 1024
 CONTENT = bytes((number * 7 + number // 256) % 256 for number in range(1_000_000))
 MIB = 1024 * 1024
+BLOCKS = 14
+"""Of a GGUF in Q8_0 that has a megabyte."""
 
 
 class Engine:
@@ -173,9 +176,8 @@ async def test_a_range_that_breaks_in_the_middle_of_a_recipe_goes_on(
 
 
 @asynccontextmanager
-async def large(hub: StandInHub, ollama: StandInOllama, size: int, **pull: Any) -> AsyncIterator[App]:
-    content = weights_header(size) + CONTENT * (size // len(CONTENT) + 1)
-    hub.add("acme/large", {**companions(), "model.safetensors": content[:size]})
+async def large(hub: StandInHub, ollama: StandInOllama, content: bytes, **pull: Any) -> AsyncIterator[App]:
+    hub.add("acme/large", {"model-Q8_0.gguf": content})
     async with App(settings(hub.endpoint, ollama.url, pull=pull)) as app:
         yield app
 
@@ -183,10 +185,11 @@ async def large(hub: StandInHub, ollama: StandInOllama, size: int, **pull: Any) 
 async def test_a_limited_bandwidth_is_kept_to_and_smooth(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    rate, size = 10_000_000, 30_000_000
+    content = tiny_gguf("Q8_0", blocks=30 * BLOCKS)
+    rate, size = 10_000_000, len(content)
     seen: list[tuple[float, int]] = []
-    async with large(hub, ollama, size, bandwidth="10MB") as app:
-        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+    async with large(hub, ollama, content, bandwidth="10MB") as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
         while not pulling.done():
             seen.append((time.monotonic(), app._backend.streams._received))
             await asyncio.sleep(0.02)
@@ -202,8 +205,8 @@ async def test_streams_become_more_while_the_line_gives_more(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
 ) -> None:
     hub.rate = 2_000_000
-    async with large(hub, ollama, 20_000_000) as app:
-        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+    async with large(hub, ollama, tiny_gguf("Q8_0", blocks=20 * BLOCKS)) as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
         await eventually(lambda: app._backend.streams.limit == 8)
         pulling.cancel()
 
@@ -212,14 +215,14 @@ async def test_a_slow_ollama_holds_the_hub_back(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     """Where the two ends differ the slow one rules: the memory's worth is fetched ahead of it."""
-    size = 80_000_000
+    content = tiny_gguf("Q8_0", blocks=80 * BLOCKS)
     ollama.hold_upload = asyncio.Event()
-    async with large(hub, ollama, size, memory="32MiB") as app:
-        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:f16"))
+    async with large(hub, ollama, content, memory="32MiB") as app:
+        pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
         await eventually(lambda: app._backend.streams._used > 8 * MIB)
         # Ollama's socket takes some of it.
         assert await settled(lambda: app._backend.streams._received) < 64 * MIB
         assert app._backend.streams._used <= 24 * MIB
         ollama.hold_upload.set()
         await pulling
-    assert size in ollama.blobs.values()
+    assert digest_of(content) in ollama.blobs

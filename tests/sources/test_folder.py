@@ -15,6 +15,7 @@ from proxy.demo.repository import tiny_llama
 from proxy.errors import Refusal, SourceError
 from proxy.sources import folder
 from proxy.sources.folder import Folder, FolderRepository
+from tests.conversions import converted
 from tests.support import PATIENCE, Client, digest_of, settings
 
 WEIGHTS = bytes(range(256)) * 10_000  # 2.5 MB: three chunks
@@ -227,4 +228,5 @@ async def test_a_model_of_a_folder_is_pulled(
         lines = await Client(app.address.url, session).pull("home/acme/tiny:q4_K_M")
     assert lines[-1] == {"status": "success"}
     assert "home/acme/tiny:q4_K_M" in ollama.models
-    assert ollama.blobs[digest_of(files["model.safetensors"])] == len(files["model.safetensors"])
+    made = converted(files, quantization="Q4_K_M")
+    assert ollama.blobs[digest_of(made)] == len(made)

@@ -21,6 +21,7 @@ from proxy.pull import streams, tries
 from proxy.sources import modelscope
 from proxy.sources.base import RepositoryFile
 from proxy.sources.modelscope import ModelScope, ModelScopeRepository
+from tests.conversions import converted
 from tests.stand_in_modelscope import StandInModelScope
 from tests.support import PATIENCE, Client, digest_of, listening, own_entry_points, settings
 from tests.tiny_gguf import tiny_gguf
@@ -29,6 +30,7 @@ NAME = "modelscope.cn/acme/tiny:q4_K_M"
 SPAN = 64 * 1024
 SUCCESS = {"status": "success"}
 FILES = tiny_llama(shards=2)
+MADE = converted(FILES, quantization="Q4_K_M")
 WEIGHTS = [path for path in FILES if path.endswith(".safetensors")]
 FIRST = WEIGHTS[0]
 
@@ -210,7 +212,7 @@ async def test_safetensors_are_pulled_in_ranges_that_cover_each_file_once(
     """ModelScope answers 200 to a range that it keeps."""
     scope.range_status = range_status
     assert (await client.pull(NAME))[-1] == SUCCESS
-    check_blobs(ollama, [FILES[path] for path in WEIGHTS])
+    check_blobs(ollama, [MADE])
     for path in WEIGHTS:
         size = len(FILES[path])
         ranges = [
@@ -253,7 +255,7 @@ async def test_a_pull_survives_faults_of_the_line(
 ) -> None:
     scope.faults.append(fault)
     assert (await client.pull(NAME))[-1] == SUCCESS
-    check_blobs(ollama, [FILES[path] for path in WEIGHTS])
+    check_blobs(ollama, [MADE])
     assert scope._delivery.faults._fired[fault] == fault.times
 
 
