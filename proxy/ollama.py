@@ -102,6 +102,12 @@ class Ollama:
         status, answer = await self._call(hdrs.METH_POST, "/api/show", {"model": name})
         return _json_object(answer) if status == HTTPStatus.OK else None
 
+    async def check(self, name: str) -> None:
+        """Raises OllamaError with Ollama's reason where it has a model and cannot read it."""
+        status, answer = await self._call(hdrs.METH_POST, "/api/show", {"model": name})
+        if status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+            raise OllamaError(_error_text(answer))
+
     async def models(self) -> list[dict[str, Any]]:
         """What `/api/tags` says, which has a `name` and a `digest` for each."""
         _, answer = await self._call(hdrs.METH_GET, "/api/tags")

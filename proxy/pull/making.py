@@ -178,7 +178,7 @@ class Making:
             log.warning("the template of %s is not tried, since %s", step.plan.name, error)
             return
         try:
-            await self._transfer.patiently(partial(self._ollama.show, made), step.plan.name, progress)
+            await self._transfer.patiently(partial(self._ollama.check, made), step.plan.name, progress)
         except OllamaGone:
             raise
         except OllamaError as error:

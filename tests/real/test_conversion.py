@@ -18,11 +18,6 @@ pytestmark = pytest.mark.timeout(300)
 NAMES = ["qwen3", "mistral", "smollm3", "olmo2", "granite", "qwen3moe", "starcoder2"]
 
 
-@pytest.fixture
-def converter() -> str:
-    return "auto"
-
-
 async def shown_quantization(client: Client, model: str) -> str:
     _, shown = await client.post("/api/show", {"model": model})
     return str(orjson.loads(shown)["details"]["quantization_level"]).upper()
