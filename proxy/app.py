@@ -80,8 +80,8 @@ class App:
         self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
         self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
         self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._origins)
-        pulled = Pulled(ollama, backend.planner, journal)
-        self._admin = Admin(config, backend, self._jobs, self.reclaim, pulled, metrics)
+        self.pulled = Pulled(ollama, backend.planner, journal)
+        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.pulled, metrics)
         self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
         try:

@@ -18,7 +18,7 @@ from proxy.ollama import Ollama, ollama_tls, upstream_session
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.quantizations import is_made_here
 from proxy.pull.workers import cores, worker_count
-from proxy.reclaiming import check_reached
+from proxy.reclaiming import check_reached, outdated
 from proxy.sources.hub_check import check_endpoint, check_mirror
 
 LITTLE_BYTES = 10 * 10**9
@@ -44,6 +44,8 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
         if reachable:
             yield await _reached(config)
             yield await _disk(config, ollama)
+            async for finding in _outdated(config):
+                yield finding
     yield await _told(check_endpoint(config.hub))
     for mirror in config.hub.mirrors:
         yield await _told(check_mirror(mirror))
@@ -96,6 +98,16 @@ async def _disk(config: Config, ollama: Ollama) -> Finding:
             "note", f"Ollama has {decimal(free)} of disk left; remove models that you do not use (ollama rm)"
         )
     return Finding("ok", f"Ollama has {decimal(free)} of disk left")
+
+
+async def _outdated(config: Config) -> AsyncIterator[Finding]:
+    try:
+        models = await outdated(config)
+    except ProxyError as error:
+        yield Finding("note", f"which models would be made anew is not known: {error}")
+        return
+    for name, why in models.items():
+        yield Finding("note", f"{name} is made anew when it is pulled again: {why}")
 
 
 def _engines(threads: int) -> Finding:

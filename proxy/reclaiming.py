@@ -1,4 +1,4 @@
-"""What only a proxy can do with Ollama, from the command line: the one that runs does it, else one for the moment."""
+"""What only a proxy can do or knows, from the command line: the one that runs is asked, else one for the moment."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,8 @@ async def reclaim(config: Config, *, dry_run: bool) -> dict[str, Any]:
     async def sweep(app: App) -> dict[str, Any]:
         return (await app.reclaim.sweep(dry_run=dry_run)).to_json()
 
-    return await _by_a_proxy(config, sweep, {"dry_run": dry_run})
+    answer: dict[str, Any] = await _by_a_proxy(config, sweep, ("POST", "/-/reclaim", {"dry_run": dry_run}))
+    return answer
 
 
 async def check_reached(config: Config) -> None:
@@ -30,12 +31,23 @@ async def check_reached(config: Config) -> None:
         await app.reclaim.check_reached()
         return {}
 
-    await _by_a_proxy(config, check, {"probe": True})
+    await _by_a_proxy(config, check, ("POST", "/-/reclaim", {"probe": True}))
+
+
+async def outdated(config: Config) -> dict[str, str]:
+    """The models that the next pull of their name makes anew, and why. Raises ProxyError."""
+
+    async def models(app: App) -> list[dict[str, Any]]:
+        return await app.pulled.all(ask=False)
+
+    found = await _by_a_proxy(config, models, ("GET", "/-/models?ask=no", None))
+    return {model["name"]: model["outdated"] for model in found if model["outdated"]}
 
 
 async def _by_a_proxy(
-    config: Config, here: Callable[[App], Awaitable[dict[str, Any]]], asked: Mapping[str, bool]
-) -> dict[str, Any]:
+    config: Config, here: Callable[[App], Awaitable[Any]], asked: tuple[str, str, Mapping[str, bool] | None]
+) -> Any:
+    """`asked` is how a running proxy is: method, path and body."""
     if not config.ollama.advertise_url:
         # Only Ollama has to find it, and is told where.
         config = replace(config, server=replace(config.server, listen=f"{config.server.address.host}:0"))
@@ -45,19 +57,19 @@ async def _by_a_proxy(
     except Locked as locked:
         if not locked.url:
             raise
-        return await _ask(locked.url, config.server.api_keys, asked)
+        return await _ask(locked.url, config.server.api_keys, *asked)
 
 
-async def _ask(url: str, keys: Sequence[str], asked: Mapping[str, bool]) -> dict[str, Any]:
+async def _ask(url: str, keys: Sequence[str], method: str, path: str, body: Mapping[str, bool] | None) -> Any:
     headers = {"Content-Type": "application/json"}
     if keys:
         headers["Authorization"] = f"Bearer {keys[0]}"
     try:
         async with (
             aiohttp.ClientSession() as session,
-            session.post(f"{url}/-/reclaim", data=orjson.dumps(asked), headers=headers) as response,
+            session.request(method, url + path, data=body and orjson.dumps(body), headers=headers) as response,
         ):
-            answer: dict[str, Any] = orjson.loads(await response.read())
+            answer = orjson.loads(await response.read())
     except aiohttp.ClientError as error:
         raise ProxyError(f"the running proxy at {url} does not answer ({reason(error)}); see its log") from error
     if "error" in answer:

@@ -32,8 +32,7 @@ def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any
     # A conversation that has no BOS gets none, whatever the tokenizer adds to other texts.
     adds_bos = False if template and not ("bos_token" in template and tokenizer.get("bos_token")) else None
     pooling = pooling_of("acme/tiny", files, embeds=False)
-    described = (template, generation, adds_bos)
-    description = Description(name, read_card(files.get("README.md", b"")), *described, pooling=pooling)
+    description = Description(
         name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling=pooling
     )
     return convert(json.loads(files["config.json"]), files, weights, description, **options)

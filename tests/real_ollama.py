@@ -70,21 +70,9 @@ class RealOllama:
             major, minor = str(json.load(answer)["version"]).split(".")[:2]
         return int(major), int(minor)
 
-    def needs_converter(self) -> None:
-        """Skip a test of what goes through Ollama's converter, which 0.34.1 removed."""
-        if self.version >= (0, 34):
-            pytest.skip("this Ollama converts nothing")
-
-    def needs_no_converter(self) -> None:
-        """Skip a test of what is left to an Ollama that still has its converter."""
-        if self.version < (0, 34):
-            pytest.skip("this Ollama makes it itself")
-
     @property
-    def keeps_what_it_converts(self) -> bool:
-        """From v0.30 on the F16 GGUF that its converter writes stays in the store under a digest that it tells nobody:
-        a model gets a copy of it.
-        """
+    def copies_what_it_creates(self) -> bool:
+        """From v0.30 on a create makes another GGUF of one, and its bytes may be others."""
         return self.version >= (0, 30)
 
     @property

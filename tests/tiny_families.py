@@ -91,6 +91,7 @@ def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
     kind = "gemma3_text" if generation == 3 else f"gemma{number}"
     config = _config(f"Gemma{number}ForCausalLM", kind, tokenizer.rows) | {
         "head_dim": HEAD,
+        "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": HEAD,
         "rms_norm_eps": 1e-6,

@@ -18,6 +18,7 @@ from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.capabilities import OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
+from proxy.planning.identity import maker_of
 from proxy.planning.modelfile import README, Brought, Modelfile
 from proxy.planning.plan import Finished, Format, Plan, Upload, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
@@ -115,6 +116,7 @@ def plan_conversion(
         (upload,),
         quantization=wanted,
         is_converted=True,
+        made_by=maker_of(material.architecture),
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
@@ -210,7 +212,7 @@ def _upload(material: Material, conversion: Conversion) -> Upload:
     files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
     # What becomes of a tensor is told by this and by both headers, which are part of a blob's identity anyway.
-    of = hashlib.sha256(material.contents[CONFIG]).hexdigest()
+    of = hashlib.sha256(material.contents[CONFIG] + maker_of(material.architecture).encode()).hexdigest()
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
             file, header = files[path], headers[path]

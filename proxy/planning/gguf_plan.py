@@ -19,6 +19,8 @@ from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.sources.base import Repository, RepositoryFile
 
 QUANTIZABLE = (TensorType.F32, TensorType.F16, TensorType.BF16)
+QUANTIZED = "quantized 1"
+"""Raised when other bytes are made of the same numbers."""
 OTHER_TYPES = ("adapter", "mmproj", "imatrix")
 FILE_TYPE = "general.file_type"
 SHOWN = {
@@ -168,7 +170,7 @@ def _of_files(
 def _changed(file: RepositoryFile, piece: Changed | Padding) -> Literal | Range:
     if isinstance(piece, Padding):
         return Literal(bytes(piece.size))
-    return Range(file, piece.start, piece.stop, piece.transform and explained(file.path, piece.transform))
+    return Range(file, piece.start, piece.stop, piece.transform and explained(file.path, piece.transform), QUANTIZED)
 
 
 def _by_shard(merged: Merged, count: int) -> list[list[Piece | Padding]]:

@@ -9,10 +9,13 @@ import msgspec
 import orjson
 
 from proxy import __version__
+from proxy.gguf.families import FAMILIES
 from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Literal, Range
 from proxy.sources.base import Repository, RepositoryFile
 
+UNKNOWN = "?"
+"""Who made a model that an earlier version remembers."""
 UNSEEN = ("revision", "template_file")
 """Settings that are in the commit and in the template."""
 
@@ -38,12 +41,28 @@ def _part(repository: Repository, part: Literal | Range) -> list[Any]:
     span = [_file(repository, part.file), part.start, part.stop]
     if part.transform is None:
         return span
-    # What a transform does is this version's code and what that goes by, if need be all of the commit.
-    return [*span, part.size, *([part.of] if part.of else [repository.id, repository.commit]), __version__]
+    # What a transform does is what it goes by, if need be all of the commit and this version's code.
+    return [*span, part.size, *([part.of] if part.of else [repository.id, repository.commit, __version__])]
 
 
 def _file(repository: Repository, file: RepositoryFile) -> str:
     return file.sha256 or file.git_sha1 or f"{repository.id} {repository.commit} {file.path}"
+
+
+def maker_of(architecture: str) -> str:
+    """Who makes a GGUF of a family, by the first of config.json's `architectures`: another one makes another file."""
+    return f"{architecture} {FAMILIES[architecture].revision}"
+
+
+def why_anew(made_by: str) -> str | None:
+    """Why the next pull does not leave a model as it is; None where it may."""
+    if made_by == UNKNOWN:
+        return "an earlier version of the proxy brought it, which left some conversions to Ollama"
+    architecture, _, revision = made_by.partition(" ")
+    family = FAMILIES.get(architecture)
+    if family is None or str(family.revision) == revision:
+        return None
+    return f"models of {architecture} are made in a better way now"
 
 
 def weights_identity(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from proxy.config import ModelSettings
-from proxy.planning.plan import Finished
+from proxy.planning.plan import Finished, Plan
 
 CONFIG = "config"
 PROJECTOR_FAMILY = "clip"
@@ -55,6 +55,12 @@ def described(finished: Finished, *, has_projector: bool = False) -> Description
     families = (architecture, PROJECTOR_FAMILY) if has_projector else (architecture,)
     renderer, parser = RENDERED.get(architecture, ("", ""))
     return Description(families, human_number(finished.parameters), finished.file_type, renderer, parser)
+
+
+def files_of(plan: Plan, finished: Finished) -> list[tuple[str, bytes]]:
+    """What a finished model has beside its weights, each with the kind of its layer; the first is the config."""
+    has_projector = any(upload.kind == "projector" for upload in plan.uploads)
+    return list(files_beside(described(finished, has_projector=has_projector), plan.settings))
 
 
 def files_beside(description: Description, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:

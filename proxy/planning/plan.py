@@ -97,9 +97,10 @@ class Plan:
     """A pull from here on: nothing later looks at the name or the listing again.
 
     `quantization` is what the weights are to be, None where they stay as they are. `is_converted` says whether the
-    proxy makes a GGUF of them. `finished` says what the model is; it is None for what goes on another model, and for
-    what Ollama pulls by itself. `reason` says why this is the way. `result_size` is what the model will take, in bytes;
-    None where that is not known. `base` is what an adapter goes on. `offers` are the quantizations that there are.
+    proxy makes a GGUF of them, and `made_by` who does (identity.maker_of); it is empty where the repository has one.
+    `finished` says what the model is; it is None for what goes on another model, and for what Ollama pulls by itself.
+    `reason` says why this is the way. `result_size` is what the model will take, in bytes; None where that is not
+    known. `base` is what an adapter goes on. `offers` are the quantizations that there are.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Plan:
     uploads: tuple[Upload, ...]
     quantization: str | None = None
     is_converted: bool = False
+    made_by: str = ""
     template_source: str = "none"
     template_exact: bool | None = None
     settings: ModelSettings = NO_SETTINGS

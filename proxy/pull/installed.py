@@ -9,9 +9,9 @@ import msgspec
 
 from proxy.config import Config
 from proxy.ollama import Ollama
-from proxy.planning.identity import digest_of_value, dressing_identity, weights_identity
-from proxy.planning.installation import HeldModel, held_model, shown_parameters
-from proxy.planning.plan import Format, Plan
+from proxy.planning.identity import digest_of_value, dressing_identity, weights_identity, why_anew
+from proxy.planning.installation import HeldModel, files_of, held_model, shown_parameters
+from proxy.planning.plan import Plan
 from proxy.pull.journal import Journal, Record
 from proxy.pull.reference import ModelReference
 from proxy.sources.base import Repository
@@ -30,7 +30,7 @@ class Installed:
     async def unchanged(self, reference: ModelReference, repository: Repository) -> Record | None:
         """The record of a model that was made of this commit with these settings, and that Ollama still has."""
         record = self._journal.record(reference.key)
-        if record is None or record.asked != self._asked(reference, repository):
+        if record is None or record.asked != self._asked(reference, repository) or why_anew(record.made_by):
             return None
         return record if await self._is_there(reference, record) else None
 
@@ -70,6 +70,7 @@ class Installed:
             plan.bars,
             repository.id,
             repository.commit,
+            plan.made_by,
         )
         self._journal.remember(reference.key, record)
 
@@ -106,13 +107,14 @@ class Installed:
 
 
 def _has_size_and_type(plan: Plan, size: Any, level: str) -> bool:
-    """Where Ollama does not quantize, the type is the weights' own, and the size has to tell."""
-    if plan.quantization is not None:
-        return level in UNQUANTIZED.get(plan.quantization, (plan.quantization,))
+    """Of what the proxy makes it knows every byte; of what Ollama pulls by itself only those of the weights."""
     if not isinstance(size, int) or not plan.result_size:
         return False
-    is_alike = abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
-    return is_alike and (plan.format is Format.GGUF or not level.startswith("Q"))
+    if plan.finished is None:
+        return abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
+    beside = sum(len(content) for _, content in files_of(plan, plan.finished))
+    file_type = plan.finished.file_type
+    return size == plan.result_size + beside and level in UNQUANTIZED.get(file_type, (file_type,))
 
 
 def _as_one(licenses: str | list[str]) -> str:

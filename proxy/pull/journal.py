@@ -24,7 +24,7 @@ RESPITE_SECONDS = 3600.0
 """How long a blob stays that a client asked for or sent: it may be about to make a model of it."""
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Of the tables; a file with another one is begun anew, but for one that only lacks what is `ADDED`."""
 TABLES = """
 CREATE TABLE pulls (
@@ -37,14 +37,18 @@ CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wanted_at RE
 CREATE TABLE recipes (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE models (
     model TEXT PRIMARY KEY, digest TEXT NOT NULL, asked TEXT NOT NULL, weights TEXT NOT NULL, dressing TEXT NOT NULL,
-    bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL DEFAULT ''
+    bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL DEFAULT '',
+    made_by TEXT NOT NULL DEFAULT '?'
 ) WITHOUT ROWID;
 """
+_MADE_BY = "ALTER TABLE models ADD COLUMN made_by TEXT NOT NULL DEFAULT '?';"
 ADDED = {
-    1: """
+    1: f"""
 ALTER TABLE models ADD COLUMN repository TEXT NOT NULL DEFAULT '';
 ALTER TABLE models ADD COLUMN revision TEXT NOT NULL DEFAULT '';
-"""
+{_MADE_BY}
+""",
+    2: _MADE_BY,
 }
 """By the version that lacks it."""
 
@@ -55,7 +59,7 @@ class Record:
 
     `asked` is of the commit and the settings, `weights` of what its GGUF comes from, `dressing` of all that is beside
     it. `bars` are the digest and the size of each weight file. `repository` and `commit` are what people are shown;
-    empty where an older version made the model.
+    empty where an older version made the model. `made_by` is the plan's.
     """
 
     digest: str
@@ -65,6 +69,7 @@ class Record:
     bars: tuple[tuple[str, int], ...]
     repository: str = ""
     commit: str = ""
+    made_by: str = ""
 
 
 def state_file(config: Config) -> Path:
@@ -276,17 +281,18 @@ class Journal:
         self._do("INSERT OR REPLACE INTO recipes VALUES (?, ?)", recipe, digest)
 
     def record(self, model: str) -> Record | None:
-        known = "SELECT digest, asked, weights, dressing, bars, repository, revision FROM models WHERE model = ?"
-        for digest, asked, weights, dressing, bars, repository, commit in self._do(known, model):
+        columns = "digest, asked, weights, dressing, bars, repository, revision, made_by"
+        known = f"SELECT {columns} FROM models WHERE model = ?"  # noqa: S608 - the names stand above
+        for digest, asked, weights, dressing, bars, repository, commit, made_by in self._do(known, model):
             sizes = tuple((name, size) for name, size in orjson.loads(bars))
-            return Record(digest, asked, weights, dressing, sizes, repository, commit)
+            return Record(digest, asked, weights, dressing, sizes, repository, commit, made_by)
         return None
 
     def remember(self, model: str, record: Record) -> None:
         bars = orjson.dumps([list(bar) for bar in record.bars]).decode()
         texts = (record.digest, record.asked, record.weights, record.dressing)
-        origin = (record.repository, record.commit)
-        self._do("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?)", model, *texts, bars, *origin)
+        origin = (record.repository, record.commit, record.made_by)
+        self._do("INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", model, *texts, bars, *origin)
 
 
 def _url_file(path: Path) -> Path:

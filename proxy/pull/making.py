@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from proxy.disk import free_disk
 from proxy.errors import OllamaError, OllamaGone, ProxyError, Refusal, Rejected
 from proxy.ollama import Ollama
 from proxy.planning.identity import weights_identity, with_known_digests
-from proxy.planning.installation import Description, HeldModel, described, files_beside, held_model, settings_over
+from proxy.planning.installation import Description, HeldModel, files_beside, files_of, held_model, settings_over
 from proxy.planning.plan import Base, Plan, Upload, small_file
 from proxy.pull.create import create
 from proxy.pull.install import Install, NotPulled
@@ -61,8 +61,7 @@ class Step:
         return [*kept, *brought, *_layers(self.beside[1:])]
 
     def dress(self, description: Description, settings: ModelSettings) -> None:
-        files = files_beside(description, settings)
-        self.beside = tuple(small_file(kind, content) for kind, content in files)
+        self.beside = _small_files(files_beside(description, settings))
 
 
 class Making:
@@ -148,8 +147,7 @@ class Making:
     def _step(self, plan: Plan) -> Step:
         step = Step(plan, temporary_name(weights_identity(plan)))
         if plan.finished is not None:
-            has_projector = any(upload.kind == "projector" for upload in plan.uploads)
-            step.dress(described(plan.finished, has_projector=has_projector), plan.settings)
+            step.beside = _small_files(files_of(plan, plan.finished))
         return step
 
     async def _claim(self, step: Step, progress: Progress) -> None:
@@ -313,6 +311,11 @@ class Making:
         """Bytes that come to the disk until all is made, beyond what is there."""
         uploads = (upload for step in steps for upload in step.plan.uploads)
         return sum(upload.size for upload in uploads if upload.digest not in held)
+
+
+def _small_files(files: Iterable[tuple[str, bytes]]) -> tuple[Upload, ...]:
+    """Each with its kind as its path."""
+    return tuple(small_file(kind, content) for kind, content in files)
 
 
 def _layers(files: Sequence[Upload]) -> list[Layer]:

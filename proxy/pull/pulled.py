@@ -7,6 +7,7 @@ from typing import Any
 
 from proxy.errors import ProxyError
 from proxy.ollama import Ollama
+from proxy.planning.identity import why_anew
 from proxy.pull.installed import seconds_of
 from proxy.pull.journal import Journal, Record
 from proxy.pull.planner import Planner
@@ -58,6 +59,7 @@ class Pulled:
             "size": listed.get("size"),
             "when": datetime.fromtimestamp(made, UTC).isoformat() if made else None,
             "changed": self._changed.get((_repository(reference), commit)),
+            "outdated": why_anew(record.made_by) if record else None,
         }
 
     async def _ask(self, models: list[Model]) -> None:

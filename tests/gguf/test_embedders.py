@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from proxy.config import ConvertedBy
 from proxy.errors import Refusal
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.families import NOT_SERVED
 from proxy.gguf.header import read_header
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.conversion_plan import converts_here
+from proxy.planning.conversion_plan import architecture_of
 from proxy.planning.embedding import pooling_of
 from proxy.planning.weights import NotConvertible
 from tests.gguf.tiny_repositories import REPOSITORIES
@@ -284,11 +283,10 @@ def test_robertas_processor_without_a_token_is_refused(key: str) -> None:
         plan(tokenizer_of(REPOSITORIES["roberta"].files(), **{f"post_processor__{key}": None}))
 
 
-@pytest.mark.parametrize("wanted", ConvertedBy)
 @pytest.mark.parametrize("architecture", NOT_SERVED)
-def test_a_reranker_is_refused_by_its_name(architecture: str, wanted: ConvertedBy) -> None:
+def test_a_reranker_is_refused_by_its_name(architecture: str) -> None:
     with pytest.raises(Refusal, match=f"Ollama serves neither reranking nor classification, and {architecture} does"):
-        converts_here(wanted, architecture, capabilities_of("0.40.0"))
+        architecture_of("acme/tiny/config.json", {"architectures": [architecture]}, capabilities_of("0.40.0"))
 
 
 def test_a_model_of_text_has_no_pooling() -> None:

@@ -121,4 +121,4 @@ def test_any_json_in_these_files_is_taken_or_refused(modules: Any, pooling: Any,
     except Refusal as refusal:
         str(refusal).encode()
     else:
-        assert found in Pooling
+        assert isinstance(found, Pooling)

@@ -414,13 +414,26 @@ PRAGMA user_version = 1;
 """
 
 
-def test_what_the_first_version_knew_is_kept(file: Path) -> None:
+SECOND_TABLES = FIRST_TABLES
+for first, second in [
+    (
+        "bars TEXT NOT NULL",
+        "bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL DEFAULT ''",
+    ),
+    ("""'[["sha256:a", 10]]')""", """'', '', '[["sha256:a", 10]]')"""),
+    ("user_version = 1", "user_version = 2"),
+]:
+    SECOND_TABLES = SECOND_TABLES.replace(first, second)
+
+
+@pytest.mark.parametrize("tables", [FIRST_TABLES, SECOND_TABLES])
+def test_what_an_earlier_version_knew_is_kept(file: Path, tables: str) -> None:
     file.parent.mkdir()
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
-        db.executescript(FIRST_TABLES)
-    made = Record("e", "asked", "weights", "dressing", (), "acme/tiny", "c" * 40)
+        db.executescript(tables)
+    made = Record("e", "asked", "weights", "dressing", (), "acme/tiny", "c" * 40, "LlamaForCausalLM 1")
     with closing(Journal(file)) as journal:
-        assert journal.record(MODEL) == Record("d", "asked", "weights", "dressing", (("sha256:a", 10),))
+        assert journal.record(MODEL) == Record("d", "asked", "weights", "dressing", (("sha256:a", 10),), made_by="?")
         assert journal.temporaries() == {"temporary"}
         journal.remember(MODEL, made)
     with closing(Journal(file)) as journal:

@@ -14,14 +14,8 @@ from tests.support import Client, settings
 
 
 @pytest.fixture
-def converter() -> str:
-    """`pull.converter`; files about the proxy's own conversion overrule it."""
-    return "auto"
-
-
-@pytest.fixture
-async def real_app(real_ollama: RealOllama, hub: StandInHub, converter: str) -> AsyncIterator[App]:
-    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"converter": converter})
+async def real_app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[App]:
+    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         yield app
 

@@ -37,12 +37,6 @@ GGUF_NAMES = {
 Matrix = np.ndarray[Any, np.dtype[Any]]
 
 
-@pytest.fixture
-def converter() -> str:
-    """From 0.34.1 on Ollama has none."""
-    return "proxy"
-
-
 def weights_of(content: bytes) -> dict[str, Matrix]:
     size = headers.header_size("test", content[:8], len(content))
     found = {}

@@ -18,7 +18,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.real_ollama import RealOllama
 from tests.support import Client
 from tests.tiny_families import Files, embedding_form
-from tests.tiny_models import Pooling, tiny_bert, tiny_nomic_bert, tiny_xlm_roberta
+from tests.tiny_models import Pooling, tiny_bert, tiny_xlm_roberta
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -156,20 +156,6 @@ async def test_vectors_are_those_of_transformers(
     vectors = await embed(real_client, f"hf.co/{repository}:f32", [one["text"] for one in expected])
     for vector, one in zip(vectors, expected, strict=True):
         assert cosine(vector, one["vector"]) > 0.9999
-
-
-@pytest.mark.parametrize("experts", [0, 4])
-async def test_a_pulled_nomic_bert_embeds(
-    real_client: Client, real_ollama: RealOllama, hub: StandInHub, experts: int
-) -> None:
-    real_ollama.needs_converter()
-    hub.add("acme/nomic", tiny_nomic_bert(experts=experts))
-    name = "hf.co/acme/nomic:q8_0"
-    assert (await real_client.pull(name))[-1] == {"status": "success"}
-    same, again, other = await embed(real_client, name, ["the cat sits", "the cat sits", "a dog runs in the rain"])
-    assert len(same) == 256
-    assert same == again
-    assert cosine(same, other) < 0.99
 
 
 async def test_an_embedding_model_does_not_chat(real_client: Client, hub: StandInHub) -> None:

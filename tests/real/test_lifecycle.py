@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -22,9 +21,8 @@ from proxy.app import App
 from proxy.config import Config
 from proxy.demo.hub import StandInHub
 from proxy.demo.repository import tiny_llama
-from proxy.planning import preflight
 from proxy.pull.journal import state_file
-from tests.real_ollama import RealOllama, measured, running, size_of
+from tests.real_ollama import RealOllama, running
 from tests.support import Client, digest_of, eventually, fetched, serving, settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -35,33 +33,21 @@ KILLS = 10
 SEED = 24
 
 
-BY_OLLAMA = pytest.mark.parametrize("converter", ["ollama"])
-
-
 @pytest.fixture
-def converter() -> str:
-    """`pull.converter`; tests of Ollama's converter are BY_OLLAMA."""
-    return "auto"
-
-
-@pytest.fixture
-def own_ollama(tmp_path: Path, converter: str) -> Iterator[RealOllama]:
+def own_ollama(tmp_path: Path) -> Iterator[RealOllama]:
     """With an empty store."""
     with running(tmp_path / "ollama") as ollama:
-        if converter == "ollama":
-            ollama.needs_converter()
         yield ollama
 
 
 def with_reclaim(hub: StandInHub, ollama: RealOllama, /, **sections: Any) -> Config:
     ours = {"reclaim": True, "patience": "60s"} | sections.pop("ollama", {})
-    pull = {"converter": "auto"} | sections.pop("pull", {})
-    return settings(hub.endpoint, ollama.url, ollama=ours, pull=pull, **sections)
+    return settings(hub.endpoint, ollama.url, ollama=ours, **sections)
 
 
 @pytest.fixture
-async def own_app(hub: StandInHub, own_ollama: RealOllama, converter: str) -> AsyncIterator[App]:
-    async with App(with_reclaim(hub, own_ollama, pull={"converter": converter})) as app:
+async def own_app(hub: StandInHub, own_ollama: RealOllama) -> AsyncIterator[App]:
+    async with App(with_reclaim(hub, own_ollama)) as app:
         yield app
 
 
@@ -71,10 +57,8 @@ def own_client(own_app: App, session: aiohttp.ClientSession) -> Client:
 
 
 @asynccontextmanager
-async def own_process(
-    hub: StandInHub, ollama: RealOllama, converter: str = "auto"
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    async with serving("--hub", hub.endpoint, "--ollama", ollama.url, converter=converter) as (process, url):
+async def own_process(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    async with serving("--hub", hub.endpoint, "--ollama", ollama.url) as (process, url):
         assert process.stderr is not None
         reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
         try:
@@ -164,19 +148,6 @@ async def said(client: Client, name: str) -> str:
     return str(orjson.loads(answer)["message"]["content"])
 
 
-def left_behind(ollama: RealOllama, *, conversions: int = 1) -> dict[str, int]:
-    """Blobs that no model names, with their sizes; what no client of Ollama's can remove does not count.
-
-    That is nothing up to v0.24. From v0.30 on it is the converter's own F16 GGUF, one for each repository.
-    """
-    orphans = ollama.orphans
-    if ollama.keeps_what_it_converts:
-        kept = [digest for digest in orphans if ollama.begins_with(digest) == b"GGUF"]
-        assert len(kept) <= conversions, orphans
-        return {digest: size for digest, size in orphans.items() if digest not in kept}
-    return orphans
-
-
 async def own_models(ollama: RealOllama, session: aiohttp.ClientSession) -> list[str]:
     """Temporary models, and those by which blobs are removed."""
     _, tags = await Client(ollama.url, session).get("/api/tags")
@@ -210,40 +181,12 @@ async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_ot
     assert [output.find(text) for text in shown] == sorted(output.find(text) for text in shown), output
     assert all(text in output for text in shown), output
     assert "warning" not in output, output
-    assert left_behind(own_ollama) == {}
+    assert own_ollama.orphans == {}
     assert own_ollama.named_by_models <= set(own_ollama.blobs)
     assert own_ollama.half_written == []
     assert await own_models(own_ollama, session) == []
     await said(Client(own_app.address.url, session), name)
-    assert left_behind(own_ollama) == {}
-
-
-@BY_OLLAMA
-async def test_a_small_file_that_another_model_uses_too_stays_and_that_model_keeps_it(
-    own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession
-) -> None:
-    files = tiny_llama(seed=1, shards=2)
-    hub.add("acme/base", tiny_llama(seed=2))
-    hub.add("acme/tiny", files)
-    assert (await own_client.pull("hf.co/acme/base:q8_0"))[-1] == SUCCESS
-    shared = files["generation_config.json"].decode()
-    hub.rate = 1_000_000
-    pulling = asyncio.create_task(own_client.pull(NAME))
-    await eventually(lambda: digest_of(shared.encode()) in own_ollama.blobs, 30)
-    direct = Client(own_ollama.url, session)
-    status, answer = await direct.post(
-        "/api/create", {"model": "other", "from": "hf.co/acme/base:q8_0", "license": shared, "stream": False}
-    )
-    assert status == 200, answer
-    assert not pulling.done()
-    hub.rate = None
-    assert (await pulling)[-1] == SUCCESS
-    assert digest_of(shared.encode()) in own_ollama.blobs
-    assert left_behind(own_ollama, conversions=2) == {}
-    _, shown = await direct.post("/api/show", {"model": "other"})
-    assert shared in orjson.loads(shown)["license"]
-    await said(direct, "other")
-    await said(direct, NAME)
+    assert own_ollama.orphans == {}
 
 
 async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both_are_gone(
@@ -262,24 +205,24 @@ async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both
         assert (await client.pull(name))[-1] == SUCCESS
         # From v0.30 on a model gets a copy, whose bytes may be others.
         used = digest_of(await own_ollama.gguf_of(name))
-        assert used == digest_of(gguf) or own_ollama.keeps_what_it_converts
+        assert used == digest_of(gguf) or own_ollama.copies_what_it_creates
         body = {"model": "other", "files": {"other.gguf": used}, "stream": False}
         status, answer = await direct.post("/api/create", body)
         assert status == 200, answer
         kept = digest_of(await own_ollama.gguf_of("other"))
-        assert kept == used or own_ollama.keeps_what_it_converts
-        assert left_behind(own_ollama) == {}
+        assert kept == used or own_ollama.copies_what_it_creates
+        assert own_ollama.orphans == {}
         await remove(client, name)
         async with session.post(f"{client.url}/-/reclaim", json={}) as response:
             assert response.status == 200, await response.read()
         assert digest_of(await own_ollama.gguf_of("other")) == kept
         await said(direct, "other")
         # 0.40 writes the manifest of what its own create made anew at the first load, and leaves the old one.
-        rewritten = left_behind(own_ollama)
+        rewritten = own_ollama.orphans
         assert all(size < 1000 for size in rewritten.values())
         await remove(client, "other")
         assert kept not in own_ollama.blobs
-        assert left_behind(own_ollama) == rewritten
+        assert own_ollama.orphans == rewritten
 
 
 async def test_two_quantizations_of_one_repository_at_once_both_chat_and_leave_nothing(
@@ -290,35 +233,38 @@ async def test_two_quantizations_of_one_repository_at_once_both_chat_and_leave_n
     names = ["hf.co/acme/tiny:q4_K_M", "hf.co/acme/tiny:q8_0"]
     pulls = await asyncio.gather(*(own_ollama.cli(own_app.address.url, "pull", name) for name in names))
     assert [status for status, _ in pulls] == [0, 0], pulls
-    assert left_behind(own_ollama) == {}
+    assert own_ollama.orphans == {}
     assert await own_models(own_ollama, session) == []
     for name in names:
         await said(Client(own_app.address.url, session), name)
 
 
-@pytest.mark.parametrize("fault", ["template", "architecture"])
-async def test_a_model_that_ollama_refuses_leaves_nothing(
-    own_ollama: RealOllama,
-    hub: StandInHub,
-    session: aiohttp.ClientSession,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
+async def test_a_template_that_ollama_cannot_read_is_refused_before_a_weight_and_leaves_nothing(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
-    files, models, said_of_it = tiny_llama(), {}, "template error"
-    if fault == "template":
-        models = {"hf.co/acme/tiny": {"template": "{{ .Broken"}}
-    else:
-        own_ollama.needs_converter()
-        monkeypatch.setattr(preflight, "_check_architecture", lambda *_: None)
-        config = json.loads(files["config.json"]) | {"architectures": ["UnheardOfForCausalLM"]}
-        files, said_of_it = files | {"config.json": orjson.dumps(config)}, "unsupported architecture"
-    hub.add("acme/tiny", files)
+    hub.add("acme/tiny", tiny_llama())
+    models = {"hf.co/acme/tiny": {"template": "{{ .Broken"}}
     async with App(with_reclaim(hub, own_ollama, models=models)) as app:
         lines = await Client(app.address.url, session).pull(NAME)
-        assert f"Ollama cannot create {NAME}" in lines[-1]["error"]
-        assert said_of_it in lines[-1]["error"]
-        assert left_behind(own_ollama) == {}
+        assert f"Ollama cannot use the template of {NAME}: template: " in lines[-1]["error"]
+        assert fetched(hub) == []
+        assert own_ollama.orphans == {}
         assert await own_models(own_ollama, session) == []
+
+
+async def test_a_template_that_ollama_reads_is_tried_and_leaves_nothing(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    models = {"hf.co/acme/tiny": {"template": "{{ .System }}{{ .Prompt }}"}}
+    async with App(with_reclaim(hub, own_ollama, models=models)) as app:
+        client = Client(app.address.url, session)
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        assert own_ollama.orphans == {}
+        assert await own_models(own_ollama, session) == []
+        _, shown = await client.post("/api/show", {"model": NAME})
+        assert orjson.loads(shown)["template"] == "{{ .System }}{{ .Prompt }}"
+        await said(client, NAME)
 
 
 async def test_an_ollama_that_is_killed_in_mid_transfer_is_waited_for(
@@ -336,26 +282,8 @@ async def test_an_ollama_that_is_killed_in_mid_transfer_is_waited_for(
     lines = await pulling
     assert {"status": "waiting for Ollama to come back"} in lines
     assert lines[-1] == SUCCESS
-    assert left_behind(own_ollama) == {}
+    assert own_ollama.orphans == {}
     assert await own_models(own_ollama, session) == []
-
-
-@BY_OLLAMA
-async def test_after_an_ollama_that_was_killed_in_mid_create_the_next_pull_succeeds_and_leaves_nothing(
-    own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    hub.add("acme/tiny", larger_llama(tmp_path / "files"))
-    await until_line(own_client, NAME, "converting model")
-    await asyncio.sleep(0.1)
-    own_ollama.kill()
-    await asyncio.sleep(0.5)
-    await asyncio.to_thread(own_ollama.start)
-    hub.requests.clear()
-    assert (await own_client.pull(NAME))[-1] == SUCCESS
-    assert fetched(hub) == []
-    assert left_behind(own_ollama) == {}
-    assert await own_models(own_ollama, session) == []
-    await said(own_client, NAME)
 
 
 async def killed_after(seconds: float, process: asyncio.subprocess.Process, client: Client, name: str) -> None:
@@ -400,7 +328,7 @@ async def test_after_kills_of_the_proxy_at_any_moment_every_next_pull_succeeds_a
             }
             assert not uploaded & finished, (number, after)
             assert await own_models(own_ollama, session) == [], (number, after)
-            assert left_behind(own_ollama) == {}, (number, after)
+            assert own_ollama.orphans == {}, (number, after)
             await said(client, name)
             await remove(client, name)
     print(f"Ollama left {len(own_ollama.half_written)} half-written files")
@@ -447,7 +375,7 @@ async def pull_of_the_unchanged(ollama: RealOllama, hub: StandInHub, client: Cli
     assert {method for method, path in ollama.asked_since(position) if path.startswith("/api/blobs/")} <= {"HEAD"}
     assert "/api/create" not in [path for _, path in ollama.asked_since(position)]
     assert await client.get("/api/tags") == models
-    assert left_behind(ollama) == {}
+    assert ollama.orphans == {}
 
 
 @pytest.mark.parametrize("before", [None, "{{ .System }} {{ .Prompt }}"], ids=["the authors' template", "an own one"])
@@ -473,7 +401,7 @@ async def test_a_changed_template_moves_no_weights_and_leaves_nothing(
         weights = digest_of(await own_ollama.gguf_of(NAME))
     assert ("POST", f"/api/blobs/{weights}") not in own_ollama.asked_since(position)
     assert fetched(hub) == []
-    assert left_behind(own_ollama) == {}
+    assert own_ollama.orphans == {}
 
 
 async def test_a_model_is_the_same_with_and_without_reclaim(
@@ -493,49 +421,4 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
             made.append((gguf, described, parameters, await said(client, NAME)))
             await remove(client, NAME)
     assert made[0] == made[1]
-    assert made[0][3] or own_ollama.keeps_what_it_converts
-
-
-async def test_a_store_is_smaller_after_a_pull_that_gives_up_what_it_no_longer_needs(
-    hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    real_ollama.needs_converter()
-    files = larger_llama(tmp_path / "files", hidden=1024, layers=8)
-    hub.add("acme/tiny", files)
-    raw = sum(path.stat().st_size for path in files.values() if isinstance(path, Path))
-    ends = {}
-    for reclaim in (True, False):
-        with running(tmp_path / f"ollama {reclaim}") as ollama, measured(ollama.home / "models") as sizes:
-            by_ollama = {"converter": "ollama"}
-            async with App(with_reclaim(hub, ollama, ollama={"reclaim": reclaim}, pull=by_ollama)) as app:
-                assert (await Client(app.address.url, session).pull(NAME))[-1] == SUCCESS
-            ends[reclaim] = size_of(ollama.home / "models")
-            print(
-                f"v{'.'.join(map(str, ollama.version))}, reclaim {reclaim}: of {raw / 1e6:.0f} MB of files the store "
-                f"took {max(sizes) / 1e6:.0f} MB at most ({max(sizes) / raw:.2f} times), {ends[reclaim] / 1e6:.0f} MB "
-                "at the end"
-            )
-    assert ends[True] + 0.9 * raw < ends[False]
-
-
-@BY_OLLAMA
-async def test_sigterm_in_mid_create_ends_the_proxy_soon_and_the_next_pull_succeeds(
-    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    hub.add("acme/tiny", larger_llama(tmp_path / "files", hidden=1024, layers=4))
-    async with own_process(hub, own_ollama, "ollama") as (process, url):
-        client = Client(url, session)
-        pulling = asyncio.create_task(client.pull(NAME))
-        await until_line(client, NAME, "converting model")
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
-            assert await process.wait() == 0
-        assert "shutting down" in (await pulling)[-1]["error"]
-    hub.requests.clear()
-    async with own_process(hub, own_ollama, "ollama") as (_, url):
-        client = Client(url, session)
-        assert (await client.pull(NAME))[-1] == SUCCESS
-        assert fetched(hub) == []
-        assert left_behind(own_ollama) == {}
-        assert await own_models(own_ollama, session) == []
-        await said(client, NAME)
+    assert made[0][3] or own_ollama.copies_what_it_creates

@@ -17,11 +17,10 @@ import pytest
 
 from proxy.app import App
 from proxy.demo.hub import StandInHub
-from proxy.pull.progress import QUANTIZING_DIGEST
 from tests.browser.devtools import Page
 from tests.real_ollama import RealOllama, running, wait_for
 from tests.smollm2 import Smollm2
-from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched, settings
+from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched
 
 BINARY = os.environ.get("OPEN_WEBUI_BIN") or shutil.which("open-webui")
 NAME = "hf.co/acme/SmolLM2:q4_K_M"
@@ -155,7 +154,7 @@ async def test_over_its_api_a_model_is_pulled_chats_and_is_removed(
     assert status == 200, answer
     assert "Paris" in orjson.loads(answer)["choices"][0]["message"]["content"]
 
-    for refused in ("hf.co/acme/none", "hf.co/acme/SmolLM2:q3_k_m"):
+    for refused in ("hf.co/acme/none", "hf.co/acme/SmolLM2:iq2_xxs"):
         assert await through_it.pull(refused) == await real_client.pull(refused)
 
     async with user.session.delete(f"{through_it.url}/api/delete", json={"model": NAME}) as response:
@@ -258,26 +257,10 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     assert after != before
 
 
-async def test_its_dialog_shows_how_far_ollama_is_with_quantizing(
-    page: Page, user: Client, real_ollama: RealOllama, hub: StandInHub, files: dict[str, bytes]
-) -> None:
-    """And not 100 % from the beginning, for which it takes a line without `completed`."""
-    config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})
-    async with App(config) as app:
-        await connect(user, app)
-        await open_dialog(page, user)
-        await pull(page, NAME)
-        await page.says(PULL, QUANTIZING_DIGEST)
-        await page.until(f"parseFloat(document.querySelector({BAR!r})?.innerText) < 100")
-        await page.says(PULL, QUANTIZING_DIGEST)
-        await shoot(page, "quantizing")
-        await told(page, f"Model '{NAME}' has been successfully downloaded.")
-
-
 async def test_its_dialog_says_why_a_pull_is_refused(
     page: Page, user: Client, real_app: App, real_client: Client, files: dict[str, bytes]
 ) -> None:
-    name = "hf.co/acme/SmolLM2:q3_k_m"
+    name = "hf.co/acme/SmolLM2:iq2_xxs"
     [*_, refusal] = await real_client.pull(name)
     await connect(user, real_app)
     await open_dialog(page, user)

@@ -1,15 +1,12 @@
-"""SmolLM2 as the proxy converts it and as Ollama does, of one repository: the same model comes of both."""
+"""SmolLM2 as the proxy converts it: what the store takes meanwhile, and what replaces a model."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import aiohttp
 import orjson
 import pytest
-from gguf import GGUFReader
 
 from proxy.app import App
 from proxy.demo.hub import StandInHub
@@ -17,30 +14,12 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.real.test_lifecycle import said
 from tests.real_ollama import RealOllama, measured
 from tests.smollm2 import Smollm2
-from tests.support import Client, digest_of, settings
+from tests.support import Client, settings
 
 pytestmark = pytest.mark.timeout(300)
 
-# Nothing that is cut otherwise by the pre-tokenizer `default`, of which Ollama's own conversion is.
-QUESTIONS = ("What is the capital of France? Answer in one sentence.", "Which planet do we live on?")
-SPOILT = {"token_embd.weight": ("BF16", "Q8_0")}
-"""What v0.24 makes otherwise where it casts to BF16: an output matrix, which this embedding is too."""
-
 MOST_SILENT = 5
 """Seconds."""
-
-Tensors = dict[str, tuple[str, tuple[int, ...], str]]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A model that is gone again: how it came, and what it was."""
-
-    shown: str
-    creates: int
-    orphans: set[str]
-    tensors: Tensors
-    answers: list[tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
@@ -48,80 +27,6 @@ def repositories(real_ollama: RealOllama, smollm2: Smollm2) -> Mapping[str, dict
     """By the type of the weights."""
     chat = {"tokenizer_config.json": smollm2.tokenizer_config(chat_template=smollm2.jinja)}
     return {dtype: smollm2.files(dtype) | chat for dtype in ("BF16", "F16")}
-
-
-def tensors_of(gguf: Path) -> Tensors:
-    """Type, shape and digest of each."""
-    return {
-        tensor.name: (tensor.tensor_type.name, tuple(map(int, tensor.shape)), digest_of(tensor.data.tobytes()))
-        for tensor in GGUFReader(gguf).tensors
-    }
-
-
-async def answered(client: Client, name: str, question: str) -> tuple[str, int]:
-    """An answer, always the same, and the number of tokens that the prompt was."""
-    body = {
-        "model": name,
-        "messages": [{"role": "user", "content": question}],
-        "stream": False,
-        "keep_alive": 0 if question == QUESTIONS[-1] else "1m",
-        # Several threads wait for each other by spinning, which takes minutes where others use the machine.
-        "options": {"temperature": 0, "seed": 1, "num_predict": 10, "num_ctx": 256, "num_thread": 1},
-    }
-    status, content = await client.post("/api/chat", body)
-    assert status == 200, content
-    answer = orjson.loads(content)
-    return str(answer["message"]["content"]), int(answer["prompt_eval_count"])
-
-
-async def made(ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, name: str, converter: str) -> Made:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True}, pull={"converter": converter})
-    async with App(config) as app:
-        before, position = set(ollama.orphans), ollama.log_size
-        status, shown = await ollama.cli(app.address.url, "pull", name)
-        assert status == 0, shown
-        creates = sum(path == "/api/create" for _, path in ollama.asked_since(position))
-        orphans = set(ollama.orphans) - before
-        client = Client(app.address.url, session)
-        answers = [await answered(client, name, question) for question in QUESTIONS]
-        tensors = tensors_of(await ollama.gguf_file(name))
-        assert (await ollama.cli(app.address.url, "rm", name))[0] == 0
-    return Made(shown, creates, orphans, tensors, answers)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tag"),
-    [("BF16", "bf16"), ("BF16", "q8_0"), ("BF16", "q4_K_M"), ("F16", "f16"), ("F16", "bf16")],
-)
-async def test_the_proxys_conversion_is_ollamas_tensor_by_tensor_and_answers_the_same(
-    real_ollama: RealOllama,
-    hub: StandInHub,
-    session: aiohttp.ClientSession,
-    repositories: Mapping[str, dict[str, bytes]],
-    dtype: str,
-    tag: str,
-) -> None:
-    """And comes without a create where nothing has to be quantized by Ollama, and with nothing left behind."""
-    real_ollama.needs_converter()
-    hub.add("acme/own-SmolLM2", repositories[dtype])
-    name = f"hf.co/acme/own-SmolLM2:{tag}"
-    ours = await made(real_ollama, hub, session, name, "proxy")
-    theirs = await made(real_ollama, hub, session, name, "ollama")
-    assert ours.tensors.keys() == theirs.tensors.keys()
-    different = {
-        tensor: (ours.tensors[tensor][0], theirs.tensors[tensor][0])
-        for tensor in ours.tensors
-        if ours.tensors[tensor] != theirs.tensors[tensor]
-    }
-    spoils = (dtype, tag) == ("F16", "bf16") and real_ollama.version < (0, 30)
-    assert different == (SPOILT if spoils else {})
-    assert "Paris" in ours.answers[0][0]
-    if not spoils:
-        assert ours.answers == theirs.answers
-    assert ours.creates == 0
-    assert "converting model" not in ours.shown
-    assert "converting model" in theirs.shown
-    assert ours.orphans == set()
 
 
 async def lines_of(client: Client, name: str) -> list[tuple[float, str]]:
@@ -169,7 +74,6 @@ async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wan
     monkeypatch: pytest.MonkeyPatch,
     tag: str,
 ) -> None:
-    """Here since its config.json is another model's, and the converter does not look."""
     monkeypatch.setattr("proxy.gguf.conversion.check_loadable", lambda *_: None)
     files, name = REPOSITORIES["llama"].files(), f"hf.co/acme/verified:{tag}"
     config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull={"verify": True})

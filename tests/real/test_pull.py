@@ -2,7 +2,6 @@
 
 import json
 import struct
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -178,17 +177,3 @@ async def test_bad_pulls_are_answered_by_ollama_itself(
             answers.append((response.status, response.headers["Content-Type"], await response.read()))
     assert answers[0] == answers[1]
     assert answers[0][0] == 400
-
-
-async def test_create_through_the_proxy_with_the_command_line(
-    real_ollama: RealOllama, real_app: App, tmp_path: Path
-) -> None:
-    for path, content in tiny_llama(seed=7).items():
-        (tmp_path / path).write_bytes(content)
-    (tmp_path / "Modelfile").write_text("FROM .\nSYSTEM Be terse.\n")
-    real_ollama.needs_converter()
-    host = real_app.address.url
-    status, output = await real_ollama.cli(host, "create", "own", "-f", str(tmp_path / "Modelfile"))
-    assert status == 0, output
-    assert "Be terse." in (await real_ollama.cli(host, "show", "--modelfile", "own"))[1]
-    assert (await real_ollama.cli(host, "rm", "own"))[0] == 0

@@ -32,11 +32,6 @@ CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")
 CONTEXT = 2048
 
 
-@pytest.fixture
-def converter() -> str:
-    return "proxy"
-
-
 class Difference(NamedTuple):
     """A text's tokens."""
 

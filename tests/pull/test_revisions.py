@@ -1,0 +1,72 @@
+"""A model that would come out otherwise today is made anew by its next pull, and named until then."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.app import App
+from proxy.demo.hub import StandInHub
+from proxy.demo.ollama import StandInOllama
+from proxy.demo.repository import tiny_llama
+from proxy.gguf.families import FAMILIES
+from proxy.planning import identity
+from tests.support import Client, fetched, making
+from tests.tiny_gguf import tiny_gguf
+
+NAME = "hf.co/acme/tiny:q4_K_M"
+SUCCESS = {"status": "success"}
+LLAMA = "LlamaForCausalLM"
+
+
+async def outdated(client: Client) -> Mapping[str, Any]:
+    _, answer = await client.get("/-/models?ask=no")
+    return {model["name"]: model["outdated"] for model in orjson.loads(answer)}
+
+
+@pytest.fixture
+def better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy makes another file of a Llama from now on."""
+    family = FAMILIES[LLAMA]
+    monkeypatch.setattr(identity, "FAMILIES", {LLAMA: replace(family, revision=family.revision + 1)})
+
+
+async def test_a_model_of_an_older_revision_is_made_anew_once(
+    client: Client, hub: StandInHub, ollama: StandInOllama, request: pytest.FixtureRequest
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert await outdated(client) == {NAME: None}
+    request.getfixturevalue("better")
+    assert await outdated(client) == {NAME: "models of LlamaForCausalLM are made in a better way now"}
+    hub.requests.clear()
+    made_before = len(making(ollama.requests))
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert fetched(hub, "safetensors")
+    assert len(making(ollama.requests)) > made_before
+    assert await outdated(client) == {NAME: None}
+    hub.requests.clear()
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert not fetched(hub)
+
+
+async def test_a_gguf_is_of_no_revision(client: Client, hub: StandInHub, better: None) -> None:
+    hub.add("acme/tiny", {"tiny-Q4_K_M.gguf": tiny_gguf()})
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert await outdated(client) == {NAME: None}
+
+
+async def test_what_an_earlier_version_remembers_is_looked_at_and_not_fetched_again_where_it_is_the_same(
+    app: App, client: Client, hub: StandInHub
+) -> None:
+    hub.add("acme/tiny", tiny_llama())
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    app._journal._do("UPDATE models SET made_by = '?'")
+    [why] = (await outdated(client)).values()
+    assert "an earlier version of the proxy brought it" in why
+    hub.requests.clear()
+    assert (await client.pull(NAME))[-1] == SUCCESS
+    assert not fetched(hub)
+    assert await outdated(client) == {NAME: None}
