@@ -99,7 +99,7 @@ class App:
         await self.close()
 
     async def close(self) -> None:
-        await self._jobs.close(self._backend.ollama.let_go)
+        await self._jobs.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])

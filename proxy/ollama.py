@@ -18,7 +18,6 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import DigestMismatch, OllamaError, OllamaGone, Rejected
-from proxy.read_on import read_on
 from proxy.reasons import reason
 
 log = logging.getLogger(__name__)
@@ -73,7 +72,6 @@ class Ollama:
         self.url = url
         self._session = session
         self._keeps_unnamed: bool | None = None
-        self._creating: set[aiohttp.ClientResponse] = set()
 
     async def version(self) -> str:
         """What `GET /api/version` says. Raises OllamaError when there is no answer within 5 seconds."""
@@ -284,42 +282,27 @@ class Ollama:
                 "finished files are kept"
             ) from error
 
-    async def create(self, body: Mapping[str, Any], name: str) -> AsyncGenerator[dict[str, Any], None]:
-        """Create a model and yield the lines that Ollama says, up to `success`; errors are about `name`.
+    async def create(self, body: Mapping[str, Any], name: str) -> None:
+        """Create a model; errors are about `name`.
 
-        It has to be read to its end: a create whose client leaves blocks for ever, but for one with `stream: false`,
-        which Ollama ends by itself (v0.24, v0.33). Raises Rejected where Ollama cannot make a model of that,
+        Ollama ends it by itself when the proxy does not live to read the answer, since there is no stream of lines: one
+        that nobody reads blocks for ever (v0.24, v0.33). Raises Rejected where Ollama cannot make a model of that,
         OllamaError where it fails otherwise, or ends without `success`.
         """
-        headers = {"Content-Type": "application/json"}
+        data = orjson.dumps({**body, "stream": False})
         try:
-            async with self._session.post(
-                f"{self.url}/api/create", data=orjson.dumps(body), headers=headers
-            ) as response:
-                if response.status >= HTTPStatus.BAD_REQUEST:
-                    raise _failed_create(name, _error_text(await response.read()))
-                self._creating.add(response)
-                try:
-                    async for line in _json_lines(response.content):
-                        if "error" in line:
-                            raise _failed_create(name, str(line["error"]))
-                        yield line
-                        if line.get("status") == "success":
-                            return
-                finally:
-                    self._creating.discard(response)
+            async with self._session.post(f"{self.url}/api/create", data=data) as response:
+                status, answer = response.status, await response.read()
         except aiohttp.ClientError as error:
             raise OllamaError(
                 f"Ollama at {self.url} broke off while it created {name} ({reason(error)}); "
                 "it may have crashed: see its log"
             ) from error
-        raise OllamaError(f"Ollama ended the creation of {name} without success; see its log")
-
-    def let_go(self) -> None:
-        """Have the creates that run read to their end although this process ends."""
-        for response in self._creating:
-            left = read_on(response)
-            log.info("Ollama goes on with a create, %s", "which is read on" if left else "which nobody reads")
+        said = {"error": _error_text(answer)} if status >= HTTPStatus.BAD_REQUEST else _json_object(answer or b"{}")
+        if "error" in said:
+            raise _failed_create(name, str(said["error"]))
+        if said.get("status") != "success":
+            raise OllamaError(f"Ollama ended the creation of {name} without success; see its log")
 
     def unreachable(self, error: Exception) -> OllamaGone:
         return OllamaGone(

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
 
 import aiohttp
 import orjson
@@ -103,22 +102,20 @@ async def test_a_wrong_digest_is_refused_with_ollamas_words(api: Ollama) -> None
         await api.push_blob(DIGEST, 5, produce)
 
 
-async def lines_of(api: Ollama) -> list[dict[str, Any]]:
-    async with aclosing(api.create({"model": "m"}, "m")) as lines:
-        return [line async for line in lines]
-
-
-async def test_a_create_yields_every_line_however_long() -> None:
+async def test_a_pull_yields_every_line_however_long() -> None:
     said = [{"status": "x" * 500_000}, {"status": "success"}]
-    async with answering(b"\n".join(orjson.dumps(line) for line in said)) as api:
-        assert await lines_of(api) == said
+    async with (
+        answering(b"\n".join(orjson.dumps(line) for line in said)) as api,
+        aclosing(api.pull_lines("m")) as lines,
+    ):
+        assert [line async for line in lines] == said
 
 
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b'{"status":"a"}\n{"error":"no room"}\n', 200, "cannot create m: no room"),
-        (b'{"status":"a"}\n', 200, "without success"),
+        (b'{"error":"no room"}', 200, "cannot create m: no room"),
+        (b'{"status":"a"}', 200, "without success"),
         (b"", 200, "without success"),
         (b'{"error":"bad name"}', 400, "cannot create m: bad name"),
         (b"<html>", 502, "cannot create m: <html>"),
@@ -130,7 +127,7 @@ async def test_a_create_yields_every_line_however_long() -> None:
 async def test_a_create_that_does_not_say_success_is_an_error(body: bytes, status: int, message: str) -> None:
     async with answering(body, status) as api:
         with pytest.raises(OllamaError, match=message):
-            await lines_of(api)
+            await api.create({"model": "m"}, "m")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"null"])

@@ -697,6 +697,7 @@ async def test_a_model_is_shown_with_its_commit_and_whether_the_hub_has_moved_on
             "size": listed.size,
             "when": listed.modified_at.isoformat(),
             "changed": False,
+            "outdated": None,
         }
     }
     repository.update({"README.md": b"another"})

@@ -1,7 +1,6 @@
 """What Ollama is asked to create where it does not reach the proxy for a manifest."""
 
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
 from proxy.ollama import Ollama
@@ -18,9 +17,7 @@ def model_body(plan: Plan, name: str, digests: Mapping[str, str]) -> dict[str, A
         "parameters": dict(settings.parameters) or None,
         "license": settings.license,
     }
-    # Ollama ends such a create by itself when the proxy does not live to read its answer.
-    body = {"model": name, **files, "stream": False}
-    return body | {key: value for key, value in chosen.items() if value is not None}
+    return {"model": name, **files} | {key: value for key, value in chosen.items() if value is not None}
 
 
 async def create(ollama: Ollama, plan: Plan, name: str, digests: Mapping[str, str]) -> None:
@@ -28,6 +25,4 @@ async def create(ollama: Ollama, plan: Plan, name: str, digests: Mapping[str, st
     body = model_body(plan, name, digests)
     if "from" in body:
         body["from"] = await ollama.spelled(body["from"])
-    async with aclosing(ollama.create(body, plan.name)) as lines:
-        async for _ in lines:
-            pass
+    await ollama.create(body, plan.name)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MOST_ENDED = 100
 """Jobs that are over and still shown."""
 CREATE_SECONDS = 0.5
-"""How long a create is still read when the proxy ends."""
+"""How long a model that is being made is still waited for when the proxy ends."""
 CLOSING = "the proxy is shutting down; pull again when it is back: finished files are kept"
 
 
@@ -229,15 +229,14 @@ class Jobs:
         """The newest first."""
         return sorted([*self._alive, *self._ended], key=lambda job: int(job.id), reverse=True)
 
-    async def close(self, let_go: Callable[[], None]) -> None:
-        """End every pull; its clients are told so. `let_go` is called for creates that take longer."""
+    async def close(self) -> None:
+        """End every pull; its clients are told so."""
         self.closing = True
         running = list(self._alive)
         for job in running:
             job.cancel(CLOSING)
         if running:
             await asyncio.wait([job.task for job in running], timeout=CREATE_SECONDS)
-        let_go()
         for job in running:
             job.task.cancel()
         await asyncio.gather(*(job.task for job in running), return_exceptions=True)

@@ -333,8 +333,8 @@ def with_config(files: dict[str, bytes], **fields: Any) -> dict[str, bytes]:
     ("fields", "message"),
     [
         (
-            {"quantization_config": {"quant_method": "bitsandbytes"}},
-            "the adapter's base model cannot be pulled: acme/tiny",
+            {"hidden_act": "gelu"},
+            "the adapter's base model cannot be pulled: acme/tiny: config.json has hidden_act = 'gelu'",
         ),
         (
             {"architectures": ["MistralForCausalLM"]},
@@ -346,7 +346,7 @@ def with_config(files: dict[str, bytes], **fields: Any) -> dict[str, bytes]:
         ),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
     ],
-    ids=["bitsandbytes", "architecture", "tensors", "layers"],
+    ids=["setting", "architecture", "tensors", "layers"],
 )
 async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
     hub: StandInHub,

@@ -93,7 +93,7 @@ CASES = [
     *(
         Case(
             f"{method} by its config",
-            changed("config.json", quantization_config={"quant_method": method}),
+            llama({DOWN: ("I32", (64, 96))}, quantization_config={"quant_method": method}),
             (
                 f"acme/model: config.json has a quantization_config: the weights are quantized already ('{method}')",
                 "pull the repository that they were quantized from",
@@ -291,7 +291,7 @@ CASES = [
                 ]
             ),
         },
-        ("acme/model/modules.json has a module Dense, which no GGUF of this architecture has",),
+        ("acme/model/modules.json has the modules Transformer, Pooling, Normalize, Dense",),
     ),
     Case(
         "pooling that is not there",
@@ -300,9 +300,9 @@ CASES = [
         other=False,
     ),
     Case(
-        "a NomicBert",
+        "a NomicBert under names that are neither transformers' nor its authors'",
         tiny_nomic_bert(),
-        ("acme/model/config.json: this proxy does not know the architecture NomicBertModel",),
+        ("acme/model: the tensor 'embeddings.LayerNorm.weight' is unknown for this architecture",),
     ),
     Case(
         "an Ollama that is too old",

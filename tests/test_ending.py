@@ -42,6 +42,5 @@ async def test_sigterm_while_a_model_is_made_ends_the_proxy_and_costs_nothing(
         lines = await Client(url, session).pull(NAME)
     assert lines[-1] == {"status": "success"}
     assert not fetched(hub)
-    assert bool(making(ollama.requests)) != is_created
     assert list(ollama.models) == [NAME]
     assert set(ollama.blobs) == ollama.models.used_digests()
