@@ -1,7 +1,7 @@
 """The pieces of a SentencePiece model, read from its protocol buffer and written as one. Pure."""
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -96,23 +96,6 @@ def puts_space_before(model: bytes) -> bool:
     return puts
 
 
-def write_pieces(pieces: Iterable[Piece]) -> bytes:
-    """A model that has nothing but pieces, which is all that Ollama's converter reads of one."""
-    made = []
-    for text, kind, score in pieces:
-        content = text.encode()
-        fields = (
-            bytes([TEXT]),
-            _to_varint(len(content)),
-            content,
-            struct.pack("<Bf", SCORE, score),
-            bytes([KIND, kind]),
-        )
-        piece = b"".join(fields)
-        made.append(bytes([PIECE]) + _to_varint(len(piece)) + piece)
-    return b"".join(made)
-
-
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The fields of a protocol buffer, each with its number and wire type in one."""
     position = 0
@@ -153,12 +136,3 @@ def _skip(content: bytes, position: int, wire_type: int) -> int:
             return position + 4
         case _:
             raise ValueError(f"wire type {wire_type}")
-
-
-def _to_varint(value: int) -> bytes:
-    made = bytearray()
-    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    made.append(value)
-    return bytes(made)

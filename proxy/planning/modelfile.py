@@ -48,7 +48,7 @@ class Brought:
     """What a repository brings for its conversations. `source` names where the Jinja stands.
 
     `embeds` is of a GGUF that says how it pools, as only embedding models do. `adds_bos` says whether the model begins
-    a text with BOS where no template is applied; None where Ollama's converter decides that.
+    a text with BOS where no template is applied; None where the tokenizer does not say.
     """
 
     jinja: str | None

@@ -13,8 +13,6 @@ MOST_HEADER_BYTES = 100_000_000
 """What the safetensors library itself reads."""
 MOST_DIMENSIONS = 16
 MOST_NUMBER = 2**63
-FLOATS = ("F32", "F16", "BF16")
-"""What Ollama converts in every version."""
 ELEMENT_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),

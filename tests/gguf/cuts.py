@@ -3,7 +3,8 @@
 # ruff: noqa: RUF001 - the texts are odd on purpose
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -15,7 +16,7 @@ from tokenizers.trainers import BpeTrainer
 
 from proxy.gguf import pretokenizers
 from proxy.gguf.pretokenizers import KNOWN, Fingerprint
-from proxy.gguf.sentencepiece import Kind, Piece, write_pieces
+from proxy.gguf.sentencepiece import KIND, PIECE, SCORE, TEXT, Kind, Piece
 from tests.gguf.tiny_repositories import (
     HIDDEN,
     REPOSITORIES,
@@ -280,3 +281,29 @@ def separated(numbers: Sequence[int], separator: int) -> list[list[int]]:
         else:
             found[-1].append(number)
     return found
+
+
+def write_pieces(pieces: Iterable[Piece]) -> bytes:
+    """A tokenizer.model that has nothing but pieces."""
+    made = []
+    for text, kind, score in pieces:
+        content = text.encode()
+        fields = (
+            bytes([TEXT]),
+            _to_varint(len(content)),
+            content,
+            struct.pack("<Bf", SCORE, score),
+            bytes([KIND, kind]),
+        )
+        piece = b"".join(fields)
+        made.append(bytes([PIECE]) + _to_varint(len(piece)) + piece)
+    return b"".join(made)
+
+
+def _to_varint(value: int) -> bytes:
+    made = bytearray()
+    while value > 0x7F:
+        made.append(value & 0x7F | 0x80)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
