@@ -23,7 +23,6 @@ from proxy.config import Config, check
 from proxy.demo.hub import StandInHub
 from proxy.demo.lines import Refusal as Refused
 from proxy.demo.listener import LoggedRequest
-from proxy.demo.repository import tiny_llama
 from proxy.pull.reclaim import TEMPORARY
 
 COMMAND = [sys.executable, "-m", "proxy"]
@@ -84,20 +83,6 @@ async def no_manifests(request: web.Request, handler: TypedHandler) -> web.Strea
     if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
         raise Refused("the stand-in was told to refuse", 500)
     return await handler(request)
-
-
-def weights_header(size: int, name: str = "weight") -> bytes:
-    """What a safetensors file of `size` bytes with one tensor begins with; what follows is data."""
-    length = 256 + size % 2
-    tensor = {"dtype": "BF16", "shape": [(size - length) // 2], "data_offsets": [0, size - length]}
-    text = orjson.dumps({name: tensor}).ljust(length - 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def companions() -> dict[str, bytes]:
-    """All of a repository but its weights, of an architecture that may have any tensors."""
-    files = {path: content for path, content in tiny_llama().items() if not path.endswith(".safetensors")}
-    return files | {"config.json": orjson.dumps({"architectures": ["CohereForCausalLM"]})}
 
 
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:

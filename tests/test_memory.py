@@ -12,10 +12,9 @@ import pytest
 
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
-from proxy.gguf.header import Field, Kind, write_header
-from proxy.gguf.tensors import TensorInfo, TensorType, lay_out
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.support import Client, serving
+from tests.tiny_gguf import large_header
 
 GIB = 1024**3
 MIB = 1024**2
@@ -31,7 +30,7 @@ async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
     digests = {}
     for number in range(shards):
         path = tmp_path / f"model-F16-{number + 1:05}-of-{shards:05}.gguf"
-        header = gguf_header(number, shards)
+        header = large_header(number, shards, GIB // shards)
         size = len(header) + GIB // shards
         with path.open("wb") as file:
             file.write(header)
@@ -111,21 +110,6 @@ async def test_a_conversion_takes_less_than_200_mib_whatever_the_size_of_a_tenso
         assert lines[-1] == {"status": "success"}
         assert sum(request.received for request in ollama.requests) > part * 2 * VOCABULARY * HIDDEN
         assert peak(process.pid) < 200 * MIB
-
-
-def gguf_header(number: int, shards: int) -> bytes:
-    """Of a shard with one tensor, whose data is its part of a gigabyte."""
-    fields = {
-        "general.architecture": Field.string("llama"),
-        "general.file_type": Field.uint32(1),
-        "split.no": Field.uint16(number),
-        "split.count": Field.uint16(shards),
-        "split.tensors.count": Field(Kind.INT32, shards.to_bytes(4, "little")),
-    }
-    if number:
-        del fields["general.architecture"], fields["general.file_type"]
-    tensor = TensorInfo(f"blk.{number}.ffn_up.weight", (256, GIB // shards // 512), TensorType.F16)
-    return write_header(fields if shards > 1 else dict(list(fields.items())[:2]), lay_out([tensor]))
 
 
 def sha256_of_zeros(header: bytes, size: int) -> str:

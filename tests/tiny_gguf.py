@@ -2,7 +2,7 @@
 
 import random
 
-from proxy.gguf.header import Field, read_header, write_header
+from proxy.gguf.header import Field, Kind, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 
 KINDS = {
@@ -59,3 +59,18 @@ def finite(content: bytes) -> bytes:
         places = slice(start + width - 1, start + tensor.size, width)
         numbers[places] = bytes(byte & 0xBF for byte in numbers[places])
     return bytes(numbers)
+
+
+def large_header(number: int, shards: int, size: int) -> bytes:
+    """Of a shard, or of a whole GGUF, with one tensor of F16, whose data has so many bytes, a multiple of 512."""
+    fields = {
+        "general.architecture": Field.string("llama"),
+        "general.file_type": Field.uint32(1),
+        "split.no": Field.uint16(number),
+        "split.count": Field.uint16(shards),
+        "split.tensors.count": Field(Kind.INT32, shards.to_bytes(4, "little")),
+    }
+    if number:
+        del fields["general.architecture"], fields["general.file_type"]
+    tensor = TensorInfo(f"blk.{number}.ffn_up.weight", (256, size // 512), TensorType.F16)
+    return write_header(fields if shards > 1 else dict(list(fields.items())[:2]), lay_out([tensor]))

@@ -1,10 +1,9 @@
-"""How long a conversion takes: against the floor of the bytes alone, and against Ollama's own converter.
+"""How long a conversion takes, against the floor of the bytes alone.
 
 Run it as `python tests/benchmark/conversion.py [LAYERS]`: a random Llama of 126 MB a layer in BF16, from a Hub that
 sends as fast as it can. The floor is what curl needs for the same files in the same run, as in transfer.py; the proxy
-pulls them as `bf16`, on one core and on all, and has made a first plan before. With `OLLAMA_BIN` or an `ollama` on the
-PATH that still converts (up to 0.34.0) the proxy and Ollama's converter take turns too, each with a new and empty
-Ollama. What a quantization takes is in quantize.py.
+pulls them as `bf16`, on one core and on all, and has made a first plan before. What a quantization takes is in
+quantize.py.
 """
 
 import json
@@ -16,32 +15,17 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from proxy.pull.progress import NOTHING_DIGEST
 from tests.benchmark.transfer import TRANSFERRED, Ends, one_by_one, process, side_by_side
 from tests.real.test_lifecycle import larger_llama
-from tests.real_ollama import BINARY, measured, running, size_of
 
 ROUNDS = 5
 CHECK_SECONDS = 1
 HIDDEN, LAYERS = 2048, 8
-TAGS = ("bf16", "q8_0")
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """`silence` is the longest time without news, `after` those before it; `peak` and `left` are bytes of store."""
-
-    seconds: float
-    silence: float
-    after: str
-    peak: int
-    left: int
 
 
 def make_files(folder: Path, layers: int) -> int:
@@ -55,26 +39,6 @@ def make_files(folder: Path, layers: int) -> int:
             file.write_bytes(content)
         file.with_name(f"{name}.sha256").write_text(sha256(file.read_bytes()).hexdigest())
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def pull(hub: str, tag: str, converter: str) -> Pulled:
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "ollama") as ollama:
-        store = ollama.home / "models" / "blobs"
-        own = {"OLLAMA_HF_PROXY_PULL_CONVERTER": converter, "XDG_STATE_HOME": str(Path(folder) / "state")}
-        command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
-        with subprocess.Popen(
-            [*command, "--hub", hub, "--ollama", ollama.url], stderr=subprocess.PIPE, env=os.environ | own
-        ) as proxy:
-            assert proxy.stderr is not None
-            try:
-                url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
-                with measured(store) as sizes:
-                    lines = lines_of(url, f"hf.co/acme/model:{tag}")
-            finally:
-                proxy.terminate()
-        assert lines[-1][1] == "success", lines[-1]
-        silence, after = max((later - earlier, status) for (earlier, status), (later, _) in pairwise(lines))
-        return Pulled(lines[-1][0] - lines[0][0], silence, after, max(sizes), size_of(store))
 
 
 def lines_of(url: str, name: str) -> list[tuple[float, str]]:
@@ -144,23 +108,6 @@ def compare_with_floor(folder: Path, hub: str) -> None:
         print(f"bf16: {name:10} {seconds:6.2f} s  / floor {seconds / floor:4.2f}", flush=True)
 
 
-def compare(hub: str, tag: str, source: int) -> None:
-    pulls: dict[str, list[Pulled]] = {"proxy": [], "ollama": []}
-    for _ in range(ROUNDS):
-        for converter, pulled in pulls.items():
-            pulled.append(pull(hub, tag, converter))
-    seconds = {converter: statistics.median(one.seconds for one in pulled) for converter, pulled in pulls.items()}
-    for converter, pulled in pulls.items():
-        worst = max(pulled, key=lambda one: one.silence)
-        print(
-            f"{tag:6} converted by {converter:6}  {seconds[converter]:6.1f} s  "
-            f"ollama/this {seconds['ollama'] / seconds[converter]:4.1f}  silent {worst.silence:5.1f} s after "
-            f"{worst.after!r:34}  store / source: peak {max(one.peak for one in pulled) / source:4.2f}  "
-            f"after {max(one.left for one in pulled) / source:4.2f}",
-            flush=True,
-        )
-
-
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = make_files(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
@@ -168,8 +115,6 @@ def main() -> None:
         with process("hub", folder, "0") as port:
             hub = f"http://127.0.0.1:{port}"
             compare_with_floor(Path(folder), hub)
-            for tag in TAGS if BINARY else ():
-                compare(hub, tag, source)
 
 
 if __name__ == "__main__":

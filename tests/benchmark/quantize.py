@@ -1,9 +1,9 @@
-"""How long a whole pull as Q4_K_M takes, against llama-quantize alone, against Ollama's own way, and against BF16.
+"""How long a whole pull as Q4_K_M takes, against llama-quantize alone, and as BF16.
 
 Run it as `python tests/benchmark/quantize.py [LAYERS]` with `LLAMA_QUANTIZE=PATH` (b10488) and `OLLAMA_BIN` or an
 `ollama` on the PATH: a random Llama of 126 MB a layer in BF16. llama-quantize reads the finished BF16 GGUF from the
 disk and writes to it. All of them have two threads, take turns in each round, and each pull has a new, empty Ollama.
-Ollama's own way is its converter and quantizer, which it has up to 0.34.0. On a slow line the Hub sends 60 MB/s to a
+On a slow line the Hub sends 60 MB/s to a
 connection, to eight of them or to one; there the floor is the download by curl alone.
 """
 
@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +47,9 @@ class Pulled:
     store: int
 
 
-def pull(hub: str, tag: str, *, engine: str = "all", converter: str = "auto", connections: int = 8) -> Pulled:
+def pull(hub: str, tag: str, *, engine: str = "all", connections: int = 8) -> Pulled:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "ollama") as ollama:
         own = {
-            "OLLAMA_HF_PROXY_PULL_CONVERTER": converter,
             "OLLAMA_HF_PROXY_PULL_THREADS": str(THREADS),
             "OLLAMA_HF_PROXY_PULL_CONNECTIONS": str(connections),
             "XDG_STATE_HOME": str(Path(folder) / "state"),
@@ -120,9 +118,6 @@ def main() -> None:
                 "pull q4_K_M, ggml alone": lambda: pull(hub, "q4_K_M", engine="ggml"),
                 "pull bf16": lambda: pull(hub, "bf16"),
             }
-            with suppress(AssertionError):
-                pull(hub, "q4_K_M", converter="ollama")
-                ways["pull q4_K_M, Ollama's own way"] = lambda: pull(hub, "q4_K_M", converter="ollama")
             compare(ways, "llama-quantize alone", source)
         with process("hub", made, str(RATE)) as port:
             hub = f"http://127.0.0.1:{port}"

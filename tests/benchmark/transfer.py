@@ -19,11 +19,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.real_ollama import BINARY, running
-from tests.support import companions, weights_header
+from tests.tiny_gguf import large_header
 
 ROUNDS = 3
 RATE = 60_000_000
@@ -67,21 +68,22 @@ class Ends:
 
 
 def make_files(folder: Path, size: int, shards: int) -> list[Path]:
-    """Random files, served as a model's shards beside what a plan needs."""
+    """Random files, served as a GGUF, perhaps in shards."""
     block = os.urandom(BLOCK)
-    names = [f"model-{number:05}-of-{shards:05}.safetensors" for number in range(1, shards + 1)]
-    for name in names:
-        digest, header = hashlib.sha256(), weights_header(size // shards, name)
+    names = [f"model-F16-{number:05}-of-{shards:05}.gguf" for number in range(1, shards + 1)]
+    for number, name in enumerate(names):
+        digest, header = hashlib.sha256(), large_header(number, shards, size // shards)
         first = header + os.urandom(BLOCK - len(header))
         with (folder / name).open("wb") as file:
-            for offset in range(0, size // shards, BLOCK):
-                piece = block if offset else first
-                file.write(piece)
-                digest.update(piece)
+            left = len(header) + size // shards
+            for piece in chain([first], repeat(block)):
+                written = piece[:left]
+                file.write(written)
+                digest.update(written)
+                left -= len(written)
+                if not left:
+                    break
         (folder / f"{name}.sha256").write_text(digest.hexdigest())
-    for name, content in companions().items():
-        (folder / name).write_bytes(content)
-        (folder / f"{name}.sha256").write_text(hashlib.sha256(content).hexdigest())
     return [folder / name for name in names]
 
 
@@ -125,7 +127,7 @@ def pull(ends: Ends) -> tuple[float, float]:
         assert proxy.stderr is not None
         try:
             url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
-            body = json.dumps({"model": "hf.co/acme/model"}).encode()
+            body = json.dumps({"model": "hf.co/acme/model:f16"}).encode()
             began = time.perf_counter()
             with urllib.request.urlopen(f"{url}/api/pull", data=body) as answer:
                 for line in answer:
