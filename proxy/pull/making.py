@@ -278,7 +278,7 @@ class Making:
             progress.warn([str(error)])
             log.warning("%s", error)
         except OllamaError as error:
-            log.warning("raw files stay for now: %s", error)
+            log.warning("what no model needs stays for now: %s", error)
         return False
 
     async def _drop_temporaries(self) -> None:
