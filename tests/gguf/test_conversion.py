@@ -1128,17 +1128,19 @@ NOT_READ = {
     ("phi2", "num_key_value_heads"),
     # Without a dense layer and a shared expert.
     *((name, "intermediate_size") for name in ("qwen2moe", "qwen3moe", "qwen3moe_v5")),
-    ("nemotron_h_moe", "intermediate_size"),
+    *((name, "intermediate_size") for name in ("nemotron_h_latent", "nemotron_h_moe")),
+    # The pieces of its tokenizer say how many there are.
+    ("nomic_bert_moe", "vocab_size"),
     # The compressed cache has one head.
-    *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3")),
+    *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3", "glm4moelite", "glm4moelite_v5")),
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.
     *((name, "intermediate_size") for name in ("qwen3_next", "qwen3_next_v5")),
     # Q, K and V of any number of heads look alike.
-    *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2")),
+    *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2", "roberta")),
     # More layers than are counted only help in training.
-    *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite")),
+    *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
 }
 
 

@@ -416,11 +416,8 @@ PRAGMA user_version = 1;
 
 SECOND_TABLES = FIRST_TABLES
 for first, second in [
-    (
-        "bars TEXT NOT NULL",
-        "bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL DEFAULT ''",
-    ),
-    ("""'[["sha256:a", 10]]')""", """'', '', '[["sha256:a", 10]]')"""),
+    ("bars TEXT NOT NULL", "bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL"),
+    (""" 10]]')""", """ 10]]', '', '')"""),
     ("user_version = 1", "user_version = 2"),
 ]:
     SECOND_TABLES = SECOND_TABLES.replace(first, second)
