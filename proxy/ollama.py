@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 1.0
+COPY_TRIES = 5
 LOAD_CONTEXT = 256
 """Tokens: little memory beside the weights."""
 PROBE = b"ollama-hf-proxy: does a wrong digest keep the data?"
@@ -127,10 +128,15 @@ class Ollama:
         Blobs that only the model of that name had stay, and are nobody's.
         """
         body = {"source": source, "destination": destination}
-        status, answer = await self._call(hdrs.METH_POST, "/api/copy", body)
-        if status not in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
-            raise OllamaError(f"Ollama cannot call {source} {destination}: {_error_text(answer)}")
-        return status == HTTPStatus.OK
+        for _ in range(COPY_TRIES):
+            status, answer = await self._call(hdrs.METH_POST, "/api/copy", body)
+            if status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND):
+                return status == HTTPStatus.OK
+            # It looks through the manifests of all models, and fails where another one goes meanwhile (0.34.1).
+            if "no such file or directory" not in _error_text(answer):
+                break
+            await asyncio.sleep(POLL_SECONDS)
+        raise OllamaError(f"Ollama cannot call {source} {destination}: {_error_text(answer)}")
 
     async def load(self, name: str) -> None:
         """Have a model say one token, or embed one, and leave memory again. Raises OllamaError with Ollama's reason."""

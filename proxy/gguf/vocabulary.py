@@ -157,6 +157,7 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
+    """Added tokens that the weights have no row for are left out; the comparison tells whether one is needed."""
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
         raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, which this family's tokenizer does not have")
@@ -167,6 +168,8 @@ def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
     for text, number in vocabulary.items():
         tokens.put(number, text, Type.NORMAL)
     for number, (text, special) in added.items():
+        if number >= len(tokens):
+            continue
         if special or looks_special(text):
             tokens.put(number, text, Type.CONTROL)
         else:

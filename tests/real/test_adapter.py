@@ -14,7 +14,6 @@ from proxy.demo.repository import HEADS, KV_HEADS, tiny_llama
 from proxy.gguf.header import read_header
 from proxy.gguf.tensors import TensorType
 from proxy.planning import safetensors as headers
-from proxy.planning import weights
 from tests import tiny_adapter as tiny
 from tests.real_ollama import RealOllama
 from tests.support import Client, settings
@@ -146,10 +145,7 @@ async def test_an_adapter_on_a_quantized_base_with_the_command_line(
     assert "hf.co/acme/cli-base:q4_K_M" in (await real_ollama.cli(host, "list"))[1]
 
 
-async def test_an_adapter_from_a_folder(
-    real_ollama: RealOllama, hub: StandInHub, session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(weights, "UNHASHED_BYTES", 100_000)
+async def test_an_adapter_from_a_folder(real_ollama: RealOllama, hub: StandInHub, session: Any, tmp_path: Path) -> None:
     for repository, files in (("tiny", tiny_llama(seed=13)), ("lora", tiny_adapter("acme/tiny"))):
         folder = tmp_path / "acme" / repository
         folder.mkdir(parents=True)

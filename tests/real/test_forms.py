@@ -92,14 +92,6 @@ def _with_inv_freq(tensors: dict[str, Stored]) -> dict[str, Stored]:
     return tensors | {INV_FREQ: Stored("F32", [32], bytes(4 * 32))}
 
 
-def _hole(tokenizer: dict[str, Any]) -> None:
-    """Free a number in the middle, as a token that was taken out does."""
-    vocabulary = tokenizer["model"]["vocab"]
-    text = next(text for text, number in vocabulary.items() if number == 400)
-    del vocabulary[text]
-    tokenizer["model"]["merges"] = [merge for merge in tokenizer["model"]["merges"] if "".join(merge) != text]
-
-
 def _token_without_a_row(tokenizer: dict[str, Any]) -> None:
     last = tokenizer["added_tokens"][-1]
     tokenizer["added_tokens"].append(last | {"id": last["id"] + 1, "content": "[PAD]"})
@@ -118,15 +110,6 @@ def llama_in_transformers_5() -> tuple[Files, Files]:
     return clean, configured(clean, rope_scaling=..., rope_theta=..., rope_parameters=LLAMA3_ROPE | theta)
 
 
-def gemma3_in_transformers_5() -> tuple[Files, Files]:
-    parameters = {
-        kind: {"rope_type": "default", "rope_theta": theta}
-        for kind, theta in (("full_attention", 500000.0), ("sliding_attention", 5000.0))
-    }
-    nothing = {"rope_theta": ..., "rope_local_base_freq": ..., "rope_parameters": parameters}
-    return of(tiny_gemma(3), lambda files: configured(files, **nothing))
-
-
 def phi3_4k() -> tuple[Files, Files]:
     damaged = tiny_phi3(long=False)
     # Only with these lengths alike does this type change nothing either.
@@ -142,7 +125,6 @@ def two_families_of_weights() -> tuple[Files, Files]:
 TURNS = {"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
 PAIRS: dict[str, Pair] = {
     "rope_parameters": llama_in_transformers_5,
-    "rope_parameters for each kind of layer": gemma3_in_transformers_5,
     "no rope_theta in Qwen2": lambda: of(
         configured(tiny_qwen2(), rope_theta=10000.0), lambda files: configured(files, rope_theta=...)
     ),
@@ -150,17 +132,9 @@ PAIRS: dict[str, Pair] = {
     "caps left out": lambda: of(
         tiny_gemma(2), lambda files: configured(files, attn_logit_softcapping=..., final_logit_softcapping=...)
     ),
-    "no sliding window": lambda: of(
-        configured(tiny_gemma(2), sliding_window=4096), lambda files: configured(files, sliding_window=None)
-    ),
-    "no head_dim": lambda: of(tiny_gemma(2), lambda files: configured(files, head_dim=...)),
-    "whole numbers with a point": lambda: of(
-        tiny_llama(), lambda files: configured(files, max_position_embeddings=2048.0)
-    ),
     "special tokens as texts": lambda: of(
         tiny_gemma(2), lambda files: changed_json(files, "special_tokens_map.json", lambda names: names.update(TURNS))
     ),
-    "no tokenizer.model": lambda: of(tiny_gemma(), lambda files: without(files, "tokenizer.model")),
     "no tokenizer.model, tokens beyond": lambda: of(
         tiny_phi3(), lambda files: without(files, "tokenizer.model", "added_tokens.json")
     ),
@@ -187,17 +161,6 @@ async def test_another_form_of_a_repository_answers_as_the_usual_one(
     answers = [await answer_of(real_client, name) for name in names]
     assert answers[0] == answers[1]
     await chat(real_client, names[1])
-
-
-async def test_a_filled_hole_leaves_the_other_tokens_their_numbers(real_client: Client, hub: StandInHub) -> None:
-    """The text of the freed number is no part of the prompt."""
-    sound = tiny_llama()
-    damaged = changed_json(sound, "tokenizer.json", _hole)
-    answers = [
-        await answer_of(real_client, await pull(real_client, hub, f"acme/{name}", files))
-        for name, files in (("sound", sound), ("damaged", damaged))
-    ]
-    assert answers[0] == answers[1]
 
 
 async def embedded(client: Client, name: str) -> Any:

@@ -160,7 +160,7 @@ async def test_a_template_that_ollama_cannot_parse_is_an_error_line(
     models = {"hf.co/acme/tiny": {"template": "{{ if }}"}}
     async with App(settings(hub.endpoint, real_ollama.url, models=models)) as app:
         lines = await Client(app.address.url, session).pull("hf.co/acme/tiny")
-    assert "Ollama cannot create hf.co/acme/tiny:latest: template error" in lines[-1]["error"]
+    assert "Ollama cannot use the template of hf.co/acme/tiny:latest: template: " in lines[-1]["error"]
 
 
 @pytest.mark.parametrize(
