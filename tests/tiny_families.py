@@ -8,9 +8,6 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from proxy.demo.repository import tiny_llama
 from tests.gguf.tiny_repositories import pieces_model
 from tests.tiny_models import (
     LETTERS,
@@ -148,39 +145,6 @@ def tiny_phi3(*, long: bool = True, seed: int = 0) -> Files:
     return {**tokenizer.files, **_repository(config, tensors, {"bos_token_id": 1, "eos_token_id": stops})}
 
 
-def tiny_mixtral(*, seed: int = 0) -> Files:
-    tokenizer = _sentencepiece(("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), prefix=True, template=MISTRAL_TEMPLATE)
-    config = _config("MixtralForCausalLM", "mixtral", tokenizer.rows) | {
-        "eos_token_id": 2,
-        "num_experts_per_tok": 2,
-        "num_local_experts": EXPERTS,
-        "rope_theta": 1000000.0,
-    }
-    random = Random(seed)
-    tensors = _decoder(random, config, feed_forward=False)
-    for layer in range(LAYERS):
-        start = f"model.layers.{layer}.block_sparse_moe."
-        tensors[f"{start}gate.weight"] = random.weights(EXPERTS, HIDDEN)
-        for expert in range(EXPERTS):
-            tensors[f"{start}experts.{expert}.w1.weight"] = random.weights(FEED_FORWARD, HIDDEN)
-            tensors[f"{start}experts.{expert}.w2.weight"] = random.weights(HIDDEN, FEED_FORWARD)
-            tensors[f"{start}experts.{expert}.w3.weight"] = random.weights(FEED_FORWARD, HIDDEN)
-    tensors["lm_head.weight"] = _says_words(random.weights(tokenizer.rows, HIDDEN), tokenizer.words, tokenizer.last)
-    return {**tokenizer.files, **_repository(config, tensors, {"bos_token_id": 1, "eos_token_id": 2})}
-
-
-FAMILIES: Mapping[str, Callable[[], Files]] = {
-    "llama": tiny_llama,
-    "qwen2": tiny_qwen2,
-    "gemma": lambda: tiny_gemma(1),
-    "gemma2": lambda: tiny_gemma(2),
-    "gemma3": lambda: tiny_gemma(3),
-    "phi3": tiny_phi3,
-    "phi3-4k": lambda: tiny_phi3(long=False),
-    "mixtral": tiny_mixtral,
-}
-
-
 def changed_json(files: Files, path: str, change: Callable[[dict[str, Any]], object]) -> Files:
     """The files with what `change` does to the object in one of them."""
     value = json.loads(files[path])
@@ -236,41 +200,6 @@ def embedding_form(files: Files, pooling: Pooling = "lasttoken") -> Files:
 def restored(files: Files, change: Callable[[dict[str, Stored]], dict[str, Stored]]) -> Files:
     """The files with other tensors."""
     return files | {"model.safetensors": stored(change(stored_tensors(files["model.safetensors"])))}
-
-
-def fp8_pair(files: Files, scales: tuple[int, int]) -> tuple[Files, Files]:
-    """One model twice: in BF16, and with FP8 matrices and a scale for each row (`(0, 1)`), or for the whole (`(1, 1)`).
-
-    Its numbers are ones that both can hold, so that nothing is lost in either.
-    """
-    by_tensor = bool(scales[0])
-    plain, packed = {}, {}
-    for name, tensor in stored_tensors(files["model.safetensors"]).items():
-        if not name.endswith("_proj.weight"):
-            plain[name] = packed[name] = tensor
-            continue
-        rows, columns = tensor.shape
-        noise = np.frombuffer(tensor.data, np.uint8)[: rows * columns]
-        # Sign and mantissa at random, an exponent of -3 or -4: 0.06 to 0.23, and never NaN.
-        codes = (noise & 0x87 | np.where(noise & 0x08, 0x20, 0x18)).astype(np.uint8)
-        power = np.full((1, 1), -2.0) if by_tensor else (-2.0 - np.arange(rows) % 3)[:, None]
-        scale = np.exp2(power).astype(np.float32)
-        numbers = _fp8_numbers(codes).reshape(rows, columns) * scale
-        plain[name] = Stored("BF16", tensor.shape, (numbers.view("<u4") >> 16).astype("<u2").tobytes())
-        packed[name] = Stored("F8_E4M3", tensor.shape, codes.tobytes())
-        packed[f"{name}_scale"] = Stored("F32", [] if by_tensor else [rows, 1], scale.tobytes())
-    method = {"quantization_config": {"quant_method": "fp8" if by_tensor else "compressed-tensors"}}
-    return files | {"model.safetensors": stored(plain)}, configured(files, **method) | {
-        "model.safetensors": stored(packed)
-    }
-
-
-def _fp8_numbers(codes: "np.typing.NDArray[np.uint8]") -> Array:
-    """What normal numbers of E4M3 are: a sign, four bits of exponent, three of mantissa."""
-    exponent = (codes >> 3 & 0xF).astype(np.float32) - 7
-    sign = np.where(codes & 0x80, -1, 1)
-    numbers: Array = (sign * (1 + (codes & 7) / 8) * np.exp2(exponent)).astype(np.float32)
-    return numbers
 
 
 class _Tokenizer(NamedTuple):
