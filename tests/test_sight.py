@@ -145,6 +145,8 @@ async def test_a_pull_goes_through_its_states_in_order(
         return await pull_natively(name)
 
     monkeypatch.setattr("proxy.demo.ollama.offered_manifest", held)
+    # Nothing is swept in between: the next pull would wait for that, and it is held.
+    monkeypatch.setattr("proxy.pull.reclaim.FIRST_SWEEP_SECONDS", 1000.0)
     ollama.hold_making = create = asyncio.Event()
     config = settings(hub.endpoint, ollama.url, pull={"jobs": 1}, ollama={"reclaim": True})
     async with App(config) as app:

@@ -253,8 +253,8 @@ def _logged() -> Iterator[None]:
 
 def _why(asked_for: bool, url: str, error: OllamaError) -> str:
     if asked_for:
-        return f"files that no model needs stay in Ollama, which would not take over their removal ({error})"
+        return f"files that no model needs stay: Ollama would not take over their removal ({error})"
     return (
-        f"files that no model needs stay in Ollama, which does not reach the proxy at {url} ({error}); set "
+        f"files that no model needs stay, since Ollama does not reach the proxy at {url} ({error}); set "
         "ollama.advertise_url, or ollama.reclaim = false"
     )
