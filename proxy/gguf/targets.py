@@ -425,7 +425,7 @@ def _heaped(rule: Heaped, config: Config, place: _Place, name: str) -> Target:
     if len(shape) != MATRIX or shape[0] % count:
         raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} matrices")
     rows, columns = shape[0] // count, shape[1]
-    if not rule.turned:
+    if not rule.transposed:
         return _target(name, (count, rows, columns), place, [place.piece()])
     step = transposed(rows, columns, WIDTHS[place.source.dtype])
     return _target(name, (count, columns, rows), place, [place.piece()], [step])

@@ -93,7 +93,7 @@ _NOMIC_BERT_MOE = replace(
         _LAYER + "mlp.fc1": "blk.{}.ffn_up",
         _LAYER + "mlp.router.layer": "blk.{}.ffn_gate_inp",
         _LAYER + "mlp.experts.mlp.w1": Heaped("blk.{}.ffn_up_exps", experts),
-        _LAYER + "mlp.experts.mlp.w2": Heaped("blk.{}.ffn_down_exps", experts, turned=True),
+        _LAYER + "mlp.experts.mlp.w2": Heaped("blk.{}.ffn_down_exps", experts, transposed=True),
         _LAYER + "mlp.experts.bias": Unused(),
     },
     hyperparameters=(

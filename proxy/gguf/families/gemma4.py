@@ -18,10 +18,10 @@ from proxy.gguf.families.parts import (
     sliding,
     two_ropes,
 )
-from proxy.gguf.families.rules import Family, Reshaped, Rule, made_by
+from proxy.gguf.families.rules import Family, Reshaped, Rule, stems_of
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import BASIC, Pairs, nonzero
-from proxy.gguf.tensors import TensorName, shown
+from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 _EXPERTS: Mapping[str, Rule | str] = {
@@ -36,10 +36,7 @@ _EXPERTS: Mapping[str, Rule | str] = {
 }
 """Beside the dense part of each layer."""
 
-_OF_INPUTS, _OF_EXPERTS = (
-    frozenset(TensorName.of(name.format(0)).stem for key, rule in rules.items() for name in made_by(key, rule))
-    for rules in (LAYER_INPUTS, _EXPERTS)
-)
+_OF_INPUTS, _OF_EXPERTS = stems_of(LAYER_INPUTS), stems_of(_EXPERTS)
 _UNTURNED = 1e30
 """By which a frequency is divided so that nothing turns."""
 _INPUT_SIZE = "hidden_size_per_layer_input"

@@ -7,10 +7,9 @@ from dataclasses import replace
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.hybrids import ENDLESS, GROUPS, mixer_2
 from proxy.gguf.families.parts import ATTENTION_BIAS, LAYER, TURNED, experts, head_dim, known_kinds
-from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, made_by
+from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, stems_of
 from proxy.gguf.header import Field, Kind
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
-from proxy.gguf.tensors import TensorName
 
 _MIXER = LAYER + "mixer."
 _STATE, _ATTENDS, _MLP, _EXPERTS = "linear_attention", "full_attention", "mlp", "moe"
@@ -27,7 +26,7 @@ _KINDS = {
 
 _OF_KIND: Mapping[str, Mapping[str, Rule | str]] = {
     _STATE: mixer_2(_MIXER),
-    # Nothing needs Q and K to be turned, which have no rope, but llama.cpp's converter does.
+    # Q and K have no rope here, so that turning them changes nothing; llama.cpp's converter turns them nevertheless.
     _ATTENDS: {key.replace("self_attn.", "mixer."): rule for key, rule in TURNED.items()},
     _MLP: {_MIXER + "up_proj": "blk.{}.ffn_up", _MIXER + "down_proj": "blk.{}.ffn_down"},
     _EXPERTS: {
@@ -57,16 +56,14 @@ def _kinds(config: Config) -> list[str]:
     return [_KINDS[kind] for kind in known_kinds(config, kinds, _KINDS)]
 
 
-def _stems(kind: str) -> set[str]:
-    rules = {**_OF_KIND[kind], **(_LATENT if kind == _EXPERTS else {})}
-    return {TensorName.of(name.format(0)).stem for key, rule in rules.items() for name in made_by(key, rule)}
-
-
-_ALL_STEMS = set().union(*map(_stems, _OF_KIND))
+_STEMS = {
+    kind: stems_of(rules) | (stems_of(_LATENT) if kind == _EXPERTS else set()) for kind, rules in _OF_KIND.items()
+}
+_ALL_STEMS = frozenset().union(*_STEMS.values())
 
 
 def _absent(config: Config, layer: int | None) -> Mapping[str, bool]:
-    return {} if layer is None else dict.fromkeys(_ALL_STEMS - _stems(_kinds(config)[layer]), False)
+    return {} if layer is None else dict.fromkeys(_ALL_STEMS - _STEMS[_kinds(config)[layer]], False)
 
 
 def _layers(config: Config) -> Pairs:
@@ -76,7 +73,7 @@ def _layers(config: Config) -> Pairs:
     size = config.positive("moe_intermediate_size" if _EXPERTS in kinds else "intermediate_size")
     sizes = [size if kind in (_MLP, _EXPERTS) else 0 for kind in kinds]
     yield "block_count", Field.uint32(config.blocks)
-    # No head is turned.
+    # There is no rope, whatever this says.
     yield "rope.dimension_count", Field.uint32(min(config.hidden // config.heads, config.head_size))
     yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
     yield "feed_forward_length", Field.array(Kind.INT32, sizes)

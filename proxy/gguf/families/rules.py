@@ -6,6 +6,7 @@ from typing import Any
 
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
+from proxy.gguf.tensors import TensorName
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 Size = Callable[[Config], int]
@@ -166,11 +167,11 @@ class Unused:
 
 @dataclass(frozen=True, slots=True)
 class Heaped:
-    """Matrices below each other, `count` of them, each perhaps with its rows `turned` into columns."""
+    """`count` matrices, one below the other. With `transposed` the rows of each become its columns."""
 
     name: str
     count: Size
-    turned: bool = False
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +244,11 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             yield name + end
         case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind() | Heaped() | Padded():
             yield rule.name + end
+
+
+def stems_of(rules: Mapping[str, Rule | str]) -> frozenset[str]:
+    """The names of the tensors that they make, without layer and end."""
+    return frozenset(TensorName.of(name.format(0)).stem for key, rule in rules.items() for name in made_by(key, rule))
 
 
 @dataclass(frozen=True, slots=True)
