@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from proxy.chat.facts import ChatTemplate
 from proxy.chat.probe import probe
 from proxy.config import NO_SETTINGS, Config, GgufPulls
 from proxy.errors import Refusal
@@ -34,7 +35,6 @@ from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector,
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import (
     Brought,
-    Modelfile,
     brought_by_files,
     brought_by_gguf,
     choose_modelfile,
@@ -148,7 +148,8 @@ class Planner:
             brought = await asyncio.to_thread(brought_by_gguf, headers[0])
         except GgufError as error:
             raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
-        modelfile = await self._modelfile(reference, repository, "", brought, reading.contents, capabilities)
+        settings, chat = self._config.settings_for(reference.name), await _probed(brought)
+        modelfile = choose_modelfile(repository.id, "", brought, chat, reading.contents, settings, capabilities)
         return await asyncio.to_thread(
             plan_gguf, reference.name, repository, choice, headers, projector, capabilities, modelfile
         )
@@ -172,9 +173,10 @@ class Planner:
         pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
         brought = brought_by_files(repository.id, contents, tokens)
         brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
-        modelfile = await self._modelfile(reference, repository, architecture, brought, contents, capabilities)
+        settings, chat = self._config.settings_for(reference.name), await _probed(brought)
+        modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
         # What embeds texts is asked without a template.
-        sample = (await probe(brought.jinja, brought.facts)).sample if brought.jinja and pooling is None else ""
+        sample = chat.sample if chat and pooling is None else ""
         material = Material(repository, config, selection, headers, contents, brought, modelfile, pooling, sample)
         made = await asyncio.to_thread(convert_material, material, wanted)
         plan = await asyncio.to_thread(plan_conversion, reference.name, material, wanted, made, capabilities)
@@ -182,19 +184,6 @@ class Planner:
         if verdict.refused:
             raise NotConvertible(f"{repository.id}: {verdict.refused}")
         return replace(plan, warnings=(*plan.warnings, *verdict.remarks))
-
-    async def _modelfile(
-        self,
-        reference: ModelReference,
-        repository: Repository,
-        architecture: str,
-        brought: Brought,
-        contents: Mapping[str, bytes],
-        capabilities: Capabilities,
-    ) -> Modelfile:
-        chat = await probe(brought.jinja, brought.facts) if brought.jinja else None
-        settings = self._config.settings_for(reference.name)
-        return choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
 
     async def _plan_adapter(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         repository = reading.repository
@@ -245,6 +234,10 @@ class Planner:
             return None, facts
         with _of_the_base():
             return await self.plan(base, repository, capabilities, progress), facts
+
+
+async def _probed(brought: Brought) -> ChatTemplate | None:
+    return await probe(brought.jinja, brought.facts) if brought.jinja else None
 
 
 @contextmanager
