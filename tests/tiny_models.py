@@ -217,15 +217,15 @@ def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
     return files | {"modules.json": _json(modules), "1_Pooling/config.json": _json(newer)}
 
 
-def tiny_nomic_bert(*, experts: int = 0, pooling: Pooling = "mean", seed: int = 0) -> dict[str, bytes]:
-    """A NomicBertModel, or with experts a NomicBertMoEModel, in the names and keys that Ollama's converter expects.
+def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
+    """A NomicBertModel in the names and keys that Ollama's converter took before v0.34.1, and no repository has.
 
-    nomic-ai's own repositories have others (`n_layer`, `attn.Wqkv`), which it does not understand.
+    nomic-ai's own have others (`n_layer`, `attn.Wqkv`), and transformers' too.
     """
     vocabulary = wordpieces()
     hidden, feed_forward, layers = 256, 256, 2
     config = {
-        "architectures": ["NomicBertMoEModel" if experts else "NomicBertModel"],
+        "architectures": ["NomicBertModel"],
         "model_type": "nomic_bert",
         "hidden_size": hidden,
         "intermediate_size": feed_forward,
@@ -238,8 +238,6 @@ def tiny_nomic_bert(*, experts: int = 0, pooling: Pooling = "mean", seed: int = 
         "type_vocab_size": 2,
         "vocab_size": len(vocabulary),
     }
-    if experts:
-        config |= {"num_local_experts": experts, "num_experts_per_tok": 2, "moe_every_n_layers": 2}
     random = Random(seed)
     tensors = {
         "embeddings.word_embeddings.weight": random.weights(len(vocabulary), hidden),
@@ -250,32 +248,22 @@ def tiny_nomic_bert(*, experts: int = 0, pooling: Pooling = "mean", seed: int = 
         prefix = f"encoder.layer.{layer}."
         tensors[f"{prefix}attention.self.qkv.weight"] = random.weights(3 * hidden, hidden)
         tensors[f"{prefix}attention.output.dense.weight"] = random.weights(hidden, hidden)
-        if experts:
-            # llama.cpp and Ollama both want these biases of the mixture's layers.
-            tensors |= _zeros(f"{prefix}attention.self.qkv.bias", 3 * hidden)
-            tensors |= _zeros(f"{prefix}attention.output.dense.bias", hidden)
         tensors |= _layer_norm(f"{prefix}attention.output.LayerNorm", hidden)
-        if experts and layer % 2:
-            tensors[f"{prefix}mlp.router.weight"] = random.weights(experts, hidden)
-            tensors[f"{prefix}mlp.experts.up.weight"] = random.weights(experts, feed_forward, hidden)
-            tensors[f"{prefix}mlp.experts.down.weight"] = random.weights(experts, hidden, feed_forward)
-        else:
-            tensors |= random.linear(f"{prefix}mlp.up", feed_forward, hidden, bias=bool(experts))
-            tensors |= random.linear(f"{prefix}mlp.down", hidden, feed_forward, bias=bool(experts))
-            if not experts:
-                # The name in the GGUF: the converter has no rename that makes a gate.
-                tensors[f"{prefix}ffn_gate.weight"] = random.weights(feed_forward, hidden)
+        tensors |= random.linear(f"{prefix}mlp.up", feed_forward, hidden, bias=False)
+        tensors |= random.linear(f"{prefix}mlp.down", hidden, feed_forward, bias=False)
+        # The name in the GGUF: the converter had no rename that made a gate.
+        tensors[f"{prefix}ffn_gate.weight"] = random.weights(feed_forward, hidden)
         tensors |= _layer_norm(f"{prefix}output.LayerNorm", hidden)
     return {
         "config.json": _json(config),
         "model.safetensors": safetensors(tensors, "F16"),
         **bert_tokenizer(vocabulary),
-        **sentence_transformer(hidden, pooling, normalize=True),
+        **sentence_transformer(hidden, "mean", normalize=True),
     }
 
 
 def tiny_embedding_gemma(*, seed: int = 0) -> dict[str, bytes]:
-    """A Gemma3TextModel with its two Dense modules, which Ollama converts from v0.33 on: 64 numbers a text."""
+    """A Gemma3TextModel with its two Dense modules: 64 numbers a text."""
     hidden, dense = 64, 128
     tokenizer = _gemma_tokenizer()
     # Every sixth layer sees the whole text, and llama.cpp stumbles when none does.

@@ -18,8 +18,8 @@ from proxy.planning.installation import human_number
 
 LLAMA_SERVER = (0, 30, 0)
 """From here on llama.cpp's programs join what is split."""
-NO_CONVERTER = (0, 34, 1)
-"""From here on no adapter is taken."""
+GGUF_ALONE = (0, 34, 1)
+"""From here on no adapter is taken, and a model's config has to be one."""
 # A marker in a chat template, and the template and the stops that Ollama then takes for it. The real one
 # measures an edit distance; here a template much longer than those it knows is simply none of them.
 LLAMA3 = (
@@ -78,7 +78,7 @@ class Creation:
         self.finished = False
 
     async def run(self) -> None:
-        if self._version >= NO_CONVERTER:
+        if self._version >= GGUF_ALONE:
             self._refuse_what_is_gone()
         if self._body.get("from"):
             await self._take_from(self._body["from"])

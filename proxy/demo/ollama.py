@@ -17,8 +17,8 @@ from proxy.demo import talk
 from proxy.demo.blobs import VALID_DIGEST, BlobStore
 from proxy.demo.browsers import BrowserRules, admit_origin
 from proxy.demo.creation import (
+    GGUF_ALONE,
     LLAMA_SERVER,
-    NO_CONVERTER,
     Crash,
     CreateScript,
     Creation,
@@ -308,7 +308,7 @@ class StandInOllama(StandIn, CreateScript):
             self._store.claim(layer.digest, size)
         await lines.status("verifying sha256 digest")
         await lines.status("writing manifest")
-        strict = self._numbers >= NO_CONVERTER
+        strict = self._numbers >= GGUF_ALONE
         self.models[name.shortest] = model_of_layers(self._store, name, layers, manifest, strict=strict)
         await lines.status("success")
 
