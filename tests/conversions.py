@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.gguf.conversion import Conversion, Description, convert
-from proxy.gguf.targets import Piece
+from proxy.gguf.pieces import Piece
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import Header, header_size, read_header

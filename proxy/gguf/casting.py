@@ -5,7 +5,7 @@ from functools import partial
 
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, described, engine_for
-from proxy.gguf.targets import Piece, Target
+from proxy.gguf.pieces import Piece, Target
 from proxy.gguf.tensor_types import quantized_already
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chained, widened

@@ -18,9 +18,10 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import DENSE, Family
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.loadable import check_loadable
+from proxy.gguf.pieces import MATRIX, Made, Piece, Source, Target
 from proxy.gguf.requantizing import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
-from proxy.gguf.targets import MATRIX, Made, Piece, Source, Target, plan_targets
+from proxy.gguf.targets import plan_targets
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles

@@ -25,8 +25,8 @@ from proxy.gguf.casting import NoEngine, cast, casting
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, described, engine_for, engines
 from proxy.gguf.header import Header, read_header
+from proxy.gguf.pieces import Piece, Target
 from proxy.gguf.quantizing import Numpy
-from proxy.gguf.targets import Piece, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, chained, interleaved, transposed
