@@ -9,12 +9,17 @@ READY = b"ready\n"
 
 def answer_once(work: Callable[[bytes], bytes], *, memory: int, seconds: float) -> None:
     """`memory` is in bytes of address space; `seconds` of the processor count from when the question is there."""
+    begin(memory)
+    question = sys.stdin.buffer.read()
+    limit_time(seconds)
+    sys.stdout.buffer.write(work(question))
+
+
+def begin(memory: int) -> None:
+    """Says that questions may come; `memory` is in bytes of address space."""
     _limit_memory(memory)
     sys.stdout.buffer.write(READY)
     sys.stdout.buffer.flush()
-    question = sys.stdin.buffer.read()
-    _limit_time(seconds)
-    sys.stdout.buffer.write(work(question))
 
 
 def _limit_memory(size: int) -> None:
@@ -29,8 +34,8 @@ def _limit_memory(size: int) -> None:
         return
 
 
-def _limit_time(seconds: float) -> None:
-    """Time of the processor, not of the clock, so that a busy machine fails no honest work.
+def limit_time(seconds: float) -> None:
+    """From now on. Time of the processor, not of the clock, so that a busy machine fails no honest work.
 
     Python has no handler for this signal, so it ends the process even inside of C code.
     """

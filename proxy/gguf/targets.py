@@ -1,5 +1,6 @@
 """The tensors of a GGUF and the byte ranges that each is made of, by a family's rules. Pure."""
 
+import re
 from collections.abc import Iterator, Mapping
 from math import prod
 
@@ -15,18 +16,20 @@ from proxy.gguf.transforms import WIDTHS
 _BYTES = {"U8": TensorType.MXFP4}
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _SUFFIXES = ("weight", "bias")
+_NUMBERS = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,4})(?![^.])")
+"""Between the dots of a name. No model has more than five digits of anything."""
 
 
 def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> list[Target]:
     stacks: dict[str, dict[int, Place]] = {}
     rules: dict[str, Stacked] = {}
     targets = [_made(name, content) for name, content in family.made(config).items()]
-    places = list(_places(family, config, weights))
+    places, blocks = list(_places(family, config, weights)), config.blocks
     by_name = {place.name: place for place in places}
     for place in places:
         rule, numbers, suffix = _rule(family, place)
-        if numbers and numbers[0] >= config.blocks:
-            raise CannotConvert(f"{place.name} is of a layer that num_hidden_layers = {config.blocks} does not count")
+        if numbers and numbers[0] >= blocks:
+            raise CannotConvert(f"{place.name} is of a layer that num_hidden_layers = {blocks} does not count")
         if isinstance(rule, Stacked):
             whole = rule.name.format(*numbers) + suffix
             rules[whole] = rule
@@ -57,15 +60,14 @@ def _places(family: Family, config: Config, weights: Mapping[str, Mapping[str, S
 
 def _rule(family: Family, place: Place) -> tuple[Rule, list[int], str]:
     """The family's rule for a tensor, the numbers in its name, and the end that its new name has."""
-    parts = place.name.split(".")
-    numbers = [int(part) for part in parts if _is_number(part)]
-    stem, _, end = ".".join("{}" if _is_number(part) else part for part in parts).rpartition(".")
+    numbers = [int(number) for number in _NUMBERS.findall(place.name)]
+    stem, _, end = _NUMBERS.sub("{}", place.name).rpartition(".")
     rule = family.tensors.get(stem) if end in _SUFFIXES else None
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
         # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
         end = "bias" if end.endswith("bias") else "weight"
     _check_source(place, _BYTES if isinstance(rule, Packed | Beside) else TYPES)
-    if rule is None or "{}" in parts:
+    if rule is None or "{}" in place.name:
         raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
     return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
 
@@ -81,12 +83,8 @@ def _check_source(place: Place, types: Mapping[str, TensorType]) -> None:
 
 def _layer(name: str) -> int:
     """The first number in a name; -1 for none."""
-    return next((int(part) for part in name.split(".") if _is_number(part)), -1)
-
-
-def _is_number(part: str) -> bool:
-    """No model has more than five digits of anything."""
-    return part.isascii() and part.isdecimal() and len(part) < 6 and (part == "0" or part[0] != "0")  # noqa: PLR2004
+    number = _NUMBERS.search(name)
+    return int(number[0]) if number else -1
 
 
 def _made(name: str, content: bytes) -> Target:

@@ -34,6 +34,7 @@ _ALWAYS_SHOWN = frozenset(
 )
 """Special tokens that whoever reads an answer looks for."""
 _PREFIX = "tokenizer.ggml.add_space_prefix"
+_MERGED_SPACE = chr(ord(" ") + 256)
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _NO_END = "\U0001f409"
 """What llama.cpp has for the piece of a zero, at which it would take a text to end."""
@@ -150,10 +151,11 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(merges, list) or not merges:
         raise CannotConvert(f"{TOKENIZER} has no merges")
     for merge in merges:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or [type(half) for half in pair] != [str, str]:
-            raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
-        yield " ".join(half.replace(" ", chr(ord(" ") + 256)) for half in pair)
+        match merge.split(" ") if isinstance(merge, str) else merge:
+            case [str(first), str(second)]:
+                yield f"{first.replace(' ', _MERGED_SPACE)} {second.replace(' ', _MERGED_SPACE)}"
+            case _:
+                raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
 
 
 def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from proxy.config import Quantization
@@ -20,7 +21,7 @@ from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
 from proxy.planning.identity import maker_of
 from proxy.planning.modelfile import README, Brought, Modelfile
-from proxy.planning.plan import Finished, Format, Plan, Upload, weight_upload
+from proxy.planning.plan import Finished, Format, Plan, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
 from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
 from proxy.planning.safetensors import Header
@@ -77,7 +78,8 @@ def read_tokens(
 class Material:
     """What was read of a repository, and what the model is to have beside its weights."""
 
-    repository: Repository
+    repository: str
+    """ORG/REPO."""
     config: Mapping[str, Any]
     selection: Selection
     headers: Mapping[str, Header]
@@ -94,20 +96,26 @@ class Material:
 
 
 def plan_conversion(
-    name: str, material: Material, wanted: str, conversion: Conversion, capabilities: Capabilities
+    name: str,
+    repository: Repository,
+    material: Material,
+    wanted: str,
+    conversion: Conversion,
+    recipe: Recipe,
+    capabilities: Capabilities,
 ) -> Plan:
-    """`wanted` is what the matrices are to be.
+    """`wanted` is what the matrices are to be, `recipe` makes the converted file.
 
     Raises NotConvertible and Refusal for what this Ollama cannot make of it.
     """
-    repository, modelfile = material.repository, material.modelfile
+    modelfile = material.modelfile
     if not capabilities.runs(conversion.architecture):
         raise NotConvertible(
             f"{repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
             f"{RUNS[conversion.architecture]} or newer does"
         )
     _check_release(material, conversion, capabilities)
-    upload = _upload(material, conversion)
+    upload = weight_upload(repository, FILE, recipe)
     return Plan(
         name,
         repository,
@@ -144,7 +152,7 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
         (capabilities.runs_right_from(architecture, cut), f"calculates {name} wrongly"),
     ):
         if capabilities.version < since:
-            raise Refusal(f"{material.repository.id}: {capabilities.ollama} {lack}; update it to {since} or newer")
+            raise Refusal(f"{material.repository}: {capabilities.ollama} {lack}; update it to {since} or newer")
 
 
 def _losses(architecture: str) -> tuple[str, ...]:
@@ -153,11 +161,11 @@ def _losses(architecture: str) -> tuple[str, ...]:
     return (f"this model cannot {text.lost}: the proxy makes its text part alone",) if text else ()
 
 
-def convert_material(material: Material, quantization: str) -> Conversion:
-    """Raises NotConvertible for what the proxy does not know."""
+def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:
+    """The converted file, and out of which bytes it is made. Raises NotConvertible for what the proxy does not know."""
     repository = material.repository
     description = Description(
-        repository.id.rpartition("/")[2],
+        repository.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
         chat_template=material.modelfile.jinja,
         generation=material.brought.generation,
@@ -166,7 +174,7 @@ def convert_material(material: Material, quantization: str) -> Conversion:
         pooling=material.pooling,
     )
     try:
-        return convert(
+        conversion = convert(
             material.config,
             material.contents,
             _tensors(material),
@@ -174,9 +182,10 @@ def convert_material(material: Material, quantization: str) -> Conversion:
             quantization=quantization,
         )
     except NoEngine as error:
-        raise not_made_here(repository.id, error) from error
+        raise not_made_here(repository, error) from error
     except GgufError as error:
-        raise NotConvertible(f"{repository.id}: {error}") from error
+        raise NotConvertible(f"{repository}: {error}") from error
+    return replace(conversion, pieces=()), _recipe(material, conversion)
 
 
 def _tensors(material: Material) -> dict[str, Mapping[str, Source]]:
@@ -185,15 +194,16 @@ def _tensors(material: Material) -> dict[str, Mapping[str, Source]]:
     Raises Refusal where the index names a tensor that its file does not have, and where two files have one tensor and
     no index tells which counts. Raises NotConvertible as `name_tensors` does.
     """
-    index, headers, repository = material.selection.weight_map or {}, material.headers, material.repository.id
+    index, repository = material.selection.weight_map or {}, material.repository
+    there = {file.path: material.headers[file.path].tensors for file in material.selection.weights}
     for name, path in index.items():
-        if name not in headers[path].tensors:
+        if name not in there[path]:
             raise Refusal(
                 f"{repository}/{INDEX} says that {path} has the tensor {name}, but it has not; its upload is damaged"
             )
     chosen = {
-        path: {name: tensor for name, tensor in headers[path].tensors.items() if index.get(name, path) == path}
-        for path in sorted(file.path for file in material.selection.weights)
+        path: {name: tensor for name, tensor in there[path].items() if index.get(name, path) == path}
+        for path in sorted(there)
     }
     named = name_tensors(repository, material.contents, chosen)
     places: dict[str, str] = {}
@@ -207,20 +217,20 @@ def _tensors(material: Material) -> dict[str, Mapping[str, Source]]:
     return named
 
 
-def _upload(material: Material, conversion: Conversion) -> Upload:
-    repository, headers = material.repository, material.headers
+def _recipe(material: Material, conversion: Conversion) -> Recipe:
     files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
     # What becomes of a tensor is told by this and by both headers, which are part of a blob's identity anyway.
     of = hashlib.sha256(material.contents[CONFIG] + maker_of(material.architecture).encode()).hexdigest()
+    ranges = _Ranges(files, of)
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
-            file, header = files[path], headers[path]
-            read_before = compared(f"{repository.id}/{path}", file, header.size, header.content.__eq__)
-            parts += [read_before, *covered(file, header.size, [_part(files, piece, of) for piece in pieces])]
+            file, header = files[path], material.headers[path]
+            read_before = compared(f"{material.repository}/{path}", file, header.size, header.content.__eq__)
+            parts += [read_before, *covered(file, header.size, [ranges.part(piece) for piece in pieces])]
     else:
-        parts += [part for piece in conversion.pieces for part in _parts(files, piece, of)]
-    return weight_upload(repository, FILE, Recipe(tuple(parts)))
+        parts += [part for piece in conversion.pieces for part in ranges.parts(piece)]
+    return Recipe(tuple(parts))
 
 
 def _by_file(
@@ -235,16 +245,20 @@ def _by_file(
     yield from shares.items()
 
 
-def _parts(files: Mapping[str, RepositoryFile], piece: Piece | Made, of: str) -> Iterator[Literal | Range]:
-    if isinstance(piece, Piece) and piece.beside is not None:
-        beside = piece.beside
-        yield Range(files[beside.path], beside.start, beside.stop, of=of, beside=True)
-    yield _part(files, piece, of)
+class _Ranges:
+    """Makes parts of pieces. What a file's pieces go through is shared by them: there may be tens of thousands."""
 
+    def __init__(self, files: Mapping[str, RepositoryFile], of: str) -> None:
+        self._files, self._of, self._explained = files, of, cache(explained)
 
-def _part(files: Mapping[str, RepositoryFile], piece: Piece | Made, of: str) -> Literal | Range:
-    if isinstance(piece, Made):
-        return Literal(piece.content)
-    return Range(
-        files[piece.path], piece.start, piece.stop, piece.transform and explained(piece.path, piece.transform), of
-    )
+    def parts(self, piece: Piece | Made) -> Iterator[Literal | Range]:
+        """With those that are kept beside."""
+        if isinstance(piece, Piece) and (beside := piece.beside) is not None:
+            yield Range(self._files[beside.path], beside.start, beside.stop, of=self._of, beside=True)
+        yield self.part(piece)
+
+    def part(self, piece: Piece | Made) -> Literal | Range:
+        if isinstance(piece, Made):
+            return Literal(piece.content)
+        transform = piece.transform and self._explained(piece.path, piece.transform)
+        return Range(self._files[piece.path], piece.start, piece.stop, transform, self._of)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.errors import Damaged
 from proxy.gguf.transforms import Transform
@@ -65,13 +66,13 @@ def covered(file: RepositoryFile, at: int, parts: Sequence[Literal | Range]) -> 
 
 def compared(where: str, file: RepositoryFile, size: int, same: Callable[[bytes], bool]) -> Range:
     """A file's header, which was read before: no blob gets it, but it has to be the `same` again."""
+    return Range(file, 0, size, Transform(max(size, 1), 0, partial(_compare, where, same)))
 
-    def compare(content: bytes) -> bytes:
-        if content and not same(content):
-            raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
-        return b""
 
-    return Range(file, 0, size, Transform(max(size, 1), 0, compare))
+def _compare(where: str, same: Callable[[bytes], bool], content: bytes) -> bytes:
+    if content and not same(content):
+        raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
+    return b""
 
 
 def _nothing(_: bytes) -> bytes:

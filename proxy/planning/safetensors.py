@@ -42,7 +42,11 @@ class Header:
     """`content` is the header as it stands in the file, with its length before it."""
 
     content: bytes
-    tensors: Mapping[str, Tensor]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, parsed anew each time: those of a hundred files would take too much memory."""
+        return dict(_tensors(self.content))
 
     @property
     def size(self) -> int:
@@ -72,7 +76,7 @@ def read_header(where: str, content: bytes, file_size: int) -> Header:
             f"{where} has a broken header ({error}); ask the repository's owner to upload it again"
         ) from error
     _check_sizes(where, tensors, len(content), file_size)
-    return Header(content, tensors)
+    return Header(content)
 
 
 def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:

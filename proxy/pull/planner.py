@@ -25,11 +25,10 @@ from proxy.planning.capabilities import Capabilities, capabilities_of
 from proxy.planning.conversion_plan import (
     Material,
     architecture_of,
-    convert_material,
     kept_quantization,
     plan_conversion,
-    read_tokens,
 )
+from proxy.planning.converter import converter
 from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
@@ -169,18 +168,25 @@ class Planner:
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))
         contents = reading.contents
-        tokens, adds_bos = await asyncio.to_thread(read_tokens, repository.id, config, contents)
-        pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
-        brought = brought_by_files(repository.id, contents, tokens)
-        brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
-        settings, chat = self._config.settings_for(reference.name), await _probed(brought)
-        modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
-        # What embeds texts is asked without a template.
-        sample = chat.sample if chat and pooling is None else ""
-        material = Material(repository, config, selection, headers, contents, brought, modelfile, pooling, sample)
-        made = await asyncio.to_thread(convert_material, material, wanted)
-        plan = await asyncio.to_thread(plan_conversion, reference.name, material, wanted, made, capabilities)
-        verdict = await compare(contents, made.header, sample)
+        async with converter(
+            [*map(len, contents.values()), *(header.size for header in headers.values())]
+        ) as converting:
+            tokens, adds_bos = await converting.read_tokens(repository.id, config, contents)
+            pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
+            brought = brought_by_files(repository.id, contents, tokens)
+            brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
+            settings, chat = self._config.settings_for(reference.name), await _probed(brought)
+            modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
+            # What embeds texts is asked without a template.
+            sample = chat.sample if chat and pooling is None else ""
+            material = Material(
+                repository.id, config, selection, headers, contents, brought, modelfile, pooling, sample
+            )
+            conversion, recipe = await converting.convert(material, wanted)
+        plan = await asyncio.to_thread(
+            plan_conversion, reference.name, repository, material, wanted, conversion, recipe, capabilities
+        )
+        verdict = await compare(contents, conversion.header, sample)
         if verdict.refused:
             raise NotConvertible(f"{repository.id}: {verdict.refused}")
         return replace(plan, warnings=(*plan.warnings, *verdict.remarks))

@@ -4,10 +4,9 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from weakref import WeakKeyDictionary
 
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
-from proxy.processes import ask_worker
+from proxy.processes import Turns, ask_worker
 from proxy.remembered import Remembered
 from proxy.tokenizing.verdict import Verdict, not_compared
 from proxy.tokenizing.worker import LARGEST_ANSWER, question_of
@@ -22,7 +21,7 @@ class Comparer:
 
     def __init__(self, *, remembered: int = 256, seconds: float = _SECONDS) -> None:
         self._results, self._seconds = Remembered[Verdict](remembered), seconds
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._turns = Turns()
 
     async def compare(self, files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
         """`files` are the repository's small ones by path; without a tokenizer.json there is nothing to compare."""
@@ -34,7 +33,7 @@ class Comparer:
         if known is not None:
             return known
         try:
-            async with self._turn():
+            async with self._turns.next():
                 verdict = await self._work(question)
         except TimeoutError:
             # A busy machine may be the reason, so that the next pull tries again.
@@ -43,10 +42,6 @@ class Comparer:
             return not_compared(str(error))
         self._results.put(key, verdict)
         return verdict
-
-    def _turn(self) -> asyncio.Lock:
-        """One worker at a time: each may take hundreds of megabytes."""
-        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
     async def _work(self, question: Sequence[bytes]) -> Verdict:
         answer = await ask_worker("proxy.tokenizing.worker", question, seconds=self._seconds, largest=LARGEST_ANSWER)

@@ -125,6 +125,19 @@ async def test_every_quantization_is_the_converters_file(
     assert not asked(ollama, "/api/create")
 
 
+@pytest.mark.parametrize("name", ["llama_pieces", "mixtral", "gpt_oss", "gemma3", "mamba", "deepseek2", "bloom"])
+async def test_what_a_process_has_planned_is_the_converters_file(
+    client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("proxy.planning.converter.LARGE_BYTES", 0)
+    files = REPOSITORIES[name].files()
+    hub.add("acme/tiny", files)
+    tag = "mxfp4_moe" if name == "gpt_oss" else "q4_k_m"
+    assert (await client.pull(f"{NAME}:{tag}"))[-1] == {"status": "success"}
+    expected = converted(files, quantization=tag.upper())
+    assert ollama.blobs[digest_of(expected)] == len(expected)
+
+
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.34.1", "0.40.0"])
 async def test_no_ollama_is_asked_to_quantize(
     client: Client, hub: StandInHub, ollama: StandInOllama, version: str

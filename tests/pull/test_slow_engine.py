@@ -14,7 +14,6 @@ from proxy.config import GgufPulls
 from proxy.demo.hub import StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.gguf import casting
-from proxy.gguf.engine import Engine
 from proxy.gguf.tensors import TensorType
 from proxy.pull import streams
 from proxy.sources import http_file
@@ -31,10 +30,10 @@ SHORT, LONG = 1.0, 3.0
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     quantize, stops = casting._quantize, count()
 
-    def slowly(engine: Engine, name: str, kind: TensorType, dtype: str, content: bytes) -> bytes:
+    def slowly(name: str, kind: TensorType, dtype: str, content: bytes) -> bytes:
         if next(stops) in (0, 40):
             time.sleep(LONG)
-        return quantize(engine, name, kind, dtype, content)
+        return quantize(name, kind, dtype, content)
 
     monkeypatch.setattr(casting, "_quantize", slowly)
     monkeypatch.setattr(http_file, "READ_SECONDS", SHORT)
