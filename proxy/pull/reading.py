@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from proxy.errors import Refusal
 from proxy.gguf.header import Header as GgufHeader
@@ -13,6 +14,8 @@ from proxy.planning.safetensors import LENGTH_BYTES, Header, header_size, read_h
 from proxy.pull.progress import Progress
 from proxy.pull.transfer import Transfer, together
 from proxy.sources.base import Repository, RepositoryFile
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +46,20 @@ class Reading:
         """Of safetensors, by path."""
         wanted = list(files)
         missing = [file for file in wanted if file.path not in self._headers]
-        headers = await together(self._header(file) for file in missing)
+        headers = await together(self._twice(self._header, file) for file in missing)
         self._headers |= {file.path: header for file, header in zip(missing, headers, strict=True)}
         return {file.path: self._headers[file.path] for file in wanted}
 
-    async def _header(self, file: RepositoryFile) -> Header:
+    async def _twice(self, read: Callable[[RepositoryFile], Awaitable[T]], file: RepositoryFile) -> T:
         try:
-            return await self._header_once(file)
+            return await read(file)
         except Refusal as refusal:
-            # No digest tells whether it is broken there, or was damaged on its way.
+            # No digest tells whether a header is broken there, or was damaged on its way.
             log.warning("%s; it is read once more", refusal)
             self.progress.retried()
-            return await self._header_once(file)
+            return await read(file)
 
-    async def _header_once(self, file: RepositoryFile) -> Header:
+    async def _header(self, file: RepositoryFile) -> Header:
         where = f"{self.repository.id}/{file.path}"
         first = await self._part(file, 0, min(LENGTH_BYTES, file.size))
         size = header_size(where, first, file.size)
@@ -64,7 +67,7 @@ class Reading:
         return await asyncio.to_thread(read_header, where, content, file.size)
 
     async def gguf_headers(self, files: Iterable[RepositoryFile]) -> list[GgufHeader]:
-        return await together(self._gguf_header(file) for file in files)
+        return await together(self._twice(self._gguf_header, file) for file in files)
 
     async def _gguf_header(self, file: RepositoryFile) -> GgufHeader:
         content, wanted = b"", GGUF_BYTES

@@ -273,6 +273,19 @@ async def test_a_failing_hub_is_asked_again_and_in_the_end_given_up(
 
 
 @pytest.mark.parametrize("times", [1, -1])
+async def test_a_damaged_header_is_read_once_more_and_then_an_error(
+    pull: Pulled, hub: StandInHub, ollama: StandInOllama, times: int
+) -> None:
+    hub.faults.append(Fault(WEIGHTS, "corrupt", after=2, times=times))
+    lines = await pull()
+    if times == 1:
+        check_success(lines, ollama)
+    else:
+        assert "is not a GGUF that can be used" in lines[-1]["error"]
+        assert not uploads(ollama)
+
+
+@pytest.mark.parametrize("times", [1, -1])
 async def test_a_damaged_byte_costs_the_file_once_more_and_then_an_error(
     pull: Pulled, hub: StandInHub, ollama: StandInOllama, times: int, caplog: pytest.LogCaptureFixture
 ) -> None:
