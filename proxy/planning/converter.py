@@ -6,7 +6,7 @@ Python parses a tokenizer.json of 11 MB in one step of 0.3 s, in which no other 
 import asyncio
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from proxy.errors import ProxyError, Refusal
@@ -71,17 +71,13 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
     if sum(sizes) <= LARGE_BYTES:
         yield Converter(None)
         return
-    async with _TURNS.next(), _started() as worker:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_TURNS.next())
+        try:
+            worker = await stack.enter_async_context(started("proxy.planning.worker"))
+        except OSError as error:
+            raise Refusal(f"the process that plans the conversion does not start ({error})") from error
         yield Converter(worker)
-
-
-@asynccontextmanager
-async def _started() -> AsyncIterator[Worker]:
-    try:
-        async with started("proxy.planning.worker") as worker:
-            yield worker
-    except OSError as error:
-        raise Refusal(f"the process that plans the conversion does not start ({error})") from error
 
 
 def _convert_in_parts(material: Material, quantization: str) -> tuple[Conversion, list[bytes]]:
