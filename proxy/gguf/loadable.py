@@ -225,7 +225,7 @@ class _Sizes:
         read = self.read
         n_embd, n_head, n_ff = (
             read("embedding_length"),
-            read("attention.head_count"),
+            read("attention.head_count", 0, block),
             read("feed_forward_length", 0, block),
         )
         n_head_kv = read("attention.head_count_kv", n_head, block)
@@ -294,15 +294,20 @@ class _Sizes:
         }
 
 
-def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> None:
-    """Raises CannotConvert for the first number or tensor that the loader would not take."""
+def check_loadable(
+    architecture: str, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], shapes: Mapping[str, str]
+) -> None:
+    """Raises CannotConvert for the first number or tensor that the loader would not take.
+
+    `shapes` are those that the architecture alone does not say.
+    """
     sizes = _Sizes(architecture, metadata)
     _check_numbers(architecture, sizes)
     if architecture not in _MIXED_LAYERS:
         _check_experts(sizes, tensors)
     if every := sizes.read("full_attention_interval"):
         _check_recurrent(sizes.read("block_count"), every, tensors)
-    shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {})}
+    shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {}), **shapes}
     of_block: dict[int | None, Mapping[str, int]] = {}
     for tensor in tensors:
         named = TensorName.of(tensor.name)

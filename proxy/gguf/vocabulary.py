@@ -107,7 +107,7 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         yield from write_specials(family, config, files, len(tokens), strict=True)
     elif "bpe" in family.tokenizers and files.tokenizer:
         pre = name_pre_tokenizer(files.tokenizer)
-        tokens = _byte_level(config, files)
+        tokens = _byte_level(family, config, files)
         yield from tokens.pairs("gpt2", pre)
         yield "merges", Field.strings(_merges(_model(files.tokenizer)))
         specials = dict(write_specials(family, config, files, len(tokens), strict=True))
@@ -156,7 +156,7 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
         yield " ".join(half.replace(" ", chr(ord(" ") + 256)) for half in pair)
 
 
-def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
+def _byte_level(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
     """Added tokens that the weights have no row for are left out; the comparison tells whether one is needed."""
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
@@ -170,7 +170,7 @@ def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
     for number, (text, special) in added.items():
         if number >= len(tokens):
             continue
-        if special or looks_special(text):
+        if special or looks_special(text) or text in family.control:
             tokens.put(number, text, Type.CONTROL)
         else:
             tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED)

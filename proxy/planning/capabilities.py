@@ -55,6 +55,7 @@ RUNS: Mapping[str, Version] = {
     # The same cuts their texts in another way than their tokenizers.
     "nemotron_h": LLAMA_SERVER,
     "nemotron_h_moe": LLAMA_SERVER,
+    "laguna": Version(0, 32, 3),  # before with names of its own for tensors and keys
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
     "modern-bert": LLAMA_SERVER,

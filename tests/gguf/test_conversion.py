@@ -137,6 +137,13 @@ def test_windows_of_any_size_make_the_same_file(name: str) -> None:
     assert write(plan(files), files, window=999) == converted(name)
 
 
+def test_a_window_that_no_layer_has_is_not_written() -> None:
+    """Transformers has one for each Laguna, and llama.cpp would give it to three layers of four."""
+    tiny = REPOSITORIES["laguna_full"]
+    files = replace(tiny, drop=(*tiny.drop, "sliding_window")).files()
+    assert read_header(plan(files).header).metadata == read_header(converted("laguna_full")).metadata
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
 def test_plain_order_is_the_datas(name: str) -> None:
     content = converted(name)

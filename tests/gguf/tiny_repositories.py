@@ -55,10 +55,14 @@ PIECES_TEMPLATE = (
 SPACE = "\u2581"
 
 
-def _split(*patterns: str) -> dict[str, Any]:
+def _split(*patterns: str, lines: bool = False) -> dict[str, Any]:
+    """`lines` has each line go with the ends of those before it."""
     splits = [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in patterns
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+        for pattern, behavior in (
+            *([(r"(?:\r?\n)+(?!\r?\n)", "MergedWithNext")] if lines else []),
+            *((pattern, "Isolated") for pattern in patterns),
+        )
     ]
     return {"type": "Sequence", "pretokenizers": [*splits, {**BYTE_LEVEL, "use_regex": False}]}
 
@@ -79,6 +83,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
     ),
     "tekken": _split(rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_TAIL}"),
+    "laguna": _split(HEAD_PATTERN + r"|\p{N}" + TAIL, lines=True),
     "qwen35": _split(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -1435,6 +1440,27 @@ def _bailing_moe2(weights: Weights) -> None:
             weights.add(f"{layer}mlp.gate.expert_bias", EXPERTS)
 
 
+def _laguna(weights: Weights) -> None:
+    """As its repositories are, or with transformers' names for what is routed."""
+    config = weights.config
+    new = config["gating"] == "per-element"
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        heads = config.get("num_attention_heads_per_layer", [HEADS] * (number + 1))[number]
+        weights.norms(layer)
+        for part, rows in (("q", heads * HEAD), ("k", KV_HEADS * HEAD), ("v", KV_HEADS * HEAD)):
+            weights.linear(f"{layer}self_attn.{part}_proj", rows, HIDDEN)
+        weights.linear(f"{layer}self_attn.g_proj", heads * (HEAD if new else 1), HIDDEN)
+        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, heads * HEAD)
+        weights.norms(layer, "self_attn.q_norm", "self_attn.k_norm", size=HEAD)
+        if config["mlp_layer_types"][number] == "dense":
+            weights.mlp(layer)
+            continue
+        weights.experts(layer)
+        weights.mlp(layer, FEED_FORWARD, name="mlp.shared_experts" if new else "mlp.shared_expert")
+        weights.add(f"{layer}mlp.{'gate' if new else 'experts'}.e_score_correction_bias", EXPERTS)
+
+
 def _hunyuan(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -1519,6 +1545,18 @@ def _glm_tokens() -> Tokenizer:
     return byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>"))
 
 
+def _laguna_tokens() -> Tokenizer:
+    """One that ends a turn, and is not marked as special."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        added = files["tokenizer.json"]["added_tokens"]
+        added[-1]["special"] = False
+        names = {"eos_token": added[0]["content"], "added_tokens_decoder": decoder_of(added)}
+        files["tokenizer_config.json"] |= names
+
+    return changed(byte_pairs("laguna", more=("</assistant>",)), change)
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1566,6 +1604,27 @@ LLAMA4: dict[str, Any] = {
     "attn_temperature_tuning": True,
     "floor_scale": 8192,
     "attn_scale": 0.1,
+}
+LAGUNA: dict[str, Any] = {
+    "head_dim": HEAD,
+    "num_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": HIDDEN,
+    "shared_expert_intermediate_size": FEED_FORWARD,
+    "rms_norm_eps": 1e-4,
+    "moe_routed_scaling_factor": 2.5,
+    "moe_router_logit_softcapping": 0.0,
+    "moe_apply_router_weight_on_input": False,
+}
+LAGUNA_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 5000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "attention_factor": 1.2079441541679836,
+    "partial_rotary_factor": 0.5,
 }
 GRANITE = {
     "attention_multiplier": 0.015625,
@@ -2641,6 +2700,47 @@ REPOSITORIES: dict[str, Tiny] = {
         _fused_experts,
         _qwen,
         {**MOE, "head_dim": 64, "norm_topk_prob": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+        drop=("rope_theta",),
+    ),
+    "laguna": Tiny(
+        "LagunaForCausalLM",
+        "laguna",
+        _laguna,
+        _laguna_tokens,
+        {
+            **LAGUNA,
+            "num_hidden_layers": 5,
+            "num_attention_heads_per_layer": [4, 8, 6, 2, 4],
+            "sliding_window": 8,
+            "layer_types": ["full_attention", *["sliding_attention"] * 3, "full_attention"],
+            "mlp_layer_types": ["dense", *["sparse"] * 4],
+            "mlp_only_layers": [0],
+            "decoder_sparse_step": 1,
+            "norm_topk_prob": True,
+            "swa_attention_sink_enabled": False,
+            "gating": "per-head",
+            "gating_types": ["per_head"] * 5,
+            "eos_token_id": [369, 373],
+            "rope_parameters": {
+                "full_attention": LAGUNA_YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 1.0},
+            },
+        },
+        drop=("rope_theta",),
+    ),
+    "laguna_full": Tiny(
+        "LagunaForCausalLM",
+        "laguna",
+        _laguna,
+        _laguna_tokens,
+        {
+            **LAGUNA,
+            "num_hidden_layers": 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "gating": "per-element",
+            "sliding_window": 0,
+            "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5000.0}},
+        },
         drop=("rope_theta",),
     ),
     "qwen3_next": Tiny(
