@@ -143,6 +143,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "glm4": _FUSED_MLP,
     "granitehybrid": _MAMBA_2,
     "jamba": _MAMBA,
+    "jina-bert-v2": {"attn_q_norm": "n_embd", "attn_k_norm": "n_embd"},
     "llama4": {
         "ffn_gate_shexp": "n_embd n_ff_exp",
         "ffn_up_shexp": "n_embd n_ff_exp",
@@ -175,6 +176,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
             "bert",
             "eurobert",
             "jamba",
+            "jina-bert-v2",
             "lfm2",
             "lfm2moe",
             "modern-bert",

@@ -370,6 +370,21 @@ def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenize
     return changed(byte_pairs(pre, more=ENCODER_TOKENS), change)
 
 
+def _of_class(name: str) -> Callable[[dict[str, dict[str, Any]]], None]:
+    """llama.cpp's converter goes by it."""
+    return lambda files: files["tokenizer_config.json"].update(tokenizer_class=name)
+
+
+def _jina_byte_pairs() -> Tokenizer:
+    """With the special tokens that transformers takes each tokenizer of this class to have."""
+    made = changed(encoder_byte_pairs(roberta=True), _of_class("RobertaTokenizer"))
+    names = (*zip(ENCODER_TOKENS, ("<s>", "</s>", "<mask>"), strict=True), ("<|endoftext|>", "<pad>"))
+    files = dict(made.files)
+    for old, new in (*names, ("<|im_start|>", "<unk>")):
+        files = {path: content.replace(old.encode(), new.encode()) for path, content in files.items()}
+    return replace(made, files=files)
+
+
 def _word_pieces() -> Tokenizer:
     pieces = wordpieces()
     return Tokenizer(bert_tokenizer(pieces), len(pieces), {"pad": 0})
@@ -831,6 +846,26 @@ def _roberta(weights: Weights) -> None:
         weights.linear(f"{layer}intermediate.dense", FEED_FORWARD, HIDDEN, bias=True)
         weights.linear(f"{layer}output.dense", HIDDEN, FEED_FORWARD, bias=True)
         weights.norms(layer, "attention.output.LayerNorm", "output.LayerNorm", bias=True)
+    weights.linear("pooler.dense", HIDDEN, HIDDEN, bias=True)
+
+
+def _jina_bert(weights: Weights) -> None:
+    """In the form of Jina's first code, or of its second."""
+    config = weights.config
+    second = "post-norm" in config["auto_map"]["AutoModel"]
+    names = ("up_gated_layer", "down_layer") if second else ("gated_layers", "wo")
+    weights.add("embeddings.word_embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.add("embeddings.token_type_embeddings.weight", 2, HIDDEN)
+    weights.norm("embeddings.LayerNorm", bias=True)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{number}."
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            weights.linear(f"{layer}attention.{part}", HIDDEN, HIDDEN, bias=True)
+        weights.norms(layer, "attention.output.LayerNorm", bias=True)
+        weights.linear(f"{layer}mlp.{names[0]}", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.{names[1]}", HIDDEN, FEED_FORWARD, bias=True)
+        more = ("layer_norm_1", "layer_norm_2", "attention.self.layer_norm_q", "attention.self.layer_norm_k")
+        weights.norms(layer, *(more if second else ("mlp.layernorm",)), bias=True)
     weights.linear("pooler.dense", HIDDEN, HIDDEN, bias=True)
 
 
@@ -1784,6 +1819,25 @@ NOMIC_BERT = {
     "mlp_fc1_bias": False,
     "mlp_fc2_bias": False,
 }
+
+
+def _jina_bert_of(code: str) -> dict[str, Any]:
+    return {
+        "auto_map": {
+            "AutoConfig": f"{code}--configuration_bert.JinaBertConfig",
+            "AutoModel": f"{code}--modeling_bert.JinaBertModel",
+            "AutoModelForMaskedLM": f"{code}--modeling_bert.JinaBertForMaskedLM",
+        },
+        "emb_pooler": "mean",
+        "feed_forward_type": "geglu",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-4,
+        "model_max_length": 8192,
+        "position_embedding_type": "alibi",
+        "type_vocab_size": 2,
+    }
+
+
 NOT_NOMICS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "hidden_act", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
@@ -2806,6 +2860,24 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "partial_rotary_factor", "intermediate_size"),
         part_of="qwen3_5_moe",
         places=QWEN3_5_PLACES,
+    ),
+    "jina_bert": Tiny(
+        "JinaBertForMaskedLM",
+        "bert",
+        _jina_bert,
+        lambda: changed(_word_pieces(), _of_class("BertTokenizer")),
+        _jina_bert_of("jinaai/jina-bert-implementation"),
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+        pooling="mean",
+    ),
+    "jina_bert_code": Tiny(
+        "JinaBertModel",
+        "bert",
+        _jina_bert,
+        _jina_byte_pairs,
+        {**_jina_bert_of("jinaai/jina-bert-v2-qk-post-norm"), "pad_token_id": 1},
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+        pooling="mean",
     ),
     "nomic_bert": Tiny(
         "NomicBertModel", "nomic_bert", _nomic_bert, _word_pieces, NOMIC_BERT, drop=NOT_NOMICS, pooling="mean"
