@@ -143,6 +143,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "glm4": _FUSED_MLP,
     "granitehybrid": _MAMBA_2,
     "jamba": _MAMBA,
+    "jina-bert-v2": {"attn_q_norm": "n_embd", "attn_k_norm": "n_embd"},
     "llama4": {
         "ffn_gate_shexp": "n_embd n_ff_exp",
         "ffn_up_shexp": "n_embd n_ff_exp",
@@ -175,6 +176,7 @@ _HEADS_MAKE_THE_EMBEDDING = frozenset(
             "bert",
             "eurobert",
             "jamba",
+            "jina-bert-v2",
             "lfm2",
             "lfm2moe",
             "modern-bert",
@@ -225,7 +227,7 @@ class _Sizes:
         read = self.read
         n_embd, n_head, n_ff = (
             read("embedding_length"),
-            read("attention.head_count"),
+            read("attention.head_count", 0, block),
             read("feed_forward_length", 0, block),
         )
         n_head_kv = read("attention.head_count_kv", n_head, block)
@@ -294,15 +296,20 @@ class _Sizes:
         }
 
 
-def check_loadable(architecture: str, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> None:
-    """Raises CannotConvert for the first number or tensor that the loader would not take."""
+def check_loadable(
+    architecture: str, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], shapes: Mapping[str, str]
+) -> None:
+    """Raises CannotConvert for the first number or tensor that the loader would not take.
+
+    `shapes` are those that the architecture alone does not say.
+    """
     sizes = _Sizes(architecture, metadata)
     _check_numbers(architecture, sizes)
     if architecture not in _MIXED_LAYERS:
         _check_experts(sizes, tensors)
     if every := sizes.read("full_attention_interval"):
         _check_recurrent(sizes.read("block_count"), every, tensors)
-    shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {})}
+    shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {}), **shapes}
     of_block: dict[int | None, Mapping[str, int]] = {}
     for tensor in tensors:
         named = TensorName.of(tensor.name)

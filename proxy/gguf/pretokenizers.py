@@ -87,6 +87,10 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
         ),
         False,
     ): "deepseek-v3",
+    **{
+        ((("Split", r"(?:\r?\n)+(?!\r?\n)", "MergedWithNext", False), *_split(pattern)), False): "laguna"
+        for pattern in _ONE_BY_ONE
+    },
     (
         _split(
             r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"

@@ -106,16 +106,6 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         yield from tokens.pairs(family.architecture, None)
         yield "merges", Field.strings(_merges(_model(files.tokenizer)))
         yield from write_specials(family, config, files, len(tokens), strict=True)
-    elif "bpe" in family.tokenizers and files.tokenizer:
-        pre = name_pre_tokenizer(files.tokenizer)
-        tokens = _byte_level(config, files)
-        yield from tokens.pairs("gpt2", pre)
-        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
-        specials = dict(write_specials(family, config, files, len(tokens), strict=True))
-        # Where nothing is said, llama.cpp lets a text of llama-bpe or tekken begin with a token of its own, and
-        # Ollama's engine a text of any kind (v0.24: qwen3); transformers does not.
-        specials.setdefault("add_bos_token", Field.boolean(False))
-        yield from specials.items()
     elif "wordpiece" in family.tokenizers and is_wordpiece(files.tokenizer):
         tokens = read_wordpieces(config, files)
         yield from tokens.pairs("bert", "default")
@@ -126,6 +116,16 @@ def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
         yield from tokens.pairs("t5", "default")
         yield from write_specials(family, config, files, len(tokens), strict=False)
         yield from unigram.write_normalizer(files)
+    elif "bpe" in family.tokenizers and files.tokenizer:
+        pre = name_pre_tokenizer(files.tokenizer)
+        tokens = _byte_level(family, config, files)
+        yield from tokens.pairs("gpt2", pre)
+        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+        specials = dict(write_specials(family, config, files, len(tokens), strict=True))
+        # Where nothing is said, llama.cpp lets a text of llama-bpe or tekken begin with a token of its own, and
+        # Ollama's engine a text of any kind (v0.24: qwen3); transformers does not.
+        specials.setdefault("add_bos_token", Field.boolean(False))
+        yield from specials.items()
     else:
         wanted = " or ".join(dict.fromkeys(_FILES.get(kind, TOKENIZER) for kind in family.tokenizers))
         raise CannotConvert(f"{family.architecture} has no {wanted} here")
@@ -158,7 +158,7 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
                 raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
 
 
-def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
+def _byte_level(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
     """Added tokens that the weights have no row for are left out; the comparison tells whether one is needed."""
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
@@ -172,7 +172,7 @@ def _byte_level(config: Config, files: TokenizerFiles) -> Tokens:
     for number, (text, special) in added.items():
         if number >= len(tokens):
             continue
-        if special or looks_special(text):
+        if special or looks_special(text) or text in family.control:
             tokens.put(number, text, Type.CONTROL)
         else:
             tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED)

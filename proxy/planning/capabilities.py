@@ -48,6 +48,8 @@ RUNS: Mapping[str, Version] = {
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
     "jamba": Version(0, 11, 5),
+    "jina-bert-v2": Version(0, 11, 5),  # before not with both halves of the MLP in one tensor
+    "laguna": Version(0, 32, 3),  # before with names of its own for tensors and keys
     # The engine of Ollama's own before it norms the heads of layers without a rope too.
     "llama4": LLAMA_SERVER,
     # The same takes no yarn_log_multiplier, and what it takes instead, 0.40 refuses.
@@ -76,7 +78,7 @@ CUTS: Mapping[str, Version] = {
 }
 RUNS_RIGHT: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
 """By architecture and how texts are cut. Ollama's own engine scales the attention of these by another size (v0.24)."""
-EMBEDS = ("bert", "gemma-embedding", "qwen3")
+EMBEDS = ("bert", "gemma-embedding", "jina-bert-v2", "qwen3")
 """What makes vectors before LLAMA_SERVER too. Of others the runner dies at the first text (v0.24: qwen2), knows one way
 of pooling (llama), or cuts each text as a cased WordPiece (nomic-bert, nomic-bert-moe).
 """

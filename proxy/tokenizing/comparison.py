@@ -16,7 +16,7 @@ from proxy.gguf.special_tokens import named_specials
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
 from proxy.tokenizing.llama import LlamaTokenizer, UnknownTokenizer
-from proxy.tokenizing.texts import RARE, USUAL
+from proxy.tokenizing.texts import RARE, USUAL, usual_texts
 from proxy.tokenizing.verdict import Verdict, not_compared
 
 _MOST_SPECIALS = 64
@@ -94,7 +94,7 @@ class _Comparison:
         yield from self._wrong_tokens()
         if self._sample and (difference := self._difference(self._sample)):
             yield f"in the chat template {difference}"
-        for text in USUAL:
+        for text in usual_texts(self._llama.pre):
             if difference := self._difference(self._in_place(text)):
                 yield str(difference)
         if says_what_it_adds and not self._sample and self._own.post_processor is not None:

@@ -28,13 +28,15 @@ _DEEPSEEK_V3 = (
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
 _THREES = f"{_ENDINGS}{_WORD}|\\p{{N}}{{1,3}}{_TAIL}"
+_ONES = f"{_ENDINGS}{_WORD}|\\p{{N}}{_TAIL}"
 LINES = (r"[^\n]+|[\n]+",)
 """Those of Gemma 4."""
 
 CUTS: Mapping[str, tuple[str, ...]] = {
     "llama-bpe": (_THREES,),
     "smaug-bpe": (_THREES,),
-    "qwen2": (f"{_ENDINGS}{_WORD}|\\p{{N}}{_TAIL}",),
+    "qwen2": (_ONES,),
+    "laguna": (*LINES, _ONES),
     "qwen35": (_QWEN35,),
     "tekken": (f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}",),
     "gpt-4o": (

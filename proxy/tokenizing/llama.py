@@ -55,6 +55,7 @@ class LlamaTokenizer:
     def __init__(self, metadata: Mapping[str, Field]) -> None:
         self._fields = metadata
         self._model = self._value("model")
+        self.pre: str = self._value("pre", "")
         if self._model not in _DEFAULTS:
             raise UnknownTokenizer(f"a tokenizer of the kind {self._model!r:.50}")
         self.texts: list[str] = [text or f"[EMPTY_{number}]" for number, text in enumerate(self._value("tokens"))]
@@ -141,7 +142,7 @@ class LlamaTokenizer:
                 yield kept
 
     def _begin(self) -> Iterator[int]:
-        adds = self._model in ("llama", "bert") or self._value("pre") in _WHOLE_WORDS
+        adds = self._model in ("llama", "bert") or self.pre in _WHOLE_WORDS
         bos = self._number("bos")
         if bos is not None and (self._value("add_bos_token", adds) or self._model in ("bert", "gemma4")):
             yield bos
@@ -191,13 +192,13 @@ class LlamaTokenizer:
         return dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
 
     def _byte_level(self) -> Callable[[str], Iterable[int]]:
-        pre, ranks = self._value("pre", ""), self._ranks()
-        if pre not in cuts.CUTS:
-            raise UnknownTokenizer(f"the pre-tokenizer {pre!r:.50}")
-        whole = pre in _WHOLE_WORDS
+        ranks = self._ranks()
+        if self.pre not in cuts.CUTS:
+            raise UnknownTokenizer(f"the pre-tokenizer {self.pre!r:.50}")
+        whole = self.pre in _WHOLE_WORDS
 
         def encode(text: str) -> Iterator[int]:
-            for part in cuts.split(text, cuts.CUTS[pre]):
+            for part in cuts.split(text, cuts.CUTS[self.pre]):
                 word = "".join(_CHARACTERS[byte] for byte in part.encode())
                 yield from merge_by_rank(word, self.numbers, ranks, whole=whole, bytes_of=tuple)
 

@@ -1,7 +1,7 @@
 """The texts that two tokenizers are compared on. Pure."""
 # ruff: noqa: RUF001 - some letters look like others
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 USUAL: Sequence[str] = (
     "What is the capital of France? It's Paris, isn't it: I'm sure they'll say so, and we've said it.",
@@ -34,7 +34,20 @@ RARE: Mapping[str, str] = {
     "rare characters": (
         "\U00020000 \u1f80 \u0f40 \u2203x\u2208\u211d \u2026\u2014\u201cq\u201d\u2019s \u2581 \ufffd \ufb01 \U0001f9ff"
     ),
+    "lines that end with CR and LF": "one\r\ntwo;\r\n\r\n  three\r\n",
     "a space at the beginning": " two",
     "a space at the end": "two ",
 }
 """What few texts have, by what it is: other tokens there are said, and no reason to refuse."""
+
+_OTHER_LINES = frozenset({"laguna"})
+"""Pre-tokenizers by whose names llama.cpp b10488 cuts between CR and LF, which all tokenizers of their kind do not."""
+
+
+def usual_texts(pre: str) -> Iterator[str]:
+    """Those of USUAL, with plain ends of lines where the pre-tokenizer of this name is known to cut others otherwise.
+
+    RARE has these too.
+    """
+    for text in USUAL:
+        yield text.replace("\r\n", "\n") if pre in _OTHER_LINES else text

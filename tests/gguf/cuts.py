@@ -100,6 +100,7 @@ _TILDE = "llama.cpp takes ~ for no symbol"
 _SPACES = "llama.cpp takes all of Unicode's spaces for one, which is not in a range with CJK"
 _LAST_SPACE = "Ollama's engine leaves another one of several spaces to the word behind them"
 _WHOLE = "Ollama's engine takes a whole word before any merge"
+_LINES = "llama.cpp cuts between CR and LF"
 _NFC = "neither llama.cpp nor Ollama composes characters"
 
 
@@ -115,6 +116,7 @@ _DEEPSEEK = dict.fromkeys(_of("no\u00a0break", "next\u0085line"), _SPACES)
 DEVIATIONS: Mapping[str, Mapping[str, str]] = {
     "tekken": _CASED,
     "gpt-4o": _CASED,
+    "laguna": dict.fromkeys([text for text in TEXTS if "\r\n" in text], _LINES),
     "deepseek-v3": dict.fromkeys(_of("if (", "...", "-word"), _TILDE),
     "deepseek-llm": _DEEPSEEK,
     "deepseek-coder": _DEEPSEEK,

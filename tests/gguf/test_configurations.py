@@ -193,6 +193,11 @@ def _yarn(**change: Any) -> dict[str, Any]:
     return {"rope_scaling": {**YARN, **change}}
 
 
+def _laguna_rope(**change: Any) -> dict[str, Any]:
+    ropes = REPOSITORIES["laguna"].change["rope_parameters"]
+    return {"rope_parameters": {**ropes, "full_attention": {**ropes["full_attention"], **change}}}
+
+
 FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
 
 
@@ -245,6 +250,23 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("bailingmoe2", {"norm_head": True}, "norm_head"),
         ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
         ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
+        # As poolside's own repositories say it for XS.2.
+        ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, which llama.cpp takes for 32"),
+        ("laguna", _laguna_rope(attention_factor=1.0), "multiplies attention with 1.0000"),
+        ("laguna", _laguna_rope(partial_rotary_factor=0), "partial_rotary_factor = 0"),
+        ("laguna", {"layer_types": [*["sliding_attention"] * 4, "full_attention"]}, "layer_types other than 3"),
+        ("laguna", {"layer_types": None, "sliding_window": 0, "swa_rope_parameters": {"rope_theta": 1e4}},
+         "swa_rope_parameters"),
+        ("laguna", {"num_attention_heads_per_layer": [4, 8, 6, 3, 4]}, "num_attention_heads_per_layer"),
+        ("laguna", {"num_attention_heads_per_layer": [4, 8, 8, 8, 4]}, "blk.2.attn_q.weight is to have the shape"),
+        ("laguna", {"gating": "per-element", "gating_types": None}, "blk.0.attn_gate.weight is to have the shape"),
+        ("laguna", {"gating": "per-element"}, "gating_types"),
+        ("laguna", {"gating": False, "gating_types": None}, "gating = False"),
+        ("laguna", {"mlp_only_layers": [0, 1]}, "mlp_only_layers"),
+        ("laguna", {"eos_token_id": [369, 999]}, "eos_token_id"),
+        ("laguna", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "no rope_parameters for full"),
+        ("laguna_full", {"partial_rotary_factor": 0.5}, "partial_rotary_factor outside of rope_parameters"),
+        ("laguna_full", {"layer_types": ["full_attention", *["sliding_attention"] * 2]}, "layer_types other than 3"),
         # transformers ignores biases that its config does not say, and demands the norms that it says.
         ("llama-bias", {"attention_bias": False}, "attn_k.bias in a layer, .* attention_bias of config.json"),
         ("seed_oss", {"attention_bias": False}, "attention_bias of config.json"),

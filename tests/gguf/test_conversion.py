@@ -57,6 +57,8 @@ ONLY_OURS = {
     "gemma2": {"gemma2.rope.freq_base"},
     "glm4moelite": {"deepseek2.expert_gating_func"},  # llama.cpp guesses it by the number of tokens
     "glm4moelite_v5": {"deepseek2.expert_gating_func"},
+    "jina_bert": {"jina-bert-v2.attention.head_count_kv"},
+    "jina_bert_code": {"jina-bert-v2.attention.head_count_kv"},
     "llama_model": {"llama.pooling_type"},  # llama.cpp's converter reads it for other families alone
     "modern_bert": {"modern-bert.attention.head_count_kv"},
     # Without a key of the first form of config.json, llama.cpp's converter writes neither, and its loader wants one.
@@ -70,6 +72,9 @@ ONLY_OURS = {
     "roberta": {"bert.attention.head_count_kv"},
     "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
 }
+HALVES = {"jina_bert_code": ("ffn_up", "ffn_gate")}
+"""Tensors of each layer that llama.cpp's converter leaves in one, of which its graph takes the first half for the gate
+(cosine of the vectors 0.9), and the authors' code the second."""
 BEGINS = "tokenizer.ggml.add_bos_token"
 """Ours alone where a repository says nothing: llama.cpp or Ollama would begin a text with a token."""
 WITHOUT_FIGURES = {
@@ -101,7 +106,24 @@ def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
         assert key not in expected["metadata"]
         del found["metadata"][key]
     assert found["metadata"] == expected["metadata"]
+    for tensors in (found["tensors"], expected["tensors"]):
+        for tensor in [tensor for tensor in tensors if tensor.split(".")[-2] in HALVES.get(name, ())]:
+            del tensors[tensor]
     assert found["tensors"] == expected["tensors"]
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_halves_are_those_that_llama_cpp_leaves_in_one(name: str) -> None:
+    content = converted(name)
+    header = read_header(content, size=len(content))
+    expected = json.loads((EXPECTED / f"{name}.json").read_text())["tensors"]
+    starts = {tensor.name: header.data_start + tensor.offset for tensor in header.tensors}
+    sizes = {tensor.name: tensor.size for tensor in header.tensors}
+    for layer in ("blk.0", "blk.1"):
+        first, second = (f"{layer}.{half}.weight" for half in HALVES[name])
+        whole = b"".join(content[starts[half] : starts[half] + sizes[half]] for half in (first, second))
+        assert sizes[first] == sizes[second]
+        assert hashlib.sha256(whole).hexdigest() == expected[first]["sha256"]
 
 
 def test_every_family_has_a_repository() -> None:
@@ -135,6 +157,13 @@ def test_tokenizer_json_knows_the_added_tokens_best(has_decoder: bool) -> None:
 def test_windows_of_any_size_make_the_same_file(name: str) -> None:
     files = repository(name)
     assert write(plan(files), files, window=999) == converted(name)
+
+
+def test_a_window_that_no_layer_has_is_not_written() -> None:
+    """Transformers has one for each Laguna, and llama.cpp would give it to three layers of four."""
+    tiny = REPOSITORIES["laguna_full"]
+    files = replace(tiny, drop=(*tiny.drop, "sliding_window")).files()
+    assert read_header(plan(files).header).metadata == read_header(converted("laguna_full")).metadata
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])

@@ -238,6 +238,9 @@ def test_what_llama_cpp_leaves_out_of_nomics_experts_is_said() -> None:
     assert "the bias behind the experts" in warning
 
 
+SECOND_CODE = REPOSITORIES["jina_bert_code"].change["auto_map"]
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "named"),
     [
@@ -259,6 +262,17 @@ def test_what_llama_cpp_leaves_out_of_nomics_experts_is_said() -> None:
         ("modern_bert_v5", {"layer_types": ["full_attention"] * 3}, "layer_types"),
         ("modern_bert_v5", {"layer_types": 4}, "layer_types"),
         ("eurobert", {"hidden_act": "gelu"}, "hidden_act"),
+        ("jina_bert", {"position_embedding_type": "absolute"}, "position_embedding_type"),
+        ("jina_bert", {"feed_forward_type": "reglu"}, "feed_forward_type"),
+        ("jina_bert", {"emb_pooler": "cls"}, "emb_pooler"),
+        ("jina_bert", {"alibi_scaling": 2}, "alibi_scaling = 2"),
+        ("jina_bert", {"auto_map": SECOND_CODE}, "gated_layers.weight' is unknown for this architecture"),
+        (
+            "jina_bert_code",
+            {"auto_map": {"AutoModel": "modeling.M"}},
+            "up_gated_layer.weight. is unknown",
+        ),
+        ("jina_bert_code", {"intermediate_size": 256}, "not 256 [+] 256 rows"),
         ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ],
 )
@@ -287,6 +301,11 @@ def test_robertas_processor_without_a_token_is_refused(key: str) -> None:
 def test_a_reranker_is_refused_by_its_name(architecture: str) -> None:
     with pytest.raises(Refusal, match=f"Ollama serves neither reranking nor classification, and {architecture} does"):
         architecture_of("acme/tiny/config.json", {"architectures": [architecture]}, capabilities_of("0.40.0"))
+
+
+def test_jinas_third_model_is_refused_by_its_adapters() -> None:
+    with pytest.raises(CannotConvert, match="lora_adaptations"):
+        plan(other_json(tiny_xlm_roberta(), "config.json", lora_adaptations=["retrieval.query", "separation"]))
 
 
 def test_a_model_of_text_has_no_pooling() -> None:

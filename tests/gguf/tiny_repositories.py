@@ -55,10 +55,14 @@ PIECES_TEMPLATE = (
 SPACE = "\u2581"
 
 
-def _split(*patterns: str) -> dict[str, Any]:
+def _split(*patterns: str, lines: bool = False) -> dict[str, Any]:
+    """`lines` has each line go with the ends of those before it."""
     splits = [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in patterns
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
+        for pattern, behavior in (
+            *([(r"(?:\r?\n)+(?!\r?\n)", "MergedWithNext")] if lines else []),
+            *((pattern, "Isolated") for pattern in patterns),
+        )
     ]
     return {"type": "Sequence", "pretokenizers": [*splits, {**BYTE_LEVEL, "use_regex": False}]}
 
@@ -79,6 +83,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
     ),
     "tekken": _split(rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}{_CASED_TAIL}"),
+    "laguna": _split(HEAD_PATTERN + r"|\p{N}" + TAIL, lines=True),
     "qwen35": _split(
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
         r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -363,6 +368,21 @@ def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenize
         config |= names
 
     return changed(byte_pairs(pre, more=ENCODER_TOKENS), change)
+
+
+def _of_class(name: str) -> Callable[[dict[str, dict[str, Any]]], None]:
+    """llama.cpp's converter goes by it."""
+    return lambda files: files["tokenizer_config.json"].update(tokenizer_class=name)
+
+
+def _jina_byte_pairs() -> Tokenizer:
+    """With the special tokens that transformers takes each tokenizer of this class to have."""
+    made = changed(encoder_byte_pairs(roberta=True), _of_class("RobertaTokenizer"))
+    names = (*zip(ENCODER_TOKENS, ("<s>", "</s>", "<mask>"), strict=True), ("<|endoftext|>", "<pad>"))
+    files = dict(made.files)
+    for old, new in (*names, ("<|im_start|>", "<unk>")):
+        files = {path: content.replace(old.encode(), new.encode()) for path, content in files.items()}
+    return replace(made, files=files)
 
 
 def _word_pieces() -> Tokenizer:
@@ -826,6 +846,26 @@ def _roberta(weights: Weights) -> None:
         weights.linear(f"{layer}intermediate.dense", FEED_FORWARD, HIDDEN, bias=True)
         weights.linear(f"{layer}output.dense", HIDDEN, FEED_FORWARD, bias=True)
         weights.norms(layer, "attention.output.LayerNorm", "output.LayerNorm", bias=True)
+    weights.linear("pooler.dense", HIDDEN, HIDDEN, bias=True)
+
+
+def _jina_bert(weights: Weights) -> None:
+    """In the form of Jina's first code, or of its second."""
+    config = weights.config
+    second = "post-norm" in config["auto_map"]["AutoModel"]
+    names = ("up_gated_layer", "down_layer") if second else ("gated_layers", "wo")
+    weights.add("embeddings.word_embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.add("embeddings.token_type_embeddings.weight", 2, HIDDEN)
+    weights.norm("embeddings.LayerNorm", bias=True)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{number}."
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            weights.linear(f"{layer}attention.{part}", HIDDEN, HIDDEN, bias=True)
+        weights.norms(layer, "attention.output.LayerNorm", bias=True)
+        weights.linear(f"{layer}mlp.{names[0]}", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}mlp.{names[1]}", HIDDEN, FEED_FORWARD, bias=True)
+        more = ("layer_norm_1", "layer_norm_2", "attention.self.layer_norm_q", "attention.self.layer_norm_k")
+        weights.norms(layer, *(more if second else ("mlp.layernorm",)), bias=True)
     weights.linear("pooler.dense", HIDDEN, HIDDEN, bias=True)
 
 
@@ -1435,6 +1475,27 @@ def _bailing_moe2(weights: Weights) -> None:
             weights.add(f"{layer}mlp.gate.expert_bias", EXPERTS)
 
 
+def _laguna(weights: Weights) -> None:
+    """As its repositories are, or with transformers' names for what is routed."""
+    config = weights.config
+    new = config["gating"] == "per-element"
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        heads = config.get("num_attention_heads_per_layer", [HEADS] * (number + 1))[number]
+        weights.norms(layer)
+        for part, rows in (("q", heads * HEAD), ("k", KV_HEADS * HEAD), ("v", KV_HEADS * HEAD)):
+            weights.linear(f"{layer}self_attn.{part}_proj", rows, HIDDEN)
+        weights.linear(f"{layer}self_attn.g_proj", heads * (HEAD if new else 1), HIDDEN)
+        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, heads * HEAD)
+        weights.norms(layer, "self_attn.q_norm", "self_attn.k_norm", size=HEAD)
+        if config["mlp_layer_types"][number] == "dense":
+            weights.mlp(layer)
+            continue
+        weights.experts(layer)
+        weights.mlp(layer, FEED_FORWARD, name="mlp.shared_experts" if new else "mlp.shared_expert")
+        weights.add(f"{layer}mlp.{'gate' if new else 'experts'}.e_score_correction_bias", EXPERTS)
+
+
 def _hunyuan(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -1519,6 +1580,18 @@ def _glm_tokens() -> Tokenizer:
     return byte_pairs("llama-bpe", more=("[gMASK]", "<|user|>", "<|observation|>"))
 
 
+def _laguna_tokens() -> Tokenizer:
+    """One that ends a turn, and is not marked as special."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        added = files["tokenizer.json"]["added_tokens"]
+        added[-1]["special"] = False
+        names = {"eos_token": added[0]["content"], "added_tokens_decoder": decoder_of(added)}
+        files["tokenizer_config.json"] |= names
+
+    return changed(byte_pairs("laguna", more=("</assistant>",)), change)
+
+
 def _smollm() -> Tokenizer:
     return byte_pairs("smollm")
 
@@ -1566,6 +1639,27 @@ LLAMA4: dict[str, Any] = {
     "attn_temperature_tuning": True,
     "floor_scale": 8192,
     "attn_scale": 0.1,
+}
+LAGUNA: dict[str, Any] = {
+    "head_dim": HEAD,
+    "num_experts": EXPERTS,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": HIDDEN,
+    "shared_expert_intermediate_size": FEED_FORWARD,
+    "rms_norm_eps": 1e-4,
+    "moe_routed_scaling_factor": 2.5,
+    "moe_router_logit_softcapping": 0.0,
+    "moe_apply_router_weight_on_input": False,
+}
+LAGUNA_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 5000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": 16,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "attention_factor": 1.2079441541679836,
+    "partial_rotary_factor": 0.5,
 }
 GRANITE = {
     "attention_multiplier": 0.015625,
@@ -1725,6 +1819,25 @@ NOMIC_BERT = {
     "mlp_fc1_bias": False,
     "mlp_fc2_bias": False,
 }
+
+
+def _jina_bert_of(code: str) -> dict[str, Any]:
+    return {
+        "auto_map": {
+            "AutoConfig": f"{code}--configuration_bert.JinaBertConfig",
+            "AutoModel": f"{code}--modeling_bert.JinaBertModel",
+            "AutoModelForMaskedLM": f"{code}--modeling_bert.JinaBertForMaskedLM",
+        },
+        "emb_pooler": "mean",
+        "feed_forward_type": "geglu",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-4,
+        "model_max_length": 8192,
+        "position_embedding_type": "alibi",
+        "type_vocab_size": 2,
+    }
+
+
 NOT_NOMICS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "hidden_act", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
@@ -2643,6 +2756,47 @@ REPOSITORIES: dict[str, Tiny] = {
         {**MOE, "head_dim": 64, "norm_topk_prob": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         drop=("rope_theta",),
     ),
+    "laguna": Tiny(
+        "LagunaForCausalLM",
+        "laguna",
+        _laguna,
+        _laguna_tokens,
+        {
+            **LAGUNA,
+            "num_hidden_layers": 5,
+            "num_attention_heads_per_layer": [4, 8, 6, 2, 4],
+            "sliding_window": 8,
+            "layer_types": ["full_attention", *["sliding_attention"] * 3, "full_attention"],
+            "mlp_layer_types": ["dense", *["sparse"] * 4],
+            "mlp_only_layers": [0],
+            "decoder_sparse_step": 1,
+            "norm_topk_prob": True,
+            "swa_attention_sink_enabled": False,
+            "gating": "per-head",
+            "gating_types": ["per_head"] * 5,
+            "eos_token_id": [369, 373],
+            "rope_parameters": {
+                "full_attention": LAGUNA_YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 1.0},
+            },
+        },
+        drop=("rope_theta",),
+    ),
+    "laguna_full": Tiny(
+        "LagunaForCausalLM",
+        "laguna",
+        _laguna,
+        _laguna_tokens,
+        {
+            **LAGUNA,
+            "num_hidden_layers": 3,
+            "mlp_layer_types": ["dense", "dense", "sparse"],
+            "gating": "per-element",
+            "sliding_window": 0,
+            "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5000.0}},
+        },
+        drop=("rope_theta",),
+    ),
     "qwen3_next": Tiny(
         "Qwen3NextForCausalLM",
         "qwen3_next",
@@ -2706,6 +2860,24 @@ REPOSITORIES: dict[str, Tiny] = {
         drop=("rope_theta", "partial_rotary_factor", "intermediate_size"),
         part_of="qwen3_5_moe",
         places=QWEN3_5_PLACES,
+    ),
+    "jina_bert": Tiny(
+        "JinaBertForMaskedLM",
+        "bert",
+        _jina_bert,
+        lambda: changed(_word_pieces(), _of_class("BertTokenizer")),
+        _jina_bert_of("jinaai/jina-bert-implementation"),
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+        pooling="mean",
+    ),
+    "jina_bert_code": Tiny(
+        "JinaBertModel",
+        "bert",
+        _jina_bert,
+        _jina_byte_pairs,
+        {**_jina_bert_of("jinaai/jina-bert-v2-qk-post-norm"), "pad_token_id": 1},
+        drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
+        pooling="mean",
     ),
     "nomic_bert": Tiny(
         "NomicBertModel", "nomic_bert", _nomic_bert, _word_pieces, NOMIC_BERT, drop=NOT_NOMICS, pooling="mean"

@@ -83,6 +83,14 @@ def test_usual_repositories_are_the_same(name: str) -> None:
     assert compared(files) == Verdict()
 
 
+def test_ends_of_lines_that_llama_cpp_cuts_otherwise_are_said() -> None:
+    make, _ = CASES["laguna"]
+    verdict = compared(make())
+    assert not verdict.refused
+    [remark] = verdict.remarks
+    assert "llama.cpp makes other tokens than tokenizer.json of lines that end with CR and LF: of " in remark
+
+
 @pytest.mark.parametrize("template", [None, PIECES_TEMPLATE])
 @pytest.mark.parametrize("model", [True, False])
 def test_no_space_comes_before_a_text_where_tokenizer_json_only_replaces_them(*, model: bool, template: str) -> None:

@@ -19,6 +19,8 @@ from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
 from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
 from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
+from proxy.gguf.families.jina_bert import JINA_BERT
+from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.liquid import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
@@ -74,6 +76,9 @@ FAMILIES: Mapping[str, Family] = {
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
     "InternLM2ForCausalLM": INTERNLM2,
     "JambaForCausalLM": JAMBA,
+    "JinaBertForMaskedLM": JINA_BERT,
+    "JinaBertModel": JINA_BERT,
+    "LagunaForCausalLM": LAGUNA,
     "Llama4ForCausalLM": LLAMA4,
     "Llama4ForConditionalGeneration": LLAMA4_EYES,
     "LFM2ForCausalLM": LFM2,

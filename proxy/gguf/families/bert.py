@@ -9,21 +9,25 @@ from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, always
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
-_LAYER = "encoder.layer.{}."
+ENCODER_LAYER = "encoder.layer.{}."
 NORMS = frozenset({"token_embd_norm", "attn_output_norm", "layer_output_norm"})
-_TENSORS: Mapping[str, Rule | str] = {
+FIRST_LAYERS: Mapping[str, Rule | str] = {
     "embeddings.word_embeddings": "token_embd",
-    "embeddings.position_embeddings": "position_embd",
     "embeddings.token_type_embeddings": "token_types",
     "embeddings.LayerNorm": "token_embd_norm",
-    _LAYER + "attention.self.query": "blk.{}.attn_q",
-    _LAYER + "attention.self.key": "blk.{}.attn_k",
-    _LAYER + "attention.self.value": "blk.{}.attn_v",
-    _LAYER + "attention.output.dense": "blk.{}.attn_output",
-    _LAYER + "attention.output.LayerNorm": "blk.{}.attn_output_norm",
-    _LAYER + "intermediate.dense": "blk.{}.ffn_up",
-    _LAYER + "output.dense": "blk.{}.ffn_down",
-    _LAYER + "output.LayerNorm": "blk.{}.layer_output_norm",
+    ENCODER_LAYER + "attention.self.query": "blk.{}.attn_q",
+    ENCODER_LAYER + "attention.self.key": "blk.{}.attn_k",
+    ENCODER_LAYER + "attention.self.value": "blk.{}.attn_v",
+    ENCODER_LAYER + "attention.output.dense": "blk.{}.attn_output",
+    ENCODER_LAYER + "attention.output.LayerNorm": "blk.{}.attn_output_norm",
+}
+"""What stands before positions are told, and before an MLP."""
+_TENSORS: Mapping[str, Rule | str] = {
+    **FIRST_LAYERS,
+    "embeddings.position_embeddings": "position_embd",
+    ENCODER_LAYER + "intermediate.dense": "blk.{}.ffn_up",
+    ENCODER_LAYER + "output.dense": "blk.{}.ffn_down",
+    ENCODER_LAYER + "output.LayerNorm": "blk.{}.layer_output_norm",
 }
 
 
@@ -73,6 +77,8 @@ XLM_ROBERTA = replace(
     hyperparameters=(*BERT.hyperparameters, _positions),
     tokenizers=("unigram",),
     defaults={**BERT.defaults, "pad_token_id": 1},
+    # Jina's third model has adapters within its weights, and a rope.
+    only={**BERT.only, "lora_adaptations": (None,)},
 )
 
 ROBERTA = replace(XLM_ROBERTA, tokenizers=("bpe",))

@@ -264,14 +264,18 @@ def steps_of_any_length(config: Config) -> Pairs:
     yield from ()
 
 
-def dense_first(config: Config) -> Pairs:
+def dense_layers(config: Config) -> int:
     """How many layers come before those with experts; transformers takes it to be one where nothing is said."""
     kinds = config.find("mlp_layer_types")
     kinds = ["dense"] if kinds is None else known_kinds(config, kinds, ("dense", "sparse"))
     dense = kinds.index("sparse") if "sparse" in kinds else len(kinds)
     if "dense" in kinds[dense:]:
         raise CannotConvert("config.json has mlp_layer_types with a dense layer behind one with experts")
-    yield "leading_dense_block_count", Field.uint32(dense)
+    return dense
+
+
+def dense_first(config: Config) -> Pairs:
+    yield "leading_dense_block_count", Field.uint32(dense_layers(config))
 
 
 def sliding_layers(config: Config) -> Pairs:

@@ -293,10 +293,14 @@ class Family:
     """Special tokens that llama.cpp's converter knows by their text, by kind."""
     added_from_json: bool = False
     """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
+    control: frozenset[str] = frozenset()
+    """Added tokens of a byte-level BPE that are special, whether or not the tokenizer marks them."""
     unused_pieces: str | None = None
     """How the pieces of a tokenizer.model begin that stand for nothing."""
     optional: frozenset[str] = frozenset()
     """Tensors of a layer, by their names in the GGUF, that not every model of the family has."""
+    shapes: Mapping[str, str] = field(default_factory=dict)
+    """Those that llama.cpp takes in several shapes, as proxy/gguf/loadable.py has them."""
     biases: frozenset[str] = frozenset()
     """Tensors, by their names in the GGUF, that llama.cpp loads with a bias only."""
     optional_biases: frozenset[str] = QKV

@@ -1,0 +1,178 @@
+"""Poolside's Laguna: a gate behind each attention, heads that differ by layer, and two ropes. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.families.parts import (
+    ANY_SILU,
+    ATTENTION,
+    ENDS,
+    HEAD_NORMS,
+    LAYER,
+    MLP,
+    NORMS,
+    ROUTED,
+    SHARED_EXPERTS,
+    dense_first,
+    dense_layers,
+    known_kinds,
+    two_ropes,
+)
+from proxy.gguf.families.rules import Family
+from proxy.gguf.header import Field, Kind
+from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number
+from proxy.gguf.tensors import shown
+from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
+
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_EVERY = 4
+_GATES: Mapping[object, tuple[str, str]] = {
+    True: ("per_head", "n_head"),
+    "per-head": ("per_head", "n_head"),
+    "per-element": ("per_element", "n_q"),
+}
+"""By `gating`: what `gating_types` calls it, and how many rows the gate has. llama.cpp goes by the rows alone."""
+
+
+def _by_gate(config: Config) -> Family:
+    gating, kinds = config.find("gating"), config.find("gating_types")
+    name, rows = _GATES.get(gating, ("", "")) if isinstance(gating, str | bool) else ("", "")
+    if not name or kinds not in (None, [name] * config.blocks):
+        raise CannotConvert(f"config.json has gating = {shown(gating)} and gating_types = {shown(kinds)}")
+    return replace(LAGUNA, shapes={"attn_gate": f"n_embd {rows}"})
+
+
+def _heads(config: Config) -> Pairs:
+    heads = config.find("num_attention_heads_per_layer")
+    heads = [config.heads] * config.blocks if heads is None else heads
+    known = isinstance(heads, list) and len(heads) == config.blocks and all(type(each) is int for each in heads)
+    if not known or any(each <= 0 or each % config.kv_heads for each in heads):
+        raise CannotConvert(
+            f"config.json has num_attention_heads_per_layer = {shown(heads)} for {config.blocks} layers and "
+            f"{config.kv_heads} heads of K and V"
+        )
+    yield "attention.head_count", Field.array(Kind.INT32, heads)
+
+
+def _dense_by_number(config: Config) -> Pairs:
+    """The repositories' own code has the dense layers by number too, which transformers ignores."""
+    given = config.find("mlp_only_layers")
+    if given not in (None, list(range(dense_layers(config)))):
+        raise CannotConvert(f"config.json has mlp_only_layers = {shown(given)}, unlike mlp_layer_types")
+    yield from ()
+
+
+def _ropes(config: Config) -> Pairs:
+    """Of layers that see all, and of those with a window, which llama.cpp takes to be all but the first of four.
+
+    transformers ignores what stands beside `rope_parameters`.
+    """
+    ropes = config.find("rope_parameters")
+    if not isinstance(ropes, dict) or not isinstance(ropes.get(_FULL), dict):
+        raise CannotConvert(f"config.json has no rope_parameters for {_FULL}")
+    if beside := {"rope_theta", "partial_rotary_factor"} & config.fields.keys() - ropes[_FULL].keys():
+        raise CannotConvert(f"config.json has {min(beside)} outside of rope_parameters")
+    yield "rope.dimension_count", _turned(config, config.rope)
+    if ropes.get(_SLIDING) is not None:
+        yield from two_ropes(config)
+        yield "rope.dimension_count_swa", _turned(config, config.local_rope)
+    kinds = config.find("layer_types")
+    kinds = [_FULL] * config.blocks if kinds is None else known_kinds(config, kinds, (_FULL, _SLIDING))
+    if _SLIDING not in kinds:
+        return
+    if kinds != [_SLIDING if at % _EVERY else _FULL for at in range(config.blocks)] or ropes.get(_SLIDING) is None:
+        raise CannotConvert(f"config.json has layer_types other than {_EVERY - 1} with a window behind each without")
+    yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
+
+
+def _turned(config: Config, rope: Mapping[str, Any]) -> Field:
+    share = finite("config.json has partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
+    if not 0 < share <= 1:
+        raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
+    return Field.uint32(int(config.head_size * share))
+
+
+def _end_of_turn(config: Config, _: TokenizerFiles) -> Pairs:
+    """The first of several ends is that of a text."""
+    ends = config.find("eos_token_id")
+    if not isinstance(ends, list) or len(ends) < 2:  # noqa: PLR2004
+        return
+    if not is_id(ends[1]) or ends[1] >= config.positive("vocab_size"):
+        raise CannotConvert(f"config.json has eos_token_id = {shown(ends)}")
+    yield "eot_token_id", Field.uint32(ends[1])
+
+
+LAGUNA: Family = Family(
+    "laguna",
+    {
+        **ENDS,
+        **NORMS,
+        **ATTENTION,
+        **HEAD_NORMS,
+        **MLP,
+        **ROUTED,
+        **SHARED_EXPERTS,
+        **{name.replace("shared_experts", "shared_expert"): made for name, made in SHARED_EXPERTS.items()},
+        LAYER + "self_attn.g_proj": "blk.{}.attn_gate",
+        LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
+        LAYER + "mlp.experts.e_score_correction_bias": "blk.{}.exp_probs_b",
+    },
+    (
+        *BASIC,
+        VOCABULARY_SIZE,
+        _heads,
+        _ropes,
+        dense_first,
+        _dense_by_number,
+        count("expert_feed_forward_length", "moe_intermediate_size", required=True),
+        count("expert_shared_feed_forward_length", "shared_expert_intermediate_size", required=True),
+        always("expert_weights_norm", Field.boolean(True)),
+        number("expert_weights_scale", "moe_routed_scaling_factor", required=True),
+        always("expert_gating_func", Field.uint32(2)),
+    ),
+    defaults={
+        "vocab_size": 100352,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 48,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 512,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 512,
+        "num_experts": 256,
+        "num_experts_per_tok": 8,
+        "gating": True,
+        "moe_routed_scaling_factor": 1.0,
+        "rope_parameters": {
+            _FULL: {"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5},
+            _SLIDING: {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
+        },
+    },
+    ropes=frozenset({"default", "yarn"}),
+    only={
+        **ANY_SILU,
+        "attention_bias": (False, None),
+        "decoder_sparse_step": (1, None),
+        "moe_apply_router_weight_on_input": (False, None),
+        "moe_router_logit_softcapping": (0.0, None),
+        "moe_router_use_sigmoid": (True, None),
+        "norm_topk_prob": (True, None),
+        "qk_norm_type": ("rmsnorm", None),
+        "qkv_bias": (False, None),
+        "rope_scaling": (None,),
+        "swa_attention_sink_enabled": (False, None),
+        "swa_rope_parameters": (None,),
+    },
+    vocabulary=_end_of_turn,
+    # It ends a turn, and its tokenizer does not mark it.
+    control=frozenset({"</assistant>"}),
+    optional_biases=frozenset(),
+    local_rope=True,
+    of=_by_gate,
+)
