@@ -126,6 +126,25 @@ def name_for_loader(name: str, files: TokenizerFiles, tokens: Field) -> str:
     return _PHI3.sub(r"\1 \2", name)
 
 
+_BY_CONFIG = frozenset(
+    {"LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer", "GPTNeoXTokenizer"}
+)
+"""Classes that add what tokenizer_config.json says, whatever tokenizer.json says, in transformers 4.
+
+transformers 5 and llama.cpp's converter (b11434) always go by tokenizer.json. Models are trained with the tokens that
+transformers 4 adds: e5-mistral-7b-instruct makes other vectors without EOS (embeddings-benchmark/mteb 5237).
+"""
+
+
+def _goes_by_config(files: TokenizerFiles) -> bool:
+    name = files.config.get("tokenizer_class")
+    return (
+        files.tokenizer.get("post_processor") is None
+        or not isinstance(name, str)
+        or name.removesuffix("Fast") in _BY_CONFIG
+    )
+
+
 class _Named:
     """What tokenizer.json and tokenizer_config.json say of special tokens, as gguf's SpecialVocab reads them."""
 
@@ -140,7 +159,7 @@ class _Named:
         for kind in self.kinds:
             adds = self._config.get(f"add_{kind}_token")
             if isinstance(adds, bool):
-                self.adds[kind] = adds
+                self.adds[kind] = adds if _goes_by_config(files) else self.adds.get(kind, False)
             text = _text(self._config.get(f"{kind}_token"))
             if text is not None:
                 self.texts[kind] = text

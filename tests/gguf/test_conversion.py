@@ -1,4 +1,4 @@
-"""The conversion of safetensors to GGUF, against figures that llama.cpp's converter (b10488) came to.
+"""The conversion of safetensors to GGUF, against figures that llama.cpp's converter (b11434) came to.
 
 The figures in `expected` were computed once, from what `python -m tests.gguf.tiny_repositories` writes.
 """
@@ -52,6 +52,8 @@ EXPECTED = Path(__file__).parent / "expected"
 ONLY_OURS = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob"},  # Ollama's engine takes it to be true where it is missing
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob"},
+    # llama.cpp's converter takes them from transformers' defaults, and refuses their classifier_pooling.
+    "eurobert": {"eurobert.attention.key_length", "eurobert.attention.value_length"},
     "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
     "gemma": {"gemma.rope.freq_base"},  # llama.cpp takes every Gemma's to be 10,000, and its loader reads it
     "gemma2": {"gemma2.rope.freq_base"},
@@ -75,8 +77,15 @@ ONLY_OURS = {
 HALVES = {"jina_bert_code": ("ffn_up", "ffn_gate")}
 """Tensors of each layer that llama.cpp's converter leaves in one, of which its graph takes the first half for the gate
 (cosine of the vectors 0.9), and the authors' code the second."""
+ONLY_THEIRS = {
+    **{name: {"qwen35.attention.recurrent_layers"} for name in ("qwen3_5", "qwen3_5_eyes")},
+    **{name: {"qwen35moe.attention.recurrent_layers"} for name in ("qwen3_5moe", "qwen3_5moe_eyes")},
+    **{name: {"qwen3next.attention.recurrent_layers"} for name in ("qwen3_next", "qwen3_next_v5")},
+}
+"""llama.cpp reads them instead of `full_attention_interval`, which says the same of these layers."""
+ENDS = "tokenizer.ggml.add_eos_token"
+"""llama.cpp's converter also writes it where no token ends a text; its loader takes a missing key for that."""
 BEGINS = "tokenizer.ggml.add_bos_token"
-"""Ours alone where a repository says nothing: llama.cpp or Ollama would begin a text with a token."""
 WITHOUT_FIGURES = {
     "gemma3_json",  # without tokenizer.model llama.cpp's converter takes its tokens to be byte-level
     "mistral_model",  # nor does it know this name
@@ -100,8 +109,11 @@ def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
     content = converted(name)
     found = figures(read_header(content, size=len(content)), content)
     expected = json.loads((EXPECTED / f"{name}.json").read_text())
-    if BEGINS not in expected["metadata"] and found["metadata"]["tokenizer.ggml.model"]["value"] == "gpt2":
-        assert found["metadata"].pop(BEGINS)["value"] is False
+    if ENDS not in found["metadata"] and found["metadata"]["tokenizer.ggml.model"]["value"] == "gpt2":
+        assert expected["metadata"].pop(ENDS, {"value": False})["value"] is False
+    for key in ONLY_THEIRS.get(name, ()):
+        assert key not in found["metadata"]
+        del expected["metadata"][key]
     for key in ONLY_OURS.get(name, ()):
         assert key not in expected["metadata"]
         del found["metadata"][key]
@@ -323,6 +335,33 @@ def test_whether_a_text_begins_with_bos_is_known_before_the_conversion(name: str
     # Where it is not said, llama.cpp begins a text of SentencePiece's kind alone.
     written = header.get("tokenizer.ggml.add_bos_token", bool)
     assert adds is (written if written is not None else header.get("tokenizer.ggml.model", str) == "llama")
+
+
+def test_no_token_begins_a_text_where_the_repository_does_not_say_so() -> None:
+    """llama.cpp would put one before each text of this pre-tokenizer."""
+    files = dict(repository("llama"))
+    tokenizer = json.loads(files["tokenizer.json"]) | {"post_processor": None}
+    header = read_header(plan({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).header)
+    assert header.get("tokenizer.ggml.pre", str) == "llama-bpe"
+    assert header.get(BEGINS, bool) is False
+
+
+@pytest.mark.parametrize("config", [True, False])
+@pytest.mark.parametrize("processor", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "goes_by_config"),
+    [("PreTrainedTokenizerFast", False), ("Qwen2Tokenizer", False), ("LlamaTokenizerFast", True), (None, True)],
+)
+def test_a_post_processor_counts_more_than_the_config_but_for_a_few_classes(
+    kind: str | None, goes_by_config: bool, processor: bool, config: bool
+) -> None:
+    """As transformers 4 does; 5 makes no difference between the classes."""
+    files = dict(repository("llama" if processor else "qwen2"))
+    tokenizer = json.loads(files["tokenizer.json"])["post_processor"]
+    assert ("TemplateProcessing" in str(tokenizer)) is processor
+    named = json.loads(files["tokenizer_config.json"]) | {"tokenizer_class": kind, "add_bos_token": config}
+    header = read_header(plan({**files, "tokenizer_config.json": json.dumps(named).encode()}).header)
+    assert header.get(BEGINS, bool) is (config if goes_by_config else processor)
 
 
 def test_norms_of_single_heads_are_stacked() -> None:

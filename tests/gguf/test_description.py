@@ -1,4 +1,4 @@
-"""What a GGUF says of its model in words, against what llama.cpp's converter (b10488) says of the same.
+"""What a GGUF says of its model in words, against what llama.cpp's converter (b11434) says of the same.
 
 `descriptions.json` was computed once, from these names, numbers of parameters and cards. `computed` stands for a label
 that is calculated from the tensors.

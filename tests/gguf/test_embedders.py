@@ -1,4 +1,4 @@
-"""Models that embed texts, against figures that llama.cpp's converter (b10488) came to."""
+"""Models that embed texts, against figures that llama.cpp's converter (b11434) came to."""
 
 import json
 from collections.abc import Callable, Mapping

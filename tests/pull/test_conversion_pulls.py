@@ -480,7 +480,7 @@ async def test_a_conversation_has_bos_once_where_the_authors_template_says_so(
     files = REPOSITORIES["llama"].files()
     tokenizer = json.loads(files["tokenizer_config.json"])
     tokenizer["chat_template"] = template + tokenizer["chat_template"]
-    tokenizer["add_bos_token"] = adds
+    tokenizer |= {"add_bos_token": adds, "tokenizer_class": "LlamaTokenizer"}
     hub.add("acme/tiny", files | {"tokenizer_config.json": json.dumps(tokenizer).encode()})
     assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
     model = ollama.models[f"{NAME}:bf16"]

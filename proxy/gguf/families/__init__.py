@@ -1,7 +1,7 @@
 """The families of models: what each is called, and how its tensors and hyperparameters become a GGUF's. Pure.
 
 A family is one declaration, and one test. Its tensors are named as the weights name them, without `.weight` and
-`.bias` and with `{}` for each number in the name; the facts come from llama.cpp's converter at b10488 and, for
+`.bias` and with `{}` for each number in the name; the facts come from llama.cpp's converter at b11434 and, for
 `defaults`, from transformers 4.57 and 5.24, which take these values for keys that config.json does not have: those of
 5.24 where they differ.
 """

@@ -328,7 +328,7 @@ class Family:
     """How the names of tensors begin in some repositories, and what is there instead in the rules."""
     told: Callable[[Config], str | None] = lambda _: None
     """What a person should know where llama.cpp calculates not quite the authors' model."""
-    revision: int = 1
+    revision: int = 2
     """Raised when another file is made of the same repository: models of an older one are made anew."""
     embeds: bool = False
     """It makes vectors of texts, and answers nothing."""
