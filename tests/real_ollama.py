@@ -65,9 +65,13 @@ class RealOllama:
         return {"OLLAMA_HOST": host, "HOME": str(self.home), "PATH": os.environ["PATH"]}
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version_text(self) -> str:
         with urllib.request.urlopen(f"{self.url}/api/version", timeout=5) as answer:
-            major, minor = str(json.load(answer)["version"]).split(".")[:2]
+            return str(json.load(answer)["version"])
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = self.version_text.split(".")[:2]
         return int(major), int(minor)
 
     @property

@@ -30,6 +30,7 @@ from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.safetensors import Tensor
+from tests.gguf.differences import ENDS, HALVES, ONLY_OURS, ONLY_THEIRS, WITHOUT_FIGURES, llama_cpp_figures
 from tests.gguf.tiny_repositories import (
     EXPERTS,
     HEAD,
@@ -48,50 +49,7 @@ from tests.gguf.tiny_repositories import changed as tokenizer_changed
 from tests.gguf.writing import figures, made, plan, write
 
 YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
-EXPECTED = Path(__file__).parent / "expected"
-ONLY_OURS = {
-    "qwen3moe": {"qwen3moe.norm_top_k_prob"},  # Ollama's engine takes it to be true where it is missing
-    "qwen3moe_v5": {"qwen3moe.norm_top_k_prob"},
-    # llama.cpp's converter takes them from transformers' defaults, and refuses their classifier_pooling.
-    "eurobert": {"eurobert.attention.key_length", "eurobert.attention.value_length"},
-    "exaone": {"exaone.attention.layer_norm_rms_epsilon"},  # llama.cpp's loader wants it
-    "gemma": {"gemma.rope.freq_base"},  # llama.cpp takes every Gemma's to be 10,000, and its loader reads it
-    "gemma2": {"gemma2.rope.freq_base"},
-    "glm4moelite": {"deepseek2.expert_gating_func"},  # llama.cpp guesses it by the number of tokens
-    "glm4moelite_v5": {"deepseek2.expert_gating_func"},
-    "jina_bert": {"jina-bert-v2.attention.head_count_kv"},
-    "jina_bert_code": {"jina-bert-v2.attention.head_count_kv"},
-    "llama_model": {"llama.pooling_type"},  # llama.cpp's converter reads it for other families alone
-    "modern_bert": {"modern-bert.attention.head_count_kv"},
-    # Without a key of the first form of config.json, llama.cpp's converter writes neither, and its loader wants one.
-    "modern_bert_v5": {
-        "modern-bert.attention.head_count_kv",
-        "modern-bert.attention.layer_norm_epsilon",
-        "modern-bert.attention.sliding_window_pattern",
-    },
-    "nomic_bert": {"nomic-bert.attention.head_count_kv"},
-    "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv"},
-    "roberta": {"bert.attention.head_count_kv"},
-    "gptneox": {"general.file_type"},  # llama.cpp forgets it for this family alone
-}
-HALVES = {"jina_bert_code": ("ffn_up", "ffn_gate")}
-"""Tensors of each layer that llama.cpp's converter leaves in one, of which its graph takes the first half for the gate
-(cosine of the vectors 0.9), and the authors' code the second."""
-ONLY_THEIRS = {
-    **{name: {"qwen35.attention.recurrent_layers"} for name in ("qwen3_5", "qwen3_5_eyes")},
-    **{name: {"qwen35moe.attention.recurrent_layers"} for name in ("qwen3_5moe", "qwen3_5moe_eyes")},
-    **{name: {"qwen3next.attention.recurrent_layers"} for name in ("qwen3_next", "qwen3_next_v5")},
-}
-"""llama.cpp reads them instead of `full_attention_interval`, which says the same of these layers."""
-ENDS = "tokenizer.ggml.add_eos_token"
-"""llama.cpp's converter also writes it where no token ends a text; its loader takes a missing key for that."""
 BEGINS = "tokenizer.ggml.add_bos_token"
-WITHOUT_FIGURES = {
-    "gemma3_json",  # without tokenizer.model llama.cpp's converter takes its tokens to be byte-level
-    "mistral_model",  # nor does it know this name
-    "nomic_bert_v5",  # and of Nomic's BERT it reads the first form of config.json alone
-    "stablelm-norms",  # llama.cpp's converter fails on it: "Unprocessed norms"
-}
 
 
 @lru_cache(maxsize=4)
@@ -104,31 +62,31 @@ def converted(name: str) -> bytes:
     return write(plan(repository(name)), repository(name))
 
 
-@pytest.mark.parametrize("name", sorted(REPOSITORIES.keys() - WITHOUT_FIGURES))
+@pytest.mark.parametrize("name", sorted(REPOSITORIES.keys() - WITHOUT_FIGURES.keys()))
 def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
     content = converted(name)
     found = figures(read_header(content, size=len(content)), content)
-    expected = json.loads((EXPECTED / f"{name}.json").read_text())
+    theirs = llama_cpp_figures(name)
     if ENDS not in found["metadata"] and found["metadata"]["tokenizer.ggml.model"]["value"] == "gpt2":
-        assert expected["metadata"].pop(ENDS, {"value": False})["value"] is False
+        assert theirs["metadata"].pop(ENDS, {"value": False})["value"] is False
     for key in ONLY_THEIRS.get(name, ()):
         assert key not in found["metadata"]
-        del expected["metadata"][key]
+        del theirs["metadata"][key]
     for key in ONLY_OURS.get(name, ()):
-        assert key not in expected["metadata"]
+        assert key not in theirs["metadata"]
         del found["metadata"][key]
-    assert found["metadata"] == expected["metadata"]
-    for tensors in (found["tensors"], expected["tensors"]):
+    assert found["metadata"] == theirs["metadata"]
+    for tensors in (found["tensors"], theirs["tensors"]):
         for tensor in [tensor for tensor in tensors if tensor.split(".")[-2] in HALVES.get(name, ())]:
             del tensors[tensor]
-    assert found["tensors"] == expected["tensors"]
+    assert found["tensors"] == theirs["tensors"]
 
 
 @pytest.mark.parametrize("name", HALVES)
 def test_halves_are_those_that_llama_cpp_leaves_in_one(name: str) -> None:
     content = converted(name)
     header = read_header(content, size=len(content))
-    expected = json.loads((EXPECTED / f"{name}.json").read_text())["tensors"]
+    expected = llama_cpp_figures(name)["tensors"]
     starts = {tensor.name: header.data_start + tensor.offset for tensor in header.tensors}
     sizes = {tensor.name: tensor.size for tensor in header.tensors}
     for layer in ("blk.0", "blk.1"):
@@ -213,7 +171,7 @@ def test_llama3_frequencies_are_those_of_torch() -> None:
 
     Of 100 cases one is left out, whose power torch itself rounds wrongly in the last bit.
     """
-    for case in json.loads((EXPECTED.parent / "rope_frequencies.json").read_text()):
+    for case in json.loads(Path(__file__).with_name("rope_frequencies.json").read_text()):
         rope = {"rope_type": "llama3"} | {
             key: value for key, value in case.items() if key not in ("sha256", "head_dim")
         }

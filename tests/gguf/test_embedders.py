@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,23 +15,13 @@ from proxy.planning.capabilities import capabilities_of
 from proxy.planning.conversion_plan import architecture_of
 from proxy.planning.embedding import pooling_of
 from proxy.planning.weights import NotConvertible
+from tests.gguf.differences import OTHERWISE, llama_cpp_figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import figures, plan, write
 from tests.tiny_families import Files, embedding_form
 from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xlm_roberta
 
-EXPECTED = Path(__file__).parent / "expected"
 EMBEDDERS: Mapping[str, Callable[[], Files]] = {"bert": tiny_bert, "xlm_roberta": tiny_xlm_roberta}
-DIFFERENT: Mapping[str, Mapping[str, object]] = {
-    "bert": {"bert.attention.head_count_kv": 4},
-    "xlm_roberta": {
-        "bert.attention.head_count_kv": 4,
-        # transformers says no longer whether spaces are cleaned up, by which llama.cpp's converter goes.
-        "tokenizer.ggml.remove_extra_whitespaces": True,
-        # Its converter takes <pad> and <mask> for no special tokens, against what tokenizer.json says.
-        "tokenizer.ggml.token_type": [3, 3, 3, 2, *[1] * 90, 3],
-    },
-}
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)
@@ -41,11 +30,11 @@ def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
     content = write(plan(files), files)
     header = read_header(content, size=len(content))
     found = figures(header, content)
-    expected = json.loads((EXPECTED / f"{name}.json").read_text())
-    for key, value in DIFFERENT[name].items():
+    theirs = llama_cpp_figures(name)
+    for key, (value, _) in OTHERWISE[name].items():
         assert header.metadata[key].value == value
-        assert found["metadata"].pop(key) != expected["metadata"].pop(key, None)
-    assert found == expected
+        assert found["metadata"].pop(key) != theirs["metadata"].pop(key, None)
+    assert found == theirs
 
 
 def decoder() -> Files:

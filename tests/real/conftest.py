@@ -8,6 +8,7 @@ import pytest
 
 from proxy.app import App
 from proxy.demo.hub import StandInHub
+from tests.real.measuring import Record, recorder
 from tests.real_ollama import RealOllama
 from tests.smollm2 import Smollm2, packaged
 from tests.support import Client, settings
@@ -23,6 +24,11 @@ async def real_app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[Ap
 @pytest.fixture
 def real_client(real_app: App, session: aiohttp.ClientSession) -> Client:
     return Client(real_app.address.url, session)
+
+
+@pytest.fixture
+def record(real_ollama: RealOllama) -> Record:
+    return recorder(real_ollama)
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ import pytest
 
 from proxy.app import App
 from proxy.demo.hub import StandInHub
-from proxy.planning.capabilities import LLAMA_SERVER
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.real.measuring import FILES, Record, install, is_kept
+from tests.real.test_embedding import embed
 from tests.real.test_pull import answers
 from tests.real_ollama import RealOllama
 from tests.support import Client
@@ -37,23 +38,18 @@ async def test_what_needs_no_quantizing_answers_too(
     assert set(real_ollama.orphans) <= before
 
 
-@pytest.mark.parametrize("name", sorted(REPOSITORIES))
+@pytest.mark.parametrize("name", sorted(FILES))
 async def test_every_family_is_quantized_and_answers(
-    real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record, name: str
 ) -> None:
-    files = REPOSITORIES[name].files()
-    # What is quantized already stays as it is.
-    quantization = "MXFP4_MOE" if b'"quantization_config"' in files["config.json"] else "Q4_K_M"
-    # llama.cpp does other things with models that have phi3 in their names.
-    repository = f"each-{name.replace('phi3', 'phi-mini')}"
-    hub.add(f"acme/{repository}", files)
+    files = FILES[name]()
+    quantization = "MXFP4_MOE" if is_kept(files) else "Q4_K_M"
     before = set(real_ollama.orphans)
-    model = f"hf.co/acme/{repository}:{quantization}"
-    lines = await real_client.pull(model)
-    newer = ("update it to", "does not run")
-    if real_ollama.version < LLAMA_SERVER[:2] and any(text in lines[-1].get("error", "") for text in newer):
-        pytest.skip(lines[-1]["error"])
-    assert lines[-1] == {"status": "success"}, lines[-1]
+    model = await install(real_ollama, real_client, hub, record, name, quantization)
     assert await shown_quantization(real_client, model) == quantization
-    assert await answers(real_client, model)
+    if "modules.json" in files:
+        assert await embed(real_client, model, ["hello"])
+    else:
+        assert await answers(real_client, model)
     assert set(real_ollama.orphans) <= before
+    record("quantization", name, quantization)

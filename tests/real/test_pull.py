@@ -61,7 +61,7 @@ async def answers(client: Client, name: str) -> bool:
         "model": name,
         "messages": [{"role": "user", "content": "hello"}],
         "stream": False,
-        "options": {"num_predict": 5, "num_ctx": 256, "temperature": 0, "seed": 1},
+        "options": {"num_predict": 5, "num_ctx": 256, "num_thread": 1, "temperature": 0, "seed": 1},
     }
     status, answer = await client.post("/api/chat", body)
     if status == 500 and b"peg-native format" in answer:

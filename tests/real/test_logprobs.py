@@ -1,0 +1,96 @@
+"""What the proxy converts answers on a real Ollama as transformers does: the same tokens, as likely within a limit."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.demo.hub import StandInHub
+from proxy.planning.capabilities import LLAMA_SERVER
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.real.make_logprobs import CANDIDATES, FIGURES, WITHOUT_LOGPROBS
+from tests.real.measuring import FILES, Record, install, is_kept
+from tests.real_ollama import RealOllama
+from tests.support import Client
+
+pytestmark = pytest.mark.timeout(300)
+
+OPTIONS = {"temperature": 0, "repeat_penalty": 1, "num_ctx": 256, "num_thread": 1}
+LOGPROBS: Mapping[str, list[dict[str, Any]]] = json.loads(FIGURES.read_bytes())
+
+DEVIATIONS: Mapping[str, tuple[float, str]] = {
+    "gpt_oss": (0.1, "llama.cpp rounds what it multiplies with MXFP4 weights to 8 bits, and transformers does not"),
+}
+"""By repository: another limit than the tolerance, and why."""
+WINDOWS = ("gemma4", "gemma4_inputs", "gemma4_moe", "gpt_oss", "gpt_oss_v5")
+WINDOWS_REASON = (
+    "before 0.30 Ollama's own engine lets a window reach one token further: compared within the window alone"
+)
+"""Of WINDOWS: its cache masks what is further back than the window, transformers what is as far (0.24, causal.go)."""
+
+
+def comparable(ollama: RealOllama, name: str) -> list[dict[str, Any]]:
+    """The figures that this Ollama should come to."""
+    if name not in WINDOWS or ollama.version >= LLAMA_SERVER[:2]:
+        return LOGPROBS[name]
+    window = _config(name)["sliding_window"]
+    return [
+        {**one, "continuation": one["continuation"][: window - one["tokens"] + 1]}
+        for one in LOGPROBS[name]
+        if one["tokens"] <= window
+    ]
+
+
+def _config(name: str) -> dict[str, Any]:
+    """The settings of the text."""
+    config: dict[str, Any] = json.loads(FILES[name]()["config.json"])
+    return {**config, **config.get("text_config", {})}
+
+
+async def answer(client: Client, model: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """No more tokens than can be compared: from 0.30 on Ollama ends an answer in silence at half of a character."""
+    body = {
+        "model": model,
+        "prompt": expected["prompt"],
+        "raw": True,
+        "stream": False,
+        "logprobs": True,
+        "top_logprobs": CANDIDATES,
+        "options": OPTIONS | {"num_predict": len(expected["continuation"])},
+    }
+    status, content = await client.post("/api/generate", body)
+    assert status == 200, content
+    answer: dict[str, Any] = orjson.loads(content)
+    return answer
+
+
+def delta(answered: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
+    """The largest difference of the likeliest first tokens' logprobs, by rank."""
+    likeliest: list[dict[str, Any]] = answered["logprobs"][0]["top_logprobs"]
+    pairs = zip(likeliest, expected["first"], strict=True)
+    return max(abs(float(token["logprob"]) - float(logprob)) for token, (_, logprob) in pairs)
+
+
+@pytest.mark.parametrize("name", sorted(LOGPROBS))
+async def test_tokens_and_their_logprobs_are_those_of_transformers(
+    real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record, name: str
+) -> None:
+    quantization = "MXFP4_MOE" if is_kept(FILES[name]()) else "F32"
+    model = await install(real_ollama, real_client, hub, record, name, quantization)
+    figures = comparable(real_ollama, name)
+    assert figures
+    pairs = [(await answer(real_client, model, one), one) for one in figures]
+    deltas = [delta(answered, expected) for answered, expected in pairs]
+    record("delta", name, round(max(deltas), 5))
+    for (answered, expected), difference in zip(pairs, deltas, strict=True):
+        assert answered["prompt_eval_count"] == expected["tokens"]
+        limit, _ = DEVIATIONS.get(name, (expected["tolerance"], ""))
+        assert difference < limit
+        assert [step["token"] for step in answered["logprobs"]] == expected["continuation"]
+
+
+def test_every_repository_that_chats_has_figures() -> None:
+    chat = {name for name, tiny in REPOSITORIES.items() if not tiny.pooling}
+    assert chat == LOGPROBS.keys() | WITHOUT_LOGPROBS.keys()
