@@ -53,9 +53,9 @@ OTHERWISE: Mapping[str, Mapping[str, tuple[object, str]]] = {
 }
 """By repository and key: the proxy's value, which llama.cpp's converter does not write."""
 ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {
-    **dict.fromkeys(("qwen3_5", "qwen3_5_eyes"), {"qwen35.attention.recurrent_layers": _RECURRENT}),
-    **dict.fromkeys(("qwen3_5moe", "qwen3_5moe_eyes"), {"qwen35moe.attention.recurrent_layers": _RECURRENT}),
-    **dict.fromkeys(("qwen3_next", "qwen3_next_v5"), {"qwen3next.attention.recurrent_layers": _RECURRENT}),
+    **{name: {"qwen35.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_5", "qwen3_5_eyes")},
+    **{name: {"qwen35moe.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_5moe", "qwen3_5moe_eyes")},
+    **{name: {"qwen3next.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_next", "qwen3_next_v5")},
 }
 """By repository and key: what only llama.cpp's converter writes."""
 HALVES: Mapping[str, tuple[str, ...]] = {"jina_bert_code": ("ffn_up", "ffn_gate")}
