@@ -4,6 +4,7 @@ Imports the `tokenizers` package, which the server itself does without: only `wo
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from proxy.tokenizing.verdict import Verdict, not_compared
 
 _MOST_SPECIALS = 64
 _SHOWN_TOKENS = 6
+_SPELLED = re.compile(r"<0x[89A-F][0-9A-F]>")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -95,7 +97,7 @@ class _Comparison:
         if self._sample and (difference := self._difference(self._sample)):
             yield f"in the chat template {difference}"
         for text in usual_texts(self._llama.pre):
-            if difference := self._difference(self._in_place(text)):
+            if not self._is_spelled_in_bytes(text) and (difference := self._difference(self._in_place(text))):
                 yield str(difference)
         if says_what_it_adds and not self._sample and self._own.post_processor is not None:
             own, llama = self._own.encode("a").ids, self._llama.encode("a", add_special=True)
@@ -103,7 +105,8 @@ class _Comparison:
                 yield str(_Difference("a", self._own_texts(own), self._llama_texts(llama)))
 
     def _remarks(self) -> Iterator[str]:
-        found = {what: self._difference(self._in_place(text)) for what, text in RARE.items()}
+        spelled = {shown(text): text for text in usual_texts(self._llama.pre) if self._is_spelled_in_bytes(text)}
+        found = {what: self._difference(self._in_place(text)) for what, text in {**spelled, **RARE}.items()}
         others = {what: difference for what, difference in found.items() if difference}
         if others:
             first = next(iter(others.values()))
@@ -150,6 +153,10 @@ class _Comparison:
         """Whether llama.cpp makes of a token's text what tokenizer.json makes of it."""
         text = self._llama.texts[number]
         return number in self._llama.specials or self._llama_numbers(text) == self._own_numbers(text)
+
+    def _is_spelled_in_bytes(self, text: str) -> bool:
+        """Whether the tokenizer has no token of some characters: then the model was hardly made for such a text."""
+        return any(map(_SPELLED.fullmatch, self._own.encode(text, add_special_tokens=False).tokens))
 
     def _in_place(self, text: str) -> str:
         """The text as a user's turn of the conversation, or alone where none can be found."""

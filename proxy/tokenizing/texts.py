@@ -12,8 +12,12 @@ USUAL: Sequence[str] = (
     'def f(x, *args):\n    """Doc."""\n    return {"a": [1, 2], \'b\': x**2}  # ok\n',
     "if (a && b || !c) { i++; p->q = a[i] >> 2; }\n<div class=\"a\">&amp;</div>\nSELECT * FROM t WHERE a='b';--x\n",
     "https://example.com/a/b?c=d&e=%20f#g user@host.org C:\\dir $HOME/.cache | `ls` {{x}} ==> != ... !? (([])) $5.00",
-    "Der Fluß ist schön, le café est fermé, mañana, Ångström; Привет, мир! Ελληνικά",
-    "你好，世界！今天是2024年。日本語のテキスト、カタカナ。한국어 문장입니다.",
+    "Der Fluß ist schön, le café est fermé, mañana, Ångström",
+    "Привет, мир!",
+    "Ελληνικά",
+    "你好，世界！今天是2024年。",
+    "日本語のテキスト、カタカナ。",
+    "한국어 문장입니다.",
     "Good 😀 news 🚀🚀!",
 )
 """Whose tokens have to be the same. Where llama.cpp b10488 cuts otherwise than all tokenizers of a kind is left out."""

@@ -160,6 +160,26 @@ def test_a_token_without_a_row_in_the_weights_is_refused_where_the_template_has_
         assert verdict.remarks == ("tokens of tokenizer.json that the GGUF does not have: 1, as '<|turn|>'",)
 
 
+@pytest.mark.parametrize(("before", "after"), [("𠀀", "ön"), ("П", "Приве")])
+def test_a_piece_that_no_merge_makes_is_refused_where_the_vocabulary_has_its_characters(
+    before: str, after: str
+) -> None:
+    """llama.cpp puts it together. A text whose letters are no tokens is rare for a model."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        model = files["tokenizer.json"]["model"]
+        model["vocab"][after] = model["vocab"].pop(before)
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [pair for pair in pairs if before not in "".join(pair)]
+
+    verdict = compared(repository("llama-2", change, model=False))
+    if after.startswith(before):
+        assert not verdict.refused
+        assert any("of 'Привет, мир!'" in remark for remark in verdict.remarks)
+    else:
+        assert f"llama.cpp would make '{after}'" in verdict.refused
+
+
 @pytest.mark.parametrize("number", [-1, 0])
 def test_a_renamed_token_is_found(number: int) -> None:
     """In the GGUF of the files before the change."""
