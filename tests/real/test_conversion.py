@@ -7,6 +7,7 @@ from proxy.app import App
 from proxy.demo.hub import StandInHub
 from proxy.planning.capabilities import LLAMA_SERVER
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.real.test_embedding import embed
 from tests.real.test_pull import answers
 from tests.real_ollama import RealOllama
 from tests.support import Client
@@ -55,5 +56,8 @@ async def test_every_family_is_quantized_and_answers(
         pytest.skip(lines[-1]["error"])
     assert lines[-1] == {"status": "success"}, lines[-1]
     assert await shown_quantization(real_client, model) == quantization
-    assert await answers(real_client, model)
+    if REPOSITORIES[name].pooling:
+        await embed(real_client, model, ["hello"])
+    else:
+        assert await answers(real_client, model)
     assert set(real_ollama.orphans) <= before
