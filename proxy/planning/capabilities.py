@@ -73,6 +73,7 @@ RUNS: Mapping[str, Version] = {
 CUTS: Mapping[str, Version] = {
     CASED: LLAMA_SERVER,  # Ollama's own engine before makes all letters small
     "gpt-4o": Version(0, 5, 13),
+    "laguna": Version(0, 32, 3),
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
 }

@@ -17,7 +17,6 @@ PROJECTOR_FAMILY = "clip"
 # config, and stops them (v0.20 and later).
 RENDERED: Mapping[str, tuple[str, str]] = {
     "gemma4": ("gemma4", "gemma4"),
-    "laguna": ("laguna", "laguna"),
     "nemotron_h": ("nemotron-3-nano", "nemotron-3-nano"),
     "nemotron_h_moe": ("nemotron-3-nano", "nemotron-3-nano"),
     "nemotron_h_omni": ("nemotron-3-nano", "nemotron-3-nano"),

@@ -30,11 +30,11 @@ READ = (*OWN_FILES, *LICENSES, README)
 MOST_BYTES = 1024 * 1024
 PLAIN = "{{ .Prompt }}"
 ADDED_KINDS = (Kind.CONTROL, Kind.USER_DEFINED)
-# From these versions on Ollama renders the conversations of these architectures by itself (server/create.go).
+# From these versions on Ollama renders the conversations of these architectures by itself (server/create.go). Those of
+# Laguna too, but all in the form of its first model (XS.2); without that it takes their own Jinja.
 RENDERED: Mapping[str, Version] = {
     "Gemma4ForCausalLM": Version(0, 20, 0),
     "Gemma4ForConditionalGeneration": Version(0, 20, 0),
-    "LagunaForCausalLM": Version(0, 22, 0),
     "NemotronHForCausalLM": Version(0, 22, 0),
     "NemotronH_Nano_VL_V2": Version(0, 22, 0),
     "NemotronH_Nano_Omni_Reasoning_V3": Version(0, 22, 0),

@@ -254,6 +254,8 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, which llama.cpp takes for 32"),
         ("laguna", _laguna_rope(attention_factor=1.0), "multiplies attention with 1.0000"),
         ("laguna", _laguna_rope(partial_rotary_factor=0), "partial_rotary_factor = 0"),
+        ("laguna", _laguna_rope(partial_rotary_factor=0.3), "partial_rotary_factor = 0.3 of heads of 64"),
+        ("laguna", _laguna_rope(rope_theta=None), "no rope_theta for full_attention"),
         ("laguna", {"layer_types": [*["sliding_attention"] * 4, "full_attention"]}, "layer_types other than 3"),
         ("laguna", {"layer_types": None, "sliding_window": 0, "swa_rope_parameters": {"rope_theta": 1e4}},
          "swa_rope_parameters"),

@@ -1165,6 +1165,9 @@ NOT_READ = {
     *((name, "intermediate_size") for name in ("qwen3_next", "qwen3_next_v5")),
     # Q, K and V of any number of heads look alike.
     *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2", "roberta")),
+    *((name, "num_attention_heads") for name in ("jina_bert", "jina_bert_code")),
+    # It is told layer by layer.
+    ("laguna", "num_attention_heads"),
     # More layers than are counted only help in training.
     *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
 }

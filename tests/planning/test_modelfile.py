@@ -166,8 +166,10 @@ def test_what_cannot_be_read_is_refused(files: dict[str, Any], message: str) -> 
         ("Gemma4ForCausalLM", "0.19.9", "tokenizer_config.json"),
         ("Gemma4ForConditionalGeneration", OLD, "ollama"),
         ("Gemma4ForConditionalGeneration", NEW, "ollama"),
-        ("LagunaForCausalLM", "0.21.9", "tokenizer_config.json"),
-        ("LagunaForCausalLM", "0.22.0", "ollama"),
+        # Ollama has two forms for it, and takes the first for every Laguna.
+        ("LagunaForCausalLM", OLD, "tokenizer_config.json"),
+        ("NemotronHForCausalLM", "0.21.9", "tokenizer_config.json"),
+        ("NemotronHForCausalLM", "0.22.0", "ollama"),
         ("NemotronHForCausalLM", NEW, "ollama"),
         ("Gemma3ForCausalLM", OLD, "tokenizer_config.json"),
     ],

@@ -9,6 +9,8 @@ import pytest
 import tokenizers
 
 from proxy.demo.hub import StandInHub
+from proxy.planning.capabilities import RUNS
+from tests.gguf.tiny_repositories import REPOSITORIES, TEMPLATE
 from tests.real_ollama import RealOllama
 from tests.smollm2 import BOS, Smollm2
 from tests.support import Client
@@ -96,6 +98,17 @@ async def test_the_prompt_is_what_the_jinja_says(
         assert rendered["_debug_info"]["rendered_template"] == wanted
         said = await chat(real_client, name, messages)
         assert said["prompt_eval_count"] == len(tokenizer.encode(wanted).ids)
+
+
+async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
+    """Ollama would give each Laguna the form of the first one."""
+    if real_ollama.version < RUNS["laguna"]:
+        pytest.skip("this Ollama runs no Laguna")
+    hub.add("acme/laguna", REPOSITORIES["laguna"].files())
+    await pulled(real_client, "hf.co/acme/laguna:q8_0")
+    rendered = await chat(real_client, "hf.co/acme/laguna:q8_0", [USER], _debug_render_only=True)
+    wanted = jinja2.Template(TEMPLATE, keep_trailing_newline=True).render(messages=[USER], add_generation_prompt=True)
+    assert rendered["_debug_info"]["rendered_template"] == wanted
 
 
 async def test_without_a_chat_template_a_warning_says_that_it_continues_texts(

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(300)
 
 BY_NAME = {name: cut for cut, name in KNOWN.items()}
 """One way of writing each: the others are the same to llama.cpp, which sees the name alone."""
-SINCE = {"qwen35": (0, 30)}
+SINCE = {"laguna": (0, 32, 3), "qwen35": (0, 30)}
 CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")
 CONTEXT = 2048
 

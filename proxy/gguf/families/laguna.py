@@ -74,6 +74,8 @@ def _ropes(config: Config) -> Pairs:
         raise CannotConvert(f"config.json has no rope_parameters for {_FULL}")
     if beside := {"rope_theta", "partial_rotary_factor"} & config.fields.keys() - ropes[_FULL].keys():
         raise CannotConvert(f"config.json has {min(beside)} outside of rope_parameters")
+    if config.rope.get("rope_theta") is None:
+        raise CannotConvert(f"config.json has no rope_theta for {_FULL}")
     yield "rope.dimension_count", _turned(config, config.rope)
     if ropes.get(_SLIDING) is not None:
         yield from two_ropes(config)
@@ -89,9 +91,10 @@ def _ropes(config: Config) -> Pairs:
 
 def _turned(config: Config, rope: Mapping[str, Any]) -> Field:
     share = finite("config.json has partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
-    if not 0 < share <= 1:
-        raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
-    return Field.uint32(int(config.head_size * share))
+    size = int(config.head_size * share)
+    if not 0 < share <= 1 or size % 2:
+        raise CannotConvert(f"config.json has partial_rotary_factor = {share} of heads of {config.head_size}")
+    return Field.uint32(size)
 
 
 def _end_of_turn(config: Config, _: TokenizerFiles) -> Pairs:
