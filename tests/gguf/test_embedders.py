@@ -22,9 +22,24 @@ from tests.tiny_families import Files, embedding_form
 from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xlm_roberta
 
 EXPECTED = Path(__file__).parent / "expected"
-EMBEDDERS: Mapping[str, Callable[[], Files]] = {"bert": tiny_bert, "xlm_roberta": tiny_xlm_roberta}
+
+
+def bert_with_a_hole() -> Files:
+    """No token has the number of one of its pieces."""
+    files = tiny_bert()
+    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    del vocabulary["##a"]
+    return tokenizer_of(files, model__vocab=vocabulary)
+
+
+EMBEDDERS: Mapping[str, Callable[[], Files]] = {
+    "bert": tiny_bert,
+    "bert_hole": bert_with_a_hole,
+    "xlm_roberta": tiny_xlm_roberta,
+}
 DIFFERENT: Mapping[str, Mapping[str, object]] = {
     "bert": {"bert.attention.head_count_kv": 4},
+    "bert_hole": {"bert.attention.head_count_kv": 4},
     "xlm_roberta": {
         "bert.attention.head_count_kv": 4,
         # transformers says no longer whether spaces are cleaned up, by which llama.cpp's converter goes.
