@@ -58,7 +58,7 @@ class Config:
         return value
 
     def optional_count(self, *keys: str) -> int | None:
-        value = self.find(*keys)
+        value = whole(self.find(*keys))
         if value is not None and (type(value) is not int or not 0 <= value < 1 << 32):
             raise CannotConvert(f"config.json has {keys[0]} = {shown(value)}, which is no count")
         return value
@@ -171,6 +171,11 @@ def _rope_of(ropes: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     if not isinstance(rope, dict):
         raise CannotConvert(f"config.json has no rope_parameters for {kind}")
     return rope
+
+
+def whole(value: object) -> object:
+    """A whole number that is written as a float, such as 2048.0, as an integer; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def finite(what: str, value: object) -> float:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, Config, whole
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
@@ -84,7 +84,7 @@ def write_specials(family: Family, config: Config, files: TokenizerFiles, size: 
     ids: dict[str, int] = {}
     texts = {token["content"]: token["id"] for token in reversed(files.written_added)}
     candidates = [(kind, texts.get(text)) for kind, text in named.texts.items()] if files.config else []
-    candidates += [(kind, config.find(f"{kind}_token_id")) for kind in named.kinds]
+    candidates += [(kind, whole(config.find(f"{kind}_token_id"))) for kind in named.kinds]
     candidates += [(kind, texts.get(text)) for kind, text in family.specials.items()]
     for kind, number in candidates:
         if type(number) is not int or number == -1 or kind in ids:

@@ -36,6 +36,7 @@ def read_wordpieces(config: Config, files: TokenizerFiles) -> Tokens:
     vocabulary = read_numbers(model)
     added = added_tokens(files, vocabulary)
     tokens = Tokens.empty(config.count("vocab_size"), scored=False)
+    tokens.texts[:] = [SPACE + text for text in tokens.texts]
     for text, number in vocabulary.items():
         piece = text.removeprefix(_INSIDE) if text.startswith(_INSIDE) else SPACE + text
         tokens.put(number, piece, Type.NORMAL)

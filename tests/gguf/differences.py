@@ -39,6 +39,7 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
 """By repository and key: what only the proxy writes."""
 OTHERWISE: Mapping[str, Mapping[str, tuple[object, str]]] = {
     "bert": {"bert.attention.head_count_kv": (4, _HEADS)},
+    "bert_hole": {"bert.attention.head_count_kv": (4, _HEADS)},
     "xlm_roberta": {
         "bert.attention.head_count_kv": (4, _HEADS),
         "tokenizer.ggml.remove_extra_whitespaces": (

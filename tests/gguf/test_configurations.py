@@ -140,7 +140,7 @@ def others(value: object) -> list[object]:
     if type(value) is bool:
         return [not value]
     if isinstance(value, int | float):
-        return [value * 2 + 1, value / 2]
+        return [value * 2 + 1, value / 2 + 0.25]  # never a whole number, which a count may be as a float
     if isinstance(value, list):
         return [["other"], [*value, *value], value[1:]]
     return [True, 7, 0.3, "other"]

@@ -5,6 +5,7 @@ The figures in `expected` were computed once, from what `python -m tests.gguf.ti
 
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -405,6 +406,27 @@ def test_config_refused(config: Mapping[str, Any], named: str | None) -> None:
         return
     with pytest.raises(CannotConvert, match=named):
         changed("llama", config)
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_floats(each) for key, each in value.items()}
+    return float(value) if type(value) is int else value
+
+
+@pytest.mark.parametrize("name", ["deepseek3", "gemma3n", "jamba", "llama_v5", "nemotron_h_moe", "qwen3_5_eyes"])
+def test_a_whole_number_may_be_written_as_a_float(name: str) -> None:
+    files = repository(name)
+    config = json.loads(files["config.json"])
+    written = json.dumps(_as_floats(config)).encode()
+    assert b'_size": 256.0' in written
+    assert plan({**files, "config.json": written}).header == plan(files).header
+
+
+@pytest.mark.parametrize("value", [2048.5, math.nan, math.inf, -math.inf, 1e300, -2048.0, True, "2048.0", [2048.0]])
+def test_what_is_no_count_is_refused(value: object) -> None:
+    with pytest.raises(CannotConvert, match="max_position_embeddings = .*, which is no count"):
+        changed("llama", {"max_position_embeddings": value})
 
 
 def _yarn(**change: Any) -> dict[str, Any]:

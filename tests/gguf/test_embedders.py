@@ -21,7 +21,20 @@ from tests.gguf.writing import figures, plan, write
 from tests.tiny_families import Files, embedding_form
 from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xlm_roberta
 
-EMBEDDERS: Mapping[str, Callable[[], Files]] = {"bert": tiny_bert, "xlm_roberta": tiny_xlm_roberta}
+
+def bert_with_a_hole() -> Files:
+    """No token has the number of one of its pieces."""
+    files = tiny_bert()
+    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    del vocabulary["##a"]
+    return tokenizer_of(files, model__vocab=vocabulary)
+
+
+EMBEDDERS: Mapping[str, Callable[[], Files]] = {
+    "bert": tiny_bert,
+    "bert_hole": bert_with_a_hole,
+    "xlm_roberta": tiny_xlm_roberta,
+}
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)

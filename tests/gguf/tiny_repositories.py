@@ -324,6 +324,19 @@ def _odd_byte_pairs() -> Tokenizer:
     return changed(byte_pairs("qwen2"), change, rows=2)
 
 
+def _byte_pairs_with_holes() -> Tokenizer:
+    """Two numbers that no token has. What is added stands in the vocabulary too: else transformers numbers it anew."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        tokenizer = files["tokenizer.json"]
+        vocabulary, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+        for _ in range(2):
+            del vocabulary[merges.pop().replace(" ", "")]
+        vocabulary.update({token["content"]: token["id"] for token in tokenizer["added_tokens"]})
+
+    return changed(byte_pairs("qwen2"), change)
+
+
 def _ending_byte_pairs() -> Tokenizer:
     """A template that begins and ends each text, where tokenizer_config.json names another end."""
 
@@ -2728,6 +2741,7 @@ REPOSITORIES: dict[str, Tiny] = {
         _qwen,
         {"rope_theta": 1e6, "rope_scaling": YARN, "use_sliding_window": False},
     ),
+    "qwen2_holes": Tiny("Qwen2ForCausalLM", "qwen2", _qwen2, _byte_pairs_with_holes, TIED),
     "qwen2_tokens": Tiny(
         "Qwen2ForCausalLM",
         "qwen2",

@@ -271,6 +271,12 @@ def test_a_base_may_leave_out_what_follows_from_the_rest() -> None:
     assert base_of(num_key_value_heads=None, head_dim=None) == base_of(num_key_value_heads=HEADS)
 
 
+def test_a_base_may_have_whole_numbers_written_as_floats() -> None:
+    floats: dict[str, Any] = {key: float(value) for key, value in LLAMA_CONFIG.items() if type(value) is int}
+    assert "hidden_size" in floats
+    assert base_of(**floats) == base_of()
+
+
 def matrix_of(*shape: int, dtype: str = "F32") -> tuple[str, tuple[int, ...], bytes]:
     return dtype, shape, bytes(math.prod(shape) * {"F32": 4, "F16": 2, "F64": 8}[dtype])
 

@@ -228,6 +228,21 @@ def test_composed_characters_are_said() -> None:
     assert "characters that are not composed: of 'e\u0301te\u0301" in verdict.remarks[0].replace("\\u0301", "\u0301")
 
 
+def test_numbers_without_a_token_change_no_other_token() -> None:
+    assert compared(REPOSITORIES["qwen2_holes"].files()) == Verdict()
+
+
+def test_added_tokens_that_transformers_numbers_anew_are_refused() -> None:
+    """Those behind such a number that the vocabulary does not have too: the weights may mean the numbers as written."""
+    files = REPOSITORIES["qwen2_holes"].files()
+    tokenizer = json.loads(files["tokenizer.json"])
+    first, vocabulary = tokenizer["added_tokens"][0], tokenizer["model"]["vocab"]
+    for token in tokenizer["added_tokens"]:
+        del vocabulary[token["content"]]
+    refused = compared({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).refused
+    assert refused.startswith(f"the token '{first['content']}' is number {len(vocabulary)} by tokenizer.json")
+
+
 def test_a_text_that_gets_no_end_is_refused() -> None:
     """As an embedding model's that has to end each text."""
     files = REPOSITORIES["olmo2_tokens"].files()
