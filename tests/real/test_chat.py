@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 
 from proxy.demo.hub import StandInHub
+from tests.chat.own_templates import OTHERWISE_NATIVE
 from tests.real_ollama import RealOllama
 from tests.smollm2 import BOS, Smollm2
 from tests.support import Client
@@ -96,6 +97,22 @@ async def test_the_prompt_is_what_the_jinja_says(
         assert rendered["_debug_info"]["rendered_template"] == wanted
         said = await chat(real_client, name, messages)
         assert said["prompt_eval_count"] == len(tokenizer.encode(wanted).ids)
+
+
+@pytest.mark.parametrize("kind", OTHERWISE_NATIVE)
+async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_otherwise(
+    real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, kind: str
+) -> None:
+    source, repository = OTHERWISE_NATIVE[kind], f"acme/{kind.replace(' ', '-')}"
+    hub.add(repository, {**files, "tokenizer_config.json": smollm2.tokenizer_config(chat_template=source)})
+    name = f"hf.co/{repository}:q8_0"
+    assert not [status for status in await pulled(real_client, name) if "template" in status]
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+    for messages in CONVERSATIONS.values():
+        rendered = await chat(real_client, name, messages, think=False, _debug_render_only=True)
+        wanted = template.render(messages=messages, add_generation_prompt=True)
+        assert rendered["_debug_info"]["rendered_template"] == wanted
+    assert (await chat(real_client, name, [USER]))["message"]["content"]
 
 
 async def test_without_a_chat_template_a_warning_says_that_it_continues_texts(
