@@ -51,7 +51,8 @@ def describe(source: str, facts: TokenizerFacts) -> ChatTemplate:
     try:
         description = _Description(source, facts)
         known = description.as_jinja()
-        return replace(description.result(), native=known.native, loads=known.loads, sample=known.sample)
+        result = description.result()
+        return replace(result, native=known.native, loads=known.loads, trims=known.trims, sample=known.sample)
     except Unrenderable as error:
         return replace(known, warnings=(f"the chat template cannot be rendered: {str(error)[:300]}",))
     except Unmodelled as error:
@@ -100,7 +101,17 @@ class _Description:
         """What is known of it without a Go template."""
         server = LlamaServer(self._source, self._facts, self._sandbox.now)
         native, loads = verify_native(server, self._learner().render)
-        return ChatTemplate(native=native, loads=loads, sample=self._sample())
+        return ChatTemplate(native=native, loads=loads, trims=self._trims(), sample=self._sample())
+
+    def _trims(self) -> bool:
+        for shape in _SAMPLES:
+            conversation = compose(shape, lambda index, kind: f"\n {sentinel(index, kind)} \n")
+            with suppress(Unrenderable):
+                text = self._learner().render(conversation)
+                return any(
+                    message.content.strip() in text and message.content not in text for message in conversation.messages
+                )
+        return False
 
     def _sample(self) -> str:
         for shape in _SAMPLES:

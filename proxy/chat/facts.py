@@ -45,7 +45,8 @@ class ChatTemplate:
     `shapes` says, for every conversation that the Jinja renders at all, whether the Go template gives the same text;
     `exact` that the four plain shapes and the long one do. `emits_bos`: the Jinja opens with BOS, `template` does not.
     `native` says the same of llama.cpp's own server, for the plain shapes and the long one; `loads` that the server
-    starts with the Jinja. `sample` is a conversation as the Jinja renders it, with BOS; "" where it renders none.
+    starts with the Jinja. `trims`: the Jinja takes spaces and newlines off the ends of messages, `template` does not.
+    `sample` is a conversation as the Jinja renders it, with BOS; "" where it renders none.
     """
 
     template: str = ""
@@ -59,6 +60,7 @@ class ChatTemplate:
     warnings: tuple[str, ...] = ()
     native: Mapping[str, bool] = field(default_factory=dict)
     loads: bool = True
+    trims: bool = False
     sample: str = ""
 
     @classmethod
@@ -76,6 +78,7 @@ class ChatTemplate:
             tuple(value["warnings"]),
             dict(value["native"]),
             value["loads"],
+            value["trims"],
             value["sample"],
         )
 
@@ -92,5 +95,6 @@ class ChatTemplate:
             "warnings": list(self.warnings),
             "native": dict(self.native),
             "loads": self.loads,
+            "trims": self.trims,
             "sample": self.sample,
         }

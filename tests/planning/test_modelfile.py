@@ -323,6 +323,13 @@ def test_an_inexact_template_is_a_warning() -> None:
     assert "system, long" in warning
 
 
+def test_a_go_template_that_does_not_trim_is_a_warning() -> None:
+    chat = replace(CHAT, trims=True)
+    [warning] = chosen(chat=chat).warnings
+    assert "tokenizer_config.json takes spaces off the ends of messages" in warning
+    assert chosen(version=NEW, chat=chat).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("version", "source", "template", "message"),
     [
