@@ -10,11 +10,12 @@ from proxy.chat.conversations import Dialect, compose, sentinel, spoken
 from proxy.chat.cutting import Cutter, Unmodelled
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.learning import Learned, Learner, Scope, find_place
+from proxy.chat.llama_server import LlamaServer
 from proxy.chat.program import Each, If, Node, Text
 from proxy.chat.sandbox import Sandbox, Unrenderable
 from proxy.chat.stops import stops
 from proxy.chat.synthesis import synthesise
-from proxy.chat.verify import exact, verify
+from proxy.chat.verify import exact, verify, verify_native
 
 LARGEST = 256 * 1024
 _ANGLED = re.compile(r"</?([\w:]*(?:think|thought|reason)[\w:]*)>")
@@ -46,15 +47,16 @@ def describe(source: str, facts: TokenizerFacts) -> ChatTemplate:
         return ChatTemplate(warnings=("the chat template is not Unicode",))
     if len(source) > LARGEST:
         return ChatTemplate(warnings=("the chat template is too large to probe",))
-    sample = ""
+    known = ChatTemplate()
     try:
         description = _Description(source, facts)
-        sample = description.sample()
-        return replace(description.result(), sample=sample)
+        known = description.as_jinja()
+        result = description.result()
+        return replace(result, native=known.native, loads=known.loads, trims=known.trims, sample=known.sample)
     except Unrenderable as error:
-        return ChatTemplate(warnings=(f"the chat template cannot be rendered: {str(error)[:300]}",), sample=sample)
+        return replace(known, warnings=(f"the chat template cannot be rendered: {str(error)[:300]}",))
     except Unmodelled as error:
-        return ChatTemplate(warnings=(f"the chat template cannot be said in Go: {error}",), sample=sample)
+        return replace(known, warnings=(f"the chat template cannot be said in Go: {error}",))
 
 
 def think_tags(source: str) -> tuple[str, str] | None:
@@ -95,7 +97,23 @@ class _Description:
         best = max(attempts, key=lambda attempt: attempt.score)
         return self._told(best)
 
-    def sample(self) -> str:
+    def as_jinja(self) -> ChatTemplate:
+        """What is known of it without a Go template."""
+        server = LlamaServer(self._source, self._facts, self._sandbox.now)
+        native, loads = verify_native(server, self._learner().render)
+        return ChatTemplate(native=native, loads=loads, trims=self._trims(), sample=self._sample())
+
+    def _trims(self) -> bool:
+        for shape in _SAMPLES:
+            conversation = compose(shape, lambda index, kind: f"\n {sentinel(index, kind)} \n")
+            with suppress(Unrenderable):
+                text = self._learner().render(conversation)
+                return any(
+                    message.content.strip() in text and message.content not in text for message in conversation.messages
+                )
+        return False
+
+    def _sample(self) -> str:
         for shape in _SAMPLES:
             learner = self._learner()
             with suppress(Unrenderable):

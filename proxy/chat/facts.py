@@ -44,6 +44,8 @@ class ChatTemplate:
 
     `shapes` says, for every conversation that the Jinja renders at all, whether the Go template gives the same text;
     `exact` that the four plain shapes and the long one do. `emits_bos`: the Jinja opens with BOS, `template` does not.
+    `native` says the same of llama.cpp's own server, for the plain shapes and the long one; `loads` that the server
+    starts with the Jinja. `trims`: the Jinja takes spaces and newlines off the ends of messages, `template` does not.
     `sample` is a conversation as the Jinja renders it, with BOS; "" where it renders none.
     """
 
@@ -56,6 +58,9 @@ class ChatTemplate:
     emits_bos: bool = False
     think_tags: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    native: Mapping[str, bool] = field(default_factory=dict)
+    loads: bool = True
+    trims: bool = False
     sample: str = ""
 
     @classmethod
@@ -71,6 +76,9 @@ class ChatTemplate:
             value["emits_bos"],
             (tags[0], tags[1]) if tags else None,
             tuple(value["warnings"]),
+            dict(value["native"]),
+            value["loads"],
+            value["trims"],
             value["sample"],
         )
 
@@ -85,5 +93,8 @@ class ChatTemplate:
             "emits_bos": self.emits_bos,
             "think_tags": list(self.think_tags) if self.think_tags else None,
             "warnings": list(self.warnings),
+            "native": dict(self.native),
+            "loads": self.loads,
+            "trims": self.trims,
             "sample": self.sample,
         }

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import jinja2
@@ -70,16 +71,21 @@ def marked_date(form: str, now: datetime) -> tuple[str, bool]:
 
 
 class Sandbox:
-    """One template. With `mark_dates` the output carries marks instead of the parts of today's date."""
+    """One template. With `mark_dates` the output carries marks instead of the parts of today's date.
 
-    def __init__(self, source: str, facts: TokenizerFacts) -> None:
+    `filters` stand in for those of Jinja.
+    """
+
+    def __init__(
+        self, source: str, facts: TokenizerFacts, filters: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+    ) -> None:
         self.now = datetime.now()  # noqa: DTZ005 - strftime_now is local time in transformers
         self.mark_dates = False
         self.frozen_dates = False
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
-        environment.filters["tojson"] = _tojson
+        environment.filters |= {"tojson": _tojson, **filters}
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = self._strftime_now
         try:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proxy.chat.conversations import Conversation, compose, spoken
+from proxy.chat.llama_server import LlamaServer
 from proxy.chat.objects import next_object
 from proxy.chat.program import Node, run
 from proxy.chat.sandbox import Sandbox, Unrenderable
@@ -30,6 +31,26 @@ def verify(
         if verdicts:
             results[name] = all(verdicts)
     return results
+
+
+def verify_native(server: LlamaServer, render: Render) -> tuple[dict[str, bool], bool]:
+    """The same of llama.cpp's server, for the shapes of CORE, and whether it starts with the Jinja.
+
+    It renders a user's message when it starts, and ends where that fails.
+    """
+    results, loads = {}, True
+    for name, (shape,) in CORE.items():
+        conversation = compose(shape, spoken)
+        try:
+            wanted = render(conversation)
+        except Unrenderable:
+            continue
+        try:
+            results[name] = server.render(conversation) == wanted
+        except Unrenderable:
+            results[name] = False
+            loads = loads and name != "user"
+    return results, loads
 
 
 def exact(shapes: Mapping[str, bool]) -> bool:

@@ -173,7 +173,9 @@ def choose_modelfile(
         return chosen
     opening = OPENING if capabilities.runs_llama_server else ""
     adds_bos = _adds_bos(brought, chat, writes_bos=writes_bos)
-    return dataclasses.replace(chosen, jinja=opening + brought.jinja, adds_bos=adds_bos)
+    # A model whose Jinja llama-server refuses does not load where Ollama uses it.
+    jinja = opening + brought.jinja if chat is None or chat.loads else None
+    return dataclasses.replace(chosen, jinja=jinja, adds_bos=adds_bos)
 
 
 def _adds_bos(brought: Brought, chat: ChatTemplate | None, *, writes_bos: bool) -> bool | None:
@@ -196,17 +198,23 @@ def _by_jinja(
     if chat is None:
         text = "it has no chat template: it continues texts; set template in [models] where it can chat"
         return Modelfile(replace(settings, template=PLAIN), "none", None, warnings=(text,))
-    if native and brought.source != "gguf" and chat.shapes:
+    if native and brought.source != "gguf" and chat.shapes and not _needs_go(brought.jinja or "", chat):
         # From 0.30 on llama-server renders the Jinja itself, where no template is sent.
         # It takes BOS off the text that a Jinja makes if the model adds it, and leaves it there if not (b10488).
-        return Modelfile(settings, brought.source, True, warnings=_without_bos(brought, chat))
+        exact = all(chat.native.values())
+        how = "cannot be rendered exactly by llama-server"
+        inexact = () if exact else (_inexact(brought.source, how, chat.native),)
+        return Modelfile(settings, brought.source, exact, warnings=(*inexact, *_without_bos(brought, chat)))
     if chat.template:
-        warnings = () if chat.exact else (_inexact(brought.source, chat),)
+        how = "cannot be written exactly for Ollama"
+        inexact = () if chat.exact else (_inexact(brought.source, how, chat.shapes),)
+        trims = f"the chat template of {brought.source} takes spaces off the ends of messages, and Ollama does not"
         begin = brought.facts.bos if chat.emits_bos and brought.adds_bos is False else ""
         template = replace(settings, template=begin + chat.template)
-        return Modelfile(template, brought.source, chat.exact, warnings=(*warnings, *_without_bos(brought, chat)))
+        warnings = (*inexact, *((trims,) if chat.trims else ()), *_without_bos(brought, chat))
+        return Modelfile(template, brought.source, chat.exact, warnings=warnings)
     why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
-    if native:
+    if native and chat.loads:
         text = f"the chat template of {brought.source} could not be checked: {why}"
         return Modelfile(settings, brought.source, False, warnings=(text,))
     text = f"the chat template of {brought.source} is not used: {why}; set template in [models]"
@@ -220,10 +228,21 @@ def _without_bos(brought: Brought, chat: ChatTemplate) -> tuple[str, ...]:
     return (f"a text without the chat template begins without {brought.facts.bos}, which this tokenizer adds to it",)
 
 
-def _inexact(source: str, chat: ChatTemplate) -> str:
-    failed = [shape for shape, same in chat.shapes.items() if not same]
+def _needs_go(jinja: str, chat: ChatTemplate) -> bool:
+    """Whether llama-server does not render the Jinja as its authors do, and Ollama uses a Go template that does.
+
+    It uses the Jinja all the same where that seems to do more: shouldPreferChatTemplate in server/images.go (0.33).
+    """
+    calls = "tools" in jinja or "tool_call" in jinja
+    thinks = "<think>" in jinja and "</think>" in jinja
+    does_more = calls > ("tools" in chat.capabilities) or thinks > ("thinking" in chat.capabilities)
+    return not chat.loads or (chat.exact and not all(chat.native.values()) and not does_more)
+
+
+def _inexact(source: str, how: str, shapes: Mapping[str, bool]) -> str:
+    failed = [shape for shape, same in shapes.items() if not same]
     return (
-        f"the chat template of {source} cannot be written exactly for Ollama: these differ: "
+        f"the chat template of {source} {how}: these differ: "
         f"{', '.join(failed) or 'all'}; set template in [models] where answers suffer"
     )
 

@@ -81,6 +81,30 @@ GENERATION = (
     "{% for m in messages %}{% if m.role == 'assistant' %}<a>{% generation %}{{ m.content }}</a>{% endgeneration %}"
     "{% else %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endif %}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 )
+_TURNS = (
+    "{% for m in messages if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_SYSTEM = "{% if messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content | trim + '<|im_end|>\n' }}{% endif %}"
+OTHERWISE_NATIVE = {
+    "ignores system": "<|im_start|>system\nYou are kind.<|im_end|>\n" + _TURNS,
+    "looks for images": (
+        "{% set ns = namespace(images=false) %}{% for m in messages %}{% for part in m.content %}"
+        "{% if part['type'] == 'image' %}{% set ns.images = true %}{% endif %}{% endfor %}{% endfor %}"
+    )
+    + _SYSTEM
+    + _TURNS.replace(
+        "+ m.content +",
+        "+ (m.content if m.content is string else m.content | map(attribute='text') | join) +",
+    ),
+    "selects by a test": (
+        "{% for m in messages | selectattr('tool_calls', 'undefined') %}"
+        "{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}{% endfor %}"
+    )
+    + _SYSTEM
+    + _TURNS,
+}
+"""What llama-server renders otherwise: as Phi-4-reasoning, Llama 3.2 Vision and Mistral Nemo have it."""
 PLAIN = {
     "chatml": CHATML,
     "default system": CHATML_DEFAULT_SYSTEM,

@@ -127,6 +127,14 @@ def test_ignored_system_texts_are_said() -> None:
     assert "the chat template ignores system messages" in chat.warnings
 
 
+@pytest.mark.parametrize("trimmed", ["system", "user", "assistant", "tool"])
+def test_a_template_that_trims_is_known(trimmed: str) -> None:
+    written = f"(m.content | trim if m.role == '{trimmed}' else m.content)"
+    chat = describe(own_templates.CHATML.replace("m.content", written), FACTS)
+    assert chat.exact
+    assert chat.trims == (trimmed != "tool")
+
+
 def test_a_time_of_day_is_frozen_and_said() -> None:
     source = "{{ strftime_now('%H:%M on %A') }}" + own_templates.CHATML
     assert any("today's for good" in warning for warning in describe(source, FACTS).warnings)

@@ -194,6 +194,60 @@ def test_from_0_30_on_the_jinja_goes_into_the_gguf_alone(version: str, chat: Cha
     assert rest == JINJA
 
 
+OTHERWISE = replace(CHAT, native={"user": True, "system": False})
+
+
+def with_jinja(jinja: str) -> dict[str, Any]:
+    return {"tokenizer_config.json": CONFIG | {"chat_template": jinja}}
+
+
+def test_what_llama_server_renders_otherwise_gets_the_go_template_from_0_30_on() -> None:
+    found = chosen(version=NEW, chat=OTHERWISE)
+    assert (found.settings.template, found.exact, found.warnings) == (GO, True, ())
+    assert (found.jinja or "").endswith(JINJA)
+    assert chosen(version=NEW, chat=OTHERWISE, adds_bos=False).settings.template == "<s>" + GO
+
+
+@pytest.mark.parametrize(
+    ("chat", "jinja"),
+    [
+        (replace(OTHERWISE, exact=False), JINJA),
+        (OTHERWISE, JINJA + "{{ tools }}"),
+        (OTHERWISE, JINJA + "{{ message.tool_calls }}"),
+        (OTHERWISE, JINJA + "<think></think>"),
+    ],
+)
+def test_where_nothing_is_exact_a_warning_says_so(chat: ChatTemplate, jinja: str) -> None:
+    """Ollama uses the Jinja where that does more than the Go template."""
+    found = chosen(with_jinja(jinja), version=NEW, chat=chat)
+    assert (found.settings.template, found.exact) == (None, False)
+    [warning] = found.warnings
+    assert "cannot be rendered exactly by llama-server: these differ: system; set" in warning
+
+
+def test_a_go_template_that_does_as_much_is_used() -> None:
+    jinja = JINJA + "{{ tools }}<think></think>"
+    chat = replace(OTHERWISE, capabilities=frozenset(("tools", "thinking", "system")))
+    assert chosen(with_jinja(jinja), version=NEW, chat=chat).settings.template == GO
+
+
+REFUSED = replace(OTHERWISE, native={"user": False, "system": False}, loads=False)
+
+
+@pytest.mark.parametrize(
+    ("chat", "template", "warning"),
+    [
+        (REFUSED, GO, None),
+        (replace(REFUSED, exact=False), GO, "written exactly"),
+        (replace(REFUSED, template="", shapes={}), PLAIN, "is not used"),
+    ],
+)
+def test_a_jinja_that_llama_server_refuses_is_left_out(chat: ChatTemplate, template: str, warning: str | None) -> None:
+    found = chosen(with_jinja(JINJA + "{{ tools }}"), version=NEW, chat=chat)
+    assert (found.settings.template, found.jinja) == (template, None)
+    assert [warning in text for text in found.warnings if warning] == ([True] if warning else [])
+
+
 @BOTH
 @pytest.mark.parametrize(
     ("chat", "config", "adds_bos"),
@@ -269,6 +323,13 @@ def test_an_inexact_template_is_a_warning() -> None:
     [warning] = found.warnings
     assert "tokenizer_config.json cannot be written exactly for Ollama" in warning
     assert "system, long" in warning
+
+
+def test_a_go_template_that_does_not_trim_is_a_warning() -> None:
+    chat = replace(CHAT, trims=True)
+    [warning] = chosen(chat=chat).warnings
+    assert "tokenizer_config.json takes spaces off the ends of messages" in warning
+    assert chosen(version=NEW, chat=chat).warnings == ()
 
 
 @pytest.mark.parametrize(

