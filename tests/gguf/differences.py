@@ -69,5 +69,5 @@ def leaves_out_begins(metadata: Mapping[str, Any]) -> bool:
 
 def differences(name: str) -> dict[str, str]:
     """The reasons by key, for a repository that has figures."""
-    found = {**ONLY_OURS.get(name, {}), **{key: reason for key, (_, reason) in OTHERWISE.get(name, {}).items()}}
-    return found | ({BEGINS: BEGINS_REASON} if leaves_out_begins(llama_cpp_figures(name)["metadata"]) else {})
+    reasons = {**ONLY_OURS.get(name, {}), **{key: reason for key, (_, reason) in OTHERWISE.get(name, {}).items()}}
+    return reasons | ({BEGINS: BEGINS_REASON} if leaves_out_begins(llama_cpp_figures(name)["metadata"]) else {})

@@ -51,10 +51,10 @@ class Oracle:
     """By a token's number; None where a server does not show it by itself: half of a character, or a special token."""
 
     def figures(self, prompt: str) -> dict[str, Any]:
-        """`first` has the likeliest tokens after the prompt and the logarithms of their probabilities.
+        """`tokens` is the prompt's number of tokens; `first` has the likeliest tokens after it and their logprobs.
 
-        `continuation` has greedy tokens, `STEPS` at most, and ends early where the next one is not shown by itself,
-        or where two are as likely as each other within the tolerance.
+        `tolerance` is the limit of a difference from these. `continuation` has greedy tokens, `STEPS` at most, and
+        ends early where the next one is not shown by itself, or where two are as likely within the tolerance.
         """
         torch = import_module("torch")
         tokens = self.encode(prompt)
@@ -63,7 +63,7 @@ class Oracle:
         count, tolerance = len(tokens), 0.0
         while len(continuation) < STEPS:
             logprobs = torch.log_softmax(self.logits(tokens), -1)
-            values, numbers = (found.tolist() for found in torch.topk(logprobs, CANDIDATES))
+            values, numbers = (each.tolist() for each in torch.topk(logprobs, CANDIDATES))
             if not first:
                 tolerance = min(TOLERANCE, logprobs.std().item() / FLATNESS)
                 first = [(self.texts[at], round(value, DIGITS)) for at, value in zip(numbers, values, strict=True)]
@@ -181,14 +181,14 @@ def figures(name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     import_module("torch").set_num_threads(1)
-    found: dict[str, Any] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
+    recorded: dict[str, Any] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
     chat = [name for name, tiny in REPOSITORIES.items() if not tiny.pooling and name not in WITHOUT_LOGPROBS]
     for name in sys.argv[1:] or chat:
-        found[name] = figures(name)
-        print(name, [len(one["continuation"]) for one in found[name]], flush=True)
+        recorded[name] = figures(name)
+        print(name, [len(one["continuation"]) for one in recorded[name]], flush=True)
     lines = [
-        f"{json.dumps(name)}: [\n" + ",\n".join(f" {json.dumps(one)}" for one in found[name]) + "\n]"
-        for name in sorted(found)
+        f"{json.dumps(name)}: [\n" + ",\n".join(f" {json.dumps(one)}" for one in recorded[name]) + "\n]"
+        for name in sorted(recorded)
     ]
     FIGURES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
