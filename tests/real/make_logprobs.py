@@ -14,17 +14,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.gguf.tiny_repositories import REPOSITORIES, SPACE, WORDS, byte_characters, dump
+from tests.gguf.tiny_repositories import HEAD, HIDDEN, LAYERS, REPOSITORIES, SPACE, WORDS, byte_characters, dump
 
 FIGURES = Path(__file__).with_name("logprobs.json")
 REMOTE_CODE = "transformers has no class for it: its repositories bring their own code"
-WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2", "minicpm"), REMOTE_CODE)
+WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE)
 """Repositories that chat and are not in the file, with the reason."""
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 READ_AS: Mapping[str, Mapping[str, Any]] = {
+    # transformers 5 does not read the `rope_theta` of transformers 4 for layers with a window.
     "olmo3": {"rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
+    # transformers has no class for MiniCPM, and Granite's calculates the same with the factors under these names.
+    "minicpm": {
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 1.4 / LAYERS**0.5,
+        "logits_scaling": HIDDEN / 128,
+        "attention_multiplier": HEAD**-0.5,
+    },
 }
-"""What transformers 4 reads in a config.json of its form, and transformers 5 does not: `rope_theta` of all layers."""
+"""What config.json has to say for transformers to calculate what the repository's own code does."""
 STEPS = 24
 CANDIDATES = 5
 DIGITS = 5
