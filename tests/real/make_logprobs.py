@@ -14,17 +14,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.gguf.tiny_repositories import REPOSITORIES, SPACE, WORDS, byte_characters, dump
+from tests.gguf.tiny_repositories import HEAD, HIDDEN, LAYERS, REPOSITORIES, SPACE, WORDS, byte_characters, dump
 
 FIGURES = Path(__file__).with_name("logprobs.json")
 REMOTE_CODE = "transformers has no class for it: its repositories bring their own code"
-WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2", "minicpm"), REMOTE_CODE)
+WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE)
 """Repositories that chat and are not in the file, with the reason."""
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 READ_AS: Mapping[str, Mapping[str, Any]] = {
+    # transformers 5 does not read the `rope_theta` of transformers 4 for layers with a window.
     "olmo3": {"rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
+    # transformers has no class for MiniCPM, and Granite's calculates the same with the factors under these names.
+    "minicpm": {
+        "architectures": ["GraniteForCausalLM"],
+        "model_type": "granite",
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 1.4 / LAYERS**0.5,
+        "logits_scaling": HIDDEN / 128,
+        "attention_multiplier": HEAD**-0.5,
+    },
 }
-"""What transformers 4 reads in a config.json of its form, and transformers 5 does not: `rope_theta` of all layers."""
+"""What config.json has to say for transformers to calculate what the repository's own code does."""
 STEPS = 24
 CANDIDATES = 5
 DIGITS = 5
@@ -51,10 +61,10 @@ class Oracle:
     """By a token's number; None where a server does not show it by itself: half of a character, or a special token."""
 
     def figures(self, prompt: str) -> dict[str, Any]:
-        """`first` has the likeliest tokens after the prompt and the logarithms of their probabilities.
+        """`tokens` is the prompt's number of tokens; `first` has the likeliest tokens after it and their logprobs.
 
-        `continuation` has greedy tokens, `STEPS` at most, and ends early where the next one is not shown by itself,
-        or where two are as likely as each other within the tolerance.
+        `tolerance` is the limit of a difference from these. `continuation` has greedy tokens, `STEPS` at most, and
+        ends early where the next one is not shown by itself, or where two are as likely within the tolerance.
         """
         torch = import_module("torch")
         tokens = self.encode(prompt)
@@ -63,7 +73,7 @@ class Oracle:
         count, tolerance = len(tokens), 0.0
         while len(continuation) < STEPS:
             logprobs = torch.log_softmax(self.logits(tokens), -1)
-            values, numbers = (found.tolist() for found in torch.topk(logprobs, CANDIDATES))
+            values, numbers = (each.tolist() for each in torch.topk(logprobs, CANDIDATES))
             if not first:
                 tolerance = min(TOLERANCE, logprobs.std().item() / FLATNESS)
                 first = [(self.texts[at], round(value, DIGITS)) for at, value in zip(numbers, values, strict=True)]
@@ -181,14 +191,14 @@ def figures(name: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     import_module("torch").set_num_threads(1)
-    found: dict[str, Any] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
+    recorded: dict[str, Any] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
     chat = [name for name, tiny in REPOSITORIES.items() if not tiny.pooling and name not in WITHOUT_LOGPROBS]
     for name in sys.argv[1:] or chat:
-        found[name] = figures(name)
-        print(name, [len(one["continuation"]) for one in found[name]], flush=True)
+        recorded[name] = figures(name)
+        print(name, [len(one["continuation"]) for one in recorded[name]], flush=True)
     lines = [
-        f"{json.dumps(name)}: [\n" + ",\n".join(f" {json.dumps(one)}" for one in found[name]) + "\n]"
-        for name in sorted(found)
+        f"{json.dumps(name)}: [\n" + ",\n".join(f" {json.dumps(one)}" for one in recorded[name]) + "\n]"
+        for name in sorted(recorded)
     ]
     FIGURES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

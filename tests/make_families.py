@@ -1,0 +1,205 @@
+"""Writes docs/families.md: what was measured of each family that the proxy converts (`python -m tests.make_families`).
+
+The figures come from tests/gguf/expected and from tests/real/measured.json, to which runs of tests/real add theirs:
+`MEASURED=tests/real/measured.json OLLAMA_BIN=… python -m pytest tests/real/test_{conversion,logprobs,embedding}.py`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.families.rules import Family
+from proxy.planning.capabilities import CUTS, EMBEDS, LLAMA_SERVER, OLDEST, RUNS, RUNS_RIGHT, Version
+from tests.gguf.differences import WITHOUT_FIGURES, differences, llama_cpp_figures
+from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
+from tests.real.measuring import FILES, MEASURED
+from tests.real.test_embedding import EMBEDDERS
+from tests.real.test_logprobs import DEVIATIONS, LOGPROBS, WINDOWS, WINDOWS_REASON
+
+PRE = "tokenizer.ggml.pre"
+PAGE = Path(__file__).parent.parent / "docs" / "families.md"
+INTRODUCTION = f"""# What was measured of each family
+
+`python -m tests.make_families` makes this page from recorded figures. Each family has tiny repositories with random
+weights (`tests/gguf/tiny_repositories.py`). A row without any has the figures of the same family under another name:
+those of Qwen2ForCausalLM, say, for Qwen2Model. The columns:
+
+- **GGUF**: llama.cpp's name of the architecture.
+- **from**: the first Ollama that runs the family. A repository may need a newer one for its tokenizer or its rope.
+- **converter**: whether tensors and metadata are those of llama.cpp's converter (b11434), bit by bit; else how many
+  keys differ, [with the reasons](#differences-from-llamacpps-converter). `1 of 2` says that llama.cpp's converter does
+  [not make](#what-llamacpps-converter-does-not-make) the other repository.
+- **a column for each Ollama**: first the largest difference between the logprobs of the first token in Ollama and in
+  transformers 5.24, both in F32. The limit is {TOLERANCE}, and less where the logits are flat; the prompts had as many
+  tokens in both, and the greedy tokens were the same. For models that embed texts, the smallest cosine between the
+  vectors of both. Then the quantization that was pulled, loaded and answered. `1 of 2` says that the other repository
+  was [refused](#refusals) before the download, because this Ollama is too old for it.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of config.json's `architectures`, and the repositories that stand for it."""
+
+    architecture: str
+    family: Family
+    repositories: tuple[str, ...]
+    """By their names in FILES."""
+    embedders: tuple[str, ...]
+    """By their names in vectors.json."""
+
+
+def _config(files: Mapping[str, bytes]) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(files["config.json"])
+    return config
+
+
+@cache
+def _configs() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Those of the repositories, and those of the repositories whose vectors are compared."""
+    return (
+        {name: _config(files()) for name, files in FILES.items()},
+        {name: _config(files()) for name, files in EMBEDDERS.items()},
+    )
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    family = FAMILIES[config["architectures"][0]]
+    return family.of(family.config(config)) if family.of else family
+
+
+def _standing_for(architecture: str) -> list[tuple[str, ...]]:
+    """Repositories, and embedders: with this architecture, or, where there are none, the same family's."""
+    own = [
+        tuple(name for name, config in configs.items() if config["architectures"][0] == architecture)
+        for configs in _configs()
+    ]
+    if any(own):
+        return own
+    return [tuple(name for name, config in configs.items() if _is_same(architecture, config)) for configs in _configs()]
+
+
+def _is_same(architecture: str, config: Mapping[str, Any]) -> bool:
+    alike = FAMILIES[architecture].architecture == FAMILIES[config["architectures"][0]].architecture
+    return alike and _family({**config, "architectures": [architecture]}) is _family(config)
+
+
+def rows() -> list[Row]:
+    return [Row(name, FAMILIES[name], *_standing_for(name)) for name in sorted(FAMILIES, key=str.casefold)]
+
+
+def _names(row: Row) -> list[str]:
+    configs, _ = _configs()
+    return sorted({_family(configs[name]).architecture for name in row.repositories})
+
+
+def _from(row: Row) -> Version:
+    embeds = row.architecture.endswith("Model") and row.family.architecture not in EMBEDS
+    return max(min(map(_repository_from, row.repositories)), LLAMA_SERVER if embeds else OLDEST)
+
+
+def _repository_from(name: str) -> Version:
+    """The first Ollama that runs a repository, as its GGUF's architecture and pre-tokenizer say."""
+    configs, _ = _configs()
+    config = configs[name]
+    family = _family(config)
+    pre = "" if name in WITHOUT_FIGURES else llama_cpp_figures(name)["metadata"].get(PRE, {}).get("value", "")
+    return max(
+        RUNS.get(FAMILIES[config["architectures"][0]].architecture, OLDEST),
+        RUNS.get(family.architecture, OLDEST),
+        RUNS_RIGHT.get((family.architecture, pre), OLDEST),
+        CUTS.get(pre, OLDEST),
+    )
+
+
+def _converter(row: Row) -> str:
+    compared = [name for name in row.repositories if name not in WITHOUT_FIGURES]
+    if not compared:
+        return "not compared"
+    keys = {key for name in compared for key in differences(name)}
+    result = f"{len(keys)} key{'s' if len(keys) > 1 else ''}" if keys else "equal"
+    return result + _share(compared, row.repositories)
+
+
+def _share(part: Iterable[str], whole: Iterable[str]) -> str:
+    counts = len(list(part)), len(list(whole))
+    return "" if counts[0] == counts[1] else f" ({counts[0]} of {counts[1]})"
+
+
+def _cell(row: Row, measured: Mapping[str, Mapping[str, Any]]) -> str:
+    deltas, cosines, quantizations = (measured.get(kind, {}) for kind in ("delta", "cosine", "quantization"))
+    parts = []
+    asked = [name for name in row.repositories if name in LOGPROBS]
+    if compared := [name for name in asked if name in deltas]:
+        parts.append(f"{max(deltas[name] for name in compared):.5f}{_share(compared, asked)}")
+    if compared := [name for name in row.embedders if name in cosines]:
+        parts.append(f"cosine {min(cosines[name] for name in compared):.6f}{_share(compared, row.embedders)}")
+    if answered := [name for name in row.repositories if name in quantizations]:
+        used = ", ".join(sorted({quantizations[name] for name in answered}))
+        parts.append(f"{used}{_share(answered, row.repositories)}")
+    return "; ".join(parts) or "refused"
+
+
+def _table(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    heads = ["`architectures`", "GGUF", "from", "converter", *measured]
+    lines = [heads, ["---"] * len(heads)]
+    for row in rows():
+        cells = [row.architecture, ", ".join(_names(row)), str(_from(row)), _converter(row)]
+        lines.append([*cells, *(_cell(row, figures) for figures in measured.values())])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _differences() -> list[str]:
+    """A line for each key and reason."""
+    repositories: dict[tuple[str, str], list[str]] = {}
+    for name in FILES.keys() - WITHOUT_FIGURES.keys():
+        for key, reason in differences(name).items():
+            repositories.setdefault((key, reason), []).append(name)
+    return [f"- `{key}` ({_listed(names)}): {reason}." for (key, reason), names in sorted(repositories.items())]
+
+
+def _by_reason(reasons: Mapping[str, str]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return [f"- {_listed(same)}: {reason}." for reason, same in sorted(names.items())]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _refusals(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The texts without the names that the tests gave the repositories."""
+    return [
+        line
+        for figures in measured.values()
+        for line in _by_reason({name: text.partition(": ")[2] for name, text in figures.get("refusal", {}).items()})
+    ]
+
+
+def page() -> str:
+    measured = json.loads(MEASURED.read_bytes())
+    sections = [
+        ("", _table(measured)),
+        ("## Differences from llama.cpp's converter\n", _differences()),
+        ("## What llama.cpp's converter does not make\n", _by_reason(WITHOUT_FIGURES)),
+        (
+            "## Logprobs that differ\n",
+            [
+                *_by_reason({name: reason for name, (_, reason) in DEVIATIONS.items()}),
+                *_by_reason(dict.fromkeys(WINDOWS, WINDOWS_REASON)),
+            ],
+        ),
+        ("## Logprobs that were not compared\n", _by_reason(WITHOUT_LOGPROBS)),
+        ("## Refusals\n", _refusals(measured)),
+    ]
+    return "\n".join([INTRODUCTION, *("\n".join([head, *lines]).lstrip("\n") + "\n" for head, lines in sections)])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
