@@ -114,14 +114,14 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     return {**files, "config.json": dump(config), "model.safetensors": weights}
 
 
-def shown(tokens: list[str], special: set[str]) -> list[str | None]:
-    """What a server shows of each token by itself."""
+def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:
+    """What a server shows of each token by itself; a number without a token is None."""
     pieces = "<0x0A>" in tokens
     bytes_of = {character: bytes([at]) for at, character in enumerate(byte_characters())}
 
-    def text(token: str) -> str | None:
+    def text(token: str | None) -> str | None:
         # A server keeps "<" and "[" until it knows that no special token or end of the answer begins with them.
-        if token in special or "<" in token or "[" in token:
+        if token is None or token in special or "<" in token or "[" in token:
             return None
         if pieces:
             return token.replace(SPACE, " ")
