@@ -66,6 +66,7 @@ ENDS = "tokenizer.ggml.add_eos_token"
 """llama.cpp's converter also writes it where no token ends a text; its loader takes a missing key for that."""
 WITHOUT_FIGURES: Mapping[str, str] = {
     "gemma3_json": "without tokenizer.model llama.cpp's converter takes its tokens to be byte-level",
+    "ministral": "llama.cpp's converter does not know this name",
     "mistral_model": "llama.cpp's converter does not know this name",
     "nomic_bert_v5": "of Nomic's BERT llama.cpp's converter reads the older form of config.json alone",
     "stablelm-norms": 'llama.cpp\'s converter fails on it: "Unprocessed norms"',

@@ -323,6 +323,18 @@ def test_a_post_processor_counts_more_than_the_config_but_for_a_few_classes(
     assert header.get(BEGINS, bool) is (config if goes_by_config else processor)
 
 
+@pytest.mark.parametrize(
+    ("sections", "written"), [([6, 5, 5], [6, 5, 5, 0]), ([14, 1, 1], [6, 5, 5, 0]), ([4, 2, 2], [3, 3, 2, 0])]
+)
+def test_all_that_is_turned_belongs_to_an_axis(sections: list[int], written: list[int]) -> None:
+    """llama.cpp would not turn the rest, and transformers turns it by the position that a text has for all axes."""
+    files = dict(repository("qwen3_5"))
+    config = json.loads(files["config.json"])
+    config["rope_parameters"]["mrope_section"] = sections
+    header = read_header(plan({**files, "config.json": json.dumps(config).encode()}).header)
+    assert header.metadata["qwen35.rope.dimension_sections"].value == written
+
+
 def test_norms_of_single_heads_are_stacked() -> None:
     content = converted("stablelm-norms")
     shapes = {tensor.name: tensor.shape for tensor in read_header(content).tensors}
@@ -611,7 +623,7 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
         # An axis that claims too much or too little leaves numbers unturned in llama.cpp.
         *(
             ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")
-            for sections in ([14, 1, 1], [11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")
+            for sections in ([11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")
         ),
     ],
 )

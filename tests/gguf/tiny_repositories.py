@@ -2551,6 +2551,13 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "llama_pieces": Tiny("LlamaForCausalLM", "llama", _plain, _odd_pieces, TIED),
     "mistral": Tiny("MistralForCausalLM", "mistral", _plain, _pieces, {"sliding_window": 4096, "head_dim": 128}),
+    "ministral": Tiny(
+        "MinistralForCausalLM",
+        "ministral",
+        _plain,
+        _tekken,
+        {"head_dim": 64, "sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]},
+    ),
     "ministral3": Tiny(
         "Ministral3ForCausalLM",
         "ministral3",

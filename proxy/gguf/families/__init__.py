@@ -90,6 +90,7 @@ FAMILIES: Mapping[str, Family] = {
     "MiniCPMForCausalLM": MINICPM,
     "Ministral3ForCausalLM": MINISTRAL3,
     "Mistral3ForConditionalGeneration": MISTRAL3,
+    "MinistralForCausalLM": MISTRAL,
     "MistralForCausalLM": MISTRAL,
     "MistralModel": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,

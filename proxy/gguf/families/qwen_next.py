@@ -113,12 +113,14 @@ _FULL = "full_attention"
 
 
 def _rope_sections(config: Config) -> Pairs:
-    """Text has one position for all axes. What no axis claims llama.cpp leaves where it is, and transformers turns."""
+    """A text has one position for all axes. What no axis claims llama.cpp does not turn, and transformers does."""
     sections = config.rope.get("mrope_section", list(_SECTIONS))
     known = isinstance(sections, list) and len(sections) == _AXES and all(type(size) is int for size in sections)
     turned = sum(sections) if known else 0
-    if not 0 < turned <= config.head_size or any(at >= _AXES * sections[at % _AXES] for at in range(turned)):
+    if not 0 < turned <= config.head_size:
         raise CannotConvert(f"config.json has mrope_section = {shown(sections)}, unknown for this architecture")
+    if any(at >= _AXES * sections[at % _AXES] for at in range(turned)):
+        sections = [len(range(axis, turned, _AXES)) for axis in range(_AXES)]
     yield "rope.dimension_sections", Field.array(Kind.INT32, [*sections, 0])
 
 
