@@ -202,13 +202,15 @@ def _by_jinja(
         # From 0.30 on llama-server renders the Jinja itself, where no template is sent.
         # It takes BOS off the text that a Jinja makes if the model adds it, and leaves it there if not (b10488).
         exact = all(chat.native.values())
-        warnings = () if exact else (_inexact(brought.source, "rendered exactly by llama-server", chat.native),)
-        return Modelfile(settings, brought.source, exact, warnings=(*warnings, *_without_bos(brought, chat)))
+        how = "cannot be rendered exactly by llama-server"
+        inexact = () if exact else (_inexact(brought.source, how, chat.native),)
+        return Modelfile(settings, brought.source, exact, warnings=(*inexact, *_without_bos(brought, chat)))
     if chat.template:
-        warnings = () if chat.exact else (_inexact(brought.source, "written exactly for Ollama", chat.shapes),)
+        how = "cannot be written exactly for Ollama"
+        inexact = () if chat.exact else (_inexact(brought.source, how, chat.shapes),)
         begin = brought.facts.bos if chat.emits_bos and brought.adds_bos is False else ""
         template = replace(settings, template=begin + chat.template)
-        return Modelfile(template, brought.source, chat.exact, warnings=(*warnings, *_without_bos(brought, chat)))
+        return Modelfile(template, brought.source, chat.exact, warnings=(*inexact, *_without_bos(brought, chat)))
     why = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
     if native and chat.loads:
         text = f"the chat template of {brought.source} could not be checked: {why}"
@@ -238,7 +240,7 @@ def _needs_go(jinja: str, chat: ChatTemplate) -> bool:
 def _inexact(source: str, how: str, shapes: Mapping[str, bool]) -> str:
     failed = [shape for shape, same in shapes.items() if not same]
     return (
-        f"the chat template of {source} cannot be {how}: these differ: "
+        f"the chat template of {source} {how}: these differ: "
         f"{', '.join(failed) or 'all'}; set template in [models] where answers suffer"
     )
 
