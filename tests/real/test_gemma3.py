@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 
 from proxy.demo.hub import StandInHub
+from proxy.planning.capabilities import LLAMA_SERVER
 from tests.gemma3_270m import Gemma3, assembled, write_bf16
 from tests.real_ollama import RealOllama
 from tests.support import Client
@@ -141,10 +142,17 @@ async def test_it_says_the_same_as_the_gguf_it_came_from(
 
 
 async def test_texts_become_the_tokens_of_both_tokenizers(
-    real_client: Client, hub: StandInHub, ggufs: Mapping[str, Path], files: Mapping[str, bytes]
+    real_ollama: RealOllama,
+    real_client: Client,
+    hub: StandInHub,
+    ggufs: Mapping[str, Path],
+    files: Mapping[str, bytes],
 ) -> None:
+    """Ollama's own engine before 0.30 cuts long runs of spaces in another way, in both models."""
     names = await pull(real_client, hub, ggufs, files, "q8_0", "Q4_K_M")
     tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     for text in TEXTS:
-        counts = [(await completion(real_client, name, text, tokens=1))["prompt_eval_count"] for name in names]
-        assert counts == [len(tokenizer.encode(text).ids)] * 2, text
+        made, source = [(await completion(real_client, name, text, tokens=1))["prompt_eval_count"] for name in names]
+        assert made == source, text
+        if real_ollama.version >= LLAMA_SERVER[:2]:
+            assert made == len(tokenizer.encode(text).ids), text
