@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
-from proxy.errors import ProxyError, Refusal
+from proxy.errors import Refusal
 from proxy.gguf.conversion import Conversion
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
 from proxy.planning.recipe import Literal, Range, Recipe
@@ -48,7 +48,7 @@ class Converter:
         return conversion, Recipe(await asyncio.to_thread(_joined, parts))
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Raises Refusal for what takes too much time or memory."""
+        """Raises what the function raises, and Refusal for what takes too much time or memory."""
         if self._worker is None:
             return await asyncio.to_thread(function, *arguments)
         question = await asyncio.to_thread(pickle.dumps, (function, arguments), pickle.HIGHEST_PROTOCOL)
@@ -58,9 +58,14 @@ class Converter:
                 size = int.from_bytes(await self._worker.read(SIZE_BYTES), "little")
                 answer = await self._worker.read(size)
         except (EOFError, OSError) as error:
-            raise Refusal("the repository's small files take too much time or memory to convert") from error
-        outcome: T | ProxyError = await asyncio.to_thread(pickle.loads, answer)
-        if isinstance(outcome, ProxyError):
+            raise Refusal(
+                "the process that plans conversions has ended: the repository's small files take too much time or "
+                "memory, or the proxy was updated since its start and needs to be restarted"
+            ) from error
+        outcome: T | Exception = await asyncio.to_thread(pickle.loads, answer)
+        if isinstance(outcome, MemoryError):
+            raise Refusal("the repository's small files take too much memory to convert") from outcome
+        if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
@@ -76,7 +81,7 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
         try:
             worker = await stack.enter_async_context(started("proxy.planning.worker"))
         except OSError as error:
-            raise Refusal(f"the process that plans the conversion does not start ({error})") from error
+            raise Refusal(f"the process that plans conversions does not start ({error})") from error
         yield Converter(worker)
 
 

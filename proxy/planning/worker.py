@@ -8,7 +8,6 @@ import pickle
 import sys
 from typing import Any
 
-from proxy.errors import ProxyError
 from proxy.limits import begin, limit_time
 
 SIZE_BYTES = 8
@@ -34,10 +33,10 @@ def main() -> None:
 
 
 def _outcome(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """What the function returns, or the error that a person is told."""
+    """What the function returns, or the error that it raises."""
     try:
         return function(*arguments)
-    except ProxyError as error:
+    except Exception as error:  # noqa: BLE001 - the server raises it
         return error
 
 

@@ -80,12 +80,31 @@ async def test_a_refusal_is_the_same_and_the_process_goes_on() -> None:
         assert (await one.convert(material(files), "F16"))[1].parts
 
 
+@pytest.mark.parametrize(
+    ("error", "raised", "text"), [(KeyError, KeyError, "x"), (MemoryError, Refusal, "too much memory")]
+)
+async def test_what_goes_wrong_there_is_raised_here(error: type[Exception], raised: type[Exception], text: str) -> None:
+    async with started("proxy.planning.worker") as worker:
+        with pytest.raises(raised, match=text):
+            await Converter(worker)._call(_Raises(error))
+
+
+class _Raises:
+    """A function of its own class, which the other process can be given."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        self._error = error
+
+    def __call__(self) -> None:
+        raise self._error("x")
+
+
 async def test_what_is_small_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.processes.sys.executable", "/nowhere/python")
     files = REPOSITORIES["llama"].files()
     async with converter([LARGE_BYTES]) as one:
         assert (await one.convert(material(files), "F16"))[1].parts
-    with pytest.raises(Refusal, match="the process that plans the conversion does not start"):
+    with pytest.raises(Refusal, match="the process that plans conversions does not start"):
         async with converter(LARGE):
             pass
 
@@ -94,7 +113,7 @@ async def test_a_process_that_ends_is_told() -> None:
     async with started("proxy.planning.worker") as worker:
         worker._process.kill()
         await worker._process.wait()
-        with pytest.raises(Refusal, match="take too much time or memory to convert"):
+        with pytest.raises(Refusal, match="has ended: the repository's small files take too much time or memory"):
             await Converter(worker).convert(material(REPOSITORIES["llama"].files()), "F16")
 
 
