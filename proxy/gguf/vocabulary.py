@@ -267,8 +267,7 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> Tokens:
         else:
             tokens.put(number, text, Type.NORMAL, -float(ranks.get(text, len(ranks) + number)))
     for number, (text, special) in added.items():
-        if text != unknown:
-            _put_added(tokens, number, {"content": text, "special": special})
+        _put_added(tokens, number, {"content": text, "special": special})
     return tokens
 
 

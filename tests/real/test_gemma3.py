@@ -39,7 +39,7 @@ TEXTS = (
     "日本語のテキスト 한국어 हिन्दी ภาษาไทย العربية",
     "👩‍👩‍👧 🏳️‍🌈 \U0001f9ff \U000e0041 \ufffd \u200b\u00a0\u3000",
     "𒀀 ꙮ \ue000 \U0010fffd \x07\x7f",
-    "<table><tr><td>1</td></tr></table> <b>x</b> <unused7> [multimodal] <start_of_image>",
+    "<table><tr><td>1</td></tr></table> <b>x</b> <unk> <unused7> [multimodal] <start_of_image>",
     "<start_of_turn>user\nhi<end_of_turn>\n",
     "don't DON'T ...!!! ???;;; {}[]()<>/\\|`~@#$%^&*_+-=",
 )
