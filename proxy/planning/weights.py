@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from proxy.errors import Refusal
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -156,7 +158,14 @@ def _check_count(repository: str, shards: Sequence[RepositoryFile]) -> None:
 
 
 def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -> Mapping[str, str]:
-    weight_map = json_object(where, index).get("weight_map")
+    try:
+        # Of a large model it has megabytes, which Python itself parses in one step of 50 ms.
+        value = orjson.loads(index)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(f"{where} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise Refusal(f"{where} is not a JSON object")
+    weight_map = value.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Refusal(f"{where} names no shards: it has no weight_map")
     for shard in weight_map.values():

@@ -34,6 +34,8 @@ class Reading:
         self.progress = progress
         self.contents: dict[str, bytes] = {}
         self._headers: dict[str, Header] = {}
+        # Threads that parse give way to each other, and let the server wait for all of them.
+        self._parsing = asyncio.Lock()
 
     async def read(self, files: Iterable[RepositoryFile]) -> None:
         """Put small files into `contents`. Raises Refusal where they are not small."""
@@ -64,7 +66,8 @@ class Reading:
         first = await self._part(file, 0, min(LENGTH_BYTES, file.size))
         size = header_size(where, first, file.size)
         content = first + await self._part(file, len(first), size)
-        return await asyncio.to_thread(read_header, where, content, file.size)
+        async with self._parsing:
+            return await asyncio.to_thread(read_header, where, content, file.size)
 
     async def gguf_headers(self, files: Iterable[RepositoryFile]) -> list[GgufHeader]:
         return await together(self._twice(self._gguf_header, file) for file in files)
@@ -74,7 +77,8 @@ class Reading:
         while True:
             content += await self._part(file, len(content), min(wanted, file.size))
             try:
-                return await asyncio.to_thread(read_gguf_header, content, size=file.size)
+                async with self._parsing:
+                    return await asyncio.to_thread(read_gguf_header, content, size=file.size)
             except Incomplete as error:
                 wanted = error.at_least
             except GgufError as error:

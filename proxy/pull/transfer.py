@@ -129,7 +129,7 @@ class Transfer:
                     raise Interrupted(f"{repository.id}/{file.path}: more than {end - begin} bytes came")
                 if begin + len(received) >= stop and stop < end:
                     break
-        part = bytes(received[start - begin : stop - begin])
+        part = bytes(memoryview(received)[start - begin : stop - begin])
         if len(part) < stop - start:
             raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
         return part
