@@ -1,4 +1,4 @@
-"""Tiny random chat models of the families that Ollama converts, and what is needed to damage one.
+"""Tiny random chat models of several families, and what is needed to damage one.
 
 Each maker gives the files of one repository, the same bytes for the same seed, below a megabyte.
 """

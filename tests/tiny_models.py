@@ -1,4 +1,4 @@
-"""Tiny random repositories that Ollama converts and that do more than chat: embedding models and models that see.
+"""Tiny random repositories that do more than chat: embedding models and models that see.
 
 Every maker gives the files of one repository, the same bytes for the same arguments. `tiny_llama` is in `proxy.demo`.
 """
@@ -218,7 +218,7 @@ def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
-    """A NomicBertModel in the names and keys that Ollama's converter took before v0.34.1, and no repository has.
+    """A NomicBertModel in the names and keys that only Ollama before v0.34.1 took, and no repository has.
 
     nomic-ai's own have others (`n_layer`, `attn.Wqkv`), and transformers' too.
     """

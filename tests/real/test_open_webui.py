@@ -203,7 +203,7 @@ async def update_all(page: Page, user: Client) -> None:
 async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_and_is_updated(
     page: Page, user: Client, real_app: App, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
-    """Its dialog shows lines with a digest alone: while Ollama converts, the file that has come."""
+    """Its dialog shows lines with a digest alone."""
     await connect(user, real_app)
     await open_dialog(page, user)
     hub.line = SLOW
@@ -224,10 +224,6 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     await moving(page)
     assert real_app._jobs.all() == [job]
     hub.line = None
-    await eventually(lambda: job.progress.says == "converting model", 60)
-    await page.says(PULL, f"100%\n{digest}")
-    await shoot(page, "converting")
-    assert job.progress.says == "converting model"
     await eventually(lambda: job.ended, 120)
     await told(page, f"Model '{NAME}' has been successfully downloaded.")
     await gone(page)
