@@ -33,6 +33,8 @@ class BlobUpload:
     workers: ThreadPoolExecutor
     ahead: int
     reached: int = 0
+    made: str = ""
+    """The digest of what was made, before its last bytes are sent."""
 
     async def run(self) -> str:
         """Make the blob in Ollama from its first byte; its digest.
@@ -40,6 +42,7 @@ class BlobUpload:
         Raises SourceError, Damaged, DigestMismatch or OllamaError.
         """
         self._count(-self.reached)
+        self.made = ""
         digest = self.recipe.digest
         if digest is None:
             digest = await self._run_unnamed()
@@ -60,16 +63,13 @@ class BlobUpload:
             self.journal.brings(PROBE_DIGEST, len(PROBE))
         if not await self.ollama.keeps_unnamed_blobs():
             return await self._run_spooled()
-        made = ""
-
-        async def produce(write: Write) -> None:
-            nonlocal made
-            made = await self._make(window, partial(self._send, write))
-
         async with self._window() as window:
-            named = await self.ollama.push_unnamed_blob(self.recipe.size, produce)
-        if named != made:
-            raise DigestMismatch(f"Ollama received {named}, but {made} was sent")
+            named = await self.ollama.push_unnamed_blob(
+                self.recipe.size, lambda write: self._make(window, partial(self._send, write))
+            )
+        # Its answer may come while the last bytes are still being written here.
+        if named != self.made:
+            raise DigestMismatch(f"Ollama received {named}, but {self.made or 'something unfinished'} was sent")
         if not await self.ollama.has_blob(named):
             raise OllamaError(f"Ollama did not keep {named}, which was uploaded before its digest was known")
         return named
@@ -77,20 +77,20 @@ class BlobUpload:
     async def _run_spooled(self) -> str:
         with spooled(self.what, self.recipe.size, self.threads) as spool:
             async with self._window() as window:
-                digest = await self._make(window, partial(_write_all, spool.write))
+                await self._make(window, partial(_write_all, spool.write))
 
             async def produce(write: Write) -> None:
                 async for piece in spool.read():
                     await self._send(write, [piece])
 
-            await self.ollama.push_blob(digest, self.recipe.size, produce)
-        return digest
+            await self.ollama.push_blob(self.made, self.recipe.size, produce)
+        return self.made
 
     def _window(self) -> Window:
         return Window(self.fetching, self.recipe, self.order)
 
-    async def _make(self, window: Window, send: Callable[[Sequence[bytes]], Awaitable[None]]) -> str:
-        """Write the blob; its digest. The last bytes wait for it to be checked: Ollama keeps what ends well."""
+    async def _make(self, window: Window, send: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
+        """Write the blob. The last bytes wait for its digest to be checked: Ollama keeps what ends well."""
         assembly = Assembly(self.recipe, self.workers, self.fetching.repository.id)
         ready: list[bytes] = []
         async with aclosing(assembled(assembly, window, self.ahead)) as batches:
@@ -104,8 +104,8 @@ class BlobUpload:
             self.claim(digest)
             if not await self.ollama.has_blob(digest):
                 self.journal.brings(digest, self.recipe.size)
+        self.made = digest
         await send(ready)
-        return digest
 
     async def _send(self, write: Write, pieces: Sequence[bytes]) -> None:
         """Write to Ollama, and tell of what reached it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from proxy.demo.hub import Fault, StandInHub
 from proxy.demo.ollama import StandInOllama
 from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
 from proxy.gguf.transforms import Transform
-from proxy.ollama import PROBE, Ollama, upstream_session
+from proxy.ollama import PROBE, Ollama, Write, upstream_session
 from proxy.planning.recipe import Literal, Range, Recipe
-from proxy.pull import window
+from proxy.pull import upload, window
 from proxy.pull.journal import Journal
 from proxy.pull.progress import Progress
 from proxy.pull.streams import Bandwidth, Streams
@@ -95,6 +95,19 @@ async def test_a_blob_whose_digest_nobody_knows_is_uploaded_and_its_digest_told(
     uploads = [request for request in ollama.requests if request.method == "POST"]
     assert len(uploads) == 3  # the probe only once
     assert digest_of(made) not in [request.path.rpartition("/")[2] for request in uploads]
+
+
+async def test_ollamas_answer_may_come_before_the_last_write_ends(
+    engine: Engine, hub: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write_late(write: Write, pieces: Sequence[bytes]) -> None:
+        await real(write, pieces)
+        await asyncio.sleep(0.05)
+
+    real = upload._write_all
+    monkeypatch.setattr(upload, "_write_all", write_late)
+    assert await engine.push(Literal(b"header"), Range(engine.file, 0, 1000)) == digest_of(b"header" + CONTENT[:1000])
+    assert len([request for request in hub.requests if request.origin == "cdn"]) == 1
 
 
 async def test_an_ollama_that_keeps_nothing_under_another_digest_gets_it_from_the_disk(
