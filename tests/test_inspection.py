@@ -50,9 +50,7 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     assert found["template"] == {"source": "tokenizer_config.json", "exact": True}
     assert found["system"] == "Be terse."
     assert found["parameters"] == {"temperature": 0.3, "repeat_penalty": 1.0, "stop": ["<|eot_id|>"]}
-    [trims] = found["warnings"]
-    assert trims.endswith("takes spaces off the ends of messages, and Ollama does not")
-    assert (found["repairs"], found["refusal"]) == ([], None)
+    assert (found["repairs"], found["warnings"], found["refusal"]) == ([], [], None)
     size = len(converted(files, quantization="Q4_K_M"))
     assert found["files"] == [{"path": "model.gguf", "size": size, "digest": None, "held": False}]
     assert found["bytes_to_move"] == len(files["model.safetensors"])

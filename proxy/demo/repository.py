@@ -23,7 +23,7 @@ SPLIT = (
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% set turn = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
-    " + message['content'] | trim + '<|eot_id|>' %}"
+    " + message['content'] + '<|eot_id|>' %}"
     "{% if loop.first %}{% set turn = bos_token + turn %}{% endif %}{{ turn }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
