@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.errors import Refusal
+from proxy.gguf.known import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
 from proxy.gguf.wordpiece import CASED, UNCASED
 
 
@@ -119,6 +120,16 @@ class Capabilities:
     def runs(self, architecture: str) -> bool:
         """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
         return self.version >= RUNS.get(architecture, OLDEST)
+
+    def loads_from(self, architecture: str) -> Version:
+        """The version to have for a GGUF of this architecture to load; NEVER where none up to NEWEST does."""
+        if architecture in BEFORE_LLAMA_SERVER or self.version > NEWEST:
+            return OLDEST
+        return LLAMA_SERVER if architecture in SINCE_LLAMA_SERVER else NEVER
+
+    def knows_pre_tokenizer(self, name: str) -> bool:
+        """Whether a GGUF whose texts are cut by this name may load."""
+        return name in PRE_TOKENIZERS or self.version > NEWEST
 
     def runs_right_from(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for a model to be calculated as llama.cpp does it."""

@@ -9,8 +9,8 @@ from proxy.gguf.header import Header, Incomplete, read_header
 from proxy.gguf.requantizing import Changed, requantize
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
-from proxy.gguf.tensors import GgufError, TensorType
-from proxy.planning.capabilities import Capabilities
+from proxy.gguf.tensors import GgufError, TensorType, shown
+from proxy.planning.capabilities import NEVER, NEWEST, Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Finished, Format, Offer, Plan, Upload, weight_file, weight_upload
@@ -49,6 +49,7 @@ def plan_gguf(
         read_quantization(repository.id, quantization, quantization, capabilities)
     try:
         _check(where, choice, headers)
+        _check_known(where, headers[0], capabilities)
         upload = _upload(repository, model, headers, quantization)
     except NoEngine as error:
         raise not_made_here(repository.id, error) from error
@@ -123,6 +124,25 @@ def _check(where: str, choice: GgufChoice, headers: Sequence[Header]) -> None:
                     f"{where} is named {choice.model.label}, but {tensor.name} is {TensorType(tensor.type).name}, "
                     f"which is not quantized a second time; pull it as {choice.model.tag}"
                 )
+
+
+def _check_known(where: str, first: Header, capabilities: Capabilities) -> None:
+    """Raises Refusal for what ends the loader, and before 0.30 all of Ollama with it (two tokens alike, v0.24)."""
+    architecture, pre = str(first.architecture), first.get("tokenizer.ggml.pre", str)
+    since = capabilities.loads_from(architecture)
+    if since == NEVER:
+        raise Refusal(f"{where} has the architecture {shown(architecture)}, which no Ollama up to {NEWEST} runs")
+    if capabilities.version < since:
+        raise Refusal(f"{where}: {capabilities.ollama} does not run {architecture}; update it to {since} or newer")
+    is_byte_level = first.get("tokenizer.ggml.model", str) == "gpt2"
+    if pre is not None and is_byte_level and not capabilities.knows_pre_tokenizer(pre):
+        raise Refusal(f"{where} has the pre-tokenizer {shown(pre)}, which no Ollama up to {NEWEST} knows")
+    tokens = first.get("tokenizer.ggml.tokens", list) or []
+    seen: set[object] = set()
+    for token in filter(None, tokens):
+        if token in seen:
+            raise Refusal(f"{where} has two tokens with the text {shown(token)}, with which no Ollama loads it")
+        seen.add(token)
 
 
 def _finished(headers: Sequence[Header], quantization: str | None) -> Finished:

@@ -6,7 +6,10 @@ from hypothesis import strategies as st
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.planning.capabilities import NEWEST, Version, capabilities_of
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.known import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
+from proxy.gguf.pretokenizers import KNOWN
+from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS, Version, capabilities_of
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,11 @@ def test_which_release_scales_positions_as_a_model(version: str, architecture: s
 def test_two_quantizations_load_nowhere(version: str | None) -> None:
     found = capabilities_of(version)
     assert [one for one in Quantization if not found.runs_quantization(one)] == ["TQ1_0", "TQ2_0"]
+
+
+def test_what_the_proxy_makes_is_known_to_load() -> None:
+    architectures = {family.architecture for family in FAMILIES.values()}
+    assert architectures <= BEFORE_LLAMA_SERVER | SINCE_LLAMA_SERVER
+    assert set(KNOWN.values()) <= PRE_TOKENIZERS
+    for architecture in architectures:
+        assert capabilities_of("0.40.0").loads_from(architecture) <= RUNS.get(architecture, LLAMA_SERVER)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -410,6 +411,33 @@ def test_a_number_that_cannot_be_held_is_refused_by_file_and_tensor(
 def test_what_is_no_model_is_refused(content: bytes, message: str, tag: str) -> None:
     with pytest.raises(Refusal, match=message):
         planned({"x-F16.gguf": content}, tag)
+
+
+@pytest.mark.parametrize(
+    ("changes", "version", "message"),
+    [
+        (
+            {"general__architecture": Field.string("ufo")},
+            NEW,
+            "has the architecture 'ufo', which no Ollama up to 0.40.0",
+        ),
+        ({"general__architecture": Field.string("eurobert")}, OLD, "does not run eurobert; update it to 0.30.0 or"),
+        (
+            {"tokenizer__ggml__pre": Field.string("scissors")},
+            NEW,
+            "has the pre-tokenizer 'scissors', which no Ollama up to 0.40.0 knows",
+        ),
+        ({"tokenizer__ggml__tokens": Field.strings(["a", "", "", "b", "a"])}, NEW, "has two tokens with the text 'a'"),
+    ],
+)
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_ends_the_loader_is_refused(changes: dict[str, Any], version: str, message: str, shards: int) -> None:
+    content = tiny_gguf(tokenizer__ggml__model=Field.string("gpt2"), **changes)
+    files = {"x-Q4_K_M.gguf": content} if shards == 1 else split(content, shards, prefix="x-Q4_K_M")
+    with pytest.raises(Refusal, match=message):
+        planned(files, version=version)
+    if "tokens" not in message:
+        assert planned(files, version="0.41.0").uploads, "a newer Ollama may know more"
 
 
 def test_a_split_of_one_is_a_file() -> None:

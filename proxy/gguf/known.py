@@ -1,0 +1,33 @@
+"""Names in a GGUF that stop a loader which does not know them: architectures, and how texts are cut. Pure."""
+
+_BEFORE_LLAMA_SERVER = """
+afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bert bitnet bloom chameleon chatglm codeshell cogvlm
+cohere2 command-r dbrx deci deepseek deepseek2 deepseekocr dots1 dream ernie4_5 ernie4_5-moe exaone exaone4 falcon
+falcon-h1 gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 glm4 glm4moe glm4moelite glmocr gpt-oss gpt2 gptj gptneox
+gptoss granite granitehybrid granitemoe grok grovemoe hunyuan-dense hunyuan-moe internlm2 jais jamba jina-bert-v2
+jina-bert-v3 laguna lfm2 lfm2moe llada llada-moe llama llama4 mamba mamba2 minicpm minicpm3 minimax-m2 mistral3 mllama
+mpt nemotron nemotron_h nemotron_h_moe nemotron_h_omni neo-bert nomic-bert nomic-bert-moe olmo olmo2 olmo3 olmoe
+openelm orion pangu-embedded phi2 phi3 phimoe plamo plamo2 plm qwen qwen2 qwen25vl qwen2moe qwen2vl qwen3 qwen35
+qwen35moe qwen3moe qwen3next qwen3vl qwen3vlmoe refact rnd1 rwkv6 rwkv6qwen2 rwkv7 seed_oss smallthinker smollm3 solar
+stablelm starcoder starcoder2 t5 t5encoder wavtokenizer-dec xverse
+"""
+_SINCE_LLAMA_SERVER = """
+bailingmoe3 cohere2moe deepseek2-ocr deepseek32 deepseek4 dflash eagle3 eurobert exaone-moe gemma4-assistant glm-dsa
+graniteswitch hunyuan_vl hy_v3 jais2 kimi-k3 kimi-linear llama-embed maincoder mellum mimo2 minimax-01 minimax-m3
+mistral4 modern-bert muse-glimmer nanbeige paddleocr plamo3 pockettts qwen3tts step35 talkie
+"""
+_PRE_TOKENIZERS = """
+a.x-4.0 afmoe bailingmoe bailingmoe2 bloom chameleon chatglm-bpe codeshell cohere2moe command-r dbrx deepseek-coder
+deepseek-llm deepseek-r1-qwen deepseek-v3 default exaone exaone-moe exaone4 f2llmv2 falcon falcon-h1 falcon3 gemma4
+gigachat glm4 gpt-2 gpt-4o gpt3-finnish granite-docling granite-embed-multi-311m granite-embed-multi-97m grok-2
+hunyuan hunyuan-dense jais jais-2 jina-de jina-es jina-v1-en jina-v2-code jina-v2-de jina-v2-es jina-v5-nano joyai-llm
+kanana2 kimi-k2 kormo laguna lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 megrez mellum mellum2 midm-2.0 minerva-7b
+minicpm5 minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact roberta-bpe sarvam-moe seed-coder
+smaug-bpe smollm solar-open stablelm2 starcoder superbpe talkie tekken tiny_aya trillion viking whitespace youtu
+"""
+BEFORE_LLAMA_SERVER = frozenset(_BEFORE_LLAMA_SERVER.split())
+"""Architectures that Ollama 0.24 loads: llama/llama.cpp/src/llama-arch.cpp, and model/models for its own engine."""
+SINCE_LLAMA_SERVER = frozenset(_SINCE_LLAMA_SERVER.split())
+"""Those that came with llama.cpp b10488, which Ollama takes from 0.30 on."""
+PRE_TOKENIZERS = frozenset(_PRE_TOKENIZERS.split())
+"""Of byte-level BPE, in llama-vocab.cpp of both."""
