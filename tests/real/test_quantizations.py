@@ -1,6 +1,7 @@
 """SmolLM2 in every quantization, with the real command line: its bytes, its name, its answer, and what is left."""
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +13,7 @@ from proxy.config import Quantization
 from proxy.demo.hub import StandInHub
 from proxy.gguf.header import read_header
 from proxy.gguf.tensor_types import ModelFacts, quantized_types
-from proxy.gguf.tensors import TensorInfo
+from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import NOT_RUN
 from tests.gguf.make_quantized import SMOLLM2, data_digest, smollm2
 from tests.gguf.test_quantized_figures import figures
@@ -41,7 +42,8 @@ def digest_of_tensors(path: Path) -> str:
         content = file.read()
     header = read_header(content, size=len(content))
     tensors: Mapping[str, TensorInfo] = {tensor.name: tensor for tensor in header.tensors}
-    order = quantized_types("F16", ModelFacts.of(header.metadata), header.tensors)
+    before = [replace(tensor, type=TensorType.F32) for tensor in header.tensors]
+    order = quantized_types("F16", ModelFacts.of(header.metadata), before)
     starts = ((header.data_start + tensors[name].offset, tensors[name].size) for name in order)
     return data_digest(content[start : start + size] for start, size in starts)
 
