@@ -171,7 +171,10 @@ async def _feed(
 
     def begin(chunks: Sequence[bytes]) -> asyncio.Future[list[bytes]]:
         cut = cutter.submit(assembly.cut, chunks)
-        return loop.run_in_executor(joiner, lambda: assembly.join(cut.result()))
+        joined = loop.run_in_executor(joiner, lambda: assembly.join(cut.result()))
+        # Nobody takes the batches behind one that failed, and asyncio would log what they say.
+        joined.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return joined
 
     try:
         await batches.put(_Batch(begin(()), is_held=False))

@@ -1,5 +1,7 @@
 """What is made of a recipe's bytes, however they are chopped and however many threads change them."""
 
+import asyncio
+import gc
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from proxy.errors import Damaged, TransferError
 from proxy.gguf.transforms import Transform
 from proxy.planning.recipe import Literal, Range, Recipe, compared
+from proxy.pull import assembly as module
 from proxy.pull.assembly import SLICE, Assembly
 from proxy.sources.base import RepositoryFile
 from tests.assembling import assembled
@@ -228,6 +231,32 @@ def test_a_file_that_is_taken_whole_is_checked(pool: ThreadPoolExecutor, parts: 
     assert assembled(recipe, [CONTENTS["a"]]) == blob_of(parts)
     with pytest.raises(Damaged, match=r"^acme/model/a arrived damaged: its digest is \w+, not \w+ as announced"):
         Assembly(recipe, pool, "acme/model").cut([SPOILT[:5], SPOILT[5:]])
+
+
+async def test_nobody_is_told_of_what_comes_behind_a_damaged_batch(
+    pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fetched:
+        """A window with a file, and some of the next one in a batch of its own."""
+
+        def __init__(self) -> None:
+            self.batches = [[SPOILT], [CONTENTS["b"][:3]], [CONTENTS["b"][3:]]]
+
+        async def next(self) -> list[bytes]:
+            return self.batches.pop(0) if self.batches else []
+
+        def used(self) -> None:
+            pass
+
+    parts = (Literal(b"x"), Range(RIGHT, 0, 24), Range(FILES["b"], 0, len(CONTENTS["b"])))
+    batches = module.assembled(Assembly(Recipe(parts), pool, "acme"), Fetched(), 8)  # type: ignore[arg-type]
+    await anext(batches)
+    await asyncio.sleep(0.05)
+    with pytest.raises(Damaged):
+        await anext(batches)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
