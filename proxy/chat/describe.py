@@ -1,12 +1,12 @@
 """From a Jinja and the tokenizer's facts to the result: finds out what kind of template it is, learns it, checks it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from proxy.chat import go, toolcalls
-from proxy.chat.conversations import Dialect, compose, sentinel, spoken
+from proxy.chat.conversations import Conversation, Dialect, compose, sentinel, spoken
 from proxy.chat.cutting import Cutter, Unmodelled
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.learning import Learned, Learner, Scope, find_place
@@ -104,22 +104,23 @@ class _Description:
         return ChatTemplate(native=native, loads=loads, trims=self._trims(), sample=self._sample())
 
     def _trims(self) -> bool:
-        for shape in _SAMPLES:
-            conversation = compose(shape, lambda index, kind: f"\n {sentinel(index, kind)} \n")
-            with suppress(Unrenderable):
-                text = self._learner().render(conversation)
-                return any(
-                    message.content.strip() in text and message.content not in text for message in conversation.messages
-                )
+        for conversation, text, _ in self._samples(lambda index, kind: f"\n {sentinel(index, kind)} \n"):
+            return any(
+                message.content.strip() in text and message.content not in text for message in conversation.messages
+            )
         return False
 
     def _sample(self) -> str:
-        for shape in _SAMPLES:
-            learner = self._learner()
-            with suppress(Unrenderable):
-                text = learner.render(compose(shape, spoken))
-                return self._facts.bos + text if learner.emits_bos else text
+        for _, text, emits_bos in self._samples(spoken):
+            return self._facts.bos + text if emits_bos else text
         return ""
+
+    def _samples(self, say: Callable[[int, str], str]) -> Iterator[tuple[Conversation, str, bool]]:
+        """Those that the Jinja renders, how, and whether it opens with BOS."""
+        for shape in _SAMPLES:
+            conversation, learner = compose(shape, say), self._learner()
+            with suppress(Unrenderable):
+                yield conversation, learner.render(conversation), learner.emits_bos
 
     def _learner(self, dialect: Dialect | None = None) -> Learner:
         return Learner(self._sandbox, dialect or self._dialect, self._facts.bos, self._tags)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.engine import described, engine_for
+from proxy.gguf.engine import Engine, described, engine_for
 from proxy.gguf.pieces import Piece, Target
 from proxy.gguf.tensor_types import quantized_already
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
@@ -39,23 +39,23 @@ def casting(source: TensorInfo, kind: TensorType) -> Transform:
     dtype = TensorType(source.type).name
     if dtype not in WIDTHS:
         raise CannotConvert(f"{source.name} is {quantized_already(source.type)}")
-    if engine_for(kind) is None:
-        if kind is TensorType.F32:
-            return widened(dtype)
-        raise _no_engine(kind)
+    if kind is TensorType.F32 and engine_for(kind) is None:
+        return widened(dtype)
+    _engine(kind)
     numbers, made = BLOCKS[kind]
     # Without the engine itself, which no other process could be given.
     return Transform(numbers * WIDTHS[dtype], made, partial(_quantize, source.name, kind, dtype))
 
 
-def _no_engine(kind: TensorType) -> NoEngine:
-    return NoEngine(f"nothing on this machine makes {kind.name} (engines: {described()})")
+def _engine(kind: TensorType) -> Engine:
+    engine = engine_for(kind)
+    if engine is None:
+        raise NoEngine(f"nothing on this machine makes {kind.name} (engines: {described()})")
+    return engine
 
 
 def _quantize(name: str, kind: TensorType, dtype: str, content: bytes) -> bytes:
-    engine = engine_for(kind)
-    if engine is None:
-        raise _no_engine(kind)
+    engine = _engine(kind)
     try:
         return engine.quantize(kind, dtype, content)
     except CannotConvert as error:

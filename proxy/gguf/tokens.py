@@ -1,5 +1,6 @@
 """A vocabulary while it is filled: texts, types and perhaps scores by number. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.gguf.config import CannotConvert
@@ -46,11 +47,9 @@ class Tokens:
         return is_same and self.types[number] not in (Type.NORMAL, Type.UNUSED)
 
     def pairs(self, model: str, pre: str | None) -> Pairs:
-        seen: set[str] = set()
-        for text in self.texts:
-            if text in seen:  # llama.cpp aborts: with Ollama before 0.30, the whole server
-                raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
-            seen.add(text)
+        if (text := first_twice(self.texts)) is not None:
+            # llama.cpp aborts: with Ollama before 0.30, the whole server.
+            raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
         yield "model", Field.string(model)
         if pre is not None:
             yield "pre", Field.string(pre)
@@ -58,6 +57,16 @@ class Tokens:
         if self.scores is not None:
             yield "scores", Field.array(Kind.FLOAT32, self.scores)
         yield "token_type", Field.array(Kind.INT32, self.types)
+
+
+def first_twice(texts: Iterable[str]) -> str | None:
+    """The first text that was there before; None where all differ."""
+    seen: set[str] = set()
+    for text in texts:
+        if text in seen:
+            return text
+        seen.add(text)
+    return None
 
 
 def looks_special(text: str) -> bool:

@@ -162,7 +162,7 @@ def _losses(architecture: str) -> tuple[str, ...]:
 
 
 def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:
-    """The converted file, and out of which bytes it is made. Raises NotConvertible for what the proxy does not know."""
+    """The converted file, with its pieces in the recipe. Raises NotConvertible for what the proxy does not know."""
     repository = material.repository
     description = Description(
         repository.rpartition("/")[2],

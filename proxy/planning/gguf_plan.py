@@ -10,6 +10,7 @@ from proxy.gguf.requantizing import Changed, requantize
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType, shown
+from proxy.gguf.tokens import first_twice
 from proxy.planning.capabilities import NEVER, NEWEST, Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
@@ -137,12 +138,10 @@ def _check_known(where: str, first: Header, capabilities: Capabilities) -> None:
     is_byte_level = first.get("tokenizer.ggml.model", str) == "gpt2"
     if pre is not None and is_byte_level and not capabilities.knows_pre_tokenizer(pre):
         raise Refusal(f"{where} has the pre-tokenizer {shown(pre)}, which no Ollama up to {NEWEST} knows")
-    tokens = first.get("tokenizer.ggml.tokens", list) or []
-    seen: set[object] = set()
-    for token in filter(None, tokens):
-        if token in seen:
-            raise Refusal(f"{where} has two tokens with the text {shown(token)}, with which no Ollama loads it")
-        seen.add(token)
+    # llama.cpp gives each token without a text one of its own.
+    token = first_twice(filter(None, first.get("tokenizer.ggml.tokens", list) or []))
+    if token is not None:
+        raise Refusal(f"{where} has two tokens with the text {shown(token)}, with which no Ollama loads it")
 
 
 def _finished(headers: Sequence[Header], quantization: str | None) -> Finished:

@@ -95,7 +95,10 @@ def _is_weights(path: str) -> bool:
 
 def json_object(where: str, content: bytes) -> dict[str, Any]:
     """Raises Refusal for what is none."""
-    value = json_value(where, content)
+    return _as_object(where, json_value(where, content))
+
+
+def _as_object(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refusal(f"{where} is not a JSON object")
     return value
@@ -163,9 +166,7 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
         value = orjson.loads(index)
     except orjson.JSONDecodeError as error:
         raise Refusal(f"{where} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise Refusal(f"{where} is not a JSON object")
-    weight_map = value.get("weight_map")
+    weight_map = _as_object(where, value).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Refusal(f"{where} names no shards: it has no weight_map")
     for shard in weight_map.values():

@@ -7,7 +7,6 @@ load of the machine is in both.
 
 import asyncio
 import json
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -18,7 +17,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmark.conversion import make_files
-from tests.benchmark.forward import HEAD, Listener, free_port, running
+from tests.benchmark.forward import HEAD, Listener, fast_upstream, free_port, running
 from tests.benchmark.quantize import SERVE
 from tests.benchmark.transfer import process
 
@@ -58,29 +57,22 @@ def pull(port: int) -> bool:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as state:
         make_files(Path(folder), int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
-        upstream = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("upstream.py"))], stdout=subprocess.PIPE
-        )
-        assert upstream.stdout is not None
-        try:
-            ollama, own = int(upstream.stdout.readline()), free_port()
-            with process("hub", folder, "0") as hub:
-                for engine in ("all", "ggml"):
-                    serve = [sys.executable, "-c", SERVE, engine, "serve", "--listen", f"127.0.0.1:{own}"]
-                    serve += ["--ollama", f"http://127.0.0.1:{ollama}", "--hub", f"http://127.0.0.1:{hub}"]
-                    settings = {
-                        "OLLAMA_HF_PROXY_PULL_THREADS": sys.argv[2] if len(sys.argv) > 2 else "0",
-                        "XDG_STATE_HOME": f"{state}/{engine}",
-                    }
-                    with running(serve, own, **settings), ThreadPoolExecutor(1) as thread:
-                        ports = {"direct": ollama, "proxy": own}
-                        told(f"{engine}: no pull", uvloop.run(latencies(ports)))
-                        pulling = thread.submit(pull, own)
-                        told(f"{engine}: while one quantizes", uvloop.run(latencies(ports)))
-                        print("the pull was still running" if not pulling.done() else "the pull had ended before")
-                        pulling.result()
-        finally:
-            upstream.terminate()
+        with fast_upstream() as (ollama, _), process("hub", folder, "0") as hub:
+            own = free_port()
+            for engine in ("all", "ggml"):
+                serve = [sys.executable, "-c", SERVE, engine, "serve", "--listen", f"127.0.0.1:{own}"]
+                serve += ["--ollama", f"http://127.0.0.1:{ollama}", "--hub", f"http://127.0.0.1:{hub}"]
+                settings = {
+                    "OLLAMA_HF_PROXY_PULL_THREADS": sys.argv[2] if len(sys.argv) > 2 else "0",
+                    "XDG_STATE_HOME": f"{state}/{engine}",
+                }
+                with running(serve, own, **settings), ThreadPoolExecutor(1) as thread:
+                    ports = {"direct": ollama, "proxy": own}
+                    told(f"{engine}: no pull", uvloop.run(latencies(ports)))
+                    pulling = thread.submit(pull, own)
+                    told(f"{engine}: while one quantizes", uvloop.run(latencies(ports)))
+                    print("the pull was still running" if not pulling.done() else "the pull had ended before")
+                    pulling.result()
 
 
 if __name__ == "__main__":

@@ -81,16 +81,24 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
 
 
 @contextmanager
+def fast_upstream() -> Iterator[tuple[int, int]]:
+    """The server of `upstream.py`: its port and its process."""
+    command = [sys.executable, str(Path(__file__).with_name("upstream.py"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        try:
+            yield int(server.stdout.readline()), server.pid
+        finally:
+            server.terminate()
+
+
+@contextmanager
 def contestants() -> Iterator[dict[str, tuple[int, int]]]:
     """Name → port and process of everything that is compared."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        command = [sys.executable, str(Path(__file__).with_name("upstream.py"))]
-        upstream = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
-        stack.callback(upstream.terminate)
-        assert upstream.stdout is not None
-        port = int(upstream.stdout.readline())
-        found = {"direct": (port, upstream.pid)}
+        port, upstream = stack.enter_context(fast_upstream())
+        found = {"direct": (port, upstream)}
         for name, text, arguments in (
             ("nginx", NGINX, ["-c"]),
             ("caddy", CADDY, ["run", "--adapter", "caddyfile", "--config"]),

@@ -6,7 +6,6 @@ connections. The chat is of 20 streams through the proxy, and as many beside it 
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmark.busy import latencies, told
-from tests.benchmark.forward import free_port, running
+from tests.benchmark.forward import fast_upstream, free_port, running
 from tests.benchmark.quantize import peak_memory
 from tests.benchmark.transfer import CONNECTIONS, process, side_by_side
 from tests.gguf.tiny_repositories import REPOSITORIES
@@ -154,32 +153,25 @@ def main() -> None:
     tokenizer, vocabulary = tokenizer_files()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as state:
         headers = make_files(Path(folder), tokenizer, vocabulary)
-        upstream = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("upstream.py"))], stdout=subprocess.PIPE
-        )
-        assert upstream.stdout is not None
-        try:
-            ollama, own = int(upstream.stdout.readline()), free_port()
-            with process("hub", folder, "0") as hub:
-                serve = [sys.executable, "-m", "proxy", "serve", "--listen", f"127.0.0.1:{own}"]
-                serve += ["--ollama", f"http://127.0.0.1:{ollama}", "--hub", f"http://127.0.0.1:{hub}"]
-                small = [*tokenizer, "config.json", "model.safetensors.index.json"]
-                for number in range(ROUNDS):
-                    with running(serve, own, XDG_STATE_HOME=f"{state}/{number}") as pid:
-                        least = floor(hub, small, headers)
-                        seconds = plan(own, number)
-                        memory = peak_memory(pid) / 1024**2
-                        ratio = f"plan {seconds:5.2f} s, curl {least:5.2f} s, ratio {seconds / least:5.2f}"
-                        print(f"{ratio}, peak of the proxy {memory:4.0f} MiB", flush=True)
-                with running(serve, own, XDG_STATE_HOME=f"{state}/chat"), ThreadPoolExecutor(1) as thread:
-                    ports = {"direct": ollama, "proxy": own}
-                    told("no plan", uvloop.run(latencies(ports)))
-                    planning = thread.submit(lambda: [plan(own, number) for number in range(ROUNDS)])
-                    told("while three are made", uvloop.run(latencies(ports)))
-                    print("they were still being made" if not planning.done() else "they had ended before")
-                    print("seconds each:", *(f"{one:.2f}" for one in planning.result()))
-        finally:
-            upstream.terminate()
+        with fast_upstream() as (ollama, _), process("hub", folder, "0") as hub:
+            own = free_port()
+            serve = [sys.executable, "-m", "proxy", "serve", "--listen", f"127.0.0.1:{own}"]
+            serve += ["--ollama", f"http://127.0.0.1:{ollama}", "--hub", f"http://127.0.0.1:{hub}"]
+            small = [*tokenizer, "config.json", "model.safetensors.index.json"]
+            for number in range(ROUNDS):
+                with running(serve, own, XDG_STATE_HOME=f"{state}/{number}") as pid:
+                    least = floor(hub, small, headers)
+                    seconds = plan(own, number)
+                    memory = peak_memory(pid) / 1024**2
+                    ratio = f"plan {seconds:5.2f} s, curl {least:5.2f} s, ratio {seconds / least:5.2f}"
+                    print(f"{ratio}, peak of the proxy {memory:4.0f} MiB", flush=True)
+            with running(serve, own, XDG_STATE_HOME=f"{state}/chat"), ThreadPoolExecutor(1) as thread:
+                ports = {"direct": ollama, "proxy": own}
+                told("no plan", uvloop.run(latencies(ports)))
+                planning = thread.submit(lambda: [plan(own, number) for number in range(ROUNDS)])
+                told("while three are made", uvloop.run(latencies(ports)))
+                print("they were still being made" if not planning.done() else "they had ended before")
+                print("seconds each:", *(f"{one:.2f}" for one in planning.result()))
 
 
 if __name__ == "__main__":
