@@ -84,6 +84,7 @@ class Reclaim:
         self._registry = registry
         self._claiming = asyncio.Lock()
         self.creating = asyncio.Lock()
+        self._sweeping = asyncio.Lock()
         self._giving_up: frozenset[str] = frozenset()
         self.removals: dict[str, asyncio.Task[None]] = {}
         """By model, in lower case: what a client has asked for while it was made, and comes before it is made anew."""
@@ -165,10 +166,17 @@ class Reclaim:
         return removed
 
     async def sweep(self, *, dry_run: bool = False, blobs: bool = True) -> Reclaimed:
-        """Remove all that is left behind: what broken pulls had kept, and what a process that was killed had begun."""
+        """Remove all that is left behind: what broken pulls had kept, and what a process that was killed had begun.
+
+        A second sweep waits for the first one, which holds `creating` too, but is no pull that removes its own models.
+        """
+        async with self._sweeping:
+            return await self._sweep(dry_run=dry_run, blobs=blobs)
+
+    async def _sweep(self, *, dry_run: bool, blobs: bool) -> Reclaimed:
         if not dry_run:
             self._journal.end_kept(time.time())
-        # Whoever creates drops its own.
+        # A pull that creates a model removes the temporary ones itself.
         if self.creating.locked():
             models = []
         elif dry_run:

@@ -839,6 +839,26 @@ async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
     assert (left.keys() <= orphans(ollama)) is not enabled
 
 
+async def test_a_sweep_removes_also_what_was_needed_when_another_sweep_looked(
+    app: App, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sweep holds `creating`, as a pull does that will remove its own temporary models; but it is none."""
+    kept = f"ollama-hf-proxy/{'d' * 32}:temporary"
+    ollama.models[LEFT_TEMPORARY] = ollama.models[kept] = StandInModel()
+    pull = await app.reclaim.claim(NAME, kept, ())
+    deleting = Gate(app._backend.ollama.delete)
+    monkeypatch.setattr(app._backend.ollama, "delete", deleting)
+    first = asyncio.create_task(app.reclaim.sweep())
+    await eventually(lambda: bool(deleting.entered))
+    app.reclaim.release(pull)
+    second = asyncio.create_task(app.reclaim.sweep())
+    await asyncio.sleep(0.1)
+    deleting.open.set()
+    assert (await first).models == (LEFT_TEMPORARY,)
+    assert (await second).models == (kept,)
+    assert left_models(ollama) == []
+
+
 async def test_a_sweep_that_fails_is_tried_again(
     left: dict[str, int],
     hub: StandInHub,
