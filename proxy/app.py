@@ -11,30 +11,30 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import HttpVersion10, HttpVersion11, web
 
-from proxy.admin import INSTANCE_HEADER, PREFIX, Admin
-from proxy.answers import error_response
+from proxy.admin.handler import INSTANCE_HEADER, PREFIX, Admin
+from proxy.admin.models import Pulled
 from proxy.backend import Backend
 from proxy.config import Address, Config
 from proxy.errors import ConfigError
-from proxy.forward import Forward
+from proxy.forward.cors import Origins
+from proxy.forward.handler import Forward
+from proxy.forward.relay import STATUS
+from proxy.forward.upstream import Upstream
 from proxy.gguf.engine import described
-from proxy.guard import Guard
-from proxy.listener import Server, refuse
 from proxy.metrics import Metrics
+from proxy.ollama.registry import PREFIX as REGISTRY
+from proxy.ollama.registry import Registry, reached_at
 from proxy.on_demand import OnDemand
-from proxy.origins import Origins
 from proxy.pull.handler import DeleteHandler, PullHandler
 from proxy.pull.install import Install
 from proxy.pull.jobs import Jobs
-from proxy.pull.journal import Journal, state_file
 from proxy.pull.pipeline import Pipeline
-from proxy.pull.pulled import Pulled
-from proxy.pull.reclaim import Reclaim
-from proxy.pull.workers import worker_count
-from proxy.registry import PREFIX as REGISTRY
-from proxy.registry import Registry, reached_at
-from proxy.relay import STATUS
-from proxy.upstream import Upstream
+from proxy.server.access import Guard
+from proxy.server.connection import Server, refuse
+from proxy.server.responses import error_response
+from proxy.store.journal import Journal, state_file
+from proxy.store.reclaim import Reclaim
+from proxy.transfer.threads import worker_count
 
 log = logging.getLogger(__name__)
 

@@ -2,12 +2,12 @@
 
 from proxy.config import Config
 from proxy.metrics import Metrics
-from proxy.ollama import Ollama, ollama_tls, upstream_session
-from proxy.pull.journal import Journal
+from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.pull.planner import Planner
-from proxy.pull.streams import MIB, Bandwidth, Streams
-from proxy.pull.transfer import Transfer
 from proxy.sources.plugins import build_sources
+from proxy.store.journal import Journal
+from proxy.transfer.streams import MIB, Bandwidth, Streams
+from proxy.transfer.transfer import Transfer
 
 
 class Backend:

@@ -99,7 +99,7 @@ def reclaim(dry_run: bool, file: Path | None, ollama: str | None, hub: str | Non
     """Remove from Ollama what pulls have left there and no model needs."""
     from rich.filesize import decimal
 
-    from proxy.reclaiming import reclaim as reclaim_now
+    from proxy.commands.reclaim import reclaim as reclaim_now
 
     settings = config.load(file, flags={"--ollama": ollama, "--hub": hub})
     removed = _run(reclaim_now(settings, dry_run=dry_run))
@@ -115,7 +115,7 @@ def reclaim(dry_run: bool, file: Path | None, ollama: str | None, hub: str | Non
 @everywhere
 def doctor(file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Look whether all that a pull needs is there: a line each, with the mend; exit 1 where a pull would fail."""
-    from proxy.doctor import examine
+    from proxy.commands.doctor import examine
 
     settings = config.load(file, flags={"--ollama": ollama, "--hub": hub})
 
@@ -133,7 +133,7 @@ def doctor(file: Path | None, ollama: str | None, hub: str | None) -> None:
 @everywhere
 def demo(file: Path | None, ollama: str | None, hub: str | None) -> None:
     """Pull a small model that is made on the spot, on a machine that has nothing."""
-    from proxy.demo.show import show
+    from proxy.commands.demo import show
 
     _run(show(config.load(file, flags={"--ollama": ollama, "--hub": hub})))
 

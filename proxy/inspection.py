@@ -11,17 +11,17 @@ from rich.text import Text
 
 from proxy.backend import Backend
 from proxy.config import NO_SETTINGS, Config
-from proxy.disk import free_disk
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.metrics import Metrics
+from proxy.ollama.disk import free_disk
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import choose_projector, file_name, gguf_models
 from proxy.planning.plan import Offer, Plan, Upload
-from proxy.pull.journal import Journal
 from proxy.pull.planner import NativePull
-from proxy.pull.progress import Progress, printable
 from proxy.pull.reference import ModelReference, parse
 from proxy.sources.base import Repository
+from proxy.store.journal import Journal
+from proxy.transfer.progress import Progress, printable
 
 
 def _text(text: str) -> Text:

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import hdrs, web
 
-from proxy.answers import json_response
-from proxy.bodies import json_fields, read_body
 from proxy.errors import OllamaError
-from proxy.forward import Forward
-from proxy.ollama import Ollama
-from proxy.origins import Origins
+from proxy.forward.cors import Origins
+from proxy.forward.handler import Forward
+from proxy.ollama.client import Ollama
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.reference import ModelReference, parse
+from proxy.server.request_body import json_fields, read_body
+from proxy.server.responses import json_response
 
 log = logging.getLogger(__name__)
 

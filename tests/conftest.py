@@ -11,13 +11,13 @@ import pytest_timeout  # type: ignore[import-untyped]
 import uvloop
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.gguf import engine, ggml
+from proxy.gguf import engine, engine_ggml
 from proxy.sources import huggingface
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
 from tests.browser import devtools
-from tests.real_ollama import RealOllama, running
-from tests.support import PATIENCE, Client, settings
+from tests.kit.real_ollama import RealOllama, running
+from tests.kit.support import PATIENCE, Client, settings
 
 # A busy machine is not a failure.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -108,11 +108,11 @@ async def page(chromium: str) -> AsyncIterator[devtools.Page]:
 def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without the kernel and without ggml's library."""
     # numpy is imported where a test needs it.
-    from proxy.gguf.quantizing import Numpy
+    from proxy.gguf.engine_numpy import Numpy
 
     monkeypatch.setattr(engine, "_kernel", lambda: None)
     monkeypatch.setattr(engine, "_numpy", Numpy)
-    monkeypatch.setattr(ggml, "load", lambda: None)
+    monkeypatch.setattr(engine_ggml, "load", lambda: None)
     engine.engines.cache_clear()
     yield
     monkeypatch.undo()

@@ -16,10 +16,10 @@ import orjson
 import pytest
 
 from proxy import __version__
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.support import COMMAND, PATIENCE, Client, eventually, serving
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import COMMAND, PATIENCE, Client, eventually, serving
 
 
 async def run(*arguments: str) -> tuple[int, str, str]:

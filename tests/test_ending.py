@@ -7,10 +7,10 @@ import signal
 import aiohttp
 import pytest
 
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.support import PATIENCE, Client, eventually, fetched, making, serving
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import PATIENCE, Client, eventually, fetched, making, serving
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 

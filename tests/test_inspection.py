@@ -8,15 +8,15 @@ import pytest
 from rich.console import Console
 
 from proxy.config import ModelSettings
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.inspection import Inspection, inspect
 from proxy.planning.plan import Base, Format, Plan
-from tests.conversions import converted
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import digest_of, fetched, settings
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 from tests.planning.listings import listing
-from tests.support import digest_of, fetched, settings
-from tests.tiny_gguf import tiny_gguf, tiny_projector
 
 KEYS = {
     "name",

@@ -10,8 +10,8 @@ import pytest
 from yarl import URL
 
 from proxy.app import App
-from proxy.upstream import MOST_IDLE
-from tests.support import eventually, listening_raw, serving, settings, talk
+from proxy.forward.upstream import MOST_IDLE
+from tests.kit.support import eventually, listening_raw, serving, settings, talk
 
 NO_HUB = "http://127.0.0.1:9"
 STREAMS = 1000

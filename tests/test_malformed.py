@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from proxy.app import App
-from tests.support import PATIENCE, listening_raw, settings, talk
+from tests.kit.support import PATIENCE, listening_raw, settings, talk
 
 NO_HUB = "http://127.0.0.1:9"
 

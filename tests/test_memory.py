@@ -10,11 +10,11 @@ import aiohttp
 import orjson
 import pytest
 
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.support import Client, serving
-from tests.tiny_gguf import large_header
+from tests.kit.support import Client, serving
+from tests.kit.tiny_gguf import large_header
 
 GIB = 1024**3
 MIB = 1024**2

@@ -11,11 +11,11 @@ import pytest
 
 from proxy import on_demand
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.support import Client, eventually, fetched, making, settings
-from tests.tiny_gguf import tiny_gguf
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import Client, eventually, fetched, making, settings
+from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q8_0"
 MESSAGES = [{"role": "user", "content": "hello"}]

@@ -3,11 +3,11 @@
 import asyncio
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.same_answers import CASES, MODEL, differences
-from tests.support import Client
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.same_answers import CASES, MODEL, differences
+from tests.kit.support import Client
 
 
 async def test_there_is_no_difference(hub: StandInHub, ollama: StandInOllama, app: App, client: Client) -> None:

@@ -13,15 +13,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.app import App
-from proxy.demo import manifests
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.names import ModelName
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.ollama import PROBE
-from proxy.pull import tries, window
-from proxy.pull.reclaim import CONFIG_CONTENT
-from tests.support import PATIENCE, Client, eventually, fetched, making, serving, settings
+from proxy.ollama.client import PROBE
+from proxy.standins import manifests
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.names import ModelName
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.store.reclaim import CONFIG_CONTENT
+from proxy.transfer import retry, window
+from tests.kit.support import PATIENCE, Client, eventually, fetched, making, serving, settings
 
 NAME = "hf.co/acme/tiny:f16"
 SUCCESS = {"status": "success"}
@@ -45,8 +45,8 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tries, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
 
 
@@ -144,9 +144,9 @@ async def test_a_pull_goes_through_its_states_in_order(
             await give_up.wait()
         return await pull_natively(name)
 
-    monkeypatch.setattr("proxy.demo.ollama.offered_manifest", held)
+    monkeypatch.setattr("proxy.standins.ollama.offered_manifest", held)
     # Nothing is swept in between: the next pull would wait for that, and it is held.
-    monkeypatch.setattr("proxy.pull.reclaim.FIRST_SWEEP_SECONDS", 1000.0)
+    monkeypatch.setattr("proxy.store.reclaim.FIRST_SWEEP_SECONDS", 1000.0)
     ollama.hold_making = create = asyncio.Event()
     config = settings(hub.endpoint, ollama.url, pull={"jobs": 1}, ollama={"reclaim": True})
     async with App(config) as app:

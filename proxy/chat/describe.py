@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from proxy.chat import go, toolcalls
+from proxy.chat import go_template, toolcalls
 from proxy.chat.conversations import Conversation, Dialect, compose, sentinel, spoken
 from proxy.chat.cutting import Cutter, Unmodelled
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
@@ -207,7 +207,7 @@ class _Description:
     def _understood(self, learner: Learner, scope: Scope) -> tuple[Learned, tuple[Node, ...]]:
         learned = learner.learn(scope)
         program = synthesise(learned, self._tags)
-        if _LEFT_OVER.search(go.write(program)):
+        if _LEFT_OVER.search(go_template.write(program)):
             raise Unmodelled("it rewrites what messages or tools say")
         if scope.tools and not learned.tools:
             raise Unmodelled("tools are not written as JSON")
@@ -282,7 +282,7 @@ class _Description:
 
     def _told(self, best: _Attempt) -> ChatTemplate:
         learned, shapes = best.learned, best.shapes
-        text = go.write(best.program)
+        text = go_template.write(best.program)
         tools, think = best.scope.tools, self._tags is not None
         inside = "".join(node.then[0].text for node in _calls(best.program) if isinstance(node.then[0], Text))
         token, found = stops(learned.end_of_turn, learned.user_marker, self._facts, inside + "".join(self._tags or ()))

@@ -5,8 +5,8 @@ import json
 
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.worker import LARGEST_ANSWER
-from proxy.processes import ask_worker
-from proxy.remembered import Remembered
+from proxy.workers.processes import ask_worker
+from proxy.workers.recent import Remembered
 
 # The worker ends itself after a second of processor time; this is for one that waits, or shares its processor.
 _SECONDS = 5.0

@@ -3,7 +3,7 @@
 import json
 
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
-from proxy.limits import answer_once
+from proxy.workers.limits import answer_once
 
 LARGEST_ANSWER = 1024 * 1024
 _MEMORY = 768 * 1024 * 1024

@@ -10,22 +10,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from proxy.gguf.accounting import check_accounted
-from proxy.gguf.casting import cast
+from proxy.gguf.cast import cast
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import DENSE, Family
 from proxy.gguf.header import Field, Kind, write_header
 from proxy.gguf.loadable import check_loadable
-from proxy.gguf.pieces import MATRIX, Made, Piece, Source, Target
-from proxy.gguf.requantizing import QUANTIZATION_VERSION
+from proxy.gguf.requantize import QUANTIZATION_VERSION
+from proxy.gguf.sources import MATRIX, Made, Piece, Source, Target
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
+from proxy.gguf.unread_keys import check_accounted
 from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
 

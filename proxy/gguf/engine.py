@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Protocol
 
-from proxy.gguf import ggml
+from proxy.gguf import engine_ggml
 from proxy.gguf.tensors import TensorType
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def has_kernel() -> bool:
 
 
 def _load() -> Iterator[Engine]:
-    library = ggml.load()
+    library = engine_ggml.load()
     for engine in (_kernel(), library, None if library else _numpy()):
         if engine is not None:
             yield _Checked(engine)
@@ -85,7 +85,7 @@ def _kernel() -> Engine | None:
     if importlib.util.find_spec("proxy.gguf._kernel") is None:
         return None
     try:
-        from proxy.gguf.lanes import Lanes
+        from proxy.gguf.engine_kernel import Lanes
     except ImportError as error:
         log.warning("the kernel does not load, and is not used: %s", error)
         return None
@@ -95,7 +95,7 @@ def _kernel() -> Engine | None:
 def _numpy() -> Engine | None:
     if importlib.util.find_spec("numpy") is None:
         return None
-    from proxy.gguf.quantizing import Numpy
+    from proxy.gguf.engine_numpy import Numpy
 
     return Numpy()
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from math import prod
 
-from proxy.gguf.applying import apply, apply_packed, apply_stacked
+from proxy.gguf.apply_rules import apply, apply_packed, apply_stacked
 from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families.rules import Beside, Copy, Family, Packed, Rule, Stacked
 from proxy.gguf.header import MOST_DIMENSIONS
-from proxy.gguf.pieces import TYPES, Made, Place, Source, Target
+from proxy.gguf.sources import TYPES, Made, Place, Source, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.errors import Refusal
-from proxy.gguf.known import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
+from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
 from proxy.gguf.wordpiece import CASED, UNCASED
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.gguf.casting import NoEngine
+from proxy.gguf.cast import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion, Description, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
-from proxy.gguf.pieces import Made, Piece, Source
+from proxy.gguf.sources import Made, Piece, Source
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Pooling
 from proxy.gguf.families.rules import DENSE
-from proxy.gguf.pieces import Source
+from proxy.gguf.sources import Source
 from proxy.planning.weights import CONFIG, NotConvertible, json_object, json_value
 
 MODULES = "modules.json"

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from proxy.errors import Refusal
-from proxy.gguf.casting import NoEngine
+from proxy.gguf.cast import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Header, Incomplete, read_header
-from proxy.gguf.requantizing import Changed, requantize
+from proxy.gguf.requantize import Changed, requantize
 from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType, shown

@@ -8,7 +8,7 @@ import pickle
 import sys
 from typing import Any
 
-from proxy.limits import begin, limit_time
+from proxy.workers.limits import begin, limit_time
 
 SIZE_BYTES = 8
 _MEMORY = 4 * 1024 * 1024 * 1024

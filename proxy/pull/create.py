@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.ollama import Ollama
+from proxy.ollama.client import Ollama
 from proxy.planning.plan import Plan
 
 

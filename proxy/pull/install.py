@@ -6,11 +6,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from proxy.errors import OllamaError, OllamaGone
-from proxy.ollama import Ollama
+from proxy.ollama.client import Ollama
+from proxy.ollama.registry import Blob, Layer, Registry, temporary_name
 from proxy.planning.plan import Plan
-from proxy.pull.progress import Progress
-from proxy.pull.reclaim import temporary_name
-from proxy.registry import Blob, Layer, Registry
+from proxy.transfer.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from proxy.logs import PULL
 from proxy.metrics import Metrics
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.planner import NativePull
-from proxy.pull.progress import Progress, Subscription, printable
 from proxy.pull.reference import ModelReference
 from proxy.pull.states import State
+from proxy.transfer.progress import Progress, Subscription, printable
 
 log = logging.getLogger(__name__)
 

@@ -5,20 +5,20 @@ from contextlib import aclosing
 from functools import partial
 
 from proxy.config import Config
-from proxy.ollama import Ollama
+from proxy.ollama.client import Ollama
 from proxy.planning.plan import Plan, bar_digest
+from proxy.pull.execute import WRITING, Making
+from proxy.pull.freshness import Installed
 from proxy.pull.install import Install
-from proxy.pull.installed import Installed
-from proxy.pull.journal import Journal
-from proxy.pull.making import WRITING, Making
 from proxy.pull.planner import NativePull, Planner
-from proxy.pull.progress import Progress
-from proxy.pull.reclaim import Reclaim
+from proxy.pull.queue import Turns
 from proxy.pull.reference import ModelReference
 from proxy.pull.states import Enter, State
-from proxy.pull.transfer import Transfer
-from proxy.pull.turns import Turns
 from proxy.sources.base import Repository
+from proxy.store.journal import Journal
+from proxy.store.reclaim import Reclaim
+from proxy.transfer.progress import Progress
+from proxy.transfer.transfer import Transfer
 
 
 class Pipeline:

@@ -11,7 +11,7 @@ from proxy.config import NO_SETTINGS, Config, GgufPulls
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.tensors import GgufError
-from proxy.ollama import Ollama
+from proxy.ollama.client import Ollama
 from proxy.planning.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_GGUF,
@@ -28,7 +28,7 @@ from proxy.planning.conversion_plan import (
     kept_quantization,
     plan_conversion,
 )
-from proxy.planning.converter import converter
+from proxy.planning.convert import converter
 from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
@@ -42,12 +42,12 @@ from proxy.planning.modelfile import (
 from proxy.planning.plan import Base, Format, Plan, weight_upload
 from proxy.planning.quantizations import read_quantization
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights, json_object
-from proxy.pull.progress import Progress
 from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
-from proxy.pull.transfer import Transfer
 from proxy.sources.base import Repository, Source
-from proxy.tokenizing.comparer import compare
+from proxy.tokenizing.compare import compare
+from proxy.transfer.progress import Progress
+from proxy.transfer.transfer import Transfer
 
 
 class NativePull(Exception):

@@ -11,9 +11,10 @@ from proxy.gguf.header import Incomplete
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import LENGTH_BYTES, Header, header_size, read_header
-from proxy.pull.progress import Progress
-from proxy.pull.transfer import Transfer, together
 from proxy.sources.base import Repository, RepositoryFile
+from proxy.tasks import together
+from proxy.transfer.progress import Progress
+from proxy.transfer.transfer import Transfer
 
 T = TypeVar("T")
 

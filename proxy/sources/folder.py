@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.errors import Refusal, SourceError
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.threads import in_daemon_thread
 

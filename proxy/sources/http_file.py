@@ -16,7 +16,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from proxy.errors import Interrupted, RangesIgnored, SourceError
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.base import RepositoryFile
 
 log = logging.getLogger(__name__)

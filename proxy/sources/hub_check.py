@@ -7,7 +7,7 @@ from yarl import URL
 
 from proxy.config import HubConfig
 from proxy.errors import SourceError
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.http_file import bearer, proxy_for, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 from proxy.sources.threads import in_daemon_thread

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from huggingface_hub import errors
 
 from proxy.errors import ProxyError, Refusal, SourceError
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 
 INVALID_CREDENTIALS = "Invalid credentials"

@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from proxy.errors import SourceError
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.base import RepositoryFile
 from proxy.sources.http_file import REDIRECTS, SHA256, answers, bearer
 

@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.config import http_url
 from proxy.errors import ProxyError, Refusal, SourceError
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.http_file import REDIRECTS, SHA256, HttpFile, answers, bearer, source_session
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from proxy.config import Config, convert
-from proxy.reasons import reason
+from proxy.network_errors import reason
 from proxy.sources.base import Source, SourcePlugin, SourceSettings
 from proxy.sources.huggingface import HuggingFace
 from proxy.sources.modelscope import HOSTS as MODELSCOPE_HOSTS

@@ -7,7 +7,7 @@ from proxy.gguf.header import Field
 from proxy.gguf.pretokenizers import BYTES
 from proxy.gguf.sentencepiece import Kind
 from proxy.gguf.tokens import SPACE
-from proxy.tokenizing import cuts
+from proxy.tokenizing import splitting
 from proxy.tokenizing.merging import byte_token, merge_by_rank, merge_by_score
 from proxy.tokenizing.unigram import Unigram
 from proxy.tokenizing.wordpiece import match_words
@@ -193,12 +193,12 @@ class LlamaTokenizer:
 
     def _byte_level(self) -> Callable[[str], Iterable[int]]:
         ranks = self._ranks()
-        if self.pre not in cuts.CUTS:
+        if self.pre not in splitting.CUTS:
             raise UnknownTokenizer(f"the pre-tokenizer {self.pre!r:.50}")
         whole = self.pre in _WHOLE_WORDS
 
         def encode(text: str) -> Iterator[int]:
-            for part in cuts.split(text, cuts.CUTS[self.pre]):
+            for part in splitting.split(text, splitting.CUTS[self.pre]):
                 word = "".join(_CHARACTERS[byte] for byte in part.encode())
                 yield from merge_by_rank(word, self.numbers, ranks, whole=whole, bytes_of=tuple)
 
@@ -211,7 +211,7 @@ class LlamaTokenizer:
             return [byte_token(byte) for byte in piece.encode()]
 
         def encode(text: str) -> Iterator[int]:
-            for part in cuts.split(text.replace(" ", SPACE), cuts.LINES):
+            for part in splitting.split(text.replace(" ", SPACE), splitting.LINES):
                 is_lines = not part.strip("\n")
                 yield from merge_by_rank(part, self.numbers, ranks, whole=is_lines, bytes_of=bytes_of)
 

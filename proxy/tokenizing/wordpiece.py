@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 
 from proxy.gguf.tokens import SPACE
-from proxy.tokenizing.cuts import is_space
+from proxy.tokenizing.splitting import is_space
 
 _CHINESE = (
     (0x4E00, 0x9FFF),

@@ -7,8 +7,8 @@ import gc
 import json
 from collections.abc import Mapping
 
-from proxy.limits import answer_once
 from proxy.tokenizing.verdict import Verdict, not_compared
+from proxy.workers.limits import answer_once
 
 LARGEST_ANSWER = 64 * 1024
 HEADER = ""

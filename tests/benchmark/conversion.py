@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from proxy.pull.progress import NOTHING_DIGEST
+from proxy.transfer.progress import NOTHING_DIGEST
 from tests.benchmark.transfer import TRANSFERRED, Ends, one_by_one, process, side_by_side
 from tests.real.test_lifecycle import larger_llama
 

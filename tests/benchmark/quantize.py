@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmark.conversion import lines_of, make_files
 from tests.benchmark.transfer import RATE, Ends, one_by_one, process, side_by_side
 from tests.gguf.writing import written_to
-from tests.real_ollama import measured, running
+from tests.kit.real_ollama import measured, running
 
 ROUNDS = 3
 LAYERS = 8

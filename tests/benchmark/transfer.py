@@ -23,8 +23,8 @@ from itertools import chain, repeat
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.real_ollama import BINARY, running
-from tests.tiny_gguf import large_header
+from tests.kit.real_ollama import BINARY, running
+from tests.kit.tiny_gguf import large_header
 
 ROUNDS = 3
 RATE = 60_000_000

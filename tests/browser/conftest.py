@@ -2,10 +2,10 @@
 
 import pytest
 
-from proxy.pull import tries, window
+from proxy.transfer import retry, window
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tries, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)

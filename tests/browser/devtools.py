@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.support import PATIENCE
+from tests.kit.support import PATIENCE
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}

@@ -11,15 +11,15 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Quantization
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.gguf import ggml
+from proxy.gguf import engine_ggml
 from proxy.planning.capabilities import NOT_RUN
 from proxy.planning.quantizations import USUAL
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
 from tests.browser.devtools import Page
-from tests.support import Client, eventually, settings
-from tests.tiny_gguf import tiny_gguf
+from tests.kit.support import Client, eventually, settings
+from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q8_0"
 SLOW = 400_000
@@ -27,7 +27,7 @@ MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 SHOTS = os.environ.get("SHOTS")
 """A folder for pictures of what the tests have seen."""
 
-needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
 
 @pytest.fixture(autouse=True)

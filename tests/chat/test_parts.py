@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.chat import go, toolcalls
+from proxy.chat import go_template, toolcalls
 from proxy.chat.affixes import common_prefix, common_suffix
 from proxy.chat.choices import Contradiction, Example, Fork, Leaf, choose, learn, leaves, shortened
 from proxy.chat.conversations import Message, compose, sentinel, spoken
@@ -179,7 +179,7 @@ def test_a_program_runs_and_is_written() -> None:
     )
     conversation = compose("UAU", lambda index, kind: f"{kind}{index}", 2)
     assert run(program, conversation, NOW) == "<u0a1u2Tf0,f15"
-    assert go.write(program).startswith(
+    assert go_template.write(program).startswith(
         '{{ $prev := "start" }}{{ range $i, $m := .Messages }}{{ if eq $prev "start" }}<{{ end }}'
         '{{ .Content }}{{ $prev = "user" }}{{ end }}{{ if $.Tools }}T{{ range $n, $one := $.Tools }}'
         "{{ if $n }},{{ end }}{{ .Function.Name }}{{ end }}{{ end }}"
@@ -199,16 +199,16 @@ def test_a_program_runs_and_is_written() -> None:
     ],
 )
 def test_tests_in_go(test: Is | Not | All | AnyOf, written: str) -> None:
-    assert go.expression(test) == written
+    assert go_template.expression(test) == written
 
 
 def test_what_separates_and_leads_stands_inside_of_the_loop() -> None:
-    written = go.write((Text("<tools>\n"), Each("tools", (Out("tool"),), "\n"), Text("\n</tools>")))
+    written = go_template.write((Text("<tools>\n"), Each("tools", (Out("tool"),), "\n"), Text("\n</tools>")))
     assert written == "<tools>{{ range $.Tools }}\n{{ json . }}{{ end }}\n</tools>"
 
 
 def test_a_whole_date_is_ollamas_own() -> None:
-    written = go.write((Out("date:Y"), Text("-"), Out("date:m"), Text("-"), Out("date:d")))
+    written = go_template.write((Out("date:Y"), Text("-"), Out("date:m"), Text("-"), Out("date:d")))
     assert written == "{{ currentDate }}"
 
 
@@ -216,7 +216,7 @@ def test_a_whole_date_is_ollamas_own() -> None:
 def test_no_text_is_taken_for_an_action(texts: list[str]) -> None:
     gotpl = pytest.importorskip("gotpl")
     program = tuple(node for text in texts for node in (Text(text), If(Is("tools"), (Text(text),)), Out("system")))
-    written = gotpl.Environment().from_string(go.write(program)).render({"System": "!", "Tools": [1]})
+    written = gotpl.Environment().from_string(go_template.write(program)).render({"System": "!", "Tools": [1]})
     assert written == "".join(text * 2 + "!" for text in texts)
 
 

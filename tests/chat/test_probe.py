@@ -104,7 +104,7 @@ async def test_a_caller_that_leaves_takes_the_process_along(monkeypatch: pytest.
 
 
 async def test_a_worker_that_cannot_start_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.processes.sys.executable", "/nowhere/python")
+    monkeypatch.setattr("proxy.workers.processes.sys.executable", "/nowhere/python")
     chat = await Prober().probe(own_templates.CHATML, FACTS)
     assert "could not be probed" in chat.warnings[0]
 

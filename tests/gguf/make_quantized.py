@@ -18,7 +18,7 @@ from proxy.gguf.tensor_types import FILE_TYPES
 from proxy.gguf.tensors import TensorType
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan, write
-from tests.smollm2 import Smollm2, packaged
+from tests.kit.smollm2 import Smollm2, packaged
 
 FIGURES = Path(__file__).with_name("quantized.json")
 REFUSED = "refused"

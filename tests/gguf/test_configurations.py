@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from proxy.gguf import conversion
-from proxy.gguf.accounting import check_accounted
 from proxy.gguf.config import CannotConvert, Config
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
-from proxy.gguf.harmless import is_harmless
 from proxy.gguf.header import read_header
+from proxy.gguf.ignored_keys import is_harmless
 from proxy.gguf.tensors import GgufError
+from proxy.gguf.unread_keys import check_accounted
 from tests.gguf.tiny_repositories import REPOSITORIES, YARN, dump
 from tests.gguf.writing import plan, value_of
-from tests.tiny_models import tiny_bert, tiny_xlm_roberta
+from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 
 CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
     Path(__file__).with_name("configurations.json").read_text("utf-8")

@@ -25,8 +25,8 @@ from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header
 from proxy.gguf.hyperparameters import llama3_frequencies
-from proxy.gguf.pieces import Made, Piece
 from proxy.gguf.pretokenizers import name_pre_tokenizer
+from proxy.gguf.sources import Made, Piece
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos

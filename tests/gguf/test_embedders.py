@@ -18,8 +18,8 @@ from proxy.planning.weights import NotConvertible
 from tests.gguf.differences import OTHERWISE, llama_cpp_figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import figures, plan, write
-from tests.tiny_families import Files, embedding_form
-from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xlm_roberta
+from tests.kit.tiny_families import Files, embedding_form
+from tests.kit.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xlm_roberta
 
 
 def bert_with_a_hole() -> Files:

@@ -11,13 +11,13 @@ from functools import cache, lru_cache
 
 import pytest
 
-from proxy.gguf.casting import casting
+from proxy.gguf.cast import casting
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Header, read_header
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from tests.gguf.make_quantized import FIGURES, NAMES, REFUSED, SMOLLM2, converted, data_digest, types_digest
-from tests.smollm2 import packaged
+from tests.kit.smollm2 import packaged
 
 _ALL = os.environ.get("QUANTIZED_FIGURES") == "all"
 _SLOW = [name for name in FILE_TYPES if name.startswith("IQ")]

@@ -20,13 +20,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.gguf import engine as engine_module
-from proxy.gguf import ggml
-from proxy.gguf.casting import NoEngine, cast, casting
+from proxy.gguf import engine_ggml
+from proxy.gguf.cast import NoEngine, cast, casting
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, described, engine_for, engines
+from proxy.gguf.engine_numpy import Numpy
 from proxy.gguf.header import Header, read_header
-from proxy.gguf.pieces import Piece, Target
-from proxy.gguf.quantizing import Numpy
+from proxy.gguf.sources import Piece, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, chained, interleaved, transposed
@@ -38,7 +38,7 @@ from tests.gguf.writing import plan, write
 Floats = npt.NDArray[np.float32]
 BLOCK = 32
 NUMPY = Numpy()
-GGML = ggml.load()
+GGML = engine_ggml.load()
 ENGINES: list[Engine] = [NUMPY] if GGML is None else [NUMPY, GGML]
 JUDGED = (
     *(TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0, TensorType.Q4_0, TensorType.Q4_1),
@@ -127,7 +127,7 @@ def test_both_engines_make_the_same(dtype: str, kind: TensorType) -> None:
         assert GGML.quantize(kind, dtype, content) == NUMPY.quantize(kind, dtype, content)
 
 
-@pytest.mark.parametrize("kind", sorted(ggml.TYPES), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", sorted(engine_ggml.TYPES), ids=lambda kind: kind.name)
 def test_an_engine_widens_by_itself(kind: TensorType) -> None:
     """F16 and BF16 become what the same numbers as F32 become, and any whole blocks what all become at once."""
     engine = engine_for(kind)
@@ -263,7 +263,7 @@ BAD = [NAN, INFINITY, -INFINITY, 3.4e38, -3.4e38, 65520.0, 1e-45, 0.0]
 
 
 @beside_ggml
-@pytest.mark.parametrize("kind", sorted(ggml.TYPES), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", sorted(engine_ggml.TYPES), ids=lambda kind: kind.name)
 @given(st.lists(st.integers(0, (1 << 32) - 1), min_size=8, max_size=64), st.sampled_from([0, 0x80000000, 0x7F800000]))
 @example([0x7FC00000, 0xFF800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 1, 0, 0x80000000], 0)
 def test_no_numbers_end_the_process(kind: TensorType, bits: list[int], set_bits: int) -> None:
@@ -285,7 +285,7 @@ def test_bad_numbers_among_good_ones_do_not_end_the_process(bad: float, at: int)
     assert GGML is not None
     array = np.frombuffer(usual("F32", 256), "<f4").copy()
     array[at] = bad
-    for kind in sorted(ggml.TYPES):
+    for kind in sorted(engine_ggml.TYPES):
         numbers, taken = BLOCKS[kind]
         try:
             assert len(GGML.quantize(kind, "F32", array.tobytes())) == 256 // numbers * taken
@@ -354,7 +354,7 @@ def only(monkeypatch: pytest.MonkeyPatch, *, kernel: Engine | None = None, numpy
     """No engines but these."""
     monkeypatch.setattr(engine_module, "_kernel", lambda: kernel)
     monkeypatch.setattr(engine_module, "_numpy", lambda: numpy)
-    monkeypatch.setattr(ggml, "load", lambda: None)
+    monkeypatch.setattr(engine_ggml, "load", lambda: None)
 
 
 def test_each_type_has_the_first_engine_that_makes_it() -> None:
@@ -367,7 +367,7 @@ def test_each_type_has_the_first_engine_that_makes_it() -> None:
 @beside_ggml
 def test_with_ggml_every_quantization_is_made(new_engines: pytest.MonkeyPatch) -> None:
     new_engines.setattr(engine_module, "_kernel", lambda: None)
-    assert engines()[0].types == ggml.TYPES
+    assert engines()[0].types == engine_ggml.TYPES
     assert all(engine_for(file_type.default) for file_type in FILE_TYPES.values())
 
 
@@ -430,8 +430,8 @@ def test_without_numpy_and_the_library_there_is_no_engine() -> None:
 
 
 def test_a_library_that_does_not_load_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ggml, "_libraries", lambda: iter([FIGURES]))
-    assert ggml.load() is None
+    monkeypatch.setattr(engine_ggml, "_libraries", lambda: iter([FIGURES]))
+    assert engine_ggml.load() is None
 
 
 def test_numpy_is_imported_when_it_is_needed() -> None:

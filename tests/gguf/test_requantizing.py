@@ -5,17 +5,17 @@ from functools import lru_cache
 
 import pytest
 
-from proxy.gguf import ggml
+from proxy.gguf import engine_ggml
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Header, Kind, read_header
-from proxy.gguf.requantizing import Changed, requantize
+from proxy.gguf.requantize import Changed, requantize
 from proxy.gguf.tensors import GgufError, TensorType
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan, write
 
-pytestmark = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+pytestmark = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
 CASES = [
     ("llama", "Q4_K_M"),

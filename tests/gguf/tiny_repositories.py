@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.tiny_models import (
+from tests.kit.tiny_models import (
     Pooling,
     Random,
     Tensors,

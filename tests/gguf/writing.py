@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.gguf.conversion import Conversion, Description, convert
 from proxy.gguf.header import Header, Kind
-from proxy.gguf.pieces import Made, Piece
+from proxy.gguf.sources import Made, Piece
 from proxy.gguf.tensors import TensorType
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of

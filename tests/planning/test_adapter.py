@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from proxy.demo.repository import HEADS, HIDDEN, KV_HEADS, tiny_llama
 from proxy.errors import Refusal
 from proxy.gguf.header import read_header
 from proxy.gguf.tensors import TensorType
@@ -25,9 +24,10 @@ from proxy.planning.adapter import (
 )
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
-from tests import tiny_adapter as tiny
-from tests.assembling import assembled
-from tests.tiny_adapter import Tensors, adapter_config, adapter_tensors
+from proxy.standins.repository import HEADS, HIDDEN, KV_HEADS, tiny_llama
+from tests.kit import tiny_adapter as tiny
+from tests.kit.assembling import assembled
+from tests.kit.tiny_adapter import Tensors, adapter_config, adapter_tensors
 
 Matrix = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.known import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
+from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
 from proxy.gguf.pretokenizers import KNOWN
 from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS, Version, capabilities_of
 

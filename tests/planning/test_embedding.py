@@ -11,8 +11,8 @@ from proxy.errors import Refusal
 from proxy.gguf.conversion import Pooling
 from proxy.planning.embedding import module_files, pooling_of
 from proxy.planning.weights import NotConvertible
+from tests.kit.tiny_models import newer_sentence_transformer, tiny_bert, tiny_embedding_gemma
 from tests.planning.test_safetensors import JSON
-from tests.tiny_models import newer_sentence_transformer, tiny_bert, tiny_embedding_gemma
 
 POOLING, MODULES = "1_Pooling/config.json", "modules.json"
 BERT = tiny_bert()

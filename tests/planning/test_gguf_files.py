@@ -4,14 +4,14 @@ import pytest
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.gguf import ggml
+from proxy.gguf import engine_ggml
 from proxy.planning.capabilities import NOT_RUN
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from tests.planning.listings import listing
 
 Q4_K_M = Quantization.Q4_K_M
 
-needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
 
 def label_of(path: str) -> str | None:

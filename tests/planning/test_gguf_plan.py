@@ -8,10 +8,10 @@ import pytest
 
 from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.errors import Damaged, Refusal
-from proxy.gguf import ggml
+from proxy.gguf import engine_ggml
 from proxy.gguf.engine import engine_for
 from proxy.gguf.header import Field, Header, read_header, write_header
-from proxy.gguf.requantizing import Changed, requantize
+from proxy.gguf.requantize import Changed, requantize
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import capabilities_of
@@ -21,16 +21,16 @@ from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Finished, Format, Plan
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
-from tests.assembling import assembled
 from tests.gguf.splitting import split, with_offsets
+from tests.kit.assembling import assembled
+from tests.kit.tiny_gguf import KINDS, finite, tiny_gguf, tiny_projector
 from tests.planning.listings import Listing
-from tests.tiny_gguf import KINDS, finite, tiny_gguf, tiny_projector
 
 WHOLE = tiny_gguf()
 OLD, NEW = "0.24.0", "0.33.0"
 UNQUANTIZED = ("F16", "BF16", "F32")
 
-needs_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
 
 def listed(files: Mapping[str, bytes], *, hashed: bool = True) -> Listing:

@@ -7,8 +7,8 @@ import pytest
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
-from proxy.gguf import ggml
-from proxy.gguf.casting import NoEngine
+from proxy.gguf import engine_ggml
+from proxy.gguf.cast import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
@@ -22,7 +22,7 @@ from tests.gguf.writing import plan
 NEW = capabilities_of("0.40.0")
 RUN = [one for one in Quantization if not one.startswith("TQ")]
 
-beside_ggml = pytest.mark.skipif(ggml.load() is None, reason="libggml-python is not installed")
+beside_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
 
 def read(tag: str, default: Quantization = Quantization.Q4_K_M, capabilities: Capabilities = NEW) -> Quantization:

@@ -10,16 +10,16 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInModel, StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.demo.shelf import Layer
 from proxy.gguf.header import read_header
 from proxy.inspection import inspect
-from tests.conversions import converted
-from tests.support import Client, digest_of, eventually, fetched, making, settings
-from tests.tiny_adapter import adapter_tensors, safetensors, tiny_adapter
-from tests.tiny_gguf import tiny_projector
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.model_store import Layer
+from proxy.standins.ollama import StandInModel, StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import Client, digest_of, eventually, fetched, making, settings
+from tests.kit.tiny_adapter import adapter_tensors, safetensors, tiny_adapter
+from tests.kit.tiny_gguf import tiny_projector
 
 ADAPTER = "hf.co/acme/adapter:q4_K_M"
 BASE = "hf.co/acme/tiny:q4_K_M"
@@ -496,7 +496,7 @@ async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from proxy import disk
+    from proxy.ollama import disk
 
     async with App(settings(hub.endpoint, ollama.url, ollama={"models": str(tmp_path)})) as app:
         config = settings(hub.endpoint, ollama.url)

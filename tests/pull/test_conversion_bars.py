@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.pull.progress import MOST_BARS
 from proxy.sources import http_file
-from tests.conversions import conversion, from_each_file, striped, weights_of
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.transfer.progress import MOST_BARS
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.support import Client, digest_of, settings
+from tests.kit.conversions import conversion, from_each_file, striped, weights_of
+from tests.kit.support import Client, digest_of, settings
 
 NAME = "hf.co/acme/tiny:bf16"
 

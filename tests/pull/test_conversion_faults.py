@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.ollama import PROBE_DIGEST
+from proxy.ollama.client import PROBE_DIGEST
 from proxy.sources import http_file
-from tests.conversions import conversion, converted, striped, weights_of
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.kit.conversions import conversion, converted, striped, weights_of
+from tests.kit.support import Client, digest_of, eventually, fetched, settings
 
 NAME = "hf.co/acme/tiny:bf16"
 SUCCESS = {"status": "success"}

@@ -17,12 +17,12 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from proxy.demo.hub import StandInHub
-from proxy.demo.listener import reset
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.conversions import converted
-from tests.support import Client, digest_of, fetched, serving
+from proxy.standins.hub import StandInHub
+from proxy.standins.listener import reset
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import Client, digest_of, fetched, serving
 
 SHARDS = 4
 HUB_RATE = 4_000_000

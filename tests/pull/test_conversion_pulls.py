@@ -11,20 +11,20 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Quantization
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
-from proxy.ollama import PROBE_DIGEST
+from proxy.ollama.client import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.quantizations import is_made_here
-from proxy.pull import making
-from tests.conversions import converted, headers, kept, striped, weights_of
+from proxy.pull import execute
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES, YARN, byte_pairs
 from tests.gguf.writing import plan
-from tests.support import Client, digest_of, fetched, settings
-from tests.tiny_models import tiny_bert
+from tests.kit.conversions import converted, headers, kept, striped, weights_of
+from tests.kit.support import Client, digest_of, fetched, settings
+from tests.kit.tiny_models import tiny_bert
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
@@ -129,7 +129,7 @@ async def test_every_quantization_is_the_converters_file(
 async def test_what_a_process_has_planned_is_the_converters_file(
     client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("proxy.planning.converter.LARGE_BYTES", 0)
+    monkeypatch.setattr("proxy.planning.convert.LARGE_BYTES", 0)
     files = REPOSITORIES[name].files()
     hub.add("acme/tiny", files)
     tag = "mxfp4_moe" if name == "gpt_oss" else "q4_k_m"
@@ -316,7 +316,7 @@ async def test_nothing_is_left_behind_a_quantization(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine the sweep comes before the pull's own removal.
-    monkeypatch.setattr("proxy.pull.reclaim.FIRST_SWEEP_SECONDS", 600.0)
+    monkeypatch.setattr("proxy.store.reclaim.FIRST_SWEEP_SECONDS", 600.0)
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
@@ -504,7 +504,7 @@ async def test_the_disk_has_to_hold_the_model(
         async def left(*_: object, free: int = free) -> int:
             return free
 
-        monkeypatch.setattr(making, "free_disk", left)
+        monkeypatch.setattr(execute, "free_disk", left)
         async with App(config) as app:
             last = (await Client(app.address.url, session).pull(f"{NAME}:q4_K_M"))[-1]
         assert (last == {"status": "success"}) == enough, last

@@ -14,12 +14,12 @@ import pytest
 from aiohttp import hdrs
 
 from proxy.app import App
-from proxy.demo.hub import Fault, LoggedRequest, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.pull import streams, tries
 from proxy.sources import http_file
-from tests.support import Client, digest_of, eventually, fetched, settings
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from proxy.standins.hub import Fault, LoggedRequest, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.transfer import retry, streams
+from tests.kit.support import Client, digest_of, eventually, fetched, settings
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q8_0"
 WEIGHTS = "model-Q8_0.gguf"
@@ -269,7 +269,7 @@ async def test_a_failing_hub_is_asked_again_and_in_the_end_given_up(
     hub.faults.append(Fault(WEIGHTS, "status", status=status, times=-1))
     error = (await pull("hf.co/acme/other:q8_0"))[-1]["error"]
     assert f"acme/other/{WEIGHTS}: 127.0.0.1 answered {status}" in error
-    assert f"given up after {tries.MOST_TRIES} tries; pull again" in error
+    assert f"given up after {retry.MOST_TRIES} tries; pull again" in error
 
 
 @pytest.mark.parametrize("times", [1, -1])

@@ -11,13 +11,13 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
 from proxy.sources import folder
-from tests.conversions import converted
-from tests.support import MAKING, PLAIN, Client, digest_of, eventually, making, settings
-from tests.tiny_gguf import tiny_gguf
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import MAKING, PLAIN, Client, digest_of, eventually, making, settings
+from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "home/acme/tiny:q4_K_M"
 WEIGHTS = "model.safetensors"

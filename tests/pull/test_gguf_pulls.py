@@ -9,18 +9,18 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.gguf.header import Field, Kind, read_header
-from proxy.gguf.requantizing import Changed, requantize
+from proxy.gguf.requantize import Changed, requantize
 from proxy.inspection import inspect
-from proxy.ollama import PROBE_DIGEST
+from proxy.ollama.client import PROBE_DIGEST
 from proxy.pull import reading
-from tests.conversions import converted
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
 from tests.gguf.splitting import split
-from tests.support import NO_TEMPLATE, PLAIN, Client, digest_of, settings
-from tests.tiny_gguf import finite, tiny_gguf, tiny_projector
+from tests.kit.conversions import converted
+from tests.kit.support import NO_TEMPLATE, PLAIN, Client, digest_of, settings
+from tests.kit.tiny_gguf import finite, tiny_gguf, tiny_projector
 
 WHOLE = tiny_gguf()
 FLOATS = finite(tiny_gguf("F16"))

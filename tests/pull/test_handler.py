@@ -12,14 +12,15 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.ollama import PROBE_DIGEST
-from proxy.pull import progress, reading
-from proxy.pull.streams import FIRST_STREAMS
-from tests.conversions import converted
-from tests.support import (
+from proxy.ollama.client import PROBE_DIGEST
+from proxy.pull import reading
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.transfer import progress
+from proxy.transfer.streams import FIRST_STREAMS
+from tests.kit.conversions import converted
+from tests.kit.support import (
     GGUF_BYTES,
     NO_TEMPLATE,
     PULL_STATUSES,
@@ -30,7 +31,7 @@ from tests.support import (
     making,
     settings,
 )
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 

@@ -13,18 +13,18 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.lines import Refusal
-from proxy.demo.listener import reset
-from proxy.demo.manifests import offered_manifest
-from proxy.demo.names import ModelName
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.pull import reclaim
-from proxy.pull.reclaim import TEMPORARY
-from tests.conversions import converted, weights_of
-from tests.support import Client, digest_of, eventually, fetched, settings
-from tests.tiny_gguf import tiny_gguf
+from proxy.standins.hub import StandInHub
+from proxy.standins.listener import reset
+from proxy.standins.manifests import offered_manifest
+from proxy.standins.names import ModelName
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.standins.responses import Refusal
+from proxy.store import reclaim
+from proxy.store.reclaim import TEMPORARY
+from tests.kit.conversions import converted, weights_of
+from tests.kit.support import Client, digest_of, eventually, fetched, settings
+from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:bf16"
 QUANTIZED = "hf.co/acme/tiny:q4_K_M"

@@ -14,15 +14,15 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from proxy.app import FAREWELL_SECONDS, App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.listener import LoggedRequest
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.pull import window
 from proxy.pull.jobs import CREATE_SECONDS, Job
-from proxy.pull.reclaim import TEMPORARY
-from tests.support import MAKING, PATIENCE, Client, digest_of, eventually, fetched, making, settings
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.listener import LoggedRequest
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.store.reclaim import TEMPORARY
+from proxy.transfer import window
+from tests.kit.support import MAKING, PATIENCE, Client, digest_of, eventually, fetched, making, settings
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"

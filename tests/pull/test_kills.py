@@ -15,11 +15,11 @@ import pytest
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
 from proxy.pull import reading
-from tests.support import Client, digest_of, eventually, fetched, making, serving
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from tests.kit.support import Client, digest_of, eventually, fetched, making, serving
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 SEEDS = (8, 9)
 """Of the places that live side by side, which takes half the time."""

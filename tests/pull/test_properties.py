@@ -12,9 +12,9 @@ from proxy.errors import Refusal
 from proxy.planning.gguf_files import choose_gguf, gguf_models
 from proxy.planning.weights import choose_files
 from proxy.pull.handler import read_request
-from proxy.pull.progress import MOST_BARS, Progress
 from proxy.pull.reference import parse
 from proxy.sources.base import RepositoryFile
+from proxy.transfer.progress import MOST_BARS, Progress
 from tests.planning.listings import BASE, LFS, Listing, listing
 
 ANY_JSON = st.recursive(

@@ -13,15 +13,16 @@ import huggingface_hub
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from proxy.pull import reading, streams, window
+from proxy.pull import reading
 from proxy.sources import http_file
-from tests.conversions import converted, striped
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.transfer import streams, window
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.support import GGUF_BYTES, Client, digest_of, eventually, settings
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from tests.kit.conversions import converted, striped
+from tests.kit.support import GGUF_BYTES, Client, digest_of, eventually, settings
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 AT_ONCE = 6
 SPAN = 64 * 1024

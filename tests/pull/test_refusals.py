@@ -9,17 +9,17 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy import disk
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.inspection import inspect
-from tests.conversions import converted
+from proxy.ollama import disk
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.kit.conversions import converted
+from tests.kit.support import Client, digest_of, settings
+from tests.kit.tiny_models import tiny_bert, tiny_nomic_bert
 from tests.planning.shapes import LLAMA, PHI3, Shapes, config, shapes, weights
-from tests.support import Client, digest_of, settings
-from tests.tiny_models import tiny_bert, tiny_nomic_bert
 
 TINY = tiny_llama()
 TOKENS = len(json.loads(TINY["tokenizer.json"])["model"]["vocab"]) + len(

@@ -8,13 +8,13 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.gguf.families import FAMILIES
 from proxy.planning import identity
-from tests.support import Client, fetched, making
-from tests.tiny_gguf import tiny_gguf
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import Client, fetched, making
+from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SUCCESS = {"status": "success"}

@@ -7,11 +7,11 @@ import aiohttp
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
+from proxy.standins.hub import StandInHub
+from tests.kit.real_ollama import RealOllama
+from tests.kit.smollm2 import Smollm2, packaged
+from tests.kit.support import Client, settings
 from tests.real.measuring import Record, recorder
-from tests.real_ollama import RealOllama
-from tests.smollm2 import Smollm2, packaged
-from tests.support import Client, settings
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.demo.hub import StandInHub
 from proxy.planning.capabilities import LLAMA_SERVER
+from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.real_ollama import RealOllama
-from tests.support import Client
-from tests.tiny_models import tiny_bert, tiny_xlm_roberta
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
+from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 
 MEASURED = Path(__file__).with_name("measured.json")
 VARIABLE = "MEASURED"

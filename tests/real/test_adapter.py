@@ -9,15 +9,15 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import HEADS, KV_HEADS, tiny_llama
 from proxy.gguf.header import read_header
 from proxy.gguf.tensors import TensorType
 from proxy.planning import safetensors as headers
-from tests import tiny_adapter as tiny
-from tests.real_ollama import RealOllama
-from tests.support import Client, settings
-from tests.tiny_adapter import tiny_adapter
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import HEADS, KV_HEADS, tiny_llama
+from tests.kit import tiny_adapter as tiny
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client, settings
+from tests.kit.tiny_adapter import tiny_adapter
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -8,13 +8,13 @@ import orjson
 import pytest
 import tokenizers
 
-from proxy.demo.hub import StandInHub
 from proxy.planning.capabilities import RUNS
+from proxy.standins.hub import StandInHub
 from tests.chat.own_templates import OTHERWISE_NATIVE
 from tests.gguf.tiny_repositories import REPOSITORIES, TEMPLATE
-from tests.real_ollama import RealOllama
-from tests.smollm2 import BOS, Smollm2
-from tests.support import Client
+from tests.kit.real_ollama import RealOllama
+from tests.kit.smollm2 import BOS, Smollm2
+from tests.kit.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -15,11 +15,11 @@ import pytest
 
 from proxy import on_demand
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from tests.conversions import weights_of
-from tests.real_ollama import RealOllama
-from tests.support import eventually, fetched, settings
-from tests.tiny_models import tiny_bert, tiny_parrot
+from proxy.standins.hub import Fault, StandInHub
+from tests.kit.conversions import weights_of
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import eventually, fetched, settings
+from tests.kit.tiny_models import tiny_bert, tiny_parrot
 
 pytestmark = pytest.mark.timeout(300)
 

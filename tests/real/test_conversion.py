@@ -4,13 +4,13 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
+from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
 from tests.real.measuring import FILES, Record, install, is_kept
 from tests.real.test_embedding import embed
 from tests.real.test_pull import answers
-from tests.real_ollama import RealOllama
-from tests.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 

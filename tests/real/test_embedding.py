@@ -13,13 +13,13 @@ from pathlib import Path
 import orjson
 import pytest
 
-from proxy.demo.hub import StandInHub
+from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
+from tests.kit.tiny_families import Files, embedding_form
+from tests.kit.tiny_models import Pooling, tiny_bert, tiny_xlm_roberta
 from tests.real.measuring import Record
-from tests.real_ollama import RealOllama
-from tests.support import Client
-from tests.tiny_families import Files, embedding_form
-from tests.tiny_models import Pooling, tiny_bert, tiny_xlm_roberta
 
 pytestmark = pytest.mark.timeout(300)
 

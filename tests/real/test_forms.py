@@ -8,11 +8,11 @@ import numpy as np
 import orjson
 import pytest
 
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import tiny_llama
-from tests.real_ollama import RealOllama
-from tests.support import Client
-from tests.tiny_families import (
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import tiny_llama
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
+from tests.kit.tiny_families import (
     Files,
     Stored,
     changed_json,
@@ -23,10 +23,7 @@ from tests.tiny_families import (
     tiny_phi3,
     tiny_qwen2,
 )
-from tests.tiny_models import (
-    newer_sentence_transformer,
-    tiny_bert,
-)
+from tests.kit.tiny_models import newer_sentence_transformer, tiny_bert
 
 pytestmark = pytest.mark.timeout(300)
 

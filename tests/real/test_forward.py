@@ -8,8 +8,8 @@ import pytest
 from yarl import URL
 
 from proxy.app import App
-from tests.real_ollama import RealOllama
-from tests.support import digest_of, eventually
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import digest_of, eventually
 
 pytestmark = pytest.mark.timeout(300)
 

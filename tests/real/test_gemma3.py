@@ -9,12 +9,12 @@ import orjson
 import pytest
 import tokenizers
 
-from proxy.demo.hub import StandInHub
 from proxy.planning.capabilities import LLAMA_SERVER
-from tests.gemma3_270m import Gemma3, assembled, write_bf16
-from tests.real_ollama import RealOllama
-from tests.support import Client
-from tests.tiny_families import GEMMA_TEMPLATE
+from proxy.standins.hub import StandInHub
+from tests.kit.gemma3_270m import Gemma3, assembled, write_bf16
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
+from tests.kit.tiny_families import GEMMA_TEMPLATE
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import tiny_llama
 from proxy.gguf.header import Field, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import tiny_llama
 from tests.gguf.splitting import split
-from tests.real_ollama import RealOllama
-from tests.support import Client, digest_of
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client, digest_of
 
 pytestmark = pytest.mark.timeout(300)
 

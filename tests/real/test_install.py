@@ -9,13 +9,13 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import tiny_llama
-from proxy.ollama import PROBE_DIGEST
-from tests.real_ollama import RealOllama
-from tests.support import Client, digest_of, fetched, settings
-from tests.tiny_adapter import tiny_adapter
-from tests.tiny_gguf import tiny_gguf, tiny_projector
+from proxy.ollama.client import PROBE_DIGEST
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import tiny_llama
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client, digest_of, fetched, settings
+from tests.kit.tiny_adapter import tiny_adapter
+from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -19,11 +19,11 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Config
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import tiny_llama
-from proxy.pull.journal import state_file
-from tests.real_ollama import RealOllama, running
-from tests.support import Client, digest_of, eventually, fetched, serving, settings
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import tiny_llama
+from proxy.store.journal import state_file
+from tests.kit.real_ollama import RealOllama, running
+from tests.kit.support import Client, digest_of, eventually, fetched, serving, settings
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.demo.hub import StandInHub
 from proxy.planning.capabilities import LLAMA_SERVER
+from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
 from tests.real.make_logprobs import CANDIDATES, FIGURES, TOLERANCE, WITHOUT_LOGPROBS
 from tests.real.measuring import FILES, Record, install, is_kept
-from tests.real_ollama import RealOllama
-from tests.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 

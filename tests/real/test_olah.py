@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
-from tests.support import Client, digest_of, settings
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import Client, digest_of, settings
 
 BINARY = os.environ.get("OLAH_BIN") or shutil.which("olah-cli")
 START_SECONDS = 60

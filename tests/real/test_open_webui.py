@@ -16,11 +16,11 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
+from proxy.standins.hub import StandInHub
 from tests.browser.devtools import Page
-from tests.real_ollama import RealOllama, running, wait_for
-from tests.smollm2 import Smollm2
-from tests.support import PULL_STATUSES, Client, digest_of, eventually, fetched
+from tests.kit.real_ollama import RealOllama, running, wait_for
+from tests.kit.smollm2 import Smollm2
+from tests.kit.support import PULL_STATUSES, Client, digest_of, eventually, fetched
 
 BINARY = os.environ.get("OPEN_WEBUI_BIN") or shutil.which("open-webui")
 NAME = "hf.co/acme/SmolLM2:q4_K_M"

@@ -9,12 +9,12 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
+from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.kit.real_ollama import RealOllama, measured
+from tests.kit.smollm2 import Smollm2
+from tests.kit.support import Client, settings
 from tests.real.test_lifecycle import said
-from tests.real_ollama import RealOllama, measured
-from tests.smollm2 import Smollm2
-from tests.support import Client, settings
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,12 +10,12 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Quantization
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import tiny_llama
 from proxy.planning.capabilities import NOT_RUN
-from proxy.pull.making import REMOVING
-from tests.real_ollama import RealOllama
-from tests.support import Client, settings
+from proxy.pull.execute import REMOVING
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import tiny_llama
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client, settings
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,15 +10,15 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Quantization
-from proxy.demo.hub import StandInHub
 from proxy.gguf.header import read_header
 from proxy.gguf.tensor_types import ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import NOT_RUN
+from proxy.standins.hub import StandInHub
 from tests.gguf.make_quantized import SMOLLM2, data_digest, smollm2
 from tests.gguf.test_quantized_figures import figures
-from tests.real_ollama import RealOllama
-from tests.support import Client, settings
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client, settings
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from proxy.app import App
-from proxy.demo.hub import StandInHub
-from proxy.demo.repository import tiny_llama
-from tests.real_ollama import RealOllama
-from tests.same_answers import CASES, MODEL, Case, differences
-from tests.support import Client
+from proxy.standins.hub import StandInHub
+from proxy.standins.repository import tiny_llama
+from tests.kit.real_ollama import RealOllama
+from tests.kit.same_answers import CASES, MODEL, Case, differences
+from tests.kit.support import Client
 
 
 @pytest.mark.timeout(300)

@@ -13,14 +13,14 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Config
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.repository import tiny_llama
-from proxy.pull.progress import MOST_BARS, Line
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.repository import tiny_llama
+from proxy.transfer.progress import MOST_BARS, Line
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import NO_TEMPLATE, Client, fetched, settings
+from tests.kit.terminal import CTRL_C, ROWS, Terminal, in_terminal
+from tests.kit.tiny_models import tiny_parrot
 from tests.real.test_lifecycle import larger_llama
-from tests.real_ollama import RealOllama
-from tests.support import NO_TEMPLATE, Client, fetched, settings
-from tests.terminal import CTRL_C, ROWS, Terminal, in_terminal
-from tests.tiny_models import tiny_parrot
 
 pytestmark = pytest.mark.timeout(300)
 

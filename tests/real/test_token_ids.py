@@ -5,8 +5,8 @@ from typing import NamedTuple
 import orjson
 import pytest
 
-from proxy.demo.hub import StandInHub
 from proxy.gguf.pretokenizers import KNOWN
+from proxy.standins.hub import StandInHub
 from tests.gguf.cuts import (
     DEVIATIONS,
     OF_THE_ENGINE,
@@ -20,8 +20,8 @@ from tests.gguf.cuts import (
     showing_pieces,
 )
 from tests.gguf.tiny_repositories import Tokenizer
-from tests.real_ollama import RealOllama
-from tests.support import Client
+from tests.kit.real_ollama import RealOllama
+from tests.kit.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from proxy.demo.hub import StandInHub
-from proxy.ollama import Ollama, upstream_session
+from proxy.ollama.client import Ollama, upstream_session
 from proxy.planning.recipe import Literal, Range, Recipe
-from proxy.pull.journal import Journal
-from proxy.pull.progress import Progress
-from proxy.pull.streams import Bandwidth, Streams
-from proxy.pull.transfer import Transfer
-from proxy.pull.window import Fetching
 from proxy.sources.huggingface import HuggingFace
-from tests.real_ollama import RealOllama, running
-from tests.support import digest_of, eventually
+from proxy.standins.hub import StandInHub
+from proxy.store.journal import Journal
+from proxy.transfer.progress import Progress
+from proxy.transfer.streams import Bandwidth, Streams
+from proxy.transfer.transfer import Transfer
+from proxy.transfer.window import Fetching
+from tests.kit.real_ollama import RealOllama, running
+from tests.kit.support import digest_of, eventually
 
 MIB = 1024 * 1024
 CONTENT = bytes(range(256)) * 4096 * 64  # 64 MiB

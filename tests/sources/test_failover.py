@@ -12,17 +12,17 @@ import pytest
 from aiohttp import hdrs
 
 from proxy.app import App
-from proxy.demo.hub import Fault, LoggedRequest, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.errors import Interrupted, Refusal, SourceError
-from proxy.pull import streams, tries
 from proxy.sources import http_file, huggingface, mirrors
 from proxy.sources.huggingface import HuggingFace
 from proxy.sources.mirrors import Place
-from tests.conversions import converted
+from proxy.standins.hub import Fault, LoggedRequest, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.transfer import retry, streams
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.support import Client, digest_of, eventually, fetched, settings
+from tests.kit.conversions import converted
+from tests.kit.support import Client, digest_of, eventually, fetched, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 WEIGHTS = "model.safetensors"
@@ -40,8 +40,8 @@ Pull = Callable[..., AbstractAsyncContextManager[Client]]
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
-    monkeypatch.setattr(tries, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tries, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
     monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
     hub.add("acme/tiny", FILES)

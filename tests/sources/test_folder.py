@@ -10,13 +10,13 @@ import aiohttp
 import pytest
 
 from proxy.app import App
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.errors import Refusal, SourceError
 from proxy.sources import folder
 from proxy.sources.folder import Folder, FolderRepository
-from tests.conversions import converted
-from tests.support import PATIENCE, Client, digest_of, settings
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import PATIENCE, Client, digest_of, settings
 
 WEIGHTS = bytes(range(256)) * 10_000  # 2.5 MB: three chunks
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()

@@ -17,14 +17,14 @@ import trustme
 from aiohttp import hdrs, web
 from yarl import URL
 
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.errors import Interrupted, RangesIgnored, SourceError
-from proxy.ollama import Ollama, ollama_tls, upstream_session
+from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.sources.base import RepositoryFile
 from proxy.sources.http_file import HttpFile, bearer, source_session
-from tests.support import Client, listening, serving, settings
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import Client, listening, serving, settings
 
 CONTENT = bytes(range(256)) * 64
 FILE = RepositoryFile("model.safetensors", len(CONTENT))

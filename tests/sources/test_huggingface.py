@@ -11,13 +11,13 @@ import pytest
 from aiohttp import web
 from huggingface_hub.utils._http import hf_raise_for_status
 
-from proxy.demo.hub import Fault, StandInHub
 from proxy.errors import Refusal, SourceError
 from proxy.sources import huggingface
 from proxy.sources.hub_errors import explain
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 from proxy.sources.huggingface import HuggingFace
-from tests.support import listening
+from proxy.standins.hub import Fault, StandInHub
+from tests.kit.support import listening
 
 HOSTS = ("hf.co",)
 

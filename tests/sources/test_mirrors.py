@@ -9,14 +9,14 @@ import pytest
 from aiohttp import hdrs, web
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.errors import SourceError
 from proxy.sources.base import RepositoryFile
 from proxy.sources.huggingface import HuggingFace
-from tests.conversions import converted
-from tests.support import Client, digest_of, listening, settings
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import Client, digest_of, listening, settings
 
 WEIGHTS = b"weights" * 100
 CONFIG = b'{"architectures": []}'

@@ -12,19 +12,19 @@ import pytest
 from aiohttp import hdrs, web
 
 from proxy.app import App
-from proxy.demo.hub import Fault, StandInHub
-from proxy.demo.listener import LoggedRequest
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.errors import Refusal, SourceError
-from proxy.pull import streams, tries
 from proxy.sources import modelscope
 from proxy.sources.base import RepositoryFile
 from proxy.sources.modelscope import ModelScope, ModelScopeRepository
-from tests.conversions import converted
-from tests.stand_in_modelscope import StandInModelScope
-from tests.support import PATIENCE, Client, digest_of, listening, own_entry_points, settings
-from tests.tiny_gguf import tiny_gguf
+from proxy.standins.hub import Fault, StandInHub
+from proxy.standins.listener import LoggedRequest
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from proxy.transfer import retry, streams
+from tests.kit.conversions import converted
+from tests.kit.stand_in_modelscope import StandInModelScope
+from tests.kit.support import PATIENCE, Client, digest_of, listening, own_entry_points, settings
+from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "modelscope.cn/acme/tiny:q4_K_M"
 SPAN = 64 * 1024
@@ -52,8 +52,8 @@ async def source(scope: StandInModelScope) -> AsyncIterator[ModelScope]:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: own_entry_points().select(group=group))
-    monkeypatch.setattr(tries, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(tries, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
     monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
     monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
 

@@ -12,9 +12,6 @@ import pytest
 
 from proxy.app import App
 from proxy.config import check
-from proxy.demo.hub import StandInHub
-from proxy.demo.ollama import StandInOllama
-from proxy.demo.repository import tiny_llama
 from proxy.errors import ConfigError
 from proxy.pull.reference import parse
 from proxy.sources import plugins
@@ -23,7 +20,10 @@ from proxy.sources.folder import Folder
 from proxy.sources.huggingface import HuggingFace
 from proxy.sources.modelscope import ModelScope
 from proxy.sources.plugins import GROUP, build_sources
-from tests.support import Client, own_entry_points, settings
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.support import Client, own_entry_points, settings
 
 MODULE = "attic_shelf"
 PLUGIN = '''

@@ -23,7 +23,7 @@ from proxy.gguf.pretokenizers import KNOWN
 from tests.gguf.cuts import TEXTS, showing, showing_pieces
 from tests.gguf.tiny_repositories import REPOSITORIES, Tokenizer
 from tests.gguf.writing import plan, write
-from tests.tiny_models import tiny_bert, tiny_xlm_roberta
+from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.nasty_texts import nasty_texts
 
 FIGURES = Path(__file__).with_name("llama_tokens.json")

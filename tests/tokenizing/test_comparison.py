@@ -22,7 +22,7 @@ from tests.gguf.tiny_repositories import (
     changed,
 )
 from tests.gguf.writing import plan
-from tests.tiny_models import tiny_bert, tiny_xlm_roberta
+from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.make_llama_tokens import CASES
 
 Change = Callable[[dict[str, dict[str, Any]]], None]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from proxy.gguf.header import Field, read_header
-from proxy.tokenizing.cuts import CUTS
 from proxy.tokenizing.llama import LlamaTokenizer, UnknownTokenizer
+from proxy.tokenizing.splitting import CUTS
 from tests.gguf.writing import plan
 from tests.tokenizing.make_llama_tokens import CASES, FIGURES, digest, texts_of
 

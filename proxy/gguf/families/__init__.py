@@ -15,20 +15,20 @@ from proxy.gguf.families.encoders import EURO_BERT, MODERN_BERT, NOMIC_BERT, NOM
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES, GEMMA_EMBEDDING
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
+from proxy.gguf.families.gpt_neox import BLOOM, FALCON, GPT_NEOX
+from proxy.gguf.families.gpt_oss import GPT_OSS
 from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
-from proxy.gguf.families.grouped import BLOOM, FALCON, GPT_NEOX
 from proxy.gguf.families.hunyuan import HUNYUAN
-from proxy.gguf.families.hybrids import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.laguna import LAGUNA
-from proxy.gguf.families.liquid import LFM2, LFM2_MOE
+from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
+from proxy.gguf.families.mamba import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
 from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
-from proxy.gguf.families.mixtures import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
+from proxy.gguf.families.moe import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
-from proxy.gguf.families.openai import GPT_OSS
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
 from proxy.gguf.families.qwen_next import QWEN3_5, QWEN3_5_EYES, QWEN3_5_MOE, QWEN3_5_MOE_EYES, QWEN3_NEXT

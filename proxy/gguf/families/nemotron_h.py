@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.hybrids import ENDLESS, GROUPS, mixer_2
+from proxy.gguf.families.mamba import ENDLESS, GROUPS, mixer_2
 from proxy.gguf.families.parts import ATTENTION_BIAS, LAYER, TURNED, experts, head_dim, known_kinds
 from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, stems_of
 from proxy.gguf.header import Field, Kind

@@ -1,0 +1,96 @@
+"""The models that came from a source, and whether their repositories have moved on since."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from proxy.errors import ProxyError
+from proxy.ollama.client import Ollama
+from proxy.planning.identity import why_anew
+from proxy.pull.freshness import seconds_of
+from proxy.pull.planner import Planner
+from proxy.pull.reference import ModelReference, parse
+from proxy.store.journal import Journal, Record
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 4
+LONGEST_SECONDS = 10.0
+"""For all models together: a page waits."""
+
+Model = tuple[ModelReference, Record | None, dict[str, Any]]
+"""With the record where it is this very model's, and what Ollama says of it."""
+
+
+class Pulled:
+    def __init__(self, ollama: Ollama, planner: Planner, journal: Journal) -> None:
+        self._ollama = ollama
+        self._planner = planner
+        self._journal = journal
+        self._asking = asyncio.Semaphore(MOST_AT_ONCE)
+        self._changed: dict[tuple[str, str], bool] = {}
+
+    async def all(self, *, ask: bool) -> list[dict[str, Any]]:
+        """What Ollama has of the sources' names. Without asking, `changed` is what was found when somebody asked last.
+
+        Raises OllamaError.
+        """
+        models = [model for listed in await self._ollama.models() if (model := self._model(listed))]
+        if ask:
+            await self._ask(models)
+        return [self._view(*model) for model in models]
+
+    def _model(self, listed: dict[str, Any]) -> Model | None:
+        reference = parse(listed["name"])
+        if reference is None or not self._planner.claims(reference):
+            return None
+        record = self._journal.record(reference.key)
+        return reference, record if record and record.digest == listed.get("digest") else None, listed
+
+    def _view(self, reference: ModelReference, record: Record | None, listed: dict[str, Any]) -> dict[str, Any]:
+        made = seconds_of(str(listed.get("modified_at")))
+        commit = record.commit if record else ""
+        return {
+            "name": reference.name,
+            "repository": record.repository if record and record.repository else reference.repository,
+            "commit": commit or None,
+            "digest": listed.get("digest"),
+            "size": listed.get("size"),
+            "when": datetime.fromtimestamp(made, UTC).isoformat() if made else None,
+            "changed": self._changed.get((_repository(reference), commit)),
+            "outdated": why_anew(record.made_by) if record else None,
+        }
+
+    async def _ask(self, models: list[Model]) -> None:
+        """Each repository once, in the time that there is; one that does not answer leaves the others alone."""
+        commits: dict[str, set[str]] = {}
+        references = {}
+        for reference, record, _ in models:
+            if record and record.commit:
+                commits.setdefault(_repository(reference), set()).add(record.commit)
+                references[_repository(reference)] = reference
+        if not references:
+            return
+        tasks = {asyncio.create_task(self._ask_one(references[key], known)) for key, known in commits.items()}
+        try:
+            await asyncio.wait(tasks, timeout=LONGEST_SECONDS)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _ask_one(self, reference: ModelReference, commits: set[str]) -> None:
+        key = _repository(reference)
+        for commit in commits:
+            self._changed.pop((key, commit), None)
+        try:
+            async with self._asking:
+                now = await self._planner.commit(reference)
+        except ProxyError as error:
+            log.info("whether %s has changed is not known: %s", reference.name, error)
+            return
+        self._changed |= {(key, commit): commit != now for commit in commits}
+
+
+def _repository(reference: ModelReference) -> str:
+    return f"{reference.host}/{reference.repository}".casefold()

@@ -1,0 +1,1 @@
+"""The commands of `ollama-hf-proxy` beside `serve` and `inspect`: `doctor`, `reclaim`, `demo`."""

@@ -1,0 +1,268 @@
+"""How the stand-in Ollama makes a model of GGUFs: it reads their names, sizes and headers."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from proxy.standins.blobs import BlobStore
+from proxy.standins.gguf_facts import WeightFacts, gguf_facts
+from proxy.standins.model_store import Layer, Shelf, StandInModel
+from proxy.standins.names import ModelName
+from proxy.standins.responses import Lines, Refusal
+
+LLAMA_SERVER = (0, 30, 0)
+"""From here on llama.cpp's programs join what is split."""
+GGUF_ALONE = (0, 34, 1)
+"""From here on no adapter is taken, and a model's config has to be one."""
+# A marker in a chat template, and the template and the stops that Ollama then takes for it. The real one
+# measures an edit distance; here a template much longer than those it knows is simply none of them.
+LLAMA3 = (
+    "{{- range .Messages }}<|start_header_id|>{{ .Role }}<|end_header_id|>\n\n{{ .Content }}<|eot_id|>\n"
+    "{{- end }}<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+CHATML = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n"
+DETECTED = {
+    "<|start_header_id|>": ("llama3-instruct", LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
+    "<|im_start|>": ("chatml", CHATML, ("<|im_start|>", "<|im_end|>")),
+}
+LONGEST_DETECTED = 600
+
+
+class CreateScript:
+    """What a test makes of the creates to come."""
+
+    hold_making: asyncio.Event | None = None  # a create waits for it after its first line, and a pull of a manifest
+    fail_create: str | None = None  # the text of an error after the first line
+    crash_create: bool = False  # the connection breaks, as when Go panics
+    end_create_early: bool = False  # the stream ends cleanly without success
+
+
+class Crash(Exception):
+    """Where the real server would panic."""
+
+
+class EndedEarly(Exception):
+    """The stream is to end without saying how it went."""
+
+
+class Creation:
+    """One create: layers from files or from another model, dressed and put on the shelf."""
+
+    def __init__(
+        self,
+        body: dict[str, Any],
+        name: ModelName,
+        lines: Lines,
+        *,
+        shelf: Shelf,
+        blobs: BlobStore,
+        script: CreateScript,
+        pull: Callable[[str, Lines], Awaitable[None]],
+        version: tuple[int, ...] = (0, 24, 0),
+    ) -> None:
+        self._body = body
+        self._name = name
+        self._lines = lines
+        self._shelf = shelf
+        self._blobs = blobs
+        self._script = script
+        self._pull = pull
+        self._version = version
+        self._layers: list[tuple[Layer, str]] = []  # each with the line that announces it
+        self.finished = False
+
+    async def run(self) -> None:
+        if self._version >= GGUF_ALONE:
+            self._refuse_what_is_gone()
+        if self._body.get("from"):
+            await self._take_from(self._body["from"])
+        elif self._body.get("files") is not None:
+            await self._take_files(self._body["files"])
+        else:
+            raise Refusal("neither 'from' or 'files' was specified", 400)
+        if self._body.get("adapters") is not None:
+            await self._take_adapter(self._body["adapters"])
+        self._dress()
+        for _, status in self._layers:
+            await self._lines.status(status)
+        await self._lines.status("writing manifest")
+        self._store()
+        self.finished = True
+        await self._lines.status("success")
+
+    def _refuse_what_is_gone(self) -> None:
+        if self._body.get("adapters"):
+            raise Refusal("LoRA adapters are no longer supported", 400)
+
+    async def _take_from(self, source: str) -> None:
+        name = ModelName.parse(source)
+        if name is None:
+            raise Refusal("invalid model name", 400)
+        if name not in self._shelf.names():  # unlike all else, it looks for the very same letters
+            await self._pull(source, self._lines)
+        for layer in self._shelf[source].layers:
+            if layer.digest not in self._blobs.sizes:
+                path = f"/stand-in/models/blobs/{layer.digest.replace(':', '-')}"
+                raise Refusal(f"stat {path}: no such file or directory")
+            if layer.kind != "config":
+                self._layers.append((layer, f"using existing layer {layer.digest}"))
+        await self._play()
+
+    async def _take_files(self, files: dict[str, str]) -> None:
+        loose = [path for path in files if not path.endswith(".gguf")]
+        # The real one looks at the files in a random order until one tells the type, so it finds a missing
+        # blob only sometimes; this one always does.
+        if any(files[path] not in self._blobs.sizes for path in loose):
+            raise Refusal("unknown type", 400)
+        if any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
+            await self._take_gguf(files)
+        else:
+            raise Refusal("unknown type", 400)
+
+    async def _take_adapter(self, files: dict[str, str]) -> None:
+        if not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
+            raise Refusal("unknown type", 400)
+        if len(files) > 1:
+            raise Refusal("only one adapter is currently supported", 400)
+        await self._take_gguf(files)
+
+    def _is_gguf(self, digest: str) -> bool:
+        made = digest in self._blobs.facts  # by another create, of bytes that nobody wrote
+        return made or self._blobs.beginning(digest)[:4] == b"GGUF"
+
+    async def _take_gguf(self, files: dict[str, str]) -> None:
+        parts: dict[int, tuple[str, str]] = {}
+        for path, digest in sorted(files.items()):
+            await self._lines.status("parsing GGUF")
+            await self._play()
+            if digest not in self._blobs.sizes:
+                raise Refusal(f"open {path}: no such file or directory")
+            if not self._is_gguf(digest):
+                raise Refusal("supplied file was not in GGUF format", 400)
+            size = self._blobs.sizes[digest]
+            facts = self._blobs.facts.get(digest) or gguf_facts(self._blobs.beginning(digest), size)
+            self._blobs.facts[digest] = facts
+            if facts.parts > 1 and self._version >= LLAMA_SERVER:
+                parts[facts.part] = (path, digest)
+                continue
+            self._layers.append((Layer(facts.kind, digest, size), f"using existing layer {digest}"))
+            self._detect_template(facts.chat_template)
+        if parts:
+            self._join(parts)
+
+    def _join(self, parts: dict[int, tuple[str, str]]) -> None:
+        for number, (path, digest) in parts.items():
+            facts = self._blobs.facts[digest]
+            if not re.search(rf"-{number + 1:05}-of-{facts.parts:05}\.gguf$", path):
+                raise Refusal(f'split GGUF "{path}" must use llama.cpp split filename pattern')
+        path, first = min(parts.items())[1]
+        facts = self._blobs.facts[first]
+        if len(parts) != facts.parts:
+            raise Refusal(f'split GGUF "{path}" has {len(parts)} shards, expected {facts.parts}')
+        digests = [digest for _, (_, digest) in sorted(parts.items())]
+        digest = f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+        size = sum(self._blobs.sizes[part] for part in digests)
+        self._blobs.facts[digest] = replace(
+            facts, parts=0, parameters=sum(self._blobs.facts[part].parameters for part in digests)
+        )
+        self._layers.append((Layer("model", digest, size), _announced(digest, new=self._blobs.claim(digest, size))))
+        self._detect_template(facts.chat_template)
+
+    def _detect_template(self, chat_template: str) -> None:
+        for marker, (name, template, stop) in DETECTED.items():
+            if marker in chat_template and len(chat_template) <= LONGEST_DETECTED:
+                self._add("template", template, status=f"using autodetected template {name}")
+                self._add("params", orjson.dumps({"stop": stop}).decode())
+                return
+
+    async def _play(self) -> None:
+        script = self._script
+        if script.hold_making is not None:
+            await script.hold_making.wait()
+        if script.crash_create:
+            raise Crash
+        if script.fail_create is not None:
+            raise Refusal(script.fail_create)
+        if script.end_create_early:
+            raise EndedEarly
+
+    def _dress(self) -> None:
+        """Template, system text, licenses and parameters, in the order and with the rules of the real one."""
+        body = self._body
+        if template := body.get("template"):
+            if template.count("{{") != template.count("}}"):
+                raise Refusal("template error: template: :1: unclosed action", 400)
+            self._remove("template")
+            self._add("template", template)
+        if system := body.get("system"):
+            self._remove("system")
+            self._add("system", system)
+        licenses = body.get("license") or []
+        for text in [licenses] if isinstance(licenses, str) else licenses:
+            self._add("license", text)
+        settings: dict[str, Any] = {}
+        for layer, _ in self._layers:
+            if layer.kind == "params":
+                settings |= orjson.loads(layer.text)
+        settings |= body.get("parameters") or {}
+        if settings:
+            self._remove("params")
+            self._add("params", orjson.dumps(settings, option=orjson.OPT_SORT_KEYS).decode())
+
+    def _remove(self, kind: str) -> None:
+        """The blobs go at once, unless a model has them."""
+        for layer, _ in self._layers:
+            if layer.kind == kind and layer.digest not in self._shelf.used_digests():
+                self._blobs.forget(layer.digest)
+        self._layers = [(layer, status) for layer, status in self._layers if layer.kind != kind]
+
+    def _add(self, kind: str, text: str, *, status: str = "") -> None:
+        data = text.encode()
+        digest, new = self._blobs.keep(data)
+        self._layers.append((Layer(kind, digest, len(data), text), status or _announced(digest, new=new)))
+
+    def _store(self) -> None:
+        layers = [layer for layer, _ in self._layers]
+        models = [layer for layer in layers if layer.kind == "model"]
+        known = [self._blobs.facts[layer.digest] for layer in models if layer.digest in self._blobs.facts]
+        facts = known[0] if known else WeightFacts("", "", 0)
+        config = {"model_family": facts.architecture, "file_type": facts.file_type}
+        digest, _ = self._blobs.keep(orjson.dumps({**config, "diff_ids": [layer.digest for layer in layers]}))
+        layers.append(Layer("config", digest, self._blobs.sizes[digest]))
+        replaced = self._shelf.get(self._name.shortest)
+        self._shelf[self._name.shortest] = StandInModel(
+            body=self._body,
+            layers=tuple(layers),
+            family=facts.architecture,
+            parameter_size=_parameter_size(facts.parameters),
+            quantization_level=facts.file_type,
+            parameter_count=facts.parameters,
+            jinja=facts.chat_template,
+            digest=hashlib.sha256(orjson.dumps([layer.digest for layer in layers])).hexdigest(),
+            size=sum(layer.size for layer in layers),
+        )
+        if replaced is not None:
+            drop_layers(replaced, self._shelf, self._blobs)
+
+
+def drop_layers(model: StandInModel, shelf: Shelf, blobs: BlobStore) -> None:
+    """The blobs of a model that is gone, as far as no other model uses them."""
+    for digest in {layer.digest for layer in model.layers} - shelf.used_digests():
+        blobs.forget(digest)
+
+
+def _announced(digest: str, *, new: bool) -> str:
+    return f"{'creating new' if new else 'using existing'} layer {digest}"
+
+
+def _parameter_size(count: int) -> str:
+    """Ollama's HumanNumber (format/format.go)."""
+    for unit, letter, decimals in ((10**9, "B", 1), (10**6, "M", 2), (1000, "K", 0)):
+        if count >= unit:
+            return f"{count / unit:.{0 if count % unit == 0 else decimals}f}{letter}"
+    return str(count)

@@ -1,0 +1,1 @@
+"""What outlives the process: the journal of pulls and models, and the removal of what no model needs."""

@@ -1,0 +1,1 @@
+"""Moves bytes: ranges from a source, through a recipe, into a blob of Ollama, with progress, retries and limits."""

@@ -1,0 +1,92 @@
+"""What the proxy has to make of a tiny repository, for tests of pulls that it converts itself."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from proxy.gguf.conversion import Conversion, Description, convert
+from proxy.gguf.sources import Piece
+from proxy.planning.card import read_card
+from proxy.planning.embedding import name_tensors, pooling_of
+from proxy.planning.safetensors import Header, header_size, read_header
+from tests.gguf.writing import write
+from tests.kit.support import digest_of
+
+
+def headers(files: Mapping[str, bytes]) -> dict[str, Header]:
+    return {
+        path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content))
+        for path, content in sorted(files.items())
+        if path.endswith(".safetensors")
+    }
+
+
+def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any) -> Conversion:
+    """Of a repository of this name."""
+    weights = name_tensors("acme/tiny", files, {path: header.tensors for path, header in headers(files).items()})
+    tokenizer = json.loads(files["tokenizer_config.json"])
+    template = tokenizer.get("chat_template")
+    generation = json.loads(files.get("generation_config.json", b"{}"))
+    # A conversation that has no BOS gets none, whatever the tokenizer adds to other texts.
+    adds_bos = False if template and not ("bos_token" in template and tokenizer.get("bos_token")) else None
+    pooling = pooling_of("acme/tiny", files, embeds=False)
+    description = Description(
+        name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling=pooling
+    )
+    return convert(json.loads(files["config.json"]), files, weights, description, **options)
+
+
+def converted(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any) -> bytes:
+    """The GGUF that has to come of it."""
+    return write(conversion(files, name, **options), files)
+
+
+def kept(files: Mapping[str, bytes]) -> str:
+    """The tag that leaves the weights as they are, or the only one of those that are quantized already."""
+    tensors = [tensor for header in headers(files).values() for tensor in header.tensors.values()]
+    if any(tensor.dtype == "U8" for tensor in tensors):
+        return "MXFP4_MOE"
+    return next(tensor.dtype for tensor in tensors if len(tensor.shape) > 1)
+
+
+def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
+    """The size of each weight file by its digest."""
+    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+
+
+def from_each_file(files: Mapping[str, bytes], made: Conversion, reached: int) -> dict[str, int]:
+    """How many of the first bytes that are fetched for a GGUF come of which file: all of each, or the pieces alone."""
+    weights = {path: len(content) for path, content in sorted(files.items()) if path.endswith(".safetensors")}
+    whole = [part for piece in made.pieces if isinstance(piece, Piece) for part in (piece.beside, piece) if part]
+    pieces = [(piece.path, piece.stop - piece.start) for piece in whole]
+    counts = dict.fromkeys(weights, 0)
+    for path, size in weights.items() if made.in_file_order else pieces:
+        counts[path] += min(size, reached)
+        reached -= min(size, reached)
+    return counts
+
+
+def striped(files: Mapping[str, bytes], shards: int = 2) -> dict[str, bytes]:
+    """The same repository with its tensors in so many shards by turns."""
+    found = [
+        (name, tensor, files[path][tensor.start : tensor.stop])
+        for path, header in headers(files).items()
+        for name, tensor in header.tensors.items()
+    ]
+    others = {path: content for path, content in files.items() if "safetensors" not in path}
+    index: dict[str, str] = {}
+    for number in range(shards):
+        path = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        header: dict[str, Any] = {}
+        data = b""
+        for name, tensor, content in found[number::shards]:
+            place = [len(data), len(data) + len(content)]
+            header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": place}
+            data += content
+            index[name] = path
+        text = orjson.dumps(header)
+        text += b" " * (-len(text) % 8)
+        others[path] = len(text).to_bytes(8, "little") + text + data
+    return others | {"model.safetensors.index.json": orjson.dumps({"metadata": {}, "weight_map": index})}

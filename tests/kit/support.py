@@ -1,0 +1,246 @@
+"""What the tests share: settings for two stand-ins, a client, small servers, and waiting."""
+
+import asyncio
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler as TypedHandler
+from yarl import URL
+
+from proxy.config import Config, check
+from proxy.standins.hub import StandInHub
+from proxy.standins.listener import LoggedRequest
+from proxy.standins.responses import Refusal as Refused
+from proxy.store.reclaim import TEMPORARY
+
+COMMAND = [sys.executable, "-m", "proxy"]
+
+MOST_SAID = 1 << 26
+"""Bytes of a log that are read before anybody wants them: who writes to a full pipe stops."""
+
+MAKING = ("/api/create", "/api/pull")
+
+PATIENCE = 60.0
+"""Seconds that a test waits for what comes soon: a busy machine is not a failure, and what hangs takes longer."""
+
+GGUF_BYTES = 7000
+"""What tests of small spans have read of a GGUF first."""
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+PULL_STATUSES = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+"""The lines without a digest that a pull has, in the contract's order."""
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def own_entry_points() -> EntryPoints:
+    """What this tree says of itself: what is installed may be older."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = project["entry-points"].items()
+    return EntryPoints(EntryPoint(name, value, group) for group, named in points for name, value in named.items())
+
+
+PLAIN = {"template": "{{ .Prompt }}", "parameters": {"repeat_penalty": 1.0, "stop": []}}
+"""What a model without a chat template is created with."""
+NO_TEMPLATE = "warning: it has no chat template: it continues texts; set template in [models] where it can chat"
+
+
+def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
+    """Requests for the bytes of a weight file, beyond its header."""
+    return [
+        request
+        for request in hub.requests
+        if request.origin == "cdn"
+        and path in request.path
+        and not re.match(rf"bytes=(0-7|8-\d+|0-{GGUF_BYTES - 1})$", request.headers.get(hdrs.RANGE, ""))
+    ]
+
+
+def making(requests: Iterable[LoggedRequest]) -> list[str]:
+    """The names that Ollama was told to make models under: by a create, or by a pull of a manifest."""
+    bodies = [(one.path, orjson.loads(one.body or b"{}")) for one in requests if one.path in MAKING]
+    named = [(path, str(body.get("model"))) for path, body in bodies]
+    return [name for path, name in named if path == "/api/create" or TEMPORARY.fullmatch(name)]
+
+
+async def no_manifests(request: web.Request, handler: TypedHandler) -> web.StreamResponse:
+    """`around` a stand-in Ollama: it pulls no manifest of a model that is to stay, so that it is asked to create it."""
+    if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
+        raise Refused("the stand-in was told to refuse", 500)
+    return await handler(request)
+
+
+def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
+    """A configuration that dials the two given URLs and nothing else.
+
+    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`.
+    """
+    return check(
+        {
+            "server": {"listen": "127.0.0.1:0"},
+            "hub": {"endpoint": hub, **sections.pop("hub", {})},
+            "ollama": {"url": ollama, "patience": "1s", "reclaim": False, **sections.pop("ollama", {})},
+            **sections,
+        }
+    )
+
+
+class Client:
+    """What a user's client does, at a proxy or at Ollama itself."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.session = session
+
+    async def pull(self, name: str, **fields: Any) -> list[dict[str, Any]]:
+        """The lines of a streamed pull."""
+        async with self.session.post(f"{self.url}/api/pull", json={"model": name, **fields}) as response:
+            assert response.status == 200
+            assert response.headers["Content-Type"] == "application/x-ndjson"
+            return [orjson.loads(line) for line in (await response.read()).splitlines()]
+
+    async def pull_at_once(self, name: str) -> tuple[int, dict[str, Any]]:
+        """Status and answer with `stream: false`."""
+        body = {"model": name, "stream": False}
+        async with self.session.post(f"{self.url}/api/pull", json=body) as response:
+            return response.status, orjson.loads(await response.read())
+
+    async def get(self, path: str, **options: Any) -> tuple[int, bytes]:
+        async with self.session.get(self.url + path, **options) as response:
+            return response.status, await response.read()
+
+    async def post(self, path: str, body: Any) -> tuple[int, bytes]:
+        async with self.session.post(self.url + path, json=body) as response:
+            return response.status, await response.read()
+
+
+async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait until a condition holds; fail when it does not."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """What a number is once it goes no further: this loop, and who works in it, had its turn 25 times meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        last, seen = value(), 0
+        while seen < 25:
+            await asyncio.sleep(0.02)
+            last, before = value(), last
+            seen = seen + 1 if last == before else 0
+    return last
+
+
+@asynccontextmanager
+async def serving(
+    *arguments: str, verify: bool = False, environment: Mapping[str, str] = os.environ
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A `serve` process and the URL that it says it listens on."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        *("serve", "--listen", "127.0.0.1:0", *arguments),
+        stderr=subprocess.PIPE,
+        env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},
+        limit=MOST_SAID,
+    )
+    assert process.stderr is not None
+    try:
+        line = (await process.stderr.readline()).decode()
+        assert "listening on http://127.0.0.1:" in line, line
+        yield process, line.rpartition(" ")[2].strip()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@asynccontextmanager
+async def listening(handler: Handler) -> AsyncIterator[str]:
+    """The URL of a small server whose one handler answers everything."""
+    server = web.Server(handler, handler_cancellation=True, auto_decompress=False, max_field_size=64 * 1024)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+RawHandler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
+    """The URL of a server that gives each request's head and its connection to `handler`, as long as that reads on."""
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # uvloop has a RuntimeError for writing to a connection that ended.
+        with suppress(ConnectionError, asyncio.IncompleteReadError, RuntimeError):
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"GET /-/ "):  # the proxy asks at start whether it is its own upstream
+                    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    writer.close()
+                else:
+                    await handler(head, reader, writer)
+
+    async def own(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(own(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+
+    server = await asyncio.start_server(start, "127.0.0.1", 0, backlog=4096)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        # A connection that outlives its test fails whichever test runs next.
+        for task in list(serving):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def talk(url: str, *parts: bytes, pause: float = 0.02) -> bytes:
+    """All that a server answers to bytes, which are sent with a pause between the parts, until it closes."""
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        async with asyncio.timeout(PATIENCE):
+            return await reader.read()
+    finally:
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()

@@ -1,0 +1,15 @@
+"""A client that takes the stand-in Ollama apart, for each test anew."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from proxy.standins.ollama import StandInOllama
+from tests.standins.driver import Driver
+
+
+@pytest.fixture
+async def client(ollama: StandInOllama) -> AsyncIterator[Driver]:
+    async with aiohttp.ClientSession(ollama.url, timeout=aiohttp.ClientTimeout(total=20)) as session:
+        yield Driver(session)

@@ -1,0 +1,590 @@
+"""What outlives the process, and who may have it."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.config import check
+from proxy.errors import ConfigError
+from proxy.ollama.registry import Blob
+from proxy.standins.ollama import StandInOllama
+from proxy.store import journal as module
+from proxy.store.journal import RESPITE_SECONDS, VERSION, Journal, JournalError, Locked, Record, state_file
+from tests.kit.support import COMMAND, PATIENCE, serving
+
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+MODEL = "hf.co/acme/tiny:q4_k_m"
+RECORD = Record("d" * 64, "asked", "weights", "dressing", ((A, 10), (B, 20)), "acme/tiny", "c" * 40)
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(1_000_000.0)
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ollama.sqlite"
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    with closing(Journal()) as journal:
+        yield journal
+
+
+def unneeded(journal: Journal) -> list[str]:
+    return [blob.digest for blob in journal.unneeded()]
+
+
+# ---- pulls, and what they need
+
+
+def test_what_a_pull_claims_is_needed_until_it_ends(journal: Journal) -> None:
+    for digest in (A, B, C):
+        journal.brings(digest, 1)
+    first, second = journal.begin(MODEL, None, [A]), journal.begin("other", None, [A, B])
+    assert unneeded(journal) == [C]
+    journal.end(first)
+    assert unneeded(journal) == [C]
+    journal.end(second)
+    assert unneeded(journal) == [A, B, C]
+
+
+def test_a_digest_that_becomes_known_on_the_way_is_needed_too(journal: Journal) -> None:
+    journal.brings(A, 1)
+    pull = journal.begin(MODEL, None, [])
+    journal.need(pull, [A])
+    journal.need(pull, [A])
+    assert unneeded(journal) == []
+    journal.end(pull)
+    assert unneeded(journal) == [A]
+
+
+def test_a_pull_that_has_its_temporary_model_needs_that_and_no_blobs(journal: Journal) -> None:
+    journal.brings(A, 1)
+    pull, other = journal.begin(MODEL, "temporary", [A]), journal.begin("other", None, [B])
+    journal.brings(B, 1)
+    journal.need_no_more(pull)
+    assert unneeded(journal) == [A]
+    assert journal.temporaries() == {"temporary"}
+    journal.end(pull)
+    journal.end(other)
+    assert journal.temporaries() == set()
+
+
+def test_a_temporary_model_is_needed_as_long_as_one_pull_wants_it(journal: Journal) -> None:
+    pulls = [journal.begin(name, "temporary", []) for name in ("one", "two")]
+    journal.end(pulls[0])
+    assert journal.temporaries() == {"temporary"}
+    journal.end(pulls[1])
+    assert journal.temporaries() == set()
+
+
+def test_a_temporary_model_that_a_broken_pull_left_goes_once_another_model_has_its_weights(journal: Journal) -> None:
+    journal.brings(A, 1)
+    broken, other, running = (journal.begin(name, "temporary", [A]) for name in ("one", "two", "three"))
+    journal.keep(broken, 1e12)
+    journal.release(other)
+    assert journal.temporaries() == {"temporary"}
+    journal.end(running)
+    assert journal.temporaries() == set()
+    assert unneeded(journal) == []
+
+
+def test_what_broke_off_is_kept_until_its_time_and_not_longer(journal: Journal, clock: Clock) -> None:
+    """Also before anybody ends it."""
+    journal.brings(A, 1)
+    pull = journal.begin(MODEL, "temporary", [A])
+    journal.keep(pull, clock.now + 100)
+    clock.now += 99
+    journal.end_kept(clock.now)
+    assert (unneeded(journal), journal.temporaries(), journal.kept_since(MODEL) is not None) == (
+        [],
+        {"temporary"},
+        True,
+    )
+    clock.now += 1
+    assert (unneeded(journal), journal.temporaries()) == ([A], set())
+    journal.end_kept(clock.now)
+    assert (unneeded(journal), journal.temporaries(), journal.kept_since(MODEL) is not None) == ([A], set(), False)
+
+
+def test_what_a_broken_pull_of_a_model_had_kept_can_be_ended_at_once(journal: Journal, clock: Clock) -> None:
+    for digest in (A, B, C):
+        journal.brings(digest, 1)
+    journal.keep(journal.begin(MODEL, None, [A]), clock.now + 100)
+    journal.keep(journal.begin("other", None, [B]), clock.now + 100)
+    journal.begin("running", None, [C])
+    assert [journal.kept_since(model) is not None for model in (MODEL, "other", "running")] == [True, True, False]
+    for model in (MODEL, "running"):
+        journal.end_kept_of(model)
+    assert [journal.kept_since(model) is not None for model in (MODEL, "other", "running")] == [False, True, False]
+    assert unneeded(journal) == [A]
+
+
+def test_a_pull_that_runs_is_not_ended_by_the_time(journal: Journal) -> None:
+    journal.brings(A, 1)
+    journal.begin(MODEL, None, [A])
+    journal.end_kept(1e12)
+    assert unneeded(journal) == []
+
+
+def test_a_start_keeps_what_was_interrupted_and_leaves_what_had_broken_off_before(
+    journal: Journal, clock: Clock
+) -> None:
+    for digest in (A, B):
+        journal.brings(digest, 1)
+    journal.keep(journal.begin("broken", None, [A]), clock.now + 50)
+    journal.begin("killed", None, [B])
+    journal.keep_interrupted(clock.now + 100)
+    clock.now += 50
+    journal.end_kept(clock.now)
+    assert unneeded(journal) == [A]
+    clock.now += 50
+    journal.end_kept(clock.now)
+    assert unneeded(journal) == [A, B]
+
+
+def test_the_next_pull_of_a_model_takes_over_what_an_earlier_one_left(journal: Journal) -> None:
+    """Without a moment in which nobody needs it; what it does not need is nobody's."""
+    for digest in (A, B):
+        journal.brings(digest, 1)
+    journal.keep(journal.begin(MODEL, "old", [A, B]), 1e12)
+    journal.begin(MODEL, "new", [A])
+    assert unneeded(journal) == [B]
+    assert journal.temporaries() == {"new"}
+
+
+def test_what_another_model_left_and_what_still_runs_stays(journal: Journal) -> None:
+    for digest in (A, B):
+        journal.brings(digest, 1)
+    journal.keep(journal.begin("other", None, [A]), 1e12)
+    journal.begin(MODEL, None, [B])
+    journal.begin(MODEL, None, [])
+    assert unneeded(journal) == []
+
+
+def test_numbers_are_not_given_twice_while_they_are_in_use(journal: Journal) -> None:
+    first, second = journal.begin(MODEL, None, [A]), journal.begin(MODEL, None, [B])
+    assert first != second
+    journal.brings(A, 1)
+    journal.brings(B, 1)
+    journal.end(first)
+    assert unneeded(journal) == [A]
+
+
+def test_a_pull_inherits_nothing_from_one_that_had_its_number(journal: Journal) -> None:
+    journal.brings(A, 1)
+    numbers = []
+    for digests in ([A], []):
+        numbers.append(journal.begin(MODEL, None, digests))
+        if digests:
+            journal.end(numbers[0])
+    assert numbers[0] == numbers[1]
+    assert unneeded(journal) == [A]
+
+
+# ---- blobs
+
+
+def test_the_smallest_blob_comes_first(journal: Journal) -> None:
+    journal.brings(A, 30)
+    journal.brings(B, 10)
+    journal.brings(C, 20)
+    assert journal.unneeded() == [Blob(B, 10), Blob(C, 20), Blob(A, 30)]
+
+
+def test_what_is_gone_or_a_models_is_forgotten(journal: Journal) -> None:
+    for digest in (A, B, C):
+        journal.brings(digest, 1)
+    journal.forget([A, C])
+    assert unneeded(journal) == [B]
+
+
+def test_a_blob_that_was_brought_twice_is_one(journal: Journal) -> None:
+    journal.brings(A, 1)
+    journal.brings(A, 1)
+    assert journal.unneeded() == [Blob(A, 1)]
+
+
+def test_a_blob_that_a_client_asks_for_stays_for_an_hour(journal: Journal, clock: Clock) -> None:
+    journal.brings(A, 1)
+    journal.wanted(A)
+    clock.now += RESPITE_SECONDS - 1
+    assert unneeded(journal) == []
+    clock.now += 2
+    assert unneeded(journal) == [A]
+
+
+def test_a_blob_that_a_client_had_asked_for_before_it_was_brought_stays_too(journal: Journal, clock: Clock) -> None:
+    journal.wanted(A)
+    clock.now += RESPITE_SECONDS / 2
+    journal.brings(A, 1)
+    assert unneeded(journal) == []
+    clock.now += RESPITE_SECONDS / 2 + 1
+    assert unneeded(journal) == [A]
+
+
+def test_asking_again_begins_the_hour_anew(journal: Journal, clock: Clock) -> None:
+    journal.brings(A, 1)
+    journal.wanted(A)
+    clock.now += RESPITE_SECONDS - 1
+    journal.wanted(A)
+    clock.now += RESPITE_SECONDS - 1
+    assert unneeded(journal) == []
+
+
+def test_what_clients_asked_for_long_ago_takes_no_memory(journal: Journal, clock: Clock) -> None:
+    for number in range(100):
+        journal.wanted(f"sha256:{number:064}")
+    clock.now += RESPITE_SECONDS + 1
+    journal.wanted(A)
+    assert list(journal._wanted_at) == [A]
+
+
+# ---- digests and models
+
+
+def test_the_digest_of_a_recipe_is_the_newest_that_was_made(journal: Journal) -> None:
+    assert journal.digest_of("recipe") is None
+    journal.made("recipe", A)
+    journal.made("other", B)
+    assert journal.digest_of("recipe") == A
+    journal.made("recipe", C)
+    assert (journal.digest_of("recipe"), journal.digest_of("other")) == (C, B)
+
+
+def test_a_model_is_remembered_as_it_was_made_last(journal: Journal) -> None:
+    assert journal.record(MODEL) is None
+    journal.remember(MODEL, RECORD)
+    assert journal.record(MODEL) == RECORD
+    changed = replace(RECORD, digest="e" * 64, bars=())
+    journal.remember(MODEL, changed)
+    assert journal.record(MODEL) == changed
+    assert journal.record("other") is None
+
+
+# ---- one file, one process
+
+
+WRITES = """
+import os, signal, sys
+from pathlib import Path
+from proxy.pull.journal import Journal, Record
+journal = Journal(Path(sys.argv[1]))
+A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
+journal.brings(A, 10)
+journal.brings(B, 20)
+journal.brings(C, 30)
+journal.wanted(C)
+pull = journal.begin("running", "temporary", [A])
+journal.need(pull, [B])
+journal.keep(journal.begin("broken", None, []), 5.0)
+journal.made("recipe", C)
+journal.remember("model", Record("d", "asked", "weights", "dressing", ((A, 10),)))
+print("written", flush=True)
+if sys.argv[2] == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+signal.pause()
+"""
+
+
+@asynccontextmanager
+async def writing(file: Path, then: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Another process that has filled the journal, and that died at once or is there until the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WRITES, str(file), then, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"written\n"
+        if then == "die":
+            assert await process.wait() == -signal.SIGKILL
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def test_a_file_in_use_is_locked_for_all_others(file: Path) -> None:
+    with closing(Journal(file)) as first:
+        first.brings(A, 1)
+        with pytest.raises(Locked, match=f"another ollama-hf-proxy serves this Ollama: it has {file}"):
+            Journal(file)
+        assert unneeded(first) == [A]
+    with closing(Journal(file)) as second:
+        assert unneeded(second) == [A]
+
+
+async def test_the_lock_of_another_process_goes_when_it_is_killed(file: Path) -> None:
+    async with writing(file, "stay") as process:
+        with pytest.raises(Locked):
+            Journal(file)
+        process.kill()
+        await process.wait()
+        Journal(file).close()
+
+
+async def test_what_was_written_outlives_a_process_that_is_killed_right_after(file: Path) -> None:
+    async with writing(file, "die"):
+        with closing(Journal(file)) as journal:
+            assert journal.temporaries() == {"temporary"}
+            assert journal.kept_since("broken") is not None
+            assert unneeded(journal) == []
+            journal.end_kept(10.0)
+            journal.keep_interrupted(20.0)
+            journal.end_kept(20.0)
+            assert journal.kept_since("broken") is None
+            assert journal.temporaries() == set()
+            assert journal.unneeded() == [Blob(A, 10), Blob(B, 20)]
+            assert journal.digest_of("recipe") == C
+            assert journal.record("model") == Record("d", "asked", "weights", "dressing", ((A, 10),))
+
+
+async def test_a_proxy_says_that_another_one_serves_this_ollama(ollama: StandInOllama) -> None:
+    async with serving("--ollama", ollama.url):
+        second = await asyncio.create_subprocess_exec(
+            *COMMAND, "serve", "--listen", "127.0.0.1:0", "--ollama", ollama.url, stderr=subprocess.PIPE
+        )
+        _, said = await asyncio.wait_for(second.communicate(), PATIENCE)
+    assert second.returncode == 1
+    [line] = said.decode().splitlines()
+    assert "another ollama-hf-proxy serves this Ollama" in line
+    assert "end that one, or set ollama.url" in line
+
+
+# ---- files that cannot be used
+
+
+def test_the_tables_of_another_version_are_begun_anew(file: Path) -> None:
+    with closing(Journal(file)) as journal:
+        journal.begin(MODEL, "temporary", [A])
+        journal.remember(MODEL, RECORD)
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+        db.execute("CREATE TABLE later (what TEXT)")
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) is None
+        assert journal.temporaries() == set()
+        journal.remember(MODEL, RECORD)
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) == RECORD
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT name FROM sqlite_master WHERE name = 'later'").fetchall() == []
+
+
+FIRST_TABLES = """
+CREATE TABLE pulls (
+    id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, begun_at REAL NOT NULL, keep_until REAL
+);
+CREATE TABLE needs (
+    pull INTEGER NOT NULL REFERENCES pulls ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (pull, digest)
+) WITHOUT ROWID;
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wanted_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE recipes (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (
+    model TEXT PRIMARY KEY, digest TEXT NOT NULL, asked TEXT NOT NULL, weights TEXT NOT NULL, dressing TEXT NOT NULL,
+    bars TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO pulls VALUES (1, 'hf.co/acme/tiny:q4_k_m', 'temporary', 1.0, 1e12);
+INSERT INTO models VALUES ('hf.co/acme/tiny:q4_k_m', 'd', 'asked', 'weights', 'dressing', '[["sha256:a", 10]]');
+PRAGMA user_version = 1;
+"""
+
+
+SECOND_TABLES = FIRST_TABLES
+for first, second in [
+    ("bars TEXT NOT NULL", "bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT NOT NULL"),
+    (""" 10]]')""", """ 10]]', '', '')"""),
+    ("user_version = 1", "user_version = 2"),
+]:
+    SECOND_TABLES = SECOND_TABLES.replace(first, second)
+
+
+@pytest.mark.parametrize("tables", [FIRST_TABLES, SECOND_TABLES])
+def test_what_an_earlier_version_knew_is_kept(file: Path, tables: str) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.executescript(tables)
+    made = Record("e", "asked", "weights", "dressing", (), "acme/tiny", "c" * 40, "LlamaForCausalLM 1")
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) == Record("d", "asked", "weights", "dressing", (("sha256:a", 10),), made_by="?")
+        assert journal.temporaries() == {"temporary"}
+        journal.remember(MODEL, made)
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) == made
+
+
+@pytest.mark.parametrize("content", [b"this is no database, and it is not short either. " * 50, b"\xff" * 8192])
+def test_a_file_that_is_no_database_is_put_aside_and_begun_anew(
+    file: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Losing it costs a check."""
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with closing(Journal(file)) as journal:
+        journal.remember(MODEL, RECORD)
+        with pytest.raises(Locked):
+            Journal(file)
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) == RECORD
+    assert file.with_suffix(".broken").read_bytes() == content
+    assert str(file) in caplog.text
+
+
+def test_a_database_that_is_damaged_is_put_aside_too(file: Path) -> None:
+    with closing(Journal(file)) as journal:
+        journal.remember(MODEL, RECORD)
+    content = bytearray(file.read_bytes())
+    content[100:4096] = b"\xff" * 3996
+    file.write_bytes(content)
+    with closing(Journal(file)) as journal:
+        assert journal.record(MODEL) is None
+        journal.remember(MODEL, RECORD)
+        assert journal.record(MODEL) == RECORD
+    assert file.with_suffix(".broken").read_bytes() == content
+
+
+def test_what_cannot_be_written_is_an_error_that_names_the_file(file: Path) -> None:
+    with closing(Journal(file)) as journal:
+        journal._db.execute("PRAGMA query_only = ON")
+        for write in (
+            lambda: journal.brings(A, 1),
+            lambda: journal.forget([A]),
+            lambda: journal.wanted(A),
+            lambda: journal.begin(MODEL, None, [A]),
+            lambda: journal.need(1, [A]),
+            lambda: journal.made("recipe", A),
+            lambda: journal.remember(MODEL, RECORD),
+        ):
+            with pytest.raises(JournalError, match=f"^{file} cannot be used .*server.state"):
+                write()
+        journal._db.execute("PRAGMA query_only = OFF")
+        assert journal.begin(MODEL, None, [A])
+
+
+def test_a_claim_that_cannot_be_written_whole_is_none(journal: Journal) -> None:
+    journal.brings(A, 1)
+
+    def digests() -> Iterator[str]:
+        yield A
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        journal.begin(MODEL, "temporary", digests())
+    assert (unneeded(journal), journal.temporaries()) == ([A], set())
+
+
+def test_where_a_proxy_listens_is_told_to_whom_it_locks_out(file: Path) -> None:
+    with closing(Journal(file)) as journal:
+        with pytest.raises(Locked) as silent:
+            Journal(file)
+        journal.tell("http://127.0.0.1:5")
+        with pytest.raises(Locked, match="and listens at http://127.0.0.1:5") as told:
+            Journal(file)
+    assert [silent.value.url, told.value.url] == ["", "http://127.0.0.1:5"]
+
+
+def test_an_empty_file_is_a_new_journal(file: Path) -> None:
+    file.parent.mkdir()
+    file.touch()
+    with closing(Journal(file)) as journal:
+        journal.remember(MODEL, RECORD)
+        assert journal.record(MODEL) == RECORD
+
+
+@pytest.mark.parametrize("place", ["taken/ollama.sqlite", "taken/below/ollama.sqlite", "folder"])
+def test_a_place_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_path: Path, place: str) -> None:
+    (tmp_path / "taken").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=f"^{tmp_path / place} cannot be used .*; set server.state to a folder"):
+        Journal(tmp_path / place)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_without_permission_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match=r"set server.state to a folder"):
+        Journal(tmp_path / "ollama.sqlite")
+    tmp_path.chmod(0o700)
+
+
+async def test_a_proxy_with_a_state_that_cannot_be_written_ends_with_one_line(
+    tmp_path: Path, ollama: StandInOllama
+) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    environment = os.environ | {"OLLAMA_HF_PROXY_SERVER_STATE": str(taken)}
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND, "serve", "--ollama", ollama.url, "--listen", "127.0.0.1:0", stderr=subprocess.PIPE, env=environment
+    )
+    _, said = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode == 1
+    [line] = said.decode().splitlines()
+    assert line.startswith(f"ollama-hf-proxy: {taken}/")
+    assert "set server.state to a folder that can" in line
+
+
+# ---- where it is
+
+
+def place(url: str, state: str = "/state") -> Path:
+    return state_file(check({"ollama": {"url": url}, "server": {"state": state}}))
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://127.0.0.1:11434", "127.0.0.1-11434.sqlite"),
+        ("http://localhost:11434", "127.0.0.1-11434.sqlite"),
+        ("http://LOCALHOST:11434/", "127.0.0.1-11434.sqlite"),
+        ("http://localhost:11435", "127.0.0.1-11435.sqlite"),
+        ("http://gpu.example:11434", "gpu.example-11434.sqlite"),
+        ("http://gpu.example", "gpu.example-http.sqlite"),
+        ("https://gpu.example", "gpu.example-https.sqlite"),
+        ("http://[::1]:11434", "--1-11434.sqlite"),
+        ("http://[fe80::2]:11434", "fe80--2-11434.sqlite"),
+    ],
+)
+def test_each_ollama_has_a_file_of_its_own(url: str, name: str) -> None:
+    assert place(url) == Path("/state") / name
+
+
+def test_the_file_is_among_the_users_state_unless_it_is_said_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert place("http://127.0.0.1:1", "~/mine") == tmp_path / "home" / "mine" / "127.0.0.1-1.sqlite"
+    if sys.platform == "linux":
+        assert place("http://127.0.0.1:1", "") == tmp_path / "state" / "ollama-hf-proxy" / "127.0.0.1-1.sqlite"
+
+
+def test_a_journal_without_a_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before: list[Any] = list(tmp_path.iterdir())
+    with closing(Journal()) as first, closing(Journal()) as second:
+        first.remember(MODEL, RECORD)
+        assert second.record(MODEL) is None
+    assert list(tmp_path.iterdir()) == before
