@@ -12,11 +12,11 @@ import aiohttp
 from aiohttp import HttpVersion10, HttpVersion11, web
 
 from proxy.admin.handler import INSTANCE_HEADER, PREFIX, Admin
-from proxy.admin.models import Pulled
+from proxy.admin.models import Models
 from proxy.backend import Backend
 from proxy.config import Address, Config
 from proxy.errors import ConfigError
-from proxy.forward.cors import Origins
+from proxy.forward.cors import Cors
 from proxy.forward.handler import Forward
 from proxy.forward.relay import STATUS
 from proxy.forward.upstream import Upstream
@@ -29,7 +29,7 @@ from proxy.pull.handler import DeleteHandler, PullHandler
 from proxy.pull.install import Install
 from proxy.pull.jobs import Jobs
 from proxy.pull.pipeline import Pipeline
-from proxy.server.access import Guard
+from proxy.server.access import Access
 from proxy.server.connection import Server, refuse
 from proxy.server.responses import error_response
 from proxy.store.journal import Journal, state_file
@@ -74,13 +74,13 @@ class App:
         pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
         self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
         self._upstream = Upstream(ollama.url, self._backend.tls)
-        self._origins = Origins(ollama)
-        self._guard = Guard(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
+        self._origins = Cors(ollama)
+        self._guard = Access(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
         self._forward = Forward(ollama, self._upstream, self._origins)
         self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
         self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
         self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._origins)
-        self.pulled = Pulled(ollama, backend.planner, journal)
+        self.pulled = Models(ollama, backend.planner, journal)
         self._admin = Admin(config, backend, self._jobs, self.reclaim, self.pulled, metrics)
         self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)

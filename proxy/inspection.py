@@ -16,7 +16,7 @@ from proxy.metrics import Metrics
 from proxy.ollama.disk import free_disk
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import choose_projector, file_name, gguf_models
-from proxy.planning.plan import Offer, Plan, Upload
+from proxy.planning.plan import Plan, QuantizationOffer, Upload
 from proxy.pull.planner import NativePull
 from proxy.pull.reference import ModelReference, parse
 from proxy.sources.base import Repository
@@ -41,7 +41,7 @@ class Inspection:
     free_disk: int | None = None
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
-    offers: tuple[Offer, ...] = ()
+    offers: tuple[QuantizationOffer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields of the contract, and beside them `reason`, `base`, `result_size`, `free_disk` and `offers`."""
@@ -182,7 +182,7 @@ async def _inspect(config: Config, backend: Backend, reference: ModelReference) 
     return await _compare(config, backend, reference, plan)
 
 
-async def _other_offers(config: Config, backend: Backend, reference: ModelReference) -> tuple[Offer, ...]:
+async def _other_offers(config: Config, backend: Backend, reference: ModelReference) -> tuple[QuantizationOffer, ...]:
     """What would work where a tag does not."""
     if reference.tag.lower() == "latest":
         return ()
@@ -210,7 +210,7 @@ async def _compare(config: Config, backend: Backend, reference: ModelReference, 
     return replace(found, held=frozenset(held), free_disk=free)
 
 
-def _offers(reference: ModelReference, plan: Plan) -> Iterator[Offer]:
+def _offers(reference: ModelReference, plan: Plan) -> Iterator[QuantizationOffer]:
     """What there is to choose from: the GGUF of the repository, and what is made of its other weights."""
     taken = set()
     for offer in (*_gguf_offers(plan.repository), *plan.steps[0].offers):
@@ -220,11 +220,11 @@ def _offers(reference: ModelReference, plan: Plan) -> Iterator[Offer]:
             yield offer
 
 
-def _gguf_offers(repository: Repository) -> Iterator[Offer]:
+def _gguf_offers(repository: Repository) -> Iterator[QuantizationOffer]:
     """Of several with one label the first has it for its tag, the others their file's name."""
     labels = set()
     for model in gguf_models(repository.id, repository.files):
         projector = choose_projector(model, repository.files)
         size = sum(file.size for file in (*model.files, *filter(None, [projector])))
-        yield Offer(file_name(model.files[0]) if model.tag in labels else model.tag, size)
+        yield QuantizationOffer(file_name(model.files[0]) if model.tag in labels else model.tag, size)
         labels.add(model.tag)

@@ -5,7 +5,7 @@ import os
 import aiohttp
 
 
-def reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
             return f"no address is known for {error.host}"
@@ -14,7 +14,7 @@ def reason(error: BaseException) -> str:
         case OSError(errno=int(number)) if number > 0:
             return os.strerror(number)
         case aiohttp.ClientOSError() if error.__cause__ is not None:
-            return reason(error.__cause__)
+            return reason_of(error.__cause__)
         case TimeoutError():
             return "no answer in time"
         case _:

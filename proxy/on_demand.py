@@ -11,7 +11,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.errors import OllamaError
-from proxy.forward.cors import Origins
+from proxy.forward.cors import Cors
 from proxy.forward.handler import Forward
 from proxy.ollama.client import Ollama
 from proxy.pull.jobs import Job, Jobs
@@ -55,7 +55,7 @@ STREAMS: Mapping[str, tuple[bool, str]] = {
 
 
 class OnDemand:
-    def __init__(self, pipeline: Pipeline, jobs: Jobs, ollama: Ollama, forward: Forward, origins: Origins) -> None:
+    def __init__(self, pipeline: Pipeline, jobs: Jobs, ollama: Ollama, forward: Forward, origins: Cors) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
         self._ollama = ollama

@@ -108,10 +108,10 @@ async def page(chromium: str) -> AsyncIterator[devtools.Page]:
 def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine without the kernel and without ggml's library."""
     # numpy is imported where a test needs it.
-    from proxy.gguf.engine_numpy import Numpy
+    from proxy.gguf.engine_numpy import NumpyEngine
 
     monkeypatch.setattr(engine, "_kernel", lambda: None)
-    monkeypatch.setattr(engine, "_numpy", Numpy)
+    monkeypatch.setattr(engine, "_numpy", NumpyEngine)
     monkeypatch.setattr(engine_ggml, "load", lambda: None)
     engine.engines.cache_clear()
     yield

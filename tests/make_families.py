@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
-from proxy.planning.capabilities import CUTS, EMBEDS, LLAMA_SERVER, OLDEST, RUNS, RUNS_RIGHT, Version
+from proxy.planning.capabilities import EMBEDS, LLAMA_SERVER, OLDEST, PRE_TOKENIZER_SINCE, RUNS, RUNS_RIGHT, Version
 from tests.gguf.differences import WITHOUT_FIGURES, differences, llama_cpp_figures
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
 from tests.real.measuring import FILES, MEASURED
@@ -112,7 +112,7 @@ def _repository_from(name: str) -> Version:
         RUNS.get(FAMILIES[config["architectures"][0]].architecture, OLDEST),
         RUNS.get(family.architecture, OLDEST),
         RUNS_RIGHT.get((family.architecture, pre), OLDEST),
-        CUTS.get(pre, OLDEST),
+        PRE_TOKENIZER_SINCE.get(pre, OLDEST),
     )
 
 

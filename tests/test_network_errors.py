@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
 
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 
 KEY = ConnectionKey("no.example", 80, is_ssl=False, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
 
@@ -25,4 +25,4 @@ KEY = ConnectionKey("no.example", 80, is_ssl=False, ssl=True, proxy=None, proxy_
     ],
 )
 def test_a_failure_is_told_in_the_few_words_that_a_person_needs(error: Exception, text: str) -> None:
-    assert reason(error) == text
+    assert reason_of(error) == text

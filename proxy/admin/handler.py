@@ -9,7 +9,7 @@ from yarl import URL
 
 from proxy import __version__
 from proxy.admin.events import stream_pulls
-from proxy.admin.models import Pulled
+from proxy.admin.models import Models
 from proxy.backend import Backend
 from proxy.config import Config
 from proxy.errors import OllamaError, ProxyError, Refusal
@@ -29,7 +29,7 @@ class Admin:
     """Every answer carries `instance`, by which a proxy recognises itself."""
 
     def __init__(
-        self, config: Config, backend: Backend, jobs: Jobs, reclaim: Reclaim, pulled: Pulled, metrics: Metrics
+        self, config: Config, backend: Backend, jobs: Jobs, reclaim: Reclaim, pulled: Models, metrics: Metrics
     ) -> None:
         self._config = config
         self._backend = backend

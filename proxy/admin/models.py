@@ -23,7 +23,7 @@ Model = tuple[ModelReference, Record | None, dict[str, Any]]
 """With the record where it is this very model's, and what Ollama says of it."""
 
 
-class Pulled:
+class Models:
     def __init__(self, ollama: Ollama, planner: Planner, journal: Journal) -> None:
         self._ollama = ollama
         self._planner = planner

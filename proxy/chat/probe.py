@@ -6,7 +6,7 @@ import json
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.worker import LARGEST_ANSWER
 from proxy.workers.processes import ask_worker
-from proxy.workers.recent import Remembered
+from proxy.workers.recent import RecentResults
 
 # The worker ends itself after a second of processor time; this is for one that waits, or shares its processor.
 _SECONDS = 5.0
@@ -16,7 +16,7 @@ class Prober:
     """`seconds` is what a template may take by the clock once its process has started."""
 
     def __init__(self, *, remembered: int = 256, seconds: float = _SECONDS) -> None:
-        self._results, self._seconds = Remembered[ChatTemplate](remembered), seconds
+        self._results, self._seconds = RecentResults[ChatTemplate](remembered), seconds
 
     async def probe(self, jinja: str, facts: TokenizerFacts) -> ChatTemplate:
         # Lone surrogates come from JSON; as escapes they pass through every pipe.

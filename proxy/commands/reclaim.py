@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from proxy.app import App
 from proxy.config import Config
 from proxy.errors import ProxyError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.store.journal import Locked
 
 
@@ -71,7 +71,7 @@ async def _ask(url: str, keys: Sequence[str], method: str, path: str, body: Mapp
         ):
             answer = orjson.loads(await response.read())
     except aiohttp.ClientError as error:
-        raise ProxyError(f"the running proxy at {url} does not answer ({reason(error)}); see its log") from error
+        raise ProxyError(f"the running proxy at {url} does not answer ({reason_of(error)}); see its log") from error
     if "error" in answer:
         raise ProxyError(str(answer["error"]))
     return answer

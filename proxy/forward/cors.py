@@ -11,7 +11,7 @@ from proxy.ollama.client import Ollama
 NOTHING: Mapping[str, str] = {}
 
 
-class Origins:
+class Cors:
     """Ollama exempts an Origin that equals the Host (gin-contrib/cors, applyCors), and Host is rewritten here."""
 
     def __init__(self, ollama: Ollama) -> None:

@@ -8,10 +8,10 @@ from http import HTTPStatus
 from aiohttp import StreamReader, hdrs, web
 
 from proxy.errors import OllamaError
-from proxy.forward.cors import Origins
+from proxy.forward.cors import Cors
 from proxy.forward.relay import HOP_BY_HOP, LAST_CHUNK, Relay, chunk_of, end_to_end
 from proxy.forward.upstream import Connection, Upstream
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.ollama.client import Ollama
 from proxy.server.access import KEY_IN_HEADER
 from proxy.server.responses import CLOSED, KEPT_ALIVE, error_response
@@ -35,7 +35,7 @@ class _Call:
 class Forward:
     """Sends a request on to Ollama. The client's leaving cancels it, and with it the upstream request."""
 
-    def __init__(self, ollama: Ollama, upstream: Upstream, origins: Origins) -> None:
+    def __init__(self, ollama: Ollama, upstream: Upstream, origins: Cors) -> None:
         self._ollama = ollama
         self._upstream = upstream
         self._origins = origins
@@ -121,14 +121,14 @@ class Forward:
 
     def _failed(self, request: web.BaseRequest, relay: Relay, error: Exception) -> web.StreamResponse:
         if relay.begun:
-            log.warning("%s %s: the answer broke off: %s", request.method, request.path, reason(error))
+            log.warning("%s %s: the answer broke off: %s", request.method, request.path, reason_of(error))
             relay.break_off()
             return CLOSED
         match error:
             case web.RequestPayloadError():
                 raise error
             case OSError():
-                text = f"ended the connection before it answered ({reason(error)}); it may have crashed"
+                text = f"ended the connection before it answered ({reason_of(error)}); it may have crashed"
             case _:
                 text = f"gave an answer that is not HTTP ({error})"
         log.warning("%s %s: Ollama %s", request.method, request.path, text)

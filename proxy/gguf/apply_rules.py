@@ -5,41 +5,41 @@ from dataclasses import replace
 from itertools import islice
 from math import prod
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.rules import (
-    Absorbed,
-    Behind,
-    Beside,
+    AddOne,
+    Auxiliary,
     Copy,
-    Dealt,
-    Gathered,
-    Grouped,
-    Heaped,
-    Packed,
+    Deinterleaved,
+    MergedQkv,
+    MlaKvB,
+    Mxfp4Experts,
     Padded,
-    Parted,
-    Raised,
+    Permuted,
     Reordered,
     Reshaped,
+    RowsFrom,
     Rule,
     Scaled,
     Size,
     Split,
+    SplitQkv,
     Stacked,
+    StackedExperts,
     Transposed,
-    Turned,
+    Ungrouped,
     Unused,
 )
-from proxy.gguf.sources import MATRIX, TYPES, Piece, Place, Target
+from proxy.gguf.sources import MATRIX, TYPES, LocatedTensor, SourceRange, Target
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
 from proxy.gguf.transforms import (
     MXFP4_BYTES,
     WIDTHS,
     Transform,
+    add_one,
     chained,
-    exponential,
-    increased,
     interleaved,
+    neg_exp,
     packed,
     picked,
     repeated,
@@ -60,7 +60,7 @@ _ALWAYS_F32 = (
 """Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
 
 
-def apply(rule: Rule, config: Config, place: Place, numbers: list[int], suffix: str) -> list[Target]:
+def apply(rule: Rule, config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str) -> list[Target]:
     """Of one source tensor. `numbers` are those in its name, and `suffix` is the end of the new one.
 
     Raises CannotConvert for a shape that the rule does not expect.
@@ -69,12 +69,12 @@ def apply(rule: Rule, config: Config, place: Place, numbers: list[int], suffix: 
     match rule:
         case Copy(name):
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
-        case Raised(name) if suffix == ".bias":
+        case AddOne(name) if suffix == ".bias":
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
-        case Raised(name):
+        case AddOne(name):
             info = TensorInfo(name.format(*numbers) + suffix, shape[::-1], TensorType.F32)
-            return [Target(info, (replace(place.piece(), transform=increased(place.source.dtype)),))]
-        case Turned(name, heads):
+            return [Target(info, (replace(place.piece(), transform=add_one(place.source.dtype)),))]
+        case Permuted(name, heads):
             rows = _rows_of_head(place, heads(config))
             steps = [interleaved(place.row, rows)]
             return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], steps)]
@@ -82,14 +82,14 @@ def apply(rule: Rule, config: Config, place: Place, numbers: list[int], suffix: 
             return _split(parts, config, place, numbers, suffix)
         case Transposed(parts):
             return _transposed(parts, config, place, numbers, suffix)
-        case Grouped(name):
+        case MergedQkv(name):
             pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
             return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
-        case Gathered():
+        case Ungrouped():
             return list(_gathered(rule, config, place, numbers, suffix))
         case Reshaped(name):
             return [_reshaped(rule, config, place, name.format(*numbers))]
-        case Behind(name, first):
+        case RowsFrom(name, first):
             number = first(config)
             if number >= place.rows:
                 raise CannotConvert(f"{place.name} has {place.rows} rows, of which the first {number} are not used")
@@ -99,25 +99,29 @@ def apply(rule: Rule, config: Config, place: Place, numbers: list[int], suffix: 
             return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
         case Padded(name):
             return [_padded(place, rule.rows(config), name.format(*numbers) + suffix)]
-        case Parted():
+        case SplitQkv():
             return _parted(rule, config, place, numbers, suffix)
-        case Absorbed(key, value):
+        case MlaKvB(key, value):
             return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
-        case Dealt(names):
+        case Deinterleaved(names):
             return _dealt([name.format(*numbers) + suffix for name in names], place)
-        case Heaped(name):
+        case StackedExperts(name):
             return [_heaped(rule, config, place, name.format(*numbers) + suffix)]
-        case Beside() | Unused():
+        case Auxiliary() | Unused():
             return []
         case Reordered(inner):
             [target] = apply(inner, config, place, numbers, suffix)
             return [_reordered(rule, config, place, target)]
-        case Stacked() | Packed():
+        case Stacked() | Mxfp4Experts():
             raise AssertionError
 
 
 def _target(
-    name: str, shape: Sequence[int], place: Place, pieces: Sequence[Piece], steps: Sequence[Transform] = ()
+    name: str,
+    shape: Sequence[int],
+    place: LocatedTensor,
+    pieces: Sequence[SourceRange],
+    steps: Sequence[Transform] = (),
 ) -> Target:
     """A tensor that keeps its type, or becomes F32 where llama.cpp wants that, after these steps."""
     dtype = place.source.dtype
@@ -136,14 +140,14 @@ def _stays_wide(name: str, shape: Sequence[int]) -> bool:
     return len(shape) < MATRIX or is_norm or named.end != "weight" or named.stem in _ALWAYS_F32
 
 
-def _rows_of_head(place: Place, heads: int) -> int:
+def _rows_of_head(place: LocatedTensor, heads: int) -> int:
     if not heads or place.rows % (2 * heads):
         raise CannotConvert(f"{place.name} has {place.rows} rows, which {heads} heads cannot share")
     return place.rows // heads
 
 
 def _split(
-    parts: Sequence[tuple[str, Size]], config: Config, place: Place, numbers: list[int], suffix: str
+    parts: Sequence[tuple[str, Size]], config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str
 ) -> list[Target]:
     """By rows, of each matrix where there are several."""
     shape = place.source.shape
@@ -164,7 +168,7 @@ def _split(
 
 
 def _transposed(
-    parts: Sequence[tuple[str, Size]], config: Config, place: Place, numbers: list[int], suffix: str
+    parts: Sequence[tuple[str, Size]], config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str
 ) -> list[Target]:
     """A matrix has to have come whole before its first row is known, and comes once for each part."""
     *stack, rows, columns = (1, 1, *place.source.shape)[-max(len(place.source.shape), MATRIX) :]
@@ -183,7 +187,7 @@ def _transposed(
     return made
 
 
-def _grouped(place: Place, groups: int, heads: int) -> Iterator[Piece]:
+def _grouped(place: LocatedTensor, groups: int, heads: int) -> Iterator[SourceRange]:
     """`groups` of heads, each its Q and then one K and one V: the Q of all, the K of all, the V of all."""
     each = heads // groups if groups else 0
     if not each or heads % groups or place.rows % (groups * (each + 2)):
@@ -192,7 +196,7 @@ def _grouped(place: Place, groups: int, heads: int) -> Iterator[Piece]:
     yield from _parts_of(place, groups, (each * size, size, size))
 
 
-def _parts_of(place: Place, groups: int, sizes: Sequence[int]) -> Iterator[Piece]:
+def _parts_of(place: LocatedTensor, groups: int, sizes: Sequence[int]) -> Iterator[SourceRange]:
     """Of `groups` with parts of these rows, each part of all groups."""
     for at, rows in enumerate(sizes):
         for group in range(groups):
@@ -200,7 +204,9 @@ def _parts_of(place: Place, groups: int, sizes: Sequence[int]) -> Iterator[Piece
             yield place.piece(start, start + rows)
 
 
-def _gathered(rule: Gathered, config: Config, place: Place, numbers: list[int], suffix: str) -> Iterator[Target]:
+def _gathered(
+    rule: Ungrouped, config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str
+) -> Iterator[Target]:
     groups, sizes = rule.groups(config), [[size(config) for size in parts] for _, parts in rule.tensors]
     if place.rows != groups * sum(map(sum, sizes)):
         raise CannotConvert(f"{place.name} has {place.rows} rows, not {groups} groups of {sum(map(sum, sizes))}")
@@ -210,7 +216,7 @@ def _gathered(rule: Gathered, config: Config, place: Place, numbers: list[int], 
         yield _target(name.format(*numbers) + suffix, shape, place, list(islice(pieces, groups * len(parts))))
 
 
-def _reordered(rule: Reordered, config: Config, place: Place, target: Target) -> Target:
+def _reordered(rule: Reordered, config: ModelConfig, place: LocatedTensor, target: Target) -> Target:
     groups, heads, size, before = (of(config) for of in (rule.groups, rule.heads, rule.size, rule.before))
     there = place.source.shape[-1] if rule.across else place.rows
     if heads % groups or there != before + heads * size:
@@ -221,7 +227,7 @@ def _reordered(rule: Reordered, config: Config, place: Place, target: Target) ->
     if heads == groups:
         return target
     bytes_each = size * (WIDTHS[place.source.dtype] if rule.across else place.row)
-    transforms = [piece.transform for piece in target.pieces if isinstance(piece, Piece) and piece.transform]
+    transforms = [piece.transform for piece in target.pieces if isinstance(piece, SourceRange) and piece.transform]
     as_is, ordered = chained(transforms), chained([interleaved(bytes_each, heads, groups), *transforms])
     first = [replace(place.piece(0, before), transform=as_is)] if before else []
     if rule.across or bytes_each < _LEAST:
@@ -232,18 +238,18 @@ def _reordered(rule: Reordered, config: Config, place: Place, target: Target) ->
     return replace(target, pieces=tuple(pieces), sources=len(pieces))
 
 
-def _reshaped(rule: Reshaped, config: Config, place: Place, name: str) -> Target:
+def _reshaped(rule: Reshaped, config: ModelConfig, place: LocatedTensor, name: str) -> Target:
     shape, dtype = rule.shape(config, place.source.shape), place.source.dtype
     if prod(shape) != prod(place.source.shape):
         raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, which cannot be {list(shape)}")
     info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32)
-    steps = [exponential(dtype)] if rule.exponential else [widened(dtype)] if dtype != "F32" else []
+    steps = [neg_exp(dtype)] if rule.exponential else [widened(dtype)] if dtype != "F32" else []
     transform = chained(steps)
     piece = place.piece()
     return Target(info, (piece if transform is None else replace(piece, transform=transform),))
 
 
-def _scaled(rule: Scaled, config: Config, place: Place, name: str) -> Target:
+def _scaled(rule: Scaled, config: ModelConfig, place: LocatedTensor, name: str) -> Target:
     shares, shape, dtype = rule.shares(config), place.source.shape, place.source.dtype
     counts = [place.rows] if len(shares) == 1 else [rows for rows, _ in shares]
     if len(shape) != MATRIX or sum(counts) != place.rows:
@@ -258,7 +264,7 @@ def _scaled(rule: Scaled, config: Config, place: Place, name: str) -> Target:
     return Target(TensorInfo(name, shape[::-1], TYPES[dtype]), tuple(pieces), exact=tuple(exact))
 
 
-def _heaped(rule: Heaped, config: Config, place: Place, name: str) -> Target:
+def _heaped(rule: StackedExperts, config: ModelConfig, place: LocatedTensor, name: str) -> Target:
     count, shape = rule.count(config), place.source.shape
     if len(shape) != MATRIX or shape[0] % count:
         raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} matrices")
@@ -269,7 +275,7 @@ def _heaped(rule: Heaped, config: Config, place: Place, name: str) -> Target:
     return _target(name, (count, columns, rows), place, [place.piece()], [step])
 
 
-def _padded(place: Place, rows: int, name: str) -> Target:
+def _padded(place: LocatedTensor, rows: int, name: str) -> Target:
     missing = rows - place.rows
     if len(place.source.shape) != MATRIX or missing < 0:
         raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, of which {rows} rows are wanted")
@@ -279,7 +285,7 @@ def _padded(place: Place, rows: int, name: str) -> Target:
     return _target(name, (rows, place.source.shape[1]), place, pieces)
 
 
-def _parted(rule: Parted, config: Config, place: Place, numbers: list[int], suffix: str) -> list[Target]:
+def _parted(rule: SplitQkv, config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str) -> list[Target]:
     groups, heads = rule.groups(config), rule.heads(config)
     pieces = list(_grouped(place, groups, heads))
     size = place.rows // (heads + 2 * groups)
@@ -294,7 +300,7 @@ def _parted(rule: Parted, config: Config, place: Place, numbers: list[int], suff
     return made
 
 
-def _absorbed(config: Config, place: Place, key: str, value: str) -> list[Target]:
+def _absorbed(config: ModelConfig, place: LocatedTensor, key: str, value: str) -> list[Target]:
     heads, rank = config.heads, place.source.shape[-1]
     keys, values = config.positive("qk_nope_head_dim"), config.positive("v_head_dim")
     if len(place.source.shape) != MATRIX or place.rows != heads * (keys + values):
@@ -314,7 +320,7 @@ def _absorbed(config: Config, place: Place, key: str, value: str) -> list[Target
     ]
 
 
-def _dealt(names: Sequence[str], place: Place) -> list[Target]:
+def _dealt(names: Sequence[str], place: LocatedTensor) -> list[Target]:
     shape, width, count = place.source.shape, WIDTHS[place.source.dtype], len(names)
     if len(shape) not in (MATRIX, _CUBE) or shape[-1] % count:
         raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} tensors")
@@ -329,7 +335,9 @@ def _dealt(names: Sequence[str], place: Place) -> list[Target]:
     return made
 
 
-def apply_packed(rule: Packed, place: Place, scales: Place | None, numbers: list[int], suffix: str) -> list[Target]:
+def apply_packed(
+    rule: Mxfp4Experts, place: LocatedTensor, scales: LocatedTensor | None, numbers: list[int], suffix: str
+) -> list[Target]:
     """Of blocks and the tensor of their `scales`. Raises CannotConvert where the two do not fit together."""
     shape, count = place.source.shape, len(rule.names)
     known = None if scales is None else scales.source.shape
@@ -348,7 +356,7 @@ def apply_packed(rule: Packed, place: Place, scales: Place | None, numbers: list
     return made
 
 
-def apply_stacked(name: str, count: int, places: Mapping[int, Place]) -> Target:
+def apply_stacked(name: str, count: int, places: Mapping[int, LocatedTensor]) -> Target:
     """Of `count` source tensors by their numbers. Raises CannotConvert where they are not all there, and alike."""
     if len(places) != count or max(places) >= count:
         raise CannotConvert(f"{name} is made of {count} tensors, but {len(places)} are there")

@@ -5,7 +5,7 @@ from functools import partial
 
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, described, engine_for
-from proxy.gguf.sources import Piece, Target
+from proxy.gguf.sources import SourceRange, Target
 from proxy.gguf.tensor_types import quantized_already
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chained, widened
@@ -26,7 +26,7 @@ def cast(target: Target, kind: TensorType) -> Target:
     pieces = [
         replace(piece, transform=chained([piece.transform, step] if piece.transform else [step]))
         for piece in target.pieces
-        if isinstance(piece, Piece)
+        if isinstance(piece, SourceRange)
     ]
     return replace(target, info=replace(target.info, type=kind), pieces=tuple(pieces))
 

@@ -6,7 +6,7 @@ A shard that is missing, or another family's weights under this name, would make
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.rules import Family, made_by
 from proxy.gguf.tensors import BLOCK, TensorName
 
@@ -18,7 +18,7 @@ _LINEAR_ATTENTION = frozenset({"attn_qkv", "attn_gate"})
 _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 
-def check_complete(family: Family, config: Config, names: Iterable[str]) -> None:
+def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) -> None:
     """Raises CannotConvert for the first tensor of the GGUF that is missing, or too many."""
     made = {name for key, rule in family.tensors.items() for name in made_by(key, rule)}
     of_layer = {name.removeprefix(_LAYER) for name in made if name.startswith(_LAYER)}
@@ -46,7 +46,7 @@ def check_complete(family: Family, config: Config, names: Iterable[str]) -> None
     _check_layers(of_each, blocks)
 
 
-def _check_flags(family: Family, config: Config, found: AbstractSet[str]) -> None:
+def _check_flags(family: Family, config: ModelConfig, found: AbstractSet[str]) -> None:
     """Tensors that a key of config.json leaves out, which transformers then ignores, and those that it demands."""
     for key, names in family.flags.items():
         has = config.find(key) is not None and config.flag(key, default=False)

@@ -38,7 +38,7 @@ class Rope(Mapping[str, Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class ModelConfig:
     """`fields` are config.json's over the family's defaults; a key that is null counts as there, but has no value."""
 
     fields: Mapping[str, Any]

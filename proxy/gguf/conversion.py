@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from proxy.gguf.cast import cast
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import DENSE, Family
-from proxy.gguf.header import Field, Kind, write_header
+from proxy.gguf.header import Field, ValueType, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.requantize import QUANTIZATION_VERSION
-from proxy.gguf.sources import MATRIX, Made, Piece, Source, Target
+from proxy.gguf.sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
@@ -61,7 +61,7 @@ class Conversion:
     pre_tokenizer: str
     rope_scaling: str
     header: bytes
-    pieces: tuple[Piece | Made, ...]
+    pieces: tuple[SourceRange | FixedBytes, ...]
     in_file_order: bool
     tensors: tuple[TensorInfo, ...]
     sources: tuple[TensorInfo, ...]
@@ -81,7 +81,7 @@ class Conversion:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelDescription:
     """What the GGUF says of itself beyond config.json; `name` is the repository's without its owner's."""
 
     name: str
@@ -102,8 +102,8 @@ class Description:
 def convert(
     config: Mapping[str, object],
     files: Mapping[str, bytes],
-    weights: Mapping[str, Mapping[str, Source]],
-    description: Description,
+    weights: Mapping[str, Mapping[str, SourceTensor]],
+    description: ModelDescription,
     *,
     quantization: str | None = None,
 ) -> Conversion:
@@ -150,9 +150,9 @@ def convert(
 
 def _metadata(
     family: Family,
-    config: Config,
+    config: ModelConfig,
     files: TokenizerFiles,
-    description: Description,
+    description: ModelDescription,
     infos: Sequence[TensorInfo],
     file_type: int,
 ) -> dict[str, Field]:
@@ -180,11 +180,11 @@ def _cut(metadata: Mapping[str, Field]) -> str:
     return CASED if lowercase is not None and lowercase.value is False else UNCASED
 
 
-def _aligned(targets: Iterable[Target]) -> Iterator[Piece | Made]:
+def _aligned(targets: Iterable[Target]) -> Iterator[SourceRange | FixedBytes]:
     for target in targets:
         yield from target.pieces
         if gap := padding(target.info.size):
-            yield Made(bytes(gap))
+            yield FixedBytes(bytes(gap))
 
 
 def _family(config: Mapping[str, object]) -> Family:
@@ -196,7 +196,7 @@ def _family(config: Mapping[str, object]) -> Family:
     return family
 
 
-def _check_settings(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> None:
+def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
     if not family.local_rope and config.has_two_ropes:
         raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
     kind = config.rope.get("rope_type", "default")
@@ -230,9 +230,9 @@ _RAMP = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "extrapolation_facto
 """What llama.cpp takes for these keys of a yarn, whatever the file says (b10488)."""
 
 
-def _check_yarn(family: Family, config: Config) -> None:
+def _check_yarn(family: Family, config: ModelConfig) -> None:
     """Its factor for attention is transformers' (modeling_rope_utils.py) and llama.cpp's (llama-context.cpp) own."""
-    rope = Config(config.rope)
+    rope = ModelConfig(config.rope)
     if rope.find("rope_type") != "yarn":
         return
     for key, usual in _RAMP.items():
@@ -254,7 +254,7 @@ def _check_yarn(family: Family, config: Config) -> None:
         )
 
 
-def _are_plain(weights: Mapping[str, Mapping[str, Source]]) -> bool:
+def _are_plain(weights: Mapping[str, Mapping[str, SourceTensor]]) -> bool:
     """Then a quantization_config is left over from what they were made of."""
     return all(tensor.dtype in WIDTHS for tensors in weights.values() for tensor in tensors.values())
 
@@ -263,7 +263,7 @@ def _is_of(quantized: object, method: str) -> bool:
     return isinstance(quantized, dict) and quantized.get("quant_method") == method
 
 
-def _hyperparameters(family: Family, config: Config) -> dict[str, Field]:
+def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:
     fields = {}
     for write in family.hyperparameters:
         for key, value in write(config):
@@ -282,18 +282,18 @@ def _dense(family: Family, infos: Iterable[TensorInfo]) -> dict[str, Field]:
     return fields
 
 
-def _general(family: Family, description: Description, infos: Sequence[TensorInfo]) -> dict[str, Field]:
+def _general(family: Family, description: ModelDescription, infos: Sequence[TensorInfo]) -> dict[str, Field]:
     fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
     for key, (name, fraction) in _SAMPLING.items():
         value = description.generation.get(key)
         if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
-            kind = Kind.FLOAT32 if fraction else Kind.INT32
+            kind = ValueType.FLOAT32 if fraction else ValueType.INT32
             fields[f"general.sampling.{name}"] = Field.of(kind, value)
     parameters = sum(info.numbers for info in infos)
     return fields | describe(description.name, description.card, parameters, _size_label(infos))
 
 
-def _file_type(weights: Mapping[str, Mapping[str, Source]], sources: Sequence[TensorInfo]) -> str:
+def _file_type(weights: Mapping[str, Mapping[str, SourceTensor]], sources: Sequence[TensorInfo]) -> str:
     """That of MXFP4 where there is any, else the type of the first matrix by path and name."""
     if any(source.type == TensorType.MXFP4 for source in sources):
         return "MXFP4_MOE"
@@ -333,7 +333,7 @@ def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]
 
     def source(target: Target) -> tuple[int, int]:
         first = target.pieces[0]
-        return (places[first.path], first.start) if isinstance(first, Piece) else (-1, 0)
+        return (places[first.path], first.start) if isinstance(first, SourceRange) else (-1, 0)
 
     if all(target.sources == 1 for target in targets):
         return sorted(targets, key=source)

@@ -85,19 +85,19 @@ def _kernel() -> Engine | None:
     if importlib.util.find_spec("proxy.gguf._kernel") is None:
         return None
     try:
-        from proxy.gguf.engine_kernel import Lanes
+        from proxy.gguf.engine_kernel import KernelEngine
     except ImportError as error:
         log.warning("the kernel does not load, and is not used: %s", error)
         return None
-    return Lanes()
+    return KernelEngine()
 
 
 def _numpy() -> Engine | None:
     if importlib.util.find_spec("numpy") is None:
         return None
-    from proxy.gguf.engine_numpy import Numpy
+    from proxy.gguf.engine_numpy import NumpyEngine
 
-    return Numpy()
+    return NumpyEngine()
 
 
 class _Checked:

@@ -37,7 +37,7 @@ _NOT_FINITE = {
 """The upper bytes of infinities and NaNs; with BF16 also those of the largest numbers."""
 
 
-class Ggml:
+class GgmlEngine:
     """Quantizes as llama-quantize of this platform does. ctypes releases Python's lock during each call."""
 
     types = TYPES
@@ -103,13 +103,13 @@ class Ggml:
         return made.raw
 
 
-def load() -> Ggml | None:
+def load() -> GgmlEngine | None:
     """None where the package is not installed, or its library does not load on this machine."""
     for path in _libraries():
         # Without it an abort of ggml starts a debugger.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         try:
-            return Ggml(ctypes.CDLL(str(path)), importlib.metadata.version(PACKAGE))
+            return GgmlEngine(ctypes.CDLL(str(path)), importlib.metadata.version(PACKAGE))
         except (OSError, AttributeError, importlib.metadata.PackageNotFoundError):
             continue
     return None

@@ -19,7 +19,7 @@ _SCALES: Mapping[TensorType, tuple[int, ...]] = {
 _NOT_FINITE = frozenset(byte for byte in range(256) if byte & 0x7C == 0x7C)  # noqa: PLR2004 - F16's exponent
 
 
-class Lanes:
+class KernelEngine:
     """Makes, several times as fast, the bits that ggml makes on x86-64: it searches many sub-blocks side by side."""
 
     name = f"the kernel of ollama-hf-proxy ({_kernel.width()})"

@@ -21,7 +21,7 @@ _BF16_INFINITY = 0x7F80
 _MAGNITUDE = {"F32": 0x7FFFFFFF, "F16": 0x7FFF, "BF16": 0x7FFF}
 
 
-class Numpy:
+class NumpyEngine:
     """Makes few types, and holds Python's lock for much of its time."""
 
     name = f"numpy {np.__version__}"

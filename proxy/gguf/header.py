@@ -40,7 +40,7 @@ class Incomplete(Exception):
         self.at_least = at_least
 
 
-class Kind(IntEnum):
+class ValueType(IntEnum):
     """The types of metadata values."""
 
     UINT8 = 0
@@ -59,17 +59,17 @@ class Kind(IntEnum):
 
 
 _CODES = {
-    Kind.UINT8: "B",
-    Kind.INT8: "b",
-    Kind.UINT16: "H",
-    Kind.INT16: "h",
-    Kind.UINT32: "I",
-    Kind.INT32: "i",
-    Kind.FLOAT32: "f",
-    Kind.BOOL: "?",
-    Kind.UINT64: "Q",
-    Kind.INT64: "q",
-    Kind.FLOAT64: "d",
+    ValueType.UINT8: "B",
+    ValueType.INT8: "b",
+    ValueType.UINT16: "H",
+    ValueType.INT16: "h",
+    ValueType.UINT32: "I",
+    ValueType.INT32: "i",
+    ValueType.FLOAT32: "f",
+    ValueType.BOOL: "?",
+    ValueType.UINT64: "Q",
+    ValueType.INT64: "q",
+    ValueType.FLOAT64: "d",
 }
 _WIDTHS = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()}
 
@@ -78,15 +78,15 @@ _WIDTHS = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()}
 class Field:
     """One metadata value as the exact bytes that follow its kind in the file."""
 
-    kind: Kind
+    kind: ValueType
     raw: bytes
 
     @property
     def value(self) -> int | float | bool | str | list[Any]:
         """Decoded anew each time. What is not UTF-8 in a string is replaced: `raw` has it as it was."""
-        if self.kind is Kind.STRING:
+        if self.kind is ValueType.STRING:
             return self.raw[8:].decode(errors="replace")
-        if self.kind is Kind.ARRAY:
+        if self.kind is ValueType.ARRAY:
             return self._items()
         (value,) = struct.unpack(f"<{_CODES[self.kind]}", self.raw)
         return value  # type: ignore[no-any-return]
@@ -94,15 +94,15 @@ class Field:
     @property
     def length(self) -> int:
         """How many values an array has. Raises GgufError for what is none."""
-        if self.kind is not Kind.ARRAY:
+        if self.kind is not ValueType.ARRAY:
             raise GgufError(f"{shown(self.value)} is no array")
         return int(_U64.unpack_from(self.raw, 4)[0])
 
     def _items(self) -> list[Any]:
         kind, count = struct.unpack_from("<IQ", self.raw)
         position = 12
-        if kind != Kind.STRING:
-            return list(struct.unpack_from(f"<{count}{_CODES[Kind(kind)]}", self.raw, position))
+        if kind != ValueType.STRING:
+            return list(struct.unpack_from(f"<{count}{_CODES[ValueType(kind)]}", self.raw, position))
         items = []
         for _ in range(count):
             start = position + 8
@@ -111,54 +111,54 @@ class Field:
         return items
 
     @classmethod
-    def of(cls, kind: Kind, value: float | bool | str) -> "Field":
+    def of(cls, kind: ValueType, value: float | bool | str) -> "Field":
         if isinstance(value, str):
-            if kind is not Kind.STRING:
+            if kind is not ValueType.STRING:
                 raise GgufError(f"{shown(value)} is no {kind.name.lower()}")
             return cls(kind, _string(value))
         return cls(kind, _numbers(kind, [value]))
 
     @classmethod
     def uint16(cls, value: int) -> "Field":
-        return cls.of(Kind.UINT16, value)
+        return cls.of(ValueType.UINT16, value)
 
     @classmethod
     def uint32(cls, value: int) -> "Field":
-        return cls.of(Kind.UINT32, value)
+        return cls.of(ValueType.UINT32, value)
 
     @classmethod
     def int32(cls, value: int) -> "Field":
-        return cls.of(Kind.INT32, value)
+        return cls.of(ValueType.INT32, value)
 
     @classmethod
     def uint64(cls, value: int) -> "Field":
-        return cls.of(Kind.UINT64, value)
+        return cls.of(ValueType.UINT64, value)
 
     @classmethod
     def float32(cls, value: float) -> "Field":
-        return cls.of(Kind.FLOAT32, value)
+        return cls.of(ValueType.FLOAT32, value)
 
     @classmethod
     def boolean(cls, value: bool) -> "Field":
-        return cls.of(Kind.BOOL, value)
+        return cls.of(ValueType.BOOL, value)
 
     @classmethod
     def string(cls, value: str) -> "Field":
-        return cls.of(Kind.STRING, value)
+        return cls.of(ValueType.STRING, value)
 
     @classmethod
     def strings(cls, values: Iterable[str]) -> "Field":
         items = [_string(value) for value in values]
-        return cls(Kind.ARRAY, struct.pack("<IQ", Kind.STRING, len(items)) + b"".join(items))
+        return cls(ValueType.ARRAY, struct.pack("<IQ", ValueType.STRING, len(items)) + b"".join(items))
 
     @classmethod
-    def array(cls, kind: Kind, values: Sequence[Any]) -> "Field":
-        if kind is Kind.STRING:
+    def array(cls, kind: ValueType, values: Sequence[Any]) -> "Field":
+        if kind is ValueType.STRING:
             return cls.strings(values)
-        return cls(Kind.ARRAY, struct.pack("<IQ", kind, len(values)) + _numbers(kind, values))
+        return cls(ValueType.ARRAY, struct.pack("<IQ", kind, len(values)) + _numbers(kind, values))
 
 
-def _numbers(kind: Kind, values: Sequence[Any]) -> bytes:
+def _numbers(kind: ValueType, values: Sequence[Any]) -> bytes:
     if kind not in _CODES:
         raise GgufError(f"{shown(values)} cannot be a {kind.name.lower()}")
     try:
@@ -176,7 +176,7 @@ def _string(value: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class GgufHeader:
     """`data_start` counts from the file's start. Both parts keep the file's order."""
 
     metadata: dict[str, Field]
@@ -224,7 +224,7 @@ def write_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -
     return content + bytes(padding(len(content), _alignment(metadata)))
 
 
-def read_header(content: bytes, *, size: int | None = None) -> Header:
+def read_header(content: bytes, *, size: int | None = None) -> GgufHeader:
     """The header that a file begins with. `size` is the whole file's; without it less can be checked.
 
     Raises Incomplete where `content` ends too soon, GgufError where no more bytes would help.
@@ -246,7 +246,7 @@ def read_header(content: bytes, *, size: int | None = None) -> Header:
     if tensors:
         cursor.need(data_start)
     _check_tensors(tensors, alignment)
-    header = Header(metadata, tensors, data_start, version)
+    header = GgufHeader(metadata, tensors, data_start, version)
     if size is not None and tensors and data_start + header.data_size > size:
         raise GgufError(f"the tensors end at byte {data_start + header.data_size} of a file of {size} bytes")
     return header
@@ -269,7 +269,7 @@ def _alignment(metadata: Mapping[str, Field]) -> int:
     if field is None:
         return DEFAULT_ALIGNMENT
     value = field.value
-    if field.kind is not Kind.UINT32 or not isinstance(value, int):
+    if field.kind is not ValueType.UINT32 or not isinstance(value, int):
         raise GgufError(f"{ALIGNMENT} is of the kind {field.kind.name.lower()} instead of uint32")
     if not 0 < value <= MOST_ALIGNMENT or value & (value - 1):
         raise GgufError(f"{ALIGNMENT} is {value}, no power of two up to {MOST_ALIGNMENT}")
@@ -338,9 +338,9 @@ class _Cursor:
     def field(self, key: str) -> Field:
         kind = self._kind(key)
         start = self.position
-        if kind is Kind.STRING:
+        if kind is ValueType.STRING:
             self.take(self.u64())
-        elif kind is Kind.ARRAY:
+        elif kind is ValueType.ARRAY:
             self._skip_array(key)
         else:
             self.take(_WIDTHS[kind])
@@ -357,18 +357,18 @@ class _Cursor:
             raise GgufError(f"the tensor {shown(name)} claims to be larger than any file")
         return tensor
 
-    def _kind(self, key: str) -> Kind:
+    def _kind(self, key: str) -> ValueType:
         number = self.u32()
         try:
-            return Kind(number)
+            return ValueType(number)
         except ValueError:
             raise GgufError(f"the value of {shown(key)} has the unknown kind {number}") from None
 
     def _skip_array(self, key: str) -> None:
         kind, count = self._kind(key), self.u64()
-        if kind is Kind.ARRAY:
+        if kind is ValueType.ARRAY:
             raise GgufError(f"the value of {shown(key)} is an array of arrays")
-        if kind is Kind.STRING:
+        if kind is ValueType.STRING:
             self._skip_strings(count)
         else:
             self.take(count * _WIDTHS[kind])

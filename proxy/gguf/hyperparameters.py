@@ -8,18 +8,18 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from proxy.gguf.config import CannotConvert, Config, finite
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.config import CannotConvert, ModelConfig, finite
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.tensors import shown
 
 Pairs = Iterator[tuple[str, Field]]
-Writer = Callable[[Config], Pairs]
+Writer = Callable[[ModelConfig], Pairs]
 
 
 def count(key: str, *names: str, required: bool = False) -> Writer:
     """A key of the type uint32, from the first of these names that config.json has."""
 
-    def write(config: Config) -> Pairs:
+    def write(config: ModelConfig) -> Pairs:
         value = config.count(*names) if required else config.optional_count(*names)
         if value is not None:
             yield key, Field.uint32(value)
@@ -30,7 +30,7 @@ def count(key: str, *names: str, required: bool = False) -> Writer:
 def number(key: str, *names: str, required: bool = False) -> Writer:
     """The same for float32."""
 
-    def write(config: Config) -> Pairs:
+    def write(config: ModelConfig) -> Pairs:
         value = config.number(*names) if required else config.optional_number(*names)
         if value is not None:
             yield key, Field.float32(value)
@@ -41,7 +41,7 @@ def number(key: str, *names: str, required: bool = False) -> Writer:
 def nonzero(key: str, *names: str) -> Writer:
     """For Granite's factors, which llama.cpp leaves out where they are 0."""
 
-    def write(config: Config) -> Pairs:
+    def write(config: ModelConfig) -> Pairs:
         value = config.optional_number(*names)
         if value:
             yield key, Field.float32(value)
@@ -57,21 +57,21 @@ def always(key: str, field: Field) -> Writer:
     return lambda _: iter([(key, field)])
 
 
-def rope_dimensions(config: Config) -> Pairs:
+def rope_dimensions(config: ModelConfig) -> Pairs:
     yield "rope.dimension_count", Field.uint32(config.head_size)
 
 
-def partial_rope_dimensions(config: Config) -> Pairs:
+def partial_rope_dimensions(config: ModelConfig) -> Pairs:
     """Where only a part of each head is turned; the head's size follows from the embedding's."""
     yield "rope.dimension_count", Field.uint32(int(_turned_share(config) * (config.hidden // config.heads)))
 
 
-def partial_head_dimensions(config: Config) -> Pairs:
+def partial_head_dimensions(config: ModelConfig) -> Pairs:
     """The same where a head has a size of its own."""
     yield "rope.dimension_count", Field.uint32(int(config.head_size * _turned_share(config)))
 
 
-def _turned_share(config: Config) -> float:
+def _turned_share(config: ModelConfig) -> float:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
     if not 0 <= share <= 1:
         raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
@@ -82,7 +82,7 @@ _GATES = {"softmax": 1, "sigmoid": 2}
 _GATE_NAMES = ("score_function", "scoring_func", "score_func", "moe_router_activation")
 
 
-def _gate(config: Config) -> Pairs:
+def _gate(config: ModelConfig) -> Pairs:
     name = config.find(*_GATE_NAMES)
     if name is None:
         return
@@ -91,7 +91,7 @@ def _gate(config: Config) -> Pairs:
     yield "expert_gating_func", Field.uint32(_GATES[name])
 
 
-def rope_base(config: Config) -> Pairs:
+def rope_base(config: ModelConfig) -> Pairs:
     theta = config.rope.get("rope_theta")
     if theta is not None:
         yield "rope.freq_base", Field.float32(finite("config.json has rope_theta", theta))
@@ -105,7 +105,7 @@ YARN_KEYS: Mapping[str, Sequence[str]] = {
 }
 
 
-def rope_scaling(config: Config) -> Pairs:
+def rope_scaling(config: ModelConfig) -> Pairs:
     """Of `dynamic` and `llama3` nothing is written: the one is left out, the other becomes a tensor."""
     rope = config.rope
     kind = rope.get("rope_type")
@@ -113,10 +113,10 @@ def rope_scaling(config: Config) -> Pairs:
         yield "rope.scaling.type", Field.string(kind)
         yield "rope.scaling.factor", Field.float32(finite(f"config.json has a {kind} factor", rope.get("factor")))
     if kind == "yarn":
-        original = Config(rope).count("original_max_position_embeddings")
+        original = ModelConfig(rope).count("original_max_position_embeddings")
         yield "rope.scaling.original_context_length", Field.uint32(original)
         for key, names in YARN_KEYS.items():
-            value = Config(rope).optional_number(*names)
+            value = ModelConfig(rope).optional_number(*names)
             if value is not None:
                 yield key, Field.float32(value)
     if kind in ("longrope", "su"):
@@ -148,7 +148,7 @@ BASIC: tuple[Writer, ...] = (
 VOCABULARY_SIZE = count("vocab_size", "vocab_size", required=True)
 
 
-def llama3_frequencies(config: Config, default_factor: float = 8.0) -> bytes | None:
+def llama3_frequencies(config: ModelConfig, default_factor: float = 8.0) -> bytes | None:
     """Divisors of the rope's frequencies as F32, half as many as a head has numbers; None without such a scaling.
 
     Every step is rounded to 32 bits, as torch calculates them; its power is now and then off by the last bit.
@@ -192,7 +192,7 @@ def _f32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
-def longrope_factors(config: Config, size: int) -> dict[str, bytes]:
+def longrope_factors(config: ModelConfig, size: int) -> dict[str, bytes]:
     """The tensors of a longrope scaling, by name; `size` is how many numbers of a head are turned."""
     rope = config.rope
     found = {name: rope.get(f"{name}_factor") for name in ("long", "short")}
@@ -203,5 +203,5 @@ def longrope_factors(config: Config, size: int) -> dict[str, bytes]:
         if not isinstance(values, list) or 2 * len(values) != size:
             raise CannotConvert(f"config.json has no {size // 2} numbers in {name}_factor")
         numbers = [finite(f"config.json has a {name}_factor with", value) for value in values]
-        made[f"rope_factors_{name}.weight"] = Field.array(Kind.FLOAT32, numbers).raw[12:]
+        made[f"rope_factors_{name}.weight"] = Field.array(ValueType.FLOAT32, numbers).raw[12:]
     return made

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.gguf.cast import casting
-from proxy.gguf.header import Field, Header, write_header
+from proxy.gguf.header import Field, GgufHeader, write_header
 from proxy.gguf.split import Padding, check_parts, tensors_of, whole_metadata
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
@@ -31,7 +31,7 @@ class Requantized:
     parts: tuple[tuple[Changed | Padding, ...], ...]
 
 
-def requantize(headers: Sequence[Header], quantization: str) -> Requantized:
+def requantize(headers: Sequence[GgufHeader], quantization: str) -> Requantized:
     """`headers` are those of the file's parts, in order.
 
     Raises CannotConvert for numbers that are quantized already, NoEngine where this machine has nothing that makes the
@@ -49,7 +49,7 @@ def requantize(headers: Sequence[Header], quantization: str) -> Requantized:
     return Requantized(write_header(metadata, made), parts)
 
 
-def _pieces(header: Header, types: Mapping[str, TensorType], alignment: int) -> Iterator[Changed | Padding]:
+def _pieces(header: GgufHeader, types: Mapping[str, TensorType], alignment: int) -> Iterator[Changed | Padding]:
     for tensor in header.tensors:
         kind = types[tensor.name]
         start = header.data_start + tensor.offset

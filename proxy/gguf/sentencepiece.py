@@ -18,7 +18,7 @@ ADD_DUMMY_PREFIX = 0x18
 LONGEST_SHIFT = 63
 
 
-class Kind(IntEnum):
+class PieceType(IntEnum):
     """The types of pieces."""
 
     NORMAL = 1
@@ -29,7 +29,7 @@ class Kind(IntEnum):
     BYTE = 6
 
 
-class Piece(NamedTuple):
+class TokenPiece(NamedTuple):
     text: str
     kind: int
     score: float = 0.0
@@ -58,13 +58,13 @@ def count_pieces(model: bytes) -> int | None:
     return count if count and position == len(model) else None
 
 
-def read_pieces(model: bytes) -> Iterator[Piece]:
+def read_pieces(model: bytes) -> Iterator[TokenPiece]:
     """Each piece of a model that has been counted."""
     for key, content in _fields(model):
         if key == PIECE and isinstance(content, bytes):
             fields = dict(_fields(content))
-            text, kind, score = fields.get(TEXT), fields.get(KIND, Kind.NORMAL), fields.get(SCORE)
-            yield Piece(
+            text, kind, score = fields.get(TEXT), fields.get(KIND, PieceType.NORMAL), fields.get(SCORE)
+            yield TokenPiece(
                 text.decode(errors="replace") if isinstance(text, bytes) else "",
                 kind if isinstance(kind, int) else 0,
                 struct.unpack("<f", score)[0] if isinstance(score, bytes) and len(score) == SCORE_BYTES else 0.0,

@@ -12,7 +12,7 @@ MATRIX = 2
 """Of how many dimensions it is."""
 
 
-class Source(Protocol):
+class SourceTensor(Protocol):
     """A tensor in a safetensors file: offsets count from the file's start."""
 
     @property
@@ -26,7 +26,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SourceRange:
     """The bytes from offset `start` up to `stop` of a file, and what is made of them.
 
     Those of `beside` come before: each block has an equal share of them, which the transform gets before the block's.
@@ -36,7 +36,7 @@ class Piece:
     start: int
     stop: int
     transform: Transform | None = None
-    beside: "Piece | None" = None
+    beside: "SourceRange | None" = None
 
     @property
     def size(self) -> int:
@@ -45,7 +45,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class FixedBytes:
     """Bytes that stand in no file: a calculated tensor, or the zeros behind one that is not aligned."""
 
     content: bytes
@@ -56,12 +56,12 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LocatedTensor:
     """Where a source tensor lies."""
 
     path: str
     name: str
-    source: Source
+    source: SourceTensor
 
     @property
     def rows(self) -> int:
@@ -72,11 +72,11 @@ class Place:
         """The bytes of one row."""
         return (self.source.stop - self.source.start) // self.rows if self.rows else 0
 
-    def piece(self, first: int = 0, last: int | None = None, row: int | None = None) -> Piece:
+    def piece(self, first: int = 0, last: int | None = None, row: int | None = None) -> SourceRange:
         """The rows from `first` up to `last`."""
         row = self.row if row is None else row
         start = self.source.start + first * row
-        return Piece(self.path, start, self.source.stop if last is None else self.source.start + last * row)
+        return SourceRange(self.path, start, self.source.stop if last is None else self.source.start + last * row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class Target:
     """A tensor of the GGUF and what it is made of; `shape` begins with the length of a row."""
 
     info: TensorInfo
-    pieces: tuple[Piece | Made, ...]
+    pieces: tuple[SourceRange | FixedBytes, ...]
     sources: int = 1
-    exact: tuple[Piece, ...] | None = None
+    exact: tuple[SourceRange, ...] | None = None
     """The same in F32, of what is calculated and rounded to the tensor's type."""
 
     @property

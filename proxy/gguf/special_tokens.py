@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config, whole
+from proxy.gguf.config import CannotConvert, ModelConfig, whole
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
@@ -75,7 +75,7 @@ def _text(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def write_specials(family: Family, config: Config, files: TokenizerFiles, size: int, *, strict: bool) -> Pairs:
+def write_specials(family: Family, config: ModelConfig, files: TokenizerFiles, size: int, *, strict: bool) -> Pairs:
     """The numbers of the special tokens, and which of them begin and end a text.
 
     `size` is the vocabulary's. A number beyond it is left out, as llama.cpp does for SentencePiece, or refused.

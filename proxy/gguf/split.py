@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.gguf.header import Field, Header, write_header
+from proxy.gguf.header import Field, GgufHeader, write_header
 from proxy.gguf.tensors import GgufError, TensorInfo, lay_out, padding, shown
 
 NUMBER = "split.no"
@@ -33,7 +33,7 @@ class SplitName:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ShardRange:
     """The bytes from offset `start` up to `stop` of a part's file; `shard` is the part's place, from 0."""
 
     shard: int
@@ -57,24 +57,24 @@ class Merged:
     """A whole file: its header's bytes, then the pieces in order."""
 
     header: bytes
-    pieces: tuple[Piece | Padding, ...]
+    pieces: tuple[ShardRange | Padding, ...]
 
     @property
     def size(self) -> int:
         return len(self.header) + sum(piece.size for piece in self.pieces)
 
 
-def merge(headers: Sequence[Header]) -> Merged:
+def merge(headers: Sequence[GgufHeader]) -> Merged:
     """The file that the parts with these headers, in order, were made of. Raises GgufError where they do not fit."""
     alignment, tensors = check_parts(headers), tensors_of(headers)
-    pieces: list[Piece | Padding] = []
+    pieces: list[ShardRange | Padding] = []
     for shard, header in enumerate(headers):
         pieces += _pieces(shard, header, alignment)
     # Ollama and llama.cpp refuse a layout with gaps or out of order: "has offset …, expected".
     return Merged(write_header(whole_metadata(headers[0]), lay_out(tensors, alignment)), tuple(pieces))
 
 
-def check_parts(headers: Sequence[Header]) -> int:
+def check_parts(headers: Sequence[GgufHeader]) -> int:
     """The alignment of the parts, in bytes. Raises GgufError where they do not fit each other."""
     _check_numbers(headers)
     alignment = _common_alignment(headers)
@@ -82,16 +82,16 @@ def check_parts(headers: Sequence[Header]) -> int:
     return alignment
 
 
-def tensors_of(headers: Sequence[Header]) -> list[TensorInfo]:
+def tensors_of(headers: Sequence[GgufHeader]) -> list[TensorInfo]:
     return [tensor for header in headers for tensor in header.tensors]
 
 
-def whole_metadata(first: Header) -> dict[str, Field]:
+def whole_metadata(first: GgufHeader) -> dict[str, Field]:
     """What a whole file says, out of its first part. llama-gguf-split leaves `split.count` as 0."""
     return {key: field for key, field in first.metadata.items() if not key.startswith("split.")}
 
 
-def _check_numbers(headers: Sequence[Header]) -> None:
+def _check_numbers(headers: Sequence[GgufHeader]) -> None:
     if not headers:
         raise GgufError("there are no parts to join")
     for place, header in enumerate(headers):
@@ -103,7 +103,7 @@ def _check_numbers(headers: Sequence[Header]) -> None:
             raise GgufError(f"part {place + 1} says that there are {count} parts, not {len(headers)}")
 
 
-def _common_alignment(headers: Sequence[Header]) -> int:
+def _common_alignment(headers: Sequence[GgufHeader]) -> int:
     """Writers disagree where a part without metadata begins its data if the first has an alignment of its own."""
     first = headers[0].alignment
     for place, header in enumerate(headers):
@@ -112,7 +112,7 @@ def _common_alignment(headers: Sequence[Header]) -> int:
     return first
 
 
-def _check_tensors(headers: Sequence[Header], tensors: Sequence[TensorInfo]) -> None:
+def _check_tensors(headers: Sequence[GgufHeader], tensors: Sequence[TensorInfo]) -> None:
     names: set[str] = set()
     for tensor in tensors:
         if tensor.name in names:
@@ -124,9 +124,9 @@ def _check_tensors(headers: Sequence[Header], tensors: Sequence[TensorInfo]) -> 
             raise GgufError(f"the parts have {len(tensors)} tensors, but part {place + 1} speaks of {expected}")
 
 
-def _pieces(shard: int, header: Header, alignment: int) -> list[Piece | Padding]:
+def _pieces(shard: int, header: GgufHeader, alignment: int) -> list[ShardRange | Padding]:
     """One piece where the tensors lie as they shall, with what lies between them; else one for each run that does."""
-    pieces: list[Piece | Padding] = []
+    pieces: list[ShardRange | Padding] = []
     start = stop = gap = 0
     for tensor in header.tensors:
         begin = header.data_start + tensor.offset
@@ -138,10 +138,10 @@ def _pieces(shard: int, header: Header, alignment: int) -> list[Piece | Padding]
     return pieces + _run(shard, start, stop, gap)
 
 
-def _run(shard: int, start: int, stop: int, gap: int) -> list[Piece | Padding]:
-    run: list[Piece | Padding] = []
+def _run(shard: int, start: int, stop: int, gap: int) -> list[ShardRange | Padding]:
+    run: list[ShardRange | Padding] = []
     if start < stop:
-        run.append(Piece(shard, start, stop))
+        run.append(ShardRange(shard, start, stop))
     if gap:
         # A part's file need not have the bytes behind its last tensor.
         run.append(Padding(gap))

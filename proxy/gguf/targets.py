@@ -6,10 +6,10 @@ from math import prod
 
 from proxy.gguf.apply_rules import apply, apply_packed, apply_stacked
 from proxy.gguf.completeness import check_complete
-from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.rules import Beside, Copy, Family, Packed, Rule, Stacked
+from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.families.rules import Auxiliary, Copy, Family, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MOST_DIMENSIONS
-from proxy.gguf.sources import TYPES, Made, Place, Source, Target
+from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
 
@@ -20,8 +20,10 @@ _NUMBERS = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,4})(?![^.])")
 """Between the dots of a name. No model has more than five digits of anything."""
 
 
-def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> list[Target]:
-    stacks: dict[str, dict[int, Place]] = {}
+def plan_targets(
+    family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]
+) -> list[Target]:
+    stacks: dict[str, dict[int, LocatedTensor]] = {}
     rules: dict[str, Stacked] = {}
     targets = [_made(name, content) for name, content in family.made(config).items()]
     places, blocks = list(_places(family, config, weights)), config.blocks
@@ -35,7 +37,7 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
             rules[whole] = rule
             if stacks.setdefault(whole, {}).setdefault(numbers[-1], place) is not place:
                 raise CannotConvert(f"two files have the tensor {place.name}")
-        elif isinstance(rule, Packed):
+        elif isinstance(rule, Mxfp4Experts):
             targets += apply_packed(rule, place, by_name.get(rule.scales.format(*numbers)), numbers, suffix)
         else:
             targets += apply(rule, config, place, numbers, suffix)
@@ -44,7 +46,9 @@ def plan_targets(family: Family, config: Config, weights: Mapping[str, Mapping[s
     return targets
 
 
-def _places(family: Family, config: Config, weights: Mapping[str, Mapping[str, Source]]) -> Iterator[Place]:
+def _places(
+    family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]
+) -> Iterator[LocatedTensor]:
     """Of the tensors that something is made of."""
     for path, tensors in weights.items():
         for written, source in tensors.items():
@@ -55,10 +59,10 @@ def _places(family: Family, config: Config, weights: Mapping[str, Mapping[str, S
                 continue
             if family.extra_layers and _layer(name) >= config.blocks:
                 continue
-            yield Place(path, name, source)
+            yield LocatedTensor(path, name, source)
 
 
-def _rule(family: Family, place: Place) -> tuple[Rule, list[int], str]:
+def _rule(family: Family, place: LocatedTensor) -> tuple[Rule, list[int], str]:
     """The family's rule for a tensor, the numbers in its name, and the end that its new name has."""
     numbers = [int(number) for number in _NUMBERS.findall(place.name)]
     stem, _, end = _NUMBERS.sub("{}", place.name).rpartition(".")
@@ -66,13 +70,13 @@ def _rule(family: Family, place: Place) -> tuple[Rule, list[int], str]:
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
         # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
         end = "bias" if end.endswith("bias") else "weight"
-    _check_source(place, _BYTES if isinstance(rule, Packed | Beside) else TYPES)
+    _check_source(place, _BYTES if isinstance(rule, Mxfp4Experts | Auxiliary) else TYPES)
     if rule is None or "{}" in place.name:
         raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
     return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
 
 
-def _check_source(place: Place, types: Mapping[str, TensorType]) -> None:
+def _check_source(place: LocatedTensor, types: Mapping[str, TensorType]) -> None:
     source = place.source
     if source.dtype not in types:
         raise CannotConvert(f"{shown(place.name)} is of the type {source.dtype}, not one of {', '.join(types)}")
@@ -88,4 +92,4 @@ def _layer(name: str) -> int:
 
 
 def _made(name: str, content: bytes) -> Target:
-    return Target(TensorInfo(name, (len(content) // 4,), TensorType.F32), (Made(content),))
+    return Target(TensorInfo(name, (len(content) // 4,), TensorType.F32), (FixedBytes(content),))

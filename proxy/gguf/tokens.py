@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.sentencepiece import MOST_TOKENS
-from proxy.gguf.sentencepiece import Kind as Type
+from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.tensors import shown
 
 SPACE = "\u2581"
@@ -55,8 +55,8 @@ class Tokens:
             yield "pre", Field.string(pre)
         yield "tokens", Field.strings(self.texts)
         if self.scores is not None:
-            yield "scores", Field.array(Kind.FLOAT32, self.scores)
-        yield "token_type", Field.array(Kind.INT32, self.types)
+            yield "scores", Field.array(ValueType.FLOAT32, self.scores)
+        yield "token_type", Field.array(ValueType.INT32, self.types)
 
 
 def first_twice(texts: Iterable[str]) -> str | None:

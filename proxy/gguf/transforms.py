@@ -64,7 +64,7 @@ def widened(dtype: str) -> Transform:
     return Transform(WIDTHS[dtype], WIDTHS["F32"], _from_bf16 if dtype == "BF16" else _from_f16)
 
 
-def increased(dtype: str) -> Transform:
+def add_one(dtype: str) -> Transform:
     """One more than each number, in F32."""
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_increase, dtype))
 
@@ -81,7 +81,7 @@ def multiplied(dtype: str, factor: float) -> Transform:
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_multiply, dtype, factor))
 
 
-def exponential(dtype: str) -> Transform:
+def neg_exp(dtype: str) -> Transform:
     """The negative exponential of each number, in F32. torch's is off by the last bit now and then."""
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_exponential, dtype))
 

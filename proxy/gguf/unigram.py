@@ -4,10 +4,10 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
-from proxy.gguf.sentencepiece import Kind as Type
+from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.special_tokens import added_tokens
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TOKENIZER, TokenizerFiles, is_id
@@ -23,7 +23,7 @@ def is_unigram(tokenizer: Mapping[str, Any]) -> bool:
     return isinstance(model, dict) and model.get("type", "Unigram" if "unk_id" in model else None) == "Unigram"
 
 
-def read_unigram(config: Config, files: TokenizerFiles) -> Tokens:
+def read_unigram(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     """Raises CannotConvert for pieces that are not a text and a number."""
     model = files.tokenizer["model"]
     pieces, unknown = model.get("vocab"), model.get("unk_id")
@@ -63,7 +63,7 @@ def write_normalizer(files: TokenizerFiles) -> Pairs:
     several = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     for part in _parts(files.tokenizer.get("normalizer"), "normalizers"):
         if isinstance(part, dict) and part.get("type") == "Precompiled":
-            yield "precompiled_charsmap", Field.array(Kind.UINT8, list(_charsmap(part)))
+            yield "precompiled_charsmap", Field.array(ValueType.UINT8, list(_charsmap(part)))
         elif part != several:
             raise CannotConvert(f"{TOKENIZER} has the normalizer {shown(part)}, which is not known for Unigram")
 

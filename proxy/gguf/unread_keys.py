@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.config import LOCAL_ROPE, ROPE, CannotConvert, Config
+from proxy.gguf.config import LOCAL_ROPE, ROPE, CannotConvert, ModelConfig
 from proxy.gguf.families.rules import Family
 from proxy.gguf.ignored_keys import OF_ROPES, is_harmless
 from proxy.gguf.tensors import shown
@@ -37,7 +37,7 @@ _OF_ALL = frozenset({"per_layer_config"})
 _OF_MODELS = ("AutoModel", "AutoModelForCausalLM")
 
 
-def check_accounted(family: Family, config: Config, given: Mapping[str, Any]) -> Iterator[str]:
+def check_accounted(family: Family, config: ModelConfig, given: Mapping[str, Any]) -> Iterator[str]:
     """Yields what a person should know of keys in `given`, config.json as it stands, that may mean something.
 
     `config` is the same with the family's defaults, after all has been asked for. Raises CannotConvert for a key that

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.gguf import unigram, wordpiece
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
-from proxy.gguf.sentencepiece import BPE, Piece, count_pieces, read_pieces, read_trainer
-from proxy.gguf.sentencepiece import Kind as Type
+from proxy.gguf.sentencepiece import BPE, TokenPiece, count_pieces, read_pieces, read_trainer
+from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.spaces import known_space_prefix, space_prefix
 from proxy.gguf.special_tokens import added_tokens, named_additions, write_specials
 from proxy.gguf.tensors import shown
@@ -45,7 +45,7 @@ _FILES = {"sentencepiece": SENTENCEPIECE}
 
 
 def write_vocabulary(
-    family: Family, config: Config, files: TokenizerFiles, chat_template: str | None = None, sample: str = ""
+    family: Family, config: ModelConfig, files: TokenizerFiles, chat_template: str | None = None, sample: str = ""
 ) -> dict[str, Field]:
     """The keys with their whole names; `sample` is a conversation as the template renders it, "" without a template.
 
@@ -60,7 +60,7 @@ def write_vocabulary(
     return fields
 
 
-def adds_bos(family: Family, config: Config, files: TokenizerFiles) -> bool:
+def adds_bos(family: Family, config: ModelConfig, files: TokenizerFiles) -> bool:
     """Whether the tokenizer begins a text with a token of its own, where no chat template is applied.
 
     Raises CannotConvert for files that cannot be read.
@@ -88,7 +88,7 @@ def _added_texts(files: TokenizerFiles) -> list[str]:
     return [token["content"] for token in (*files.written_added, *(token for _, token in read_decoder(files)))]
 
 
-def _write(family: Family, config: Config, files: TokenizerFiles) -> Pairs:
+def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
     if "sentencepiece" in family.tokenizers and files.model is not None:
         tokens = _pieces(family, config, files)
         yield from tokens.pairs("llama", "default")
@@ -158,7 +158,7 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
                 raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
 
 
-def _byte_level(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
+def _byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> Tokens:
     """Added tokens that the weights have no row for are left out; the comparison tells whether one is needed."""
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
@@ -179,7 +179,7 @@ def _byte_level(family: Family, config: Config, files: TokenizerFiles) -> Tokens
     return tokens
 
 
-def _size(config: Config, default: int) -> int:
+def _size(config: ModelConfig, default: int) -> int:
     size = config.optional_count("vocab_size")
     return default if size is None else size
 
@@ -197,7 +197,7 @@ def _is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def _pieces(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
+def _pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Tokens:
     model = files.model or b""
     count = count_pieces(model)
     if count is None:
@@ -229,7 +229,7 @@ def _pieces(family: Family, config: Config, files: TokenizerFiles) -> Tokens:
     return tokens
 
 
-def _read(model: bytes) -> list[Piece]:
+def _read(model: bytes) -> list[TokenPiece]:
     try:
         return list(read_pieces(model))
     except (IndexError, ValueError) as error:
@@ -247,7 +247,7 @@ def _put_added(tokens: Tokens, number: int, token: Mapping[str, Any], *, marked:
         tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
 
-def _pieces_of_json(config: Config, files: TokenizerFiles) -> Tokens:
+def _pieces_of_json(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     """Where there is no tokenizer.model. A piece's score is the rank of the first merge that makes it, negative.
 
     llama.cpp's own converter gives all of them the same score, so that other tokens come out than transformers'.
@@ -271,7 +271,7 @@ def _pieces_of_json(config: Config, files: TokenizerFiles) -> Tokens:
     return tokens
 
 
-def _merged_pieces(config: Config, files: TokenizerFiles) -> Tokens:
+def _merged_pieces(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     """Where llama.cpp merges pieces by rank, as Hugging Face does, and has no use for scores.
 
     Its converter takes all that is added within the vocabulary for normal, of which it finds only what merges make.

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
-from proxy.gguf.sentencepiece import Kind as Type
+from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.special_tokens import added_tokens
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TOKENIZER, TokenizerFiles, read_numbers
@@ -24,7 +24,7 @@ def is_wordpiece(tokenizer: Mapping[str, Any]) -> bool:
     return isinstance(model, dict) and model.get("type") == "WordPiece"
 
 
-def read_wordpieces(config: Config, files: TokenizerFiles) -> Tokens:
+def read_wordpieces(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     """A piece that begins a word gets an underscore; one inside a word loses its mark.
 
     Raises CannotConvert for what llama.cpp's tokenizer of this kind does not do (llm_tokenizer_wpm_session at b10488).

@@ -18,7 +18,7 @@ from aiohttp import hdrs
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import DigestMismatch, OllamaError, OllamaGone, Rejected
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class Ollama:
         except aiohttp.ClientError as error:
             raise self.unreachable(error) from error
 
-    async def spelled(self, name: str) -> str:
+    async def canonical_name(self, name: str) -> str:
         """A model's name as Ollama has it; as given where there is none.
 
         A create spells the parts of a name as other models have them, say `Q4_K_M` for `q4_k_m`, and then finds what is
@@ -284,7 +284,7 @@ class Ollama:
             if body.failure is not None and not isinstance(body.failure, aiohttp.ClientError | ConnectionError):
                 raise body.failure from None
             raise OllamaGone(
-                f"Ollama at {self.url} broke off the upload ({reason(error)}); see its log, then pull again: "
+                f"Ollama at {self.url} broke off the upload ({reason_of(error)}); see its log, then pull again: "
                 "finished files are kept"
             ) from error
 
@@ -301,7 +301,7 @@ class Ollama:
                 status, answer = response.status, await response.read()
         except aiohttp.ClientError as error:
             raise OllamaError(
-                f"Ollama at {self.url} broke off while it created {name} ({reason(error)}); "
+                f"Ollama at {self.url} broke off while it created {name} ({reason_of(error)}); "
                 "it may have crashed: see its log"
             ) from error
         said = {"error": _error_text(answer)} if status >= HTTPStatus.BAD_REQUEST else _json_object(answer or b"{}")
@@ -312,7 +312,7 @@ class Ollama:
 
     def unreachable(self, error: Exception) -> OllamaGone:
         return OllamaGone(
-            f"Ollama at {self.url} cannot be reached ({reason(error)}); is it running? "
+            f"Ollama at {self.url} cannot be reached ({reason_of(error)}); is it running? "
             "The proxy looks for it at ollama.url (--ollama URL)"
         )
 

@@ -19,8 +19,8 @@ from proxy.gguf.config import whole
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.gguf.transforms import Transform, interleaved, multiplied
-from proxy.planning.recipe import Literal, Range, Recipe, compared
-from proxy.planning.safetensors import Header, Tensor
+from proxy.planning.recipe import Literal, Range, Recipe, verify_header
+from proxy.planning.safetensors import SafetensorsHeader, Tensor
 from proxy.sources.base import RepositoryFile
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -152,7 +152,7 @@ def read_adapter_base(where: str, content: bytes) -> AdapterBase:
 
 
 def adapter_recipe(
-    where: str, file: RepositoryFile, header: Header, config: AdapterConfig, base: AdapterBase
+    where: str, file: RepositoryFile, header: SafetensorsHeader, config: AdapterConfig, base: AdapterBase
 ) -> Recipe:
     """The GGUF adapter made of adapter_model.safetensors, which is read once from its first byte to its last.
 
@@ -172,7 +172,7 @@ def adapter_recipe(
     }
     parts: list[Literal | Range] = [
         Literal(write_header(metadata, infos)),
-        compared(where, file, header.size, header.content.__eq__),
+        verify_header(where, file, header.size, header.content.__eq__),
     ]
     for half, info, (_, transform) in zip(halves, infos, made, strict=True):
         parts.append(Range(file, half.tensor.start, half.tensor.stop, transform))

@@ -71,7 +71,7 @@ RUNS: Mapping[str, Version] = {
     "smollm3": Version(0, 11, 5),
 }
 # Read from llama-vocab.cpp at every release; before, Ollama cuts by its default and says nothing.
-CUTS: Mapping[str, Version] = {
+PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     CASED: LLAMA_SERVER,  # Ollama's own engine before makes all letters small
     "gpt-4o": Version(0, 5, 13),
     "laguna": Version(0, 32, 3),
@@ -89,7 +89,7 @@ RUN_AS_QWEN3 = ("qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next")
 """From OWN_ENGINE to LLAMA_SERVER these ran on an engine of Ollama's own, which takes yarn's factor out of attention
 too (v0.24: logarithms of probabilities are off by 0.1 to 0.2).
 """
-CUTS_ALIKE: Mapping[str, tuple[Version, str]] = {
+EQUIVALENT_PRE_TOKENIZERS: Mapping[str, tuple[Version, str]] = {
     "gpt-oss": (Version(0, 11, 5), "gpt-4o"),
     "lfm2": (Version(0, 14, 3), "llama-bpe"),
     "lfm2moe": (Version(0, 17, 1), "llama-bpe"),
@@ -121,7 +121,7 @@ class Capabilities:
         """Whether it runs a GGUF of this architecture, as llama.cpp calls it."""
         return self.version >= RUNS.get(architecture, OLDEST)
 
-    def loads_from(self, architecture: str) -> Version:
+    def architecture_since(self, architecture: str) -> Version:
         """The version to have for a GGUF of this architecture to load; NEVER where none up to NEWEST does."""
         if architecture in BEFORE_LLAMA_SERVER or self.version > NEWEST:
             return OLDEST
@@ -131,22 +131,22 @@ class Capabilities:
         """Whether a GGUF whose texts are cut by this name may load."""
         return name in PRE_TOKENIZERS or self.version > NEWEST
 
-    def runs_right_from(self, architecture: str, pre_tokenizer: str) -> Version:
+    def correct_since(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for a model to be calculated as llama.cpp does it."""
         return RUNS_RIGHT.get((architecture, pre_tokenizer), OLDEST)
 
-    def embeds_from(self, architecture: str) -> Version:
+    def embeddings_since(self, architecture: str) -> Version:
         """The version to have for a model of this architecture to make vectors of texts."""
         return OLDEST if architecture in EMBEDS else LLAMA_SERVER
 
-    def cuts_from(self, architecture: str, pre_tokenizer: str) -> Version:
+    def pre_tokenizer_since(self, architecture: str, pre_tokenizer: str) -> Version:
         """The version to have for texts to be cut as llama.cpp does it by this name."""
-        since, alike = CUTS_ALIKE.get(architecture, (NEVER, ""))
+        since, alike = EQUIVALENT_PRE_TOKENIZERS.get(architecture, (NEVER, ""))
         if pre_tokenizer != alike and self.version >= since:
             return LLAMA_SERVER
-        return CUTS.get(pre_tokenizer, OLDEST)
+        return PRE_TOKENIZER_SINCE.get(pre_tokenizer, OLDEST)
 
-    def scales_from(self, architecture: str, rope_scaling: str) -> Version:
+    def rope_scaling_since(self, architecture: str, rope_scaling: str) -> Version:
         """The version to have for positions to be scaled as llama.cpp does it by this name."""
         wrong = architecture in RUN_AS_QWEN3 and rope_scaling == "yarn" and self.version >= OWN_ENGINE
         return LLAMA_SERVER if wrong else OLDEST
@@ -160,7 +160,7 @@ class Capabilities:
         """Whether llama.cpp's server runs models, instead of an engine of Ollama's own."""
         return self.version >= LLAMA_SERVER
 
-    def warnings_of_cut(self, pre_tokenizer: str) -> tuple[str, ...]:
+    def pre_tokenizer_warnings(self, pre_tokenizer: str) -> tuple[str, ...]:
         """What a person should know of how it cuts texts."""
         if pre_tokenizer == UNCASED and not self.runs_llama_server:
             return (

@@ -10,9 +10,9 @@ from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.conversion import Conversion, Description, Pooling, convert
+from proxy.gguf.conversion import Conversion, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
-from proxy.gguf.sources import Made, Piece, Source
+from proxy.gguf.sources import FixedBytes, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos
@@ -20,11 +20,11 @@ from proxy.planning.capabilities import OLDEST, RUNS, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
 from proxy.planning.identity import maker_of
-from proxy.planning.modelfile import README, Brought, Modelfile
+from proxy.planning.modelfile import README, ChatMetadata, Modelfile
 from proxy.planning.plan import Finished, Format, Plan, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers
-from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
-from proxy.planning.safetensors import Header
+from proxy.planning.recipe import Literal, Range, Recipe, cover_file, verify_header
+from proxy.planning.safetensors import SafetensorsHeader
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 from proxy.sources.base import Repository, RepositoryFile
 
@@ -82,9 +82,9 @@ class Material:
     """ORG/REPO."""
     config: Mapping[str, Any]
     selection: Selection
-    headers: Mapping[str, Header]
+    headers: Mapping[str, SafetensorsHeader]
     contents: Mapping[str, bytes]
-    brought: Brought
+    brought: ChatMetadata
     modelfile: Modelfile
     pooling: Pooling | None = None
     sample: str = ""
@@ -131,7 +131,7 @@ def plan_conversion(
         warnings=(
             *_losses(material.architecture),
             *conversion.warnings,
-            *capabilities.warnings_of_cut(conversion.pre_tokenizer),
+            *capabilities.pre_tokenizer_warnings(conversion.pre_tokenizer),
             *modelfile.warnings,
         ),
         result_size=upload.size,
@@ -146,10 +146,13 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
     name = material.architecture
     embeds = material.pooling is not None
     for since, lack in (
-        (capabilities.cuts_from(architecture, cut), f"does not cut texts as this tokenizer does ({cut})"),
-        (capabilities.scales_from(architecture, scaling), f"does not scale positions as this model does ({scaling})"),
-        (capabilities.embeds_from(architecture) if embeds else OLDEST, f"makes no vectors with {name}"),
-        (capabilities.runs_right_from(architecture, cut), f"calculates {name} wrongly"),
+        (capabilities.pre_tokenizer_since(architecture, cut), f"does not cut texts as this tokenizer does ({cut})"),
+        (
+            capabilities.rope_scaling_since(architecture, scaling),
+            f"does not scale positions as this model does ({scaling})",
+        ),
+        (capabilities.embeddings_since(architecture) if embeds else OLDEST, f"makes no vectors with {name}"),
+        (capabilities.correct_since(architecture, cut), f"calculates {name} wrongly"),
     ):
         if capabilities.version < since:
             raise Refusal(f"{material.repository}: {capabilities.ollama} {lack}; update it to {since} or newer")
@@ -164,7 +167,7 @@ def _losses(architecture: str) -> tuple[str, ...]:
 def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:
     """The converted file, with its pieces in the recipe. Raises NotConvertible for what the proxy does not know."""
     repository = material.repository
-    description = Description(
+    description = ModelDescription(
         repository.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
         chat_template=material.modelfile.jinja,
@@ -188,7 +191,7 @@ def convert_material(material: Material, quantization: str) -> tuple[Conversion,
     return replace(conversion, pieces=()), _recipe(material, conversion)
 
 
-def _tensors(material: Material) -> dict[str, Mapping[str, Source]]:
+def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
     """By file and name, in the order of the files' paths; of a tensor in two files, that which the index names.
 
     Raises Refusal where the index names a tensor that its file does not have, and where two files have one tensor and
@@ -226,21 +229,21 @@ def _recipe(material: Material, conversion: Conversion) -> Recipe:
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
             file, header = files[path], material.headers[path]
-            read_before = compared(f"{material.repository}/{path}", file, header.size, header.content.__eq__)
-            parts += [read_before, *covered(file, header.size, [ranges.part(piece) for piece in pieces])]
+            read_before = verify_header(f"{material.repository}/{path}", file, header.size, header.content.__eq__)
+            parts += [read_before, *cover_file(file, header.size, [ranges.part(piece) for piece in pieces])]
     else:
         parts += [part for piece in conversion.pieces for part in ranges.parts(piece)]
     return Recipe(tuple(parts))
 
 
 def _by_file(
-    pieces: Sequence[Piece | Made], files: Mapping[str, RepositoryFile]
-) -> Iterator[tuple[str, list[Piece | Made]]]:
+    pieces: Sequence[SourceRange | FixedBytes], files: Mapping[str, RepositoryFile]
+) -> Iterator[tuple[str, list[SourceRange | FixedBytes]]]:
     """What is made goes with the piece before it."""
-    shares: dict[str, list[Piece | Made]] = {path: [] for path in files}
+    shares: dict[str, list[SourceRange | FixedBytes]] = {path: [] for path in files}
     path = next(iter(files))
     for piece in pieces:
-        path = piece.path if isinstance(piece, Piece) else path
+        path = piece.path if isinstance(piece, SourceRange) else path
         shares[path].append(piece)
     yield from shares.items()
 
@@ -251,14 +254,14 @@ class _Ranges:
     def __init__(self, files: Mapping[str, RepositoryFile], of: str) -> None:
         self._files, self._of, self._explained = files, of, cache(explained)
 
-    def parts(self, piece: Piece | Made) -> Iterator[Literal | Range]:
+    def parts(self, piece: SourceRange | FixedBytes) -> Iterator[Literal | Range]:
         """With those that are kept beside."""
-        if isinstance(piece, Piece) and (beside := piece.beside) is not None:
+        if isinstance(piece, SourceRange) and (beside := piece.beside) is not None:
             yield Range(self._files[beside.path], beside.start, beside.stop, of=self._of, beside=True)
         yield self.part(piece)
 
-    def part(self, piece: Piece | Made) -> Literal | Range:
-        if isinstance(piece, Made):
+    def part(self, piece: SourceRange | FixedBytes) -> Literal | Range:
+        if isinstance(piece, FixedBytes):
             return Literal(piece.content)
         transform = piece.transform and self._explained(piece.path, piece.transform)
         return Range(self._files[piece.path], piece.start, piece.stop, transform, self._of)

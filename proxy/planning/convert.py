@@ -14,7 +14,7 @@ from proxy.gguf.conversion import Conversion
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.worker import SIZE_BYTES
-from proxy.workers.processes import Turns, Worker, started
+from proxy.workers.processes import LoopLock, Worker, started
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ _PARTS = 1000
 # The worker ends itself after two minutes of processor time; this is for one that waits, or shares its processor.
 _SECONDS = 300.0
 
-_TURNS = Turns()
+_TURNS = LoopLock()
 
 
 class Converter:
@@ -77,7 +77,7 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
         yield Converter(None)
         return
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_TURNS.next())
+        await stack.enter_async_context(_TURNS.lock())
         try:
             worker = await stack.enter_async_context(started("proxy.planning.worker"))
         except OSError as error:

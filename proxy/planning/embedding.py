@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Pooling
 from proxy.gguf.families.rules import DENSE
-from proxy.gguf.sources import Source
+from proxy.gguf.sources import SourceTensor
 from proxy.planning.weights import CONFIG, NotConvertible, json_object, json_value
 
 MODULES = "modules.json"
@@ -51,8 +51,8 @@ def pooling_of(repository: str, contents: Mapping[str, bytes], *, embeds: bool) 
 
 
 def name_tensors(
-    repository: str, contents: Mapping[str, bytes], weights: Mapping[str, Mapping[str, Source]]
-) -> dict[str, Mapping[str, Source]]:
+    repository: str, contents: Mapping[str, bytes], weights: Mapping[str, Mapping[str, SourceTensor]]
+) -> dict[str, Mapping[str, SourceTensor]]:
     """The tensors of all weight files by path, those of the Dense modules under names of their own.
 
     Raises NotConvertible for a Dense module that is more than a matrix, or has none among the weights.

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.header import Header, Incomplete, read_header
+from proxy.gguf.header import GgufHeader, Incomplete, read_header
 from proxy.gguf.requantize import Changed, requantize
-from proxy.gguf.split import COUNT, Merged, Padding, Piece, SplitName, merge
+from proxy.gguf.split import COUNT, Merged, Padding, ShardRange, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType, shown
 from proxy.gguf.tokens import first_twice
 from proxy.planning.capabilities import NEVER, NEWEST, Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Finished, Format, Offer, Plan, Upload, weight_file, weight_upload
+from proxy.planning.plan import Finished, Format, Plan, QuantizationOffer, Upload, weight_file, weight_upload
 from proxy.planning.quantizations import explained, not_made_here, offers, read_quantization
-from proxy.planning.recipe import Literal, Range, Recipe, compared, covered
+from proxy.planning.recipe import Literal, Range, Recipe, cover_file, verify_header
 from proxy.sources.base import Repository, RepositoryFile
 
 QUANTIZABLE = (TensorType.F32, TensorType.F16, TensorType.BF16)
@@ -38,7 +38,7 @@ def plan_gguf(
     name: str,
     repository: Repository,
     choice: GgufChoice,
-    headers: Sequence[Header],
+    headers: Sequence[GgufHeader],
     projector: RepositoryFile | None,
     capabilities: Capabilities,
     modelfile: Modelfile,
@@ -82,7 +82,7 @@ def plan_gguf(
     )
 
 
-def _offers(headers: Sequence[Header], capabilities: Capabilities) -> tuple[Offer, ...]:
+def _offers(headers: Sequence[GgufHeader], capabilities: Capabilities) -> tuple[QuantizationOffer, ...]:
     """What could be made of a model that is not quantized."""
     tensors = [tensor for header in headers for tensor in header.tensors]
     try:
@@ -108,7 +108,7 @@ def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str)
     )
 
 
-def _check(where: str, choice: GgufChoice, headers: Sequence[Header]) -> None:
+def _check(where: str, choice: GgufChoice, headers: Sequence[GgufHeader]) -> None:
     first = headers[0]
     kind = first.get("general.type", str)
     if first.architecture in (None, "clip") or kind in OTHER_TYPES:
@@ -127,10 +127,10 @@ def _check(where: str, choice: GgufChoice, headers: Sequence[Header]) -> None:
                 )
 
 
-def _check_known(where: str, first: Header, capabilities: Capabilities) -> None:
+def _check_known(where: str, first: GgufHeader, capabilities: Capabilities) -> None:
     """Raises Refusal for what ends the loader, and before 0.30 all of Ollama with it (two tokens alike, v0.24)."""
     architecture, pre = str(first.architecture), first.get("tokenizer.ggml.pre", str)
-    since = capabilities.loads_from(architecture)
+    since = capabilities.architecture_since(architecture)
     if since == NEVER:
         raise Refusal(f"{where} has the architecture {shown(architecture)}, which no Ollama up to {NEWEST} runs")
     if capabilities.version < since:
@@ -144,7 +144,7 @@ def _check_known(where: str, first: Header, capabilities: Capabilities) -> None:
         raise Refusal(f"{where} has two tokens with the text {shown(token)}, with which no Ollama loads it")
 
 
-def _finished(headers: Sequence[Header], quantization: str | None) -> Finished:
+def _finished(headers: Sequence[GgufHeader], quantization: str | None) -> Finished:
     """`headers[0]` has an architecture: `_check` refuses others."""
     first = headers[0]
     parameters = sum(tensor.numbers for header in headers for tensor in header.tensors)
@@ -153,7 +153,9 @@ def _finished(headers: Sequence[Header], quantization: str | None) -> Finished:
     return Finished(str(first.architecture), parameters, quantization or own)
 
 
-def _upload(repository: Repository, model: GgufModel, headers: Sequence[Header], quantization: str | None) -> Upload:
+def _upload(
+    repository: Repository, model: GgufModel, headers: Sequence[GgufHeader], quantization: str | None
+) -> Upload:
     """One blob, also of several shards.
 
     Ollama before 0.30 takes no split GGUF, 0.30 to 0.34 only through its create, and newer ones in their own way.
@@ -175,14 +177,14 @@ def _upload(repository: Repository, model: GgufModel, headers: Sequence[Header],
 def _of_files(
     repository: Repository,
     model: GgufModel,
-    headers: Sequence[Header],
+    headers: Sequence[GgufHeader],
     written: bytes,
     parts_of_files: Sequence[Sequence[Literal | Range]],
 ) -> Upload:
     """One blob that begins with the header that is `written`; each file is read whole and checked."""
     parts: list[Literal | Range] = [Literal(written)]
     for file, header, own_parts in zip(model.files, headers, parts_of_files, strict=True):
-        parts += [_header(repository, file, header), *covered(file, header.data_start, own_parts)]
+        parts += [_header(repository, file, header), *cover_file(file, header.data_start, own_parts)]
     return weight_upload(repository, f"{_merged_name(model)}.gguf", Recipe(tuple(parts)))
 
 
@@ -192,27 +194,27 @@ def _changed(file: RepositoryFile, piece: Changed | Padding) -> Literal | Range:
     return Range(file, piece.start, piece.stop, piece.transform and explained(file.path, piece.transform), QUANTIZED)
 
 
-def _by_shard(merged: Merged, count: int) -> list[list[Piece | Padding]]:
+def _by_shard(merged: Merged, count: int) -> list[list[ShardRange | Padding]]:
     """Padding goes with the piece before it."""
-    shards: list[list[Piece | Padding]] = [[] for _ in range(count)]
+    shards: list[list[ShardRange | Padding]] = [[] for _ in range(count)]
     shard = 0
     for piece in merged.pieces:
-        shard = piece.shard if isinstance(piece, Piece) else shard
+        shard = piece.shard if isinstance(piece, ShardRange) else shard
         shards[shard].append(piece)
     return shards
 
 
-def _part(file: RepositoryFile, piece: Piece | Padding) -> Literal | Range:
-    return Range(file, piece.start, piece.stop) if isinstance(piece, Piece) else Literal(bytes(piece.size))
+def _part(file: RepositoryFile, piece: ShardRange | Padding) -> Literal | Range:
+    return Range(file, piece.start, piece.stop) if isinstance(piece, ShardRange) else Literal(bytes(piece.size))
 
 
-def _header(repository: Repository, file: RepositoryFile, header: Header) -> Range:
+def _header(repository: Repository, file: RepositoryFile, header: GgufHeader) -> Range:
     """What a file begins with, which is compared with the `header` that was read before, and not taken."""
     where = f"{repository.id}/{file.path}"
-    return compared(where, file, min(header.data_start, file.size), lambda content: _read(content) == header)
+    return verify_header(where, file, min(header.data_start, file.size), lambda content: _read(content) == header)
 
 
-def _read(content: bytes) -> Header | None:
+def _read(content: bytes) -> GgufHeader | None:
     try:
         return read_header(content)
     except (GgufError, Incomplete):

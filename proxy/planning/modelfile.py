@@ -14,8 +14,8 @@ from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.parameters import parameters
 from proxy.config import ModelSettings
 from proxy.errors import Refusal
-from proxy.gguf.header import Header
-from proxy.gguf.sentencepiece import Kind
+from proxy.gguf.header import GgufHeader
+from proxy.gguf.sentencepiece import PieceType
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.card import read_card
 from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
@@ -29,7 +29,7 @@ OWN_FILES = ("template", "system", "params")
 READ = (*OWN_FILES, *LICENSES, README)
 MOST_BYTES = 1024 * 1024
 PLAIN = "{{ .Prompt }}"
-ADDED_KINDS = (Kind.CONTROL, Kind.USER_DEFINED)
+ADDED_KINDS = (PieceType.CONTROL, PieceType.USER_DEFINED)
 # From these versions on Ollama renders the conversations of these architectures by itself (server/create.go). Those of
 # Laguna too, but all in the form of its first model (XS.2); without that it takes their own Jinja.
 RENDERED: Mapping[str, Version] = {
@@ -44,7 +44,7 @@ OPENING = f"{{#{' as its authors wrote it:' * 5} #}}"
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class ChatMetadata:
     """What a repository brings for its conversations. `source` names where the Jinja stands.
 
     `embeds` is of a GGUF that says how it pools, as only embedding models do. `adds_bos` says whether the model begins
@@ -86,7 +86,7 @@ def files_to_read(files: Iterable[RepositoryFile], *, card: bool = False) -> lis
     return [file for path, file in found.items() if path in wanted]
 
 
-def brought_by_files(repository: str, contents: Mapping[str, bytes], tokens: Mapping[int, str]) -> Brought:
+def chat_metadata_of_files(repository: str, contents: Mapping[str, bytes], tokens: Mapping[int, str]) -> ChatMetadata:
     """From the small files of a safetensors repository; `tokens` has the added tokens. Raises Refusal."""
     objects = {
         path: json_object(f"{repository}/{path}", contents[path]) if path in contents else {}
@@ -106,10 +106,10 @@ def brought_by_files(repository: str, contents: Mapping[str, bytes], tokens: Map
         added=tuple(tokens.values()),
         adds_bos=bool(config.get("add_bos_token")),
     )
-    return Brought(jinja, source, facts, objects[GENERATION_CONFIG])
+    return ChatMetadata(jinja, source, facts, objects[GENERATION_CONFIG])
 
 
-def brought_by_gguf(header: Header) -> Brought:
+def chat_metadata_of_gguf(header: GgufHeader) -> ChatMetadata:
     """From a GGUF's own metadata. Raises GgufError for what is of the wrong kind."""
     tokens = header.get("tokenizer.ggml.tokens", list) or []
 
@@ -129,13 +129,13 @@ def brought_by_gguf(header: Header) -> Brought:
         adds_bos=header.get("tokenizer.ggml.add_bos_token", bool) is not False,
     )
     embeds = f"{header.architecture}.pooling_type" in header.metadata
-    return Brought(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds, facts.adds_bos)
+    return ChatMetadata(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds, facts.adds_bos)
 
 
 def choose_modelfile(
     repository: str,
     architecture: str,
-    brought: Brought,
+    brought: ChatMetadata,
     chat: ChatTemplate | None,
     contents: Mapping[str, bytes],
     settings: ModelSettings,
@@ -178,7 +178,7 @@ def choose_modelfile(
     return dataclasses.replace(chosen, jinja=jinja, adds_bos=adds_bos)
 
 
-def _adds_bos(brought: Brought, chat: ChatTemplate | None, *, writes_bos: bool) -> bool | None:
+def _adds_bos(brought: ChatMetadata, chat: ChatTemplate | None, *, writes_bos: bool) -> bool | None:
     """Whether each text begins with BOS, as the template's conversations do where that is known.
 
     With `writes_bos` the text of a conversation has BOS in it where the tokenizer does not add one.
@@ -189,7 +189,7 @@ def _adds_bos(brought: Brought, chat: ChatTemplate | None, *, writes_bos: bool) 
 
 
 def _by_jinja(
-    brought: Brought,
+    brought: ChatMetadata,
     chat: ChatTemplate | None,
     settings: ModelSettings,
     capabilities: Capabilities,
@@ -221,7 +221,7 @@ def _by_jinja(
     return Modelfile(replace(settings, template=PLAIN), "none", False, warnings=(text,))
 
 
-def _without_bos(brought: Brought, chat: ChatTemplate) -> tuple[str, ...]:
+def _without_bos(brought: ChatMetadata, chat: ChatTemplate) -> tuple[str, ...]:
     """A model adds BOS to all texts or to none, and its conversations have none here."""
     if brought.source == "gguf" or not brought.adds_bos or chat.emits_bos or not brought.facts.bos:
         return ()

@@ -28,7 +28,7 @@ _PARSER = re.compile(r"^PARSER (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class OllamaConfigFile:
     """What the config says of a model. `size` is its number of parameters as Ollama shows it."""
 
     families: tuple[str, ...]
@@ -43,17 +43,17 @@ class Description:
 class HeldModel:
     """A model that Ollama has. `blobs` are the digests of its weights, each with the kind of its layer."""
 
-    description: Description
+    description: OllamaConfigFile
     blobs: tuple[tuple[str, str], ...]
     settings: ModelSettings
 
 
-def described(finished: Finished, *, has_projector: bool = False) -> Description:
+def described(finished: Finished, *, has_projector: bool = False) -> OllamaConfigFile:
     """What the config says of a GGUF, and of the projector beside it."""
     architecture = finished.architecture
     families = (architecture, PROJECTOR_FAMILY) if has_projector else (architecture,)
     renderer, parser = RENDERED.get(architecture, ("", ""))
-    return Description(families, human_number(finished.parameters), finished.file_type, renderer, parser)
+    return OllamaConfigFile(families, human_number(finished.parameters), finished.file_type, renderer, parser)
 
 
 def files_of(plan: Plan, finished: Finished) -> list[tuple[str, bytes]]:
@@ -62,7 +62,7 @@ def files_of(plan: Plan, finished: Finished) -> list[tuple[str, bytes]]:
     return list(files_beside(described(finished, has_projector=has_projector), plan.settings))
 
 
-def files_beside(description: Description, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:
+def files_beside(description: OllamaConfigFile, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:
     """Each with the kind of its layer; the first is the config."""
     yield CONFIG, orjson.dumps(_config(description))
     if settings.template:
@@ -78,7 +78,7 @@ def files_beside(description: Description, settings: ModelSettings) -> Iterator[
         yield "params", orjson.dumps(parameters)
 
 
-def _config(description: Description) -> dict[str, object]:
+def _config(description: OllamaConfigFile) -> dict[str, object]:
     """ConfigV2 (types/model/config.go). Newer versions than 0.40 refuse a field of another type."""
     optional = {
         "renderer": description.renderer,
@@ -110,7 +110,7 @@ def held_model(shown: Mapping[str, Any]) -> HeldModel | None:
     family = str(details.get("family") or "")
     families = tuple(str(one) for one in details.get("families") or () if one) or (family,)
     renderer, parser = _RENDERER.search(modelfile), _PARSER.search(modelfile)
-    description = Description(
+    description = OllamaConfigFile(
         families,
         str(details.get("parameter_size") or ""),
         str(details.get("quantization_level") or ""),

@@ -26,7 +26,7 @@ class Bar(NamedTuple):
     size: int
 
 
-class Stretch(NamedTuple):
+class TakenRange(NamedTuple):
     """A part of a blob that comes from one bar's file: `made` bytes of the blob out of `taken` bytes of the file."""
 
     digest: str
@@ -45,7 +45,7 @@ class Upload:
     path: str
     recipe: Recipe
     bars: tuple[Bar, ...] = ()
-    stretches: tuple[Stretch, ...] = ()
+    stretches: tuple[TakenRange, ...] = ()
     kind: str = "model"
 
     @property
@@ -81,7 +81,7 @@ class Finished:
     file_type: str
 
 
-class Offer(NamedTuple):
+class QuantizationOffer(NamedTuple):
     """A tag that works in place of the one that was asked for, and how many bytes the model would have.
 
     `usual` is one that most people look for.
@@ -118,7 +118,7 @@ class Plan:
     result_size: int | None = None
     base: "Base | None" = None
     finished: Finished | None = None
-    offers: tuple[Offer, ...] = ()
+    offers: tuple[QuantizationOffer, ...] = ()
 
     @property
     def steps(self) -> tuple["Plan", ...]:
@@ -156,14 +156,14 @@ def weight_file(repository: Repository, path: str, file: RepositoryFile, kind: s
 def weight_upload(repository: Repository, path: str, recipe: Recipe, kind: str = "model") -> Upload:
     """A blob of weights with the bars of the files that it is made of. A literal counts with the range before it."""
     digests = {file: bar_digest(repository, file) for file in recipe.files}
-    merged: list[Stretch] = []
+    merged: list[TakenRange] = []
     digest = next(iter(digests.values()), "")
     for part in recipe.parts:
         taken = 0
         if isinstance(part, Range):
             digest, taken = digests[part.file], part.stop - part.start
-        last = merged.pop() if merged and merged[-1].digest == digest else Stretch(digest, 0, 0)
-        merged.append(Stretch(digest, last.made + part.size, last.taken + taken))
+        last = merged.pop() if merged and merged[-1].digest == digest else TakenRange(digest, 0, 0)
+        merged.append(TakenRange(digest, last.made + part.size, last.taken + taken))
     # A file of which nothing is made has no bar: it could never fill.
     stretches = tuple(stretch for stretch in merged if stretch.made)
     sizes = Counter[str]()

@@ -14,7 +14,7 @@ from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, qua
 from proxy.gguf.tensors import GgufError, TensorInfo, TensorType, padding
 from proxy.gguf.transforms import Transform
 from proxy.planning.capabilities import NOT_RUN, Capabilities
-from proxy.planning.plan import Offer
+from proxy.planning.plan import QuantizationOffer
 
 USUAL = tuple(Quantization)[:6]
 
@@ -64,13 +64,13 @@ def read_quantization(
 
 def offers(
     header: int, facts: ModelFacts, tensors: Sequence[TensorInfo], capabilities: Capabilities
-) -> tuple[Offer, ...]:
+) -> tuple[QuantizationOffer, ...]:
     """The quantizations that this machine makes and this Ollama runs, with the bytes of a GGUF of each.
 
     `header` is how many bytes lie before the tensors, which are given as they are without a quantization.
     """
     return tuple(
-        Offer(quantization, header + size, quantization in USUAL)
+        QuantizationOffer(quantization, header + size, quantization in USUAL)
         for quantization in Quantization
         if capabilities.runs_quantization(quantization)
         if (size := _size(quantization, facts, tensors)) is not None

@@ -41,12 +41,12 @@ class Range:
         return taken if self.transform is None else self.transform.size(taken)
 
 
-def unused(file: RepositoryFile, start: int, stop: int) -> Range:
+def skip(file: RepositoryFile, start: int, stop: int) -> Range:
     """Bytes that no blob gets: they are read because a file that comes whole is checked, and needs no ranges."""
     return Range(file, start, stop, Transform(1, 0, _nothing))
 
 
-def covered(file: RepositoryFile, at: int, parts: Sequence[Literal | Range]) -> Iterator[Literal | Range]:
+def cover_file(file: RepositoryFile, at: int, parts: Sequence[Literal | Range]) -> Iterator[Literal | Range]:
     """The parts, whose ranges are of this file, and what lies between them and behind, for nobody.
 
     From the offset `at` on the file then comes whole, so that it is checked and needs no ranges; where the parts are
@@ -57,14 +57,14 @@ def covered(file: RepositoryFile, at: int, parts: Sequence[Literal | Range]) -> 
     for part in parts:
         if isinstance(part, Range):
             if in_order and at < part.start:
-                yield unused(file, at, part.start)
+                yield skip(file, at, part.start)
             at = part.stop
         yield part
     if in_order and at < file.size:
-        yield unused(file, at, file.size)
+        yield skip(file, at, file.size)
 
 
-def compared(where: str, file: RepositoryFile, size: int, same: Callable[[bytes], bool]) -> Range:
+def verify_header(where: str, file: RepositoryFile, size: int, same: Callable[[bytes], bool]) -> Range:
     """A file's header, which was read before: no blob gets it, but it has to be the `same` again."""
     return Range(file, 0, size, Transform(max(size, 1), 0, partial(_compare, where, same)))
 

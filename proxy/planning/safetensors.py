@@ -38,7 +38,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class SafetensorsHeader:
     """`content` is the header as it stands in the file, with its length before it."""
 
     content: bytes
@@ -67,7 +67,7 @@ def header_size(where: str, first: bytes, file_size: int) -> int:
     return LENGTH_BYTES + length
 
 
-def read_header(where: str, content: bytes, file_size: int) -> Header:
+def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader:
     """Read a whole header. Raises Refusal where it is broken, or does not fit the file's size."""
     try:
         tensors = dict(_tensors(content))
@@ -76,7 +76,7 @@ def read_header(where: str, content: bytes, file_size: int) -> Header:
             f"{where} has a broken header ({error}); ask the repository's owner to upload it again"
         ) from error
     _check_sizes(where, tensors, len(content), file_size)
-    return Header(content)
+    return SafetensorsHeader(content)
 
 
 def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:

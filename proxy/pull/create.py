@@ -24,5 +24,5 @@ async def create(ollama: Ollama, plan: Plan, name: str, digests: Mapping[str, st
     """Make the model under a name. Raises OllamaError, which names the one that was asked for."""
     body = model_body(plan, name, digests)
     if "from" in body:
-        body["from"] = await ollama.spelled(body["from"])
+        body["from"] = await ollama.canonical_name(body["from"])
     await ollama.create(body, plan.name)

@@ -16,12 +16,12 @@ from proxy.ollama.client import Ollama
 from proxy.ollama.disk import free_disk
 from proxy.ollama.registry import Blob, Layer, temporary_name
 from proxy.planning.identity import weights_identity, with_known_digests
-from proxy.planning.ollama_layers import Description, HeldModel, files_beside, files_of, held_model, settings_over
+from proxy.planning.ollama_layers import HeldModel, OllamaConfigFile, files_beside, files_of, held_model, settings_over
 from proxy.planning.plan import Base, Plan, Upload, small_file
 from proxy.pull.create import create
 from proxy.pull.install import Install, NotPulled
 from proxy.pull.states import Enter, State
-from proxy.pull.template_check import trial_files
+from proxy.pull.template_check import probe_model_files
 from proxy.store.journal import Journal
 from proxy.store.reclaim import NotReclaimed, Reclaim
 from proxy.tasks import to_its_end
@@ -39,7 +39,7 @@ REMOVING = "removing unused layers"
 
 
 @dataclass(slots=True)
-class Step:
+class ModelBuild:
     """One model to make. `temporary` is its name on the way. Its config and its other small layers are in `beside`, and
     in `kept` the digests of weights that Ollama has, with their kinds. `number` is that of its pull in the journal.
     """
@@ -61,11 +61,11 @@ class Step:
         brought = [Layer.of(upload.kind, Blob(digests[upload.path], upload.size)) for upload in self.plan.uploads]
         return [*kept, *brought, *_layers(self.beside[1:])]
 
-    def dress(self, description: Description, settings: ModelSettings) -> None:
+    def dress(self, description: OllamaConfigFile, settings: ModelSettings) -> None:
         self.beside = _small_files(files_beside(description, settings))
 
 
-class Making:
+class Executor:
     def __init__(
         self,
         config: OllamaConfig,
@@ -90,15 +90,15 @@ class Making:
         plan = with_known_digests(plan, self._journal.digest_of)
         await self._run([self._step(step) for step in plan.steps], plan, progress, enter, remember)
 
-    async def redress(self, plan: Plan, held: HeldModel, progress: Progress, enter: Enter, remember: Remember) -> None:
+    async def recreate(self, plan: Plan, held: HeldModel, progress: Progress, enter: Enter, remember: Remember) -> None:
         """Make the model again of the weights that Ollama has, with the plan's template, parameters and the like."""
         bare = replace(plan, uploads=(), quantization=None, is_converted=False)
-        step = Step(bare, temporary_name(), kept=held.blobs)
+        step = ModelBuild(bare, temporary_name(), kept=held.blobs)
         step.dress(held.description, plan.settings)
         await self._run([step], bare, progress, enter, remember)
 
     async def _run(
-        self, steps: Sequence[Step], plan: Plan, progress: Progress, enter: Enter, remember: Remember
+        self, steps: Sequence[ModelBuild], plan: Plan, progress: Progress, enter: Enter, remember: Remember
     ) -> None:
         removed = False
         try:
@@ -145,13 +145,13 @@ class Making:
             if removed.blobs or removed.models:
                 progress.status(REMOVING)
 
-    def _step(self, plan: Plan) -> Step:
-        step = Step(plan, temporary_name(weights_identity(plan)))
+    def _step(self, plan: Plan) -> ModelBuild:
+        step = ModelBuild(plan, temporary_name(weights_identity(plan)))
         if plan.finished is not None:
             step.beside = _small_files(files_of(plan, plan.finished))
         return step
 
-    async def _claim(self, step: Step, progress: Progress) -> None:
+    async def _claim(self, step: ModelBuild, progress: Progress) -> None:
         """From here on nobody removes what the step needs, so that what Ollama has is worth asking."""
         plan = step.plan
         digests = [upload.digest for upload in (*plan.uploads, *step.beside) if upload.digest]
@@ -162,10 +162,10 @@ class Making:
 
         await self._transfer.patiently(claim, plan.name, progress)
 
-    async def _try_template(self, step: Step, progress: Progress) -> None:
+    async def _try_template(self, step: ModelBuild, progress: Progress) -> None:
         """Raises Refusal with Ollama's reason. Where it does not reach the proxy, its create will say so."""
         name = temporary_name()
-        files = trial_files(step.plan, name)
+        files = probe_model_files(step.plan, name)
         if not files:
             return
         self._journal.need(step.number, [file.digest for file in files if file.digest])
@@ -187,7 +187,7 @@ class Making:
             finally:
                 await self._ollama.delete(made)
 
-    async def _make(self, step: Step, held: set[str], progress: Progress, enter: Enter) -> bool:
+    async def _make(self, step: ModelBuild, held: set[str], progress: Progress, enter: Enter) -> bool:
         """Whether something was removed behind the model."""
         enter(State.TRANSFERRING)
         need = partial(self._journal.need, step.number)
@@ -202,13 +202,13 @@ class Making:
             await to_its_end(self._put(step, digests, progress, enter))
             return await self._give_up(progress, enter)
 
-    async def _bring_back(self, step: Step, digests: Mapping[str, str], progress: Progress) -> dict[str, str]:
+    async def _bring_back(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress) -> dict[str, str]:
         """A model that Ollama created and removed meanwhile may have taken the weights with it."""
         gone = [path for path, digest in digests.items() if not await self._ollama.has_blob(digest)]
         plan = replace(step.plan, uploads=tuple(upload for upload in step.plan.uploads if upload.path in gone))
         return {**digests, **await self._transfer.run(plan, (), progress)}
 
-    async def _take_base(self, step: Step, base: Base) -> None:
+    async def _take_base(self, step: ModelBuild, base: Base) -> None:
         """An adapter's model has all of its base's layers: its weights, and what the settings do not replace."""
         held = held_model(await self._ollama.show(base.name) or {})
         if held is None:
@@ -221,7 +221,7 @@ class Making:
         digests = [digest for _, digest in held.blobs]
         self._journal.need(step.number, [*digests, *(upload.digest for upload in step.beside if upload.digest)])
 
-    async def _put(self, step: Step, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
+    async def _put(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
         """Make the model of what was brought. That nothing can be removed behind it is no failure of the pull."""
         try:
             await self._install_layers(step, digests, progress)
@@ -231,14 +231,16 @@ class Making:
         enter(State.RECLAIMING)
         await self._drop_temporaries()
 
-    async def _install_layers(self, step: Step, digests: Mapping[str, str], progress: Progress) -> None:
+    async def _install_layers(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress) -> None:
         layers = step.layers(digests)
         pull = partial(self._install.pulled, step.temporary, step.config, layers)
         made = await self._transfer.patiently(pull, step.plan.name, progress)
         await self._hand_over(made, step.plan, progress)
         self._reclaim.belongs_to_a_model([step.config.digest, *(layer.blob.digest for layer in layers)])
 
-    async def _create_instead(self, step: Step, digests: Mapping[str, str], progress: Progress, why: NotPulled) -> None:
+    async def _create_instead(
+        self, step: ModelBuild, digests: Mapping[str, str], progress: Progress, why: NotPulled
+    ) -> None:
         """Of a GGUF every Ollama still makes a model, but from 0.34.2 on none with an adapter."""
         log.warning("%s is made by Ollama's create instead of a manifest, since %s", step.plan.name, why)
         files = {f"model-{number}.gguf": digest for number, (_, digest) in enumerate(step.kept)}
@@ -274,7 +276,7 @@ class Making:
             return False
         enter(State.RECLAIMING)
         try:
-            return bool((await self._reclaim.give_up()).blobs)
+            return bool((await self._reclaim.collect()).blobs)
         except NotReclaimed as error:
             progress.warn([str(error)])
             log.warning("%s", error)
@@ -284,11 +286,11 @@ class Making:
 
     async def _drop_temporaries(self) -> None:
         try:
-            await self._reclaim.drop_temporaries()
+            await self._reclaim.sweep_temporary()
         except OllamaError as error:
             log.warning("temporary models stay for now: %s", error)
 
-    async def _give_all_up(self, steps: Sequence[Step], progress: Progress, enter: Enter) -> None:
+    async def _give_all_up(self, steps: Sequence[ModelBuild], progress: Progress, enter: Enter) -> None:
         """The same files would fail the same way."""
         for step in steps:
             self._reclaim.end(step.number)
@@ -296,7 +298,7 @@ class Making:
             await self._drop_temporaries()
         await self._give_up(progress, enter)
 
-    async def _check_disk(self, steps: Sequence[Step]) -> None:
+    async def _check_disk(self, steps: Sequence[ModelBuild]) -> None:
         """Raises Refusal where it is certain that the disk is too small."""
         free = await free_disk(self._config, self._ollama)
         if free is None or free > self._needed(steps, set()):
@@ -308,7 +310,7 @@ class Making:
                 f"{decimal(free)} left; remove models that you do not use (`ollama rm`)"
             )
 
-    def _needed(self, steps: Sequence[Step], held: Collection[str]) -> int:
+    def _needed(self, steps: Sequence[ModelBuild], held: Collection[str]) -> int:
         """Bytes that come to the disk until all is made, beyond what is there."""
         uploads = (upload for step in steps for upload in step.plan.uploads)
         return sum(upload.size for upload in uploads if upload.digest not in held)

@@ -21,7 +21,7 @@ UNQUANTIZED = {"F32": ("F32", "unknown"), "F16": ("F16",), "BF16": ("BF16",)}
 """How Ollama shows a file type: 0, which is F32, is unknown to it (v0.24, v0.33)."""
 
 
-class Installed:
+class Freshness:
     def __init__(self, config: Config, journal: Journal, ollama: Ollama) -> None:
         self._config = config
         self._journal = journal

@@ -12,7 +12,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from proxy.errors import OllamaError
-from proxy.forward.cors import Origins
+from proxy.forward.cors import Cors
 from proxy.forward.handler import Forward
 from proxy.ollama.client import Ollama
 from proxy.pull.jobs import Job, Jobs
@@ -59,7 +59,7 @@ def read_request(body: bytes) -> PullRequest | None:
 
 
 class PullHandler:
-    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward, origins: Origins) -> None:
+    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward, origins: Cors) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
         self._forward = forward
@@ -82,7 +82,7 @@ class PullHandler:
 class DeleteHandler:
     """Open WebUI before v0.12 cancels a pull by leaving it and removing the model, which may not be there yet."""
 
-    def __init__(self, ollama: Ollama, reclaim: Reclaim, jobs: Jobs, forward: Forward, origins: Origins) -> None:
+    def __init__(self, ollama: Ollama, reclaim: Reclaim, jobs: Jobs, forward: Forward, origins: Cors) -> None:
         self._ollama = ollama
         self._removals = reclaim.removals
         self._jobs = jobs

@@ -7,11 +7,11 @@ from functools import partial
 from proxy.config import Config
 from proxy.ollama.client import Ollama
 from proxy.planning.plan import Plan, bar_digest
-from proxy.pull.execute import WRITING, Making
-from proxy.pull.freshness import Installed
+from proxy.pull.execute import WRITING, Executor
+from proxy.pull.freshness import Freshness
 from proxy.pull.install import Install
 from proxy.pull.planner import NativePull, Planner
-from proxy.pull.queue import Turns
+from proxy.pull.queue import Queue
 from proxy.pull.reference import ModelReference
 from proxy.pull.states import Enter, State
 from proxy.sources.base import Repository
@@ -39,9 +39,9 @@ class Pipeline:
         self._journal = journal
         self._reclaim = reclaim
         self._transfer = transfer
-        self._installed = Installed(config, journal, ollama)
-        self._turns = Turns(config.pull.jobs)
-        self._making = Making(config.ollama, ollama, transfer, journal, reclaim, install)
+        self._installed = Freshness(config, journal, ollama)
+        self._turns = Queue(config.pull.jobs)
+        self._making = Executor(config.ollama, ollama, transfer, journal, reclaim, install)
 
     def claims(self, reference: ModelReference) -> bool:
         return self._planner.claims(reference)
@@ -69,10 +69,10 @@ class Pipeline:
         remember = partial(installed.remember, reference, plan)
         progress.warn(plan.warnings)
         enter(State.WAITING)
-        async with self._turns.turn(progress):
+        async with self._turns.slot(progress):
             if held := await patiently(lambda: installed.same_weights(reference, plan)):
                 progress.announce((*bar, True) for bar in plan.bars)
-                await self._making.redress(plan, held, progress, enter, remember)
+                await self._making.recreate(plan, held, progress, enter, remember)
             else:
                 await self._making.make(plan, progress, enter, remember)
         return None
@@ -81,7 +81,7 @@ class Pipeline:
         """Have Ollama pull what it can by itself, and tell of it as it does."""
         progress.name_files(_paths(plan.repository))
         enter(State.WAITING)
-        async with self._turns.turn(progress):
+        async with self._turns.slot(progress):
             enter(State.TRANSFERRING)
             reached: dict[str, int] = {}
             follow = partial(self._follow, reference.name, progress, reached)

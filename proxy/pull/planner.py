@@ -33,9 +33,9 @@ from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import (
-    Brought,
-    brought_by_files,
-    brought_by_gguf,
+    ChatMetadata,
+    chat_metadata_of_files,
+    chat_metadata_of_gguf,
     choose_modelfile,
     files_to_read,
 )
@@ -144,7 +144,7 @@ class Planner:
         projector = choose_projector(choice.model, repository.files)
         await reading.read(files_to_read(repository.files))
         try:
-            brought = await asyncio.to_thread(brought_by_gguf, headers[0])
+            brought = await asyncio.to_thread(chat_metadata_of_gguf, headers[0])
         except GgufError as error:
             raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
         settings, chat = self._config.settings_for(reference.name), await _probed(brought)
@@ -173,7 +173,7 @@ class Planner:
         ) as converting:
             tokens, adds_bos = await converting.read_tokens(repository.id, config, contents)
             pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
-            brought = brought_by_files(repository.id, contents, tokens)
+            brought = chat_metadata_of_files(repository.id, contents, tokens)
             brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
             settings, chat = self._config.settings_for(reference.name), await _probed(brought)
             modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
@@ -242,7 +242,7 @@ class Planner:
             return await self.plan(base, repository, capabilities, progress), facts
 
 
-async def _probed(brought: Brought) -> ChatTemplate | None:
+async def _probed(brought: ChatMetadata) -> ChatTemplate | None:
     return await probe(brought.jinja, brought.facts) if brought.jinja else None
 
 

@@ -4,18 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.transfer.progress import Listener
+from proxy.transfer.progress import ProgressListener
 
 
-class Turns:
+class Queue:
     """At most `most` at once. Who waits is told how many are before it."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._line: list[tuple[Listener, asyncio.Event]] = []
+        self._line: list[tuple[ProgressListener, asyncio.Event]] = []
 
     @asynccontextmanager
-    async def turn(self, progress: Listener) -> AsyncIterator[None]:
+    async def slot(self, progress: ProgressListener) -> AsyncIterator[None]:
         place = (progress, asyncio.Event())
         self._line.append(place)
         self._tell()

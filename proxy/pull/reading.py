@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from proxy.errors import Refusal
-from proxy.gguf.header import Header as GgufHeader
-from proxy.gguf.header import Incomplete
+from proxy.gguf.header import GgufHeader, Incomplete
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.gguf.tensors import GgufError
-from proxy.planning.safetensors import LENGTH_BYTES, Header, header_size, read_header
+from proxy.planning.safetensors import LENGTH_BYTES, SafetensorsHeader, header_size, read_header
 from proxy.sources.base import Repository, RepositoryFile
 from proxy.tasks import together
 from proxy.transfer.progress import Progress
@@ -34,7 +33,7 @@ class Reading:
         self._transfer = transfer
         self.progress = progress
         self.contents: dict[str, bytes] = {}
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, SafetensorsHeader] = {}
         # Threads that parse give way to each other, and let the server wait for all of them.
         self._parsing = asyncio.Lock()
 
@@ -45,7 +44,7 @@ class Reading:
         check_readable(self.repository.id, missing, READABLE_BYTES - kept)
         self.contents |= await self._transfer.read(self.repository, missing, self.progress)
 
-    async def headers(self, files: Iterable[RepositoryFile]) -> dict[str, Header]:
+    async def headers(self, files: Iterable[RepositoryFile]) -> dict[str, SafetensorsHeader]:
         """Of safetensors, by path."""
         wanted = list(files)
         missing = [file for file in wanted if file.path not in self._headers]
@@ -62,7 +61,7 @@ class Reading:
             self.progress.retried()
             return await read(file)
 
-    async def _header(self, file: RepositoryFile) -> Header:
+    async def _header(self, file: RepositoryFile) -> SafetensorsHeader:
         where = f"{self.repository.id}/{file.path}"
         first = await self._part(file, 0, min(LENGTH_BYTES, file.size))
         size = header_size(where, first, file.size)

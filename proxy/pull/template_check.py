@@ -11,7 +11,7 @@ WRITTEN_BY_OTHERS = ("config", "template")
 NUMBERS = 32
 
 
-def trial_files(plan: Plan, name: str) -> tuple[Upload, ...]:
+def probe_model_files(plan: Plan, name: str) -> tuple[Upload, ...]:
     """The config, the weights and the template of a model of next to nothing; none where there is nothing to try.
 
     No other model has one of them: they go with this one, also while another is being made.

@@ -49,7 +49,7 @@ def make_request(
     return request
 
 
-class Guard:
+class Access:
     """Refuses what a web page elsewhere (DNS rebinding) or somebody without a key must not do."""
 
     def __init__(self, server: ServerConfig, advertised_host: str = "") -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from proxy.errors import Refusal, SourceError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.threads import in_daemon_thread
 
@@ -87,7 +87,7 @@ class Folder:
             ) from None
         except OSError as error:
             raise SourceError(
-                f"{repository} in the folder of [sources.{self._name}] cannot be listed: {reason(error)}"
+                f"{repository} in the folder of [sources.{self._name}] cannot be listed: {reason_of(error)}"
             ) from error
         return FolderRepository(repository, found)
 
@@ -158,7 +158,7 @@ class FolderRepository:
         try:
             opened = await in_daemon_thread(lambda: _open(found, start))
         except OSError as error:
-            raise SourceError(f"{what} cannot be read: {reason(error)}; check it, and pull again") from error
+            raise SourceError(f"{what} cannot be read: {reason_of(error)}; check it, and pull again") from error
         with opened:
             yield self._chunks(opened, what, found, stop - start)
 
@@ -168,7 +168,7 @@ class FolderRepository:
             try:
                 chunk, state = await in_daemon_thread(lambda size=size: _read(opened, size))  # type: ignore[misc]
             except OSError as error:
-                raise SourceError(f"{what} cannot be read: {reason(error)}; check it, and pull again") from error
+                raise SourceError(f"{what} cannot be read: {reason_of(error)}; check it, and pull again") from error
             if state != found.state or not chunk:
                 raise SourceError(f"{what} has changed since the pull began; pull again when it is written to no more")
             left -= len(chunk)

@@ -16,7 +16,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from proxy.errors import Interrupted, RangesIgnored, SourceError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.base import RepositoryFile
 
 log = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ class HttpFile:
 
     def _failure(self, error: Exception) -> SourceError:
         host = (self._signed or self._url).host
-        text = f"{self._what}: the connection to {host} failed ({reason(error)})"
+        text = f"{self._what}: the connection to {host} failed ({reason_of(error)})"
         match error:
             case aiohttp.ClientConnectorCertificateError():
                 return SourceError(f"{text}; SSL_CERT_FILE names the certificates to trust")

@@ -7,7 +7,7 @@ from yarl import URL
 
 from proxy.config import HubConfig
 from proxy.errors import SourceError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.http_file import bearer, proxy_for, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 from proxy.sources.threads import in_daemon_thread
@@ -54,7 +54,7 @@ async def _reach(endpoint: str, path: str, token: str) -> int:
             status = answer.status
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise SourceError(
-            f"{endpoint} cannot be reached ({reason(error)}); look at the network and at HTTPS_PROXY, or set "
+            f"{endpoint} cannot be reached ({reason_of(error)}); look at the network and at HTTPS_PROXY, or set "
             "hub.endpoint or hub.mirrors to a mirror that you can reach"
         ) from error
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from huggingface_hub import errors
 
 from proxy.errors import ProxyError, Refusal, SourceError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 
 INVALID_CREDENTIALS = "Invalid credentials"
@@ -30,12 +30,12 @@ def explain(error: Exception, endpoint: str, repository: str, revision: str | No
             return _explain_status(error, endpoint, repository, with_token=with_token)
         case ValueError() | LookupError() | TypeError() | AttributeError():
             return SourceError(
-                f"{endpoint} does not answer as the Hub does when asked for {repository} ({reason(error)}); check "
+                f"{endpoint} does not answer as the Hub does when asked for {repository} ({reason_of(error)}); check "
                 "hub.endpoint in the configuration"
             )
         case _:
             return SourceError(
-                f"{endpoint} cannot be reached ({reason(error)}); check the network, or hub.endpoint in the "
+                f"{endpoint} cannot be reached ({reason_of(error)}); check the network, or hub.endpoint in the "
                 "configuration"
             )
 

@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from proxy.errors import SourceError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.base import RepositoryFile
 from proxy.sources.http_file import REDIRECTS, SHA256, answers, bearer
 
@@ -107,7 +107,7 @@ class HubFiles:
                 async for answer in asked:
                     status = HTTPStatus(answer.status)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._untold(path, reason(error)) from error
+            raise self._untold(path, reason_of(error)) from error
         return status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
     async def gguf_repositories(self) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ class HubFiles:
                         # On to the bytes' own address: it may be signed for a GET alone, and its ETag is its own.
                         break
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            last = reason(error)
+            last = reason_of(error)
         completed = file.completed_by(said)
         if completed.size is None:
             raise self._untold(file.path, last)
@@ -169,7 +169,7 @@ class HubFiles:
                 entries, page = await self._page(page)
                 files = [_from_tree(entry) for entry in entries if entry["type"] == "file"]
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError) as error:
-                log.info("%s has no tree of %s (%s)", self._endpoint, self._repository, reason(error))
+                log.info("%s has no tree of %s (%s)", self._endpoint, self._repository, reason_of(error))
                 return
             for file in files:
                 yield file

@@ -16,7 +16,7 @@ from proxy.errors import ProxyError, Refusal, SourceError
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.http_file import CHECK_TOKEN, SHA256, HttpFile, bearer, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_address
-from proxy.sources.mirrors import MirroredFile, Place
+from proxy.sources.mirrors import Endpoint, MirroredFile
 from proxy.sources.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class HuggingFace:
     ) -> None:
         self.endpoint = endpoint
         self.hosts = hosts
-        self._places = [Place(url) for url in (endpoint, *mirrors)]
+        self._places = [Endpoint(url) for url in (endpoint, *mirrors)]
         self._token = token or None
         self._receive_buffer = receive_buffer
         self._opened: aiohttp.ClientSession | None = None
@@ -82,7 +82,7 @@ class HuggingFace:
                 return opened
         raise SourceError("; ".join(str(error) for error in failures))
 
-    async def _open_at(self, place: Place, repository: str, revision: str | None, seconds: float) -> "HubRepository":
+    async def _open_at(self, place: Endpoint, repository: str, revision: str | None, seconds: float) -> "HubRepository":
         try:
             async with asyncio.timeout(seconds):
                 info, access_is_known = await in_daemon_thread(lambda: self._describe(place, repository, revision))
@@ -103,7 +103,7 @@ class HuggingFace:
             return files[self._places[0]]
         return MirroredFile(f"{repository.id}/{file.path}", file, files, repository.described_by)
 
-    def _file_at(self, place: Place, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
+    def _file_at(self, place: Endpoint, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
         return HttpFile(
             self._session(),
             resolve_address(place.url, repository.id, repository.commit, file.path),
@@ -114,7 +114,7 @@ class HuggingFace:
             denied=CHECK_TOKEN if place is self._places[0] else f"mirrors get no token, which is {self.endpoint}'s",
         )
 
-    def _token_for(self, place: Place) -> str | None:
+    def _token_for(self, place: Endpoint) -> str | None:
         return self._token if place is self._places[0] else None
 
     async def gguf_of(self, repository: "HubRepository") -> Sequence[str]:
@@ -126,7 +126,7 @@ class HuggingFace:
             log.info("%s names no GGUF of %s: %r", repository.described_by.url, repository.id, error)
             return ()
 
-    def _files(self, place: Place, repository: str, commit: str) -> HubFiles:
+    def _files(self, place: Endpoint, repository: str, commit: str) -> HubFiles:
         return HubFiles(self._session, place.url, self._token_for(place), repository, commit)
 
     def _session(self) -> aiohttp.ClientSession:
@@ -134,7 +134,7 @@ class HuggingFace:
             self._opened = source_session(self._receive_buffer)
         return self._opened
 
-    def _describe(self, place: Place, repository: str, revision: str | None) -> "tuple[ModelInfo, bool]":
+    def _describe(self, place: Endpoint, repository: str, revision: str | None) -> "tuple[ModelInfo, bool]":
         """Blocking: huggingface_hub is synchronous, and slow to import. Also says whether access is out of question."""
         from huggingface_hub import HfApi, get_token
 
@@ -181,7 +181,9 @@ class HuggingFace:
             except errors.HfHubHTTPError:
                 raise error from None
 
-    async def _list(self, place: Place, info: "ModelInfo", *, access_is_known: bool, pinned: bool) -> "HubRepository":
+    async def _list(
+        self, place: Endpoint, info: "ModelInfo", *, access_is_known: bool, pinned: bool
+    ) -> "HubRepository":
         if info.sha is None:
             raise SourceError(f"{place.url} names no commit for {info.id}; it cannot be pinned")
         hub_files = self._files(place, info.id, info.sha)
@@ -197,7 +199,7 @@ class HuggingFace:
         return HubRepository(self, place, info.id, info.sha, files, public, modified)
 
     async def _check_access(
-        self, place: Place, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]
+        self, place: Endpoint, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]
     ) -> None:
         for path in [file.path for file in files if file.is_needed][:1]:
             if not await hub_files.may_be_read(path):
@@ -209,7 +211,7 @@ class HuggingFace:
 @dataclass(frozen=True, slots=True)
 class HubRepository:
     source: HuggingFace
-    described_by: Place
+    described_by: Endpoint
     id: str
     commit: str
     files: tuple[RepositoryFile, ...]

@@ -20,7 +20,7 @@ SLOW_RATE, SLOW_SECONDS = 32 * 1024, 15.0
 """Bytes a second of one stream, over so many seconds in which nothing else is waited for."""
 
 
-class Place:
+class Endpoint:
     """The endpoint or a mirror. One that fails or crawls is asked after the others for a while, longer each time."""
 
     def __init__(self, url: str) -> None:
@@ -30,20 +30,20 @@ class Place:
         self._left_until = 0.0
 
     @property
-    def is_left(self) -> bool:
+    def is_open(self) -> bool:
         return time.monotonic() < self._left_until
 
-    def fails(self, error: Interrupted) -> None:
+    def record_failure(self, error: Interrupted) -> None:
         self._failures += 1
         silent = isinstance(error.__cause__, aiohttp.ClientConnectorError | TimeoutError) or error.wait is not None
-        if self.is_left or (self._failures < MOST_FAILURES and not silent):
+        if self.is_open or (self._failures < MOST_FAILURES and not silent):
             return
         seconds = min(LEFT_SECONDS * 2**self._leaves, LONGEST_LEFT)
         self._left_until = time.monotonic() + seconds
         self._leaves += 1
         log.warning("%s is asked after the others for %.0f s: %s", self.url, seconds, error)
 
-    def delivers(self) -> None:
+    def record_success(self) -> None:
         self._failures = self._leaves = 0
 
 
@@ -53,15 +53,17 @@ class MirroredFile:
     Nothing that comes is trusted: who reads it compares the digest that was announced.
     """
 
-    def __init__(self, what: str, file: RepositoryFile, places: Mapping[Place, HttpFile], described_by: Place) -> None:
+    def __init__(
+        self, what: str, file: RepositoryFile, places: Mapping[Endpoint, HttpFile], described_by: Endpoint
+    ) -> None:
         self._what = what
         self._file = file
         self._places = places
         self._described_by = described_by
         self._endpoint = next(iter(places))
-        self._refused: dict[Place, SourceError] = {}
-        self._used: set[Place] = set()
-        self._suspected: set[Place] = set()
+        self._refused: dict[Endpoint, SourceError] = {}
+        self._used: set[Endpoint] = set()
+        self._suspected: set[Endpoint] = set()
         if file.sha256 is None and file.git_sha1 is None:
             self.keep_to_source()
 
@@ -75,9 +77,9 @@ class MirroredFile:
             try:
                 yield await stack.enter_async_context(aclosing(self._all_of(chunks, place, expected)))
             except Interrupted as error:
-                place.fails(error)
+                place.record_failure(error)
                 raise
-            place.delivers()
+            place.record_success()
 
     def damaged(self) -> str:
         """What `Mirrored.damaged` promises."""
@@ -90,9 +92,9 @@ class MirroredFile:
         """What `Mirrored.keep_to_source` promises."""
         self._places = {self._described_by: self._places[self._described_by]}
 
-    async def _open(self, stack: AsyncExitStack, start: int, stop: int | None) -> tuple[Place, AsyncIterator[bytes]]:
-        failures: dict[Place, SourceError] = {}
-        for place in sorted(self._places, key=lambda place: place.is_left):
+    async def _open(self, stack: AsyncExitStack, start: int, stop: int | None) -> tuple[Endpoint, AsyncIterator[bytes]]:
+        failures: dict[Endpoint, SourceError] = {}
+        for place in sorted(self._places, key=lambda place: place.is_open):
             refused = self._refused.get(place)
             if refused is not None and (stop is not None or not isinstance(refused, RangesIgnored)):
                 failures[place] = refused
@@ -100,9 +102,9 @@ class MirroredFile:
             try:
                 return place, await stack.enter_async_context(self._places[place].stream(start, stop))
             except Interrupted as error:
-                place.fails(error)
+                place.record_failure(error)
                 failures[place] = error
-                if not place.is_left:
+                if not place.is_open:
                     break
             except SourceError as error:
                 if place is self._described_by:
@@ -110,7 +112,7 @@ class MirroredFile:
                 self._refused[place] = failures[place] = error
         raise self._failure(failures)
 
-    async def _all_of(self, chunks: AsyncIterator[bytes], place: Place, left: int) -> AsyncGenerator[bytes, None]:
+    async def _all_of(self, chunks: AsyncIterator[bytes], place: Endpoint, left: int) -> AsyncGenerator[bytes, None]:
         came, waited, began = 0, 0.0, time.monotonic()
         async for chunk in chunks:
             waited += time.monotonic() - began
@@ -126,10 +128,10 @@ class MirroredFile:
         if left > 0:
             raise Interrupted(f"{self._what}: {place.url} ended its answer {left} bytes early")
 
-    def _has_another(self, place: Place) -> bool:
-        return any(not (other is place or other.is_left or other in self._refused) for other in self._places)
+    def _has_another(self, place: Endpoint) -> bool:
+        return any(not (other is place or other.is_open or other in self._refused) for other in self._places)
 
-    def _failure(self, failures: Mapping[Place, SourceError]) -> SourceError:
+    def _failure(self, failures: Mapping[Endpoint, SourceError]) -> SourceError:
         errors = list(failures.values())
         asked = [place for place in self._places if place in failures]
         told = (f"{place.url}: {str(failures[place]).removeprefix(f'{self._what}: ')}" for place in asked)

@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.config import http_url
 from proxy.errors import ProxyError, Refusal, SourceError
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.http_file import REDIRECTS, SHA256, HttpFile, answers, bearer, source_session
 
@@ -85,13 +85,13 @@ class ModelScope:
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise SourceError(
-                f"{self._endpoint} cannot be reached ({reason(error)}); check the network, or endpoint in "
+                f"{self._endpoint} cannot be reached ({reason_of(error)}); check the network, or endpoint in "
                 f"[sources.{self._name}]"
             ) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise SourceError(
-                f"{self._endpoint} does not answer as ModelScope does when asked for {repository} ({reason(error)}); "
-                f"check endpoint in [sources.{self._name}]"
+                f"{self._endpoint} does not answer as ModelScope does when asked for {repository} "
+                f"({reason_of(error)}); check endpoint in [sources.{self._name}]"
             ) from error
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from proxy.config import Config, convert
-from proxy.network_errors import reason
+from proxy.network_errors import reason_of
 from proxy.sources.base import Source, SourcePlugin, SourceSettings
 from proxy.sources.huggingface import HuggingFace
 from proxy.sources.modelscope import HOSTS as MODELSCOPE_HOSTS
@@ -84,7 +84,7 @@ def _load(settings: SourceSettings, point: "EntryPoint") -> SourcePlugin:
         plugin: SourcePlugin = point.load()
     except Exception as error:
         # It is somebody else's module: whatever it raises, the person has to know which one it was.
-        raise settings.error("type", f"{where} cannot be imported: {reason(error)}") from error
+        raise settings.error("type", f"{where} cannot be imported: {reason_of(error)}") from error
     if not hasattr(plugin, "from_settings"):
         raise settings.error("type", f"{where} has no from_settings; proxy/sources/base.py says what a source needs")
     return plugin

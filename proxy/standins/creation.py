@@ -11,9 +11,9 @@ import orjson
 
 from proxy.standins.blobs import BlobStore
 from proxy.standins.gguf_facts import WeightFacts, gguf_facts
-from proxy.standins.model_store import Layer, Shelf, StandInModel
+from proxy.standins.model_store import ModelStore, StandInModel, StoredLayer
 from proxy.standins.names import ModelName
-from proxy.standins.responses import Lines, Refusal
+from proxy.standins.responses import ErrorAnswer, Lines
 
 LLAMA_SERVER = (0, 30, 0)
 """From here on llama.cpp's programs join what is split."""
@@ -59,7 +59,7 @@ class Creation:
         name: ModelName,
         lines: Lines,
         *,
-        shelf: Shelf,
+        shelf: ModelStore,
         blobs: BlobStore,
         script: CreateScript,
         pull: Callable[[str, Lines], Awaitable[None]],
@@ -73,7 +73,7 @@ class Creation:
         self._script = script
         self._pull = pull
         self._version = version
-        self._layers: list[tuple[Layer, str]] = []  # each with the line that announces it
+        self._layers: list[tuple[StoredLayer, str]] = []  # each with the line that announces it
         self.finished = False
 
     async def run(self) -> None:
@@ -84,7 +84,7 @@ class Creation:
         elif self._body.get("files") is not None:
             await self._take_files(self._body["files"])
         else:
-            raise Refusal("neither 'from' or 'files' was specified", 400)
+            raise ErrorAnswer("neither 'from' or 'files' was specified", 400)
         if self._body.get("adapters") is not None:
             await self._take_adapter(self._body["adapters"])
         self._dress()
@@ -97,18 +97,18 @@ class Creation:
 
     def _refuse_what_is_gone(self) -> None:
         if self._body.get("adapters"):
-            raise Refusal("LoRA adapters are no longer supported", 400)
+            raise ErrorAnswer("LoRA adapters are no longer supported", 400)
 
     async def _take_from(self, source: str) -> None:
         name = ModelName.parse(source)
         if name is None:
-            raise Refusal("invalid model name", 400)
+            raise ErrorAnswer("invalid model name", 400)
         if name not in self._shelf.names():  # unlike all else, it looks for the very same letters
             await self._pull(source, self._lines)
         for layer in self._shelf[source].layers:
             if layer.digest not in self._blobs.sizes:
                 path = f"/stand-in/models/blobs/{layer.digest.replace(':', '-')}"
-                raise Refusal(f"stat {path}: no such file or directory")
+                raise ErrorAnswer(f"stat {path}: no such file or directory")
             if layer.kind != "config":
                 self._layers.append((layer, f"using existing layer {layer.digest}"))
         await self._play()
@@ -118,17 +118,17 @@ class Creation:
         # The real one looks at the files in a random order until one tells the type, so it finds a missing
         # blob only sometimes; this one always does.
         if any(files[path] not in self._blobs.sizes for path in loose):
-            raise Refusal("unknown type", 400)
+            raise ErrorAnswer("unknown type", 400)
         if any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
             await self._take_gguf(files)
         else:
-            raise Refusal("unknown type", 400)
+            raise ErrorAnswer("unknown type", 400)
 
     async def _take_adapter(self, files: dict[str, str]) -> None:
         if not any(path.endswith(".gguf") or self._is_gguf(digest) for path, digest in files.items()):
-            raise Refusal("unknown type", 400)
+            raise ErrorAnswer("unknown type", 400)
         if len(files) > 1:
-            raise Refusal("only one adapter is currently supported", 400)
+            raise ErrorAnswer("only one adapter is currently supported", 400)
         await self._take_gguf(files)
 
     def _is_gguf(self, digest: str) -> bool:
@@ -141,16 +141,16 @@ class Creation:
             await self._lines.status("parsing GGUF")
             await self._play()
             if digest not in self._blobs.sizes:
-                raise Refusal(f"open {path}: no such file or directory")
+                raise ErrorAnswer(f"open {path}: no such file or directory")
             if not self._is_gguf(digest):
-                raise Refusal("supplied file was not in GGUF format", 400)
+                raise ErrorAnswer("supplied file was not in GGUF format", 400)
             size = self._blobs.sizes[digest]
             facts = self._blobs.facts.get(digest) or gguf_facts(self._blobs.beginning(digest), size)
             self._blobs.facts[digest] = facts
             if facts.parts > 1 and self._version >= LLAMA_SERVER:
                 parts[facts.part] = (path, digest)
                 continue
-            self._layers.append((Layer(facts.kind, digest, size), f"using existing layer {digest}"))
+            self._layers.append((StoredLayer(facts.kind, digest, size), f"using existing layer {digest}"))
             self._detect_template(facts.chat_template)
         if parts:
             self._join(parts)
@@ -159,18 +159,20 @@ class Creation:
         for number, (path, digest) in parts.items():
             facts = self._blobs.facts[digest]
             if not re.search(rf"-{number + 1:05}-of-{facts.parts:05}\.gguf$", path):
-                raise Refusal(f'split GGUF "{path}" must use llama.cpp split filename pattern')
+                raise ErrorAnswer(f'split GGUF "{path}" must use llama.cpp split filename pattern')
         path, first = min(parts.items())[1]
         facts = self._blobs.facts[first]
         if len(parts) != facts.parts:
-            raise Refusal(f'split GGUF "{path}" has {len(parts)} shards, expected {facts.parts}')
+            raise ErrorAnswer(f'split GGUF "{path}" has {len(parts)} shards, expected {facts.parts}')
         digests = [digest for _, (_, digest) in sorted(parts.items())]
         digest = f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
         size = sum(self._blobs.sizes[part] for part in digests)
         self._blobs.facts[digest] = replace(
             facts, parts=0, parameters=sum(self._blobs.facts[part].parameters for part in digests)
         )
-        self._layers.append((Layer("model", digest, size), _announced(digest, new=self._blobs.claim(digest, size))))
+        self._layers.append(
+            (StoredLayer("model", digest, size), _announced(digest, new=self._blobs.claim(digest, size)))
+        )
         self._detect_template(facts.chat_template)
 
     def _detect_template(self, chat_template: str) -> None:
@@ -187,7 +189,7 @@ class Creation:
         if script.crash_create:
             raise Crash
         if script.fail_create is not None:
-            raise Refusal(script.fail_create)
+            raise ErrorAnswer(script.fail_create)
         if script.end_create_early:
             raise EndedEarly
 
@@ -196,7 +198,7 @@ class Creation:
         body = self._body
         if template := body.get("template"):
             if template.count("{{") != template.count("}}"):
-                raise Refusal("template error: template: :1: unclosed action", 400)
+                raise ErrorAnswer("template error: template: :1: unclosed action", 400)
             self._remove("template")
             self._add("template", template)
         if system := body.get("system"):
@@ -224,7 +226,7 @@ class Creation:
     def _add(self, kind: str, text: str, *, status: str = "") -> None:
         data = text.encode()
         digest, new = self._blobs.keep(data)
-        self._layers.append((Layer(kind, digest, len(data), text), status or _announced(digest, new=new)))
+        self._layers.append((StoredLayer(kind, digest, len(data), text), status or _announced(digest, new=new)))
 
     def _store(self) -> None:
         layers = [layer for layer, _ in self._layers]
@@ -233,7 +235,7 @@ class Creation:
         facts = known[0] if known else WeightFacts("", "", 0)
         config = {"model_family": facts.architecture, "file_type": facts.file_type}
         digest, _ = self._blobs.keep(orjson.dumps({**config, "diff_ids": [layer.digest for layer in layers]}))
-        layers.append(Layer("config", digest, self._blobs.sizes[digest]))
+        layers.append(StoredLayer("config", digest, self._blobs.sizes[digest]))
         replaced = self._shelf.get(self._name.shortest)
         self._shelf[self._name.shortest] = StandInModel(
             body=self._body,
@@ -250,7 +252,7 @@ class Creation:
             drop_layers(replaced, self._shelf, self._blobs)
 
 
-def drop_layers(model: StandInModel, shelf: Shelf, blobs: BlobStore) -> None:
+def drop_layers(model: StandInModel, shelf: ModelStore, blobs: BlobStore) -> None:
     """The blobs of a model that is gone, as far as no other model uses them."""
     for digest in {layer.digest for layer in model.layers} - shelf.used_digests():
         blobs.forget(digest)

@@ -65,7 +65,7 @@ class FaultCounter:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RequestedRange:
     """What one answer carries: a file, or the range of it that was asked for."""
 
     file: StoredFile
@@ -74,7 +74,7 @@ class Piece:
     status: int = 200
 
     @classmethod
-    def asked_by(cls, request: web.Request, file: StoredFile) -> "Piece":
+    def asked_by(cls, request: web.Request, file: StoredFile) -> "RequestedRange":
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         if asked is None:
             return cls(file, 0, file.size)
@@ -82,11 +82,11 @@ class Piece:
         end = min(int(asked[2]) + 1, file.size) if asked[2] else file.size
         return cls(file, start, end, 206) if start < end else cls(file, 0, 0, 416)
 
-    def bent(self, kind: str) -> "Piece":
+    def bent(self, kind: str) -> "RequestedRange":
         """What is sent in the place of a range."""
         match kind:
             case "whole":
-                return Piece(self.file, 0, self.file.size)
+                return RequestedRange(self.file, 0, self.file.size)
             case "misplaced":
                 return replace(self, start=self.start + 1, end=min(self.end + 1, self.file.size))
             case _:
@@ -121,7 +121,7 @@ class Delivery:
         self,
         request: web.Request,
         path: str,
-        piece: Piece,
+        piece: RequestedRange,
         headers: Mapping[str, str],
         *,
         measured: bool = True,
@@ -158,7 +158,7 @@ class Delivery:
         self,
         request: web.Request,
         response: web.StreamResponse,
-        piece: Piece,
+        piece: RequestedRange,
         end: int,
         *,
         flip: int = -1,

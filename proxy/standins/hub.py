@@ -11,8 +11,8 @@ from urllib.parse import quote, urlencode
 import orjson
 from aiohttp import web
 
-from proxy.standins.delivery import Delivery, Fault, FaultCounter, Piece
-from proxy.standins.listener import Listener, LoggedRequest, StandIn
+from proxy.standins.delivery import Delivery, Fault, FaultCounter, RequestedRange
+from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn
 from proxy.standins.listing import described, summary, tree
 from proxy.standins.repositories import StandInRepository, StoredFile
 
@@ -42,9 +42,9 @@ class StandInHub(StandIn):
         counter = FaultCounter(self.faults)
         self._pages = Delivery(counter)
         self._bytes = Delivery(counter)
-        self._hub = Listener("hub", self._hub_routes(), self.requests, port=port)
+        self._hub = LoggingServer("hub", self._hub_routes(), self.requests, port=port)
         cdn_routes = [web.get("/repos/{org}/{repo}/{commit}/{digest}/{path:.+}", self._linked_file)]
-        self._cdn = Listener("cdn", cdn_routes, self.requests, port=cdn_port)
+        self._cdn = LoggingServer("cdn", cdn_routes, self.requests, port=cdn_port)
         super().__init__(self._hub, self._cdn)
 
     @property
@@ -175,7 +175,7 @@ class StandInHub(StandIn):
             etag = await (file.sha256() if file.lfs else file.blob_id())
             return web.Response(headers={"Content-Length": str(file.size), "ETag": etag, "X-Repo-Commit": commit})
         if self.mirror:
-            return await self._pages.send(request, path, Piece(file, 0, file.size), {}, measured=False)
+            return await self._pages.send(request, path, RequestedRange(file, 0, file.size), {}, measured=False)
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "Vary": "Origin"}
         if file.lfs:
             headers["X-Linked-Etag"] = f'"{await file.sha256()}"'
@@ -200,7 +200,7 @@ class StandInHub(StandIn):
             if b"\0" not in data:  # git's own test for a text
                 return await self._send_gzipped(request, path, data, {**headers, "ETag": f"W/{etag}"})
         headers["Content-Type"] = "application/octet-stream" if file.lfs else "text/plain; charset=utf-8"
-        return await self._pages.send(request, path, Piece.asked_by(request, file), headers)
+        return await self._pages.send(request, path, RequestedRange.asked_by(request, file), headers)
 
     async def _linked_file(self, request: web.Request) -> web.StreamResponse:
         signed, _, signature = request.raw_path.partition("&X-Amz-Signature=")
@@ -216,7 +216,7 @@ class StandInHub(StandIn):
         etag = hashlib.md5((await file.sha256()).encode()).hexdigest()
         headers = {"ETag": f'"{etag}-{file.size // (8 << 20) + 1}"', "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
-        return await self._bytes.send(request, place["path"], Piece.asked_by(request, file), headers)
+        return await self._bytes.send(request, place["path"], RequestedRange.asked_by(request, file), headers)
 
     async def _signed_url(self, repo_id: str, commit: str, path: str, file: StoredFile) -> str:
         """An address that holds byte for byte: a client that quotes it again breaks its signature."""
@@ -267,14 +267,14 @@ class StandInHub(StandIn):
         headers = {**(headers or {}), "Content-Type": "application/json; charset=utf-8"}
         if _accepts_gzip(request):
             return await self._send_gzipped(request, "api", data, headers)
-        return await self._pages.send(request, "api", Piece(StoredFile(data), 0, len(data)), headers)
+        return await self._pages.send(request, "api", RequestedRange(StoredFile(data), 0, len(data)), headers)
 
     async def _send_gzipped(
         self, request: web.Request, path: str, data: bytes, headers: Mapping[str, str]
     ) -> web.StreamResponse:
         packed = gzip.compress(data, mtime=0)
         headers = {"Content-Type": "text/plain; charset=utf-8", **headers, "Content-Encoding": "gzip"}
-        piece = Piece(StoredFile(packed), 0, len(packed))
+        piece = RequestedRange(StoredFile(packed), 0, len(packed))
         return await self._pages.send(request, path, piece, headers, measured=False)
 
     def _refusal(self, request: web.Request, status: int, code: str | None, message: str) -> web.HTTPException:

@@ -32,7 +32,7 @@ class LoggedRequest:
 LOGGED = web.RequestKey("logged", LoggedRequest)
 
 
-class Listener:
+class LoggingServer:
     def __init__(
         self,
         origin: str,
@@ -101,7 +101,7 @@ class Listener:
 class StandIn:
     """A server of one or more listeners: use it as `async with`, or call `start` and `close`."""
 
-    def __init__(self, *listeners: Listener) -> None:
+    def __init__(self, *listeners: LoggingServer) -> None:
         self._listeners = listeners
 
     async def start(self) -> None:

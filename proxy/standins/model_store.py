@@ -11,7 +11,7 @@ from proxy.standins.names import ModelName
 
 
 @dataclass(frozen=True)
-class Layer:
+class StoredLayer:
     kind: str  # the last word of its media type
     digest: str
     size: int
@@ -21,7 +21,7 @@ class Layer:
 @dataclass
 class StandInModel:
     body: dict[str, Any] = field(default_factory=dict)  # of the create that made it
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[StoredLayer, ...] = ()
     format: str = "gguf"
     family: str = "llama"
     parameter_size: str = "1.67M"
@@ -117,7 +117,7 @@ class StandInModel:
         return "\n".join(lines) + "\n"
 
 
-class Shelf(MutableMapping[str, StandInModel]):
+class ModelStore(MutableMapping[str, StandInModel]):
     """Models under the names that Ollama shows; they are found in any case and without the defaults."""
 
     def __init__(self) -> None:

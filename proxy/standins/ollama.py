@@ -17,11 +17,11 @@ from proxy.standins import canned_replies
 from proxy.standins.blobs import VALID_DIGEST, BlobStore
 from proxy.standins.cors import BrowserRules, admit_origin
 from proxy.standins.creation import GGUF_ALONE, LLAMA_SERVER, Crash, CreateScript, Creation, EndedEarly, drop_layers
-from proxy.standins.listener import Listener, LoggedRequest, StandIn, reset
+from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn, reset
 from proxy.standins.manifests import layers_of, model_of_layers, offered_manifest, registry_layers
-from proxy.standins.model_store import Shelf, StandInModel, timestamp
+from proxy.standins.model_store import ModelStore, StandInModel, timestamp
 from proxy.standins.names import ModelName
-from proxy.standins.responses import Lines, Refusal, answer, error, read_json
+from proxy.standins.responses import ErrorAnswer, Lines, answer, error, read_json
 
 __all__ = ["LoggedRequest", "StandInModel", "StandInOllama"]
 
@@ -36,7 +36,7 @@ class StandInOllama(StandIn, CreateScript):
     def __init__(self, *, port: int = 0, version: str = "0.24.0") -> None:
         self.version = version
         self.requests: list[LoggedRequest] = []
-        self.models = Shelf()
+        self.models = ModelStore()
         self.native: dict[str, int] = {}  # what a native pull finds, with the size of its weights
         self.loaded: set[str] = set()
         self.abandoned_creates = 0
@@ -51,7 +51,7 @@ class StandInOllama(StandIn, CreateScript):
         self.browsers = BrowserRules()
         self._store = BlobStore()
         self._unwatched: set[asyncio.Task[None]] = set()
-        self._listener = Listener(
+        self._listener = LoggingServer(
             "ollama",
             self._routes(),
             self.requests,
@@ -107,7 +107,7 @@ class StandInOllama(StandIn, CreateScript):
     async def _speak_like_gin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await (handler(request) if self.around is None else self.around(request, handler))
-        except Refusal as refusal:
+        except ErrorAnswer as refusal:
             return error(refusal.text, refusal.status)
         except web.HTTPNotFound:
             return web.Response(status=404, body=b"404 page not found", content_type="text/plain")
@@ -140,21 +140,21 @@ class StandInOllama(StandIn, CreateScript):
         name = self._installed(_asked(body, "model is required"))
         template = self.models[name].template
         if template.count("{{") != template.count("}}"):
-            raise Refusal("template: :1: unclosed action", 500)
+            raise ErrorAnswer("template: :1: unclosed action", 500)
         return answer(self.models[name].shown(name, reads_jinja=self._numbers >= LLAMA_SERVER))
 
     def _installed(self, asked: str) -> str:
         """The name under which a model is listed, or the refusal that v0.24 gives."""
         if asked and ModelName.parse(asked) is None:
-            raise Refusal(INVALID_NAME, 400)
+            raise ErrorAnswer(INVALID_NAME, 400)
         if not asked or asked not in self.models:
-            raise Refusal(f"model '{asked}' not found", 404)
+            raise ErrorAnswer(f"model '{asked}' not found", 404)
         return self._recased(asked).shortest
 
     def _recased(self, asked: str) -> ModelName:
         name = ModelName.parse(asked)
         if name is None:
-            raise Refusal(INVALID_NAME, 400)
+            raise ErrorAnswer(INVALID_NAME, 400)
         exact = [known for known in self.models.names() if known.key == name.key]
         return exact[0] if exact else name.as_known_to(self.models.names())
 
@@ -198,11 +198,11 @@ class StandInOllama(StandIn, CreateScript):
         body = await read_json(request, "CreateRequest")
         for path, digest in (body.get("files") or {}).items():
             if not _valid_path(path):
-                raise Refusal("file path must be relative", 400)
+                raise ErrorAnswer("file path must be relative", 400)
             if not digest:
-                raise Refusal("invalid digest format", 400)
+                raise ErrorAnswer("invalid digest format", 400)
         if not all((body.get("adapters") or {}).values()):
-            raise Refusal("invalid digest format", 400)
+            raise ErrorAnswer("invalid digest format", 400)
         name = self._recased(body.get("model") or body.get("name") or "")
         streaming = body.get("stream") is not False
         lines = Lines(request, streaming=streaming)
@@ -218,7 +218,7 @@ class StandInOllama(StandIn, CreateScript):
         )
         try:
             await (self._run_watched(creation) if streaming else self._run_unwatched(creation))
-        except Refusal as refusal:
+        except ErrorAnswer as refusal:
             return await lines.fail(refusal)
         except Crash:
             reset(request)
@@ -249,7 +249,7 @@ class StandInOllama(StandIn, CreateScript):
         body = await read_json(request, "DeleteRequest")
         asked = _asked(body, "model is required")
         if ModelName.parse(asked) is None:
-            raise Refusal(f'name "{asked}" is invalid', 400)
+            raise ErrorAnswer(f'name "{asked}" is invalid', 400)
         name = self._installed(asked)
         self.loaded.discard(name)
         drop_layers(self.models.pop(name), self.models, self._store)
@@ -260,9 +260,9 @@ class StandInOllama(StandIn, CreateScript):
         source, destination = (str(body.get(field) or "") for field in ("source", "destination"))
         for field, value in (("source", source), ("destination", destination)):
             if ModelName.parse(value) is None:
-                raise Refusal(f'{field} "{value}" is invalid', 400)
+                raise ErrorAnswer(f'{field} "{value}" is invalid', 400)
         if source not in self.models:
-            raise Refusal(f'model "{source}" not found', 404)
+            raise ErrorAnswer(f'model "{source}" not found', 404)
         copied = replace(self.models[source], modified_at=datetime.now(UTC))
         self.models[self._recased(destination).shortest] = copied
         return web.Response()
@@ -274,7 +274,7 @@ class StandInOllama(StandIn, CreateScript):
         lines = Lines(request, streaming=body.get("stream") is not False)
         try:
             await self._pull_natively(asked, lines, insecure=body.get("insecure") is True)
-        except Refusal as refusal:
+        except ErrorAnswer as refusal:
             return await lines.fail(refusal)
         return lines.end()
 
@@ -286,7 +286,7 @@ class StandInOllama(StandIn, CreateScript):
             manifest = await offered_manifest(name)
             layers = layers_of(self._store, manifest) if manifest else None
         if layers is None:
-            raise Refusal(NOT_THERE)
+            raise ErrorAnswer(NOT_THERE)
         if manifest is not None and self.hold_making is not None and any(layer.kind == "model" for layer in layers):
             await self.hold_making.wait()
         for layer in layers:
@@ -327,7 +327,7 @@ class StandInOllama(StandIn, CreateScript):
             self.loaded.discard(name)
             return answer(canned_replies.silent(asked, shape, "unload"))
         if self.fail_load is not None:
-            raise Refusal(self.fail_load, 500)
+            raise ErrorAnswer(self.fail_load, 500)
         self.loaded.add(name)
         if not said:
             return answer(canned_replies.silent(asked, shape, "load"))
@@ -344,7 +344,7 @@ class StandInOllama(StandIn, CreateScript):
         asked = body.get("model") or ""
         try:
             self.loaded.add(self._installed(asked))
-        except Refusal as refusal:
+        except ErrorAnswer as refusal:
             details = {"message": refusal.text, "type": "not_found_error", "param": None, "code": None}
             return web.json_response({"error": details}, status=refusal.status)
         if body.get("stream") is not True:
@@ -360,7 +360,7 @@ class StandInOllama(StandIn, CreateScript):
         body = await read_json(request, "EmbedRequest")
         asked = body.get("model") or ""
         if ModelName.parse(asked) is not None and asked not in self.models:
-            raise Refusal(f'model "{asked}" not found, try pulling it first', 404)
+            raise ErrorAnswer(f'model "{asked}" not found, try pulling it first', 404)
         self.loaded.add(self._installed(asked))
         given = body.get("input") or []
         return answer(canned_replies.embedded(asked, [given] if isinstance(given, str) else given))
@@ -369,7 +369,7 @@ class StandInOllama(StandIn, CreateScript):
 def _asked(body: dict[str, Any], complaint: str) -> str:
     name = str(body.get("model") or body.get("name") or "")
     if not name:
-        raise Refusal(complaint, 400)
+        raise ErrorAnswer(complaint, 400)
     return name
 
 

@@ -11,7 +11,7 @@ from proxy.standins.listener import LOGGED
 REMEMBERED_BODY = 1 << 20
 
 
-class Refusal(Exception):
+class ErrorAnswer(Exception):
     """An error that the client is told: a status before the first line, else a line."""
 
     def __init__(self, text: str, status: int = 500) -> None:
@@ -52,7 +52,7 @@ class Lines:
     async def status(self, text: str) -> None:
         await self.say({"status": text})
 
-    async def fail(self, refusal: Refusal) -> web.StreamResponse:
+    async def fail(self, refusal: ErrorAnswer) -> web.StreamResponse:
         if self._response is None:
             body = orjson.dumps({"error": refusal.text})
             return web.Response(body=body, status=refusal.status, content_type="application/json")
@@ -70,21 +70,21 @@ async def read_json(request: web.Request, kind: str) -> dict[str, Any]:
         request[LOGGED].body = data
     text = data.decode(errors="replace").lstrip()
     if not text:
-        raise Refusal("missing request body", 400)
+        raise ErrorAnswer("missing request body", 400)
     try:
         value, _ = json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as problem:
         rest = text[problem.pos :].strip()
         if not rest:
-            raise Refusal("unexpected EOF", 400) from None
-        raise Refusal(f"invalid character {rest[0]!r} looking for beginning of value", 400) from None
+            raise ErrorAnswer("unexpected EOF", 400) from None
+        raise ErrorAnswer(f"invalid character {rest[0]!r} looking for beginning of value", 400) from None
     if not isinstance(value, dict):
-        raise Refusal(f"json: cannot unmarshal {_go_kind(value)} into Go value of type api.{kind}", 400)
+        raise ErrorAnswer(f"json: cannot unmarshal {_go_kind(value)} into Go value of type api.{kind}", 400)
     for name, wanted, go_type in _FIELDS:
         found = value.get(name)
         if found is not None and not isinstance(found, wanted):
             field = f"{kind}.{name} of type {go_type}"
-            raise Refusal(f"json: cannot unmarshal {_go_kind(found)} into Go struct field {field}", 400)
+            raise ErrorAnswer(f"json: cannot unmarshal {_go_kind(found)} into Go struct field {field}", 400)
     return value
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 _OURS = rf"(?:(?:https?://)?[^/]+/)?{NAMESPACE}/[0-9a-f]{{32}}"
 TEMPORARY = re.compile(f"{_OURS}:temporary", re.IGNORECASE)
-GIVEN_UP = re.compile(f"{_OURS}:reclaim", re.IGNORECASE)
+REMOVAL = re.compile(f"{_OURS}:reclaim", re.IGNORECASE)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 CONFIG_CONTENT = b'{"os":"ollama-hf-proxy"}'
 CONFIG = blob_of(CONFIG_CONTENT)
@@ -91,7 +91,7 @@ class Reclaim:
         async with self._claiming:
             if self._leftovers:
                 # What an earlier process was removing has to be gone before anybody counts on it.
-                await self._remove_models(GIVEN_UP)
+                await self._remove_models(REMOVAL)
                 self._leftovers = False
             return self._journal.begin(model, temporary, digests)
 
@@ -127,12 +127,12 @@ class Reclaim:
         with _logged():
             self._journal.end(pull)
 
-    async def drop_temporaries(self) -> list[str]:
+    async def sweep_temporary(self) -> list[str]:
         """Remove the temporary models that no pull needs; for whoever holds `creating`. Raises OllamaError."""
         async with self._claiming:
             return await self._remove_models(TEMPORARY)
 
-    async def give_up(self, *, dry_run: bool = False) -> Reclaimed:
+    async def collect(self, *, dry_run: bool = False) -> Reclaimed:
         """Remove the blobs that nobody needs. Raises NotReclaimed or OllamaError; they stay then."""
         async with self._claiming:
             candidates = self._journal.unneeded()
@@ -178,10 +178,10 @@ class Reclaim:
             models = [name for name in await self._left_models() if self._is_unneeded(name)]
         else:
             async with self.creating, self._claiming:
-                models = await self._remove_models(GIVEN_UP, TEMPORARY)
+                models = await self._remove_models(REMOVAL, TEMPORARY)
             for name in models:
                 log.info("removed %s, which no pull needs", name)
-        found = await self.give_up(dry_run=dry_run) if blobs else Reclaimed()
+        found = await self.collect(dry_run=dry_run) if blobs else Reclaimed()
         return Reclaimed(found.blobs, tuple(models))
 
     async def check_reached(self) -> None:
@@ -231,7 +231,7 @@ class Reclaim:
 
     async def _left_models(self) -> list[str]:
         names = [str(model["name"]) for model in await self._ollama.models()]
-        return [name for name in names if GIVEN_UP.fullmatch(name) or TEMPORARY.fullmatch(name)]
+        return [name for name in names if REMOVAL.fullmatch(name) or TEMPORARY.fullmatch(name)]
 
     def _is_unneeded(self, name: str) -> bool:
         _, mark, rest = name.lower().rpartition(NAMESPACE)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
 from proxy.tokenizing.verdict import Verdict, not_compared
 from proxy.tokenizing.worker import LARGEST_ANSWER, question_of
-from proxy.workers.processes import Turns, ask_worker
-from proxy.workers.recent import Remembered
+from proxy.workers.processes import LoopLock, ask_worker
+from proxy.workers.recent import RecentResults
 
 _FILES = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS)
 # The worker ends itself after a minute of processor time; this is for one that waits, or shares its processor.
@@ -20,8 +20,8 @@ class Comparer:
     """`seconds` is what a comparison may take by the clock once its process has started."""
 
     def __init__(self, *, remembered: int = 256, seconds: float = _SECONDS) -> None:
-        self._results, self._seconds = Remembered[Verdict](remembered), seconds
-        self._turns = Turns()
+        self._results, self._seconds = RecentResults[Verdict](remembered), seconds
+        self._turns = LoopLock()
 
     async def compare(self, files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
         """`files` are the repository's small ones by path; without a tokenizer.json there is nothing to compare."""
@@ -33,7 +33,7 @@ class Comparer:
         if known is not None:
             return known
         try:
-            async with self._turns.next():
+            async with self._turns.lock():
                 verdict = await self._work(question)
         except TimeoutError:
             # A busy machine may be the reason, so that the next pull tries again.

@@ -5,7 +5,7 @@ from typing import Any
 
 from proxy.gguf.header import Field
 from proxy.gguf.pretokenizers import BYTES
-from proxy.gguf.sentencepiece import Kind
+from proxy.gguf.sentencepiece import PieceType
 from proxy.gguf.tokens import SPACE
 from proxy.tokenizing import splitting
 from proxy.tokenizing.merging import byte_token, merge_by_rank, merge_by_score
@@ -28,7 +28,7 @@ _FILLING = {
     "fim_sep": "<|file_sep|>",
 }
 """Texts that llama.cpp takes for special tokens, whatever their type says."""
-_SPECIAL: tuple[int, ...] = (Kind.UNKNOWN, Kind.CONTROL, Kind.USER_DEFINED)
+_SPECIAL: tuple[int, ...] = (PieceType.UNKNOWN, PieceType.CONTROL, PieceType.USER_DEFINED)
 _C_SPACES = " \t\n\v\f\r"
 _WHOLE_WORDS = ("llama-bpe", "tekken")
 """Pre-tokenizers by whose name llama.cpp takes a word that is a token before any merge, and begins a text with BOS."""
@@ -59,7 +59,7 @@ class LlamaTokenizer:
         if self._model not in _DEFAULTS:
             raise UnknownTokenizer(f"a tokenizer of the kind {self._model!r:.50}")
         self.texts: list[str] = [text or f"[EMPTY_{number}]" for number, text in enumerate(self._value("tokens"))]
-        self.types: list[int] = self._value("token_type", [int(Kind.NORMAL)] * len(self.texts))
+        self.types: list[int] = self._value("token_type", [int(PieceType.NORMAL)] * len(self.texts))
         self.numbers = {text: number for number, text in enumerate(self.texts)}
         self._adds_space = bool(self._value("add_space_prefix", self._model == "llama"))
         self.specials = frozenset(self._special_numbers())

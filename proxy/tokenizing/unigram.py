@@ -3,14 +3,14 @@
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from proxy.gguf.sentencepiece import Kind
+from proxy.gguf.sentencepiece import PieceType
 from proxy.gguf.tokens import SPACE
 
 _PENALTY = 10.0
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}".encode()
 _LEAF, _WIDE, _CHILD = 1 << 8, 1 << 9, 1 << 31 | 0xFF
 _VALUE = (1 << 31) - 1
-_MATCHED = (Kind.NORMAL, Kind.USER_DEFINED, Kind.UNUSED)
+_MATCHED = (PieceType.NORMAL, PieceType.USER_DEFINED, PieceType.UNUSED)
 
 
 class Charsmap:
@@ -63,14 +63,14 @@ class Unigram:
         joins_spaces: bool,
     ) -> None:
         self._pieces: Mapping[str, tuple[int, float]] = {
-            text: (number, 0.0 if kind == Kind.USER_DEFINED else score)
+            text: (number, 0.0 if kind == PieceType.USER_DEFINED else score)
             for number, (text, score, kind) in enumerate(zip(texts, scores, types, strict=True))
             if kind in _MATCHED
         }
         self._longest = max(map(len, self._pieces), default=0)
-        normal = (score for score, kind in zip(scores, types, strict=True) if kind == Kind.NORMAL)
+        normal = (score for score, kind in zip(scores, types, strict=True) if kind == PieceType.NORMAL)
         self._unknown, self._unknown_score = unknown, min(normal, default=0.0) - _PENALTY
-        defined = (text.encode() for text, kind in zip(texts, types, strict=True) if kind == Kind.USER_DEFINED)
+        defined = (text.encode() for text, kind in zip(texts, types, strict=True) if kind == PieceType.USER_DEFINED)
         self._beginnings = {text[:stop] for text in defined for stop in range(1, len(text) + 1)}
         self._charsmap = Charsmap(charsmap)
         self._adds_space, self._joins_spaces = adds_space, joins_spaces

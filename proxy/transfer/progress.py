@@ -62,7 +62,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Part:
+class FileProgress:
     """How far a weight file is, in bytes, whichever bar shows it. `path` is empty where nobody knows it."""
 
     path: str
@@ -70,7 +70,7 @@ class Part:
     completed: int
 
 
-class Listener(Protocol):
+class ProgressListener(Protocol):
     """Who is told what happens to the bytes on their way."""
 
     def status(self, text: str) -> None: ...
@@ -87,7 +87,7 @@ class Progress:
     def __init__(self) -> None:
         self._bars: dict[str, Line] = {}
         self._bar_of: dict[str, str] = {}
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, FileProgress] = {}
         self._paths: dict[str, str] = {}
         self._status: Line | None = None
         self._first: Line | None = None
@@ -114,7 +114,7 @@ class Progress:
         return self._rate.now()
 
     @property
-    def parts(self) -> Collection[Part]:
+    def parts(self) -> Collection[FileProgress]:
         return self._parts.values()
 
     def retried(self) -> None:
@@ -150,7 +150,7 @@ class Progress:
                 continue
             bar = digest if len(self._bars) < MOST_BARS else next(reversed(self._bars))
             self._bar_of[digest] = bar
-            self._parts[digest] = Part(self._paths.get(digest, ""), size, size if held else 0)
+            self._parts[digest] = FileProgress(self._paths.get(digest, ""), size, size if held else 0)
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))
             self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + (size if held else 0))
             changed[bar] = None

@@ -5,7 +5,7 @@ import logging
 import random
 
 from proxy.errors import Interrupted, ProxyError, SourceError
-from proxy.transfer.progress import Listener
+from proxy.transfer.progress import ProgressListener
 from proxy.transfer.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -17,22 +17,22 @@ LONGEST_WAIT = 600.0
 """The Hub counts its limits over five minutes."""
 
 
-class Tries:
+class Retries:
     """The tries of one thing. A source that asks to wait is waited for by all streams, and the progress says so."""
 
-    def __init__(self, progress: Listener, streams: Streams) -> None:
+    def __init__(self, progress: ProgressListener, streams: Streams) -> None:
         self._progress = progress
         self._streams = streams
         self._began: float | None = None
         self._failed = 0
         self._damaged = False
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Something came: the next failure is a first one."""
         self._failed = 0
         self._began = None
 
-    def once_more(self, error: ProxyError) -> None:
+    def refetch_once(self, error: ProxyError) -> None:
         """What came damaged is fetched once more; raises `error` when it comes damaged again."""
         if self._damaged:
             raise error
@@ -40,7 +40,7 @@ class Tries:
         self._progress.retried()
         log.warning("%s; it is fetched once more", error)
 
-    async def again(self, error: Interrupted) -> None:
+    async def pause(self, error: Interrupted) -> None:
         """Pause before the next try. Raises SourceError when there should be none."""
         now = asyncio.get_running_loop().time()
         self._began = now if self._began is None else self._began

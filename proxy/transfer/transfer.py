@@ -26,9 +26,9 @@ from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.tasks import together
 from proxy.transfer.assembly import check_digest
-from proxy.transfer.progress import Listener, Progress, Shown
-from proxy.transfer.retry import Tries
-from proxy.transfer.sharing import Claim, SharedUpload, Watcher
+from proxy.transfer.progress import Progress, ProgressListener, Shown
+from proxy.transfer.retry import Retries
+from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber
 from proxy.transfer.streams import Bandwidth, Streams
 from proxy.transfer.threads import worker_count, workers
 from proxy.transfer.upload import BlobUpload
@@ -69,7 +69,7 @@ class Transfer:
         self._workers = workers(threads)
         self._sent = sent
         self._journal = journal
-        self._shared: dict[str, SharedUpload] = {}
+        self._shared: dict[str, SingleFlightUpload] = {}
         self._streams = streams
         self._bandwidth = bandwidth
         self._patience = patience
@@ -89,14 +89,14 @@ class Transfer:
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
     async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
-        tries = Tries(progress, self._streams)
+        tries = Retries(progress, self._streams)
         while True:
             try:
                 content = await self.read_part(repository, file, 0, file.size, progress)
                 loop = asyncio.get_running_loop()
                 await loop.run_in_executor(self._threads, _check_content, repository, file, content)
             except Damaged as error:
-                tries.once_more(_with_origin(error, repository, [file]))
+                tries.refetch_once(_with_origin(error, repository, [file]))
             else:
                 return content
 
@@ -104,7 +104,7 @@ class Transfer:
         self, repository: Repository, file: RepositoryFile, start: int, stop: int, progress: Progress
     ) -> bytes:
         """The bytes from offset `start` up to `stop` of a file, unchecked: a digest is of whole files."""
-        tries = Tries(progress, self._streams)
+        tries = Retries(progress, self._streams)
         whole = start == 0 and stop == file.size
         while True:
             try:
@@ -113,7 +113,7 @@ class Transfer:
             except RangesIgnored:
                 whole = True
             except Interrupted as error:
-                await tries.again(error)
+                await tries.pause(error)
 
     async def _read_once(
         self, repository: Repository, file: RepositoryFile, start: int, stop: int, *, ranged: bool
@@ -150,7 +150,7 @@ class Transfer:
         return held
 
     async def run(
-        self, plan: Plan, held: Collection[str], progress: Progress, claim: Claim = lambda _: None
+        self, plan: Plan, held: Collection[str], progress: Progress, claim: OnDigest = lambda _: None
     ) -> dict[str, str]:
         """Bring every blob of the plan into Ollama but those that it holds. The digest of each path.
 
@@ -160,9 +160,9 @@ class Transfer:
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
 
-        def watcher(upload: Upload) -> Watcher:
+        def watcher(upload: Upload) -> Subscriber:
             shown = Shown(progress, upload.stretches)
-            return Watcher(shown.moved, shown.sent, progress, claim)
+            return Subscriber(shown.moved, shown.sent, progress, claim)
 
         works = (self._share(fetching, upload, order, watcher(upload)) for order, upload in enumerate(missing.values()))
         pushed = dict(zip(missing, await together(works), strict=True))
@@ -174,17 +174,17 @@ class Transfer:
         answers = await together(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
-    async def _share(self, fetching: Fetching, upload: Upload, order: int, watcher: Watcher) -> str:
+    async def _share(self, fetching: Fetching, upload: Upload, order: int, watcher: Subscriber) -> str:
         """The digest of a blob that moves once, however many pulls want it."""
         identity = upload_identity(fetching.repository, upload)
         if (shared := self._shared.get(identity)) is not None:
             try:
-                return await shared.watch(watcher)
+                return await shared.subscribe(watcher)
             except (SourceError, TransferError) as error:
                 log.warning("%s; %s does not leave it at that", error, fetching.repository.id)
         if (shared := self._shared.get(identity)) is not None:
-            return await shared.watch(watcher)
-        shared = self._shared[identity] = SharedUpload(self._shared, identity)
+            return await shared.subscribe(watcher)
+        shared = self._shared[identity] = SingleFlightUpload(self._shared, identity)
 
         def claim(digest: str) -> None:
             self._journal.made(identity, digest)
@@ -192,7 +192,7 @@ class Transfer:
 
         what = f"{fetching.repository.id}/{upload.path}"
         shared.begin(self.push(fetching.heard_by(shared), upload.recipe, what, shared.moved, order, claim))
-        return await shared.watch(watcher)
+        return await shared.subscribe(watcher)
 
     async def push(
         self,
@@ -201,7 +201,7 @@ class Transfer:
         what: str,
         moved: Callable[[int], None],
         order: int = 0,
-        claim: Claim = lambda _: None,
+        claim: OnDigest = lambda _: None,
     ) -> str:
         """Make the blob of a recipe in Ollama; its digest.
 
@@ -226,14 +226,14 @@ class Transfer:
         if isinstance(fetching.repository, Mirrored):
             for file in recipe.unchecked:
                 fetching.repository.keep_to_source(file)
-        tries = Tries(fetching.progress, self._streams)
+        tries = Retries(fetching.progress, self._streams)
         while True:
             try:
                 return await self.patiently(upload.run, what, fetching.progress)
             except Damaged as error:
-                tries.once_more(_with_origin(error, fetching.repository, recipe.files))
+                tries.refetch_once(_with_origin(error, fetching.repository, recipe.files))
             except DigestMismatch as error:
-                tries.once_more(OllamaError(f"{what}: {error}"))
+                tries.refetch_once(OllamaError(f"{what}: {error}"))
             except RangesIgnored as error:
                 if not recipe.takes_whole_files:
                     raise SourceError(
@@ -243,11 +243,11 @@ class Transfer:
                 fetching.ignored.set()
                 log.warning("%s; its files are fetched whole, each in one stream", error)
             except Interrupted as error:
-                await tries.again(error)
+                await tries.pause(error)
             except OllamaError as error:
                 raise OllamaError(f"{what}: {error}") from error
 
-    async def patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: Listener) -> T:
+    async def patiently(self, work: Callable[[], Awaitable[T]], what: str, progress: ProgressListener) -> T:
         """Do the work again where Ollama was gone and is back within the patience."""
         for _ in range(MOST_UPLOADS - 1):
             try:

@@ -11,7 +11,7 @@ from proxy.ollama.client import PROBE, PROBE_DIGEST, Ollama, Write
 from proxy.planning.recipe import Recipe
 from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest
-from proxy.transfer.sharing import Claim
+from proxy.transfer.sharing import OnDigest
 from proxy.transfer.spool import spooled
 from proxy.transfer.window import Fetching, Window
 
@@ -26,7 +26,7 @@ class BlobUpload:
     recipe: Recipe
     what: str
     moved: Callable[[int], None]
-    claim: Claim
+    claim: OnDigest
     sent: Callable[[int], object]
     order: int
     threads: ThreadPoolExecutor

@@ -11,8 +11,8 @@ from typing import Self
 from proxy.errors import Interrupted
 from proxy.planning.recipe import Recipe, Span
 from proxy.sources.base import Repository
-from proxy.transfer.progress import Listener
-from proxy.transfer.retry import Tries
+from proxy.transfer.progress import ProgressListener
+from proxy.transfer.retry import Retries
 from proxy.transfer.streams import Bandwidth, Stream, Streams
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Fetching:
         repository: Repository,
         streams: Streams,
         bandwidth: Bandwidth,
-        progress: Listener,
+        progress: ProgressListener,
         pull: "Fetching | None" = None,
     ) -> None:
         self.repository = repository
@@ -49,7 +49,7 @@ class Fetching:
         self.ignored: asyncio.Event = pull.ignored if pull else asyncio.Event()
         """Set when the source has ignored a range: it ignores them all, and its files are then one stream each."""
 
-    def heard_by(self, progress: Listener) -> "Fetching":
+    def heard_by(self, progress: ProgressListener) -> "Fetching":
         """The same pull's, of a file that others wait for too."""
         return Fetching(self.repository, self.streams, self.bandwidth, progress, self.pull)
 
@@ -212,7 +212,7 @@ class _Fetch:
         self._fetching.streams.free(size)
 
     async def run(self) -> None:
-        tries = Tries(self._fetching.progress, self._fetching.streams)
+        tries = Retries(self._fetching.progress, self._fetching.streams)
         while self.received < self._span.size:
             before = self.received
             try:
@@ -221,8 +221,8 @@ class _Fetch:
                 if self.received and not self._ranged:
                     raise
                 if self.received - before >= GAINED_BYTES:
-                    tries.begin_anew()
-                await tries.again(error)
+                    tries.reset()
+                await tries.pause(error)
 
     def ended(self) -> None:
         """However it ended, the connection is given back."""

@@ -15,13 +15,13 @@ _CHUNK = 256 * 1024
 """More at once would be copied into a buffer first, and keep the loop busy."""
 
 
-class Turns:
+class LoopLock:
     """Lets one worker at a time run: each may take hundreds of megabytes. Every event loop has turns of its own."""
 
     def __init__(self) -> None:
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 
-    def next(self) -> asyncio.Lock:
+    def lock(self) -> asyncio.Lock:
         return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 

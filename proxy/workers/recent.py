@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class Remembered(Generic[_T]):
+class RecentResults(Generic[_T]):
     """Up to `most` results by key; the one that nobody has asked for the longest is forgotten first."""
 
     def __init__(self, most: int) -> None:

@@ -9,7 +9,7 @@ from proxy.commands.doctor import Finding, examine
 from proxy.config import Config
 from proxy.gguf import engine, engine_ggml
 from proxy.gguf.engine import described
-from proxy.gguf.engine_numpy import Numpy
+from proxy.gguf.engine_numpy import NumpyEngine
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.transfer.threads import cores
@@ -110,7 +110,7 @@ async def test_what_is_not_made_here_is_a_note_with_what_to_install(
     hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, *, there: bool, made: str
 ) -> None:
     """With numpy alone, and with nothing."""
-    monkeypatch.setattr(engine, "engines", lambda: (Numpy(),) if there else ())
+    monkeypatch.setattr(engine, "engines", lambda: (NumpyEngine(),) if there else ())
     findings = await found(settings(hub.endpoint, ollama.url))
     note = told(findings, "note")
     assert "this machine does not make " in note

@@ -16,7 +16,7 @@ from tokenizers.trainers import BpeTrainer
 
 from proxy.gguf import pretokenizers
 from proxy.gguf.pretokenizers import KNOWN, Fingerprint
-from proxy.gguf.sentencepiece import KIND, PIECE, SCORE, TEXT, Kind, Piece
+from proxy.gguf.sentencepiece import KIND, PIECE, SCORE, TEXT, PieceType, TokenPiece
 from tests.gguf.tiny_repositories import (
     HIDDEN,
     REPOSITORIES,
@@ -235,10 +235,14 @@ def showing_pieces(*, model: bool) -> Tokenizer:
     characters, learned = _learned(words)
     known = {text for text in characters if text not in "Å∀ไ한😀"}
     merges = list(_without(learned, set(known), ""))
-    pieces = [Piece("<unk>", Kind.UNKNOWN), Piece("<s>", Kind.CONTROL), Piece("</s>", Kind.CONTROL)]
-    pieces += [Piece(f"<0x{byte:02X}>", Kind.BYTE) for byte in range(256)]
+    pieces = [
+        TokenPiece("<unk>", PieceType.UNKNOWN),
+        TokenPiece("<s>", PieceType.CONTROL),
+        TokenPiece("</s>", PieceType.CONTROL),
+    ]
+    pieces += [TokenPiece(f"<0x{byte:02X}>", PieceType.BYTE) for byte in range(256)]
     made = dict.fromkeys([*(left + right for left, right in merges), *sorted(known)])
-    pieces += [Piece(text, Kind.NORMAL, -float(rank)) for rank, text in enumerate(made)]
+    pieces += [TokenPiece(text, PieceType.NORMAL, -float(rank)) for rank, text in enumerate(made)]
     vocabulary = {piece.text: number for number, piece in enumerate(pieces)}
     trained = b"\x12\x02\x18\x02"  # trainer_spec.model_type = BPE
 
@@ -285,7 +289,7 @@ def separated(numbers: Sequence[int], separator: int) -> list[list[int]]:
     return found
 
 
-def write_pieces(pieces: Iterable[Piece]) -> bytes:
+def write_pieces(pieces: Iterable[TokenPiece]) -> bytes:
     """A tokenizer.model that has nothing but pieces."""
     made = []
     for text, kind, score in pieces:

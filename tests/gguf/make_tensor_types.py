@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from proxy.gguf.header import Field, Kind, write_header
+from proxy.gguf.header import Field, ValueType, write_header
 from proxy.gguf.tensor_types import FILE_TYPES
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out
 
@@ -66,8 +66,8 @@ def _field(value: float | str | Sequence[int]) -> Field:
     if isinstance(value, int):
         return Field.uint32(value)
     if isinstance(value, float):
-        return Field.of(Kind.FLOAT32, value)
-    return Field.string(value) if isinstance(value, str) else Field.array(Kind.UINT32, value)
+        return Field.of(ValueType.FLOAT32, value)
+    return Field.string(value) if isinstance(value, str) else Field.array(ValueType.UINT32, value)
 
 
 def _tensor(name: str, shape: Sequence[int]) -> TensorInfo:

@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFValueType, GGUFWriter
 from hypothesis import strategies as st
 
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.tensors import BLOCKS, TensorType
 
 ARCHITECTURE = "llama"
@@ -21,9 +21,9 @@ ARCHITECTURE = "llama"
 class Value:
     """A metadata value as both writers take it; `items` is the kind of an array's items."""
 
-    kind: Kind
+    kind: ValueType
     value: Any
-    items: Kind | None = None
+    items: ValueType | None = None
 
     def field(self) -> Field:
         return Field.array(self.items, self.value) if self.items is not None else Field.of(self.kind, self.value)
@@ -95,28 +95,28 @@ def read_tensors(content: bytes) -> dict[str, tuple[tuple[int, ...], int, bytes]
 
 
 _RANGES = {
-    Kind.UINT8: (0, 2**8 - 1),
-    Kind.INT8: (-(2**7), 2**7 - 1),
-    Kind.UINT16: (0, 2**16 - 1),
-    Kind.INT16: (-(2**15), 2**15 - 1),
-    Kind.UINT32: (0, 2**32 - 1),
-    Kind.INT32: (-(2**31), 2**31 - 1),
-    Kind.UINT64: (0, 2**64 - 1),
-    Kind.INT64: (-(2**63), 2**63 - 1),
+    ValueType.UINT8: (0, 2**8 - 1),
+    ValueType.INT8: (-(2**7), 2**7 - 1),
+    ValueType.UINT16: (0, 2**16 - 1),
+    ValueType.INT16: (-(2**15), 2**15 - 1),
+    ValueType.UINT32: (0, 2**32 - 1),
+    ValueType.INT32: (-(2**31), 2**31 - 1),
+    ValueType.UINT64: (0, 2**64 - 1),
+    ValueType.INT64: (-(2**63), 2**63 - 1),
 }
-_PLAIN: dict[Kind, st.SearchStrategy[Any]] = {
+_PLAIN: dict[ValueType, st.SearchStrategy[Any]] = {
     **{kind: st.integers(least, most) for kind, (least, most) in _RANGES.items()},
-    Kind.FLOAT32: st.floats(width=32, allow_nan=False),
-    Kind.FLOAT64: st.floats(allow_nan=False),
-    Kind.BOOL: st.booleans(),
-    Kind.STRING: st.text(max_size=20),
+    ValueType.FLOAT32: st.floats(width=32, allow_nan=False),
+    ValueType.FLOAT64: st.floats(allow_nan=False),
+    ValueType.BOOL: st.booleans(),
+    ValueType.STRING: st.text(max_size=20),
 }
 _names = st.text(string.ascii_lowercase + "._0ä", min_size=1, max_size=12)
 
 values = st.sampled_from(sorted(_PLAIN)).flatmap(
     lambda kind: (
         st.builds(Value, st.just(kind), _PLAIN[kind])
-        | st.builds(Value, st.just(Kind.ARRAY), st.lists(_PLAIN[kind], min_size=1, max_size=5), st.just(kind))
+        | st.builds(Value, st.just(ValueType.ARRAY), st.lists(_PLAIN[kind], min_size=1, max_size=5), st.just(kind))
     )
 )
 metadatas = st.dictionaries(_names.map("x.{}".format), values, max_size=6)

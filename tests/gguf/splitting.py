@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from proxy.gguf.header import Field, read_header, write_header
-from proxy.gguf.split import Merged, Piece
+from proxy.gguf.split import Merged, ShardRange
 from proxy.gguf.tensors import lay_out, padding
 
 
@@ -43,7 +43,7 @@ def split(
 def joined(merged: Merged, parts: Sequence[bytes]) -> bytes:
     content = bytearray(merged.header)
     for piece in merged.pieces:
-        content += parts[piece.shard][piece.start : piece.stop] if isinstance(piece, Piece) else bytes(piece.size)
+        content += parts[piece.shard][piece.start : piece.stop] if isinstance(piece, ShardRange) else bytes(piece.size)
     return bytes(content)
 
 

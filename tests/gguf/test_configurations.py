@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from proxy.gguf import conversion
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import read_header
@@ -100,9 +100,9 @@ def test_the_classes_are_those_of_all_families_that_transformers_has() -> None:
 @pytest.mark.parametrize("architecture", TRIED)
 def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would be refused where a repository brings code of its own."""
-    asked: list[tuple[Family, Config]] = []
+    asked: list[tuple[Family, ModelConfig]] = []
 
-    def remember(family: Family, config: Config, _: Mapping[str, Any]) -> tuple[str, ...]:
+    def remember(family: Family, config: ModelConfig, _: Mapping[str, Any]) -> tuple[str, ...]:
         asked.append((family, config))
         return ()
 
@@ -110,7 +110,7 @@ def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: p
     for name in names_of(architecture):
         plan(repository(name))
     family = asked[0][0]
-    together = Config(asked[0][1].fields, set().union(*(config.asked for _, config in asked)))
+    together = ModelConfig(asked[0][1].fields, set().union(*(config.asked for _, config in asked)))
     for key in (*CLASSES[architecture], *OLDER[:3], *OF_4_57.get(architecture, ())):
         said = {key: ["something"]}
         given = {"architectures": [architecture], **OWN_CODE, **({"text_config": said} if family.text else said)}

@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.conversion import Conversion, Description, convert
+from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header
 from proxy.gguf.hyperparameters import llama3_frequencies
 from proxy.gguf.pretokenizers import name_pre_tokenizer
-from proxy.gguf.sources import Made, Piece
+from proxy.gguf.sources import FixedBytes, SourceRange
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos
@@ -150,7 +150,7 @@ def test_plain_order_is_the_datas(name: str) -> None:
 def test_dense_models_go_through_each_file_once(name: str) -> None:
     conversion = plan(repository(name))
     assert conversion.in_file_order
-    places = [(piece.path, piece.start, piece.stop) for piece in conversion.pieces if isinstance(piece, Piece)]
+    places = [(piece.path, piece.start, piece.stop) for piece in conversion.pieces if isinstance(piece, SourceRange)]
     assert places == sorted(places)
     assert all(path != other or stop <= start for (path, _, stop), (other, start, _) in pairwise(places))
 
@@ -176,7 +176,7 @@ def test_llama3_frequencies_are_those_of_torch() -> None:
         rope = {"rope_type": "llama3"} | {
             key: value for key, value in case.items() if key not in ("sha256", "head_dim")
         }
-        content = llama3_frequencies(Config({"head_dim": case["head_dim"], "rope_parameters": rope}))
+        content = llama3_frequencies(ModelConfig({"head_dim": case["head_dim"], "rope_parameters": rope}))
         assert content is not None
         assert hashlib.sha256(content).hexdigest() == case["sha256"], case
 
@@ -858,8 +858,8 @@ def test_whether_the_output_is_tied_stands_beside_the_text() -> None:
 def test_only_large_heads_are_ranges_of_their_own() -> None:
     """A request for a few bytes is dear; those of the same tensor are put in order in memory."""
     conversion = plan(repository("qwen3_5"))
-    assert min(piece.size for piece in conversion.pieces if isinstance(piece, Piece)) >= 8 * 4
-    sizes = [piece.stop - piece.start for piece in conversion.pieces if isinstance(piece, Piece)]
+    assert min(piece.size for piece in conversion.pieces if isinstance(piece, SourceRange)) >= 8 * 4
+    sizes = [piece.stop - piece.start for piece in conversion.pieces if isinstance(piece, SourceRange)]
     heads, of_a_layer = 8, 64 * HIDDEN * 2
     assert sizes.count(of_a_layer) >= 2 * 2 * heads
 
@@ -972,7 +972,7 @@ def test_packed_weights_refused_for_their_quantization() -> None:
     weights = {"model.safetensors": {"model.layers.0.self_attn.q_proj.qweight": Tensor("I32", (16, 16), 0, 1024)}}
     config = {**json.loads(repository("llama")["config.json"]), "quantization_config": {"quant_method": "gptq"}}
     with pytest.raises(CannotConvert, match="quantized already"):
-        convert(config, {}, weights, Description("x"))
+        convert(config, {}, weights, ModelDescription("x"))
 
 
 def test_a_longropes_attention_may_be_told() -> None:
@@ -1007,7 +1007,7 @@ def test_quantized_weights_refused() -> None:
     weights = {"model.safetensors": {"model.embed_tokens.weight": Tensor("F8_E4M3", (16, 16), 0, 256)}}
     config = json.loads(repository("llama")["config.json"])
     with pytest.raises(CannotConvert, match="F8_E4M3"):
-        convert(config, {}, weights, Description("x"))
+        convert(config, {}, weights, ModelDescription("x"))
 
 
 def test_sentencepiece_of_another_kind_refused() -> None:
@@ -1142,7 +1142,7 @@ def test_any_header_is_refused_or_makes_a_right_file(name: str, data: st.DataObj
         for each in [path]
     }
     try:
-        made_of = convert(json.loads(files["config.json"]), files, weights, Description("x"))
+        made_of = convert(json.loads(files["config.json"]), files, weights, ModelDescription("x"))
     except GgufError:
         return
     assert read_header(made_of.header, size=made_of.size).tensors
@@ -1336,7 +1336,7 @@ def _refused_or_right(files: Mapping[str, bytes]) -> None:
     assert header.data_start == len(conversion.header)
     assert conversion.size - header.data_start - header.data_size < header.alignment
     for piece in conversion.pieces:
-        if isinstance(piece, Made) or piece.transform is None:
+        if isinstance(piece, FixedBytes) or piece.transform is None:
             continue
         assert sum(map(len, made(piece, files))) == piece.size
 
@@ -1347,7 +1347,7 @@ def _refused_or_right(files: Mapping[str, bytes]) -> None:
     )
 )
 def test_any_rope_is_refused_or_calculated(rope: Mapping[str, Any]) -> None:
-    config = Config({"hidden_size": 64, "num_attention_heads": 2, "rope_scaling": {"rope_type": "llama3", **rope}})
+    config = ModelConfig({"hidden_size": 64, "num_attention_heads": 2, "rope_scaling": {"rope_type": "llama3", **rope}})
     try:
         content = llama3_frequencies(config)
     except GgufError:

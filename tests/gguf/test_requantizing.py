@@ -7,7 +7,7 @@ import pytest
 
 from proxy.gguf import engine_ggml
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.header import Header, Kind, read_header
+from proxy.gguf.header import GgufHeader, ValueType, read_header
 from proxy.gguf.requantize import Changed, requantize
 from proxy.gguf.tensors import GgufError, TensorType
 from tests.gguf import oracle
@@ -41,7 +41,7 @@ def direct(name: str, quantization: str) -> bytes:
     return write(plan(files, quantization=quantization), files)
 
 
-def read(content: bytes) -> Header:
+def read(content: bytes) -> GgufHeader:
     return read_header(content, size=len(content))
 
 
@@ -84,8 +84,8 @@ def shards(content: bytes, most: int) -> list[bytes]:
 
 
 def _array(values: list[object]) -> Value:
-    kinds = {str: Kind.STRING, bool: Kind.BOOL, int: Kind.INT32, float: Kind.FLOAT32}
-    return Value(Kind.ARRAY, values, kinds[type(values[0])])
+    kinds = {str: ValueType.STRING, bool: ValueType.BOOL, int: ValueType.INT32, float: ValueType.FLOAT32}
+    return Value(ValueType.ARRAY, values, kinds[type(values[0])])
 
 
 @pytest.mark.parametrize(("name", "quantization"), CASES)

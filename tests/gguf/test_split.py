@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.header import Field, Header, Kind, read_header, write_header
-from proxy.gguf.split import Padding, Piece, SplitName, merge
+from proxy.gguf.header import Field, GgufHeader, ValueType, read_header, write_header
+from proxy.gguf.split import Padding, ShardRange, SplitName, merge
 from proxy.gguf.tensors import GgufError, TensorInfo, TensorType, lay_out
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
 from tests.gguf.splitting import joined, split, with_offsets
 
-METADATA = {"general.name": Value(Kind.STRING, "Zoë"), "splitting.hairs": Value(Kind.BOOL, value=True)}
+METADATA = {"general.name": Value(ValueType.STRING, "Zoë"), "splitting.hairs": Value(ValueType.BOOL, value=True)}
 TENSORS = {
     f"blk.{number}.w": Tensor((size,), TensorType.I8, bytes([number + 1]) * size)
     for number, size in enumerate([5, 32, 64, 7, 33])
@@ -23,11 +23,11 @@ TENSORS = {
 (WHOLE,) = oracle.write(METADATA, TENSORS)
 
 
-def headers(parts: Mapping[str, bytes]) -> list[Header]:
+def headers(parts: Mapping[str, bytes]) -> list[GgufHeader]:
     return [read_header(part, size=len(part)) for part in parts.values()]
 
 
-def changed(header: Header, **fields: Field | None) -> Header:
+def changed(header: GgufHeader, **fields: Field | None) -> GgufHeader:
     """With other metadata; a dot is written as two underscores, and None takes a key away."""
     changes = {key.replace("__", "."): field for key, field in fields.items()}
     merged = header.metadata | changes
@@ -86,10 +86,10 @@ def test_one_piece_of_each_part() -> None:
     merged = merge(headers(parts))
     starts = [header.data_start for header in headers(parts)]
     assert merged.pieces == (
-        Piece(0, starts[0], starts[0] + 5),
+        ShardRange(0, starts[0], starts[0] + 5),
         Padding(27),
-        Piece(1, starts[1], starts[1] + 96),
-        Piece(2, starts[2], starts[2] + 32 + 33),
+        ShardRange(1, starts[1], starts[1] + 96),
+        ShardRange(2, starts[2], starts[2] + 32 + 33),
         Padding(31),
     )
 
@@ -146,9 +146,9 @@ def test_a_part_out_of_order_is_laid_out_anew() -> None:
     assert joined(merged, parts) == WHOLE
     start = second.data_start
     assert merged.pieces[-4:] == (
-        Piece(1, start + 96, start + 96 + 64 + 7),
+        ShardRange(1, start + 96, start + 96 + 64 + 7),
         Padding(25),
-        Piece(1, start, start + 33),
+        ShardRange(1, start, start + 33),
         Padding(31),
     )
 
@@ -177,8 +177,8 @@ def test_only_the_first_parts_metadata_counts() -> None:
     assert merged.metadata == oracle.fields(METADATA)
 
 
-@pytest.mark.parametrize("kind", [Kind.UINT8, Kind.INT16, Kind.UINT32, Kind.INT64])
-def test_the_numbers_may_be_of_any_integer_kind(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [ValueType.UINT8, ValueType.INT16, ValueType.UINT32, ValueType.INT64])
+def test_the_numbers_may_be_of_any_integer_kind(kind: ValueType) -> None:
     parts = [
         changed(
             header,
@@ -225,6 +225,6 @@ ALIGNED = split(oracle.write({}, TENSORS, alignment=64)[0], 2)
         (headers(ALIGNED), "part 2 is aligned to 32 bytes, the first to 64"),
     ],
 )
-def test_refuses_parts_that_do_not_fit(parts: list[Header], reason: str) -> None:
+def test_refuses_parts_that_do_not_fit(parts: list[GgufHeader], reason: str) -> None:
     with pytest.raises(GgufError, match=reason):
         merge(parts)

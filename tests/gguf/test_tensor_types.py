@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, is_quantized, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from tests.gguf.make_tensor_types import FIGURES, MODELS, REFUSED, told
@@ -247,7 +247,7 @@ def test_facts_of_a_header() -> None:
         "general.architecture": Field.string("jamba"),
         "jamba.block_count": Field.uint32(4),
         "jamba.attention.head_count": Field.uint32(8),
-        "jamba.attention.head_count_kv": Field.array(Kind.UINT32, [2, 0, 0, 0]),
+        "jamba.attention.head_count_kv": Field.array(ValueType.UINT32, [2, 0, 0, 0]),
         "jamba.expert_count": Field.uint32(16),
     }
     assert ModelFacts.of(metadata) == ModelFacts("jamba", 4, 8, 2, 16)

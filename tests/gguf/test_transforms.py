@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from proxy.gguf.transforms import (
     WIDTHS,
     Transform,
+    add_one,
     chained,
-    exponential,
-    increased,
     interleaved,
     multiplied,
+    neg_exp,
     packed,
     picked,
     scaled,
@@ -75,7 +75,7 @@ def test_blocks_of_4_bits_are_packed_as_ggml_has_them(count: int, at: int) -> No
 def test_numbers_are_widened_and_increased() -> None:
     half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
     assert _run(widened("F16"), half.tobytes()) == half.astype(np.float32).tobytes()
-    assert _run(increased("F16"), half.tobytes()) == (half.astype(np.float32) + np.float32(1)).tobytes()
+    assert _run(add_one("F16"), half.tobytes()) == (half.astype(np.float32) + np.float32(1)).tobytes()
     upper = (half.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     wide = (upper.astype(np.uint32) << 16).view(np.float32)
     assert _run(widened("BF16"), upper.tobytes()) == wide.tobytes()
@@ -116,16 +116,16 @@ def test_negative_exponentials_are_the_nearest_of_32_bits() -> None:
     half = np.random.default_rng(0).standard_normal(99).astype(np.float16)
     for dtype, numbers in (("F16", half), ("F32", half.astype(np.float32))):
         nearest = (-np.exp(numbers.astype(np.float64))).astype(np.float32)
-        assert _run(exponential(dtype), numbers.tobytes()) == nearest.tobytes()
+        assert _run(neg_exp(dtype), numbers.tobytes()) == nearest.tobytes()
     beyond = np.array([np.inf, 300, -300, -np.inf], np.float32)
-    assert _run(exponential("F32"), beyond.tobytes()) == np.array([-np.inf, -np.inf, -0.0, -0.0], np.float32).tobytes()
+    assert _run(neg_exp("F32"), beyond.tobytes()) == np.array([-np.inf, -np.inf, -0.0, -0.0], np.float32).tobytes()
 
 
 TRANSFORMS = (
     *(interleaved(row, rows) for row, rows in ((2, 2), (6, 4), (4, 6))),
     *(transposed(rows, columns, width) for rows, columns, width in ((2, 3, 2), (3, 2, 4), (1, 5, 4))),
     transposed(3, 4, 2, 1, 2),
-    *(make(dtype) for make in (widened, increased) for dtype in ("F16", "BF16")),
+    *(make(dtype) for make in (widened, add_one) for dtype in ("F16", "BF16")),
     *(scaled(dtype, (0.5, 3.0)) for dtype in WIDTHS),
     *(multiplied(dtype, 0.3) for dtype in WIDTHS),
 )

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.gguf.conversion import Conversion, Description, convert
-from proxy.gguf.header import Header, Kind
-from proxy.gguf.sources import Made, Piece
+from proxy.gguf.conversion import Conversion, ModelDescription, convert
+from proxy.gguf.header import GgufHeader, ValueType
+from proxy.gguf.sources import FixedBytes, SourceRange
 from proxy.gguf.tensors import TensorType
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of
@@ -41,7 +41,7 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
                 if path.endswith(".safetensors")
             },
         ),
-        Description(
+        ModelDescription(
             name,
             read_card(files.get("README.md", b"")),
             template,
@@ -53,9 +53,9 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
     )
 
 
-def made(piece: Piece | Made, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
+def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
     """What a piece becomes, from about `window` bytes at a time."""
-    if isinstance(piece, Made):
+    if isinstance(piece, FixedBytes):
         yield piece.content
         return
     block = piece.transform.block if piece.transform else 1
@@ -89,7 +89,7 @@ def written_to(target: Path, folder: Path) -> Path:
     return target
 
 
-def figures(header: Header, content: bytes) -> dict[str, Any]:
+def figures(header: GgufHeader, content: bytes) -> dict[str, Any]:
     """Of each key its kind and value, of each tensor its type, shape and digest; long arrays are digests too."""
     metadata = {key: value_of(field.kind, field.raw, field.value) for key, field in header.metadata.items()}
     tensors = {}
@@ -100,10 +100,10 @@ def figures(header: Header, content: bytes) -> dict[str, Any]:
     return {"metadata": metadata, "tensors": tensors}
 
 
-def value_of(kind: Kind, raw: bytes, value: Any) -> dict[str, Any]:
-    if kind is not Kind.ARRAY:
+def value_of(kind: ValueType, raw: bytes, value: Any) -> dict[str, Any]:
+    if kind is not ValueType.ARRAY:
         return {"kind": kind.name, "value": value}
-    items = Kind(int.from_bytes(raw[:4], "little")).name
+    items = ValueType(int.from_bytes(raw[:4], "little")).name
     if len(value) <= MOST_VALUES:
         return {"array": items, "values": value}
     digest = hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()

@@ -6,16 +6,16 @@ from typing import Any
 
 import orjson
 
-from proxy.gguf.conversion import Conversion, Description, convert
-from proxy.gguf.sources import Piece
+from proxy.gguf.conversion import Conversion, ModelDescription, convert
+from proxy.gguf.sources import SourceRange
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of
-from proxy.planning.safetensors import Header, header_size, read_header
+from proxy.planning.safetensors import SafetensorsHeader, header_size, read_header
 from tests.gguf.writing import write
 from tests.kit.support import digest_of
 
 
-def headers(files: Mapping[str, bytes]) -> dict[str, Header]:
+def headers(files: Mapping[str, bytes]) -> dict[str, SafetensorsHeader]:
     return {
         path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content))
         for path, content in sorted(files.items())
@@ -32,7 +32,7 @@ def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any
     # A conversation that has no BOS gets none, whatever the tokenizer adds to other texts.
     adds_bos = False if template and not ("bos_token" in template and tokenizer.get("bos_token")) else None
     pooling = pooling_of("acme/tiny", files, embeds=False)
-    description = Description(
+    description = ModelDescription(
         name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling=pooling
     )
     return convert(json.loads(files["config.json"]), files, weights, description, **options)
@@ -59,7 +59,7 @@ def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
 def from_each_file(files: Mapping[str, bytes], made: Conversion, reached: int) -> dict[str, int]:
     """How many of the first bytes that are fetched for a GGUF come of which file: all of each, or the pieces alone."""
     weights = {path: len(content) for path, content in sorted(files.items()) if path.endswith(".safetensors")}
-    whole = [part for piece in made.pieces if isinstance(piece, Piece) for part in (piece.beside, piece) if part]
+    whole = [part for piece in made.pieces if isinstance(piece, SourceRange) for part in (piece.beside, piece) if part]
     pieces = [(piece.path, piece.stop - piece.start) for piece in whole]
     counts = dict.fromkeys(weights, 0)
     for path, size in weights.items() if made.in_file_order else pieces:

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from proxy.standins.delivery import Delivery, Fault, FaultCounter, Piece
-from proxy.standins.listener import Listener, LoggedRequest, StandIn
+from proxy.standins.delivery import Delivery, Fault, FaultCounter, RequestedRange
+from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn
 from proxy.standins.repositories import StandInRepository, StoredFile
 
 MASTER = "master"
@@ -30,8 +30,12 @@ class StandInModelScope(StandIn):
         counter = FaultCounter(self.faults)
         self._delivery = Delivery(counter)
         base = "/api/v1/models/{org}/{repo}/repo"
-        self._api = Listener("api", [web.get(base, self._file), web.get(f"{base}/files", self._list)], self.requests)
-        self._cdn = Listener("cdn", [web.get("/{number}/{org}/{repo}/{commit}/{path:.+}", self._linked)], self.requests)
+        self._api = LoggingServer(
+            "api", [web.get(base, self._file), web.get(f"{base}/files", self._list)], self.requests
+        )
+        self._cdn = LoggingServer(
+            "cdn", [web.get("/{number}/{org}/{repo}/{commit}/{path:.+}", self._linked)], self.requests
+        )
         super().__init__(self._api, self._cdn)
 
     @property
@@ -83,7 +87,7 @@ class StandInModelScope(StandIn):
         return await self._send(request, place["path"], files[place["path"]])
 
     async def _send(self, request: web.Request, path: str, file: StoredFile) -> web.StreamResponse:
-        piece = Piece.asked_by(request, file)
+        piece = RequestedRange.asked_by(request, file)
         headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **piece.headers}
         if piece.status == 206:
             piece = replace(piece, status=self.range_status)

@@ -22,7 +22,7 @@ from yarl import URL
 from proxy.config import Config, check
 from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
-from proxy.standins.responses import Refusal as Refused
+from proxy.standins.responses import ErrorAnswer as Refused
 from proxy.store.reclaim import TEMPORARY
 
 COMMAND = [sys.executable, "-m", "proxy"]

@@ -2,7 +2,7 @@
 
 import random
 
-from proxy.gguf.header import Field, Kind, read_header, write_header
+from proxy.gguf.header import Field, ValueType, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 
 KINDS = {
@@ -68,7 +68,7 @@ def large_header(number: int, shards: int, size: int) -> bytes:
         "general.file_type": Field.uint32(1),
         "split.no": Field.uint16(number),
         "split.count": Field.uint16(shards),
-        "split.tensors.count": Field(Kind.INT32, shards.to_bytes(4, "little")),
+        "split.tensors.count": Field(ValueType.INT32, shards.to_bytes(4, "little")),
     }
     if number:
         del fields["general.architecture"], fields["general.file_type"]

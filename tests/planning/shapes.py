@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.planning.safetensors import ELEMENT_BITS, Header, read_header
+from proxy.planning.safetensors import ELEMENT_BITS, SafetensorsHeader, read_header
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 """Type and shape of each tensor."""
@@ -101,6 +101,6 @@ def weights(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     return content + (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
-def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Header:
+def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> SafetensorsHeader:
     content, size = header_bytes(tensors)
     return read_header("acme/model/model.safetensors", content, len(content) + size)

@@ -90,12 +90,12 @@ def test_an_ollama_that_makes_no_models_of_uploads_is_refused_with_the_first_tha
 def test_which_release_cuts_texts_as_a_tokenizer(
     version: str, architecture: str, pre_tokenizer: str, since: str
 ) -> None:
-    assert str(capabilities_of(version).cuts_from(architecture, pre_tokenizer)) == since
+    assert str(capabilities_of(version).pre_tokenizer_since(architecture, pre_tokenizer)) == since
 
 
 @pytest.mark.parametrize(("pre_tokenizer", "since"), [("deepseek-v3", "0.30.0"), ("deepseek-llm", "0.5.5")])
 def test_which_release_calculates_deepseek_as_llama_cpp(pre_tokenizer: str, since: str) -> None:
-    assert str(capabilities_of("0.24.0").runs_right_from("deepseek2", pre_tokenizer)) == since
+    assert str(capabilities_of("0.24.0").correct_since("deepseek2", pre_tokenizer)) == since
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_which_release_calculates_deepseek_as_llama_cpp(pre_tokenizer: str, sinc
     ],
 )
 def test_which_release_scales_positions_as_a_model(version: str, architecture: str, scaling: str, since: str) -> None:
-    assert str(capabilities_of(version).scales_from(architecture, scaling)) == since
+    assert str(capabilities_of(version).rope_scaling_since(architecture, scaling)) == since
 
 
 @pytest.mark.parametrize("version", ["0.6.8", "0.24.0", "0.34.1", "0.40.0", None])
@@ -123,4 +123,4 @@ def test_what_the_proxy_makes_is_known_to_load() -> None:
     assert architectures <= BEFORE_LLAMA_SERVER | SINCE_LLAMA_SERVER
     assert set(KNOWN.values()) <= PRE_TOKENIZERS
     for architecture in architectures:
-        assert capabilities_of("0.40.0").loads_from(architecture) <= RUNS.get(architecture, LLAMA_SERVER)
+        assert capabilities_of("0.40.0").architecture_since(architecture) <= RUNS.get(architecture, LLAMA_SERVER)

@@ -16,7 +16,7 @@ from proxy.gguf.transforms import Transform
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
 from proxy.planning.convert import LARGE_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
-from proxy.planning.modelfile import Brought, Modelfile
+from proxy.planning.modelfile import ChatMetadata, Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.weights import INDEX, NotConvertible, choose_files
 from proxy.sources.base import RepositoryFile
@@ -37,7 +37,7 @@ def material(files: Mapping[str, bytes]) -> Material:
         choose_files(listed, files.get(INDEX), module_files(files.get(MODULES))),
         headers(files),
         files,
-        Brought(None, "", TokenizerFacts(), {}),
+        ChatMetadata(None, "", TokenizerFacts(), {}),
         modelfile,
     )
 

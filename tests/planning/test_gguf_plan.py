@@ -10,7 +10,7 @@ from proxy.config import NO_SETTINGS, ModelSettings, Quantization
 from proxy.errors import Damaged, Refusal
 from proxy.gguf import engine_ggml
 from proxy.gguf.engine import engine_for
-from proxy.gguf.header import Field, Header, read_header, write_header
+from proxy.gguf.header import Field, GgufHeader, read_header, write_header
 from proxy.gguf.requantize import Changed, requantize
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorInfo, TensorType
@@ -67,7 +67,7 @@ def made(recipe: Recipe, files: Mapping[str, bytes]) -> bytes:
     return assembled(recipe, chunks, "acme/model")
 
 
-def read(content: bytes) -> Header:
+def read(content: bytes) -> GgufHeader:
     return read_header(content, size=len(content))
 
 

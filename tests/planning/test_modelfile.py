@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.config import NO_SETTINGS, ModelSettings
 from proxy.errors import Refusal
-from proxy.gguf.header import Field, Header, Kind
+from proxy.gguf.header import Field, GgufHeader, ValueType
 from proxy.gguf.tensors import GgufError
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.modelfile import (
     LICENSES,
     MOST_BYTES,
     PLAIN,
-    Brought,
+    ChatMetadata,
     Modelfile,
-    brought_by_files,
-    brought_by_gguf,
+    chat_metadata_of_files,
+    chat_metadata_of_gguf,
     choose_modelfile,
     files_to_read,
 )
@@ -60,7 +60,7 @@ def chosen(
 ) -> Modelfile:
     """Of a safetensors repository; `chat` is what probing found, if there is a Jinja at all."""
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
-    brought = replace(brought_by_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
+    brought = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
     probed = chat if brought.jinja else None
     return choose_modelfile("acme/model", architecture, brought, probed, contents, settings, capabilities_of(version))
 
@@ -362,7 +362,7 @@ def test_probing_that_failed_is_a_warning(version: str, source: str, template: s
 )
 def test_of_a_list_the_entry_default_counts(said: Any, jinja: str | None) -> None:
     contents = encoded({"tokenizer_config.json": {"chat_template": said}})
-    brought = brought_by_files("acme/model", contents, {})
+    brought = chat_metadata_of_files("acme/model", contents, {})
     assert (brought.jinja, brought.source) == (jinja, "tokenizer_config.json" if jinja else "none")
     if jinja:
         found = choose_modelfile("acme/model", "X", brought, CHAT, contents, NO_SETTINGS, capabilities_of(OLD))
@@ -379,7 +379,7 @@ def test_a_file_of_its_own_wins_over_the_tokenizer_config(version: str) -> None:
 
 def test_a_file_of_its_own_does_without_a_tokenizer_config() -> None:
     contents = {"chat_template.jinja": b"of the file"}
-    brought = brought_by_files("acme/model", contents, {})
+    brought = chat_metadata_of_files("acme/model", contents, {})
     found = choose_modelfile("acme/model", "X", brought, CHAT, contents, NO_SETTINGS, capabilities_of(OLD))
     assert (found.jinja, found.adds_bos) == ("of the file", True)
 
@@ -463,20 +463,20 @@ def test_the_facts_of_a_tokenizer_config() -> None:
         "add_bos_token": True,
     }
     contents = encoded({"tokenizer_config.json": config, "config.json": {"eos_token_id": [2, 3]}})
-    assert brought_by_files("acme/model", contents, TOKENS).facts == TokenizerFacts(
+    assert chat_metadata_of_files("acme/model", contents, TOKENS).facts == TokenizerFacts(
         "<s>", ("</s>", "<|im_end|>"), "", "<pad>", ("<s>", "</s>", "<|im_end|>"), adds_bos=True
     )
-    assert brought_by_files("acme/model", {}, {}) == Brought(None, "none", TokenizerFacts(), {})
+    assert chat_metadata_of_files("acme/model", {}, {}) == ChatMetadata(None, "none", TokenizerFacts(), {})
 
 
-def gguf(**metadata: Field) -> Header:
+def gguf(**metadata: Field) -> GgufHeader:
     """A dot in a key is written as two underscores."""
     fields = {
         "general.architecture": Field.string("llama"),
         "tokenizer.ggml.tokens": Field.strings(["<unk>", "<s>", "</s>", "<|im_end|>", "a"]),
-        "tokenizer.ggml.token_type": Field.array(Kind.INT32, [2, 3, 3, 4, 1]),
+        "tokenizer.ggml.token_type": Field.array(ValueType.INT32, [2, 3, 3, 4, 1]),
     }
-    return Header(fields | {key.replace("__", "."): field for key, field in metadata.items()}, (), 0)
+    return GgufHeader(fields | {key.replace("__", "."): field for key, field in metadata.items()}, (), 0)
 
 
 def test_what_a_gguf_brings() -> None:
@@ -490,7 +490,7 @@ def test_what_a_gguf_brings() -> None:
         tokenizer__chat_template=Field.string(JINJA),
     )
     facts = TokenizerFacts("<s>", ("<|im_end|>", "</s>"), "<unk>", "", ("<s>", "</s>", "<|im_end|>"), adds_bos=True)
-    assert brought_by_gguf(header) == Brought(JINJA, "gguf", facts, {}, adds_bos=True)
+    assert chat_metadata_of_gguf(header) == ChatMetadata(JINJA, "gguf", facts, {}, adds_bos=True)
 
 
 @pytest.mark.parametrize(
@@ -504,11 +504,11 @@ def test_what_a_gguf_brings() -> None:
 )
 def test_a_gguf_with_metadata_of_a_wrong_kind_is_an_error(key: str, field: Field) -> None:
     with pytest.raises(GgufError, match="is of the kind"):
-        brought_by_gguf(gguf(**{key: field}))
+        chat_metadata_of_gguf(gguf(**{key: field}))
 
 
-def of_gguf(header: Header, chat: ChatTemplate | None, version: str) -> Modelfile:
-    brought = brought_by_gguf(header)
+def of_gguf(header: GgufHeader, chat: ChatTemplate | None, version: str) -> Modelfile:
+    brought = chat_metadata_of_gguf(header)
     return choose_modelfile("acme/model", "", brought, chat, {}, NO_SETTINGS, capabilities_of(version))
 
 

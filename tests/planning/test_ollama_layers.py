@@ -6,7 +6,14 @@ import orjson
 import pytest
 
 from proxy.config import ModelSettings
-from proxy.planning.ollama_layers import Description, described, files_beside, held_model, human_number, settings_over
+from proxy.planning.ollama_layers import (
+    OllamaConfigFile,
+    described,
+    files_beside,
+    held_model,
+    human_number,
+    settings_over,
+)
 from proxy.planning.plan import Finished
 
 LLAMA = Finished("llama", 134_515_008, "Q4_K_M")
@@ -86,7 +93,9 @@ def test_a_model_that_is_shown_is_read_with_all_that_it_has() -> None:
     assert held is not None
     kinds = ("model", "adapter", "projector")
     assert held.blobs == tuple((kind, f"sha256:{digest}") for kind, digest in zip(kinds, DIGESTS, strict=True))
-    assert held.description == Description(("llama", "clip"), "1.2B", "Q8_0", "some-renderer", "some-parser", "0.20.0")
+    assert held.description == OllamaConfigFile(
+        ("llama", "clip"), "1.2B", "Q8_0", "some-renderer", "some-parser", "0.20.0"
+    )
     assert held.settings == ModelSettings(
         template=SHOWN["template"],
         system="Be terse.",
@@ -118,7 +127,7 @@ def test_a_model_without_a_blob_of_its_own_is_none(shown: dict[str, Any]) -> Non
 def test_a_bare_description_is_enough() -> None:
     held = held_model({"modelfile": f"FROM /blobs/sha256-{DIGESTS[0]}\n", "details": {"families": None}})
     assert held is not None
-    assert held.description == Description(("",), "", "")
+    assert held.description == OllamaConfigFile(("",), "", "")
     assert held.settings == ModelSettings()
 
 

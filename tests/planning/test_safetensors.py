@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Refusal
-from proxy.planning.safetensors import MOST_HEADER_BYTES, Header, header_size, read_header
+from proxy.planning.safetensors import MOST_HEADER_BYTES, SafetensorsHeader, header_size, read_header
 from tests.planning.shapes import with_length
 
 GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -23,7 +23,7 @@ JSON = st.recursive(
 )
 
 
-def read(fields: object, data: int = 24) -> Header:
+def read(fields: object, data: int = 24) -> SafetensorsHeader:
     content = with_length(json.dumps(fields).encode())
     return read_header("acme/model/model.safetensors", content, len(content) + data)
 

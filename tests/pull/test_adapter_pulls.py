@@ -13,7 +13,7 @@ from proxy.app import App
 from proxy.gguf.header import read_header
 from proxy.inspection import inspect
 from proxy.standins.hub import Fault, StandInHub
-from proxy.standins.model_store import Layer
+from proxy.standins.model_store import StoredLayer
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
 from tests.kit.conversions import converted
@@ -42,7 +42,7 @@ def created(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
 
 
-def layer_of(ollama: StandInOllama, name: str, kind: str) -> Layer:
+def layer_of(ollama: StandInOllama, name: str, kind: str) -> StoredLayer:
     [layer] = [layer for layer in ollama.models[name].layers if layer.kind == kind]
     return layer
 
@@ -140,8 +140,8 @@ async def test_what_a_base_that_ollama_has_is_beside_its_weights_comes_along(
     model = ollama.models[BASE]
     model.layers = (
         layer_of(ollama, BASE, "model"),
-        Layer("projector", digest_of(projector), len(projector)),
-        *(Layer(kind, digest_of(content), len(content), content.decode()) for kind, content in OWN.items()),
+        StoredLayer("projector", digest_of(projector), len(projector)),
+        *(StoredLayer(kind, digest_of(content), len(content), content.decode()) for kind, content in OWN.items()),
         layer_of(ollama, BASE, "config"),
     )
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}

@@ -49,10 +49,10 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     if not CAPABLE.runs(conversion.architecture):
         assert f"Ollama 0.24.0 does not run {conversion.architecture}; Ollama " in lines[-1]["error"]
         return
-    if CAPABLE.version < CAPABLE.cuts_from(conversion.architecture, conversion.pre_tokenizer):
+    if CAPABLE.version < CAPABLE.pre_tokenizer_since(conversion.architecture, conversion.pre_tokenizer):
         assert f"does not cut texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
         return
-    if REPOSITORIES[name].pooling and CAPABLE.version < CAPABLE.embeds_from(conversion.architecture):
+    if REPOSITORIES[name].pooling and CAPABLE.version < CAPABLE.embeddings_since(conversion.architecture):
         assert f"makes no vectors with {REPOSITORIES[name].architecture}" in lines[-1]["error"]
         return
     assert lines[-1] == {"status": "success"}, lines[-1]

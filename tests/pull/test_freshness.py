@@ -20,7 +20,7 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.standins.responses import Refusal
+from proxy.standins.responses import ErrorAnswer
 from tests.kit.support import Client, digest_of, fetched, making, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -362,7 +362,7 @@ async def test_what_a_user_has_made_is_not_taken_for_the_work_of_a_pull_that_bro
 
     async def full(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path == "/api/copy":
-            raise Refusal("write /models/manifests/x: no space left on device", 500)
+            raise ErrorAnswer("write /models/manifests/x: no space left on device", 500)
         return await handler(request)
 
     ollama.around = full

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.gguf.header import Field, Kind, read_header
+from proxy.gguf.header import Field, ValueType, read_header
 from proxy.gguf.requantize import Changed, requantize
 from proxy.inspection import inspect
 from proxy.ollama.client import PROBE_DIGEST
@@ -47,7 +47,7 @@ def created(ollama: StandInOllama) -> dict[str, Any]:
 
 
 def weights(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
-    """Kind and digest of the layers that are GGUFs."""
+    """ValueType and digest of the layers that are GGUFs."""
     kinds = ("model", "projector", "adapter")
     return [(layer.kind, layer.digest) for layer in ollama.models[name].layers if layer.kind in kinds]
 
@@ -539,7 +539,7 @@ async def test_quantized_weights_under_an_unquantized_name_are_refused_by_their_
 async def test_a_header_longer_than_what_is_read_first_is_read_on(
     hub: StandInHub, client: Client, ollama: StandInOllama
 ) -> None:
-    tokens = Field.array(Kind.STRING, [f"token number {number}" for number in range(20_000)])
+    tokens = Field.array(ValueType.STRING, [f"token number {number}" for number in range(20_000)])
     content = tiny_gguf(tokenizer__ggml__tokens=tokens)
     assert read_header(content, size=len(content)).data_start > 100 * HEADER_BYTES
     hub.add(REPOSITORY, {"m-Q4_K_M.gguf": content})

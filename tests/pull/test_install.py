@@ -19,7 +19,7 @@ from proxy.standins.manifests import offered_manifest
 from proxy.standins.names import ModelName
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.standins.responses import Refusal
+from proxy.standins.responses import ErrorAnswer
 from proxy.store import reclaim
 from proxy.store.reclaim import TEMPORARY
 from tests.kit.conversions import converted, weights_of
@@ -36,19 +36,19 @@ Trouble = Callable[[StandInOllama, web.Request, Handler], Awaitable[web.StreamRe
 
 
 async def refused(_: StandInOllama, __: web.Request, ___: Handler) -> web.StreamResponse:
-    raise Refusal("the stand-in was told to refuse", 500)
+    raise ErrorAnswer("the stand-in was told to refuse", 500)
 
 
 async def refused_when_done(_: StandInOllama, request: web.Request, handler: Handler) -> web.StreamResponse:
     await handler(request)
-    raise Refusal("the stand-in was told to refuse", 500)
+    raise ErrorAnswer("the stand-in was told to refuse", 500)
 
 
 async def refused_with_the_manifest(_: StandInOllama, request: web.Request, __: Handler) -> web.StreamResponse:
     name = ModelName.parse(orjson.loads(await request.read())["model"])
     assert name is not None
     assert await offered_manifest(name)
-    raise Refusal("the stand-in was told to refuse", 500)
+    raise ErrorAnswer("the stand-in was told to refuse", 500)
 
 
 async def unanswered(_: StandInOllama, request: web.Request, handler: Handler) -> web.StreamResponse:

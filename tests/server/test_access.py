@@ -11,7 +11,7 @@ import pytest
 
 from proxy.app import App
 from proxy.config import ServerConfig
-from proxy.server.access import Guard
+from proxy.server.access import Access
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
@@ -50,23 +50,23 @@ FOREIGN = (
 
 @pytest.mark.parametrize("host", ["", socket.gethostname(), *OWN.split()])
 def test_local_names_and_addresses_are_the_proxys_own(host: str) -> None:
-    assert Guard(ServerConfig())._judge_host(host, "203.0.113.7")
+    assert Access(ServerConfig())._judge_host(host, "203.0.113.7")
 
 
 @pytest.mark.parametrize("host", FOREIGN.split())
 def test_other_names_and_addresses_are_not(host: str) -> None:
-    assert not Guard(ServerConfig())._judge_host(host, "203.0.113.7")
+    assert not Access(ServerConfig())._judge_host(host, "203.0.113.7")
 
 
 def test_names_that_the_configuration_allows() -> None:
-    guard = Guard(
+    guard = Access(
         ServerConfig(allowed_hosts=("Ollama.Example", "*.lan.example", "9.9.9.9")), "proxy.advertised.example"
     )
     for host in ("ollama.example:443", "OLLAMA.example", "x.lan.example", "proxy.advertised.example", "9.9.9.9:80"):
         assert guard._judge_host(host, "127.0.0.1"), host
     for host in ("lan.example", "x.ollama.example", "evil-lan.example"):
         assert not guard._judge_host(host, "127.0.0.1"), host
-    assert Guard(ServerConfig(allowed_hosts=("*",)))._judge_host("any.example", "")
+    assert Access(ServerConfig(allowed_hosts=("*",)))._judge_host("any.example", "")
 
 
 @pytest.mark.parametrize("target", ["/api/tags", "/-/health", "/api/pull", "http://evil.example/api/tags"])

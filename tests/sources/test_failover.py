@@ -15,7 +15,7 @@ from proxy.app import App
 from proxy.errors import Interrupted, Refusal, SourceError
 from proxy.sources import http_file, huggingface, mirrors
 from proxy.sources.huggingface import HuggingFace
-from proxy.sources.mirrors import Place
+from proxy.sources.mirrors import Endpoint
 from proxy.standins.hub import Fault, LoggedRequest, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
@@ -498,22 +498,22 @@ async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
 
     def is_left_after(seconds: float) -> bool:
         clock[0] += seconds
-        return place.is_left
+        return place.is_open
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    place, broken = Place("https://mirror.example"), Interrupted("broken")
+    place, broken = Endpoint("https://mirror.example"), Interrupted("broken")
     for _ in range(mirrors.MOST_FAILURES - 1):
-        place.fails(broken)
+        place.record_failure(broken)
     assert not is_left_after(0)
     for seconds in (60, 120, 240, 480, 900, 900):
-        place.fails(broken)
-        place.fails(broken)
+        place.record_failure(broken)
+        place.record_failure(broken)
         assert is_left_after(seconds - 1)
         assert not is_left_after(2)
-    place.delivers()
-    place.fails(broken)
+    place.record_success()
+    place.record_failure(broken)
     assert not is_left_after(0)
-    place.fails(Interrupted("throttled", 3))
+    place.record_failure(Interrupted("throttled", 3))
     assert is_left_after(59)
     assert not is_left_after(2)
     assert len(caplog.messages) == 7

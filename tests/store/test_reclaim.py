@@ -21,12 +21,12 @@ from proxy.ollama.client import PROBE_DIGEST
 from proxy.ollama.registry import reached_at
 from proxy.pull import execute as making_module
 from proxy.standins.hub import Fault, StandInHub
-from proxy.standins.model_store import Layer
+from proxy.standins.model_store import StoredLayer
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.standins.responses import Refusal
+from proxy.standins.responses import ErrorAnswer
 from proxy.store import journal, reclaim
-from proxy.store.reclaim import GIVEN_UP, TEMPORARY
+from proxy.store.reclaim import REMOVAL, TEMPORARY
 from tests.kit.conversions import converted
 from tests.kit.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making, no_manifests, settings
 from tests.kit.tiny_adapter import tiny_adapter
@@ -87,7 +87,7 @@ def made_of(files: dict[str, bytes], name: str = NAME) -> str:
 async def no_copies(request: web.Request, handler: Handler) -> web.StreamResponse:
     """A model that is made does not get its name."""
     if request.path == "/api/copy":
-        raise Refusal(NO_SPACE, 500)
+        raise ErrorAnswer(NO_SPACE, 500)
     return await handler(request)
 
 
@@ -460,7 +460,7 @@ async def test_a_blob_that_is_another_models_stays_and_goes_with_that(
     ollama.fail_create = REFUSED
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
-    layer = Layer("model", made_of(files), ollama.blobs[made_of(files)])
+    layer = StoredLayer("model", made_of(files), ollama.blobs[made_of(files)])
     ollama.models["mine"] = StandInModel(layers=(layer,))
     ollama.hold_making.set()
     assert REFUSED in (await pulling)[-1]["error"]
@@ -884,7 +884,7 @@ async def test_an_offer_that_was_left_goes_before_a_pull_counts_on_its_blobs(
     whole = tiny_gguf()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
     ollama._store.keep(whole)
-    layers = [Layer("license", digest, size) for digest, size in ollama.blobs.items()]
+    layers = [StoredLayer("license", digest, size) for digest, size in ollama.blobs.items()]
     ollama.models[LEFT_OFFER] = StandInModel(layers=tuple(layers))
     ollama.models[LEFT_TEMPORARY] = StandInModel()
     assert (await client.pull(NAME))[-1] == SUCCESS
@@ -910,7 +910,7 @@ async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
     broken_off: list[str] = []
 
     async def broken(name: str) -> bool:
-        if not broken_off and GIVEN_UP.fullmatch(name):
+        if not broken_off and REMOVAL.fullmatch(name):
             broken_off.append(name)
             raise OllamaGone("it restarts")
         return await delete(name)
@@ -1070,7 +1070,7 @@ async def test_every_offer_has_a_name_of_its_own(
     for name in (NAME, OTHER):
         await client.pull(name)
     pulls = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
-    asked = [body["model"] for body in pulls if GIVEN_UP.fullmatch(body.get("model", ""))]
+    asked = [body["model"] for body in pulls if REMOVAL.fullmatch(body.get("model", ""))]
     assert len(asked) == len(set(asked)) == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 from proxy.chat.describe import describe
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, read_header, write_header
-from proxy.planning.modelfile import brought_by_files
+from proxy.planning.modelfile import chat_metadata_of_files
 from proxy.tokenizing.comparison import compare
 from proxy.tokenizing.verdict import Verdict
 from tests.gguf.cuts import showing_pieces
@@ -42,7 +42,7 @@ def repository(name: str, change: Change, *, model: bool = True, rows: int = 0) 
 
 
 def sample_of(files: Mapping[str, bytes]) -> str:
-    brought = brought_by_files("acme/tiny", files, {})
+    brought = chat_metadata_of_files("acme/tiny", files, {})
     return describe(brought.jinja, brought.facts).sample if brought.jinja else ""
 
 

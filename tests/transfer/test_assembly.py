@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import Damaged, TransferError
 from proxy.gguf.transforms import Transform
-from proxy.planning.recipe import Literal, Range, Recipe, compared
+from proxy.planning.recipe import Literal, Range, Recipe, verify_header
 from proxy.sources.base import RepositoryFile
 from proxy.transfer import assembly as module
 from proxy.transfer.assembly import SLICE, Assembly
@@ -275,7 +275,7 @@ def test_other_files_are_not(pool: ThreadPoolExecutor, recipe: Recipe) -> None:
 
 
 def test_a_header_that_has_come_otherwise_is_damaged(pool: ThreadPoolExecutor) -> None:
-    recipe = Recipe((compared("acme/model/a", A, 5, CONTENTS["a"][:5].__eq__), Range(A, 5, 24)))
+    recipe = Recipe((verify_header("acme/model/a", A, 5, CONTENTS["a"][:5].__eq__), Range(A, 5, 24)))
     assert assembled(recipe, [CONTENTS["a"][:2], CONTENTS["a"][2:]]) == CONTENTS["a"][5:]
     with pytest.raises(Damaged, match="acme/model/a arrived damaged: its header has come in two versions"):
         joined(Assembly(recipe, pool), [[b"x" + CONTENTS["a"][1:]]])

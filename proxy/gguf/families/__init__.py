@@ -12,7 +12,7 @@ from proxy.gguf.families.bert import BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
 from proxy.gguf.families.encoders import EURO_BERT, MODERN_BERT, NOMIC_BERT, NOMIC_BERT_MOE
-from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_EYES, GEMMA_EMBEDDING
+from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
 from proxy.gguf.families.gpt_neox import BLOOM, FALCON, GPT_NEOX
@@ -23,7 +23,7 @@ from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
-from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_EYES
+from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
 from proxy.gguf.families.mamba import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
 from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.moe import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
@@ -57,7 +57,7 @@ FAMILIES: Mapping[str, Family] = {
     "GPTNeoXForCausalLM": GPT_NEOX,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
-    "Gemma3ForConditionalGeneration": GEMMA3_EYES,
+    "Gemma3ForConditionalGeneration": GEMMA3_MULTIMODAL,
     "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma3nForCausalLM": GEMMA3N,
     "Gemma3nForConditionalGeneration": GEMMA3N_SENSES,
@@ -80,7 +80,7 @@ FAMILIES: Mapping[str, Family] = {
     "JinaBertModel": JINA_BERT,
     "LagunaForCausalLM": LAGUNA,
     "Llama4ForCausalLM": LLAMA4,
-    "Llama4ForConditionalGeneration": LLAMA4_EYES,
+    "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LFM2ForCausalLM": LFM2,
     "Lfm2ForCausalLM": LFM2,
     "Lfm2MoeForCausalLM": LFM2_MOE,

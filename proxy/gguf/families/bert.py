@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import Config
-from proxy.gguf.families.rules import Behind, Family, Rule
+from proxy.gguf.config import ModelConfig
+from proxy.gguf.families.rules import Family, RowsFrom, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, always
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -31,7 +31,7 @@ _TENSORS: Mapping[str, Rule | str] = {
 }
 
 
-def token_types(config: Config, _files: TokenizerFiles) -> Pairs:
+def token_types(config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "token_type_count", Field.uint32(config.positive("type_vocab_size"))
 
 
@@ -62,18 +62,18 @@ BERT = Family(
 )
 
 
-def _first_position(config: Config) -> int:
+def _first_position(config: ModelConfig) -> int:
     """Transformers counts positions from behind that of the padding."""
     return config.count("pad_token_id") + 1
 
 
-def _positions(config: Config) -> Pairs:
+def _positions(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(config.positive("max_position_embeddings") - _first_position(config))
 
 
 XLM_ROBERTA = replace(
     BERT,
-    tensors={**_TENSORS, "embeddings.position_embeddings": Behind("position_embd", _first_position)},
+    tensors={**_TENSORS, "embeddings.position_embeddings": RowsFrom("position_embd", _first_position)},
     hyperparameters=(*BERT.hyperparameters, _positions),
     tokenizers=("unigram",),
     defaults={**BERT.defaults, "pad_token_id": 1},

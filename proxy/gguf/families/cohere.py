@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -28,7 +28,7 @@ _COHERE_TENSORS: Mapping[str, Rule | str] = {
 _ONLY = {**ANY_SILU, "tie_word_embeddings": (True,)}
 
 
-def _base(config: Config) -> Pairs:
+def _base(config: ModelConfig) -> Pairs:
     """Where there is none, transformers 4 and 5 take different ones."""
     if config.rope.get("rope_theta") is None:
         raise CannotConvert("config.json has no rope_theta")
@@ -39,7 +39,7 @@ _NORMED_BLOCKS = 64
 """From so many layers on llama.cpp has norms for the heads."""
 
 
-def _norms_of_heads(config: Config) -> Pairs:
+def _norms_of_heads(config: ModelConfig) -> Pairs:
     has = config.flag("use_qk_norm", default=False)
     if has != (config.blocks >= _NORMED_BLOCKS):
         raise CannotConvert(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.llama import LLAMA_TENSORS
 from proxy.gguf.families.parts import (
     ANY_SILU,
@@ -19,7 +19,7 @@ from proxy.gguf.families.parts import (
     dense_first,
     no_scaling,
 )
-from proxy.gguf.families.rules import Absorbed, Family
+from proxy.gguf.families.rules import Family, MlaKvB
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
 
@@ -48,7 +48,7 @@ _LITE = (26, 27)
 """By its number of layers llama.cpp knows V2-Lite and those built like it."""
 
 
-def _deepseek2_sizes(config: Config) -> Pairs:
+def _deepseek2_sizes(config: ModelConfig) -> Pairs:
     """The compressed cache makes one head of K and V of all, which is spread again to the sizes called `mla`."""
     rank, turned = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
     yield "attention.head_count_kv", Field.uint32(1)
@@ -73,7 +73,7 @@ def _deepseek2_sizes(config: Config) -> Pairs:
         raise CannotConvert(
             "config.json has topk_method = 'group_limited_greedy', and llama.cpp chooses groups in another way"
         )
-    rope = Config(config.rope)
+    rope = ModelConfig(config.rope)
     scale = rope.optional_number("mscale_all_dim")
     if scale and rope.optional_number("mscale") != scale:
         raise CannotConvert(
@@ -91,7 +91,7 @@ _COMPRESSED_QUERY: Mapping[str, str] = {
 }
 
 
-def _by_query(family: Family, config: Config) -> Family:
+def _by_query(family: Family, config: ModelConfig) -> Family:
     query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else _COMPRESSED_QUERY
     return replace(family, tensors={**family.tensors, **query})
 
@@ -107,7 +107,7 @@ DEEPSEEK2: Family = Family(
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
         LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
         LAYER + "self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
-        LAYER + "self_attn.kv_b_proj": Absorbed("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
+        LAYER + "self_attn.kv_b_proj": MlaKvB("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
         LAYER + "self_attn.o_proj": "blk.{}.attn_output",
     },
     hyperparameters=(

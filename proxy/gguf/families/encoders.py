@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.bert import BIDIRECTIONAL, NORMS, token_types
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, BARE, MLP, experts, head_dim, no_scaling, sliding, two_ropes
 from proxy.gguf.families.parts import NORMS as DECODER_NORMS
-from proxy.gguf.families.rules import Family, Heaped, Rule, Unused
+from proxy.gguf.families.rules import Family, Rule, StackedExperts, Unused
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number
 
@@ -45,7 +45,7 @@ _NOMIC_NOTES = frozenset(
 """The same, of how the same is calculated, and of what is left out here."""
 
 
-def _context(config: Config) -> Pairs:
+def _context(config: ModelConfig) -> Pairs:
     """Nomic's code scales the rope beyond what was trained, and llama.cpp's converter knows how much that was."""
     positions = config.positive("n_positions", "max_position_embeddings")
     if "n_positions" in config.fields:
@@ -54,7 +54,7 @@ def _context(config: Config) -> Pairs:
     yield "context_length", Field.uint32(positions)
 
 
-def _has_base(config: Config) -> Pairs:
+def _has_base(config: ModelConfig) -> Pairs:
     """Nomic's code and transformers take another one where there is none."""
     if config.rope.get("rope_theta") is None:
         raise CannotConvert("config.json has no rope_theta")
@@ -77,7 +77,7 @@ _NOMIC_BERT = Family(
 )
 
 
-def _dense_or_experts(_: Config, layer: int | None) -> Mapping[str, bool]:
+def _dense_or_experts(_: ModelConfig, layer: int | None) -> Mapping[str, bool]:
     if layer is None:
         return {}
     is_dense = (layer + 1) % _EVERY
@@ -92,8 +92,8 @@ _NOMIC_BERT_MOE = replace(
         **_NOMIC_TENSORS,
         _LAYER + "mlp.fc1": "blk.{}.ffn_up",
         _LAYER + "mlp.router.layer": "blk.{}.ffn_gate_inp",
-        _LAYER + "mlp.experts.mlp.w1": Heaped("blk.{}.ffn_up_exps", experts),
-        _LAYER + "mlp.experts.mlp.w2": Heaped("blk.{}.ffn_down_exps", experts, transposed=True),
+        _LAYER + "mlp.experts.mlp.w1": StackedExperts("blk.{}.ffn_up_exps", experts),
+        _LAYER + "mlp.experts.mlp.w2": StackedExperts("blk.{}.ffn_down_exps", experts, transposed=True),
         _LAYER + "mlp.experts.bias": Unused(),
     },
     hyperparameters=(
@@ -113,7 +113,7 @@ _NOMIC_BERT_MOE = replace(
 )
 
 
-def _nomic(config: Config) -> Family:
+def _nomic(config: ModelConfig) -> Family:
     """By whose config.json it is: transformers', or Nomic's own."""
     if config.find("moe_every_n_layers"):
         return _NOMIC_BERT_MOE
@@ -125,7 +125,7 @@ NOMIC_BERT = replace(_NOMIC_BERT, of=_nomic)
 NOMIC_BERT_MOE = replace(NOMIC_BERT, in_transformers=False)
 
 
-def _windows(config: Config) -> Pairs:
+def _windows(config: ModelConfig) -> Pairs:
     """The first of so many layers sees all, and the others half of the window to each side."""
     every = config.positive("global_attn_every_n_layers")
     if config.find("layer_types") is not None:
@@ -138,7 +138,7 @@ def _windows(config: Config) -> Pairs:
     yield "attention.sliding_window_pattern", Field.uint32(every)
 
 
-def _activation(config: Config) -> Pairs:
+def _activation(config: ModelConfig) -> Pairs:
     yield "hidden_activation", Field.string(config.fields["hidden_activation"])
 
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
-from proxy.gguf.families.parts import ATTENTION, BARE, LAYER, MLP, WITH_EYES, two_ropes, windows
-from proxy.gguf.families.rules import DENSE, Family, Raised, Rule
+from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.families.parts import ATTENTION, BARE, LAYER, MLP, VISION_LANGUAGE_PREFIX, two_ropes, windows
+from proxy.gguf.families.rules import DENSE, AddOne, Family, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
 from proxy.gguf.tensors import shown
@@ -27,25 +27,25 @@ _DEFAULTS: Mapping[str, Any] = {
     "head_dim": 256,
     "tie_word_embeddings": True,
 }
-_ENDS: Mapping[str, Rule | str] = {"model.embed_tokens": "token_embd", "model.norm": Raised("output_norm")}
+_ENDS: Mapping[str, Rule | str] = {"model.embed_tokens": "token_embd", "model.norm": AddOne("output_norm")}
 _LATER_TENSORS: Mapping[str, Rule | str] = {
     **_ENDS,
     **ATTENTION,
     **MLP,
-    LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
-    LAYER + "post_attention_layernorm": Raised("blk.{}.post_attention_norm"),
-    LAYER + "pre_feedforward_layernorm": Raised("blk.{}.ffn_norm"),
-    LAYER + "post_feedforward_layernorm": Raised("blk.{}.post_ffw_norm"),
+    LAYER + "input_layernorm": AddOne("blk.{}.attn_norm"),
+    LAYER + "post_attention_layernorm": AddOne("blk.{}.post_attention_norm"),
+    LAYER + "pre_feedforward_layernorm": AddOne("blk.{}.ffn_norm"),
+    LAYER + "post_feedforward_layernorm": AddOne("blk.{}.post_ffw_norm"),
 }
 _TURN_END = "<end_of_turn>"
 _LOCAL_BASE = 10000.0
 
 
-def _no_prefix_space(_config: Config, _files: TokenizerFiles) -> Pairs:
+def _no_prefix_space(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "add_space_prefix", Field.boolean(False)
 
 
-def _first_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
+def _first_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """llama.cpp's converter takes the number that this token has in Google's vocabulary, whatever has it here."""
     for token in files.written_added:
         if token["content"] == _TURN_END:
@@ -56,7 +56,7 @@ def _first_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
 def _scale(largest: int | None) -> Writer:
     """llama.cpp divides by the root of a head's size, but in the 27B, which it knows by its number of layers."""
 
-    def write(config: Config) -> Pairs:
+    def write(config: ModelConfig) -> Pairs:
         usual = config.hidden // config.heads if config.blocks == largest else config.head_size
         if config.number("query_pre_attn_scalar") != usual:
             raise CannotConvert(
@@ -68,7 +68,7 @@ def _scale(largest: int | None) -> Writer:
     return write
 
 
-def _local_rope(config: Config) -> Pairs:
+def _local_rope(config: ModelConfig) -> Pairs:
     """Ollama's engine before 0.30 knows the one base only."""
     for key, field in two_ropes(config):
         if key.endswith("swa") and field.value != _LOCAL_BASE:
@@ -84,8 +84,8 @@ GEMMA = Family(
         **_ENDS,
         **ATTENTION,
         **MLP,
-        LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
-        LAYER + "post_attention_layernorm": Raised("blk.{}.ffn_norm"),
+        LAYER + "input_layernorm": AddOne("blk.{}.attn_norm"),
+        LAYER + "post_attention_layernorm": AddOne("blk.{}.ffn_norm"),
     },
     tokenizers=("sentencepiece",),
     defaults={**_DEFAULTS, "num_key_value_heads": 16},
@@ -128,8 +128,8 @@ GEMMA3 = replace(
     architecture="gemma3",
     tensors={
         **_LATER_TENSORS,
-        LAYER + "self_attn.q_norm": Raised("blk.{}.attn_q_norm"),
-        LAYER + "self_attn.k_norm": Raised("blk.{}.attn_k_norm"),
+        LAYER + "self_attn.q_norm": AddOne("blk.{}.attn_q_norm"),
+        LAYER + "self_attn.k_norm": AddOne("blk.{}.attn_k_norm"),
     },
     hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(62), _local_rope),
     defaults={
@@ -147,7 +147,7 @@ GEMMA3 = replace(
     vocabulary=_no_prefix_space,
 )
 
-GEMMA3_EYES = replace(
+GEMMA3_MULTIMODAL = replace(
     GEMMA3,
     # Google's own config.json leaves out what is transformers' default.
     defaults={
@@ -158,7 +158,7 @@ GEMMA3_EYES = replace(
         "num_hidden_layers": 26,
         "vocab_size": 262208,
     },
-    text=WITH_EYES,
+    text=VISION_LANGUAGE_PREFIX,
 )
 
 GEMMA_EMBEDDING = replace(

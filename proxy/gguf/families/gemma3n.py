@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config, whole
+from proxy.gguf.config import CannotConvert, ModelConfig, whole
 from proxy.gguf.families.gemma import GEMMA3
 from proxy.gguf.families.parts import (
     ATTENTION,
@@ -18,7 +18,7 @@ from proxy.gguf.families.parts import (
     two_ropes,
 )
 from proxy.gguf.families.rules import Family, Padded, Stacked
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
 from proxy.gguf.tensors import shown
 
@@ -29,15 +29,15 @@ _DEVIATIONS = {_SPARSE: 1.6448535919189453, 0.0: -math.inf}
 """By how much of a normal distribution lies below, as torch calculates it in 32 bits."""
 
 
-def _beside_the_active(config: Config) -> int:
+def _beside_the_active(config: ModelConfig) -> int:
     return config.positive("altup_num_inputs") - 1
 
 
-def _vocabulary_size(config: Config) -> int:
+def _vocabulary_size(config: ModelConfig) -> int:
     return config.positive("vocab_size")
 
 
-def _layers(config: Config) -> Pairs:
+def _layers(config: ModelConfig) -> Pairs:
     blocks, windows = config.blocks, sliding(config)
     sparse = [_SPARSE if at < _SPARSE_LAYERS else 0.0 for at in range(blocks)]
     given = config.find("activation_sparsity_pattern")
@@ -51,13 +51,13 @@ def _layers(config: Config) -> Pairs:
         if value != wanted:
             raise CannotConvert(f"config.json has {key} that llama.cpp does not run: {shown(config.find(key))}")
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
-    yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, windows)
-    yield "activation_sparsity_scale", Field.array(Kind.FLOAT32, [_DEVIATIONS[share] for share in sparse])
+    yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
+    yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_DEVIATIONS[share] for share in sparse])
     width = config.find("intermediate_size")
     widths = [whole(each) for each in (width if isinstance(width, list) else [width] * blocks)]
     if len(widths) != blocks or any(each != widths[0] for each in widths) or type(widths[0]) is not int:
         raise CannotConvert(f"config.json has intermediate_size = {shown(width)}, unknown for this architecture")
-    yield "feed_forward_length", Field.array(Kind.INT32, widths)
+    yield "feed_forward_length", Field.array(ValueType.INT32, widths)
 
 
 GEMMA3N = Family(

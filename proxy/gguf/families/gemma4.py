@@ -4,7 +4,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.families.parts import (
     ATTENTION,
     ENDS,
@@ -19,7 +19,7 @@ from proxy.gguf.families.parts import (
     two_ropes,
 )
 from proxy.gguf.families.rules import Family, Reshaped, Rule, stems_of
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, Pairs, nonzero
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -44,12 +44,12 @@ _KV_HEADS = "num_key_value_heads"
 _TOLD = {"head_dim", _KV_HEADS}
 
 
-def _sliding(config: Config) -> list[bool]:
+def _sliding(config: ModelConfig) -> list[bool]:
     """Layer by layer; transformers has the last one see all, whatever the config says."""
     return [*sliding(config)[:-1], False]
 
 
-def _full_heads(config: Config) -> tuple[int, int | None]:
+def _full_heads(config: ModelConfig) -> tuple[int, int | None]:
     """The size of a head in layers that see all, and how many of K and V they have where that is told."""
     layers = config.find("per_layer_config")
     if layers is None:
@@ -61,16 +61,16 @@ def _full_heads(config: Config) -> tuple[int, int | None]:
     same = next(iter(layers.values())) if known else None
     if not isinstance(same, dict) or same.keys() - _TOLD or any(layer != same for layer in layers.values()):
         raise CannotConvert(f"config.json has per_layer_config = {shown(layers)}, unknown for this architecture")
-    return Config(same).optional_count("head_dim") or config.head_size, Config(same).optional_count(_KV_HEADS)
+    return ModelConfig(same).optional_count("head_dim") or config.head_size, ModelConfig(same).optional_count(_KV_HEADS)
 
 
-def _layers(config: Config) -> Pairs:
+def _layers(config: ModelConfig) -> Pairs:
     windows, (size, kv_heads) = _sliding(config), _full_heads(config)
     shared = _shared(config, windows)
     yield "attention.shared_kv_layers", Field.uint32(shared)
     yield "embedding_length_per_layer_input", Field.uint32(config.optional_count(_INPUT_SIZE) or 0)
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
-    yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, windows)
+    yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
     for key, length in (("", size), ("_swa", config.head_size)):
         yield f"attention.key_length{key}", Field.uint32(length)
         yield f"attention.value_length{key}", Field.uint32(length)
@@ -78,7 +78,7 @@ def _layers(config: Config) -> Pairs:
     if config.flag("use_double_wide_mlp", default=False):
         width, first = config.positive("intermediate_size"), config.blocks - shared
         wide = [width if at < first else 2 * width for at in range(config.blocks)]
-        yield "feed_forward_length", Field.array(Kind.INT32, wide)
+        yield "feed_forward_length", Field.array(ValueType.INT32, wide)
     if size % 2 or (kv_heads is not None and (not kv_heads or config.heads % kv_heads)):
         raise CannotConvert(
             f"config.json has {config.heads} heads of {size}, and {kv_heads} of K and V, for all to see"
@@ -88,10 +88,10 @@ def _layers(config: Config) -> Pairs:
         if not windows[0]:
             raise CannotConvert("config.json has layer_types of which the first is full_attention")
         heads = [config.kv_heads if slides else kv_heads for slides in windows]
-        yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
+        yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
 
 
-def _shared(config: Config, windows: list[bool]) -> int:
+def _shared(config: ModelConfig, windows: list[bool]) -> int:
     """How many layers at the end have the K and V of the last layers of their kinds that have their own.
 
     llama.cpp takes the last but one of these for the one with a window, and the last for the one that sees all.
@@ -105,7 +105,7 @@ def _shared(config: Config, windows: list[bool]) -> int:
     return shared
 
 
-def _experts(config: Config) -> Pairs:
+def _experts(config: ModelConfig) -> Pairs:
     if not _mixes(config) and any(map(config.find, ("num_experts", "top_k_experts"))):
         raise CannotConvert("config.json has experts, and enable_moe_block = False")
     size = config.optional_count("expert_intermediate_size", "moe_intermediate_size")
@@ -113,11 +113,11 @@ def _experts(config: Config) -> Pairs:
         yield "expert_feed_forward_length", Field.uint32(size)
 
 
-def _mixes(config: Config) -> bool:
+def _mixes(config: ModelConfig) -> bool:
     return config.flag("enable_moe_block", default=False)
 
 
-def _frequencies(config: Config) -> Mapping[str, bytes]:
+def _frequencies(config: ModelConfig) -> Mapping[str, bytes]:
     """Where all is seen, only the first part of each half of a head turns."""
     size, _ = _full_heads(config)
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
@@ -128,7 +128,7 @@ def _frequencies(config: Config) -> Mapping[str, bytes]:
     return {"rope_freqs.weight": struct.pack(f"<{len(divisors)}f", *divisors)}
 
 
-def _absent(config: Config, block: int | None) -> Mapping[str, bool]:
+def _absent(config: ModelConfig, block: int | None) -> Mapping[str, bool]:
     absent: dict[str, bool] = {}
     if not config.optional_count(_INPUT_SIZE):
         absent |= dict.fromkeys(_OF_INPUTS, False)
@@ -141,7 +141,7 @@ def _absent(config: Config, block: int | None) -> Mapping[str, bool]:
     return absent
 
 
-def _vocabulary(_config: Config, _files: TokenizerFiles) -> Pairs:
+def _vocabulary(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "add_space_prefix", Field.boolean(False)
     yield "add_bos_token", Field.boolean(True)
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.parts import UNTIED
-from proxy.gguf.families.rules import Family, Grouped, Rule
+from proxy.gguf.families.rules import Family, MergedQkv, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, always, count, flag, number, partial_rope_dimensions
 
@@ -18,7 +18,7 @@ GPT_NEOX = Family(
         "embed_out": "output",
         _NEOX + "input_layernorm": "blk.{}.attn_norm",
         _NEOX + "post_attention_layernorm": "blk.{}.ffn_norm",
-        _NEOX + "attention.query_key_value": Grouped(
+        _NEOX + "attention.query_key_value": MergedQkv(
             "blk.{}.attn_qkv", lambda config: config.heads, lambda config: config.heads
         ),
         _NEOX + "attention.dense": "blk.{}.attn_output",
@@ -44,7 +44,7 @@ GPT_NEOX = Family(
 _FALCON = "transformer.h.{}."
 
 
-def _falcon_groups(config: Config) -> int:
+def _falcon_groups(config: ModelConfig) -> int:
     return config.positive("num_kv_heads", "n_head_kv")
 
 
@@ -57,7 +57,7 @@ FALCON = Family(
         _FALCON + "input_layernorm": "blk.{}.attn_norm",
         _FALCON + "ln_mlp": "blk.{}.attn_norm",
         _FALCON + "ln_attn": "blk.{}.attn_norm_2",
-        _FALCON + "self_attention.query_key_value": Grouped(
+        _FALCON + "self_attention.query_key_value": MergedQkv(
             "blk.{}.attn_qkv", _falcon_groups, lambda config: config.heads
         ),
         _FALCON + "self_attention.dense": "blk.{}.attn_output",
@@ -98,7 +98,7 @@ _BLOOM: Mapping[str, Rule | str] = {
     "ln_f": "output_norm",
     "h.{}.input_layernorm": "blk.{}.attn_norm",
     "h.{}.post_attention_layernorm": "blk.{}.ffn_norm",
-    "h.{}.self_attention.query_key_value": Grouped(
+    "h.{}.self_attention.query_key_value": MergedQkv(
         "blk.{}.attn_qkv", lambda config: config.heads, lambda config: config.heads
     ),
     "h.{}.self_attention.dense": "blk.{}.attn_output",
@@ -107,7 +107,7 @@ _BLOOM: Mapping[str, Rule | str] = {
 }
 
 
-def _bloom_sizes(config: Config) -> Pairs:
+def _bloom_sizes(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(config.optional_count("seq_length") or config.hidden)
     yield "embedding_length", Field.uint32(config.hidden)
     yield "feed_forward_length", Field.uint32(4 * config.hidden)

@@ -3,36 +3,36 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, UNTIED, windows
-from proxy.gguf.families.rules import QKV, Beside, Dealt, Family, Packed, Rule
+from proxy.gguf.families.rules import QKV, Auxiliary, Deinterleaved, Family, Mxfp4Experts, Rule
 from proxy.gguf.hyperparameters import BASIC, count
 
 _EXPERTS = LAYER + "mlp.experts."
 _GATE_AND_UP, _DOWN = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps"), ("blk.{}.ffn_down_exps",)
 
 _BIASES: Mapping[str, Rule | str] = {
-    _EXPERTS + "gate_up_proj_bias": Dealt(_GATE_AND_UP),
-    _EXPERTS + "down_proj_bias": Dealt(_DOWN),
+    _EXPERTS + "gate_up_proj_bias": Deinterleaved(_GATE_AND_UP),
+    _EXPERTS + "down_proj_bias": Deinterleaved(_DOWN),
 }
 _WHOLE: Mapping[str, Rule | str] = {
-    _EXPERTS + "gate_up_proj": Dealt(_GATE_AND_UP),
-    _EXPERTS + "down_proj": Dealt(_DOWN),
+    _EXPERTS + "gate_up_proj": Deinterleaved(_GATE_AND_UP),
+    _EXPERTS + "down_proj": Deinterleaved(_DOWN),
 }
 _PACKED: Mapping[str, Rule | str] = {
-    _EXPERTS + "gate_up_proj_blocks": Packed(_GATE_AND_UP, _EXPERTS + "gate_up_proj_scales"),
-    _EXPERTS + "gate_up_proj_scales": Beside(),
-    _EXPERTS + "down_proj_blocks": Packed(_DOWN, _EXPERTS + "down_proj_scales"),
-    _EXPERTS + "down_proj_scales": Beside(),
+    _EXPERTS + "gate_up_proj_blocks": Mxfp4Experts(_GATE_AND_UP, _EXPERTS + "gate_up_proj_scales"),
+    _EXPERTS + "gate_up_proj_scales": Auxiliary(),
+    _EXPERTS + "down_proj_blocks": Mxfp4Experts(_DOWN, _EXPERTS + "down_proj_scales"),
+    _EXPERTS + "down_proj_scales": Auxiliary(),
 }
 
 
-def _by_experts(config: Config) -> Family:
+def _by_experts(config: ModelConfig) -> Family:
     experts = _PACKED if config.find("quantization_config") else _WHOLE
     return replace(GPT_OSS, tensors={**GPT_OSS.tensors, **experts})
 
 
-def _rounded_ramp(config: Config) -> str | None:
+def _rounded_ramp(config: ModelConfig) -> str | None:
     if config.rope.get("truncate") is not False:
         return None
     return "llama.cpp rounds where its yarn begins and ends, as in every GGUF of this model: answers differ a little"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
@@ -14,16 +14,16 @@ _CONTEXT = 262144
 """What its rope is made for, whatever config.json says of positions."""
 
 
-def _basic(config: Config) -> Pairs:
+def _basic(config: ModelConfig) -> Pairs:
     """Some configs count one expert, which is none."""
     dense = replace(config, fields={key: value for key, value in config.fields.items() if key != "num_experts"})
     for write in BASIC:
         yield from write(dense)
 
 
-def _rope(config: Config) -> Pairs:
+def _rope(config: ModelConfig) -> Pairs:
     """`dynamic` is HunYuan's own: a base that grows with alpha once and for all."""
-    rope = Config(config.rope)
+    rope = ModelConfig(config.rope)
     if rope.find("rope_type") != "dynamic":
         return
     base, positions, alpha = rope.number("rope_theta"), config.count("max_position_embeddings"), rope.number("alpha")
@@ -37,7 +37,7 @@ def _rope(config: Config) -> Pairs:
     yield "context_length", Field.uint32(_CONTEXT)
 
 
-def _ends(config: Config, files: TokenizerFiles) -> Pairs:
+def _ends(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """config.json names the end of a text, and generation_config.json that of a turn before it."""
     end = config.optional_count("eod_token_id")
     if end is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import Config
+from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.bert import BIDIRECTIONAL, ENCODER_LAYER, FIRST_LAYERS, NORMS, token_types
 from proxy.gguf.families.parts import half_of
 from proxy.gguf.families.rules import QKV, Family, Rule, Split
@@ -29,7 +29,7 @@ _SECOND: Mapping[str, Rule | str] = {
 }
 
 
-def _by_code(config: Config) -> Family:
+def _by_code(config: ModelConfig) -> Family:
     places = config.find("auto_map")
     code = places.get("AutoModel") if isinstance(places, dict) else None
     if isinstance(code, str) and _NORMED_HEADS in code:

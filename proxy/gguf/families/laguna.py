@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -21,7 +21,7 @@ from proxy.gguf.families.parts import (
     two_ropes,
 )
 from proxy.gguf.families.rules import Family
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
@@ -36,7 +36,7 @@ _GATES: Mapping[object, tuple[str, str]] = {
 """By `gating`: what `gating_types` calls it, and how many rows the gate has. llama.cpp goes by the rows alone."""
 
 
-def _by_gate(config: Config) -> Family:
+def _by_gate(config: ModelConfig) -> Family:
     gating, kinds = config.find("gating"), config.find("gating_types")
     name, rows = _GATES.get(gating, ("", "")) if isinstance(gating, str | bool) else ("", "")
     if not name or kinds not in (None, [name] * config.blocks):
@@ -44,7 +44,7 @@ def _by_gate(config: Config) -> Family:
     return replace(LAGUNA, shapes={"attn_gate": f"n_embd {rows}"})
 
 
-def _heads(config: Config) -> Pairs:
+def _heads(config: ModelConfig) -> Pairs:
     heads = config.find("num_attention_heads_per_layer")
     heads = [config.heads] * config.blocks if heads is None else heads
     known = isinstance(heads, list) and len(heads) == config.blocks and all(type(each) is int for each in heads)
@@ -53,10 +53,10 @@ def _heads(config: Config) -> Pairs:
             f"config.json has num_attention_heads_per_layer = {shown(heads)} for {config.blocks} layers and "
             f"{config.kv_heads} heads of K and V"
         )
-    yield "attention.head_count", Field.array(Kind.INT32, heads)
+    yield "attention.head_count", Field.array(ValueType.INT32, heads)
 
 
-def _dense_by_number(config: Config) -> Pairs:
+def _dense_by_number(config: ModelConfig) -> Pairs:
     """The repositories' own code has the dense layers by number too, which transformers ignores."""
     given = config.find("mlp_only_layers")
     if given not in (None, list(range(dense_layers(config)))):
@@ -64,7 +64,7 @@ def _dense_by_number(config: Config) -> Pairs:
     yield from ()
 
 
-def _ropes(config: Config) -> Pairs:
+def _ropes(config: ModelConfig) -> Pairs:
     """Of layers that see all, and of those with a window, which llama.cpp takes to be all but the first of four.
 
     transformers ignores what stands beside `rope_parameters`.
@@ -89,7 +89,7 @@ def _ropes(config: Config) -> Pairs:
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
 
 
-def _turned(config: Config, rope: Mapping[str, Any]) -> Field:
+def _turned(config: ModelConfig, rope: Mapping[str, Any]) -> Field:
     share = finite("config.json has partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
     size = int(config.head_size * share)
     if not 0 < share <= 1 or size % 2:
@@ -97,7 +97,7 @@ def _turned(config: Config, rope: Mapping[str, Any]) -> Field:
     return Field.uint32(size)
 
 
-def _end_of_turn(config: Config, _: TokenizerFiles) -> Pairs:
+def _end_of_turn(config: ModelConfig, _: TokenizerFiles) -> Pairs:
     """The first of several ends is that of a text."""
     ends = config.find("eos_token_id")
     if not isinstance(ends, list) or len(ends) < 2:  # noqa: PLR2004

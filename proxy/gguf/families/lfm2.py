@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.parts import ATTENTION, LAYER, experts, flat, half_of, known_kinds
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Split, Stacked
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count
 
 _TENSORS: Mapping[str, Rule | str] = {
@@ -31,21 +31,21 @@ _EXPERTS = LAYER + "feed_forward.experts."
 _CONVOLUTION, _ATTENDS = "conv", "full_attention"
 
 
-def _layers(config: Config) -> Pairs:
+def _layers(config: ModelConfig) -> Pairs:
     """A layer without heads for K and V is one with a convolution."""
     kinds, attending = config.find("layer_types"), config.find("full_attn_idxs")
     if kinds is None and isinstance(attending, list):
         kinds = [_ATTENDS if layer in attending else _CONVOLUTION for layer in range(config.blocks)]
     kinds = known_kinds(config, kinds, (_ATTENDS, _CONVOLUTION))
     heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
-    yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
     kernel = config.positive("conv_L_cache")
     if kernel == 1:
         raise CannotConvert("config.json has conv_L_cache = 1, which llama.cpp does not run")
     yield "shortconv.l_cache", Field.uint32(kernel)
 
 
-def _adjusted_size(config: Config) -> Pairs:
+def _adjusted_size(config: ModelConfig) -> Pairs:
     size, factor = config.positive("block_ff_dim", "intermediate_size"), config.optional_number(_FACTOR)
     if config.flag("block_auto_adjust_ff_dim", default=True):
         size = 2 * size // 3

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -39,7 +39,7 @@ LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
 LLAMA_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 
 
-def llama_vocabulary(config: Config, files: TokenizerFiles) -> Pairs:
+def llama_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     yield from prefix_space(config, files)
     size = config.optional_count("vocab_size")
     if size == 49152:  # noqa: PLR2004 - llama.cpp knows Granite's small models, and SmolLM's, by it
@@ -131,7 +131,7 @@ _ROPES_EVERY = 4
 """llama.cpp leaves every fourth layer of SmolLM 3 without a rope."""
 
 
-def _layers_without_rope(config: Config) -> Pairs:
+def _layers_without_rope(config: ModelConfig) -> Pairs:
     usual = [int(at % _ROPES_EVERY != 0) for at in range(1, config.blocks + 1)]
     if config.find("no_rope_layers") not in (None, usual):
         raise CannotConvert("config.json has no_rope_layers other than every fourth, which llama.cpp takes")
@@ -184,15 +184,15 @@ ERNIE4_5 = Family(
 )
 
 
-def _minicpm_scales(config: Config) -> Pairs:
+def _minicpm_scales(config: ModelConfig) -> Pairs:
     yield "embedding_scale", Field.float32(config.number("scale_emb"))
     yield "residual_scale", Field.float32(config.number("scale_depth") / config.blocks**0.5)
     yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
 
 
-def _even_attention(config: Config) -> Pairs:
+def _even_attention(config: ModelConfig) -> Pairs:
     """MiniCPM's own code multiplies attention in a context that is longer than the original one."""
-    rope = Config(config.rope)
+    rope = ModelConfig(config.rope)
     if not rope.find("long_factor"):
         return
     original, context = rope.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
@@ -204,11 +204,11 @@ def _even_attention(config: Config) -> Pairs:
     yield from ()
 
 
-def _sparse_beyond(config: Config) -> str | None:
+def _sparse_beyond(config: ModelConfig) -> str | None:
     sparse = config.find("sparse_config")
     if not sparse:
         return None
-    length = Config(sparse).optional_count("dense_len") if isinstance(sparse, dict) else None
+    length = ModelConfig(sparse).optional_count("dense_len") if isinstance(sparse, dict) else None
     if not length:
         raise CannotConvert(f"config.json has sparse_config = {shown(sparse)}, and llama.cpp attends to all tokens")
     return f"beyond {length} tokens it differs from its authors' model: llama.cpp attends to all tokens"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.llama import LLAMA_KEYS
 from proxy.gguf.families.parts import (
     ANY_SILU,
@@ -13,7 +13,7 @@ from proxy.gguf.families.parts import (
     LAYER,
     LLAMA_ROPES,
     NORMS,
-    WITH_EYES,
+    VISION_LANGUAGE_PREFIX,
     half_of,
     head_dim,
     rope_frequencies,
@@ -27,7 +27,7 @@ _WITHOUT_HEAD_NORMS = 128
 """By this number of experts llama.cpp knows Maverick, the one that has no norms of its heads."""
 
 
-def _usual(config: Config) -> Iterator[tuple[str, list[Any]]]:
+def _usual(config: ModelConfig) -> Iterator[tuple[str, list[Any]]]:
     """What config.json may say layer by layer: transformers' defaults, and all that llama.cpp can do."""
     numbers = range(1, config.blocks + 1)
     every = config.positive("interleave_moe_layer_step")
@@ -36,7 +36,7 @@ def _usual(config: Config) -> Iterator[tuple[str, list[Any]]]:
     yield "moe_layers", [number - 1 for number in numbers if number % every == 0]
 
 
-def _layers(config: Config) -> Pairs:
+def _layers(config: ModelConfig) -> Pairs:
     for key, usual in _usual(config):
         value = config.find(key)
         # The first files have an empty list of the layers without a rope.
@@ -114,7 +114,7 @@ LLAMA4 = Family(
     optional_biases=frozenset(),
 )
 
-LLAMA4_EYES = replace(
+LLAMA4_MULTIMODAL = replace(
     LLAMA4,
-    text=replace(WITH_EYES, left_out=("vision_model.", "multi_modal_projector.")),
+    text=replace(VISION_LANGUAGE_PREFIX, left_out=("vision_model.", "multi_modal_projector.")),
 )

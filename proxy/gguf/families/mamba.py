@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.families.granite import GRANITE_KEYS, GRANITE_MOE, GRANITE_MOE_TENSORS
 from proxy.gguf.families.llama import LLAMA_BIASES
 from proxy.gguf.families.parts import (
@@ -21,7 +21,7 @@ from proxy.gguf.families.parts import (
     steps_of_any_length,
 )
 from proxy.gguf.families.rules import Family, Reshaped, Rule, Scaled, Split, Stacked
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, number, rope_base
 
 _Shares = tuple[tuple[int, tuple[float, ...]], ...]
@@ -44,14 +44,14 @@ def _mixer(where: str) -> Mapping[str, Rule | str]:
     }
 
 
-def _column(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _column(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape, 1)
 
 
 GROUPS = ("mamba_n_groups", "n_groups")
 
 
-def _by_groups(config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _by_groups(config: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     groups = config.positive(*GROUPS)
     return (groups, shape[0] // groups)
 
@@ -74,7 +74,7 @@ _MIXER_2 = mixer_2(LAYER + "mamba.")
 """Beside attention."""
 
 
-def _normed(config: Config) -> Pairs:
+def _normed(config: ModelConfig) -> Pairs:
     yield "ssm.dt_b_c_rms", Field.boolean(config.find("model_type") == "falcon_mamba")
 
 
@@ -132,7 +132,7 @@ _DENSE_MLP: Mapping[str, Rule | str] = {
 }
 
 
-def _attends(config: Config) -> list[bool]:
+def _attends(config: ModelConfig) -> list[bool]:
     """Layer by layer, whether it has attention instead of a state space."""
     kinds = known_kinds(config, config.find("layer_types", "layers_block_type"), _ATTENDS)
     return [_ATTENDS[kind] for kind in kinds]
@@ -141,7 +141,7 @@ def _attends(config: Config) -> list[bool]:
 _ATTENDS = {"attention": True, "full_attention": True, "mamba": False, "linear_attention": False}
 
 
-def _granite_mixer(config: Config) -> Pairs:
+def _granite_mixer(config: ModelConfig) -> Pairs:
     attends = _attends(config)
     yield "ssm.conv_kernel", Field.uint32(config.count("mamba_d_conv"))
     yield "ssm.state_size", Field.uint32(config.count("mamba_d_state"))
@@ -149,13 +149,13 @@ def _granite_mixer(config: Config) -> Pairs:
     yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
     yield "ssm.time_step_rank", Field.uint32(config.count("mamba_n_heads"))
     heads = [config.kv_heads if attend else 0 for attend in attends]
-    yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
     yield "rope.scaling.finetuned", Field.boolean(all(attends))
     if not all(attends):
         yield "context_length", Field.uint32(ENDLESS)
 
 
-def _granite(config: Config) -> Family:
+def _granite(config: ModelConfig) -> Family:
     """Under one name there are hybrids without positions, and models that are Granite 3 but for how they are packed."""
     attends, mixes = _attends(config), config.optional_count("num_local_experts")
     tensors = {**GRANITE_MOE_TENSORS, **({} if mixes else _DENSE_MLP)}
@@ -205,22 +205,22 @@ GRANITE_HYBRID = Family(
 )
 
 
-def _factors(config: Config, name: str, count: int) -> list[float]:
+def _factors(config: ModelConfig, name: str, count: int) -> list[float]:
     values = config.find(name)
     if not isinstance(values, list) or len(values) != count:
         raise CannotConvert(f"config.json has no {count} numbers in {name}")
     return [finite(f"config.json has {name} with", value) for value in values]
 
 
-def _by(*names: str) -> Callable[[Config], _Shares]:
+def _by(*names: str) -> Callable[[ModelConfig], _Shares]:
     return lambda config: ((0, tuple(config.number(name) for name in names)),)
 
 
-def _by_one_of(at: int, name: str, count: int) -> Callable[[Config], _Shares]:
+def _by_one_of(at: int, name: str, count: int) -> Callable[[ModelConfig], _Shares]:
     return lambda config: ((0, (_factors(config, name, count)[at],)),)
 
 
-def _in_shares(config: Config) -> _Shares:
+def _in_shares(config: ModelConfig) -> _Shares:
     """The gate's rows, those of what is mixed, of both states, and of the steps."""
     inner, states = config.positive("mamba_d_ssm"), config.positive("mamba_n_groups") * config.positive("mamba_d_state")
     whole, factors = config.number("ssm_in_multiplier"), _factors(config, "ssm_multipliers", 5)
@@ -228,7 +228,7 @@ def _in_shares(config: Config) -> _Shares:
     return tuple((count, (whole, factor)) for count, factor in zip(rows, factors, strict=True))
 
 
-def _falcon_h1(config: Config) -> Family:
+def _falcon_h1(config: ModelConfig) -> Family:
     """llama.cpp lets the norm follow the gate."""
     if config.flag("mamba_rms_norm", default=False) and config.flag("mamba_norm_before_gate", default=True):
         raise CannotConvert("config.json has mamba_norm_before_gate = True, unknown for this architecture")
@@ -311,11 +311,14 @@ FALCON_H1 = Family(
 )
 
 
-def _jamba_heads(config: Config) -> Pairs:
+def _jamba_heads(config: ModelConfig) -> Pairs:
     """Layers that attend have heads of K and V, the others none."""
     first, every = config.count("attn_layer_offset"), config.positive("attn_layer_period")
     attends = (at >= first and (at - first) % every == 0 for at in range(config.blocks))
-    yield "attention.head_count_kv", Field.array(Kind.INT32, [config.kv_heads if attend else 0 for attend in attends])
+    yield (
+        "attention.head_count_kv",
+        Field.array(ValueType.INT32, [config.kv_heads if attend else 0 for attend in attends]),
+    )
     yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
     if config.find("mamba_dt_rank") == "auto":
         yield "ssm.time_step_rank", Field.uint32(-(-config.hidden // 16))

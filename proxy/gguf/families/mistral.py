@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.llama import LLAMA_KEYS, LLAMA_TENSORS, MISTRAL
-from proxy.gguf.families.parts import ANY_SILU, LLAMA_ROPES, WITH_EYES, head_dim, no_window
+from proxy.gguf.families.parts import ANY_SILU, LLAMA_ROPES, VISION_LANGUAGE_PREFIX, head_dim, no_window
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.tensors import shown
 
 
-def _yarn(config: Config) -> Pairs:
+def _yarn(config: ModelConfig) -> Pairs:
     """llama.cpp takes `mscale` for 1, where transformers divides it by `mscale_all_dim`."""
-    rope = Config(config.rope)
+    rope = ModelConfig(config.rope)
     divisor = rope.optional_number("mscale_all_dim") or 0.0
     if divisor and rope.optional_number("mscale") != 1:
         raise CannotConvert(
@@ -59,15 +59,15 @@ _SMALL = replace(
     only={**ANY_SILU, "partial_rotary_factor": (1, None)},
     optional_biases=frozenset(),
     keeps_output=True,
-    text=WITH_EYES,
+    text=VISION_LANGUAGE_PREFIX,
 )
 
 
-def _by_text(config: Config) -> Family:
+def _by_text(config: ModelConfig) -> Family:
     """By the type of the text's model; what says none, transformers takes for Mistral Small's."""
     match config.find("model_type"):
         case "ministral3":
-            return replace(MINISTRAL3, text=WITH_EYES)
+            return replace(MINISTRAL3, text=VISION_LANGUAGE_PREFIX)
         case "mistral" | "mistral3" | None:
             return _SMALL
         case kind:

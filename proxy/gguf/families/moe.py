@@ -1,6 +1,6 @@
 """Mixtures of experts that are built like no dense family here: GLM-4 MoE, ERNIE 4.5 MoE, Ling 2. Pure."""
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.llama import ERNIE4_5, ERNIE_NOTES
 from proxy.gguf.families.parts import (
     ANY_SILU,
@@ -81,14 +81,14 @@ GLM4_MOE = Family(
 )
 
 
-def _shared_size(config: Config) -> Pairs:
+def _shared_size(config: ModelConfig) -> Pairs:
     shared = config.count("moe_num_shared_experts")
     yield "expert_shared_count", Field.uint32(shared)
     if shared:
         yield "expert_shared_feed_forward_length", Field.uint32(config.positive("moe_intermediate_size") * shared)
 
 
-def _no_dense_end(config: Config) -> Pairs:
+def _no_dense_end(config: ModelConfig) -> Pairs:
     """llama.cpp takes the layers behind the first dense ones for mixtures, up to the last."""
     if config.find("moe_layer_end_index") not in (None, -1, config.blocks - 1):
         raise CannotConvert(
@@ -147,7 +147,7 @@ ERNIE4_5_MOE = Family(
 )
 
 
-def _no_more_layers(config: Config) -> Pairs:
+def _no_more_layers(config: ModelConfig) -> Pairs:
     """Where config.json counts layers for predicting more tokens, which are left out."""
     if config.optional_count("num_nextn_predict_layers") is not None:
         yield "nextn_predict_layers", Field.uint32(0)

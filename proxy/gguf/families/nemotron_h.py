@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.mamba import ENDLESS, GROUPS, mixer_2
 from proxy.gguf.families.parts import ATTENTION_BIAS, LAYER, TURNED, experts, head_dim, known_kinds
 from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, stems_of
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
 
 _MIXER = LAYER + "mixer."
@@ -47,7 +47,7 @@ _LATENT: Mapping[str, str] = {
 }
 
 
-def _kinds(config: Config) -> list[str]:
+def _kinds(config: ModelConfig) -> list[str]:
     """Layer by layer; a pattern counts where there is no list."""
     kinds = config.find("layers_block_type", "layer_types")
     if kinds is None:
@@ -62,11 +62,11 @@ _STEMS = {
 _ALL_STEMS = frozenset().union(*_STEMS.values())
 
 
-def _absent(config: Config, layer: int | None) -> Mapping[str, bool]:
+def _absent(config: ModelConfig, layer: int | None) -> Mapping[str, bool]:
     return {} if layer is None else dict.fromkeys(_ALL_STEMS - _STEMS[_kinds(config)[layer]], False)
 
 
-def _layers(config: Config) -> Pairs:
+def _layers(config: ModelConfig) -> Pairs:
     """llama.cpp knows a layer by its heads of K and V and by the size of its MLP."""
     kinds = _kinds(config)
     heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
@@ -75,8 +75,8 @@ def _layers(config: Config) -> Pairs:
     yield "block_count", Field.uint32(config.blocks)
     # There is no rope, whatever this says.
     yield "rope.dimension_count", Field.uint32(min(config.hidden // config.heads, config.head_size))
-    yield "attention.head_count_kv", Field.array(Kind.INT32, heads)
-    yield "feed_forward_length", Field.array(Kind.INT32, sizes)
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
+    yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
     steps = config.count("mamba_num_heads")
     yield "ssm.inner_size", Field.uint32(steps * config.count("mamba_head_dim"))
     yield "ssm.time_step_rank", Field.uint32(steps)
@@ -112,7 +112,7 @@ _EXPERT_KEYS = (
 )
 
 
-def _by_kinds(config: Config) -> Family:
+def _by_kinds(config: ModelConfig) -> Family:
     kinds = _kinds(config)
     if _EXPERTS not in kinds:
         return NEMOTRON_H

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -45,7 +45,7 @@ OLMO2 = Family(
 )
 
 
-def _one_base(config: Config) -> Pairs:
+def _one_base(config: ModelConfig) -> Pairs:
     """llama.cpp takes one for all layers, and scales it in those that see all."""
     given = config.find("rope_scaling") or config.find("rope_parameters") or {}
     if "full_attention" not in given:
@@ -67,7 +67,7 @@ OLMO3 = Family(
 )
 
 
-def _no_groups(config: Config) -> Pairs:
+def _no_groups(config: ModelConfig) -> Pairs:
     """llama.cpp takes the norm of K to be as wide as the embedding."""
     if config.kv_heads != config.heads:
         raise CannotConvert(
@@ -93,7 +93,7 @@ OLMOE = Family(
 )
 
 
-def _exaone_frequencies(config: Config) -> Mapping[str, bytes]:
+def _exaone_frequencies(config: ModelConfig) -> Mapping[str, bytes]:
     made = llama3_frequencies(config, default_factor=16.0)
     return {} if made is None else {"rope_freqs.weight": made}
 
@@ -102,7 +102,7 @@ _WINDOWED_BLOCKS = 64
 """By its number of layers llama.cpp knows the EXAONE 4 that has windows."""
 
 
-def _windows_by_layers(config: Config) -> Pairs:
+def _windows_by_layers(config: ModelConfig) -> Pairs:
     """Beside windows, a layer that sees all has no rope."""
     window = config.optional_count("sliding_window")
     if (window is not None) is not (config.blocks == _WINDOWED_BLOCKS):

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping
 
-from proxy.gguf.config import CannotConvert, Config, finite
-from proxy.gguf.families.rules import Rule, Size, Split, Stacked, TextPart, Turned
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.config import CannotConvert, ModelConfig, finite
+from proxy.gguf.families.rules import Permuted, Rule, Size, Split, Stacked, TextPart
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, Writer, llama3_frequencies
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -53,8 +53,8 @@ ATTENTION: Mapping[str, str] = {
 
 TURNED: Mapping[str, Rule | str] = {
     **ATTENTION,
-    LAYER + "self_attn.q_proj": Turned("blk.{}.attn_q", lambda config: config.heads),
-    LAYER + "self_attn.k_proj": Turned("blk.{}.attn_k", lambda config: config.kv_heads),
+    LAYER + "self_attn.q_proj": Permuted("blk.{}.attn_q", lambda config: config.heads),
+    LAYER + "self_attn.k_proj": Permuted("blk.{}.attn_k", lambda config: config.kv_heads),
 }
 
 MLP: Mapping[str, str] = {
@@ -97,7 +97,7 @@ SENSES = TextPart(
 """Gemma 3n's and 4's."""
 
 
-def experts(config: Config) -> int:
+def experts(config: ModelConfig) -> int:
     return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -109,7 +109,7 @@ ROUTED: Mapping[str, Rule | str] = {
 }
 
 
-def flat(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+def flat(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A convolution's, which goes through each channel alone."""
     return (shape[0], *(size for size in shape[1:] if size != 1))
 
@@ -143,16 +143,16 @@ GLM_SPECIALS: Mapping[str, str] = {
 }
 
 
-def same_shape(_: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+def same_shape(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def rope_frequencies(config: Config) -> Mapping[str, bytes]:
+def rope_frequencies(config: ModelConfig) -> Mapping[str, bytes]:
     made = llama3_frequencies(config)
     return {} if made is None else {"rope_freqs.weight": made}
 
 
-WITH_EYES = TextPart(
+VISION_LANGUAGE_PREFIX = TextPart(
     {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."},
     ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
     "see",
@@ -162,29 +162,29 @@ WITH_EYES = TextPart(
 LLAMA_ROPES = frozenset({"default", "linear", "dynamic", "yarn", "llama3"})
 
 
-def head_dim(config: Config) -> Pairs:
+def head_dim(config: ModelConfig) -> Pairs:
     """Where transformers fills `head_dim` in, so that llama.cpp writes it although config.json has none."""
     yield "attention.key_length", Field.uint32(config.head_size)
     yield "attention.value_length", Field.uint32(config.head_size)
 
 
-def usual_heads(config: Config) -> Pairs:
+def usual_heads(config: ModelConfig) -> Pairs:
     """For families of which no size of a head is written: llama.cpp shares the embedding out among them."""
     if config.head_size * config.heads != config.hidden:
         raise CannotConvert(f"config.json has head_dim = {config.head_size}, unknown for this architecture")
     yield from ()
 
 
-def prefix_space(_: Config, files: TokenizerFiles) -> Pairs:
+def prefix_space(_: ModelConfig, files: TokenizerFiles) -> Pairs:
     if isinstance(files.config.get("add_prefix_space"), bool):
         yield "add_space_prefix", Field.boolean(files.config["add_prefix_space"])
 
 
-def no_scaling(_: Config) -> Pairs:
+def no_scaling(_: ModelConfig) -> Pairs:
     yield "rope.scaling.type", Field.string("none")
 
 
-def window_ignored(config: Config) -> str | None:
+def window_ignored(config: ModelConfig) -> str | None:
     """For families of which llama.cpp has each token see all that came before, also beyond the authors' window."""
     window, is_used, slides = _window_within(config), config.flag("use_sliding_window", default=True), _slides(config)
     if not window or not is_used or (slides and not any(slides)):
@@ -192,14 +192,14 @@ def window_ignored(config: Config) -> str | None:
     return f"beyond {window} tokens it differs from its authors' model: llama.cpp has no window for this architecture"
 
 
-def later_window_ignored(config: Config) -> str | None:
+def later_window_ignored(config: ModelConfig) -> str | None:
     """The same where only the layers from `max_window_layers` on have the window."""
     none_slides = config.count("max_window_layers") >= config.blocks and config.find("layer_types") is None
     told = window_ignored(config)
     return None if none_slides else told
 
 
-def no_window(config: Config) -> Pairs:
+def no_window(config: ModelConfig) -> Pairs:
     """For families of which llama.cpp has each token see all that came before."""
     window = _window_within(config)
     if window is not None:
@@ -210,13 +210,13 @@ def no_window(config: Config) -> Pairs:
     yield from ()
 
 
-def _window_within(config: Config) -> int | None:
+def _window_within(config: ModelConfig) -> int | None:
     """A window that is smaller than the context; None for one that changes nothing."""
     window, context = config.optional_count("sliding_window"), config.positive("max_position_embeddings")
     return window if window is not None and window < context else None
 
 
-def two_ropes(config: Config) -> Pairs:
+def two_ropes(config: ModelConfig) -> Pairs:
     """The bases of layers that see all, and of those with a window, whose rope has no scaling."""
     local = config.local_rope
     if local.get("rope_type", "default") != "default":
@@ -228,7 +228,7 @@ def two_ropes(config: Config) -> Pairs:
         yield key, Field.float32(finite(f"config.json has {key}", base))
 
 
-def sliding(config: Config) -> list[bool]:
+def sliding(config: ModelConfig) -> list[bool]:
     """Layer by layer, whether it sees a window only, by `layer_types`, or by the place in a pattern."""
     if slides := _slides(config):
         return slides
@@ -236,27 +236,27 @@ def sliding(config: Config) -> list[bool]:
     return [bool((at + 1) % every) for at in range(config.blocks)]
 
 
-def _slides(config: Config) -> list[bool]:
+def _slides(config: ModelConfig) -> list[bool]:
     """The same where `layer_types` tell; else empty."""
     kinds = config.find("layer_types")
     return [] if kinds is None else [kind == "sliding_attention" for kind in known_kinds(config, kinds, _LAYER_TYPES)]
 
 
-def known_kinds(config: Config, kinds: object, known: Collection[str]) -> list[str]:
+def known_kinds(config: ModelConfig, kinds: object, known: Collection[str]) -> list[str]:
     """`kinds` of layers, one of `known` for each layer. Raises CannotConvert for anything else."""
     if isinstance(kinds, list) and len(kinds) == config.blocks and set(map(str, kinds)) <= set(known):
         return kinds
     raise CannotConvert(f"config.json has no layer_types for {config.blocks} layers")
 
 
-def all_see_all(config: Config) -> Pairs:
+def all_see_all(config: ModelConfig) -> Pairs:
     """For families of which llama.cpp has no layer with a window."""
     if any(_slides(config)):
         raise CannotConvert("config.json has layer_types with a window, and llama.cpp has none for this architecture")
     yield from ()
 
 
-def steps_of_any_length(config: Config) -> Pairs:
+def steps_of_any_length(config: ModelConfig) -> Pairs:
     """llama.cpp sets no limits to a state space's steps. transformers 5 writes an infinite number as an object."""
     limits, endless = config.find("time_step_limit"), (float("inf"), {"__float__": "Infinity"})
     if limits is not None and limits not in [[first, last] for first in (0, None) for last in (*endless, None)]:
@@ -264,7 +264,7 @@ def steps_of_any_length(config: Config) -> Pairs:
     yield from ()
 
 
-def dense_layers(config: Config) -> int:
+def dense_layers(config: ModelConfig) -> int:
     """How many layers come before those with experts; transformers takes it to be one where nothing is said."""
     kinds = config.find("mlp_layer_types")
     kinds = ["dense"] if kinds is None else known_kinds(config, kinds, ("dense", "sparse"))
@@ -274,23 +274,23 @@ def dense_layers(config: Config) -> int:
     return dense
 
 
-def dense_first(config: Config) -> Pairs:
+def dense_first(config: ModelConfig) -> Pairs:
     yield "leading_dense_block_count", Field.uint32(dense_layers(config))
 
 
-def sliding_layers(config: Config) -> Pairs:
+def sliding_layers(config: ModelConfig) -> Pairs:
     window = config.optional_count("sliding_window")
     if window is None and any(_slides(config)):
         raise CannotConvert("config.json has layer_types with a window, and no sliding_window")
     if window is not None:
         yield "attention.sliding_window", Field.uint32(window)
-        yield "attention.sliding_window_pattern", Field.array(Kind.BOOL, sliding(config))
+        yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, sliding(config))
 
 
 def windows(every: int) -> Writer:
     """In llama.cpp one layer of `every` sees all, and the others a window."""
 
-    def write(config: Config) -> Pairs:
+    def write(config: ModelConfig) -> Pairs:
         kinds, pattern = config.find("layer_types"), config.find("sliding_window_pattern", "_sliding_window_pattern")
         usual = ["full_attention" if at % every == 0 else "sliding_attention" for at in range(1, config.blocks + 1)]
         if kinds not in (None, usual) or pattern not in (None, every):

@@ -2,7 +2,7 @@
 
 import math
 
-from proxy.gguf.config import CannotConvert, Config, finite
+from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED, usual_heads, window_ignored
 from proxy.gguf.families.rules import Family
 from proxy.gguf.header import Field
@@ -10,7 +10,7 @@ from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, r
 from proxy.gguf.tensors import shown
 
 
-def _window(config: Config) -> Pairs:
+def _window(config: ModelConfig) -> Pairs:
     window = config.optional_count("sliding_window")
     yield "attention.sliding_window", Field.uint32(window or 0)
 
@@ -18,12 +18,12 @@ def _window(config: Config) -> Pairs:
 _LONGROPE = ("longrope", "su")
 
 
-def _phi3_scaling(config: Config) -> Pairs:
+def _phi3_scaling(config: ModelConfig) -> Pairs:
     """The factor by which attention grows with the context; transformers calculates the same.
 
     For the original context it goes by what stands outside rope_parameters.
     """
-    rope = Config(config.rope)
+    rope = ModelConfig(config.rope)
     original, context = config.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
     yield "rope.scaling.original_context_length", Field.uint32(original)
     scales = rope.find("rope_type") in _LONGROPE
@@ -36,7 +36,7 @@ def _phi3_scaling(config: Config) -> Pairs:
         yield "rope.scaling.attn_factor", Field.float32(_growth(rope, context / original, original))
 
 
-def _growth(rope: Config, scale: float, original: int) -> float:
+def _growth(rope: ModelConfig, scale: float, original: int) -> float:
     factor, meant = rope.optional_number("factor"), rope.optional_number("attention_factor")
     if factor is not None and not math.isclose(factor, scale):
         raise CannotConvert(f"config.json has a longrope with factor = {factor}, in a context {scale:g} times longer")
@@ -45,7 +45,7 @@ def _growth(rope: Config, scale: float, original: int) -> float:
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
 
 
-def _phi3_told(config: Config) -> str | None:
+def _phi3_told(config: ModelConfig) -> str | None:
     if not config.rope.get("long_factor"):
         return window_ignored(config)
     original = config.positive("original_max_position_embeddings")
@@ -53,12 +53,12 @@ def _phi3_told(config: Config) -> str | None:
     return "; ".join(filter(None, [window_ignored(config), switch]))
 
 
-def _phi3_turned(config: Config) -> int:
+def _phi3_turned(config: ModelConfig) -> int:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
     return int(share * (config.hidden // config.heads))
 
 
-def _phi3_dimensions(config: Config) -> Pairs:
+def _phi3_dimensions(config: ModelConfig) -> Pairs:
     yield "rope.dimension_count", Field.uint32(_phi3_turned(config))
 
 

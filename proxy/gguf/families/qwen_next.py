@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -17,8 +17,8 @@ from proxy.gguf.families.parts import (
     same_shape,
 )
 from proxy.gguf.families.qwen import ALL_MIXED, GATED_EXPERT, MOE_SIZES
-from proxy.gguf.families.rules import Copy, Family, Gathered, Raised, Reordered, Reshaped, Rule, Size, TextPart
-from proxy.gguf.header import Field, Kind
+from proxy.gguf.families.rules import AddOne, Copy, Family, Reordered, Reshaped, Rule, Size, TextPart, Ungrouped
+from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
 from proxy.gguf.tensors import shown
 
@@ -34,28 +34,28 @@ _GROUPS, _HEADS = _of("linear_num_key_heads"), _of("linear_num_value_heads")
 _KEY, _VALUE = _of("linear_key_head_dim"), _of("linear_value_head_dim")
 
 
-def _values_of_group(config: Config) -> int:
+def _values_of_group(config: ModelConfig) -> int:
     """How many rows the values have that share one key."""
     return _HEADS(config) // _GROUPS(config) * _VALUE(config)
 
 
-def _queries_and_keys(config: Config) -> int:
+def _queries_and_keys(config: ModelConfig) -> int:
     return 2 * _GROUPS(config) * _KEY(config)
 
 
-def _one(_: Config) -> int:
+def _one(_: ModelConfig) -> int:
     return 1
 
 
 _TENSORS: Mapping[str, Rule | str] = {
     "model.embed_tokens": "token_embd",
-    "model.norm": Raised("output_norm"),
+    "model.norm": AddOne("output_norm"),
     "lm_head": "output",
-    LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
-    LAYER + "post_attention_layernorm": Raised("blk.{}.post_attention_norm"),
+    LAYER + "input_layernorm": AddOne("blk.{}.attn_norm"),
+    LAYER + "post_attention_layernorm": AddOne("blk.{}.post_attention_norm"),
     **ATTENTION,
-    LAYER + "self_attn.q_norm": Raised("blk.{}.attn_q_norm"),
-    LAYER + "self_attn.k_norm": Raised("blk.{}.attn_k_norm"),
+    LAYER + "self_attn.q_norm": AddOne("blk.{}.attn_q_norm"),
+    LAYER + "self_attn.k_norm": AddOne("blk.{}.attn_k_norm"),
     _NET + "norm": "blk.{}.ssm_norm",
 }
 _EXPERTS: Mapping[str, Rule | str] = {**ROUTED, **FUSED_EXPERTS, **GATED_EXPERT}
@@ -71,7 +71,7 @@ def _reordered(rule: Copy | Reshaped, size: Size, before: Size = lambda _: 0, *,
 
 
 _NEXT: Mapping[str, Rule | str] = {
-    _NET + "in_proj_qkvz": Gathered(
+    _NET + "in_proj_qkvz": Ungrouped(
         _GROUPS,
         (("blk.{}.attn_qkv", (_KEY, _KEY, _values_of_group)), ("blk.{}.attn_gate", (_values_of_group,))),
     ),
@@ -93,11 +93,11 @@ _3_5: Mapping[str, Rule | str] = {
 }
 
 
-def _inner(config: Config) -> Pairs:
+def _inner(config: ModelConfig) -> Pairs:
     yield "ssm.inner_size", Field.uint32(_VALUE(config) * _HEADS(config))
 
 
-def _full_attention(config: Config) -> Pairs:
+def _full_attention(config: ModelConfig) -> Pairs:
     """llama.cpp has every so many layers see all; the kinds of layers count where config.json tells them."""
     kinds, every = config.find("layer_types"), config.positive("full_attention_interval")
     if kinds is not None:
@@ -112,7 +112,7 @@ def _full_attention(config: Config) -> Pairs:
 _FULL = "full_attention"
 
 
-def _rope_sections(config: Config) -> Pairs:
+def _rope_sections(config: ModelConfig) -> Pairs:
     """A text has one position for all axes. What no axis claims llama.cpp does not turn, and transformers does."""
     sections = config.rope.get("mrope_section", list(_SECTIONS))
     known = isinstance(sections, list) and len(sections) == _AXES and all(type(size) is int for size in sections)
@@ -121,7 +121,7 @@ def _rope_sections(config: Config) -> Pairs:
         raise CannotConvert(f"config.json has mrope_section = {shown(sections)}, unknown for this architecture")
     if any(at >= _AXES * sections[at % _AXES] for at in range(turned)):
         sections = [len(range(axis, turned, _AXES)) for axis in range(_AXES)]
-    yield "rope.dimension_sections", Field.array(Kind.INT32, [*sections, 0])
+    yield "rope.dimension_sections", Field.array(ValueType.INT32, [*sections, 0])
 
 
 _KEYS = (

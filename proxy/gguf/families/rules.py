@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, Config
+from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
 from proxy.gguf.tensors import TensorName
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
-Size = Callable[[Config], int]
+Size = Callable[[ModelConfig], int]
 
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 _OLD_ENDS = {".gamma": ".weight", ".beta": ".bias"}
@@ -28,7 +28,7 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Turned:
+class Permuted:
     """Q or K, whose rows transformers keeps in the order of its own rope: two halves a head."""
 
     name: str
@@ -36,7 +36,7 @@ class Turned:
 
 
 @dataclass(frozen=True, slots=True)
-class Raised:
+class AddOne:
     """A norm that transformers applies with 1 added to each number."""
 
     name: str
@@ -65,7 +65,7 @@ class Transposed:
 
 
 @dataclass(frozen=True, slots=True)
-class Grouped:
+class MergedQkv:
     """Fused Q, K and V in groups of heads: all Q first, then all K, then all V. Rows of one head stay together.
 
     `groups` is how many there are; each has as many Q as the group's size says, and one K and V.
@@ -77,7 +77,7 @@ class Grouped:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class Ungrouped:
     """Fused parts in `groups`: the first part of all groups, then the second of all, and so on.
 
     They become several tensors, each with a name and its parts, of which the rows in one group are told.
@@ -88,7 +88,7 @@ class Gathered:
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
+class SplitQkv:
     """The same as three tensors, of which Q and K are turned too."""
 
     query: str
@@ -106,7 +106,7 @@ class Reshaped:
     """
 
     name: str
-    shape: Callable[[Config, tuple[int, ...]], tuple[int, ...]]
+    shape: Callable[[ModelConfig, tuple[int, ...]], tuple[int, ...]]
     exponential: bool = False
 
 
@@ -118,11 +118,11 @@ class Scaled:
     """
 
     name: str
-    shares: Callable[[Config], tuple[tuple[int, tuple[float, ...]], ...]]
+    shares: Callable[[ModelConfig], tuple[tuple[int, tuple[float, ...]], ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class RowsFrom:
     """The rows from `first` on."""
 
     name: str
@@ -130,7 +130,7 @@ class Behind:
 
 
 @dataclass(frozen=True, slots=True)
-class Absorbed:
+class MlaKvB:
     """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
 
     key: str
@@ -138,7 +138,7 @@ class Absorbed:
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
+class Deinterleaved:
     """Several tensors, to which the columns are dealt out in turn, as rows where each expert has a matrix of its own.
 
     GPT-OSS has the gate's number beside the other's, and multiplies from the left.
@@ -148,7 +148,7 @@ class Dealt:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class Mxfp4Experts:
     """Several tensors of MXFP4, to which the rows are dealt out in turn; another tensor has the scales."""
 
     names: tuple[str, ...]
@@ -156,7 +156,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Auxiliary:
     """A tensor that another one is made with."""
 
 
@@ -166,7 +166,7 @@ class Unused:
 
 
 @dataclass(frozen=True, slots=True)
-class Heaped:
+class StackedExperts:
     """`count` matrices, one below the other. With `transposed` the rows of each become its columns."""
 
     name: str
@@ -200,24 +200,24 @@ class Reordered:
 
 Rule = (
     Copy
-    | Turned
-    | Raised
+    | Permuted
+    | AddOne
     | Stacked
     | Split
     | Transposed
-    | Grouped
-    | Parted
+    | MergedQkv
+    | SplitQkv
     | Reshaped
     | Scaled
-    | Behind
-    | Absorbed
-    | Dealt
-    | Packed
-    | Beside
+    | RowsFrom
+    | MlaKvB
+    | Deinterleaved
+    | Mxfp4Experts
+    | Auxiliary
     | Unused
-    | Heaped
+    | StackedExperts
     | Padded
-    | Gathered
+    | Ungrouped
     | Reordered
 )
 
@@ -228,21 +228,31 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
     match rule:
         case Reshaped(name):
             yield name
-        case Split(parts) | Transposed(parts) | Gathered(_, parts):
+        case Split(parts) | Transposed(parts) | Ungrouped(_, parts):
             yield from (name + end for name, _ in parts)
         case Reordered(inner):
             yield from made_by(key, inner)
-        case Parted(query, key, value):
+        case SplitQkv(query, key, value):
             yield from (query + end, key + end, value + end)
-        case Absorbed(key, value):
+        case MlaKvB(key, value):
             yield from (key + end, value + end)
-        case Dealt(names) | Packed(names):
+        case Deinterleaved(names) | Mxfp4Experts(names):
             yield from (name + end for name in names)
-        case Beside() | Unused():
+        case Auxiliary() | Unused():
             pass
         case str(name):
             yield name + end
-        case Copy() | Turned() | Raised() | Stacked() | Grouped() | Scaled() | Behind() | Heaped() | Padded():
+        case (
+            Copy()
+            | Permuted()
+            | AddOne()
+            | Stacked()
+            | MergedQkv()
+            | Scaled()
+            | RowsFrom()
+            | StackedExperts()
+            | Padded()
+        ):
             yield rule.name + end
 
 
@@ -274,7 +284,7 @@ class Family:
     """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `merged pieces`, `bpe`,
     `wordpiece`, `unigram`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    made: Callable[[Config], Mapping[str, bytes]] = lambda _: {}
+    made: Callable[[ModelConfig], Mapping[str, bytes]] = lambda _: {}
     """Tensors of F32 in one dimension that are calculated from the config."""
     ropes: frozenset[str] = frozenset({"default", "linear", "dynamic", "yarn"})
     """Kinds of scaling that reach the file, or change nothing within the original context."""
@@ -287,12 +297,12 @@ class Family:
     """Keys of config.json that transformers' class has, and that change nothing in what is calculated here."""
     in_transformers: bool = True
     """Whether transformers has a class for it, which ignores what it does not know; else the repository brings one."""
-    vocabulary: Callable[[Config, TokenizerFiles], Pairs] = lambda _config, _files: iter(())
+    vocabulary: Callable[[ModelConfig, TokenizerFiles], Pairs] = lambda _config, _files: iter(())
     """What else is written of the tokenizer; it overrules the rest."""
     specials: Mapping[str, str] = field(default_factory=dict)
     """Special tokens that llama.cpp's converter knows by their text, by kind."""
     added_from_json: bool = False
-    """Beside a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
+    """Auxiliary a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
     control: frozenset[str] = frozenset()
     """Added tokens of a byte-level BPE that are special, whether or not the tokenizer marks them."""
     unused_pieces: str | None = None
@@ -318,15 +328,15 @@ class Family:
     """Layers with a window have another rope than those that see all."""
     extra_layers: bool = False
     """Layers beyond those counted only help in training, and are left out."""
-    absent: Callable[[Config, int | None], Mapping[str, bool]] | None = None
+    absent: Callable[[ModelConfig, int | None], Mapping[str, bool]] | None = None
     """By a layer's number, None for what is of no layer: tensors that the config leaves out, by their names in the
     GGUF, and whether llama.cpp takes no harm where they are there. Where this is None, the tensors say what a layer is.
     """
-    of: "Callable[[Config], Family] | None" = None
+    of: "Callable[[ModelConfig], Family] | None" = None
     """Which family it is by the config, where models of several have this name."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """How the names of tensors begin in some repositories, and what is there instead in the rules."""
-    told: Callable[[Config], str | None] = lambda _: None
+    told: Callable[[ModelConfig], str | None] = lambda _: None
     """What a person should know where llama.cpp calculates not quite the authors' model."""
     revision: int = 2
     """Raised when another file is made of the same repository: models of an older one are made anew."""
@@ -337,16 +347,16 @@ class Family:
     text: TextPart | None = None
     """Set where only a part of the model is made."""
 
-    def config(self, fields: Mapping[str, Any]) -> Config:
+    def config(self, fields: Mapping[str, Any]) -> ModelConfig:
         """Raises CannotConvert where config.json has no settings for text, and should."""
         if self.text is None:
-            return Config({**self.defaults, **fields})
+            return ModelConfig({**self.defaults, **fields})
         text = fields.get("text_config")
         if not isinstance(text, dict):
             raise CannotConvert("config.json has no text_config")
         # transformers 5 goes by what stands outside, whatever the text says of itself.
         tied = {key: value for key, value in {**self.defaults, **fields}.items() if key == "tie_word_embeddings"}
-        return Config({**self.defaults, **fields, **text, **tied})
+        return ModelConfig({**self.defaults, **fields, **text, **tied})
 
     def name_of(self, tensor: str) -> str | None:
         """What a tensor of the weights would be called in a model of text alone; None for one that is left out."""

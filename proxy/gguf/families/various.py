@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from proxy.gguf.config import Config, finite
+from proxy.gguf.config import ModelConfig, finite
 from proxy.gguf.families.parts import (
     ANY_SILU,
     ATTENTION,
@@ -19,7 +19,7 @@ from proxy.gguf.families.parts import (
     usual_heads,
     window_ignored,
 )
-from proxy.gguf.families.rules import QKV, Family, Parted, Raised, Stacked
+from proxy.gguf.families.rules import QKV, AddOne, Family, SplitQkv, Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import (
     BASIC,
@@ -87,7 +87,7 @@ GLM4 = replace(
 )
 
 
-def _nemotron_rope(config: Config) -> Pairs:
+def _nemotron_rope(config: ModelConfig) -> Pairs:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
     yield "rope.dimension_count", Field.uint32(int(share * config.hidden) // config.heads)
     factor = config.find("factor") or config.rope.get("factor")
@@ -98,7 +98,7 @@ def _nemotron_rope(config: Config) -> Pairs:
         yield "rope.scaling.factor", Field.float32(finite("config.json has factor", factor))
 
 
-def _nemotron_tokens(_config: Config, _files: TokenizerFiles) -> Pairs:
+def _nemotron_tokens(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "padding_token_id", Field.uint32(0)
     yield "unknown_token_id", Field.uint32(1)
 
@@ -108,9 +108,9 @@ NEMOTRON = Family(
     {
         **ENDS,
         **ATTENTION,
-        "model.norm": Raised("output_norm"),
-        LAYER + "input_layernorm": Raised("blk.{}.attn_norm"),
-        LAYER + "post_attention_layernorm": Raised("blk.{}.ffn_norm"),
+        "model.norm": AddOne("output_norm"),
+        LAYER + "input_layernorm": AddOne("blk.{}.attn_norm"),
+        LAYER + "post_attention_layernorm": AddOne("blk.{}.ffn_norm"),
         LAYER + "mlp.up_proj": "blk.{}.ffn_up",
         LAYER + "mlp.down_proj": "blk.{}.ffn_down",
     },
@@ -177,7 +177,7 @@ STABLELM = Family(
 )
 
 
-def _internlm2_tokens(_config: Config, files: TokenizerFiles) -> Pairs:
+def _internlm2_tokens(_config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """A turn ends with `<|im_end|>` where there is one, whatever is named."""
     yield "add_space_prefix", Field.boolean(puts_space_before(files.model or b""))
     added = [*read_decoder(files), *((token["id"], token) for token in files.written_added)]
@@ -194,7 +194,7 @@ INTERNLM2 = Family(
         "output": "output",
         LAYER + "attention_norm": "blk.{}.attn_norm",
         LAYER + "ffn_norm": "blk.{}.ffn_norm",
-        LAYER + "attention.wqkv": Parted(
+        LAYER + "attention.wqkv": SplitQkv(
             "blk.{}.attn_q",
             "blk.{}.attn_k",
             "blk.{}.attn_v",
@@ -240,7 +240,7 @@ STARCODER2 = Family(
 _EXAONE = "transformer.h.{}."
 
 
-def _whole_or_part(config: Config) -> Pairs:
+def _whole_or_part(config: ModelConfig) -> Pairs:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
     yield "rope.dimension_count", Field.uint32(int(share * (config.hidden // config.heads)))
 
