@@ -1,14 +1,28 @@
 """The one part that is compiled. It is optional: where there is no compiler, ggml itself quantizes."""
 
+from pathlib import Path
+from shutil import rmtree
 from sysconfig import get_config_var
 
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 # A Python without a GIL has no stable ABI.
 STABLE = not get_config_var("Py_GIL_DISABLED")
 KERNEL = "proxy/gguf/kernel"
 
+
+class CleanBuild(build_py):
+    """setuptools packs whatever lies in `build/lib`: also modules that have been moved or deleted since."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            rmtree(Path(self.build_lib, "proxy"), ignore_errors=True)
+        super().run()
+
+
 setup(
+    cmdclass={"build_py": CleanBuild},
     ext_modules=[
         Extension(
             "proxy.gguf._kernel",

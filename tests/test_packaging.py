@@ -46,7 +46,8 @@ def installed(tmp_path: Path, **environment: str) -> Path:
     if int(version("setuptools").partition(".")[0]) < LEAST_SETUPTOOLS:
         pytest.skip(f"setuptools is older than {LEAST_SETUPTOOLS}")
     source, target = tmp_path / "source", tmp_path / "installed"
-    shutil.copytree("proxy", source / "proxy", ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))
+    ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
+    shutil.copytree("proxy", source / "proxy", ignore=ignored, dirs_exist_ok=True)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(name, source)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
@@ -69,6 +70,20 @@ def engines_of(target: Path) -> str:
     file, engines = told.stdout.decode().splitlines()
     assert Path(file).is_relative_to(target)
     return engines
+
+
+def test_a_build_packs_no_module_that_is_gone(tmp_path: Path) -> None:
+    """An earlier build leaves its modules in the build folder."""
+    gone = tmp_path / "source" / "proxy" / "gone.py"
+    gone.parent.mkdir(parents=True)
+    gone.write_text("")
+    target = installed(tmp_path, CC="/nonexistent")
+    assert (target / "proxy" / "gone.py").exists()
+    gone.unlink()
+    shutil.rmtree(target)
+    target = installed(tmp_path, CC="/nonexistent")
+    assert (target / "proxy" / "app.py").exists()
+    assert not (target / "proxy" / "gone.py").exists()
 
 
 def test_without_a_compiler_the_installation_goes_on_without_the_kernel(tmp_path: Path) -> None:
