@@ -1,9 +1,11 @@
-"""What the README says of the program is what it does."""
+"""README and `docs/` describe the program as it is."""
 
 import ast
 import gc
 import re
 from pathlib import Path
+
+import pytest
 
 from proxy.gguf.families import FAMILIES
 
@@ -12,7 +14,7 @@ CLIENTS_OWN = {"Error: could not connect to …", "connection refused", "does no
 
 
 def texts() -> list[str]:
-    """All that the program may say, between what it fills in."""
+    """The string constants of the program: the fixed parts of its messages."""
     # Python 3.11's parser fails where a collection runs other code meanwhile: "recursion depth mismatch".
     gc.disable()
     try:
@@ -26,26 +28,44 @@ def texts() -> list[str]:
         gc.enable()
 
 
-def test_messages_that_are_explained_are_those_that_are_said() -> None:
-    section = (ROOT / "README.md").read_text().partition("## When something goes wrong")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+def test_troubleshooting_explains_messages_of_the_program() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
     assert len(rows) > 15
-    said = texts()
+    messages = texts()
     for message in {message for row in rows for message in re.findall(r"`(.*?)`", row)} - CLIENTS_OWN:
         for part in filter(None, (part.strip(" :()") for part in message.split("…"))):
-            assert any(part in text for text in said), f"nothing says {part!r}"
+            assert any(part in text for text in messages), f"no message contains {part!r}"
 
 
 def stem(architecture: str) -> str:
     return re.sub(r"_?(ForCausalLM|ForConditionalGeneration|Model)$", "", architecture).casefold()
 
 
-def test_the_table_of_families_has_those_that_are_made_and_no_others() -> None:
-    section = (ROOT / "README.md").read_text().partition("## What the proxy converts")[2].partition("\n\nEach")[0]
+def test_the_table_of_families_lists_each_family_and_no_other() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    section = page.partition("## What the proxy converts")[2].partition("\n## ")[0]
     cells = [row.split(" | ")[1] for row in section.splitlines() if row.startswith("| ") and "`" not in row]
     outside = re.sub(r"\(.*?\)", "", " ".join(cells))
     named = {stem(word) for word in re.findall(r"\b[A-Z]\w+", outside)} - {""}
     assert named == {stem(name) for name in FAMILIES}
+
+
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)(.*?)\)", (ROOT / page).read_text(encoding="utf-8")):
+        file, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_pictures_are_there() -> None:
