@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from proxy.gguf.header import Field, read_header, write_header
-from proxy.gguf.split import Merged, ShardRange
+from proxy.gguf.split import MergedGguf, ShardRange
 from proxy.gguf.tensors import lay_out, padding
 
 
@@ -40,7 +40,7 @@ def split(
     return parts
 
 
-def joined(merged: Merged, parts: Sequence[bytes]) -> bytes:
+def joined(merged: MergedGguf, parts: Sequence[bytes]) -> bytes:
     content = bytearray(merged.header)
     for piece in merged.pieces:
         content += parts[piece.shard][piece.start : piece.stop] if isinstance(piece, ShardRange) else bytes(piece.size)

@@ -228,7 +228,7 @@ def test_a_large_vocabulary_is_read_quickly() -> None:
     ("content", "reason"),
     [
         (b"PK\x03\x04" + EXAMPLE[4:], "a GGUF begins with b'GGUF'"),
-        (b"<html>" + bytes(50), "this file with b'<htm'"),
+        (b"<html>" + bytes(50), "this file begins with b'<htm'"),
         (b"FUGG" + struct.pack(">I", 3), "big-endian"),
         (b"FUGG" + EXAMPLE[4:], "big-endian"),
         (oracle.write({}, {}, big_endian=True)[0], "big-endian"),
@@ -251,9 +251,9 @@ def test_refuses_what_is_no_gguf(content: bytes, reason: str) -> None:
         (raw([(b"a", 13, b"\0")]), "'a' has the unknown kind 13"),
         (raw([(b"a", 9, struct.pack("<IQ", 13, 1))]), "'a' has the unknown kind 13"),
         (raw([(b"a", 9, struct.pack("<IQIQ", 9, 1, 0, 0))]), "array of arrays"),
-        (raw([(b"general.alignment", 4, struct.pack("<I", 0))]), "is 0, no power of two"),
-        (raw([(b"general.alignment", 4, struct.pack("<I", 48))]), "is 48, no power of two"),
-        (raw([(b"general.alignment", 4, struct.pack("<I", 1 << 31))]), "no power of two up to 65536"),
+        (raw([(b"general.alignment", 4, struct.pack("<I", 0))]), "is 0, not a power of two"),
+        (raw([(b"general.alignment", 4, struct.pack("<I", 48))]), "is 48, not a power of two"),
+        (raw([(b"general.alignment", 4, struct.pack("<I", 1 << 31))]), "not a power of two up to 65536"),
         (raw([(b"general.alignment", 10, struct.pack("<Q", 32))]), "uint64 instead of uint32"),
         (raw([], info(b"\xff", [4]), count=1), "not UTF-8"),
         (raw([], info(b"a", [4] * 5), count=1), "'a' has 5 dimensions"),
@@ -266,11 +266,11 @@ def test_refuses_what_is_no_gguf(content: bytes, reason: str) -> None:
         (raw([], info(b"a", [4], 0, 2**63), count=1), "'a' claims to be larger than any file"),
         (raw([], info(b"a", [4], 0, 16), count=1) + bytes(64), "'a' is not aligned to 32 bytes"),
         (raw([], info(b"a", [4]) + info(b"a", [4], 0, 32), count=2) + bytes(64), "two tensors 'a'"),
-        (raw([], info(b"a", [4]) + info(b"b", [4]), count=2) + bytes(64), "'b' lies upon another"),
-        (raw([], info(b"b", [1], 0, 32) + info(b"a", [64]), count=2) + bytes(64), "'b' lies upon another"),
+        (raw([], info(b"a", [4]) + info(b"b", [4]), count=2) + bytes(64), "'b' overlaps another tensor"),
+        (raw([], info(b"b", [1], 0, 32) + info(b"a", [64]), count=2) + bytes(64), "'b' overlaps another tensor"),
         (
             raw([], info(b"a", [64]) + info(b"b", [0]) + info(b"c", [1], 0, 32), count=3) + bytes(64),
-            "'c' lies upon another",
+            "'c' overlaps another tensor",
         ),
     ],
 )
@@ -438,7 +438,7 @@ def test_refuses_nested_arrays() -> None:
 def test_refuses_to_write_what_could_not_be_read() -> None:
     with pytest.raises(GgufError, match="the same name"):
         write_header({}, [TensorInfo("a", (1,), 0), TensorInfo("a", (1,), 0, 32)])
-    with pytest.raises(GgufError, match="no power of two"):
+    with pytest.raises(GgufError, match="not a power of two"):
         write_header({"general.alignment": Field.uint32(3)}, [])
 
 

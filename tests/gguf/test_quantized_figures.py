@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 
 import pytest
 
-from proxy.gguf.cast import casting
+from proxy.gguf.cast import cast_transform
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
@@ -55,7 +55,7 @@ def quantized(name: str, types: Mapping[str, TensorType]) -> Iterator[bytes]:
         tensor = tensors[each]
         start = header.data_start + tensor.offset
         data = content[start : start + tensor.size]
-        yield data if kind == tensor.type else casting(tensor, kind).change(data)
+        yield data if kind == tensor.type else cast_transform(tensor, kind).change(data)
 
 
 @pytest.mark.parametrize("name", NAMES)

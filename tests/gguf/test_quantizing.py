@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 
 from proxy.gguf import engine as engine_module
 from proxy.gguf import engine_ggml
-from proxy.gguf.cast import NoEngine, cast, casting
+from proxy.gguf.cast import NoEngine, cast, cast_transform
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.engine import Engine, described, engine_for, engines
+from proxy.gguf.engine import Engine, engine_for, engine_names, engines
 from proxy.gguf.engine_numpy import NumpyEngine
 from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.sources import SourceRange, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
-from proxy.gguf.transforms import WIDTHS, chained, interleaved, transposed
+from proxy.gguf.transforms import WIDTHS, chain, interleave, transpose
 from tests.gguf.make_quantized import FIGURES, REFUSED, data_digest
 from tests.gguf.test_quantized_figures import figures
 from tests.gguf.tiny_repositories import HIDDEN, REPOSITORIES
@@ -296,7 +296,7 @@ def test_bad_numbers_among_good_ones_do_not_end_the_process(bad: float, at: int)
 def test_a_refusal_names_the_tensor() -> None:
     info = TensorInfo("blk.1.ffn_up.weight", (HIDDEN, 2), TensorType.F32)
     for kind in (TensorType.F16, TensorType.BF16, TensorType.Q8_0):
-        change = casting(info, kind)
+        change = cast_transform(info, kind)
         with pytest.raises(CannotConvert, match=rf"^blk\.1\.ffn_up\.weight cannot become {kind.name}: "):
             change.change(struct.pack("<32f", *[3.4e38] * BLOCK))
 
@@ -306,10 +306,10 @@ def test_a_cast_follows_other_changes() -> None:
     turned = matrix.reshape(3, 2, 4, 64).swapaxes(1, 2).tobytes()
     over = matrix[:, :32].reshape(3, 8, 32).swapaxes(1, 2)  # three heads of 8 rows become heads of 32 rows of 8
     for change, content, expected in (
-        (interleaved(128, 8), matrix.tobytes(), turned),
-        (transposed(8, 32, 2), matrix[:, :32].tobytes(), over.tobytes()),
+        (interleave(128, 8), matrix.tobytes(), turned),
+        (transpose(8, 32, 2), matrix[:, :32].tobytes(), over.tobytes()),
     ):
-        both = chained([change, casting(TensorInfo("x", (64, 24), TensorType.BF16), TensorType.Q8_0)])
+        both = chain([change, cast_transform(TensorInfo("x", (64, 24), TensorType.BF16), TensorType.Q8_0)])
         assert both is not None
         made = [both.change(content[at : at + both.block]) for at in range(0, len(content), both.block)]
         assert b"".join(made) == judged(floats("BF16", expected), TensorType.Q8_0)
@@ -361,7 +361,7 @@ def test_each_type_has_the_first_engine_that_makes_it() -> None:
     for kind in TensorType:
         makers = [engine for engine in engines() if kind in engine.types]
         assert engine_for(kind) is (makers[0] if makers else None)
-    assert described() == ", ".join(engine.name for engine in engines())
+    assert engine_names() == ", ".join(engine.name for engine in engines())
 
 
 @beside_ggml
@@ -383,20 +383,20 @@ def test_an_engine_that_makes_another_block_is_not_used_for_it(
     assert half_maker is not None
     assert half_maker.name == Wrong.name
     [record] = caplog.records
-    assert "a wrong one makes other numbers than llama-quantize of Q8_0" in record.getMessage()
+    assert "a wrong one makes other bits than llama-quantize for Q8_0" in record.getMessage()
 
 
 def test_an_engine_that_is_always_wrong_is_none(new_engines: pytest.MonkeyPatch) -> None:
     wrong = Wrong()
     wrong.types = frozenset({TensorType.Q8_0})
     only(new_engines, kernel=wrong)
-    assert (engines(), described()) == ((), "none")
+    assert (engines(), engine_names()) == ((), "none")
 
 
 def test_without_the_library_numpy_makes_four_types(new_engines: pytest.MonkeyPatch) -> None:
     only(new_engines, numpy=NUMPY)
     assert {kind for kind in TensorType if engine_for(kind)} == NUMPY.types
-    assert described() == NUMPY.name
+    assert engine_names() == NUMPY.name
     with pytest.raises(NoEngine, match=rf"^nothing on this machine makes Q4_K \(engines: numpy {np.__version__}\)$"):
         plan(repository("llama"), quantization="Q4_K_M")
 
@@ -424,7 +424,7 @@ def test_without_numpy_and_the_library_there_is_no_engine() -> None:
         "engine_ggml._libraries = lambda: iter(())\n"
         "engine._kernel = lambda: None\n"
         "engine.importlib.util.find_spec = lambda name: None if name == 'numpy' else find_spec(name)\n"
-        "print(engine.described())"
+        "print(engine.engine_names())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b"none"
 
@@ -535,6 +535,6 @@ def test_a_cast_to_the_own_type_is_the_same_tensor() -> None:
 
 
 def test_quantized_numbers_are_not_quantized_again() -> None:
-    again = partial(casting, matrix(HIDDEN, 3, kind=TensorType.Q8_0).info)
+    again = partial(cast_transform, matrix(HIDDEN, 3, kind=TensorType.Q8_0).info)
     with pytest.raises(CannotConvert, match=r"blk\.1\.ffn_up\.weight is Q8_0 already"):
         again(TensorType.Q4_K)

@@ -8,7 +8,7 @@ import pytest
 from proxy.gguf import engine_ggml
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import GgufHeader, ValueType, read_header
-from proxy.gguf.requantize import Changed, requantize
+from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.gguf.tensors import GgufError, TensorType
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
@@ -51,7 +51,7 @@ def made(contents: Sequence[bytes], quantization: str) -> bytes:
     whole = [requantized.header]
     for content, pieces in zip(contents, requantized.parts, strict=True):
         for piece in pieces:
-            if not isinstance(piece, Changed):
+            if not isinstance(piece, TransformedRange):
                 whole.append(bytes(piece.size))
                 continue
             if piece.transform is None:
@@ -113,7 +113,7 @@ def test_the_header_says_the_size() -> None:
     assert requantized.header == content[: len(requantized.header)]
     sizes = [
         piece.size
-        if not isinstance(piece, Changed)
+        if not isinstance(piece, TransformedRange)
         else (piece.transform.size(piece.stop - piece.start) if piece.transform else piece.stop - piece.start)
         for part in requantized.parts
         for piece in part
@@ -123,7 +123,9 @@ def test_the_header_says_the_size() -> None:
 
 def test_what_has_the_type_already_is_copied() -> None:
     requantized = requantize([read(plain("llama"))], "BF16")
-    assert all(piece.transform is None for part in requantized.parts for piece in part if isinstance(piece, Changed))
+    assert all(
+        piece.transform is None for part in requantized.parts for piece in part if isinstance(piece, TransformedRange)
+    )
 
 
 def test_quantized_numbers_are_refused_by_name() -> None:
