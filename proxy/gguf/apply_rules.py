@@ -101,15 +101,15 @@ def apply(rule: Rule, config: ModelConfig, tensor: MatchedTensor) -> list[Target
         case Auxiliary() | Unused():
             return []
         case Stacked() | Mxfp4Experts():
-            raise AssertionError
+            raise AssertionError("apply_stacked and apply_mxfp4 are for these rules")
 
 
 def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor | None) -> list[Target]:
     """The experts in one tensor of MXFP4 blocks. Raises CannotConvert if the `scales` do not fit the blocks."""
     shape, count = tensor.shape, len(rule.names)
     if scales is None or (*scales.shape, MXFP4_BYTES) != shape or len(shape) <= _STACK or shape[1] % count:
-        found = "are missing" if scales is None else f"have the shape {list(scales.shape)}"
-        raise CannotConvert(f"{tensor.name} has the shape {list(shape)}, and its scales {found}")
+        problem = "are missing" if scales is None else f"have the shape {list(scales.shape)}"
+        raise _wrong_shape(tensor, f"and its scales {problem}")
     matrices, rows, groups = scales.shape
     step = max(_MOST_SCALES // (groups * count), 1) * count
     spans = [(first, min(first + step, matrices * rows)) for first in range(0, matrices * rows, step)]

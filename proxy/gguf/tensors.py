@@ -117,6 +117,10 @@ class TensorName(NamedTuple):
         return cls(int(block), rest)
 
     @property
+    def full(self) -> str:
+        return self.rest if self.block is None else f"{BLOCK}{self.block}.{self.rest}"
+
+    @property
     def stem(self) -> str:
         name, dot, end = self.rest.rpartition(".")
         return name if dot else end
