@@ -8,7 +8,7 @@ b10488) and of each architecture's `load_arch_tensors` (src/models).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.gguf.config import MOST_BLOCKS, CannotConvert
+from proxy.gguf.config import MAX_BLOCKS, CannotConvert
 from proxy.gguf.families.rules import SHARED_MATRICES
 from proxy.gguf.header import Field
 from proxy.gguf.tensors import TensorInfo, TensorName
@@ -351,7 +351,7 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     for named in (TensorName.of(tensor.name) for tensor in tensors):
         stems.setdefault(named.block, set()).add(named.stem)
     first = sizes.of(None)
-    dense = sizes.read("leading_dense_block_count") if first["n_expert"] else MOST_BLOCKS
+    dense = sizes.read("leading_dense_block_count") if first["n_expert"] else MAX_BLOCKS
     every = sizes.read("interleave_moe_layer_step", 1)
     for block in range(sizes.read("block_count")):
         is_dense = block < dense or (block + 1) % every

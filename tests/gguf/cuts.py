@@ -15,20 +15,13 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from proxy.gguf import pretokenizers
-from proxy.gguf.pretokenizers import KNOWN, Fingerprint
-from proxy.gguf.sentencepiece import KIND, PIECE, SCORE, TEXT, PieceType, TokenPiece
-from tests.gguf.tiny_repositories import (
-    HIDDEN,
-    REPOSITORIES,
-    SPACE,
-    Tokenizer,
-    Weights,
-    added_token,
-    byte_characters,
-    byte_pairs,
-    changed,
-    sentence_pieces,
-)
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES, Fingerprint
+from proxy.gguf.sentencepiece import PIECE, SCORE, TEXT, TYPE, PieceType, TokenPiece
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.byte_level import byte_characters, byte_pairs
+from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
+from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, edit_tokenizer
 
 Cut = tuple[Fingerprint, bool]
 SEPARATOR = "<|next|>"
@@ -157,8 +150,8 @@ def judge(tokenizer: Tokenizer) -> Judge:
 def _parts() -> list[str]:
     """What the known ones cut the texts into, in byte-level characters."""
     found: set[str] = set()
-    for steps, _ in KNOWN:
-        cutter = judge(changed(byte_pairs("gpt-2"), partial(_set_cut, (steps, False))))
+    for steps, _ in PRE_TOKENIZER_NAMES:
+        cutter = judge(edit_tokenizer(byte_pairs("gpt-2"), partial(_set_cut, (steps, False))))
         assert cutter.pre_tokenizer is not None
         for text in TAUGHT:
             found.update(part for part, _ in cutter.pre_tokenizer.pre_tokenize_str(text))
@@ -207,7 +200,7 @@ def showing(cut: Cut, name: str, *, composes: bool = False) -> Tokenizer:
         tokenizer["model"].update(vocab=vocabulary, merges=[list(merge) for merge in merges])
         _renumber(files, [token["content"] for token in tokenizer["added_tokens"]], len(vocabulary))
 
-    made = changed(byte_pairs("gpt-2", more=(SEPARATOR,)), change)
+    made = edit_tokenizer(byte_pairs("gpt-2", more=(SEPARATOR,)), change)
     added = json.loads(made.files["tokenizer.json"])["added_tokens"]
     numbers = {token["content"]: token["id"] for token in added}
     specials = {"bos": numbers["<|endoftext|>"], "eos": numbers["<|im_end|>"], "pad": numbers["<|endoftext|>"]}
@@ -255,7 +248,7 @@ def showing_pieces(*, model: bool) -> Tokenizer:
         tokenizer["added_tokens"] = added
         _set_decoder(files, added)
 
-    files = dict(changed(sentence_pieces(model=False), change).files)
+    files = dict(edit_tokenizer(sentence_pieces(model=False), change).files)
     if model:
         files["tokenizer.model"] = write_pieces(pieces) + trained
     return Tokenizer(files, len(pieces) + 3, {"bos": 1, "eos": 2})
@@ -299,7 +292,7 @@ def write_pieces(pieces: Iterable[TokenPiece]) -> bytes:
             _to_varint(len(content)),
             content,
             struct.pack("<Bf", SCORE, score),
-            bytes([KIND, kind]),
+            bytes([TYPE, kind]),
         )
         piece = b"".join(fields)
         made.append(bytes([PIECE]) + _to_varint(len(piece)) + piece)

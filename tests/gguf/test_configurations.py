@@ -19,8 +19,10 @@ from proxy.gguf.families.rules import Family
 from proxy.gguf.header import read_header
 from proxy.gguf.ignored_keys import is_harmless
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.unread_keys import check_accounted
-from tests.gguf.tiny_repositories import REPOSITORIES, YARN, dump
+from proxy.gguf.unread_keys import check_unread_keys
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.repository import YARN
+from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan, value_of
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 
@@ -100,21 +102,21 @@ def test_the_classes_are_those_of_all_families_that_transformers_has() -> None:
 @pytest.mark.parametrize("architecture", TRIED)
 def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it would be refused where a repository brings code of its own."""
-    asked: list[tuple[Family, ModelConfig]] = []
+    checked: list[tuple[Family, ModelConfig]] = []
 
     def remember(family: Family, config: ModelConfig, _: Mapping[str, Any]) -> tuple[str, ...]:
-        asked.append((family, config))
+        checked.append((family, config))
         return ()
 
-    monkeypatch.setattr(conversion, "check_accounted", remember)
+    monkeypatch.setattr(conversion, "check_unread_keys", remember)
     for name in names_of(architecture):
         plan(repository(name))
-    family = asked[0][0]
-    together = ModelConfig(asked[0][1].fields, set().union(*(config.asked for _, config in asked)))
+    family = checked[0][0]
+    together = ModelConfig(checked[0][1].fields, set().union(*(config.read_keys for _, config in checked)))
     for key in (*CLASSES[architecture], *OLDER[:3], *OF_4_57.get(architecture, ())):
         said = {key: ["something"]}
         given = {"architectures": [architecture], **OWN_CODE, **({"text_config": said} if family.text else said)}
-        assert list(check_accounted(family, together, given)) == []
+        assert list(check_unread_keys(family, together, given)) == []
 
 
 ELSEWHERE = {"rope_parameters", "tie_word_embeddings"}
@@ -251,7 +253,7 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
         ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
         # As poolside's own repositories say it for XS.2.
-        ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, which llama.cpp takes for 32"),
+        ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, but llama.cpp always uses 32"),
         ("laguna", _laguna_rope(attention_factor=1.0), "multiplies attention with 1.0000"),
         ("laguna", _laguna_rope(partial_rotary_factor=0), "partial_rotary_factor = 0"),
         ("laguna", _laguna_rope(partial_rotary_factor=0.3), "partial_rotary_factor = 0.3 of heads of 64"),

@@ -295,7 +295,7 @@ def test_windows_of_modern_bert_follow_its_layers(kinds: list[str], every: int) 
 
 @pytest.mark.parametrize("key", ["cls", "sep"])
 def test_robertas_processor_without_a_token_is_refused(key: str) -> None:
-    with pytest.raises(CannotConvert, match="post-processor that is not known"):
+    with pytest.raises(CannotConvert, match="unknown post-processor"):
         plan(tokenizer_of(REPOSITORIES["roberta"].files(), **{f"post_processor__{key}": None}))
 
 

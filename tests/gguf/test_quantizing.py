@@ -32,7 +32,8 @@ from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, chained, interleaved, transposed
 from tests.gguf.make_quantized import FIGURES, REFUSED, data_digest
 from tests.gguf.test_quantized_figures import figures
-from tests.gguf.tiny_repositories import HIDDEN, REPOSITORIES
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.repository import HIDDEN
 from tests.gguf.writing import plan, write
 
 Floats = npt.NDArray[np.float32]

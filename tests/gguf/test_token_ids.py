@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.pretokenizers import KNOWN, name_pre_tokenizer
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES, name_pre_tokenizer
 from tests.gguf.cuts import DEVIATIONS, TEXTS, Cut, ending, judge, pre_tokenizer, showing, showing_pieces
-from tests.gguf.tiny_repositories import SPACE, changed
+from tests.gguf.tiny_repositories.tokenizer import SPACE, edit_tokenizer
 from tests.gguf.writing import plan
 
-BY_NAME = {name: cut for cut, name in KNOWN.items()}
+BY_NAME = {name: cut for cut, name in PRE_TOKENIZER_NAMES.items()}
 ALIKE = {"qwen2", "bailingmoe"}
 """Two patterns for the same cuts."""
 
@@ -32,7 +32,11 @@ def test_another_name_would_be_seen_in_the_tokens(name: str) -> None:
         assert seen - DEVIATIONS.get(name, {}).keys() - DEVIATIONS.get(other, {}).keys(), other
 
 
-@pytest.mark.parametrize(("cut", "name"), KNOWN.items(), ids=[f"{name}-{at}" for at, name in enumerate(KNOWN.values())])
+@pytest.mark.parametrize(
+    ("cut", "name"),
+    PRE_TOKENIZER_NAMES.items(),
+    ids=[f"{name}-{at}" for at, name in enumerate(PRE_TOKENIZER_NAMES.values())],
+)
 def test_what_has_one_name_is_cut_in_one_way(cut: Cut, name: str) -> None:
     tokenizer = showing(cut, name)
     assert name_pre_tokenizer(json.loads(tokenizer.files["tokenizer.json"])) == name
@@ -67,7 +71,7 @@ def test_tokens_that_llama_cpp_alone_would_make_are_refused(name: str, token: st
     if taken:
         assert name_pre_tokenizer(with_tokens(name, token)) == name
         return
-    with pytest.raises(CannotConvert, match="tokens that join what it cuts"):
+    with pytest.raises(CannotConvert, match="tokens that span such splits"):
         name_pre_tokenizer(with_tokens(name, token))
 
 
@@ -80,11 +84,11 @@ def test_words_that_metaspace_cuts_apart_are_refused_without_their_model(scheme:
         files["tokenizer.json"].update(normalizer=None, pre_tokenizer=step)
 
     cuts = False
-    assert plan(ending("mistral", changed(showing_pieces(model=False), change)))
+    assert plan(ending("mistral", edit_tokenizer(showing_pieces(model=False), change)))
     cuts = True
-    assert plan(ending("mistral", changed(showing_pieces(model=True), change)))
+    assert plan(ending("mistral", edit_tokenizer(showing_pieces(model=True), change)))
     with pytest.raises(CannotConvert, match="Metaspace"):
-        plan(ending("mistral", changed(showing_pieces(model=False), change)))
+        plan(ending("mistral", edit_tokenizer(showing_pieces(model=False), change)))
 
 
 def test_two_tokens_with_one_text_are_refused() -> None:
@@ -97,4 +101,4 @@ def test_two_tokens_with_one_text_are_refused() -> None:
     tokenizer = showing(BY_NAME["qwen2"], "qwen2")
     assert plan(ending("mistral", tokenizer))
     with pytest.raises(CannotConvert, match=r"two tokens with the text '<\|im_end\|>'"):
-        plan(ending("mistral", changed(tokenizer, change)))
+        plan(ending("mistral", edit_tokenizer(tokenizer, change)))

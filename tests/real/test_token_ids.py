@@ -5,7 +5,7 @@ from typing import NamedTuple
 import orjson
 import pytest
 
-from proxy.gguf.pretokenizers import KNOWN
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES
 from proxy.standins.hub import StandInHub
 from tests.gguf.cuts import (
     DEVIATIONS,
@@ -19,13 +19,13 @@ from tests.gguf.cuts import (
     showing,
     showing_pieces,
 )
-from tests.gguf.tiny_repositories import Tokenizer
+from tests.gguf.tiny_repositories.tokenizer import Tokenizer
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 
-BY_NAME = {name: cut for cut, name in KNOWN.items()}
+BY_NAME = {name: cut for cut, name in PRE_TOKENIZER_NAMES.items()}
 """One way of writing each: the others are the same to llama.cpp, which sees the name alone."""
 SINCE = {"laguna": (0, 32, 3), "qwen35": (0, 30)}
 CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")

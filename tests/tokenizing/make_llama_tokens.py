@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from proxy.gguf.header import read_header
-from proxy.gguf.pretokenizers import KNOWN
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES
 from tests.gguf.cuts import TEXTS, showing, showing_pieces
-from tests.gguf.tiny_repositories import REPOSITORIES, Tokenizer
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.tokenizer import Tokenizer
 from tests.gguf.writing import plan, write
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.nasty_texts import nasty_texts
@@ -39,12 +40,12 @@ def with_tokenizer(name: str, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def _cut(name: str) -> dict[str, bytes]:
-    cut = next(cut for cut, known in KNOWN.items() if known == name)
+    cut = next(cut for cut, known in PRE_TOKENIZER_NAMES.items() if known == name)
     return with_tokenizer("qwen2", showing(cut, name))
 
 
 CASES: Mapping[str, tuple[Callable[[], Files], str]] = {
-    **{name: (partial(_cut, name), "Tiny") for name in sorted(set(KNOWN.values()))},
+    **{name: (partial(_cut, name), "Tiny") for name in sorted(set(PRE_TOKENIZER_NAMES.values()))},
     "pieces": (lambda: with_tokenizer("llama-2", showing_pieces(model=True)), "Tiny"),
     "pieces of tokenizer.json": (lambda: with_tokenizer("llama-2", showing_pieces(model=False)), "Tiny"),
     "pieces that eat spaces": (lambda: with_tokenizer("llama-2", _as_phi_3()), "Tiny Phi-3"),
