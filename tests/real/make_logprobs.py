@@ -105,7 +105,7 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     config = {**whole, **whole["text_config"]}
     for key in ("architectures", "text_config", "vision_config"):
         del config[key]
-    text, _ = tiny.places
+    text, _ = tiny.prefixes
     content = files["model.safetensors"]
     size = struct.unpack("<Q", content[:8])[0]
     header = {

@@ -13,7 +13,7 @@ from proxy.gguf.header import Field, read_header, write_header
 from proxy.planning.modelfile import chat_metadata_of_files
 from proxy.tokenizing.comparison import compare
 from proxy.tokenizing.verdict import Verdict
-from tests.gguf.cuts import showing_pieces
+from tests.gguf.pre_tokenizer_cases import covering_pieces
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.sentencepiece import PIECES_TEMPLATE
 from tests.gguf.tiny_repositories.tokenizer import SPACE, added_token, edit_tokenizer
@@ -33,7 +33,7 @@ MIXED = "{% for m in messages %}{{ '<s>' + m.role + ' ' + '</s>' + ' ' + m.conte
 
 
 def repository(name: str, change: Change, *, model: bool = True, rows: int = 0) -> dict[str, bytes]:
-    tokenizer = edit_tokenizer(showing_pieces(model=model), change, rows=rows)
+    tokenizer = edit_tokenizer(covering_pieces(model=model), change, rows=rows)
     return replace(REPOSITORIES[name], tokenizer=lambda: tokenizer).files()
 
 

@@ -31,7 +31,7 @@ TEMPLATE = (
 
 
 def _split(*patterns: str, lines: bool = False) -> dict[str, Any]:
-    """`lines` has each line go with the ends of those before it."""
+    """With `lines`, line ends stay with the next line."""
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
         for pattern, behavior in (
@@ -83,7 +83,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 @cache
 def byte_characters() -> tuple[str, ...]:
-    """How byte-level BPE writes each byte."""
+    """The character for each byte in byte-level BPE."""
     kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(256, 512))
     return tuple(chr(byte) if byte in kept else chr(next(others)) for byte in range(256))
@@ -98,7 +98,7 @@ def byte_pairs(
     kind: str = "PreTrainedTokenizerFast",
     more: tuple[str, ...] = (),
 ) -> Tokenizer:
-    """A byte-level BPE with this pre-tokenizer; `begins` has a template that puts a token before each text."""
+    """With `begins`, the post-processor puts a token before each text."""
     alphabet = list(byte_characters())
     words = Counter(tuple(byte_characters()[byte] for byte in f" {word}".encode()) for word in WORDS)
     merges = list(frequent_merges(words, 200))

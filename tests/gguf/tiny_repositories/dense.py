@@ -21,7 +21,7 @@ from tests.gguf.tiny_repositories.tokenizer import Tokenizer, edit_tokenizer
 
 
 def _ending_byte_pairs() -> Tokenizer:
-    """A template that begins and ends each text, where tokenizer_config.json names another end."""
+    """The post-processor adds tokens at both ends of a text, but tokenizer_config.json names another EOS."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer = files["tokenizer.json"]
@@ -38,7 +38,7 @@ def _ending_byte_pairs() -> Tokenizer:
 
 
 def _phi4_mini_byte_pairs() -> Tokenizer:
-    """Whole words are taken before any merge, which makes no difference: merges make them all."""
+    """With `ignore_merges`, which has no effect: merges make every word."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         files["tokenizer.json"]["model"]["ignore_merges"] = True

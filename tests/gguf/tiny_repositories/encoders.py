@@ -1,4 +1,4 @@
-"""Models that embed texts."""
+"""Embedding models with an encoder."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +26,7 @@ ENCODER_TOKENS = ("[CLS]", "[SEP]", "[MASK]")
 
 
 def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenizer:
-    """A token begins and ends each text, by a template or as RoBERTa says it."""
+    """The post-processor adds a token at both ends of a text, with a template or as RobertaProcessing."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
@@ -55,18 +55,18 @@ def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenize
 
 
 def _of_class(name: str) -> Callable[[dict[str, dict[str, Any]]], None]:
-    """llama.cpp's converter goes by it."""
+    """llama.cpp's converter reads the class."""
     return lambda files: files["tokenizer_config.json"].update(tokenizer_class=name)
 
 
 def _jina_byte_pairs() -> Tokenizer:
-    """With the special tokens that transformers takes each tokenizer of this class to have."""
-    made = edit_tokenizer(encoder_byte_pairs(roberta=True), _of_class("RobertaTokenizer"))
+    """With the special tokens that transformers assumes for RobertaTokenizer."""
+    base = edit_tokenizer(encoder_byte_pairs(roberta=True), _of_class("RobertaTokenizer"))
     names = (*zip(ENCODER_TOKENS, ("<s>", "</s>", "<mask>"), strict=True), ("<|endoftext|>", "<pad>"))
-    files = dict(made.files)
+    files = dict(base.files)
     for old, new in (*names, ("<|im_start|>", "<unk>")):
         files = {path: content.replace(old.encode(), new.encode()) for path, content in files.items()}
-    return replace(made, files=files)
+    return replace(base, files=files)
 
 
 def _word_pieces() -> Tokenizer:
@@ -101,7 +101,7 @@ def _roberta(weights: Weights) -> None:
 
 
 def _jina_bert(weights: Weights) -> None:
-    """In the form of Jina's first code, or of its second."""
+    """With the tensor names of Jina's first code, or of its second."""
     config = weights.config
     second = "post-norm" in config["auto_map"]["AutoModel"]
     names = ("up_gated_layer", "down_layer") if second else ("gated_layers", "wo")
@@ -121,7 +121,7 @@ def _jina_bert(weights: Weights) -> None:
 
 
 def _nomic_bert(weights: Weights) -> None:
-    """Every other layer has experts where the config says so, and then there are biases."""
+    """With `moe_every_n_layers`, every other layer has experts, and matrices have biases."""
     config = weights.config
     bias = "moe_every_n_layers" in config
     weights.add("embeddings.word_embeddings.weight", config["vocab_size"], HIDDEN)

@@ -20,7 +20,7 @@ from tests.gguf.tiny_repositories.tokenizer import Tokenizer, decoder_of, edit_t
 
 
 def _hunyuan_byte_pairs() -> Tokenizer:
-    """Nothing fills a text."""
+    """Without a padding token."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         files["tokenizer_config.json"].pop("pad_token")
@@ -65,7 +65,7 @@ def dense_or_experts(weights: Weights, number: int, layer: str) -> None:
 
 
 def deepseek2_weights(weights: Weights) -> None:
-    """With a layer behind the last, for predicting more than one token, where the config says so."""
+    """With an extra layer for further tokens if `num_nextn_predict_layers` is set."""
     config = weights.config
     weights.ends()
     nope, turned, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
@@ -113,7 +113,7 @@ def _bailing_moe2(weights: Weights) -> None:
 
 
 def _laguna(weights: Weights) -> None:
-    """As its repositories are, or with transformers' names for what is routed."""
+    """With the authors' names for the routed experts, or with those of transformers."""
     config = weights.config
     new = config["gating"] == "per-element"
     weights.ends()
@@ -144,7 +144,7 @@ def _hunyuan(weights: Weights) -> None:
 
 
 def _laguna_tokens() -> Tokenizer:
-    """One that ends a turn, and is not marked as special."""
+    """The token that ends a turn is not marked as special."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         added = files["tokenizer.json"]["added_tokens"]

@@ -27,8 +27,9 @@ GEMMA_TEMPLATE = (
 
 @cache
 def gemma_pieces(*, model: bool = True, ends: bool = False) -> Tokenizer:
-    """Gemma's order of tokens: control, code, turns, lines, bytes, text. No space comes before a text. `model` has a
-    tokenizer.model, `ends` a token behind each text.
+    """Tokens in Gemma's order: control, code, turns, lines, bytes, text. No space stands before a text.
+
+    `model` includes tokenizer.model; `ends` adds EOS after each text.
     """
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<unused{number}>" for number in range(103))]
     first[67:71] = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"]
@@ -99,7 +100,7 @@ GEMMA4_TEMPLATE = (
 
 @cache
 def gemma4_pieces() -> Tokenizer:
-    """The same order of tokens, with the turns of Gemma 4, merged by rank."""
+    """The same order, with Gemma 4's turns and merges by rank."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
@@ -121,7 +122,7 @@ def gemma4_pieces() -> Tokenizer:
 
 
 def _gemma(weights: Weights) -> None:
-    """Its first kind has two norms a layer, the later ones four, and the last kind norms of its heads."""
+    """Gemma 1 has two norms a layer, Gemma 2 and 3 have four, and Gemma 3 also has norms of Q and K."""
     first, last = (weights.config["model_type"] == kind for kind in ("gemma", "gemma3_text"))
     weights.ends()
     for layer in weights.layers():
@@ -133,7 +134,7 @@ def _gemma(weights: Weights) -> None:
 
 
 def _gemma4(weights: Weights) -> None:
-    """Heads that see all have another size, and perhaps no V; the last layers may have no K and V of their own."""
+    """Full-attention heads have another size and may have no V; the last layers may share earlier K and V."""
     config = weights.config
     layers, inputs = config["num_hidden_layers"], config["hidden_size_per_layer_input"]
     weights.ends()
@@ -354,7 +355,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "rope_local_base_freq", "hidden_act"),
         part_of="gemma3n",
-        places=("model.language_model.", "model.vision_tower."),
+        prefixes=("model.language_model.", "model.vision_tower."),
     ),
     "gemma4": Tiny(
         "Gemma4ForCausalLM", "gemma4_text", _gemma4, gemma4_pieces, GEMMA4, drop=("rope_theta", "hidden_act")
@@ -376,7 +377,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "hidden_act"),
         part_of="gemma4",
-        places=("model.language_model.", "model.vision_tower."),
+        prefixes=("model.language_model.", "model.vision_tower."),
     ),
     "gemma4_moe": Tiny(
         "Gemma4ForCausalLM",

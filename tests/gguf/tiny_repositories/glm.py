@@ -27,7 +27,7 @@ def _glm(weights: Weights) -> None:
 
 
 def _glm4_moe(weights: Weights) -> None:
-    """With a layer behind the last, where the config says so."""
+    """With an extra layer if `num_nextn_predict_layers` is set."""
     config = weights.config
     weights.ends()
     for number in range(config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0)):

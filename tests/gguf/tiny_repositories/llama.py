@@ -24,7 +24,7 @@ from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token
 
 
 def _ending_pieces() -> Tokenizer:
-    """As e5-mistral has it: the template begins each text, and tokenizer_config.json alone says that one ends it."""
+    """As in e5-mistral: the post-processor adds BOS; only tokenizer_config.json asks for EOS."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         begin, *sequences = (
@@ -46,7 +46,7 @@ def _ending_pieces() -> Tokenizer:
 
 
 def _odd_pieces() -> Tokenizer:
-    """Added tokens in a file of their own, a hole before one of them, and no space before a text."""
+    """Added tokens in added_tokens.json, an unused id before one of them, and no space before a text."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         config = files["tokenizer_config.json"]
@@ -65,7 +65,7 @@ def _odd_pieces() -> Tokenizer:
 
 
 def _internlm2_pieces() -> Tokenizer:
-    """The pieces have room for the added tokens, as InternLM's do, and no space comes before a text."""
+    """As in InternLM, pieces are reserved for added tokens, and no space stands before a text."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         last = max(files["tokenizer.json"]["model"]["vocab"].values())
@@ -100,11 +100,11 @@ def _mixtral(weights: Weights) -> None:
         weights.attention(layer)
         weights.linear(f"{layer}block_sparse_moe.gate", EXPERTS, HIDDEN)
         for expert in range(EXPERTS):
-            weights.three(f"{layer}block_sparse_moe.experts.{expert}.")
+            weights.numbered_mlp(f"{layer}block_sparse_moe.experts.{expert}.")
 
 
 def _llama4(weights: Weights) -> None:
-    """All experts in one tensor, with rows for columns."""
+    """All experts are in one tensor, transposed."""
     config = weights.config
     weights.ends()
     for number, layer in enumerate(weights.layers(), start=1):
@@ -262,7 +262,7 @@ REPOSITORIES: dict[str, Tiny] = {
             "rope_theta": 5e5,
         },
         part_of="llama4",
-        places=("language_model.model.", "vision_model."),
+        prefixes=("language_model.model.", "vision_model."),
     ),
     "llama_v5": Tiny(
         "LlamaForCausalLM",

@@ -20,7 +20,7 @@ from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token
 
 
 def _odd_byte_pairs() -> Tokenizer:
-    """Special tokens named in every way, and a token that looks special without being marked."""
+    """Special tokens in every form, and one that looks special but is not marked."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
@@ -41,7 +41,7 @@ def _odd_byte_pairs() -> Tokenizer:
 
 
 def _byte_pairs_with_holes() -> Tokenizer:
-    """Two numbers that no token has. What is added stands in the vocabulary too: else transformers numbers it anew."""
+    """Two ids without a token. Added tokens are in the vocabulary too, or transformers would give them new ids."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer = files["tokenizer.json"]
@@ -80,7 +80,7 @@ def _qwen3_moe(weights: Weights) -> None:
 
 
 def _fused_experts(weights: Weights) -> None:
-    """As transformers 5 saves them."""
+    """As transformers 5 saves experts."""
     weights.ends()
     for layer in weights.layers():
         weights.norms(layer)
@@ -91,7 +91,7 @@ def _fused_experts(weights: Weights) -> None:
 
 
 def _linear_attention(weights: Weights) -> None:
-    """Qwen3-Next and Qwen3.5: attention where the config says so, with experts or without, and more tokens ahead."""
+    """Qwen3-Next and Qwen3.5: attention by `layer_types`, with or without experts, and layers for further tokens."""
     config = weights.config
     weights.ends()
     for number, layer in enumerate(weights.layers(), 1):
@@ -256,7 +256,7 @@ REPOSITORIES: dict[str, Tiny] = {
         },
         drop=("rope_theta", "partial_rotary_factor"),
         part_of="qwen3_5",
-        places=QWEN3_5_PLACES,
+        prefixes=QWEN3_5_PLACES,
     ),
     "qwen3_5moe": Tiny(
         "Qwen3_5MoeForCausalLM",
@@ -274,6 +274,6 @@ REPOSITORIES: dict[str, Tiny] = {
         {**DELTA_NET_MOE, "rope_parameters": QWEN3_5_ROPE},
         drop=("rope_theta", "partial_rotary_factor", "intermediate_size"),
         part_of="qwen3_5_moe",
-        places=QWEN3_5_PLACES,
+        prefixes=QWEN3_5_PLACES,
     ),
 }

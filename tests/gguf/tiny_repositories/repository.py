@@ -20,12 +20,12 @@ EXPERTS = 4
 
 
 FOUR_BITS = [sign * number for sign in (1, -1) for number in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
-"""What MXFP4's numbers stand for, before their scale."""
+"""The values of MXFP4's 4-bit numbers, before scaling."""
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """One repository: `change` overrules its config, `weights` makes the tensors from it."""
+    """One repository. `change` overrides values of its config, `drop` removes keys; `weights` makes the tensors."""
 
     architecture: str
     model_type: str
@@ -39,13 +39,13 @@ class Tiny:
     card: str | None = None
     """The front matter of README.md."""
     part_of: str | None = None
-    """The model type of the whole, of which this is the text, behind a tensor of what sees."""
-    places: tuple[str, str] = ("language_model.model.", "vision_tower.")
-    """How the names of tensors begin in there: those of the text's layers, and those of what sees."""
+    """Model type of a vision model that has this model as its text part, after one vision tensor."""
+    prefixes: tuple[str, str] = ("language_model.model.", "vision_tower.")
+    """Name prefixes in such a model: of text tensors and of vision tensors."""
     pooling: Pooling | None = None
-    """Of a model that embeds texts, whose tensors have no `model.` before their names."""
+    """Set for an embedding model, whose tensor names have no `model.` prefix."""
     dense: bool = False
-    """Whether two matrices come behind the pooling."""
+    """Whether two matrices follow the pooling."""
 
     def config(self) -> dict[str, Any]:
         tokenizer = self.tokenizer()
@@ -72,14 +72,14 @@ class Tiny:
     def files(self) -> dict[str, bytes]:
         config = self.config()
         weights = Weights(config)
-        text, eyes = self.places
+        text, vision = self.prefixes
         if self.part_of:
-            weights.add(f"{eyes}patch_embedding.weight", 8, 8)
+            weights.add(f"{vision}patch_embedding.weight", 8, 8)
         self.weights(weights)
         if self.part_of:
-            config = _whole(config, self.part_of)
+            config = _vision_config(config, self.part_of)
             weights.tensors = {
-                name if name.startswith(eyes) else _placed(name, text): x for name, x in weights.tensors.items()
+                name if name.startswith(vision) else _renamed(name, text): x for name, x in weights.tensors.items()
             }
         if self.pooling:
             weights.tensors = {name.removeprefix("model."): x for name, x in weights.tensors.items()}
@@ -105,22 +105,22 @@ class Tiny:
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
 
 
-def _placed(name: str, text: str) -> str:
-    """An output lies beside the text's layers only where the text is a model of its own."""
+def _renamed(name: str, text: str) -> str:
+    """The output has the prefix of the text part only if that part is a complete model."""
     output = "language_model.lm_head." if text == "language_model.model." else "lm_head."
     return text + name.removeprefix("model.") if name.startswith("model.") else name.replace("lm_head.", output)
 
 
-def _whole(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The settings of a model that sees, in which those of its text have a place of their own."""
+def _vision_config(config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """The config of a vision model, with the text part's in `text_config`."""
     outer = ("architectures", "torch_dtype", "bos_token_id", "eos_token_id", "tie_word_embeddings")
     outside = {key: config[key] for key in outer if key in config}
     within = {key: value for key, value in config.items() if key not in outside}
-    return {**outside, "model_type": kind, "text_config": within, "vision_config": {"hidden_size": 8}}
+    return {**outside, "model_type": model_type, "text_config": within, "vision_config": {"hidden_size": 8}}
 
 
 class Weights:
-    """Tensors in the order in which they are asked for."""
+    """Random tensors, in the order of the calls that add them."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
@@ -131,11 +131,11 @@ class Weights:
         self.tensors[name] = self._random.weights(*shape)
 
     def decays(self, name: str, *shape: int) -> None:
-        """As state spaces begin their training: in each row the logarithms of 1, 2, 3 and so on."""
+        """In each row the logarithms of 1, 2, 3 and so on, with which state spaces are initialized."""
         self.tensors[name] = np.resize(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)
 
     def norm(self, name: str, *shape: int, bias: bool = False) -> None:
-        """Near 1, as a trained one."""
+        """Values near 1, like those of a trained norm."""
         self.tensors[f"{name}.weight"] = 1 + self._random.weights(*(shape or (HIDDEN,)))
         if bias:
             self.add(f"{name}.bias", *(shape or (HIDDEN,)))
@@ -161,7 +161,7 @@ class Weights:
             yield f"model.layers.{layer}."
 
     def attention(self, layer: str, *, bias: str = "", norms: tuple[int, int] | None = None) -> None:
-        """`bias` says by their letters which have one; `norms` are the sizes of Q's and K's."""
+        """`bias` has the letters of the matrices with a bias; `norms` are the sizes of Q's and K's norms."""
         kv_heads = self.config["num_key_value_heads"]
         for part, heads in (("q", HEADS), ("k", kv_heads), ("v", kv_heads)):
             self.linear(f"{layer}self_attn.{part}_proj", heads * self.head, HIDDEN, bias=part in bias)
@@ -174,8 +174,8 @@ class Weights:
             self.linear(f"{layer}{name}.{part}_proj", size, HIDDEN)
         self.linear(f"{layer}{name}.down_proj", HIDDEN, size)
 
-    def three(self, name: str, size: int = FEED_FORWARD) -> None:
-        """The matrices of an MLP under their numbers."""
+    def numbered_mlp(self, name: str, size: int = FEED_FORWARD) -> None:
+        """An MLP whose matrices are called w1, w2 and w3."""
         for number, shape in ((1, (size, HIDDEN)), (2, (HIDDEN, size)), (3, (size, HIDDEN))):
             self.linear(f"{name}w{number}", *shape)
 
@@ -185,7 +185,7 @@ class Weights:
             self.mlp(layer, HIDDEN, name=f"mlp.experts.{expert}")
 
     def packed_experts(self, name: str, rows: int, columns: int) -> None:
-        """In MXFP4 where the config says so, else the same numbers turned over."""
+        """MXFP4 if the config has a quantization_config, else the same numbers transposed."""
         blocks = self._random.octets(0, 256, EXPERTS, rows, columns // 32, 16)
         scales = self._random.octets(119, 123, EXPERTS, rows, columns // 32)
         if "quantization_config" in self.config:
@@ -197,7 +197,7 @@ class Weights:
         self.add(f"{name}_bias", EXPERTS, rows)
 
     def mixer(self, name: str, inner: int, *, norm: bool = True) -> None:
-        """Of Mamba's second kind."""
+        """A Mamba 2 mixer."""
         heads, groups, state, kernel = (
             next(self.config[key] for key in keys if key in self.config)
             for keys in (
@@ -224,7 +224,7 @@ class Weights:
 
 
 def plain_weights(weights: Weights) -> None:
-    """Llama and what is built like it; biases where the config says so."""
+    """Llama's structure, with biases if `attention_bias` is true."""
     weights.ends()
     bias = "qkvo" if weights.config.get("attention_bias") else ""
     for layer in weights.layers():

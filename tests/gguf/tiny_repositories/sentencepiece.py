@@ -23,7 +23,7 @@ PIECES_TEMPLATE = (
 
 
 def pieces_model(texts: Iterable[str], merges: Sequence[str | list[str]]) -> dict[str, Any]:
-    """A SentencePiece BPE as tokenizer.json has it."""
+    """`model` of a tokenizer.json."""
     return {
         "type": "BPE",
         "dropout": None,
@@ -40,7 +40,7 @@ def pieces_model(texts: Iterable[str], merges: Sequence[str | list[str]]) -> dic
 
 @cache
 def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
-    """A SentencePiece BPE that falls back on bytes; `model` has a tokenizer.model, `added` more tokens behind it."""
+    """`model` includes tokenizer.model; `added` adds tokens after its pieces."""
     words = Counter((SPACE, *word) for word in WORDS)
     characters = sorted({*SPACE, *"".join(WORDS), *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:'"})
     merges = list(frequent_merges(words, 200))
@@ -91,8 +91,10 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
     return Tokenizer(files, rows, {"bos": 1, "eos": 2})
 
 
-def piece_field(text: str, score: float, kind: int) -> bytes:
-    return bytes_field(1, bytes_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind]))
+def piece_field(text: str, score: float, piece_type: int) -> bytes:
+    return bytes_field(
+        1, bytes_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, piece_type])
+    )
 
 
 def bytes_field(number: int, content: bytes) -> bytes:

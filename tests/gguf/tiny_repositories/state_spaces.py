@@ -20,7 +20,7 @@ from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
 
 
 def _lfm2(weights: Weights) -> None:
-    """A convolution where the config says so; experts behind the first layers that are dense."""
+    """Convolutions by `layer_types`; experts after the first dense layers."""
     config = weights.config
     weights.add("model.embed_tokens.weight", config["vocab_size"], HIDDEN)
     weights.norm("model.embedding_norm")
@@ -36,16 +36,16 @@ def _lfm2(weights: Weights) -> None:
             weights.linear(f"{layer}self_attn.out_proj", HIDDEN, HIDDEN)
             weights.norms(layer, "self_attn.q_layernorm", "self_attn.k_layernorm", size=HEAD)
         if number < config.get("num_dense_layers", LAYERS):
-            weights.three(f"{layer}feed_forward.")
+            weights.numbered_mlp(f"{layer}feed_forward.")
             continue
         weights.linear(f"{layer}feed_forward.gate", EXPERTS, HIDDEN)
         weights.add(f"{layer}feed_forward.expert_bias", EXPERTS)
         for expert in range(EXPERTS):
-            weights.three(f"{layer}feed_forward.experts.{expert}.", config["moe_intermediate_size"])
+            weights.numbered_mlp(f"{layer}feed_forward.experts.{expert}.", config["moe_intermediate_size"])
 
 
 def _granite_hybrid(weights: Weights) -> None:
-    """Attention where the config says so, and a shared MLP with experts or without."""
+    """Attention by `layer_types`, and a shared MLP with or without experts."""
     config = weights.config
     weights.ends()
     for layer, kind in zip(weights.layers(), config["layer_types"], strict=True):
@@ -74,7 +74,7 @@ def _falcon_h1(weights: Weights) -> None:
 
 
 def _nemotron_h(weights: Weights) -> None:
-    """Layers by the letters of the pattern."""
+    """Layers by the letters of `hybrid_override_pattern`."""
     config = weights.config
     weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
     weights.norm("backbone.norm_f")
@@ -121,7 +121,7 @@ def _mamba(weights: Weights) -> None:
 
 
 def _first_mixer(weights: Weights, name: str, inner: int, state: int, rank: int) -> None:
-    """Of Mamba's first kind."""
+    """A Mamba 1 mixer."""
     weights.decays(f"{name}A_log", inner, state)
     weights.add(f"{name}D", inner)
     weights.linear(f"{name}in_proj", 2 * inner, HIDDEN)
@@ -133,7 +133,7 @@ def _first_mixer(weights: Weights, name: str, inner: int, state: int, rank: int)
 
 
 def _jamba(weights: Weights) -> None:
-    """Of four layers the third attends, and the second and fourth have experts."""
+    """Four layers: the third has attention, the second and fourth have experts."""
     weights.add("model.embed_tokens.weight", weights.config["vocab_size"], HIDDEN)
     weights.norm("model.final_layernorm")
     weights.add("lm_head.weight", weights.config["vocab_size"], HIDDEN)

@@ -1,4 +1,4 @@
-"""A tiny tokenizer as files, and what all kinds share."""
+"""The files of a tiny tokenizer, and helpers for all kinds."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ SPACE = "\u2581"
 
 
 def frequent_merges(words: Mapping[tuple[str, ...], int], count: int) -> Iterator[tuple[str, str]]:
-    """The pairs that a trainer would merge, most frequent first."""
+    """The merges that a trainer would learn, most frequent first."""
     current = dict(words)
     for _ in range(count):
         pairs: Counter[tuple[str, str]] = Counter()
@@ -35,28 +35,28 @@ def frequent_merges(words: Mapping[tuple[str, ...], int], count: int) -> Iterato
 
 
 def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    made: list[str] = []
+    parts: list[str] = []
     for text in word:
-        if made and (made[-1], text) == pair:
-            made[-1] += text
+        if parts and (parts[-1], text) == pair:
+            parts[-1] += text
         else:
-            made.append(text)
-    return tuple(made)
+            parts.append(text)
+    return tuple(parts)
 
 
-def added_token(text: str, number: int, *, special: bool = True) -> dict[str, Any]:
+def added_token(text: str, token_id: int, *, special: bool = True) -> dict[str, Any]:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": text, **flags, "special": special}
+    return {"id": token_id, "content": text, **flags, "special": special}
 
 
 def decoder_of(tokens: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Added tokens as tokenizer_config.json has them: by number."""
+    """`added_tokens_decoder` of tokenizer_config.json."""
     return {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens}
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`specials` are numbers by name; `rows` is how many there are."""
+    """`rows` is the size of the vocabulary; `specials` maps kinds such as `bos` to token ids."""
 
     files: Mapping[str, bytes]
     rows: int
@@ -64,12 +64,12 @@ class Tokenizer:
 
 
 def edit_tokenizer(base: Tokenizer, change: Callable[[dict[str, dict[str, Any]]], None], rows: int = 0) -> Tokenizer:
-    """The same after `change` was let loose on its parsed files; new ones may be added. `rows` more tokens."""
+    """A copy with `rows` more tokens. `change` edits the parsed files and may add new ones."""
     files = {path: json.loads(content) for path, content in base.files.items() if path.endswith(".json")}
     change(files)
-    whole = {path: content for path, content in base.files.items() if not path.endswith(".json")}
+    binary = {path: content for path, content in base.files.items() if not path.endswith(".json")}
     return Tokenizer(
-        {**{path: dump(content) for path, content in files.items()}, **whole}, base.rows + rows, base.specials
+        {**{path: dump(content) for path, content in files.items()}, **binary}, base.rows + rows, base.specials
     )
 
 
