@@ -14,7 +14,7 @@ the source with a transform, which the caller applies while it downloads. Read i
    `unread_keys` and `ignored_keys` decide about every key that a family did not read.
 2. `targets` and `apply_rules`: which ranges (`sources`) and changes (`transforms`) make each tensor.
 3. `hyperparameters` and `description`: metadata from config.json, and from the repository's name and card.
-4. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each kind of tokenizer
+4. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
    (`sentencepiece`, `unigram`, `wordpiece`; `pretokenizers` for byte-level BPE), and `special_tokens` and `spaces`.
 5. `completeness` and `loadable`: refuse a result that llama.cpp would not load.
 6. `tensor_types`, `cast` and `engine`: the type of each tensor in a quantized file, and who computes it.

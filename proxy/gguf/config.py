@@ -88,10 +88,10 @@ class ModelConfig:
 
     @property
     def blocks(self) -> int:
-        names, layer_kinds = ("n_layers", "num_hidden_layers", "n_layer", "num_layers"), self.find("layers_block_type")
-        # transformers 5 writes no number of layers for Nemotron-H, only the kind of each layer.
-        only_kinds = isinstance(layer_kinds, list) and layer_kinds and self.find(*names) is None
-        blocks = len(layer_kinds) if only_kinds else self.positive(*names)
+        names, layer_types = ("n_layers", "num_hidden_layers", "n_layer", "num_layers"), self.find("layers_block_type")
+        # transformers 5 writes no number of layers for Nemotron-H, only the type of each layer.
+        only_types = isinstance(layer_types, list) and layer_types and self.find(*names) is None
+        blocks = len(layer_types) if only_types else self.positive(*names)
         if blocks > MAX_BLOCKS:
             raise CannotConvert(f"config.json has num_hidden_layers = {blocks}, more than any model has")
         return blocks
@@ -124,7 +124,7 @@ class ModelConfig:
         written = self._written_rope
         if not isinstance(written, dict):
             raise CannotConvert(f"config.json has rope_scaling = {shown(written)}")
-        rope = dict(_rope_of(written, "full_attention") if _LAYER_KINDS & written.keys() else written)
+        rope = dict(_rope_of(written, "full_attention") if _LAYER_TYPES & written.keys() else written)
         if rope.get("rope_type") is None and rope.get("type") is not None:
             rope["rope_type"] = rope["type"]
         for key, names in _ROPE_KEYS.items():
@@ -155,7 +155,7 @@ class ModelConfig:
         return ropes.get("sliding_attention") not in (None, ropes.get("full_attention"))
 
 
-_LAYER_KINDS = {"full_attention", "sliding_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
 _MAX_F32 = 3e38
 _SCALED_FROM_CONTEXT = ("yarn", "longrope", "llama3")
 """RoPE types for which `original_max_position_embeddings` defaults to `max_position_embeddings` in transformers."""
@@ -166,10 +166,10 @@ _ROPE_KEYS: Mapping[str, Sequence[str]] = {
 }
 
 
-def _rope_of(ropes: Mapping[str, Any], layer_kind: str) -> Mapping[str, Any]:
-    rope = ropes.get(layer_kind)
+def _rope_of(ropes: Mapping[str, Any], layer_type: str) -> Mapping[str, Any]:
+    rope = ropes.get(layer_type)
     if not isinstance(rope, dict):
-        raise CannotConvert(f"config.json has no rope_parameters for {layer_kind}")
+        raise CannotConvert(f"config.json has no rope_parameters for {layer_type}")
     return rope
 
 

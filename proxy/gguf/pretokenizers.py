@@ -175,10 +175,11 @@ def _merges_make_all(tokenizer: Mapping[str, Any]) -> bool:
     merges = model.get("merges") if isinstance(model, dict) else None
     ranks: dict[tuple[str, str], int] = {}
     for merge in merges if isinstance(merges, list) else []:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):  # noqa: PLR2004
-            return False
-        ranks.setdefault((pair[0], pair[1]), len(ranks))
+        match merge.split(" ") if isinstance(merge, str) else merge:
+            case [str(left), str(right)]:
+                ranks.setdefault((left, right), len(ranks))
+            case _:
+                return False
     texts = {token.get("content") for token in added if isinstance(token, dict)} if isinstance(added, list) else set()
     tokens = _vocabulary(model).keys() - texts
     return all(len(token) <= _MAX_TOKEN and _merges_make(token, ranks) for token in tokens)

@@ -99,6 +99,8 @@ def adds_dummy_prefix(model: bytes) -> bool:
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 """Wire types."""
+_CONTINUES = 0x80
+"""Set in each byte of a varint except the last one."""
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
@@ -125,8 +127,8 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
         position += 1
         value |= (byte & 0x7F) << shift
         if shift > MAX_SHIFT:
-            raise ValueError("a number without an end")
-        if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
+            raise ValueError("a varint without an end")
+        if not byte & _CONTINUES:
             return value, position
         shift += 7
 

@@ -13,8 +13,8 @@ from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import SENTENCEPIECE, TOKENIZER
 from proxy.gguf.tokens import SPACE
 
-SPACES_TO_UNDERSCORES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_SPACE_FIRST = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, SPACES_TO_UNDERSCORES]}
+_SPACES_TO_UNDERSCORES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_SPACE_FIRST = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, _SPACES_TO_UNDERSCORES]}
 _NO_SPLITS = (None, {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False})
 """Pre-tokenizers without an effect. The second, Gemma's, splits at spaces, but the normalizer leaves no space."""
 _SCHEMES = ("always", "first", "never")
@@ -26,7 +26,7 @@ def space_prefix(tokenizer: Mapping[str, Any], specials: Sequence[str], sample: 
     `specials` are the texts of the special tokens, `sample` is a rendered conversation or "".
     """
     normalizer, pre_tokenizer = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    if normalizer in (_SPACE_FIRST, SPACES_TO_UNDERSCORES) and pre_tokenizer in _NO_SPLITS:
+    if normalizer in (_SPACE_FIRST, _SPACES_TO_UNDERSCORES) and pre_tokenizer in _NO_SPLITS:
         return bool(normalizer == _SPACE_FIRST)
     scheme = metaspace_scheme(pre_tokenizer)
     # llama.cpp merges over spaces: a Metaspace that splits words apart is another tokenizer.
@@ -43,9 +43,9 @@ def space_prefix(tokenizer: Mapping[str, Any], specials: Sequence[str], sample: 
     return needed.count(True) > needed.count(False)
 
 
-def require_space_prefix(tokenizer: Mapping[str, Any], specials: Sequence[str], sample: str) -> bool:
-    """`space_prefix` for a repository without tokenizer.model. Raises CannotConvert instead of returning None."""
-    prefix = space_prefix(tokenizer, specials, sample)
+def require_space_prefix(tokenizer: Mapping[str, Any]) -> bool:
+    """`space_prefix` without a sample. Raises CannotConvert instead of returning None."""
+    prefix = space_prefix(tokenizer, (), "")
     if prefix is None:
         raise CannotConvert(
             f"{TOKENIZER} has the normalizer {shown(tokenizer.get('normalizer'))} and the pre-tokenizer "

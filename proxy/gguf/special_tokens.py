@@ -11,7 +11,7 @@ from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles, read_added_tokens_decoder
 
-_KINDS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _ID_KEYS = {
     "bos": "bos_token_id",
     "eos": "eos_token_id",
@@ -56,8 +56,8 @@ def merge_added_tokens(files: TokenizerFiles, vocabulary: Mapping[str, int]) -> 
 def special_texts(specials: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """The special tokens of special_tokens_map.json and tokenizer_config.json; a text may come twice."""
     for source in (specials, config):
-        for kind in _KINDS:
-            text = _text(source.get(f"{kind}_token"))
+        for name in _NAMES:
+            text = _text(source.get(f"{name}_token"))
             if text is not None:
                 yield text
         more = source.get("additional_special_tokens")
@@ -65,8 +65,8 @@ def special_texts(specials: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
             text = _text(token)
             if text is not None:
                 yield text
-    name = config.get("tokenizer_class")
-    yield from _CLASS_TOKENS.get(name.removesuffix("Fast"), ()) if isinstance(name, str) else ()
+    class_name = config.get("tokenizer_class")
+    yield from _CLASS_TOKENS.get(class_name.removesuffix("Fast"), ()) if isinstance(class_name, str) else ()
 
 
 def _text(token: object) -> str | None:
@@ -85,26 +85,26 @@ def write_specials(family: Family, config: ModelConfig, files: TokenizerFiles, s
     special = _SpecialVocab(files)
     ids: dict[str, int] = {}
     added_ids = {token["content"]: token["id"] for token in reversed(files.added_tokens)}
-    candidates = [(kind, added_ids.get(text)) for kind, text in special.texts.items()] if files.config else []
-    candidates += [(kind, as_integer(config.find(f"{kind}_token_id"))) for kind in special.kinds]
-    candidates += [(kind, added_ids.get(text)) for kind, text in family.specials.items()]
-    for kind, token_id in candidates:
-        if type(token_id) is not int or token_id == -1 or kind in ids:
+    candidates = [(name, added_ids.get(text)) for name, text in special.texts.items()] if files.config else []
+    candidates += [(name, as_integer(config.find(f"{name}_token_id"))) for name in special.names]
+    candidates += [(name, added_ids.get(text)) for name, text in family.specials.items()]
+    for name, token_id in candidates:
+        if type(token_id) is not int or token_id == -1 or name in ids:
             continue
         if token_id < 0 or (token_id >= size and strict):
-            raise CannotConvert(f"config.json has {kind}_token_id = {token_id} in a vocabulary of {size}")
+            raise CannotConvert(f"config.json has {name}_token_id = {token_id} in a vocabulary of {size}")
         if token_id < size:
-            ids[kind] = token_id
-    for kind, key in _ID_KEYS.items():
-        if kind in ids:
-            yield key, Field.uint32(ids[kind])
-    for kind, adds in special.adds.items():
-        if kind in ("bos", "eos", "sep"):
-            yield f"add_{kind}_token", Field.boolean(adds)
+            ids[name] = token_id
+    for name, key in _ID_KEYS.items():
+        if name in ids:
+            yield key, Field.uint32(ids[name])
+    for name, adds in special.adds.items():
+        if name in ("bos", "eos", "sep"):
+            yield f"add_{name}_token", Field.boolean(adds)
 
 
 def read_additions(files: TokenizerFiles) -> Mapping[str, bool]:
-    """Kind of special token → whether the tokenizer adds it to a text. A kind that no file decides is missing."""
+    """Name such as `bos` → whether the tokenizer adds this token to a text. A name that no file decides is missing."""
     return _SpecialVocab(files).adds
 
 
@@ -151,20 +151,20 @@ class _SpecialVocab:
     """The special tokens of tokenizer.json and tokenizer_config.json, read like gguf's SpecialVocab."""
 
     def __init__(self, files: TokenizerFiles) -> None:
-        self.kinds: tuple[str, ...] = _KINDS
+        self.names: tuple[str, ...] = _NAMES
         self.adds: dict[str, bool] = {}
         self._config = dict(files.config)
         if files.tokenizer:
             self._fill_missing()
             self._read_processors(files.tokenizer.get("post_processor"))
         self.texts: dict[str, str] = {}
-        for kind in self.kinds:
-            adds = self._config.get(f"add_{kind}_token")
+        for name in self.names:
+            adds = self._config.get(f"add_{name}_token")
             if isinstance(adds, bool):
-                self.adds[kind] = adds if _follows_config(files) else self.adds.get(kind, False)
-            text = _text(self._config.get(f"{kind}_token"))
+                self.adds[name] = adds if _follows_config(files) else self.adds.get(name, False)
+            text = _text(self._config.get(f"{name}_token"))
             if text is not None:
-                self.texts[kind] = text
+                self.texts[name] = text
 
     def _fill_missing(self) -> None:
         if self._config:
@@ -177,16 +177,16 @@ class _SpecialVocab:
             return
         processors = post_processor.get("processors", [post_processor])
         for processor in processors if isinstance(processors, list) else []:
-            name = processor.get("type") if isinstance(processor, dict) else None
-            if name == "TemplateProcessing":
+            processor_type = processor.get("type") if isinstance(processor, dict) else None
+            if processor_type == "TemplateProcessing":
                 single, pair = processor.get("single") or [], processor.get("pair") or []
                 if not isinstance(single, list) or not isinstance(pair, list):
                     raise CannotConvert(f"{TOKENIZER} has an unknown template: {shown(processor)}")
                 self._read_template(single, pair)
-            elif name == "RobertaProcessing":
+            elif processor_type == "RobertaProcessing":
                 self._read_template(*_roberta_template(processor))
-            elif name not in ("ByteLevel", None):
-                raise CannotConvert(f"{TOKENIZER} has the unknown post-processor {shown(name)}")
+            elif processor_type not in ("ByteLevel", None):
+                raise CannotConvert(f"{TOKENIZER} has the unknown post-processor {shown(processor_type)}")
 
     def _read_template(self, single: Sequence[Any], pair: Sequence[Any]) -> None:
         """Raises CannotConvert if more than one token begins or ends a text."""
@@ -198,13 +198,13 @@ class _SpecialVocab:
             if not self._config:
                 self._config["bos_token"] = first
             elif first not in (bos, cls):
-                for kind, text in (("bos", bos), ("cls", cls)):
+                for name, text in (("bos", bos), ("cls", cls)):
                     if not text:
-                        self._config[f"{kind}_token"] = first
+                        self._config[f"{name}_token"] = first
             self.adds["bos"] = first in (self._get("bos"), self._get("cls"))
         if last is not None:
             if self._config and last != self._get("eos"):
-                self.kinds = (*self.kinds, "eot")
+                self.names = (*self.names, "eot")
                 self._config["eot_token"] = self._get("eos")
             self._config["eos_token"] = last
             self.adds["eos"] = True
@@ -213,15 +213,15 @@ class _SpecialVocab:
     def _read_pair(self, pair: Sequence[Any], first: str | None, last: str | None) -> None:
         start = 1 if pair and first is not None and _special(pair[0]) == first else 0
         stop = len(pair) - (1 if pair and last is not None and _special(pair[-1]) == last else 0)
-        inner = list(pair[start:stop])
-        if len(inner) > 2 and _sequence(inner[0]) == "A" and _sequence(inner[-1]) == "B":  # noqa: PLR2004
-            ends = (self._get("sep"), self._get("eos"))
-            between = [_special(part) for part in inner[1:-1]]
-            separators = [part is not None and part in ends for part in between]
-            self.adds["sep"] = (separators[0] and last is None) or (len(between) == 2 and separators[1])  # noqa: PLR2004
+        match list(pair[start:stop]):
+            case [one, *between, two] if between and _sequence(one) == "A" and _sequence(two) == "B":
+                ends = (self._get("sep"), self._get("eos"))
+                texts = [_special(part) for part in between]
+                separators = [text is not None and text in ends for text in texts]
+                self.adds["sep"] = (separators[0] and last is None) or separators[1:] == [True]
 
-    def _get(self, kind: str) -> str | None:
-        return _text(self._config.get(f"{kind}_token"))
+    def _get(self, name: str) -> str | None:
+        return _text(self._config.get(f"{name}_token"))
 
 
 def _roberta_template(processor: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -230,8 +230,8 @@ def _roberta_template(processor: Mapping[str, Any]) -> tuple[list[Any], list[Any
     if not isinstance(begin, list) or not isinstance(end, list) or not begin or not end:
         raise CannotConvert(f"{TOKENIZER} has an unknown post-processor: {shown(processor)}")
     (first, last), (one, two) = (
-        [{kind: {"id": name}} for name in names]
-        for kind, names in (("SpecialToken", (begin[0], end[0])), ("Sequence", ("A", "B")))
+        [{part: {"id": text}} for text in texts]
+        for part, texts in (("SpecialToken", (begin[0], end[0])), ("Sequence", ("A", "B")))
     )
     return [first, one, last], [first, one, last, last, two, last]
 
@@ -244,7 +244,7 @@ def _sequence(part: object) -> str | None:
     return _inner(part, "Sequence")
 
 
-def _inner(part: object, kind: str) -> str | None:
-    inner = part.get(kind) if isinstance(part, dict) else None
+def _inner(part: object, key: str) -> str | None:
+    inner = part.get(key) if isinstance(part, dict) else None
     text = inner.get("id") if isinstance(inner, dict) else None
     return text if isinstance(text, str) else None

@@ -41,7 +41,7 @@ _NUL_REPLACEMENT = "\U0001f409"
 
 
 _FILES = {"sentencepiece": SENTENCEPIECE}
-"""Kind of tokenizer → its file; all other kinds stand in tokenizer.json."""
+"""Type of tokenizer → its file; all other types stand in tokenizer.json."""
 
 
 def write_vocabulary(
@@ -69,11 +69,11 @@ def adds_bos(family: Family, config: ModelConfig, files: TokenizerFiles) -> bool
     if forced is not None:
         return bool(forced.value)
     # Without a setting, llama.cpp and transformers add BOS for SentencePiece only.
-    return read_additions(files).get("bos", _kind(family, files) == "sentencepiece")
+    return read_additions(files).get("bos", _tokenizer_type(family, files) == "sentencepiece")
 
 
 def _set_space_prefix(fields: dict[str, Field], files: TokenizerFiles, sample: str) -> None:
-    """tokenizer.json decides, if its normalizer is known. Without the key, llama.cpp adds a space for this kind."""
+    """tokenizer.json decides, if its normalizer is known. Without the key, llama.cpp adds a space for SentencePiece."""
     if fields["tokenizer.ggml.model"].value != "llama":
         return
     prefix, field = space_prefix(files.tokenizer, _added_texts(files), sample), fields.get(_SPACE_PREFIX)
@@ -86,21 +86,21 @@ def _added_texts(files: TokenizerFiles) -> list[str]:
     return [token["content"] for token in tokens]
 
 
-def _kind(family: Family, files: TokenizerFiles) -> str | None:
-    """The first of the family's kinds of tokenizers that the files contain."""
+def _tokenizer_type(family: Family, files: TokenizerFiles) -> str | None:
+    """The first type of tokenizer that the files contain and the family has."""
     is_sentencepiece = _is_sentencepiece(files.tokenizer)
-    kinds = {
+    is_present = {
         "sentencepiece": files.model is not None or is_sentencepiece,
         "merged pieces": is_sentencepiece,
         "wordpiece": is_wordpiece(files.tokenizer),
         "unigram": is_unigram(files.tokenizer),
         "bpe": bool(files.tokenizer),
     }
-    return next((kind for kind, is_present in kinds.items() if is_present and kind in family.tokenizers), None)
+    return next((name for name, present in is_present.items() if present and name in family.tokenizers), None)
 
 
 def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    match _kind(family, files):
+    match _tokenizer_type(family, files):
         case "sentencepiece":
             yield from _write_sentencepiece(family, config, files)
         case "merged pieces":
@@ -118,7 +118,7 @@ def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
         case "bpe":
             yield from _write_byte_level(family, config, files)
         case _:
-            names = " or ".join(dict.fromkeys(_FILES.get(kind, TOKENIZER) for kind in family.tokenizers))
+            names = " or ".join(dict.fromkeys(_FILES.get(name, TOKENIZER) for name in family.tokenizers))
             raise CannotConvert(f"the repository has no {names} that {family.architecture} can use")
     yield from family.vocabulary(config, files)
 
@@ -127,17 +127,17 @@ def _write_sentencepiece(family: Family, config: ModelConfig, files: TokenizerFi
     if files.model is not None:
         tokens = _pieces(family, config, files)
     else:
-        require_space_prefix(files.tokenizer, (), "")
+        require_space_prefix(files.tokenizer)
         tokens = _pieces_of_json(config, files)
     yield from tokens.pairs("llama", "default")
     yield from write_specials(family, config, files, len(tokens), strict=False)
 
 
 def _write_merged_pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    if require_space_prefix(files.tokenizer, (), ""):
+    if require_space_prefix(files.tokenizer):
         raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
     tokens = _merged_pieces(config, files)
-    # The tokenizer's name tells llama.cpp to split at line ends.
+    # llama.cpp splits at line ends, because of the tokenizer's name.
     yield from tokens.pairs(family.architecture, None)
     yield "merges", Field.strings(_merges(_model(files.tokenizer)))
     yield from write_specials(family, config, files, len(tokens), strict=True)
