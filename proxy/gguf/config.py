@@ -66,7 +66,7 @@ class ModelConfig:
     def positive(self, *keys: str) -> int:
         value = self.count(*keys)
         if value == 0:
-            raise CannotConvert(f"config.json has {keys[0]} = 0")
+            raise CannotConvert(f"config.json has {keys[0]} = 0, which must be positive")
         return value
 
     def number(self, *keys: str) -> float:
@@ -123,7 +123,7 @@ class ModelConfig:
         """The RoPE parameters in one mapping: newer configs have `rope_parameters`, older ones two or three keys."""
         written = self._written_rope
         if not isinstance(written, dict):
-            raise CannotConvert(f"config.json has rope_scaling = {shown(written)}")
+            raise CannotConvert(f"config.json has rope_scaling = {shown(written)}, which is not an object")
         rope = dict(_rope_of(written, "full_attention") if _LAYER_TYPES & written.keys() else written)
         if rope.get("rope_type") is None and rope.get("type") is not None:
             rope["rope_type"] = rope["type"]

@@ -1,6 +1,6 @@
 """The `general.*` texts of a GGUF, from the repository's name and its model card. Pure.
 
-The keys are those of llama.cpp's converter. Of a card, which people write by hand, only texts are used.
+The keys are those of llama.cpp's converter. People write cards by hand, so values that are not text are left out.
 """
 
 import re

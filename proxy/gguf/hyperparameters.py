@@ -74,7 +74,7 @@ def partial_head_dimensions(config: ModelConfig) -> Pairs:
 def _rotary_share(config: ModelConfig) -> float:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
     if not 0 <= share <= 1:
-        raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
+        raise CannotConvert(f"config.json has partial_rotary_factor = {share}, which is not between 0 and 1")
     return share
 
 
@@ -168,7 +168,7 @@ def llama3_frequencies(config: ModelConfig, default_factor: float = 8.0) -> byte
     }
     base, factor, low, high, context = values.values()
     if min(base, factor, low, context) <= 0 or high < low:
-        raise CannotConvert(f"config.json has a rope scaling of the type llama3 with {shown(values)}")
+        raise CannotConvert(f"config.json has a rope scaling of the type llama3 with invalid values: {shown(values)}")
     size = config.head_size
     try:
         divisors = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]

@@ -241,12 +241,12 @@ def _check_normalizer(normalizer: object) -> None:
 
 def _steps(pre_tokenizer: object) -> list[object]:
     if not isinstance(pre_tokenizer, dict):
-        raise CannotConvert(f"tokenizer.json has the pre-tokenizer {shown(pre_tokenizer)}")
+        raise CannotConvert(f"tokenizer.json has the unknown pre-tokenizer {shown(pre_tokenizer)}")
     if pre_tokenizer.get("type") != "Sequence":
         return [_step(pre_tokenizer)]
     parts = pre_tokenizer.get("pretokenizers")
     if not isinstance(parts, list):
-        raise CannotConvert(f"tokenizer.json has the pre-tokenizer {shown(pre_tokenizer)}")
+        raise CannotConvert(f"tokenizer.json has the unknown pre-tokenizer {shown(pre_tokenizer)}")
     return [_step(part) for part in parts]
 
 

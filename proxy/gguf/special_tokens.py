@@ -92,7 +92,7 @@ def write_specials(family: Family, config: ModelConfig, files: TokenizerFiles, s
         if type(token_id) is not int or token_id == -1 or name in ids:
             continue
         if token_id < 0 or (token_id >= size and strict):
-            raise CannotConvert(f"config.json has {name}_token_id = {token_id} in a vocabulary of {size}")
+            raise CannotConvert(f"config.json has {name}_token_id = {token_id}, but only {size} tokens")
         if token_id < size:
             ids[name] = token_id
     for name, key in _ID_KEYS.items():

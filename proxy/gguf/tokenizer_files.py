@@ -57,10 +57,10 @@ def _object(path: str, content: bytes | None) -> Mapping[str, Any]:
 
 def _added(tokens: object) -> Iterator[Mapping[str, Any]]:
     if not isinstance(tokens, list):
-        raise CannotConvert(f"{TOKENIZER} has the added_tokens {shown(tokens)}")
+        raise CannotConvert(f"{TOKENIZER} has the added_tokens {shown(tokens)}, which are not a list")
     for token in tokens:
         if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not is_id(token.get("id")):
-            raise CannotConvert(f"{TOKENIZER} has the added token {shown(token)}")
+            raise CannotConvert(f"{TOKENIZER} has the invalid added token {shown(token)}")
         yield token
 
 
@@ -72,11 +72,13 @@ def read_added_tokens_decoder(files: TokenizerFiles) -> Iterator[tuple[int, Mapp
     """Id and fields of each token in `added_tokens_decoder` of tokenizer_config.json."""
     tokens = files.config.get("added_tokens_decoder") or {}
     if not isinstance(tokens, dict):
-        raise CannotConvert(f"{TOKENIZER_CONFIG} has the added_tokens_decoder {shown(tokens)}")
+        raise CannotConvert(f"{TOKENIZER_CONFIG} has the added_tokens_decoder {shown(tokens)}, which is not an object")
     for key, token in tokens.items():
         token_id = int(key) if re.fullmatch("[0-9]{1,9}", key) else -1
         if not is_id(token_id) or not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise CannotConvert(f"{TOKENIZER_CONFIG} has the added token {shown(token)} with the id {shown(key)}")
+            raise CannotConvert(
+                f"{TOKENIZER_CONFIG} has the invalid added token {shown(token)} with the id {shown(key)}"
+            )
         yield token_id, token
 
 

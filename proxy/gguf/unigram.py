@@ -27,7 +27,7 @@ def read_unigram(config: ModelConfig, files: TokenizerFiles) -> Tokens:
     model = files.tokenizer["model"]
     pieces, unknown = model.get("vocab"), model.get("unk_id")
     if not isinstance(pieces, list) or not is_id(unknown) or model.get("byte_fallback"):
-        raise CannotConvert(f"{TOKENIZER} has no Unigram vocabulary that llama.cpp knows")
+        raise CannotConvert(f"{TOKENIZER} has no Unigram vocabulary that llama.cpp can read")
     tokens = Tokens.empty(max(config.count("vocab_size"), len(pieces)), scored=True)
     token_ids: dict[str, int] = {}
     for token_id, piece in enumerate(pieces):
@@ -45,7 +45,7 @@ def _read_piece(piece: object) -> tuple[str, float]:
     match piece:
         case [str(text), int() | float() as score] if not isinstance(score, bool):
             return text, score
-    raise CannotConvert(f"{TOKENIZER} has the piece {shown(piece)}")
+    raise CannotConvert(f"{TOKENIZER} has the invalid piece {shown(piece)}")
 
 
 def write_normalizer(files: TokenizerFiles) -> Pairs:

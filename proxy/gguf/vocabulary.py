@@ -164,7 +164,9 @@ def _model(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
         raise CannotConvert(f"{TOKENIZER} has a model of the unknown type {shown(model_type)}")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise CannotConvert(f"{TOKENIZER} has a model with {key} = {shown(model[key])}")
+            raise CannotConvert(
+                f"{TOKENIZER} has a model with {key} = {shown(model[key])}, which llama.cpp does not have"
+            )
     return model
 
 
@@ -178,14 +180,14 @@ def _merges(model: Mapping[str, Any]) -> Iterator[str]:
             case [str(first), str(second)]:
                 yield f"{first.replace(' ', _BYTE_LEVEL_SPACE)} {second.replace(' ', _BYTE_LEVEL_SPACE)}"
             case _:
-                raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
+                raise CannotConvert(f"{TOKENIZER} has the invalid merge {shown(merge)}")
 
 
 def _byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> Tokens:
     """Leaves out added tokens without a row in the weights; the comparison of tokens finds one that is needed."""
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
-        raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, which this family's tokenizer does not have")
+        raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, unknown for this architecture")
     vocabulary = read_token_ids(model)
     added = merge_added_tokens(files, vocabulary)
     tokens = Tokens.empty(_size(config, vocabulary, added), scored=False)
@@ -232,7 +234,7 @@ def _pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Token
             _put_piece(tokens, token_id, piece, family.unused_pieces)
     for text, token_id in files.added.items():
         if not is_id(token_id):
-            raise CannotConvert(f"{ADDED} has the token {shown(text)} with the id {shown(token_id)}")
+            raise CannotConvert(f"{ADDED} has the token {shown(text)} with the invalid id {shown(token_id)}")
         if token_id < len(tokens):
             tokens.put(token_id, text, Type.USER_DEFINED, _ADDED_SCORE)
     for token_id, token in read_added_tokens_decoder(files):

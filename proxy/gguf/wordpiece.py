@@ -45,7 +45,9 @@ def read_wordpieces(config: ModelConfig, files: TokenizerFiles) -> Tokens:
         tokens.put(token_id, piece, Type.NORMAL)
     for token_id, (text, special) in added.items():
         if not special and not looks_special(text):
-            raise CannotConvert(f"{TOKENIZER} has the added token {shown(text)}, which is not special")
+            raise CannotConvert(
+                f"{TOKENIZER} has the added token {shown(text)}, which is not special; unknown for WordPiece"
+            )
         tokens.put(token_id, text, Type.CONTROL)
     return tokens
 
@@ -57,7 +59,9 @@ def write_normalizer(files: TokenizerFiles) -> Pairs:
         raise CannotConvert(f"{TOKENIZER} has the normalizer {shown(normalizer)}, unknown for WordPiece")
     for key in ("clean_text", "handle_chinese_chars"):
         if normalizer.get(key) is not True:
-            raise CannotConvert(f"{TOKENIZER} has a normalizer with {key} = {shown(normalizer.get(key))}")
+            raise CannotConvert(
+                f"{TOKENIZER} has a normalizer with {key} = {shown(normalizer.get(key))}, unknown for WordPiece"
+            )
     yield from _flags(normalizer)
 
 

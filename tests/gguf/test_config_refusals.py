@@ -191,7 +191,7 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
         ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
         ("lfm2moe", {"norm_topk_prob": False}, "norm_topk_prob"),
         ("lfm2moe", {"num_dense_layers": 1}, "blk.1.ffn_down_exps"),
-        # Weights that are not what config.json says.
+        # config.json contradicts the weights.
         ("gpt_oss", {"quantization_config": None}, "_blocks' is of the type U8"),
         ("gpt_oss_v5", {"quantization_config": {"quant_method": "mxfp4"}}, "_proj' is unknown"),
         ("gemma3n", {"laurel_rank": 32}, "laurel_rank"),
@@ -234,7 +234,7 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
             ("qwen3_next_v5", {"rope_parameters": {"rope_type": "default", key: value}}, key)
             for key, value in (("attention_factor", 1.5), ("mscale", 0.7), ("beta_fast", 16), ("truncate", False))
         ),
-        # An axis that claims too much or too little leaves numbers unturned in llama.cpp.
+        # With too large or too small sections, llama.cpp leaves numbers unrotated.
         *(
             ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")
             for sections in ([11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")

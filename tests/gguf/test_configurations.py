@@ -89,10 +89,10 @@ def changed(name: str, change: Mapping[str, Any], gone: tuple[str, ...] = ()) ->
     return plan(files | {"config.json": dump(config)})
 
 
-def outcome(made: conversion.Conversion) -> tuple[Any, ...]:
-    metadata = read_header(made.header).metadata
+def outcome(result: conversion.Conversion) -> tuple[Any, ...]:
+    metadata = read_header(result.header).metadata
     values = {key: value_of(field.kind, field.raw, field.value) for key, field in metadata.items()}
-    return values, {tensor.name: tensor.shape for tensor in made.tensors}, made.warnings
+    return values, {tensor.name: tensor.shape for tensor in result.tensors}, result.warnings
 
 
 def test_classes_are_those_of_families_in_transformers() -> None:
@@ -307,8 +307,8 @@ def test_original_context_of_a_yarn_defaults_to_the_context(name: str) -> None:
 )
 def test_attention_factor_of_a_longrope(attention: Mapping[str, Any], factor: float) -> None:
     """As transformers reads it (modeling_rope_utils.py, 5.24)."""
-    made = changed("phi3", {"rope_scaling": {"type": "longrope", **FACTORS, **attention}})
-    assert read_header(made.header).get("phi3.rope.scaling.attn_factor", float) == pytest.approx(factor, rel=1e-6)
+    result = changed("phi3", {"rope_scaling": {"type": "longrope", **FACTORS, **attention}})
+    assert read_header(result.header).get("phi3.rope.scaling.attn_factor", float) == pytest.approx(factor, rel=1e-6)
 
 
 def test_older_rope_keys_win_over_newer_ones() -> None:
@@ -425,8 +425,8 @@ def test_unknown_key_that_is_off_or_neutral_is_ignored(value: object) -> None:
 
 @pytest.mark.parametrize("code", [{}, {"auto_map": {"AutoTokenizer": "tokenization.T"}}, {"auto_map": None}])
 def test_unknown_key_for_a_class_of_transformers_is_ignored(code: Mapping[str, Any]) -> None:
-    made = changed("llama", {**code, "attention_gate": True, "transformers_version": "5.24.1"})
-    assert (made.header, made.warnings) == (plan(repository("llama")).header, ())
+    result = changed("llama", {**code, "attention_gate": True, "transformers_version": "5.24.1"})
+    assert (result.header, result.warnings) == (plan(repository("llama")).header, ())
 
 
 def test_unknown_key_from_newer_transformers_is_a_warning() -> None:

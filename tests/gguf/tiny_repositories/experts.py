@@ -249,7 +249,7 @@ REPOSITORIES: dict[str, Tiny] = {
             **MLA,
             "num_key_value_heads": HEADS,
             "q_lora_rank": None,
-            # So many it has to have for llama.cpp to look for no low rank of Q.
+            # llama.cpp expects no low rank of Q with this number of layers.
             "num_hidden_layers": 26,
             "first_k_dense_replace": 25,
             "intermediate_size": HIDDEN,

@@ -71,7 +71,7 @@ REPOSITORIES: dict[str, Tiny] = {
             "attention_bias": True,
             "rms_norm_eps": 1e-4,
             "rope_theta": 50000.0,
-            # Where llama.cpp's converter looks for what transformers has above.
+            # llama.cpp's converter reads these keys instead of those above.
             "layernorm_epsilon": 1e-4,
             "rope_ratio": 5,
             "seq_length": 2048,

@@ -132,7 +132,7 @@ def _delta_net(weights: Weights, name: str) -> None:
     ):
         weights.linear(f"{name}in_proj_{part}", rows, HIDDEN)
     weights.add(f"{name}conv1d.weight", 2 * keys + values, 1, config["linear_conv_kernel_dim"])
-    weights.tensors[f"{name}conv1d.weight"] *= 8  # as large as trained ones
+    weights.tensors[f"{name}conv1d.weight"] *= 8  # trained weights are that large
     weights.add(f"{name}dt_bias", heads)
     weights.decays(f"{name}A_log", heads)
     weights.norm(f"{name}norm", config["linear_value_head_dim"])

@@ -264,7 +264,7 @@ GRANITE = {
 MOE = {"num_experts": EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
 
 
-FOUR_LAYERS = {"num_hidden_layers": 4}  # where llama.cpp takes only every fourth layer to see all, and wants one
+FOUR_LAYERS = {"num_hidden_layers": 4}  # in some families, llama.cpp gives full attention to every fourth layer only
 
 
 TIED = {"tie_word_embeddings": True}
