@@ -25,7 +25,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 INTRODUCTION = f"""# What was measured of each family
 
 `python -m tests.make_families` makes this page from recorded figures. Each family has tiny repositories with random
-weights (`tests/gguf/tiny_repositories.py`). A row without any has the figures of the same family under another name:
+weights (`tests/gguf/tiny_repositories`). A row without any has the figures of the same family under another name:
 those of Qwen2ForCausalLM, say, for Qwen2Model. The columns:
 
 - **GGUF**: llama.cpp's name of the architecture.

@@ -47,7 +47,7 @@ def _no_prefix_space(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
 
 def _first_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """llama.cpp's converter takes the number that this token has in Google's vocabulary, whatever has it here."""
-    for token in files.written_added:
+    for token in files.added_tokens:
         if token["content"] == _TURN_END:
             yield "eot_token_id", Field.uint32(token["id"])
     yield from _no_prefix_space(config, files)

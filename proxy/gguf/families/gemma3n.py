@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, ModelConfig, whole
+from proxy.gguf.config import CannotConvert, ModelConfig, as_integer
 from proxy.gguf.families.gemma import GEMMA3
 from proxy.gguf.families.parts import (
     ATTENTION,
@@ -54,7 +54,7 @@ def _layers(config: ModelConfig) -> Pairs:
     yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
     yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_DEVIATIONS[share] for share in sparse])
     width = config.find("intermediate_size")
-    widths = [whole(each) for each in (width if isinstance(width, list) else [width] * blocks)]
+    widths = [as_integer(each) for each in (width if isinstance(width, list) else [width] * blocks)]
     if len(widths) != blocks or any(each != widths[0] for each in widths) or type(widths[0]) is not int:
         raise CannotConvert(f"config.json has intermediate_size = {shown(width)}, unknown for this architecture")
     yield "feed_forward_length", Field.array(ValueType.INT32, widths)

@@ -33,8 +33,8 @@ from proxy.gguf.hyperparameters import (
     partial_rope_dimensions,
     rope_base,
 )
-from proxy.gguf.sentencepiece import puts_space_before
-from proxy.gguf.tokenizer_files import TokenizerFiles, read_decoder
+from proxy.gguf.sentencepiece import adds_dummy_prefix
+from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 
 GLM = Family(
     "chatglm",
@@ -179,8 +179,8 @@ STABLELM = Family(
 
 def _internlm2_tokens(_config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """A turn ends with `<|im_end|>` where there is one, whatever is named."""
-    yield "add_space_prefix", Field.boolean(puts_space_before(files.model or b""))
-    added = [*read_decoder(files), *((token["id"], token) for token in files.written_added)]
+    yield "add_space_prefix", Field.boolean(adds_dummy_prefix(files.model or b""))
+    added = [*read_added_tokens_decoder(files), *((token["id"], token) for token in files.added_tokens)]
     for place, token in added:
         if token["content"] == "<|im_end|>":
             yield "eos_token_id", Field.uint32(place)
