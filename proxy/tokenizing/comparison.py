@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from proxy.chat.conversations import spoken as ordinary_text
+from proxy.chat.conversations import ordinary_text
 from proxy.gguf.header import read_header
 from proxy.gguf.special_tokens import named_specials
 from proxy.gguf.tensors import shown
