@@ -16,10 +16,15 @@ from proxy.chat.sandbox import Sandbox, Unrenderable
 from proxy.chat.search import Attempt, Search, call_blocks
 from proxy.chat.segmentation import UnsupportedTemplate
 from proxy.chat.stops import find_stops
-from proxy.chat.verify import exact, verify_native
+from proxy.chat.verify import is_exact, verify_native
 
 LARGEST = 256 * 1024
 _SAMPLES = ("SUAU", "UAU", "U")
+_SYSTEM_WARNINGS = {
+    "ignored": "the chat template ignores system messages",
+    "elsewhere": "the chat template puts system messages where a Go template cannot; they open the first user message",
+    "refused": "the chat template refuses system messages; they open the first user message instead",
+}
 
 
 def describe(source: str, facts: TokenizerFacts) -> ChatTemplate:
@@ -86,7 +91,7 @@ def _add_go_template(chat: ChatTemplate, sandbox: Sandbox, facts: TokenizerFacts
         stops=stops,
         end_of_turn=end_of_turn,
         capabilities=frozenset(_capabilities(best.scope, thinks=think_tags is not None)),
-        exact=exact(best.shapes),
+        exact=is_exact(best.shapes),
         shapes=best.shapes,
         emits_bos=best.emits_bos,
         think_tags=think_tags,
@@ -101,13 +106,6 @@ def _capabilities(scope: Scope, *, thinks: bool) -> Iterator[str]:
         yield "thinking"
     if scope.system_place != "ignored":
         yield "system"
-
-
-_SYSTEM_WARNINGS = {
-    "ignored": "the chat template ignores system messages",
-    "elsewhere": "the chat template puts system messages where a Go template cannot; they open the first user message",
-    "refused": "the chat template refuses system messages; they open the first user message instead",
-}
 
 
 def _warnings(attempt: Attempt, failures: list[str], sandbox: Sandbox, dialect: Dialect) -> Iterator[str]:

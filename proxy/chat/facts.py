@@ -1,4 +1,4 @@
-"""The input of this package beside the Jinja, and its output."""
+"""The input of this package besides the Jinja, and its output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -187,7 +187,7 @@ def _date(part: str) -> str:
 
 
 def literal(text: str, *, before_action: bool) -> str:
-    """Plain text, with an action for each brace that could begin an action."""
+    """Plain text. If Go could read a brace as the start of an action, an action writes this brace."""
     text = re.sub(r"\{(?=\{)", '{{ "{" }}', text)
     if before_action and text.endswith("{"):
         text = text[:-1] + '{{ "{" }}'

@@ -320,7 +320,7 @@ def _learn_trees(examples: Iterable[tuple[str, Example]], scope: Scope) -> dict[
         return {kind: learn_tree(group, lenient=scope.lenient) for kind, group in by_kind.items()}
     except Contradiction as error:
         raise UnsupportedTemplate(
-            "the text between two messages depends on more than their roles and positions"
+            "its text between two messages depends on more than their roles and positions"
         ) from error
 
 

@@ -21,12 +21,12 @@ _MARKER = "STRING_MARKER"
 
 
 class LlamaServer:
-    """For conversations without tools. Raises Unrenderable if the template does not compile."""
+    """Renders conversations without tools. Raises Unrenderable if the template does not compile."""
 
     def __init__(self, source: str, facts: TokenizerFacts, now: datetime) -> None:
         self._sandbox = Sandbox(source, facts, now=now, filters=_FILTERS)
         self._dialect = replace(Dialect(bare=True), parts=self._takes_parts_only())
-        self._reads_system = self._has_system_role()
+        self._reads_system = self._detect_system_role()
 
     def render(self, conversation: Conversation) -> str:
         """Without a leading BOS. Raises Unrenderable if the server answers with an error."""
@@ -50,7 +50,7 @@ class LlamaServer:
             return text.was_iterated
         return text.was_iterated and _MARKER not in rendered
 
-    def _has_system_role(self) -> bool:
+    def _detect_system_role(self) -> bool:
         system = _Message(role="system", content="System message")
         with suppress(Unrenderable):
             self._sandbox.render([system, {"role": "user", "content": "User message"}], tools=[])
@@ -58,7 +58,7 @@ class LlamaServer:
 
 
 class _Text(str):  # noqa: SLOT000 - it has an attribute
-    """The server's engine does not iterate over a text, which Python does."""
+    """Notes whether the template iterates over it. Python would iterate, the server's engine does not."""
 
     was_iterated = False
 
@@ -86,7 +86,7 @@ def _with_server_text(message: dict[str, Any]) -> dict[str, Any]:
     return message | {"content": _Text(content)} if isinstance(content, str) else message
 
 
-def _selecting(name: str) -> Callable[..., Any]:
+def _server_select(name: str) -> Callable[..., Any]:
     """If a filter gets an attribute and a test without a value, the server's engine uses the attribute as a test."""
 
     @jinja2.pass_context
@@ -98,4 +98,4 @@ def _selecting(name: str) -> Callable[..., Any]:
     return select
 
 
-_FILTERS: Mapping[str, Callable[..., Any]] = {name: _selecting(name) for name in ("selectattr", "rejectattr")}
+_FILTERS: Mapping[str, Callable[..., Any]] = {name: _server_select(name) for name in ("selectattr", "rejectattr")}

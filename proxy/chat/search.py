@@ -12,8 +12,8 @@ from proxy.chat.program import Each, If, Node, Text
 from proxy.chat.renderer import Renderer
 from proxy.chat.sandbox import Sandbox, Unrenderable
 from proxy.chat.segmentation import UnsupportedTemplate
-from proxy.chat.synthesis import synthesise
-from proxy.chat.verify import exact, verify
+from proxy.chat.synthesis import synthesize
+from proxy.chat.verify import is_exact, verify
 
 # A sentinel, or what `repr` or ASCII-only JSON makes of it.
 _LEFT_OVER = re.compile(r"[\ue000-\ue005]|\\ue00[0-5]")
@@ -31,7 +31,7 @@ class Attempt:
 
     @property
     def score(self) -> tuple[bool, int]:
-        return exact(self.shapes), sum(self.shapes.values())
+        return is_exact(self.shapes), sum(self.shapes.values())
 
 
 class Search:
@@ -84,13 +84,13 @@ class Search:
                 continue
             thoughts = self._tags is not None and "thinking" in chat_format.gaps
             shapes = verify(program, unmarked, tools=scope.tools, think=scope.think, thoughts=thoughts)
-            if exact(shapes) or not mark_dates:
+            if is_exact(shapes) or not mark_dates:
                 return Attempt(scope, chat_format, program, shapes, renderer.emits_bos or unmarked.emits_bos)
         return None
 
     def _learn(self, renderer: Renderer, scope: Scope) -> tuple[ChatFormat, tuple[Node, ...]]:
         chat_format = Learner(renderer, self._tags).learn(scope)
-        program = synthesise(chat_format, self._tags)
+        program = synthesize(chat_format, self._tags)
         if _LEFT_OVER.search(go_template.write(program)):
             raise UnsupportedTemplate("it rewrites the text of messages or tools")
         if scope.tools and not chat_format.tools:

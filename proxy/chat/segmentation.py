@@ -15,7 +15,7 @@ _TOOL_FIELDS = {"f": "tool_name", "d": "description"}
 
 
 class UnsupportedTemplate(Exception):
-    """The prober cannot express this template. The text continues "the chat template cannot be written: it …"."""
+    """The prober cannot describe this template. The error text is a sentence about it that begins with "it"."""
 
 
 class Part(NamedTuple):

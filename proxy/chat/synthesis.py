@@ -12,7 +12,7 @@ from proxy.chat.segmentation import Block, Part
 _MARK = re.compile("\ue002(\\d+)\ue003|\ue004(-?\\w)\ue005")
 
 
-def synthesise(chat_format: ChatFormat, think_tags: tuple[str, str] | None) -> tuple[Node, ...]:
+def synthesize(chat_format: ChatFormat, think_tags: tuple[str, str] | None) -> tuple[Node, ...]:
     return _Builder(chat_format, think_tags).program()
 
 

@@ -50,7 +50,7 @@ def verify_native(server: LlamaServer, renderer: Renderer) -> tuple[dict[str, bo
     return shapes, loads
 
 
-def exact(shapes: Mapping[str, bool]) -> bool:
+def is_exact(shapes: Mapping[str, bool]) -> bool:
     core = [same for name, same in shapes.items() if name in CORE]
     return bool(core) and all(core)
 

@@ -115,6 +115,7 @@ def test_refused_system_messages_open_the_first_user_message() -> None:
     assert any("refuses system" in warning for warning in chat.warnings)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif("CHAT_TEMPLATES" not in os.environ, reason="CHAT_TEMPLATES names no file of templates")
 def test_real_templates_are_exact() -> None:
     """At least 95 of 100 for every shape, among the templates that render it."""

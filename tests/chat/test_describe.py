@@ -6,7 +6,7 @@ from proxy.chat.describe import LARGEST, describe
 from proxy.chat.detection import think_tags
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from tests.chat import own_templates
-from tests.chat.inference import call_tag, thinking_tags, tree
+from tests.chat.inferred_tags import call_tag, thinking_tags, tree
 
 FACTS = TokenizerFacts(bos="<s>", eos=("</s>",))
 
