@@ -46,6 +46,7 @@ _TESTS = {
     ("final", "yes"): "eq (len (slice $.Messages $i)) 1",
     ("final", "no"): "gt (len (slice $.Messages $i)) 1",
 }
+_VARIABLES = {"prev": "$prev", "role": ".Role"}
 _OPPOSITE = {"yes": "no", "no": "yes"}
 _DATES = {
     "Y": "{{ slice (currentDate) 0 4 }}",
@@ -91,41 +92,41 @@ def _nodes(nodes: Sequence[Node], remembers: bool) -> Iterator[str]:
     while at < len(nodes):
         node, after = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
         at += 1
-        match node:
-            case Insert("date:Y") if nodes[at - 1 : at + 4] == _ISO_DATE:
-                yield "{{ currentDate }}"
-                at += 4
-            case Text(text) if isinstance(after, Each) and after.over == "tools" and _ends_with_separator(text, after):
-                yield literal(text.removesuffix(after.separator), before_action=True)
-                yield "{{ range $.Tools }}" + literal(after.separator, before_action=True)
-                yield from _nodes(after.body, remembers)
-                yield "{{ end }}"
-                at += 1
-            case Text(text):
-                yield literal(text, before_action=after is not None)
-            case Insert(field) if field.startswith("date:"):
-                yield _date(field.removeprefix("date:"))
-            case Insert(field):
-                yield "{{ " + _FIELDS[field] + " }}"
-            case If():
-                yield from _if(node, remembers)
-            case Remember(kind):
-                yield f'{{{{ $prev = "{kind}" }}}}' if remembers else ""
-            case Each():
-                yield from _each(node, remembers)
-            case DeadThinking((opening, closing)):
-                yield (
-                    "{{ if and .Thinking false }}"
-                    + literal(opening, before_action=True)
-                    + "{{ .Thinking }}"
-                    + literal(closing, before_action=True)
-                    + "{{ end }}"
-                )
+        if nodes[at - 1 : at + 4] == _ISO_DATE:
+            yield "{{ currentDate }}"
+            at += 4
+        elif isinstance(node, Text) and isinstance(after, Each) and _ends_with_separator(node.text, after):
+            yield literal(node.text.removesuffix(after.separator), before_action=True)
+            yield "{{ range $.Tools }}" + literal(after.separator, before_action=True)
+            yield from _nodes(after.body, remembers)
+            yield "{{ end }}"
+            at += 1
+        else:
+            yield from _node(node, remembers, is_last=after is None)
+
+
+def _node(node: Node, remembers: bool, *, is_last: bool) -> Iterator[str]:
+    match node:
+        case Text(text):
+            yield literal(text, before_action=not is_last)
+        case Insert(field) if field.startswith("date:"):
+            yield _date(field.removeprefix("date:"))
+        case Insert(field):
+            yield "{{ " + _FIELDS[field] + " }}"
+        case If():
+            yield from _if(node, remembers)
+        case Remember(kind):
+            yield f'{{{{ $prev = "{kind}" }}}}' if remembers else ""
+        case Each():
+            yield from _each(node, remembers)
+        case DeadThinking((opening, closing)):
+            yield "{{ if and .Thinking false }}" + literal(opening, before_action=True)
+            yield "{{ .Thinking }}" + literal(closing, before_action=True) + "{{ end }}"
 
 
 def _ends_with_separator(text: str, each: Each) -> bool:
-    """Whether the separator is also before the first item, so that it can be inside the loop."""
-    return bool(each.separator) and text.endswith(each.separator)
+    """Whether the separator of the tools is also before the first tool, so that it can be inside the loop."""
+    return each.over == "tools" and bool(each.separator) and text.endswith(each.separator)
 
 
 def _join_texts(nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -196,10 +197,8 @@ def literal(text: str, *, before_action: bool) -> str:
 
 def expression(test: Test) -> str:
     match test:
-        case Is("prev", values):
-            return "eq $prev " + " ".join(f'"{value}"' for value in values)
-        case Is("role", values):
-            return "eq .Role " + " ".join(f'"{value}"' for value in values)
+        case Is("prev" | "role" as feature, values):
+            return " ".join(("eq", _VARIABLES[feature], *(f'"{value}"' for value in values)))
         case Is(feature, (value,)):
             return _TESTS[feature, value]
         case Is(feature, values):

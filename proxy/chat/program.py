@@ -187,9 +187,16 @@ def collate(messages: Iterable[Message]) -> list[Message]:
 def _field(field: str, state: _State) -> str:
     if field.startswith("date:"):
         return _date_part(field.removeprefix("date:"), state.now)
-    message, call = state.message, state.call
-    if state.tool is not None and field in ("tool", "function", "parameters", "tool_name", "description"):
-        return _tool_field(field, state.tool)
+    if field in ("tool", "function", "parameters", "tool_name", "description"):
+        return _tool_field(field, state.tool) if state.tool is not None else ""
+    if field in ("name", "arguments", "id"):
+        return _call_field(field, state.call) if state.call else ""
+    if field == "system":
+        return _system(state.conversation)
+    return _message_field(field, state.message)
+
+
+def _message_field(field: str, message: Message) -> str:
     match field:
         case "content":
             return message.content
@@ -197,19 +204,20 @@ def _field(field: str, state: _State) -> str:
             return json.dumps(message.content, ensure_ascii=False)
         case "thinking":
             return message.thinking
-        case "system":
-            return _system(state.conversation)
-        case "name" if call:
-            return call.name
-        case "arguments" if call:
-            return json.dumps(call.arguments, ensure_ascii=False)
-        case "id" if call:
-            return call.identifier
         case "result_name" if message.answered:
             return message.answered.name
         case "result_id" if message.answered:
             return message.answered.identifier
     return ""
+
+
+def _call_field(field: str, call: Call) -> str:
+    match field:
+        case "name":
+            return call.name
+        case "arguments":
+            return json.dumps(call.arguments, ensure_ascii=False)
+    return call.identifier
 
 
 def _system(conversation: Conversation) -> str:
