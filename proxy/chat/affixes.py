@@ -1,4 +1,4 @@
-"""What texts begin and end with alike."""
+"""The longest prefix and the longest suffix that several texts share."""
 
 from collections.abc import Sequence
 

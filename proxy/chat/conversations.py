@@ -1,6 +1,6 @@
-"""Conversations to probe with: letters in, messages out, for the Jinja and for Ollama.
+"""Conversations to probe with: a shape is a word whose letters are the messages, for the Jinja and for Ollama.
 
-S system, U user, A assistant, K assistant that thought, C one tool call, B text and a call, R thought and a call,
+S system, U user, A assistant, K assistant with a thought, C one tool call, B text and a call, R thought and a call,
 M thought, text and a call, D two calls, T tool result.
 """
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 PLAIN = ("U", "UAU", "UAUAU", "SU", "SUAU", "SUAUAU")
-OPENED_BY_ASSISTANT = ("AU", "AUAU", "SAU")
+ASSISTANT_FIRST = ("AU", "AUAU", "SAU")
 LATE_SYSTEM = ("UASU", "UASUAU")
-THOUGHT = ("UKU", "UKUAU", "SUKU")
-CALLED = ("UCT", "UCTAU", "SUCT", "SUCTAU", "UAUCT", "UCTCT", "UCTCTAU", "UBT", "UBTAU", "UCTUCT")
-CALLED_TWICE = ("UDT", "UDTT", "UDTTAU", "UDTTUCT")
-UNHEARD_CALLS = ("UBTT", "UBTTAU")
-THOUGHT_AND_CALLED = ("URT", "URTAU", "URTRT", "UMT")
+THOUGHTS = ("UKU", "UKUAU", "SUKU")
+CALLS = ("UCT", "UCTAU", "SUCT", "SUCTAU", "UAUCT", "UCTCT", "UCTCTAU", "UBT", "UBTAU", "UCTUCT")
+PARALLEL_CALLS = ("UDT", "UDTT", "UDTTAU", "UDTTUCT")
+DROPPED_CALLS = ("UBTT", "UBTTAU")
+THOUGHTS_AND_CALLS = ("URT", "URTAU", "URTRT", "UMT")
 
 ROLES = {"S": "system", "U": "user", "T": "tool"}
 
@@ -29,16 +29,18 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """`answered` is the call to which a tool result belongs."""
+
     role: str
     content: str = ""
     thinking: str = ""
     calls: tuple[Call, ...] = ()
-    answers: Call | None = None
+    answered: Call | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages, tools as Ollama's API takes them, and the `think` of a request ("" where it is not set)."""
+    """`tools` are as in Ollama's API; `think` is "on", "off", or "" if the request does not set it."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -47,7 +49,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a template wants of its input where habits differ."""
+    """The form of a template's input, where templates differ.
+
+    `parts`: contents are lists of parts. `text_arguments`: the arguments of calls are JSON texts. `identifiers`: calls
+    and results have ids. `toggle`: the variable that switches thinking. `bare`: absent tools are undefined, not None.
+    """
 
     parts: bool = False
     text_arguments: bool = False
@@ -56,16 +62,16 @@ class Dialect:
     bare: bool = False
 
     def variables(self, conversation: Conversation) -> dict[str, Any]:
-        # transformers passes tools that are None, which some templates do not expect.
-        given: dict[str, Any] = {} if self.bare else {"tools": None, "documents": None}
+        # transformers passes None for absent tools; some templates do not expect it.
+        variables: dict[str, Any] = {} if self.bare else {"tools": None, "documents": None}
         if conversation.tools:
-            given["tools"] = list(conversation.tools)
+            variables["tools"] = list(conversation.tools)
         if conversation.think and self.toggle:
-            given[self.toggle] = conversation.think == "on"
-        return given
+            variables[self.toggle] = conversation.think == "on"
+        return variables
 
     def messages(self, conversation: Conversation, dumps: Callable[[Any], str]) -> list[dict[str, Any]]:
-        said: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         for message in conversation.messages:
             entry: dict[str, Any] = {"role": message.role, "content": message.content}
             if self.parts and message.content:
@@ -74,10 +80,10 @@ class Dialect:
                 entry["reasoning_content"] = entry["reasoning"] = entry["thinking"] = message.thinking
             if message.calls:
                 entry["tool_calls"] = [self._call(call, dumps) for call in message.calls]
-            if message.answers and self.identifiers:
-                entry |= {"name": message.answers.name, "tool_call_id": message.answers.identifier}
-            said.append(entry)
-        return said
+            if message.answered and self.identifiers:
+                entry |= {"name": message.answered.name, "tool_call_id": message.answered.identifier}
+            entries.append(entry)
+        return entries
 
     def _call(self, call: Call, dumps: Callable[[Any], str]) -> dict[str, Any]:
         arguments = dumps(call.arguments) if self.text_arguments else call.arguments
@@ -86,18 +92,22 @@ class Dialect:
 
 
 def sentinel(index: int, kind: str) -> str:
-    """Private-use characters: no template writes, trims or escapes them."""
+    """A text of private-use characters: no template writes, trims or escapes them."""
     return f"\ue000{index}{kind}\ue001"
 
 
 def compose(shape: str, text: Callable[[int, str], str], tools: int = 0, think: str = "") -> Conversation:
-    """`text(index, kind)` says what a message says: s, u, a, k (thought), t, n and v (a call's name and its value)."""
+    """`text(index, kind)` gives the texts.
+
+    Kinds of a message: s, u, a, k (thought), t; n0, n1 and v0, v1 are the name and the argument of a call.
+    Kinds of a tool: f (name), d (description), p (description of its parameter).
+    """
     messages: list[Message] = []
     pending: list[Call] = []
     for index, letter in enumerate(shape):
         if letter in ROLES:
             answered = pending.pop(0) if letter == "T" and pending else None
-            messages.append(Message(ROLES[letter], text(index, letter.lower()), answers=answered))
+            messages.append(Message(ROLES[letter], text(index, letter.lower()), answered=answered))
             continue
         calls = tuple(
             Call(text(index, f"n{n}"), {"place": text(index, f"v{n}")}, f"call{index:04d}{n}")
@@ -106,10 +116,10 @@ def compose(shape: str, text: Callable[[int, str], str], tools: int = 0, think: 
         content = text(index, "a") if letter in "AKBM" else ""
         pending = list(calls)
         messages.append(Message("assistant", content, text(index, "k") if letter in "KRM" else "", calls))
-    return Conversation(tuple(messages), tuple(tool(n, text) for n in range(tools)), think)
+    return Conversation(tuple(messages), tuple(_tool(n, text) for n in range(tools)), think)
 
 
-def tool(number: int, text: Callable[[int, str], str]) -> dict[str, Any]:
+def _tool(number: int, text: Callable[[int, str], str]) -> dict[str, Any]:
     properties = {"place": {"type": "string", "description": text(number, "p")}}
     return {
         "type": "function",
@@ -121,7 +131,7 @@ def tool(number: int, text: Callable[[int, str], str]) -> dict[str, Any]:
     }
 
 
-_WORDS = {
+_ORDINARY = {
     "s": "You answer in verse.\nNever in prose.",
     "u": "What's \"{}\" & <b> in 'Malmö'? 1 < 2",
     "a": "It is {}.\n\nAnd: {{x}} # é",
@@ -137,6 +147,6 @@ _WORDS = {
 }
 
 
-def spoken(index: int, kind: str) -> str:
-    """Ordinary text, to verify with: quotes, braces, lines and letters beyond ASCII, no whitespace at the edges."""
-    return _WORDS[kind].format(index)
+def ordinary_text(index: int, kind: str) -> str:
+    """A text to verify with: quotes, braces, lines and letters beyond ASCII, but no whitespace at its ends."""
+    return _ORDINARY[kind].format(index)

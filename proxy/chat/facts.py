@@ -1,4 +1,4 @@
-"""What goes in beside the Jinja, and what comes out: the values of this package's edge."""
+"""The input of this package besides the Jinja, and its output."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFacts:
-    """Texts of the special tokens ("" where there is none), and what the tokenizer adds by itself."""
+    """The texts of the special tokens ("" for none), and whether the tokenizer adds BOS."""
 
     bos: str = ""
     eos: tuple[str, ...] = ()
@@ -40,13 +40,15 @@ class TokenizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
-    """A Go template for Ollama and what is known of it. `template` is "" where nothing could be made.
+    """A Go template for Ollama and its properties. `template` is "" if the proxy cannot write one.
 
-    `shapes` says, for every conversation that the Jinja renders at all, whether the Go template gives the same text;
-    `exact` that the four plain shapes and the long one do. `emits_bos`: the Jinja opens with BOS, `template` does not.
-    `native` says the same of llama.cpp's own server, for the plain shapes and the long one; `loads` that the server
-    starts with the Jinja. `trims`: the Jinja takes spaces and newlines off the ends of messages, `template` does not.
-    `sample` is a conversation as the Jinja renders it, with BOS; "" where it renders none.
+    - `shapes`: for each group of conversations that the Jinja renders, whether the Go template writes the same texts.
+    - `exact`: it writes the same texts for the four plain shapes and the long one.
+    - `emits_bos`: the Jinja begins with BOS; `template` never does.
+    - `native`: as `shapes`, for llama.cpp's own server with the Jinja; only the plain shapes and the long one.
+    - `loads`: this server starts with the Jinja.
+    - `trims`: the Jinja strips whitespace from the ends of messages; `template` does not.
+    - `sample`: a conversation as the Jinja renders it, with BOS; "" if it renders none.
     """
 
     template: str = ""

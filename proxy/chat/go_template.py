@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from proxy.chat.program import All, AnyOf, DeadThinking, Each, If, Is, Node, Not, Out, Remember, Test, Text
+from proxy.chat.program import All, AnyOf, DeadThinking, Each, If, Insert, Is, Node, Not, Remember, Test, Text
 
 _FIELDS = {
     "content": ".Content",
@@ -36,7 +36,7 @@ _TESTS = {
     ("position", "after"): "gt $i $lastUser",
     ("first", "yes"): "eq $i $firstUser",
     ("first", "no"): "ne $i $firstUser",
-    # Ollama takes the first text after `if .ToolCalls` for the tag that calls open with: other tests look different.
+    # Ollama takes the first text after `if .ToolCalls` as the opening tag of calls: other tests must look different.
     ("called", "yes"): ".ToolCalls",
     ("calls", "yes"): "$m.ToolCalls",
     ("calls", "no"): "not $m.ToolCalls",
@@ -46,6 +46,7 @@ _TESTS = {
     ("final", "yes"): "eq (len (slice $.Messages $i)) 1",
     ("final", "no"): "gt (len (slice $.Messages $i)) 1",
 }
+_VARIABLES = {"prev": "$prev", "role": ".Role"}
 _OPPOSITE = {"yes": "no", "no": "yes"}
 _DATES = {
     "Y": "{{ slice (currentDate) 0 4 }}",
@@ -61,23 +62,23 @@ _MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )  # fmt: skip
-_WHOLE_DATE = (Out("date:Y"), Text("-"), Out("date:m"), Text("-"), Out("date:d"))
+_ISO_DATE = (Insert("date:Y"), Text("-"), Insert("date:m"), Text("-"), Insert("date:d"))
 
 
 def write(program: Sequence[Node]) -> str:
-    asked = {test.feature for test in _tests(program)}
-    return "".join((*_prelude(asked), *_nodes(program, "prev" in asked)))
+    features = {test.feature for test in _tests(program)}
+    return "".join((*_prelude(features), *_nodes(program, "prev" in features)))
 
 
-def _prelude(asked: set[str]) -> Iterator[str]:
-    if "prev" in asked:
+def _prelude(features: set[str]) -> Iterator[str]:
+    if "prev" in features:
         yield '{{ $prev := "start" }}'
-    if "first" in asked:
+    if "first" in features:
         yield (
             "{{ $firstUser := -1 }}{{ range $i, $m := .Messages }}"
             '{{ if and (eq .Role "user") (lt $firstUser 0) }}{{ $firstUser = $i }}{{ end }}{{ end }}'
         )
-    if "position" in asked:
+    if "position" in features:
         yield (
             "{{ $lastUser := -1 }}{{ range $i, $m := .Messages }}"
             '{{ if eq .Role "user" }}{{ $lastUser = $i }}{{ end }}{{ end }}'
@@ -85,49 +86,50 @@ def _prelude(asked: set[str]) -> Iterator[str]:
 
 
 def _nodes(nodes: Sequence[Node], remembers: bool) -> Iterator[str]:
-    nodes = _joined(nodes)
+    """`remembers`: the program needs the variable `$prev`."""
+    nodes = _join_texts(nodes)
     at = 0
     while at < len(nodes):
         node, after = nodes[at], nodes[at + 1] if at + 1 < len(nodes) else None
         at += 1
-        match node:
-            case Out("date:Y") if nodes[at - 1 : at + 4] == _WHOLE_DATE:
-                yield "{{ currentDate }}"
-                at += 4
-            case Text(text) if isinstance(after, Each) and after.over == "tools" and _led(text, after):
-                yield literal(text.removesuffix(after.separator), before_action=True)
-                yield "{{ range $.Tools }}" + literal(after.separator, before_action=True)
-                yield from _nodes(after.body, remembers)
-                yield "{{ end }}"
-                at += 1
-            case Text(text):
-                yield literal(text, before_action=after is not None)
-            case Out(field) if field.startswith("date:"):
-                yield _date(field.removeprefix("date:"))
-            case Out(field):
-                yield "{{ " + _FIELDS[field] + " }}"
-            case If():
-                yield from _if(node, remembers)
-            case Remember(kind):
-                yield f'{{{{ $prev = "{kind}" }}}}' if remembers else ""
-            case Each():
-                yield from _each(node, remembers)
-            case DeadThinking((opening, closing)):
-                yield (
-                    "{{ if and .Thinking false }}"
-                    + literal(opening, before_action=True)
-                    + "{{ .Thinking }}"
-                    + literal(closing, before_action=True)
-                    + "{{ end }}"
-                )
+        if nodes[at - 1 : at + 4] == _ISO_DATE:
+            yield "{{ currentDate }}"
+            at += 4
+        elif isinstance(node, Text) and isinstance(after, Each) and _ends_with_separator(node.text, after):
+            yield literal(node.text.removesuffix(after.separator), before_action=True)
+            yield "{{ range $.Tools }}" + literal(after.separator, before_action=True)
+            yield from _nodes(after.body, remembers)
+            yield "{{ end }}"
+            at += 1
+        else:
+            yield from _node(node, remembers, is_last=after is None)
 
 
-def _led(text: str, each: Each) -> bool:
-    """Whether what separates the items stands before the first one, too."""
-    return bool(each.separator) and text.endswith(each.separator)
+def _node(node: Node, remembers: bool, *, is_last: bool) -> Iterator[str]:
+    match node:
+        case Text(text):
+            yield literal(text, before_action=not is_last)
+        case Insert(field) if field.startswith("date:"):
+            yield _date(field.removeprefix("date:"))
+        case Insert(field):
+            yield "{{ " + _FIELDS[field] + " }}"
+        case If():
+            yield from _if(node, remembers)
+        case Remember(kind):
+            yield f'{{{{ $prev = "{kind}" }}}}' if remembers else ""
+        case Each():
+            yield from _each(node, remembers)
+        case DeadThinking((opening, closing)):
+            yield "{{ if and .Thinking false }}" + literal(opening, before_action=True)
+            yield "{{ .Thinking }}" + literal(closing, before_action=True) + "{{ end }}"
 
 
-def _joined(nodes: Sequence[Node]) -> tuple[Node, ...]:
+def _ends_with_separator(text: str, each: Each) -> bool:
+    """Whether the separator of the tools is also before the first tool, so that it can be inside the loop."""
+    return each.over == "tools" and bool(each.separator) and text.endswith(each.separator)
+
+
+def _join_texts(nodes: Sequence[Node]) -> tuple[Node, ...]:
     joined: list[Node] = []
     for node in nodes:
         before = joined[-1] if joined else None
@@ -139,24 +141,24 @@ def _joined(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _if(node: If, remembers: bool) -> Iterator[str]:
-    word = "if"
+    keyword = "if"
     while True:
         if not node.then and node.other:
             node = If(Not(node.test), node.other)
-        yield f"{{{{ {word} {expression(node.test)} }}}}"
-        yield from _closed(node.then, remembers)
+        yield f"{{{{ {keyword} {expression(node.test)} }}}}"
+        yield from _before_action(node.then, remembers)
         if len(node.other) != 1 or not isinstance(node.other[0], If):
             break
-        node, word = node.other[0], "else if"
+        node, keyword = node.other[0], "else if"
     if node.other:
         yield "{{ else }}"
-        yield from _closed(node.other, remembers)
+        yield from _before_action(node.other, remembers)
     yield "{{ end }}"
 
 
-def _closed(nodes: Sequence[Node], remembers: bool) -> Iterator[str]:
-    """Nodes before an action: a brace at their end must not run into it."""
-    inner = _joined(nodes)
+def _before_action(nodes: Sequence[Node], remembers: bool) -> Iterator[str]:
+    """Nodes before an action. If they end with a brace, it must not join the braces of the action."""
+    inner = _join_texts(nodes)
     if inner and isinstance(inner[-1], Text):
         yield from _nodes(inner[:-1], remembers) if len(inner) > 1 else ()
         yield literal(inner[-1].text, before_action=True)
@@ -171,7 +173,7 @@ def _each(node: Each, remembers: bool) -> Iterator[str]:
         yield "{{ range $n, $one := " + {"calls": ".ToolCalls", "tools": "$.Tools"}[node.over] + " }}"
         if node.separator:
             yield "{{ if $n }}" + literal(node.separator, before_action=True) + "{{ end }}"
-    yield from _closed(node.body, remembers)
+    yield from _before_action(node.body, remembers)
     yield "{{ end }}"
 
 
@@ -179,14 +181,14 @@ def _date(part: str) -> str:
     if part in _DATES:
         return _DATES[part]
     names = _MONTHS if part == "B" else [name[:3] for name in _MONTHS]
-    chosen = "{{ else ".join(
+    branches = "{{ else ".join(
         f'if eq (slice (currentDate) 5 7) "{number:02}" }}}}{name}' for number, name in enumerate(names, 1)
     )
-    return "{{ " + chosen + "{{ end }}"
+    return "{{ " + branches + "{{ end }}"
 
 
 def literal(text: str, *, before_action: bool) -> str:
-    """Plain text, except for braces that Go would take for an action's."""
+    """Plain text. If Go could read a brace as the start of an action, an action writes this brace."""
     text = re.sub(r"\{(?=\{)", '{{ "{" }}', text)
     if before_action and text.endswith("{"):
         text = text[:-1] + '{{ "{" }}'
@@ -195,10 +197,8 @@ def literal(text: str, *, before_action: bool) -> str:
 
 def expression(test: Test) -> str:
     match test:
-        case Is("prev", values):
-            return "eq $prev " + " ".join(f'"{value}"' for value in values)
-        case Is("role", values):
-            return "eq .Role " + " ".join(f'"{value}"' for value in values)
+        case Is("prev" | "role" as feature, values):
+            return " ".join(("eq", _VARIABLES[feature], *(f'"{value}"' for value in values)))
         case Is(feature, (value,)):
             return _TESTS[feature, value]
         case Is(feature, values):
@@ -218,8 +218,8 @@ def expression(test: Test) -> str:
 
 
 def _operand(test: Test) -> str:
-    written = expression(test)
-    return f"({written})" if " " in written else written
+    text = expression(test)
+    return f"({text})" if " " in text else text
 
 
 def _tests(nodes: Sequence[Node]) -> Iterator[Is]:

@@ -1,4 +1,4 @@
-"""generation_config.json to the parameters that Ollama takes."""
+"""Translates generation_config.json into Ollama's parameters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,25 +9,24 @@ _FRACTIONS = ("temperature", "top_p", "min_p")
 
 
 def parameters(generation_config: Mapping[str, Any], facts: TokenizerFacts, stops: Sequence[str]) -> dict[str, Any]:
-    """Lengths are never mapped: they are often 1e30, and a KV cache of that size is fatal."""
-    found: dict[str, Any] = {}
+    """Lengths are left out: they are often 1e30, and Ollama would fail to allocate such a KV cache."""
+    values: dict[str, Any] = {}
     for name in _FRACTIONS:
         value = _number(generation_config.get(name))
         if value is not None and value >= 0:
-            found[name] = value
+            values[name] = value
     top_k = _number(generation_config.get("top_k"))
     if top_k is not None and top_k >= 0:
-        # Ollama refuses a whole number that is written as a float.
-        found["top_k"] = int(top_k)
+        # Ollama refuses an integer that is written as a float.
+        values["top_k"] = int(top_k)
     if generation_config.get("do_sample") is False:
-        found["temperature"] = 0
+        values["temperature"] = 0
     penalty = _number(generation_config.get("repetition_penalty"))
-    # Ollama 0.24 penalises by 1.1 where nothing is said, transformers not at all.
-    found["repeat_penalty"] = penalty if penalty is not None and penalty > 0 else 1.0
-    # A bare string is taken at create and fails at chat.
-    wanted = dict.fromkeys((*stops, *facts.eos))
-    found["stop"] = [text for text in wanted if text and text != facts.bos]
-    return found
+    # Without a value, Ollama 0.24 uses a penalty of 1.1 and transformers none.
+    values["repeat_penalty"] = penalty if penalty is not None and penalty > 0 else 1.0
+    # It must be a list: Ollama accepts a bare string at create and fails at chat.
+    values["stop"] = [text for text in dict.fromkeys((*stops, *facts.eos)) if text and text != facts.bos]
+    return values
 
 
 def _number(value: Any) -> float | None:

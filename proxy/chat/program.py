@@ -1,4 +1,4 @@
-"""A chat template as a small program: written as Go by `go`, run here to compare it with the Jinja."""
+"""A chat template as a small program. `go_template` writes it in Go; `run` runs it to compare it with the Jinja."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,8 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Out:
-    """A field of the message, call or tool at hand; "system" is all system texts; "date:%d" a part of today's date."""
+class Insert:
+    """Writes a field of the current message, call or tool. "system" is all system messages, "date:d" today's day."""
 
     field: str
 
@@ -56,14 +56,14 @@ class If:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """What was written last, for the questions about `prev`."""
+    """Sets the feature `prev` to the kind of slot that was written last."""
 
     kind: str
 
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """For every message, call (where there are any) or tool. `separator` stands between two."""
+    """Repeats `body` over the "messages", "calls" or "tools", with `separator` between two items."""
 
     over: str
     body: tuple["Node", ...]
@@ -72,12 +72,12 @@ class Each:
 
 @dataclass(frozen=True, slots=True)
 class DeadThinking:
-    """Never runs: Ollama infers the thinking tags from the text around `.Thinking`."""
+    """Code that never runs: Ollama infers the thinking tags from the text around `.Thinking`."""
 
     tags: tuple[str, str]
 
 
-Node = Text | Out | If | Remember | Each | DeadThinking
+Node = Text | Insert | If | Remember | Each | DeadThinking
 
 
 _NOTHING = Message("")
@@ -94,14 +94,13 @@ class _State:
 
 
 def run(program: Sequence[Node], conversation: Conversation, now: datetime) -> str:
-    """What Ollama will write, except that JSON has Python's spaces."""
-    system = "\n\n".join(message.content for message in conversation.messages if message.role == "system")
+    """The output of Ollama, except that JSON has Python's spaces."""
     features = {
         "prev": "start",
         "tools": "yes" if conversation.tools else "no",
         "think": conversation.think,
         "system": "yes" if conversation.messages[:1] and conversation.messages[0].role == "system" else "no",
-        "systems": "yes" if system else "no",
+        "systems": "yes" if _system(conversation) else "no",
     }
     return "".join(_run(program, _State(conversation, now, features)))
 
@@ -111,7 +110,7 @@ def _run(nodes: Sequence[Node], state: _State) -> Iterable[str]:
         match node:
             case Text(text):
                 yield text
-            case Out(field):
+            case Insert(field):
                 yield _field(field, state)
             case If(test, then, other):
                 yield from _run(then if holds(test, state.features) else other, state)
@@ -150,12 +149,12 @@ def _each(node: Each, state: _State) -> Iterable[str]:
 
 
 def _messages(node: Each, state: _State) -> Iterable[str]:
-    messages = collated(state.conversation.messages)
+    messages = collate(state.conversation.messages)
     users = [index for index, message in enumerate(messages) if message.role == "user"]
     first, last = (users[0], users[-1]) if users else (-1, -1)
     for index, message in enumerate(messages):
         state.message = message
-        state.features |= situation(index, first, last, len(messages), message) | {
+        state.features |= message_features(index, first, last, len(messages), message) | {
             "role": message.role,
             "called": "yes" if message.calls else "no",
             "content": "yes" if message.content else "no",
@@ -164,8 +163,8 @@ def _messages(node: Each, state: _State) -> Iterable[str]:
         yield from _run(node.body, state)
 
 
-def situation(index: int, first: int, last: int, count: int, message: Message) -> dict[str, str]:
-    """The features of a message that its place and its calls give it."""
+def message_features(index: int, first: int, last: int, count: int, message: Message) -> dict[str, str]:
+    """`first` and `last` are the indexes of the first and the last user message, `count` is the number of messages."""
     return {
         "position": "last" if index == last else "after" if index > last else "before",
         "first": "yes" if index == first else "no",
@@ -174,8 +173,8 @@ def situation(index: int, first: int, last: int, count: int, message: Message) -
     }
 
 
-def collated(messages: Iterable[Message]) -> list[Message]:
-    """Ollama joins neighbours of one role before any template sees them, except tool results."""
+def collate(messages: Iterable[Message]) -> list[Message]:
+    """Ollama joins consecutive messages of one role before the template gets them, except tool results."""
     joined: list[Message] = []
     for message in messages:
         if joined and joined[-1].role == message.role and message.role != "tool":
@@ -187,10 +186,17 @@ def collated(messages: Iterable[Message]) -> list[Message]:
 
 def _field(field: str, state: _State) -> str:
     if field.startswith("date:"):
-        return dated(field.removeprefix("date:"), state.now)
-    message, call = state.message, state.call
-    if state.tool is not None and field in ("tool", "function", "parameters", "tool_name", "description"):
-        return _tool_field(field, state.tool)
+        return _date_part(field.removeprefix("date:"), state.now)
+    if field in ("tool", "function", "parameters", "tool_name", "description"):
+        return _tool_field(field, state.tool) if state.tool is not None else ""
+    if field in ("name", "arguments", "id"):
+        return _call_field(field, state.call) if state.call else ""
+    if field == "system":
+        return _system(state.conversation)
+    return _message_field(field, state.message)
+
+
+def _message_field(field: str, message: Message) -> str:
     match field:
         case "content":
             return message.content
@@ -198,19 +204,24 @@ def _field(field: str, state: _State) -> str:
             return json.dumps(message.content, ensure_ascii=False)
         case "thinking":
             return message.thinking
-        case "system":
-            return "\n\n".join(said.content for said in state.conversation.messages if said.role == "system")
-        case "name" if call:
-            return call.name
-        case "arguments" if call:
-            return json.dumps(call.arguments, ensure_ascii=False)
-        case "id" if call:
-            return call.identifier
-        case "result_name" if message.answers:
-            return message.answers.name
-        case "result_id" if message.answers:
-            return message.answers.identifier
+        case "result_name" if message.answered:
+            return message.answered.name
+        case "result_id" if message.answered:
+            return message.answered.identifier
     return ""
+
+
+def _call_field(field: str, call: Call) -> str:
+    match field:
+        case "name":
+            return call.name
+        case "arguments":
+            return json.dumps(call.arguments, ensure_ascii=False)
+    return call.identifier
+
+
+def _system(conversation: Conversation) -> str:
+    return "\n\n".join(message.content for message in conversation.messages if message.role == "system")
 
 
 def _tool_field(field: str, tool: Mapping[str, Any]) -> str:
@@ -227,7 +238,7 @@ def _tool_field(field: str, tool: Mapping[str, Any]) -> str:
     return json.dumps(tool, ensure_ascii=False)
 
 
-def dated(directive: str, now: datetime) -> str:
+def _date_part(directive: str, now: datetime) -> str:
     match directive:
         case "-d":
             return str(now.day)

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from proxy.chat.facts import TokenizerFacts
 
-# Ollama's templates know the day only: what is finer cannot be said, and weekdays cannot be computed.
+# A Go template gets only the date from Ollama: it has no time of day and cannot compute weekdays.
 _DAY_DIRECTIVES = "YymdBb"
 _DIRECTIVE = re.compile(r"%(-?[A-Za-z%])")
 _SHORTHAND = {"%F": "%Y-%m-%d", "%D": "%m/%d/%y", "%h": "%b"}
@@ -26,7 +26,7 @@ class Unrenderable(Exception):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what a model is trained on; it renders as if it were not there."""
+    """`{% generation %}` marks the texts for training; it does not change the output."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -53,41 +53,47 @@ def _raise_exception(message: object) -> NoReturn:
     raise jinja2.TemplateError(str(message))
 
 
-def marked_date(form: str, now: datetime) -> tuple[str, bool]:
-    """The date in this form with a mark for every part that Ollama can fill in, and whether that is all of them."""
+def mark_date(form: str, now: datetime) -> tuple[str, bool]:
+    """The date with a mark for each part that Ollama can fill in, and whether it can fill in all of them."""
     for short, long in _SHORTHAND.items():
         form = form.replace(short, long)
-    whole = True
+    complete = True
 
     def mark(match: re.Match[str]) -> str:
-        nonlocal whole
+        nonlocal complete
         directive = match[1]
         if directive in _DAY_DIRECTIVES or directive in ("-d", "-m"):
             return f"\ue004{directive}\ue005"
-        whole = whole and directive == "%"
+        complete = complete and directive == "%"
         return now.strftime(match[0])
 
-    return _DIRECTIVE.sub(mark, form), whole
+    return _DIRECTIVE.sub(mark, form), complete
 
 
 class Sandbox:
-    """One template. With `mark_dates` the output carries marks instead of the parts of today's date.
+    """One compiled template. `now` is the time that it writes; `filters` replace filters of Jinja.
 
-    `filters` stand in for those of Jinja.
+    `frozen_dates` is set when a rendering with marks contains a part of the date that Ollama cannot fill in.
+    Raises Unrenderable if the template does not compile.
     """
 
     def __init__(
-        self, source: str, facts: TokenizerFacts, filters: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+        self,
+        source: str,
+        facts: TokenizerFacts,
+        *,
+        now: datetime | None = None,
+        filters: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
     ) -> None:
-        self.now = datetime.now()  # noqa: DTZ005 - strftime_now is local time in transformers
-        self.mark_dates = False
+        self.source, self.bos = source, facts.bos
+        self.now = now or datetime.now()  # noqa: DTZ005 - strftime_now is local time in transformers
         self.frozen_dates = False
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         environment.filters |= {"tojson": _tojson, **filters}
         environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = self._strftime_now
+        environment.globals["strftime_now"] = self._strftime
         try:
             self._template = environment.from_string(source)
             self.variables = meta.find_undeclared_variables(environment.parse(source))
@@ -104,16 +110,20 @@ class Sandbox:
             if text
         }
 
-    def render(self, messages: list[dict[str, Any]], **variables: Any) -> str:
-        given: Mapping[str, Any] = {"add_generation_prompt": True} | variables
+    def render(self, messages: list[dict[str, Any]], *, mark_dates: bool = False, **variables: Any) -> str:
+        """With `mark_dates`, writes marks for the parts of the date that Ollama can fill in."""
+        values: dict[str, Any] = {"add_generation_prompt": True} | variables
+        if mark_dates:
+            values["strftime_now"] = self._marked_strftime
         try:
-            return str(self._template.render(messages=messages, **self._tokens, **given))
+            return str(self._template.render(messages=messages, **self._tokens, **values))
         except Exception as error:
             raise Unrenderable(str(error)) from error
 
-    def _strftime_now(self, form: str) -> str:
-        if not self.mark_dates:
-            return self.now.strftime(form)
-        text, whole = marked_date(form, self.now)
-        self.frozen_dates = self.frozen_dates or not whole
+    def _strftime(self, form: str) -> str:
+        return self.now.strftime(form)
+
+    def _marked_strftime(self, form: str) -> str:
+        text, complete = mark_date(form, self.now)
+        self.frozen_dates = self.frozen_dates or not complete
         return text

@@ -1,96 +1,94 @@
-"""Compares a program with the Jinja on conversations that it was not learned from."""
+"""Compares a program with the Jinja on conversations from which it was not learned."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from proxy.chat.conversations import Conversation, compose, spoken
+from proxy.chat.conversations import Conversation, compose, ordinary_text
+from proxy.chat.json_objects import next_object
 from proxy.chat.llama_server import LlamaServer
-from proxy.chat.objects import next_object
 from proxy.chat.program import Node, run
-from proxy.chat.sandbox import Sandbox, Unrenderable
+from proxy.chat.renderer import Renderer
+from proxy.chat.sandbox import Unrenderable
 
 CORE = {"user": ("U",), "system": ("SU",), "turns": ("UAU",), "system turns": ("SUAU",), "long": ("UAUAUAUAUAUAU",)}
 _MORE = {"opened by assistant": ("AU", "AUAUAU"), "late system": ("UASU", "SUAUASU")}
-_THINKING = ("U", "SU", "UAU", "SUAUAU")
-_THOUGHT = ("UKU", "SUKUKU")
-_DEFINED = ("U", "SU", "UAU", "SUAUAU")
-_CALLED = ("UCT", "SUCT", "UAUCT", "UCTAU", "SUCTCT", "UCTAUCTAUCT", "SUBTAU")
-_CALLED_TWICE = ("UDTT", "SUDTTAU")
-
-Render = Callable[[Conversation], str]
+_WITHOUT_CALLS = ("U", "SU", "UAU", "SUAUAU")
+_THOUGHTS = ("UKU", "SUKUKU")
+_CALLS = ("UCT", "SUCT", "UAUCT", "UCTAU", "SUCTCT", "UCTAUCTAUCT", "SUBTAU")
+_PARALLEL_CALLS = ("UDTT", "SUDTTAU")
+_THOUGHTS_AND_CALLS = ("URT", "URTRTAU", "SUMTRTAU")
 
 
-def verify(
-    program: Sequence[Node], render: Render, sandbox: Sandbox, *, tools: bool, think: bool, thought: bool
-) -> dict[str, bool]:
-    """For every group of shapes that the Jinja renders: whether all of them are the same."""
-    sandbox.mark_dates = False
-    results = {}
-    for name, given in _groups(tools=tools, think=think, thought=thought):
-        verdicts = [same for same in (_same(program, render, sandbox, one) for one in given) if same is not None]
-        if verdicts:
-            results[name] = all(verdicts)
-    return results
+def verify(program: Sequence[Node], renderer: Renderer, *, tools: bool, think: bool, thoughts: bool) -> dict[str, bool]:
+    """For each group of conversations that the Jinja renders: whether the program writes the same texts."""
+    shapes = {}
+    for name, conversations in _groups(tools=tools, think=think, thoughts=thoughts):
+        results = [_is_same(program, renderer, conversation) for conversation in conversations]
+        rendered = [result for result in results if result is not None]
+        if rendered:
+            shapes[name] = all(rendered)
+    return shapes
 
 
-def verify_native(server: LlamaServer, render: Render) -> tuple[dict[str, bool], bool]:
-    """The same of llama.cpp's server, for the shapes of CORE, and whether it starts with the Jinja.
+def verify_native(server: LlamaServer, renderer: Renderer) -> tuple[dict[str, bool], bool]:
+    """For each shape of CORE, whether llama.cpp's server writes the same text; and whether it starts with the Jinja.
 
-    It renders a user's message when it starts, and ends where that fails.
+    At its start the server renders a user's message. If that fails, it exits.
     """
-    results, loads = {}, True
+    shapes, loads = {}, True
     for name, (shape,) in CORE.items():
-        conversation = compose(shape, spoken)
+        conversation = compose(shape, ordinary_text)
         try:
-            wanted = render(conversation)
+            expected = renderer.render(conversation)
         except Unrenderable:
             continue
         try:
-            results[name] = server.render(conversation) == wanted
+            shapes[name] = server.render(conversation) == expected
         except Unrenderable:
-            results[name] = False
+            shapes[name] = False
             loads = loads and name != "user"
-    return results, loads
+    return shapes, loads
 
 
-def exact(shapes: Mapping[str, bool]) -> bool:
+def is_exact(shapes: Mapping[str, bool]) -> bool:
     core = [same for name, same in shapes.items() if name in CORE]
     return bool(core) and all(core)
 
 
-def _groups(*, tools: bool, think: bool, thought: bool) -> Iterable[tuple[str, list[Conversation]]]:
+def _groups(*, tools: bool, think: bool, thoughts: bool) -> Iterable[tuple[str, list[Conversation]]]:
     for name, shapes in (CORE | _MORE).items():
-        yield name, [compose(shape, spoken) for shape in shapes]
+        yield name, [compose(shape, ordinary_text) for shape in shapes]
     if think:
         for value in ("on", "off"):
-            yield f"thinking {value}", [compose(shape, spoken, 0, value) for shape in _THINKING]
-    if thought:
-        yield "thoughts", [compose(shape, spoken) for shape in _THOUGHT]
+            yield f"thinking {value}", [compose(shape, ordinary_text, 0, value) for shape in _WITHOUT_CALLS]
+    if thoughts:
+        yield "thoughts", [compose(shape, ordinary_text) for shape in _THOUGHTS]
     if tools:
-        yield "tools", [compose(shape, spoken, count) for shape in _DEFINED for count in (1, 3)]
-        yield "tool calls", [compose(shape, spoken, 2) for shape in _CALLED]
-        yield "parallel calls", [compose(shape, spoken, 2) for shape in _CALLED_TWICE]
+        yield "tools", [compose(shape, ordinary_text, count) for shape in _WITHOUT_CALLS for count in (1, 3)]
+        yield "tool calls", [compose(shape, ordinary_text, 2) for shape in _CALLS]
+        yield "parallel calls", [compose(shape, ordinary_text, 2) for shape in _PARALLEL_CALLS]
     if tools and think:
-        yield "tools, thinking on", [compose(shape, spoken, 2, "on") for shape in (*_DEFINED, *_CALLED)]
-        yield "tools, thinking off", [compose(shape, spoken, 2, "off") for shape in (*_DEFINED, *_CALLED)]
-    if tools and thought:
-        yield "thoughts and calls", [compose(shape, spoken, 2) for shape in ("URT", "URTRTAU", "SUMTRTAU")]
+        yield "tools, thinking on", [compose(shape, ordinary_text, 2, "on") for shape in (*_WITHOUT_CALLS, *_CALLS)]
+        yield "tools, thinking off", [compose(shape, ordinary_text, 2, "off") for shape in (*_WITHOUT_CALLS, *_CALLS)]
+    if tools and thoughts:
+        yield "thoughts and calls", [compose(shape, ordinary_text, 2) for shape in _THOUGHTS_AND_CALLS]
 
 
-def _same(program: Sequence[Node], render: Render, sandbox: Sandbox, conversation: Conversation) -> bool | None:
+def _is_same(program: Sequence[Node], renderer: Renderer, conversation: Conversation) -> bool | None:
+    """None if the Jinja does not render the conversation."""
     try:
-        wanted = render(conversation)
+        expected = renderer.render(conversation)
     except Unrenderable:
         return None
-    got = run(program, conversation, sandbox.now)
-    return wanted == got or (bool(conversation.tools) and canonical(wanted) == canonical(got))
+    output = run(program, conversation, renderer.sandbox.now)
+    return expected == output or (bool(conversation.tools) and canonical_json(expected) == canonical_json(output))
 
 
-def canonical(text: str) -> str:
-    """With every JSON object written one way: Python and Go put other spaces and another order into it."""
+def canonical_json(text: str) -> str:
+    """The text with all its JSON objects in one form: Python and Go differ in spaces and in the order of keys."""
     parts, at = [], 0
-    while found := next_object(text, at):
-        start, end, value = found
+    while json_object := next_object(text, at):
+        start, end, value = json_object
         parts += [text[at:start], json.dumps(value, sort_keys=True)]
         at = end
     return "".join((*parts, text[at:]))

@@ -1,4 +1,4 @@
-"""The process that probes one template: `python -m proxy.chat.worker`, JSON in, JSON out, then it ends."""
+"""The process that probes one template: `python -m proxy.chat.worker`, one question, one answer, both in JSON."""
 
 import json
 
@@ -11,24 +11,24 @@ _SECONDS = 1.0
 
 
 def main() -> None:
-    # Not above: the server takes this module's constants, and not jinja2 with them.
+    # Imported here because the server imports this module's constants and must not load jinja2.
     from proxy.chat.describe import describe
 
-    def work(question: bytes) -> bytes:
-        asked = json.loads(question)
+    def answer(question: bytes) -> bytes:
+        fields = json.loads(question)
         try:
-            chat = describe(asked["jinja"], TokenizerFacts.parse(asked["facts"]))
-            answer = json.dumps(chat.as_json()).encode()
+            chat = describe(fields["jinja"], TokenizerFacts.parse(fields["facts"]))
+            content = json.dumps(chat.as_json()).encode()
         except (MemoryError, RecursionError):
-            return _refusal("the chat template takes too much memory to probe")
-        except Exception as error:  # noqa: BLE001 - whatever a template breaks here must not look like a limit
-            return _refusal(f"the chat template cannot be probed: {type(error).__name__}")
-        return answer if len(answer) <= LARGEST_ANSWER else _refusal("the chat template makes too long a Go template")
+            return _failure("the chat template takes too much memory to probe")
+        except Exception as error:  # noqa: BLE001 - a broken template must not look like a limit that was reached
+            return _failure(f"the chat template cannot be probed: {type(error).__name__}")
+        return content if len(content) <= LARGEST_ANSWER else _failure("the Go template would be too long")
 
-    answer_once(work, memory=_MEMORY, seconds=_SECONDS)
+    answer_once(answer, memory=_MEMORY, seconds=_SECONDS)
 
 
-def _refusal(reason: str) -> bytes:
+def _failure(reason: str) -> bytes:
     return json.dumps(ChatTemplate(warnings=(reason,)).as_json()).encode()
 
 

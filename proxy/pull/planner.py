@@ -45,7 +45,7 @@ from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, 
 from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
 from proxy.sources.base import Repository, Source
-from proxy.tokenizing.compare import compare
+from proxy.tokenizing.comparer import compare
 from proxy.transfer.progress import Progress
 from proxy.transfer.transfer import Transfer
 
@@ -187,8 +187,8 @@ class Planner:
             plan_conversion, reference.name, repository, material, wanted, conversion, recipe, capabilities
         )
         verdict = await compare(contents, conversion.header, sample)
-        if verdict.refused:
-            raise NotConvertible(f"{repository.id}: {verdict.refused}")
+        if verdict.refusal:
+            raise NotConvertible(f"{repository.id}: {verdict.refusal}")
         return replace(plan, warnings=(*plan.warnings, *verdict.remarks))
 
     async def _plan_adapter(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:

@@ -1,6 +1,7 @@
-"""Whether a GGUF's tokenizer gives the tokens that the repository's own tokenizer.json gives.
+"""Checks that a GGUF's tokenizer gives the tokens that the repository's own tokenizer.json gives.
 
-`llama` reads the `tokenizer.*` fields as llama.cpp b10488 does (src/llama-vocab.cpp, src/unicode.cpp): `cuts` splits a
-text, `merging`, `wordpiece` and `unigram` make tokens of the parts. `comparison` holds it against the `tokenizers`
-package on `texts`, in a process of its own (`worker`) that `comparer` starts and whose results it remembers.
+`llama_tokenizer` reads the `tokenizer.*` fields as llama.cpp b10488 does (src/llama-vocab.cpp, src/unicode.cpp):
+`pre_tokenization` splits a text, `bpe`, `wordpiece` and `unigram` tokenize the parts. `comparison` compares it with the
+`tokenizers` package on `sample_texts` and gives a `verdict`. It runs in a process of its own (`worker`), which
+`comparer` starts and whose results it caches.
 """

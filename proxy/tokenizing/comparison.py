@@ -1,6 +1,6 @@
-"""Whether llama.cpp will make of texts what the repository's tokenizer.json makes of them. Pure.
+"""Compares a repository's tokenizer.json with llama.cpp's reading of the GGUF made from it. Pure.
 
-Imports the `tokenizers` package, which the server itself does without: only `worker` imports this.
+It imports the `tokenizers` package, which the server must not load: import it from `worker` only.
 """
 
 import json
@@ -11,50 +11,51 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from proxy.chat.conversations import spoken
+from proxy.chat.conversations import ordinary_text
 from proxy.gguf.header import read_header
 from proxy.gguf.special_tokens import special_texts
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
-from proxy.tokenizing.llama import LlamaTokenizer, UnknownTokenizer
-from proxy.tokenizing.texts import RARE, USUAL, usual_texts
+from proxy.tokenizing.llama_tokenizer import LlamaTokenizer, UnknownTokenizer
+from proxy.tokenizing.sample_texts import COMMON_TEXTS, RARE_TEXTS, common_texts
 from proxy.tokenizing.verdict import Verdict, not_compared
 
 _MOST_SPECIALS = 64
 _SHOWN_TOKENS = 6
-_SPELLED = re.compile(r"<0x[89A-F][0-9A-F]>")
+_NON_ASCII_BYTE = re.compile(r"<0x[89A-F][0-9A-F]>")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
-    piece: str
-    own: str
-    llama: str
+    text: str
+    own_tokens: str
+    llama_tokens: str
 
     def __str__(self) -> str:
-        return f"of {self.piece!r} {TOKENIZER} makes {self.own}, and llama.cpp would make {self.llama}"
+        return f"in {self.text!r}, {TOKENIZER} makes {self.own_tokens}, and llama.cpp would make {self.llama_tokens}"
 
 
-def compare(files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
-    """`files` are the tokenizer's by path, `header` begins a GGUF, `sample` is a rendered conversation or "".
+def compare_tokenizers(files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
+    """`files` has the tokenizer's files by path, `header` begins a GGUF, `sample` is a rendered conversation or "".
 
-    Refused are differences in the sample and in usual texts, and special tokens that are not found; what only few texts
-    have is said.
+    A difference in the sample or in a common text is a refusal, and so is a special token that llama.cpp does not
+    find. A difference in rare texts is a remark.
     """
     try:
         own = _own_tokenizer(files)
-    except Exception as error:  # noqa: BLE001 - the package raises what it likes for a file that it cannot read
+    except Exception as error:  # noqa: BLE001 - the package raises any exception for a file that it cannot read
         return not_compared(f"the tokenizers package cannot read it ({str(error)[:200]})")
     try:
         llama = LlamaTokenizer(read_header(header).metadata)
     except UnknownTokenizer as error:
-        return not_compared(f"{error} is not known here")
-    return _Comparison(own, llama, sample).verdict(_says_what_it_adds(files))
+        return not_compared(f"the proxy does not know {error}")
+    checks_ends = not sample and own.post_processor is not None and not _config_sets_ends(files)
+    return _Comparison(own, llama, sample, checks_ends=checks_ends).verdict()
 
 
 def _own_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
-    """As transformers loads it: with the added tokens of tokenizer_config.json too."""
+    """As transformers loads it: also with the added tokens of tokenizer_config.json."""
     own = Tokenizer.from_str(files[TOKENIZER].decode())
     own.no_truncation()
     own.no_padding()
@@ -66,139 +67,146 @@ def _own_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
     for text in special_texts(specials, config):
         if text not in added and own.token_to_id(text) is not None:
             added[text] = AddedToken(text, special=True, normalized=False)
-    own.add_tokens([_found_anywhere(token) if token.special else token for token in added.values()])
+    own.add_tokens([_unnormalized(token) if token.special else token for token in added.values()])
     return own
 
 
-def _found_anywhere(token: AddedToken) -> AddedToken:
-    """Older files have special tokens normalized, and were made with tokenizers that find them everywhere."""
+def _unnormalized(token: AddedToken) -> AddedToken:
+    """Older files normalize special tokens, but the tokenizers that wrote these files found them everywhere."""
     flags = {key: getattr(token, key) for key in _FLAGS} | {"normalized": False}
     return AddedToken(token.content, **flags)
 
 
-def _says_what_it_adds(files: Mapping[str, bytes]) -> bool:
-    """Whether tokenizer.json alone decides what begins and ends a text."""
+def _config_sets_ends(files: Mapping[str, bytes]) -> bool:
+    """Whether tokenizer_config.json overrides which tokens tokenizer.json adds at the ends of a text."""
     config = json.loads(files.get(TOKENIZER_CONFIG, b"{}"))
-    return not any(isinstance(config.get(f"add_{kind}_token"), bool) for kind in ("bos", "eos"))
+    return any(isinstance(config.get(f"add_{role}_token"), bool) for role in ("bos", "eos"))
 
 
 class _Comparison:
-    def __init__(self, own: Tokenizer, llama: LlamaTokenizer, sample: str) -> None:
-        self._own, self._llama, self._sample = own, llama, sample
+    def __init__(self, own: Tokenizer, llama: LlamaTokenizer, sample: str, *, checks_ends: bool) -> None:
+        self._own, self._llama, self._sample, self._checks_ends = own, llama, sample, checks_ends
         self._added = own.get_added_tokens_decoder()
-        self._used = {number for number in self._own_numbers(sample) if number in self._added}
+        self._used = {token_id for token_id in self._own_ids(sample) if token_id in self._added}
 
-    def verdict(self, says_what_it_adds: bool) -> Verdict:
-        refused = next(self._refusals(says_what_it_adds), "")
-        return Verdict(refused, () if refused else tuple(self._remarks()))
+    def verdict(self) -> Verdict:
+        refusal = next(self._refusals(), "")
+        return Verdict(refusal, () if refusal else tuple(self._remarks()))
 
-    def _refusals(self, says_what_it_adds: bool) -> Iterator[str]:
+    def _refusals(self) -> Iterator[str]:
         yield from self._wrong_tokens()
         if self._sample and (difference := self._difference(self._sample)):
-            yield f"in the chat template {difference}"
-        for text in usual_texts(self._llama.pre):
-            if not self._is_spelled_in_bytes(text) and (difference := self._difference(self._in_place(text))):
-                yield str(difference)
-        if says_what_it_adds and not self._sample and self._own.post_processor is not None:
+            yield f"the tokens of the chat template would differ: {difference}"
+        for text in common_texts(self._llama.pre):
+            if not self._needs_bytes(text) and (difference := self._difference(self._as_user_turn(text))):
+                yield f"the tokens of common texts would differ: {difference}"
+        if self._checks_ends:
             own, llama = self._own.encode("a").ids, self._llama.encode("a", add_special=True)
             if own != llama:
-                yield str(_Difference("a", self._own_texts(own), self._llama_texts(llama)))
+                difference = _Difference("a", self._list_own(own), self._list_llama(llama))
+                yield f"the tokens that begin and end a text would differ: {difference}"
 
     def _remarks(self) -> Iterator[str]:
-        spelled = {shown(text): text for text in usual_texts(self._llama.pre) if self._is_spelled_in_bytes(text)}
-        found = {what: self._difference(self._in_place(text)) for what, text in {**spelled, **RARE}.items()}
-        others = {what: difference for what, difference in found.items() if difference}
-        if others:
-            first = next(iter(others.values()))
-            yield f"llama.cpp makes other tokens than {TOKENIZER} of {', '.join(others)}: {first}"
-        if self._sample and (difference := self._difference(USUAL[0])):
-            yield f"a text without the chat template begins otherwise: {difference}"
-        if lost := list(self._lost_tokens()):
-            names = ", ".join(map(shown, lost[:3]))
-            yield f"tokens of {TOKENIZER} that the GGUF does not have: {len(lost)}, as {names}"
-        known = [at for at, token in self._added.items() if token.special and at < len(self._llama.texts)]
-        first_used = sorted(known, key=lambda number: number not in self._used)[:_MOST_SPECIALS]
-        beside = [self._added[number].content for number in first_used if self._beside(number)]
-        if beside:
-            yield f"llama.cpp makes other tokens than {TOKENIZER} beside {', '.join(map(shown, beside[:3]))}"
+        unknown = {shown(text): text for text in common_texts(self._llama.pre) if self._needs_bytes(text)}
+        differences = {
+            description: difference
+            for description, text in {**unknown, **RARE_TEXTS}.items()
+            if (difference := self._difference(self._as_user_turn(text)))
+        }
+        if differences:
+            first = next(iter(differences.values()))
+            yield f"llama.cpp makes other tokens than {TOKENIZER} for {', '.join(differences)}: {first}"
+        if self._sample and (difference := self._difference(COMMON_TEXTS[0])):
+            yield f"without the chat template, a text begins with other tokens: {difference}"
+        if missing := list(self._missing_tokens()):
+            names = ", ".join(map(shown, missing[:3]))
+            yield f"tokens of {TOKENIZER} that the GGUF lacks: {len(missing)}, such as {names}"
+        specials = [at for at, token in self._added.items() if token.special and at < len(self._llama.texts)]
+        used_first = sorted(specials, key=lambda token_id: token_id not in self._used)[:_MOST_SPECIALS]
+        wrong = [self._added[token_id].content for token_id in used_first if self._difference_around(token_id)]
+        if wrong:
+            yield f"llama.cpp makes other tokens than {TOKENIZER} next to {', '.join(map(shown, wrong[:3]))}"
 
     def _wrong_tokens(self) -> Iterator[str]:
-        for number, token in sorted(self._added.items()):
-            text = token.content
-            if number >= len(self._llama.texts):
-                if number in self._used:
+        for token_id, token in sorted(self._added.items()):
+            text, is_used = token.content, token_id in self._used
+            if token_id >= len(self._llama.texts):
+                if is_used:
                     yield (
-                        f"the chat template has the token {shown(text)}, which is number {number} by {TOKENIZER}, "
-                        f"and the weights have rows for {len(self._llama.texts)}"
+                        f"the chat template uses the token {shown(text)}, to which {TOKENIZER} gives the id "
+                        f"{token_id}, but the weights have only {len(self._llama.texts)} rows"
                     )
-            elif self._llama.texts[number] != text and (token.special or number in self._used):
+            elif not (token.special or is_used):
+                continue
+            elif self._llama.texts[token_id] != text:
                 yield (
-                    f"the token {shown(text)} is number {number} by {TOKENIZER}, where the GGUF would have "
-                    f"{shown(self._llama.texts[number])}"
+                    f"{TOKENIZER} gives the token {shown(text)} the id {token_id}, but the GGUF would give this id to "
+                    f"{shown(self._llama.texts[token_id])}"
                 )
-            elif (token.special or number in self._used) and not self._finds(number):
+            elif not self._finds(token_id):
                 yield (
-                    f"the token {shown(text)} is number {number} by {TOKENIZER}, and llama.cpp would make "
-                    f"{self._llama_texts(self._llama_numbers(text))} of it"
+                    f"{TOKENIZER} gives the token {shown(text)} the id {token_id}, but llama.cpp would make "
+                    f"{self._list_llama(self._llama_ids(text))} of its text"
                 )
 
-    def _lost_tokens(self) -> Iterator[str]:
-        """Those that nobody needs for a conversation."""
-        for number, token in sorted(self._added.items()):
-            is_there = number < len(self._llama.texts) and self._llama.texts[number] == token.content
-            if not is_there or not (token.special or self._finds(number)):
+    def _missing_tokens(self) -> Iterator[str]:
+        """Added tokens that no conversation needs and that the GGUF lacks, or that llama.cpp does not find."""
+        for token_id, token in sorted(self._added.items()):
+            is_there = token_id < len(self._llama.texts) and self._llama.texts[token_id] == token.content
+            if not is_there or not (token.special or self._finds(token_id)):
                 yield token.content
 
-    def _finds(self, number: int) -> bool:
-        """Whether llama.cpp makes of a token's text what tokenizer.json makes of it."""
-        text = self._llama.texts[number]
-        return number in self._llama.specials or self._llama_numbers(text) == self._own_numbers(text)
+    def _finds(self, token_id: int) -> bool:
+        """Whether llama.cpp and tokenizer.json make the same of the token's text."""
+        text = self._llama.texts[token_id]
+        return token_id in self._llama.special_ids or self._llama_ids(text) == self._own_ids(text)
 
-    def _is_spelled_in_bytes(self, text: str) -> bool:
-        """Whether the tokenizer has no token of some characters: then the model was hardly made for such a text."""
-        return any(map(_SPELLED.fullmatch, self._own.encode(text, add_special_tokens=False).tokens))
+    def _needs_bytes(self, text: str) -> bool:
+        """Whether the tokenizer writes a character as bytes. Then the model was hardly trained on such texts."""
+        return any(map(_NON_ASCII_BYTE.fullmatch, self._own.encode(text, add_special_tokens=False).tokens))
 
-    def _in_place(self, text: str) -> str:
-        """The text as a user's turn of the conversation, or alone where none can be found."""
-        place = next((said for said in (spoken(1, "u"), spoken(0, "u")) if said in self._sample), None)
-        return text if place is None else self._sample.replace(place, text)
+    def _as_user_turn(self, text: str) -> str:
+        """The sample with this text as the user's message; the text alone if the sample has no user's message."""
+        messages = (ordinary_text(1, "u"), ordinary_text(0, "u"))
+        message = next((message for message in messages if message in self._sample), None)
+        return text if message is None else self._sample.replace(message, text)
 
-    def _beside(self, number: int) -> _Difference | None:
-        special = self._added[number].content
-        return self._difference(self._in_place(f"one{special}two {special} three\n{special}\n{special}{special}4"))
+    def _difference_around(self, token_id: int) -> _Difference | None:
+        special = self._added[token_id].content
+        return self._difference(self._as_user_turn(f"one{special}two {special} three\n{special}\n{special}{special}4"))
 
     def _difference(self, text: str) -> _Difference | None:
-        encoded = self._own.encode(text, add_special_tokens=False)
-        own, llama = encoded.ids, self._llama_numbers(text)
+        encoding = self._own.encode(text, add_special_tokens=False)
+        own, llama = encoding.ids, self._llama_ids(text)
         if own == llama:
             return None
         pairs = zip(own, llama, strict=False)
-        first = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(own), len(llama)))
-        behind = slice(first, first + _SHOWN_TOKENS)
-        start, stop = self._span(encoded.offsets[behind], len(text))
-        return _Difference(text[start:stop], self._own_texts(own[behind]), self._llama_texts(llama[behind]))
+        first = next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(own), len(llama)))
+        shown_part = slice(first, first + _SHOWN_TOKENS)
+        start, stop = self._span(encoding.offsets[shown_part], len(text))
+        return _Difference(text[start:stop], self._list_own(own[shown_part]), self._list_llama(llama[shown_part]))
 
     @staticmethod
     def _span(offsets: Iterable[tuple[int, int]], length: int) -> tuple[int, int]:
-        places = list(offsets)
-        return (places[0][0], places[-1][1]) if places else (max(length - 1, 0), length)
+        spans = list(offsets)
+        return (spans[0][0], spans[-1][1]) if spans else (max(length - 1, 0), length)
 
-    def _own_numbers(self, text: str) -> list[int]:
+    def _own_ids(self, text: str) -> list[int]:
         return list(self._own.encode(text, add_special_tokens=False).ids)
 
-    def _llama_numbers(self, text: str) -> list[int]:
+    def _llama_ids(self, text: str) -> list[int]:
         try:
             return self._llama.encode(text)
         except KeyError:
-            # llama.cpp would end here.
+            # llama.cpp would abort here.
             return []
 
-    def _own_texts(self, numbers: Iterable[int]) -> str:
-        return _listed((number, self._own.id_to_token(number)) for number in numbers)
+    def _list_own(self, ids: Iterable[int]) -> str:
+        return _list((token_id, self._own.id_to_token(token_id)) for token_id in ids)
 
-    def _llama_texts(self, numbers: Iterable[int]) -> str:
-        return _listed((number, self._llama.texts[number]) for number in numbers)
+    def _list_llama(self, ids: Iterable[int]) -> str:
+        return _list((token_id, self._llama.texts[token_id]) for token_id in ids)
 
 
-def _listed(tokens: Iterable[tuple[int, Any]]) -> str:
-    return " ".join(f"{text!r} ({number})" for number, text in tokens) or "nothing"
+def _list(tokens: Iterable[tuple[int, Any]]) -> str:
+    return " ".join(f"{text!r} ({token_id})" for token_id, text in tokens) or "nothing"

@@ -1,4 +1,4 @@
-"""Ollama's rendering of a Go template (`template/template.go`, 0.24 and 0.33), by way of gotpl."""
+"""Renders a Go template as Ollama does (`template/template.go`, 0.24 and 0.33), with gotpl."""
 
 import json
 from datetime import datetime
@@ -7,11 +7,11 @@ from typing import Any
 import gotpl
 
 from proxy.chat.conversations import Conversation, Message
-from proxy.chat.program import collated
+from proxy.chat.program import collate
 
 
 class Struct(dict[str, Any]):
-    """A Go struct: its fields have capitals, its JSON does not."""
+    """A Go struct: its fields are capitalized, the keys of its JSON are not."""
 
     def __init__(self, wire: object, **fields: Any) -> None:
         super().__init__(fields)
@@ -45,8 +45,8 @@ def _message(message: Message) -> dict[str, Any]:
             {"ID": call.identifier, "Function": {"Index": n, "Name": call.name, "Arguments": call.arguments}}
             for n, call in enumerate(message.calls)
         ],
-        "ToolName": message.answers.name if message.answers else "",
-        "ToolCallID": message.answers.identifier if message.answers else "",
+        "ToolName": message.answered.name if message.answered else "",
+        "ToolCallID": message.answered.identifier if message.answered else "",
     }
 
 
@@ -56,7 +56,7 @@ def render(template: str, conversation: Conversation, now: datetime) -> str:
     )
     data = {
         "System": "\n\n".join(message.content for message in conversation.messages if message.role == "system"),
-        "Messages": [_message(message) for message in collated(conversation.messages)],
+        "Messages": [_message(message) for message in collate(conversation.messages)],
         "Tools": [_tool(tool) for tool in conversation.tools],
         "Response": "",
         "Think": conversation.think == "on",

@@ -1,5 +1,5 @@
 """Chat templates of many styles, written for these tests."""
-# ruff: noqa: E501 - a template is read best as it is written
+# ruff: noqa: E501 - templates are easier to read with their own lines
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
@@ -86,7 +86,7 @@ _TURNS = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _SYSTEM = "{% if messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content | trim + '<|im_end|>\n' }}{% endif %}"
-OTHERWISE_NATIVE = {
+LLAMA_SERVER_DIFFERS = {
     "ignores system": "<|im_start|>system\nYou are kind.<|im_end|>\n" + _TURNS,
     "looks for images": (
         "{% set ns = namespace(images=false) %}{% for m in messages %}{% for part in m.content %}"
@@ -104,7 +104,7 @@ OTHERWISE_NATIVE = {
     + _SYSTEM
     + _TURNS,
 }
-"""What llama-server renders otherwise: as Phi-4-reasoning, Llama 3.2 Vision and Mistral Nemo have it."""
+"""llama-server renders these differently. Phi-4-reasoning, Llama 3.2 Vision and Mistral Nemo have such templates."""
 PLAIN = {
     "chatml": CHATML,
     "default system": CHATML_DEFAULT_SYSTEM,

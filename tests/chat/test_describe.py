@@ -1,16 +1,17 @@
-"""What is said of a template: capabilities, stops, tags as Ollama will infer them, warnings."""
+"""The description of a template: capabilities, stops, the tags that Ollama will infer, warnings."""
 
 import pytest
 
-from proxy.chat.describe import LARGEST, describe, think_tags
+from proxy.chat.describe import LARGEST, describe
+from proxy.chat.detection import think_tags
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from tests.chat import own_templates
-from tests.chat.inference import call_tag, thinking_tags, tree
+from tests.chat.inferred_tags import call_tag, thinking_tags, tree
 
 FACTS = TokenizerFacts(bos="<s>", eos=("</s>",))
 
 
-def test_capabilities_are_what_ollama_will_see() -> None:
+def test_capabilities_are_those_that_ollama_will_infer() -> None:
     chat = describe(own_templates.TOOLS, FACTS)
     assert chat.capabilities == {"system", "tools", "thinking"}
     assert "$.Tools" in chat.template
@@ -25,7 +26,7 @@ def test_ollama_infers_the_thinking_tags(source: str) -> None:
     assert thinking_tags(tree(chat.template)) == ("<think>", "</think>")
 
 
-def test_a_model_that_does_not_think_has_no_thinking_tags() -> None:
+def test_a_model_without_thinking_has_no_tags() -> None:
     chat = describe(own_templates.CHATML, FACTS)
     assert chat.think_tags is None
     assert ".Thinking" not in chat.template
@@ -35,18 +36,18 @@ def test_a_model_that_does_not_think_has_no_thinking_tags() -> None:
     ("name", "tag"),
     [("tools", "<tool_call>"), ("tools in user", "{"), ("ids", "[TOOL_CALLS]["), ("text arguments", "<|call|>")],
 )
-def test_ollama_infers_the_tag_of_calls(name: str, tag: str) -> None:
+def test_ollama_infers_the_opening_tag_of_calls(name: str, tag: str) -> None:
     assert call_tag(tree(describe(own_templates.CALLING[name], FACTS).template)) == tag
 
 
-def test_empty_thoughts_of_the_history_are_no_part_of_the_header() -> None:
+def test_empty_thoughts_of_the_history_are_not_in_the_header() -> None:
     chat = describe(own_templates.EMPTY_THOUGHTS, FACTS)
     assert all(chat.shapes.values())
     assert thinking_tags(tree(chat.template)) == ("<think>", "</think>")
     assert "if and .Thinking false" not in chat.template
 
 
-def test_thoughts_that_the_history_writes_otherwise_do_not_hide_the_tags() -> None:
+def test_other_tags_in_the_history_do_not_hide_the_tags() -> None:
     source = own_templates.EMPTY_THOUGHTS.replace("'<think>\n'", "'('").replace("'\n</think>\n'", "')'")
     chat = describe(source, FACTS)
     assert "({{ .Thinking }}" in chat.template
@@ -54,17 +55,17 @@ def test_thoughts_that_the_history_writes_otherwise_do_not_hide_the_tags() -> No
     assert thinking_tags(tree(chat.template)) == ("<think>", "</think>")
 
 
-def test_tools_that_are_absent_are_none_as_in_transformers() -> None:
+def test_absent_tools_are_none_as_in_transformers() -> None:
     assert "None!" in describe("{% if tools is none %}None!{% endif %}" + own_templates.CHATML, FACTS).template
 
 
 @pytest.mark.parametrize("source", [own_templates.XML_CALLS, own_templates.OTHER_CALLS])
-def test_calls_that_ollama_cannot_read_mean_no_tools(source: str) -> None:
+def test_calls_that_ollama_cannot_parse_mean_no_tools(source: str) -> None:
     chat = describe(source, FACTS)
     assert chat.exact
     assert "tools" not in chat.capabilities
     assert ".Tools" not in chat.template
-    assert "tools are not supported" in chat.warnings
+    assert "the chat template's tools are not supported: " in " ".join(chat.warnings)
 
 
 def test_bos_is_left_to_ollama() -> None:
@@ -79,13 +80,13 @@ def test_a_sample_is_a_conversation_with_its_bos() -> None:
     assert sample.startswith('<s>You answer in verse.\nNever in prose. USER: What\'s "1"')
     assert sample.endswith(" ASSISTANT:")
     assert "<|im_start|>system\n" in describe(own_templates.CHATML, FACTS).sample
-    refusing = describe(own_templates.NO_SYSTEM, FACTS).sample
-    assert refusing.startswith('<s><start_of_turn>user\nWhat\'s "0"')
-    assert "It is 1." in refusing
+    without_system = describe(own_templates.NO_SYSTEM, FACTS).sample
+    assert without_system.startswith('<s><start_of_turn>user\nWhat\'s "0"')
+    assert "It is 1." in without_system
     assert describe("{{ nothing.at.all }}", FACTS).sample == ""
 
 
-def test_tools_are_written_as_json_not_as_go_structs() -> None:
+def test_tools_are_written_as_json() -> None:
     template = describe(own_templates.TOOLS, FACTS).template
     assert "{{ json . }}" in template
     assert "{{ . }}" not in template
@@ -96,30 +97,30 @@ def test_tools_are_written_as_json_not_as_go_structs() -> None:
     [
         ("{{ raise_exception('never') }}", "cannot be rendered: never"),
         ("{% if %}", "does not compile"),
-        ("always the same", "leaves out what the user says"),
-        ("{{ messages[0].content[::-1] }}", "leaves out what the user says"),
+        ("always the same", "leaves out the user's message"),
+        ("{{ messages[0].content[::-1] }}", "leaves out the user's message"),
         ("\ud800{{ messages[0].content }}", "not Unicode"),
         (" " * (LARGEST + 1), "too large"),
         ("{{ messages[0].content }}\ue000", "rewrites"),
     ],
 )
-def test_what_cannot_be_done_is_said(source: str, warning: str) -> None:
+def test_an_unsupported_template_has_a_reason(source: str, warning: str) -> None:
     chat = describe(source, FACTS)
     assert not chat.exact
     assert chat.template == ""
     assert warning in " ".join(chat.warnings)
 
 
-def test_what_is_not_exact_is_said() -> None:
+def test_an_inexact_template_has_a_warning() -> None:
     source = own_templates.CHATML.replace("m.content", "m.content.replace('verse', 'prose')")
     chat = describe(source, FACTS)
     assert chat.shapes["user"]
     assert not chat.shapes["system"]
     assert not chat.exact
-    assert "differs from the chat template here: system" in " ".join(chat.warnings)
+    assert "differs from the chat template in these conversations: system" in " ".join(chat.warnings)
 
 
-def test_ignored_system_texts_are_said() -> None:
+def test_ignored_system_messages_have_a_warning() -> None:
     source = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     chat = describe(source, FACTS)
     assert chat.exact
@@ -128,26 +129,26 @@ def test_ignored_system_texts_are_said() -> None:
 
 
 @pytest.mark.parametrize("trimmed", ["system", "user", "assistant", "tool"])
-def test_a_template_that_trims_is_known(trimmed: str) -> None:
-    written = f"(m.content | trim if m.role == '{trimmed}' else m.content)"
-    chat = describe(own_templates.CHATML.replace("m.content", written), FACTS)
+def test_a_template_that_trims_is_detected(trimmed: str) -> None:
+    expression = f"(m.content | trim if m.role == '{trimmed}' else m.content)"
+    chat = describe(own_templates.CHATML.replace("m.content", expression), FACTS)
     assert chat.exact
     assert chat.trims == (trimmed != "tool")
 
 
-def test_a_time_of_day_is_frozen_and_said() -> None:
+def test_a_frozen_time_of_day_has_a_warning() -> None:
     source = "{{ strftime_now('%H:%M on %A') }}" + own_templates.CHATML
-    assert any("today's for good" in warning for warning in describe(source, FACTS).warnings)
-    assert not any("today's" in warning for warning in describe(own_templates.DATED, FACTS).warnings)
+    assert any("date of the pull" in warning for warning in describe(source, FACTS).warnings)
+    assert not any("date" in warning for warning in describe(own_templates.DATED, FACTS).warnings)
 
 
-def test_tools_that_are_none_may_break_a_template() -> None:
+def test_a_template_may_fail_on_tools_that_are_none() -> None:
     source = "{% for t in tools %}{{ t }}{% endfor %}" + own_templates.CHATML
     assert describe(source, FACTS).exact
 
 
-def test_a_contradiction_leaves_the_rest_right() -> None:
-    """The thirteenth message is written differently, which no feature tells."""
+def test_a_contradiction_leaves_the_rest_correct() -> None:
+    """No feature identifies the thirteenth message, which is written differently."""
     source = own_templates.CHATML.replace("m.role + '\n'", "m.role + ('!\n' if loop.index == 13 else '\n')")
     chat = describe(source, FACTS)
     assert chat.shapes["turns"]
@@ -165,11 +166,11 @@ def test_a_contradiction_leaves_the_rest_right() -> None:
         ("I think so", None),
     ],
 )
-def test_think_tags_by_their_look(source: str, tags: tuple[str, str] | None) -> None:
+def test_think_tags_by_their_form(source: str, tags: tuple[str, str] | None) -> None:
     assert think_tags(source) == tags
 
 
-def test_results_survive_json() -> None:
+def test_results_round_trip_through_json() -> None:
     for source in (own_templates.TOOLS, own_templates.CHATML, "{% if %}"):
         chat = describe(source, FACTS)
         assert ChatTemplate.parse(chat.as_json()) == chat

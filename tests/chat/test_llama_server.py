@@ -1,4 +1,4 @@
-"""What is known of a Jinja where llama.cpp's server renders it; tests/real/test_chat.py asks a real one."""
+"""How llama.cpp's server renders a Jinja; tests/real/test_chat.py compares with a real server."""
 
 from datetime import datetime
 
@@ -20,7 +20,7 @@ def text(index: int, kind: str) -> str:
     return f"{kind}{index}"
 
 
-def native(source: str, shape: str) -> str:
+def render(source: str, shape: str) -> str:
     return LlamaServer(source, FACTS, datetime(2031, 3, 5)).render(compose(shape, text))  # noqa: DTZ001
 
 
@@ -29,7 +29,7 @@ def different(chat: ChatTemplate) -> set[str]:
 
 
 @pytest.mark.parametrize("name", own_templates.PLAIN)
-def test_most_are_rendered_as_transformers_does(name: str) -> None:
+def test_most_templates_are_rendered_as_in_transformers(name: str) -> None:
     chat = describe(own_templates.PLAIN[name], FACTS)
     assert chat.native.keys() == chat.shapes.keys() & ALL
     assert not different(chat)
@@ -44,35 +44,35 @@ def test_most_are_rendered_as_transformers_does(name: str) -> None:
         ("selects by a test", ALL, False),
     ],
 )
-def test_some_are_rendered_otherwise(name: str, shapes: set[str], *, loads: bool) -> None:
-    chat = describe(own_templates.OTHERWISE_NATIVE[name], FACTS)
+def test_some_templates_are_rendered_differently(name: str, shapes: set[str], *, loads: bool) -> None:
+    chat = describe(own_templates.LLAMA_SERVER_DIFFERS[name], FACTS)
     assert chat.exact
     assert (different(chat), chat.loads) == (shapes, loads)
 
 
-def test_a_system_text_that_nobody_reads_opens_the_next_message() -> None:
-    assert "<|im_start|>user\ns0\nu1<|im_end|>" in native(own_templates.OTHERWISE_NATIVE["ignores system"], "SU")
-    assert "<start_of_turn>user\ns0\nu1<end_of_turn>" in native(own_templates.NO_SYSTEM, "SU")
-    assert native(own_templates.OTHERWISE_NATIVE["ignores system"], "S").count("s0") == 0
+def test_an_unread_system_message_opens_the_next_message() -> None:
+    assert "<|im_start|>user\ns0\nu1<|im_end|>" in render(own_templates.LLAMA_SERVER_DIFFERS["ignores system"], "SU")
+    assert "<start_of_turn>user\ns0\nu1<end_of_turn>" in render(own_templates.NO_SYSTEM, "SU")
+    assert render(own_templates.LLAMA_SERVER_DIFFERS["ignores system"], "S").count("s0") == 0
 
 
 def test_a_template_that_iterates_over_texts_gets_parts() -> None:
-    rendered = native(own_templates.OTHERWISE_NATIVE["looks for images"], "SU")
+    rendered = render(own_templates.LLAMA_SERVER_DIFFERS["looks for images"], "SU")
     assert rendered.startswith("<|im_start|>system\n[{'type': 'text', 'text': 's0'}]<|im_end|>")
     assert "<|im_start|>user\nu1<|im_end|>" in rendered
 
 
-def test_parts_are_not_merged() -> None:
+def test_content_parts_are_not_merged() -> None:
     source = (
         "{% for m in messages if m.role == 'user' %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
     )
-    assert native(source, "U") == "u0"
-    with pytest.raises(Unrenderable, match="merges no parts"):
-        native(source, "SU")
+    assert render(source, "U") == "u0"
+    with pytest.raises(Unrenderable, match="cannot merge content parts"):
+        render(source, "SU")
 
 
-def test_what_has_no_go_template_is_known_too() -> None:
-    source = own_templates.OTHERWISE_NATIVE["ignores system"] + "\ue000"
+def test_a_template_without_a_go_template_is_checked_too() -> None:
+    source = own_templates.LLAMA_SERVER_DIFFERS["ignores system"] + "\ue000"
     chat = describe(source, FACTS)
     assert chat.template == ""
     assert different(chat) == WITH_SYSTEM

@@ -1,4 +1,4 @@
-"""The process around the prober: no template, however broken or hostile, crashes or hangs it."""
+"""The prober's process: no template, however broken or hostile, crashes or blocks it."""
 
 import asyncio
 import json
@@ -44,37 +44,37 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_template_costs_a_second(name: str) -> None:
+async def test_a_hostile_template_costs_one_second(name: str) -> None:
     prober = Prober()
     start = time.monotonic()
     chat = await prober.probe(HOSTILE[name], FACTS)
-    assert time.monotonic() - start < 20, "the clock of a busy machine; one second of the processor"
+    assert time.monotonic() - start < 20, "wall-clock time on a busy machine; the CPU time is one second"
     assert chat.warnings
     assert not chat.exact or name == "endless for tools"
 
 
-async def test_an_honest_template_comes_through() -> None:
+async def test_the_worker_gives_the_description() -> None:
     chat = await probe(own_templates.TOOLS, FACTS)
     assert chat == describe(own_templates.TOOLS, FACTS)
 
 
-async def test_results_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_has_a_limited_size(monkeypatch: pytest.MonkeyPatch) -> None:
     prober = Prober(remembered=2)
-    worked: list[bytes] = []
+    questions: list[bytes] = []
 
-    async def work(asked: bytes) -> ChatTemplate:
-        worked.append(asked)
+    async def ask(question: bytes) -> ChatTemplate:
+        questions.append(question)
         return ChatTemplate()
 
-    monkeypatch.setattr(prober, "_work", work)
+    monkeypatch.setattr(prober, "_ask", ask)
     for source in "abacab":
         await prober.probe(source, FACTS)
-    assert len(worked) == 4, "c pushes b out, which then pushes c out"
+    assert len(questions) == 4, "c replaces b, and then b replaces c"
     await prober.probe("b", TokenizerFacts())
-    assert len(worked) == 5, "other facts are another question"
+    assert len(questions) == 5, "other facts are another question"
 
 
-async def test_a_late_answer_is_not_remembered() -> None:
+async def test_a_late_answer_is_not_cached() -> None:
     prober = Prober(seconds=0.0)
     for _ in range(2):
         assert (await prober.probe(own_templates.CHATML, FACTS)).warnings == (
@@ -83,7 +83,7 @@ async def test_a_late_answer_is_not_remembered() -> None:
     assert not prober._results
 
 
-async def test_a_caller_that_leaves_takes_the_process_along(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancelled_caller_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[asyncio.subprocess.Process] = []
     create: Callable[..., object] = asyncio.create_subprocess_exec
 
@@ -109,25 +109,25 @@ async def test_a_worker_that_cannot_start_is_a_warning(monkeypatch: pytest.Monke
     assert "could not be probed" in chat.warnings[0]
 
 
-def worked(source: str) -> subprocess.CompletedProcess[bytes]:
-    asked = json.dumps({"jinja": source, "facts": FACTS.as_json()}).encode()
+def run_worker(source: str) -> subprocess.CompletedProcess[bytes]:
+    question = json.dumps({"jinja": source, "facts": FACTS.as_json()}).encode()
     return subprocess.run(
-        [sys.executable, "-m", "proxy.chat.worker"], input=asked, capture_output=True, timeout=60, check=False
+        [sys.executable, "-m", "proxy.chat.worker"], input=question, capture_output=True, timeout=60, check=False
     )
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="this platform has no such clock")
-def test_the_worker_ends_itself_after_a_second_of_the_processor() -> None:
-    assert worked(HOSTILE["endless"]).returncode == -signal.SIGPROF
+def test_the_worker_ends_itself_after_one_second_of_cpu_time() -> None:
+    assert run_worker(HOSTILE["endless"]).returncode == -signal.SIGPROF
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
-def test_the_worker_has_a_limit_of_memory() -> None:
-    answer = worked("{{ 'x' * 900000000 }}").stdout
+def test_the_worker_has_a_memory_limit() -> None:
+    answer = run_worker("{{ 'x' * 900000000 }}").stdout
     assert b"cannot be rendered" in answer
 
 
-_PIECES = st.sampled_from(
+_FRAGMENTS = st.sampled_from(
     [
         "{% for m in messages %}", "{% endfor %}", "{{ m.content }}", "{{ m.role }}", "{% endif %}", "{% else %}",
         "{% if add_generation_prompt %}", "{% if loop.first %}", "{{ messages[-1].content }}", "{{ m.content | trim }}",
@@ -140,7 +140,7 @@ _PIECES = st.sampled_from(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_PIECES, max_size=12).map("".join) | st.text(max_size=40))
+@given(st.lists(_FRAGMENTS, max_size=12).map("".join) | st.text(max_size=40))
 def test_no_template_crashes_the_description(source: str) -> None:
     chat = describe(source, FACTS)
     assert chat.template or chat.warnings
@@ -148,7 +148,7 @@ def test_no_template_crashes_the_description(source: str) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_PIECES, min_size=1, max_size=8).map("".join))
+@given(st.lists(_FRAGMENTS, min_size=1, max_size=8).map("".join))
 def test_every_go_template_parses(middle: str) -> None:
     gotpl = pytest.importorskip("gotpl")
     chat = describe("{% for m in messages %}<{{ m.role }}>{{ m.content }}" + middle + "{% endfor %}", FACTS)

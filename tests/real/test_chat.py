@@ -10,7 +10,7 @@ import tokenizers
 
 from proxy.planning.capabilities import RUNS
 from proxy.standins.hub import StandInHub
-from tests.chat.own_templates import OTHERWISE_NATIVE
+from tests.chat.own_templates import LLAMA_SERVER_DIFFERS
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import TEMPLATE
 from tests.kit.real_ollama import RealOllama
@@ -113,11 +113,11 @@ async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_cl
     assert rendered["_debug_info"]["rendered_template"] == wanted
 
 
-@pytest.mark.parametrize("kind", OTHERWISE_NATIVE)
+@pytest.mark.parametrize("kind", LLAMA_SERVER_DIFFERS)
 async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_otherwise(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, kind: str
 ) -> None:
-    source, repository = OTHERWISE_NATIVE[kind], f"acme/{kind.replace(' ', '-')}"
+    source, repository = LLAMA_SERVER_DIFFERS[kind], f"acme/{kind.replace(' ', '-')}"
     hub.add(repository, {**files, "tokenizer_config.json": smollm2.tokenizer_config(chat_template=source)})
     name = f"hf.co/{repository}:q8_0"
     assert not [status for status in await pulled(real_client, name) if "exactly" in status]

@@ -1,6 +1,6 @@
-"""The tokens that llama.cpp makes of nasty texts by the tokenizers that we write, as digests.
+"""Writes digests of the tokens that llama.cpp makes of nasty texts with the tokenizers in our GGUFs.
 
-`LLAMA_SERVER=path python -m tests.tokenizing.make_llama_tokens` runs that of b10488 and writes llama_tokens.json.
+`LLAMA_SERVER=path python -m tests.tokenizing.make_llama_tokens` runs the server of b10488 and writes llama_tokens.json.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from tests.gguf.writing import plan, write
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.nasty_texts import nasty_texts
 
-FIGURES = Path(__file__).with_name("llama_tokens.json")
+DIGESTS = Path(__file__).with_name("llama_tokens.json")
 RANDOM_TEXTS = 300
 _DIGITS = 8
 _SECONDS = 60.0
@@ -56,11 +56,11 @@ CASES: Mapping[str, tuple[Callable[[], Files], str]] = {
     "bert": (tiny_bert, "Tiny"),
     "xlm_roberta": (tiny_xlm_roberta, "Tiny"),
 }
-"""Repositories, and the names that their GGUFs get."""
+"""Repositories, and the names of their GGUFs."""
 
 
 def _as_phi_3() -> Tokenizer:
-    """The four tokens that llama.cpp looks for by name, and others that take the spaces behind them."""
+    """With the four tokens that llama.cpp finds by name, and others that strip the spaces after them."""
     pieces = covering_pieces(model=False)
     tokenizer, config = (json.loads(pieces.files[path]) for path in ("tokenizer.json", "tokenizer_config.json"))
     added = tokenizer["added_tokens"]
@@ -68,20 +68,20 @@ def _as_phi_3() -> Tokenizer:
     for token in added:
         token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
     config.pop("added_tokens_decoder")
-    made = {"tokenizer.json": json.dumps(tokenizer).encode(), "tokenizer_config.json": json.dumps(config).encode()}
-    return Tokenizer(made, pieces.rows + 1, pieces.specials)
+    files = {"tokenizer.json": json.dumps(tokenizer).encode(), "tokenizer_config.json": json.dumps(config).encode()}
+    return Tokenizer(files, pieces.rows + 1, pieces.specials)
 
 
 def texts_of(gguf: bytes) -> list[str]:
-    """Those of any tokenizer, and random ones that have this one's special tokens in them."""
+    """The fixed texts, and random texts with special tokens of this tokenizer."""
     header = read_header(gguf)
     tokens, types = (header.get(f"tokenizer.ggml.{key}", list) or [] for key in ("tokens", "token_type"))
     specials = [text for text, kind in zip(tokens, types, strict=True) if kind in (2, 3, 4) and len(text) > 1]
     return [*TEXTS, *nasty_texts(RANDOM_TEXTS, specials[:50])]
 
 
-def digest(numbers: Sequence[int]) -> str:
-    return hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()[:_DIGITS]
+def digest(ids: Sequence[int]) -> str:
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:_DIGITS]
 
 
 @contextmanager
@@ -91,15 +91,15 @@ def _serving(program: str, gguf: Path) -> Iterator[Callable[[str, bool], list[in
     command = [program, "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port), "-c", "256", "--no-warmup"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def ask(path: str, asked: object = None) -> bytes:
-        content = None if asked is None else json.dumps(asked).encode()
+    def ask(path: str, body: object = None) -> bytes:
+        content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", content)
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-            return bytes(answer.read())
+        with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+            return bytes(response.read())
 
     def tokenize(text: str, add_special: bool) -> list[int]:
-        asked = {"content": text, "add_special": add_special, "parse_special": True}
-        return list(json.loads(ask("/tokenize", asked))["tokens"])
+        body = {"content": text, "add_special": add_special, "parse_special": True}
+        return list(json.loads(ask("/tokenize", body))["tokens"])
 
     try:
         until = time.monotonic() + _SECONDS
@@ -119,17 +119,17 @@ def _serving(program: str, gguf: Path) -> Iterator[Callable[[str, bool], list[in
 
 def main() -> None:
     program = os.environ["LLAMA_SERVER"]
-    figures: dict[str, list[str]] = {}
+    digests: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case, (make, name) in CASES.items():
             files, path = make(), Path(folder) / "x.gguf"
             path.write_bytes(write(plan(files, name=name), files))
             with _serving(program, path) as tokenize:
                 texts = texts_of(path.read_bytes())
-                figures[case] = [digest(tokenize(text, bool(at % 2))) for at, text in enumerate(texts)]
+                digests[case] = [digest(tokenize(text, bool(at % 2))) for at, text in enumerate(texts)]
             print(case, flush=True)
-    lines = (f"{json.dumps(case)}: {json.dumps(' '.join(digests))}" for case, digests in figures.items())
-    FIGURES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    lines = (f"{json.dumps(case)}: {json.dumps(' '.join(values))}" for case, values in digests.items())
+    DIGESTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Random texts that tokenizers disagree on, the same each time."""
+"""Random texts on which tokenizers disagree; the same seed gives the same texts."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -48,12 +48,12 @@ _PIECES = (
 
 
 def nasty_texts(count: int, specials: Sequence[str], seed: int = 1) -> Iterator[str]:
-    """Of up to a dozen pieces, with special tokens among them."""
-    chance = random.Random(seed)
+    """Each has up to twelve pieces, with special tokens among them."""
+    rng = random.Random(seed)
     for _ in range(count):
-        made = []
-        for _ in range(chance.randint(1, 12)):
-            made.append(chance.choice(specials) if specials and chance.random() < 0.15 else chance.choice(_PIECES))
-            if chance.random() < 0.6:
-                made.append(chance.choice(_SPACES))
-        yield "".join(made[chance.randint(0, 1) :])
+        pieces = []
+        for _ in range(rng.randint(1, 12)):
+            pieces.append(rng.choice(specials) if specials and rng.random() < 0.15 else rng.choice(_PIECES))
+            if rng.random() < 0.6:
+                pieces.append(rng.choice(_SPACES))
+        yield "".join(pieces[rng.randint(0, 1) :])

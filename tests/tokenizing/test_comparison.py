@@ -1,4 +1,4 @@
-"""What the comparison of a GGUF's tokenizer with tokenizer.json finds, refuses and says."""
+"""The comparison of a GGUF's tokenizer with tokenizer.json: its refusals and remarks."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from proxy.chat.describe import describe
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, read_header, write_header
 from proxy.planning.modelfile import chat_metadata_of_files
-from proxy.tokenizing.comparison import compare
+from proxy.tokenizing.comparison import compare_tokenizers
 from proxy.tokenizing.verdict import Verdict
 from tests.gguf.pre_tokenizer_cases import covering_pieces
 from tests.gguf.tiny_repositories import REPOSITORIES
@@ -38,20 +38,20 @@ def repository(name: str, change: Change, *, model: bool = True, rows: int = 0) 
 
 
 def sample_of(files: Mapping[str, bytes]) -> str:
-    brought = chat_metadata_of_files("acme/tiny", files, {})
-    return describe(brought.jinja, brought.facts).sample if brought.jinja else ""
+    metadata = chat_metadata_of_files("acme/tiny", files, {})
+    return describe(metadata.jinja, metadata.facts).sample if metadata.jinja else ""
 
 
 def compared(
     files: Mapping[str, bytes], *, prefix: bool | None = None, like: Mapping[str, bytes] | None = None
 ) -> Verdict:
-    """`prefix` overrules the field, `like` are the files that the GGUF is made of instead."""
+    """`prefix` overrides the field; `like` replaces the files from which the GGUF is made."""
     sample = sample_of(files)
     header = plan(like or files, sample=sample).header
     if prefix is not None:
         metadata = read_header(header).metadata
         header = write_header({**metadata, PREFIX: Field.boolean(prefix)}, ())
-    return compare(files, header, sample)
+    return compare_tokenizers(files, header, sample)
 
 
 def prefix_of(files: Mapping[str, bytes]) -> bool:
@@ -74,27 +74,27 @@ def metaspace(scheme: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name", ["llama", "llama-2", "mistral", "qwen3", "gemma2", "gemma4", "phi4", "gpt_oss", "falcon"]
 )
-def test_usual_repositories_are_the_same(name: str) -> None:
+def test_common_repositories_have_equal_tokens(name: str) -> None:
     files = REPOSITORIES[name].files()
     assert compared(files) == Verdict()
 
 
-def test_ends_of_lines_that_llama_cpp_cuts_otherwise_are_said() -> None:
+def test_other_splits_at_crlf_are_a_remark() -> None:
     make, _ = CASES["laguna"]
     verdict = compared(make())
-    assert not verdict.refused
+    assert not verdict.refusal
     [remark] = verdict.remarks
-    assert "llama.cpp makes other tokens than tokenizer.json of lines that end with CR and LF: of " in remark
+    assert "llama.cpp makes other tokens than tokenizer.json for lines that end with CR and LF: in " in remark
 
 
 @pytest.mark.parametrize("template", [None, PIECES_TEMPLATE])
 @pytest.mark.parametrize("model", [True, False])
-def test_no_space_comes_before_a_text_where_tokenizer_json_only_replaces_them(*, model: bool, template: str) -> None:
+def test_a_replace_normalizer_means_no_space_prefix(*, model: bool, template: str) -> None:
     files = repository("llama-2", normalized(REPLACE, None, template), model=model)
     assert compared(files) == Verdict()
-    refused = compared(files, prefix=True).refused
-    assert "tokenizer.json makes" in refused
-    assert "llama.cpp would make" in refused
+    refusal = compared(files, prefix=True).refusal
+    assert "tokenizer.json makes" in refusal
+    assert "llama.cpp would make" in refusal
 
 
 @pytest.mark.parametrize("name", ["llama-2", "mistral", "ernie4_5", "jamba", "nemotron"])
@@ -111,27 +111,27 @@ def test_no_space_comes_before_a_text_where_tokenizer_json_only_replaces_them(*,
         ("never", TAGS, False),
     ],
 )
-def test_pieces_as_transformers_5_saves_them(name: str, scheme: str, template: str | None, *, prefix: bool) -> None:
-    """Without tokenizer.model, and with a step that decides by the text whether a space comes before it."""
+def test_pieces_saved_by_transformers_5(name: str, scheme: str, template: str | None, *, prefix: bool) -> None:
+    """There is no tokenizer.model, and Metaspace decides by the text whether a space comes before it."""
     files = repository(name, normalized(None, metaspace(scheme), template), model=False)
     assert prefix_of(files) is prefix
     verdict = compared(files)
-    assert not verdict.refused
-    # A prompt of its own begins with the space of these schemes.
-    is_other_alone = scheme != "never" and not prefix
-    assert any("without the chat template" in remark for remark in verdict.remarks) is is_other_alone
-    is_other_beside = scheme == "always" or (scheme == "first" and not template)
-    assert any(" beside " in remark for remark in verdict.remarks) is is_other_beside
+    assert not verdict.refusal
+    # With these schemes, a text without the template begins with a space.
+    differs_alone = scheme != "never" and not prefix
+    assert any("without the chat template" in remark for remark in verdict.remarks) is differs_alone
+    differs_next_to_specials = scheme == "always" or (scheme == "first" and not template)
+    assert any(" next to " in remark for remark in verdict.remarks) is differs_next_to_specials
     if template:
-        assert compared(files, prefix=not prefix).refused.startswith("in the chat template ")
+        assert compared(files, prefix=not prefix).refusal.startswith("the tokens of the chat template would differ: ")
 
 
-def test_a_template_that_needs_both_is_refused() -> None:
+def test_a_template_that_needs_both_prefixes_is_refused() -> None:
     files = repository("llama-2", normalized(None, metaspace("always"), MIXED), model=False)
-    assert compared(files).refused.startswith("in the chat template ")
+    assert compared(files).refusal.startswith("the tokens of the chat template would differ: ")
 
 
-def test_a_model_of_unigram_is_refused() -> None:
+def test_a_sentencepiece_model_of_unigram_is_refused() -> None:
     files = REPOSITORIES["llama-2"].files()
     unigram = files["tokenizer.model"].replace(b"\x12\x05\x18\x02\x98\x02\x01", b"\x12\x05\x18\x01\x98\x02\x01")
     assert unigram != files["tokenizer.model"]
@@ -140,7 +140,9 @@ def test_a_model_of_unigram_is_refused() -> None:
 
 
 @pytest.mark.parametrize("in_template", [True, False])
-def test_a_token_without_a_row_in_the_weights_is_refused_where_the_template_has_it(*, in_template: bool) -> None:
+def test_a_token_without_a_row_in_the_weights(*, in_template: bool) -> None:
+    """It is refused only if the template uses it."""
+
     def change(files: dict[str, dict[str, Any]]) -> None:
         added = files["tokenizer.json"]["added_tokens"]
         added.append(added_token("<|turn|>", added[-1]["id"] + 1))
@@ -149,18 +151,16 @@ def test_a_token_without_a_row_in_the_weights_is_refused_where_the_template_has_
 
     verdict = compared(repository("llama-2", change))
     if in_template:
-        assert "the chat template has the token '<|turn|>'" in verdict.refused
-        assert "the weights have rows for" in verdict.refused
+        assert "the chat template uses the token '<|turn|>'" in verdict.refusal
+        assert "the weights have only" in verdict.refusal
     else:
-        assert not verdict.refused
-        assert verdict.remarks == ("tokens of tokenizer.json that the GGUF does not have: 1, as '<|turn|>'",)
+        assert not verdict.refusal
+        assert verdict.remarks == ("tokens of tokenizer.json that the GGUF lacks: 1, such as '<|turn|>'",)
 
 
 @pytest.mark.parametrize(("before", "after"), [("𠀀", ">>"), ("П", "Приве")])
-def test_a_piece_that_no_merge_makes_is_refused_where_the_vocabulary_has_its_characters(
-    before: str, after: str
-) -> None:
-    """llama.cpp puts it together. A text whose letters are no tokens is rare for a model."""
+def test_a_piece_that_no_merge_makes(before: str, after: str) -> None:
+    """llama.cpp merges it all the same: refused, unless a character has no token, because such texts are rare."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         model = files["tokenizer.json"]["model"]
@@ -170,15 +170,15 @@ def test_a_piece_that_no_merge_makes_is_refused_where_the_vocabulary_has_its_cha
 
     verdict = compared(repository("llama-2", change, model=False))
     if after.startswith(before):
-        assert not verdict.refused
-        assert any("of 'Привет, мир!'" in remark for remark in verdict.remarks)
+        assert not verdict.refusal
+        assert any("in 'Привет, мир!'" in remark for remark in verdict.remarks)
     else:
-        assert f"llama.cpp would make '{after}'" in verdict.refused
+        assert f"llama.cpp would make '{after}'" in verdict.refusal
 
 
 @pytest.mark.parametrize("number", [-1, 0])
-def test_a_renamed_token_is_found(number: int) -> None:
-    """In the GGUF of the files before the change."""
+def test_a_renamed_token_is_refused(number: int) -> None:
+    """The GGUF is made from the files before the change."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         token = files["tokenizer.json"]["added_tokens"][number]
@@ -188,59 +188,59 @@ def test_a_renamed_token_is_found(number: int) -> None:
         files["tokenizer_config.json"].pop("added_tokens_decoder")
 
     before = repository("llama-2", lambda _: None, model=False)
-    refused = compared(repository("llama-2", change, model=False), like=before).refused
-    assert refused.startswith("the token '<|renamed|>' is number ")
+    refusal = compared(repository("llama-2", change, model=False), like=before).refusal
+    assert refusal.startswith("tokenizer.json gives the token '<|renamed|>' the id ")
 
 
 @pytest.mark.parametrize("name", ["gemma", "gemma2", "llama-2"])
-def test_special_tokens_of_tokenizer_json_alone_are_found(name: str) -> None:
-    """As transformers 5 writes them, beside pieces that are normal or unused."""
+def test_special_tokens_of_tokenizer_json_are_enough(name: str) -> None:
+    """As transformers 5 saves them; their pieces may be normal or unused."""
     files = REPOSITORIES[name].files()
     config = json.loads(files["tokenizer_config.json"])
     del config["added_tokens_decoder"]
     assert compared({**files, "tokenizer_config.json": json.dumps(config).encode()}) == Verdict()
 
 
-def test_added_tokens_behind_a_hole_are_refused_where_their_numbers_differ() -> None:
-    """Tokenizers numbers them one after the other, whatever the file says."""
+def test_added_tokens_after_a_gap_are_refused() -> None:
+    """The tokenizers package gives them consecutive ids and ignores the ids in the file."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         added = files["tokenizer.json"]["added_tokens"]
         added += [added_token("<|a|>", added[-1]["id"] + 3)]
 
-    refused = compared(repository("llama-2", change, model=False, rows=3)).refused
-    assert "the token '<|a|>' is number" in refused
+    refusal = compared(repository("llama-2", change, model=False, rows=3)).refusal
+    assert "gives the token '<|a|>' the id" in refusal
 
 
-def test_composed_characters_are_said() -> None:
+def test_missing_nfc_is_a_remark() -> None:
     def change(files: dict[str, dict[str, Any]]) -> None:
         files["tokenizer.json"]["normalizer"] = {"type": "NFC"}
 
     tokenizer = REPOSITORIES["qwen3"].tokenizer()
     files = replace(REPOSITORIES["qwen3"], tokenizer=lambda: edit_tokenizer(tokenizer, change)).files()
     verdict = compared(files)
-    assert not verdict.refused
+    assert not verdict.refusal
     assert len(verdict.remarks) == 1
-    assert "characters that are not composed: of 'e\u0301te\u0301" in verdict.remarks[0].replace("\\u0301", "\u0301")
+    assert "characters that are not composed: in 'e\u0301te\u0301" in verdict.remarks[0].replace("\\u0301", "\u0301")
 
 
-def test_numbers_without_a_token_change_no_other_token() -> None:
+def test_ids_without_a_token_change_no_other_token() -> None:
     assert compared(REPOSITORIES["qwen2_holes"].files()) == Verdict()
 
 
-def test_added_tokens_that_transformers_numbers_anew_are_refused() -> None:
-    """Those behind such a number that the vocabulary does not have too: the weights may mean the numbers as written."""
+def test_added_tokens_that_transformers_renumbers_are_refused() -> None:
+    """The vocabulary lacks them too, so transformers renumbers them; the weights may use the written ids."""
     files = REPOSITORIES["qwen2_holes"].files()
     tokenizer = json.loads(files["tokenizer.json"])
     first, vocabulary = tokenizer["added_tokens"][0], tokenizer["model"]["vocab"]
     for token in tokenizer["added_tokens"]:
         del vocabulary[token["content"]]
-    refused = compared({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).refused
-    assert refused.startswith(f"the token '{first['content']}' is number {len(vocabulary)} by tokenizer.json")
+    refusal = compared({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).refusal
+    assert refusal.startswith(f"tokenizer.json gives the token '{first['content']}' the id {len(vocabulary)}, but")
 
 
-def test_a_text_that_gets_no_end_is_refused() -> None:
-    """As an embedding model's that has to end each text."""
+def test_a_missing_end_token_is_refused() -> None:
+    """An embedding model may need it at the end of each text."""
     files = REPOSITORIES["olmo2_tokens"].files()
     config = json.loads(files["tokenizer_config.json"])
     config.pop("chat_template")
@@ -248,37 +248,38 @@ def test_a_text_that_gets_no_end_is_refused() -> None:
     assert compared(files) == Verdict()
     metadata = read_header(plan(files).header).metadata
     header = write_header({**metadata, "tokenizer.ggml.add_eos_token": Field.boolean(False)}, ())
-    assert compare(files, header, "").refused.startswith("of 'a' ")
+    refusal = compare_tokenizers(files, header, "").refusal
+    assert refusal.startswith("the tokens that begin and end a text would differ: in 'a', ")
 
 
 @pytest.mark.parametrize("files", [tiny_bert(), tiny_xlm_roberta()], ids=["bert", "xlm_roberta"])
-def test_embedding_models_are_the_same(files: dict[str, bytes]) -> None:
-    assert not compared(files).refused
+def test_embedding_models_have_equal_tokens(files: dict[str, bytes]) -> None:
+    assert not compared(files).refusal
 
 
-def test_line_ends_that_unigram_does_not_know_are_refused() -> None:
-    """tokenizer.json cuts at them, llama.cpp at spaces alone."""
+def test_unigram_without_a_newline_normalizer_is_refused() -> None:
+    """tokenizer.json splits at newlines, llama.cpp only at spaces."""
     files = tiny_xlm_roberta()
     tokenizer = json.loads(files["tokenizer.json"]) | {"normalizer": None}
-    refused = compared({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).refused
-    assert "llama.cpp would make" in refused
+    refusal = compared({**files, "tokenizer.json": json.dumps(tokenizer).encode()}).refusal
+    assert "llama.cpp would make" in refusal
 
 
-def test_what_cannot_be_compared_is_said() -> None:
+def test_a_comparison_that_fails_is_a_remark() -> None:
     files = REPOSITORIES["llama"].files()
     header = plan(files).header
-    (remark,) = compare({**files, "tokenizer.json": b'{"model": {"type": "Psychic"}}'}, header, "").remarks
+    (remark,) = compare_tokenizers({**files, "tokenizer.json": b'{"model": {"type": "Psychic"}}'}, header, "").remarks
     assert "could not be compared with tokenizer.json: the tokenizers package cannot read it" in remark
     metadata = read_header(header).metadata
     other = write_header({**metadata, "tokenizer.ggml.pre": Field.string("viking")}, ())
-    (remark,) = compare(files, other, "").remarks
-    assert "could not be compared with tokenizer.json: the pre-tokenizer 'viking'" in remark
+    (remark,) = compare_tokenizers(files, other, "").remarks
+    assert "could not be compared with tokenizer.json: the proxy does not know the pre-tokenizer 'viking'" in remark
 
 
 @pytest.mark.parametrize(("name", "other"), [("llama-bpe", "qwen2"), ("qwen2", "gpt-2"), ("gpt-2", "smollm")])
-def test_another_cut_is_refused(name: str, other: str) -> None:
+def test_another_pre_tokenizer_is_refused(name: str, other: str) -> None:
     files = CASES[name][0]()
     metadata = read_header(plan(files).header).metadata
     wrong = write_header({**metadata, "tokenizer.ggml.pre": Field.string(other)}, ())
-    assert not compare(files, plan(files).header, "").refused
-    assert compare(files, wrong, "").refused
+    assert not compare_tokenizers(files, plan(files).header, "").refusal
+    assert compare_tokenizers(files, wrong, "").refusal

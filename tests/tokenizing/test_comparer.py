@@ -1,4 +1,4 @@
-"""The process around the comparison: no tokenizer.json, however broken or large, crashes the server or holds it up."""
+"""The comparison's process: no tokenizer.json, however broken or large, crashes or delays the server."""
 
 import json
 import signal
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from proxy.tokenizing.compare import Comparer, compare
-from proxy.tokenizing.comparison import compare as compare_here
+from proxy.tokenizing.comparer import Comparer, compare
+from proxy.tokenizing.comparison import compare_tokenizers
 from proxy.tokenizing.verdict import Verdict
-from proxy.tokenizing.worker import question_of
+from proxy.tokenizing.worker import build_question
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan
 
@@ -21,28 +21,28 @@ def repository() -> tuple[Mapping[str, bytes], bytes]:
     return files, plan(files).header
 
 
-async def test_a_comparison_comes_through() -> None:
+async def test_the_worker_gives_the_verdict_of_the_comparison() -> None:
     files, header = repository()
-    assert await compare(files, header, "") == compare_here(files, header, "") == Verdict()
+    assert await compare(files, header, "") == compare_tokenizers(files, header, "") == Verdict()
     other = plan(REPOSITORIES["qwen3"].files()).header
     verdict = await compare(files, other, "")
-    assert verdict.refused
-    assert verdict == compare_here(files, other, "")
+    assert verdict.refusal
+    assert verdict == compare_tokenizers(files, other, "")
 
 
 async def test_without_tokenizer_json_there_is_nothing_to_compare() -> None:
     assert await Comparer(seconds=0.0).compare({"tokenizer.model": b"x"}, b"", "") == Verdict()
 
 
-async def test_results_are_remembered_by_all_that_goes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_results_are_cached_by_the_whole_question(monkeypatch: pytest.MonkeyPatch) -> None:
     comparer = Comparer(remembered=6)
-    worked: list[Sequence[bytes]] = []
+    questions: list[Sequence[bytes]] = []
 
-    async def work(question: Sequence[bytes]) -> Verdict:
-        worked.append(question)
-        return Verdict(str(len(worked)))
+    async def ask(question: Sequence[bytes]) -> Verdict:
+        questions.append(question)
+        return Verdict(str(len(questions)))
 
-    monkeypatch.setattr(comparer, "_work", work)
+    monkeypatch.setattr(comparer, "_ask", ask)
     tokenizer = {"tokenizer.json": b"a"}
     cases = [
         (tokenizer, b"h", ""),
@@ -54,56 +54,55 @@ async def test_results_are_remembered_by_all_that_goes_in(monkeypatch: pytest.Mo
     ]
     for _ in range(2):
         for at, case in enumerate(cases):
-            assert (await comparer.compare(*case)).refused == str(at + 1)
+            assert (await comparer.compare(*case)).refusal == str(at + 1)
     await comparer.compare({**tokenizer, "model.safetensors": b"w"}, b"h", "")
-    assert len(worked) == len(cases)
+    assert len(questions) == len(cases)
 
 
-async def test_a_late_answer_is_said_and_not_remembered() -> None:
+async def test_a_late_answer_is_a_remark_and_not_cached() -> None:
     comparer = Comparer(seconds=0.0)
     for _ in range(2):
         (remark,) = (await comparer.compare(*repository(), "")).remarks
-        assert remark.endswith("could not be compared with tokenizer.json: it takes too long")
+        assert remark.endswith("could not be compared with tokenizer.json: the comparison takes too long")
     assert not comparer._results
 
 
-async def test_a_worker_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_cannot_start_is_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.workers.processes.sys.executable", "/nowhere/python")
     (remark,) = (await Comparer().compare(*repository(), "")).remarks
     assert "could not be compared" in remark
 
 
 @pytest.mark.parametrize("tokenizer", [b"", b"{", b"[]", b"\xff\xfe", b'{"model": null}', b"[" * 100_000])
-async def test_a_broken_file_is_said(tokenizer: bytes) -> None:
+async def test_a_broken_file_is_a_remark(tokenizer: bytes) -> None:
     (remark,) = (await Comparer().compare({"tokenizer.json": tokenizer}, repository()[1], "")).remarks
     assert "could not be compared" in remark
 
 
-WORKS = "import sys, proxy.tokenizing.worker as w; w._SECONDS, w._MEMORY = {}; w.main()"
+WORKER_WITH_LIMITS = "import sys, proxy.tokenizing.worker as w; w._SECONDS, w._MEMORY = {}; w.main()"
 
 
-def answered(seconds: float, memory: int) -> subprocess.CompletedProcess[bytes]:
-    """By a worker with these limits."""
-    question = b"".join(question_of(*repository(), ""))
-    program = WORKS.format((seconds, memory))
+def run_worker(seconds: float, memory: int) -> subprocess.CompletedProcess[bytes]:
+    question = b"".join(build_question(*repository(), ""))
+    program = WORKER_WITH_LIMITS.format((seconds, memory))
     return subprocess.run([sys.executable, "-c", program], input=question, capture_output=True, timeout=60, check=False)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="this platform has no such clock")
-def test_the_worker_ends_itself_after_its_time_of_the_processor() -> None:
-    assert answered(0.001, 1 << 31).returncode == -signal.SIGPROF
+def test_the_worker_ends_itself_at_its_cpu_time_limit() -> None:
+    assert run_worker(0.001, 1 << 31).returncode == -signal.SIGPROF
 
 
 def test_the_worker_answers_within_its_limits() -> None:
-    ready, _, answer = answered(60.0, 1 << 31).stdout.partition(b"\n")
+    ready, _, answer = run_worker(60.0, 1 << 31).stdout.partition(b"\n")
     assert ready == b"ready"
     assert Verdict.parse(json.loads(answer)) == Verdict()
 
 
-async def test_an_answer_that_does_not_come_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def nothing(*_: object, **__: object) -> bytes:
+async def test_a_missing_answer_is_a_remark(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_answer(*_: object, **__: object) -> bytes:
         return b""
 
-    monkeypatch.setattr("proxy.tokenizing.compare.ask_worker", nothing)
+    monkeypatch.setattr("proxy.tokenizing.comparer.ask_worker", no_answer)
     (remark,) = (await Comparer().compare(*repository(), "")).remarks
-    assert remark.endswith("it takes too much time or memory")
+    assert remark.endswith("the comparison takes too much time or memory")

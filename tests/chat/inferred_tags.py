@@ -1,4 +1,4 @@
-"""What Ollama infers from a Go template: thinking tags and the tag that calls open with."""
+"""Infers from a Go template what Ollama infers: the thinking tags and the opening tag of calls."""
 
 import re
 
@@ -7,7 +7,7 @@ Node = tuple[str, str, list["Node"], list["Node"]]
 
 
 def tree(template: str) -> list[Node]:
-    """(kind, text or pipeline, body, else) of a template as `go.write` writes them: no comments, no trims."""
+    """The nodes (kind, text or pipeline, body, else) of a template by `go_template.write`: no comments, no trims."""
     pieces = _PIECE.split(template)
     stack: list[tuple[list[Node], int]] = []
     root: list[Node] = []
@@ -69,9 +69,9 @@ def _call_node(nodes: list[Node]) -> Node | None:
     for node in nodes:
         if node[0] == "if" and re.search(r"(?<![$\w])\.ToolCalls", node[1]):
             return node
-        found = _call_node(node[2]) or _call_node(node[3])
-        if found:
-            return found
+        inner = _call_node(node[2]) or _call_node(node[3])
+        if inner:
+            return inner
     return None
 
 

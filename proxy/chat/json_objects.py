@@ -1,4 +1,4 @@
-"""JSON objects in the midst of a text."""
+"""Finds JSON objects inside a text."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ _DECODER = json.JSONDecoder()
 
 
 def next_object(text: str, at: int) -> tuple[int, int, Any] | None:
-    """Start, end and value of the first that begins at `at` or later; None where there is none."""
+    """Start, end and value of the first object that begins at `at` or later; None if there is none."""
     start = text.find("{", at)
     while start >= 0:
         try:

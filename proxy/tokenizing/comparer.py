@@ -1,4 +1,4 @@
-"""Compares tokenizers in a process of its own, which is ended at its limits, and remembers the results."""
+"""Compares tokenizers in a process of its own with time and memory limits, and caches the results."""
 
 import asyncio
 import hashlib
@@ -7,48 +7,48 @@ from collections.abc import Mapping, Sequence
 
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
 from proxy.tokenizing.verdict import Verdict, not_compared
-from proxy.tokenizing.worker import LARGEST_ANSWER, question_of
+from proxy.tokenizing.worker import LARGEST_ANSWER, build_question
 from proxy.workers.processes import LoopLock, ask_worker
 from proxy.workers.recent import RecentResults
 
 _FILES = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS)
-# The worker ends itself after a minute of processor time; this is for one that waits, or shares its processor.
+# The worker ends itself after a minute of CPU time. This limit is for a worker that waits or shares its CPU.
 _SECONDS = 180.0
 
 
 class Comparer:
-    """`seconds` is what a comparison may take by the clock once its process has started."""
+    """`seconds` limits a comparison by wall-clock time, starting when its process is ready."""
 
     def __init__(self, *, remembered: int = 256, seconds: float = _SECONDS) -> None:
         self._results, self._seconds = RecentResults[Verdict](remembered), seconds
-        self._turns = LoopLock()
+        self._lock = LoopLock()
 
     async def compare(self, files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
-        """`files` are the repository's small ones by path; without a tokenizer.json there is nothing to compare."""
+        """`files` has the repository's small files by path; without a tokenizer.json there is nothing to compare."""
         if TOKENIZER not in files:
             return Verdict()
-        question = question_of({path: files[path] for path in _FILES if path in files}, header, sample)
+        question = build_question({path: files[path] for path in _FILES if path in files}, header, sample)
         key = await asyncio.to_thread(_digest, question)
-        known = self._results.get(key)
-        if known is not None:
-            return known
+        cached = self._results.get(key)
+        if cached is not None:
+            return cached
         try:
-            async with self._turns.lock():
-                verdict = await self._work(question)
+            async with self._lock.lock():
+                verdict = await self._ask(question)
         except TimeoutError:
-            # A busy machine may be the reason, so that the next pull tries again.
-            return not_compared("it takes too long")
+            # Not cached: the machine may only have been busy, and the next pull tries again.
+            return not_compared("the comparison takes too long")
         except OSError as error:
             return not_compared(str(error))
         self._results.put(key, verdict)
         return verdict
 
-    async def _work(self, question: Sequence[bytes]) -> Verdict:
+    async def _ask(self, question: Sequence[bytes]) -> Verdict:
         answer = await ask_worker("proxy.tokenizing.worker", question, seconds=self._seconds, largest=LARGEST_ANSWER)
         try:
             return Verdict.parse(json.loads(answer))
         except (ValueError, KeyError, TypeError):
-            return not_compared("it takes too much time or memory")
+            return not_compared("the comparison takes too much time or memory")
 
 
 def _digest(question: Sequence[bytes]) -> str:
@@ -62,5 +62,5 @@ _COMPARER = Comparer()
 
 
 async def compare(files: Mapping[str, bytes], header: bytes, sample: str) -> Verdict:
-    """Whether the GGUF gives the tokens of tokenizer.json, with the limits and the memory that all callers share."""
+    """Compares with the limits and the cache that all callers share."""
     return await _COMPARER.compare(files, header, sample)

@@ -1,9 +1,9 @@
-"""The texts that two tokenizers are compared on. Pure."""
-# ruff: noqa: RUF001 - some letters look like others
+"""The texts for the comparison of two tokenizers. Pure."""
+# ruff: noqa: RUF001 - some letters look like ASCII letters
 
 from collections.abc import Iterator, Mapping, Sequence
 
-USUAL: Sequence[str] = (
+COMMON_TEXTS: Sequence[str] = (
     "What is the capital of France? It's Paris, isn't it: I'm sure they'll say so, and we've said it.",
     "HELLO WORLD, I'M HERE; YOU'LL SEE IT'S Fine!",
     "1 12 123 1234 12345 1234567 3.14 1,000.00 2024-01-31 x86_64 v1.2.3 a1b22c333",
@@ -20,9 +20,9 @@ USUAL: Sequence[str] = (
     "한국어 문장입니다.",
     "Good 😀 news 🚀🚀!",
 )
-"""Whose tokens have to be the same. Where llama.cpp b10488 cuts otherwise than all tokenizers of a kind is left out."""
+"""Their tokens must be equal. Texts on which llama.cpp b10488 differs from every tokenizer of a model are left out."""
 
-RARE: Mapping[str, str] = {
+RARE_TEXTS: Mapping[str, str] = {
     "characters that are not composed": "e\u0301te\u0301 A\u030a n\u0303 \u1112\u1161\u11ab",
     "letters with marks": (
         "हिन्दी क्षेत्र, ภาษาไทยน้ำใหญ่, "
@@ -42,16 +42,13 @@ RARE: Mapping[str, str] = {
     "a space at the beginning": " two",
     "a space at the end": "two ",
 }
-"""What few texts have, by what it is: other tokens there are said, and no reason to refuse."""
+"""Unusual texts by their description. Other tokens for them are a warning, not a refusal."""
 
-_OTHER_LINES = frozenset({"laguna"})
-"""Pre-tokenizers by whose names llama.cpp b10488 cuts between CR and LF, which all tokenizers of their kind do not."""
+_SPLITS_CR_LF = frozenset({"laguna"})
+"""For these pre-tokenizers llama.cpp b10488 splits between CR and LF; the models' own tokenizers do not."""
 
 
-def usual_texts(pre: str) -> Iterator[str]:
-    """Those of USUAL, with plain ends of lines where the pre-tokenizer of this name is known to cut others otherwise.
-
-    RARE has these too.
-    """
-    for text in USUAL:
-        yield text.replace("\r\n", "\n") if pre in _OTHER_LINES else text
+def common_texts(pre: str) -> Iterator[str]:
+    """COMMON_TEXTS for this pre-tokenizer: without CR where llama.cpp is known to differ. RARE_TEXTS keeps them."""
+    for text in COMMON_TEXTS:
+        yield text.replace("\r\n", "\n") if pre in _SPLITS_CR_LF else text

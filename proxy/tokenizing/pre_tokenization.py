@@ -1,4 +1,4 @@
-"""How llama.cpp b10488 splits a text before a byte-level BPE merges (unicode_regex_split in src/unicode.cpp). Pure."""
+"""Splits a text before BPE merges, as llama.cpp b10488 does (unicode_regex_split in src/unicode.cpp). Pure."""
 
 import re
 import unicodedata
@@ -30,9 +30,9 @@ _DEEPSEEK_V3 = (
 _THREES = f"{_ENDINGS}{_WORD}|\\p{{N}}{{1,3}}{_TAIL}"
 _ONES = f"{_ENDINGS}{_WORD}|\\p{{N}}{_TAIL}"
 LINES = (r"[^\n]+|[\n]+",)
-"""Those of Gemma 4."""
+"""Gemma 4's pattern."""
 
-CUTS: Mapping[str, tuple[str, ...]] = {
+PATTERNS: Mapping[str, tuple[str, ...]] = {
     "llama-bpe": (_THREES,),
     "smaug-bpe": (_THREES,),
     "qwen2": (_ONES,),
@@ -65,7 +65,7 @@ CUTS: Mapping[str, tuple[str, ...]] = {
     "gpt-2": (_GPT_2,),
     "smollm": (r"\p{N}", _GPT_2),
 }
-"""By the name in `tokenizer.ggml.pre`, each applied to the parts that the one before it leaves."""
+"""By the name in `tokenizer.ggml.pre`. Each pattern splits the parts that the pattern before it gave."""
 
 _CLASSES: Mapping[str, tuple[str, str]] = {
     "N": ("\xd1", "0-9"),
@@ -74,7 +74,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "M": ("\xd4", ""),
     "S": ("\xd5", r"\$\+<->\^`\|"),
 }
-"""By the category: the character that llama.cpp writes for those beyond ASCII, and the class of those within."""
+"""By Unicode category: llama.cpp's stand-in for characters beyond ASCII, and a regex class of the ASCII characters."""
 _OTHER, _SPACE_BEYOND_ASCII, _ASCII = "\xd0", "\x0b", "\x80"
 _SPACES = frozenset(
     "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
@@ -83,22 +83,23 @@ _PARTS = re.compile(r"\\p\{(\w+)\}|\\.|[\[\]]|[^\\\[\]]+", re.DOTALL)
 
 
 def is_space(letter: str) -> bool:
-    """Whether it is White_Space of Unicode, as llama.cpp has it; Python's own test knows more."""
+    """Whether it has Unicode's White_Space property, as in llama.cpp; `str.isspace` accepts more characters."""
     return letter in _SPACES
 
 
 def split(text: str, patterns: Sequence[str]) -> list[str]:
-    """The parts of a text, in order and without a gap."""
-    seen = {True: "".join(map(_collapsed, text)), False: "".join(map(_with_plain_space, text))}
-    places = [(0, len(text))]
+    """The parts of a text, in order and without gaps."""
+    collapsed, spaced = "".join(map(_collapse, text)), "".join(map(_collapse_space, text))
+    spans = [(0, len(text))]
     for pattern in patterns:
-        by_category, compiled = _compiled(pattern)
-        places = [place for part in places for place in _places(compiled, seen[by_category], *part)]
-    return [text[start:stop] for start, stop in places]
+        by_category, compiled = _compile(pattern)
+        subject = collapsed if by_category else spaced
+        spans = [span for start, stop in spans for span in _split_span(compiled, subject, start, stop)]
+    return [text[start:stop] for start, stop in spans]
 
 
-def _places(pattern: re.Pattern[str], text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """The matches within a part and what lies between them. A match sees nothing beyond the part."""
+def _split_span(pattern: re.Pattern[str], text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The matches within a span and the texts between them. The pattern does not see beyond the span."""
     part, at = text[start:stop], 0
     for match in pattern.finditer(part):
         if at < match.start():
@@ -110,7 +111,7 @@ def _places(pattern: re.Pattern[str], text: str, start: int, stop: int) -> Itera
         yield start + at, stop
 
 
-def _collapsed(letter: str) -> str:
+def _collapse(letter: str) -> str:
     if letter < _ASCII:
         return letter
     if is_space(letter):
@@ -118,22 +119,22 @@ def _collapsed(letter: str) -> str:
     return _CLASSES.get(unicodedata.category(letter)[0], (_OTHER, ""))[0]
 
 
-def _with_plain_space(letter: str) -> str:
+def _collapse_space(letter: str) -> str:
     return _SPACE_BEYOND_ASCII if letter >= _ASCII and is_space(letter) else letter
 
 
 @cache
-def _compiled(pattern: str) -> tuple[bool, re.Pattern[str]]:
-    """Whether the pattern is for the text of categories, and the pattern for it."""
-    by_category, inside, made = False, False, []
+def _compile(pattern: str) -> tuple[bool, re.Pattern[str]]:
+    """Whether the pattern asks for Unicode categories (it then matches the collapsed text), and the pattern to use."""
+    by_category, in_class, regex = False, False, []
     for part in _PARTS.finditer(pattern):
-        written = part[0]
+        text = part[0]
         if part[1] is None:
-            inside = written == "[" or (inside and written != "]")
+            in_class = text == "[" or (in_class and text != "]")
         else:
             by_category = True
-            written = "".join(_CLASSES[part[1]])
-            written = written if inside else f"[{written}]"
-        made.append(written)
-    # std::regex knows the spaces of ASCII only.
-    return by_category, re.compile("".join(made), re.ASCII)
+            text = "".join(_CLASSES[part[1]])
+            text = text if in_class else f"[{text}]"
+        regex.append(text)
+    # For std::regex, only ASCII spaces are spaces.
+    return by_category, re.compile("".join(regex), re.ASCII)
