@@ -56,11 +56,11 @@ def _check_flags(family: Family, config: ModelConfig, present: AbstractSet[str])
         is_set = config.find(key) is not None and config.flag(key, default=False)
         if not is_set and (ignored := names & present):
             raise CannotConvert(
-                f"the weights have {min(ignored)} in a layer, which transformers leaves out: {key} of config.json is "
-                "not true"
+                f"the weights have {min(ignored)} in a layer, which transformers ignores because {key} of config.json "
+                "is not true"
             )
         if is_set and (missing := {name for name in names - present if not name.endswith(".bias")}):
-            raise CannotConvert(f"the weights have no {min(missing)} in any layer, and config.json has {key} = True")
+            raise CannotConvert(f"the weights have no {min(missing)} in any layer, but config.json has {key} = True")
 
 
 def _check_layer(absent: Mapping[str, bool], needed: AbstractSet[str], present: AbstractSet[str], prefix: str) -> None:

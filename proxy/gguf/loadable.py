@@ -394,4 +394,4 @@ def _check_recurrent(blocks: int, interval: int, tensors: Iterable[TensorInfo]) 
         is_recurrent, has_attention = block in recurrent, (block + 1) % interval == 0
         if is_recurrent is has_attention:
             actual, expected = ("a state space", "attention") if is_recurrent else ("attention", "a state space")
-            raise CannotConvert(f"the weights have {actual} in layer {block}, but config.json expects {expected}")
+            raise CannotConvert(f"layer {block} of the weights has {actual}, but config.json expects {expected}")

@@ -32,7 +32,8 @@ def plan_targets(
         rule, tensor = _match(family, located)
         numbers = tensor.numbers
         if numbers and numbers[0] >= blocks:
-            raise CannotConvert(f"{tensor.name} is of a layer that num_hidden_layers = {blocks} does not count")
+            layers = f"num_hidden_layers = {blocks}"
+            raise CannotConvert(f"{tensor.name} is in layer {numbers[0]}, but config.json has {layers}")
         if isinstance(rule, Stacked):
             stack = tensor.new_name(rule.name)
             stack_rules[stack] = rule

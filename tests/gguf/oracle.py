@@ -47,7 +47,7 @@ def write(
 ) -> list[bytes]:
     """The file, or its parts if `most_tensors` is smaller than the number of tensors.
 
-    The keyword arguments are options of GGUFWriter: one function for them all, as its parts are written in one run.
+    The keyword arguments are options of GGUFWriter, which is why there are so many.
     """
     with tempfile.TemporaryDirectory() as folder:
         writer = GGUFWriter(

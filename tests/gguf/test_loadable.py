@@ -42,8 +42,8 @@ def test_a_tensor_without_a_known_shape_is_refused() -> None:
 @pytest.mark.parametrize(
     ("blocks", "reason"),
     [
-        ((0, 1), "the weights have a state space in layer 1, but config.json expects attention"),
-        ((), "the weights have attention in layer 0, but config.json expects a state space"),
+        ((0, 1), "layer 1 of the weights has a state space, but config.json expects attention"),
+        ((), "layer 0 of the weights has attention, but config.json expects a state space"),
     ],
 )
 def test_layers_must_alternate_as_config_json_has_them(blocks: tuple[int, ...], reason: str) -> None:

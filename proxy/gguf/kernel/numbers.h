@@ -15,7 +15,7 @@ enum { CHUNK = 1024 }; /* numbers to quantize at a time: four registers of 16 su
 struct results {
     float scale[CHUNK / 16], min[CHUNK / 16];
     float inverse[CHUNK / 16], base[CHUNK / 16]; /* of the best try */
-    int32_t flat[CHUNK / 16];                    /* not 0: all numbers are equal or nearly 0, so there was no search */
+    int32_t flat[CHUNK / 16];                    /* not 0: all numbers are equal or nearly 0, nothing to search */
     uint8_t l[CHUNK];                            /* Q3_K: the numbers themselves */
 };
 
