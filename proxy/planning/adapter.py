@@ -6,7 +6,6 @@ not have and scrambles their lora_A, so that what the adapter changes there is r
 convert/convert_llama_adapter.go). A GGUF it stores as it is, and no later repair of that converter can undo ours.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from proxy.gguf.config import whole
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.gguf.transforms import Transform, interleaved, multiplied
+from proxy.planning.json_files import json_object
 from proxy.planning.recipe import Literal, Range, Recipe, verify_header
 from proxy.planning.safetensors import SafetensorsHeader, Tensor
 from proxy.sources.base import RepositoryFile
@@ -189,13 +189,7 @@ class _Fields:
 
     @classmethod
     def read(cls, where: str, content: bytes) -> "_Fields":
-        try:
-            values = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise Refusal(f"{where} is not JSON ({error}); ask its owner to upload it again") from error
-        if not isinstance(values, dict):
-            raise Refusal(f"{where} is not a JSON object; ask its owner to upload it again")
-        return cls(where, values)
+        return cls(where, json_object(where, content))
 
     def get(self, name: str) -> Any:
         return self.values.get(name)

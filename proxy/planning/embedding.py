@@ -6,7 +6,8 @@ from proxy.errors import Refusal
 from proxy.gguf.conversion import Pooling
 from proxy.gguf.families.rules import DENSE
 from proxy.gguf.sources import SourceTensor
-from proxy.planning.weights import CONFIG, NotConvertible, json_object, json_value
+from proxy.planning.json_files import json_object, json_value
+from proxy.planning.weights import CONFIG, NotConvertible
 
 MODULES = "modules.json"
 _POOLINGS = {"mean": Pooling.MEAN, "cls": Pooling.CLS, "lasttoken": Pooling.LAST}

@@ -18,7 +18,8 @@ from proxy.gguf.header import GgufHeader
 from proxy.gguf.sentencepiece import PieceType
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.card import read_card
-from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, json_object, token_text
+from proxy.planning.json_files import json_object
+from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, token_text
 from proxy.sources.base import RepositoryFile
 
 GENERATION_CONFIG = "generation_config.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import Refusal
-from proxy.planning.weights import json_object
+from proxy.planning.json_files import UPLOAD_AGAIN, parse_json
 
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000
@@ -71,10 +71,8 @@ def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader
     """Read a whole header. Raises Refusal where it is broken, or does not fit the file's size."""
     try:
         tensors = dict(_tensors(content))
-    except (ValueError, TypeError, LookupError, AttributeError, Refusal) as error:
-        raise Refusal(
-            f"{where} has a broken header ({error}); ask the repository's owner to upload it again"
-        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise Refusal(f"{where} has a broken header ({error}); {UPLOAD_AGAIN}") from error
     _check_sizes(where, tensors, len(content), file_size)
     return SafetensorsHeader(content)
 
@@ -82,7 +80,7 @@ def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader
 def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:
     if content[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         raise ValueError("it does not begin with {")
-    for name, field in json_object("it", content[LENGTH_BYTES:]).items():
+    for name, field in parse_json(content[LENGTH_BYTES:]).items():
         if name != "__metadata__":
             yield name, _tensor(name, field, len(content))
 

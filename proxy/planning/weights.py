@@ -1,6 +1,5 @@
 """Which files of a safetensors repository make the model: one family of weights, and what is read beside it."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 import orjson
 
 from proxy.errors import Refusal
+from proxy.planning.json_files import UPLOAD_AGAIN, as_object
 from proxy.sources.base import Repository, RepositoryFile
 
 CONFIG = "config.json"
@@ -28,8 +28,6 @@ COMPANIONS = (
 )
 """What is read beside the weights."""
 WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
-DEEPEST = 100
-"""Levels of a JSON file; Python itself could not walk many more."""
 
 
 class NotConvertible(Refusal):
@@ -93,39 +91,6 @@ def _is_weights(path: str) -> bool:
     return path.endswith(".safetensors")
 
 
-def json_object(where: str, content: bytes) -> dict[str, Any]:
-    """Raises Refusal for what is none."""
-    return _as_object(where, json_value(where, content))
-
-
-def _as_object(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise Refusal(f"{where} is not a JSON object")
-    return value
-
-
-def json_value(where: str, content: bytes) -> Any:
-    """What can be copied, written again and told to a client. Raises Refusal for what is no such JSON."""
-    try:
-        # Not orjson: it would round a `model_max_length` of 10**30, which many repositories have.
-        value = json.loads(content.decode("utf-8-sig"))
-        if b"\\ud" in content.lower():
-            # Half of a pair of surrogates has no bytes: an error line that quotes it could not be sent.
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise Refusal(f"{where} is not JSON: {error}") from error
-    level = [value]
-    for _ in range(DEEPEST):
-        level = [inner for outer in level for inner in _within(outer) if isinstance(inner, dict | list)]
-        if not level:
-            return value
-    raise Refusal(f"{where} is nested more than {DEEPEST} levels deep")
-
-
-def _within(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-
-
 def check_path(where: str, path: object) -> None:
     """A path from outside becomes part of URLs with our token."""
     if (
@@ -162,11 +127,11 @@ def _check_count(repository: str, shards: Sequence[RepositoryFile]) -> None:
 
 def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -> Mapping[str, str]:
     try:
-        # Of a large model it has megabytes, which Python itself parses in one step of 50 ms.
+        # The index of a large model has megabytes: json.loads would block all threads for 50 ms.
         value = orjson.loads(index)
     except orjson.JSONDecodeError as error:
-        raise Refusal(f"{where} is not JSON: {error}") from error
-    weight_map = _as_object(where, value).get("weight_map")
+        raise Refusal(f"{where} is not JSON: {error}; {UPLOAD_AGAIN}") from error
+    weight_map = as_object(where, value).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Refusal(f"{where} names no shards: it has no weight_map")
     for shard in weight_map.values():

@@ -32,6 +32,7 @@ from proxy.planning.convert import converter
 from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
+from proxy.planning.json_files import json_object
 from proxy.planning.modelfile import (
     ChatMetadata,
     chat_metadata_of_files,
@@ -41,7 +42,7 @@ from proxy.planning.modelfile import (
 )
 from proxy.planning.plan import Base, Format, Plan, weight_upload
 from proxy.planning.quantizations import read_quantization
-from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights, json_object
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights
 from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
 from proxy.sources.base import Repository, Source

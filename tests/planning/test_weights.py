@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Refusal
-from proxy.planning.weights import DEEPEST, INDEX, NotConvertible, choose_files, has_weights, json_object
+from proxy.planning.json_files import MAX_DEPTH, json_object
+from proxy.planning.weights import INDEX, NotConvertible, choose_files, has_weights
 from proxy.pull.reading import READABLE_BYTES, check_readable
 from proxy.sources.base import RepositoryFile
 from tests.planning.listings import BASE, Listing, index, listing
@@ -163,7 +164,7 @@ def test_json_keeps_its_large_numbers_and_its_pairs_of_surrogates() -> None:
         b'{"a": "\\ud83d"}',
         b'{"\\uDE00": 1}',
         b'{"a": ' + b"9" * 5000 + b"}",
-        b'{"a": ' + b"[" * DEEPEST + b"]" * DEEPEST + b"}",
+        b'{"a": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
         b'{"a": ' * 100_000,
         '{"a": 1}'.encode("utf-16"),
         b"",
@@ -175,7 +176,7 @@ def test_json_that_could_not_be_told_or_written_again_is_refused(content: bytes)
 
 
 def test_json_may_be_as_deep_as_any_real_file() -> None:
-    assert json_object("x", b'{"a": ' + b"[" * (DEEPEST - 1) + b"]" * (DEEPEST - 1) + b"}")
+    assert json_object("x", b'{"a": ' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}")
 
 
 @given(
