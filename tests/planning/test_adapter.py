@@ -201,7 +201,7 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
     ("fields", "words"),
     [
         ({"peft_type": "LOHA"}, "'LOHA'"),
-        ({"peft_type": None}, "of the type None"),
+        ({"peft_type": None}, "has peft_type = None"),
         ({"use_dora": True}, "DoRA"),
         ({"bias": "lora_only"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
@@ -211,13 +211,13 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"base_model_name_or_path": None}, "names no base model"),
         ({"base_model_name_or_path": ""}, "names no base model"),
-        ({"base_model_name_or_path": 5}, "no repository"),
+        ({"base_model_name_or_path": 5}, "is not a repository"),
         ({"base_model_name_or_path": "/home/me/llama"}, "/home/me/llama"),
-        ({"base_model_name_or_path": "./llama"}, "no repository"),
-        ({"base_model_name_or_path": "../../llama"}, "no repository"),
-        ({"base_model_name_or_path": "C:\\llama\\hf"}, "no repository"),
-        ({"base_model_name_or_path": "acme/model/checkpoint-5"}, "no repository"),
-        ({"base_model_name_or_path": "llama"}, "no repository"),
+        ({"base_model_name_or_path": "./llama"}, "is not a repository"),
+        ({"base_model_name_or_path": "../../llama"}, "is not a repository"),
+        ({"base_model_name_or_path": "C:\\llama\\hf"}, "is not a repository"),
+        ({"base_model_name_or_path": "acme/model/checkpoint-5"}, "is not a repository"),
+        ({"base_model_name_or_path": "llama"}, "is not a repository"),
         ({"revision": "../../x"}, "revision"),
         ({"revision": 1}, "revision"),
         ({"lora_alpha": None}, "lora_alpha"),
@@ -226,8 +226,8 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"lora_alpha": 1e300}, "lora_alpha"),
         ({"alpha_pattern": {"q_proj": 0}}, "alpha_pattern"),
-        ({"alpha_pattern": {"(a+)+$": 8}}, "plain names"),
-        ({"alpha_pattern": [1]}, "plain names"),
+        ({"alpha_pattern": {"(a+)+$": 8}}, "not plain module names"),
+        ({"alpha_pattern": [1]}, "not plain module names"),
     ],
 )
 def test_what_ollama_has_no_adapters_for_is_refused(fields: dict[str, Any], words: str) -> None:
@@ -258,7 +258,7 @@ def test_numbers_that_are_no_json_do_no_harm() -> None:
         ({"num_attention_heads": 0}, "num_attention_heads = 0"),
         ({"hidden_size": "256"}, "hidden_size"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
-        ({"head_dim": 63}, "halved"),
+        ({"head_dim": 63}, "odd head size"),
     ],
 )
 def test_a_base_without_adapters_is_refused(fields: dict[str, Any], words: str) -> None:
@@ -318,5 +318,5 @@ def test_a_file_without_tensors_is_refused() -> None:
 def test_a_tiny_adapter_is_a_repository_of_two_files() -> None:
     files = tiny.tiny_adapter("acme/model", rank=8, seed=1, dtype="BF16", use_rslora=True)
     config = read_adapter_config(CONFIG_AT, files["adapter_config.json"])
-    assert config.by_root_of_rank
+    assert config.rank_stabilized
     assert recipe_of(files["adapter_model.safetensors"], config, base_of()).size > 0

@@ -9,7 +9,7 @@ from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
 from proxy.gguf.pretokenizers import KNOWN
-from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS, Version, capabilities_of
+from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS_SINCE, Version, capabilities_of
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_what_the_proxy_makes_is_known_to_load() -> None:
     assert architectures <= BEFORE_LLAMA_SERVER | SINCE_LLAMA_SERVER
     assert set(KNOWN.values()) <= PRE_TOKENIZERS
     for architecture in architectures:
-        assert capabilities_of("0.40.0").architecture_since(architecture) <= RUNS.get(architecture, LLAMA_SERVER)
+        assert capabilities_of("0.40.0").architecture_since(architecture) <= RUNS_SINCE.get(architecture, LLAMA_SERVER)

@@ -14,7 +14,7 @@ from proxy.config import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
-from proxy.planning.convert import LARGE_BYTES, Converter, converter
+from proxy.planning.convert import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
 from proxy.planning.modelfile import ChatMetadata, Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
@@ -25,7 +25,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import headers, kept
 from tests.planning.listings import LFS, Listing
 
-LARGE = [LARGE_BYTES + 1]
+LARGE = [THREAD_BYTES + 1]
 
 
 def material(files: Mapping[str, bytes]) -> Material:
@@ -102,7 +102,7 @@ class _Raises:
 async def test_what_is_small_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.workers.processes.sys.executable", "/nowhere/python")
     files = REPOSITORIES["llama"].files()
-    async with converter([LARGE_BYTES]) as one:
+    async with converter([THREAD_BYTES]) as one:
         assert (await one.convert(material(files), "F16"))[1].parts
     with pytest.raises(Refusal, match="the process that plans conversions does not start"):
         async with converter(LARGE):
@@ -113,7 +113,7 @@ async def test_a_process_that_ends_is_told() -> None:
     async with started("proxy.planning.worker") as worker:
         worker._process.kill()
         await worker._process.wait()
-        with pytest.raises(Refusal, match="has ended: the repository's small files take too much time or memory"):
+        with pytest.raises(Refusal, match="has ended: the repository's small files need too much time or memory"):
             await Converter(worker).convert(material(REPOSITORIES["llama"].files()), "F16")
 
 

@@ -5,7 +5,7 @@ import pytest
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
-from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.capabilities import UNSUPPORTED
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from tests.planning.listings import listing
 
@@ -159,7 +159,7 @@ def test_names_that_only_look_like_companions(path: str) -> None:
 
 @pytest.mark.parametrize("files", [("mmproj-F16.gguf",), ("imatrix.gguf", "x-imatrix.gguf")])
 def test_where_there_are_only_projectors_and_matrices_nothing_is_pulled(files: tuple[str, ...]) -> None:
-    with pytest.raises(Refusal, match="acme/model has GGUF files, but none of them is a model of its own"):
+    with pytest.raises(Refusal, match="acme/model has GGUF files, but none of them is a complete model"):
         chosen("latest", *files)
 
 
@@ -250,9 +250,11 @@ def offered(refused: pytest.ExceptionInfo[Refusal]) -> list[str]:
 @needs_ggml
 @pytest.mark.parametrize("tag", ["q7", "q4_k_xl", "auto"])
 def test_a_refusal_lists_what_is_made_here_and_runs(tag: str) -> None:
-    with pytest.raises(Refusal, match="of these: BF16; or with one that is made of its BF16: Q4_K_M, Q5_K_M,") as found:
+    with pytest.raises(
+        Refusal, match="of these: BF16; or with one that the proxy makes from its BF16: Q4_K_M, Q5_K_M,"
+    ) as found:
         chosen(tag, "m-BF16.gguf")
-    assert offered(found) == [one for one in Quantization if one not in NOT_RUN]
+    assert offered(found) == [one for one in Quantization if one not in UNSUPPORTED]
 
 
 def test_a_machine_with_numpy_alone_offers_what_that_makes(only_numpy: None) -> None:

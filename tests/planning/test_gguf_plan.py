@@ -18,7 +18,7 @@ from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_gguf, choose_projector
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Finished, Format, Plan
+from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
 from tests.gguf.splitting import split, with_offsets
@@ -58,7 +58,8 @@ def planned(
     projector = choose_projector(choice.model, repository.files)
     name = f"hf.co/acme/model:{tag}"
     modelfile = Modelfile(settings, "config" if settings.template is not None else "gguf", None)
-    return plan_gguf(name, repository, choice, headers, projector, capabilities_of(version), modelfile)
+    request = PlanRequest(name, repository, settings, capabilities_of(version))
+    return plan_gguf(request, choice, headers, projector, modelfile)
 
 
 def made(recipe: Recipe, files: Mapping[str, bytes]) -> bytes:
@@ -108,7 +109,7 @@ def test_a_file_goes_as_it_is(version: str) -> None:
     assert (plan.format, plan.quantization, plan.is_converted) == (Format.GGUF, None, False)
     assert (plan.reason, plan.template_source) == ("the GGUF Q4_K_M", "gguf")
     assert plan.result_size == len(WHOLE)
-    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, "Q4_K_M")
     assert plan.warnings == ()
 
 
@@ -125,7 +126,7 @@ def test_a_file_goes_as_it_is(version: str) -> None:
 )
 def test_the_file_type_is_shown_as_the_header_says_it(field: Field | None, shown: str) -> None:
     plan = planned({"m-Q4_K_M.gguf": tiny_gguf(general__file_type=field)})
-    assert plan.finished == Finished("llama", 394_496, shown)
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, shown)
 
 
 def test_without_a_digest_the_bar_has_one_of_its_name() -> None:
@@ -146,7 +147,7 @@ def test_the_users_own_template_is_told() -> None:
 def test_the_shards_become_the_file_that_was_split(shards: int, version: str, no_tensor_first: bool) -> None:
     parts = split(WHOLE, shards, prefix="Q4_K_M/big-Q4_K_M", no_tensor_first=no_tensor_first)
     plan = planned(parts, version=version)
-    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, "Q4_K_M")
     [upload] = plan.uploads
     assert upload.path == "big-Q4_K_M.gguf"
     assert upload.digest is None
@@ -184,7 +185,9 @@ def test_a_header_that_was_read_otherwise_is_noticed(hashed: bool, shards: int, 
     if (shards, tag) == (1, "latest"):
         assert plan.uploads[0].recipe.files == plan.repository.files  # nothing of the header is in the plan
         return
-    with pytest.raises(Damaged, match=f"acme/model/{first} arrived damaged: its header has come in two versions"):
+    with pytest.raises(
+        Damaged, match=f"acme/model/{first} arrived damaged: its header differs from the one that the plan read"
+    ):
         made(plan.uploads[0].recipe, parts)
 
 
@@ -239,7 +242,7 @@ def test_unquantized_weights_are_quantized_here(label: str, shards: int, version
     merged = f"; its {shards} shards are merged" if shards > 1 else ""
     assert plan.reason == f"the GGUF {label}{merged}; the proxy quantizes its {label} to Q4_K_M"
     assert (plan.quantization, plan.is_converted) == ("Q4_K_M", True)
-    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, "Q4_K_M")
     assert plan.warnings == ()
 
 
@@ -289,9 +292,9 @@ def test_bars_fill_with_the_bytes_that_are_taken() -> None:
     [upload] = planned(parts, "q4_k_m").uploads
     digests, taken = [hex_of(part) for part in parts.values()], [len(part) for part in parts.values()]
     assert upload.bars == tuple(zip(digests, taken, strict=True))
-    assert [(stretch.digest, stretch.taken) for stretch in upload.stretches] == list(zip(digests, taken, strict=True))
-    assert sum(stretch.made for stretch in upload.stretches) == upload.size
-    assert upload.taken == sum(taken) > upload.size
+    assert [(part.digest, part.file_bytes) for part in upload.bar_ranges] == list(zip(digests, taken, strict=True))
+    assert sum(part.blob_bytes for part in upload.bar_ranges) == upload.size
+    assert upload.fetch_size == sum(taken) > upload.size
 
 
 @needs_ggml
@@ -363,7 +366,7 @@ def test_what_no_ollama_runs_is_not_made(tag: str, version: str) -> None:
 
 def test_what_this_machine_does_not_make_is_refused_with_what_it_makes(only_numpy: None) -> None:
     files = {"m-F16.gguf": finite(tiny_gguf("F16"))}
-    said = r"^acme/model: nothing on this machine makes Q6_K .*: Q8_0, F16, BF16, F32\. On .* brings the others$"
+    said = r"^acme/model: nothing on this machine makes Q6_K .*: Q8_0, F16, BF16, F32\. On .* adds the others$"
     with pytest.raises(Refusal, match=said):
         planned(files, "q6_k")
     assert made(planned(files, "q8_0").uploads[0].recipe, files) == requantized(list(files.values()), "Q8_0")
@@ -393,12 +396,15 @@ def test_a_number_that_cannot_be_held_is_refused_by_file_and_tensor(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (tiny_projector(), r"acme/model/x-F16.gguf is not a model of its own \(mmproj\)"),
-        (tiny_gguf(general__architecture=Field.string("clip"), general__type=None), r"of its own \(clip\)"),
-        (tiny_gguf(general__architecture=None, general__type=None), r"of its own \(no architecture\)"),
-        (tiny_gguf(general__type=Field.string("adapter")), r"of its own \(adapter\)"),
-        (tiny_gguf(general__type=Field.string("imatrix")), r"of its own \(imatrix\)"),
-        (tiny_gguf(split__count=Field.uint16(2)), "is the first of 2 shards, and the others are not named as such"),
+        (tiny_projector(), r"acme/model/x-F16.gguf is not a complete model \(mmproj\)"),
+        (tiny_gguf(general__architecture=Field.string("clip"), general__type=None), r"not a complete model \(clip\)"),
+        (tiny_gguf(general__architecture=None, general__type=None), r"not a complete model \(no architecture\)"),
+        (tiny_gguf(general__type=Field.string("adapter")), r"not a complete model \(adapter\)"),
+        (tiny_gguf(general__type=Field.string("imatrix")), r"not a complete model \(imatrix\)"),
+        (
+            tiny_gguf(split__count=Field.uint16(2)),
+            "is the first of 2 shards, but the names of the others do not show it",
+        ),
         (
             tiny_gguf(general__architecture=Field.uint32(1)),
             "cannot be used: general.architecture is of the kind uint32",
@@ -453,8 +459,8 @@ def test_what_is_only_named_unquantized_is_not_quantized_again(label: str, shard
     parts = {"m-F16.gguf": content} if shards == 1 else split(content, shards, prefix="m-F16")
     with pytest.raises(
         Refusal,
-        match=f"acme/model/{next(iter(parts))} is named F16, but token_embd.weight is {kind}, which is not quantized a "
-        "second time; pull it as F16$",
+        match=f"acme/model/{next(iter(parts))} is named F16, but token_embd.weight is {kind}, which the proxy does "
+        "not quantize again; pull it as F16$",
     ):
         planned(parts, "Q4_K_S")
     plan = planned(parts, "F16")
@@ -467,7 +473,8 @@ def test_a_model_without_a_count_of_its_layers_goes_only_as_it_is(count: Field |
     """The rules for the types ask for it."""
     files = {"m-F16.gguf": finite(tiny_gguf("F16", llama__block_count=count))}
     with pytest.raises(
-        Refusal, match=r"m-F16.gguf cannot be used: the metadata has llama\.block_count = .*, which is no count$"
+        Refusal,
+        match=r"m-F16.gguf cannot be used: the metadata has llama\.block_count = .*, which is no count; pull another",
     ):
         planned(files, "q4_k_m")
     assert planned(files, "latest").quantization is None

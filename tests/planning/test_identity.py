@@ -11,7 +11,7 @@ from proxy.config import ModelSettings
 from proxy.gguf.transforms import Transform
 from proxy.planning import identity
 from proxy.planning.identity import (
-    dressing_identity,
+    settings_identity,
     upload_identity,
     weights_identity,
     with_known_digests,
@@ -46,7 +46,7 @@ def plan(*uploads: Upload, **fields: Any) -> Plan:
 
 
 def identities(one: Plan) -> tuple[str, str]:
-    return weights_identity(one), dressing_identity(one)
+    return weights_identity(one), settings_identity(one)
 
 
 # ---- a blob
@@ -106,7 +106,7 @@ def test_what_code_makes_of_bytes_is_of_this_version_and_this_commit(monkeypatch
 def test_what_says_by_what_it_goes_is_the_same_in_every_commit_and_version_that_has_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first, second = (made_of(replace(HEAD, transform=UPPER, of=of)) for of in ("a", "b"))
+    first, second = (made_of(replace(HEAD, transform=UPPER, transform_id=one)) for one in ("a", "b"))
     assert len({upload_identity(where, first) for where in (HERE, MOVED, ELSEWHERE)}) == 1
     before = upload_identity(HERE, first)
     assert upload_identity(HERE, second) != before
@@ -135,13 +135,13 @@ def test_the_bytes_and_the_paths_of_all_files_count_and_their_order_does_not() -
         plan(CONFIG, weights, small_file("tokenizer.json", b"")),
     ]
     assert len({weights_identity(plan(CONFIG, weights)), *map(weights_identity, others)}) == len(others) + 1
-    assert {dressing_identity(other) for other in others} == {dressing_identity(plan())}
+    assert {settings_identity(other) for other in others} == {settings_identity(plan())}
 
 
 def test_every_quantization_is_a_model_of_its_own() -> None:
     plans = [plan(quantization=one) for one in (None, "F16", "Q8_0", "Q4_K_M", "Q4_K_S")]
     assert len(set(map(weights_identity, plans))) == len(plans)
-    assert len(set(map(dressing_identity, plans))) == 1
+    assert len(set(map(settings_identity, plans))) == 1
 
 
 def test_an_adapter_is_of_its_base_in_any_case() -> None:
@@ -177,7 +177,7 @@ SETTINGS = ModelSettings(template="t", system="s", parameters={"top_k": 1, "stop
 def test_each_thing_beside_the_weights_is_the_dressings(changes: dict[str, Any]) -> None:
     fields = {"template": "t", "system": "s", "parameters": SETTINGS.parameters, "license": ["MIT"], **changes}
     before, after = plan(settings=SETTINGS), plan(settings=ModelSettings(**fields))
-    assert dressing_identity(before) != dressing_identity(after)
+    assert settings_identity(before) != settings_identity(after)
     assert weights_identity(before) == weights_identity(after)
 
 
@@ -185,7 +185,7 @@ def test_the_order_of_parameters_is_nobodys_choice() -> None:
     turned = dict(reversed(SETTINGS.parameters.items()))
     other = ModelSettings(template="t", system="s", parameters=turned, license=["MIT"])
     assert list(turned) != list(SETTINGS.parameters)
-    assert dressing_identity(plan(settings=SETTINGS)) == dressing_identity(plan(settings=other))
+    assert settings_identity(plan(settings=SETTINGS)) == settings_identity(plan(settings=other))
 
 
 def test_a_template_is_its_text_wherever_that_was_written(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_commit_counts_where_a_files_digest_is_not_known(where: Listing) -> No
     before, after = plan(CONFIG, upload), plan(CONFIG, upload, repository=where)
     assert weights_identity(before) != weights_identity(after)
     assert weights_identity(before) != weights_identity(after)
-    assert dressing_identity(before) == dressing_identity(after)
+    assert settings_identity(before) == settings_identity(after)
 
 
 # ---- digests that an earlier pull has found

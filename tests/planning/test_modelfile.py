@@ -16,7 +16,7 @@ from proxy.gguf.tensors import GgufError
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.modelfile import (
     LICENSES,
-    MOST_BYTES,
+    MAX_BYTES,
     PLAIN,
     ChatMetadata,
     Modelfile,
@@ -25,7 +25,9 @@ from proxy.planning.modelfile import (
     choose_modelfile,
     files_to_read,
 )
+from proxy.planning.plan import PlanRequest
 from proxy.sources.base import RepositoryFile
+from tests.planning.listings import Listing
 from tests.planning.test_safetensors import JSON
 
 OLD, NEW = "0.24.0", "0.33.0"
@@ -48,6 +50,10 @@ def encoded(files: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
+def request(version: str, settings: ModelSettings = NO_SETTINGS) -> PlanRequest:
+    return PlanRequest("hf.co/acme/model", Listing(()), settings, capabilities_of(version))
+
+
 def chosen(
     files: dict[str, Any] | None = None,
     *,
@@ -60,9 +66,9 @@ def chosen(
 ) -> Modelfile:
     """Of a safetensors repository; `chat` is what probing found, if there is a Jinja at all."""
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
-    brought = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
-    probed = chat if brought.jinja else None
-    return choose_modelfile("acme/model", architecture, brought, probed, contents, settings, capabilities_of(version))
+    metadata = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
+    probed = chat if metadata.jinja else None
+    return choose_modelfile(request(version, settings), architecture, metadata, probed, contents)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,7 @@ def test_what_is_read(files: list[str], read: list[str]) -> None:
     assert sorted(file.path for file in found) == sorted(read)
 
 
-@pytest.mark.parametrize("size", [0, MOST_BYTES + 1])
+@pytest.mark.parametrize("size", [0, MAX_BYTES + 1])
 def test_what_is_empty_or_large_is_not_read(size: int) -> None:
     files = [RepositoryFile("LICENSE", size), RepositoryFile("template", size), RepositoryFile("README.md", 10)]
     assert [file.path for file in files_to_read(files)] == ["README.md"]
@@ -278,7 +284,7 @@ def test_a_text_without_the_template_begins_as_the_tokenizer_says(version: str, 
         assert found.settings.template == ("<s>" if emits and not adds else "") + GO
     else:
         assert found.settings.template is None, "llama-server writes what the Jinja has"
-    said = ("a text without the chat template begins without <s>, which this tokenizer adds to it",)
+    said = ("a text without the chat template begins without <s>, which this tokenizer would add",)
     assert found.warnings == (said if adds and not emits else ())
 
 
@@ -328,7 +334,7 @@ def test_an_inexact_template_is_a_warning() -> None:
 def test_a_go_template_that_does_not_trim_is_a_warning() -> None:
     chat = replace(CHAT, trims=True)
     [warning] = chosen(chat=chat).warnings
-    assert "tokenizer_config.json takes spaces off the ends of messages" in warning
+    assert "tokenizer_config.json removes spaces at the ends of messages" in warning
     assert chosen(version=NEW, chat=chat).warnings == ()
 
 
@@ -362,10 +368,10 @@ def test_probing_that_failed_is_a_warning(version: str, source: str, template: s
 )
 def test_of_a_list_the_entry_default_counts(said: Any, jinja: str | None) -> None:
     contents = encoded({"tokenizer_config.json": {"chat_template": said}})
-    brought = chat_metadata_of_files("acme/model", contents, {})
-    assert (brought.jinja, brought.source) == (jinja, "tokenizer_config.json" if jinja else "none")
+    metadata = chat_metadata_of_files("acme/model", contents, {})
+    assert (metadata.jinja, metadata.source) == (jinja, "tokenizer_config.json" if jinja else "none")
     if jinja:
-        found = choose_modelfile("acme/model", "X", brought, CHAT, contents, NO_SETTINGS, capabilities_of(OLD))
+        found = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
         assert found.jinja == jinja
 
 
@@ -379,8 +385,8 @@ def test_a_file_of_its_own_wins_over_the_tokenizer_config(version: str) -> None:
 
 def test_a_file_of_its_own_does_without_a_tokenizer_config() -> None:
     contents = {"chat_template.jinja": b"of the file"}
-    brought = chat_metadata_of_files("acme/model", contents, {})
-    found = choose_modelfile("acme/model", "X", brought, CHAT, contents, NO_SETTINGS, capabilities_of(OLD))
+    metadata = chat_metadata_of_files("acme/model", contents, {})
+    found = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
     assert (found.jinja, found.adds_bos) == ("of the file", True)
 
 
@@ -508,8 +514,8 @@ def test_a_gguf_with_metadata_of_a_wrong_kind_is_an_error(key: str, field: Field
 
 
 def of_gguf(header: GgufHeader, chat: ChatTemplate | None, version: str) -> Modelfile:
-    brought = chat_metadata_of_gguf(header)
-    return choose_modelfile("acme/model", "", brought, chat, {}, NO_SETTINGS, capabilities_of(version))
+    metadata = chat_metadata_of_gguf(header)
+    return choose_modelfile(request(version), "", metadata, chat, {})
 
 
 @BOTH

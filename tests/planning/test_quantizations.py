@@ -15,7 +15,7 @@ from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorType
 from proxy.gguf.transforms import Transform
 from proxy.planning.capabilities import Capabilities, capabilities_of
-from proxy.planning.quantizations import explained, is_made_here, not_made_here, offers, read_quantization
+from proxy.planning.quantizations import is_available, naming_file, no_engine_refusal, offers, read_quantization
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan
 
@@ -71,7 +71,7 @@ def test_an_unknown_tag_names_those_that_there_are(tag: str) -> None:
     told = str(refused.value)
     assert told == (
         f"acme/model: there is no quantization {tag!r}; pull with one of these tags: {', '.join(RUN)} "
-        "(none means Q4_K_M)"
+        "(no tag means Q4_K_M)"
     )
 
 
@@ -132,7 +132,7 @@ def test_the_usual_six_come_first() -> None:
 
 @pytest.mark.usefixtures("only_numpy")
 def test_what_no_engine_makes_is_not_offered() -> None:
-    assert [one for one in Quantization if is_made_here(one)] == ["Q8_0", "F16", "BF16", "F32"]
+    assert [one for one in Quantization if is_available(one)] == ["Q8_0", "F16", "BF16", "F32"]
     made = plan(REPOSITORIES["llama"].files())
     found = offers(len(made.header), made.facts, made.sources, NEW)
     assert [offer.quantization for offer in found] == ["Q8_0", "F16", "BF16", "F32"]
@@ -142,10 +142,10 @@ def test_what_no_engine_makes_is_not_offered() -> None:
 def test_what_no_engine_makes_is_refused_with_what_to_install() -> None:
     with pytest.raises(NoEngine) as error:
         plan(REPOSITORIES["llama"].files(), quantization="IQ4_XS")
-    told = str(not_made_here("acme/model", error.value))
+    told = str(no_engine_refusal("acme/model", error.value))
     assert told.startswith("acme/model: nothing on this machine makes ")
     assert "pull with one of these tags: Q8_0, F16, BF16, F32. " in told
-    assert "`pip install libggml-python` brings the others" in told
+    assert "`pip install libggml-python` adds the others" in told
 
 
 def test_what_only_the_numbers_tell_is_refused_with_the_file() -> None:
@@ -156,7 +156,7 @@ def test_what_only_the_numbers_tell_is_refused_with_the_file() -> None:
             raise CannotConvert("x.weight cannot become Q8_0: it holds a NaN")
         return content[:2]
 
-    transform = explained("model.safetensors", Transform(4, 2, change))
+    transform = naming_file("model.safetensors", Transform(4, 2, change))
     assert (transform.block, transform.made, transform.change(b"good")) == (4, 2, b"go")
     with pytest.raises(
         Refusal,

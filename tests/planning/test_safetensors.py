@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Refusal
-from proxy.planning.safetensors import MOST_HEADER_BYTES, SafetensorsHeader, header_size, read_header
+from proxy.planning.safetensors import MAX_HEADER_BYTES, SafetensorsHeader, header_size, read_header
 from tests.planning.shapes import with_length
 
 GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -51,12 +51,12 @@ def test_what_the_library_writes_is_read() -> None:
 @pytest.mark.parametrize(
     ("first", "size", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\n"[:8], 130, "Git-LFS pointer in the place of the weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n"[:8], 130, "is a Git LFS pointer, not the weights"),
         (b"<!doctyp", 5000, "does not begin with the length of a header"),
         (b"", 0, "does not begin with the length"),
         (b"\x10\0\0", 3, "does not begin with the length"),
         ((93).to_bytes(8, "little"), 100, "does not begin with the length"),
-        ((MOST_HEADER_BYTES + 1).to_bytes(8, "little"), 10**12, "does not begin with the length"),
+        ((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 10**12, "does not begin with the length"),
         (b"\xff" * 8, 10**12, "does not begin with the length"),
     ],
 )
@@ -129,9 +129,9 @@ def test_a_name_that_would_play_with_a_terminal_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("tensor", "data", "message"),
     [
-        (GOOD, 25, r"has \d+ bytes, but its header speaks of \d+; its upload is incomplete or damaged"),
-        (GOOD, 23, "its upload is incomplete or damaged"),
-        ({**GOOD, "shape": [2, 4]}, 24, r"a has the shape \[2, 4\] of F32, which does not fit its 24 bytes"),
+        (GOOD, 25, r"has \d+ bytes, but its header describes \d+; ask the repository.s owner"),
+        (GOOD, 23, "but its header describes"),
+        ({**GOOD, "shape": [2, 4]}, 24, r"gives a the shape \[2, 4\] of F32, which does not fit its 24 bytes"),
         ({**GOOD, "dtype": "F16"}, 24, "does not fit its 24 bytes"),
         ({**GOOD, "dtype": "F4", "shape": [7, 7]}, 24, "does not fit its 24 bytes"),
         ({**GOOD, "dtype": "X9", "shape": [10**9, 10**9]}, 24, "does not fit its 24 bytes"),

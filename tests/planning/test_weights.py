@@ -71,7 +71,7 @@ def test_an_unsafe_path_in_the_index_is_refused(path: str) -> None:
     ("content", "message"),
     [
         (index("gone.safetensors"), "names gone.safetensors, which the repository does not have"),
-        (index("sub/model.safetensors"), "are read"),
+        (index("sub/model.safetensors"), "reads only"),
         (index(5), "unsafe file"),
         (index(["model.safetensors"]), "unsafe file"),
         (b"{}", "names no shards"),

@@ -103,7 +103,7 @@ async def test_a_file_that_changes_while_it_is_read_is_named(root: Path, change:
     repository = await opened(root)
     [file] = [file for file in repository.files if file.path == "model.safetensors"]
     async with repository.stream(file) as chunks:
-        assert await anext(aiter(chunks)) == WEIGHTS[: folder.CHUNK]
+        assert await anext(aiter(chunks)) == WEIGHTS[: folder.CHUNK_BYTES]
         change(root / "acme/tiny/model.safetensors")
         with pytest.raises(SourceError, match="has changed since the pull began"):
             [chunk async for chunk in chunks]
@@ -178,7 +178,7 @@ async def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out(root: Pa
 
 
 async def test_a_folder_that_cannot_be_a_model_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MOST_FILES", 2)
+    monkeypatch.setattr(folder, "MAX_FILES", 2)
     with pytest.raises(Refusal, match="acme/tiny has more than 2 files"):
         await opened(root)
 

@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.errors import Interrupted, RangesIgnored, SourceError
 from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import HttpFile, bearer, source_session
+from proxy.sources.http_file import HttpFile, Location, bearer, source_session
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
@@ -130,7 +130,7 @@ async def test_a_file_behind_https_needs_a_certificate_that_is_trusted_and_a_pro
 
     trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
     async with tunnelling(asked) as proxy:
-        assert "SSL_CERT_FILE names the certificates to trust" in await fetch()
+        assert "set SSL_CERT_FILE to the certificates to trust" in await fetch()
         assert await fetch(**trusted) == "100"
         assert not asked
         assert await fetch(**trusted, https_proxy=proxy) == "100"
@@ -143,12 +143,12 @@ import asyncio, sys
 from yarl import URL
 from proxy.errors import SourceError
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import HttpFile, source_session
+from proxy.sources.http_file import HttpFile, Location, source_session
 
 async def main():
     async with source_session() as session:
         file = RepositoryFile("model.safetensors", int(sys.argv[2]))
-        source = HttpFile(session, URL(sys.argv[1]), file, credentials={}, commit="", what="a/b/model.safetensors")
+        source = HttpFile(session, "a/b/model.safetensors", file, Location(URL(sys.argv[1])))
         try:
             async with source.stream(5, 105) as chunks:
                 print(len(b"".join([chunk async for chunk in chunks])), end="")
@@ -192,7 +192,7 @@ async def test_the_token_follows_no_redirect_to_another_origin_and_comes_back_to
 
     async with listening(endpoint) as own, listening(stranger) as other, source_session() as session:
         elsewhere += [own, other]
-        file = HttpFile(session, URL(f"{own}/file"), FILE, credentials=bearer("hf_secret"), commit="c", what="a/b/f")
+        file = HttpFile(session, "a/b/f", FILE, Location(URL(f"{own}/file"), bearer("hf_secret")))
         async with file.stream(0, None) as chunks:
             assert b"".join([chunk async for chunk in chunks]) == CONTENT
     assert seen == {"/file": "Bearer hf_secret", "stranger/far": None, "/again": "Bearer hf_secret"}
@@ -204,7 +204,7 @@ async def test_redirects_without_an_end_are_an_error() -> None:
 
     async with listening(answer) as url, source_session() as session:
         with pytest.raises(SourceError, match="redirects without an end"):
-            async with HttpFile(session, URL(url), FILE, credentials={}, commit="c", what="a/b/f").stream(0, None):
+            async with HttpFile(session, "a/b/f", FILE, Location(URL(url))).stream(0, None):
                 pass
 
 
@@ -214,7 +214,7 @@ async def test_a_200_is_a_range_only_where_it_says_that_it_is_the_one_that_was_a
         return web.Response(body=CONTENT, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
 
     async with listening(answer) as url, source_session() as session:
-        file = HttpFile(session, URL(url), FILE, credentials={}, commit="c", what="a/b/f")
+        file = HttpFile(session, "a/b/f", FILE, Location(URL(url)))
         with pytest.raises(RangesIgnored, match="127.0.0.1 sends no ranges"):
             async with file.stream(5, 105):
                 pass
@@ -233,7 +233,7 @@ async def test_a_range_that_was_not_asked_for_is_never_taken(sent: str, error: t
         return web.Response(status=206, body=b"x" * 100, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
 
     async with listening(answer) as url, source_session() as session:
-        file = HttpFile(session, URL(f"{url}/f"), FILE, credentials={}, commit="c", what="a/b/f")
+        file = HttpFile(session, "a/b/f", FILE, Location(URL(f"{url}/f")))
         with pytest.raises(error, match=message):
             async with file.stream(5, 105):
                 pass

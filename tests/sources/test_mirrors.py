@@ -171,7 +171,7 @@ async def test_a_file_whose_size_nothing_tells_is_named(hub: StandInHub, source:
     hub.add("acme/tiny", FILES)
     hub.trees, hub.listing = False, "names"
     hub.faults.append(Fault("model.safetensors", "status", status=500, at="resolve", times=-1))
-    with pytest.raises(SourceError, match=r"acme/tiny/model.safetensors: .* does not tell its size.*answered 500"):
+    with pytest.raises(SourceError, match=r"acme/tiny/model.safetensors: .* does not report its size.*answered 500"):
         await source.open("acme/tiny", None)
 
 

@@ -283,7 +283,7 @@ async def test_an_address_that_expires_is_renewed(scope: StandInModelScope, sour
         (Fault("api", "status", status=429, times=-1), "acme/tiny at .*it answered 429.*pull again later"),
         (Fault("api", "status", status=502, times=-1), "acme/tiny at .*it answered 502.*pull again later"),
         (Fault("api", "drop", times=-1), r"cannot be reached .*endpoint in \[sources.modelscope\]"),
-        (Fault("api", "hang", times=-1), "did not answer within 0 s when asked for acme/tiny"),
+        (Fault("api", "hang", times=-1), "did not answer within 0 s to a request for acme/tiny"),
     ],
     ids=lambda value: f"{value.path}-{value.kind}" if isinstance(value, Fault) else "",
 )
@@ -321,8 +321,8 @@ async def test_what_is_not_modelscopes_api_is_told_as_such(body: str) -> None:
 async def test_a_list_that_may_be_cut_off_is_refused(
     scope: StandInModelScope, source: ModelScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert modelscope.MOST_ENTRIES == 3000
-    monkeypatch.setattr(modelscope, "MOST_ENTRIES", len(FILES))
+    assert modelscope.MAX_ENTRIES == 3000
+    monkeypatch.setattr(modelscope, "MAX_ENTRIES", len(FILES))
     with pytest.raises(Refusal, match="has more than the .* files that ModelScope lists"):
         await source.open("acme/tiny", None)
 

@@ -106,8 +106,8 @@ def test_a_plugin_is_imported_when_a_table_wants_it_and_makes_a_source_of_it(ins
         ("attic", {"type": "shelf", "hosts": []}, "sources.attic.hosts: must name at least one host"),
         ("attic", {"type": "shelf", "hosts": ["a/b"]}, "sources.attic.hosts: 'a/b' cannot be the first part of a name"),
         ("my attic", {"type": "shelf"}, "sources.my attic.hosts: 'my attic' cannot be the first part"),
-        ("attic", {"type": "shelf", "hosts": ["x", "X"]}, r"hosts: 'x' is claimed by \[sources.attic\] already"),
-        ("attic", {"type": "shelf", "hosts": ["HF.co"]}, r"sources.attic.hosts: 'hf.co' is claimed by \[hub\] already"),
+        ("attic", {"type": "shelf", "hosts": ["x", "X"]}, r"hosts: 'x' already belongs to \[sources.attic\]"),
+        ("attic", {"type": "shelf", "hosts": ["HF.co"]}, r"sources.attic.hosts: 'hf.co' already belongs to \[hub\]"),
         ("attic", {"type": "folder", "path": "models"}, "sources.attic.path: must begin with / or ~"),
         ("attic", {"type": "folder", "path": "/no/where"}, "sources.attic.path: '/no/where' is not a folder"),
         ("attic", {"type": "folder"}, "sources.attic.path: must be set"),
@@ -126,14 +126,14 @@ def test_what_is_wrong_in_a_table_is_named(install: Install, name: str, table: d
 def test_two_sources_cannot_claim_one_host(install: Install) -> None:
     install(shelf=f"{MODULE}:Shelf")
     table = {"type": "shelf", "url": "https://a", "hosts": ["here"]}
-    with pytest.raises(ConfigError, match=r"sources.two.hosts: 'here' is claimed by \[sources.one\] already"):
+    with pytest.raises(ConfigError, match=r"sources.two.hosts: 'here' already belongs to \[sources.one\]"):
         built(one=table, two=table)
 
 
 def test_two_plugins_of_one_name_are_told(install: Install) -> None:
     install(folder=f"{MODULE}:Shelf")
     with pytest.raises(
-        ConfigError, match="two plugins are called 'folder': attic_shelf:Shelf and proxy.sources.folder"
+        ConfigError, match="two plugins have the name 'folder': attic_shelf:Shelf and proxy.sources.folder"
     ):
         built(home={"type": "folder"})
 
