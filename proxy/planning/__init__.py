@@ -18,7 +18,7 @@ How to read it:
 How to add a quantization:
 
 1. `Quantization` in proxy/config.py, in the order in which it is offered (the first six are the usual ones).
-2. `FILE_TYPES` in proxy/gguf/tensor_types.py: which type each tensor gets; `NEED_IMPORTANCE` there has the refused ones.
+2. `FILE_TYPES` in proxy/gguf/tensor_types.py: the type of each tensor. `NEED_IMPORTANCE` there has the refused ones.
 3. An engine that makes the type: proxy/gguf/engine.py chooses between ggml, the kernel and numpy.
 4. `FILE_TYPE_NAMES` in `gguf_plan.py`: how Ollama shows it. `UNSUPPORTED` in `capabilities.py` if Ollama cannot run it.
 5. Tests: tests/gguf/make_quantized.py makes the expected types and bytes with llama-quantize.
@@ -28,6 +28,7 @@ How to add an Ollama version, after reading its source:
 1. `NEWEST` in `capabilities.py`.
 2. `RUNS_SINCE` and `PRE_TOKENIZER_SINCE` there for what is new in its llama.cpp; `EQUIVALENT_PRE_TOKENIZERS` and
    `CORRECT_SINCE` for what it computes differently. proxy/gguf/loader_names.py has the names that its loader knows.
-3. `ollama_layers.py` if its create writes another config; `RENDERED` in `modelfile.py` if it renders more conversations.
+3. `ollama_layers.py` if its create writes another config; `RENDERED` in `modelfile.py` if it renders more
+   conversations itself.
 4. Tests: tests/real against the new version, with `OLLAMA_BIN`.
 """

@@ -209,9 +209,9 @@ class _Fields:
 
 
 def _check_features(where: str, fields: _Fields) -> None:
-    kind = fields.get("peft_type")
-    if kind != "LORA":
-        raise Refusal(f"{where} has peft_type = {kind!r:.100}; Ollama supports LORA adapters only; {_MERGE}")
+    peft_type = fields.get("peft_type")
+    if peft_type != "LORA":
+        raise Refusal(f"{where} has peft_type = {peft_type!r:.100}; Ollama supports LORA adapters only; {_MERGE}")
     init = fields.get("init_lora_weights")
     if init not in _BASE_KEEPING_INITS:
         raise Refusal(

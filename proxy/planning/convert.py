@@ -82,7 +82,8 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
             worker = await stack.enter_async_context(started("proxy.planning.worker"))
         except OSError as error:
             raise Refusal(
-                f"the process that plans conversions does not start ({error}); check the proxy's host"
+                f"the process that plans conversions does not start ({error}); free memory on the proxy's machine, and "
+                "pull again"
             ) from error
         yield Converter(worker)
 

@@ -20,10 +20,10 @@ _VECTOR = "sentence_embedding"
 def module_files(modules: bytes | None) -> tuple[str, ...]:
     """The paths of further files that modules.json names: the pooling configuration, and dense layers."""
     paths: list[str] = []
-    for kind, path in _modules(modules):
-        if kind in ("Pooling", "Dense"):
+    for module_type, path in _modules(modules):
+        if module_type in ("Pooling", "Dense"):
             paths.append(f"{path}/config.json")
-        if kind == "Dense":
+        if module_type == "Dense":
             paths.append(f"{path}/{_DENSE_WEIGHTS}")
     return tuple(paths)
 
@@ -35,17 +35,17 @@ def pooling_of(repository: str, contents: Mapping[str, bytes], *, embeds: bool) 
     Refusal for a missing file.
     """
     modules = _modules(contents.get(MODULES))
-    pooling = next((path for kind, path in modules if kind == "Pooling"), None)
+    pooling = next((path for module_type, path in modules if module_type == "Pooling"), None)
     if pooling is None:
         if embeds:
             raise NotConvertible(f"{repository} has no {MODULES} that describes how its embeddings are pooled")
         return None
-    kinds = [kind for kind, _ in modules]
-    if unknown := next((kind for kind in kinds if kind not in _MODULE_ORDER), None):
+    types = [module_type for module_type, _ in modules]
+    if unknown := next((module_type for module_type in types if module_type not in _MODULE_ORDER), None):
         raise NotConvertible(f"{repository}/{MODULES} has a module {unknown}, which a GGUF cannot describe")
-    if kinds != sorted(kinds, key=_MODULE_ORDER.index):
+    if types != sorted(types, key=_MODULE_ORDER.index):
         raise NotConvertible(
-            f"{repository}/{MODULES} has the modules {', '.join(kinds)}; Ollama has {', '.join(_MODULE_ORDER)}"
+            f"{repository}/{MODULES} has the modules {', '.join(types)}; Ollama has {', '.join(_MODULE_ORDER)}"
         )
     path = f"{pooling}/config.json"
     return _POOLINGS[_mode(f"{repository}/{path}", path, contents, _POOLINGS)]
@@ -59,7 +59,7 @@ def name_tensors(
     Raises NotConvertible for a Dense module that is more than a matrix, or whose weights are missing.
     """
     named = dict(weights)
-    folders = [folder for kind, folder in _modules(contents.get(MODULES)) if kind == "Dense"]
+    folders = [folder for module_type, folder in _modules(contents.get(MODULES)) if module_type == "Dense"]
     if len(folders) not in (0, len(DENSE)):
         raise NotConvertible(f"{repository}/{MODULES} has {len(folders)} modules Dense; llama.cpp has {len(DENSE)}")
     for name, folder in zip(DENSE, folders, strict=False):

@@ -118,9 +118,9 @@ def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str)
 
 def _check(where: str, choice: GgufChoice, headers: Sequence[GgufHeader]) -> None:
     first = headers[0]
-    kind = first.get("general.type", str)
-    if first.architecture in (None, "clip") or kind in OTHER_TYPES:
-        what = kind or first.architecture or "no architecture"
+    file_kind = first.get("general.type", str)
+    if first.architecture in (None, "clip") or file_kind in OTHER_TYPES:
+        what = file_kind or first.architecture or "no architecture"
         raise Refusal(f"{where} is not a complete model ({what}); pull another file")
     count = first.get(COUNT, int)
     if count and count > 1 and not choice.model.is_split:

@@ -1,4 +1,4 @@
-"""Reads the JSON files of a repository; what cannot be read is refused. Pure."""
+"""Reads the JSON files of a repository, and refuses broken ones. Pure."""
 
 import json
 from collections.abc import Iterable

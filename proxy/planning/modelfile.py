@@ -33,7 +33,7 @@ READ = (*OWN_FILES, *LICENSES, README)
 MAX_BYTES = 1024 * 1024
 PLAIN = "{{ .Prompt }}"
 """The template of a model without a chat template: it continues the prompt."""
-ADDED_KINDS = (PieceType.CONTROL, PieceType.USER_DEFINED)
+ADDED_TYPES = (PieceType.CONTROL, PieceType.USER_DEFINED)
 # From these versions on Ollama renders the conversations of these architectures itself (server/create.go). It does so
 # for Laguna too, but always as for the first model (XS.2): without an entry here it uses the model's own Jinja.
 RENDERED: Mapping[str, Version] = {
@@ -124,13 +124,13 @@ def chat_metadata_of_gguf(header: GgufHeader) -> ChatMetadata:
         value = number.value if number else None
         return str(tokens[value]) if isinstance(value, int) and 0 <= value < len(tokens) else ""
 
-    kinds = header.get("tokenizer.ggml.token_type", list) or []
+    token_types = header.get("tokenizer.ggml.token_type", list) or []
     facts = TokenizerFacts(
         bos=token("bos"),
         eos=tuple(dict.fromkeys(filter(None, (token("eos"), token("eot"))))),
         unk=token("unknown"),
         pad=token("padding"),
-        added=tuple(str(text) for text, kind in zip(tokens, kinds, strict=False) if kind in ADDED_KINDS),
+        added=tuple(str(text) for text, one in zip(tokens, token_types, strict=False) if one in ADDED_TYPES),
         # Without this key Ollama's engines begin each text with BOS.
         adds_bos=header.get("tokenizer.ggml.add_bos_token", bool) is not False,
     )

@@ -102,11 +102,11 @@ def _config(description: OllamaConfigFile) -> dict[str, object]:
 def held_model(shown: Mapping[str, Any]) -> HeldModel | None:
     """From the answer of `/api/show`; None for a model whose weights are not in a blob."""
     modelfile = str(shown.get("modelfile"))
-    blobs = [(kind, f"sha256:{digest}") for kind, digest in _BLOB.findall(modelfile)]
+    blobs = [(command, f"sha256:{digest}") for command, digest in _BLOB.findall(modelfile)]
     if not blobs or blobs[0][0] != "FROM":
         return None
     # The first FROM is the model; the others are projectors (server/images.go, Model.String).
-    kinds = ["model", *("adapter" if kind == "ADAPTER" else "projector" for kind, _ in blobs[1:])]
+    kinds = ["model", *("adapter" if command == "ADAPTER" else "projector" for command, _ in blobs[1:])]
     details = shown.get("details") or {}
     family = str(details.get("family") or "")
     families = tuple(str(one) for one in details.get("families") or () if one) or (family,)

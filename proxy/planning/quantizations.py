@@ -101,8 +101,8 @@ def _available_tags() -> str:
     return ", ".join(available_quantizations())
 
 
-def _has_engine(kind: TensorType) -> bool:
-    return kind is TensorType.F32 or engine_for(kind) is not None
+def _has_engine(tensor_type: TensorType) -> bool:
+    return tensor_type is TensorType.F32 or engine_for(tensor_type) is not None
 
 
 def _size(quantization: Quantization, facts: ModelFacts, tensors: Sequence[TensorInfo]) -> int | None:

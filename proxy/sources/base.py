@@ -142,9 +142,9 @@ class SourceSettings:
     receive_buffer: int | None = None
     """Bytes of one connection that the kernel may buffer; None without a limit (no pull.bandwidth)."""
 
-    def read(self, kind: type[T]) -> T:
+    def read(self, struct: type[T]) -> T:
         """The plugin's own keys as a msgspec struct. Raises ConfigError, which names the key."""
-        return convert(self.values, kind, f"sources.{self.name}")
+        return convert(self.values, struct, f"sources.{self.name}")
 
     def error(self, key: str, text: str) -> ConfigError:
         """The error to raise for a value that the struct cannot check."""

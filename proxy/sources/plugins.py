@@ -41,12 +41,12 @@ def build_sources(config: Config, receive_buffer: int | None = None) -> list[Sou
     ]
     table_of_host = dict.fromkeys(hub.hosts, "[hub]")
     for name, table in config.sources.items():
-        settings, kind = _settings(name, table, receive_buffer)
+        settings, plugin_name = _settings(name, table, receive_buffer)
         for host in settings.hosts:
             if host in table_of_host:
                 raise settings.error("hosts", f"{host!r} already belongs to {table_of_host[host]}")
             table_of_host[host] = f"[sources.{name}]"
-        sources.append(_plugin(settings, kind).from_settings(settings))
+        sources.append(_plugin(settings, plugin_name).from_settings(settings))
     if MODELSCOPE not in config.sources and (
         hosts := tuple(host for host in MODELSCOPE_HOSTS if host not in table_of_host)
     ):
@@ -68,16 +68,16 @@ def _settings(name: str, values: Mapping[str, Any], receive_buffer: int | None) 
     return settings, table.type if table.type is not None else name
 
 
-def _plugin(settings: SourceSettings, kind: str) -> SourcePlugin:
+def _plugin(settings: SourceSettings, plugin_name: str) -> SourcePlugin:
     from importlib.metadata import entry_points
 
     points = entry_points(group=GROUP)
-    installed = {point.value: point for point in points if point.name == kind}
+    installed = {point.value: point for point in points if point.name == plugin_name}
     if not installed:
         names = ", ".join(sorted({point.name for point in points})) or "none"
-        raise settings.error("type", f"no plugin {kind!r} is installed; there are: {names}")
+        raise settings.error("type", f"no plugin {plugin_name!r} is installed; there are: {names}")
     if len(installed) > 1:
-        raise settings.error("type", f"two plugins have the name {kind!r}: {' and '.join(sorted(installed))}")
+        raise settings.error("type", f"two plugins have the name {plugin_name!r}: {' and '.join(sorted(installed))}")
     return _load(settings, *installed.values())
 
 

@@ -1,10 +1,10 @@
-"""Mirrors that stand in for the endpoint: for what is said of a repository, and for bytes, which need no trust."""
+"""Which endpoint or mirror is asked, and when the proxy fails over to another one."""
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -16,83 +16,25 @@ from proxy.errors import Interrupted, Refusal, SourceError
 from proxy.sources import http_file, huggingface, mirrors
 from proxy.sources.huggingface import HuggingFace
 from proxy.sources.mirrors import Endpoint
-from proxy.standins.hub import Fault, LoggedRequest, StandInHub
+from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
-from proxy.transfer import retry, streams
-from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.kit.conversions import converted
-from tests.kit.support import Client, digest_of, eventually, fetched, settings
+from proxy.transfer import streams
+from tests.kit.mirrors import (
+    FILES,
+    NAME,
+    SIZE,
+    SPAN,
+    SUCCESS,
+    TOKEN,
+    WEIGHTS,
+    Pull,
+    check_success,
+    ranges,
+    resolved,
+)
+from tests.kit.support import Client, eventually, fetched, settings
 
-NAME = "hf.co/acme/tiny:q4_K_M"
-WEIGHTS = "model.safetensors"
-SPAN = 256 * 1024
-FILES = tiny_llama()
-SIZE = len(FILES[WEIGHTS])
-MADE = converted(FILES, quantization="Q4_K_M")
-DIGEST = digest_of(MADE)
-SUCCESS = {"status": "success"}
-TOKEN = "hf_mine"
-
-Lines = list[dict[str, Any]]
-Pull = Callable[..., AbstractAsyncContextManager[Client]]
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
-    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
-    hub.add("acme/tiny", FILES)
-
-
-@asynccontextmanager
-async def another_hub() -> AsyncIterator[StandInHub]:
-    """One with the same repository. It must never hear a token."""
-    async with StandInHub() as hub:
-        hub.add("acme/tiny", FILES)
-        yield hub
-        assert not [request for request in hub.requests if hdrs.AUTHORIZATION in request.headers]
-
-
-@pytest.fixture
-async def mirror() -> AsyncIterator[StandInHub]:
-    async with another_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[StandInHub]:
-    async with another_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def proxy(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> Pull:
-    @asynccontextmanager
-    async def run(*mirrors: StandInHub) -> AsyncIterator[Client]:
-        """A proxy with a token and these mirrors, which has given every connection back when the block ends."""
-        told = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
-        async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
-            yield Client(app.address.url, session)
-            await eventually(lambda: app._backend.streams.idle)
-
-    return run
-
-
-def ranges(hub: StandInHub, path: str = WEIGHTS) -> list[tuple[int, int]]:
-    asked = [request.headers[hdrs.RANGE].removeprefix("bytes=").split("-") for request in fetched(hub, path)]
-    return [(int(first), int(last) + 1) for first, last in asked]
-
-
-def resolved(hub: StandInHub, path: str = WEIGHTS) -> list[LoggedRequest]:
-    return [request for request in hub.requests if "/resolve/" in request.path and request.path.endswith(path)]
-
-
-def check_success(lines: Lines, ollama: StandInOllama) -> None:
-    assert lines[-1] == SUCCESS, lines[-1]
-    assert ollama.blobs[DIGEST] == len(MADE)
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
 async def test_while_the_endpoint_works_no_mirror_is_asked(
@@ -338,157 +280,6 @@ async def test_an_endpoint_that_throttles_is_left_alone_and_nobody_waits(
     check_success(lines, ollama)
     assert not [line for line in lines if line.get("status", "").startswith("waiting")]
     assert ranges(mirror)
-
-
-async def test_damaged_bytes_of_a_mirror_are_refused_and_come_from_the_next(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=-1))
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert ranges(mirror)
-    assert sorted(ranges(second)) == [(start, min(start + SPAN, SIZE)) for start in range(0, SIZE, SPAN)]
-
-
-async def test_a_mirror_that_damages_is_named(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert f"acme/tiny/{WEIGHTS}: {hub.endpoint}: 127.0.0.1 answered 503 Service Unavailable; " in error
-    assert f"; {mirror.endpoint}: it sent other bytes than the file has; given up" in error
-    assert DIGEST not in ollama.blobs
-
-
-async def test_a_mirror_that_described_what_it_damages_is_named(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
-) -> None:
-    await hub.close()
-    mirror.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert f"acme/tiny/{WEIGHTS} arrived damaged" in error
-    assert f"came from {mirror.endpoint}" in error
-    assert DIGEST not in ollama.blobs
-
-
-async def test_a_small_file_of_a_mirror_has_to_be_the_endpoints_too(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    """It has no SHA-256, but git's name for it."""
-    hub.faults.append(Fault("config.json", "status", status=500, at="resolve", times=-1))
-    mirror.faults.append(Fault("config.json", "corrupt", after=20, times=-1))
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert resolved(mirror, "/config.json")
-    assert resolved(second, "/config.json")
-
-
-async def test_a_file_without_any_digest_is_asked_of_no_mirror(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub
-) -> None:
-    hub.listing, hub.trees = "sizes", False
-    hub.faults.append(Fault("config.json", "status", status=500, at="resolve", times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert f"acme/tiny/config.json: {hub.endpoint}: 127.0.0.1 answered 500" in error
-    assert not resolved(mirror, "/config.json")
-
-
-@pytest.mark.parametrize(("model", "checked"), [("mixtral", False), ("qwen3", True)])
-async def test_bytes_that_no_digest_is_compared_with_are_asked_of_no_mirror(
-    hub: StandInHub,
-    mirror: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    model: str,
-    checked: bool,
-) -> None:
-    """The experts of one tensor lie all over a file, which is then not read from its beginning to its end."""
-    files = REPOSITORIES[model].files()
-    for each in (hub, mirror):
-        each.add("acme/tiny", files)
-    weights = [path for path in files if path.endswith(".safetensors")]
-    hub.faults += [Fault(path, "status", status=503, times=-1) for path in weights]
-    told = {"mirrors": [mirror.endpoint]}
-    async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
-        [*_, last] = await Client(app.address.url, session).pull("hf.co/acme/tiny:F16")
-    assert bool(fetched(mirror)) is checked
-    if checked:
-        assert last == SUCCESS
-    else:
-        assert f"{hub.endpoint}: 127.0.0.1 answered 503" in last["error"]
-
-
-async def test_a_mirror_that_lacks_the_file_is_passed_over_and_asked_once(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "status", status=404, at="resolve", times=-1))
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert len(resolved(mirror)) == 1
-
-
-@pytest.mark.parametrize("pinned", [True, False])
-async def test_the_commit_of_the_endpoint_is_what_a_mirror_is_asked_for(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, pinned: bool
-) -> None:
-    if pinned:
-        mirror.repositories["acme/tiny"].update({WEIGHTS: b"newer", "config.json": b"{}"})
-    else:
-        hub.repositories["acme/tiny"].update({"README.md": b"newer"})
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    async with proxy(mirror) as client:
-        lines = await client.pull(NAME)
-    assert all(hub.repositories["acme/tiny"].commit in request.path for request in resolved(mirror))
-    if pinned:
-        check_success(lines, ollama)
-    else:
-        assert f"{hub.endpoint}: 127.0.0.1 answered 503" in lines[-1]["error"]
-        assert f"{mirror.endpoint}: 127.0.0.1 answered 404" in lines[-1]["error"]
-        assert "given up after" in lines[-1]["error"]
-
-
-async def test_a_mirror_that_redirects_to_another_commit_is_refused(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "told", headers={"X-Repo-Commit": "d" * 40}, at="resolve", times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert re.search(rf"{mirror.endpoint}: .*its commit is now {'d' * 40}", error)
-
-
-async def test_a_mirror_without_ranges_gives_whole_files_where_nobody_else_gives_any(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.mirror = True
-    async with proxy(mirror) as client:
-        check_success(await client.pull(NAME), ollama)
-
-
-async def test_a_mirror_without_ranges_costs_the_others_none(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.mirror = True
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert len(ranges(second)) == len(range(0, SIZE, SPAN))
-
-
-async def test_with_mirrors_no_pull_is_left_to_ollama(
-    hub: StandInHub, mirror: StandInHub, public_hub: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for others, public in (((), True), ((mirror.endpoint,), False)):
-        source = HuggingFace(hub.endpoint, "", ("hf.co",), mirrors=others)
-        assert (await source.open("acme/tiny", None)).public is public
-        await source.close()
 
 
 async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
