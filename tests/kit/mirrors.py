@@ -1,4 +1,4 @@
-"""A tiny repository at several Hubs, and what each of them was asked for."""
+"""A tiny repository at several Hubs, and the requests that each of them got."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,7 +27,7 @@ Pull = Callable[..., AbstractAsyncContextManager[Client]]
 
 @asynccontextmanager
 async def another_hub() -> AsyncIterator[StandInHub]:
-    """One with the same repository. It must never hear a token."""
+    """A Hub with the same repository. It must never get a token."""
     async with StandInHub() as hub:
         hub.add("acme/tiny", FILES)
         yield hub
@@ -35,8 +35,8 @@ async def another_hub() -> AsyncIterator[StandInHub]:
 
 
 def ranges(hub: StandInHub, path: str = WEIGHTS) -> list[tuple[int, int]]:
-    asked = [request.headers[hdrs.RANGE].removeprefix("bytes=").split("-") for request in fetched(hub, path)]
-    return [(int(first), int(last) + 1) for first, last in asked]
+    bounds = [request.headers[hdrs.RANGE].removeprefix("bytes=").split("-") for request in fetched(hub, path)]
+    return [(int(first), int(last) + 1) for first, last in bounds]
 
 
 def resolved(hub: StandInHub, path: str = WEIGHTS) -> list[LoggedRequest]:

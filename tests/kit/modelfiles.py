@@ -52,7 +52,7 @@ def chosen(
     adds_bos: bool | None = None,
     embeds: bool = False,
 ) -> Modelfile:
-    """Of a safetensors repository; `chat` is what probing found, if there is a Jinja at all."""
+    """For a safetensors repository; `chat` is the result of probing, if there is a Jinja."""
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
     metadata = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
     probed = chat if metadata.jinja else None
@@ -60,7 +60,7 @@ def chosen(
 
 
 def gguf(**metadata: Field) -> GgufHeader:
-    """A dot in a key is written as two underscores."""
+    """Two underscores in a key stand for a dot."""
     fields = {
         "general.architecture": Field.string("llama"),
         "tokenizer.ggml.tokens": Field.strings(["<unk>", "<s>", "</s>", "<|im_end|>", "a"]),

@@ -17,7 +17,7 @@ from tests.kit.modelfiles import BOTH, CHAT, JINJA, OLD, TOKENS, chosen, encoded
 
 
 @pytest.mark.parametrize(
-    ("said", "jinja"),
+    ("template", "jinja"),
     [
         ([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}], "plain"),
         ([{"name": "tool_use", "template": "tools"}], None),
@@ -29,28 +29,28 @@ from tests.kit.modelfiles import BOTH, CHAT, JINJA, OLD, TOKENS, chosen, encoded
         (7, None),
     ],
 )
-def test_of_a_list_the_entry_default_counts(said: Any, jinja: str | None) -> None:
-    contents = encoded({"tokenizer_config.json": {"chat_template": said}})
+def test_of_a_list_the_entry_default_counts(template: Any, jinja: str | None) -> None:
+    contents = encoded({"tokenizer_config.json": {"chat_template": template}})
     metadata = chat_metadata_of_files("acme/model", contents, {})
     assert (metadata.jinja, metadata.source) == (jinja, "tokenizer_config.json" if jinja else "none")
     if jinja:
-        found = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
-        assert found.jinja == jinja
+        modelfile = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
+        assert modelfile.jinja == jinja
 
 
 @BOTH
 def test_a_file_of_its_own_wins_over_the_tokenizer_config(version: str) -> None:
-    found = chosen({"chat_template.jinja": b"of the file"}, version=version)
-    assert found.source == "chat_template.jinja"
-    assert found.jinja is not None
-    assert found.jinja.endswith("of the file")
+    modelfile = chosen({"chat_template.jinja": b"of the file"}, version=version)
+    assert modelfile.source == "chat_template.jinja"
+    assert modelfile.jinja is not None
+    assert modelfile.jinja.endswith("of the file")
 
 
 def test_a_file_of_its_own_does_without_a_tokenizer_config() -> None:
     contents = {"chat_template.jinja": b"of the file"}
     metadata = chat_metadata_of_files("acme/model", contents, {})
-    found = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
-    assert (found.jinja, found.adds_bos) == ("of the file", True)
+    modelfile = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
+    assert (modelfile.jinja, modelfile.adds_bos) == ("of the file", True)
 
 
 @pytest.mark.parametrize("content", [b"", b" \n"])

@@ -47,8 +47,8 @@ WORTH_A_LOOK = ("tokenizer_config.json", "generation_config.json", "config.json"
     ],
 )
 def test_what_is_read(files: list[str], read: list[str]) -> None:
-    found = files_to_read(RepositoryFile(path, 10) for path in files)
-    assert sorted(file.path for file in found) == sorted(read)
+    modelfile = files_to_read(RepositoryFile(path, 10) for path in files)
+    assert sorted(file.path for file in modelfile) == sorted(read)
 
 
 @pytest.mark.parametrize("size", [0, MAX_BYTES + 1])
@@ -68,10 +68,10 @@ def test_the_users_own_wins_key_by_key(version: str, architecture: str) -> None:
         "LICENSE": b"theirs",
     }
     mine = ModelSettings(template="mine", system="", parameters={"top_p": 0.5, "top_k": 7}, license="mine")
-    found = chosen(files, version=version, settings=mine, architecture=architecture)
-    assert (found.source, found.exact, found.warnings) == ("config", True, ())
-    assert (found.settings.template, found.settings.system, found.settings.license) == ("mine", "", "mine")
-    assert found.settings.parameters == {
+    modelfile = chosen(files, version=version, settings=mine, architecture=architecture)
+    assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("config", True, ())
+    assert (modelfile.settings.template, modelfile.settings.system, modelfile.settings.license) == ("mine", "", "mine")
+    assert modelfile.settings.parameters == {
         "temperature": 0.1,
         "top_p": 0.5,
         "min_p": 0.1,
@@ -95,8 +95,8 @@ def test_one_key_of_the_users_leaves_the_others(field: str, value: Any) -> None:
     files = {"system": b"theirs", "LICENSE": b"theirs"}
     theirs = chosen(files).settings
     mine = chosen(files, settings=ModelSettings(**{field: value})).settings
-    wanted = theirs.parameters | value if field == "parameters" else value
-    assert getattr(mine, field) == wanted
+    expected = theirs.parameters | value if field == "parameters" else value
+    assert getattr(mine, field) == expected
     for other in {"template", "system", "parameters", "license"} - {field}:
         assert getattr(mine, other) == getattr(theirs, other)
 
@@ -108,10 +108,10 @@ def test_the_revision_is_kept() -> None:
 @BOTH
 def test_the_repositorys_own_files(version: str) -> None:
     files = {"template": b"\xef\xbb\xbf{{ .Prompt }}!", "system": "Be kind. é".encode(), "params": {"temperature": 0.1}}
-    found = chosen(files, version=version, architecture="Gemma4ForCausalLM")
-    assert (found.source, found.exact, found.warnings) == ("template", None, ())
-    assert (found.settings.template, found.settings.system) == ("{{ .Prompt }}!", "Be kind. é")
-    assert found.settings.parameters == UNSAID | {"temperature": 0.1}
+    modelfile = chosen(files, version=version, architecture="Gemma4ForCausalLM")
+    assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("template", None, ())
+    assert (modelfile.settings.template, modelfile.settings.system) == ("{{ .Prompt }}!", "Be kind. é")
+    assert modelfile.settings.parameters == UNSAID | {"temperature": 0.1}
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,14 @@ def test_what_cannot_be_read_is_refused(files: dict[str, Any], message: str) -> 
 @BOTH
 def test_an_embedding_model_gets_neither_template_nor_parameters(version: str) -> None:
     files = {"generation_config.json": {"temperature": 0.5}, "LICENSE": b"MIT"}
-    found = chosen(files, version=version, embeds=True)
-    assert found == Modelfile(ModelSettings(license="MIT"), "none", None, JINJA)
+    modelfile = chosen(files, version=version, embeds=True)
+    assert modelfile == Modelfile(ModelSettings(license="MIT"), "none", None, JINJA)
     mine = ModelSettings(parameters={"num_ctx": 512})
     assert chosen(files, settings=mine, embeds=True).settings.parameters == {"num_ctx": 512}
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "value"),
     [
         ({}, None),
         ({"LICENSE": b"MIT text", "README.md": b"---\nlicense: apache-2.0\n---\n"}, "MIT text"),
@@ -157,8 +157,8 @@ def test_an_embedding_model_gets_neither_template_nor_parameters(version: str) -
         ({"README.md": b"---\ntags: x\n---\nlicense: mit\n"}, None),
     ],
 )
-def test_the_license(files: dict[str, bytes], said: str | None) -> None:
-    assert chosen(files).settings.license == said
+def test_the_license(files: dict[str, bytes], value: str | None) -> None:
+    assert chosen(files).settings.license == value
 
 
 @pytest.mark.parametrize(
@@ -179,16 +179,16 @@ def test_stop_is_always_a_list_of_texts(params: dict[str, Any], stops: list[str]
 
 
 def test_what_the_generation_config_says() -> None:
-    said = {
+    value = {
         "eos_token_id": [3, 99, True, "2"],
         "temperature": 0.6,
         "repetition_penalty": 1.05,
         "max_length": 20,
         "max_new_tokens": 10**30,
     }
-    files = {"generation_config.json": said, "config.json": {"eos_token_id": 2, "max_position_embeddings": 10**30}}
-    found = chosen({"tokenizer_config.json": CONFIG | {"model_max_length": 10**30, "eos_token": None}} | files)
-    assert found.settings.parameters == {
+    files = {"generation_config.json": value, "config.json": {"eos_token_id": 2, "max_position_embeddings": 10**30}}
+    modelfile = chosen({"tokenizer_config.json": CONFIG | {"model_max_length": 10**30, "eos_token": None}} | files)
+    assert modelfile.settings.parameters == {
         "temperature": 0.6,
         "repeat_penalty": 1.05,
         "stop": ["<|im_end|>", "</s>"],
@@ -235,11 +235,11 @@ def test_anything_gives_a_modelfile_or_a_refusal(
     files: dict[str, Any], raw: dict[str, bytes], chat: ChatTemplate, version: str
 ) -> None:
     try:
-        found = chosen(raw | files, chat=chat, version=version)
+        modelfile = chosen(raw | files, chat=chat, version=version)
     except Refusal:
         return
-    stops = found.settings.parameters["stop"]
+    stops = modelfile.settings.parameters["stop"]
     assert isinstance(stops, list)
     assert all(isinstance(stop, str) for stop in stops)
-    assert found.settings.template is not None or version == NEW
-    json.dumps(found.settings.parameters)
+    assert modelfile.settings.template is not None or version == NEW
+    json.dumps(modelfile.settings.parameters)

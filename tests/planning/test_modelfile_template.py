@@ -30,20 +30,20 @@ from tests.kit.modelfiles import BOTH, CHAT, CONFIG, FAILED, GO, JINJA, NEW, OLD
     ],
 )
 def test_what_ollama_renders_itself_gets_no_template(architecture: str, version: str, source: str) -> None:
-    found = chosen(architecture=architecture, version=version)
-    assert (found.source, found.settings.template) == (source, None if source == "ollama" else GO)
-    assert (found.exact, found.warnings) == (None if source == "ollama" else True, ())
-    assert found.settings.parameters == UNSAID
+    modelfile = chosen(architecture=architecture, version=version)
+    assert (modelfile.source, modelfile.settings.template) == (source, None if source == "ollama" else GO)
+    assert (modelfile.exact, modelfile.warnings) == (None if source == "ollama" else True, ())
+    assert modelfile.settings.parameters == UNSAID
 
 
 @pytest.mark.parametrize("version", ["0.30.0", NEW])
 @pytest.mark.parametrize("chat", [CHAT, replace(CHAT, exact=False), replace(CHAT, template="", warnings=("in Go",))])
 def test_from_0_30_on_the_jinja_goes_into_the_gguf_alone(version: str, chat: ChatTemplate) -> None:
-    found = chosen(version=version, chat=chat)
-    assert (found.source, found.exact, found.warnings) == ("tokenizer_config.json", True, ())
-    assert found.settings.template is None
-    assert found.jinja is not None
-    opening, _, rest = found.jinja.partition("#}")
+    modelfile = chosen(version=version, chat=chat)
+    assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("tokenizer_config.json", True, ())
+    assert modelfile.settings.template is None
+    assert modelfile.jinja is not None
+    opening, _, rest = modelfile.jinja.partition("#}")
     assert opening.startswith("{#")
     assert len(opening) > 100
     assert rest == JINJA
@@ -56,10 +56,10 @@ def with_jinja(jinja: str) -> dict[str, Any]:
     return {"tokenizer_config.json": CONFIG | {"chat_template": jinja}}
 
 
-def test_what_llama_server_renders_otherwise_gets_the_go_template_from_0_30_on() -> None:
-    found = chosen(version=NEW, chat=OTHERWISE)
-    assert (found.settings.template, found.exact, found.warnings) == (GO, True, ())
-    assert (found.jinja or "").endswith(JINJA)
+def test_jinja_that_llama_server_renders_wrongly_needs_go() -> None:
+    modelfile = chosen(version=NEW, chat=OTHERWISE)
+    assert (modelfile.settings.template, modelfile.exact, modelfile.warnings) == (GO, True, ())
+    assert (modelfile.jinja or "").endswith(JINJA)
     assert chosen(version=NEW, chat=OTHERWISE, adds_bos=False).settings.template == "<s>" + GO
 
 
@@ -73,10 +73,10 @@ def test_what_llama_server_renders_otherwise_gets_the_go_template_from_0_30_on()
     ],
 )
 def test_where_nothing_is_exact_a_warning_says_so(chat: ChatTemplate, jinja: str) -> None:
-    """Ollama uses the Jinja where that does more than the Go template."""
-    found = chosen(with_jinja(jinja), version=NEW, chat=chat)
-    assert (found.settings.template, found.exact) == (None, False)
-    [warning] = found.warnings
+    """Ollama prefers the Jinja if it supports more than the Go template."""
+    modelfile = chosen(with_jinja(jinja), version=NEW, chat=chat)
+    assert (modelfile.settings.template, modelfile.exact) == (None, False)
+    [warning] = modelfile.warnings
     assert "cannot be rendered exactly by llama-server: these differ: system; set" in warning
 
 
@@ -98,9 +98,9 @@ REFUSED = replace(OTHERWISE, native={"user": False, "system": False}, loads=Fals
     ],
 )
 def test_a_jinja_that_llama_server_refuses_is_left_out(chat: ChatTemplate, template: str, warning: str | None) -> None:
-    found = chosen(with_jinja(JINJA + "{{ tools }}"), version=NEW, chat=chat)
-    assert (found.settings.template, found.jinja) == (template, None)
-    assert [warning in text for text in found.warnings if warning] == ([True] if warning else [])
+    modelfile = chosen(with_jinja(JINJA + "{{ tools }}"), version=NEW, chat=chat)
+    assert (modelfile.settings.template, modelfile.jinja) == (template, None)
+    assert [warning in text for text in modelfile.warnings if warning] == ([True] if warning else [])
 
 
 @BOTH
@@ -116,7 +116,7 @@ def test_a_jinja_that_llama_server_refuses_is_left_out(chat: ChatTemplate, templ
         (FAILED, {}, None),
     ],
 )
-def test_a_text_begins_as_the_template_does_where_that_is_known(
+def test_a_text_begins_as_the_templates_conversations(
     version: str, chat: ChatTemplate, config: dict[str, Any], adds_bos: bool | None
 ) -> None:
     assert chosen({"tokenizer_config.json": CONFIG | config}, version=version, chat=chat).adds_bos is adds_bos
@@ -125,16 +125,16 @@ def test_a_text_begins_as_the_template_does_where_that_is_known(
 @BOTH
 @pytest.mark.parametrize("adds", [True, False])
 @pytest.mark.parametrize("emits", [True, False])
-def test_a_text_without_the_template_begins_as_the_tokenizer_says(version: str, *, adds: bool, emits: bool) -> None:
-    """Where a conversation then still has BOS once or not at all; if only one can be right, it is the conversation."""
-    found = chosen(version=version, chat=replace(CHAT, emits_bos=emits), adds_bos=adds)
-    assert found.adds_bos is (adds and emits)
+def test_a_plain_text_begins_as_with_the_tokenizer(version: str, *, adds: bool, emits: bool) -> None:
+    """If a plain text and a conversation cannot both be right, the conversation is."""
+    modelfile = chosen(version=version, chat=replace(CHAT, emits_bos=emits), adds_bos=adds)
+    assert modelfile.adds_bos is (adds and emits)
     if version == OLD:
-        assert found.settings.template == ("<s>" if emits and not adds else "") + GO
+        assert modelfile.settings.template == ("<s>" if emits and not adds else "") + GO
     else:
-        assert found.settings.template is None, "llama-server writes what the Jinja has"
-    said = ("a text without the chat template begins without <s>, which this tokenizer would add",)
-    assert found.warnings == (said if adds and not emits else ())
+        assert modelfile.settings.template is None, "llama-server writes what the Jinja has"
+    warning = ("a text without the chat template begins without <s>, which this tokenizer would add",)
+    assert modelfile.warnings == (warning if adds and not emits else ())
 
 
 @BOTH
@@ -147,35 +147,35 @@ def test_a_text_without_the_template_begins_as_the_tokenizer_says(version: str, 
         ({}, NO_SETTINGS, "Gemma4ForCausalLM"),
     ],
 )
-def test_a_template_that_is_not_ours_gets_its_bos_from_the_model(
+def test_a_foreign_template_gets_bos_from_the_model(
     version: str, files: dict[str, Any], settings: ModelSettings, architecture: str, *, adds: bool
 ) -> None:
-    found = chosen(files, version=version, settings=settings, architecture=architecture, adds_bos=adds)
-    assert found.adds_bos is True
+    modelfile = chosen(files, version=version, settings=settings, architecture=architecture, adds_bos=adds)
+    assert modelfile.adds_bos is True
 
 
 @pytest.mark.parametrize("version", ["0.12.0", OLD, "0.29.9"])
 def test_below_0_30_the_probed_template_and_its_stops(version: str) -> None:
-    found = chosen(version=version)
-    assert (found.source, found.exact, found.warnings) == ("tokenizer_config.json", True, ())
-    assert (found.settings.template, found.settings.parameters) == (GO, UNSAID)
-    assert found.jinja == JINJA
+    modelfile = chosen(version=version)
+    assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("tokenizer_config.json", True, ())
+    assert (modelfile.settings.template, modelfile.settings.parameters) == (GO, UNSAID)
+    assert modelfile.jinja == JINJA
 
 
 @BOTH
 def test_a_base_model_continues_texts(version: str) -> None:
-    found = chosen({"tokenizer_config.json": {"eos_token": "</s>"}}, version=version)
-    assert (found.source, found.exact, found.settings.template) == ("none", None, PLAIN)
-    assert found.jinja is None
-    assert found.settings.parameters == {"repeat_penalty": 1.0, "stop": ["</s>"]}
-    [warning] = found.warnings
+    modelfile = chosen({"tokenizer_config.json": {"eos_token": "</s>"}}, version=version)
+    assert (modelfile.source, modelfile.exact, modelfile.settings.template) == ("none", None, PLAIN)
+    assert modelfile.jinja is None
+    assert modelfile.settings.parameters == {"repeat_penalty": 1.0, "stop": ["</s>"]}
+    [warning] = modelfile.warnings
     assert "it has no chat template" in warning
 
 
 def test_an_inexact_template_is_a_warning() -> None:
-    found = chosen(chat=replace(CHAT, exact=False, shapes={"user": True, "system": False, "long": False}))
-    assert (found.source, found.exact, found.settings.template) == ("tokenizer_config.json", False, GO)
-    [warning] = found.warnings
+    modelfile = chosen(chat=replace(CHAT, exact=False, shapes={"user": True, "system": False, "long": False}))
+    assert (modelfile.source, modelfile.exact, modelfile.settings.template) == ("tokenizer_config.json", False, GO)
+    [warning] = modelfile.warnings
     assert "tokenizer_config.json cannot be written exactly for Ollama" in warning
     assert "system, long" in warning
 
@@ -195,26 +195,24 @@ def test_a_go_template_that_does_not_trim_is_a_warning() -> None:
     ],
 )
 def test_probing_that_failed_is_a_warning(version: str, source: str, template: str | None, message: str) -> None:
-    found = chosen(version=version, chat=FAILED)
-    assert (found.source, found.exact, found.settings.template) == (source, False, template)
-    [warning] = found.warnings
+    modelfile = chosen(version=version, chat=FAILED)
+    assert (modelfile.source, modelfile.exact, modelfile.settings.template) == (source, False, template)
+    [warning] = modelfile.warnings
     assert message in warning
-    assert found.settings.parameters == {"repeat_penalty": 1.0, "stop": ["</s>"]}
+    assert modelfile.settings.parameters == {"repeat_penalty": 1.0, "stop": ["</s>"]}
 
 
 @BOTH
 def test_a_gguf_gets_the_probed_template_on_every_version(version: str) -> None:
-    found = of_gguf(gguf(tokenizer__chat_template=Field.string(JINJA)), CHAT, version)
-    assert (found.source, found.exact, found.settings.template) == ("gguf", True, GO)
-    assert (found.jinja, found.warnings) == (None, ())
-    assert found.settings.parameters == {"repeat_penalty": 1.0, "stop": ["<|im_end|>"]}
+    modelfile = of_gguf(gguf(tokenizer__chat_template=Field.string(JINJA)), CHAT, version)
+    assert (modelfile.source, modelfile.exact, modelfile.settings.template) == ("gguf", True, GO)
+    assert (modelfile.jinja, modelfile.warnings) == (None, ())
+    assert modelfile.settings.parameters == {"repeat_penalty": 1.0, "stop": ["<|im_end|>"]}
 
 
 @BOTH
 @pytest.mark.parametrize(("adds", "begin"), [(False, "<s>"), (True, ""), (None, "")])
-def test_where_a_gguf_says_not_to_begin_with_bos_the_template_does(
-    version: str, *, adds: bool | None, begin: str
-) -> None:
+def test_without_add_bos_in_a_gguf_the_template_writes_bos(version: str, *, adds: bool | None, begin: str) -> None:
     header = gguf(
         tokenizer__chat_template=Field.string(JINJA),
         tokenizer__ggml__bos_token_id=Field.uint32(1),
@@ -225,6 +223,6 @@ def test_where_a_gguf_says_not_to_begin_with_bos_the_template_does(
 
 @BOTH
 def test_a_gguf_without_jinja_continues_texts(version: str) -> None:
-    found = of_gguf(gguf(), None, version)
-    assert (found.source, found.settings.template) == ("none", PLAIN)
-    assert "it has no chat template" in found.warnings[0]
+    modelfile = of_gguf(gguf(), None, version)
+    assert (modelfile.source, modelfile.settings.template) == ("none", PLAIN)
+    assert "it has no chat template" in modelfile.warnings[0]

@@ -1,4 +1,4 @@
-"""What a model has beside its weights: as Ollama's create writes it, and as `/api/show` shows it."""
+"""The layers of a model beside its weights: as Ollama's create writes them, and as `/api/show` shows them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The header of a safetensors file: read, or refused before Ollama ends at it."""
+"""The header of a safetensors file: read, or refused before Ollama crashes."""
 
 import json
 import time
@@ -60,7 +60,8 @@ def test_what_the_library_writes_is_read() -> None:
         (b"\xff" * 8, 10**12, "does not begin with the length"),
     ],
 )
-def test_what_begins_like_no_safetensors_ends_ollama_and_is_refused(first: bytes, size: int, message: str) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(first: bytes, size: int, message: str) -> None:
+    """Ollama would crash."""
     with pytest.raises(Refusal, match=f"^acme/x .*{message}"):
         header_size("acme/x", first, size)
 
@@ -113,7 +114,8 @@ def test_a_header_that_is_no_json_object_is_refused_by_name(text: bytes, message
         {"data_offsets": None},
     ],
 )
-def test_a_tensor_that_is_described_wrongly_ends_ollama_and_is_refused(change: dict[str, Any]) -> None:
+def test_a_wrongly_described_tensor_is_refused(change: dict[str, Any]) -> None:
+    """Ollama would crash."""
     tensor = {key: value for key, value in {**GOOD, **change}.items() if value is not ...}
     with pytest.raises(Refusal, match="broken header"):
         read({"a": tensor})
@@ -147,7 +149,7 @@ def test_a_type_of_tomorrow_is_read_and_judged_later() -> None:
 
 
 def test_gaps_and_metadata_and_no_tensors_are_taken() -> None:
-    """Ollama does not look at either, and a repair leaves gaps."""
+    """Ollama checks neither, and repaired files have gaps."""
     header = read({"__metadata__": {"format": "pt"}, "b": {**GOOD, "data_offsets": [8, 32]}}, 32)
     assert list(header.tensors) == ["b"]
     assert not read({}, 0).tensors

@@ -39,9 +39,9 @@ async def second() -> AsyncIterator[StandInHub]:
 def proxy(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> Pull:
     @asynccontextmanager
     async def run(*mirrors: StandInHub) -> AsyncIterator[Client]:
-        """A proxy with a token and these mirrors, which has given every connection back when the block ends."""
-        told = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
-        async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
+        """A proxy with a token and these mirrors. At the end of the block it must have released all connections."""
+        table = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
+        async with App(settings(hub.endpoint, ollama.url, hub=table)) as app:
             yield Client(app.address.url, session)
             await eventually(lambda: app._backend.streams.idle)
 

@@ -47,7 +47,7 @@ async def test_while_the_endpoint_works_no_mirror_is_asked(
 
 
 @pytest.mark.parametrize("how", ["gone", "drop", "hang", "status"])
-async def test_a_repository_is_described_by_a_mirror_where_the_endpoint_does_not_answer(
+async def test_a_mirror_describes_if_the_endpoint_does_not_answer(
     proxy: Pull,
     hub: StandInHub,
     mirror: StandInHub,
@@ -72,7 +72,7 @@ async def test_a_repository_is_described_by_a_mirror_where_the_endpoint_does_not
     assert sorted(ranges(mirror)) == [(start, min(start + SPAN, SIZE)) for start in range(0, SIZE, SPAN)]
 
 
-async def test_an_endpoint_that_hangs_leaves_every_mirror_its_share_of_the_time(
+async def test_a_hanging_endpoint_leaves_time_for_the_mirrors(
     hub: StandInHub, mirror: StandInHub, second: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface, "METADATA_SECONDS", 6)
@@ -86,7 +86,7 @@ async def test_an_endpoint_that_hangs_leaves_every_mirror_its_share_of_the_time(
     await source.close()
 
 
-async def test_where_nobody_describes_it_everybody_is_named(
+async def test_if_all_endpoints_fail_the_error_names_all(
     hub: StandInHub, mirror: StandInHub, second: StandInHub
 ) -> None:
     hub.faults.append(Fault("api", "status", status=502, times=-1))
@@ -103,9 +103,7 @@ async def test_where_nobody_describes_it_everybody_is_named(
 
 
 @pytest.mark.parametrize("added", [{"gated": True}, {"private": True}])
-async def test_what_the_endpoint_refuses_no_mirror_is_asked_for(
-    hub: StandInHub, mirror: StandInHub, added: dict[str, bool]
-) -> None:
+async def test_after_a_refusal_no_mirror_is_asked(hub: StandInHub, mirror: StandInHub, added: dict[str, bool]) -> None:
     hub.add("acme/tiny", FILES, **added)  # type: ignore[arg-type]
     source = HuggingFace(hub.endpoint, "", ("hf.co",), mirrors=(mirror.endpoint,))
     with pytest.raises(Refusal):
@@ -116,7 +114,7 @@ async def test_what_the_endpoint_refuses_no_mirror_is_asked_for(
 
 @asynccontextmanager
 async def opened(hub: StandInHub, *mirrors: StandInHub) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-    """Reads ten bytes of the weights, once, without the tries that a pull makes."""
+    """Reads ten bytes of the weights, without the retries of a pull."""
     source = HuggingFace(hub.endpoint, TOKEN, ("hf.co",), mirrors=tuple(mirror.endpoint for mirror in mirrors))
     repository = await source.open("acme/tiny", None)
     [file] = [file for file in repository.files if file.path == WEIGHTS]
@@ -130,7 +128,7 @@ async def opened(hub: StandInHub, *mirrors: StandInHub) -> AsyncIterator[Callabl
 
 
 @pytest.mark.parametrize("how", ["gone", "hang"])
-async def test_an_endpoint_that_is_silent_is_left_at_once(
+async def test_a_silent_endpoint_is_avoided_at_once(
     hub: StandInHub, mirror: StandInHub, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(http_file, "READ_SECONDS", 2)  # which the mirror has too, and here nobody tries again
@@ -153,7 +151,7 @@ async def test_failures_between_successes_do_not_add_up(hub: StandInHub, mirror:
     assert not mirror.requests
 
 
-async def test_where_everybody_throttles_the_shortest_wait_is_told(
+async def test_if_all_throttle_the_shortest_wait_counts(
     hub: StandInHub, mirror: StandInHub, second: StandInHub
 ) -> None:
     for each, seconds in ((hub, "40"), (mirror, "20"), (second, "30")):
@@ -166,7 +164,7 @@ async def test_where_everybody_throttles_the_shortest_wait_is_told(
         assert await read() == FILES[WEIGHTS][5:15]
 
 
-async def test_an_endpoint_that_dies_in_mid_file_is_gone_on_from_where_it_died(
+async def test_a_mirror_continues_where_the_endpoint_died(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.rate = 1_000_000
@@ -184,7 +182,7 @@ async def test_an_endpoint_that_dies_in_mid_file_is_gone_on_from_where_it_died(
 
 
 @pytest.mark.parametrize("after", [0, 50_000])
-async def test_an_endpoint_that_stalls_is_left(
+async def test_a_stalling_endpoint_is_avoided(
     proxy: Pull,
     hub: StandInHub,
     mirror: StandInHub,
@@ -202,13 +200,13 @@ async def test_an_endpoint_that_stalls_is_left(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow is what takes longer than a span in 1.3 seconds."""
+    """A stream is slow below one span in 1.3 seconds."""
     monkeypatch.setattr(mirrors, "SLOW_SECONDS", 0.3)
     monkeypatch.setattr(mirrors, "SLOW_RATE", 200_000)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_endpoint_that_crawls_is_left(
+async def test_a_slow_endpoint_is_avoided(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.rate = 50_000
@@ -221,7 +219,7 @@ async def test_an_endpoint_that_crawls_is_left(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_line_on_which_all_crawl_is_no_failure(
+async def test_if_all_are_slow_none_is_avoided(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirrors, "OPEN_SECONDS", 0.5)
@@ -231,11 +229,11 @@ async def test_a_line_on_which_all_crawl_is_no_failure(
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_proxy_that_is_not_fast_enough_blames_no_endpoint(
+async def test_a_slow_proxy_does_not_blame_the_endpoint(
     hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    told = settings(hub.endpoint, ollama.url, hub={"mirrors": [mirror.endpoint]}, pull={"bandwidth": "1MB"})
-    async with App(told) as app:
+    config = settings(hub.endpoint, ollama.url, hub={"mirrors": [mirror.endpoint]}, pull={"bandwidth": "1MB"})
+    async with App(config) as app:
         check_success(await Client(app.address.url, session).pull(NAME), ollama)
     assert not ranges(mirror)
 
@@ -251,14 +249,15 @@ async def test_a_proxy_that_is_not_fast_enough_blames_no_endpoint(
     ],
     ids=lambda fault: f"{fault.kind}-{fault.at}",
 )
-async def test_an_endpoint_that_fails_again_and_again_is_left_after_some_tries(
+async def test_an_endpoint_that_keeps_failing_is_avoided(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, fault: Fault
 ) -> None:
+    """After MAX_FAILURES; requests that were already under way come on top."""
     hub.faults.append(fault)
     async with proxy(mirror) as client:
         check_success(await client.pull(NAME), ollama)
-    asked = [request for request in hub.requests if request.path.partition("?")[0].endswith(WEIGHTS)]
-    assert mirrors.MAX_FAILURES <= len(asked) <= 2 * mirrors.MAX_FAILURES + 2 * streams.FIRST_STREAMS
+    requests = [request for request in hub.requests if request.path.partition("?")[0].endswith(WEIGHTS)]
+    assert mirrors.MAX_FAILURES <= len(requests) <= 2 * mirrors.MAX_FAILURES + 2 * streams.FIRST_STREAMS
     assert ranges(mirror)
 
 
@@ -271,7 +270,7 @@ async def test_a_failure_or_two_are_no_reason_to_ask_a_mirror(
     assert not mirror.requests
 
 
-async def test_an_endpoint_that_throttles_is_left_alone_and_nobody_waits(
+async def test_a_throttling_endpoint_is_avoided_at_once(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=429, headers={"Retry-After": "30"}))
@@ -282,9 +281,10 @@ async def test_an_endpoint_that_throttles_is_left_alone_and_nobody_waits(
     assert ranges(mirror)
 
 
-async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
+async def test_a_circuit_breaker_stays_open_longer_each_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Until the endpoint delivers again."""
     clock = [1000.0]
 
     def is_left_after(seconds: float) -> bool:

@@ -16,7 +16,7 @@ from tests.kit.support import Client, fetched, settings
 pytestmark = pytest.mark.usefixtures("surroundings")
 
 
-async def test_damaged_bytes_of_a_mirror_are_refused_and_come_from_the_next(
+async def test_damaged_bytes_come_again_from_the_next_mirror(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
@@ -54,7 +54,7 @@ async def test_a_mirror_that_described_what_it_damages_is_named(
 async def test_a_small_file_of_a_mirror_has_to_be_the_endpoints_too(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
 ) -> None:
-    """It has no SHA-256, but git's name for it."""
+    """Its digest is git's name, not a SHA-256."""
     hub.faults.append(Fault("config.json", "status", status=500, at="resolve", times=-1))
     mirror.faults.append(Fault("config.json", "corrupt", after=20, times=-1))
     async with proxy(mirror, second) as client:
@@ -75,7 +75,7 @@ async def test_a_file_without_any_digest_is_asked_of_no_mirror(
 
 
 @pytest.mark.parametrize(("model", "checked"), [("mixtral", False), ("qwen3", True)])
-async def test_bytes_that_no_digest_is_compared_with_are_asked_of_no_mirror(
+async def test_bytes_without_a_digest_check_never_come_from_a_mirror(
     hub: StandInHub,
     mirror: StandInHub,
     ollama: StandInOllama,
@@ -83,14 +83,14 @@ async def test_bytes_that_no_digest_is_compared_with_are_asked_of_no_mirror(
     model: str,
     checked: bool,
 ) -> None:
-    """The experts of one tensor lie all over a file, which is then not read from its beginning to its end."""
+    """The experts of one tensor are spread over a file, so it is not read in order and cannot be checked."""
     files = REPOSITORIES[model].files()
     for each in (hub, mirror):
         each.add("acme/tiny", files)
     weights = [path for path in files if path.endswith(".safetensors")]
     hub.faults += [Fault(path, "status", status=503, times=-1) for path in weights]
-    told = {"mirrors": [mirror.endpoint]}
-    async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
+    table = {"mirrors": [mirror.endpoint]}
+    async with App(settings(hub.endpoint, ollama.url, hub=table)) as app:
         [*_, last] = await Client(app.address.url, session).pull("hf.co/acme/tiny:F16")
     assert bool(fetched(mirror)) is checked
     if checked:
@@ -99,7 +99,7 @@ async def test_bytes_that_no_digest_is_compared_with_are_asked_of_no_mirror(
         assert f"{hub.endpoint}: 127.0.0.1 answered 503" in last["error"]
 
 
-async def test_a_mirror_that_lacks_the_file_is_passed_over_and_asked_once(
+async def test_a_mirror_without_the_file_is_asked_once(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
@@ -110,7 +110,7 @@ async def test_a_mirror_that_lacks_the_file_is_passed_over_and_asked_once(
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-async def test_the_commit_of_the_endpoint_is_what_a_mirror_is_asked_for(
+async def test_a_mirror_is_asked_for_the_endpoints_commit(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, pinned: bool
 ) -> None:
     if pinned:
@@ -139,9 +139,10 @@ async def test_a_mirror_that_redirects_to_another_commit_is_refused(
     assert re.search(rf"{mirror.endpoint}: .*its commit is now {'d' * 40}", error)
 
 
-async def test_a_mirror_without_ranges_gives_whole_files_where_nobody_else_gives_any(
+async def test_a_mirror_without_ranges_sends_whole_files(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
 ) -> None:
+    """If no other endpoint sends the file."""
     hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
     mirror.mirror = True
     async with proxy(mirror) as client:
