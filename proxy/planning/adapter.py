@@ -262,7 +262,8 @@ def _alpha(where: str, name: str, value: object) -> float:
     # llama.cpp treats an alpha of 0 as missing, and scales by 1 (llama-adapter.h, get_scale).
     if type(value) not in (int, float) or not 0 < abs(value) <= _MAX_ALPHA:  # type: ignore[arg-type]
         raise Refusal(
-            f"{where} has {name} = {value!r:.100}, which must be a number other than 0; ask its owner to correct it"
+            f"{where} has {name} = {value!r:.100}, which must be a number up to {_MAX_ALPHA:.0f} and not 0; ask its "
+            "owner to correct it"
         )
     return float(value)  # type: ignore[arg-type]
 

@@ -142,7 +142,9 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
         check_path(where, shard)
     shards = set(weight_map.values())
     if missing := sorted(shard for shard in shards if shard not in files):
-        raise Refusal(f"{where} names {missing[0]}, which the repository does not have; {UPLOAD_AGAIN}")
+        raise Refusal(
+            f"{where} names {missing[0]}, which the repository does not have; its upload is incomplete: {UPLOAD_AGAIN}"
+        )
     if nested := sorted(shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")):
         raise Refusal(
             f"{where} names {nested[0]}, but the proxy reads only *.safetensors in the top folder; pull a GGUF of the "

@@ -71,7 +71,7 @@ def made_of(recipe: Recipe, content: bytes, cuts: Sequence[int] = ()) -> bytes:
 def adapter_of(
     tensors: Tensors, config: AdapterConfig, base: AdapterBase
 ) -> tuple[float, dict[str, tuple[TensorType, Matrix]]]:
-    """Alpha and the tensors of the GGUF, as the package gguf reads them."""
+    """Alpha and the tensors of the converted GGUF."""
     content = tiny.safetensors(tensors)
     gguf = made_of(recipe_of(content, config, base), content)
     header = read_header(gguf, size=len(gguf))

@@ -162,7 +162,11 @@ CASES = [
             "model-a.safetensors": TINY["model.safetensors"],
             "model-b.safetensors": TINY["model.safetensors"],
         },
-        ("model-a.safetensors and model-b.safetensors both have the tensor", f"no {INDEX} says", "mixes two models"),
+        (
+            "model-a.safetensors and model-b.safetensors both have the tensor",
+            f"no {INDEX} that chooses one",
+            "mixes two models",
+        ),
         other=False,
     ),
     Case(
