@@ -78,7 +78,9 @@ class Inspection:
     @property
     def bytes_to_move(self) -> int:
         """Every blob counts once, and not at all where Ollama holds it."""
-        sizes = {upload.digest or upload.path: upload.taken for upload in self._uploads() if not self._is_held(upload)}
+        sizes = {
+            upload.digest or upload.path: upload.fetch_size for upload in self._uploads() if not self._is_held(upload)
+        }
         return sum(sizes.values())
 
     @property

@@ -1,8 +1,22 @@
-"""Network failures in the few words that a person needs."""
+"""Network failures: what they mean in a few words, and one place that turns them into the proxy's own errors."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import aiohttp
+
+NETWORK_FAILURES = (aiohttp.ClientError, OSError)
+"""TimeoutError is an OSError. A disk that fails is one too."""
+
+
+@contextmanager
+def translate_failures(translate: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Raises what `translate` makes of a NETWORK_FAILURE inside the block; the failure becomes its cause."""
+    try:
+        yield
+    except NETWORK_FAILURES as error:
+        raise translate(error) from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -13,7 +13,15 @@ from typing import Any
 
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.rules import Family
-from proxy.planning.capabilities import EMBEDS, LLAMA_SERVER, OLDEST, PRE_TOKENIZER_SINCE, RUNS, RUNS_RIGHT, Version
+from proxy.planning.capabilities import (
+    CORRECT_SINCE,
+    EMBEDDING_ARCHITECTURES,
+    LLAMA_SERVER,
+    OLDEST,
+    PRE_TOKENIZER_SINCE,
+    RUNS_SINCE,
+    Version,
+)
 from tests.gguf.differences import WITHOUT_FIGURES, differences, llama_cpp_figures
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
 from tests.real.measuring import FILES, MEASURED
@@ -98,7 +106,7 @@ def _names(row: Row) -> list[str]:
 
 
 def _from(row: Row) -> Version:
-    embeds = row.architecture.endswith("Model") and row.family.architecture not in EMBEDS
+    embeds = row.architecture.endswith("Model") and row.family.architecture not in EMBEDDING_ARCHITECTURES
     return max(min(map(_repository_from, row.repositories)), LLAMA_SERVER if embeds else OLDEST)
 
 
@@ -109,9 +117,9 @@ def _repository_from(name: str) -> Version:
     family = _family(config)
     pre = "" if name in WITHOUT_FIGURES else llama_cpp_figures(name)["metadata"].get(PRE, {}).get("value", "")
     return max(
-        RUNS.get(FAMILIES[config["architectures"][0]].architecture, OLDEST),
-        RUNS.get(family.architecture, OLDEST),
-        RUNS_RIGHT.get((family.architecture, pre), OLDEST),
+        RUNS_SINCE.get(FAMILIES[config["architectures"][0]].architecture, OLDEST),
+        RUNS_SINCE.get(family.architecture, OLDEST),
+        CORRECT_SINCE.get((family.architecture, pre), OLDEST),
         PRE_TOKENIZER_SINCE.get(pre, OLDEST),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from proxy.errors import ProxyError
 from proxy.ollama.client import Ollama
-from proxy.planning.identity import why_anew
+from proxy.planning.identity import outdated_reason
 from proxy.pull.freshness import seconds_of
 from proxy.pull.planner import Planner
 from proxy.pull.reference import ModelReference, parse
@@ -59,7 +59,7 @@ class Models:
             "size": listed.get("size"),
             "when": datetime.fromtimestamp(made, UTC).isoformat() if made else None,
             "changed": self._changed.get((_repository(reference), commit)),
-            "outdated": why_anew(record.made_by) if record else None,
+            "outdated": outdated_reason(record.made_by) if record else None,
         }
 
     async def _ask(self, models: list[Model]) -> None:

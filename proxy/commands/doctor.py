@@ -17,7 +17,7 @@ from proxy.gguf.engine_ggml import PACKAGE
 from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.ollama.disk import free_disk
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.quantizations import is_made_here
+from proxy.planning.quantizations import is_available
 from proxy.sources.hub_check import check_endpoint, check_mirror
 from proxy.transfer.threads import cores, worker_count
 
@@ -111,7 +111,7 @@ async def _outdated(config: Config) -> AsyncIterator[Finding]:
 
 
 def _engines(threads: int) -> Finding:
-    missing = [str(one) for one in Quantization if not is_made_here(one)]
+    missing = [str(one) for one in Quantization if not is_available(one)]
     if missing:
         return Finding(
             "note",

@@ -1,7 +1,8 @@
-"""The plan of a repository of safetensors that the proxy itself makes a GGUF of, while the bytes come in. Pure."""
+"""The plan for safetensors: the proxy converts them to a GGUF while the bytes arrive. Pure."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -9,84 +10,96 @@ from typing import Any
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import Conversion, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
 from proxy.gguf.sources import FixedBytes, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos
-from proxy.planning.capabilities import OLDEST, RUNS, Capabilities
+from proxy.planning.capabilities import OLDEST, RUNS_SINCE, Capabilities
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
-from proxy.planning.identity import maker_of
+from proxy.planning.identity import family_revision
+from proxy.planning.json_files import UPLOAD_AGAIN
 from proxy.planning.modelfile import README, ChatMetadata, Modelfile
-from proxy.planning.plan import Finished, Format, Plan, weight_upload
-from proxy.planning.quantizations import explained, not_made_here, offers
+from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest, weight_upload
+from proxy.planning.quantizations import naming_file, no_engine_refusal, offers
 from proxy.planning.recipe import Literal, Range, Recipe, cover_file, verify_header
 from proxy.planning.safetensors import SafetensorsHeader
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
-from proxy.sources.base import Repository, RepositoryFile
+from proxy.sources.base import RepositoryFile
 
 FILE = "model.gguf"
 
 
 def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabilities) -> str:
-    """The first of config.json's `architectures`, which older files have as one text.
+    """The first of config.json's `architectures`; in older files that is a text, not a list.
 
-    Raises NotConvertible where there is none, where the proxy does not know it, or where this Ollama does not run it,
-    and Refusal for what no Ollama has a use for.
+    Raises NotConvertible if there is none, if the proxy does not know it, or if this Ollama does not run it, and
+    Refusal for an architecture that Ollama has no use for.
     """
     names = config.get("architectures")
     name = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or not name.isidentifier():
-        raise NotConvertible(f"{where} names no architecture, which says what the weights are")
+        raise NotConvertible(f"{where} names no architecture, so the proxy cannot know what the weights are")
     if reason := NOT_SERVED.get(name):
-        raise Refusal(f"{where}: {reason}, and {name} does nothing else")
+        raise Refusal(f"{where}: {reason}, and {name} has no other use; pull another model")
     family = FAMILIES.get(name)
     if family is None:
         raise NotConvertible(f"{where}: this proxy does not know the architecture {name}")
     if not capabilities.runs(family.architecture):
-        raise NotConvertible(
-            f"{where}: {capabilities.ollama} does not run {name}; Ollama {RUNS[family.architecture]} or newer does"
-        )
+        since = RUNS_SINCE[family.architecture]
+        raise NotConvertible(f"{where}: {capabilities.ollama} does not run {name}; Ollama {since} or newer does")
     return name
 
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
-    """What the proxy makes of weights that are quantized already, as they stay; None where it may quantize them."""
+    """The only quantization for weights that are already quantized and stay so; None if the proxy may choose one."""
     return Quantization.MXFP4_MOE if FAMILIES[architecture].kept and config.get("quantization_config") else None
 
 
 def read_tokens(
     repository: str, config: Mapping[str, Any], contents: Mapping[str, bytes]
 ) -> tuple[dict[int, str], bool]:
-    """The texts of the tokens beside the vocabulary by number, and whether the tokenizer begins each text with BOS.
+    """The added tokens (number to text), and whether the tokenizer begins each text with BOS.
 
     Raises NotConvertible.
     """
     family = FAMILIES[config["architectures"][0]]
-    try:
+    with _conversion_errors(repository):
         files = TokenizerFiles.read(contents)
         added = {token["id"]: token["content"] for token in files.added_tokens}
         return added, adds_bos(family, family.config(config), files)
-    except CannotConvert as error:
+
+
+@contextmanager
+def _conversion_errors(repository: str) -> Iterator[None]:
+    """Turns an error of proxy.gguf, which does not know the repository, into a Refusal that names it."""
+    try:
+        yield
+    except NoEngine as error:
+        raise no_engine_refusal(repository, error) from error
+    except GgufError as error:
         raise NotConvertible(f"{repository}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read of a repository, and what the model is to have beside its weights."""
+    """Everything that a conversion reads."""
 
     repository: str
     """ORG/REPO."""
     config: Mapping[str, Any]
+    """config.json; its `architectures` is a list of one known architecture."""
     selection: Selection
     headers: Mapping[str, SafetensorsHeader]
+    """Of the weight files, by path."""
     contents: Mapping[str, bytes]
-    brought: ChatMetadata
+    """Of the small files, by path."""
+    chat_metadata: ChatMetadata
     modelfile: Modelfile
     pooling: Pooling | None = None
+    """Set for an embedding model."""
     sample: str = ""
     """A conversation as the chat template renders it."""
 
@@ -96,126 +109,115 @@ class Material:
 
 
 def plan_conversion(
-    name: str,
-    repository: Repository,
-    material: Material,
-    wanted: str,
-    conversion: Conversion,
-    recipe: Recipe,
-    capabilities: Capabilities,
+    request: PlanRequest, material: Material, quantization: str, conversion: Conversion, recipe: Recipe
 ) -> Plan:
-    """`wanted` is what the matrices are to be, `recipe` makes the converted file.
-
-    Raises NotConvertible and Refusal for what this Ollama cannot make of it.
-    """
-    modelfile = material.modelfile
+    """`recipe` makes the converted file. Raises NotConvertible and Refusal for what this Ollama cannot run."""
+    modelfile, capabilities = material.modelfile, request.capabilities
     if not capabilities.runs(conversion.architecture):
         raise NotConvertible(
-            f"{repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
-            f"{RUNS[conversion.architecture]} or newer does"
+            f"{request.repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
+            f"{RUNS_SINCE[conversion.architecture]} or newer does"
         )
     _check_release(material, conversion, capabilities)
-    upload = weight_upload(repository, FILE, recipe)
+    upload = weight_upload(request.repository, FILE, recipe)
     return Plan(
-        name,
-        repository,
+        request.name,
+        request.repository,
         Format.SAFETENSORS,
         f"the proxy converts {material.architecture}",
         (upload,),
-        quantization=wanted,
+        quantization=quantization,
         is_converted=True,
-        made_by=maker_of(material.architecture),
+        made_by=family_revision(material.architecture),
         template_source=modelfile.source,
         template_exact=modelfile.exact,
         settings=modelfile.settings,
         warnings=(
-            *_losses(material.architecture),
+            *_lost_abilities(material.architecture),
             *conversion.warnings,
             *capabilities.pre_tokenizer_warnings(conversion.pre_tokenizer),
             *modelfile.warnings,
         ),
         result_size=upload.size,
-        finished=Finished(conversion.architecture, conversion.parameters, wanted),
+        gguf_summary=GgufSummary(conversion.architecture, conversion.parameters, quantization),
         offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities),
     )
 
 
 def _check_release(material: Material, conversion: Conversion, capabilities: Capabilities) -> None:
-    """Raises Refusal for a model that loads in this Ollama, and then is not what its authors made."""
-    architecture, cut, scaling = conversion.architecture, conversion.pre_tokenizer, conversion.rope_scaling
+    """Raises Refusal for a model that this Ollama would load but compute wrongly."""
+    architecture, pre_tokenizer, scaling = conversion.architecture, conversion.pre_tokenizer, conversion.rope_scaling
     name = material.architecture
     embeds = material.pooling is not None
-    for since, lack in (
-        (capabilities.pre_tokenizer_since(architecture, cut), f"does not cut texts as this tokenizer does ({cut})"),
+    for since, problem in (
+        (
+            capabilities.pre_tokenizer_since(architecture, pre_tokenizer),
+            f"does not split texts as this tokenizer does ({pre_tokenizer})",
+        ),
         (
             capabilities.rope_scaling_since(architecture, scaling),
             f"does not scale positions as this model does ({scaling})",
         ),
-        (capabilities.embeddings_since(architecture) if embeds else OLDEST, f"makes no vectors with {name}"),
-        (capabilities.correct_since(architecture, cut), f"calculates {name} wrongly"),
+        (
+            capabilities.embeddings_since(architecture) if embeds else OLDEST,
+            f"makes no embeddings with {name}",
+        ),
+        (capabilities.correct_since(architecture, pre_tokenizer), f"computes {name} wrongly"),
     ):
         if capabilities.version < since:
-            raise Refusal(f"{material.repository}: {capabilities.ollama} {lack}; update it to {since} or newer")
+            raise Refusal(f"{material.repository}: {capabilities.ollama} {problem}; update it to {since} or newer")
 
 
-def _losses(architecture: str) -> tuple[str, ...]:
-    """What a person should know that the model cannot do, and its authors' can."""
+def _lost_abilities(architecture: str) -> tuple[str, ...]:
+    """A warning about what the original model can do and the converted one cannot."""
     text = FAMILIES[architecture].text
-    return (f"this model cannot {text.lost}: the proxy makes its text part alone",) if text else ()
+    return (f"this model cannot {text.lost}: the proxy converts its text part only",) if text else ()
 
 
 def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:
-    """The converted file, with its pieces in the recipe. Raises NotConvertible for what the proxy does not know."""
+    """The conversion, with its pieces moved into the recipe. Raises NotConvertible."""
     repository = material.repository
     description = ModelDescription(
         repository.rpartition("/")[2],
         read_card(material.contents.get(README, b"")),
         chat_template=material.modelfile.jinja,
-        generation=material.brought.generation,
+        generation=material.chat_metadata.generation,
         adds_bos=material.modelfile.adds_bos,
         sample=material.sample,
         pooling=material.pooling,
     )
-    try:
-        conversion = convert(
-            material.config,
-            material.contents,
-            _tensors(material),
-            description,
-            quantization=quantization,
-        )
-    except NoEngine as error:
-        raise not_made_here(repository, error) from error
-    except GgufError as error:
-        raise NotConvertible(f"{repository}: {error}") from error
+    tensors = _tensors(material)
+    with _conversion_errors(repository):
+        conversion = convert(material.config, material.contents, tensors, description, quantization=quantization)
     return replace(conversion, pieces=()), _recipe(material, conversion)
 
 
 def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
-    """By file and name, in the order of the files' paths; of a tensor in two files, that which the index names.
+    """The tensors by file and name, sorted by path. If two files have a tensor, the index decides.
 
-    Raises Refusal where the index names a tensor that its file does not have, and where two files have one tensor and
-    no index tells which counts. Raises NotConvertible as `name_tensors` does.
+    Raises Refusal if the index names a tensor that its file does not have, and if two files have a tensor and there is
+    no index. Raises NotConvertible as `name_tensors` does.
     """
     index, repository = material.selection.weight_map or {}, material.repository
-    there = {file.path: material.headers[file.path].tensors for file in material.selection.weights}
+    in_files = {file.path: material.headers[file.path].tensors for file in material.selection.weights}
     for name, path in index.items():
-        if name not in there[path]:
+        if name not in in_files[path]:
             raise Refusal(
-                f"{repository}/{INDEX} says that {path} has the tensor {name}, but it has not; its upload is damaged"
+                f"{repository}/{INDEX} lists the tensor {name} in {path}, but that file does not have it; "
+                f"{UPLOAD_AGAIN}"
             )
-    chosen = {
-        path: {name: tensor for name, tensor in there[path].items() if index.get(name, path) == path}
-        for path in sorted(there)
+    indexed = {
+        path: {name: tensor for name, tensor in in_files[path].items() if index.get(name, path) == path}
+        for path in sorted(in_files)
     }
-    named = name_tensors(repository, material.contents, chosen)
-    places: dict[str, str] = {}
+    named = name_tensors(repository, material.contents, indexed)
+    path_of: dict[str, str] = {}
     for path, tensors in named.items():
         for name in tensors:
-            if (first := places.setdefault(name, path)) != path:
+            if (first := path_of.setdefault(name, path)) != path:
                 raise Refusal(
-                    f"{repository}: {first} and {path} both have the tensor {name}, and no {INDEX} says which counts; "
-                    "the repository mixes two models"
+                    f"{repository}: {first} and {path} both have the tensor {name}, and there is no {INDEX} that "
+                    "chooses one; the repository mixes two models: pull another one"
                 )
     return named
 
@@ -223,14 +225,14 @@ def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
 def _recipe(material: Material, conversion: Conversion) -> Recipe:
     files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
-    # What becomes of a tensor is told by this and by both headers, which are part of a blob's identity anyway.
-    of = hashlib.sha256(material.contents[CONFIG] + maker_of(material.architecture).encode()).hexdigest()
-    ranges = _Ranges(files, of)
+    # A conversion depends on these two and on the headers, which are in the blob's identity anyway.
+    inputs = material.contents[CONFIG] + family_revision(material.architecture).encode()
+    ranges = _Ranges(files, hashlib.sha256(inputs).hexdigest())
     if conversion.in_file_order:
         for path, pieces in _by_file(conversion.pieces, files):
             file, header = files[path], material.headers[path]
-            read_before = verify_header(f"{material.repository}/{path}", file, header.size, header.content.__eq__)
-            parts += [read_before, *cover_file(file, header.size, [ranges.part(piece) for piece in pieces])]
+            verified = verify_header(f"{material.repository}/{path}", file, header.size, header.content.__eq__)
+            parts += [verified, *cover_file(file, header.size, [ranges.part(piece) for piece in pieces])]
     else:
         parts += [part for piece in conversion.pieces for part in ranges.parts(piece)]
     return Recipe(tuple(parts))
@@ -239,7 +241,7 @@ def _recipe(material: Material, conversion: Conversion) -> Recipe:
 def _by_file(
     pieces: Sequence[SourceRange | FixedBytes], files: Mapping[str, RepositoryFile]
 ) -> Iterator[tuple[str, list[SourceRange | FixedBytes]]]:
-    """What is made goes with the piece before it."""
+    """Fixed bytes go to the same file as the piece before them."""
     shares: dict[str, list[SourceRange | FixedBytes]] = {path: [] for path in files}
     path = next(iter(files))
     for piece in pieces:
@@ -249,19 +251,20 @@ def _by_file(
 
 
 class _Ranges:
-    """Makes parts of pieces. What a file's pieces go through is shared by them: there may be tens of thousands."""
+    """Makes recipe parts from pieces. The pieces of a file share transforms: there may be tens of thousands."""
 
-    def __init__(self, files: Mapping[str, RepositoryFile], of: str) -> None:
-        self._files, self._of, self._explained = files, of, cache(explained)
+    def __init__(self, files: Mapping[str, RepositoryFile], transform_id: str) -> None:
+        self._files, self._transform_id, self._naming_file = files, transform_id, cache(naming_file)
 
     def parts(self, piece: SourceRange | FixedBytes) -> Iterator[Literal | Range]:
-        """With those that are kept beside."""
+        """The part for a piece, after the range beside it, if there is one."""
         if isinstance(piece, SourceRange) and (beside := piece.beside) is not None:
-            yield Range(self._files[beside.path], beside.start, beside.stop, of=self._of, beside=True)
+            file = self._files[beside.path]
+            yield Range(file, beside.start, beside.stop, transform_id=self._transform_id, beside=True)
         yield self.part(piece)
 
     def part(self, piece: SourceRange | FixedBytes) -> Literal | Range:
         if isinstance(piece, FixedBytes):
             return Literal(piece.content)
-        transform = piece.transform and self._explained(piece.path, piece.transform)
-        return Range(self._files[piece.path], piece.start, piece.stop, transform, self._of)
+        transform = piece.transform and self._naming_file(piece.path, piece.transform)
+        return Range(self._files[piece.path], piece.start, piece.stop, transform, self._transform_id)

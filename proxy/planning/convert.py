@@ -1,6 +1,6 @@
-"""Plans conversions beside the server: small ones in a thread, large ones in a process of their own.
+"""Plans conversions away from the event loop: small ones in a thread, large ones in a separate process.
 
-Python parses a tokenizer.json of 11 MB in one step of 0.3 s, in which no other thread of a process does anything.
+Python parses a tokenizer.json of 11 MB in one step of 0.3 s. During that step all other threads of the process wait.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from proxy.workers.processes import LoopLock, Worker, started
 
 T = TypeVar("T")
 
-LARGE_BYTES = 256 * 1024
-"""Files of this size together are parsed in milliseconds."""
-_PARTS = 1000
-"""What is unpickled at once, in milliseconds too."""
-# The worker ends itself after two minutes of processor time; this is for one that waits, or shares its processor.
+THREAD_BYTES = 256 * 1024
+"""Files of up to this size in total are parsed in milliseconds, so a thread is enough."""
+_PARTS_PER_PICKLE = 1000
+"""One pickle of this many parts is loaded in milliseconds."""
+# The worker ends itself after two minutes of processor time. This limit is for a worker that waits for the processor.
 _SECONDS = 300.0
 
-_TURNS = LoopLock()
+_ONE_WORKER = LoopLock()
 
 
 class Converter:
-    """`worker` is None for conversions that are planned in a thread."""
+    """Runs the functions of conversion_plan in `worker`, or in a thread if that is None."""
 
     def __init__(self, worker: Worker | None) -> None:
         self._worker = worker
@@ -45,26 +45,26 @@ class Converter:
         if self._worker is None:
             return await asyncio.to_thread(convert_material, material, quantization)
         conversion, parts = await self._call(_convert_in_parts, material, quantization)
-        return conversion, Recipe(await asyncio.to_thread(_joined, parts))
+        return conversion, Recipe(await asyncio.to_thread(_join, parts))
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Raises what the function raises, and Refusal for what takes too much time or memory."""
+        """Raises what the function raises, and Refusal if it needs too much time or memory."""
         if self._worker is None:
             return await asyncio.to_thread(function, *arguments)
-        question = await asyncio.to_thread(pickle.dumps, (function, arguments), pickle.HIGHEST_PROTOCOL)
+        call = await asyncio.to_thread(pickle.dumps, (function, arguments), pickle.HIGHEST_PROTOCOL)
         try:
             async with asyncio.timeout(_SECONDS):
-                await self._worker.send([question])
+                await self._worker.send([call])
                 size = int.from_bytes(await self._worker.read(SIZE_BYTES), "little")
                 answer = await self._worker.read(size)
         except (EOFError, OSError) as error:
             raise Refusal(
-                "the process that plans conversions has ended: the repository's small files take too much time or "
-                "memory, or the proxy was updated since its start and needs to be restarted"
+                "the process that plans conversions has ended: the repository's small files need too much time or "
+                "memory, or the proxy was updated since its start: restart it, and pull again"
             ) from error
         outcome: T | Exception = await asyncio.to_thread(pickle.loads, answer)
         if isinstance(outcome, MemoryError):
-            raise Refusal("the repository's small files take too much memory to convert") from outcome
+            raise Refusal("the repository's small files need too much memory; pull a GGUF of the model") from outcome
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -72,16 +72,19 @@ class Converter:
 
 @asynccontextmanager
 async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
-    """`sizes` are those of the files that are parsed, in bytes. Raises Refusal where the process does not start."""
-    if sum(sizes) <= LARGE_BYTES:
+    """`sizes`: bytes of each file to parse. Raises Refusal if the process does not start."""
+    if sum(sizes) <= THREAD_BYTES:
         yield Converter(None)
         return
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_TURNS.lock())
+        await stack.enter_async_context(_ONE_WORKER.lock())
         try:
             worker = await stack.enter_async_context(started("proxy.planning.worker"))
         except OSError as error:
-            raise Refusal(f"the process that plans conversions does not start ({error})") from error
+            raise Refusal(
+                f"the process that plans conversions does not start ({error}); free memory on the proxy's machine, and "
+                "pull again"
+            ) from error
         yield Converter(worker)
 
 
@@ -91,9 +94,9 @@ def _convert_in_parts(material: Material, quantization: str) -> tuple[Conversion
 
 
 def _split(parts: Sequence[Literal | Range]) -> Iterator[bytes]:
-    for at in range(0, len(parts), _PARTS):
-        yield pickle.dumps(parts[at : at + _PARTS], pickle.HIGHEST_PROTOCOL)
+    for start in range(0, len(parts), _PARTS_PER_PICKLE):
+        yield pickle.dumps(parts[start : start + _PARTS_PER_PICKLE], pickle.HIGHEST_PROTOCOL)
 
 
-def _joined(some: Iterable[bytes]) -> tuple[Literal | Range, ...]:
-    return tuple(part for content in some for part in pickle.loads(content))  # noqa: S301
+def _join(pickles: Iterable[bytes]) -> tuple[Literal | Range, ...]:
+    return tuple(part for content in pickles for part in pickle.loads(content))  # noqa: S301

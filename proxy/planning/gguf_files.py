@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.split import SplitName
-from proxy.planning.quantizations import known_quantization, made_here
+from proxy.planning.json_files import UPLOAD_AGAIN
+from proxy.planning.quantizations import available_quantizations, known_quantization
 from proxy.sources.base import RepositoryFile
 
 LABEL = re.compile(r"(?<![A-Z0-9])(?:UD-)?(?:BF16|FP?16|FP?32|T?I?Q\d(?:_[A-Z0-9]+)*|MXFP4(?:_MOE)?|NVFP4)(?![A-Z0-9])")
@@ -15,7 +16,7 @@ PROJECTOR = re.compile(r"mmproj", re.IGNORECASE)
 IMPORTANCE = re.compile(r"imatrix", re.IGNORECASE)
 DRAFT = re.compile(r"mtp-|eagle\d?-|.*(?<![a-z0-9])draft(?![a-z0-9])", re.IGNORECASE | re.DOTALL)
 UNQUANTIZED = ("F16", "BF16", "F32")
-"""In the order in which one of them is taken to be quantized."""
+"""The labels that can be quantized, best source first."""
 PROJECTOR_BITS = 16
 
 
@@ -32,31 +33,30 @@ class GgufModel:
 
     @property
     def tag(self) -> str:
-        """What a name may end with to mean this model."""
+        """The tag of this model in a name."""
         return self.label or file_name(self.files[0])
 
 
 @dataclass(frozen=True, slots=True)
 class GgufChoice:
-    """`quantization` is what the proxy makes of it, None where it is taken as it is.
-
-    `as_the_hub` says that the Hub's own registry for Ollama takes the same file for the same tag.
-    """
+    """The GGUF that a tag means."""
 
     model: GgufModel
     quantization: Quantization | None
+    """What the proxy makes from it; None if it stays as it is."""
     as_the_hub: bool
+    """Whether the Hub's registry for Ollama chooses the same file for the tag."""
 
 
 def choose_gguf(repository: str, files: Sequence[RepositoryFile], tag: str, default: Quantization) -> GgufChoice:
-    """What a tag means in a repository of GGUF files alone. Raises Refusal with the tags that there are."""
+    """For a repository with GGUF files only. Raises Refusal, which lists the available tags."""
     models = gguf_models(repository, files)
     if not models:
-        raise Refusal(f"{repository} has GGUF files, but none of them is a model of its own")
+        raise Refusal(f"{repository} has GGUF files, but none of them is a complete model; pull another repository")
     if tag.lower() == "latest":
-        hubs = _first(models, [Quantization.Q4_K_M]) or _first_q4(models) or models[0]
-        ours = _first(models, [default]) or hubs
-        return GgufChoice(ours, None, as_the_hub=ours is hubs and not ours.is_split)
+        hub_choice = _first(models, [Quantization.Q4_K_M]) or _first_q4(models) or models[0]
+        choice = _first(models, [default]) or hub_choice
+        return GgufChoice(choice, None, as_the_hub=choice is hub_choice and not choice.is_split)
     if model := find_gguf(models, tag):
         return GgufChoice(model, None, as_the_hub=not model.is_split)
     source = _first(models, UNQUANTIZED)
@@ -65,40 +65,44 @@ def choose_gguf(repository: str, files: Sequence[RepositoryFile], tag: str, defa
     tags = ", ".join(dict.fromkeys(model.tag for model in models))
     raise Refusal(
         f"{repository} has no GGUF for the tag {tag!r}; pull with one of these: {tags}"
-        + (f"; or with one that is made of its {source.label}: {', '.join(made_here())}" if source else "")
+        + (
+            f"; or with one that the proxy makes from its {source.label}: {', '.join(available_quantizations())}"
+            if source
+            else ""
+        )
     )
 
 
 def find_gguf(models: Iterable[GgufModel], tag: str) -> GgufModel | None:
-    """The model whose whole label or file name the tag is: Q4_K is not Q4_K_M, nor UD-Q4_K_M."""
-    wanted = tag.upper()
+    """The model whose label or file name is equal to the tag: Q4_K is neither Q4_K_M nor UD-Q4_K_M."""
+    upper = tag.upper()
     for model in models:
-        if any(file_name(file).upper() == wanted for file in model.files):
+        if any(file_name(file).upper() == upper for file in model.files):
             return model
-    return _first(models, [_plain(wanted)])
+    return _first(models, [_normalized(upper)])
 
 
 def gguf_models(repository: str, files: Iterable[RepositoryFile]) -> list[GgufModel]:
-    """Every model among the files, the top folder's first; no projectors, importance matrices or draft models.
+    """All models among the files, those in the top folder first; without projectors, importance matrices and drafts.
 
-    Raises Refusal where a shard is missing.
+    Raises Refusal if a shard is missing.
     """
-    found: dict[str, list[RepositoryFile]] = {}
+    groups: dict[str, list[RepositoryFile]] = {}
     for file in files:
         name = file_name(file)
         if name.lower().endswith(".gguf") and not PROJECTOR.search(name) and not IMPORTANCE.match(name):
             if IMPORTANCE.search(name) and _label(file.path) is None:
                 continue
             shard = SplitName.parse(file.path)
-            found.setdefault(f"{shard.prefix} of {shard.count}" if shard else file.path, []).append(file)
-    models = [GgufModel(_label(group[0].path), _in_order(repository, group)) for group in found.values()]
+            groups.setdefault(f"{shard.prefix} of {shard.count}" if shard else file.path, []).append(file)
+    models = [GgufModel(_label(group[0].path), _in_order(repository, group)) for group in groups.values()]
     models.sort(key=lambda model: (model.files[0].path.count("/"), model.files[0].path))
-    # A repository may be about nothing else.
+    # A repository may hold draft models only.
     return [model for model in models if not DRAFT.match(file_name(model.files[0]))] or models
 
 
 def choose_projector(model: GgufModel, files: Iterable[RepositoryFile]) -> RepositoryFile | None:
-    """The vision projector for a model: of the deepest folder that they share, then with the nearest number of bits."""
+    """The vision projector for a model: from the nearest folder, then with the most similar number of bits."""
     own, bits = model.files[0].path, _bits(model.label)
     candidates = [file for file in files if file.path.lower().endswith(".gguf") and PROJECTOR.search(file_name(file))]
 
@@ -118,7 +122,7 @@ def _in_order(repository: str, group: list[RepositoryFile]) -> tuple[RepositoryF
     if missing := [number for number in range(1, count + 1) if number not in shards]:
         raise Refusal(
             f"{repository}: {group[0].path} is one of {count} shards, but number {missing[0]} is not in the "
-            "repository; its upload is incomplete"
+            f"repository; {UPLOAD_AGAIN}"
         )
     return tuple(shards[number] for number in sorted(shards))
 
@@ -126,12 +130,12 @@ def _in_order(repository: str, group: list[RepositoryFile]) -> tuple[RepositoryF
 def _label(path: str) -> str | None:
     """The last quantization in the file's name, or in its folders' names."""
     for part in reversed(path.upper().removesuffix(".GGUF").split("/")):
-        if found := LABEL.findall(part):
-            return _plain(found[-1])
+        if labels := LABEL.findall(part):
+            return _normalized(labels[-1])
     return None
 
 
-def _plain(label: str) -> str:
+def _normalized(label: str) -> str:
     return re.sub(r"^FP(?=16|32)", "F", label)
 
 

@@ -1,4 +1,4 @@
-"""The plan of a GGUF that the proxy pulls: as it is, its shards merged, or quantized. Pure."""
+"""The plan for a GGUF in the repository: unchanged, merged from shards, or quantized. Pure."""
 
 from collections.abc import Sequence
 
@@ -14,48 +14,56 @@ from proxy.gguf.tokens import first_duplicate
 from proxy.planning.capabilities import NEVER, NEWEST, Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Finished, Format, Plan, QuantizationOffer, Upload, weight_file, weight_upload
-from proxy.planning.quantizations import explained, not_made_here, offers, read_quantization
+from proxy.planning.plan import (
+    Format,
+    GgufSummary,
+    Plan,
+    PlanRequest,
+    QuantizationOffer,
+    Upload,
+    weight_file,
+    weight_upload,
+)
+from proxy.planning.quantizations import naming_file, no_engine_refusal, offers, read_quantization
 from proxy.planning.recipe import Literal, Range, Recipe, cover_file, verify_header
 from proxy.sources.base import Repository, RepositoryFile
 
 QUANTIZABLE = (TensorType.F32, TensorType.F16, TensorType.BF16)
-QUANTIZED = "quantized 1"
-"""Raised when other bytes are made of the same numbers."""
+TRANSFORM_ID = "quantized 1"
+"""Increase the number when the same input gives other bytes."""
 OTHER_TYPES = ("adapter", "mmproj", "imatrix")
 FILE_TYPE = "general.file_type"
-SHOWN = {
+FILE_TYPE_NAMES = {
     **dict(enumerate(("F32", "F16", "Q4_0", "Q4_1"))),
     **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S"), 7)),
     **dict(enumerate(("Q5_K_M", "Q6_K", "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL"), 17)),
     **dict(enumerate(("IQ3_S", "IQ3_M", "IQ2_S", "IQ2_M", "IQ4_XS", "IQ1_M", "BF16"), 26)),
     **dict(enumerate(("TQ1_0", "TQ2_0", "MXFP4_MOE", "NVFP4", "Q1_0"), 36)),
 }
-"""How Ollama shows what `general.file_type` says (fs/ggml/type.go, 0.34.1)."""
+"""Ollama's names for the numbers in `general.file_type` (fs/ggml/type.go, 0.34.1)."""
 
 
 def plan_gguf(
-    name: str,
-    repository: Repository,
+    request: PlanRequest,
     choice: GgufChoice,
     headers: Sequence[GgufHeader],
     projector: RepositoryFile | None,
-    capabilities: Capabilities,
     modelfile: Modelfile,
 ) -> Plan:
-    """`headers` are those of the model's files, in their order. Raises Refusal for what would not load."""
+    """`headers` are those of the model's files, in order. Raises Refusal for a model that would not load."""
+    repository, capabilities = request.repository, request.capabilities
     model, quantization = choice.model, choice.quantization
     where = f"{repository.id}/{model.files[0].path}"
     if quantization is not None:
         read_quantization(repository.id, quantization, quantization, capabilities)
     try:
         _check(where, choice, headers)
-        _check_known(where, headers[0], capabilities)
+        _check_loads(where, headers[0], capabilities)
         upload = _upload(repository, model, headers, quantization)
     except NoEngine as error:
-        raise not_made_here(repository.id, error) from error
+        raise no_engine_refusal(repository.id, error) from error
     except GgufError as error:
-        raise Refusal(f"{where} cannot be used: {error}") from error
+        raise Refusal(f"{where} cannot be used: {error}; pull another file") from error
     uploads = [upload]
     reason = f"the GGUF {model.tag}"
     if model.is_split:
@@ -65,7 +73,7 @@ def plan_gguf(
     if quantization is not None:
         reason = f"{reason}; the proxy quantizes its {model.label} to {quantization}"
     return Plan(
-        name,
+        request.name,
         repository,
         Format.GGUF,
         reason,
@@ -76,14 +84,14 @@ def plan_gguf(
         template_exact=modelfile.exact,
         settings=modelfile.settings,
         result_size=sum(upload.size for upload in uploads),
-        finished=_finished(headers, quantization),
+        gguf_summary=_summary(headers, quantization),
         warnings=modelfile.warnings,
         offers=_offers(headers, capabilities),
     )
 
 
 def _offers(headers: Sequence[GgufHeader], capabilities: Capabilities) -> tuple[QuantizationOffer, ...]:
-    """What could be made of a model that is not quantized."""
+    """The quantizations that could be made; none from a model that is already quantized."""
     tensors = [tensor for header in headers for tensor in header.tensors]
     try:
         facts = ModelFacts.of(headers[0].metadata)
@@ -95,7 +103,7 @@ def _offers(headers: Sequence[GgufHeader], capabilities: Capabilities) -> tuple[
 
 
 def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str) -> Plan:
-    """What Ollama fetches by itself; the proxy carries nothing out of it."""
+    """Describes a pull that Ollama does on its own; the proxy does not execute this plan."""
     files = [*choice.model.files, *filter(None, [choose_projector(choice.model, repository.files)])]
     return Plan(
         name,
@@ -110,12 +118,16 @@ def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str)
 
 def _check(where: str, choice: GgufChoice, headers: Sequence[GgufHeader]) -> None:
     first = headers[0]
-    kind = first.get("general.type", str)
-    if first.architecture in (None, "clip") or kind in OTHER_TYPES:
-        raise Refusal(f"{where} is not a model of its own ({kind or first.architecture or 'no architecture'})")
+    file_kind = first.get("general.type", str)
+    if first.architecture in (None, "clip") or file_kind in OTHER_TYPES:
+        what = file_kind or first.architecture or "no architecture"
+        raise Refusal(f"{where} is not a complete model ({what}); pull another file")
     count = first.get(COUNT, int)
     if count and count > 1 and not choice.model.is_split:
-        raise Refusal(f"{where} is the first of {count} shards, and the others are not named as such in the repository")
+        raise Refusal(
+            f"{where} is the first of {count} shards, but the names of the others do not show it; ask the repository's "
+            "owner to rename them"
+        )
     if choice.quantization is None:
         return
     for header in headers:
@@ -123,79 +135,90 @@ def _check(where: str, choice: GgufChoice, headers: Sequence[GgufHeader]) -> Non
             if len(tensor.shape) > 1 and tensor.type not in QUANTIZABLE:
                 raise Refusal(
                     f"{where} is named {choice.model.label}, but {tensor.name} is {TensorType(tensor.type).name}, "
-                    f"which is not quantized a second time; pull it as {choice.model.tag}"
+                    f"which the proxy does not quantize again; pull it as {choice.model.tag}"
                 )
 
 
-def _check_known(where: str, first: GgufHeader, capabilities: Capabilities) -> None:
-    """Raises Refusal for what ends the loader, and before 0.30 all of Ollama with it (two tokens alike, v0.24)."""
-    architecture, pre = str(first.architecture), first.get("tokenizer.ggml.pre", str)
+def _check_loads(where: str, first: GgufHeader, capabilities: Capabilities) -> None:
+    """Raises Refusal for a GGUF that crashes the loader, before 0.30 together with Ollama (two equal tokens, v0.24)."""
+    architecture, pre_tokenizer = str(first.architecture), first.get("tokenizer.ggml.pre", str)
     since = capabilities.architecture_since(architecture)
     if since == NEVER:
-        raise Refusal(f"{where} has the architecture {shown(architecture)}, which no Ollama up to {NEWEST} runs")
+        raise Refusal(
+            f"{where} has the architecture {shown(architecture)}, which no Ollama up to {NEWEST} runs; pull another "
+            "model"
+        )
     if capabilities.version < since:
         raise Refusal(f"{where}: {capabilities.ollama} does not run {architecture}; update it to {since} or newer")
     is_byte_level = first.get("tokenizer.ggml.model", str) == "gpt2"
-    if pre is not None and is_byte_level and not capabilities.knows_pre_tokenizer(pre):
-        raise Refusal(f"{where} has the pre-tokenizer {shown(pre)}, which no Ollama up to {NEWEST} knows")
-    # llama.cpp gives each token without a text one of its own.
+    if pre_tokenizer is not None and is_byte_level and not capabilities.knows_pre_tokenizer(pre_tokenizer):
+        raise Refusal(
+            f"{where} has the pre-tokenizer {shown(pre_tokenizer)}, which no Ollama up to {NEWEST} knows; pull another "
+            "file of the model"
+        )
+    # llama.cpp gives each empty token a text of its own.
     token = first_duplicate(filter(None, first.get("tokenizer.ggml.tokens", list) or []))
     if token is not None:
-        raise Refusal(f"{where} has two tokens with the text {shown(token)}, with which no Ollama loads it")
+        raise Refusal(
+            f"{where} has two tokens with the text {shown(token)}, so Ollama cannot load it; pull another file of the "
+            "model"
+        )
 
 
-def _finished(headers: Sequence[GgufHeader], quantization: str | None) -> Finished:
-    """`headers[0]` has an architecture: `_check` refuses others."""
+def _summary(headers: Sequence[GgufHeader], quantization: str | None) -> GgufSummary:
+    """`headers[0]` has an architecture: `_check` refuses a GGUF without one."""
     first = headers[0]
     parameters = sum(tensor.numbers for header in headers for tensor in header.tensors)
-    said = first.metadata.get(FILE_TYPE)
-    own = SHOWN.get(said.value, "unknown") if said is not None and isinstance(said.value, int) else "unknown"
-    return Finished(str(first.architecture), parameters, quantization or own)
+    field = first.metadata.get(FILE_TYPE)
+    file_type = FILE_TYPE_NAMES.get(field.value) if field is not None and isinstance(field.value, int) else None
+    return GgufSummary(str(first.architecture), parameters, quantization or file_type or "unknown")
 
 
 def _upload(
     repository: Repository, model: GgufModel, headers: Sequence[GgufHeader], quantization: str | None
 ) -> Upload:
-    """One blob, also of several shards.
+    """One blob, also for several shards.
 
-    Ollama before 0.30 takes no split GGUF, 0.30 to 0.34 only through its create, and newer ones in their own way.
+    Before 0.30 Ollama accepts no split GGUF, 0.30 to 0.34 only in a create, and newer versions handle it differently.
     """
     if quantization is not None:
-        made = requantize(headers, quantization)
-        parts = [[_changed(file, piece) for piece in part] for file, part in zip(model.files, made.parts, strict=True)]
-        return _of_files(repository, model, headers, made.header, parts)
+        quantized = requantize(headers, quantization)
+        per_file = zip(model.files, quantized.parts, strict=True)
+        parts = [[_quantized_part(file, piece) for piece in pieces] for file, pieces in per_file]
+        return _blob_of_files(repository, model, headers, quantized.header, parts)
     if model.is_split:
         merged = merge(headers)
-        shards = zip(model.files, _by_shard(merged, len(headers)), strict=True)
-        return _of_files(
-            repository, model, headers, merged.header, [[_part(file, one) for one in of] for file, of in shards]
-        )
+        per_shard = zip(model.files, _by_shard(merged, len(headers)), strict=True)
+        parts = [[_merged_part(file, piece) for piece in pieces] for file, pieces in per_shard]
+        return _blob_of_files(repository, model, headers, merged.header, parts)
     [file] = model.files
     return weight_file(repository, _blob_name(file), file)
 
 
-def _of_files(
+def _blob_of_files(
     repository: Repository,
     model: GgufModel,
     headers: Sequence[GgufHeader],
-    written: bytes,
+    new_header: bytes,
     parts_of_files: Sequence[Sequence[Literal | Range]],
 ) -> Upload:
-    """One blob that begins with the header that is `written`; each file is read whole and checked."""
-    parts: list[Literal | Range] = [Literal(written)]
-    for file, header, own_parts in zip(model.files, headers, parts_of_files, strict=True):
-        parts += [_header(repository, file, header), *cover_file(file, header.data_start, own_parts)]
+    """One blob that begins with `new_header`. Each file is read whole, so that its digest can be checked."""
+    parts: list[Literal | Range] = [Literal(new_header)]
+    for file, header, file_parts in zip(model.files, headers, parts_of_files, strict=True):
+        parts += [_verified_header(repository, file, header), *cover_file(file, header.data_start, file_parts)]
     return weight_upload(repository, f"{_merged_name(model)}.gguf", Recipe(tuple(parts)))
 
 
-def _changed(file: RepositoryFile, piece: TransformedRange | Padding) -> Literal | Range:
+def _quantized_part(file: RepositoryFile, piece: TransformedRange | Padding) -> Literal | Range:
     if isinstance(piece, Padding):
         return Literal(bytes(piece.size))
-    return Range(file, piece.start, piece.stop, piece.transform and explained(file.path, piece.transform), QUANTIZED)
+    return Range(
+        file, piece.start, piece.stop, piece.transform and naming_file(file.path, piece.transform), TRANSFORM_ID
+    )
 
 
 def _by_shard(merged: MergedGguf, count: int) -> list[list[ShardRange | Padding]]:
-    """Padding goes with the piece before it."""
+    """Padding goes to the same shard as the piece before it."""
     shards: list[list[ShardRange | Padding]] = [[] for _ in range(count)]
     shard = 0
     for piece in merged.pieces:
@@ -204,17 +227,17 @@ def _by_shard(merged: MergedGguf, count: int) -> list[list[ShardRange | Padding]
     return shards
 
 
-def _part(file: RepositoryFile, piece: ShardRange | Padding) -> Literal | Range:
+def _merged_part(file: RepositoryFile, piece: ShardRange | Padding) -> Literal | Range:
     return Range(file, piece.start, piece.stop) if isinstance(piece, ShardRange) else Literal(bytes(piece.size))
 
 
-def _header(repository: Repository, file: RepositoryFile, header: GgufHeader) -> Range:
-    """What a file begins with, which is compared with the `header` that was read before, and not taken."""
+def _verified_header(repository: Repository, file: RepositoryFile, header: GgufHeader) -> Range:
+    """Not part of the blob, but it must still be equal to `header`."""
     where = f"{repository.id}/{file.path}"
-    return verify_header(where, file, min(header.data_start, file.size), lambda content: _read(content) == header)
+    return verify_header(where, file, min(header.data_start, file.size), lambda content: _parse(content) == header)
 
 
-def _read(content: bytes) -> GgufHeader | None:
+def _parse(content: bytes) -> GgufHeader | None:
     try:
         return read_header(content)
     except (GgufError, Incomplete):
@@ -227,5 +250,5 @@ def _merged_name(model: GgufModel) -> str:
 
 
 def _blob_name(file: RepositoryFile) -> str:
-    """Ollama's create knows a GGUF by this end of its name, in lower case (v0.33)."""
+    """Ollama's create recognises a GGUF by this end of its name, in lower case (v0.33)."""
     return file_name(file)[: -len(".gguf")] + ".gguf"

@@ -1,4 +1,4 @@
-"""By what a plan is recognised: equal where the same model comes of it. Pure."""
+"""Identities of plans: two plans with the same identities make the same model. Pure."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from proxy.planning.recipe import Literal, Range
 from proxy.sources.base import Repository, RepositoryFile
 
 UNKNOWN = "?"
-"""Who made a model that an earlier version remembers."""
-UNSEEN = ("revision", "template_file")
-"""Settings that are in the commit and in the template."""
+"""`made_by` of a model that a version of the proxy without this field recorded."""
+REDUNDANT_SETTINGS = ("revision", "template_file")
+"""The commit and the template already identify these."""
 
 
 def upload_identity(repository: Repository, upload: Upload) -> str:
-    """Equal for blobs of the same bytes: the digest where it is known beforehand, else one of how they are made."""
+    """Identifies the bytes of a blob: its digest if that is known before the transfer, else a digest of its recipe."""
     match upload.recipe.parts:
         case (Literal(content),):
             return f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -41,46 +41,50 @@ def _part(repository: Repository, part: Literal | Range) -> list[Any]:
     span = [_file(repository, part.file), part.start, part.stop]
     if part.transform is None:
         return span
-    # What a transform does is what it goes by, if need be all of the commit and this version's code.
-    return [*span, part.size, *([part.of] if part.of else [repository.id, repository.commit, __version__])]
+    # Without a transform_id the transform may depend on the whole commit and on this version's code.
+    inputs = [part.transform_id] if part.transform_id else [repository.id, repository.commit, __version__]
+    return [*span, part.size, *inputs]
 
 
 def _file(repository: Repository, file: RepositoryFile) -> str:
     return file.sha256 or file.git_sha1 or f"{repository.id} {repository.commit} {file.path}"
 
 
-def maker_of(architecture: str) -> str:
-    """Who makes a GGUF of a family, by the first of config.json's `architectures`: another one makes another file."""
+def family_revision(architecture: str) -> str:
+    """The family and the revision of its conversion code, such as `LlamaForCausalLM 3`.
+
+    `architecture` is the first in config.json's `architectures`. A new revision makes a different file.
+    """
     return f"{architecture} {FAMILIES[architecture].revision}"
 
 
-def why_anew(made_by: str) -> str | None:
-    """Why the next pull does not leave a model as it is; None where it may."""
+def outdated_reason(made_by: str) -> str | None:
+    """Why the next pull makes an unchanged model again; None if it keeps the model."""
     if made_by == UNKNOWN:
-        return "an earlier version of the proxy brought it, which left some conversions to Ollama"
+        return "an earlier version of the proxy pulled it, which left some conversions to Ollama"
     architecture, _, revision = made_by.partition(" ")
     family = FAMILIES.get(architecture)
     if family is None or str(family.revision) == revision:
         return None
-    return f"models of {architecture} are made in a better way now"
+    return f"this version of the proxy converts {architecture} better"
 
 
 def weights_identity(plan: Plan) -> str:
-    """Equal for plans whose weights are the same, whatever is beside them."""
+    """Identifies the weights alone: template, system text, parameters and license do not count."""
     uploads = sorted([upload.path, upload_identity(plan.repository, upload)] for upload in plan.uploads)
     return digest_of_value([uploads, plan.quantization, plan.base.name.casefold() if plan.base else None])
 
 
-def dressing_identity(plan: Plan) -> str:
-    """Of what a model has beside its weights."""
+def settings_identity(plan: Plan) -> str:
+    """Identifies what a model has beside its weights: template, system text, parameters, license."""
     settings = msgspec.to_builtins(plan.settings)
-    return digest_of_value({key: value for key, value in settings.items() if key not in UNSEEN})
+    return digest_of_value({key: value for key, value in settings.items() if key not in REDUNDANT_SETTINGS})
 
 
 def with_known_digests(plan: Plan, digest_of: Callable[[str], str | None]) -> Plan:
-    """The plan with the digests of blobs that were made before, which `digest_of` finds by their identity."""
+    """Fills in the digests of blobs that an earlier pull made. `digest_of` looks a digest up by identity."""
 
-    def known(upload: Upload) -> Upload:
+    def with_digest(upload: Upload) -> Upload:
         if upload.digest is not None or (digest := digest_of(upload_identity(plan.repository, upload))) is None:
             return upload
         return replace(upload, recipe=replace(upload.recipe, digest=digest))
@@ -88,7 +92,7 @@ def with_known_digests(plan: Plan, digest_of: Callable[[str], str | None]) -> Pl
     base = plan.base
     if base is not None and base.plan is not None:
         base = replace(base, plan=with_known_digests(base.plan, digest_of))
-    return replace(plan, uploads=tuple(known(upload) for upload in plan.uploads), base=base)
+    return replace(plan, uploads=tuple(with_digest(upload) for upload in plan.uploads), base=base)
 
 
 def digest_of_value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a model has beside its weights, as Ollama's own create writes it (server/create.go, v0.24 to 0.40). Pure."""
+"""The layers of a model beside its weights, as Ollama's create writes them (server/create.go, v0.24 to 0.40). Pure."""
 
 import ast
 import re
@@ -9,13 +9,13 @@ from typing import Any
 import orjson
 
 from proxy.config import ModelSettings
-from proxy.planning.plan import Finished, Plan
+from proxy.planning.plan import GgufSummary, Plan
 
 CONFIG = "config"
 PROJECTOR_FAMILY = "clip"
-# Ollama renders and reads the conversations of these itself, whatever template they have; its create says so in the
-# config, and stops them (v0.20 and later).
-RENDERED: Mapping[str, tuple[str, str]] = {
+# Ollama renders and parses the conversations of these architectures itself and ignores their template. Its create
+# writes renderer and parser into the config, and adds the stop texts (v0.20 and later).
+RENDERERS_AND_PARSERS: Mapping[str, tuple[str, str]] = {
     "gemma4": ("gemma4", "gemma4"),
     "nemotron_h": ("nemotron-3-nano", "nemotron-3-nano"),
     "nemotron_h_moe": ("nemotron-3-nano", "nemotron-3-nano"),
@@ -29,10 +29,11 @@ _PARSER = re.compile(r"^PARSER (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class OllamaConfigFile:
-    """What the config says of a model. `size` is its number of parameters as Ollama shows it."""
+    """The fields of a model's config that differ from model to model."""
 
     families: tuple[str, ...]
     size: str
+    """The number of parameters as Ollama shows it, such as `8.0B`."""
     file_type: str
     renderer: str = ""
     parser: str = ""
@@ -41,29 +42,29 @@ class OllamaConfigFile:
 
 @dataclass(frozen=True, slots=True)
 class HeldModel:
-    """A model that Ollama has. `blobs` are the digests of its weights, each with the kind of its layer."""
+    """A model that Ollama already has."""
 
     description: OllamaConfigFile
     blobs: tuple[tuple[str, str], ...]
+    """The layers of its weights: kind and digest."""
     settings: ModelSettings
 
 
-def described(finished: Finished, *, has_projector: bool = False) -> OllamaConfigFile:
-    """What the config says of a GGUF, and of the projector beside it."""
-    architecture = finished.architecture
+def ollama_config(summary: GgufSummary, *, has_projector: bool = False) -> OllamaConfigFile:
+    architecture = summary.architecture
     families = (architecture, PROJECTOR_FAMILY) if has_projector else (architecture,)
-    renderer, parser = RENDERED.get(architecture, ("", ""))
-    return OllamaConfigFile(families, human_number(finished.parameters), finished.file_type, renderer, parser)
+    renderer, parser = RENDERERS_AND_PARSERS.get(architecture, ("", ""))
+    return OllamaConfigFile(families, human_number(summary.parameters), summary.file_type, renderer, parser)
 
 
-def files_of(plan: Plan, finished: Finished) -> list[tuple[str, bytes]]:
-    """What a finished model has beside its weights, each with the kind of its layer; the first is the config."""
+def layers_of(plan: Plan, summary: GgufSummary) -> list[tuple[str, bytes]]:
+    """Kind and content of each layer beside the weights; the first is the config."""
     has_projector = any(upload.kind == "projector" for upload in plan.uploads)
-    return list(files_beside(described(finished, has_projector=has_projector), plan.settings))
+    return list(layers_beside(ollama_config(summary, has_projector=has_projector), plan.settings))
 
 
-def files_beside(description: OllamaConfigFile, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:
-    """Each with the kind of its layer; the first is the config."""
+def layers_beside(description: OllamaConfigFile, settings: ModelSettings) -> Iterator[tuple[str, bytes]]:
+    """Kind and content of each layer; the first is the config."""
     yield CONFIG, orjson.dumps(_config(description))
     if settings.template:
         yield "template", settings.template.encode()
@@ -79,7 +80,7 @@ def files_beside(description: OllamaConfigFile, settings: ModelSettings) -> Iter
 
 
 def _config(description: OllamaConfigFile) -> dict[str, object]:
-    """ConfigV2 (types/model/config.go). Newer versions than 0.40 refuse a field of another type."""
+    """ConfigV2 (types/model/config.go). Versions after 0.40 refuse a field of the wrong type."""
     optional = {
         "renderer": description.renderer,
         "parser": description.parser,
@@ -99,13 +100,13 @@ def _config(description: OllamaConfigFile) -> dict[str, object]:
 
 
 def held_model(shown: Mapping[str, Any]) -> HeldModel | None:
-    """From what `/api/show` says; None for a model that has no blob as its weights."""
+    """From the answer of `/api/show`; None for a model whose weights are not in a blob."""
     modelfile = str(shown.get("modelfile"))
-    blobs = [(kind, f"sha256:{digest}") for kind, digest in _BLOB.findall(modelfile)]
+    blobs = [(command, f"sha256:{digest}") for command, digest in _BLOB.findall(modelfile)]
     if not blobs or blobs[0][0] != "FROM":
         return None
-    # The first FROM is the model; later ones are projectors (server/images.go, Model.String).
-    kinds = ["model", *("adapter" if kind == "ADAPTER" else "projector" for kind, _ in blobs[1:])]
+    # The first FROM is the model; the others are projectors (server/images.go, Model.String).
+    kinds = ["model", *("adapter" if command == "ADAPTER" else "projector" for command, _ in blobs[1:])]
     details = shown.get("details") or {}
     family = str(details.get("family") or "")
     families = tuple(str(one) for one in details.get("families") or () if one) or (family,)
@@ -123,7 +124,7 @@ def held_model(shown: Mapping[str, Any]) -> HeldModel | None:
 
 
 def _settings(shown: Mapping[str, Any], modelfile: str) -> ModelSettings:
-    # From 0.30 on the template that is shown may be the GGUF's Jinja; the Modelfile has the Go template only.
+    # From 0.30 on /api/show may show the Jinja of the GGUF as the template; the Modelfile has only a Go template.
     template = str(shown.get("template") or "")
     return ModelSettings(
         template=template if template and template in modelfile else None,
@@ -134,15 +135,18 @@ def _settings(shown: Mapping[str, Any], modelfile: str) -> ModelSettings:
 
 
 def _parameters(text: str) -> dict[str, Any]:
-    found: dict[str, list[Any]] = {}
+    parameters: dict[str, list[Any]] = {}
     for key, value in shown_parameters(text):
-        found.setdefault(key, []).append(value)
-    # A single stop is a list too: Ollama fails at every chat where it is a bare text.
-    return {key: values if len(values) > 1 or key == "stop" else values[0] for key, values in found.items()}
+        parameters.setdefault(key, []).append(value)
+    # A single stop text has to be a list too: with a bare text Ollama fails at every chat.
+    return {key: values if len(values) > 1 or key == "stop" else values[0] for key, values in parameters.items()}
 
 
 def shown_parameters(text: str) -> Iterator[tuple[str, Any]]:
-    """Of `/api/show`: a line a value, in Go's %#v (server/routes.go), which Python reads too but for booleans."""
+    """`parameters` of `/api/show`: one value per line in Go's %#v (server/routes.go).
+
+    Except for booleans these are also Python literals.
+    """
     for line in text.splitlines():
         key, _, value = line.partition(" ")
         value = {"true": "True", "false": "False"}.get(value.strip(), value.strip())
@@ -153,7 +157,7 @@ def shown_parameters(text: str) -> Iterator[tuple[str, Any]]:
 
 
 def settings_over(base: ModelSettings, own: ModelSettings) -> ModelSettings:
-    """The settings of a model on a base: what is `own` wins, parameters key by key; both licenses hold."""
+    """The settings of an adapter on its base: `own` wins, parameters key by key; both licenses apply."""
     licenses = [*_texts(base.license), *_texts(own.license)]
     return ModelSettings(
         template=own.template or base.template,
@@ -164,8 +168,8 @@ def settings_over(base: ModelSettings, own: ModelSettings) -> ModelSettings:
 
 
 def _texts(licenses: str | list[str] | None) -> list[str]:
-    several = [licenses] if isinstance(licenses, str) else licenses or []
-    return [text for text in several if text]
+    texts = [licenses] if isinstance(licenses, str) else licenses or []
+    return [text for text in texts if text]
 
 
 def human_number(count: int) -> str:

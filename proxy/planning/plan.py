@@ -1,18 +1,20 @@
-"""What a pull will do, decided before a weight byte moves: the value that everything after planning works from."""
+"""The plan of a pull: all that the later steps need, decided before the first weight byte moves."""
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.planning.capabilities import Capabilities
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.base import Repository, RepositoryFile
 
 
 class Format(StrEnum):
-    """What the repository has."""
+    """What the repository holds."""
 
     SAFETENSORS = "safetensors"
     GGUF = "gguf"
@@ -20,51 +22,51 @@ class Format(StrEnum):
 
 
 class Bar(NamedTuple):
-    """A file as clients see it move: its digest, and how many of its bytes are taken."""
+    """A progress bar of the client: the digest of a file, and how many of its bytes are fetched."""
 
     digest: str
     size: int
 
 
-class TakenRange(NamedTuple):
-    """A part of a blob that comes from one bar's file: `made` bytes of the blob out of `taken` bytes of the file."""
+class BarRange(NamedTuple):
+    """A part of a blob, in its order: `blob_bytes` of the blob are made from `file_bytes` of the file of one bar."""
 
     digest: str
-    made: int
-    taken: int
+    blob_bytes: int
+    file_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One blob that Ollama has to hold, and the file name that it has for Ollama.
-
-    `kind` is the kind of layer that it becomes: `model`, `projector` or `adapter`. Weights have bars, and stretches
-    that say in which order these fill.
-    """
+    """One blob that Ollama must have."""
 
     path: str
+    """The file name in a create request: Ollama recognises a GGUF by the end of the name."""
     recipe: Recipe
     bars: tuple[Bar, ...] = ()
-    stretches: tuple[TakenRange, ...] = ()
+    """Empty for small files."""
+    bar_ranges: tuple[BarRange, ...] = ()
+    """In the order of the blob: which bar grows as the blob grows."""
     kind: str = "model"
+    """The kind of the layer: `model`, `projector` or `adapter`."""
 
     @property
     def size(self) -> int:
         return self.recipe.size
 
     @property
-    def taken(self) -> int:
-        """How many bytes are fetched for it."""
-        return sum(stretch.taken for stretch in self.stretches) if self.stretches else self.size
+    def fetch_size(self) -> int:
+        """Bytes to fetch for the blob."""
+        return sum(part.file_bytes for part in self.bar_ranges) if self.bar_ranges else self.size
 
     @property
     def digest(self) -> str | None:
-        """None where nobody knows it before the bytes have come."""
+        """None if it is unknown until the bytes have arrived."""
         return self.recipe.digest
 
     @property
     def content(self) -> bytes | None:
-        """The bytes, where the proxy has them already."""
+        """The bytes, if the proxy already has them."""
         match self.recipe.parts:
             case (Literal(content),):
                 return content
@@ -73,56 +75,61 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """A GGUF that needs no more work. `architecture` is llama.cpp's name, `file_type` a name like `Q8_0`."""
+class GgufSummary:
+    """What Ollama shows about a GGUF."""
 
     architecture: str
+    """llama.cpp's name."""
     parameters: int
     file_type: str
+    """Such as `Q8_0`."""
 
 
 class QuantizationOffer(NamedTuple):
-    """A tag that works in place of the one that was asked for, and how many bytes the model would have.
-
-    `usual` is one that most people look for.
-    """
+    """A quantization that would work too, and the size of the model in bytes."""
 
     quantization: str
     size: int
     usual: bool = True
+    """Whether it is one of the few that most users choose from."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pull from here on: nothing later looks at the name or the listing again.
-
-    `quantization` is what the weights are to be, None where they stay as they are. `is_converted` says whether the
-    proxy makes a GGUF of them, and `made_by` who does (identity.maker_of); it is empty where the repository has one.
-    `finished` says what the model is; it is None for what goes on another model, and for what Ollama pulls by itself.
-    `reason` says why this is the way. `result_size` is what the model will take, in bytes; None where that is not
-    known. `base` is what an adapter goes on. `offers` are the quantizations that there are.
-    """
+    """Everything that a pull needs to know. After planning, nothing reads the name or the file list again."""
 
     name: str
+    """The name of the model in Ollama, as the client sent it."""
     repository: Repository
     format: Format
     reason: str
+    """Why the model is made in this way, for the user."""
     uploads: tuple[Upload, ...]
     quantization: str | None = None
+    """The quantization that the proxy makes; None if the weights stay as they are."""
     is_converted: bool = False
+    """Whether the proxy writes a new GGUF."""
     made_by: str = ""
+    """Family and revision of the conversion code (identity.family_revision); empty without a conversion."""
     template_source: str = "none"
+    """The origin of the chat template, as `inspect` shows it."""
     template_exact: bool | None = None
+    """Whether the template renders as the authors' Jinja does; None if that was not compared."""
     settings: ModelSettings = NO_SETTINGS
+    """Template, system text, parameters and license of the model; complete, not only the user's."""
     warnings: tuple[str, ...] = ()
     result_size: int | None = None
+    """Bytes of the finished model; None if unknown."""
     base: "Base | None" = None
-    finished: Finished | None = None
+    """The model that an adapter changes."""
+    gguf_summary: GgufSummary | None = None
+    """None for an adapter, and for a model that Ollama pulls on its own."""
     offers: tuple[QuantizationOffer, ...] = ()
+    """All quantizations that could be made from these weights."""
 
     @property
     def steps(self) -> tuple["Plan", ...]:
-        """What is made, in order: the base of an adapter before the adapter."""
+        """The plans to execute, in order: an adapter's base comes before the adapter."""
         return (self.base.plan, self) if self.base is not None and self.base.plan is not None else (self,)
 
     @property
@@ -136,10 +143,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The model that an adapter changes; `plan` makes it where Ollama does not have it."""
+    """The base model of an adapter. `plan` makes it; None if Ollama already has it."""
 
     name: str
     plan: Plan | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What a pull asks for. Settings and capabilities are looked up once, here, for everything that plans."""
+
+    name: str
+    repository: Repository
+    settings: ModelSettings
+    """The user's, from `[models]`."""
+    capabilities: Capabilities
 
 
 def small_file(path: str, content: bytes) -> Upload:
@@ -148,33 +166,38 @@ def small_file(path: str, content: bytes) -> Upload:
 
 
 def weight_file(repository: Repository, path: str, file: RepositoryFile, kind: str = "model") -> Upload:
-    """A file of weights as it is."""
+    """A weight file that is uploaded unchanged."""
     digest = f"sha256:{file.sha256}" if file.sha256 else None
     return weight_upload(repository, path, Recipe((Range(file, 0, file.size),), digest), kind)
 
 
 def weight_upload(repository: Repository, path: str, recipe: Recipe, kind: str = "model") -> Upload:
-    """A blob of weights with the bars of the files that it is made of. A literal counts with the range before it."""
+    """A blob of weights, with one bar for each source file."""
     digests = {file: bar_digest(repository, file) for file in recipe.files}
-    merged: list[TakenRange] = []
+    bar_ranges = _bar_ranges(recipe, digests)
+    sizes = Counter[str]()
+    for part in bar_ranges:
+        sizes[part.digest] += part.file_bytes
+    in_order = dict.fromkeys(digests[file] for file in sorted(digests, key=lambda file: file.path))
+    return Upload(path, recipe, tuple(Bar(one, sizes[one]) for one in in_order if sizes[one]), bar_ranges, kind)
+
+
+def _bar_ranges(recipe: Recipe, digests: Mapping[RepositoryFile, str]) -> tuple[BarRange, ...]:
+    """A literal counts with the range before it; neighbours of one file are merged."""
+    merged: list[BarRange] = []
     digest = next(iter(digests.values()), "")
     for part in recipe.parts:
-        taken = 0
+        file_bytes = 0
         if isinstance(part, Range):
-            digest, taken = digests[part.file], part.stop - part.start
-        last = merged.pop() if merged and merged[-1].digest == digest else TakenRange(digest, 0, 0)
-        merged.append(TakenRange(digest, last.made + part.size, last.taken + taken))
-    # A file of which nothing is made has no bar: it could never fill.
-    stretches = tuple(stretch for stretch in merged if stretch.made)
-    sizes = Counter[str]()
-    for stretch in stretches:
-        sizes[stretch.digest] += stretch.taken
-    in_order = dict.fromkeys(digests[file] for file in sorted(digests, key=lambda file: file.path))
-    return Upload(path, recipe, tuple(Bar(one, sizes[one]) for one in in_order if sizes[one]), stretches, kind)
+            digest, file_bytes = digests[part.file], part.stop - part.start
+        last = merged.pop() if merged and merged[-1].digest == digest else BarRange(digest, 0, 0)
+        merged.append(BarRange(digest, last.blob_bytes + part.size, last.file_bytes + file_bytes))
+    # A bar of a file that adds nothing to the blob could never fill.
+    return tuple(part for part in merged if part.blob_bytes)
 
 
 def bar_digest(repository: Repository, file: RepositoryFile) -> str:
-    """What clients know a file by: its SHA-256, or one of its name where nobody knows that."""
+    """The SHA-256 of the file, or a digest of its name and commit if that is unknown."""
     if file.sha256:
         return f"sha256:{file.sha256}"
     return f"sha256:{hashlib.sha256(f'{repository.id} {repository.commit} {file.path}'.encode()).hexdigest()}"

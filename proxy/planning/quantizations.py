@@ -1,4 +1,4 @@
-"""The quantizations that the proxy makes: which one a tag means, which there are here, and how large each becomes."""
+"""The quantizations that the proxy makes: which one a tag means, which this machine can make, and how large each is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,16 +13,17 @@ from proxy.gguf.engine_ggml import PACKAGE
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, quantized_types
 from proxy.gguf.tensors import GgufError, TensorInfo, TensorType, padding
 from proxy.gguf.transforms import Transform
-from proxy.planning.capabilities import NOT_RUN, Capabilities
+from proxy.planning.capabilities import UNSUPPORTED, Capabilities
 from proxy.planning.plan import QuantizationOffer
 
 USUAL = tuple(Quantization)[:6]
+"""The quantizations that most users choose from."""
 
 
 def known_quantization(repository: str, tag: str) -> Quantization | None:
-    """What a tag in any case names; None where it names none.
+    """The quantization that a tag (in any case) names; None if it is not one.
 
-    Raises Refusal for one that nobody makes without an importance matrix.
+    Raises Refusal for a quantization that needs an importance matrix.
     """
     name = tag.upper()
     if name in NEED_IMPORTANCE:
@@ -39,25 +40,26 @@ def known_quantization(repository: str, tag: str) -> Quantization | None:
 def read_quantization(
     repository: str, tag: str, default: Quantization, capabilities: Capabilities, *, kept: Quantization | None = None
 ) -> Quantization:
-    """What a tag of safetensors asks for; `kept` is the one alone that there is of weights that are quantized already.
+    """The quantization that a tag of a safetensors repository means.
 
-    Raises Refusal for what nobody makes, or what Ollama cannot run.
+    `kept` is set if the weights are already quantized: it is then the only choice. Raises Refusal for an unknown
+    quantization, and for one that this Ollama does not run.
     """
     quantization = (kept or default) if tag.lower() == "latest" else known_quantization(repository, tag)
     if kept not in (None, quantization):
         raise Refusal(
-            f"{repository}: the weights are quantized already, and are not quantized a second time; pull without a "
-            f"tag, which means {kept} here"
+            f"{repository}: the weights are quantized already, and the proxy does not quantize them again; pull "
+            f"without a tag, which means {kept} here"
         )
     if quantization is None:
         raise Refusal(
-            f"{repository}: there is no quantization {tag!r}; pull with one of these tags: {', '.join(made_here())} "
-            f"(none means {default})"
+            f"{repository}: there is no quantization {tag!r}; pull with one of these tags: {_available_tags()} "
+            f"(no tag means {default})"
         )
     if not capabilities.runs_quantization(quantization):
         raise Refusal(
             f"{repository}: {capabilities.ollama} does not run {quantization}; pull with one of these tags: "
-            f"{', '.join(made_here())}"
+            f"{_available_tags()}"
         )
     return quantization
 
@@ -65,9 +67,9 @@ def read_quantization(
 def offers(
     header: int, facts: ModelFacts, tensors: Sequence[TensorInfo], capabilities: Capabilities
 ) -> tuple[QuantizationOffer, ...]:
-    """The quantizations that this machine makes and this Ollama runs, with the bytes of a GGUF of each.
+    """The quantizations that this machine can make and this Ollama can run, with the size of a GGUF of each.
 
-    `header` is how many bytes lie before the tensors, which are given as they are without a quantization.
+    `header` is the size of the GGUF's header in bytes; `tensors` are those of the unquantized GGUF.
     """
     return tuple(
         QuantizationOffer(quantization, header + size, quantization in USUAL)
@@ -77,26 +79,30 @@ def offers(
     )
 
 
-def not_made_here(repository: str, error: NoEngine) -> Refusal:
-    """What a person can do where no engine of this machine makes a type."""
+def no_engine_refusal(repository: str, error: NoEngine) -> Refusal:
+    """Says what the user can do if no engine on this machine can make a type."""
     return Refusal(
-        f"{repository}: {error}; pull with one of these tags: {', '.join(made_here())}. On Linux, Apple silicon and "
-        f"Windows (x86_64) `pip install {PACKAGE}` brings the others"
+        f"{repository}: {error}; pull with one of these tags: {_available_tags()}. On Linux, Apple silicon and "
+        f"Windows (x86_64) `pip install {PACKAGE}` adds the others"
     )
 
 
-def is_made_here(quantization: Quantization) -> bool:
-    """Whether an engine of this machine makes the type of most tensors."""
-    return _is_made(FILE_TYPES[quantization].default)
+def is_available(quantization: Quantization) -> bool:
+    """Whether an engine on this machine makes the type that most tensors get."""
+    return _has_engine(FILE_TYPES[quantization].default)
 
 
-def made_here() -> list[str]:
-    """The quantizations that a pull on this machine can end in."""
-    return [str(one) for one in Quantization if one not in NOT_RUN and is_made_here(one)]
+def available_quantizations() -> list[str]:
+    """The quantizations that a pull on this machine can make."""
+    return [str(one) for one in Quantization if one not in UNSUPPORTED and is_available(one)]
 
 
-def _is_made(kind: TensorType) -> bool:
-    return kind is TensorType.F32 or engine_for(kind) is not None
+def _available_tags() -> str:
+    return ", ".join(available_quantizations())
+
+
+def _has_engine(tensor_type: TensorType) -> bool:
+    return tensor_type is TensorType.F32 or engine_for(tensor_type) is not None
 
 
 def _size(quantization: Quantization, facts: ModelFacts, tensors: Sequence[TensorInfo]) -> int | None:
@@ -105,18 +111,16 @@ def _size(quantization: Quantization, facts: ModelFacts, tensors: Sequence[Tenso
     except CannotConvert:
         return None
     if quantization is Quantization.MXFP4_MOE and TensorType.MXFP4 not in types.values():
-        # Without experts it is Q8_0 under another name.
+        # Without experts the file would be the same as Q8_0.
         return None
-    changed = [TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
-    if not all(
-        new.type == old.type or _is_made(TensorType(new.type)) for new, old in zip(changed, tensors, strict=True)
-    ):
+    if not all(types[one.name] == one.type or _has_engine(TensorType(types[one.name])) for one in tensors):
         return None
-    return sum(tensor.size + padding(tensor.size) for tensor in changed)
+    quantized = [TensorInfo(tensor.name, tensor.shape, types[tensor.name]) for tensor in tensors]
+    return sum(tensor.size + padding(tensor.size) for tensor in quantized)
 
 
-def explained(path: str, transform: Transform) -> Transform:
-    """The same; it raises Refusal, which names the file, for what only the numbers tell."""
+def naming_file(path: str, transform: Transform) -> Transform:
+    """The same transform, whose errors about the numbers name the file; they are raised as Refusal."""
     return replace(transform, change=partial(_change, path, transform.change))
 
 

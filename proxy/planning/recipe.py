@@ -1,4 +1,4 @@
-"""What a blob is made of: literal bytes and ranges of repository files, in order, perhaps transformed. Pure."""
+"""How to make a blob: literal bytes and ranges of repository files, in order, some of them transformed. Pure."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,70 +21,72 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The bytes from offset `start` up to `stop` of a file.
-
-    `of` identifies what the `transform` goes by, empty where that may be anything in the commit. Those that are kept
-    `beside` are no part of the blob: the next range's blocks have an equal share of them each, and its transform gets
-    the shares of some blocks before these.
-    """
+    """The bytes of a file from offset `start` up to `stop`."""
 
     file: RepositoryFile
     start: int
     stop: int
     transform: Transform | None = None
-    of: str = ""
+    transform_id: str = ""
+    """Identifies all inputs of `transform` but the bytes. Empty: it may depend on anything in the commit."""
     beside: bool = False
+    """Not part of the blob, but a second input for the transform of the next range, such as the scales of MXFP4.
+
+    Each block of the next range has an equal share of these bytes. The transform gets the shares of several blocks,
+    followed by these blocks.
+    """
 
     @property
     def size(self) -> int:
-        taken = 0 if self.beside else self.stop - self.start
-        return taken if self.transform is None else self.transform.size(taken)
+        """Bytes of the blob that are made from it."""
+        length = 0 if self.beside else self.stop - self.start
+        return length if self.transform is None else self.transform.size(length)
 
 
 def skip(file: RepositoryFile, start: int, stop: int) -> Range:
-    """Bytes that no blob gets: they are read because a file that comes whole is checked, and needs no ranges."""
-    return Range(file, start, stop, Transform(1, 0, _nothing))
+    """Fetches bytes that no blob needs: a file that is read whole can be checked, and needs no range requests."""
+    return Range(file, start, stop, Transform(1, 0, _discard))
 
 
-def cover_file(file: RepositoryFile, at: int, parts: Sequence[Literal | Range]) -> Iterator[Literal | Range]:
-    """The parts, whose ranges are of this file, and what lies between them and behind, for nobody.
+def cover_file(file: RepositoryFile, start: int, parts: Sequence[Literal | Range]) -> Iterator[Literal | Range]:
+    """Adds skip ranges between and after `parts`, so that the file is read whole from `start` on and can be checked.
 
-    From the offset `at` on the file then comes whole, so that it is checked and needs no ranges; where the parts are
-    not in its order they stay alone.
+    All ranges in `parts` are of this file. If they are not in the file's order, nothing is added.
     """
     starts = [part.start for part in parts if isinstance(part, Range)]
     in_order = starts == sorted(starts)
     for part in parts:
         if isinstance(part, Range):
-            if in_order and at < part.start:
-                yield skip(file, at, part.start)
-            at = part.stop
+            if in_order and start < part.start:
+                yield skip(file, start, part.start)
+            start = part.stop
         yield part
-    if in_order and at < file.size:
-        yield skip(file, at, file.size)
+    if in_order and start < file.size:
+        yield skip(file, start, file.size)
 
 
-def verify_header(where: str, file: RepositoryFile, size: int, same: Callable[[bytes], bool]) -> Range:
-    """A file's header, which was read before: no blob gets it, but it has to be the `same` again."""
-    return Range(file, 0, size, Transform(max(size, 1), 0, partial(_compare, where, same)))
+def verify_header(where: str, file: RepositoryFile, size: int, is_same: Callable[[bytes], bool]) -> Range:
+    """Fetches a header that the plan has read before: not part of the blob, but it must not have changed."""
+    return Range(file, 0, size, Transform(max(size, 1), 0, partial(_compare, where, is_same)))
 
 
-def _compare(where: str, same: Callable[[bytes], bool], content: bytes) -> bytes:
-    if content and not same(content):
-        raise Damaged(f"{where} arrived damaged: its header has come in two versions; pull again")
+def _compare(where: str, is_same: Callable[[bytes], bool], content: bytes) -> bytes:
+    if content and not is_same(content):
+        raise Damaged(f"{where} arrived damaged: its header differs from the one that the plan read; pull again")
     return b""
 
 
-def _nothing(_: bytes) -> bytes:
+def _discard(_: bytes) -> bytes:
     return b""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One blob. `digest` (`sha256:` and hex) is None where nobody knows it before the bytes have come."""
+    """One blob."""
 
     parts: tuple[Literal | Range, ...]
     digest: str | None = None
+    """`sha256:` and hex; None if it is unknown until the bytes have arrived."""
 
     @property
     def size(self) -> int:
@@ -92,28 +94,28 @@ class Recipe:
 
     @property
     def files(self) -> tuple[RepositoryFile, ...]:
-        """Those that it takes bytes of."""
+        """The files that bytes are fetched from."""
         return tuple(dict.fromkeys(part.file for part in self.parts if isinstance(part, Range)))
 
     @property
     def unchecked(self) -> tuple[RepositoryFile, ...]:
-        """Those of which no digest tells whether what came of them is right."""
+        """The files whose bytes no digest can check."""
         if self.digest is not None:
             return ()
         spans = self.spans(sys.maxsize)
         return tuple(dict.fromkeys(span.file for span in spans if not span.whole or span.file.sha256 is None))
 
-    def spans(self, most: int) -> Iterator["Span"]:
-        """What has to be fetched, in order: neighbouring ranges together, in spans of `most` bytes or less."""
+    def spans(self, max_bytes: int) -> Iterator["Span"]:
+        """The requests to send, in order: neighbouring ranges are merged, then cut into spans of `max_bytes`."""
         file, start, stop = None, 0, 0
         for part in self.parts:
             if not isinstance(part, Range):
                 continue
             if part.file is not file or part.start != stop:
-                yield from _cut(file, start, stop, most)
+                yield from _cut(file, start, stop, max_bytes)
                 file, start = part.file, part.start
             stop = part.stop
-        yield from _cut(file, start, stop, most)
+        yield from _cut(file, start, stop, max_bytes)
 
     @property
     def takes_whole_files(self) -> bool:
@@ -122,20 +124,21 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes of one file that are asked for at once; all of it without a range when it is `whole`."""
+    """Bytes of one file that one request fetches."""
 
     file: RepositoryFile
     start: int
     stop: int
     whole: bool
+    """Whether it is the whole file, which needs no range."""
 
     @property
     def size(self) -> int:
         return self.stop - self.start
 
 
-def _cut(file: RepositoryFile | None, start: int, stop: int, most: int) -> Iterator[Span]:
+def _cut(file: RepositoryFile | None, start: int, stop: int, max_bytes: int) -> Iterator[Span]:
     if file is not None:
-        for offset in range(start, stop, most):
-            end = min(offset + most, stop)
+        for offset in range(start, stop, max_bytes):
+            end = min(offset + max_bytes, stop)
             yield Span(file, offset, end, whole=end - offset == file.size)

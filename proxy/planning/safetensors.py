@@ -1,4 +1,4 @@
-"""The header of a safetensors file: which tensors it holds, of what type, and where. Pure."""
+"""The header of a safetensors file: the type, the shape and the place of each tensor. Pure."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import Refusal
-from proxy.planning.weights import json_object
+from proxy.planning.json_files import UPLOAD_AGAIN, parse_json
 
 LENGTH_BYTES = 8
-MOST_HEADER_BYTES = 100_000_000
-"""What the safetensors library itself reads."""
-MOST_DIMENSIONS = 16
-MOST_NUMBER = 2**63
+MAX_HEADER_BYTES = 100_000_000
+"""The limit of the safetensors library."""
+MAX_DIMENSIONS = 16
+MAX_NUMBER = 2**63
 ELEMENT_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -39,42 +39,41 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsHeader:
-    """`content` is the header as it stands in the file, with its length before it."""
-
     content: bytes
+    """The first bytes of the file: the length of the header, and the header."""
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """By name, parsed anew each time: those of a hundred files would take too much memory."""
+        """By name. Parsed at each call: the parsed headers of a hundred files would need too much memory."""
         return dict(_tensors(self.content))
 
     @property
     def size(self) -> int:
-        """In bytes: the data begins there."""
+        """The offset of the data."""
         return len(self.content)
 
 
 def header_size(where: str, first: bytes, file_size: int) -> int:
-    """How many bytes the header has, read from the file's first eight. Raises Refusal for what is no safetensors."""
+    """The size of the header in bytes, from the first eight bytes. Raises Refusal if it is not a safetensors file."""
     if first.startswith(b"version "):
         raise Refusal(
-            f"{where} is a Git-LFS pointer in the place of the weights: its upload was not done with Git LFS; "
+            f"{where} is a Git LFS pointer, not the weights: it was uploaded without Git LFS; "
             "ask the repository's owner to upload the file itself"
         )
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
-    if len(first) < LENGTH_BYTES or length > min(MOST_HEADER_BYTES, file_size - LENGTH_BYTES):
-        raise Refusal(f"{where} is not a safetensors file: it does not begin with the length of a header")
+    if len(first) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, file_size - LENGTH_BYTES):
+        raise Refusal(
+            f"{where} is not a safetensors file: it does not begin with the length of a header; {UPLOAD_AGAIN}"
+        )
     return LENGTH_BYTES + length
 
 
 def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader:
-    """Read a whole header. Raises Refusal where it is broken, or does not fit the file's size."""
+    """`content` is the whole header. Raises Refusal if it is broken, or does not fit the file's size."""
     try:
         tensors = dict(_tensors(content))
-    except (ValueError, TypeError, LookupError, AttributeError, Refusal) as error:
-        raise Refusal(
-            f"{where} has a broken header ({error}); ask the repository's owner to upload it again"
-        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise Refusal(f"{where} has a broken header ({error}); {UPLOAD_AGAIN}") from error
     _check_sizes(where, tensors, len(content), file_size)
     return SafetensorsHeader(content)
 
@@ -82,7 +81,7 @@ def read_header(where: str, content: bytes, file_size: int) -> SafetensorsHeader
 def _tensors(content: bytes) -> Iterator[tuple[str, Tensor]]:
     if content[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":
         raise ValueError("it does not begin with {")
-    for name, field in json_object("it", content[LENGTH_BYTES:]).items():
+    for name, field in parse_json(content[LENGTH_BYTES:]).items():
         if name != "__metadata__":
             yield name, _tensor(name, field, len(content))
 
@@ -93,9 +92,9 @@ def _tensor(name: str, field: Mapping[str, Any], base: int) -> Tensor:
     if not name.isprintable() or not isinstance(dtype, str) or not dtype.isidentifier():
         raise ValueError(f"a tensor {name!r:.100} of the type {dtype!r:.100}")
     numbers = (start, stop, *shape)
-    if not all(type(number) is int and 0 <= number < MOST_NUMBER for number in numbers) or stop < start:
+    if not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers) or stop < start:
         raise ValueError(f"{name} has the shape {shape!s:.100}, from {start!s:.100} to {stop!s:.100}")
-    if len(shape) > MOST_DIMENSIONS:
+    if len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"{name} has {len(shape)} dimensions")
     return Tensor(dtype, shape, base + start, base + stop)
 
@@ -104,14 +103,12 @@ def _check_sizes(where: str, tensors: Mapping[str, Tensor], base: int, file_size
     for name, tensor in tensors.items():
         bits = ELEMENT_BITS.get(tensor.dtype)
         size = tensor.stop - tensor.start
-        # Of a type that nobody knows a number has a bit or more.
+        # A number of an unknown type has at least one bit.
         if tensor.elements > size * 8 if bits is None else tensor.elements * bits != size * 8:
             raise Refusal(
-                f"{where} says that {name} has the shape {list(tensor.shape)} of {tensor.dtype}, which does not fit "
-                f"its {size} bytes; the file is damaged"
+                f"{where} gives {name} the shape {list(tensor.shape)} of {tensor.dtype}, which does not fit its {size} "
+                f"bytes; {UPLOAD_AGAIN}"
             )
     end = max((tensor.stop for tensor in tensors.values()), default=base)
     if end != file_size:
-        raise Refusal(
-            f"{where} has {file_size} bytes, but its header speaks of {end}; its upload is incomplete or damaged"
-        )
+        raise Refusal(f"{where} has {file_size} bytes, but its header describes {end}; {UPLOAD_AGAIN}")

@@ -1,6 +1,6 @@
-"""The process that plans large conversions: `python -m proxy.planning.worker`, a call in, its answer out, and so on.
+"""The process that plans large conversions, `python -m proxy.planning.worker`: it reads calls and writes answers.
 
-A call is a pickled function of our own with its arguments, an answer is pickled too, with its size before it.
+A call is a pickle of one of our functions and its arguments. An answer is the size of a pickle, and the pickle.
 """
 
 import gc
@@ -12,17 +12,17 @@ from proxy.workers.limits import begin, limit_time
 
 SIZE_BYTES = 8
 _MEMORY = 4 * 1024 * 1024 * 1024
-"""Of the address space, of which numpy and ggml take a part that they never touch."""
+"""Bytes of address space; numpy and ggml reserve some that they never use."""
 _SECONDS = 120.0
 
 
 def main() -> None:
-    # Nothing here goes round in circles, and looking for it takes a third of the time.
+    # There are no reference cycles here, and looking for them needs a third of the time.
     gc.disable()
     begin(_MEMORY)
     while True:
         try:
-            function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 - the server writes it
+            function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 - the proxy writes it
         except EOFError:
             return
         limit_time(_SECONDS)
@@ -36,7 +36,7 @@ def _outcome(function: Any, arguments: tuple[Any, ...]) -> Any:
     """What the function returns, or the error that it raises."""
     try:
         return function(*arguments)
-    except Exception as error:  # noqa: BLE001 - the server raises it
+    except Exception as error:  # noqa: BLE001 - the proxy raises it
         return error
 
 

@@ -16,7 +16,14 @@ from proxy.ollama.client import Ollama
 from proxy.ollama.disk import free_disk
 from proxy.ollama.registry import Blob, Layer, temporary_name
 from proxy.planning.identity import weights_identity, with_known_digests
-from proxy.planning.ollama_layers import HeldModel, OllamaConfigFile, files_beside, files_of, held_model, settings_over
+from proxy.planning.ollama_layers import (
+    HeldModel,
+    OllamaConfigFile,
+    held_model,
+    layers_beside,
+    layers_of,
+    settings_over,
+)
 from proxy.planning.plan import Base, Plan, Upload, small_file
 from proxy.pull.create import create
 from proxy.pull.install import Install, NotPulled
@@ -62,7 +69,7 @@ class ModelBuild:
         return [*kept, *brought, *_layers(self.beside[1:])]
 
     def dress(self, description: OllamaConfigFile, settings: ModelSettings) -> None:
-        self.beside = _small_files(files_beside(description, settings))
+        self.beside = _small_files(layers_beside(description, settings))
 
 
 class Executor:
@@ -147,8 +154,8 @@ class Executor:
 
     def _step(self, plan: Plan) -> ModelBuild:
         step = ModelBuild(plan, temporary_name(weights_identity(plan)))
-        if plan.finished is not None:
-            step.beside = _small_files(files_of(plan, plan.finished))
+        if plan.gguf_summary is not None:
+            step.beside = _small_files(layers_of(plan, plan.gguf_summary))
         return step
 
     async def _claim(self, step: ModelBuild, progress: Progress) -> None:

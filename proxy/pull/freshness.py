@@ -9,8 +9,8 @@ import msgspec
 
 from proxy.config import Config
 from proxy.ollama.client import Ollama
-from proxy.planning.identity import digest_of_value, dressing_identity, weights_identity, why_anew
-from proxy.planning.ollama_layers import HeldModel, files_of, held_model, shown_parameters
+from proxy.planning.identity import digest_of_value, outdated_reason, settings_identity, weights_identity
+from proxy.planning.ollama_layers import HeldModel, held_model, layers_of, shown_parameters
 from proxy.planning.plan import Plan
 from proxy.pull.reference import ModelReference
 from proxy.sources.base import Repository
@@ -30,14 +30,14 @@ class Freshness:
     async def unchanged(self, reference: ModelReference, repository: Repository) -> Record | None:
         """The record of a model that was made of this commit with these settings, and that Ollama still has."""
         record = self._journal.record(reference.key)
-        if record is None or record.asked != self._asked(reference, repository) or why_anew(record.made_by):
+        if record is None or record.asked != self._asked(reference, repository) or outdated_reason(record.made_by):
             return None
         return record if await self._is_there(reference, record) else None
 
     async def same(self, reference: ModelReference, plan: Plan) -> bool:
         """Whether Ollama has the model that the plan would make; it is remembered then."""
         record = self._journal.record(reference.key)
-        made = record and record.weights == weights_identity(plan) and record.dressing == dressing_identity(plan)
+        made = record and record.weights == weights_identity(plan) and record.dressing == settings_identity(plan)
         same = bool(record and made and await self._is_there(reference, record))
         broke_off = self._journal.kept_since(reference.key)
         if not same and (record is None or broke_off is not None):
@@ -66,7 +66,7 @@ class Freshness:
             str(model.get("digest")),
             self._asked(reference, repository),
             weights_identity(plan),
-            dressing_identity(plan),
+            settings_identity(plan),
             plan.bars,
             repository.id,
             repository.commit,
@@ -110,10 +110,10 @@ def _has_size_and_type(plan: Plan, size: Any, level: str) -> bool:
     """Of what the proxy makes it knows every byte; of what Ollama pulls by itself only those of the weights."""
     if not isinstance(size, int) or not plan.result_size:
         return False
-    if plan.finished is None:
+    if plan.gguf_summary is None:
         return abs(size - plan.result_size) <= SIZE_TOLERANCE * plan.result_size
-    beside = sum(len(content) for _, content in files_of(plan, plan.finished))
-    file_type = plan.finished.file_type
+    beside = sum(len(content) for _, content in layers_of(plan, plan.gguf_summary))
+    file_type = plan.gguf_summary.file_type
     return size == plan.result_size + beside and level in UNQUANTIZED.get(file_type, (file_type,))
 
 

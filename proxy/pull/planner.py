@@ -32,6 +32,7 @@ from proxy.planning.convert import converter
 from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native
+from proxy.planning.json_files import json_object
 from proxy.planning.modelfile import (
     ChatMetadata,
     chat_metadata_of_files,
@@ -39,9 +40,9 @@ from proxy.planning.modelfile import (
     choose_modelfile,
     files_to_read,
 )
-from proxy.planning.plan import Base, Format, Plan, weight_upload
+from proxy.planning.plan import Base, Format, Plan, PlanRequest, weight_upload
 from proxy.planning.quantizations import read_quantization
-from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights, json_object
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights
 from proxy.pull.reading import Reading
 from proxy.pull.reference import ModelReference, parse
 from proxy.sources.base import Repository, Source
@@ -148,10 +149,9 @@ class Planner:
         except GgufError as error:
             raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
         settings, chat = self._config.settings_for(reference.name), await _probed(brought)
-        modelfile = choose_modelfile(repository.id, "", brought, chat, reading.contents, settings, capabilities)
-        return await asyncio.to_thread(
-            plan_gguf, reference.name, repository, choice, headers, projector, capabilities, modelfile
-        )
+        request = PlanRequest(reference.name, repository, settings, capabilities)
+        modelfile = choose_modelfile(request, "", brought, chat, reading.contents)
+        return await asyncio.to_thread(plan_gguf, request, choice, headers, projector, modelfile)
 
     async def _plan_safetensors(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         repository = reading.repository
@@ -176,16 +176,15 @@ class Planner:
             brought = chat_metadata_of_files(repository.id, contents, tokens)
             brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
             settings, chat = self._config.settings_for(reference.name), await _probed(brought)
-            modelfile = choose_modelfile(repository.id, architecture, brought, chat, contents, settings, capabilities)
+            request = PlanRequest(reference.name, repository, settings, capabilities)
+            modelfile = choose_modelfile(request, architecture, brought, chat, contents)
             # What embeds texts is asked without a template.
             sample = chat.sample if chat and pooling is None else ""
             material = Material(
                 repository.id, config, selection, headers, contents, brought, modelfile, pooling, sample
             )
             conversion, recipe = await converting.convert(material, wanted)
-        plan = await asyncio.to_thread(
-            plan_conversion, reference.name, repository, material, wanted, conversion, recipe, capabilities
-        )
+        plan = await asyncio.to_thread(plan_conversion, request, material, wanted, conversion, recipe)
         verdict = await compare(contents, conversion.header, sample)
         if verdict.refusal:
             raise NotConvertible(f"{repository.id}: {verdict.refusal}")

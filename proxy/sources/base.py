@@ -1,19 +1,20 @@
-"""What a source of repositories has to offer, so that a pull does not know where its bytes come from.
+"""The protocols of a source and its repositories, and how to write a source as a plugin.
 
-A source is a plugin: a class in any installed package, which names it in its pyproject.toml.
+A plugin is a class in any installed package. The package names it in its pyproject.toml:
 
     [project.entry-points."ollama_hf_proxy.sources"]
     shelf = "my_package.shelf:Shelf"
 
-A table in the proxy's configuration makes one source of it. `type` is the entry point's name, by default the
-table's; `hosts` are the first parts of the names it claims, by default the table's name. The rest is the plugin's own.
+A table in the proxy's configuration makes one source from the plugin. `type` is the name of the entry point (default:
+the table's name). `hosts` are the first parts of the names that the source serves (default: the table's name). All
+other keys belong to the plugin.
 
     [sources.attic]                  # ollama pull attic/acme/tiny:q4_K_M
     type = "shelf"
     url = "https://attic.example"
 
-The class is imported when a table wants it. It reads its own settings into a frozen struct, so that a key that is
-missing, misspelt or of another type is an error that names `sources.attic.KEY`:
+The class is imported only if a table needs it. It reads its own keys into a frozen struct, so that a key that is
+missing, misspelt or of the wrong type causes an error that names `sources.attic.KEY`:
 
     class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         url: str
@@ -26,10 +27,9 @@ missing, misspelt or of another type is an error that names `sources.attic.KEY`:
                 raise settings.error("url", "must begin with https://")
             return cls(own.url, settings.hosts)
 
-and is otherwise what `Source` below says; what its `open` returns is a `Repository`. Both are protocols: there is
-nothing to inherit. All methods run on the event loop, where anything that blocks belongs into a thread, and many
-pulls use one source at a time. What goes wrong is raised as one of the errors in proxy/errors.py with a text for the
-person who pulls: what happened, to which file, and what to do.
+The class implements the protocol `Source`, and its `open` returns a `Repository`; there is nothing to inherit. All
+methods run on the event loop, so blocking work belongs in a thread. Many pulls use one source at the same time. Raise
+the errors of proxy/errors.py, with a text for the user: what happened, to which file, and what to do now.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -47,82 +47,84 @@ T = TypeVar("T")
 class RepositoryFile:
     """One file at a pinned commit.
 
-    `path` comes from outside and is not safe to use as it is. `size` is in bytes; it has to be right for every file
-    that a model can be made of, and may be 0 for others where the source does not tell it.
-    The digests, both plain hex, are of the content: `sha256`, and `git_sha1` (the blob's object name in git). Either
-    is enough. Where a source knows neither, both are None: what comes then is taken for the file as it is, and one
-    that is large costs Ollama's `/api/blobs` a detour.
+    Without a digest the bytes cannot be checked, and a large file has to be spooled before its upload, because
+    Ollama's `/api/blobs` needs the digest first.
     """
 
     path: str
+    """Comes from outside: not safe to use as a path or in a URL without a check."""
     size: int
+    """In bytes. Must be right for every file that a model can be made from; may be 0 for other files."""
     sha256: str | None = None
+    """Of the content, in hex. One of the two digests is enough."""
     git_sha1: str | None = None
+    """The object name of the blob in git, in hex."""
 
 
 class Repository(Protocol):
-    """A repository at one commit, which does not move while it is pulled."""
+    """A repository at one commit; its content does not change during a pull."""
 
     @property
     def id(self) -> str:
-        """ORG/REPO as the source spells it."""
+        """ORG/REPO in the source's own spelling."""
 
     @property
     def commit(self) -> str:
-        """Another one wherever a file differs."""
+        """Changes whenever any file changes."""
 
     @property
     def files(self) -> tuple[RepositoryFile, ...]: ...
 
     @property
     def modified(self) -> float | None:
-        """When this commit was made, or later, in Unix seconds; None where nobody tells."""
+        """Unix time of this commit or of a later one; None if unknown."""
 
     @property
     def public(self) -> bool:
-        """Whether anybody, so also Ollama when it pulls from hf.co by itself, gets these very bytes without a token."""
+        """Whether Ollama's own pull from hf.co would get exactly these bytes without a token."""
 
     def stream(
         self, file: RepositoryFile, start: int = 0, stop: int | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """The bytes from offset `start` up to `stop`, in order; without `stop` the whole file, asked for as such.
+        """The bytes from offset `start` up to `stop`, in order. Without `stop`: the whole file, without a range.
 
-        The reader counts and hashes. Raises Interrupted where asking again may help, RangesIgnored where the
-        source has only whole files to give, SourceError for the rest.
+        The caller counts and hashes the bytes. Raises Interrupted if a retry may help, RangesIgnored if the source
+        can only send whole files, SourceError for everything else.
         """
 
     async def gguf_repositories(self) -> Sequence[str]:
-        """Up to three ids of repositories with GGUF of the same model, the best first: a hint inside an error.
+        """Up to three ids of repositories that have the same model as GGUF, best first: a hint for an error text.
 
-        Never raises and answers within about 3 seconds; empty where the source cannot tell.
+        Never raises, and returns within about 3 seconds. Empty if the source does not know any.
         """
 
 
 @runtime_checkable
 class Mirrored(Protocol):
-    """What a repository may also be: one that reads from places which it does not trust."""
+    """An optional addition to `Repository`: it also reads from mirrors, which it does not trust."""
 
-    def damaged(self, file: RepositoryFile) -> str:
-        """Says that what came of this file is not the file. The answer names the places that may have damaged it.
+    def report_damaged(self, file: RepositoryFile) -> str:
+        """Call this when the received bytes do not match the digest. Returns the mirrors that may have damaged them.
 
-        They are asked for this file no more; empty where it came from the source itself.
+        These mirrors are not used for this file again. Returns "" if all bytes came from the source itself.
         """
 
     def keep_to_source(self, file: RepositoryFile) -> None:
-        """Says that what comes of this file is compared with no digest, and must not come from such a place."""
+        """Call this before reading a file that no digest will check: it must not come from a mirror."""
 
 
 class Source(Protocol):
-    """Opens repositories. `hosts`, in lower case, are the first parts of the names that it claims."""
+    """Opens repositories."""
 
     @property
-    def hosts(self) -> tuple[str, ...]: ...
+    def hosts(self) -> tuple[str, ...]:
+        """The first parts of the names that this source serves, in lower case."""
 
     async def open(self, repository: str, revision: str | None) -> Repository:
-        """Resolve ORG/REPO to a commit and list its files; no revision means the default branch.
+        """Resolve ORG/REPO to a commit and list its files. No revision means the default branch.
 
-        Answers within 15 seconds. Raises Refusal where there is no such repository or revision or it may not
-        be read, SourceError where the source cannot be reached.
+        Returns within 15 seconds. Raises Refusal if there is no such repository or revision, or if it may not be
+        read; SourceError if the source cannot be reached.
         """
 
     async def close(self) -> None: ...
@@ -130,27 +132,26 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """What the configuration says about one source.
-
-    `values` are the plugin's own keys as TOML has them. `receive_buffer` is how many bytes of one connection may wait
-    in the kernel where pull.bandwidth is to hold, else None.
-    """
+    """The configuration of one source."""
 
     name: str
+    """NAME in `[sources.NAME]`."""
     hosts: tuple[str, ...]
     values: Mapping[str, Any] = field(repr=False)
+    """The plugin's own keys, as TOML has them; they may hold a token."""
     receive_buffer: int | None = None
+    """Bytes of one connection that the kernel may buffer; None without a limit (no pull.bandwidth)."""
 
-    def read(self, kind: type[T]) -> T:
-        """The own keys as a msgspec struct. Raises ConfigError, which names the key."""
-        return convert(self.values, kind, f"sources.{self.name}")
+    def read(self, struct: type[T]) -> T:
+        """The plugin's own keys as a msgspec struct. Raises ConfigError, which names the key."""
+        return convert(self.values, struct, f"sources.{self.name}")
 
     def error(self, key: str, text: str) -> ConfigError:
-        """To raise for a value that the struct alone cannot judge."""
+        """The error to raise for a value that the struct cannot check."""
         return ConfigError(f"sources.{self.name}.{key}: {text}")
 
 
 class SourcePlugin(Protocol):
-    """What the entry point leads to: the class itself."""
+    """The class that the entry point names."""
 
     def from_settings(self, settings: SourceSettings) -> Source: ...

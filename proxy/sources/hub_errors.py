@@ -1,4 +1,4 @@
-"""What the Hub's refusals, and those of its mirrors, mean to the person who pulls."""
+"""Explains the refusals of the Hub and its mirrors to the user."""
 
 from http import HTTPStatus
 
@@ -13,7 +13,7 @@ SET_TOKEN = "set HF_TOKEN for the proxy (not for the client) and restart it"  # 
 
 
 def explain(error: Exception, endpoint: str, repository: str, revision: str | None, *, with_token: bool) -> ProxyError:
-    """The error of a metadata call as one to raise. `with_token`: whether the proxy sent one."""
+    """The error to raise for `error`, which a metadata call has raised. `with_token`: whether the proxy sent one."""
     where = f"{repository} at {endpoint}"
     match error:
         case ProxyError():
@@ -30,7 +30,7 @@ def explain(error: Exception, endpoint: str, repository: str, revision: str | No
             return _explain_status(error, endpoint, repository, with_token=with_token)
         case ValueError() | LookupError() | TypeError() | AttributeError():
             return SourceError(
-                f"{endpoint} does not answer as the Hub does when asked for {repository} ({reason_of(error)}); check "
+                f"{endpoint} does not answer as the Hub does to a request for {repository} ({reason_of(error)}); check "
                 "hub.endpoint in the configuration"
             )
         case _:
@@ -44,7 +44,7 @@ def gated(endpoint: str, repository: str, *, with_token: bool) -> Refusal:
     where = f"{repository} at {endpoint} is gated"
     ask = f"ask for access at {endpoint}/{repository}"
     if endpoint != PUBLIC_ENDPOINT:
-        ask += f" (where that is a mirror: at {PUBLIC_ENDPOINT}/{repository})"
+        ask += f" (if that is a mirror: at {PUBLIC_ENDPOINT}/{repository})"
     if with_token:
         return Refusal(
             f"{where} and the proxy's token has no access to it; {ask} with the account that the token belongs to"
@@ -56,11 +56,11 @@ def _explain_status(error: errors.HfHubHTTPError, endpoint: str, repository: str
     where = f"{repository} at {endpoint}"
     status = error.response.status_code
     if status == HTTPStatus.UNAUTHORIZED and with_token:
-        # Who has a valid token is told 404 by the Hub; olah says 401 to everybody.
+        # With a valid token the Hub answers 404. olah answers 401 in both cases.
         if endpoint == PUBLIC_ENDPOINT or INVALID_CREDENTIALS in error.response.headers.get("X-Error-Message", ""):
             return Refusal(
                 f"{endpoint} does not know the proxy's token, which may have expired; give the proxy a new one "
-                "(HF_TOKEN, hub.token or `hf auth login`), or none where all is public, and restart it"
+                "(HF_TOKEN, hub.token or `hf auth login`), or none if all repositories are public, and restart it"
             )
         return Refusal(
             f"there is no repository {where}, or the proxy's token is not valid there; check the spelling, and that "
@@ -78,10 +78,10 @@ def _explain_status(error: errors.HfHubHTTPError, endpoint: str, repository: str
 def _set_token(endpoint: str) -> str:
     if endpoint == PUBLIC_ENDPOINT:
         return SET_TOKEN
-    return f"{SET_TOKEN} (that of `hf auth login` goes to {PUBLIC_ENDPOINT} only)"
+    return f"{SET_TOKEN} (the token of `hf auth login` goes to {PUBLIC_ENDPOINT} only)"
 
 
 def _first_line(error: errors.HfHubHTTPError) -> str:
     response = error.response
-    said = error.server_message or response.reason_phrase
-    return f"{response.status_code} {said}".partition("\n")[0]
+    message = error.server_message or response.reason_phrase
+    return f"{response.status_code} {message}".partition("\n")[0]

@@ -1,6 +1,7 @@
-"""What a description does not tell of a repository: sizes and digests, which mirrors leave out, and who has its GGUF.
+"""Requests that complete the Hub's description of a repository: sizes, digests, and repositories with its GGUF.
 
-Not through huggingface_hub, which tries again behind our back, and takes the token along to a next page elsewhere.
+Mirrors leave out sizes and digests. These requests do not use huggingface_hub: it retries on its own, and it sends the
+token to the next page of a listing even if that page is on another host.
 """
 
 import asyncio
@@ -19,31 +20,31 @@ from aiohttp import hdrs
 from yarl import URL
 
 from proxy.errors import SourceError
-from proxy.network_errors import reason_of
+from proxy.network_errors import NETWORK_FAILURES, reason_of, translate_failures
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import REDIRECTS, SHA256, answers, bearer
+from proxy.sources.http_file import REDIRECTS, SHA256, bearer, responses
 
 log = logging.getLogger(__name__)
 
 PUBLIC_ENDPOINT = "https://huggingface.co"
-HEADS = 8
-"""Files that are asked for at once."""
-MOST_PAGES = 100
-MOST_HINTS = 3
-PLAIN_BYTES = 10 * 1024 * 1024
-"""The Hub has no larger file outside Git LFS, so a larger one without its digest is a mirror's omission."""
+CONCURRENT_HEADS = 8
+"""HEAD requests at the same time."""
+MAX_PAGES = 100
+MAX_HINTS = 3
+MAX_PLAIN_BYTES = 10 * 1024 * 1024
+"""The Hub keeps larger files in Git LFS only: a larger file without a SHA-256 was left incomplete by a mirror."""
 GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = (".safetensors", ".gguf")
 NEEDED = re.compile(
     r"(?:.*/)?(?:[^/]+\.(?:safetensors|gguf|json|jinja|model|txt)|licen[sc]e[^/]*|readme\.md|template|system|params)",
     re.IGNORECASE,
 )
-"""What a model can be made of; of other files nobody asks for the size."""
+"""Files that a model can be made from. The sizes of other files do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file as far as it has been told. Digests are plain hex."""
+    """What is known about a file so far. Digests are plain hex."""
 
     path: str
     size: int | None = None
@@ -60,8 +61,8 @@ class ListedFile:
             return True
         if self.size is None:
             return False
-        plain = self.git_sha1 is not None or not self.path.lower().endswith(WEIGHTS)
-        return self.sha256 is not None or (plain and self.size <= PLAIN_BYTES)
+        may_be_plain = self.git_sha1 is not None or not self.path.lower().endswith(WEIGHTS)
+        return self.sha256 is not None or (may_be_plain and self.size <= MAX_PLAIN_BYTES)
 
     def completed_by(self, other: "ListedFile") -> "ListedFile":
         size = self.size if self.size is not None else other.size
@@ -69,7 +70,7 @@ class ListedFile:
 
 
 class HubFiles:
-    """Asks about one repository at one commit. `token` goes to the endpoint's origin only."""
+    """Requests about one repository at one commit. `token` goes to the origin of `endpoint` only."""
 
     def __init__(
         self,
@@ -85,69 +86,75 @@ class HubFiles:
         self._credentials = bearer(token)
         self._repository = repository
         self._commit = commit
-        self._asking = asyncio.Semaphore(HEADS)
+        self._head_slots = asyncio.Semaphore(CONCURRENT_HEADS)
 
     async def complete(self, files: Sequence[ListedFile]) -> tuple[RepositoryFile, ...]:
-        """Raises SourceError, which names the file, where nothing tells the size of one that a model may need."""
+        """Raises SourceError, which names the file, if the size of a needed file cannot be found out."""
         if not all(file.is_complete for file in files):
             tree = {file.path: file async for file in self._tree()}
             files = [file.completed_by(tree.get(file.path, file)) for file in files]
         try:
             async with asyncio.TaskGroup() as group:
-                asked = [group.create_task(self._complete(file)) for file in files]
+                tasks = [group.create_task(self._complete(file)) for file in files]
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return tuple(task.result() for task in asked)
+        return tuple(task.result() for task in tasks)
 
     async def may_be_read(self, path: str) -> bool:
-        """Whether this file itself is given to whom the proxy is."""
+        """Whether the proxy's token opens this file."""
         status = HTTPStatus.OK
-        try:
-            async with aclosing(self._answers("HEAD", self._address(path))) as asked:
-                async for answer in asked:
-                    status = HTTPStatus(answer.status)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._untold(path, reason_of(error)) from error
+
+        def access_unknown(error: Exception) -> SourceError:
+            return SourceError(
+                f"{self._repository}/{path}: {self._endpoint} does not say whether the proxy may read it "
+                f"({reason_of(error)}); pull again"
+            )
+
+        with translate_failures(access_unknown):
+            async with aclosing(self._responses("HEAD", self._url(path))) as chain:
+                async for response in chain:
+                    status = HTTPStatus(response.status)
         return status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
     async def gguf_repositories(self) -> tuple[str, ...]:
-        """Those that say they were made of this one, the most downloaded first. Raises whatever goes wrong."""
+        """Repositories that name this one as their base, most downloaded first. Raises errors of any kind."""
         filters = [("filter", "gguf"), ("filter", f"base_model:quantized:{self._repository}")]
-        query = urlencode([*filters, ("sort", "downloads"), ("limit", MOST_HINTS)])
+        query = urlencode([*filters, ("sort", "downloads"), ("limit", MAX_HINTS)])
         models, _ = await self._page(URL(f"{self._endpoint}/api/models?{query}", encoded=True))
-        return tuple(str(model["id"]) for model in models[:MOST_HINTS])
+        return tuple(str(model["id"]) for model in models[:MAX_HINTS])
 
     async def _complete(self, file: ListedFile) -> RepositoryFile:
         if not file.is_complete:
-            async with self._asking:
+            async with self._head_slots:
                 file = await self._head(file)
         return RepositoryFile(file.path, file.size or 0, file.sha256, None if file.sha256 else file.git_sha1)
 
     async def _head(self, file: ListedFile) -> ListedFile:
-        said = ListedFile(file.path)
-        last = ""
+        from_headers = ListedFile(file.path)
+        outcome = ""
         try:
-            async with aclosing(self._answers("HEAD", self._address(file.path))) as asked:
-                async for answer in asked:
-                    said = said.completed_by(self._told(file.path, answer))
-                    last = f"it answered {answer.status} {answer.reason}"
-                    if said.size is not None:
-                        # On to the bytes' own address: it may be signed for a GET alone, and its ETag is its own.
+            async with aclosing(self._responses("HEAD", self._url(file.path))) as chain:
+                async for response in chain:
+                    from_headers = from_headers.completed_by(self._file_in_headers(file.path, response))
+                    outcome = f"it answered {response.status} {response.reason}"
+                    if from_headers.size is not None:
+                        # Do not follow to the storage: that URL may be signed for GET only, and has its own ETag.
                         break
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            last = reason_of(error)
-        completed = file.completed_by(said)
+        except NETWORK_FAILURES as error:
+            # A digest is optional: without a size the error is raised below.
+            outcome = reason_of(error)
+        completed = file.completed_by(from_headers)
         if completed.size is None:
-            raise self._untold(file.path, last)
+            raise self._size_unknown(file.path, outcome)
         return completed
 
-    def _told(self, path: str, answer: aiohttp.ClientResponse) -> ListedFile:
-        headers = answer.headers
+    def _file_in_headers(self, path: str, response: aiohttp.ClientResponse) -> ListedFile:
+        headers = response.headers
         size = headers.get("X-Linked-Size")
-        if size is None and answer.status == HTTPStatus.OK and hdrs.CONTENT_ENCODING not in headers:
+        if size is None and response.status == HTTPStatus.OK and hdrs.CONTENT_ENCODING not in headers:
             size = headers.get(hdrs.CONTENT_LENGTH)
         etag = headers.get("X-Linked-Etag")
-        if etag is None and answer.url.origin() == self._origin:
+        if etag is None and response.url.origin() == self._origin:
             etag = headers.get(hdrs.ETAG)
         etag = (etag or "").removeprefix("W/").strip('"')
         return ListedFile(
@@ -158,45 +165,46 @@ class HubFiles:
         )
 
     async def _tree(self) -> AsyncGenerator[ListedFile, None]:
-        """As much of the repository's tree as can be had: not every mirror has one."""
-        address = f"{self._endpoint}/api/models/{quote(self._repository)}/tree/{self._commit}?recursive=true"
-        page: URL | None = URL(address, encoded=True)
+        """The files of the repository's tree, up to the first page that fails: not every mirror has a tree."""
+        first = f"{self._endpoint}/api/models/{quote(self._repository)}/tree/{self._commit}?recursive=true"
+        page: URL | None = URL(first, encoded=True)
         seen: set[URL] = set()
-        # olah passes the Link of the Hub on, which then leads there, and takes no cursor itself.
-        while page is not None and page not in seen and len(seen) < MOST_PAGES:
+        # olah forwards the Hub's Link header, which leads to the Hub, and ignores cursors itself.
+        while page is not None and page not in seen and len(seen) < MAX_PAGES:
             seen.add(page)
             try:
                 entries, page = await self._page(page)
                 files = [_from_tree(entry) for entry in entries if entry["type"] == "file"]
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError, TypeError) as error:
-                log.info("%s has no tree of %s (%s)", self._endpoint, self._repository, reason_of(error))
+            except (*NETWORK_FAILURES, ValueError, LookupError, TypeError) as error:
+                log.info("%s has no file tree of %s (%s)", self._endpoint, self._repository, reason_of(error))
                 return
             for file in files:
                 yield file
 
     async def _page(self, page: URL) -> tuple[list[Any], URL | None]:
-        async with aclosing(self._answers("GET", page)) as asked:
-            async for answer in asked:
-                if answer.status not in REDIRECTS:
-                    answer.raise_for_status()
-                    following = answer.links["next"]["url"] if "next" in answer.links else None
-                    return orjson.loads(await answer.read()), URL(following) if following else None
+        """The entries of one page, and the URL of the next page."""
+        async with aclosing(self._responses("GET", page)) as chain:
+            async for response in chain:
+                if response.status not in REDIRECTS:
+                    response.raise_for_status()
+                    next_page = response.links["next"]["url"] if "next" in response.links else None
+                    return orjson.loads(await response.read()), URL(next_page) if next_page else None
         raise ValueError("redirects without an end")
 
-    def _answers(self, method: str, url: URL) -> AsyncGenerator[aiohttp.ClientResponse, None]:
-        return answers(self._session(), method, url, self._origin, self._credentials)
+    def _responses(self, method: str, url: URL) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        return responses(self._session(), method, url, self._origin, self._credentials)
 
-    def _address(self, path: str) -> URL:
-        return resolve_address(self._endpoint, self._repository, self._commit, path)
+    def _url(self, path: str) -> URL:
+        return resolve_url(self._endpoint, self._repository, self._commit, path)
 
-    def _untold(self, path: str, why: str) -> SourceError:
+    def _size_unknown(self, path: str, reason: str) -> SourceError:
         return SourceError(
-            f"{self._repository}/{path}: {self._endpoint} does not tell its size, without which it cannot be pulled "
-            f"({why}); pull again, or set hub.endpoint to another mirror"
+            f"{self._repository}/{path}: {self._endpoint} does not report its size, which a pull needs ({reason}); "
+            "pull again, or set hub.endpoint to another mirror"
         )
 
 
-def resolve_address(endpoint: str, repository: str, commit: str, path: str) -> URL:
+def resolve_url(endpoint: str, repository: str, commit: str, path: str) -> URL:
     return URL(f"{endpoint}/{quote(repository)}/resolve/{commit}/{quote(path)}", encoded=True)
 
 

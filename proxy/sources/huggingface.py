@@ -14,8 +14,8 @@ import aiohttp
 from proxy.config import HubConfig
 from proxy.errors import ProxyError, Refusal, SourceError
 from proxy.sources.base import RepositoryFile, SourceSettings
-from proxy.sources.http_file import CHECK_TOKEN, SHA256, HttpFile, bearer, source_session
-from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_address
+from proxy.sources.http_file import CHECK_TOKEN, SHA256, HttpFile, Location, bearer, source_session
+from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_url
 from proxy.sources.mirrors import Endpoint, MirroredFile
 from proxy.sources.threads import in_daemon_thread
 
@@ -26,21 +26,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METADATA_SECONDS = 12.0
-UNKNOWN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
+NOT_FOUND = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
+"""olah answers 401 for what does not exist."""
 HINT_SECONDS = 3.0
 
 
 class HuggingFace:
-    """A source over the Hub's API, at huggingface.co or at a server of its shape.
+    """A source that uses the Hub's API, at huggingface.co or at a compatible server.
 
-    `token` goes to `endpoint` and nowhere else. Without one, the token that `hf auth login` left is used for
-    huggingface.co only. `receive_buffer` (bytes) is how much of a file may wait in the kernel.
+    `token` goes to `endpoint` only. Without `token`, the token of `hf auth login` is used, for huggingface.co only.
 
-    Where the endpoint fails or does not answer, the `mirrors` are asked in order. Their bytes need no trust: they are
-    asked for the commit that the endpoint told, and compared with the digest that it told; of a file without one they
-    are not asked. But where the endpoint cannot even describe a repository, a mirror does, and is then trusted for its
-    commit, its list and its digests. Also a weight file's header, which a plan reads alone, is compared only when the
-    file itself is converted.
+    If the endpoint fails or does not answer, the `mirrors` are asked in order. Their bytes need no trust: they are
+    asked for the commit that the endpoint reported, and the bytes are compared with the digest that it reported. A file
+    without a digest never comes from a mirror. There are two exceptions:
+
+    - If the endpoint cannot even describe a repository, a mirror does, and its commit, list and digests are trusted.
+    - The plan reads the header of a weight file before the file; the header is compared when the file is converted.
     """
 
     def __init__(
@@ -54,42 +55,45 @@ class HuggingFace:
     ) -> None:
         self.endpoint = endpoint
         self.hosts = hosts
-        self._places = [Endpoint(url) for url in (endpoint, *mirrors)]
+        self._endpoints = [Endpoint(url) for url in (endpoint, *mirrors)]
         self._token = token or None
         self._receive_buffer = receive_buffer
         self._opened: aiohttp.ClientSession | None = None
 
     @classmethod
     def from_settings(cls, settings: SourceSettings) -> "HuggingFace":
-        """Another Hub beside that of `[hub]`, with the same keys."""
-        own = settings.read(HubConfig)
+        """A second Hub: its table has the same keys as `[hub]`."""
+        hub = settings.read(HubConfig)
         buffer = settings.receive_buffer
-        return cls(own.endpoint, own.token, settings.hosts, mirrors=own.mirrors, receive_buffer=buffer)
+        return cls(hub.endpoint, hub.token, settings.hosts, mirrors=hub.mirrors, receive_buffer=buffer)
 
     async def open(self, repository: str, revision: str | None) -> "HubRepository":
+        """As `Source.open`. The endpoints share the time that one answer may take."""
         began, failures = time.monotonic(), list[ProxyError]()
-        for number, place in enumerate(self._places):
-            seconds = (METADATA_SECONDS - (time.monotonic() - began)) / (len(self._places) - number)
+        for number, endpoint in enumerate(self._endpoints):
+            seconds = (METADATA_SECONDS - (time.monotonic() - began)) / (len(self._endpoints) - number)
             try:
-                opened = await self._open_at(place, repository, revision, seconds)
+                opened = await self._open_at(endpoint, repository, revision, seconds)
             except (SourceError, Refusal) as error:
-                if len(self._places) == 1 or (not failures and isinstance(error, Refusal)):
+                if len(self._endpoints) == 1 or (not failures and isinstance(error, Refusal)):
                     raise
                 failures.append(error)
             else:
                 if failures:
-                    log.warning("%s; what %s says of %s is taken instead", failures[0], place.url, repository)
+                    log.warning("%s; using the description of %s by %s instead", failures[0], repository, endpoint.url)
                 return opened
         raise SourceError("; ".join(str(error) for error in failures))
 
-    async def _open_at(self, place: Endpoint, repository: str, revision: str | None, seconds: float) -> "HubRepository":
+    async def _open_at(
+        self, endpoint: Endpoint, repository: str, revision: str | None, seconds: float
+    ) -> "HubRepository":
         try:
             async with asyncio.timeout(seconds):
-                info, access_is_known = await in_daemon_thread(lambda: self._describe(place, repository, revision))
-                return await self._list(place, info, access_is_known=access_is_known, pinned=revision is not None)
+                info, access_checked = await in_daemon_thread(lambda: self._describe(endpoint, repository, revision))
+                return await self._list(endpoint, info, access_checked=access_checked, pinned=revision is not None)
         except TimeoutError:
             raise SourceError(
-                f"{place.url} did not answer within {seconds:.0f} s when asked for {repository}; "
+                f"{endpoint.url} did not answer within {seconds:.0f} s to a request for {repository}; "
                 "try again, or set hub.endpoint to a mirror that you can reach"
             ) from None
 
@@ -98,62 +102,64 @@ class HuggingFace:
             await self._opened.close()
 
     def file(self, repository: "HubRepository", file: RepositoryFile) -> HttpFile | MirroredFile:
-        files = {place: self._file_at(place, repository, file) for place in self._places}
+        files = {endpoint: self._file_at(endpoint, repository, file) for endpoint in self._endpoints}
         if len(files) == 1:
-            return files[self._places[0]]
+            return files[self._endpoints[0]]
         return MirroredFile(f"{repository.id}/{file.path}", file, files, repository.described_by)
 
-    def _file_at(self, place: Endpoint, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
-        return HttpFile(
-            self._session(),
-            resolve_address(place.url, repository.id, repository.commit, file.path),
-            file,
-            credentials=bearer(self._token_for(place)),
-            commit=repository.commit,
-            what=f"{repository.id}/{file.path}",
-            denied=CHECK_TOKEN if place is self._places[0] else f"mirrors get no token, which is {self.endpoint}'s",
+    def _file_at(self, endpoint: Endpoint, repository: "HubRepository", file: RepositoryFile) -> HttpFile:
+        is_mirror = endpoint is not self._endpoints[0]
+        location = Location(
+            resolve_url(endpoint.url, repository.id, repository.commit, file.path),
+            bearer(self._token_for(endpoint)),
+            repository.commit,
+            f"mirrors do not get the token of {self.endpoint}" if is_mirror else CHECK_TOKEN,
         )
+        return HttpFile(self._session(), f"{repository.id}/{file.path}", file, location)
 
-    def _token_for(self, place: Endpoint) -> str | None:
-        return self._token if place is self._places[0] else None
+    def _token_for(self, endpoint: Endpoint) -> str | None:
+        return self._token if endpoint is self._endpoints[0] else None
 
     async def gguf_of(self, repository: "HubRepository") -> Sequence[str]:
-        """What `Repository.gguf_repositories` promises."""
+        """As `Repository.gguf_repositories`."""
         try:
             async with asyncio.timeout(HINT_SECONDS):
                 return await self._files(repository.described_by, repository.id, repository.commit).gguf_repositories()
-        except Exception as error:  # noqa: BLE001 - a hint that cannot be had is no failure
-            log.info("%s names no GGUF of %s: %r", repository.described_by.url, repository.id, error)
+        except Exception as error:  # noqa: BLE001 - the pull goes on without the hint
+            log.info("%s did not list GGUF repositories of %s: %r", repository.described_by.url, repository.id, error)
             return ()
 
-    def _files(self, place: Endpoint, repository: str, commit: str) -> HubFiles:
-        return HubFiles(self._session, place.url, self._token_for(place), repository, commit)
+    def _files(self, endpoint: Endpoint, repository: str, commit: str) -> HubFiles:
+        return HubFiles(self._session, endpoint.url, self._token_for(endpoint), repository, commit)
 
     def _session(self) -> aiohttp.ClientSession:
         if self._opened is None:
             self._opened = source_session(self._receive_buffer)
         return self._opened
 
-    def _describe(self, place: Endpoint, repository: str, revision: str | None) -> "tuple[ModelInfo, bool]":
-        """Blocking: huggingface_hub is synchronous, and slow to import. Also says whether access is out of question."""
+    def _describe(self, endpoint: Endpoint, repository: str, revision: str | None) -> "tuple[ModelInfo, bool]":
+        """The Hub's description, and whether the proxy's access to the files is already checked.
+
+        Blocking: huggingface_hub is synchronous, and slow to import.
+        """
         from huggingface_hub import HfApi, get_token
 
         from proxy.sources.hub_errors import explain
 
         if self._token is None and self.endpoint == PUBLIC_ENDPOINT:
             self._token = get_token()
-        token = self._token_for(place)
-        # `False`, not None: None would let the library add the user's own token by itself.
-        api = HfApi(endpoint=place.url, token=token or False, library_name="ollama-hf-proxy")
+        token = self._token_for(endpoint)
+        # Not None: with None the library would send the user's own token.
+        api = HfApi(endpoint=endpoint.url, token=token or False, library_name="ollama-hf-proxy")
         try:
             info = self._info(api, repository, revision)
-            # A gated repository still lists its files to those who may not read them.
-            return info, not info.gated or self._knows_access(api, repository)
+            # The Hub lists the files of a gated repository also to users without access.
+            return info, not info.gated or self._check_gate(api, repository)
         except Exception as error:
-            raise explain(error, place.url, repository, revision, with_token=token is not None) from error
+            raise explain(error, endpoint.url, repository, revision, with_token=token is not None) from error
 
-    def _knows_access(self, api: "HfApi", repository: str) -> bool:
-        """Raises where access is denied. False where the server knows nothing of it, as olah."""
+    def _check_gate(self, api: "HfApi", repository: str) -> bool:
+        """Raises GatedRepoError if access is denied. False if the server has no such check, as olah."""
         from huggingface_hub import errors
 
         try:
@@ -161,7 +167,7 @@ class HuggingFace:
         except errors.GatedRepoError:
             raise
         except errors.HfHubHTTPError as error:
-            if error.response.status_code not in (*UNKNOWN, HTTPStatus.FORBIDDEN):
+            if error.response.status_code not in (*NOT_FOUND, HTTPStatus.FORBIDDEN):
                 raise
             return False
         return True
@@ -173,45 +179,50 @@ class HuggingFace:
             return api.model_info(repository, revision=revision, files_metadata=True, timeout=METADATA_SECONDS)
         except errors.HfHubHTTPError as error:
             status = error.response.status_code
-            if revision is not None or api.endpoint == PUBLIC_ENDPOINT or status not in UNKNOWN:
+            if revision is not None or api.endpoint == PUBLIC_ENDPOINT or status not in NOT_FOUND:
                 raise
             try:
-                # olah 0.5.4 knows the repositories of its own by a branch only.
+                # olah 0.5.4 finds its own repositories only with a branch.
                 return api.model_info(repository, revision="main", files_metadata=True, timeout=METADATA_SECONDS)
             except errors.HfHubHTTPError:
                 raise error from None
 
     async def _list(
-        self, place: Endpoint, info: "ModelInfo", *, access_is_known: bool, pinned: bool
+        self, endpoint: Endpoint, info: "ModelInfo", *, access_checked: bool, pinned: bool
     ) -> "HubRepository":
         if info.sha is None:
-            raise SourceError(f"{place.url} names no commit for {info.id}; it cannot be pinned")
-        hub_files = self._files(place, info.id, info.sha)
+            raise SourceError(
+                f"{endpoint.url} names no commit of {info.id}; pull again, or set hub.endpoint to another mirror"
+            )
+        hub_files = self._files(endpoint, info.id, info.sha)
         listed = [_listed(sibling) for sibling in info.siblings or ()]
-        if not access_is_known:
-            await self._check_access(place, hub_files, info.id, listed)
+        if not access_checked:
+            await self._check_access(endpoint, hub_files, info.id, listed)
         files = await hub_files.complete(listed)
-        # Ollama knows no mirrors.
-        alone = self.endpoint == PUBLIC_ENDPOINT and len(self._places) == 1
-        public = alone and not info.private and not info.gated
-        # The Hub tells of its default branch, whatever revision was asked for.
+        # Ollama's own pull uses no mirrors.
+        is_public_hub = self.endpoint == PUBLIC_ENDPOINT and len(self._endpoints) == 1
+        public = is_public_hub and not info.private and not info.gated
+        # `last_modified` is of the default branch, also in the description of another revision.
         modified = info.last_modified.timestamp() if info.last_modified and not pinned else None
-        return HubRepository(self, place, info.id, info.sha, files, public, modified)
+        return HubRepository(self, endpoint, info.id, info.sha, files, public, modified)
 
     async def _check_access(
-        self, place: Endpoint, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]
+        self, endpoint: Endpoint, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]
     ) -> None:
         for path in [file.path for file in files if file.is_needed][:1]:
             if not await hub_files.may_be_read(path):
                 from proxy.sources.hub_errors import gated
 
-                raise gated(place.url, repository, with_token=self._token_for(place) is not None)
+                raise gated(endpoint.url, repository, with_token=self._token_for(endpoint) is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
+    """A `Repository` that is also `Mirrored`."""
+
     source: HuggingFace
     described_by: Endpoint
+    """The endpoint or mirror whose commit, list and digests are used."""
     id: str
     commit: str
     files: tuple[RepositoryFile, ...]
@@ -224,9 +235,9 @@ class HubRepository:
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         return self._file(file).stream(start, stop)
 
-    def damaged(self, file: RepositoryFile) -> str:
+    def report_damaged(self, file: RepositoryFile) -> str:
         opened = self._file(file)
-        return opened.damaged() if isinstance(opened, MirroredFile) else ""
+        return opened.report_damaged() if isinstance(opened, MirroredFile) else ""
 
     def keep_to_source(self, file: RepositoryFile) -> None:
         opened = self._file(file)

@@ -1,4 +1,4 @@
-"""One file in several places: where one fails, its bytes come from the next, in mid-file too."""
+"""Fails over between the Hub's endpoint and its mirrors, also in the middle of a file."""
 
 import logging
 import time
@@ -13,54 +13,58 @@ from proxy.sources.http_file import HttpFile
 
 log = logging.getLogger(__name__)
 
-MOST_FAILURES = 3
-"""In a row; one that does not answer at all, or asks to be left alone, is left at once."""
-LEFT_SECONDS, LONGEST_LEFT = 60.0, 900.0
+MAX_FAILURES = 3
+"""In a row. A single failure is enough if an endpoint does not answer at all, or throttles."""
+OPEN_SECONDS, MAX_OPEN_SECONDS = 60.0, 900.0
+"""How long a circuit breaker stays open: the first time, and at most; it doubles each time."""
 SLOW_RATE, SLOW_SECONDS = 32 * 1024, 15.0
-"""Bytes a second of one stream, over so many seconds in which nothing else is waited for."""
+"""A stream is slow below this many bytes a second, measured over this many seconds of waiting for the endpoint."""
 
 
 class Endpoint:
-    """The endpoint or a mirror. One that fails or crawls is asked after the others for a while, longer each time."""
+    """The Hub's endpoint or a mirror, with a circuit breaker: while it is open, other endpoints are asked first."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self._failures = 0
-        self._leaves = 0
-        self._left_until = 0.0
+        self._times_opened = 0
+        self._open_until = 0.0
 
     @property
     def is_open(self) -> bool:
-        return time.monotonic() < self._left_until
+        return time.monotonic() < self._open_until
 
     def record_failure(self, error: Interrupted) -> None:
         self._failures += 1
-        silent = isinstance(error.__cause__, aiohttp.ClientConnectorError | TimeoutError) or error.wait is not None
-        if self.is_open or (self._failures < MOST_FAILURES and not silent):
+        opens_at_once = (
+            isinstance(error.__cause__, aiohttp.ClientConnectorError | TimeoutError) or error.wait is not None
+        )
+        if self.is_open or (self._failures < MAX_FAILURES and not opens_at_once):
             return
-        seconds = min(LEFT_SECONDS * 2**self._leaves, LONGEST_LEFT)
-        self._left_until = time.monotonic() + seconds
-        self._leaves += 1
-        log.warning("%s is asked after the others for %.0f s: %s", self.url, seconds, error)
+        seconds = min(OPEN_SECONDS * 2**self._times_opened, MAX_OPEN_SECONDS)
+        self._open_until = time.monotonic() + seconds
+        self._times_opened += 1
+        log.warning("%s is asked after the other endpoints for %.0f s: %s", self.url, seconds, error)
 
     def record_success(self) -> None:
-        self._failures = self._leaves = 0
+        self._failures = self._times_opened = 0
 
 
 class MirroredFile:
-    """`file`, which the place `described_by` has announced, at each place, the endpoint first.
+    """One file at the endpoint and at its mirrors.
 
-    Nothing that comes is trusted: who reads it compares the digest that was announced.
+    No bytes are trusted: the caller compares them with the digest in the listing, which came from `described_by`.
     """
 
     def __init__(
-        self, what: str, file: RepositoryFile, places: Mapping[Endpoint, HttpFile], described_by: Endpoint
+        self, label: str, file: RepositoryFile, files: Mapping[Endpoint, HttpFile], described_by: Endpoint
     ) -> None:
-        self._what = what
+        """`files` begins with the Hub's endpoint."""
+        self._label = label
         self._file = file
-        self._places = places
+        self._files = files
         self._described_by = described_by
-        self._endpoint = next(iter(places))
+        self._hub = next(iter(files))
         self._refused: dict[Endpoint, SourceError] = {}
         self._used: set[Endpoint] = set()
         self._suspected: set[Endpoint] = set()
@@ -69,73 +73,79 @@ class MirroredFile:
 
     @asynccontextmanager
     async def stream(self, start: int, stop: int | None) -> AsyncIterator[AsyncIterator[bytes]]:
-        """What `Repository.stream` promises."""
+        """As `Repository.stream`."""
         async with AsyncExitStack() as stack:
-            place, chunks = await self._open(stack, start, stop)
-            self._used.add(place)
+            endpoint, chunks = await self._open(stack, start, stop)
+            self._used.add(endpoint)
             expected = (self._file.size if stop is None else stop) - start
             try:
-                yield await stack.enter_async_context(aclosing(self._all_of(chunks, place, expected)))
+                yield await stack.enter_async_context(aclosing(self._watched(chunks, endpoint, expected)))
             except Interrupted as error:
-                place.record_failure(error)
+                endpoint.record_failure(error)
                 raise
-            place.record_success()
+            endpoint.record_success()
 
-    def damaged(self) -> str:
-        """What `Mirrored.damaged` promises."""
-        self._suspected |= self._used - {self._endpoint}
-        for place in self._used - {self._described_by}:
-            self._refused[place] = SourceError(f"{self._what}: what it sent was not the file")
-        return " and ".join(sorted(place.url for place in self._suspected))
+    def report_damaged(self) -> str:
+        """As `Mirrored.report_damaged`."""
+        self._suspected |= self._used - {self._hub}
+        for endpoint in self._used - {self._described_by}:
+            self._refused[endpoint] = SourceError(f"{self._label}: it sent other bytes than the file has")
+        return " and ".join(sorted(endpoint.url for endpoint in self._suspected))
 
     def keep_to_source(self) -> None:
-        """What `Mirrored.keep_to_source` promises."""
-        self._places = {self._described_by: self._places[self._described_by]}
+        """As `Mirrored.keep_to_source`."""
+        self._files = {self._described_by: self._files[self._described_by]}
 
     async def _open(self, stack: AsyncExitStack, start: int, stop: int | None) -> tuple[Endpoint, AsyncIterator[bytes]]:
         failures: dict[Endpoint, SourceError] = {}
-        for place in sorted(self._places, key=lambda place: place.is_open):
-            refused = self._refused.get(place)
+        for endpoint in sorted(self._files, key=lambda endpoint: endpoint.is_open):
+            refused = self._refused.get(endpoint)
             if refused is not None and (stop is not None or not isinstance(refused, RangesIgnored)):
-                failures[place] = refused
+                failures[endpoint] = refused
                 continue
             try:
-                return place, await stack.enter_async_context(self._places[place].stream(start, stop))
+                return endpoint, await stack.enter_async_context(self._files[endpoint].stream(start, stop))
             except Interrupted as error:
-                place.record_failure(error)
-                failures[place] = error
-                if not place.is_open:
+                endpoint.record_failure(error)
+                failures[endpoint] = error
+                if not endpoint.is_open:
                     break
             except SourceError as error:
-                if place is self._described_by:
+                if endpoint is self._described_by:
                     raise
-                self._refused[place] = failures[place] = error
+                self._refused[endpoint] = failures[endpoint] = error
         raise self._failure(failures)
 
-    async def _all_of(self, chunks: AsyncIterator[bytes], place: Endpoint, left: int) -> AsyncGenerator[bytes, None]:
-        came, waited, began = 0, 0.0, time.monotonic()
+    async def _watched(
+        self, chunks: AsyncIterator[bytes], endpoint: Endpoint, expected: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The chunks. Raises Interrupted if the endpoint is slow and another one is usable, or if it ends early."""
+        received, waited, began = 0, 0.0, time.monotonic()
         async for chunk in chunks:
             waited += time.monotonic() - began
-            came += len(chunk)
-            left -= len(chunk)
+            received += len(chunk)
+            expected -= len(chunk)
             yield chunk
             if waited >= SLOW_SECONDS:
-                rate = came / waited
-                if left > 0 and rate < SLOW_RATE and self._has_another(place):
-                    raise Interrupted(f"{self._what}: {place.url} sends {rate:.0f} bytes a second") from TimeoutError()
-                came, waited = 0, 0.0
+                rate = received / waited
+                if expected > 0 and rate < SLOW_RATE and self._has_another(endpoint):
+                    raise Interrupted(
+                        f"{self._label}: {endpoint.url} sends {rate:.0f} bytes a second"
+                    ) from TimeoutError()
+                received, waited = 0, 0.0
             began = time.monotonic()
-        if left > 0:
-            raise Interrupted(f"{self._what}: {place.url} ended its answer {left} bytes early")
+        if expected > 0:
+            raise Interrupted(f"{self._label}: {endpoint.url} ended its answer {expected} bytes early")
 
-    def _has_another(self, place: Endpoint) -> bool:
-        return any(not (other is place or other.is_open or other in self._refused) for other in self._places)
+    def _has_another(self, endpoint: Endpoint) -> bool:
+        return any(not (other is endpoint or other.is_open or other in self._refused) for other in self._files)
 
     def _failure(self, failures: Mapping[Endpoint, SourceError]) -> SourceError:
+        """One error for all endpoints; it is an Interrupted, with the shortest wait, if a retry may help."""
+        in_order = [endpoint for endpoint in self._files if endpoint in failures]
+        reasons = (f"{one.url}: {str(failures[one]).removeprefix(f'{self._label}: ')}" for one in in_order)
+        text = f"{self._label}: {'; '.join(reasons)}"
         errors = list(failures.values())
-        asked = [place for place in self._places if place in failures]
-        told = (f"{place.url}: {str(failures[place]).removeprefix(f'{self._what}: ')}" for place in asked)
-        text = f"{self._what}: {'; '.join(told)}"
         if any(isinstance(error, RangesIgnored) for error in errors):
             return RangesIgnored(text)
         interrupted = [error for error in errors if isinstance(error, Interrupted)]

@@ -1,4 +1,4 @@
-"""Makes the sources: the Hub of `[hub]`, a plugin for each `[sources.NAME]`, and ModelScope, which needs no table."""
+"""Makes the sources: the Hub from `[hub]`, a plugin for each `[sources.NAME]`, and ModelScope, which needs no table."""
 
 import re
 from collections.abc import Mapping
@@ -18,63 +18,66 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "ollama_hf_proxy.sources"
-# What Ollama takes for the host of a name, in lower case: proxy/pull/reference.py.
+# The host of a model name in Ollama's grammar, in lower case: proxy/pull/reference.py.
 HOST = re.compile(r"[a-z0-9_][a-z0-9_.:-]{0,349}")
 
 
 class _Table(msgspec.Struct, frozen=True):
-    """What the proxy reads of `[sources.NAME]`; the other keys are the plugin's."""
+    """The proxy's own keys in `[sources.NAME]`; the others belong to the plugin."""
 
     type: str | None = None
     hosts: tuple[str, ...] | None = None
 
 
 def build_sources(config: Config, receive_buffer: int | None = None) -> list[Source]:
-    """Every source, the Hub first, ModelScope last where no table has its hosts. For `receive_buffer`, SourceSettings.
+    """All sources, the Hub first. ModelScope is added last, for its hosts that no table uses.
 
-    Raises ConfigError for a plugin that is not there, for what it does not take, and for a host of two sources.
+    `receive_buffer`: as in SourceSettings. Raises ConfigError for a missing plugin, for settings that a plugin does not
+    accept, and for a host that two sources use.
     """
     hub = config.hub
     sources: list[Source] = [
         HuggingFace(hub.endpoint, hub.token, hub.hosts, mirrors=hub.mirrors, receive_buffer=receive_buffer)
     ]
-    claimed = dict.fromkeys(hub.hosts, "[hub]")
+    table_of_host = dict.fromkeys(hub.hosts, "[hub]")
     for name, table in config.sources.items():
-        settings, kind = _settings(name, table, receive_buffer)
+        settings, plugin_name = _settings(name, table, receive_buffer)
         for host in settings.hosts:
-            if host in claimed:
-                raise settings.error("hosts", f"{host!r} is claimed by {claimed[host]} already")
-            claimed[host] = f"[sources.{name}]"
-        sources.append(_plugin(settings, kind).from_settings(settings))
-    if MODELSCOPE not in config.sources and (hosts := tuple(host for host in MODELSCOPE_HOSTS if host not in claimed)):
+            if host in table_of_host:
+                raise settings.error("hosts", f"{host!r} already belongs to {table_of_host[host]}")
+            table_of_host[host] = f"[sources.{name}]"
+        sources.append(_plugin(settings, plugin_name).from_settings(settings))
+    if MODELSCOPE not in config.sources and (
+        hosts := tuple(host for host in MODELSCOPE_HOSTS if host not in table_of_host)
+    ):
         sources.append(ModelScope(hosts=hosts, receive_buffer=receive_buffer))
     return sources
 
 
 def _settings(name: str, values: Mapping[str, Any], receive_buffer: int | None) -> tuple[SourceSettings, str]:
     table = convert(values, _Table, f"sources.{name}")
-    usual = MODELSCOPE_HOSTS if name == MODELSCOPE else (name,)
-    hosts = tuple(host.lower() for host in (table.hosts if table.hosts is not None else usual))
-    own = {key: value for key, value in values.items() if key not in _Table.__struct_fields__}
-    settings = SourceSettings(name, hosts, own, receive_buffer)
+    default_hosts = MODELSCOPE_HOSTS if name == MODELSCOPE else (name,)
+    hosts = tuple(host.lower() for host in (table.hosts if table.hosts is not None else default_hosts))
+    plugin_values = {key: value for key, value in values.items() if key not in _Table.__struct_fields__}
+    settings = SourceSettings(name, hosts, plugin_values, receive_buffer)
     for host in hosts:
         if not HOST.fullmatch(host):
-            raise settings.error("hosts", f"{host!r} cannot be the first part of a name, as home in home/ORG/REPO")
+            raise settings.error("hosts", f"{host!r} cannot be the first part of a name such as home/ORG/REPO")
     if not hosts:
-        raise settings.error("hosts", "must name at least one host, or nobody could pull from it")
+        raise settings.error("hosts", "must name at least one host: names of models begin with it")
     return settings, table.type if table.type is not None else name
 
 
-def _plugin(settings: SourceSettings, kind: str) -> SourcePlugin:
+def _plugin(settings: SourceSettings, plugin_name: str) -> SourcePlugin:
     from importlib.metadata import entry_points
 
     points = entry_points(group=GROUP)
-    installed = {point.value: point for point in points if point.name == kind}
+    installed = {point.value: point for point in points if point.name == plugin_name}
     if not installed:
         names = ", ".join(sorted({point.name for point in points})) or "none"
-        raise settings.error("type", f"no plugin {kind!r} is installed beside the proxy; there are: {names}")
+        raise settings.error("type", f"no plugin {plugin_name!r} is installed; there are: {names}")
     if len(installed) > 1:
-        raise settings.error("type", f"two plugins are called {kind!r}: {' and '.join(sorted(installed))}")
+        raise settings.error("type", f"two plugins have the name {plugin_name!r}: {' and '.join(sorted(installed))}")
     return _load(settings, *installed.values())
 
 
@@ -83,8 +86,10 @@ def _load(settings: SourceSettings, point: "EntryPoint") -> SourcePlugin:
     try:
         plugin: SourcePlugin = point.load()
     except Exception as error:
-        # It is somebody else's module: whatever it raises, the person has to know which one it was.
+        # A foreign module may raise anything; the error has to name the module.
         raise settings.error("type", f"{where} cannot be imported: {reason_of(error)}") from error
     if not hasattr(plugin, "from_settings"):
-        raise settings.error("type", f"{where} has no from_settings; proxy/sources/base.py says what a source needs")
+        raise settings.error(
+            "type", f"{where} has no from_settings; proxy/sources/base.py describes what a source needs"
+        )
     return plugin

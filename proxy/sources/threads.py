@@ -1,4 +1,4 @@
-"""Blocking work off the event loop, in threads that nobody has to wait for."""
+"""Runs blocking work in daemon threads, which do not delay the end of the process."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread that cannot keep the process alive, as a pool's would while a Hub or disk hangs."""
+    """Threads of asyncio's pool would keep the process alive while a Hub or a disk hangs."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -18,7 +18,7 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
             return
         try:
             future.set_result(work())
-        except Exception as error:  # noqa: BLE001 - it is raised again where the result is awaited
+        except Exception as error:  # noqa: BLE001 - raised again by the await below
             future.set_exception(error)
 
     threading.Thread(target=run, name="source", daemon=True).start()

@@ -161,7 +161,7 @@ class Transfer:
         fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
 
         def watcher(upload: Upload) -> Subscriber:
-            shown = Shown(progress, upload.stretches)
+            shown = Shown(progress, upload.bar_ranges)
             return Subscriber(shown.moved, shown.sent, progress, claim)
 
         works = (self._share(fetching, upload, order, watcher(upload)) for order, upload in enumerate(missing.values()))
@@ -264,7 +264,7 @@ def _with_origin(error: Damaged, repository: Repository, files: Iterable[Reposit
     """`error` with the mirrors that may have damaged the files, which the repository is told of."""
     if not isinstance(repository, Mirrored):
         return error
-    names = " and ".join(dict.fromkeys(filter(None, (repository.damaged(file) for file in files))))
+    names = " and ".join(dict.fromkeys(filter(None, (repository.report_damaged(file) for file in files))))
     return Damaged(f"{error} (some of it came from {names})") if names else error
 
 

@@ -25,7 +25,7 @@ from proxy.app import App
 from proxy.config import Quantization
 from proxy.gguf import engine_ggml
 from proxy.inspection import inspect
-from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.capabilities import UNSUPPORTED
 from proxy.sources import huggingface
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInModel, StandInOllama
@@ -256,7 +256,7 @@ async def test_the_plan_is_that_of_the_command(
 
 USUAL = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
 # An MXFP4_MOE without experts would be a Q8_0.
-OURS = [one for one in Quantization if one not in (*NOT_RUN, "MXFP4_MOE")]
+OURS = [one for one in Quantization if one not in (*UNSUPPORTED, "MXFP4_MOE")]
 
 needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 

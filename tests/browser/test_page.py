@@ -12,7 +12,7 @@ import pytest
 from proxy.app import App
 from proxy.config import Quantization
 from proxy.gguf import engine_ggml
-from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.capabilities import UNSUPPORTED
 from proxy.planning.quantizations import USUAL
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
@@ -441,7 +441,7 @@ async def test_the_other_quantizations_are_behind_a_disclosure(
         await page.press("Enter")
         assert await page.value(is_open)
         others = await page.value(shown.format("others"))
-        assert set(others) == set(Quantization) - {*USUAL, *NOT_RUN, "MXFP4_MOE"}
+        assert set(others) == set(Quantization) - {*USUAL, *UNSUPPORTED, "MXFP4_MOE"}
         assert await page.value("[...document.querySelectorAll('#others .quiet')].every((one) => one.innerText)")
         await shoot(page, "others")
         await page.click(f"#others li:nth-child({others.index('IQ4_XS') + 1}) button")

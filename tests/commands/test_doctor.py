@@ -37,7 +37,7 @@ async def test_where_all_is_there_it_exits_0(hub: StandInHub, ollama: StandInOll
     lines = out.splitlines()
     assert f"ok    Ollama 0.24.0 answers at {ollama.url}" in lines
     assert any(line.startswith("ok    Ollama reaches the proxy") for line in lines)
-    assert any(line.startswith(f"ok    {hub.endpoint} answers; without a token") for line in lines)
+    assert any(line.startswith(f"ok    {hub.endpoint} answers; gated and private") for line in lines)
     assert not ollama.blobs
     assert not ollama.models
 
@@ -69,7 +69,7 @@ async def test_an_ollama_that_does_not_reach_the_proxy_is_a_note(hub: StandInHub
     assert not told(findings, "fail")
 
 
-@pytest.mark.parametrize(("version", "said"), [("0.5.4", "is too old"), ("0.0.0", "as a build of one's own does")])
+@pytest.mark.parametrize(("version", "said"), [("0.5.4", "is too old"), ("0.0.0", "as a development build does")])
 async def test_the_version_counts(hub: StandInHub, ollama: StandInOllama, version: str, said: str) -> None:
     ollama.version = version
     findings = await found(settings(hub.endpoint, ollama.url))
@@ -79,16 +79,16 @@ async def test_the_version_counts(hub: StandInHub, ollama: StandInOllama, versio
 async def test_a_token_is_tried(hub: StandInHub, ollama: StandInOllama) -> None:
     hub.token = "hf_good"
     good = await found(settings(hub.endpoint, ollama.url, hub={"token": "hf_good"}))
-    assert "and takes the token" in told(good, "ok")
+    assert "answers and accepts the token" in told(good, "ok")
     bad = await found(settings(hub.endpoint, ollama.url, hub={"token": "hf_bad"}))
-    assert f"does not take the token; make one at {hub.endpoint}/settings/tokens" in told(bad, "fail")
+    assert f"rejects the token; create a new one at {hub.endpoint}/settings/tokens" in told(bad, "fail")
 
 
 async def test_mirrors_are_tried_without_the_token(hub: StandInHub, mirror: StandInHub, ollama: StandInOllama) -> None:
     hub.token = "hf_good"
     mirrors = [mirror.endpoint, "http://127.0.0.1:9"]
     findings = await found(settings(hub.endpoint, ollama.url, hub={"token": "hf_good", "mirrors": mirrors}))
-    assert f"{mirror.endpoint}, a mirror, answers" in told(findings, "ok")
+    assert f"the mirror {mirror.endpoint} answers" in told(findings, "ok")
     assert "http://127.0.0.1:9 cannot be reached" in told(findings, "fail")
     assert not any("Authorization" in request.headers for request in mirror.requests)
 

@@ -1,4 +1,4 @@
-"""ModelScope's API on two local ports, one for lists and small files and one for the bytes of large ones."""
+"""A stand-in for ModelScope on two local ports: one for lists and small files, one for large files."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,16 +16,16 @@ MASTER = "master"
 
 
 class StandInModelScope(StandIn):
-    """A test fills it with `add`, breaks it with `faults` and reads `requests`; a list has the path "api" there."""
+    """Tests fill it with `add`, break it with `faults` (path "api" for lists) and read `requests`."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, StandInRepository] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
-        self.token: str | None = None  # opens what is private or gated
-        self.refusal = 404  # what a repository that is not there or private is answered with
-        self.range_status = 200  # as ModelScope; servers of other makers say 206
-        self.overrides: dict[str, Any] = {}  # of a list's `Data`
+        self.token: str | None = None  # opens private and gated repositories
+        self.refusal = 404  # the status for a missing or private repository
+        self.range_status = 200  # as ModelScope; other servers answer 206
+        self.overrides: dict[str, Any] = {}  # fields of `Data` in a list
         self._signed_for = 0
         counter = FaultCounter(self.faults)
         self._delivery = Delivery(counter)
@@ -48,7 +48,7 @@ class StandInModelScope(StandIn):
         return repository
 
     def expire(self) -> None:
-        """From now on the addresses that were given so far are refused."""
+        """Refuse all signed URLs that were issued so far."""
         self._signed_for += 1
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
@@ -56,7 +56,7 @@ class StandInModelScope(StandIn):
             return await self._delivery.refuse(request, fault)
         repository, commit = self._open(request)
         tree = repository.commits[commit]
-        # Verified by others at modelscope.cn: `recursive` in lower case is no parameter.
+        # modelscope.cn ignores `recursive` in lower case (others have verified this).
         recursive = request.query.get("Recursive", "") in ("True", "true")
         folders = {path[:cut] for path in tree for cut, letter in enumerate(path) if letter == "/"}
         entries = [{"Path": path, "Name": path.rpartition("/")[2], "Type": "tree", "Size": 0} for path in folders]

@@ -1,4 +1,4 @@
-"""Repositories that only list their files: planning is pure, and what it would fetch fails."""
+"""Repositories that only list their files: planning is pure, so a fetch is an error."""
 
 import json
 from collections.abc import Sequence

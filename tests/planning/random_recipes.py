@@ -1,4 +1,4 @@
-"""Any recipes of three small files, and what they make."""
+"""Random recipes from three small files, and the blobs that they make."""
 
 from collections.abc import Iterable
 
@@ -20,12 +20,12 @@ def doubled(content: bytes) -> bytes:
 
 
 def summed(content: bytes) -> bytes:
-    """One byte for every window."""
+    """One byte for each window."""
     return bytes(sum(content[start : start + WINDOW]) % 256 for start in range(0, len(content), WINDOW))
 
 
 def zipped(content: bytes) -> bytes:
-    """A byte from beside before every two."""
+    """A byte from the range beside, before every two bytes."""
     count = len(content) // 3
     return b"".join(bytes([content[at], *content[count + 2 * at :][:2]]) for at in range(count))
 
@@ -38,16 +38,16 @@ def content_of(part: Range) -> bytes:
 
 
 def blob_of(parts: Iterable[Part]) -> bytes:
-    made, beside = [], b""
+    blob, beside = [], b""
     for part in parts:
         if isinstance(part, Literal):
-            made.append(part.content)
+            blob.append(part.content)
         elif part.beside:
             beside = content_of(part)
         else:
             content, beside = beside + content_of(part), b""
-            made.append(part.transform.change(content) if part.transform else content)
-    return b"".join(made)
+            blob.append(part.transform.change(content) if part.transform else content)
+    return b"".join(blob)
 
 
 def fetched_for(recipe: Recipe) -> bytes:
@@ -66,7 +66,7 @@ def ranges(draw: st.DrawFn, least: int = 0) -> Range:
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Range, Range]:
-    """A range and what is kept beside it."""
+    """A range, after the range beside it."""
     beside, file = draw(st.sampled_from(list(FILES.values()))), draw(st.sampled_from(list(FILES.values())))
     blocks = draw(st.integers(1, 12))
     first, start = draw(st.integers(0, beside.size - blocks)), draw(st.integers(0, file.size - 2 * blocks))
@@ -75,7 +75,7 @@ def pairs(draw: st.DrawFn) -> tuple[Range, Range]:
 
 @st.composite
 def recipes(draw: st.DrawFn, least: int = 0) -> Recipe:
-    """Literals and ranges of `least` blocks or more, of which some are cut into neighbours, and pairs."""
+    """Literals, ranges of at least `least` blocks (some cut in two), and pairs."""
     parts: list[Part] = []
     for part in draw(st.lists(st.builds(Literal, st.binary(max_size=5)) | ranges(least) | pairs(), max_size=8)):
         if isinstance(part, tuple):

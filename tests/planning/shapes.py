@@ -1,4 +1,4 @@
-"""The smallest whole models of each family: configuration, names and shapes; the numbers do not matter."""
+"""The smallest complete models of some families: configuration, names and shapes; the numbers do not matter."""
 
 import json
 import math
@@ -27,8 +27,8 @@ MORE: Mapping[str, Mapping[str, Any]] = {
 
 
 def config(architecture: str, /, **changes: Any) -> dict[str, Any]:
-    """One that needs no repair, but for the changes; ... takes a key away."""
-    made = {
+    """A valid config.json with `changes`; the value ... removes a key."""
+    result = {
         "architectures": [architecture],
         "vocab_size": ROWS,
         "hidden_size": HIDDEN,
@@ -43,15 +43,15 @@ def config(architecture: str, /, **changes: Any) -> dict[str, Any]:
         **MORE.get(architecture, {}),
         **changes,
     }
-    return {key: value for key, value in made.items() if value is not ...}
+    return {key: value for key, value in result.items() if value is not ...}
 
 
 def shapes(architecture: str, dtype: str = "BF16", rows: int = ROWS) -> Shapes:
-    """Exactly the tensors that the converter needs; `rows` is how many tokens they know."""
-    made: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    """Exactly the tensors that the converter needs; `rows` is the number of tokens."""
+    result: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (rows, HIDDEN), "model.norm.weight": (HIDDEN,)}
     for layer in range(LAYERS):
-        made |= {f"model.layers.{layer}.{name}": shape for name, shape in _layer(architecture).items()}
-    return {name: (dtype, shape) for name, shape in made.items()}
+        result |= {f"model.layers.{layer}.{name}": shape for name, shape in _layer(architecture).items()}
+    return {name: (dtype, shape) for name, shape in result.items()}
 
 
 def _layer(architecture: str) -> dict[str, tuple[int, ...]]:
@@ -82,7 +82,7 @@ def _layer(architecture: str) -> dict[str, tuple[int, ...]]:
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, int]:
-    """What a file with these tensors begins with, and how many bytes of data follow."""
+    """The header of a file with these tensors, and the number of data bytes after it."""
     fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -96,7 +96,7 @@ def with_length(text: bytes) -> bytes:
 
 
 def weights(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """A whole file; its data counts up, so that no two of its places look alike."""
+    """A whole file; its data counts up, so that each place looks different."""
     content, size = header_bytes(tensors)
     return content + (bytes(range(251)) * (size // 251 + 1))[:size]
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: what PEFT would compute is what the made GGUF holds, and what cannot work is refused."""
+"""LoRA adapters: the GGUF computes what PEFT would compute; unsupported adapters are refused."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def recipe_of(content: bytes, config: AdapterConfig, base: AdapterBase) -> Recip
 
 
 def made_of(recipe: Recipe, content: bytes, cuts: Sequence[int] = ()) -> bytes:
-    """What the engine makes of the file when it comes in pieces that end at `cuts`."""
+    """The blob that the engine makes if the file arrives in pieces that end at `cuts`."""
     ends = sorted({*cuts, len(content)})
     return assembled(recipe, [content[start:stop] for start, stop in zip([0, *ends], ends, strict=False)])
 
@@ -71,21 +71,21 @@ def made_of(recipe: Recipe, content: bytes, cuts: Sequence[int] = ()) -> bytes:
 def adapter_of(
     tensors: Tensors, config: AdapterConfig, base: AdapterBase
 ) -> tuple[float, dict[str, tuple[TensorType, Matrix]]]:
-    """Alpha and the tensors of the GGUF, as a reader of GGUFs finds them."""
+    """Alpha and the tensors of the converted GGUF."""
     content = tiny.safetensors(tensors)
     gguf = made_of(recipe_of(content, config, base), content)
     header = read_header(gguf, size=len(gguf))
     assert header.architecture == base.architecture
     assert header.get("general.type", str) == "adapter"
     assert header.get("adapter.type", str) == "lora"
-    found = {}
+    converted = {}
     for tensor in header.tensors:
         start = header.data_start + tensor.offset
         kind = TensorType(tensor.type)
-        found[tensor.name] = kind, matrix(kind.name, tensor.shape[::-1], gguf[start : start + tensor.size])
+        converted[tensor.name] = kind, matrix(kind.name, tensor.shape[::-1], gguf[start : start + tensor.size])
     alpha = header.get("adapter.lora.alpha", float)
     assert alpha is not None
-    return alpha, found
+    return alpha, converted
 
 
 def matrix(dtype: str, shape: tuple[int, ...], data: bytes) -> Matrix:
@@ -95,7 +95,7 @@ def matrix(dtype: str, shape: tuple[int, ...], data: bytes) -> Matrix:
 
 
 def permuted(rows: Matrix, heads: int) -> Matrix:
-    """As llama.cpp's converter does with the rows of q_proj and k_proj."""
+    """As llama.cpp's converter permutes the rows of q_proj and k_proj."""
     return rows.reshape(heads, 2, len(rows) // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -107,32 +107,33 @@ def halves(tensors: Tensors, layer: int, module: str) -> tuple[Matrix, Matrix]:
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("kv_heads", [KV_HEADS, HEADS])
 @pytest.mark.parametrize("rank", [1, 4, 16])
-def test_a_llama_gets_b_permuted_as_its_weights_are_and_all_else_as_it_was(
+def test_lora_b_of_a_llama_is_permuted_as_its_weights(
     dtype: str, kv_heads: int, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All other bytes stay as they are."""
     for name in ("self_attn.k_proj", "self_attn.v_proj"):
         monkeypatch.setitem(tiny.SHAPES, name, (HIDDEN // HEADS * kv_heads, HIDDEN))
     tensors = adapter_tensors(rank=rank, modules=GGUF_NAMES, dtype=dtype)
-    alpha, found = adapter_of(tensors, config_of(rank=rank), base_of(num_key_value_heads=kv_heads))
+    alpha, converted = adapter_of(tensors, config_of(rank=rank), base_of(num_key_value_heads=kv_heads))
     assert alpha == 2 * rank
-    assert len(found) == len(tensors)
+    assert len(converted) == len(tensors)
     for layer in range(2):
         for module, name in GGUF_NAMES.items():
             a, b = halves(tensors, layer, module)
             heads = {"attn_q": HEADS, "attn_k": kv_heads}.get(name)
             for half, expected in (("a", a), ("b", permuted(b, heads) if heads else b)):
-                kind, values = found[f"blk.{layer}.{name}.weight.lora_{half}"]
+                kind, values = converted[f"blk.{layer}.{name}.weight.lora_{half}"]
                 assert kind.name == dtype
                 assert np.array_equal(values, expected)
 
 
 def test_a_gemma_2_gets_everything_as_it_was() -> None:
     tensors = adapter_tensors(modules=GGUF_NAMES)
-    _, found = adapter_of(tensors, config_of(), base_of("Gemma2ForCausalLM"))
+    _, converted = adapter_of(tensors, config_of(), base_of("Gemma2ForCausalLM"))
     for module, name in GGUF_NAMES.items():
         a, b = halves(tensors, 1, module)
-        assert np.array_equal(found[f"blk.1.{name}.weight.lora_a"][1], a)
-        assert np.array_equal(found[f"blk.1.{name}.weight.lora_b"][1], b)
+        assert np.array_equal(converted[f"blk.1.{name}.weight.lora_a"][1], a)
+        assert np.array_equal(converted[f"blk.1.{name}.weight.lora_b"][1], b)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -155,11 +156,11 @@ def test_every_module_is_scaled_as_peft_scales_it(
     q, v = "self_attn.q_proj", "self_attn.v_proj"
     tensors = adapter_tensors(rank=ranks[0], modules=[q], dtype=dtype)
     tensors |= adapter_tensors(rank=ranks[1], modules=[v], dtype=dtype)
-    alpha, found = adapter_of(tensors, config_of(**fields), base_of("Gemma2ForCausalLM"))
+    alpha, converted = adapter_of(tensors, config_of(**fields), base_of("Gemma2ForCausalLM"))
     for module, rank, scale in zip((q, v), ranks, scales, strict=True):
         a, b = halves(tensors, 1, module)
         name = f"blk.1.{GGUF_NAMES[module]}.weight.lora_"
-        delta = alpha / rank * found[f"{name}b"][1] @ found[f"{name}a"][1]
+        delta = alpha / rank * converted[f"{name}b"][1] @ converted[f"{name}a"][1]
         assert np.allclose(delta, scale * b @ a, rtol=1e-4, atol=1e-6)
 
 
@@ -201,7 +202,7 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
     ("fields", "words"),
     [
         ({"peft_type": "LOHA"}, "'LOHA'"),
-        ({"peft_type": None}, "of the type None"),
+        ({"peft_type": None}, "has peft_type = None"),
         ({"use_dora": True}, "DoRA"),
         ({"bias": "lora_only"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
@@ -211,13 +212,13 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"base_model_name_or_path": None}, "names no base model"),
         ({"base_model_name_or_path": ""}, "names no base model"),
-        ({"base_model_name_or_path": 5}, "no repository"),
+        ({"base_model_name_or_path": 5}, "is not a repository"),
         ({"base_model_name_or_path": "/home/me/llama"}, "/home/me/llama"),
-        ({"base_model_name_or_path": "./llama"}, "no repository"),
-        ({"base_model_name_or_path": "../../llama"}, "no repository"),
-        ({"base_model_name_or_path": "C:\\llama\\hf"}, "no repository"),
-        ({"base_model_name_or_path": "acme/model/checkpoint-5"}, "no repository"),
-        ({"base_model_name_or_path": "llama"}, "no repository"),
+        ({"base_model_name_or_path": "./llama"}, "is not a repository"),
+        ({"base_model_name_or_path": "../../llama"}, "is not a repository"),
+        ({"base_model_name_or_path": "C:\\llama\\hf"}, "is not a repository"),
+        ({"base_model_name_or_path": "acme/model/checkpoint-5"}, "is not a repository"),
+        ({"base_model_name_or_path": "llama"}, "is not a repository"),
         ({"revision": "../../x"}, "revision"),
         ({"revision": 1}, "revision"),
         ({"lora_alpha": None}, "lora_alpha"),
@@ -226,8 +227,8 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
         ({"lora_alpha": "16"}, "lora_alpha"),
         ({"lora_alpha": 1e300}, "lora_alpha"),
         ({"alpha_pattern": {"q_proj": 0}}, "alpha_pattern"),
-        ({"alpha_pattern": {"(a+)+$": 8}}, "plain names"),
-        ({"alpha_pattern": [1]}, "plain names"),
+        ({"alpha_pattern": {"(a+)+$": 8}}, "not plain module names"),
+        ({"alpha_pattern": [1]}, "not plain module names"),
     ],
 )
 def test_what_ollama_has_no_adapters_for_is_refused(fields: dict[str, Any], words: str) -> None:
@@ -258,7 +259,7 @@ def test_numbers_that_are_no_json_do_no_harm() -> None:
         ({"num_attention_heads": 0}, "num_attention_heads = 0"),
         ({"hidden_size": "256"}, "hidden_size"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
-        ({"head_dim": 63}, "halved"),
+        ({"head_dim": 63}, "odd head size"),
     ],
 )
 def test_a_base_without_adapters_is_refused(fields: dict[str, Any], words: str) -> None:
@@ -318,5 +319,5 @@ def test_a_file_without_tensors_is_refused() -> None:
 def test_a_tiny_adapter_is_a_repository_of_two_files() -> None:
     files = tiny.tiny_adapter("acme/model", rank=8, seed=1, dtype="BF16", use_rslora=True)
     config = read_adapter_config(CONFIG_AT, files["adapter_config.json"])
-    assert config.by_root_of_rank
+    assert config.rank_stabilized
     assert recipe_of(files["adapter_model.safetensors"], config, base_of()).size > 0

@@ -1,4 +1,4 @@
-"""What is known of an Ollama by its version."""
+"""What each version of Ollama can do."""
 
 import pytest
 from hypothesis import given
@@ -9,11 +9,11 @@ from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
 from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES
-from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS, Version, capabilities_of
+from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS_SINCE, Version, capabilities_of
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("reported", "version"),
     [
         ("0.24.0", (0, 24, 0)),
         ("v0.24.1", (0, 24, 1)),
@@ -23,41 +23,41 @@ from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS, Version, cap
         ("1.0.0", (1, 0, 0)),
     ],
 )
-def test_a_version_is_read_as_ollama_says_it(said: str, version: tuple[int, int, int]) -> None:
-    found = capabilities_of(said)
-    assert found.version == Version(*version)
-    assert found.warning is None
-    assert found.ollama == "Ollama " + ".".join(map(str, version))
+def test_versions_are_parsed(reported: str, version: tuple[int, int, int]) -> None:
+    capabilities = capabilities_of(reported)
+    assert capabilities.version == Version(*version)
+    assert capabilities.warning is None
+    assert capabilities.ollama == "Ollama " + ".".join(map(str, version))
 
 
-@pytest.mark.parametrize("said", ["0.0.0", "0.0.0-dev", "", "main", "built at home", None])
-def test_an_ollama_of_no_version_is_taken_for_the_newest_with_a_warning(said: str | None) -> None:
-    found = capabilities_of(said)
-    assert found.version == NEWEST
-    assert found.warning is not None
-    assert "set ollama.version" in found.warning
-    assert ("could not be asked" in found.warning) is (said is None)
+@pytest.mark.parametrize("reported", ["0.0.0", "0.0.0-dev", "", "main", "built at home", None])
+def test_without_a_version_the_newest_is_assumed(reported: str | None) -> None:
+    """With a warning."""
+    capabilities = capabilities_of(reported)
+    assert capabilities.version == NEWEST
+    assert capabilities.warning is not None
+    assert "set ollama.version" in capabilities.warning
+    assert ("could not be asked" in capabilities.warning) is (reported is None)
 
 
-@pytest.mark.parametrize("said", ["0.0.0", "0.24.0", None])
-def test_the_configured_version_wins(said: str | None) -> None:
-    found = capabilities_of(said, "v0.6.8")
-    assert found.version == Version(0, 6, 8)
-    assert found.warning is None
+@pytest.mark.parametrize("reported", ["0.0.0", "0.24.0", None])
+def test_the_configured_version_wins(reported: str | None) -> None:
+    capabilities = capabilities_of(reported, "v0.6.8")
+    assert capabilities.version == Version(0, 6, 8)
+    assert capabilities.warning is None
 
 
-@given(said=st.text() | st.from_regex(r"v?\d+\.\d+(\.\d+)?.*"))
-def test_whatever_ollama_calls_itself_it_is_some_version(said: str) -> None:
-    assert capabilities_of(said).version >= Version(0, 0, 0)
+@given(reported=st.text() | st.from_regex(r"v?\d+\.\d+(\.\d+)?.*"))
+def test_any_version_text_gives_a_version(reported: str) -> None:
+    assert capabilities_of(reported).version >= Version(0, 0, 0)
     assert capabilities_of("9" * 5000 + ".1").version == NEWEST
 
 
 @pytest.mark.parametrize(
     ("version", "usable"), [("0.5.4", False), ("0.5.5", True), ("0.1.48", False), ("0.33.0", True)]
 )
-def test_an_ollama_that_makes_no_models_of_uploads_is_refused_with_the_first_that_does(
-    version: str, usable: bool
-) -> None:
+def test_an_ollama_that_is_too_old_is_refused(version: str, usable: bool) -> None:
+    """The refusal names the first version that makes models from uploads."""
     if usable:
         capabilities_of(version).check_usable()
     else:
@@ -114,8 +114,8 @@ def test_which_release_scales_positions_as_a_model(version: str, architecture: s
 
 @pytest.mark.parametrize("version", ["0.6.8", "0.24.0", "0.34.1", "0.40.0", None])
 def test_two_quantizations_load_nowhere(version: str | None) -> None:
-    found = capabilities_of(version)
-    assert [one for one in Quantization if not found.runs_quantization(one)] == ["TQ1_0", "TQ2_0"]
+    capabilities = capabilities_of(version)
+    assert [one for one in Quantization if not capabilities.runs_quantization(one)] == ["TQ1_0", "TQ2_0"]
 
 
 def test_what_the_proxy_makes_is_known_to_load() -> None:
@@ -123,4 +123,4 @@ def test_what_the_proxy_makes_is_known_to_load() -> None:
     assert architectures <= BEFORE_LLAMA_SERVER | SINCE_LLAMA_SERVER
     assert set(PRE_TOKENIZER_NAMES.values()) <= PRE_TOKENIZERS
     for architecture in architectures:
-        assert capabilities_of("0.40.0").architecture_since(architecture) <= RUNS.get(architecture, LLAMA_SERVER)
+        assert capabilities_of("0.40.0").architecture_since(architecture) <= RUNS_SINCE.get(architecture, LLAMA_SERVER)

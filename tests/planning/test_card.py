@@ -1,10 +1,10 @@
-"""The front matter of model cards: plain fields in the shapes in which people write them, and no others."""
+"""The front matter of model cards: texts and lists of texts in any YAML, and nothing that a hostile card could do."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.planning.card import read_card
+from proxy.planning.card import MAX_BRACKETS, MAX_FIELD_LENGTH, read_card
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,26 @@ from proxy.planning.card import read_card
         ("a: [b, c", None),
         ("b: |\n  a: c", None),
         ("---\na: b", None),
+        # Values that YAML 1.1 would turn into something else.
+        ("a: no", "no"),
+        ("a: 1.10", "1.10"),
+        ("a: 2024-01-01", "2024-01-01"),
+        ("a: [no, en, 1]", ["no", "en", "1"]),
+        ("a: ~", None),
+        ("a: ''", ""),
+        # What a text cannot hold, or YAML does not allow.
+        ('a: "\\ud800"', None),
+        ('a: "\\UFFFFFFFF"', None),
+        ('a: "\\u00e9"', "é"),
+        ("a: b\x07", None),
+        ("a: !!python/object/apply:os.system [echo]", ["echo"]),
+        ('a: b\n"c": d', "b"),
+        # Aliases are not expanded, and none leads to another field.
+        ("a: &b c", "c"),
+        ("b: &c d\na: *c", None),
+        ("a: [&b c, *b]", ["c", "c"]),
+        ("a: &b [c, *b]", ["c"]),
+        ("a: {<<: *b}", None),
     ],
 )
 def test_a_field(written: str, value: str | list[str] | None) -> None:
@@ -52,8 +72,27 @@ def test_a_field(written: str, value: str | list[str] | None) -> None:
         assert fields["x"] == "y"
 
 
-def test_a_broken_field_takes_no_other_with_it() -> None:
+def test_a_broken_field_does_not_hide_the_others() -> None:
     assert read_card(b"---\ntags: [x\n\tb: 'c\nlicense: mit\n---\n")["license"] == "mit"
+
+
+def test_a_field_that_is_too_long_is_left_out() -> None:
+    """Evaluation results (`model-index`) have hundreds of KB in the cards of embedding models."""
+    rows = "- name: x\n" * MAX_FIELD_LENGTH
+    assert dict(read_card(f"---\nmodel-index:\n{rows}license: mit\n---\n".encode())) == {"license": "mit"}
+
+
+def test_the_longest_field_is_read() -> None:
+    value = "x" * (MAX_FIELD_LENGTH - len("a: \n"))
+    assert read_card(f"---\na: {value}\n---\n".encode())["a"] == value
+    assert "a" not in read_card(f"---\na: {value}x\n---\n".encode())
+
+
+def test_aliases_of_aliases_cost_nothing() -> None:
+    """The "billion laughs": each level holds the one before ten times."""
+    levels = [f"  - &l{level + 1} [{', '.join([f'*l{level}'] * 10)}]" for level in range(9)]
+    card = "\n".join(["---", "a:", "  - &l0 [x]", *levels, "  - y", "---", ""])
+    assert read_card(card.encode())["a"] == ["y"]
 
 
 @pytest.mark.parametrize("card", [b"", b"# Title\n", b"---\nlicense: mit\n", b"x\n---\nlicense: mit\n---\n"])
@@ -69,8 +108,12 @@ def test_any_card_is_read(card: bytes) -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "part", ["a:\n", "- a\n", "a: [", "'", '"', "a: ''", " ", "#", "\n", "a: |", "- - ", "{", "\t-"]
+    "part", ["a:\n", "- a\n", "a: [", "'", '"', "a: ''", " ", "#", "\n", "a: |", "- - ", "{", "\t-", "? ", "&a ", "[a,"]
 )
 def test_no_card_takes_long(part: str) -> None:
-    for card in (f"---\na: {part * 200_000}\n---\n", f"---\n{part * 200_000}"):
-        read_card(card.encode())
+    small = MAX_FIELD_LENGTH // len(part) - 10
+    for count in (small, 200_000):
+        for card in (f"---\na: {part * count}x\n---\n", f"---\na: {part * count}\n---\n", f"---\n{part * count}"):
+            read_card(card.encode()).get("a")
+    nested = part * (MAX_BRACKETS - 1)
+    read_card(f"---\na: {nested}\n---\n".encode()).get("a")

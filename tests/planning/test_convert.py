@@ -1,4 +1,4 @@
-"""Conversions that are planned in a process of their own: they are the same, and a person is told where it ends."""
+"""Conversions planned in a separate process: the same result, and an explanation if the process ends."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from proxy.config import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
-from proxy.planning.convert import LARGE_BYTES, Converter, converter
+from proxy.planning.convert import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
 from proxy.planning.modelfile import ChatMetadata, Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
@@ -25,7 +25,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import headers, kept
 from tests.planning.listings import LFS, Listing
 
-LARGE = [LARGE_BYTES + 1]
+LARGE = [THREAD_BYTES + 1]
 
 
 def material(files: Mapping[str, bytes]) -> Material:
@@ -43,13 +43,13 @@ def material(files: Mapping[str, bytes]) -> Material:
 
 
 def described(recipe: Recipe) -> Iterator[object]:
-    """All of a recipe but what its transforms do."""
+    """A recipe without the functions of its transforms."""
     for part in recipe.parts:
         match part:
             case Literal(content):
                 yield content
-            case Range(transform=Transform(block, made)):
-                yield replace(part, transform=None), block, made
+            case Range(transform=Transform(block, size_after)):
+                yield replace(part, transform=None), block, size_after
             case Range():
                 yield part
 
@@ -90,7 +90,7 @@ async def test_what_goes_wrong_there_is_raised_here(error: type[Exception], rais
 
 
 class _Raises:
-    """A function of its own class, which the other process can be given."""
+    """A function that can be sent to the other process."""
 
     def __init__(self, error: type[Exception]) -> None:
         self._error = error
@@ -102,18 +102,18 @@ class _Raises:
 async def test_what_is_small_needs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.workers.processes.sys.executable", "/nowhere/python")
     files = REPOSITORIES["llama"].files()
-    async with converter([LARGE_BYTES]) as one:
+    async with converter([THREAD_BYTES]) as one:
         assert (await one.convert(material(files), "F16"))[1].parts
     with pytest.raises(Refusal, match="the process that plans conversions does not start"):
         async with converter(LARGE):
             pass
 
 
-async def test_a_process_that_ends_is_told() -> None:
+async def test_an_ended_process_is_explained() -> None:
     async with started("proxy.planning.worker") as worker:
         worker._process.kill()
         await worker._process.wait()
-        with pytest.raises(Refusal, match="has ended: the repository's small files take too much time or memory"):
+        with pytest.raises(Refusal, match="has ended: the repository's small files need too much time or memory"):
             await Converter(worker).convert(material(REPOSITORIES["llama"].files()), "F16")
 
 
@@ -121,6 +121,6 @@ async def test_a_process_that_ends_is_told() -> None:
 def test_the_process_ends_itself_after_its_time_of_the_processor() -> None:
     program = "import proxy.planning.worker as w; w._SECONDS = 0.01; w.main()"
     # Of a sum that takes hours.
-    asked = b"c__builtin__\nsum\n(c__builtin__\nrange\n(I100000000000\ntRt\x86."
-    ended = subprocess.run([sys.executable, "-c", program], input=asked, capture_output=True, timeout=60, check=False)
+    call = b"c__builtin__\nsum\n(c__builtin__\nrange\n(I100000000000\ntRt\x86."
+    ended = subprocess.run([sys.executable, "-c", program], input=call, capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGPROF

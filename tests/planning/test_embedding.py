@@ -1,4 +1,4 @@
-"""How a repository's modules.json says that vectors are pooled: read, or refused before they embed wrongly."""
+"""Pooling from modules.json: read, or refused before the model makes wrong embeddings."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ MODULE = "sentence_transformers.models."
 
 
 def pooled(files: dict[str, bytes], *, embeds: bool = True, **changes: Any) -> Pooling | None:
-    """What is found of a repository of which some files are otherwise; ... takes one away."""
+    """The pooling of a repository with changed files; the value ... removes a file."""
     contents = dict(files)
     for name, value in changes.items():
         path = {"pooling": POOLING, "modules": MODULES}[name]
@@ -33,7 +33,7 @@ def pooled(files: dict[str, bytes], *, embeds: bool = True, **changes: Any) -> P
 @pytest.mark.parametrize(
     ("mode", "pooling"), [("mean", Pooling.MEAN), ("cls", Pooling.CLS), ("lasttoken", Pooling.LAST)]
 )
-def test_older_and_newer_words_of_sentence_transformers_say_the_same(mode: Any, pooling: Pooling) -> None:
+def test_old_and_new_pooling_configurations_are_equal(mode: Any, pooling: Pooling) -> None:
     older = tiny_bert(pooling=mode)
     assert pooled(older) is pooled(newer_sentence_transformer(older)) is pooling
 
@@ -67,8 +67,8 @@ def test_a_list_of_one_way_to_pool_is_that_way() -> None:
 
 
 @pytest.mark.parametrize("modules", [..., [], {}, b"[", 5, [5], [{"type": f"{MODULE}Transformer", "path": ""}]])
-def test_without_a_word_on_pooling_only_a_model_of_text_is_taken(modules: Any) -> None:
-    with pytest.raises(NotConvertible, match="acme/model has no modules.json that says how its embeddings are pooled"):
+def test_without_pooling_only_a_text_model_is_accepted(modules: Any) -> None:
+    with pytest.raises(NotConvertible, match="acme/model has no modules.json that describes how its embeddings"):
         pooled(BERT, modules=modules)
     assert pooled(BERT, embeds=False, modules=modules) is None
 
@@ -117,8 +117,8 @@ def test_whatever_stands_in_modules_json_names_files_or_none(content: bytes | No
 def test_any_json_in_these_files_is_taken_or_refused(modules: Any, pooling: Any, whole: set[str]) -> None:
     given_files = {"modules": modules, "pooling": pooling}
     try:
-        found = pooled(BERT, **{name: value for name, value in given_files.items() if name not in whole})
+        pooling = pooled(BERT, **{name: value for name, value in given_files.items() if name not in whole})
     except Refusal as refusal:
         str(refusal).encode()
     else:
-        assert isinstance(found, Pooling)
+        assert isinstance(pooling, Pooling)

@@ -1,11 +1,11 @@
-"""What a tag means among the GGUF files of a repository, and which of them are no models."""
+"""Which GGUF files of a repository a tag means, and which files are not models."""
 
 import pytest
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
-from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.capabilities import UNSUPPORTED
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from tests.planning.listings import listing
 
@@ -59,7 +59,8 @@ def paths_of(choice: GgufChoice) -> list[str]:
         ("BF160.gguf", None),
     ],
 )
-def test_a_label_is_the_last_quantization_in_the_name_or_else_in_the_folders(path: str, label: str | None) -> None:
+def test_a_label_is_the_last_quantization_in_the_name(path: str, label: str | None) -> None:
+    """Or in the names of the folders."""
     assert label_of(path) == label
 
 
@@ -83,7 +84,8 @@ def test_a_tag_is_a_whole_label_or_a_file_name_in_any_case(tag: str, path: str) 
     assert (choice.quantization, choice.as_the_hub) == (None, True)
 
 
-def test_of_two_with_one_label_the_top_folders_is_taken_and_the_file_name_tells_the_other() -> None:
+def test_of_two_with_one_label_the_top_folder_wins() -> None:
+    """The file name chooses the other one."""
     files = ("b/model-Q4_K_M.gguf", "z-Q4_K_M.gguf", "a/model-Q4_K_M.gguf")
     assert paths_of(chosen("q4_k_m", *files)) == ["z-Q4_K_M.gguf"]
     assert paths_of(chosen("model-q4_k_m.gguf", *files)) == ["a/model-Q4_K_M.gguf"]
@@ -104,7 +106,7 @@ def test_the_shards_of_a_split_are_one_model_in_their_order() -> None:
     assert chosen("q4_k_m", *files).as_the_hub
 
 
-def test_splits_of_the_same_name_in_two_folders_or_of_two_counts_are_two_models() -> None:
+def test_two_folders_or_two_counts_are_two_models() -> None:
     one = [f"{folder}/m-0000{number}-of-00002.gguf" for folder in ("Q8_0", "Q4_K_M") for number in (1, 2)]
     two = [f"Q8_0/m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     models = gguf_models("acme/model", listing(*one, *two).files)
@@ -140,12 +142,12 @@ def test_a_shard_alone_is_a_whole_file_where_it_is_one_of_one() -> None:
 )
 @pytest.mark.parametrize("tag", ["latest", "q4_k_m"])
 def test_a_companion_is_never_the_model(companion: str, tag: str) -> None:
-    """The name of the model comes later in every order."""
+    """The model is last in alphabetical order."""
     assert paths_of(chosen(tag, companion, "zz/zz-Q4_K_M.gguf")) == ["zz/zz-Q4_K_M.gguf"]
 
 
 @pytest.mark.parametrize("path", ["eagle2-9b-Q4_K_M.gguf", "mtp-Q4_K_M.gguf", "draft-0.5b-Q4_K_M.gguf"])
-def test_a_repository_may_be_about_a_draft_model_and_nothing_else(path: str) -> None:
+def test_a_repository_may_hold_a_draft_model_only(path: str) -> None:
     assert paths_of(chosen("q4_k_m", path, "mmproj-F16.gguf")) == [path]
 
 
@@ -158,8 +160,8 @@ def test_names_that_only_look_like_companions(path: str) -> None:
 
 
 @pytest.mark.parametrize("files", [("mmproj-F16.gguf",), ("imatrix.gguf", "x-imatrix.gguf")])
-def test_where_there_are_only_projectors_and_matrices_nothing_is_pulled(files: tuple[str, ...]) -> None:
-    with pytest.raises(Refusal, match="acme/model has GGUF files, but none of them is a model of its own"):
+def test_projectors_and_matrices_alone_are_refused(files: tuple[str, ...]) -> None:
+    with pytest.raises(Refusal, match="acme/model has GGUF files, but none of them is a complete model"):
         chosen("latest", *files)
 
 
@@ -213,11 +215,11 @@ def test_what_is_missing_is_made_of_unquantized_weights(files: tuple[str, ...], 
     assert (choice.quantization, choice.as_the_hub) == (Quantization(tag), False)
 
 
-@pytest.mark.parametrize(("tag", "made"), [("q4_k", "Q4_K_M"), ("Q5_K", "Q5_K_M"), ("q3_K", "Q3_K_M")])
-def test_a_short_name_is_the_middle_one_where_it_is_no_label(tag: str, made: str) -> None:
+@pytest.mark.parametrize(("tag", "quantization"), [("q4_k", "Q4_K_M"), ("Q5_K", "Q5_K_M"), ("q3_K", "Q3_K_M")])
+def test_a_short_name_is_the_middle_one_where_it_is_no_label(tag: str, quantization: str) -> None:
     """As llama.cpp reads it."""
     choice = chosen(tag, "m-F16.gguf")
-    assert (paths_of(choice), choice.quantization) == (["m-F16.gguf"], Quantization(made))
+    assert (paths_of(choice), choice.quantization) == (["m-F16.gguf"], Quantization(quantization))
     assert not choice.as_the_hub
     label = chosen(tag, "m-F16.gguf", f"m-{tag.upper()}.gguf")
     assert (paths_of(label), label.quantization) == ([f"m-{tag.upper()}.gguf"], None)
@@ -250,15 +252,17 @@ def offered(refused: pytest.ExceptionInfo[Refusal]) -> list[str]:
 @needs_ggml
 @pytest.mark.parametrize("tag", ["q7", "q4_k_xl", "auto"])
 def test_a_refusal_lists_what_is_made_here_and_runs(tag: str) -> None:
-    with pytest.raises(Refusal, match="of these: BF16; or with one that is made of its BF16: Q4_K_M, Q5_K_M,") as found:
+    with pytest.raises(
+        Refusal, match="of these: BF16; or with one that the proxy makes from its BF16: Q4_K_M, Q5_K_M,"
+    ) as refusal:
         chosen(tag, "m-BF16.gguf")
-    assert offered(found) == [one for one in Quantization if one not in NOT_RUN]
+    assert offered(refusal) == [one for one in Quantization if one not in UNSUPPORTED]
 
 
 def test_a_machine_with_numpy_alone_offers_what_that_makes(only_numpy: None) -> None:
-    with pytest.raises(Refusal) as found:
+    with pytest.raises(Refusal) as refusal:
         chosen("q7", "m-BF16.gguf")
-    assert offered(found) == ["Q8_0", "F16", "BF16", "F32"]
+    assert offered(refusal) == ["Q8_0", "F16", "BF16", "F32"]
 
 
 @pytest.mark.parametrize("tag", ["q4_k_m", "Q4", "NL", "model", "Q4_K.gguf", "XL", "m"])
@@ -268,7 +272,7 @@ def test_what_is_only_a_part_of_a_label_or_name_is_not_found(tag: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "projectors", "taken"),
+    ("path", "projectors", "expected"),
     [
         ("m-Q4_K_M.gguf", (), None),
         ("m-Q4_K_M.gguf", ("mmproj-F16.gguf",), "mmproj-F16.gguf"),
@@ -287,11 +291,11 @@ def test_what_is_only_a_part_of_a_label_or_name_is_not_found(tag: str) -> None:
     ],
 )
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_projector_is_of_the_deepest_shared_folder_and_the_nearest_bits(
-    path: str, projectors: tuple[str, ...], taken: str | None, turned: bool
+def test_the_projector_from_the_nearest_folder_and_bits(
+    path: str, projectors: tuple[str, ...], expected: str | None, turned: bool
 ) -> None:
     paths = (path, *projectors)
     files = listing(*(paths[::-1] if turned else paths)).files
     [model] = gguf_models("acme/model", files)
     projector = choose_projector(model, files)
-    assert (projector.path if projector else None) == taken
+    assert (projector.path if projector else None) == expected

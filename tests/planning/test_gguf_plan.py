@@ -1,4 +1,4 @@
-"""The plan of a GGUF: what becomes a blob of it, under which name, and what would not load is refused."""
+"""The plan of a GGUF: its blob, the name of the blob, and refusals of what would not load."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_gguf, choose_projector
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Finished, Format, Plan
+from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
 from tests.gguf.splitting import split, with_offsets
@@ -51,18 +51,19 @@ def planned(
     hashed: bool = True,
     seen: Mapping[str, bytes] | None = None,
 ) -> Plan:
-    """`seen` is what the headers are read of, where it is not what comes later."""
+    """`seen`: the files that the headers are read from, if they are not the ones that arrive later."""
     repository = listed(files, hashed=hashed)
     choice = choose_gguf(repository.id, repository.files, tag, Quantization.Q4_K_M)
     headers = [read_header((seen or files)[file.path], size=file.size) for file in choice.model.files]
     projector = choose_projector(choice.model, repository.files)
     name = f"hf.co/acme/model:{tag}"
     modelfile = Modelfile(settings, "config" if settings.template is not None else "gguf", None)
-    return plan_gguf(name, repository, choice, headers, projector, capabilities_of(version), modelfile)
+    request = PlanRequest(name, repository, settings, capabilities_of(version))
+    return plan_gguf(request, choice, headers, projector, modelfile)
 
 
-def made(recipe: Recipe, files: Mapping[str, bytes]) -> bytes:
-    """What the engine makes of the files."""
+def assemble(recipe: Recipe, files: Mapping[str, bytes]) -> bytes:
+    """The blob that the engine makes from the files."""
     chunks = [files[span.file.path][span.start : span.stop] for span in recipe.spans(100_000)]
     return assembled(recipe, chunks, "acme/model")
 
@@ -72,14 +73,14 @@ def read(content: bytes) -> GgufHeader:
 
 
 def requantized(contents: Sequence[bytes], quantization: str) -> bytes:
-    """What is made of a file's parts, each tensor in one piece."""
-    said = requantize([read(content) for content in contents], quantization)
-    whole = [said.header]
-    for content, pieces in zip(contents, said.parts, strict=True):
+    """The expected blob, with each tensor quantized in one piece."""
+    quantized = requantize([read(content) for content in contents], quantization)
+    whole = [quantized.header]
+    for content, pieces in zip(contents, quantized.parts, strict=True):
         for piece in pieces:
             if isinstance(piece, TransformedRange):
-                taken = content[piece.start : piece.stop]
-                whole.append(piece.transform.change(taken) if piece.transform else taken)
+                source = content[piece.start : piece.stop]
+                whole.append(piece.transform.change(source) if piece.transform else source)
             else:
                 whole.append(bytes(piece.size))
     return b"".join(whole)
@@ -108,7 +109,7 @@ def test_a_file_goes_as_it_is(version: str) -> None:
     assert (plan.format, plan.quantization, plan.is_converted) == (Format.GGUF, None, False)
     assert (plan.reason, plan.template_source) == ("the GGUF Q4_K_M", "gguf")
     assert plan.result_size == len(WHOLE)
-    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, "Q4_K_M")
     assert plan.warnings == ()
 
 
@@ -125,7 +126,7 @@ def test_a_file_goes_as_it_is(version: str) -> None:
 )
 def test_the_file_type_is_shown_as_the_header_says_it(field: Field | None, shown: str) -> None:
     plan = planned({"m-Q4_K_M.gguf": tiny_gguf(general__file_type=field)})
-    assert plan.finished == Finished("llama", 394_496, shown)
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, shown)
 
 
 def test_without_a_digest_the_bar_has_one_of_its_name() -> None:
@@ -136,7 +137,7 @@ def test_without_a_digest_the_bar_has_one_of_its_name() -> None:
     assert bar.size == len(WHOLE)
 
 
-def test_the_users_own_template_is_told() -> None:
+def test_the_users_template_is_the_source() -> None:
     plan = planned({"m-Q4_K_M.gguf": WHOLE}, settings=ModelSettings(template="{{ .Prompt }}"))
     assert (plan.template_source, plan.settings.template) == ("config", "{{ .Prompt }}")
 
@@ -146,11 +147,11 @@ def test_the_users_own_template_is_told() -> None:
 def test_the_shards_become_the_file_that_was_split(shards: int, version: str, no_tensor_first: bool) -> None:
     parts = split(WHOLE, shards, prefix="Q4_K_M/big-Q4_K_M", no_tensor_first=no_tensor_first)
     plan = planned(parts, version=version)
-    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, "Q4_K_M")
     [upload] = plan.uploads
     assert upload.path == "big-Q4_K_M.gguf"
     assert upload.digest is None
-    assert made(upload.recipe, parts) == WHOLE
+    assert assemble(upload.recipe, parts) == WHOLE
     assert upload.size == plan.result_size == len(WHOLE)
     assert upload.bars == tuple((hex_of(part), len(part)) for part in parts.values())
     assert plan.reason == f"the GGUF Q4_K_M; its {shards} shards are merged"
@@ -159,24 +160,24 @@ def test_the_shards_become_the_file_that_was_split(shards: int, version: str, no
 @pytest.mark.parametrize("tag", ["latest", "q8_0"])
 @pytest.mark.parametrize("place", [30, 5_000, -1])
 def test_a_shard_that_comes_otherwise_than_announced_is_noticed(tag: str, place: int) -> None:
-    """Nobody knows the digest of what is made of it."""
+    """The digest of the result is not known before the transfer."""
     content = finite(tiny_gguf("F32"))
     parts = split(content, 2, prefix="m-F32")
     name = "m-F32-00002-of-00002.gguf"
     recipe = planned(parts, tag).uploads[0].recipe
-    assert made(recipe, parts) == (content if tag == "latest" else requantized([content], "Q8_0"))
+    assert assemble(recipe, parts) == (content if tag == "latest" else requantized([content], "Q8_0"))
     assert recipe.takes_whole_files
     damaged = bytearray(parts[name])
     damaged[place] ^= 1
     with pytest.raises(Damaged, match=f"acme/model/{name} arrived damaged: its (digest|header)"):
-        made(recipe, parts | {name: bytes(damaged)})
+        assemble(recipe, parts | {name: bytes(damaged)})
 
 
 @pytest.mark.parametrize("tag", ["latest", "q8_0"])
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("hashed", [True, False])
 def test_a_header_that_was_read_otherwise_is_noticed(hashed: bool, shards: int, tag: str) -> None:
-    """It is part of what is made, although it came by itself and unchecked."""
+    """The plan read it alone, without a digest, and the blob depends on it."""
     content = finite(tiny_gguf("F16"))
     parts = {"m-F16.gguf": content} if shards == 1 else split(content, shards, prefix="m-F16")
     first = next(iter(parts))
@@ -184,8 +185,10 @@ def test_a_header_that_was_read_otherwise_is_noticed(hashed: bool, shards: int, 
     if (shards, tag) == (1, "latest"):
         assert plan.uploads[0].recipe.files == plan.repository.files  # nothing of the header is in the plan
         return
-    with pytest.raises(Damaged, match=f"acme/model/{first} arrived damaged: its header has come in two versions"):
-        made(plan.uploads[0].recipe, parts)
+    with pytest.raises(
+        Damaged, match=f"acme/model/{first} arrived damaged: its header differs from the one that the plan read"
+    ):
+        assemble(plan.uploads[0].recipe, parts)
 
 
 def altered(content: bytes) -> bytes:
@@ -202,7 +205,7 @@ def test_tensors_out_of_order_are_fetched_once() -> None:
     content += b"".join(middle) + second[header.data_start + rest[0].offset :]
     parts = {"m-00001-of-00002.gguf": first, "m-00002-of-00002.gguf": content}
     [upload] = planned(parts).uploads
-    assert made(upload.recipe, parts) == tiny_gguf("F16")
+    assert assemble(upload.recipe, parts) == tiny_gguf("F16")
     assert sum(span.size for span in upload.recipe.spans(1 << 30)) <= len(first) + len(content)
 
 
@@ -226,7 +229,7 @@ def test_unquantized_weights_are_quantized_here(label: str, shards: int, version
     parts = {f"m-{label}.gguf": content} if shards == 1 else split(content, shards, prefix=f"m-{label}")
     plan = planned(parts, "q4_k_m", version)
     [upload] = plan.uploads
-    result = made(upload.recipe, parts)
+    result = assemble(upload.recipe, parts)
     assert result == requantized(list(parts.values()), "Q4_K_M") == requantized([content], "Q4_K_M")
     assert (upload.path, upload.digest, upload.kind) == (
         "model.gguf" if shards == 1 else f"m-{label}.gguf",
@@ -239,7 +242,7 @@ def test_unquantized_weights_are_quantized_here(label: str, shards: int, version
     merged = f"; its {shards} shards are merged" if shards > 1 else ""
     assert plan.reason == f"the GGUF {label}{merged}; the proxy quantizes its {label} to Q4_K_M"
     assert (plan.quantization, plan.is_converted) == ("Q4_K_M", True)
-    assert plan.finished == Finished("llama", 394_496, "Q4_K_M")
+    assert plan.gguf_summary == GgufSummary("llama", 394_496, "Q4_K_M")
     assert plan.warnings == ()
 
 
@@ -252,7 +255,7 @@ def test_every_tensor_is_what_the_engine_makes_of_it(label: str, quantization: s
     if label == quantization:
         assert plan.quantization is None
         return
-    result = made(plan.uploads[0].recipe, files)
+    result = assemble(plan.uploads[0].recipe, files)
     before, after = data_of(files[f"m-{label}.gguf"]), data_of(result)
     assert after.keys() == before.keys()
     kinds = set()
@@ -268,12 +271,12 @@ def test_every_tensor_is_what_the_engine_makes_of_it(label: str, quantization: s
     assert FILE_TYPES[quantization].default in kinds
 
 
-@pytest.mark.parametrize("said", [Field.uint32(1), Field.string("F16"), None])
-def test_the_header_says_the_new_type_and_the_rest_as_before(said: Field | None) -> None:
-    """Whatever the old one says of it, and of shards."""
-    content = finite(tiny_gguf("F16", general__file_type=said, tokenizer__ggml__pre=Field.string("x")))
+@pytest.mark.parametrize("field", [Field.uint32(1), Field.string("F16"), None])
+def test_the_header_says_the_new_type_and_the_rest_as_before(field: Field | None) -> None:
+    """Whatever the old header says about the file type and about shards."""
+    content = finite(tiny_gguf("F16", general__file_type=field, tokenizer__ggml__pre=Field.string("x")))
     for parts in ({"m-F16.gguf": content}, split(content, 2, prefix="m-F16")):
-        before, after = read(content), read(made(planned(parts, "q8_0").uploads[0].recipe, parts))
+        before, after = read(content), read(assemble(planned(parts, "q8_0").uploads[0].recipe, parts))
         assert after.metadata == before.metadata | {
             "general.file_type": Field.uint32(7),
             "general.quantization_version": Field.uint32(2),
@@ -284,14 +287,14 @@ def test_the_header_says_the_new_type_and_the_rest_as_before(said: Field | None)
 
 @needs_ggml
 def test_bars_fill_with_the_bytes_that_are_taken() -> None:
-    """In the shards' order, and each of them to its end, although less is made of it."""
+    """In the order of the shards, each read to its end, although the blob is smaller."""
     parts = split(finite(tiny_gguf("F16")), 3, prefix="m-F16", no_tensor_first=True)
     [upload] = planned(parts, "q4_k_m").uploads
-    digests, taken = [hex_of(part) for part in parts.values()], [len(part) for part in parts.values()]
-    assert upload.bars == tuple(zip(digests, taken, strict=True))
-    assert [(stretch.digest, stretch.taken) for stretch in upload.stretches] == list(zip(digests, taken, strict=True))
-    assert sum(stretch.made for stretch in upload.stretches) == upload.size
-    assert upload.taken == sum(taken) > upload.size
+    digests, sizes = [hex_of(part) for part in parts.values()], [len(part) for part in parts.values()]
+    assert upload.bars == tuple(zip(digests, sizes, strict=True))
+    assert [(part.digest, part.file_bytes) for part in upload.bar_ranges] == list(zip(digests, sizes, strict=True))
+    assert sum(part.blob_bytes for part in upload.bar_ranges) == upload.size
+    assert upload.fetch_size == sum(sizes) > upload.size
 
 
 @needs_ggml
@@ -302,12 +305,12 @@ def test_a_projector_stays_as_it_is_beside_what_is_quantized(label: str) -> None
     plan = planned(files, "q4_k_m")
     model, other = plan.uploads
     assert (other.path, other.digest, other.kind) == ("mmproj-F16.gguf", hex_of(projector), "projector")
-    assert plan.result_size == len(made(model.recipe, files)) + len(projector)
+    assert plan.result_size == len(assemble(model.recipe, files)) + len(projector)
 
 
 @pytest.mark.parametrize("name", ["m-F16.gguf", "Big.F16.GGUF", "sub/m-f16.gguf"])
 def test_what_the_blob_is_called_does_not_depend_on_the_file(name: str) -> None:
-    """Nobody sees it, but for Ollama's create."""
+    """Only Ollama's create sees it."""
     [upload] = planned({name: finite(tiny_gguf("F16"))}, "q8_0").uploads
     assert upload.path == "model.gguf"
 
@@ -336,13 +339,13 @@ def test_rows_that_a_block_does_not_divide(shape: tuple[int, ...], kinds: Mappin
                 planned(files, tag)
         else:
             [upload] = planned(files, tag).uploads
-            assert {name: one.name for name, (one, _) in data_of(made(upload.recipe, files)).items()} == {
+            assert {name: one.name for name, (one, _) in data_of(assemble(upload.recipe, files)).items()} == {
                 "blk.0.attn_q.weight": kind
             }
 
 
 @pytest.mark.parametrize("name", NEED_IMPORTANCE)
-def test_what_needs_an_importance_matrix_is_refused_with_the_reason(name: str) -> None:
+def test_importance_matrix_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(
         Refusal, match=f"^acme/model: {name} needs an importance matrix, .* without one is {NEED_IMPORTANCE[name]}$"
     ):
@@ -361,12 +364,13 @@ def test_what_no_ollama_runs_is_not_made(tag: str, version: str) -> None:
     assert upload.digest == hex_of(WHOLE)  # what is there goes as it is
 
 
-def test_what_this_machine_does_not_make_is_refused_with_what_it_makes(only_numpy: None) -> None:
+def test_a_quantization_without_an_engine_is_refused(only_numpy: None) -> None:
+    """The refusal lists what this machine can make."""
     files = {"m-F16.gguf": finite(tiny_gguf("F16"))}
-    said = r"^acme/model: nothing on this machine makes Q6_K .*: Q8_0, F16, BF16, F32\. On .* brings the others$"
-    with pytest.raises(Refusal, match=said):
+    message = r"^acme/model: nothing on this machine makes Q6_K .*: Q8_0, F16, BF16, F32\. On .* adds the others$"
+    with pytest.raises(Refusal, match=message):
         planned(files, "q6_k")
-    assert made(planned(files, "q8_0").uploads[0].recipe, files) == requantized(list(files.values()), "Q8_0")
+    assert assemble(planned(files, "q8_0").uploads[0].recipe, files) == requantized(list(files.values()), "Q8_0")
 
 
 @pytest.mark.parametrize(
@@ -377,28 +381,29 @@ def test_what_this_machine_does_not_make_is_refused_with_what_it_makes(only_nump
         ("F32", b"\x00\x00\x80\x47", "f16", "F16: it holds a number beyond what F16 can hold; pull it as BF16 or F32"),
     ],
 )
-def test_a_number_that_cannot_be_held_is_refused_by_file_and_tensor(
-    label: str, number: bytes, tag: str, message: str
-) -> None:
-    """Only the bytes tell."""
+def test_a_number_that_does_not_fit_names_file_and_tensor(label: str, number: bytes, tag: str, message: str) -> None:
+    """Only the bytes show it."""
     content = bytearray(finite(tiny_gguf(label)))
     at = read(bytes(content)).data_start
     content[at : at + len(number)] = number
     files = {f"m-{label}.gguf": bytes(content)}
     recipe = planned(files, tag).uploads[0].recipe
     with pytest.raises(Refusal, match=f"^m-{label}.gguf: token_embd.weight cannot become {message}$"):
-        made(recipe, files)
+        assemble(recipe, files)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (tiny_projector(), r"acme/model/x-F16.gguf is not a model of its own \(mmproj\)"),
-        (tiny_gguf(general__architecture=Field.string("clip"), general__type=None), r"of its own \(clip\)"),
-        (tiny_gguf(general__architecture=None, general__type=None), r"of its own \(no architecture\)"),
-        (tiny_gguf(general__type=Field.string("adapter")), r"of its own \(adapter\)"),
-        (tiny_gguf(general__type=Field.string("imatrix")), r"of its own \(imatrix\)"),
-        (tiny_gguf(split__count=Field.uint16(2)), "is the first of 2 shards, and the others are not named as such"),
+        (tiny_projector(), r"acme/model/x-F16.gguf is not a complete model \(mmproj\)"),
+        (tiny_gguf(general__architecture=Field.string("clip"), general__type=None), r"not a complete model \(clip\)"),
+        (tiny_gguf(general__architecture=None, general__type=None), r"not a complete model \(no architecture\)"),
+        (tiny_gguf(general__type=Field.string("adapter")), r"not a complete model \(adapter\)"),
+        (tiny_gguf(general__type=Field.string("imatrix")), r"not a complete model \(imatrix\)"),
+        (
+            tiny_gguf(split__count=Field.uint16(2)),
+            "is the first of 2 shards, but the names of the others do not show it",
+        ),
         (
             tiny_gguf(general__architecture=Field.uint32(1)),
             "cannot be used: general.architecture is of the kind uint32",
@@ -453,27 +458,28 @@ def test_what_is_only_named_unquantized_is_not_quantized_again(label: str, shard
     parts = {"m-F16.gguf": content} if shards == 1 else split(content, shards, prefix="m-F16")
     with pytest.raises(
         Refusal,
-        match=f"acme/model/{next(iter(parts))} is named F16, but token_embd.weight is {kind}, which is not quantized a "
-        "second time; pull it as F16$",
+        match=f"acme/model/{next(iter(parts))} is named F16, but token_embd.weight is {kind}, which the proxy does "
+        "not quantize again; pull it as F16$",
     ):
         planned(parts, "Q4_K_S")
     plan = planned(parts, "F16")
     assert (plan.quantization, plan.is_converted) == (None, False)
-    assert made(plan.uploads[0].recipe, parts) == content
+    assert assemble(plan.uploads[0].recipe, parts) == content
 
 
 @pytest.mark.parametrize("count", [None, Field.string("4"), Field.int32(-1)])
-def test_a_model_without_a_count_of_its_layers_goes_only_as_it_is(count: Field | None) -> None:
-    """The rules for the types ask for it."""
+def test_without_a_layer_count_a_gguf_stays_as_it_is(count: Field | None) -> None:
+    """The rules for the types need it."""
     files = {"m-F16.gguf": finite(tiny_gguf("F16", llama__block_count=count))}
     with pytest.raises(
-        Refusal, match=r"m-F16.gguf cannot be used: the metadata has llama\.block_count = .*, which is no count$"
+        Refusal,
+        match=r"m-F16.gguf cannot be used: the metadata has llama\.block_count = .*, which is no count; pull another",
     ):
         planned(files, "q4_k_m")
     assert planned(files, "latest").quantization is None
 
 
-def test_shards_that_do_not_fit_are_refused_where_they_are_merged() -> None:
+def test_shards_that_do_not_fit_are_refused() -> None:
     one, other = split(WHOLE, 2), split(WHOLE, 2)
     names = list(one)
     wrong = {names[0]: one[names[0]], names[1]: other[names[0]]}

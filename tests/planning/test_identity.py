@@ -1,4 +1,4 @@
-"""What makes two plans the same: the bytes and what is done to them, never where they were found or what was said."""
+"""Identities of plans: the bytes and their transforms count, the place and the texts do not."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +11,7 @@ from proxy.config import ModelSettings
 from proxy.gguf.transforms import Transform
 from proxy.planning import identity
 from proxy.planning.identity import (
-    dressing_identity,
+    settings_identity,
     upload_identity,
     weights_identity,
     with_known_digests,
@@ -46,13 +46,13 @@ def plan(*uploads: Upload, **fields: Any) -> Plan:
 
 
 def identities(one: Plan) -> tuple[str, str]:
-    return weights_identity(one), dressing_identity(one)
+    return weights_identity(one), settings_identity(one)
 
 
 # ---- a blob
 
 
-def test_a_blob_whose_digest_is_known_is_that_digest_however_it_is_got() -> None:
+def test_a_known_digest_identifies_a_blob() -> None:
     content = Upload("tokenizer.json", Recipe((Literal(b"{}"),)))
     assert upload_identity(HERE, content) == CONFIG.digest == upload_identity(ELSEWHERE, CONFIG)
     whole = weight_file(HERE, "other.safetensors", HASHED)
@@ -62,7 +62,7 @@ def test_a_blob_whose_digest_is_known_is_that_digest_however_it_is_got() -> None
 HEAD, TAIL = Range(HASHED, 0, 50), Range(HASHED, 50, 100)
 
 
-def test_no_two_of_these_recipes_are_one() -> None:
+def test_different_recipes_have_different_identities() -> None:
     parts: list[tuple[Literal | Range, ...]] = [
         (HEAD,),
         (TAIL,),
@@ -78,35 +78,38 @@ def test_no_two_of_these_recipes_are_one() -> None:
         (Range(NAMELESS, 0, 50),),
         (Range(replace(NAMELESS, path="other.safetensors"), 0, 50),),
     ]
-    found = [upload_identity(HERE, made_of(*some)) for some in parts]
-    assert len(set(found)) == len(parts)
-    assert found == [upload_identity(HERE, made_of(*some)) for some in parts]
+    blob_identities = [upload_identity(HERE, made_of(*some)) for some in parts]
+    assert len(set(blob_identities)) == len(parts)
+    assert blob_identities == [upload_identity(HERE, made_of(*some)) for some in parts]
 
 
 @pytest.mark.parametrize("file", [HASHED, IN_GIT])
-def test_a_part_of_a_file_with_a_digest_is_the_same_in_every_commit_and_repository(file: RepositoryFile) -> None:
+def test_a_part_of_a_file_with_a_digest_needs_no_commit(file: RepositoryFile) -> None:
+    """It is the same in every commit and every repository."""
     part = made_of(Range(file, 0, 50))
     assert upload_identity(HERE, part) == upload_identity(MOVED, part) == upload_identity(ELSEWHERE, part)
 
 
 @pytest.mark.parametrize("stop", [50, 100])
-def test_a_file_that_nobody_has_hashed_is_another_in_every_commit_and_repository(stop: int) -> None:
+def test_a_file_without_a_digest_depends_on_the_commit(stop: int) -> None:
+    """It is another one in every commit and every repository."""
     part = made_of(Range(NAMELESS, 0, stop))
     assert len({upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}) == 3
 
 
-def test_what_code_makes_of_bytes_is_of_this_version_and_this_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may look at other files of the commit."""
+def test_a_transform_depends_on_version_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may read other files of the commit."""
     part = made_of(replace(HEAD, transform=UPPER))
-    found = {upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}
+    blob_identities = {upload_identity(where, part) for where in (HERE, MOVED, ELSEWHERE)}
     monkeypatch.setattr(identity, "__version__", "99")
-    assert len(found | {upload_identity(HERE, part)}) == 4
+    assert len(blob_identities | {upload_identity(HERE, part)}) == 4
 
 
-def test_what_says_by_what_it_goes_is_the_same_in_every_commit_and_version_that_has_that(
+def test_a_transform_id_replaces_commit_and_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first, second = (made_of(replace(HEAD, transform=UPPER, of=of)) for of in ("a", "b"))
+    """The same transform_id is the same blob in every commit, repository and version."""
+    first, second = (made_of(replace(HEAD, transform=UPPER, transform_id=one)) for one in ("a", "b"))
     assert len({upload_identity(where, first) for where in (HERE, MOVED, ELSEWHERE)}) == 1
     before = upload_identity(HERE, first)
     assert upload_identity(HERE, second) != before
@@ -122,10 +125,10 @@ def test_bytes_that_are_only_read_do_not_count() -> None:
 # ---- a plan
 
 
-def test_the_bytes_and_the_paths_of_all_files_count_and_their_order_does_not() -> None:
+def test_the_order_of_uploads_does_not_count() -> None:
+    """Their bytes and their paths do."""
     weights = weight_file(HERE, "model.safetensors", HASHED)
-    found = weights_identity(plan(CONFIG, weights))
-    assert found == weights_identity(plan(weights, CONFIG))
+    assert weights_identity(plan(CONFIG, weights)) == weights_identity(plan(weights, CONFIG))
     others = [
         plan(small_file("config.json", b"[]"), weights),
         plan(small_file("tokenizer.json", b"{}"), weights),
@@ -135,16 +138,16 @@ def test_the_bytes_and_the_paths_of_all_files_count_and_their_order_does_not() -
         plan(CONFIG, weights, small_file("tokenizer.json", b"")),
     ]
     assert len({weights_identity(plan(CONFIG, weights)), *map(weights_identity, others)}) == len(others) + 1
-    assert {dressing_identity(other) for other in others} == {dressing_identity(plan())}
+    assert {settings_identity(other) for other in others} == {settings_identity(plan())}
 
 
 def test_every_quantization_is_a_model_of_its_own() -> None:
     plans = [plan(quantization=one) for one in (None, "F16", "Q8_0", "Q4_K_M", "Q4_K_S")]
     assert len(set(map(weights_identity, plans))) == len(plans)
-    assert len(set(map(dressing_identity, plans))) == 1
+    assert len(set(map(settings_identity, plans))) == 1
 
 
-def test_an_adapter_is_of_its_base_in_any_case() -> None:
+def test_the_case_of_an_adapters_base_does_not_count() -> None:
     on_base, in_capitals, on_other = (
         plan(base=Base(name, None)) for name in ("hf.co/acme/base:q8_0", "hf.co/Acme/BASE:Q8_0", "hf.co/acme/base:f16")
     )
@@ -174,18 +177,18 @@ SETTINGS = ModelSettings(template="t", system="s", parameters={"top_k": 1, "stop
     ],
     ids=str,
 )
-def test_each_thing_beside_the_weights_is_the_dressings(changes: dict[str, Any]) -> None:
+def test_every_setting_changes_the_settings_identity(changes: dict[str, Any]) -> None:
     fields = {"template": "t", "system": "s", "parameters": SETTINGS.parameters, "license": ["MIT"], **changes}
     before, after = plan(settings=SETTINGS), plan(settings=ModelSettings(**fields))
-    assert dressing_identity(before) != dressing_identity(after)
+    assert settings_identity(before) != settings_identity(after)
     assert weights_identity(before) == weights_identity(after)
 
 
-def test_the_order_of_parameters_is_nobodys_choice() -> None:
+def test_the_order_of_parameters_does_not_count() -> None:
     turned = dict(reversed(SETTINGS.parameters.items()))
     other = ModelSettings(template="t", system="s", parameters=turned, license=["MIT"])
     assert list(turned) != list(SETTINGS.parameters)
-    assert dressing_identity(plan(settings=SETTINGS)) == dressing_identity(plan(settings=other))
+    assert settings_identity(plan(settings=SETTINGS)) == settings_identity(plan(settings=other))
 
 
 def test_a_template_is_its_text_wherever_that_was_written(tmp_path: Path) -> None:
@@ -224,7 +227,7 @@ def test_a_commit_counts_where_a_files_digest_is_not_known(where: Listing) -> No
     before, after = plan(CONFIG, upload), plan(CONFIG, upload, repository=where)
     assert weights_identity(before) != weights_identity(after)
     assert weights_identity(before) != weights_identity(after)
-    assert dressing_identity(before) == dressing_identity(after)
+    assert settings_identity(before) == settings_identity(after)
 
 
 # ---- digests that an earlier pull has found

@@ -1,4 +1,4 @@
-"""Which quantization a tag means, which there are here and for this Ollama, and how large each becomes."""
+"""Which quantization a tag means, which ones this machine and this Ollama support, and how large each is."""
 
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,7 @@ from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorType
 from proxy.gguf.transforms import Transform
 from proxy.planning.capabilities import Capabilities, capabilities_of
-from proxy.planning.quantizations import explained, is_made_here, not_made_here, offers, read_quantization
+from proxy.planning.quantizations import is_available, naming_file, no_engine_refusal, offers, read_quantization
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan
 
@@ -53,7 +53,7 @@ def test_no_tag_is_the_default(tag: str, default: Quantization) -> None:
 
 
 @pytest.mark.parametrize("name", NEED_IMPORTANCE)
-def test_what_needs_an_importance_matrix_is_refused_with_the_nearest(name: str) -> None:
+def test_importance_matrix_is_refused_with_the_nearest_tag(name: str) -> None:
     nearest = NEED_IMPORTANCE[name]
     assert read(nearest) == nearest
     for tag in (name, name.lower()):
@@ -68,10 +68,10 @@ def test_what_needs_an_importance_matrix_is_refused_with_the_nearest(name: str) 
 def test_an_unknown_tag_names_those_that_there_are(tag: str) -> None:
     with pytest.raises(Refusal) as refused:
         read(tag)
-    told = str(refused.value)
-    assert told == (
+    text = str(refused.value)
+    assert text == (
         f"acme/model: there is no quantization {tag!r}; pull with one of these tags: {', '.join(RUN)} "
-        "(none means Q4_K_M)"
+        "(no tag means Q4_K_M)"
     )
 
 
@@ -95,7 +95,7 @@ def test_weights_that_are_quantized_already_stay_so(tag: str) -> None:
 
 @lru_cache(maxsize=64)
 def conversion(name: str, quantization: str | None = None) -> Conversion | None:
-    """None for what is refused."""
+    """None if it is refused."""
     options: dict[str, Any] = {} if quantization is None else {"quantization": quantization}
     try:
         return plan(REPOSITORIES[name].files(), **options)
@@ -113,7 +113,7 @@ def offered(name: str) -> dict[str, int]:
 @beside_ggml
 @pytest.mark.parametrize("name", ["llama", "llama_f32", "qwen3", "mixtral", "glm4", "mamba", "jamba", "gpt_oss"])
 def test_an_offer_has_the_size_of_the_file(name: str) -> None:
-    """Byte for byte. What cannot be made of a model is not offered for it, nor MXFP4_MOE to one without experts."""
+    """Byte for byte. Not offered: what cannot be made, and MXFP4_MOE for a model without experts."""
     expected = {}
     for quantization in RUN:
         made = conversion(name, quantization)
@@ -132,7 +132,7 @@ def test_the_usual_six_come_first() -> None:
 
 @pytest.mark.usefixtures("only_numpy")
 def test_what_no_engine_makes_is_not_offered() -> None:
-    assert [one for one in Quantization if is_made_here(one)] == ["Q8_0", "F16", "BF16", "F32"]
+    assert [one for one in Quantization if is_available(one)] == ["Q8_0", "F16", "BF16", "F32"]
     made = plan(REPOSITORIES["llama"].files())
     found = offers(len(made.header), made.facts, made.sources, NEW)
     assert [offer.quantization for offer in found] == ["Q8_0", "F16", "BF16", "F32"]
@@ -142,21 +142,21 @@ def test_what_no_engine_makes_is_not_offered() -> None:
 def test_what_no_engine_makes_is_refused_with_what_to_install() -> None:
     with pytest.raises(NoEngine) as error:
         plan(REPOSITORIES["llama"].files(), quantization="IQ4_XS")
-    told = str(not_made_here("acme/model", error.value))
-    assert told.startswith("acme/model: nothing on this machine makes ")
-    assert "pull with one of these tags: Q8_0, F16, BF16, F32. " in told
-    assert "`pip install libggml-python` brings the others" in told
+    text = str(no_engine_refusal("acme/model", error.value))
+    assert text.startswith("acme/model: nothing on this machine makes ")
+    assert "pull with one of these tags: Q8_0, F16, BF16, F32. " in text
+    assert "`pip install libggml-python` adds the others" in text
 
 
 def test_what_only_the_numbers_tell_is_refused_with_the_file() -> None:
-    """Nothing else is changed."""
+    """Nothing else changes."""
 
     def change(content: bytes) -> bytes:
         if content == b"bad!":
             raise CannotConvert("x.weight cannot become Q8_0: it holds a NaN")
         return content[:2]
 
-    transform = explained("model.safetensors", Transform(4, 2, change))
+    transform = naming_file("model.safetensors", Transform(4, 2, change))
     assert (transform.block, transform.output_block, transform.change(b"good")) == (4, 2, b"go")
     with pytest.raises(
         Refusal,

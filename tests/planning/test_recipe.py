@@ -1,4 +1,4 @@
-"""Recipes: what is fetched for them, and which files they take whole and check, for any parts."""
+"""Recipes of any parts: the requests, and which files are read whole and checked."""
 
 import itertools
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_a_recipe_knows_whether_it_takes_whole_files(parts: list[Part], whole: b
     ],
 )
 def test_what_no_digest_tells_of_is_known(parts: list[Part], digest: str | None, unchecked: list[str]) -> None:
-    """A file is checked that comes whole and in order, as `Assembly` does, or the blob as a whole is."""
+    """`Assembly` checks files that arrive whole and in order; a digest of the blob checks all of them."""
     recipe = Recipe(tuple(parts), digest)
     assert [file.path for file in recipe.unchecked] == unchecked
     assert {file.path for file in recipe.files} == {part.file.path for part in parts if isinstance(part, Range)}

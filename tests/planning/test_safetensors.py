@@ -1,4 +1,4 @@
-"""The header of a safetensors file: read, or refused before Ollama ends at it."""
+"""The header of a safetensors file: read, or refused before Ollama crashes."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Refusal
-from proxy.planning.safetensors import MOST_HEADER_BYTES, SafetensorsHeader, header_size, read_header
+from proxy.planning.safetensors import MAX_HEADER_BYTES, SafetensorsHeader, header_size, read_header
 from tests.planning.shapes import with_length
 
 GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
@@ -51,16 +51,17 @@ def test_what_the_library_writes_is_read() -> None:
 @pytest.mark.parametrize(
     ("first", "size", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\n"[:8], 130, "Git-LFS pointer in the place of the weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n"[:8], 130, "is a Git LFS pointer, not the weights"),
         (b"<!doctyp", 5000, "does not begin with the length of a header"),
         (b"", 0, "does not begin with the length"),
         (b"\x10\0\0", 3, "does not begin with the length"),
         ((93).to_bytes(8, "little"), 100, "does not begin with the length"),
-        ((MOST_HEADER_BYTES + 1).to_bytes(8, "little"), 10**12, "does not begin with the length"),
+        ((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 10**12, "does not begin with the length"),
         (b"\xff" * 8, 10**12, "does not begin with the length"),
     ],
 )
-def test_what_begins_like_no_safetensors_ends_ollama_and_is_refused(first: bytes, size: int, message: str) -> None:
+def test_a_file_that_is_not_safetensors_is_refused(first: bytes, size: int, message: str) -> None:
+    """Ollama would crash."""
     with pytest.raises(Refusal, match=f"^acme/x .*{message}"):
         header_size("acme/x", first, size)
 
@@ -113,7 +114,8 @@ def test_a_header_that_is_no_json_object_is_refused_by_name(text: bytes, message
         {"data_offsets": None},
     ],
 )
-def test_a_tensor_that_is_described_wrongly_ends_ollama_and_is_refused(change: dict[str, Any]) -> None:
+def test_a_wrongly_described_tensor_is_refused(change: dict[str, Any]) -> None:
+    """Ollama would crash."""
     tensor = {key: value for key, value in {**GOOD, **change}.items() if value is not ...}
     with pytest.raises(Refusal, match="broken header"):
         read({"a": tensor})
@@ -129,9 +131,9 @@ def test_a_name_that_would_play_with_a_terminal_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("tensor", "data", "message"),
     [
-        (GOOD, 25, r"has \d+ bytes, but its header speaks of \d+; its upload is incomplete or damaged"),
-        (GOOD, 23, "its upload is incomplete or damaged"),
-        ({**GOOD, "shape": [2, 4]}, 24, r"a has the shape \[2, 4\] of F32, which does not fit its 24 bytes"),
+        (GOOD, 25, r"has \d+ bytes, but its header describes \d+; ask the repository.s owner"),
+        (GOOD, 23, "but its header describes"),
+        ({**GOOD, "shape": [2, 4]}, 24, r"gives a the shape \[2, 4\] of F32, which does not fit its 24 bytes"),
         ({**GOOD, "dtype": "F16"}, 24, "does not fit its 24 bytes"),
         ({**GOOD, "dtype": "F4", "shape": [7, 7]}, 24, "does not fit its 24 bytes"),
         ({**GOOD, "dtype": "X9", "shape": [10**9, 10**9]}, 24, "does not fit its 24 bytes"),
@@ -147,7 +149,7 @@ def test_a_type_of_tomorrow_is_read_and_judged_later() -> None:
 
 
 def test_gaps_and_metadata_and_no_tensors_are_taken() -> None:
-    """Ollama does not look at either, and a repair leaves gaps."""
+    """Ollama checks neither, and repaired files have gaps."""
     header = read({"__metadata__": {"format": "pt"}, "b": {**GOOD, "data_offsets": [8, 32]}}, 32)
     assert list(header.tensors) == ["b"]
     assert not read({}, 0).tensors

@@ -1,4 +1,4 @@
-"""Which files of a repository become the model, and what is refused by its listing and its index alone."""
+"""Which files of a repository become the model, and refusals from the listing and the index alone."""
 
 import json
 from typing import Any
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import Refusal
-from proxy.planning.weights import DEEPEST, INDEX, NotConvertible, choose_files, has_weights, json_object
+from proxy.planning.json_files import MAX_DEPTH, json_object
+from proxy.planning.weights import INDEX, NotConvertible, choose_files, has_weights
 from proxy.pull.reading import READABLE_BYTES, check_readable
 from proxy.sources.base import RepositoryFile
 from tests.planning.listings import BASE, Listing, index, listing
@@ -70,7 +71,7 @@ def test_an_unsafe_path_in_the_index_is_refused(path: str) -> None:
     ("content", "message"),
     [
         (index("gone.safetensors"), "names gone.safetensors, which the repository does not have"),
-        (index("sub/model.safetensors"), "are read"),
+        (index("sub/model.safetensors"), "reads only"),
         (index(5), "unsafe file"),
         (index(["model.safetensors"]), "unsafe file"),
         (b"{}", "names no shards"),
@@ -99,7 +100,8 @@ def test_a_repository_that_cannot_become_a_model_is_refused(present: list[str], 
         choose_files(listing(*present), None)
 
 
-def test_files_without_a_sha256_are_refused_where_they_would_fill_the_memory() -> None:
+def test_large_files_without_a_sha256_are_refused() -> None:
+    """They would fill the memory."""
     files = [RepositoryFile(f"file-{number}.json", READABLE_BYTES // 8, git_sha1="1" * 40) for number in range(9)]
     with pytest.raises(Refusal, match="acme/model/file-0.json has 8388608 bytes"):
         check_readable("acme/model", files)
@@ -129,7 +131,7 @@ def test_a_pickle_is_named_where_there_is_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "found"),
+    ("paths", "expected"),
     [
         (["model.safetensors"], True),
         (["model.safetensors.index.json"], True),
@@ -137,8 +139,8 @@ def test_a_pickle_is_named_where_there_is_nothing_else() -> None:
         (["adapter_model.safetensors", "onnx/model.safetensors", "pytorch_model.bin", "m.gguf"], False),
     ],
 )
-def test_safetensors_of_a_whole_model_are_told_from_others(paths: list[str], found: bool) -> None:
-    assert has_weights(listing(*paths).files) is found
+def test_safetensors_of_a_whole_model_are_recognised(paths: list[str], expected: bool) -> None:
+    assert has_weights(listing(*paths).files) is expected
 
 
 def test_an_empty_tokenizer_is_none() -> None:
@@ -147,12 +149,12 @@ def test_an_empty_tokenizer_is_none() -> None:
         choose_files(Listing((empty, *listing("model.safetensors", "config.json").files)), None)
 
 
-def test_a_tokenizer_of_mistrals_own_is_named_where_it_is_the_only_one() -> None:
+def test_tekken_alone_is_named_in_the_refusal() -> None:
     with pytest.raises(NotConvertible, match=r"has no tokenizer but tekken\.json, Mistral's own"):
         choose_files(listing("model.safetensors", "config.json", "tekken.json"), None)
 
 
-def test_json_keeps_its_large_numbers_and_its_pairs_of_surrogates() -> None:
+def test_json_keeps_large_numbers_and_surrogate_pairs() -> None:
     text = '\ufeff{"model_max_length": 1000000000000000019884624838656, "a": "\\ud83d\\ude00"}'
     assert json_object("x", text.encode()) == {"model_max_length": 10**30 + 19884624838656, "a": "\U0001f600"}
 
@@ -163,19 +165,19 @@ def test_json_keeps_its_large_numbers_and_its_pairs_of_surrogates() -> None:
         b'{"a": "\\ud83d"}',
         b'{"\\uDE00": 1}',
         b'{"a": ' + b"9" * 5000 + b"}",
-        b'{"a": ' + b"[" * DEEPEST + b"]" * DEEPEST + b"}",
+        b'{"a": ' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
         b'{"a": ' * 100_000,
         '{"a": 1}'.encode("utf-16"),
         b"",
     ],
 )
-def test_json_that_could_not_be_told_or_written_again_is_refused(content: bytes) -> None:
+def test_json_that_cannot_be_written_again_is_refused(content: bytes) -> None:
     with pytest.raises(Refusal, match="acme/x is (not JSON|nested)"):
         json_object("acme/x", content)
 
 
 def test_json_may_be_as_deep_as_any_real_file() -> None:
-    assert json_object("x", b'{"a": ' + b"[" * (DEEPEST - 1) + b"]" * (DEEPEST - 1) + b"}")
+    assert json_object("x", b'{"a": ' + b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1) + b"}")
 
 
 @given(
@@ -184,7 +186,7 @@ def test_json_may_be_as_deep_as_any_real_file() -> None:
         {"weight_map": JSON | st.dictionaries(st.text(), JSON | st.sampled_from(["model.safetensors", INDEX, "../x"]))}
     )
 )
-def test_any_json_in_the_place_of_an_index_is_followed_or_refused(index: Any) -> None:
+def test_any_json_as_index_is_followed_or_refused(index: Any) -> None:
     repository = listing("model.safetensors", "model-1.safetensors", INDEX, *BASE)
     try:
         selection = choose_files(repository, json.dumps(index).encode())

@@ -309,7 +309,7 @@ async def test_a_warning_is_said_once(
     async with App(settings(hub.endpoint, ollama.url)) as app:
         lines = await Client(app.address.url, session).pull(ADAPTER)
     [warning] = [line["status"] for line in lines if line.get("status", "").startswith("warning: ")]
-    assert warning.count("Ollama calls itself 0.0.0") == 1
+    assert warning.count("Ollama reports the version 0.0.0") == 1
 
 
 # ---- refused
@@ -338,7 +338,7 @@ def with_config(files: dict[str, bytes], **fields: Any) -> dict[str, bytes]:
         ),
         (
             {"architectures": ["MistralForCausalLM"]},
-            "is of the architecture 'MistralForCausalLM'; an adapter can be used",
+            "has the architecture 'MistralForCausalLM'; adapters work with",
         ),
         (
             {"num_hidden_layers": 3},
@@ -366,11 +366,11 @@ async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
         ("acme/none", "the adapter's base model cannot be pulled: there is no repository acme/none"),
         (
             "/home/me/models/tiny",
-            "names '/home/me/models/tiny' as its base model, which is no repository like ORG/REPO",
+            "names '/home/me/models/tiny' as its base model, which is not a repository such as ORG/REPO",
         ),
-        ("../tiny", "which is no repository"),
-        ("tiny", "which is no repository"),
-        ("hf.co/acme/tiny", "which is no repository"),
+        ("../tiny", "which is not a repository"),
+        ("tiny", "which is not a repository"),
+        ("hf.co/acme/tiny", "which is not a repository"),
         ("", "names no base model"),
         ("a.b/tiny", "names the base model a.b/tiny, which Ollama cannot name"),
         ("acme/adapter", "acme/adapter, the adapter's base model, is an adapter itself"),
@@ -390,8 +390,8 @@ async def test_a_base_that_is_none_is_refused_with_its_name(
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (tiny_adapter("acme/tiny", use_dora=True), "says use_dora: Ollama has no adapters with DoRA"),
-        (tiny_adapter("acme/tiny", peft_type="IA3"), "Ollama takes only LORA adapters"),
+        (tiny_adapter("acme/tiny", use_dora=True), "sets use_dora: Ollama does not support adapters with DoRA"),
+        (tiny_adapter("acme/tiny", peft_type="IA3"), "Ollama supports LORA adapters only"),
         ({"adapter_config.json": b"{"}, "is a LoRA adapter without adapter_model.safetensors"),
         (tiny_adapter("acme/tiny") | {"adapter_config.json": b"{"}, "adapter_config.json is not JSON"),
         (tiny_adapter("acme/tiny") | {WEIGHTS: safetensors(adapter_tensors(layers=3))}, "which does not fit the base"),

@@ -16,7 +16,7 @@ from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.ollama.client import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.quantizations import is_made_here
+from proxy.planning.quantizations import is_available
 from proxy.pull import execute
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
@@ -52,10 +52,10 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
         assert f"Ollama 0.24.0 does not run {conversion.architecture}; Ollama " in lines[-1]["error"]
         return
     if CAPABLE.version < CAPABLE.pre_tokenizer_since(conversion.architecture, conversion.pre_tokenizer):
-        assert f"does not cut texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
+        assert f"does not split texts as this tokenizer does ({conversion.pre_tokenizer})" in lines[-1]["error"]
         return
     if REPOSITORIES[name].pooling and CAPABLE.version < CAPABLE.embeddings_since(conversion.architecture):
-        assert f"makes no vectors with {REPOSITORIES[name].architecture}" in lines[-1]["error"]
+        assert f"makes no embeddings with {REPOSITORIES[name].architecture}" in lines[-1]["error"]
         return
     assert lines[-1] == {"status": "success"}, lines[-1]
     expected = converted(files, quantization=tag.upper())
@@ -108,7 +108,7 @@ async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
     assert expected != converted(files)
 
 
-RUN = [one for one in Quantization if CAPABLE.runs_quantization(one) and is_made_here(one)]
+RUN = [one for one in Quantization if CAPABLE.runs_quantization(one) and is_available(one)]
 
 
 @pytest.mark.parametrize("quantization", RUN)
@@ -131,7 +131,7 @@ async def test_every_quantization_is_the_converters_file(
 async def test_what_a_process_has_planned_is_the_converters_file(
     client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("proxy.planning.convert.LARGE_BYTES", 0)
+    monkeypatch.setattr("proxy.planning.convert.THREAD_BYTES", 0)
     files = REPOSITORIES[name].files()
     hub.add("acme/tiny", files)
     tag = "mxfp4_moe" if name == "gpt_oss" else "q4_k_m"
@@ -249,7 +249,7 @@ async def test_an_ollama_that_cuts_texts_otherwise_gets_no_model(
         assert lines[-1] == {"status": "success"}
         return
     assert lines[-1]["error"] == (
-        "acme/tiny: Ollama 0.24.0 does not cut texts as this tokenizer does (smollm); update it to 0.30.0 or newer"
+        "acme/tiny: Ollama 0.24.0 does not split texts as this tokenizer does (smollm); update it to 0.30.0 or newer"
     )
     assert not fetched(hub)
 

@@ -118,7 +118,7 @@ async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
 
     def change(*arguments: Any) -> Any:
         nonlocal count
-        count += arguments[1] == folder.CHUNK
+        count += arguments[1] == folder.CHUNK_BYTES
         if count == 2:
             (home / "acme/tiny" / WEIGHTS).write_bytes(other)
         return read(*arguments)
@@ -126,7 +126,7 @@ async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
     monkeypatch.setattr(folder, "_read", change)
     lines = await client.pull(NAME)
     assert lines[-1] == {
-        "error": f"acme/tiny/{WEIGHTS} has changed since the pull began; pull again when it is written to no more"
+        "error": f"acme/tiny/{WEIGHTS} has changed since the pull began; pull again when it no longer changes"
     }
     assert all(size < 1_000_000 for size in ollama.blobs.values())
     assert not making(ollama.requests)

@@ -35,7 +35,7 @@ CAUSES = (
     "arrived damaged",
     "has a broken header",
     "is not a safetensors file",
-    "but its header speaks of",
+    "but its header describes",
     "is not a GGUF that can be used",
     "cannot be used: ",
     "bytes came",

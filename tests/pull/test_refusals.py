@@ -145,14 +145,14 @@ CASES = [
     Case(
         "a tensor that its shard has not",
         index(**{"model.embed_tokens.weight": SHARD}),
-        (f"{INDEX} says that {SHARD} has the tensor model.embed_tokens.weight, but it has not",),
+        (f"{INDEX} lists the tensor model.embed_tokens.weight in {SHARD}, but that file does not have it",),
         other=False,
     ),
     Case("an index of nothing", {**SHARDED, INDEX: b"{}"}, (f"{INDEX} names no shards",), other=False),
     Case(
         "an index that leads elsewhere",
         index(**{"model.norm.weight": "../../secret.safetensors"}),
-        (f"{INDEX} names an unsafe file", "nothing of this repository is fetched"),
+        (f"{INDEX} names an unsafe file", "the proxy fetches nothing from this repository"),
         other=False,
     ),
     Case(
@@ -162,19 +162,23 @@ CASES = [
             "model-a.safetensors": TINY["model.safetensors"],
             "model-b.safetensors": TINY["model.safetensors"],
         },
-        ("model-a.safetensors and model-b.safetensors both have the tensor", f"no {INDEX} says", "mixes two models"),
+        (
+            "model-a.safetensors and model-b.safetensors both have the tensor",
+            f"no {INDEX} that chooses one",
+            "mixes two models",
+        ),
         other=False,
     ),
     Case(
         "shards of two counts without an index",
         {**without(INDEX, files=SHARDED), "model-00003-of-00003.safetensors": SHARDED[SHARD]},
-        ("acme/model has 3 shards, and model-00001-of-00002.safetensors is one of 2", "incomplete, or has two models"),
+        ("acme/model has 3 shards, but model-00001-of-00002.safetensors is one of 2", "incomplete or mixes two models"),
         other=False,
     ),
     Case(
-        "a Git-LFS pointer",
+        "a Git LFS pointer",
         {**TINY, "model.safetensors": POINTER},
-        ("acme/model/model.safetensors is a Git-LFS pointer", "upload the file itself"),
+        ("acme/model/model.safetensors is a Git LFS pointer", "upload the file itself"),
         other=False,
     ),
     Case(
@@ -186,7 +190,7 @@ CASES = [
     Case(
         "weights that end too early",
         {**TINY, "model.safetensors": TINY["model.safetensors"][:-1000]},
-        ("acme/model/model.safetensors has", "but its header speaks of", "incomplete or damaged"),
+        ("acme/model/model.safetensors has", "but its header describes", "upload it again"),
         other=False,
     ),
     Case(
@@ -236,7 +240,7 @@ CASES = [
     Case(
         "only a pickle",
         {**without("model.safetensors"), "pytorch_model.bin": b"\x80\x02"},
-        ("no safetensors weights", "pytorch_model.bin is a pickle, which may run anything"),
+        ("no safetensors weights", "pytorch_model.bin is a pickle, which may run any code"),
     ),
     Case(
         "a missing tensor",

@@ -40,7 +40,7 @@ async def test_a_model_of_an_older_revision_is_made_anew_once(
     assert (await client.pull(NAME))[-1] == SUCCESS
     assert await outdated(client) == {NAME: None}
     request.getfixturevalue("better")
-    assert await outdated(client) == {NAME: "models of LlamaForCausalLM are made in a better way now"}
+    assert await outdated(client) == {NAME: "this version of the proxy converts LlamaForCausalLM better"}
     hub.requests.clear()
     made_before = len(making(ollama.requests))
     assert (await client.pull(NAME))[-1] == SUCCESS
@@ -65,7 +65,7 @@ async def test_what_an_earlier_version_remembers_is_looked_at_and_not_fetched_ag
     assert (await client.pull(NAME))[-1] == SUCCESS
     app._journal._do("UPDATE models SET made_by = '?'")
     [why] = (await outdated(client)).values()
-    assert "an earlier version of the proxy brought it" in why
+    assert "an earlier version of the proxy pulled it" in why
     hub.requests.clear()
     assert (await client.pull(NAME))[-1] == SUCCESS
     assert not fetched(hub)

@@ -23,7 +23,7 @@ FILES: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     "xlm_roberta": tiny_xlm_roberta,
 }
 """A repository of each family."""
-NOT_RUN = ("update it to", "does not run", "makes no vectors with")
+NOT_RUN = ("update it to", "does not run", "makes no embeddings with")
 
 Record = Callable[[str, str, float | str], None]
 """Keeps a value of a kind for the repository of a name: `delta`, `cosine`, `quantization` or `refusal`."""

@@ -8,7 +8,7 @@ import orjson
 import pytest
 import tokenizers
 
-from proxy.planning.capabilities import RUNS
+from proxy.planning.capabilities import RUNS_SINCE
 from proxy.standins.hub import StandInHub
 from tests.chat.own_templates import LLAMA_SERVER_DIFFERS
 from tests.gguf.tiny_repositories import REPOSITORIES
@@ -104,7 +104,7 @@ async def test_the_prompt_is_what_the_jinja_says(
 
 async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
     """Ollama would give each Laguna the form of the first one."""
-    if real_ollama.version < RUNS["laguna"]:
+    if real_ollama.version < RUNS_SINCE["laguna"]:
         pytest.skip("this Ollama runs no Laguna")
     hub.add("acme/laguna", REPOSITORIES["laguna"].files())
     await pulled(real_client, "hf.co/acme/laguna:q8_0")

@@ -110,13 +110,13 @@ ENCODERS = {
     "eurobert": "does not run EuroBertModel",
     "gemma_embedding": "",
     "gemma_embedding_v5": "",
-    "llama_model": "makes no vectors with LlamaModel",
-    "mistral_model": "makes no vectors with MistralModel",
+    "llama_model": "makes no embeddings with LlamaModel",
+    "mistral_model": "makes no embeddings with MistralModel",
     "modern_bert": "does not run ModernBertModel",
     "modern_bert_v5": "does not run ModernBertModel",
-    "nomic_bert": "makes no vectors with NomicBertModel",
-    "nomic_bert_moe": "makes no vectors with NomicBertModel",
-    "nomic_bert_v5": "makes no vectors with NomicBertModel",
+    "nomic_bert": "makes no embeddings with NomicBertModel",
+    "nomic_bert_moe": "makes no embeddings with NomicBertModel",
+    "nomic_bert_v5": "makes no embeddings with NomicBertModel",
     "roberta": "",
 }
 """Those of `tiny_repositories`, and what Ollama before 0.30 cannot do with them."""
@@ -133,8 +133,8 @@ EMBEDDERS: Mapping[str, Callable[[], Files]] = {
 Texts for e5-mistral's form end with a token, as with transformers 4.
 """
 NEWER = {
-    "bert cased": "does not cut texts as this tokenizer does",
-    "qwen2": "makes no vectors with Qwen2ForCausalLM",
+    "bert cased": "does not split texts as this tokenizer does",
+    "qwen2": "makes no embeddings with Qwen2ForCausalLM",
     **{name: lack for name, lack in ENCODERS.items() if lack},
 }
 """What Ollama before 0.30 cannot do."""
@@ -152,7 +152,7 @@ async def test_vectors_are_those_of_transformers(
         return
     assert lines[-1] == {"status": "success"}
     knows_accents = real_ollama.version >= (0, 30) or name != "bert"
-    assert any("does not take accents off" in line["status"] for line in lines) is not knows_accents
+    assert any("does not remove accents" in line["status"] for line in lines) is not knows_accents
     expected = [one for one in json.loads(VECTORS.read_text())[name] if knows_accents or one["text"].isascii()]
     vectors = await embed(real_client, f"hf.co/{repository}:f32", [one["text"] for one in expected])
     cosines = [cosine(vector, one["vector"]) for vector, one in zip(vectors, expected, strict=True)]

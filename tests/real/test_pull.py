@@ -10,7 +10,7 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Quantization
-from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.capabilities import UNSUPPORTED
 from proxy.pull.execute import REMOVING
 from proxy.standins.hub import StandInHub
 from proxy.standins.repository import tiny_llama
@@ -97,7 +97,7 @@ async def test_pull_list_run_and_rm_with_the_command_line(
     assert name.casefold() not in (await real_ollama.cli(host, "list"))[1].casefold()
 
 
-@pytest.mark.parametrize("quantization", [one for one in Quantization if one not in NOT_RUN])
+@pytest.mark.parametrize("quantization", [one for one in Quantization if one not in UNSUPPORTED])
 async def test_every_quantization_that_is_offered_makes_a_model_that_answers(
     real_client: Client, hub: StandInHub, quantization: str
 ) -> None:

@@ -13,7 +13,7 @@ from proxy.config import Quantization
 from proxy.gguf.header import read_header
 from proxy.gguf.tensor_types import ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
-from proxy.planning.capabilities import NOT_RUN
+from proxy.planning.capabilities import UNSUPPORTED
 from proxy.standins.hub import StandInHub
 from tests.gguf.make_quantized import SMOLLM2, data_digest, figures, smollm2
 from tests.kit.real_ollama import RealOllama
@@ -24,7 +24,10 @@ pytestmark = pytest.mark.timeout(300)
 SENSIBLE = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1")
 """Fewer bits leave this small model little sense."""
 CASES = [
-    (dtype, quantization) for dtype in ("BF16", "F16") for quantization in Quantization if quantization not in NOT_RUN
+    (dtype, quantization)
+    for dtype in ("BF16", "F16")
+    for quantization in Quantization
+    if quantization not in UNSUPPORTED
 ]
 
 

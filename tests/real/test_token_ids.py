@@ -81,7 +81,7 @@ async def test_texts_are_cut_as_the_pre_tokenizer_cuts_them(
     tokenizer = covering_bpe(BY_NAME[name], name)
     error = await pulled(real_client, hub, "mistral", tokenizer, name)
     if real_ollama.version < SINCE.get(name, (0, 0)):
-        assert f"does not cut texts as this tokenizer does ({name})" in str(error)
+        assert f"does not split texts as this tokenizer does ({name})" in str(error)
         return
     assert error is None
     found = await differences(real_client, name, tokenizer, TEXTS)

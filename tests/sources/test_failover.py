@@ -1,10 +1,10 @@
-"""Mirrors that stand in for the endpoint: for what is said of a repository, and for bytes, which need no trust."""
+"""Which endpoint or mirror is asked, and when the proxy fails over to another one."""
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -16,83 +16,25 @@ from proxy.errors import Interrupted, Refusal, SourceError
 from proxy.sources import http_file, huggingface, mirrors
 from proxy.sources.huggingface import HuggingFace
 from proxy.sources.mirrors import Endpoint
-from proxy.standins.hub import Fault, LoggedRequest, StandInHub
+from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
-from proxy.transfer import retry, streams
-from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.kit.conversions import converted
-from tests.kit.support import Client, digest_of, eventually, fetched, settings
+from proxy.transfer import streams
+from tests.kit.mirrors import (
+    FILES,
+    NAME,
+    SIZE,
+    SPAN,
+    SUCCESS,
+    TOKEN,
+    WEIGHTS,
+    Pull,
+    check_success,
+    ranges,
+    resolved,
+)
+from tests.kit.support import Client, eventually, fetched, settings
 
-NAME = "hf.co/acme/tiny:q4_K_M"
-WEIGHTS = "model.safetensors"
-SPAN = 256 * 1024
-FILES = tiny_llama()
-SIZE = len(FILES[WEIGHTS])
-MADE = converted(FILES, quantization="Q4_K_M")
-DIGEST = digest_of(MADE)
-SUCCESS = {"status": "success"}
-TOKEN = "hf_mine"
-
-Lines = list[dict[str, Any]]
-Pull = Callable[..., AbstractAsyncContextManager[Client]]
-
-
-@pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
-    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
-    hub.add("acme/tiny", FILES)
-
-
-@asynccontextmanager
-async def another_hub() -> AsyncIterator[StandInHub]:
-    """One with the same repository. It must never hear a token."""
-    async with StandInHub() as hub:
-        hub.add("acme/tiny", FILES)
-        yield hub
-        assert not [request for request in hub.requests if hdrs.AUTHORIZATION in request.headers]
-
-
-@pytest.fixture
-async def mirror() -> AsyncIterator[StandInHub]:
-    async with another_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-async def second() -> AsyncIterator[StandInHub]:
-    async with another_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def proxy(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> Pull:
-    @asynccontextmanager
-    async def run(*mirrors: StandInHub) -> AsyncIterator[Client]:
-        """A proxy with a token and these mirrors, which has given every connection back when the block ends."""
-        told = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
-        async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
-            yield Client(app.address.url, session)
-            await eventually(lambda: app._backend.streams.idle)
-
-    return run
-
-
-def ranges(hub: StandInHub, path: str = WEIGHTS) -> list[tuple[int, int]]:
-    asked = [request.headers[hdrs.RANGE].removeprefix("bytes=").split("-") for request in fetched(hub, path)]
-    return [(int(first), int(last) + 1) for first, last in asked]
-
-
-def resolved(hub: StandInHub, path: str = WEIGHTS) -> list[LoggedRequest]:
-    return [request for request in hub.requests if "/resolve/" in request.path and request.path.endswith(path)]
-
-
-def check_success(lines: Lines, ollama: StandInOllama) -> None:
-    assert lines[-1] == SUCCESS, lines[-1]
-    assert ollama.blobs[DIGEST] == len(MADE)
+pytestmark = pytest.mark.usefixtures("surroundings")
 
 
 async def test_while_the_endpoint_works_no_mirror_is_asked(
@@ -105,7 +47,7 @@ async def test_while_the_endpoint_works_no_mirror_is_asked(
 
 
 @pytest.mark.parametrize("how", ["gone", "drop", "hang", "status"])
-async def test_a_repository_is_described_by_a_mirror_where_the_endpoint_does_not_answer(
+async def test_a_mirror_describes_if_the_endpoint_does_not_answer(
     proxy: Pull,
     hub: StandInHub,
     mirror: StandInHub,
@@ -124,13 +66,13 @@ async def test_a_repository_is_described_by_a_mirror_where_the_endpoint_does_not
         monkeypatch.setattr(http_file, "READ_SECONDS", 0.3)
     async with proxy(mirror) as client:
         check_success(await client.pull(NAME), ollama)
-    [warning] = [line for line in caplog.messages if "is taken instead" in line]
+    [warning] = [line for line in caplog.messages if "using the description of acme/tiny by" in line]
     assert hub.endpoint in warning
-    assert f"what {mirror.endpoint} says of acme/tiny" in warning
+    assert f"by {mirror.endpoint} instead" in warning
     assert sorted(ranges(mirror)) == [(start, min(start + SPAN, SIZE)) for start in range(0, SIZE, SPAN)]
 
 
-async def test_an_endpoint_that_hangs_leaves_every_mirror_its_share_of_the_time(
+async def test_a_hanging_endpoint_leaves_time_for_the_mirrors(
     hub: StandInHub, mirror: StandInHub, second: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface, "METADATA_SECONDS", 6)
@@ -144,7 +86,7 @@ async def test_an_endpoint_that_hangs_leaves_every_mirror_its_share_of_the_time(
     await source.close()
 
 
-async def test_where_nobody_describes_it_everybody_is_named(
+async def test_if_all_endpoints_fail_the_error_names_all(
     hub: StandInHub, mirror: StandInHub, second: StandInHub
 ) -> None:
     hub.faults.append(Fault("api", "status", status=502, times=-1))
@@ -161,9 +103,7 @@ async def test_where_nobody_describes_it_everybody_is_named(
 
 
 @pytest.mark.parametrize("added", [{"gated": True}, {"private": True}])
-async def test_what_the_endpoint_refuses_no_mirror_is_asked_for(
-    hub: StandInHub, mirror: StandInHub, added: dict[str, bool]
-) -> None:
+async def test_after_a_refusal_no_mirror_is_asked(hub: StandInHub, mirror: StandInHub, added: dict[str, bool]) -> None:
     hub.add("acme/tiny", FILES, **added)  # type: ignore[arg-type]
     source = HuggingFace(hub.endpoint, "", ("hf.co",), mirrors=(mirror.endpoint,))
     with pytest.raises(Refusal):
@@ -174,7 +114,7 @@ async def test_what_the_endpoint_refuses_no_mirror_is_asked_for(
 
 @asynccontextmanager
 async def opened(hub: StandInHub, *mirrors: StandInHub) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-    """Reads ten bytes of the weights, once, without the tries that a pull makes."""
+    """Reads ten bytes of the weights, without the retries of a pull."""
     source = HuggingFace(hub.endpoint, TOKEN, ("hf.co",), mirrors=tuple(mirror.endpoint for mirror in mirrors))
     repository = await source.open("acme/tiny", None)
     [file] = [file for file in repository.files if file.path == WEIGHTS]
@@ -188,7 +128,7 @@ async def opened(hub: StandInHub, *mirrors: StandInHub) -> AsyncIterator[Callabl
 
 
 @pytest.mark.parametrize("how", ["gone", "hang"])
-async def test_an_endpoint_that_is_silent_is_left_at_once(
+async def test_a_silent_endpoint_is_avoided_at_once(
     hub: StandInHub, mirror: StandInHub, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(http_file, "READ_SECONDS", 2)  # which the mirror has too, and here nobody tries again
@@ -203,7 +143,7 @@ async def test_an_endpoint_that_is_silent_is_left_at_once(
 
 async def test_failures_between_successes_do_not_add_up(hub: StandInHub, mirror: StandInHub) -> None:
     async with opened(hub, mirror) as read:
-        for _ in range(2 * mirrors.MOST_FAILURES):
+        for _ in range(2 * mirrors.MAX_FAILURES):
             hub.faults.append(Fault(WEIGHTS, "status", status=502))
             with pytest.raises(Interrupted, match="127.0.0.1 answered 502"):
                 await read()
@@ -211,7 +151,7 @@ async def test_failures_between_successes_do_not_add_up(hub: StandInHub, mirror:
     assert not mirror.requests
 
 
-async def test_where_everybody_throttles_the_shortest_wait_is_told(
+async def test_if_all_throttle_the_shortest_wait_counts(
     hub: StandInHub, mirror: StandInHub, second: StandInHub
 ) -> None:
     for each, seconds in ((hub, "40"), (mirror, "20"), (second, "30")):
@@ -224,7 +164,7 @@ async def test_where_everybody_throttles_the_shortest_wait_is_told(
         assert await read() == FILES[WEIGHTS][5:15]
 
 
-async def test_an_endpoint_that_dies_in_mid_file_is_gone_on_from_where_it_died(
+async def test_a_mirror_continues_where_the_endpoint_died(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.rate = 1_000_000
@@ -242,7 +182,7 @@ async def test_an_endpoint_that_dies_in_mid_file_is_gone_on_from_where_it_died(
 
 
 @pytest.mark.parametrize("after", [0, 50_000])
-async def test_an_endpoint_that_stalls_is_left(
+async def test_a_stalling_endpoint_is_avoided(
     proxy: Pull,
     hub: StandInHub,
     mirror: StandInHub,
@@ -260,40 +200,40 @@ async def test_an_endpoint_that_stalls_is_left(
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow is what takes longer than a span in 1.3 seconds."""
+    """A stream is slow below one span in 1.3 seconds."""
     monkeypatch.setattr(mirrors, "SLOW_SECONDS", 0.3)
     monkeypatch.setattr(mirrors, "SLOW_RATE", 200_000)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_endpoint_that_crawls_is_left(
+async def test_a_slow_endpoint_is_avoided(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.rate = 50_000
     async with proxy(mirror) as client:
         check_success(await client.pull(NAME), ollama)
-    assert f"{hub.endpoint} is asked after the others for 60 s" in caplog.text
+    assert f"{hub.endpoint} is asked after the other endpoints for 60 s" in caplog.text
     assert "bytes a second" in caplog.text
     assert sum(request.body_bytes for request in fetched(hub, WEIGHTS)) < SIZE / 4
     assert any(start % SPAN for start, _ in ranges(mirror))
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_line_on_which_all_crawl_is_no_failure(
+async def test_if_all_are_slow_none_is_avoided(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirrors, "LEFT_SECONDS", 0.5)
+    monkeypatch.setattr(mirrors, "OPEN_SECONDS", 0.5)
     hub.rate = mirror.rate = 150_000
     async with proxy(mirror) as client:
         check_success(await client.pull(NAME), ollama)
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_proxy_that_is_not_fast_enough_blames_no_endpoint(
+async def test_a_slow_proxy_does_not_blame_the_endpoint(
     hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    told = settings(hub.endpoint, ollama.url, hub={"mirrors": [mirror.endpoint]}, pull={"bandwidth": "1MB"})
-    async with App(told) as app:
+    config = settings(hub.endpoint, ollama.url, hub={"mirrors": [mirror.endpoint]}, pull={"bandwidth": "1MB"})
+    async with App(config) as app:
         check_success(await Client(app.address.url, session).pull(NAME), ollama)
     assert not ranges(mirror)
 
@@ -309,14 +249,15 @@ async def test_a_proxy_that_is_not_fast_enough_blames_no_endpoint(
     ],
     ids=lambda fault: f"{fault.kind}-{fault.at}",
 )
-async def test_an_endpoint_that_fails_again_and_again_is_left_after_some_tries(
+async def test_an_endpoint_that_keeps_failing_is_avoided(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, fault: Fault
 ) -> None:
+    """After MAX_FAILURES; requests that were already under way come on top."""
     hub.faults.append(fault)
     async with proxy(mirror) as client:
         check_success(await client.pull(NAME), ollama)
-    asked = [request for request in hub.requests if request.path.partition("?")[0].endswith(WEIGHTS)]
-    assert mirrors.MOST_FAILURES <= len(asked) <= 2 * mirrors.MOST_FAILURES + 2 * streams.FIRST_STREAMS
+    requests = [request for request in hub.requests if request.path.partition("?")[0].endswith(WEIGHTS)]
+    assert mirrors.MAX_FAILURES <= len(requests) <= 2 * mirrors.MAX_FAILURES + 2 * streams.FIRST_STREAMS
     assert ranges(mirror)
 
 
@@ -329,7 +270,7 @@ async def test_a_failure_or_two_are_no_reason_to_ask_a_mirror(
     assert not mirror.requests
 
 
-async def test_an_endpoint_that_throttles_is_left_alone_and_nobody_waits(
+async def test_a_throttling_endpoint_is_avoided_at_once(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=429, headers={"Retry-After": "30"}))
@@ -340,160 +281,10 @@ async def test_an_endpoint_that_throttles_is_left_alone_and_nobody_waits(
     assert ranges(mirror)
 
 
-async def test_damaged_bytes_of_a_mirror_are_refused_and_come_from_the_next(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=-1))
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert ranges(mirror)
-    assert sorted(ranges(second)) == [(start, min(start + SPAN, SIZE)) for start in range(0, SIZE, SPAN)]
-
-
-async def test_a_mirror_that_damages_is_named(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert f"acme/tiny/{WEIGHTS}: {hub.endpoint}: 127.0.0.1 answered 503 Service Unavailable; " in error
-    assert f"; {mirror.endpoint}: what it sent was not the file; given up" in error
-    assert DIGEST not in ollama.blobs
-
-
-async def test_a_mirror_that_described_what_it_damages_is_named(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
-) -> None:
-    await hub.close()
-    mirror.faults.append(Fault(WEIGHTS, "corrupt", after=SIZE - 5, times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert f"acme/tiny/{WEIGHTS} arrived damaged" in error
-    assert f"came from {mirror.endpoint}" in error
-    assert DIGEST not in ollama.blobs
-
-
-async def test_a_small_file_of_a_mirror_has_to_be_the_endpoints_too(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    """It has no SHA-256, but git's name for it."""
-    hub.faults.append(Fault("config.json", "status", status=500, at="resolve", times=-1))
-    mirror.faults.append(Fault("config.json", "corrupt", after=20, times=-1))
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert resolved(mirror, "/config.json")
-    assert resolved(second, "/config.json")
-
-
-async def test_a_file_without_any_digest_is_asked_of_no_mirror(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub
-) -> None:
-    hub.listing, hub.trees = "sizes", False
-    hub.faults.append(Fault("config.json", "status", status=500, at="resolve", times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert f"acme/tiny/config.json: {hub.endpoint}: 127.0.0.1 answered 500" in error
-    assert not resolved(mirror, "/config.json")
-
-
-@pytest.mark.parametrize(("model", "checked"), [("mixtral", False), ("qwen3", True)])
-async def test_bytes_that_no_digest_is_compared_with_are_asked_of_no_mirror(
-    hub: StandInHub,
-    mirror: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    model: str,
-    checked: bool,
-) -> None:
-    """The experts of one tensor lie all over a file, which is then not read from its beginning to its end."""
-    files = REPOSITORIES[model].files()
-    for each in (hub, mirror):
-        each.add("acme/tiny", files)
-    weights = [path for path in files if path.endswith(".safetensors")]
-    hub.faults += [Fault(path, "status", status=503, times=-1) for path in weights]
-    told = {"mirrors": [mirror.endpoint]}
-    async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
-        [*_, last] = await Client(app.address.url, session).pull("hf.co/acme/tiny:F16")
-    assert bool(fetched(mirror)) is checked
-    if checked:
-        assert last == SUCCESS
-    else:
-        assert f"{hub.endpoint}: 127.0.0.1 answered 503" in last["error"]
-
-
-async def test_a_mirror_that_lacks_the_file_is_passed_over_and_asked_once(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "status", status=404, at="resolve", times=-1))
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert len(resolved(mirror)) == 1
-
-
-@pytest.mark.parametrize("pinned", [True, False])
-async def test_the_commit_of_the_endpoint_is_what_a_mirror_is_asked_for(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama, pinned: bool
-) -> None:
-    if pinned:
-        mirror.repositories["acme/tiny"].update({WEIGHTS: b"newer", "config.json": b"{}"})
-    else:
-        hub.repositories["acme/tiny"].update({"README.md": b"newer"})
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    async with proxy(mirror) as client:
-        lines = await client.pull(NAME)
-    assert all(hub.repositories["acme/tiny"].commit in request.path for request in resolved(mirror))
-    if pinned:
-        check_success(lines, ollama)
-    else:
-        assert f"{hub.endpoint}: 127.0.0.1 answered 503" in lines[-1]["error"]
-        assert f"{mirror.endpoint}: 127.0.0.1 answered 404" in lines[-1]["error"]
-        assert "given up after" in lines[-1]["error"]
-
-
-async def test_a_mirror_that_redirects_to_another_commit_is_refused(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "told", headers={"X-Repo-Commit": "d" * 40}, at="resolve", times=-1))
-    async with proxy(mirror) as client:
-        error = (await client.pull(NAME))[-1]["error"]
-    assert re.search(rf"{mirror.endpoint}: .*its commit is now {'d' * 40}", error)
-
-
-async def test_a_mirror_without_ranges_gives_whole_files_where_nobody_else_gives_any(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.mirror = True
-    async with proxy(mirror) as client:
-        check_success(await client.pull(NAME), ollama)
-
-
-async def test_a_mirror_without_ranges_costs_the_others_none(
-    proxy: Pull, hub: StandInHub, mirror: StandInHub, second: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.mirror = True
-    async with proxy(mirror, second) as client:
-        check_success(await client.pull(NAME), ollama)
-    assert len(ranges(second)) == len(range(0, SIZE, SPAN))
-
-
-async def test_with_mirrors_no_pull_is_left_to_ollama(
-    hub: StandInHub, mirror: StandInHub, public_hub: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for others, public in (((), True), ((mirror.endpoint,), False)):
-        source = HuggingFace(hub.endpoint, "", ("hf.co",), mirrors=others)
-        assert (await source.open("acme/tiny", None)).public is public
-        await source.close()
-
-
-async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
+async def test_a_circuit_breaker_stays_open_longer_each_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Until the endpoint delivers again."""
     clock = [1000.0]
 
     def is_left_after(seconds: float) -> bool:
@@ -502,7 +293,7 @@ async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     place, broken = Endpoint("https://mirror.example"), Interrupted("broken")
-    for _ in range(mirrors.MOST_FAILURES - 1):
+    for _ in range(mirrors.MAX_FAILURES - 1):
         place.record_failure(broken)
     assert not is_left_after(0)
     for seconds in (60, 120, 240, 480, 900, 900):
@@ -522,7 +313,7 @@ async def test_a_place_is_left_for_longer_each_time_until_it_delivers(
 async def test_the_endpoint_is_asked_first_again_after_a_while(
     proxy: Pull, hub: StandInHub, mirror: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirrors, "LEFT_SECONDS", 1)
+    monkeypatch.setattr(mirrors, "OPEN_SECONDS", 1)
     hub.faults.append(Fault(WEIGHTS, "status", status=429, headers={"Retry-After": "30"}))
     mirror.rate = 150_000
     async with proxy(mirror) as client:

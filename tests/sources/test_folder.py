@@ -1,4 +1,4 @@
-"""A folder as a source: what of it is a model, what stays out of reach, and what is told when it changes."""
+"""A folder as a source: its models, what stays out of reach, and the errors when a file changes."""
 
 import hashlib
 import os
@@ -103,7 +103,7 @@ async def test_a_file_that_changes_while_it_is_read_is_named(root: Path, change:
     repository = await opened(root)
     [file] = [file for file in repository.files if file.path == "model.safetensors"]
     async with repository.stream(file) as chunks:
-        assert await anext(aiter(chunks)) == WEIGHTS[: folder.CHUNK]
+        assert await anext(aiter(chunks)) == WEIGHTS[: folder.CHUNK_BYTES]
         change(root / "acme/tiny/model.safetensors")
         with pytest.raises(SourceError, match="has changed since the pull began"):
             [chunk async for chunk in chunks]
@@ -118,10 +118,8 @@ async def test_the_commit_is_another_where_a_file_is(root: Path, change: Callabl
 
 
 @pytest.mark.parametrize("cached", ["acme/tiny", "hub"])
-async def test_a_snapshot_of_huggingface_hubs_cache_is_a_model_whose_digests_are_known(
-    tmp_path: Path, cached: str
-) -> None:
-    """The blobs of LFS files are named by their SHA-256, the others by git's."""
+async def test_a_snapshot_of_the_hubs_cache_has_digests(tmp_path: Path, cached: str) -> None:
+    """The names of LFS blobs are their SHA-256; other blobs have git's name."""
     cache = tmp_path / "hub" / "models--acme--tiny"
     write(cache / "blobs" / SHA256, WEIGHTS)
     write(cache / "blobs" / ("b" * 40), b"{}")
@@ -169,7 +167,7 @@ async def test_no_link_leads_out_of_the_folder(root: Path) -> None:
         await opened(root)
 
 
-async def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out(root: Path) -> None:
+async def test_broken_links_and_special_files_are_left_out(root: Path) -> None:
     model = root / "acme" / "tiny"
     (model / "gone.json").symlink_to("nothing")
     (model / "circle.json").symlink_to("circle.json")
@@ -178,7 +176,7 @@ async def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out(root: Pa
 
 
 async def test_a_folder_that_cannot_be_a_model_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "MOST_FILES", 2)
+    monkeypatch.setattr(folder, "MAX_FILES", 2)
     with pytest.raises(Refusal, match="acme/tiny has more than 2 files"):
         await opened(root)
 
@@ -188,7 +186,7 @@ async def test_a_revision_is_refused(root: Path) -> None:
         await source(root).open("acme/tiny", "main")
 
 
-async def test_a_disk_that_fails_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_disk_is_explained(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(5, "Input/output error")
 
@@ -228,5 +226,5 @@ async def test_a_model_of_a_folder_is_pulled(
         lines = await Client(app.address.url, session).pull("home/acme/tiny:q4_K_M")
     assert lines[-1] == {"status": "success"}
     assert "home/acme/tiny:q4_K_M" in ollama.models
-    made = converted(files, quantization="Q4_K_M")
-    assert ollama.blobs[digest_of(made)] == len(made)
+    gguf = converted(files, quantization="Q4_K_M")
+    assert ollama.blobs[digest_of(gguf)] == len(gguf)

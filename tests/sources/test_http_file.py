@@ -1,4 +1,4 @@
-"""The line to the Hub: proxies and certificates hold for it alone, and the token goes to one origin."""
+"""Connections to the Hub: proxies and certificates are for the Hub only, and the token goes to one origin."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.errors import Interrupted, RangesIgnored, SourceError
 from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import HttpFile, bearer, source_session
+from proxy.sources.http_file import HttpFile, Location, bearer, source_session
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
@@ -32,14 +32,14 @@ SUCCESS = {"status": "success"}
 
 
 @asynccontextmanager
-async def tunnelling(asked: list[str]) -> AsyncIterator[str]:
-    """An HTTP proxy: writes down the target of each request and passes it on."""
+async def tunnelling(targets: list[str]) -> AsyncIterator[str]:
+    """An HTTP proxy: records the target of each request and forwards it."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, RuntimeError):
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, rest = head.split(b" ", 2)
-            asked.append(f"{method.decode()} {target.decode()}")
+            targets.append(f"{method.decode()} {target.decode()}")
             url = URL(f"//{target.decode()}") if method == b"CONNECT" else URL(target.decode(), encoded=True)
             up_reader, up_writer = await asyncio.open_connection(url.host, url.port)
             if method == b"CONNECT":
@@ -75,32 +75,34 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def own(**variables: str) -> dict[str, str]:
-    """The environment of a proxy, with variables of its own."""
+    """The environment of the proxy, with `variables`."""
     return {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], "PATH": "", **variables}
 
 
-async def test_a_proxy_of_the_environment_carries_what_the_hub_sends_and_nothing_of_ollama(
+async def test_http_proxy_is_used_for_the_hub_only(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """HTTP_PROXY carries the bytes of the Hub, and never those of Ollama. NO_PROXY is respected."""
     hub.add("acme/tiny", tiny_llama())
-    asked: list[str] = []
-    async with tunnelling(asked) as url:
+    targets: list[str] = []
+    async with tunnelling(targets) as url:
         ends = ("--hub", hub.endpoint, "--ollama", ollama.url)
         through = own(HTTP_PROXY=url, http_proxy=url)
         async with serving(*ends, environment=through) as (_, proxy):
             assert (await Client(proxy, session).pull("hf.co/acme/tiny"))[-1] == SUCCESS
-        assert any(line.startswith(f"GET {hub.endpoint}/acme/tiny/resolve/") for line in asked)
-        assert any(line.startswith(f"GET {hub.cdn}/") for line in asked)
-        assert not [line for line in asked if line.startswith(("GET", "POST")) and ollama.url in line]
-        asked.clear()
+        assert any(line.startswith(f"GET {hub.endpoint}/acme/tiny/resolve/") for line in targets)
+        assert any(line.startswith(f"GET {hub.cdn}/") for line in targets)
+        assert not [line for line in targets if line.startswith(("GET", "POST")) and ollama.url in line]
+        targets.clear()
         async with serving(*ends, environment=through | {"NO_PROXY": "127.0.0.1"}) as (_, proxy):
             assert (await Client(proxy, session).pull("hf.co/acme/tiny:q8_0"))[-1] == SUCCESS
-        assert not asked
+        assert not targets
 
 
-async def test_a_file_behind_https_needs_a_certificate_that_is_trusted_and_a_proxy_tunnels_to_it(
+async def test_https_needs_a_trusted_certificate(
     tmp_path: Path,
 ) -> None:
+    """Also through a proxy of the environment, which tunnels the connection."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     certificate = authority.issue_cert("localhost")
@@ -119,7 +121,7 @@ async def test_a_file_behind_https_needs_a_certificate_that_is_trusted_and_a_pro
     url = f"https://localhost:{listener.getsockname()[1]}/model.safetensors"
     script = tmp_path / "fetch.py"
     script.write_text(FETCH)
-    asked: list[str] = []
+    targets: list[str] = []
 
     async def fetch(**environment: str) -> str:
         process = await asyncio.create_subprocess_exec(
@@ -129,12 +131,12 @@ async def test_a_file_behind_https_needs_a_certificate_that_is_trusted_and_a_pro
         return (await process.communicate())[0].decode()
 
     trusted = {"SSL_CERT_FILE": str(tmp_path / "ca.pem")}
-    async with tunnelling(asked) as proxy:
-        assert "SSL_CERT_FILE names the certificates to trust" in await fetch()
+    async with tunnelling(targets) as proxy:
+        assert "set SSL_CERT_FILE to the certificates to trust" in await fetch()
         assert await fetch(**trusted) == "100"
-        assert not asked
+        assert not targets
         assert await fetch(**trusted, https_proxy=proxy) == "100"
-        assert asked == [f"CONNECT localhost:{URL(url).port}"]
+        assert targets == [f"CONNECT localhost:{URL(url).port}"]
     await server.cleanup()
 
 
@@ -143,12 +145,12 @@ import asyncio, sys
 from yarl import URL
 from proxy.errors import SourceError
 from proxy.sources.base import RepositoryFile
-from proxy.sources.http_file import HttpFile, source_session
+from proxy.sources.http_file import HttpFile, Location, source_session
 
 async def main():
     async with source_session() as session:
         file = RepositoryFile("model.safetensors", int(sys.argv[2]))
-        source = HttpFile(session, URL(sys.argv[1]), file, credentials={}, commit="", what="a/b/model.safetensors")
+        source = HttpFile(session, "a/b/model.safetensors", file, Location(URL(sys.argv[1])))
         try:
             async with source.stream(5, 105) as chunks:
                 print(len(b"".join([chunk async for chunk in chunks])), end="")
@@ -159,9 +161,8 @@ asyncio.run(main())
 """
 
 
-async def test_an_ollama_behind_https_is_not_judged_by_the_hubs_certificates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_ollamas_certificate_is_checked_separately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSL_CERT_FILE and HTTP_PROXY are for the Hub only."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
@@ -176,7 +177,8 @@ async def test_an_ollama_behind_https_is_not_judged_by_the_hubs_certificates(
         assert Ollama("http://127.0.0.1:9", session).url
 
 
-async def test_the_token_follows_no_redirect_to_another_origin_and_comes_back_to_its_own() -> None:
+async def test_the_token_goes_to_its_own_origin_only() -> None:
+    """A redirect to another origin does not get it; a redirect back to the first origin does."""
     seen: dict[str, str | None] = {}
     elsewhere: list[str] = []
 
@@ -192,7 +194,7 @@ async def test_the_token_follows_no_redirect_to_another_origin_and_comes_back_to
 
     async with listening(endpoint) as own, listening(stranger) as other, source_session() as session:
         elsewhere += [own, other]
-        file = HttpFile(session, URL(f"{own}/file"), FILE, credentials=bearer("hf_secret"), commit="c", what="a/b/f")
+        file = HttpFile(session, "a/b/f", FILE, Location(URL(f"{own}/file"), bearer("hf_secret")))
         async with file.stream(0, None) as chunks:
             assert b"".join([chunk async for chunk in chunks]) == CONTENT
     assert seen == {"/file": "Bearer hf_secret", "stranger/far": None, "/again": "Bearer hf_secret"}
@@ -204,17 +206,17 @@ async def test_redirects_without_an_end_are_an_error() -> None:
 
     async with listening(answer) as url, source_session() as session:
         with pytest.raises(SourceError, match="redirects without an end"):
-            async with HttpFile(session, URL(url), FILE, credentials={}, commit="c", what="a/b/f").stream(0, None):
+            async with HttpFile(session, "a/b/f", FILE, Location(URL(url))).stream(0, None):
                 pass
 
 
 @pytest.mark.parametrize("sent", ["bytes 6-105/16384", "bytes 0-16383/16384", "bytes 5-104/9", ""])
-async def test_a_200_is_a_range_only_where_it_says_that_it_is_the_one_that_was_asked_for(sent: str) -> None:
+async def test_a_200_is_a_range_only_with_the_right_content_range(sent: str) -> None:
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(body=CONTENT, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
 
     async with listening(answer) as url, source_session() as session:
-        file = HttpFile(session, URL(url), FILE, credentials={}, commit="c", what="a/b/f")
+        file = HttpFile(session, "a/b/f", FILE, Location(URL(url)))
         with pytest.raises(RangesIgnored, match="127.0.0.1 sends no ranges"):
             async with file.stream(5, 105):
                 pass
@@ -233,15 +235,16 @@ async def test_a_range_that_was_not_asked_for_is_never_taken(sent: str, error: t
         return web.Response(status=206, body=b"x" * 100, headers={hdrs.CONTENT_RANGE: sent} if sent else {})
 
     async with listening(answer) as url, source_session() as session:
-        file = HttpFile(session, URL(f"{url}/f"), FILE, credentials={}, commit="c", what="a/b/f")
+        file = HttpFile(session, "a/b/f", FILE, Location(URL(f"{url}/f")))
         with pytest.raises(error, match=message):
             async with file.stream(5, 105):
                 pass
 
 
-async def test_the_token_is_in_no_log_no_error_and_no_list_of_processes(
+async def test_the_token_is_never_shown(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Not in logs, not in errors, not in the list of processes."""
     from proxy.app import App
 
     caplog.set_level("DEBUG")

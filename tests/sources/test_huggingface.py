@@ -1,4 +1,4 @@
-"""The Hub as a source: what it lists, and what a person is told when it does not."""
+"""The Hub as a source: its listings, and the errors if it has none."""
 
 import re
 from types import SimpleNamespace
@@ -63,7 +63,7 @@ async def test_a_revision_is_resolved(hub: StandInHub) -> None:
         ({"gated": False}, "hf_revoked", "does not know the proxy's token|or the proxy's token is not valid there"),
     ],
 )
-async def test_what_may_not_be_read_is_told_apart_and_no_byte_of_a_file_is_asked_for(
+async def test_each_refusal_of_the_hub_is_explained(
     hub: StandInHub, added: dict[str, bool], token: str, message: str, plain: bool
 ) -> None:
     """At the Hub, and at a mirror whose errors have no codes."""
@@ -80,7 +80,7 @@ async def test_what_may_not_be_read_is_told_apart_and_no_byte_of_a_file_is_asked
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "token", "told"),
+    ("status", "message", "token", "expected"),
     [
         (401, "Invalid credentials in Authorization header", "hf_mine", "does not know the proxy's token"),
         (401, "Invalid username or password.", "hf_mine", "does not know the proxy's token"),
@@ -89,22 +89,20 @@ async def test_what_may_not_be_read_is_told_apart_and_no_byte_of_a_file_is_asked
         (403, "Forbidden: you need a finer token", "hf_mine", "you need a finer token; check what the proxy's token"),
     ],
 )
-def test_the_hubs_own_401_with_a_token_is_about_the_token(status: int, message: str, token: str, told: str) -> None:
-    """Whoever has a valid one is told 404."""
+def test_the_hubs_own_401_with_a_token_is_about_the_token(status: int, message: str, token: str, expected: str) -> None:
+    """With a valid token the Hub answers 404."""
     request = httpx2.Request("GET", f"{PUBLIC_ENDPOINT}/api/models/acme/none")
     response = httpx2.Response(status, headers={"X-Error-Message": message}, request=request)
     with pytest.raises(huggingface_hub.errors.HfHubHTTPError) as raised:
         hf_raise_for_status(response)
     error = explain(raised.value, PUBLIC_ENDPOINT, "acme/none", None, with_token=bool(token))
     assert isinstance(error, Refusal)
-    assert re.search(told, str(error))
+    assert re.search(expected, str(error))
     assert "a mirror" not in str(error)
 
 
-async def test_a_mirror_that_knows_nothing_of_access_is_asked_for_a_file(
-    hub: StandInHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Olah describes a gated repository and has no auth-check: its 404 would be taken for the repository's."""
+async def test_without_an_access_check_a_file_is_tried(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Olah describes a gated repository but has no auth-check: its 404 must not mean that there is no repository."""
     monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", no_such_page)
     hub.token = "hf_other"
     hub.add("acme/gated", {"config.json": b"{}", "logo.png": b"png"}, gated=True)
@@ -137,9 +135,9 @@ def no_such_page(*_: object) -> None:
 async def test_public_is_what_anybody_gets_at_huggingface_co(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, described: dict[str, object], public: bool
 ) -> None:
-    found = {"id": "a/b", "sha": "c" * 40, "siblings": [], "gated": False, "private": False, "last_modified": None}
-    found |= described
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(**found))
+    fields = {"id": "a/b", "sha": "c" * 40, "siblings": [], "gated": False, "private": False, "last_modified": None}
+    fields |= described
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(**fields))
     monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_: None)
     assert (await HuggingFace(endpoint, "", HOSTS).open("a/b", None)).public is public
 
@@ -157,7 +155,9 @@ async def test_ggufs_of_the_same_model_are_the_three_most_downloaded(hub: StandI
 
 
 @pytest.mark.parametrize("kind", ["status", "hang", "drop"])
-async def test_ggufs_that_cannot_be_told_are_none(hub: StandInHub, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
+async def test_without_an_answer_there_are_no_gguf_hints(
+    hub: StandInHub, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
     assert huggingface.HINT_SECONDS <= 3
     monkeypatch.setattr(huggingface, "HINT_SECONDS", 0.3)
     hub.add("acme/tiny", {"model.safetensors": b"weights"})
@@ -169,7 +169,7 @@ async def test_ggufs_that_cannot_be_told_are_none(hub: StandInHub, monkeypatch: 
 
 
 async def test_a_description_elsewhere_is_asked_for_without_the_token(hub: StandInHub) -> None:
-    """hf-mirror.com sends some on to huggingface.co."""
+    """hf-mirror.com redirects some requests to huggingface.co."""
     hub.add("acme/tiny", {"config.json": b"{}"})
     seen: list[str | None] = []
 
@@ -197,7 +197,7 @@ async def test_a_hub_that_hangs_is_given_up(hub: StandInHub, monkeypatch: pytest
         await HuggingFace(hub.endpoint, "", HOSTS).open("acme/tiny", None)
 
 
-async def test_a_failing_hub_is_told_with_its_status(hub: StandInHub) -> None:
+async def test_a_failing_hub_is_reported_with_its_status(hub: StandInHub) -> None:
     hub.add("acme/tiny", {"config.json": b"{}"})
     hub.faults.append(Fault("api", "status", status=500, times=-1))
     with pytest.raises(SourceError, match="500"):

@@ -1,4 +1,4 @@
-"""Mirrors of the Hub, which leave out what it says: sizes, digests, trees, ranges, and whose token it was."""
+"""Mirrors that leave out what the Hub sends: sizes, digests, trees, ranges, reasons of refusals."""
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping
@@ -45,16 +45,17 @@ async def opened(source: HuggingFace, name: str = "acme/tiny") -> Mapping[str, R
     return {file.path: file for file in (await source.open(name, None)).files}
 
 
-def asked(hub: StandInHub, what: str, method: str) -> list[str]:
+def requested_paths(hub: StandInHub, what: str, method: str) -> list[str]:
     return [request.path for request in hub.requests if what in request.path and request.method == method]
 
 
 @pytest.mark.parametrize("trees", [True, False])
 @pytest.mark.parametrize("mirror", [True, False])
 @pytest.mark.parametrize("listing", ["full", "sizes", "names"])
-async def test_a_listing_is_completed_from_the_tree_or_else_from_the_files_themselves(
+async def test_a_listing_is_completed(
     hub: StandInHub, source: HuggingFace, trees: bool, mirror: bool, listing: Any
 ) -> None:
+    """From the tree, or from HEAD requests for the needed files if there is no tree."""
     hub.add("acme/tiny", FILES)
     hub.trees, hub.mirror, hub.listing = trees, mirror, listing
     files = await opened(source)
@@ -68,23 +69,23 @@ async def test_a_listing_is_completed_from_the_tree_or_else_from_the_files_thems
         "LICENSE": 3,
         "sub/chat.jinja": 7,
     }
-    heads = asked(hub, "/resolve/", "HEAD")
+    heads = requested_paths(hub, "/resolve/", "HEAD")
     assert not [path for path in heads if path.endswith((".png", ".onnx"))]
     assert bool(heads) is (listing != "full" and not trees)
-    assert bool(asked(hub, "/tree/", "GET")) is (listing != "full")
-    assert not asked(hub, "/resolve/", "GET")
+    assert bool(requested_paths(hub, "/tree/", "GET")) is (listing != "full")
+    assert not requested_paths(hub, "/resolve/", "GET")
     assert not [request for request in hub.requests if request.origin == "cdn"]
 
 
 async def test_a_large_file_without_a_digest_is_asked_for_it(hub: StandInHub, source: HuggingFace) -> None:
-    """The Hub has every file above 10 MiB in LFS: where a mirror does not say so, the file's own address does."""
+    """The Hub has every file above 10 MiB in LFS: if a mirror does not list the digest, its HEAD answer has it."""
     large = b"x" * (10 * 1024**2 + 1)
     hub.add("acme/tiny", {"vocab.json": large, "small.json": large[:-1], "pytorch_model.bin": large})
     hub.trees, hub.listing = False, "sizes"
     files = await opened(source)
     assert files["vocab.json"].sha256 == hashlib.sha256(large).hexdigest()
     assert files["small.json"].sha256 is None
-    [head] = asked(hub, "/resolve/", "HEAD")
+    [head] = requested_paths(hub, "/resolve/", "HEAD")
     assert head.endswith("/vocab.json")
 
 
@@ -92,12 +93,12 @@ async def test_a_tree_comes_in_pages(hub: StandInHub, source: HuggingFace) -> No
     hub.add("acme/tiny", FILES)
     hub.listing, hub.tree_page = "names", 3
     assert (await opened(source))["model.safetensors"].sha256 == EXPECTED["model.safetensors"][1]
-    assert len(asked(hub, "/tree/", "GET")) == 3
-    assert not asked(hub, "/resolve/", "HEAD")
+    assert len(requested_paths(hub, "/tree/", "GET")) == 3
+    assert not requested_paths(hub, "/resolve/", "HEAD")
 
 
 async def test_a_page_elsewhere_is_asked_for_without_the_token(hub: StandInHub) -> None:
-    """Olah passes on the Hub's own Link."""
+    """Olah forwards the Hub's own Link header."""
     async with StandInHub() as elsewhere:
         elsewhere.add("acme/tiny", FILES)
         hub.add("acme/tiny", FILES)
@@ -111,10 +112,10 @@ async def test_a_page_elsewhere_is_asked_for_without_the_token(hub: StandInHub) 
 
 
 async def test_a_tree_that_leads_back_to_its_own_page_ends(hub: StandInHub, source: HuggingFace) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def mirror(request: web.BaseRequest) -> web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         if "/tree/" in request.path:
             entry = {"type": "file", "path": "config.json", "oid": "0" * 40, "size": 7}
             link = f'<{request.url}>; rel="next"'
@@ -126,7 +127,7 @@ async def test_a_tree_that_leads_back_to_its_own_page_ends(hub: StandInHub, sour
         source = HuggingFace(url, "", ("hf.co",))
         assert (await opened(source))["config.json"].size == 7
         await source.close()
-    assert len(asked) == 2
+    assert len(requested) == 2
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ async def test_a_tree_that_leads_back_to_its_own_page_ends(hub: StandInHub, sour
 async def test_only_what_can_be_a_digest_is_taken_for_one(
     headers: dict[str, str], sha256: str | None, git_sha1: str | None, redirected: str
 ) -> None:
-    """KohakuHub: the SHA-256 of every file is its ETag, beside a redirect to a store with an ETag of its own."""
+    """KohakuHub: the ETag of its redirect is the SHA-256; the store behind it has another ETag."""
 
     async def store(request: web.BaseRequest) -> web.Response:
         assert hdrs.AUTHORIZATION not in request.headers
@@ -171,7 +172,7 @@ async def test_a_file_whose_size_nothing_tells_is_named(hub: StandInHub, source:
     hub.add("acme/tiny", FILES)
     hub.trees, hub.listing = False, "names"
     hub.faults.append(Fault("model.safetensors", "status", status=500, at="resolve", times=-1))
-    with pytest.raises(SourceError, match=r"acme/tiny/model.safetensors: .* does not tell its size.*answered 500"):
+    with pytest.raises(SourceError, match=r"acme/tiny/model.safetensors: .* does not report its size.*answered 500"):
         await source.open("acme/tiny", None)
 
 
@@ -183,7 +184,7 @@ async def test_a_digest_that_cannot_be_had_is_no_failure(hub: StandInHub, source
     assert (file.size, file.sha256) == (len(WEIGHTS), None)
 
 
-async def test_a_mirror_that_hangs_while_it_is_asked_for_sizes_is_given_up(
+async def test_a_mirror_that_hangs_at_sizes_is_given_up(
     hub: StandInHub, source: HuggingFace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.sources.huggingface.METADATA_SECONDS", 1)
@@ -194,7 +195,7 @@ async def test_a_mirror_that_hangs_while_it_is_asked_for_sizes_is_given_up(
         await source.open("acme/tiny", None)
 
 
-async def test_what_is_not_the_hubs_api_is_told_as_such() -> None:
+async def test_another_api_is_recognised() -> None:
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(text="<html>Welcome</html>")
 
@@ -207,7 +208,7 @@ async def test_what_is_not_the_hubs_api_is_told_as_such() -> None:
 async def test_a_repository_of_olahs_own_is_pulled(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, trees: bool
 ) -> None:
-    """Olah 0.5.4, mirrors-path: unknown without a branch, names only, whole files without a length, 401 for 404."""
+    """Olah 0.5.4, mirrors-path: needs a branch, lists names only, sends whole files without a length, 401 for 404."""
     files = tiny_llama(shards=2)
     hub.add("acme/tiny", files)
     hub.mirror, hub.branches_only, hub.listing, hub.trees = True, True, "names", trees
@@ -215,5 +216,5 @@ async def test_a_repository_of_olahs_own_is_pulled(
         client = Client(app.address.url, session)
         assert (await client.pull("hf.co/acme/tiny:q4_K_M"))[-1] == {"status": "success"}
         assert "there is no repository acme/none" in (await client.pull("hf.co/acme/none"))[-1]["error"]
-    made = converted(files, quantization="Q4_K_M")
-    assert ollama.blobs[digest_of(made)] == len(made)
+    gguf = converted(files, quantization="Q4_K_M")
+    assert ollama.blobs[digest_of(gguf)] == len(gguf)

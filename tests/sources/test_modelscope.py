@@ -1,4 +1,4 @@
-"""ModelScope as a source: what it lists, which bytes are asked for, who hears the token, and what a person is told."""
+"""ModelScope as a source: its lists, the requests for bytes, where the token goes, and the errors."""
 
 import asyncio
 import hashlib
@@ -62,7 +62,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 async def client(
     scope: StandInModelScope, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> AsyncIterator[Client]:
-    """A proxy whose ModelScope is the stand-in, beside a Hub that nobody needs."""
+    """A proxy whose ModelScope is the stand-in; the Hub must get no request."""
     tables = {"modelscope": {"endpoint": scope.endpoint}}
     async with App(settings(hub.endpoint, ollama.url, sources=tables)) as app:
         yield Client(app.address.url, session)
@@ -75,7 +75,7 @@ async def content(repository: ModelScopeRepository, path: str, start: int = 0, s
         return b"".join([chunk async for chunk in chunks])
 
 
-def asked(scope: StandInModelScope, what: str, origin: str = "api") -> list[LoggedRequest]:
+def requests_for(scope: StandInModelScope, what: str, origin: str = "api") -> list[LoggedRequest]:
     return [request for request in scope.requests if what in request.path and request.origin == origin]
 
 
@@ -83,9 +83,7 @@ def check_blobs(ollama: StandInOllama, files: list[bytes]) -> None:
     assert {digest_of(content) for content in files} <= set(ollama.blobs)
 
 
-async def test_a_list_has_sizes_and_digests_of_every_file_at_any_depth(
-    scope: StandInModelScope, source: ModelScope
-) -> None:
+async def test_a_list_has_sizes_and_digests_at_any_depth(scope: StandInModelScope, source: ModelScope) -> None:
     added = scope.add("acme/deep", {"config.json": b"{}", "a/b/model.safetensors": b"weights"})
     repository = await source.open("acme/deep", None)
     assert repository.commit == added.commit
@@ -110,7 +108,7 @@ async def test_a_revision_is_resolved(scope: StandInModelScope, source: ModelSco
 
 
 async def test_every_change_of_the_files_is_another_commit(scope: StandInModelScope, source: ModelScope) -> None:
-    """The list has the beginning of the newest commit only, which is of no file where it removed some."""
+    """The list has only the first digits of the newest commit, and no file has that commit if it only removed files."""
     added = scope.repositories["acme/tiny"]
     commits = [(await source.open("acme/tiny", None)).commit]
     for change in ({"config.json": b"2"}, {"config.json": None}, {"tokenizer.json": None}):
@@ -165,8 +163,8 @@ async def test_what_is_missing_or_private_is_refused_with_what_to_do(
 
 async def test_a_refusal_inside_of_a_200_is_one(scope: StandInModelScope, source: ModelScope) -> None:
     async def answer(_: web.BaseRequest) -> web.Response:
-        said = {"Code": 10010101004, "Message": "unauthorized permission", "Success": False, "Data": {"Files": []}}
-        return web.json_response(said)
+        body = {"Code": 10010101004, "Message": "unauthorized permission", "Success": False, "Data": {"Files": []}}
+        return web.json_response(body)
 
     async with listening(answer) as url:
         source = ModelScope(url)
@@ -175,16 +173,16 @@ async def test_a_refusal_inside_of_a_200_is_one(scope: StandInModelScope, source
         await source.close()
 
 
-async def test_a_gated_repository_is_refused_before_a_weight_byte_by_who_asks_for_access(
+async def test_a_gated_repository_is_refused_before_a_weight_byte(
     scope: StandInModelScope, client: Client, ollama: StandInOllama
 ) -> None:
-    """It may list its files to everybody."""
+    """Its list may be public."""
     scope.add("acme/gated", FILES, gated=True)
     scope.refusal = 403
     error = (await client.pull("modelscope.cn/acme/gated"))[-1]["error"]
     assert "127.0.0.1 answered 403" in error
     assert f"ask for access at {scope.endpoint}/models/acme/gated, then set `token` in [sources.modelscope]" in error
-    assert not asked(scope, "", "cdn")
+    assert not requests_for(scope, "", "cdn")
     assert not [request for request in ollama.requests if request.method == "POST" and "/blobs/" in request.path]
 
 
@@ -197,44 +195,43 @@ async def test_the_token_opens_what_is_private_and_goes_nowhere_else(
     async with App(settings(hub.endpoint, ollama.url, hub={"token": "hf_mine"}, sources=tables)) as app:
         lines = await Client(app.address.url, session).pull("modelscope.cn/acme/secret")
     assert lines[-1] == SUCCESS
-    told = {hdrs.AUTHORIZATION: "Bearer ms_mine", hdrs.COOKIE: "m_session_id=ms_mine"}
-    assert asked(scope, "/api/")
-    assert asked(scope, "", "cdn")
+    expected = {hdrs.AUTHORIZATION: "Bearer ms_mine", hdrs.COOKIE: "m_session_id=ms_mine"}
+    assert requests_for(scope, "/api/")
+    assert requests_for(scope, "", "cdn")
     for request in scope.requests:
-        said = {name: request.headers[name] for name in told if name in request.headers}
-        assert said == (told if request.origin == "api" else {})
+        sent = {name: request.headers[name] for name in expected if name in request.headers}
+        assert sent == (expected if request.origin == "api" else {})
 
 
 @pytest.mark.parametrize("range_status", [200, 206])
-async def test_safetensors_are_pulled_in_ranges_that_cover_each_file_once(
+async def test_ranges_cover_each_file_once(
     scope: StandInModelScope, client: Client, ollama: StandInOllama, range_status: int
 ) -> None:
-    """ModelScope answers 200 to a range that it keeps."""
+    """ModelScope answers 200 although it sends the requested range."""
     scope.range_status = range_status
     assert (await client.pull(NAME))[-1] == SUCCESS
     check_blobs(ollama, [MADE])
     for path in WEIGHTS:
         size = len(FILES[path])
         ranges = [
-            request.headers[hdrs.RANGE].removeprefix("bytes=").split("-") for request in asked(scope, path, "cdn")
+            request.headers[hdrs.RANGE].removeprefix("bytes=").split("-")
+            for request in requests_for(scope, path, "cdn")
         ]
         spans = sorted((int(first), int(last) + 1) for first, last in ranges)
         # Its header is read before, for the plan.
         assert [span for span in spans if span[0] % SPAN == 0 and span[1] - span[0] > 8][-1][1] == size
         assert {(start, min(start + SPAN, size)) for start in range(0, size, SPAN)} <= set(spans)
         assert sum(stop - start for start, stop in spans) < size + 16 * 1024
-        assert len(asked(scope, path)) == 1
-    assert len(asked(scope, "/files?")) == 1
+        assert len(requests_for(scope, path)) == 1
+    assert len(requests_for(scope, "/files?")) == 1
 
 
-async def test_of_a_repository_of_ggufs_only_the_one_that_is_meant_is_pulled(
-    scope: StandInModelScope, client: Client, ollama: StandInOllama
-) -> None:
+async def test_only_the_chosen_gguf_is_pulled(scope: StandInModelScope, client: Client, ollama: StandInOllama) -> None:
     files = {f"tiny-{label}.gguf": tiny_gguf(label, seed=seed) for seed, label in enumerate(("Q4_K_M", "Q8_0", "F16"))}
     scope.add("acme/tiny-GGUF", {**files, "README.md": b"# tiny"})
     assert (await client.pull("modelscope.cn/acme/tiny-GGUF:Q8_0"))[-1] == SUCCESS
     check_blobs(ollama, [files["tiny-Q8_0.gguf"]])
-    assert not asked(scope, "Q4_K_M") + asked(scope, "F16")
+    assert not requests_for(scope, "Q4_K_M") + requests_for(scope, "F16")
     assert "modelscope.cn/acme/tiny-GGUF:Q8_0" in ollama.models
 
 
@@ -259,7 +256,9 @@ async def test_a_pull_survives_faults_of_the_line(
     assert scope._delivery.faults._fired[fault] == fault.times
 
 
-async def test_a_throttled_pull_waits_as_told(scope: StandInModelScope, client: Client, ollama: StandInOllama) -> None:
+async def test_a_throttled_pull_waits_as_requested(
+    scope: StandInModelScope, client: Client, ollama: StandInOllama
+) -> None:
     scope.faults.append(Fault(FIRST, "status", status=429, headers={"Retry-After": "1"}))
     lines = await client.pull(NAME)
     assert lines[-1] == SUCCESS
@@ -271,11 +270,11 @@ async def test_an_address_that_expires_is_renewed(scope: StandInModelScope, sour
     assert await content(repository, FIRST, 0, 10) == FILES[FIRST][:10]
     scope.expire()
     assert await content(repository, FIRST, 10, 20) == FILES[FIRST][10:20]
-    assert len(asked(scope, FIRST)) == 2
+    assert len(requests_for(scope, FIRST)) == 2
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "expected"),
     [
         (Fault(FIRST, "status", status=404, times=-1), f"acme/tiny/{FIRST}: 127.0.0.1 answered 404 .*cannot be read"),
         (Fault(FIRST, "corrupt", after=100_000, times=-1), f"acme/tiny/{FIRST} arrived damaged"),
@@ -283,31 +282,31 @@ async def test_an_address_that_expires_is_renewed(scope: StandInModelScope, sour
         (Fault("api", "status", status=429, times=-1), "acme/tiny at .*it answered 429.*pull again later"),
         (Fault("api", "status", status=502, times=-1), "acme/tiny at .*it answered 502.*pull again later"),
         (Fault("api", "drop", times=-1), r"cannot be reached .*endpoint in \[sources.modelscope\]"),
-        (Fault("api", "hang", times=-1), "did not answer within 0 s when asked for acme/tiny"),
+        (Fault("api", "hang", times=-1), "did not answer within 0 s to a request for acme/tiny"),
     ],
     ids=lambda value: f"{value.path}-{value.kind}" if isinstance(value, Fault) else "",
 )
-async def test_what_stays_broken_is_told(
+async def test_a_lasting_fault_is_explained(
     scope: StandInModelScope,
     client: Client,
     ollama: StandInOllama,
     monkeypatch: pytest.MonkeyPatch,
     fault: Fault,
-    told: str,
+    expected: str,
 ) -> None:
     assert modelscope.LIST_SECONDS <= 15
     if fault.kind == "hang":
         monkeypatch.setattr(modelscope, "LIST_SECONDS", 0.3)
     scope.faults.append(fault)
     async with asyncio.timeout(PATIENCE):
-        assert re.search(told, (await client.pull(NAME))[-1]["error"])
+        assert re.search(expected, (await client.pull(NAME))[-1]["error"])
     assert digest_of(FILES[FIRST]) not in ollama.blobs
 
 
 @pytest.mark.parametrize(
     "body", ["<html>Welcome</html>", "[]", '{"Code": 200}', '{"Code": 200, "Data": {"Files": [1]}}']
 )
-async def test_what_is_not_modelscopes_api_is_told_as_such(body: str) -> None:
+async def test_another_api_is_recognised(body: str) -> None:
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(text=body)
 
@@ -321,8 +320,8 @@ async def test_what_is_not_modelscopes_api_is_told_as_such(body: str) -> None:
 async def test_a_list_that_may_be_cut_off_is_refused(
     scope: StandInModelScope, source: ModelScope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert modelscope.MOST_ENTRIES == 3000
-    monkeypatch.setattr(modelscope, "MOST_ENTRIES", len(FILES))
+    assert modelscope.MAX_ENTRIES == 3000
+    monkeypatch.setattr(modelscope, "MAX_ENTRIES", len(FILES))
     with pytest.raises(Refusal, match="has more than the .* files that ModelScope lists"):
         await source.open("acme/tiny", None)
 
@@ -339,7 +338,7 @@ async def test_a_digest_that_is_none_is_not_taken_for_one(scope: StandInModelSco
     assert set(repository.revisions.values()) == {"master"}
 
 
-async def test_without_a_table_modelscope_cn_itself_is_asked_and_nobody_else(
+async def test_without_a_table_only_modelscope_cn_is_asked(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dialled: list[str] = []

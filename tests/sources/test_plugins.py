@@ -1,4 +1,4 @@
-"""Sources as plugins: found by their entry point, made of their own settings, and told apart by their hosts."""
+"""Sources as plugins: found by entry point, configured by their own table, chosen by host."""
 
 import importlib.metadata
 import sys
@@ -27,7 +27,7 @@ from tests.kit.support import Client, own_entry_points, settings
 
 MODULE = "attic_shelf"
 PLUGIN = '''
-"""What proxy/sources/base.py tells somebody to write."""
+"""As described in proxy/sources/base.py."""
 
 import msgspec
 from proxy.sources.base import SourceSettings
@@ -57,7 +57,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Install]:
-    """Puts a package with entry points beside the built-in ones."""
+    """Adds a package with entry points to the built-in ones."""
     (tmp_path / f"{MODULE}.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -74,7 +74,7 @@ def built(**tables: Any) -> list[Source]:
     return build_sources(check({"sources": tables}))
 
 
-def test_a_plugin_is_imported_when_a_table_wants_it_and_makes_a_source_of_it(install: Install) -> None:
+def test_a_plugin_is_imported_only_if_a_table_needs_it(install: Install) -> None:
     install(shelf=f"{MODULE}:Shelf")
     built()
     assert MODULE not in sys.modules
@@ -106,8 +106,8 @@ def test_a_plugin_is_imported_when_a_table_wants_it_and_makes_a_source_of_it(ins
         ("attic", {"type": "shelf", "hosts": []}, "sources.attic.hosts: must name at least one host"),
         ("attic", {"type": "shelf", "hosts": ["a/b"]}, "sources.attic.hosts: 'a/b' cannot be the first part of a name"),
         ("my attic", {"type": "shelf"}, "sources.my attic.hosts: 'my attic' cannot be the first part"),
-        ("attic", {"type": "shelf", "hosts": ["x", "X"]}, r"hosts: 'x' is claimed by \[sources.attic\] already"),
-        ("attic", {"type": "shelf", "hosts": ["HF.co"]}, r"sources.attic.hosts: 'hf.co' is claimed by \[hub\] already"),
+        ("attic", {"type": "shelf", "hosts": ["x", "X"]}, r"hosts: 'x' already belongs to \[sources.attic\]"),
+        ("attic", {"type": "shelf", "hosts": ["HF.co"]}, r"sources.attic.hosts: 'hf.co' already belongs to \[hub\]"),
         ("attic", {"type": "folder", "path": "models"}, "sources.attic.path: must begin with / or ~"),
         ("attic", {"type": "folder", "path": "/no/where"}, "sources.attic.path: '/no/where' is not a folder"),
         ("attic", {"type": "folder"}, "sources.attic.path: must be set"),
@@ -126,14 +126,14 @@ def test_what_is_wrong_in_a_table_is_named(install: Install, name: str, table: d
 def test_two_sources_cannot_claim_one_host(install: Install) -> None:
     install(shelf=f"{MODULE}:Shelf")
     table = {"type": "shelf", "url": "https://a", "hosts": ["here"]}
-    with pytest.raises(ConfigError, match=r"sources.two.hosts: 'here' is claimed by \[sources.one\] already"):
+    with pytest.raises(ConfigError, match=r"sources.two.hosts: 'here' already belongs to \[sources.one\]"):
         built(one=table, two=table)
 
 
-def test_two_plugins_of_one_name_are_told(install: Install) -> None:
+def test_two_plugins_of_one_name_are_an_error(install: Install) -> None:
     install(folder=f"{MODULE}:Shelf")
     with pytest.raises(
-        ConfigError, match="two plugins are called 'folder': attic_shelf:Shelf and proxy.sources.folder"
+        ConfigError, match="two plugins have the name 'folder': attic_shelf:Shelf and proxy.sources.folder"
     ):
         built(home={"type": "folder"})
 
@@ -159,18 +159,19 @@ def test_the_built_in_sources_are_plugins_themselves(tmp_path: Path) -> None:
     assert isinstance(modelscope, ModelScope)
 
 
-def test_modelscope_is_there_without_a_table_and_a_table_only_says_more_of_it(install: Install) -> None:
+def test_modelscope_needs_no_table(install: Install) -> None:
+    """A table only changes its settings."""
     install()
     [_, plain] = built()
-    [_, told] = built(modelscope={"token": "ms_mine"})
+    [_, with_table] = built(modelscope={"token": "ms_mine"})
     [_, elsewhere] = built(modelscope={"hosts": ["ms"]})
     assert isinstance(plain, ModelScope)
-    assert isinstance(told, ModelScope)
-    assert plain.hosts == told.hosts == ("modelscope.cn", "www.modelscope.cn")
+    assert isinstance(with_table, ModelScope)
+    assert plain.hosts == with_table.hosts == ("modelscope.cn", "www.modelscope.cn")
     assert elsewhere.hosts == ("ms",)
 
 
-def test_who_claims_modelscopes_hosts_in_a_table_gets_them(tmp_path: Path) -> None:
+def test_a_table_can_use_modelscopes_hosts(tmp_path: Path) -> None:
     table = {"type": "folder", "path": str(tmp_path), "hosts": ["modelscope.cn"]}
     assert [source.hosts for source in built(home=table)[1:]] == [("modelscope.cn",), ("www.modelscope.cn",)]
     table["hosts"] = ["modelscope.cn", "www.modelscope.cn"]
@@ -186,7 +187,7 @@ def test_a_host_is_what_a_name_can_begin_with(host: str) -> None:
 
 
 def test_nothing_has_to_be_inherited(tmp_path: Path) -> None:
-    """What mypy says of the built-in sources holds for those of others."""
+    """Mypy accepts a source that inherits nothing."""
     plugin: SourcePlugin = Folder
     source: Source = plugin.from_settings(SourceSettings("home", ("home",), {"path": str(tmp_path)}))
     assert Source not in type(source).__mro__

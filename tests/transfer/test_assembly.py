@@ -277,5 +277,7 @@ def test_other_files_are_not(pool: ThreadPoolExecutor, recipe: Recipe) -> None:
 def test_a_header_that_has_come_otherwise_is_damaged(pool: ThreadPoolExecutor) -> None:
     recipe = Recipe((verify_header("acme/model/a", A, 5, CONTENTS["a"][:5].__eq__), Range(A, 5, 24)))
     assert assembled(recipe, [CONTENTS["a"][:2], CONTENTS["a"][2:]]) == CONTENTS["a"][5:]
-    with pytest.raises(Damaged, match="acme/model/a arrived damaged: its header has come in two versions"):
+    with pytest.raises(
+        Damaged, match="acme/model/a arrived damaged: its header differs from the one that the plan read"
+    ):
         joined(Assembly(recipe, pool), [[b"x" + CONTENTS["a"][1:]]])
