@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.planning.capabilities import EMBEDS, LLAMA_SERVER, OLDEST, PRE_TOKENIZER_SINCE, RUNS, RUNS_RIGHT, Version
 from tests.gguf.differences import WITHOUT_FIGURES, differences, llama_cpp_figures
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
@@ -69,7 +69,7 @@ def _configs() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
 
 def _family(config: Mapping[str, Any]) -> Family:
     family = FAMILIES[config["architectures"][0]]
-    return family.of(family.config(config)) if family.of else family
+    return family.resolve(family.config(config))
 
 
 def _standing_for(architecture: str) -> list[tuple[str, ...]]:

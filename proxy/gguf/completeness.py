@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Family, made_by
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import output_names
 from proxy.gguf.tensors import BLOCK, TensorName
 
 _LAYER = f"{BLOCK}{{}}."
@@ -20,12 +21,12 @@ _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) -> None:
     """Raises CannotConvert for the first tensor of the GGUF that is missing, or too many."""
-    made = {name for key, rule in family.tensors.items() for name in made_by(key, rule)}
+    made = {name for key, rule in family.tensors.items() for name in output_names(key, rule)}
     of_layer = {name.removeprefix(_LAYER) for name in made if name.startswith(_LAYER)}
     of_none = {name for name in made if not name.startswith(_LAYER)}
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
     others: set[str] = set()
-    biases = family.biases | family.optional_biases
+    biases = family.required_biases | family.optional_biases
     for name in names:
         block, rest = named = TensorName.of(name)
         by_rule = of_none if block is None else of_layer
@@ -36,10 +37,10 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
     of_all, of_each = _needed(family, of_none), _needed(family, of_layer)
     if config.tied:
         of_all -= {"output.weight"}
-    if family.absent is not None:
-        _check_told(family.absent(config, None), of_all, others, "")
+    if family.absent_tensors is not None:
+        _check_told(family.absent_tensors(config, None), of_all, others, "")
         for number, found in blocks.items():
-            _check_told(family.absent(config, number), of_each, found, f"{BLOCK}{number}.")
+            _check_told(family.absent_tensors(config, number), of_each, found, f"{BLOCK}{number}.")
         return
     if missing := of_all - others:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
@@ -48,7 +49,7 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
 
 def _check_flags(family: Family, config: ModelConfig, found: AbstractSet[str]) -> None:
     """Tensors that a key of config.json leaves out, which transformers then ignores, and those that it demands."""
-    for key, names in family.flags.items():
+    for key, names in family.tensor_flags.items():
         has = config.find(key) is not None and config.flag(key, default=False)
         if not has and (ignored := names & found):
             raise CannotConvert(
@@ -70,8 +71,8 @@ def _check_told(absent: Mapping[str, bool], needed: AbstractSet[str], found: Abs
 def _needed(family: Family, names: AbstractSet[str]) -> set[str]:
     """Of those that the rules make, in or out of a layer, with the biases that have to be there."""
     stems = {name: TensorName.of(name).stem for name in names}
-    biases = {f"{stem}.bias" for stem in stems.values() if stem in family.biases}
-    return {name for name, stem in stems.items() if stem not in family.optional} | biases
+    biases = {f"{stem}.bias" for stem in stems.values() if stem in family.required_biases}
+    return {name for name, stem in stems.items() if stem not in family.optional_tensors} | biases
 
 
 def _check_layers(needed: set[str], blocks: dict[int, set[str]]) -> None:

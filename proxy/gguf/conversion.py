@@ -14,7 +14,8 @@ from proxy.gguf.cast import cast
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import DENSE, Family
+from proxy.gguf.families.common_tensors import DENSE
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.requantize import QUANTIZATION_VERSION
@@ -118,7 +119,7 @@ def convert(
     family = _family(config)
     # What embeds texts needs no output: it may have none, and has the embeddings in its place.
     settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
-    family = family if family.of is None else family.of(settings)
+    family = family.resolve(settings)
     _check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
@@ -126,7 +127,7 @@ def convert(
     tokenizer = TokenizerFiles.read(files)
     metadata = _metadata(family, settings, tokenizer, description, sources, FILE_TYPES[file_type].number)
     check_loadable(family.architecture, metadata, sources, family.shapes)
-    warnings = [*filter(None, [family.told(settings)]), *check_accounted(family, settings, config)]
+    warnings = [*filter(None, [family.caveat(settings)]), *check_accounted(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
@@ -197,14 +198,14 @@ def _family(config: Mapping[str, object]) -> Family:
 
 
 def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
-    if not family.local_rope and config.has_two_ropes:
+    if not family.has_local_rope and config.has_two_ropes:
         raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
     kind = config.rope.get("rope_type", "default")
-    if kind is not None and (not isinstance(kind, str) or kind not in family.ropes):
+    if kind is not None and (not isinstance(kind, str) or kind not in family.rope_types):
         raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
     # The second is MLX's.
     quantized = config.find("quantization_config") or config.find("quantization")
-    kept = _are_plain(weights) if family.kept is None else _is_of(quantized, family.kept)
+    kept = _are_plain(weights) if family.kept_quant_method is None else _is_of(quantized, family.kept_quant_method)
     if quantized and not kept:
         method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
         raise CannotConvert(
@@ -214,7 +215,7 @@ def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, M
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
     _check_yarn(family, config)
-    for key, values in family.only.items():
+    for key, values in family.accepted_values.items():
         value = config.rope.get(key, config.find(key))
         if value not in values:
             raise CannotConvert(f"config.json has {key} = {shown(value)}, unknown for this architecture")
@@ -241,7 +242,7 @@ def _check_yarn(family: Family, config: ModelConfig) -> None:
             raise CannotConvert(
                 f"config.json has a yarn with {key} = {shown(value)}, which llama.cpp takes for {usual}"
             )
-    if family.own_yarn:
+    if family.checks_own_yarn:
         return
     factor, shares = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
     own, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))

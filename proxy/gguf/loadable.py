@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.gguf.config import MOST_BLOCKS, CannotConvert
-from proxy.gguf.families.rules import SHARED_MATRICES
+from proxy.gguf.families.common_tensors import SHARED_EXPERT_STEMS
 from proxy.gguf.header import Field
 from proxy.gguf.tensors import TensorInfo, TensorName
 
@@ -355,7 +355,7 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     every = sizes.read("interleave_moe_layer_step", 1)
     for block in range(sizes.read("block_count")):
         is_dense = block < dense or (block + 1) % every
-        wanted = set() if is_dense else _EXPERTS | (SHARED_MATRICES if first["n_ff_shexp"] else set())
+        wanted = set() if is_dense else _EXPERTS | (SHARED_EXPERT_STEMS if first["n_ff_shexp"] else set())
         has = {stem for stem in stems[block] if stem.endswith("exps")}
         if lacking := wanted - stems[block]:
             raise CannotConvert(f"the weights have nothing that becomes blk.{block}.{min(lacking)}.weight")

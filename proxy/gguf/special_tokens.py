@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig, whole
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.tensors import shown
@@ -85,7 +85,7 @@ def write_specials(family: Family, config: ModelConfig, files: TokenizerFiles, s
     texts = {token["content"]: token["id"] for token in reversed(files.written_added)}
     candidates = [(kind, texts.get(text)) for kind, text in named.texts.items()] if files.config else []
     candidates += [(kind, whole(config.find(f"{kind}_token_id"))) for kind in named.kinds]
-    candidates += [(kind, texts.get(text)) for kind, text in family.specials.items()]
+    candidates += [(kind, texts.get(text)) for kind, text in family.special_tokens.items()]
     for kind, number in candidates:
         if type(number) is not int or number == -1 or kind in ids:
             continue

@@ -7,7 +7,8 @@ from math import prod
 from proxy.gguf.apply_rules import apply, apply_packed, apply_stacked
 from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Auxiliary, Copy, Family, Mxfp4Experts, Rule, Stacked
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
@@ -25,7 +26,7 @@ def plan_targets(
 ) -> list[Target]:
     stacks: dict[str, dict[int, LocatedTensor]] = {}
     rules: dict[str, Stacked] = {}
-    targets = [_made(name, content) for name, content in family.made(config).items()]
+    targets = [_made(name, content) for name, content in family.computed_tensors(config).items()]
     places, blocks = list(_places(family, config, weights)), config.blocks
     by_name = {place.name: place for place in places}
     for place in places:
@@ -52,12 +53,12 @@ def _places(
     """Of the tensors that something is made of."""
     for path, tensors in weights.items():
         for written, source in tensors.items():
-            name = family.name_of(written)
+            name = family.name_in_rules(written)
             if name is None or name.endswith(_NOT_NEEDED):
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
-            if family.extra_layers and _layer(name) >= config.blocks:
+            if family.skips_extra_layers and _layer(name) >= config.blocks:
                 continue
             yield LocatedTensor(path, name, source)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.gguf.config import LOCAL_ROPE, ROPE, CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.ignored_keys import OF_ROPES, is_harmless
 from proxy.gguf.tensors import shown
 
@@ -44,15 +44,15 @@ def check_accounted(family: Family, config: ModelConfig, given: Mapping[str, Any
     changes what the model calculates, or may.
     """
     architecture = shown((given.get("architectures") or [None])[0])
-    text = given["text_config"] if family.text else given
-    accounted = config.asked | family.only.keys() | family.harmless
+    text = given["text_config"] if family.text_part else given
+    accounted = config.asked | family.accepted_values.keys() | family.harmless_keys
     left = {key: value for key, value in text.items() if key not in accounted and not is_harmless(key)}
     known = {key: left.pop(key) for key in _OF_ALL & left.keys()}
-    local = [(config.local_rope, LOCAL_ROPE)] if family.local_rope else []
+    local = [(config.local_rope, LOCAL_ROPE)] if family.has_local_rope else []
     for rope, begin in [(config.rope, ROPE), *local]:
         of_kind = _READ.get(rope.fields.get("rope_type") or "default", frozenset())
         for key, value in rope.fields.items():
-            if begin + key in accounted or key in family.only.keys() | family.harmless | OF_ROPES:
+            if begin + key in accounted or key in family.accepted_values.keys() | family.harmless_keys | OF_ROPES:
                 continue
             if key in of_kind:
                 known[begin + key] = value
@@ -68,7 +68,7 @@ def check_accounted(family: Family, config: ModelConfig, given: Mapping[str, Any
 
 
 def _left(family: Family, given: Mapping[str, Any], text: Mapping[str, Any], what: str) -> Iterator[str]:
-    if not family.in_transformers or _brings_code(given) or _brings_code(text):
+    if not family.has_transformers_class or _brings_code(given) or _brings_code(text):
         raise CannotConvert(f"config.json has {what}: the repository's own code may calculate something else by it")
     written_by = _version(text.get("transformers_version") or given.get("transformers_version"))
     if written_by > KNOWN:

@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy.gguf import unigram, wordpiece
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
@@ -172,7 +172,7 @@ def _byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> T
     for number, (text, special) in added.items():
         if number >= len(tokens):
             continue
-        if special or looks_special(text) or text in family.control:
+        if special or looks_special(text) or text in family.control_tokens:
             tokens.put(number, text, Type.CONTROL)
         else:
             tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED)
@@ -209,7 +209,7 @@ def _pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Token
         # llama.cpp's converter asks for these kinds only: what the user defined is normal, unless it is added below.
         kind = piece.kind if piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE) else Type.NORMAL
         text = _NO_END if piece.text == "\0" else piece.text
-        if text == _NO_END or (family.unused_pieces and text.startswith(family.unused_pieces)):
+        if text == _NO_END or (family.unused_piece_prefix and text.startswith(family.unused_piece_prefix)):
             kind = Type.UNUSED
         if number < len(tokens):
             tokens.put(number, text, kind, piece.score)

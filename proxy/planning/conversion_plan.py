@@ -55,7 +55,8 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
     """What the proxy makes of weights that are quantized already, as they stay; None where it may quantize them."""
-    return Quantization.MXFP4_MOE if FAMILIES[architecture].kept and config.get("quantization_config") else None
+    is_kept = FAMILIES[architecture].kept_quant_method and config.get("quantization_config")
+    return Quantization.MXFP4_MOE if is_kept else None
 
 
 def read_tokens(
@@ -160,8 +161,8 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
 
 def _losses(architecture: str) -> tuple[str, ...]:
     """What a person should know that the model cannot do, and its authors' can."""
-    text = FAMILIES[architecture].text
-    return (f"this model cannot {text.lost}: the proxy makes its text part alone",) if text else ()
+    text = FAMILIES[architecture].text_part
+    return (f"this model cannot {text.lost_ability}: the proxy makes its text part alone",) if text else ()
 
 
 def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:

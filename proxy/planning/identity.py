@@ -51,7 +51,7 @@ def _file(repository: Repository, file: RepositoryFile) -> str:
 
 def maker_of(architecture: str) -> str:
     """Who makes a GGUF of a family, by the first of config.json's `architectures`: another one makes another file."""
-    return f"{architecture} {FAMILIES[architecture].revision}"
+    return f"{architecture} {FAMILIES[architecture].output_version}"
 
 
 def why_anew(made_by: str) -> str | None:
@@ -60,7 +60,7 @@ def why_anew(made_by: str) -> str | None:
         return "an earlier version of the proxy brought it, which left some conversions to Ollama"
     architecture, _, revision = made_by.partition(" ")
     family = FAMILIES.get(architecture)
-    if family is None or str(family.revision) == revision:
+    if family is None or str(family.output_version) == revision:
         return None
     return f"models of {architecture} are made in a better way now"
 

@@ -15,7 +15,7 @@ import pytest
 from proxy.gguf import conversion
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import read_header
 from proxy.gguf.ignored_keys import is_harmless
 from proxy.gguf.tensors import GgufError
@@ -73,7 +73,7 @@ def names_of(architecture: str) -> list[str]:
 
 
 def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
-    text: dict[str, Any] = config["text_config"] if FAMILIES[architecture].text else config
+    text: dict[str, Any] = config["text_config"] if FAMILIES[architecture].text_part else config
     return text
 
 
@@ -94,7 +94,7 @@ def outcome(made: conversion.Conversion) -> tuple[Any, ...]:
 
 
 def test_the_classes_are_those_of_all_families_that_transformers_has() -> None:
-    assert CLASSES.keys() == {name for name, family in FAMILIES.items() if family.in_transformers}
+    assert CLASSES.keys() == {name for name, family in FAMILIES.items() if family.has_transformers_class}
 
 
 @pytest.mark.parametrize("architecture", TRIED)
@@ -113,7 +113,7 @@ def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: p
     together = ModelConfig(asked[0][1].fields, set().union(*(config.asked for _, config in asked)))
     for key in (*CLASSES[architecture], *OLDER[:3], *OF_4_57.get(architecture, ())):
         said = {key: ["something"]}
-        given = {"architectures": [architecture], **OWN_CODE, **({"text_config": said} if family.text else said)}
+        given = {"architectures": [architecture], **OWN_CODE, **({"text_config": said} if family.text_part else said)}
         assert list(check_accounted(family, together, given)) == []
 
 
@@ -151,9 +151,9 @@ def test_every_key_that_is_read_makes_another_file_a_word_or_a_refusal(architect
     """What is asked for and then dropped is no better than what nobody asks for."""
     family, unseen = FAMILIES[architecture], set()
     usual = {name: outcome(plan(repository(name))) for name in names_of(architecture)}
-    biases = {key for key, names in family.flags.items() if all(name.endswith(".bias") for name in names)}
+    biases = {key for key, names in family.tensor_flags.items() if all(name.endswith(".bias") for name in names)}
     for key, default in CLASSES[architecture].items():
-        if is_harmless(key) or key in family.harmless | biases | ELSEWHERE:
+        if is_harmless(key) or key in family.harmless_keys | biases | ELSEWHERE:
             continue
         if not any(_is_seen(name, key, default, before) for name, before in usual.items()):
             unseen.add(key)

@@ -8,32 +8,46 @@ A family is one declaration, and one test. Its tensors are named as the weights 
 
 from collections.abc import Mapping
 
+from proxy.gguf.families.bailingmoe import BAILING_MOE2
 from proxy.gguf.families.bert import BERT, ROBERTA, XLM_ROBERTA
+from proxy.gguf.families.bloom import BLOOM
 from proxy.gguf.families.cohere import COHERE, COHERE2
-from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
-from proxy.gguf.families.encoders import EURO_BERT, MODERN_BERT, NOMIC_BERT, NOMIC_BERT_MOE
+from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
+from proxy.gguf.families.eurobert import EURO_BERT
+from proxy.gguf.families.exaone import EXAONE, EXAONE4
+from proxy.gguf.families.falcon import FALCON
+from proxy.gguf.families.falcon_h1 import FALCON_H1
+from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
-from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
-from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
-from proxy.gguf.families.gpt_neox import BLOOM, FALCON, GPT_NEOX
+from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_MULTIMODAL
+from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_MULTIMODAL
+from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE
+from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
-from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
+from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from proxy.gguf.families.hunyuan import HUNYUAN
+from proxy.gguf.families.internlm2 import INTERNLM2
+from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
-from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.llama import ARCEE, LLAMA, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
-from proxy.gguf.families.mamba import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
-from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
-from proxy.gguf.families.moe import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
+from proxy.gguf.families.mamba import MAMBA
+from proxy.gguf.families.minicpm import MINICPM
+from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
+from proxy.gguf.families.modernbert import MODERN_BERT
+from proxy.gguf.families.nemotron import NEMOTRON
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
-from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
+from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
+from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
-from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
-from proxy.gguf.families.qwen_next import QWEN3_5, QWEN3_5_EYES, QWEN3_5_MOE, QWEN3_5_MOE_EYES, QWEN3_NEXT
-from proxy.gguf.families.rules import Family
-from proxy.gguf.families.various import EXAONE, GLM, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
+from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
+from proxy.gguf.families.seed_oss import SEED_OSS
+from proxy.gguf.families.stablelm import STABLELM
+from proxy.gguf.families.starcoder2 import STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
@@ -60,9 +74,9 @@ FAMILIES: Mapping[str, Family] = {
     "Gemma3ForConditionalGeneration": GEMMA3_MULTIMODAL,
     "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma3nForCausalLM": GEMMA3N,
-    "Gemma3nForConditionalGeneration": GEMMA3N_SENSES,
+    "Gemma3nForConditionalGeneration": GEMMA3N_MULTIMODAL,
     "Gemma4ForCausalLM": GEMMA4,
-    "Gemma4ForConditionalGeneration": GEMMA4_SENSES,
+    "Gemma4ForConditionalGeneration": GEMMA4_MULTIMODAL,
     "GemmaForCausalLM": GEMMA,
     "Glm4ForCausalLM": GLM4,
     "Glm4MoeForCausalLM": GLM4_MOE,
@@ -113,9 +127,9 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "Qwen3NextForCausalLM": QWEN3_NEXT,
     "Qwen3_5ForCausalLM": QWEN3_5,
-    "Qwen3_5ForConditionalGeneration": QWEN3_5_EYES,
+    "Qwen3_5ForConditionalGeneration": QWEN3_5_MULTIMODAL,
     "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
-    "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_EYES,
+    "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_MULTIMODAL,
     "RobertaModel": ROBERTA,
     "SeedOssForCausalLM": SEED_OSS,
     "SmolLM3ForCausalLM": SMOLLM3,

@@ -3,23 +3,14 @@
 from collections.abc import Mapping
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import (
-    ANY_SILU,
-    ATTENTION,
-    ATTENTION_BIAS,
-    ENDS,
-    HEAD_NORMS,
-    LAYER,
-    MLP,
-    head_dim,
-    no_scaling,
-    windows,
-)
-from proxy.gguf.families.rules import Family, Rule
+from proxy.gguf.families.common_keys import ANY_SILU, head_dim, no_rope_scaling, window_pattern
+from proxy.gguf.families.common_tensors import ATTENTION, ATTENTION_BIAS, EMBEDDING_AND_OUTPUT, LAYER, MLP, QK_NORMS
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Rule
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number, partial_rope_dimensions
 
 _COHERE_TENSORS: Mapping[str, Rule | str] = {
-    **ENDS,
+    **EMBEDDING_AND_OUTPUT,
     **ATTENTION,
     **MLP,
     LAYER + "input_layernorm": "blk.{}.attn_norm",
@@ -51,13 +42,13 @@ def _norms_of_heads(config: ModelConfig) -> Pairs:
 
 COHERE = Family(
     "command-r",
-    {**_COHERE_TENSORS, **HEAD_NORMS},
-    optional=frozenset({"attn_q_norm", "attn_k_norm"}),
+    {**_COHERE_TENSORS, **QK_NORMS},
+    optional_tensors=frozenset({"attn_q_norm", "attn_k_norm"}),
     hyperparameters=(
         *BASIC,
         count("context_length", "model_max_length", "max_position_embeddings", required=True),
         number("logit_scale", "logit_scale", required=True),
-        no_scaling,
+        no_rope_scaling,
         _norms_of_heads,
         _base,
     ),
@@ -67,9 +58,9 @@ COHERE = Family(
         "tie_word_embeddings": True,
         "logit_scale": 0.0625,
     },
-    ropes=frozenset({"default"}),
-    flags=ATTENTION_BIAS,
-    only=_ONLY,
+    rope_types=frozenset({"default"}),
+    tensor_flags=ATTENTION_BIAS,
+    accepted_values=_ONLY,
 )
 
 COHERE2 = Family(
@@ -81,11 +72,11 @@ COHERE2 = Family(
         number("logit_scale", "logit_scale", required=True),
         VOCABULARY_SIZE,
         partial_rope_dimensions,
-        no_scaling,
-        windows(4),
+        no_rope_scaling,
+        window_pattern(4),
     ),
     defaults={**COHERE.defaults, "rope_theta": 10000.0, "sliding_window": 4096, "partial_rotary_factor": 1.0},
-    ropes=frozenset({"default"}),
-    flags=ATTENTION_BIAS,
-    only=_ONLY,
+    rope_types=frozenset({"default"}),
+    tensor_flags=ATTENTION_BIAS,
+    accepted_values=_ONLY,
 )

@@ -1,35 +1,32 @@
-"""The DeepSeek models, and GLM-4.7-Flash, which is built like their third. Pure."""
+"""The DeepSeek models. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.llama import LLAMA_TENSORS
-from proxy.gguf.families.parts import (
-    ANY_SILU,
+from proxy.gguf.families.common_keys import ANY_SILU, no_rope_scaling
+from proxy.gguf.families.common_tensors import (
     ATTENTION_BIAS,
-    ENDS,
-    FUSED_EXPERTS,
-    GLM_SPECIALS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
     NORMS,
-    ROUTED,
+    ROUTED_EXPERTS,
     SHARED_EXPERTS,
-    dense_first,
-    no_scaling,
 )
-from proxy.gguf.families.rules import Family, MlaKvB
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.llama import LLAMA_TENSORS
+from proxy.gguf.families.rules import MlaKvB
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
 
 DEEPSEEK = Family(
     "deepseek",
-    {**LLAMA_TENSORS, **ROUTED, **SHARED_EXPERTS},
+    {**LLAMA_TENSORS, **ROUTED_EXPERTS, **SHARED_EXPERTS},
     (
         *BASIC,
         rope_dimensions,
-        no_scaling,
+        no_rope_scaling,
         count("leading_dense_block_count", "first_k_dense_replace", required=True),
         VOCABULARY_SIZE,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
@@ -37,12 +34,16 @@ DEEPSEEK = Family(
         count("expert_shared_count", "n_shared_experts", required=True),
     ),
     tokenizers=("sentencepiece", "bpe"),
-    ropes=frozenset({"default"}),
-    flags=ATTENTION_BIAS,
-    in_transformers=False,
-    only={**ANY_SILU, "norm_topk_prob": (False, None), "moe_layer_freq": (1, None), "scoring_func": ("softmax", None)},
+    rope_types=frozenset({"default"}),
+    tensor_flags=ATTENTION_BIAS,
+    has_transformers_class=False,
+    accepted_values={
+        **ANY_SILU,
+        "norm_topk_prob": (False, None),
+        "moe_layer_freq": (1, None),
+        "scoring_func": ("softmax", None),
+    },
 )
-
 
 _LITE = (26, 27)
 """By its number of layers llama.cpp knows V2-Lite and those built like it."""
@@ -84,6 +85,7 @@ def _deepseek2_sizes(config: ModelConfig) -> Pairs:
 
 
 _WHOLE_QUERY: Mapping[str, str] = {LAYER + "self_attn.q_proj": "blk.{}.attn_q"}
+
 _COMPRESSED_QUERY: Mapping[str, str] = {
     LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
     LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
@@ -91,7 +93,7 @@ _COMPRESSED_QUERY: Mapping[str, str] = {
 }
 
 
-def _by_query(family: Family, config: ModelConfig) -> Family:
+def with_query_tensors(family: Family, config: ModelConfig) -> Family:
     query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else _COMPRESSED_QUERY
     return replace(family, tensors={**family.tensors, **query})
 
@@ -99,10 +101,10 @@ def _by_query(family: Family, config: ModelConfig) -> Family:
 DEEPSEEK2: Family = Family(
     "deepseek2",
     tensors={
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **MLP,
-        **ROUTED,
+        **ROUTED_EXPERTS,
         **SHARED_EXPERTS,
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
         LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
@@ -124,7 +126,7 @@ DEEPSEEK2: Family = Family(
         "rope_theta": 10000.0,
         "routed_scaling_factor": 1.0,
     },
-    only={
+    accepted_values={
         **ANY_SILU,
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
@@ -134,12 +136,12 @@ DEEPSEEK2: Family = Family(
         "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
     },
     # The sum of two others.
-    harmless=frozenset({"qk_head_dim"}),
-    own_yarn=True,
-    extra_layers=True,
-    optional=frozenset({"exp_probs_b"}),
+    harmless_keys=frozenset({"qk_head_dim"}),
+    checks_own_yarn=True,
+    skips_extra_layers=True,
+    optional_tensors=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
-    of=lambda config: _by_query(DEEPSEEK2, config),
+    variant=lambda config: with_query_tensors(DEEPSEEK2, config),
 )
 
 DEEPSEEK3 = replace(
@@ -155,40 +157,4 @@ DEEPSEEK3 = replace(
         "norm_topk_prob": True,
         "routed_scaling_factor": 2.5,
     },
-)
-
-GLM4_MOE_LITE: Family = replace(
-    DEEPSEEK3,
-    tensors={**DEEPSEEK2.tensors, **FUSED_EXPERTS},
-    # Where nothing is said of a gate, llama.cpp goes by the size of the vocabulary.
-    hyperparameters=(*DEEPSEEK2.hyperparameters, dense_first, always("expert_gating_func", Field.uint32(2))),
-    defaults={
-        "max_position_embeddings": 202752,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "head_dim": 64,
-        "kv_lora_rank": 512,
-        "q_lora_rank": 768,
-        "qk_nope_head_dim": 192,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 256,
-        "moe_intermediate_size": 1536,
-        "n_routed_experts": 64,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 4,
-        "num_key_value_heads": 20,
-        "n_group": 1,
-        "topk_group": 1,
-        "norm_topk_prob": True,
-        "routed_scaling_factor": 1.8,
-    },
-    only={
-        **DEEPSEEK2.only,
-        "partial_rotary_factor": (1, None),
-        "scoring_func": ("sigmoid", None),
-        "topk_method": ("noaux_tc", None),
-    },
-    optional=frozenset(),
-    specials=GLM_SPECIALS,
-    of=lambda config: _by_query(GLM4_MOE_LITE, config),
 )

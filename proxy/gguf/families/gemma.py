@@ -1,12 +1,15 @@
-"""Google's Gemma models of text. Pure."""
+"""Google's Gemma, Gemma 2, Gemma 3 and EmbeddingGemma. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import ATTENTION, BARE, LAYER, MLP, VISION_LANGUAGE_PREFIX, two_ropes, windows
-from proxy.gguf.families.rules import DENSE, AddOne, Family, Rule
+from proxy.gguf.families.common_keys import rope_bases, window_pattern
+from proxy.gguf.families.common_tensors import ATTENTION, BARE_PREFIXES, DENSE, LAYER, MLP
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import AddOne, Rule
+from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
 from proxy.gguf.tensors import shown
@@ -20,6 +23,7 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
     "tie_word_embeddings": (True,),
     "use_bidirectional_attention": (False, None),
 }
+
 _DEFAULTS: Mapping[str, Any] = {
     "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-6,
@@ -27,7 +31,9 @@ _DEFAULTS: Mapping[str, Any] = {
     "head_dim": 256,
     "tie_word_embeddings": True,
 }
+
 _ENDS: Mapping[str, Rule | str] = {"model.embed_tokens": "token_embd", "model.norm": AddOne("output_norm")}
+
 _LATER_TENSORS: Mapping[str, Rule | str] = {
     **_ENDS,
     **ATTENTION,
@@ -37,7 +43,9 @@ _LATER_TENSORS: Mapping[str, Rule | str] = {
     LAYER + "pre_feedforward_layernorm": AddOne("blk.{}.ffn_norm"),
     LAYER + "post_feedforward_layernorm": AddOne("blk.{}.post_ffw_norm"),
 }
+
 _TURN_END = "<end_of_turn>"
+
 _LOCAL_BASE = 10000.0
 
 
@@ -70,7 +78,7 @@ def _scale(largest: int | None) -> Writer:
 
 def _local_rope(config: ModelConfig) -> Pairs:
     """Ollama's engine before 0.30 knows the one base only."""
-    for key, field in two_ropes(config):
+    for key, field in rope_bases(config):
         if key.endswith("swa") and field.value != _LOCAL_BASE:
             raise CannotConvert(
                 f"config.json has another rope for sliding_attention than one of the base {_LOCAL_BASE:.0f}"
@@ -89,8 +97,8 @@ GEMMA = Family(
     },
     tokenizers=("sentencepiece",),
     defaults={**_DEFAULTS, "num_key_value_heads": 16},
-    ropes=frozenset({"default"}),
-    only=_ONLY,
+    rope_types=frozenset({"default"}),
+    accepted_values=_ONLY,
     optional_biases=frozenset(),
     vocabulary=_first_vocabulary,
 )
@@ -103,7 +111,7 @@ GEMMA2 = replace(
         *BASIC,
         number("attn_logit_softcapping", "attn_logit_softcapping", required=True),
         number("final_logit_softcapping", "final_logit_softcapping", required=True),
-        windows(2),
+        window_pattern(2),
         _scale(46),
     ),
     defaults={
@@ -131,7 +139,7 @@ GEMMA3 = replace(
         LAYER + "self_attn.q_norm": AddOne("blk.{}.attn_q_norm"),
         LAYER + "self_attn.k_norm": AddOne("blk.{}.attn_k_norm"),
     },
-    hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(62), _local_rope),
+    hyperparameters=(*_GEMMA3_BASIC, window_pattern(6), _scale(62), _local_rope),
     defaults={
         **_DEFAULTS,
         "max_position_embeddings": 131072,
@@ -141,9 +149,9 @@ GEMMA3 = replace(
         "rope_local_base_freq": _LOCAL_BASE,
         "sliding_window": 4096,
     },
-    ropes=frozenset({"default", "linear"}),
-    only={**_ONLY, "attn_logit_softcapping": (None,)},
-    local_rope=True,
+    rope_types=frozenset({"default", "linear"}),
+    accepted_values={**_ONLY, "attn_logit_softcapping": (None,)},
+    has_local_rope=True,
     vocabulary=_no_prefix_space,
 )
 
@@ -158,17 +166,17 @@ GEMMA3_MULTIMODAL = replace(
         "num_hidden_layers": 26,
         "vocab_size": 262208,
     },
-    text=VISION_LANGUAGE_PREFIX,
+    text_part=VISION_TEXT,
 )
 
 GEMMA_EMBEDDING = replace(
     GEMMA3,
     architecture="gemma-embedding",
     tensors={**GEMMA3.tensors, **{f"{name}.linear": name for name in DENSE}},
-    hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(None), _local_rope),
-    ropes=frozenset({"default"}),
-    only={**GEMMA3.only, "use_bidirectional_attention": (True,)},
-    optional=frozenset(DENSE),
-    renamed=BARE,
+    hyperparameters=(*_GEMMA3_BASIC, window_pattern(6), _scale(None), _local_rope),
+    rope_types=frozenset({"default"}),
+    accepted_values={**GEMMA3.accepted_values, "use_bidirectional_attention": (True,)},
+    optional_tensors=frozenset(DENSE),
+    prefix_aliases=BARE_PREFIXES,
     embeds=True,
 )

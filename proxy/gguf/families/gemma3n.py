@@ -1,30 +1,32 @@
-"""The text of Google's Gemma 3n, which llama.cpp knows in the two sizes that there are. Pure."""
+"""The text part of Google's Gemma 3n. llama.cpp runs only its two published sizes. Pure."""
 
 import math
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig, whole
-from proxy.gguf.families.gemma import GEMMA3
-from proxy.gguf.families.parts import (
+from proxy.gguf.families.common_keys import rope_bases, sliding_by_layer
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
-    ENDS,
-    HEAD_NORMS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
-    LAYER_INPUTS,
     MLP,
+    PER_LAYER_INPUTS,
     POST_NORMS,
-    SENSES,
-    sliding,
-    two_ropes,
+    QK_NORMS,
 )
-from proxy.gguf.families.rules import Family, Padded, Stacked
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.gemma import GEMMA3
+from proxy.gguf.families.rules import Padded, Stacked
+from proxy.gguf.families.text_part import VISION_AUDIO_TEXT
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
 from proxy.gguf.tensors import shown
 
 _OWN_K_AND_V = 20
 """Layers behind these take K and V of the last ones among them."""
+
 _SPARSE_LAYERS, _SPARSE = 10, 0.95
+
 _DEVIATIONS = {_SPARSE: 1.6448535919189453, 0.0: -math.inf}
 """By how much of a normal distribution lies below, as torch calculates it in 32 bits."""
 
@@ -38,7 +40,7 @@ def _vocabulary_size(config: ModelConfig) -> int:
 
 
 def _layers(config: ModelConfig) -> Pairs:
-    blocks, windows = config.blocks, sliding(config)
+    blocks, windows = config.blocks, sliding_by_layer(config)
     sparse = [_SPARSE if at < _SPARSE_LAYERS else 0.0 for at in range(blocks)]
     given = config.find("activation_sparsity_pattern")
     if given is None and blocks > _SPARSE_LAYERS:
@@ -63,12 +65,12 @@ def _layers(config: ModelConfig) -> Pairs:
 GEMMA3N = Family(
     "gemma3n",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **ATTENTION,
-        **HEAD_NORMS,
+        **QK_NORMS,
         **MLP,
         **POST_NORMS,
-        **LAYER_INPUTS,
+        **PER_LAYER_INPUTS,
         # transformers takes the first row for tokens beyond it; llama.cpp's converter adds zeros.
         "model.embed_tokens_per_layer": Padded("per_layer_token_embd", _vocabulary_size),
         "model.altup_projections.{}": Stacked("altup_proj", _beside_the_active),
@@ -92,7 +94,7 @@ GEMMA3N = Family(
         count("embedding_length_per_layer_input", "hidden_size_per_layer_input", required=True),
         count("attention.shared_kv_layers", "num_kv_shared_layers", required=True),
         _layers,
-        two_ropes,
+        rope_bases,
     ),
     tokenizers=GEMMA3.tokenizers,
     defaults={
@@ -118,8 +120,8 @@ GEMMA3N = Family(
         "altup_correct_scale": True,
         "laurel_rank": 64,
     },
-    ropes=frozenset({"default"}),
-    only={
+    rope_types=frozenset({"default"}),
+    accepted_values={
         "hidden_activation": ("gelu_pytorch_tanh", None),
         "attention_bias": (False, None),
         "tie_word_embeddings": (True,),
@@ -132,10 +134,10 @@ GEMMA3N = Family(
         "laurel_rank": (64,),
     },
     # The weights show it.
-    harmless=frozenset({"vocab_size_per_layer_input"}),
+    harmless_keys=frozenset({"vocab_size_per_layer_input"}),
     vocabulary=GEMMA3.vocabulary,
     optional_biases=frozenset(),
-    local_rope=True,
+    has_local_rope=True,
 )
 
-GEMMA3N_SENSES = replace(GEMMA3N, text=SENSES)
+GEMMA3N_MULTIMODAL = replace(GEMMA3N, text_part=VISION_AUDIO_TEXT)

@@ -1,24 +1,24 @@
-"""The text of Google's Gemma 4. Pure."""
+"""The text part of Google's Gemma 4. Pure."""
 
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig, finite
-from proxy.gguf.families.parts import (
+from proxy.gguf.families.common_keys import rope_bases, sliding_by_layer
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
-    ENDS,
-    HEAD_NORMS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
-    LAYER_INPUTS,
     MLP,
+    PER_LAYER_INPUTS,
     POST_NORMS,
-    SENSES,
+    QK_NORMS,
     same_shape,
-    sliding,
-    two_ropes,
 )
-from proxy.gguf.families.rules import Family, Reshaped, Rule, stems_of
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Reshaped, Rule, stems_of
+from proxy.gguf.families.text_part import VISION_AUDIO_TEXT
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, Pairs, nonzero
 from proxy.gguf.tensors import shown
@@ -36,17 +36,21 @@ _EXPERTS: Mapping[str, Rule | str] = {
 }
 """Beside the dense part of each layer."""
 
-_OF_INPUTS, _OF_EXPERTS = stems_of(LAYER_INPUTS), stems_of(_EXPERTS)
+_OF_INPUTS, _OF_EXPERTS = stems_of(PER_LAYER_INPUTS), stems_of(_EXPERTS)
+
 _UNTURNED = 1e30
 """By which a frequency is divided so that nothing turns."""
+
 _INPUT_SIZE = "hidden_size_per_layer_input"
+
 _KV_HEADS = "num_key_value_heads"
+
 _TOLD = {"head_dim", _KV_HEADS}
 
 
 def _sliding(config: ModelConfig) -> list[bool]:
     """Layer by layer; transformers has the last one see all, whatever the config says."""
-    return [*sliding(config)[:-1], False]
+    return [*sliding_by_layer(config)[:-1], False]
 
 
 def _full_heads(config: ModelConfig) -> tuple[int, int | None]:
@@ -149,18 +153,18 @@ def _vocabulary(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
 GEMMA4 = Family(
     "gemma4",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **ATTENTION,
-        **HEAD_NORMS,
+        **QK_NORMS,
         **MLP,
         **POST_NORMS,
-        **LAYER_INPUTS,
+        **PER_LAYER_INPUTS,
         **_EXPERTS,
         LAYER + "input_layernorm": "blk.{}.attn_norm",
         LAYER + "pre_feedforward_layernorm": "blk.{}.ffn_norm",
         LAYER + "layer_scalar": "blk.{}.layer_output_scale",
     },
-    (*BASIC, nonzero("final_logit_softcapping", "final_logit_softcapping"), _layers, _experts, two_ropes),
+    (*BASIC, nonzero("final_logit_softcapping", "final_logit_softcapping"), _layers, _experts, rope_bases),
     tokenizers=("merged pieces",),
     defaults={
         "hidden_size": 2304,
@@ -183,9 +187,9 @@ GEMMA4 = Family(
             "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
         },
     },
-    made=_frequencies,
-    ropes=frozenset({"proportional"}),
-    only={
+    computed_tensors=_frequencies,
+    rope_types=frozenset({"proportional"}),
+    accepted_values={
         "hidden_activation": ("gelu_pytorch_tanh", None),
         "attention_bias": (False, None),
         "tie_word_embeddings": (True,),
@@ -195,12 +199,12 @@ GEMMA4 = Family(
         "use_bidirectional_attention": ("vision", None),
     },
     # The weights show it.
-    harmless=frozenset({"vocab_size_per_layer_input"}),
+    harmless_keys=frozenset({"vocab_size_per_layer_input"}),
     vocabulary=_vocabulary,
-    optional=frozenset({"layer_output_scale"}),
+    optional_tensors=frozenset({"layer_output_scale"}),
     optional_biases=frozenset(),
-    local_rope=True,
-    absent=_absent,
+    has_local_rope=True,
+    absent_tensors=_absent,
 )
 
-GEMMA4_SENSES = replace(GEMMA4, text=SENSES)
+GEMMA4_MULTIMODAL = replace(GEMMA4, text_part=VISION_AUDIO_TEXT)

@@ -1,24 +1,29 @@
-"""OpenAI's GPT-OSS, whose experts are MXFP4 as it comes. Pure."""
+"""OpenAI's GPT-OSS, whose experts are published in MXFP4. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import ModelConfig
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, UNTIED, windows
-from proxy.gguf.families.rules import QKV, Auxiliary, Deinterleaved, Family, Mxfp4Experts, Rule
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, window_pattern
+from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, QKV
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Auxiliary, Deinterleaved, Mxfp4Experts, Rule
 from proxy.gguf.hyperparameters import BASIC, count
 
 _EXPERTS = LAYER + "mlp.experts."
+
 _GATE_AND_UP, _DOWN = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps"), ("blk.{}.ffn_down_exps",)
 
 _BIASES: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj_bias": Deinterleaved(_GATE_AND_UP),
     _EXPERTS + "down_proj_bias": Deinterleaved(_DOWN),
 }
+
 _WHOLE: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj": Deinterleaved(_GATE_AND_UP),
     _EXPERTS + "down_proj": Deinterleaved(_DOWN),
 }
+
 _PACKED: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj_blocks": Mxfp4Experts(_GATE_AND_UP, _EXPERTS + "gate_up_proj_scales"),
     _EXPERTS + "gate_up_proj_scales": Auxiliary(),
@@ -41,7 +46,7 @@ def _rounded_ramp(config: ModelConfig) -> str | None:
 GPT_OSS = Family(
     "gpt-oss",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **ATTENTION,
         **_BIASES,
         LAYER + "input_layernorm": "blk.{}.attn_norm",
@@ -51,7 +56,7 @@ GPT_OSS = Family(
     },
     (
         *BASIC,
-        windows(2),
+        window_pattern(2),
         count("expert_feed_forward_length", "intermediate_size", required=True),
     ),
     defaults={
@@ -71,10 +76,10 @@ GPT_OSS = Family(
     },
     # llama.cpp lets the ramp of its yarn begin and end at whole numbers, as every GGUF of GPT-OSS has it; `truncate`,
     # which is false here, tells transformers not to.
-    ropes=frozenset({"yarn"}),
-    biases=QKV | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
+    rope_types=frozenset({"yarn"}),
+    required_biases=QKV | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
     optional_biases=frozenset(),
-    only={
+    accepted_values={
         **ANY_SILU,
         **UNTIED,
         "attention_bias": (True, None),
@@ -88,8 +93,8 @@ GPT_OSS = Family(
         **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
     },
     yarn_keys=frozenset({"truncate"}),
-    of=_by_experts,
-    told=_rounded_ramp,
-    own_yarn=True,
-    kept="mxfp4",
+    variant=_by_experts,
+    caveat=_rounded_ramp,
+    checks_own_yarn=True,
+    kept_quant_method="mxfp4",
 )

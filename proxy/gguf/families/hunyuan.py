@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.common_keys import ANY_SILU
+from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, MLP, NORMS
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs
 from proxy.gguf.tensors import shown
@@ -50,7 +51,7 @@ def _ends(config: ModelConfig, files: TokenizerFiles) -> Pairs:
 HUNYUAN = Family(
     "hunyuan-dense",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **ATTENTION,
         **MLP,
@@ -59,8 +60,8 @@ HUNYUAN = Family(
     },
     (_basic, _rope),
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
-    ropes=frozenset({"default", "dynamic"}),
+    rope_types=frozenset({"default", "dynamic"}),
     optional_biases=frozenset(),
-    only={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
+    accepted_values={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
     vocabulary=_ends,
 )

@@ -1,33 +1,37 @@
-"""Poolside's Laguna: a gate behind each attention, heads that differ by layer, and two ropes. Pure."""
+"""Poolside's Laguna: gated attention, head counts that differ by layer, and two ropes. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig, finite
-from proxy.gguf.families.parts import (
+from proxy.gguf.families.common_keys import (
     ANY_SILU,
+    check_layer_types,
+    count_dense_layers,
+    leading_dense_blocks,
+    rope_bases,
+)
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
-    ENDS,
-    HEAD_NORMS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
     NORMS,
-    ROUTED,
+    QK_NORMS,
+    ROUTED_EXPERTS,
     SHARED_EXPERTS,
-    dense_first,
-    dense_layers,
-    known_kinds,
-    two_ropes,
 )
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+
 _EVERY = 4
+
 _GATES: Mapping[object, tuple[str, str]] = {
     True: ("per_head", "n_head"),
     "per-head": ("per_head", "n_head"),
@@ -59,7 +63,7 @@ def _heads(config: ModelConfig) -> Pairs:
 def _dense_by_number(config: ModelConfig) -> Pairs:
     """The repositories' own code has the dense layers by number too, which transformers ignores."""
     given = config.find("mlp_only_layers")
-    if given not in (None, list(range(dense_layers(config)))):
+    if given not in (None, list(range(count_dense_layers(config)))):
         raise CannotConvert(f"config.json has mlp_only_layers = {shown(given)}, unlike mlp_layer_types")
     yield from ()
 
@@ -78,10 +82,10 @@ def _ropes(config: ModelConfig) -> Pairs:
         raise CannotConvert(f"config.json has no rope_theta for {_FULL}")
     yield "rope.dimension_count", _turned(config, config.rope)
     if ropes.get(_SLIDING) is not None:
-        yield from two_ropes(config)
+        yield from rope_bases(config)
         yield "rope.dimension_count_swa", _turned(config, config.local_rope)
     kinds = config.find("layer_types")
-    kinds = [_FULL] * config.blocks if kinds is None else known_kinds(config, kinds, (_FULL, _SLIDING))
+    kinds = [_FULL] * config.blocks if kinds is None else check_layer_types(config, kinds, (_FULL, _SLIDING))
     if _SLIDING not in kinds:
         return
     if kinds != [_SLIDING if at % _EVERY else _FULL for at in range(config.blocks)] or ropes.get(_SLIDING) is None:
@@ -110,12 +114,12 @@ def _end_of_turn(config: ModelConfig, _: TokenizerFiles) -> Pairs:
 LAGUNA: Family = Family(
     "laguna",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **ATTENTION,
-        **HEAD_NORMS,
+        **QK_NORMS,
         **MLP,
-        **ROUTED,
+        **ROUTED_EXPERTS,
         **SHARED_EXPERTS,
         **{name.replace("shared_experts", "shared_expert"): made for name, made in SHARED_EXPERTS.items()},
         LAYER + "self_attn.g_proj": "blk.{}.attn_gate",
@@ -127,7 +131,7 @@ LAGUNA: Family = Family(
         VOCABULARY_SIZE,
         _heads,
         _ropes,
-        dense_first,
+        leading_dense_blocks,
         _dense_by_number,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         count("expert_shared_feed_forward_length", "shared_expert_intermediate_size", required=True),
@@ -157,8 +161,8 @@ LAGUNA: Family = Family(
             _SLIDING: {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
         },
     },
-    ropes=frozenset({"default", "yarn"}),
-    only={
+    rope_types=frozenset({"default", "yarn"}),
+    accepted_values={
         **ANY_SILU,
         "attention_bias": (False, None),
         "decoder_sparse_step": (1, None),
@@ -174,8 +178,8 @@ LAGUNA: Family = Family(
     },
     vocabulary=_end_of_turn,
     # It ends a turn, and its tokenizer does not mark it.
-    control=frozenset({"</assistant>"}),
+    control_tokens=frozenset({"</assistant>"}),
     optional_biases=frozenset(),
-    local_rope=True,
-    of=_by_gate,
+    has_local_rope=True,
+    variant=_by_gate,
 )

@@ -1,12 +1,14 @@
-"""Liquid's LFM2: most of its layers have a short convolution instead of attention. Pure."""
+"""Liquid's LFM2, dense and with experts: most layers have a short convolution instead of attention. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import ATTENTION, LAYER, experts, flat, half_of, known_kinds
-from proxy.gguf.families.rules import Family, Reshaped, Rule, Split, Stacked
+from proxy.gguf.families.common_keys import check_layer_types
+from proxy.gguf.families.common_tensors import ATTENTION, LAYER, experts, size_from, squeezed
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Reshaped, Rule, Split, Stacked
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count
 
@@ -20,14 +22,16 @@ _TENSORS: Mapping[str, Rule | str] = {
     LAYER + "self_attn.k_layernorm": "blk.{}.attn_k_norm",
     LAYER + "operator_norm": "blk.{}.attn_norm",
     LAYER + "ffn_norm": "blk.{}.ffn_norm",
-    LAYER + "conv.conv.weight": Reshaped("blk.{}.shortconv.conv.weight", flat),
+    LAYER + "conv.conv.weight": Reshaped("blk.{}.shortconv.conv.weight", squeezed),
     LAYER + "conv.in_proj": "blk.{}.shortconv.in_proj",
     LAYER + "conv.out_proj": "blk.{}.shortconv.out_proj",
     LAYER + "feed_forward.w1": "blk.{}.ffn_gate",
     LAYER + "feed_forward.w2": "blk.{}.ffn_down",
     LAYER + "feed_forward.w3": "blk.{}.ffn_up",
 }
+
 _EXPERTS = LAYER + "feed_forward.experts."
+
 _CONVOLUTION, _ATTENDS = "conv", "full_attention"
 
 
@@ -36,7 +40,7 @@ def _layers(config: ModelConfig) -> Pairs:
     kinds, attending = config.find("layer_types"), config.find("full_attn_idxs")
     if kinds is None and isinstance(attending, list):
         kinds = [_ATTENDS if layer in attending else _CONVOLUTION for layer in range(config.blocks)]
-    kinds = known_kinds(config, kinds, (_ATTENDS, _CONVOLUTION))
+    kinds = check_layer_types(config, kinds, (_ATTENDS, _CONVOLUTION))
     heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
     yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
     kernel = config.positive("conv_L_cache")
@@ -56,6 +60,7 @@ def _adjusted_size(config: ModelConfig) -> Pairs:
 
 
 _FACTOR = "block_ffn_dim_multiplier"
+
 _DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 65536,
     "num_attention_heads": 32,
@@ -67,6 +72,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "conv_L_cache": 3,
     "tie_word_embeddings": True,
 }
+
 _ONLY: Mapping[str, tuple[object, ...]] = {
     "conv_bias": (False, None),
     # transformers goes by the first of these where it is there.
@@ -85,9 +91,9 @@ LFM2 = Family(
         "block_multiple_of": 256,
         _FACTOR: 1.0,
     },
-    ropes=frozenset({"default"}),
+    rope_types=frozenset({"default"}),
     optional_biases=frozenset(),
-    only=_ONLY,
+    accepted_values=_ONLY,
 )
 
 LFM2_MOE = replace(
@@ -102,8 +108,8 @@ LFM2_MOE = replace(
         _EXPERTS + "{}.w3": Stacked("blk.{}.ffn_up_exps", experts),
         _EXPERTS + "gate_up_proj": Split(
             (
-                ("blk.{}.ffn_gate_exps", half_of("moe_intermediate_size")),
-                ("blk.{}.ffn_up_exps", half_of("moe_intermediate_size")),
+                ("blk.{}.ffn_gate_exps", size_from("moe_intermediate_size")),
+                ("blk.{}.ffn_up_exps", size_from("moe_intermediate_size")),
             )
         ),
         _EXPERTS + "down_proj": "blk.{}.ffn_down_exps",
@@ -125,7 +131,7 @@ LFM2_MOE = replace(
         "num_experts": 32,
         "num_experts_per_tok": 4,
     },
-    only={
+    accepted_values={
         **_ONLY,
         "use_expert_bias": (True, None),
         "norm_topk_prob": (True, None),

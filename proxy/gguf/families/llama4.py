@@ -1,24 +1,16 @@
-"""Llama 4: experts in every so many layers, and no rope in every fourth. Pure."""
+"""Llama 4: experts in some layers, and no RoPE in every fourth layer. Pure."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.families.common_keys import ANY_SILU, LLAMA_ROPES, head_dim, rope_frequencies
+from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, NORMS, size_from
+from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_KEYS
-from proxy.gguf.families.parts import (
-    ANY_SILU,
-    ATTENTION,
-    ENDS,
-    LAYER,
-    LLAMA_ROPES,
-    NORMS,
-    VISION_LANGUAGE_PREFIX,
-    half_of,
-    head_dim,
-    rope_frequencies,
-)
-from proxy.gguf.families.rules import Family, Transposed
+from proxy.gguf.families.rules import Transposed
+from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count
 from proxy.gguf.tensors import shown
@@ -54,7 +46,7 @@ def _layers(config: ModelConfig) -> Pairs:
 LLAMA4 = Family(
     "llama4",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **ATTENTION,
         LAYER + "feed_forward.gate_proj": "blk.{}.ffn_gate",
@@ -63,8 +55,8 @@ LLAMA4 = Family(
         LAYER + "feed_forward.router": "blk.{}.ffn_gate_inp",
         LAYER + "feed_forward.experts.gate_up_proj": Transposed(
             (
-                ("blk.{}.ffn_gate_exps", half_of("intermediate_size")),
-                ("blk.{}.ffn_up_exps", half_of("intermediate_size")),
+                ("blk.{}.ffn_gate_exps", size_from("intermediate_size")),
+                ("blk.{}.ffn_up_exps", size_from("intermediate_size")),
             )
         ),
         LAYER + "feed_forward.experts.down_proj": Transposed(
@@ -98,9 +90,9 @@ LLAMA4 = Family(
         "floor_scale": 8192,
         "attn_scale": 0.1,
     },
-    made=rope_frequencies,
-    ropes=LLAMA_ROPES - {"yarn"},
-    only={
+    computed_tensors=rope_frequencies,
+    rope_types=LLAMA_ROPES - {"yarn"},
+    accepted_values={
         **ANY_SILU,
         "attention_bias": (False, None),
         "no_rope_layer_interval": (4,),
@@ -116,5 +108,5 @@ LLAMA4 = Family(
 
 LLAMA4_MULTIMODAL = replace(
     LLAMA4,
-    text=replace(VISION_LANGUAGE_PREFIX, left_out=("vision_model.", "multi_modal_projector.")),
+    text_part=replace(VISION_TEXT, skipped_prefixes=("vision_model.", "multi_modal_projector.")),
 )

@@ -1,18 +1,22 @@
-"""NVIDIA's Nemotron-H: each layer is one of a state space, attention, an MLP or experts. Pure."""
+"""NVIDIA's Nemotron-H: each layer is either Mamba 2, attention, an MLP or experts. Pure."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.mamba import ENDLESS, GROUPS, mixer_2
-from proxy.gguf.families.parts import ATTENTION_BIAS, LAYER, TURNED, experts, head_dim, known_kinds
-from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, stems_of
+from proxy.gguf.families.common_keys import check_layer_types, head_dim
+from proxy.gguf.families.common_tensors import ATTENTION_BIAS, LAYER, PERMUTED_ATTENTION, QKV, experts
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.mamba import GROUP_COUNT_KEYS, UNLIMITED_CONTEXT, mamba2_tensors
+from proxy.gguf.families.rules import Rule, Stacked, stems_of
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
 
 _MIXER = LAYER + "mixer."
+
 _STATE, _ATTENDS, _MLP, _EXPERTS = "linear_attention", "full_attention", "mlp", "moe"
+
 _KINDS = {
     **{kind: kind for kind in (_STATE, _ATTENDS, _MLP, _EXPERTS)},
     "mamba": _STATE,
@@ -25,9 +29,9 @@ _KINDS = {
 """By what transformers 5 calls them, and 4, and by their letters in a pattern."""
 
 _OF_KIND: Mapping[str, Mapping[str, Rule | str]] = {
-    _STATE: mixer_2(_MIXER),
+    _STATE: mamba2_tensors(_MIXER),
     # Q and K have no rope here, so that turning them changes nothing; llama.cpp's converter turns them nevertheless.
-    _ATTENDS: {key.replace("self_attn.", "mixer."): rule for key, rule in TURNED.items()},
+    _ATTENDS: {key.replace("self_attn.", "mixer."): rule for key, rule in PERMUTED_ATTENTION.items()},
     _MLP: {_MIXER + "up_proj": "blk.{}.ffn_up", _MIXER + "down_proj": "blk.{}.ffn_down"},
     _EXPERTS: {
         _MIXER + "gate": "blk.{}.ffn_gate_inp",
@@ -41,6 +45,7 @@ _OF_KIND: Mapping[str, Mapping[str, Rule | str]] = {
         _MIXER + "shared_experts.down_proj": "blk.{}.ffn_down_shexp",
     },
 }
+
 _LATENT: Mapping[str, str] = {
     _MIXER + "fc1_latent_proj": "blk.{}.ffn_latent_down",
     _MIXER + "fc2_latent_proj": "blk.{}.ffn_latent_up",
@@ -53,12 +58,13 @@ def _kinds(config: ModelConfig) -> list[str]:
     if kinds is None:
         pattern = config.find("hybrid_override_pattern")
         kinds = list(pattern) if isinstance(pattern, str) else None
-    return [_KINDS[kind] for kind in known_kinds(config, kinds, _KINDS)]
+    return [_KINDS[kind] for kind in check_layer_types(config, kinds, _KINDS)]
 
 
 _STEMS = {
     kind: stems_of(rules) | (stems_of(_LATENT) if kind == _EXPERTS else set()) for kind, rules in _OF_KIND.items()
 }
+
 _ALL_STEMS = frozenset().union(*_STEMS.values())
 
 
@@ -83,7 +89,7 @@ def _layers(config: ModelConfig) -> Pairs:
 
 
 _KEYS = (
-    always("context_length", Field.uint32(ENDLESS)),
+    always("context_length", Field.uint32(UNLIMITED_CONTEXT)),
     count("embedding_length", "hidden_size", required=True),
     count("attention.head_count", "num_attention_heads", required=True),
     _layers,
@@ -96,8 +102,9 @@ _KEYS = (
     VOCABULARY_SIZE,
     count("ssm.conv_kernel", "mamba_d_conv", "conv_kernel", required=True),
     count("ssm.state_size", "ssm_state_size", required=True),
-    count("ssm.group_count", *GROUPS, required=True),
+    count("ssm.group_count", *GROUP_COUNT_KEYS, required=True),
 )
+
 _EXPERT_KEYS = (
     count("expert_count", "n_routed_experts", required=True),
     count("expert_used_count", "num_experts_per_tok", required=True),
@@ -156,9 +163,9 @@ NEMOTRON_H: Family = Family(
         "n_group": 1,
         "topk_group": 1,
     },
-    ropes=frozenset({"default"}),
+    rope_types=frozenset({"default"}),
     optional_biases=QKV | {"attn_output", "ffn_up", "ffn_down"},
-    only={
+    accepted_values={
         "mlp_hidden_act": ("relu2", None),
         "mamba_hidden_act": ("silu", None),
         "use_conv_bias": (True, None),
@@ -171,9 +178,9 @@ NEMOTRON_H: Family = Family(
         "mamba_dt_min": (0.001, 0, None),
         "time_step_limit": ([0.0, math.inf], [0.0, {"__float__": "Infinity"}], None),
     },
-    flags={**ATTENTION_BIAS, "mlp_bias": frozenset({"ffn_up.bias", "ffn_down.bias"})},
+    tensor_flags={**ATTENTION_BIAS, "mlp_bias": frozenset({"ffn_up.bias", "ffn_down.bias"})},
     # How training began, in what precision it was calculated, and the layers that only help in it.
-    harmless=frozenset(
+    harmless_keys=frozenset(
         {
             *("chunk_size", "expand", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "residual_in_fp32"),
             *("rescale_prenorm_residual", "time_step_floor", "time_step_max", "mtp_layers_block_type"),
@@ -182,8 +189,8 @@ NEMOTRON_H: Family = Family(
             "max_position_embeddings",
         }
     ),
-    renamed={"backbone.": "model."},
-    skipped=("mtp.",),
-    absent=_absent,
-    of=_by_kinds,
+    prefix_aliases={"backbone.": "model."},
+    skipped_prefixes=("mtp.",),
+    absent_tensors=_absent,
+    variant=_by_kinds,
 )

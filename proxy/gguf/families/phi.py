@@ -1,10 +1,11 @@
-"""Microsoft's Phi models. Pure."""
+"""Microsoft's Phi 2 and Phi 3. Pure."""
 
 import math
 
 from proxy.gguf.config import CannotConvert, ModelConfig, finite
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED, usual_heads, window_ignored
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_head_size, window_caveat
+from proxy.gguf.families.common_tensors import EMBEDDING_AND_OUTPUT, LAYER, NORMS
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
 from proxy.gguf.tensors import shown
@@ -47,10 +48,10 @@ def _growth(rope: ModelConfig, scale: float, original: int) -> float:
 
 def _phi3_told(config: ModelConfig) -> str | None:
     if not config.rope.get("long_factor"):
-        return window_ignored(config)
+        return window_caveat(config)
     original = config.positive("original_max_position_embeddings")
     switch = f"with num_ctx beyond {original} llama.cpp turns short texts by long_factor too, unlike its authors' model"
-    return "; ".join(filter(None, [window_ignored(config), switch]))
+    return "; ".join(filter(None, [window_caveat(config), switch]))
 
 
 def _phi3_turned(config: ModelConfig) -> int:
@@ -65,7 +66,7 @@ def _phi3_dimensions(config: ModelConfig) -> Pairs:
 PHI3 = Family(
     "phi3",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         LAYER + "self_attn.qkv_proj": "blk.{}.attn_qkv",
         LAYER + "self_attn.o_proj": "blk.{}.attn_output",
@@ -81,7 +82,7 @@ PHI3 = Family(
         count("attention.head_count", "num_attention_heads", "n_head", required=True),
         count("attention.head_count_kv", "num_key_value_heads", "n_head_kv", required=True),
         number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
-        usual_heads,
+        check_head_size,
         _phi3_dimensions,
         rope_base,
         _window,
@@ -95,12 +96,12 @@ PHI3 = Family(
         "rope_theta": 10000.0,
         "partial_rotary_factor": 1.0,
     },
-    made=lambda config: longrope_factors(config, _phi3_turned(config)),
-    ropes=frozenset({"default", *_LONGROPE}),
-    only=ANY_SILU,
+    computed_tensors=lambda config: longrope_factors(config, _phi3_turned(config)),
+    rope_types=frozenset({"default", *_LONGROPE}),
+    accepted_values=ANY_SILU,
     # What stands outside the rope's parameters counts.
-    harmless=frozenset({"original_max_position_embeddings"}),
-    told=_phi3_told,
+    harmless_keys=frozenset({"original_max_position_embeddings"}),
+    caveat=_phi3_told,
 )
 
 PHI2 = Family(
@@ -132,10 +133,15 @@ PHI2 = Family(
         "layer_norm_eps": 1e-5,
         "partial_rotary_factor": 0.5,
     },
-    ropes=frozenset({"default"}),
-    biases=frozenset({"output_norm", "output", "attn_norm", "attn_output", "ffn_up", "ffn_down"}),
-    only={**UNTIED, "hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
+    rope_types=frozenset({"default"}),
+    required_biases=frozenset({"output_norm", "output", "attn_norm", "attn_output", "ffn_up", "ffn_down"}),
+    accepted_values={
+        **UNTIED,
+        "hidden_act": ("gelu_new", None),
+        "rope_theta": (10000, None),
+        "qk_layernorm": (False, None),
+    },
     # The weights show it.
-    harmless=frozenset({"intermediate_size"}),
+    harmless_keys=frozenset({"intermediate_size"}),
     vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
 )

@@ -1,11 +1,12 @@
-"""Ministral 3, and the text of it and of Mistral Small 3. Pure."""
+"""Ministral 3, and the text parts of Ministral 3 and Mistral Small 3. Pure."""
 
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.families.common_keys import ANY_SILU, LLAMA_ROPES, check_no_window, head_dim
+from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_KEYS, LLAMA_TENSORS, MISTRAL
-from proxy.gguf.families.parts import ANY_SILU, LLAMA_ROPES, VISION_LANGUAGE_PREFIX, head_dim, no_window
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.tensors import shown
@@ -32,7 +33,7 @@ def _yarn(config: ModelConfig) -> Pairs:
 MINISTRAL3 = Family(
     "mistral3",
     LLAMA_TENSORS,
-    (*LLAMA_KEYS, head_dim, no_window, _yarn),
+    (*LLAMA_KEYS, head_dim, check_no_window, _yarn),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 262144,
@@ -41,25 +42,30 @@ MINISTRAL3 = Family(
         "rope_theta": 10000.0,
         "head_dim": 128,
     },
-    ropes=frozenset({"yarn"}),
-    only={**ANY_SILU, "attention_factor": (None,), "truncate": (True, None), "partial_rotary_factor": (1, None)},
+    rope_types=frozenset({"yarn"}),
+    accepted_values={
+        **ANY_SILU,
+        "attention_factor": (None,),
+        "truncate": (True, None),
+        "partial_rotary_factor": (1, None),
+    },
     optional_biases=frozenset(),
     vocabulary=MISTRAL.vocabulary,
     keeps_output=True,
-    own_yarn=True,
+    checks_own_yarn=True,
     yarn_keys=frozenset({"beta_fast", "beta_slow"}),
 )
 
 _SMALL = replace(
     MISTRAL,
-    hyperparameters=(*LLAMA_KEYS, head_dim, no_window),
+    hyperparameters=(*LLAMA_KEYS, head_dim, check_no_window),
     # Of the other keys config.json has to have its own: transformers' defaults are others for Ministral 3.
     defaults={"num_key_value_heads": 8, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": True},
-    ropes=LLAMA_ROPES - {"yarn"},
-    only={**ANY_SILU, "partial_rotary_factor": (1, None)},
+    rope_types=LLAMA_ROPES - {"yarn"},
+    accepted_values={**ANY_SILU, "partial_rotary_factor": (1, None)},
     optional_biases=frozenset(),
     keeps_output=True,
-    text=VISION_LANGUAGE_PREFIX,
+    text_part=VISION_TEXT,
 )
 
 
@@ -67,7 +73,7 @@ def _by_text(config: ModelConfig) -> Family:
     """By the type of the text's model; what says none, transformers takes for Mistral Small's."""
     match config.find("model_type"):
         case "ministral3":
-            return replace(MINISTRAL3, text=VISION_LANGUAGE_PREFIX)
+            return replace(MINISTRAL3, text_part=VISION_TEXT)
         case "mistral" | "mistral3" | None:
             return _SMALL
         case kind:
@@ -76,4 +82,4 @@ def _by_text(config: ModelConfig) -> Family:
             )
 
 
-MISTRAL3 = replace(_SMALL, of=_by_text)
+MISTRAL3 = replace(_SMALL, variant=_by_text)

@@ -1,28 +1,40 @@
-"""Qwen3-Next and Qwen3.5, in which most layers have linear attention (a gated delta net). Pure."""
+"""Qwen3-Next and Qwen3.5: most layers have linear attention (a gated delta net). Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import (
-    ANY_SILU,
+from proxy.gguf.families.common_keys import ANY_SILU
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
     FUSED_EXPERTS,
     LAYER,
     MLP,
-    PLAIN_YARN,
-    ROUTED,
-    flat,
+    ROUTED_EXPERTS,
     same_shape,
+    squeezed,
 )
-from proxy.gguf.families.qwen import ALL_MIXED, GATED_EXPERT, MOE_SIZES
-from proxy.gguf.families.rules import AddOne, Copy, Family, Reordered, Reshaped, Rule, Size, TextPart, Ungrouped
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.qwen import EXPERTS_IN_EVERY_LAYER, GATED_SHARED_EXPERT, MOE_SIZES
+from proxy.gguf.families.rules import AddOne, Copy, Reordered, Reshaped, Rule, Size, Ungrouped
+from proxy.gguf.families.text_part import TextPart
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
 from proxy.gguf.tensors import shown
 
+PLAIN_YARN: Mapping[str, tuple[object, ...]] = {
+    "attention_factor": (None,),
+    "mscale": (None,),
+    "mscale_all_dim": (None,),
+    "beta_fast": (32, None),
+    "beta_slow": (1, None),
+    "truncate": (True, None),
+}
+"""What Ollama's llama.cpp takes yarn to be, whatever a GGUF says (v0.33)."""
+
 _NET = LAYER + "linear_attn."
+
 _AXES, _SECTIONS = 3, (11, 11, 10)
 
 
@@ -31,6 +43,7 @@ def _of(name: str) -> Size:
 
 
 _GROUPS, _HEADS = _of("linear_num_key_heads"), _of("linear_num_value_heads")
+
 _KEY, _VALUE = _of("linear_key_head_dim"), _of("linear_value_head_dim")
 
 
@@ -58,10 +71,13 @@ _TENSORS: Mapping[str, Rule | str] = {
     LAYER + "self_attn.k_norm": AddOne("blk.{}.attn_k_norm"),
     _NET + "norm": "blk.{}.ssm_norm",
 }
-_EXPERTS: Mapping[str, Rule | str] = {**ROUTED, **FUSED_EXPERTS, **GATED_EXPERT}
 
-_CONVOLUTION = Reshaped("blk.{}.ssm_conv1d.weight", flat)
+_EXPERTS: Mapping[str, Rule | str] = {**ROUTED_EXPERTS, **FUSED_EXPERTS, **GATED_SHARED_EXPERT}
+
+_CONVOLUTION = Reshaped("blk.{}.ssm_conv1d.weight", squeezed)
+
 _STEPS = Reshaped("blk.{}.ssm_dt.bias", same_shape)
+
 _DECAYS = Reshaped("blk.{}.ssm_a", same_shape, exponential=True)
 
 
@@ -81,6 +97,7 @@ _NEXT: Mapping[str, Rule | str] = {
     _NET + "A_log": _DECAYS,
     _NET + "out_proj": "blk.{}.ssm_out",
 }
+
 _3_5: Mapping[str, Rule | str] = {
     _NET + "in_proj_qkv": _reordered(Copy("blk.{}.attn_qkv"), _VALUE, _queries_and_keys),
     _NET + "in_proj_z": _reordered(Copy("blk.{}.attn_gate"), _VALUE),
@@ -134,6 +151,7 @@ _KEYS = (
     _inner,
     _full_attention,
 )
+
 _DEFAULTS: Mapping[str, Any] = {
     "max_position_embeddings": 32768,
     "num_attention_heads": 16,
@@ -149,7 +167,9 @@ _DEFAULTS: Mapping[str, Any] = {
     "linear_num_value_heads": 32,
     "full_attention_interval": 4,
 }
+
 _ONLY: Mapping[str, tuple[object, ...]] = {**ANY_SILU, **PLAIN_YARN, "attention_bias": (False, None)}
+
 _MOE_DEFAULTS: Mapping[str, Any] = {
     **_DEFAULTS,
     "hidden_size": 2048,
@@ -172,13 +192,13 @@ QWEN3_NEXT = Family(
         "norm_topk_prob": True,
     },
     optional_biases=frozenset(),
-    only={
+    accepted_values={
         **_ONLY,
         "norm_topk_prob": (True,),
-        **ALL_MIXED,
+        **EXPERTS_IN_EVERY_LAYER,
     },
     # llama.cpp's converter keeps the layer for predicting more tokens, which Ollama does not run.
-    skipped=("mtp.", "model.mtp."),
+    skipped_prefixes=("mtp.", "model.mtp."),
 )
 
 QWEN3_5 = replace(
@@ -194,9 +214,9 @@ QWEN3_5 = replace(
         "num_hidden_layers": 32,
         "num_key_value_heads": 4,
     },
-    only={**_ONLY, "attn_output_gate": (True, None)},
+    accepted_values={**_ONLY, "attn_output_gate": (True, None)},
     # A text has one position for all axes.
-    harmless=frozenset({"mrope_interleaved"}),
+    harmless_keys=frozenset({"mrope_interleaved"}),
 )
 
 QWEN3_5_MOE = replace(
@@ -215,4 +235,5 @@ QWEN3_5_MOE = replace(
 )
 
 _TEXT = TextPart({"model.language_model.": "model."}, ("model.visual.",), "see")
-QWEN3_5_EYES, QWEN3_5_MOE_EYES = (replace(family, text=_TEXT) for family in (QWEN3_5, QWEN3_5_MOE))
+
+QWEN3_5_MULTIMODAL, QWEN3_5_MOE_MULTIMODAL = (replace(family, text_part=_TEXT) for family in (QWEN3_5, QWEN3_5_MOE))

@@ -1,0 +1,124 @@
+"""Rules and tensor names that several families share. Pure."""
+
+from collections.abc import Mapping
+
+from proxy.gguf.config import ModelConfig
+from proxy.gguf.families.rules import Permuted, Rule, Size, Split, Stacked
+
+QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+
+DENSE = ("dense_2", "dense_3")
+"""The matrices behind the pooling, by the folders that sentence-transformers has them in."""
+
+SHARED_EXPERT_STEMS = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
+"""Those of the experts that every token goes through."""
+
+ATTENTION_BIAS: Mapping[str, frozenset[str]] = {
+    "attention_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"})
+}
+
+MLP_BIAS: Mapping[str, frozenset[str]] = {"mlp_bias": frozenset({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"})}
+
+BOTH_BIASES = {**ATTENTION_BIAS, **MLP_BIAS}
+
+LAYER = "model.layers.{}."
+
+EMBEDDING_AND_OUTPUT: Mapping[str, str] = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+
+BARE_PREFIXES: Mapping[str, str] = {
+    "layers.": "model.layers.",
+    "embed_tokens.": "model.embed_tokens.",
+    "norm.": "model.norm.",
+}
+"""Of models that were saved without what is around them, as those are that embed texts."""
+
+ATTENTION: Mapping[str, str] = {
+    LAYER + "self_attn.q_proj": "blk.{}.attn_q",
+    LAYER + "self_attn.k_proj": "blk.{}.attn_k",
+    LAYER + "self_attn.v_proj": "blk.{}.attn_v",
+    LAYER + "self_attn.o_proj": "blk.{}.attn_output",
+}
+
+PERMUTED_ATTENTION: Mapping[str, Rule | str] = {
+    **ATTENTION,
+    LAYER + "self_attn.q_proj": Permuted("blk.{}.attn_q", lambda config: config.heads),
+    LAYER + "self_attn.k_proj": Permuted("blk.{}.attn_k", lambda config: config.kv_heads),
+}
+
+MLP: Mapping[str, str] = {
+    LAYER + "mlp.gate_proj": "blk.{}.ffn_gate",
+    LAYER + "mlp.up_proj": "blk.{}.ffn_up",
+    LAYER + "mlp.down_proj": "blk.{}.ffn_down",
+}
+
+NORMS: Mapping[str, str] = {
+    LAYER + "input_layernorm": "blk.{}.attn_norm",
+    LAYER + "post_attention_layernorm": "blk.{}.ffn_norm",
+}
+
+QK_NORMS: Mapping[str, str] = {
+    LAYER + "self_attn.q_norm": "blk.{}.attn_q_norm",
+    LAYER + "self_attn.k_norm": "blk.{}.attn_k_norm",
+}
+
+POST_NORMS: Mapping[str, str] = {
+    LAYER + "post_attention_layernorm": "blk.{}.post_attention_norm",
+    LAYER + "post_feedforward_layernorm": "blk.{}.post_ffw_norm",
+}
+
+PER_LAYER_INPUTS: Mapping[str, str] = {
+    "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj",
+    "model.per_layer_projection_norm": "per_layer_proj_norm",
+    LAYER + "per_layer_input_gate": "blk.{}.inp_gate",
+    LAYER + "per_layer_projection": "blk.{}.proj",
+    LAYER + "post_per_layer_input_norm": "blk.{}.post_norm",
+}
+"""What each layer is told of a token by an embedding of its own."""
+
+
+def experts(config: ModelConfig) -> int:
+    return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+ROUTED_EXPERTS: Mapping[str, Rule | str] = {
+    LAYER + "mlp.gate": "blk.{}.ffn_gate_inp",
+    LAYER + "mlp.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", experts),
+    LAYER + "mlp.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
+    LAYER + "mlp.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
+}
+
+
+def squeezed(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution's, which goes through each channel alone."""
+    return (shape[0], *(size for size in shape[1:] if size != 1))
+
+
+def size_from(*names: str) -> Size:
+    return lambda config: config.positive(*names)
+
+
+FUSED_EXPERTS: Mapping[str, Rule | str] = {
+    LAYER + "mlp.experts.gate_up_proj": Split(
+        (
+            ("blk.{}.ffn_gate_exps", size_from("moe_intermediate_size", "intermediate_size")),
+            ("blk.{}.ffn_up_exps", size_from("moe_intermediate_size", "intermediate_size")),
+        )
+    ),
+    LAYER + "mlp.experts.down_proj": "blk.{}.ffn_down_exps",
+}
+"""As transformers 5 saves them: all experts in one tensor."""
+
+SHARED_EXPERTS: Mapping[str, str] = {
+    LAYER + "mlp.shared_experts.gate_proj": "blk.{}.ffn_gate_shexp",
+    LAYER + "mlp.shared_experts.up_proj": "blk.{}.ffn_up_shexp",
+    LAYER + "mlp.shared_experts.down_proj": "blk.{}.ffn_down_shexp",
+}
+
+
+def same_shape(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
