@@ -237,7 +237,7 @@ def test_nomic_bert_reaches_as_far_as_it_was_trained(positions: int, trained: in
 
 def test_what_llama_cpp_leaves_out_of_nomics_experts_is_said() -> None:
     [warning] = plan(REPOSITORIES["nomic_bert_moe"].files()).warnings
-    assert "the bias behind the experts" in warning
+    assert "the bias after the experts" in warning
 
 
 SECOND_CODE = REPOSITORIES["jina_bert_code"].change["auto_map"]

@@ -8,8 +8,8 @@ from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, flag, number, partial_head_dimensions
 
 
-def _no_more_layers(config: ModelConfig) -> Pairs:
-    """Where config.json counts layers for predicting more tokens, which are left out."""
+def _no_prediction_layers(config: ModelConfig) -> Pairs:
+    """The layers for multi-token prediction are skipped, so their number in config.json becomes 0."""
     if config.optional_count("num_nextn_predict_layers") is not None:
         yield "nextn_predict_layers", Field.uint32(0)
 
@@ -45,12 +45,12 @@ BAILING_MOE2 = Family(
         number("expert_weights_scale", "routed_scaling_factor", required=True),
         count("expert_shared_count", "num_shared_experts", required=True),
         flag("expert_weights_norm", "norm_topk_prob", default=True),
-        _no_more_layers,
+        _no_prediction_layers,
     ),
     optional_tensors=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
     defaults={"partial_rotary_factor": 0.5},
-    # llama.cpp's loader has it multiply the shared experts' size with their number, or not, by its version.
+    # Some versions of llama.cpp's loader multiply the size of a shared expert by their number, others do not.
     accepted_values={
         **ANY_SILU,
         **UNTIED,
@@ -65,7 +65,7 @@ BAILING_MOE2 = Family(
         "use_sliding_window": (False, None),
         "router_type": ("topN", None),
     },
-    # What the weights show, the share of partial_rotary_factor, and windows that are not used.
+    # What the weights show anyway, another form of partial_rotary_factor, and windows that are not used.
     harmless_keys=frozenset(
         {
             *("moe_router_enable_expert_bias", "router_dtype", "rotary_dim", "moe_router_topk_scaling_factor"),

@@ -24,7 +24,7 @@ EMBEDDINGS_AND_ATTENTION: Mapping[str, Rule | str] = {
     ENCODER_LAYER + "attention.output.dense": "blk.{}.attn_output",
     ENCODER_LAYER + "attention.output.LayerNorm": "blk.{}.attn_output_norm",
 }
-"""What stands before positions are told, and before an MLP."""
+"""All that is equal in BERT and Jina's BERT: everything except positions and the MLP."""
 
 _TENSORS: Mapping[str, Rule | str] = {
     **EMBEDDINGS_AND_ATTENTION,
@@ -47,14 +47,14 @@ BERT = Family(
     (*BASIC, BIDIRECTIONAL),
     tokenizers=("wordpiece", "unigram"),
     defaults={"max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0},
-    # llama.cpp calculates the approximation in any case; its vectors differ by less than F16's.
+    # llama.cpp always computes the approximation; its vectors differ by less than F16 rounding does.
     accepted_values={
         "hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh", None),
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
     },
-    # There is no output.
+    # There is no output tensor.
     harmless_keys=frozenset({"tie_word_embeddings"}),
     rope_types=frozenset({"default"}),
     prefix_aliases={"bert.": "", "roberta.": ""},
@@ -67,21 +67,21 @@ BERT = Family(
 
 
 def _first_position(config: ModelConfig) -> int:
-    """Transformers counts positions from behind that of the padding."""
+    """Transformers numbers positions from the padding token's id + 1 on."""
     return config.count("pad_token_id") + 1
 
 
-def _positions(config: ModelConfig) -> Pairs:
+def _context(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(config.positive("max_position_embeddings") - _first_position(config))
 
 
 XLM_ROBERTA = replace(
     BERT,
     tensors={**_TENSORS, "embeddings.position_embeddings": RowsFrom("position_embd", _first_position)},
-    hyperparameters=(*BERT.hyperparameters, _positions),
+    hyperparameters=(*BERT.hyperparameters, _context),
     tokenizers=("unigram",),
     defaults={**BERT.defaults, "pad_token_id": 1},
-    # Jina's third model has adapters within its weights, and a rope.
+    # jina-embeddings-v3 has adapters among its weights, and RoPE.
     accepted_values={**BERT.accepted_values, "lora_adaptations": (None,)},
 )
 

@@ -9,7 +9,7 @@ from proxy.gguf.families.rules import MergedQkv, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, number
 
-_BLOOM: Mapping[str, Rule | str] = {
+_TENSORS: Mapping[str, Rule | str] = {
     "word_embeddings": "token_embd",
     "word_embeddings_layernorm": "token_embd_norm",
     "ln_f": "output_norm",
@@ -24,7 +24,7 @@ _BLOOM: Mapping[str, Rule | str] = {
 }
 
 
-def _bloom_sizes(config: ModelConfig) -> Pairs:
+def _sizes(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(config.optional_count("seq_length") or config.hidden)
     yield "embedding_length", Field.uint32(config.hidden)
     yield "feed_forward_length", Field.uint32(4 * config.hidden)
@@ -35,8 +35,8 @@ def _bloom_sizes(config: ModelConfig) -> Pairs:
 
 BLOOM = Family(
     "bloom",
-    {**_BLOOM, **{f"transformer.{name}": rule for name, rule in _BLOOM.items()}, "lm_head": "output"},
-    (_bloom_sizes, number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True)),
+    {**_TENSORS, **{f"transformer.{name}": rule for name, rule in _TENSORS.items()}, "lm_head": "output"},
+    (_sizes, number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True)),
     defaults={"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
     rope_types=frozenset({"default"}),
     required_biases=GPT_NEOX.required_biases | {"token_embd_norm"},

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.common_keys import ANY_SILU, head_dim, no_rope_scaling, window_pattern
+from proxy.gguf.families.common_keys import ANY_SILU, check_rope_base, head_dim, no_rope_scaling, window_pattern
 from proxy.gguf.families.common_tensors import ATTENTION, ATTENTION_BIAS, EMBEDDING_AND_OUTPUT, LAYER, MLP, QK_NORMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule
@@ -16,26 +16,19 @@ _COHERE_TENSORS: Mapping[str, Rule | str] = {
     LAYER + "input_layernorm": "blk.{}.attn_norm",
 }
 
-_ONLY = {**ANY_SILU, "tie_word_embeddings": (True,)}
+_ACCEPTED_VALUES = {**ANY_SILU, "tie_word_embeddings": (True,)}
 
 
-def _base(config: ModelConfig) -> Pairs:
-    """Where there is none, transformers 4 and 5 take different ones."""
-    if config.rope.get("rope_theta") is None:
-        raise CannotConvert("config.json has no rope_theta")
-    yield from ()
+_QK_NORM_BLOCKS = 64
+"""llama.cpp expects norms of Q and K in models with this many layers or more."""
 
 
-_NORMED_BLOCKS = 64
-"""From so many layers on llama.cpp has norms for the heads."""
-
-
-def _norms_of_heads(config: ModelConfig) -> Pairs:
-    has = config.flag("use_qk_norm", default=False)
-    if has != (config.blocks >= _NORMED_BLOCKS):
+def _check_qk_norms(config: ModelConfig) -> Pairs:
+    has_norms = config.flag("use_qk_norm", default=False)
+    if has_norms != (config.blocks >= _QK_NORM_BLOCKS):
         raise CannotConvert(
-            f"config.json has use_qk_norm = {has} and {config.blocks} layers; llama.cpp has these norms from "
-            f"{_NORMED_BLOCKS} layers on, and only then"
+            f"config.json has use_qk_norm = {has_norms} and {config.blocks} layers; llama.cpp has these norms "
+            f"only in models with {_QK_NORM_BLOCKS} layers or more"
         )
     yield from ()
 
@@ -49,8 +42,8 @@ COHERE = Family(
         count("context_length", "model_max_length", "max_position_embeddings", required=True),
         number("logit_scale", "logit_scale", required=True),
         no_rope_scaling,
-        _norms_of_heads,
-        _base,
+        _check_qk_norms,
+        check_rope_base,
     ),
     defaults={
         "max_position_embeddings": 8192,
@@ -60,7 +53,7 @@ COHERE = Family(
     },
     rope_types=frozenset({"default"}),
     tensor_flags=ATTENTION_BIAS,
-    accepted_values=_ONLY,
+    accepted_values=_ACCEPTED_VALUES,
 )
 
 COHERE2 = Family(
@@ -78,5 +71,5 @@ COHERE2 = Family(
     defaults={**COHERE.defaults, "rope_theta": 10000.0, "sliding_window": 4096, "partial_rotary_factor": 1.0},
     rope_types=frozenset({"default"}),
     tensor_flags=ATTENTION_BIAS,
-    accepted_values=_ONLY,
+    accepted_values=_ACCEPTED_VALUES,
 )

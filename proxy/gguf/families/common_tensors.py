@@ -1,4 +1,7 @@
-"""Rules and tensor names that several families share. Pure."""
+"""Rules and tensor names that several families share. Pure.
+
+The keys are names in the weights, and the values are names in the GGUF (see proxy/gguf/families/rules.py).
+"""
 
 from collections.abc import Mapping
 
@@ -6,12 +9,11 @@ from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.rules import Permuted, Rule, Size, Split, Stacked
 
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
-
 DENSE = ("dense_2", "dense_3")
-"""The matrices behind the pooling, by the folders that sentence-transformers has them in."""
+"""The Dense modules that sentence-transformers applies after the pooling; `2_Dense` and `3_Dense` are their folders."""
 
 SHARED_EXPERT_STEMS = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
-"""Those of the experts that every token goes through."""
+"""The experts that process every token."""
 
 ATTENTION_BIAS: Mapping[str, frozenset[str]] = {
     "attention_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"})
@@ -34,7 +36,7 @@ BARE_PREFIXES: Mapping[str, str] = {
     "embed_tokens.": "model.embed_tokens.",
     "norm.": "model.norm.",
 }
-"""Of models that were saved without what is around them, as those are that embed texts."""
+"""Models that were saved without their head, as embedding models are, have no `model.` before their names."""
 
 ATTENTION: Mapping[str, str] = {
     LAYER + "self_attn.q_proj": "blk.{}.attn_q",
@@ -78,27 +80,28 @@ PER_LAYER_INPUTS: Mapping[str, str] = {
     LAYER + "per_layer_projection": "blk.{}.proj",
     LAYER + "post_per_layer_input_norm": "blk.{}.post_norm",
 }
-"""What each layer is told of a token by an embedding of its own."""
+"""An embedding gives each layer an extra input for each token."""
 
 
-def experts(config: ModelConfig) -> int:
+def expert_count(config: ModelConfig) -> int:
     return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 ROUTED_EXPERTS: Mapping[str, Rule | str] = {
     LAYER + "mlp.gate": "blk.{}.ffn_gate_inp",
-    LAYER + "mlp.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", experts),
-    LAYER + "mlp.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
-    LAYER + "mlp.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
+    LAYER + "mlp.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", expert_count),
+    LAYER + "mlp.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", expert_count),
+    LAYER + "mlp.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", expert_count),
 }
 
 
 def squeezed(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A convolution's, which goes through each channel alone."""
+    """Without the axis of size 1 that PyTorch's depthwise convolutions have."""
     return (shape[0], *(size for size in shape[1:] if size != 1))
 
 
 def size_from(*names: str) -> Size:
+    """The value of the first of these keys that config.json has."""
     return lambda config: config.positive(*names)
 
 
@@ -111,7 +114,7 @@ FUSED_EXPERTS: Mapping[str, Rule | str] = {
     ),
     LAYER + "mlp.experts.down_proj": "blk.{}.ffn_down_exps",
 }
-"""As transformers 5 saves them: all experts in one tensor."""
+"""transformers 5 saves all experts in one tensor."""
 
 SHARED_EXPERTS: Mapping[str, str] = {
     LAYER + "mlp.shared_experts.gate_proj": "blk.{}.ffn_gate_shexp",

@@ -45,40 +45,40 @@ DEEPSEEK = Family(
     },
 )
 
-_LITE = (26, 27)
-"""By its number of layers llama.cpp knows V2-Lite and those built like it."""
+_LITE_BLOCKS = (26, 27)
+"""llama.cpp recognizes V2-Lite and models built like it by their number of layers."""
 
 
 def _deepseek2_sizes(config: ModelConfig) -> Pairs:
-    """The compressed cache makes one head of K and V of all, which is spread again to the sizes called `mla`."""
-    rank, turned = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
+    """The compressed cache has one head for K and V; the keys with `mla` are the sizes after decompression."""
+    rank, rotary = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
     yield "attention.head_count_kv", Field.uint32(1)
     yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
     query = config.optional_count("q_lora_rank")
-    if query is None and config.blocks not in _LITE:
+    if query is None and config.blocks not in _LITE_BLOCKS:
         raise CannotConvert(
-            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp knows that of models with "
-            f"{_LITE[0]} or {_LITE[1]} only"
+            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp runs this only with "
+            f"{_LITE_BLOCKS[0]} or {_LITE_BLOCKS[1]} layers"
         )
     if query is not None:
         yield "attention.q_lora_rank", Field.uint32(query)
     yield "attention.kv_lora_rank", Field.uint32(rank)
-    yield "attention.key_length", Field.uint32(rank + turned)
+    yield "attention.key_length", Field.uint32(rank + rotary)
     yield "attention.value_length", Field.uint32(rank)
-    yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + turned)
+    yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + rotary)
     yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
-    yield "rope.dimension_count", Field.uint32(turned)
+    yield "rope.dimension_count", Field.uint32(rotary)
     if config.flag("norm_topk_prob", default=False):
         yield "expert_weights_norm", Field.boolean(True)
     if config.find("topk_method") == "group_limited_greedy" and config.count("n_group") > 1:
         raise CannotConvert(
-            "config.json has topk_method = 'group_limited_greedy', and llama.cpp chooses groups in another way"
+            "config.json has topk_method = 'group_limited_greedy', and llama.cpp selects groups in another way"
         )
     rope = ModelConfig(config.rope)
     scale = rope.optional_number("mscale_all_dim")
     if scale and rope.optional_number("mscale") != scale:
         raise CannotConvert(
-            f"config.json has mscale_all_dim = {scale} and another mscale, which llama.cpp takes for it"
+            f"config.json has mscale_all_dim = {scale} and another mscale, and llama.cpp uses the former for both"
         )
     if scale is not None:
         yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
@@ -135,7 +135,7 @@ DEEPSEEK2: Family = Family(
         "attention_factor": (None,),
         "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
     },
-    # The sum of two others.
+    # The sum of two other keys.
     harmless_keys=frozenset({"qk_head_dim"}),
     checks_own_yarn=True,
     skips_extra_layers=True,

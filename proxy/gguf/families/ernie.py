@@ -23,7 +23,7 @@ from proxy.gguf.tensors import shown
 ERNIE_TRAINING_KEYS = frozenset(
     {*("weight_share_add_bias", "micro_batch_size", "loss_subbatch_seqlen", "token_balance_seqlen"), "ignored_index"}
 )
-"""Of its training; the first is of a bias that there is with `use_bias` only."""
+"""Keys for training. The first one concerns a bias that exists only with `use_bias`."""
 
 ERNIE4_5 = Family(
     "ernie4_5",
@@ -45,19 +45,19 @@ ERNIE4_5 = Family(
 )
 
 
-def _shared_size(config: ModelConfig) -> Pairs:
+def _shared_experts(config: ModelConfig) -> Pairs:
     shared = config.count("moe_num_shared_experts")
     yield "expert_shared_count", Field.uint32(shared)
     if shared:
         yield "expert_shared_feed_forward_length", Field.uint32(config.positive("moe_intermediate_size") * shared)
 
 
-def _no_dense_end(config: ModelConfig) -> Pairs:
-    """llama.cpp takes the layers behind the first dense ones for mixtures, up to the last."""
+def _check_last_moe_layer(config: ModelConfig) -> Pairs:
+    """llama.cpp expects experts in every layer after the first dense ones."""
     if config.find("moe_layer_end_index") not in (None, -1, config.blocks - 1):
         raise CannotConvert(
             f"config.json has moe_layer_end_index = {shown(config.find('moe_layer_end_index'))} in {config.blocks} "
-            "layers, and llama.cpp takes the last one for a mixture"
+            "layers, and llama.cpp expects experts in the last layer"
         )
     yield from ()
 
@@ -80,8 +80,8 @@ ERNIE4_5_MOE = Family(
         count("interleave_moe_layer_step", "moe_layer_interval", required=True),
         count("leading_dense_block_count", "moe_layer_start_index", required=True),
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
-        _shared_size,
-        _no_dense_end,
+        _shared_experts,
+        _check_last_moe_layer,
     ),
     tokenizers=("sentencepiece",),
     defaults={
@@ -96,7 +96,7 @@ ERNIE4_5_MOE = Family(
     },
     optional_tensors=SHARED_EXPERT_STEMS | {"exp_probs_b"},
     optional_biases=QKV | {"attn_output"},
-    # llama.cpp's loader takes all layers behind the first dense ones for mixtures.
+    # llama.cpp's loader expects experts in every layer after the first dense ones.
     accepted_values={
         **ANY_SILU,
         "moe_layer_interval": (1,),
@@ -104,7 +104,7 @@ ERNIE4_5_MOE = Family(
         "use_rmsnorm": (True, None),
         "moe_norm_min": (1e-12, None),
     },
-    # How many tokens an expert takes in training, and what the weights show.
+    # The capacity of experts in training, and what the weights show anyway.
     harmless_keys=ERNIE_TRAINING_KEYS
     | {"moe_capacity", "moe_gate", "moe_use_aux_free", "moe_group", "moe_aux_loss_lambda"},
     vocabulary=space_prefix,

@@ -18,7 +18,7 @@ EURO_BERT = Family(
     (*BASIC, head_dim, BIDIRECTIONAL, no_rope_scaling),
     defaults={"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     accepted_values={**ANY_SILU, "attention_bias": (False, None), "mlp_bias": (False, None)},
-    # The tokenizer's, and a classifier's.
+    # Keys of the tokenizer and of a classifier.
     harmless_keys=frozenset({"bos_token", "eos_token", "mask_token", "pad_token", "clf_pooling"}),
     rope_types=frozenset({"default"}),
     optional_biases=frozenset(),

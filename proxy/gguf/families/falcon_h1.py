@@ -14,31 +14,31 @@ from proxy.gguf.hyperparameters import VOCABULARY_SIZE, count, number, rope_base
 _Shares = tuple[tuple[int, tuple[float, ...]], ...]
 
 
-def _factors(config: ModelConfig, name: str, count: int) -> list[float]:
+def _numbers(config: ModelConfig, name: str, count: int) -> list[float]:
     values = config.find(name)
     if not isinstance(values, list) or len(values) != count:
         raise CannotConvert(f"config.json has no {count} numbers in {name}")
     return [finite(f"config.json has {name} with", value) for value in values]
 
 
-def _by(*names: str) -> Callable[[ModelConfig], _Shares]:
+def _by_keys(*names: str) -> Callable[[ModelConfig], _Shares]:
     return lambda config: ((0, tuple(config.number(name) for name in names)),)
 
 
-def _by_one_of(at: int, name: str, count: int) -> Callable[[ModelConfig], _Shares]:
-    return lambda config: ((0, (_factors(config, name, count)[at],)),)
+def _by_item(index: int, name: str, count: int) -> Callable[[ModelConfig], _Shares]:
+    return lambda config: ((0, (_numbers(config, name, count)[index],)),)
 
 
-def _in_shares(config: ModelConfig) -> _Shares:
-    """The gate's rows, those of what is mixed, of both states, and of the steps."""
+def _ssm_in_shares(config: ModelConfig) -> _Shares:
+    """`in_proj` has the rows of the gate, x, B, C and the time steps, one below the other."""
     inner, states = config.positive("mamba_d_ssm"), config.positive("mamba_n_groups") * config.positive("mamba_d_state")
-    whole, factors = config.number("ssm_in_multiplier"), _factors(config, "ssm_multipliers", 5)
+    common, factors = config.number("ssm_in_multiplier"), _numbers(config, "ssm_multipliers", 5)
     rows = (inner, inner, states, states, config.positive("mamba_n_heads"))
-    return tuple((count, (whole, factor)) for count, factor in zip(rows, factors, strict=True))
+    return tuple((count, (common, factor)) for count, factor in zip(rows, factors, strict=True))
 
 
-def _falcon_h1(config: ModelConfig) -> Family:
-    """llama.cpp lets the norm follow the gate."""
+def _variant(config: ModelConfig) -> Family:
+    """llama.cpp applies the norm after the gate."""
     if config.flag("mamba_rms_norm", default=False) and config.flag("mamba_norm_before_gate", default=True):
         raise CannotConvert("config.json has mamba_norm_before_gate = True, unknown for this architecture")
     return FALCON_H1
@@ -47,22 +47,22 @@ def _falcon_h1(config: ModelConfig) -> Family:
 FALCON_H1 = Family(
     "falcon-h1",
     {
-        "model.embed_tokens": Scaled("token_embd", _by("embedding_multiplier")),
+        "model.embed_tokens": Scaled("token_embd", _by_keys("embedding_multiplier")),
         "model.final_layernorm": "output_norm",
-        "lm_head": Scaled("output", _by("lm_head_multiplier")),
+        "lm_head": Scaled("output", _by_keys("lm_head_multiplier")),
         **mamba2_tensors(LAYER + "mamba."),
-        LAYER + "mamba.in_proj": Scaled("blk.{}.ssm_in", _in_shares),
-        LAYER + "mamba.out_proj": Scaled("blk.{}.ssm_out", _by("ssm_out_multiplier")),
+        LAYER + "mamba.in_proj": Scaled("blk.{}.ssm_in", _ssm_in_shares),
+        LAYER + "mamba.out_proj": Scaled("blk.{}.ssm_out", _by_keys("ssm_out_multiplier")),
         LAYER + "input_layernorm": "blk.{}.attn_norm",
-        # llama.cpp has no suffix here.
+        # This name has no ending in llama.cpp.
         LAYER + "pre_ff_layernorm.weight": Reshaped("blk.{}.ffn_norm", same_shape),
-        LAYER + "self_attn.q_proj": Scaled("blk.{}.attn_q", _by("attention_in_multiplier")),
-        LAYER + "self_attn.k_proj": Scaled("blk.{}.attn_k", _by("key_multiplier", "attention_in_multiplier")),
-        LAYER + "self_attn.v_proj": Scaled("blk.{}.attn_v", _by("attention_in_multiplier")),
-        LAYER + "self_attn.o_proj": Scaled("blk.{}.attn_output", _by("attention_out_multiplier")),
-        LAYER + "feed_forward.gate_proj": Scaled("blk.{}.ffn_gate", _by_one_of(0, "mlp_multipliers", 2)),
+        LAYER + "self_attn.q_proj": Scaled("blk.{}.attn_q", _by_keys("attention_in_multiplier")),
+        LAYER + "self_attn.k_proj": Scaled("blk.{}.attn_k", _by_keys("key_multiplier", "attention_in_multiplier")),
+        LAYER + "self_attn.v_proj": Scaled("blk.{}.attn_v", _by_keys("attention_in_multiplier")),
+        LAYER + "self_attn.o_proj": Scaled("blk.{}.attn_output", _by_keys("attention_out_multiplier")),
+        LAYER + "feed_forward.gate_proj": Scaled("blk.{}.ffn_gate", _by_item(0, "mlp_multipliers", 2)),
         LAYER + "feed_forward.up_proj": "blk.{}.ffn_up",
-        LAYER + "feed_forward.down_proj": Scaled("blk.{}.ffn_down", _by_one_of(1, "mlp_multipliers", 2)),
+        LAYER + "feed_forward.down_proj": Scaled("blk.{}.ffn_down", _by_item(1, "mlp_multipliers", 2)),
     },
     (
         count("context_length", "max_position_embeddings", required=True),
@@ -106,9 +106,9 @@ FALCON_H1 = Family(
     optional_tensors=frozenset({"ssm_norm"}),
     optional_biases=LLAMA_BIASES,
     tensor_flags=BOTH_BIASES,
-    # What mamba_d_ssm and the heads' number say, and that every layer has both.
+    # What follows from mamba_d_ssm and the number of heads, and that every layer has attention and Mamba.
     harmless_keys=frozenset({"mamba_d_head", "mamba_expand", "layer_types", "layers_block_type", "mamba_use_mlp"}),
-    # The embeddings and the output have factors of their own.
+    # The embeddings and the output have different factors, so they cannot be tied.
     accepted_values={
         **ANY_SILU,
         **UNTIED,
@@ -116,5 +116,5 @@ FALCON_H1 = Family(
         "mamba_proj_bias": (False, None),
         "mamba_conv_bias": (True, None),
     },
-    variant=_falcon_h1,
+    variant=_variant,
 )

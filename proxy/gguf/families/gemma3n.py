@@ -22,16 +22,17 @@ from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
 from proxy.gguf.tensors import shown
 
-_OWN_K_AND_V = 20
-"""Layers behind these take K and V of the last ones among them."""
+_OWN_KV_LAYERS = 20
+"""Later layers reuse K and V of the last ones among these."""
 
-_SPARSE_LAYERS, _SPARSE = 10, 0.95
+_WINDOW_PERIOD = 5
+_SPARSE_LAYERS, _SPARSITY = 10, 0.95
 
-_DEVIATIONS = {_SPARSE: 1.6448535919189453, 0.0: -math.inf}
-"""By how much of a normal distribution lies below, as torch calculates it in 32 bits."""
+_QUANTILES = {_SPARSITY: 1.6448535919189453, 0.0: -math.inf}
+"""Quantiles of the normal distribution, as torch computes them in 32 bits."""
 
 
-def _beside_the_active(config: ModelConfig) -> int:
+def _inactive_inputs(config: ModelConfig) -> int:
     return config.positive("altup_num_inputs") - 1
 
 
@@ -41,25 +42,25 @@ def _vocabulary_size(config: ModelConfig) -> int:
 
 def _layers(config: ModelConfig) -> Pairs:
     blocks, windows = config.blocks, sliding_by_layer(config)
-    sparse = [_SPARSE if at < _SPARSE_LAYERS else 0.0 for at in range(blocks)]
-    given = config.find("activation_sparsity_pattern")
-    if given is None and blocks > _SPARSE_LAYERS:
-        given = sparse
-    for key, value, wanted in (
-        ("activation_sparsity_pattern", given, sparse),
-        ("layer_types", windows, [at % 5 != 4 for at in range(blocks)]),  # noqa: PLR2004
-        ("num_kv_shared_layers", config.count("num_kv_shared_layers"), max(blocks - _OWN_K_AND_V, 0)),
+    sparsity = [_SPARSITY if layer < _SPARSE_LAYERS else 0.0 for layer in range(blocks)]
+    configured = config.find("activation_sparsity_pattern")
+    if configured is None and blocks > _SPARSE_LAYERS:
+        configured = sparsity
+    for key, value, expected in (
+        ("activation_sparsity_pattern", configured, sparsity),
+        ("layer_types", windows, [(layer + 1) % _WINDOW_PERIOD != 0 for layer in range(blocks)]),
+        ("num_kv_shared_layers", config.count("num_kv_shared_layers"), max(blocks - _OWN_KV_LAYERS, 0)),
     ):
-        if value != wanted:
+        if value != expected:
             raise CannotConvert(f"config.json has {key} that llama.cpp does not run: {shown(config.find(key))}")
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
     yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
-    yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_DEVIATIONS[share] for share in sparse])
-    width = config.find("intermediate_size")
-    widths = [whole(each) for each in (width if isinstance(width, list) else [width] * blocks)]
-    if len(widths) != blocks or any(each != widths[0] for each in widths) or type(widths[0]) is not int:
-        raise CannotConvert(f"config.json has intermediate_size = {shown(width)}, unknown for this architecture")
-    yield "feed_forward_length", Field.array(ValueType.INT32, widths)
+    yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_QUANTILES[share] for share in sparsity])
+    size = config.find("intermediate_size")
+    sizes = [whole(item) for item in (size if isinstance(size, list) else [size] * blocks)]
+    if len(sizes) != blocks or any(item != sizes[0] for item in sizes) or type(sizes[0]) is not int:
+        raise CannotConvert(f"config.json has intermediate_size = {shown(size)}, unknown for this architecture")
+    yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
 
 
 GEMMA3N = Family(
@@ -71,10 +72,10 @@ GEMMA3N = Family(
         **MLP,
         **POST_NORMS,
         **PER_LAYER_INPUTS,
-        # transformers takes the first row for tokens beyond it; llama.cpp's converter adds zeros.
+        # transformers uses the first row for tokens beyond the matrix; llama.cpp's converter pads with zeros.
         "model.embed_tokens_per_layer": Padded("per_layer_token_embd", _vocabulary_size),
-        "model.altup_projections.{}": Stacked("altup_proj", _beside_the_active),
-        "model.altup_unembed_projections.{}": Stacked("altup_unembd_proj", _beside_the_active),
+        "model.altup_projections.{}": Stacked("altup_proj", _inactive_inputs),
+        "model.altup_unembed_projections.{}": Stacked("altup_unembd_proj", _inactive_inputs),
         LAYER + "input_layernorm": "blk.{}.attn_norm",
         LAYER + "pre_feedforward_layernorm": "blk.{}.ffn_norm",
         LAYER + "altup.correction_coefs": "blk.{}.altup_correct_coef",
@@ -109,7 +110,7 @@ GEMMA3N = Family(
         "rope_theta": 1000000.0,
         "rope_local_base_freq": 10000.0,
         "sliding_window": 512,
-        "sliding_window_pattern": 5,
+        "sliding_window_pattern": _WINDOW_PERIOD,
         "tie_word_embeddings": True,
         "vocab_size": 262400,
         "final_logit_softcapping": 30.0,
@@ -125,7 +126,7 @@ GEMMA3N = Family(
         "hidden_activation": ("gelu_pytorch_tanh", None),
         "attention_bias": (False, None),
         "tie_word_embeddings": (True,),
-        "sliding_window_pattern": (5,),
+        "sliding_window_pattern": (_WINDOW_PERIOD,),
         "final_logit_softcapping": (30.0,),
         "hidden_size_per_layer_input": (256,),
         "altup_active_idx": (0,),
@@ -133,7 +134,7 @@ GEMMA3N = Family(
         "altup_correct_scale": (True,),
         "laurel_rank": (64,),
     },
-    # The weights show it.
+    # The weights show it anyway.
     harmless_keys=frozenset({"vocab_size_per_layer_input"}),
     vocabulary=GEMMA3.vocabulary,
     optional_biases=frozenset(),

@@ -41,7 +41,7 @@ GLM = Family(
         LAYER + "mlp.gate_up_proj": "blk.{}.ffn_up",
         LAYER + "mlp.down_proj": "blk.{}.ffn_down",
     },
-    # llama.cpp's converter looks for these under ChatGLM's names, and takes others where it finds none.
+    # llama.cpp's converter reads these by ChatGLM's names first, and by these names otherwise.
     (
         count("context_length", "max_position_embeddings", required=True),
         count("embedding_length", "hidden_size", required=True),
@@ -134,14 +134,14 @@ GLM4_MOE = Family(
     tensor_flags={"use_qk_norm": frozenset({"attn_q_norm.weight", "attn_k_norm.weight"})},
     special_tokens=GLM_MOE_SPECIAL_TOKENS,
     optional_tensors=SHARED_EXPERT_STEMS | {"attn_q_norm", "attn_k_norm"},
-    # llama.cpp's converter keeps the layer for predicting more tokens, which nothing here runs.
+    # llama.cpp's converter keeps the layer for multi-token prediction, which Ollama does not run.
     skips_extra_layers=True,
 )
 
 GLM4_MOE_LITE: Family = replace(
     DEEPSEEK3,
     tensors={**DEEPSEEK2.tensors, **FUSED_EXPERTS},
-    # Where nothing is said of a gate, llama.cpp goes by the size of the vocabulary.
+    # Without this key llama.cpp guesses the gating function by the size of the vocabulary.
     hyperparameters=(*DEEPSEEK2.hyperparameters, leading_dense_blocks, always("expert_gating_func", Field.uint32(2))),
     defaults={
         "max_position_embeddings": 202752,

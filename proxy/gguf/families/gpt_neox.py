@@ -5,7 +5,7 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import MergedQkv
 from proxy.gguf.hyperparameters import count, flag, number, partial_rope_dimensions
 
-_NEOX = "gpt_neox.layers.{}."
+_LAYER = "gpt_neox.layers.{}."
 
 GPT_NEOX = Family(
     "gptneox",
@@ -13,14 +13,14 @@ GPT_NEOX = Family(
         "gpt_neox.embed_in": "token_embd",
         "gpt_neox.final_layer_norm": "output_norm",
         "embed_out": "output",
-        _NEOX + "input_layernorm": "blk.{}.attn_norm",
-        _NEOX + "post_attention_layernorm": "blk.{}.ffn_norm",
-        _NEOX + "attention.query_key_value": MergedQkv(
+        _LAYER + "input_layernorm": "blk.{}.attn_norm",
+        _LAYER + "post_attention_layernorm": "blk.{}.ffn_norm",
+        _LAYER + "attention.query_key_value": MergedQkv(
             "blk.{}.attn_qkv", lambda config: config.heads, lambda config: config.heads
         ),
-        _NEOX + "attention.dense": "blk.{}.attn_output",
-        _NEOX + "mlp.dense_h_to_4h": "blk.{}.ffn_up",
-        _NEOX + "mlp.dense_4h_to_h": "blk.{}.ffn_down",
+        _LAYER + "attention.dense": "blk.{}.attn_output",
+        _LAYER + "mlp.dense_h_to_4h": "blk.{}.ffn_up",
+        _LAYER + "mlp.dense_4h_to_h": "blk.{}.ffn_down",
     },
     (
         count("context_length", "max_position_embeddings", required=True),

@@ -19,12 +19,12 @@ _BIASES: Mapping[str, Rule | str] = {
     _EXPERTS + "down_proj_bias": Deinterleaved(_DOWN),
 }
 
-_WHOLE: Mapping[str, Rule | str] = {
+_UNQUANTIZED_EXPERTS: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj": Deinterleaved(_GATE_AND_UP),
     _EXPERTS + "down_proj": Deinterleaved(_DOWN),
 }
 
-_PACKED: Mapping[str, Rule | str] = {
+_MXFP4_EXPERTS: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj_blocks": Mxfp4Experts(_GATE_AND_UP, _EXPERTS + "gate_up_proj_scales"),
     _EXPERTS + "gate_up_proj_scales": Auxiliary(),
     _EXPERTS + "down_proj_blocks": Mxfp4Experts(_DOWN, _EXPERTS + "down_proj_scales"),
@@ -32,12 +32,12 @@ _PACKED: Mapping[str, Rule | str] = {
 }
 
 
-def _by_experts(config: ModelConfig) -> Family:
-    experts = _PACKED if config.find("quantization_config") else _WHOLE
+def _variant(config: ModelConfig) -> Family:
+    experts = _MXFP4_EXPERTS if config.find("quantization_config") else _UNQUANTIZED_EXPERTS
     return replace(GPT_OSS, tensors={**GPT_OSS.tensors, **experts})
 
 
-def _rounded_ramp(config: ModelConfig) -> str | None:
+def _yarn_caveat(config: ModelConfig) -> str | None:
     if config.rope.get("truncate") is not False:
         return None
     return "llama.cpp rounds where its yarn begins and ends, as in every GGUF of this model: answers differ a little"
@@ -74,8 +74,8 @@ GPT_OSS = Family(
         "rms_norm_eps": 1e-5,
         "rope_theta": 150000.0,
     },
-    # llama.cpp lets the ramp of its yarn begin and end at whole numbers, as every GGUF of GPT-OSS has it; `truncate`,
-    # which is false here, tells transformers not to.
+    # llama.cpp rounds the bounds of the YaRN ramp to whole numbers, in every GGUF of GPT-OSS. transformers does not,
+    # because `truncate` is false here.
     rope_types=frozenset({"yarn"}),
     required_biases=QKV | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
     optional_biases=frozenset(),
@@ -88,13 +88,13 @@ GPT_OSS = Family(
         # Ollama's engine before 0.30 reads none of these.
         "beta_fast": (32.0, None),
         "beta_slow": (1.0, None),
-        # llama.cpp multiplies its own factor by these, and transformers takes these instead.
+        # llama.cpp multiplies its own factor by these, and transformers uses them instead of its own.
         **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor"), (None,)),
         **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
     },
     yarn_keys=frozenset({"truncate"}),
-    variant=_by_experts,
-    caveat=_rounded_ramp,
+    variant=_variant,
+    caveat=_yarn_caveat,
     checks_own_yarn=True,
     kept_quant_method="mxfp4",
 )

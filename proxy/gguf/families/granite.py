@@ -105,44 +105,43 @@ _DENSE_MLP: Mapping[str, Rule | str] = {
 }
 
 
-def _attends(config: ModelConfig) -> list[bool]:
-    """Layer by layer, whether it has attention instead of a state space."""
-    kinds = check_layer_types(config, config.find("layer_types", "layers_block_type"), _ATTENDS)
-    return [_ATTENDS[kind] for kind in kinds]
+def _attention_by_layer(config: ModelConfig) -> list[bool]:
+    """For each layer whether it has attention instead of Mamba 2."""
+    types = check_layer_types(config, config.find("layer_types", "layers_block_type"), _HAS_ATTENTION)
+    return [_HAS_ATTENTION[layer_type] for layer_type in types]
 
 
-_ATTENDS = {"attention": True, "full_attention": True, "mamba": False, "linear_attention": False}
+_HAS_ATTENTION = {"attention": True, "full_attention": True, "mamba": False, "linear_attention": False}
 
 
-def _granite_mixer(config: ModelConfig) -> Pairs:
-    attends = _attends(config)
+def _mamba_keys(config: ModelConfig) -> Pairs:
+    attends = _attention_by_layer(config)
     yield "ssm.conv_kernel", Field.uint32(config.count("mamba_d_conv"))
     yield "ssm.state_size", Field.uint32(config.count("mamba_d_state"))
     yield "ssm.group_count", Field.uint32(config.count("mamba_n_groups"))
     yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
     yield "ssm.time_step_rank", Field.uint32(config.count("mamba_n_heads"))
-    heads = [config.kv_heads if attend else 0 for attend in attends]
-    yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
+    kv_heads = [config.kv_heads if has_attention else 0 for has_attention in attends]
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, kv_heads)
     yield "rope.scaling.finetuned", Field.boolean(all(attends))
     if not all(attends):
         yield "context_length", Field.uint32(UNLIMITED_CONTEXT)
 
 
-def _granite(config: ModelConfig) -> Family:
-    """Under one name there are hybrids without positions, and models that are Granite 3 but for how they are packed."""
-    attends, mixes = _attends(config), config.optional_count("num_local_experts")
-    tensors = {**GRANITE_MOE_TENSORS, **({} if mixes else _DENSE_MLP)}
+def _variant(config: ModelConfig) -> Family:
+    """The name stands for hybrids without positions, and for Granite 3 models whose tensors are packed differently."""
+    attends, has_experts = _attention_by_layer(config), config.optional_count("num_local_experts")
+    tensors = {**GRANITE_MOE_TENSORS, **({} if has_experts else _DENSE_MLP)}
     if all(attends):
-        name = "granitemoe" if mixes else "granite"
-        return replace(
-            GRANITE_HYBRID, architecture=name, tensors=tensors, accepted_values=_ONLY | {_POSITIONS: ("rope",)}
-        )
+        name = "granitemoe" if has_experts else "granite"
+        accepted_values = _ACCEPTED_VALUES | {_POSITIONS: ("rope",)}
+        return replace(GRANITE_HYBRID, architecture=name, tensors=tensors, accepted_values=accepted_values)
     return replace(GRANITE_HYBRID, tensors={**tensors, **mamba2_tensors(LAYER + "mamba.")})
 
 
 _POSITIONS = "position_embedding_type"
 
-_ONLY = {
+_ACCEPTED_VALUES = {
     **GRANITE_MOE.accepted_values,
     "mamba_expand": (2,),
     "attention_bias": (False, None),
@@ -157,7 +156,7 @@ GRANITE_HYBRID = Family(
     (
         *GRANITE_KEYS,
         count("expert_shared_feed_forward_length", "shared_intermediate_size"),
-        _granite_mixer,
+        _mamba_keys,
         check_unlimited_steps,
     ),
     tokenizers=("sentencepiece", "bpe"),
@@ -174,8 +173,8 @@ GRANITE_HYBRID = Family(
     optional_tensors=GRANITE_MOE.optional_tensors,
     optional_biases=GRANITE_MOE.optional_biases,
     rope_types=GRANITE_MOE.rope_types,
-    # As wide as the heads' number makes it.
+    # The inner size divided by the number of heads.
     harmless_keys=frozenset({"mamba_d_head"}),
-    accepted_values=_ONLY | {_POSITIONS: ("nope", None)},
-    variant=_granite,
+    accepted_values=_ACCEPTED_VALUES | {_POSITIONS: ("nope", None)},
+    variant=_variant,
 )

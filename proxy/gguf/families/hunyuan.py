@@ -12,18 +12,18 @@ from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
 
 _CONTEXT = 262144
-"""What its rope is made for, whatever config.json says of positions."""
+"""The context of the published models, whatever config.json has as max_position_embeddings."""
 
 
 def _basic(config: ModelConfig) -> Pairs:
-    """Some configs count one expert, which is none."""
+    """Some config.json have one expert, which means a dense model."""
     dense = replace(config, fields={key: value for key, value in config.fields.items() if key != "num_experts"})
     for write in BASIC:
         yield from write(dense)
 
 
 def _rope(config: ModelConfig) -> Pairs:
-    """`dynamic` is HunYuan's own: a base that grows with alpha once and for all."""
+    """HunYuan's `dynamic` scaling is its own: alpha increases the base, independent of the length of the text."""
     rope = ModelConfig(config.rope)
     if rope.find("rope_type") != "dynamic":
         return
@@ -38,14 +38,14 @@ def _rope(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(_CONTEXT)
 
 
-def _ends(config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    """config.json names the end of a text, and generation_config.json that of a turn before it."""
-    end = config.optional_count("eod_token_id")
-    if end is not None:
-        yield "eos_token_id", Field.uint32(end)
-    ends = files.generation.get("eos_token_id")
-    if isinstance(ends, list) and len(ends) > 1 and is_id(ends[0]):
-        yield "eot_token_id", Field.uint32(ends[0])
+def _end_tokens(config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    """config.json has the token that ends a text; in generation_config.json the one that ends a turn comes first."""
+    end_of_text = config.optional_count("eod_token_id")
+    if end_of_text is not None:
+        yield "eos_token_id", Field.uint32(end_of_text)
+    end_tokens = files.generation.get("eos_token_id")
+    if isinstance(end_tokens, list) and len(end_tokens) > 1 and is_id(end_tokens[0]):
+        yield "eot_token_id", Field.uint32(end_tokens[0])
 
 
 HUNYUAN = Family(
@@ -63,5 +63,5 @@ HUNYUAN = Family(
     rope_types=frozenset({"default", "dynamic"}),
     optional_biases=frozenset(),
     accepted_values={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
-    vocabulary=_ends,
+    vocabulary=_end_tokens,
 )

@@ -11,13 +11,13 @@ from proxy.gguf.sentencepiece import puts_space_before
 from proxy.gguf.tokenizer_files import TokenizerFiles, read_decoder
 
 
-def _internlm2_tokens(_config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    """A turn ends with `<|im_end|>` where there is one, whatever is named."""
+def _tokenizer_keys(_config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    """`<|im_end|>` ends a turn if the tokenizer has it, whatever config.json names."""
     yield "add_space_prefix", Field.boolean(puts_space_before(files.model or b""))
     added = [*read_decoder(files), *((token["id"], token) for token in files.written_added)]
-    for place, token in added:
+    for token_id, token in added:
         if token["content"] == "<|im_end|>":
-            yield "eos_token_id", Field.uint32(place)
+            yield "eos_token_id", Field.uint32(token_id)
 
 
 INTERNLM2 = Family(
@@ -45,7 +45,7 @@ INTERNLM2 = Family(
     optional_biases=frozenset(),
     has_transformers_class=False,
     accepted_values={**ANY_SILU, **UNTIED, "bias": (False, None)},
-    vocabulary=_internlm2_tokens,
+    vocabulary=_tokenizer_keys,
     added_from_json=True,
     unused_piece_prefix="[UNUSED",
 )

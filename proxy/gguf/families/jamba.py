@@ -2,7 +2,7 @@
 
 from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU
-from proxy.gguf.families.common_tensors import ATTENTION, LAYER, experts
+from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.mamba import mamba_tensors
 from proxy.gguf.families.rules import Stacked
@@ -10,14 +10,12 @@ from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, count, number
 
 
-def _jamba_heads(config: ModelConfig) -> Pairs:
-    """Layers that attend have heads of K and V, the others none."""
-    first, every = config.count("attn_layer_offset"), config.positive("attn_layer_period")
-    attends = (at >= first and (at - first) % every == 0 for at in range(config.blocks))
-    yield (
-        "attention.head_count_kv",
-        Field.array(ValueType.INT32, [config.kv_heads if attend else 0 for attend in attends]),
-    )
+def _layers(config: ModelConfig) -> Pairs:
+    """In llama.cpp a layer without K and V heads has Mamba instead of attention."""
+    first, period = config.count("attn_layer_offset"), config.positive("attn_layer_period")
+    attends = (layer >= first and (layer - first) % period == 0 for layer in range(config.blocks))
+    kv_heads = [config.kv_heads if has_attention else 0 for has_attention in attends]
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, kv_heads)
     yield "ssm.inner_size", Field.uint32(config.count("mamba_expand") * config.hidden)
     if config.find("mamba_dt_rank") == "auto":
         yield "ssm.time_step_rank", Field.uint32(-(-config.hidden // 16))
@@ -42,9 +40,9 @@ JAMBA = Family(
         LAYER + "feed_forward.up_proj": "blk.{}.ffn_up",
         LAYER + "feed_forward.down_proj": "blk.{}.ffn_down",
         LAYER + "feed_forward.router": "blk.{}.ffn_gate_inp",
-        LAYER + "feed_forward.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", experts),
-        LAYER + "feed_forward.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
-        LAYER + "feed_forward.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
+        LAYER + "feed_forward.experts.{}.gate_proj": Stacked("blk.{}.ffn_gate_exps", expert_count),
+        LAYER + "feed_forward.experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", expert_count),
+        LAYER + "feed_forward.experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", expert_count),
     },
     (
         count("block_count", "num_hidden_layers", required=True),
@@ -52,7 +50,7 @@ JAMBA = Family(
         count("embedding_length", "hidden_size", required=True),
         count("feed_forward_length", "intermediate_size", required=True),
         count("attention.head_count", "num_attention_heads", required=True),
-        _jamba_heads,
+        _layers,
         count("ssm.conv_kernel", "mamba_d_conv", required=True),
         count("ssm.state_size", "mamba_d_state", required=True),
         number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
@@ -81,7 +79,7 @@ JAMBA = Family(
         "mamba_conv_bias": (True, None),
         "sliding_window": (None,),
     },
-    # Which layers have experts, and how Mamba is normed, the weights show; nothing turns.
+    # The weights show which layers have experts and whether Mamba has norms; there is no RoPE.
     harmless_keys=frozenset(
         {*("expert_layer_offset", "expert_layer_period", "mamba_inner_layernorms"), *("rope_theta", "rope_parameters")}
     ),

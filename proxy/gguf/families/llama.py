@@ -22,7 +22,7 @@ from proxy.gguf.families.common_tensors import (
     NORMS,
     PERMUTED_ATTENTION,
     QKV,
-    experts,
+    expert_count,
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Stacked
@@ -39,12 +39,16 @@ LLAMA_KEYS = (*BASIC, VOCABULARY_SIZE, rope_dimensions)
 LLAMA_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 
 
+_GRANITE_VOCABULARY, _CODE_LLAMA_VOCABULARY = 49152, 32016
+
+
 def llama_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     yield from space_prefix(config, files)
     size = config.optional_count("vocab_size")
-    if size == 49152:  # noqa: PLR2004 - llama.cpp knows Granite's small models, and SmolLM's, by it
+    # By these sizes llama.cpp's converter recognizes small Granite and SmolLM models, and CodeLlama.
+    if size == _GRANITE_VOCABULARY:
         yield "add_bos_token", Field.boolean(False)
-    if size == 32016:  # noqa: PLR2004 - and CodeLlama by this
+    if size == _CODE_LLAMA_VOCABULARY:
         for kind, token in (("prefix", 32007), ("suffix", 32008), ("middle", 32009), ("eot", 32010)):
             yield f"{kind}_token_id", Field.uint32(token)
 
@@ -86,9 +90,9 @@ MIXTRAL = Family(
         **NORMS,
         **PERMUTED_ATTENTION,
         LAYER + "block_sparse_moe.gate": "blk.{}.ffn_gate_inp",
-        LAYER + "block_sparse_moe.experts.{}.w1": Stacked("blk.{}.ffn_gate_exps", experts),
-        LAYER + "block_sparse_moe.experts.{}.w2": Stacked("blk.{}.ffn_down_exps", experts),
-        LAYER + "block_sparse_moe.experts.{}.w3": Stacked("blk.{}.ffn_up_exps", experts),
+        LAYER + "block_sparse_moe.experts.{}.w1": Stacked("blk.{}.ffn_gate_exps", expert_count),
+        LAYER + "block_sparse_moe.experts.{}.w2": Stacked("blk.{}.ffn_down_exps", expert_count),
+        LAYER + "block_sparse_moe.experts.{}.w3": Stacked("blk.{}.ffn_up_exps", expert_count),
     },
     LLAMA_KEYS,
     tokenizers=("sentencepiece", "bpe"),
@@ -127,21 +131,21 @@ ARCEE = Family(
     vocabulary=llama_vocabulary,
 )
 
-_ROPES_EVERY = 4
-"""llama.cpp leaves every fourth layer of SmolLM 3 without a rope."""
+_NO_ROPE_PERIOD = 4
+"""llama.cpp applies no RoPE in every fourth layer of SmolLM 3."""
 
 
-def _layers_without_rope(config: ModelConfig) -> Pairs:
-    usual = [int(at % _ROPES_EVERY != 0) for at in range(1, config.blocks + 1)]
-    if config.find("no_rope_layers") not in (None, usual):
-        raise CannotConvert("config.json has no_rope_layers other than every fourth, which llama.cpp takes")
+def _check_no_rope_layers(config: ModelConfig) -> Pairs:
+    expected = [int(layer % _NO_ROPE_PERIOD != 0) for layer in range(1, config.blocks + 1)]
+    if config.find("no_rope_layers") not in (None, expected):
+        raise CannotConvert("config.json has no_rope_layers other than every fourth; llama.cpp runs only these")
     yield from ()
 
 
 SMOLLM3 = Family(
     "smollm3",
     LLAMA_TENSORS,
-    (*LLAMA_KEYS, _layers_without_rope, check_full_attention),
+    (*LLAMA_KEYS, _check_no_rope_layers, check_full_attention),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 32768,
@@ -155,6 +159,10 @@ SMOLLM3 = Family(
     tensor_flags=BOTH_BIASES,
     # No layer has a window.
     harmless_keys=frozenset({"sliding_window", "max_window_layers"}),
-    accepted_values={**ANY_SILU, "no_rope_layer_interval": (_ROPES_EVERY, None), "use_sliding_window": (False, None)},
+    accepted_values={
+        **ANY_SILU,
+        "no_rope_layer_interval": (_NO_ROPE_PERIOD, None),
+        "use_sliding_window": (False, None),
+    },
     vocabulary=llama_vocabulary,
 )

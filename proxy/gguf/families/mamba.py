@@ -10,20 +10,19 @@ from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, always, count, number
 
 UNLIMITED_CONTEXT = 1 << 20
-"""The context of models that have no positions."""
+"""The context length of models without positions."""
 
 
-def mamba_tensors(where: str) -> Mapping[str, Rule | str]:
-    """Of Mamba's first kind."""
+def mamba_tensors(prefix: str) -> Mapping[str, Rule | str]:
     return {
-        where + "in_proj": "blk.{}.ssm_in",
-        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", squeezed),
-        where + "conv1d.bias": "blk.{}.ssm_conv1d",
-        where + "x_proj": "blk.{}.ssm_x",
-        where + "dt_proj": "blk.{}.ssm_dt",
-        where + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
-        where + "D": Reshaped("blk.{}.ssm_d", same_shape),
-        where + "out_proj": "blk.{}.ssm_out",
+        prefix + "in_proj": "blk.{}.ssm_in",
+        prefix + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", squeezed),
+        prefix + "conv1d.bias": "blk.{}.ssm_conv1d",
+        prefix + "x_proj": "blk.{}.ssm_x",
+        prefix + "dt_proj": "blk.{}.ssm_dt",
+        prefix + "A_log": Reshaped("blk.{}.ssm_a", same_shape, exponential=True),
+        prefix + "D": Reshaped("blk.{}.ssm_d", same_shape),
+        prefix + "out_proj": "blk.{}.ssm_out",
     }
 
 
@@ -34,26 +33,25 @@ def _column(_: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
 GROUP_COUNT_KEYS = ("mamba_n_groups", "n_groups")
 
 
-def _by_groups(config: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _one_row_per_group(config: ModelConfig, shape: tuple[int, ...]) -> tuple[int, ...]:
     groups = config.positive(*GROUP_COUNT_KEYS)
     return (groups, shape[0] // groups)
 
 
-def mamba2_tensors(where: str) -> Mapping[str, Rule | str]:
-    """Of Mamba's second kind."""
+def mamba2_tensors(prefix: str) -> Mapping[str, Rule | str]:
     return {
-        where + "in_proj": "blk.{}.ssm_in",
-        where + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", squeezed),
-        where + "conv1d.bias": "blk.{}.ssm_conv1d",
-        where + "dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
-        where + "A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
-        where + "D": Reshaped("blk.{}.ssm_d", _column),
-        where + "norm.weight": Reshaped("blk.{}.ssm_norm.weight", _by_groups),
-        where + "out_proj": "blk.{}.ssm_out",
+        prefix + "in_proj": "blk.{}.ssm_in",
+        prefix + "conv1d.weight": Reshaped("blk.{}.ssm_conv1d.weight", squeezed),
+        prefix + "conv1d.bias": "blk.{}.ssm_conv1d",
+        prefix + "dt_bias": Reshaped("blk.{}.ssm_dt.bias", same_shape),
+        prefix + "A_log": Reshaped("blk.{}.ssm_a", _column, exponential=True),
+        prefix + "D": Reshaped("blk.{}.ssm_d", _column),
+        prefix + "norm.weight": Reshaped("blk.{}.ssm_norm.weight", _one_row_per_group),
+        prefix + "out_proj": "blk.{}.ssm_out",
     }
 
 
-def _normed(config: ModelConfig) -> Pairs:
+def _norms(config: ModelConfig) -> Pairs:
     yield "ssm.dt_b_c_rms", Field.boolean(config.find("model_type") == "falcon_mamba")
 
 
@@ -77,14 +75,14 @@ MAMBA = Family(
         count("ssm.state_size", "state_size", required=True),
         count("ssm.time_step_rank", "time_step_rank", required=True),
         number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True),
-        _normed,
+        _norms,
     ),
     defaults={
         "conv_kernel": 4,
         "state_size": 16,
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
-        # It has no attention; this is for the checks, which ask for heads.
+        # It has no attention, but the general checks need a number of heads.
         "num_attention_heads": 1,
     },
     required_biases=frozenset({"ssm_dt"}),
@@ -95,6 +93,6 @@ MAMBA = Family(
         "use_conv_bias": (True, None),
         "mixer_rms_eps": (1e-6, None),
     },
-    # By how much intermediate_size is more than hidden_size.
+    # The ratio of intermediate_size to hidden_size.
     harmless_keys=frozenset({"expand"}),
 )

@@ -16,21 +16,21 @@ def _minicpm_scales(config: ModelConfig) -> Pairs:
     yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
 
 
-def _even_attention(config: ModelConfig) -> Pairs:
-    """MiniCPM's own code multiplies attention in a context that is longer than the original one."""
+def _check_attention_scale(config: ModelConfig) -> Pairs:
+    """MiniCPM's own code scales attention up if the context is longer than the original one."""
     rope = ModelConfig(config.rope)
     if not rope.find("long_factor"):
         return
     original, context = rope.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
     if context > original:
         raise CannotConvert(
-            f"config.json has original_max_position_embeddings = {original} in a context of {context}, by which "
-            "attention grows; llama.cpp does not let it grow for this architecture"
+            f"config.json has original_max_position_embeddings = {original} in a context of {context}, which scales "
+            "attention up; llama.cpp does not scale it for this architecture"
         )
     yield from ()
 
 
-def _sparse_beyond(config: ModelConfig) -> str | None:
+def _sparse_attention_caveat(config: ModelConfig) -> str | None:
     sparse = config.find("sparse_config")
     if not sparse:
         return None
@@ -43,7 +43,7 @@ def _sparse_beyond(config: ModelConfig) -> str | None:
 MINICPM = Family(
     "minicpm",
     LLAMA_TENSORS,
-    (*BASIC, _minicpm_scales, _even_attention),
+    (*BASIC, _minicpm_scales, _check_attention_scale),
     tokenizers=("sentencepiece",),
     defaults={"tie_word_embeddings": True},
     computed_tensors=lambda config: longrope_factors(config, config.hidden // config.heads),
@@ -51,8 +51,8 @@ MINICPM = Family(
     optional_biases=LLAMA_BIASES,
     tensor_flags=ATTENTION_BIAS,
     accepted_values=ANY_SILU,
-    # Of models that guess ahead.
+    # Of models for speculative decoding.
     harmless_keys=frozenset({"mup_denominator"}),
-    caveat=_sparse_beyond,
+    caveat=_sparse_attention_caveat,
     has_transformers_class=False,
 )

@@ -13,17 +13,17 @@ from proxy.gguf.tensors import shown
 
 
 def _yarn(config: ModelConfig) -> Pairs:
-    """llama.cpp takes `mscale` for 1, where transformers divides it by `mscale_all_dim`."""
+    """llama.cpp assumes `mscale` = 1; transformers divides `mscale` by `mscale_all_dim`."""
     rope = ModelConfig(config.rope)
     divisor = rope.optional_number("mscale_all_dim") or 0.0
     if divisor and rope.optional_number("mscale") != 1:
         raise CannotConvert(
             f"config.json has mscale = {shown(rope.find('mscale'))} with mscale_all_dim = {divisor}, and llama.cpp "
-            "takes it for 1"
+            "assumes 1"
         )
     if 0 in (rope.find("beta_fast"), rope.find("beta_slow")):
         raise CannotConvert(
-            "config.json has a yarn with beta_fast or beta_slow = 0, for which transformers takes others"
+            "config.json has a yarn with beta_fast or beta_slow = 0, and transformers uses other values instead"
         )
     rope.positive("original_max_position_embeddings")
     yield "rope.scaling.yarn_log_multiplier", Field.float32(divisor)
@@ -56,10 +56,10 @@ MINISTRAL3 = Family(
     yarn_keys=frozenset({"beta_fast", "beta_slow"}),
 )
 
-_SMALL = replace(
+_MISTRAL_SMALL = replace(
     MISTRAL,
     hyperparameters=(*LLAMA_KEYS, head_dim, check_no_window),
-    # Of the other keys config.json has to have its own: transformers' defaults are others for Ministral 3.
+    # config.json must have all other keys: transformers' defaults are those of Ministral 3.
     defaults={"num_key_value_heads": 8, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": True},
     rope_types=LLAMA_ROPES - {"yarn"},
     accepted_values={**ANY_SILU, "partial_rotary_factor": (1, None)},
@@ -69,17 +69,17 @@ _SMALL = replace(
 )
 
 
-def _by_text(config: ModelConfig) -> Family:
-    """By the type of the text's model; what says none, transformers takes for Mistral Small's."""
+def _variant(config: ModelConfig) -> Family:
+    """By `model_type` of text_config; without one, transformers assumes that of Mistral Small."""
     match config.find("model_type"):
         case "ministral3":
             return replace(MINISTRAL3, text_part=VISION_TEXT)
         case "mistral" | "mistral3" | None:
-            return _SMALL
-        case kind:
+            return _MISTRAL_SMALL
+        case model_type:
             raise CannotConvert(
-                f"config.json has a text_config of the type {shown(kind)}, unknown for this architecture"
+                f"config.json has a text_config of the type {shown(model_type)}, unknown for this architecture"
             )
 
 
-MISTRAL3 = replace(_SMALL, variant=_by_text)
+MISTRAL3 = replace(_MISTRAL_SMALL, variant=_variant)

@@ -9,16 +9,16 @@ from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, number
 
 
 def _windows(config: ModelConfig) -> Pairs:
-    """The first of so many layers sees all, and the others half of the window to each side."""
-    every = config.positive("global_attn_every_n_layers")
+    """Every `period`-th layer, from the first on, has full attention; the others see half the window to each side."""
+    period = config.positive("global_attn_every_n_layers")
     if config.find("layer_types") is not None:
-        windows = sliding_by_layer(config)
-        full = [at for at, has_window in enumerate(windows) if not has_window]
-        every = full[1] if len(full) > 1 else config.blocks
-        if windows != [at % every != 0 for at in range(config.blocks)]:
-            raise CannotConvert("config.json has layer_types other than the first of so many without a window")
+        slides = sliding_by_layer(config)
+        full = [layer for layer, has_window in enumerate(slides) if not has_window]
+        period = full[1] if len(full) > 1 else config.blocks
+        if slides != [layer % period != 0 for layer in range(config.blocks)]:
+            raise CannotConvert("config.json has layer_types that do not repeat one without a window, others with one")
     yield "attention.sliding_window", Field.uint32(config.positive("local_attention"))
-    yield "attention.sliding_window_pattern", Field.uint32(every)
+    yield "attention.sliding_window_pattern", Field.uint32(period)
 
 
 def _activation(config: ModelConfig) -> Pairs:
@@ -57,14 +57,14 @@ MODERN_BERT = Family(
         "local_rope_theta": 10000.0,
         "hidden_activation": "gelu",
     },
-    # llama.cpp calculates the approximation of gelu in any case; its vectors differ by less than F16's.
+    # llama.cpp always computes the approximation of gelu; its vectors differ by less than F16 rounding does.
     accepted_values={
         "hidden_activation": ("gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "swish"),
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
         "norm_bias": (False, None),
     },
-    # Of the head that guesses words, and of how the same is calculated.
+    # Keys of the language-model head, or that choose an implementation.
     harmless_keys=frozenset(
         {
             *("decoder_bias", "deterministic_flash_attn", "initializer_cutoff_factor", "position_embedding_type"),

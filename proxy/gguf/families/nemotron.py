@@ -10,9 +10,9 @@ from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, number
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 
-def _nemotron_rope(config: ModelConfig) -> Pairs:
-    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
-    yield "rope.dimension_count", Field.uint32(int(share * config.hidden) // config.heads)
+def _rope(config: ModelConfig) -> Pairs:
+    rotary_factor = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
+    yield "rope.dimension_count", Field.uint32(int(rotary_factor * config.hidden) // config.heads)
     factor = config.find("factor") or config.rope.get("factor")
     if factor is None:
         yield "rope.scaling.type", Field.string("none")
@@ -21,7 +21,7 @@ def _nemotron_rope(config: ModelConfig) -> Pairs:
         yield "rope.scaling.factor", Field.float32(finite("config.json has factor", factor))
 
 
-def _nemotron_tokens(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
+def _special_token_ids(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "padding_token_id", Field.uint32(0)
     yield "unknown_token_id", Field.uint32(1)
 
@@ -42,7 +42,7 @@ NEMOTRON = Family(
         head_dim,
         VOCABULARY_SIZE,
         number("attention.layer_norm_epsilon", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
-        _nemotron_rope,
+        _rope,
     ),
     tokenizers=("sentencepiece",),
     defaults={
@@ -56,5 +56,5 @@ NEMOTRON = Family(
     optional_biases=QKV | {"attn_output", "ffn_up", "ffn_down"},
     tensor_flags=BOTH_BIASES,
     accepted_values={**UNTIED, "hidden_act": ("relu2", None)},
-    vocabulary=_nemotron_tokens,
+    vocabulary=_special_token_ids,
 )

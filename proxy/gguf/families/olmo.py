@@ -39,21 +39,23 @@ OLMO2 = Family(
 )
 
 
-def _one_base(config: ModelConfig) -> Pairs:
-    """llama.cpp takes one for all layers, and scales it in those that see all."""
-    given = config.find("rope_scaling") or config.find("rope_parameters") or {}
-    if "full_attention" not in given:
+def _check_one_base(config: ModelConfig) -> Pairs:
+    """llama.cpp uses one base for all layers, and scales RoPE only in full-attention layers."""
+    rope = config.find("rope_scaling") or config.find("rope_parameters") or {}
+    if "full_attention" not in rope:
         return
     bases = dict(rope_bases(config))
     if bases["rope.freq_base"] != bases["rope.freq_base_swa"]:
-        raise CannotConvert("config.json has another rope_theta for sliding_attention, which llama.cpp does not know")
+        raise CannotConvert(
+            "config.json has another rope_theta for sliding_attention, which llama.cpp does not support"
+        )
     yield from bases.items()
 
 
 OLMO3 = Family(
     "olmo2",
     OLMO2_TENSORS,
-    (*BASIC, sliding_layers, _one_base),
+    (*BASIC, sliding_layers, _check_one_base),
     defaults={**OLMO2.defaults, "rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
     tensor_flags=ATTENTION_BIAS,
     accepted_values={**ANY_SILU, **UNTIED},
@@ -61,12 +63,12 @@ OLMO3 = Family(
 )
 
 
-def _no_groups(config: ModelConfig) -> Pairs:
-    """llama.cpp takes the norm of K to be as wide as the embedding."""
+def _check_kv_heads(config: ModelConfig) -> Pairs:
+    """llama.cpp expects the norm of K to be as wide as the embedding."""
     if config.kv_heads != config.heads:
         raise CannotConvert(
             f"config.json has num_key_value_heads = {config.kv_heads} and num_attention_heads = {config.heads}, "
-            "which llama.cpp takes to be alike for this architecture"
+            "which llama.cpp expects to be equal for this architecture"
         )
     yield from ()
 
@@ -74,7 +76,7 @@ def _no_groups(config: ModelConfig) -> Pairs:
 OLMOE = Family(
     "olmoe",
     {**EMBEDDING_AND_OUTPUT, **NORMS, **ATTENTION, **QK_NORMS, **ROUTED_EXPERTS, **FUSED_EXPERTS},
-    (*BASIC, _no_groups),
+    (*BASIC, _check_kv_heads),
     defaults={
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,

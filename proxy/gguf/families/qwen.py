@@ -60,13 +60,13 @@ GATED_SHARED_EXPERT: Mapping[str, str] = {
     LAYER + "mlp.shared_expert.down_proj": "blk.{}.ffn_down_shexp",
     LAYER + "mlp.shared_expert_gate": "blk.{}.ffn_gate_inp_shexp",
 }
-"""The one that every token goes through, by a gate of its own."""
+"""The expert that processes every token, with its own gate."""
 
 EXPERTS_IN_EVERY_LAYER: Mapping[str, tuple[object, ...]] = {
     "mlp_only_layers": ([], None),
     "decoder_sparse_step": (1, None),
 }
-"""llama.cpp wants experts in every layer."""
+"""llama.cpp expects experts in every layer."""
 
 QWEN2_MOE = Family(
     "qwen2moe",
@@ -97,7 +97,7 @@ QWEN2_MOE = Family(
 QWEN3_MOE = Family(
     "qwen3moe",
     {**EMBEDDING_AND_OUTPUT, **NORMS, **ATTENTION, **QK_NORMS, **MLP, **ROUTED_EXPERTS, **FUSED_EXPERTS},
-    # Ollama's own engine reads norm_top_k_prob, and takes it to be true where it is missing; llama.cpp always does.
+    # Ollama's own engine reads norm_top_k_prob, and assumes true if it is missing; llama.cpp always normalizes.
     (*BASIC, *MOE_SIZES, flag("norm_top_k_prob", "norm_topk_prob", default=False)),
     defaults={
         **QWEN2.defaults,
@@ -108,7 +108,7 @@ QWEN3_MOE = Family(
     },
     tensor_flags=ATTENTION_BIAS,
     accepted_values={**ANY_SILU, **EXPERTS_IN_EVERY_LAYER, "norm_topk_prob": (True,)},
-    # transformers gives all layers the window.
+    # transformers gives every layer the window.
     harmless_keys=frozenset({"max_window_layers"}),
     caveat=window_caveat,
 )

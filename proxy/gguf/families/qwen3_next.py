@@ -13,6 +13,7 @@ from proxy.gguf.families.common_tensors import (
     MLP,
     ROUTED_EXPERTS,
     same_shape,
+    size_from,
     squeezed,
 )
 from proxy.gguf.families.family import Family
@@ -23,7 +24,7 @@ from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
 from proxy.gguf.tensors import shown
 
-PLAIN_YARN: Mapping[str, tuple[object, ...]] = {
+_FIXED_YARN: Mapping[str, tuple[object, ...]] = {
     "attention_factor": (None,),
     "mscale": (None,),
     "mscale_all_dim": (None,),
@@ -31,32 +32,29 @@ PLAIN_YARN: Mapping[str, tuple[object, ...]] = {
     "beta_slow": (1, None),
     "truncate": (True, None),
 }
-"""What Ollama's llama.cpp takes yarn to be, whatever a GGUF says (v0.33)."""
+"""The YaRN parameters that Ollama's llama.cpp always uses, whatever the GGUF has (v0.33)."""
 
 _NET = LAYER + "linear_attn."
 
+_FULL = "full_attention"
 _AXES, _SECTIONS = 3, (11, 11, 10)
 
 
-def _of(name: str) -> Size:
-    return lambda config: config.positive(name)
+_KEY_HEADS, _VALUE_HEADS = size_from("linear_num_key_heads"), size_from("linear_num_value_heads")
+
+_KEY_SIZE, _VALUE_SIZE = size_from("linear_key_head_dim"), size_from("linear_value_head_dim")
 
 
-_GROUPS, _HEADS = _of("linear_num_key_heads"), _of("linear_num_value_heads")
-
-_KEY, _VALUE = _of("linear_key_head_dim"), _of("linear_value_head_dim")
-
-
-def _values_of_group(config: ModelConfig) -> int:
-    """How many rows the values have that share one key."""
-    return _HEADS(config) // _GROUPS(config) * _VALUE(config)
+def _value_rows_per_key_head(config: ModelConfig) -> int:
+    """The rows of all value heads that share one key head."""
+    return _VALUE_HEADS(config) // _KEY_HEADS(config) * _VALUE_SIZE(config)
 
 
-def _queries_and_keys(config: ModelConfig) -> int:
-    return 2 * _GROUPS(config) * _KEY(config)
+def _query_and_key_rows(config: ModelConfig) -> int:
+    return 2 * _KEY_HEADS(config) * _KEY_SIZE(config)
 
 
-def _one(_: ModelConfig) -> int:
+def _single_row(_: ModelConfig) -> int:
     return 1
 
 
@@ -82,14 +80,17 @@ _DECAYS = Reshaped("blk.{}.ssm_a", same_shape, exponential=True)
 
 
 def _reordered(rule: Copy | Reshaped, size: Size, before: Size = lambda _: 0, *, across: bool = False) -> Reordered:
-    """llama.cpp repeats all keys one after the other, and Qwen3.5 has the values of one key side by side."""
-    return Reordered(rule, _GROUPS, _HEADS, size, before, across)
+    """In Qwen3.5 the value heads of a key head are neighbours; llama.cpp repeats the sequence of key heads instead."""
+    return Reordered(rule, _KEY_HEADS, _VALUE_HEADS, size, before, across)
 
 
-_NEXT: Mapping[str, Rule | str] = {
+_NEXT_TENSORS: Mapping[str, Rule | str] = {
     _NET + "in_proj_qkvz": Ungrouped(
-        _GROUPS,
-        (("blk.{}.attn_qkv", (_KEY, _KEY, _values_of_group)), ("blk.{}.attn_gate", (_values_of_group,))),
+        _KEY_HEADS,
+        (
+            ("blk.{}.attn_qkv", (_KEY_SIZE, _KEY_SIZE, _value_rows_per_key_head)),
+            ("blk.{}.attn_gate", (_value_rows_per_key_head,)),
+        ),
     ),
     _NET + "in_proj_ba": "blk.{}.ssm_ba",
     _NET + "conv1d.weight": _CONVOLUTION,
@@ -98,46 +99,44 @@ _NEXT: Mapping[str, Rule | str] = {
     _NET + "out_proj": "blk.{}.ssm_out",
 }
 
-_3_5: Mapping[str, Rule | str] = {
-    _NET + "in_proj_qkv": _reordered(Copy("blk.{}.attn_qkv"), _VALUE, _queries_and_keys),
-    _NET + "in_proj_z": _reordered(Copy("blk.{}.attn_gate"), _VALUE),
-    _NET + "in_proj_b": _reordered(Copy("blk.{}.ssm_beta"), _one),
-    _NET + "in_proj_a": _reordered(Copy("blk.{}.ssm_alpha"), _one),
-    _NET + "conv1d.weight": _reordered(_CONVOLUTION, _VALUE, _queries_and_keys),
-    _NET + "dt_bias": _reordered(_STEPS, _one),
-    _NET + "A_log": _reordered(_DECAYS, _one),
-    _NET + "out_proj": _reordered(Copy("blk.{}.ssm_out"), _VALUE, across=True),
+_3_5_TENSORS: Mapping[str, Rule | str] = {
+    _NET + "in_proj_qkv": _reordered(Copy("blk.{}.attn_qkv"), _VALUE_SIZE, _query_and_key_rows),
+    _NET + "in_proj_z": _reordered(Copy("blk.{}.attn_gate"), _VALUE_SIZE),
+    _NET + "in_proj_b": _reordered(Copy("blk.{}.ssm_beta"), _single_row),
+    _NET + "in_proj_a": _reordered(Copy("blk.{}.ssm_alpha"), _single_row),
+    _NET + "conv1d.weight": _reordered(_CONVOLUTION, _VALUE_SIZE, _query_and_key_rows),
+    _NET + "dt_bias": _reordered(_STEPS, _single_row),
+    _NET + "A_log": _reordered(_DECAYS, _single_row),
+    _NET + "out_proj": _reordered(Copy("blk.{}.ssm_out"), _VALUE_SIZE, across=True),
 }
 
 
-def _inner(config: ModelConfig) -> Pairs:
-    yield "ssm.inner_size", Field.uint32(_VALUE(config) * _HEADS(config))
+def _inner_size(config: ModelConfig) -> Pairs:
+    yield "ssm.inner_size", Field.uint32(_VALUE_SIZE(config) * _VALUE_HEADS(config))
 
 
 def _full_attention(config: ModelConfig) -> Pairs:
-    """llama.cpp has every so many layers see all; the kinds of layers count where config.json tells them."""
-    kinds, every = config.find("layer_types"), config.positive("full_attention_interval")
-    if kinds is not None:
-        known = isinstance(kinds, list) and _FULL in kinds
-        every = kinds.index(_FULL) + 1 if known else 0
-        usual = [_FULL if every and at % every == 0 else "linear_attention" for at in range(1, config.blocks + 1)]
-        if not known or kinds != usual:
+    """In llama.cpp every `interval`-th layer has full attention. `layer_types` take precedence."""
+    types, interval = config.find("layer_types"), config.positive("full_attention_interval")
+    if types is not None:
+        has_full = isinstance(types, list) and _FULL in types
+        interval = types.index(_FULL) + 1 if has_full else 0
+        layers = range(1, config.blocks + 1)
+        expected = [_FULL if interval and layer % interval == 0 else "linear_attention" for layer in layers]
+        if not has_full or types != expected:
             raise CannotConvert(f"config.json has layer_types that do not repeat {_FULL} in {config.blocks} layers")
-    yield "full_attention_interval", Field.uint32(every)
-
-
-_FULL = "full_attention"
+    yield "full_attention_interval", Field.uint32(interval)
 
 
 def _rope_sections(config: ModelConfig) -> Pairs:
-    """A text has one position for all axes. What no axis claims llama.cpp does not turn, and transformers does."""
+    """Assigns all rotated numbers to axes: llama.cpp skips the others. In a text all axes have the same position."""
     sections = config.rope.get("mrope_section", list(_SECTIONS))
-    known = isinstance(sections, list) and len(sections) == _AXES and all(type(size) is int for size in sections)
-    turned = sum(sections) if known else 0
-    if not 0 < turned <= config.head_size:
+    is_known = isinstance(sections, list) and len(sections) == _AXES and all(type(size) is int for size in sections)
+    rotated = sum(sections) if is_known else 0
+    if not 0 < rotated <= config.head_size:
         raise CannotConvert(f"config.json has mrope_section = {shown(sections)}, unknown for this architecture")
-    if any(at >= _AXES * sections[at % _AXES] for at in range(turned)):
-        sections = [len(range(axis, turned, _AXES)) for axis in range(_AXES)]
+    if any(number >= _AXES * sections[number % _AXES] for number in range(rotated)):
+        sections = [len(range(axis, rotated, _AXES)) for axis in range(_AXES)]
     yield "rope.dimension_sections", Field.array(ValueType.INT32, [*sections, 0])
 
 
@@ -148,7 +147,7 @@ _KEYS = (
     count("ssm.state_size", "linear_key_head_dim", required=True),
     count("ssm.group_count", "linear_num_key_heads", required=True),
     count("ssm.time_step_rank", "linear_num_value_heads", required=True),
-    _inner,
+    _inner_size,
     _full_attention,
 )
 
@@ -168,7 +167,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "full_attention_interval": 4,
 }
 
-_ONLY: Mapping[str, tuple[object, ...]] = {**ANY_SILU, **PLAIN_YARN, "attention_bias": (False, None)}
+_ACCEPTED_VALUES: Mapping[str, tuple[object, ...]] = {**ANY_SILU, **_FIXED_YARN, "attention_bias": (False, None)}
 
 _MOE_DEFAULTS: Mapping[str, Any] = {
     **_DEFAULTS,
@@ -180,7 +179,7 @@ _MOE_DEFAULTS: Mapping[str, Any] = {
 
 QWEN3_NEXT = Family(
     "qwen3next",
-    {**_TENSORS, **_NEXT, **_EXPERTS},
+    {**_TENSORS, **_NEXT_TENSORS, **_EXPERTS},
     (*_KEYS, *MOE_SIZES),
     defaults={
         **_MOE_DEFAULTS,
@@ -193,18 +192,18 @@ QWEN3_NEXT = Family(
     },
     optional_biases=frozenset(),
     accepted_values={
-        **_ONLY,
+        **_ACCEPTED_VALUES,
         "norm_topk_prob": (True,),
         **EXPERTS_IN_EVERY_LAYER,
     },
-    # llama.cpp's converter keeps the layer for predicting more tokens, which Ollama does not run.
+    # llama.cpp's converter keeps the layer for multi-token prediction, which Ollama does not run.
     skipped_prefixes=("mtp.", "model.mtp."),
 )
 
 QWEN3_5 = replace(
     QWEN3_NEXT,
     architecture="qwen35",
-    tensors={**_TENSORS, **_3_5, **MLP},
+    tensors={**_TENSORS, **_3_5_TENSORS, **MLP},
     hyperparameters=(*_KEYS, _rope_sections),
     defaults={
         **_DEFAULTS,
@@ -214,16 +213,16 @@ QWEN3_5 = replace(
         "num_hidden_layers": 32,
         "num_key_value_heads": 4,
     },
-    accepted_values={**_ONLY, "attn_output_gate": (True, None)},
-    # A text has one position for all axes.
+    accepted_values={**_ACCEPTED_VALUES, "attn_output_gate": (True, None)},
+    # In a text all axes have the same position.
     harmless_keys=frozenset({"mrope_interleaved"}),
 )
 
 QWEN3_5_MOE = replace(
     QWEN3_5,
     architecture="qwen35moe",
-    tensors={**_TENSORS, **_3_5, **_EXPERTS},
-    # By its length of dense layers, which nothing reads, Ollama knows a file that is its own converter's.
+    tensors={**_TENSORS, **_3_5_TENSORS, **_EXPERTS},
+    # Ollama takes a file with feed_forward_length, which nothing reads here, as one of its own converter.
     hyperparameters=(*(write for write in _KEYS if write is not FEED_FORWARD), _rope_sections, *MOE_SIZES),
     defaults={
         **_MOE_DEFAULTS,

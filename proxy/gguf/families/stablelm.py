@@ -34,7 +34,7 @@ STABLELM = Family(
         "use_parallel_residual": False,
         "num_key_value_heads": 32,
     },
-    # Neither a rope's base nor its scaling is written: llama.cpp takes 10000.
+    # llama.cpp's converter writes neither base nor scaling, and its loader assumes a base of 10000.
     rope_types=frozenset({"default"}),
     optional_tensors=frozenset({"ffn_norm", "attn_q_norm", "attn_k_norm"}),
     required_biases=frozenset({"output_norm", "attn_norm"}),
