@@ -1,9 +1,22 @@
-"""The families of models: what each is called, and how its tensors and hyperparameters become a GGUF's. Pure.
+"""The families of models that the proxy converts, one declaration each. Pure.
 
-A family is one declaration, and one test. Its tensors are named as the weights name them, without `.weight` and
-`.bias` and with `{}` for each number in the name; the facts come from llama.cpp's converter at b11434 and, for
-`defaults`, from transformers 4.57 and 5.24, which take these values for keys that config.json does not have: those of
-5.24 where they differ.
+A `Family` (family.py) has rules (rules.py) that turn the tensors of the weights into those of a GGUF, writers for the
+metadata, and the values of config.json that llama.cpp cannot run. Its facts are those of llama.cpp's converter at
+b11434. `defaults` are those of transformers 4.57 and 5.24, or of 5.24 where the two differ.
+
+To add a family:
+
+1. proxy/gguf/families/<name>.py, named as in llama.cpp's conversion/ or in transformers: the `Family`. Parts that other
+   families have too are in common_tensors.py and common_keys.py. Everything unknown must be refused, never guessed.
+2. This file: its `architectures` in FAMILIES.
+3. proxy/gguf/loadable.py: the shapes that llama.cpp's loader expects, for tensors that no other family has.
+4. proxy/planning/capabilities.py: in RUNS the first Ollama that runs it, unless every supported one does.
+5. proxy/gguf/pretokenizers.py: how its tokenizer splits texts, if no other family splits them in this way.
+6. tests/gguf/tiny_repositories: a tiny repository with all its tensors. tests/gguf/expected has what llama.cpp's
+   converter makes of it. Run `python -m tests.gguf.make_configurations` where transformers is installed: a test then
+   checks that each key of transformers' config class is read, fixed or harmless.
+7. tests/real: a run with the tiny repository on each Ollama adds its figures to measured.json, and
+   `python -m tests.make_families` writes docs/families.md from them. The table of README.md names the family.
 """
 
 from collections.abc import Mapping
@@ -53,28 +66,27 @@ FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "BertModel": BERT,
-    "Cohere2ForCausalLM": COHERE2,
     "BloomForCausalLM": BLOOM,
+    "Cohere2ForCausalLM": COHERE2,
     "CohereForCausalLM": COHERE,
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
-    "Ernie4_5ForCausalLM": ERNIE4_5,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
+    "Ernie4_5ForCausalLM": ERNIE4_5,
     "EuroBertModel": EURO_BERT,
     "Exaone4ForCausalLM": EXAONE4,
     "ExaoneForCausalLM": EXAONE,
+    "FalconForCausalLM": FALCON,
     "FalconH1ForCausalLM": FALCON_H1,
     "FalconMambaForCausalLM": MAMBA,
-    "FalconForCausalLM": FALCON,
-    "GPTNeoXForCausalLM": GPT_NEOX,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_MULTIMODAL,
-    "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma3nForCausalLM": GEMMA3N,
     "Gemma3nForConditionalGeneration": GEMMA3N_MULTIMODAL,
+    "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma4ForCausalLM": GEMMA4,
     "Gemma4ForConditionalGeneration": GEMMA4_MULTIMODAL,
     "GemmaForCausalLM": GEMMA,
@@ -82,6 +94,7 @@ FAMILIES: Mapping[str, Family] = {
     "Glm4MoeForCausalLM": GLM4_MOE,
     "Glm4MoeLiteForCausalLM": GLM4_MOE_LITE,
     "GlmForCausalLM": GLM,
+    "GPTNeoXForCausalLM": GPT_NEOX,
     "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
@@ -93,43 +106,43 @@ FAMILIES: Mapping[str, Family] = {
     "JinaBertForMaskedLM": JINA_BERT,
     "JinaBertModel": JINA_BERT,
     "LagunaForCausalLM": LAGUNA,
-    "Llama4ForCausalLM": LLAMA4,
-    "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LFM2ForCausalLM": LFM2,
     "Lfm2ForCausalLM": LFM2,
     "Lfm2MoeForCausalLM": LFM2_MOE,
+    "Llama4ForCausalLM": LLAMA4,
+    "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LlamaForCausalLM": LLAMA,
     "LlamaModel": LLAMA,
     "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,
     "Ministral3ForCausalLM": MINISTRAL3,
-    "Mistral3ForConditionalGeneration": MISTRAL3,
     "MinistralForCausalLM": MISTRAL,
+    "Mistral3ForConditionalGeneration": MISTRAL3,
     "MistralForCausalLM": MISTRAL,
     "MistralModel": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "ModernBertModel": MODERN_BERT,
     "NemotronForCausalLM": NEMOTRON,
     "NemotronHForCausalLM": NEMOTRON_H,
-    "NomicBertMoEModel": NOMIC_BERT_MOE,
     "NomicBertModel": NOMIC_BERT,
+    "NomicBertMoEModel": NOMIC_BERT_MOE,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
-    "OlmoForCausalLM": OLMO,
     "OlmoeForCausalLM": OLMOE,
+    "OlmoForCausalLM": OLMO,
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen2Model": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,
-    "Qwen3ForCausalLM": QWEN3,
-    "Qwen3Model": QWEN3,
-    "Qwen3MoeForCausalLM": QWEN3_MOE,
-    "Qwen3NextForCausalLM": QWEN3_NEXT,
     "Qwen3_5ForCausalLM": QWEN3_5,
     "Qwen3_5ForConditionalGeneration": QWEN3_5_MULTIMODAL,
     "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
     "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_MULTIMODAL,
+    "Qwen3ForCausalLM": QWEN3,
+    "Qwen3Model": QWEN3,
+    "Qwen3MoeForCausalLM": QWEN3_MOE,
+    "Qwen3NextForCausalLM": QWEN3_NEXT,
     "RobertaModel": ROBERTA,
     "SeedOssForCausalLM": SEED_OSS,
     "SmolLM3ForCausalLM": SMOLLM3,
@@ -137,7 +150,7 @@ FAMILIES: Mapping[str, Family] = {
     "Starcoder2ForCausalLM": STARCODER2,
     "XLMRobertaModel": XLM_ROBERTA,
 }
-"""By the first of config.json's `architectures`."""
+"""By the first of `architectures` in config.json."""
 
 NOT_SERVED: Mapping[str, str] = dict.fromkeys(
     (
@@ -149,4 +162,4 @@ NOT_SERVED: Mapping[str, str] = dict.fromkeys(
     ),
     "Ollama serves neither reranking nor classification",
 )
-"""Architectures that llama.cpp knows, and Ollama has no use for, with the reason."""
+"""Architectures that llama.cpp runs and Ollama does not serve, with the reason."""

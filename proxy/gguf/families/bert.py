@@ -67,7 +67,7 @@ BERT = Family(
 
 
 def _first_position(config: ModelConfig) -> int:
-    """Transformers numbers positions from the padding token's id + 1 on."""
+    """RoBERTa numbers positions from the padding token's id + 1 on (transformers)."""
     return config.count("pad_token_id") + 1
 
 

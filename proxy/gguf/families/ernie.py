@@ -45,11 +45,11 @@ ERNIE4_5 = Family(
 )
 
 
-def _shared_experts(config: ModelConfig) -> Pairs:
-    shared = config.count("moe_num_shared_experts")
-    yield "expert_shared_count", Field.uint32(shared)
-    if shared:
-        yield "expert_shared_feed_forward_length", Field.uint32(config.positive("moe_intermediate_size") * shared)
+def _shared_expert_keys(config: ModelConfig) -> Pairs:
+    experts = config.count("moe_num_shared_experts")
+    yield "expert_shared_count", Field.uint32(experts)
+    if experts:
+        yield "expert_shared_feed_forward_length", Field.uint32(config.positive("moe_intermediate_size") * experts)
 
 
 def _check_last_moe_layer(config: ModelConfig) -> Pairs:
@@ -80,7 +80,7 @@ ERNIE4_5_MOE = Family(
         count("interleave_moe_layer_step", "moe_layer_interval", required=True),
         count("leading_dense_block_count", "moe_layer_start_index", required=True),
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
-        _shared_experts,
+        _shared_expert_keys,
         _check_last_moe_layer,
     ),
     tokenizers=("sentencepiece",),

@@ -51,6 +51,6 @@ FALCON = Family(
         "activation": ("gelu", None),
         "parallel_attn": (True, None),
     },
-    # What the weights show anyway, what only the old architecture reads, and a context that RoPE does not need.
+    # What the weights show anyway, what only the old architecture reads, and a context length that nothing uses.
     harmless_keys=frozenset({"ffn_hidden_size", "num_ln_in_parallel_attn", "multi_query", "max_position_embeddings"}),
 )

@@ -91,7 +91,7 @@ def _layers(config: ModelConfig) -> Pairs:
     if kv_heads is not None:
         # Ollama before 0.30 applies the first layer's number to all layers with a window.
         if not windows[0]:
-            raise CannotConvert("config.json has layer_types that start with full_attention")
+            raise CannotConvert("config.json has layer_types whose first is full_attention")
         heads = [config.kv_heads if slides else kv_heads for slides in windows]
         yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
 

@@ -16,7 +16,7 @@ _CONTEXT = 262144
 
 
 def _basic(config: ModelConfig) -> Pairs:
-    """Some config.json have one expert, which means a dense model."""
+    """In some config.json num_experts is 1, which means a dense model."""
     dense = replace(config, fields={key: value for key, value in config.fields.items() if key != "num_experts"})
     for write in BASIC:
         yield from write(dense)

@@ -106,12 +106,12 @@ def _rotary_dimensions(config: ModelConfig, rope: Mapping[str, Any]) -> Field:
 
 def _end_of_turn(config: ModelConfig, _: TokenizerFiles) -> Pairs:
     """Of several end tokens the first ends a text, and the second ends a turn."""
-    ends = config.find("eos_token_id")
-    if not isinstance(ends, list) or len(ends) < 2:  # noqa: PLR2004
+    end_tokens = config.find("eos_token_id")
+    if not isinstance(end_tokens, list) or len(end_tokens) < 2:  # noqa: PLR2004
         return
-    if not is_id(ends[1]) or ends[1] >= config.positive("vocab_size"):
-        raise CannotConvert(f"config.json has eos_token_id = {shown(ends)}")
-    yield "eot_token_id", Field.uint32(ends[1])
+    if not is_id(end_tokens[1]) or end_tokens[1] >= config.positive("vocab_size"):
+        raise CannotConvert(f"config.json has eos_token_id = {shown(end_tokens)}")
+    yield "eot_token_id", Field.uint32(end_tokens[1])
 
 
 LAGUNA: Family = Family(

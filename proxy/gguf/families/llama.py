@@ -49,8 +49,8 @@ def llama_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     if size == _GRANITE_VOCABULARY:
         yield "add_bos_token", Field.boolean(False)
     if size == _CODE_LLAMA_VOCABULARY:
-        for kind, token in (("prefix", 32007), ("suffix", 32008), ("middle", 32009), ("eot", 32010)):
-            yield f"{kind}_token_id", Field.uint32(token)
+        for name, token_id in (("prefix", 32007), ("suffix", 32008), ("middle", 32009), ("eot", 32010)):
+            yield f"{name}_token_id", Field.uint32(token_id)
 
 
 LLAMA = Family(

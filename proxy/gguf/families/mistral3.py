@@ -59,7 +59,7 @@ MINISTRAL3 = Family(
 _MISTRAL_SMALL = replace(
     MISTRAL,
     hyperparameters=(*LLAMA_KEYS, head_dim, check_no_window),
-    # config.json must have all other keys: transformers' defaults are those of Ministral 3.
+    # config.json must have all other keys, because transformers' defaults differ for Ministral 3.
     defaults={"num_key_value_heads": 8, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": True},
     rope_types=LLAMA_ROPES - {"yarn"},
     accepted_values={**ANY_SILU, "partial_rotary_factor": (1, None)},

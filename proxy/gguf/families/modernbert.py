@@ -16,7 +16,9 @@ def _windows(config: ModelConfig) -> Pairs:
         full = [layer for layer, has_window in enumerate(slides) if not has_window]
         period = full[1] if len(full) > 1 else config.blocks
         if slides != [layer % period != 0 for layer in range(config.blocks)]:
-            raise CannotConvert("config.json has layer_types that do not repeat one without a window, others with one")
+            raise CannotConvert(
+                "config.json has layer_types that do not repeat one layer without a window and the others with one"
+            )
     yield "attention.sliding_window", Field.uint32(config.positive("local_attention"))
     yield "attention.sliding_window_pattern", Field.uint32(period)
 

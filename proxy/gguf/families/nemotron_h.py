@@ -125,7 +125,7 @@ def _variant(config: ModelConfig) -> Family:
     if _EXPERTS not in types:
         return NEMOTRON_H
     if _MLP in types:
-        raise CannotConvert("config.json has MLP layers and expert layers, and llama.cpp runs only one of the two")
+        raise CannotConvert("config.json has MLP layers and expert layers, and llama.cpp runs only one kind")
     latent = {} if config.find("moe_latent_size") is None else _LATENT
     return replace(
         NEMOTRON_H,
