@@ -49,11 +49,14 @@ _LITE_BLOCKS = (26, 27)
 """llama.cpp recognizes V2-Lite and models built like it by their number of layers."""
 
 
-def _deepseek2_sizes(config: ModelConfig) -> Pairs:
+def _leading_dense_blocks(config: ModelConfig) -> Pairs:
+    yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
+
+
+def _latent_attention(config: ModelConfig) -> Pairs:
     """The compressed cache has one head for K and V; the keys with `mla` are the sizes after decompression."""
     rank, rotary = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
     yield "attention.head_count_kv", Field.uint32(1)
-    yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
     query = config.optional_count("q_lora_rank")
     if query is None and config.blocks not in _LITE_BLOCKS:
         raise CannotConvert(
@@ -68,12 +71,18 @@ def _deepseek2_sizes(config: ModelConfig) -> Pairs:
     yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + rotary)
     yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
     yield "rope.dimension_count", Field.uint32(rotary)
+
+
+def _routing(config: ModelConfig) -> Pairs:
     if config.flag("norm_topk_prob", default=False):
         yield "expert_weights_norm", Field.boolean(True)
     if config.find("topk_method") == "group_limited_greedy" and config.count("n_group") > 1:
         raise CannotConvert(
             "config.json has topk_method = 'group_limited_greedy', and llama.cpp selects groups in another way"
         )
+
+
+def _yarn(config: ModelConfig) -> Pairs:
     rope = ModelConfig(config.rope)
     scale = rope.optional_number("mscale_all_dim")
     if scale and rope.optional_number("mscale") != scale:
@@ -115,7 +124,10 @@ DEEPSEEK2: Family = Family(
     hyperparameters=(
         *BASIC,
         VOCABULARY_SIZE,
-        _deepseek2_sizes,
+        _leading_dense_blocks,
+        _latent_attention,
+        _routing,
+        _yarn,
         count("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
         count("expert_shared_count", "n_shared_experts", required=True),
         number("expert_weights_scale", "routed_scaling_factor"),

@@ -56,7 +56,10 @@ def _layers(config: ModelConfig) -> Pairs:
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
     yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
     yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_QUANTILES[share] for share in sparsity])
-    size = config.find("intermediate_size")
+
+
+def _mlp_sizes(config: ModelConfig) -> Pairs:
+    size, blocks = config.find("intermediate_size"), config.blocks
     sizes = [whole(item) for item in (size if isinstance(size, list) else [size] * blocks)]
     if len(sizes) != blocks or any(item != sizes[0] for item in sizes) or type(sizes[0]) is not int:
         raise CannotConvert(f"config.json has intermediate_size = {shown(size)}, unknown for this architecture")
@@ -95,6 +98,7 @@ GEMMA3N = Family(
         count("embedding_length_per_layer_input", "hidden_size_per_layer_input", required=True),
         count("attention.shared_kv_layers", "num_kv_shared_layers", required=True),
         _layers,
+        _mlp_sizes,
         rope_bases,
     ),
     tokenizers=GEMMA3.tokenizers,

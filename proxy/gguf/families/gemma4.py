@@ -70,20 +70,19 @@ def _full_heads(config: ModelConfig) -> tuple[int, int | None]:
 
 
 def _layers(config: ModelConfig) -> Pairs:
-    windows, (size, kv_heads) = _sliding(config), _full_heads(config)
-    shared = _shared_kv_layers(config, windows)
-    yield "attention.shared_kv_layers", Field.uint32(shared)
+    windows = _sliding(config)
+    yield "attention.shared_kv_layers", Field.uint32(_shared_kv_layers(config, windows))
     yield "embedding_length_per_layer_input", Field.uint32(config.optional_count(_INPUT_SIZE) or 0)
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
     yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
+
+
+def _heads(config: ModelConfig) -> Pairs:
+    windows, (size, kv_heads) = _sliding(config), _full_heads(config)
     for suffix, length in (("", size), ("_swa", config.head_size)):
         yield f"attention.key_length{suffix}", Field.uint32(length)
         yield f"attention.value_length{suffix}", Field.uint32(length)
         yield f"rope.dimension_count{suffix}", Field.uint32(length)
-    if config.flag("use_double_wide_mlp", default=False):
-        mlp_size, first_wide = config.positive("intermediate_size"), config.blocks - shared
-        sizes = [mlp_size if layer < first_wide else 2 * mlp_size for layer in range(config.blocks)]
-        yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
     if size % 2 or (kv_heads is not None and (not kv_heads or config.heads % kv_heads)):
         raise CannotConvert(
             f"config.json has {config.heads} heads of {size}, and {kv_heads} of K and V, for full attention"
@@ -94,6 +93,14 @@ def _layers(config: ModelConfig) -> Pairs:
             raise CannotConvert("config.json has layer_types whose first is full_attention")
         heads = [config.kv_heads if slides else kv_heads for slides in windows]
         yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
+
+
+def _mlp_sizes(config: ModelConfig) -> Pairs:
+    """With `use_double_wide_mlp` the layers that reuse K and V have an MLP of twice the size."""
+    if config.flag("use_double_wide_mlp", default=False):
+        size, first_wide = config.positive("intermediate_size"), config.blocks - config.count("num_kv_shared_layers")
+        sizes = [size if layer < first_wide else 2 * size for layer in range(config.blocks)]
+        yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
 
 
 def _shared_kv_layers(config: ModelConfig, windows: list[bool]) -> int:
@@ -165,7 +172,15 @@ GEMMA4 = Family(
         LAYER + "pre_feedforward_layernorm": "blk.{}.ffn_norm",
         LAYER + "layer_scalar": "blk.{}.layer_output_scale",
     },
-    (*BASIC, nonzero("final_logit_softcapping", "final_logit_softcapping"), _layers, _experts, rope_bases),
+    (
+        *BASIC,
+        nonzero("final_logit_softcapping", "final_logit_softcapping"),
+        _layers,
+        _heads,
+        _mlp_sizes,
+        _experts,
+        rope_bases,
+    ),
     tokenizers=("merged pieces",),
     defaults={
         "hidden_size": 2304,

@@ -69,10 +69,7 @@ def _check_dense_layers(config: ModelConfig) -> Pairs:
 
 
 def _ropes(config: ModelConfig) -> Pairs:
-    """RoPE of full-attention and sliding-window layers. In llama.cpp every fourth layer, from the first on, is full.
-
-    transformers ignores keys outside of `rope_parameters`.
-    """
+    """RoPE of full-attention and of sliding-window layers; transformers ignores keys outside of `rope_parameters`."""
     ropes = config.find("rope_parameters")
     if not isinstance(ropes, dict) or not isinstance(ropes.get(_FULL), dict):
         raise CannotConvert(f"config.json has no rope_parameters for {_FULL}")
@@ -84,16 +81,6 @@ def _ropes(config: ModelConfig) -> Pairs:
     if ropes.get(_SLIDING) is not None:
         yield from rope_bases(config)
         yield "rope.dimension_count_swa", _rotary_dimensions(config, config.local_rope)
-    types = config.find("layer_types")
-    types = [_FULL] * config.blocks if types is None else check_layer_types(config, types, (_FULL, _SLIDING))
-    if _SLIDING not in types:
-        return
-    expected = [_SLIDING if layer % _WINDOW_PERIOD else _FULL for layer in range(config.blocks)]
-    if types != expected or ropes.get(_SLIDING) is None:
-        raise CannotConvert(
-            f"config.json has layer_types other than {_WINDOW_PERIOD - 1} with a window after each one without"
-        )
-    yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
 
 
 def _rotary_dimensions(config: ModelConfig, rope: Mapping[str, Any]) -> Field:
@@ -102,6 +89,20 @@ def _rotary_dimensions(config: ModelConfig, rope: Mapping[str, Any]) -> Field:
     if not 0 < factor <= 1 or size % 2:
         raise CannotConvert(f"config.json has partial_rotary_factor = {factor} of heads of {config.head_size}")
     return Field.uint32(size)
+
+
+def _windows(config: ModelConfig) -> Pairs:
+    """In llama.cpp every fourth layer, from the first on, has full attention."""
+    types = config.find("layer_types")
+    types = [_FULL] * config.blocks if types is None else check_layer_types(config, types, (_FULL, _SLIDING))
+    if _SLIDING not in types:
+        return
+    expected = [_SLIDING if layer % _WINDOW_PERIOD else _FULL for layer in range(config.blocks)]
+    if types != expected or config.find("rope_parameters").get(_SLIDING) is None:
+        raise CannotConvert(
+            f"config.json has layer_types other than {_WINDOW_PERIOD - 1} with a window after each one without"
+        )
+    yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
 
 
 def _end_of_turn(config: ModelConfig, _: TokenizerFiles) -> Pairs:
@@ -134,6 +135,7 @@ LAGUNA: Family = Family(
         VOCABULARY_SIZE,
         _heads,
         _ropes,
+        _windows,
         leading_dense_blocks,
         _check_dense_layers,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
