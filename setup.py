@@ -1,4 +1,4 @@
-"""The one part that is compiled. It is optional: where there is no compiler, ggml itself quantizes."""
+"""Builds the optional C kernel. Without a compiler the installation goes on, and ggml's library quantizes."""
 
 from sysconfig import get_config_var
 
@@ -15,7 +15,7 @@ setup(
             [f"{KERNEL}/module.c"],
             depends=[f"{KERNEL}/numbers.h", f"{KERNEL}/lanes.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
-            # A product fused with a sum is rounded once where ggml rounds twice.
+            # -ffp-contract=off: a fused multiply-add rounds once, but ggml rounds twice.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-g0"],
             py_limited_api=STABLE,
             optional=True,

@@ -20,7 +20,7 @@ from proxy.forward.cors import Cors
 from proxy.forward.handler import Forward
 from proxy.forward.relay import STATUS
 from proxy.forward.upstream import Upstream
-from proxy.gguf.engine import described
+from proxy.gguf.engine import engine_names
 from proxy.metrics import Metrics
 from proxy.ollama.registry import PREFIX as REGISTRY
 from proxy.ollama.registry import Registry, reached_at
@@ -186,7 +186,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
     async with App(config) as app:
         log.info("listening on %s", app.address.url)
         threads = worker_count(config.pull.threads)
-        log.info("quantizes with %s, %d threads", await asyncio.to_thread(described), threads)
+        log.info("quantizes with %s, %d threads", await asyncio.to_thread(engine_names), threads)
         if config.server.open_to_a_network:
             log.warning(
                 "whoever reaches %s can use this Ollama and pull with this proxy's token; set server.api_keys, or "

@@ -63,7 +63,7 @@ def installed(tmp_path: Path, **environment: str) -> Path:
 
 
 def engines_of(target: Path) -> str:
-    ask = "import proxy.gguf.engine as engine; print(engine.__file__); print(engine.described())"
+    ask = "import proxy.gguf.engine as engine; print(engine.__file__); print(engine.engine_names())"
     command = [sys.executable, "-P", "-c", ask]
     told = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(target)}, check=True, capture_output=True)
     file, engines = told.stdout.decode().splitlines()

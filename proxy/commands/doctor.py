@@ -12,7 +12,7 @@ from proxy.admin.handler import INSTANCE_HEADER, PREFIX
 from proxy.commands.reclaim import check_reached, outdated
 from proxy.config import Config, Quantization
 from proxy.errors import ConfigError, ProxyError
-from proxy.gguf.engine import described, has_kernel
+from proxy.gguf.engine import engine_names, has_kernel
 from proxy.gguf.engine_ggml import PACKAGE
 from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.ollama.disk import free_disk
@@ -115,13 +115,13 @@ def _engines(threads: int) -> Finding:
     if missing:
         return Finding(
             "note",
-            f"this machine does not make {', '.join(missing)} (engines: {described()}); `pip install {PACKAGE}` brings "
-            "them on Linux, Apple silicon and Windows (x86_64). On other machines install the proxy again where a C "
-            "compiler is, and numpy: each brings some of them",
+            f"this machine does not make {', '.join(missing)} (engines: {engine_names()}); `pip install {PACKAGE}` "
+            "brings them on Linux, Apple silicon and Windows (x86_64). On other machines install the proxy again where "
+            "a C compiler is, and numpy: each brings some of them",
         )
     count = worker_count(threads)
     in_threads = f"in {count} {'thread' if count == 1 else 'threads'} of {cores()} cores"
-    text = f"every quantization is made here, by {described()}, {in_threads}"
+    text = f"every quantization is made here, by {engine_names()}, {in_threads}"
     if not has_kernel():
         text += "; a wheel, or an installation with a C compiler, makes Q2_K to Q6_K and IQ4 several times as fast"
     return Finding("ok", text)

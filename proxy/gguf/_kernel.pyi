@@ -1,15 +1,15 @@
-# Rows of numbers to ggml's blocks, bit-equal with ggml on x86-64; `proxy/gguf/kernel` says how.
+# Quantizes to ggml's blocks, with the same bits as ggml on x86-64. The sources are in `proxy/gguf/kernel`.
 
 from typing_extensions import Buffer
 
-# `source` is whole blocks of "F32", "F16" or "BF16"; ValueError if not. The GIL is free meanwhile.
+# Raises ValueError unless `source` is whole blocks of dtype "F32", "F16" or "BF16". Releases the GIL.
 def quantize(type_number: int, dtype: str, source: Buffer, /) -> bytes: ...
 
-# The numbers that ggml gives the types made here.
+# ggml's numbers of the types that the kernel makes.
 def types() -> tuple[int, ...]: ...
 
-# The registers used: "avx512", "avx2", "sse2", "neon" or "generic".
+# The width of the registers in use: "avx512", "avx2", "sse2", "neon" or "generic".
 def width() -> str: ...
 
-# Use these registers from now on, for tests; ValueError if there are none.
+# Switches to registers of this width, for tests. Raises ValueError if the CPU or the build has none.
 def use(width: str, /) -> None: ...

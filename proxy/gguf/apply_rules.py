@@ -1,8 +1,8 @@
-"""What each kind of rule makes of the tensors of a safetensors file. Pure."""
+"""Applies a family's rules to the tensors of safetensors files. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import accumulate, islice
 from math import prod
 
 from proxy.gguf.config import CannotConvert, ModelConfig
@@ -21,7 +21,6 @@ from proxy.gguf.families.rules import (
     RowsFrom,
     Rule,
     Scaled,
-    Size,
     Split,
     SplitQkv,
     Stacked,
@@ -30,339 +29,363 @@ from proxy.gguf.families.rules import (
     Ungrouped,
     Unused,
 )
-from proxy.gguf.sources import MATRIX, TYPES, LocatedTensor, SourceRange, Target
+from proxy.gguf.sources import MATRIX, TYPES, LocatedTensor, MatchedTensor, SourceRange, Target
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
 from proxy.gguf.transforms import (
     MXFP4_BYTES,
     WIDTHS,
     Transform,
     add_one,
-    chained,
-    interleaved,
+    chain,
+    interleave,
     neg_exp,
-    packed,
-    picked,
-    repeated,
-    scaled,
-    transposed,
-    widened,
+    pick_part,
+    repack_mxfp4,
+    repeat,
+    scale,
+    to_f32,
+    transpose,
 )
 
-_CUBE = 3
-_MOST_BESIDE = 4 * 1024 * 1024
-"""How many bytes of scales are held while their blocks come."""
-_LEAST = 1 << 15
-"""Bytes that are worth a range of their own; less of them is put in order in memory."""
+_STACK = 3
+"""The number of dimensions of a stack of matrices."""
+_MOST_SCALES = 4 * 1024 * 1024
+"""Bytes of MXFP4 scales that may be held while their blocks are read."""
+_LEAST_RANGE = 1 << 15
+"""Heads of fewer bytes get no range of their own; they are reordered in memory."""
 _ALWAYS_F32 = (
     *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
     *("altup_correct_coef", "altup_predict_coef"),
 )
-"""Matrices that llama.cpp keeps in F32, by the last part of their names; its norms and vectors are too."""
+"""Stems of the matrices that llama.cpp keeps in F32, beside all norms and vectors."""
 
 
-def apply(rule: Rule, config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str) -> list[Target]:
-    """Of one source tensor. `numbers` are those in its name, and `suffix` is the end of the new one.
+def apply(rule: Rule, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
+    """The GGUF tensors that a rule builds from one source tensor.
 
     Raises CannotConvert for a shape that the rule does not expect.
     """
-    shape = place.source.shape
     match rule:
-        case Copy(name):
-            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
-        case AddOne(name) if suffix == ".bias":
-            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()])]
-        case AddOne(name):
-            info = TensorInfo(name.format(*numbers) + suffix, shape[::-1], TensorType.F32)
-            return [Target(info, (replace(place.piece(), transform=add_one(place.source.dtype)),))]
-        case Permuted(name, heads):
-            rows = _rows_of_head(place, heads(config))
-            steps = [interleaved(place.row, rows)]
-            return [_target(name.format(*numbers) + suffix, shape, place, [place.piece()], steps)]
-        case Split(parts):
-            return _split(parts, config, place, numbers, suffix)
-        case Transposed(parts):
-            return _transposed(parts, config, place, numbers, suffix)
-        case MergedQkv(name):
-            pieces = list(_grouped(place, rule.groups(config), rule.heads(config)))
-            return [_target(name.format(*numbers) + suffix, shape, place, pieces)]
-        case Ungrouped():
-            return list(_gathered(rule, config, place, numbers, suffix))
-        case Reshaped(name):
-            return [_reshaped(rule, config, place, name.format(*numbers))]
-        case RowsFrom(name, first):
-            number = first(config)
-            if number >= place.rows:
-                raise CannotConvert(f"{place.name} has {place.rows} rows, of which the first {number} are not used")
-            kept = (place.rows - number, *shape[1:])
-            return [_target(name.format(*numbers) + suffix, kept, place, [place.piece(number)])]
-        case Scaled(name):
-            return [_scaled(rule, config, place, name.format(*numbers) + suffix)]
-        case Padded(name):
-            return [_padded(place, rule.rows(config), name.format(*numbers) + suffix)]
+        case Copy():
+            return [_target(tensor, tensor.new_name(rule.name), tensor.shape)]
+        case AddOne():
+            return [_add_one(rule, tensor)]
+        case Permuted():
+            return [_permuted(rule, config, tensor)]
+        case Split():
+            return _split(rule, config, tensor)
+        case Transposed():
+            return _transposed(rule, config, tensor)
+        case MergedQkv():
+            return [_merged_qkv(rule, config, tensor)]
         case SplitQkv():
-            return _parted(rule, config, place, numbers, suffix)
-        case MlaKvB(key, value):
-            return _absorbed(config, place, key.format(*numbers) + suffix, value.format(*numbers) + suffix)
-        case Deinterleaved(names):
-            return _dealt([name.format(*numbers) + suffix for name in names], place)
-        case StackedExperts(name):
-            return [_heaped(rule, config, place, name.format(*numbers) + suffix)]
+            return _split_qkv(rule, config, tensor)
+        case Ungrouped():
+            return list(_ungrouped(rule, config, tensor))
+        case Reordered():
+            return [_reordered(rule, config, tensor)]
+        case Reshaped():
+            return [_reshaped(rule, config, tensor)]
+        case RowsFrom():
+            return [_rows_from(rule, config, tensor)]
+        case Scaled():
+            return [_scaled(rule, config, tensor)]
+        case Padded():
+            return [_padded(rule, config, tensor)]
+        case MlaKvB():
+            return _mla_kv_b(rule, config, tensor)
+        case Deinterleaved():
+            return _deinterleaved(rule, tensor)
+        case StackedExperts():
+            return [_stacked_experts(rule, config, tensor)]
         case Auxiliary() | Unused():
             return []
-        case Reordered(inner):
-            [target] = apply(inner, config, place, numbers, suffix)
-            return [_reordered(rule, config, place, target)]
         case Stacked() | Mxfp4Experts():
-            raise AssertionError
+            raise AssertionError("apply_stacked and apply_mxfp4 are for these rules")
+
+
+def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor | None) -> list[Target]:
+    """The experts in one tensor of MXFP4 blocks. Raises CannotConvert if the `scales` do not fit the blocks."""
+    shape, count = tensor.shape, len(rule.names)
+    if scales is None or (*scales.shape, MXFP4_BYTES) != shape or len(shape) <= _STACK or shape[1] % count:
+        problem = "are missing" if scales is None else f"have the shape {list(scales.shape)}"
+        raise _wrong_shape(tensor, f"and its scales {problem}")
+    matrices, rows, groups = scales.shape
+    step = max(_MOST_SCALES // (groups * count), 1) * count
+    spans = [(first, min(first + step, matrices * rows)) for first in range(0, matrices * rows, step)]
+    targets = []
+    for index, name in enumerate(rule.names):
+        transform = repack_mxfp4(groups, count, index)
+        pieces = [
+            replace(
+                tensor.rows(*span, size=groups * MXFP4_BYTES),
+                transform=transform,
+                beside=scales.rows(*span, size=groups),
+            )
+            for span in spans
+        ]
+        info = TensorInfo(tensor.new_name(name), (32 * groups, rows // count, matrices), TensorType.MXFP4)
+        targets.append(Target(info, tuple(pieces), in_source_order=False))
+    return targets
+
+
+def apply_stacked(name: str, count: int, tensors: Mapping[int, LocatedTensor]) -> Target:
+    """Stacks `count` source tensors by their numbers. Raises CannotConvert if one is missing, or differs in shape."""
+    if len(tensors) != count or max(tensors) >= count:
+        raise CannotConvert(f"{name} needs {count} tensors, but the weights have {len(tensors)}")
+    ordered = [tensors[number] for number in range(count)]
+    first = ordered[0]
+    for tensor in ordered:
+        if (tensor.shape, tensor.dtype) != (first.shape, first.dtype):
+            raise CannotConvert(f"{tensor.name} differs from {first.name} in shape or type")
+    return _target(first, name, (count, *first.shape), [tensor.rows() for tensor in ordered])
 
 
 def _target(
+    tensor: LocatedTensor,
     name: str,
     shape: Sequence[int],
-    place: LocatedTensor,
-    pieces: Sequence[SourceRange],
+    pieces: Sequence[SourceRange] = (),
     steps: Sequence[Transform] = (),
 ) -> Target:
-    """A tensor that keeps its type, or becomes F32 where llama.cpp wants that, after these steps."""
-    dtype = place.source.dtype
-    wide = _stays_wide(name, shape)
-    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if wide else TYPES[dtype])
-    transform = chained([*steps, widened(dtype)] if wide and dtype != "F32" else steps)
-    if transform is not None:
-        pieces = [replace(piece, transform=transform) for piece in pieces]
-    return Target(info, tuple(pieces), len(pieces))
+    """A target that keeps the source's type, unless llama.cpp wants F32. By default its piece is the whole tensor."""
+    pieces = pieces or [tensor.rows()]
+    is_f32 = _is_always_f32(name, shape)
+    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if is_f32 else TYPES[tensor.dtype])
+    if is_f32:
+        steps = [*steps, *_f32_steps(tensor.dtype)]
+    return Target(info, tuple(_transformed(piece, steps) for piece in pieces), in_source_order=len(pieces) == 1)
 
 
-def _stays_wide(name: str, shape: Sequence[int]) -> bool:
-    """Whether a tensor of the GGUF is F32 in any case, which no quantizer touches."""
-    named = TensorName.of(name)
-    is_norm = named.stem.endswith("_norm")
-    return len(shape) < MATRIX or is_norm or named.end != "weight" or named.stem in _ALWAYS_F32
+def _transformed(piece: SourceRange, steps: Sequence[Transform]) -> SourceRange:
+    first = [] if piece.transform is None else [piece.transform]
+    return replace(piece, transform=chain([*first, *steps]))
 
 
-def _rows_of_head(place: LocatedTensor, heads: int) -> int:
-    if not heads or place.rows % (2 * heads):
-        raise CannotConvert(f"{place.name} has {place.rows} rows, which {heads} heads cannot share")
-    return place.rows // heads
+def _f32_steps(dtype: str) -> list[Transform]:
+    return [] if dtype == "F32" else [to_f32(dtype)]
 
 
-def _split(
-    parts: Sequence[tuple[str, Size]], config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str
-) -> list[Target]:
-    """By rows, of each matrix where there are several."""
-    shape = place.source.shape
-    matrices = shape[0] if len(shape) == _CUBE else 1
+def _is_always_f32(name: str, shape: Sequence[int]) -> bool:
+    """Whether llama.cpp's converter writes a tensor in F32, which no quantizer changes."""
+    parsed = TensorName.of(name)
+    is_norm = parsed.stem.endswith("_norm")
+    return len(shape) < MATRIX or is_norm or parsed.end != "weight" or parsed.stem in _ALWAYS_F32
+
+
+def _wrong_shape(tensor: LocatedTensor, problem: str) -> CannotConvert:
+    return CannotConvert(f"{tensor.name} has the shape {list(tensor.shape)}, {problem}")
+
+
+def _sum(sizes: Iterable[int]) -> str:
+    return " + ".join(map(str, sizes))
+
+
+def _add_one(rule: AddOne, tensor: MatchedTensor) -> Target:
+    if tensor.suffix == ".bias":
+        return _target(tensor, tensor.new_name(rule.name), tensor.shape)
+    info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TensorType.F32)
+    return Target(info, (_transformed(tensor.rows(), [add_one(tensor.dtype)]),))
+
+
+def _permuted(rule: Permuted, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    heads = rule.heads(config)
+    if not heads or tensor.row_count % (2 * heads):
+        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, which {heads} heads cannot share")
+    step = interleave(tensor.row_size, tensor.row_count // heads)
+    return _target(tensor, tensor.new_name(rule.name), tensor.shape, steps=[step])
+
+
+def _split(rule: Split, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
+    """Splits the rows of a matrix, or of each matrix in a stack."""
+    shape = tensor.shape
+    matrices = shape[0] if len(shape) == _STACK else 1
     rows = shape[-2] if len(shape) >= MATRIX else shape[0]
-    sizes = [size(config) for _, size in parts]
-    if sum(sizes) != rows or len(shape) > _CUBE:
-        raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, sizes))} rows")
-    row = (place.source.stop - place.source.start) // (matrices * rows)
-    made, first = [], 0
-    for (name, _), size in zip(parts, sizes, strict=True):
-        pieces = [place.piece(at * rows + first, at * rows + first + size, row) for at in range(matrices)]
-        part = (*shape[:-2], size, *shape[-1:]) if len(shape) >= MATRIX else (size,)
-        target = _target(name.format(*numbers) + suffix, part, place, pieces)
-        made.append(replace(target, sources=matrices))
+    sizes = [size(config) for _, size in rule.parts]
+    if sum(sizes) != rows or len(shape) > _STACK:
+        raise _wrong_shape(tensor, f"not {_sum(sizes)} rows")
+    row_size = (tensor.source.stop - tensor.source.start) // (matrices * rows)
+    targets, first = [], 0
+    for (name, _), size in zip(rule.parts, sizes, strict=True):
+        starts = (matrix * rows + first for matrix in range(matrices))
+        pieces = [tensor.rows(start, start + size, size=row_size) for start in starts]
+        part_shape = (*shape[:-2], size, *shape[-1:]) if len(shape) >= MATRIX else (size,)
+        targets.append(_target(tensor, tensor.new_name(name), part_shape, pieces))
         first += size
-    return made
+    return targets
 
 
-def _transposed(
-    parts: Sequence[tuple[str, Size]], config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str
-) -> list[Target]:
-    """A matrix has to have come whole before its first row is known, and comes once for each part."""
-    *stack, rows, columns = (1, 1, *place.source.shape)[-max(len(place.source.shape), MATRIX) :]
-    sizes = [size(config) for _, size in parts]
+def _transposed(rule: Transposed, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
+    """The first output row needs the whole matrix, so the matrix is read once for each part."""
+    *stack, rows, columns = (1, 1, *tensor.shape)[-max(len(tensor.shape), MATRIX) :]
+    sizes = [size(config) for _, size in rule.parts]
     if sum(sizes) != columns:
-        raise CannotConvert(
-            f"{place.name} has the shape {list(place.source.shape)}, not {' + '.join(map(str, sizes))} columns"
-        )
-    kind, width = TYPES[place.source.dtype], WIDTHS[place.source.dtype]
-    made, first = [], 0
-    for (name, _), size in zip(parts, sizes, strict=True):
-        change = transposed(rows, columns, width, first, size)
-        info = TensorInfo(name.format(*numbers) + suffix, (rows, size, *reversed(stack)), kind)
-        made.append(Target(info, (replace(place.piece(), transform=change),), len(parts)))
+        raise _wrong_shape(tensor, f"not {_sum(sizes)} columns")
+    targets, first = [], 0
+    for (name, _), size in zip(rule.parts, sizes, strict=True):
+        step = transpose(rows, columns, WIDTHS[tensor.dtype], range(first, first + size))
+        info = TensorInfo(tensor.new_name(name), (rows, size, *reversed(stack)), TYPES[tensor.dtype])
+        targets.append(Target(info, (_transformed(tensor.rows(), [step]),), in_source_order=len(sizes) == 1))
         first += size
-    return made
+    return targets
 
 
-def _grouped(place: LocatedTensor, groups: int, heads: int) -> Iterator[SourceRange]:
-    """`groups` of heads, each its Q and then one K and one V: the Q of all, the K of all, the V of all."""
-    each = heads // groups if groups else 0
-    if not each or heads % groups or place.rows % (groups * (each + 2)):
-        raise CannotConvert(f"{place.name} has {place.rows} rows, which {heads} heads in {groups} groups cannot share")
-    size = place.rows // (groups * (each + 2))
-    yield from _parts_of(place, groups, (each * size, size, size))
+def _merged_qkv(rule: MergedQkv, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    query, key, value = _qkv_ranges(tensor, rule.groups(config), rule.heads(config))
+    return _target(tensor, tensor.new_name(rule.name), tensor.shape, [*query, *key, *value])
 
 
-def _parts_of(place: LocatedTensor, groups: int, sizes: Sequence[int]) -> Iterator[SourceRange]:
-    """Of `groups` with parts of these rows, each part of all groups."""
-    for at, rows in enumerate(sizes):
-        for group in range(groups):
-            start = group * sum(sizes) + sum(sizes[:at])
-            yield place.piece(start, start + rows)
-
-
-def _gathered(
-    rule: Ungrouped, config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str
-) -> Iterator[Target]:
-    groups, sizes = rule.groups(config), [[size(config) for size in parts] for _, parts in rule.tensors]
-    if place.rows != groups * sum(map(sum, sizes)):
-        raise CannotConvert(f"{place.name} has {place.rows} rows, not {groups} groups of {sum(map(sum, sizes))}")
-    pieces = _parts_of(place, groups, [rows for parts in sizes for rows in parts])
-    for (name, _), parts in zip(rule.tensors, sizes, strict=True):
-        shape = (groups * sum(parts), *place.source.shape[1:])
-        yield _target(name.format(*numbers) + suffix, shape, place, list(islice(pieces, groups * len(parts))))
-
-
-def _reordered(rule: Reordered, config: ModelConfig, place: LocatedTensor, target: Target) -> Target:
-    groups, heads, size, before = (of(config) for of in (rule.groups, rule.heads, rule.size, rule.before))
-    there = place.source.shape[-1] if rule.across else place.rows
-    if heads % groups or there != before + heads * size:
-        raise CannotConvert(
-            f"{place.name} has the shape {list(place.source.shape)}, "
-            f"not {before} and {heads} heads of {size} in {groups} groups"
+def _split_qkv(rule: SplitQkv, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
+    groups, heads = rule.groups(config), rule.heads(config)
+    query, key, value = _qkv_ranges(tensor, groups, heads)
+    head_rows = tensor.row_count // (heads + 2 * groups)
+    permute = interleave(tensor.row_size, head_rows)
+    return [
+        _target(tensor, tensor.new_name(name), (count * head_rows, *tensor.shape[1:]), pieces, steps)
+        for name, count, pieces, steps in (
+            (rule.query, heads, query, [permute]),
+            (rule.key, groups, key, [permute]),
+            (rule.value, groups, value, []),
         )
+    ]
+
+
+def _qkv_ranges(tensor: LocatedTensor, groups: int, heads: int) -> list[list[SourceRange]]:
+    """The ranges of all Q, of all K and of all V, from `groups` that each have several Q heads, one K and one V."""
+    queries = heads // groups if groups else 0
+    if not queries or heads % groups or tensor.row_count % (groups * (queries + 2)):
+        raise CannotConvert(
+            f"{tensor.name} has {tensor.row_count} rows, which {heads} heads in {groups} groups cannot share"
+        )
+    head_rows = tensor.row_count // (groups * (queries + 2))
+    return _grouped_ranges(tensor, groups, (queries * head_rows, head_rows, head_rows))
+
+
+def _grouped_ranges(tensor: LocatedTensor, groups: int, sizes: Sequence[int]) -> list[list[SourceRange]]:
+    """For each part, its ranges in all `groups`. Each group has one part after the other, of `sizes` rows."""
+    starts = [0, *accumulate(sizes)]
+    return [
+        [tensor.rows(base + start, base + start + rows) for base in range(0, groups * sum(sizes), sum(sizes))]
+        for start, rows in zip(starts[:-1], sizes, strict=True)
+    ]
+
+
+def _ungrouped(rule: Ungrouped, config: ModelConfig, tensor: MatchedTensor) -> Iterator[Target]:
+    groups, sizes = rule.groups(config), [[size(config) for size in parts] for _, parts in rule.tensors]
+    group_rows = sum(map(sum, sizes))
+    if tensor.row_count != groups * group_rows:
+        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, not {groups} groups of {group_rows} rows")
+    ranges = iter(_grouped_ranges(tensor, groups, [rows for parts in sizes for rows in parts]))
+    for (name, _), parts in zip(rule.tensors, sizes, strict=True):
+        shape = (groups * sum(parts), *tensor.shape[1:])
+        pieces = [piece for part in islice(ranges, len(parts)) for piece in part]
+        yield _target(tensor, tensor.new_name(name), shape, pieces)
+
+
+def _reordered(rule: Reordered, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    [target] = apply(rule.rule, config, tensor)
+    groups, heads, size, before = (get(config) for get in (rule.groups, rule.heads, rule.size, rule.before))
+    length = tensor.shape[-1] if rule.across else tensor.row_count
+    if heads % groups or length != before + heads * size:
+        raise _wrong_shape(tensor, f"not {before} and {heads} heads of {size} in {groups} groups")
     if heads == groups:
         return target
-    bytes_each = size * (WIDTHS[place.source.dtype] if rule.across else place.row)
-    transforms = [piece.transform for piece in target.pieces if isinstance(piece, SourceRange) and piece.transform]
-    as_is, ordered = chained(transforms), chained([interleaved(bytes_each, heads, groups), *transforms])
-    first = [replace(place.piece(0, before), transform=as_is)] if before else []
-    if rule.across or bytes_each < _LEAST:
-        return replace(target, pieces=(*first, replace(place.piece(before), transform=ordered)))
-    each = heads // groups
-    starts = (before + head * size for at in range(each) for head in range(at, heads, each))
-    pieces = [*first, *(replace(place.piece(start, start + size), transform=as_is) for start in starts)]
-    return replace(target, pieces=tuple(pieces), sources=len(pieces))
+    head_bytes = size * (WIDTHS[tensor.dtype] if rule.across else tensor.row_size)
+    steps = [piece.transform for piece in target.pieces if isinstance(piece, SourceRange) and piece.transform]
+    unchanged_rows = [_transformed(tensor.rows(0, before), steps)] if before else []
+    if rule.across or head_bytes < _LEAST_RANGE:
+        heads_piece = _transformed(tensor.rows(before), [interleave(head_bytes, heads, groups), *steps])
+        return replace(target, pieces=(*unchanged_rows, heads_piece))
+    in_group = heads // groups
+    order = (head for index in range(in_group) for head in range(index, heads, in_group))
+    starts = (before + head * size for head in order)
+    pieces = [*unchanged_rows, *(_transformed(tensor.rows(start, start + size), steps) for start in starts)]
+    return replace(target, pieces=tuple(pieces), in_source_order=False)
 
 
-def _reshaped(rule: Reshaped, config: ModelConfig, place: LocatedTensor, name: str) -> Target:
-    shape, dtype = rule.shape(config, place.source.shape), place.source.dtype
-    if prod(shape) != prod(place.source.shape):
-        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, which cannot be {list(shape)}")
-    info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32)
-    steps = [neg_exp(dtype)] if rule.exponential else [widened(dtype)] if dtype != "F32" else []
-    transform = chained(steps)
-    piece = place.piece()
-    return Target(info, (piece if transform is None else replace(piece, transform=transform),))
+def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    shape = rule.shape(config, tensor.shape)
+    if prod(shape) != prod(tensor.shape):
+        raise _wrong_shape(tensor, f"which cannot be reshaped to {list(shape)}")
+    info = TensorInfo(rule.name.format(*tensor.numbers), tuple(reversed(shape)), TensorType.F32)
+    steps = [neg_exp(tensor.dtype)] if rule.exponential else _f32_steps(tensor.dtype)
+    return Target(info, (_transformed(tensor.rows(), steps),))
 
 
-def _scaled(rule: Scaled, config: ModelConfig, place: LocatedTensor, name: str) -> Target:
-    shares, shape, dtype = rule.shares(config), place.source.shape, place.source.dtype
-    counts = [place.rows] if len(shares) == 1 else [rows for rows, _ in shares]
-    if len(shape) != MATRIX or sum(counts) != place.rows:
-        raise CannotConvert(f"{place.name} has the shape {list(shape)}, not {' + '.join(map(str, counts))} rows")
-    pieces, exact, first = [], [], 0
+def _rows_from(rule: RowsFrom, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    first = rule.first(config)
+    if first >= tensor.row_count:
+        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, but the first {first} rows are not used")
+    shape = (tensor.row_count - first, *tensor.shape[1:])
+    return _target(tensor, tensor.new_name(rule.name), shape, [tensor.rows(first)])
+
+
+def _scaled(rule: Scaled, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    shares, dtype = rule.shares(config), tensor.dtype
+    counts = [tensor.row_count] if len(shares) == 1 else [rows for rows, _ in shares]
+    if len(tensor.shape) != MATRIX or sum(counts) != tensor.row_count:
+        raise _wrong_shape(tensor, f"not {_sum(counts)} rows")
+    pieces, f32_pieces, first = [], [], 0
     for rows, (_, factors) in zip(counts, shares, strict=True):
         if rows:
-            piece = place.piece(first, first + rows)
-            pieces.append(replace(piece, transform=scaled(dtype, factors)))
-            exact.append(replace(piece, transform=scaled(dtype, factors, "F32")))
+            piece = tensor.rows(first, first + rows)
+            pieces.append(_transformed(piece, [scale(dtype, factors)]))
+            f32_pieces.append(_transformed(piece, [scale(dtype, factors, "F32")]))
         first += rows
-    return Target(TensorInfo(name, shape[::-1], TYPES[dtype]), tuple(pieces), exact=tuple(exact))
+    info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TYPES[dtype])
+    return Target(info, tuple(pieces), f32_pieces=tuple(f32_pieces))
 
 
-def _heaped(rule: StackedExperts, config: ModelConfig, place: LocatedTensor, name: str) -> Target:
-    count, shape = rule.count(config), place.source.shape
+def _padded(rule: Padded, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    rows = rule.rows(config)
+    missing = rows - tensor.row_count
+    if len(tensor.shape) != MATRIX or missing < 0:
+        raise _wrong_shape(tensor, f"of which {rows} rows are wanted")
+    pieces = [tensor.rows()]
+    if missing:
+        pieces.append(_transformed(tensor.rows(0, 1), [repeat(tensor.row_size, missing)]))
+    return _target(tensor, tensor.new_name(rule.name), (rows, tensor.shape[1]), pieces)
+
+
+def _mla_kv_b(rule: MlaKvB, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
+    heads, rank = config.heads, tensor.shape[-1]
+    key_rows, value_rows = config.positive("qk_nope_head_dim"), config.positive("v_head_dim")
+    head_rows = key_rows + value_rows
+    if len(tensor.shape) != MATRIX or tensor.row_count != heads * head_rows:
+        raise _wrong_shape(tensor, f"not {heads} heads of {head_rows} rows")
+    starts = range(0, heads * head_rows, head_rows)
+    step = transpose(key_rows, rank, WIDTHS[tensor.dtype])
+    keys = [_transformed(tensor.rows(start, start + key_rows), [step]) for start in starts]
+    values = [tensor.rows(start + key_rows, start + head_rows) for start in starts]
+    key_info = TensorInfo(tensor.new_name(rule.key), (key_rows, rank, heads), TYPES[tensor.dtype])
+    value_info = TensorInfo(tensor.new_name(rule.value), (rank, value_rows, heads), TYPES[tensor.dtype])
+    return [
+        Target(info, tuple(pieces), in_source_order=heads == 1)
+        for info, pieces in ((key_info, keys), (value_info, values))
+    ]
+
+
+def _deinterleaved(rule: Deinterleaved, tensor: MatchedTensor) -> list[Target]:
+    shape, width, count = tensor.shape, WIDTHS[tensor.dtype], len(rule.names)
+    if len(shape) not in (MATRIX, _STACK) or shape[-1] % count:
+        raise _wrong_shape(tensor, f"which does not make {count} tensors")
+    targets = []
+    for index, name in enumerate(rule.names):
+        if len(shape) == _STACK:
+            step = transpose(shape[1], shape[2], width, range(index, shape[2], count))
+        else:
+            step = pick_part(width, count, index)
+        target = _target(tensor, tensor.new_name(name), (shape[0], shape[-1] // count, *shape[1:-1]), steps=[step])
+        targets.append(replace(target, in_source_order=count == 1))
+    return targets
+
+
+def _stacked_experts(rule: StackedExperts, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    count, shape, name = rule.count(config), tensor.shape, tensor.new_name(rule.name)
     if len(shape) != MATRIX or shape[0] % count:
-        raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} matrices")
+        raise _wrong_shape(tensor, f"which does not make {count} matrices")
     rows, columns = shape[0] // count, shape[1]
     if not rule.transposed:
-        return _target(name, (count, rows, columns), place, [place.piece()])
-    step = transposed(rows, columns, WIDTHS[place.source.dtype])
-    return _target(name, (count, columns, rows), place, [place.piece()], [step])
-
-
-def _padded(place: LocatedTensor, rows: int, name: str) -> Target:
-    missing = rows - place.rows
-    if len(place.source.shape) != MATRIX or missing < 0:
-        raise CannotConvert(f"{place.name} has the shape {list(place.source.shape)}, of which {rows} rows are wanted")
-    pieces = [place.piece()]
-    if missing:
-        pieces.append(replace(place.piece(0, 1), transform=repeated(place.row, missing)))
-    return _target(name, (rows, place.source.shape[1]), place, pieces)
-
-
-def _parted(rule: SplitQkv, config: ModelConfig, place: LocatedTensor, numbers: list[int], suffix: str) -> list[Target]:
-    groups, heads = rule.groups(config), rule.heads(config)
-    pieces = list(_grouped(place, groups, heads))
-    size = place.rows // (heads + 2 * groups)
-    made = []
-    turned = [interleaved(place.row, size)]
-    for at, (name, count, steps) in enumerate(
-        ((rule.query, heads, turned), (rule.key, groups, turned), (rule.value, groups, []))
-    ):
-        shape = (count * size, *place.source.shape[1:])
-        share = pieces[at * groups : (at + 1) * groups]
-        made.append(_target(name.format(*numbers) + suffix, shape, place, share, steps))
-    return made
-
-
-def _absorbed(config: ModelConfig, place: LocatedTensor, key: str, value: str) -> list[Target]:
-    heads, rank = config.heads, place.source.shape[-1]
-    keys, values = config.positive("qk_nope_head_dim"), config.positive("v_head_dim")
-    if len(place.source.shape) != MATRIX or place.rows != heads * (keys + values):
-        raise CannotConvert(
-            f"{place.name} has the shape {list(place.source.shape)}, not {heads} heads of {keys + values}"
-        )
-    width, each = WIDTHS[place.source.dtype], keys + values
-    kind = TYPES[place.source.dtype]
-    key_pieces = [
-        replace(place.piece(head * each, head * each + keys), transform=transposed(keys, rank, width))
-        for head in range(heads)
-    ]
-    value_pieces = [place.piece(head * each + keys, (head + 1) * each) for head in range(heads)]
-    return [
-        Target(TensorInfo(key, (keys, rank, heads), kind), tuple(key_pieces), heads),
-        Target(TensorInfo(value, (rank, values, heads), kind), tuple(value_pieces), heads),
-    ]
-
-
-def _dealt(names: Sequence[str], place: LocatedTensor) -> list[Target]:
-    shape, width, count = place.source.shape, WIDTHS[place.source.dtype], len(names)
-    if len(shape) not in (MATRIX, _CUBE) or shape[-1] % count:
-        raise CannotConvert(f"{place.name} has the shape {list(shape)}, which does not make {count} tensors")
-    made = []
-    for at, name in enumerate(names):
-        if len(shape) == _CUBE:
-            step = transposed(shape[1], shape[2], width, at, every=count)
-        else:
-            step = picked(width, count, at)
-        part = (shape[0], shape[-1] // count, *shape[1:-1])
-        made.append(replace(_target(name, part, place, [place.piece()], [step]), sources=count))
-    return made
-
-
-def apply_packed(
-    rule: Mxfp4Experts, place: LocatedTensor, scales: LocatedTensor | None, numbers: list[int], suffix: str
-) -> list[Target]:
-    """Of blocks and the tensor of their `scales`. Raises CannotConvert where the two do not fit together."""
-    shape, count = place.source.shape, len(rule.names)
-    known = None if scales is None else scales.source.shape
-    if scales is None or (*scales.source.shape, MXFP4_BYTES) != shape or len(shape) <= _CUBE or shape[1] % count:
-        raise CannotConvert(f"{place.name} has the shape {list(shape)}, and its scales {known and list(known)}")
-    matrices, rows, groups = scales.source.shape
-    size = groups * MXFP4_BYTES
-    each = max(_MOST_BESIDE // (groups * count), 1) * count
-    cuts = [(first, min(first + each, matrices * rows)) for first in range(0, matrices * rows, each)]
-    made = []
-    for at, name in enumerate(rule.names):
-        step = packed(groups, count, at)
-        pieces = [replace(place.piece(*cut, size), transform=step, beside=scales.piece(*cut, groups)) for cut in cuts]
-        kept = TensorInfo(name.format(*numbers) + suffix, (32 * groups, rows // count, matrices), TensorType.MXFP4)
-        made.append(Target(kept, tuple(pieces), 2))
-    return made
-
-
-def apply_stacked(name: str, count: int, places: Mapping[int, LocatedTensor]) -> Target:
-    """Of `count` source tensors by their numbers. Raises CannotConvert where they are not all there, and alike."""
-    if len(places) != count or max(places) >= count:
-        raise CannotConvert(f"{name} is made of {count} tensors, but {len(places)} are there")
-    ordered = [places[number] for number in range(count)]
-    first = ordered[0].source
-    for place in ordered:
-        if (place.source.shape, place.source.dtype) != (first.shape, first.dtype):
-            raise CannotConvert(f"{place.name} differs from {ordered[0].name} in shape or type")
-    return _target(name, (count, *first.shape), ordered[0], [place.piece() for place in ordered])
+        return _target(tensor, name, (count, rows, columns))
+    step = transpose(rows, columns, WIDTHS[tensor.dtype])
+    return _target(tensor, name, (count, columns, rows), steps=[step])

@@ -1,56 +1,56 @@
-"""Tensors of a GGUF in another type than their source's. Pure."""
+"""Casts the tensors of a GGUF to another type. Pure."""
 
 from dataclasses import replace
 from functools import partial
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.engine import Engine, described, engine_for
+from proxy.gguf.engine import Engine, engine_for, engine_names
 from proxy.gguf.sources import SourceRange, Target
-from proxy.gguf.tensor_types import quantized_already
+from proxy.gguf.tensor_types import already_quantized
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
-from proxy.gguf.transforms import WIDTHS, Transform, chained, widened
+from proxy.gguf.transforms import WIDTHS, Transform, chain, to_f32
 
 
 class NoEngine(CannotConvert):
-    """Nothing on this machine makes a type; the text names it."""
+    """No engine of this machine makes a type; the text names the type."""
 
 
 def cast(target: Target, kind: TensorType) -> Target:
-    """The same tensor with its numbers as `kind`. Raises NoEngine."""
+    """The same tensor with numbers of type `kind`. Raises NoEngine."""
     if target.info.type == kind:
         return target
-    if target.exact is not None:
+    if target.f32_pieces is not None:
         info = replace(target.info, type=TensorType.F32)
-        return cast(replace(target, info=info, pieces=target.exact, exact=None), kind)
-    step = casting(target.info, kind)
+        return cast(replace(target, info=info, pieces=target.f32_pieces, f32_pieces=None), kind)
+    step = cast_transform(target.info, kind)
     pieces = [
-        replace(piece, transform=chained([piece.transform, step] if piece.transform else [step]))
+        replace(piece, transform=chain([piece.transform, step] if piece.transform else [step]))
         for piece in target.pieces
         if isinstance(piece, SourceRange)
     ]
     return replace(target, info=replace(target.info, type=kind), pieces=tuple(pieces))
 
 
-def casting(source: TensorInfo, kind: TensorType) -> Transform:
-    """What makes blocks of `kind` of a tensor's numbers, which are F32, F16 or BF16.
+def cast_transform(source: TensorInfo, kind: TensorType) -> Transform:
+    """The transform from a tensor's numbers, which must be F32, F16 or BF16, to blocks of `kind`.
 
     Raises CannotConvert for other numbers, NoEngine where no engine of this machine makes `kind`.
     """
     dtype = TensorType(source.type).name
     if dtype not in WIDTHS:
-        raise CannotConvert(f"{source.name} is {quantized_already(source.type)}")
+        raise CannotConvert(f"{source.name} is {already_quantized(source.type)}")
     if kind is TensorType.F32 and engine_for(kind) is None:
-        return widened(dtype)
+        return to_f32(dtype)
     _engine(kind)
-    numbers, made = BLOCKS[kind]
-    # Without the engine itself, which no other process could be given.
-    return Transform(numbers * WIDTHS[dtype], made, partial(_quantize, source.name, kind, dtype))
+    numbers, block_size = BLOCKS[kind]
+    # The transform must not hold the engine: it is pickled for another process, and an engine cannot be.
+    return Transform(numbers * WIDTHS[dtype], block_size, partial(_quantize, source.name, kind, dtype))
 
 
 def _engine(kind: TensorType) -> Engine:
     engine = engine_for(kind)
     if engine is None:
-        raise NoEngine(f"nothing on this machine makes {kind.name} (engines: {described()})")
+        raise NoEngine(f"nothing on this machine makes {kind.name} (engines: {engine_names()})")
     return engine
 
 

@@ -141,7 +141,7 @@ def convert(
         str(scaling.value) if scaling else "",
         write_header(metadata, placed),
         tuple(_aligned(order)),
-        all(target.sources == 1 for target in targets),
+        all(target.in_source_order for target in targets),
         placed,
         sources,
         facts,
@@ -336,7 +336,7 @@ def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]
         first = target.pieces[0]
         return (places[first.path], first.start) if isinstance(first, SourceRange) else (-1, 0)
 
-    if all(target.sources == 1 for target in targets):
+    if all(target.in_source_order for target in targets):
         return sorted(targets, key=source)
     # Experts lie scattered over a file; block by block their ranges stay near each other.
     return sorted(targets, key=lambda target: (target.block is None, target.block or 0, *source(target)))

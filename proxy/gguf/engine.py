@@ -1,4 +1,4 @@
-"""Who quantizes: the kernel, ggml and numpy, each for the types that it makes, checked and chosen once."""
+"""Chooses the engine for each type: the kernel, ggml or numpy. Each engine is checked once, before its first use."""
 
 import hashlib
 import importlib.util
@@ -13,8 +13,8 @@ from proxy.gguf.tensors import TensorType
 
 log = logging.getLogger(__name__)
 
-_KNOWN_NUMBERS = struct.pack("<256f", *((place * 37 % 61 - 30) / 16 for place in range(256)))
-_KNOWN_BLOCKS: Mapping[TensorType, str] = {
+_KNOWN_NUMBERS = struct.pack("<256f", *((index * 37 % 61 - 30) / 16 for index in range(256)))
+_KNOWN_DIGESTS: Mapping[TensorType, str] = {
     TensorType.F32: "9f0d55d1bed6f36b",
     TensorType.F16: "29e6feb1ac1d08ff",
     TensorType.BF16: "8a0ecf20944adfd7",
@@ -35,11 +35,11 @@ _KNOWN_BLOCKS: Mapping[TensorType, str] = {
     TensorType.TQ2_0: "4faeea077b837bcf",
     TensorType.MXFP4: "2041cc7e69d1c055",
 }
-"""The beginning of the SHA-256 of what llama-quantize b10488 makes of the known numbers."""
+"""The first digits of the SHA-256 of llama-quantize b10488's blocks for the known numbers."""
 
 
 class Engine(Protocol):
-    """Makes blocks of the `types`. Its calls may run in several threads at once."""
+    """Makes blocks of the `types`. Several threads may call it at once."""
 
     @property
     def name(self) -> str: ...
@@ -47,7 +47,7 @@ class Engine(Protocol):
     def types(self) -> frozenset[TensorType]: ...
 
     def quantize(self, kind: TensorType, dtype: str, content: bytes) -> bytes:
-        """Whole blocks of numbers of `dtype` (F32, F16, BF16) as blocks of `kind`.
+        """Quantizes numbers of `dtype` (F32, F16, BF16) to blocks of `kind`. `content` must fill whole blocks.
 
         Raises CannotConvert where a NaN, an infinity or a number that is too large makes a block invalid.
         """
@@ -55,22 +55,22 @@ class Engine(Protocol):
 
 @cache
 def engines() -> tuple[Engine, ...]:
-    """Those of this machine, the fastest first. Blocking: a few milliseconds, once."""
+    """The engines of this machine, the fastest first. The first call blocks for a few milliseconds."""
     return tuple(engine for engine in _load() if engine.types)
 
 
 def engine_for(kind: TensorType) -> Engine | None:
-    """Who makes this type here; None for nobody."""
+    """The fastest engine that makes this type; None if there is none."""
     return next((engine for engine in engines() if kind in engine.types), None)
 
 
-def described() -> str:
-    """The engines by name, for a person."""
+def engine_names() -> str:
+    """The names of the engines, for logs and errors."""
     return ", ".join(engine.name for engine in engines()) or "none"
 
 
 def has_kernel() -> bool:
-    """Whether the types whose search is slow are made fast here."""
+    """Whether the C kernel is here: only with it are the types with a long search fast."""
     return _kernel() is not None
 
 
@@ -78,7 +78,7 @@ def _load() -> Iterator[Engine]:
     library = engine_ggml.load()
     for engine in (_kernel(), library, None if library else _numpy()):
         if engine is not None:
-            yield _Checked(engine)
+            yield _CheckedEngine(engine)
 
 
 def _kernel() -> Engine | None:
@@ -87,7 +87,7 @@ def _kernel() -> Engine | None:
     try:
         from proxy.gguf.engine_kernel import KernelEngine
     except ImportError as error:
-        log.warning("the kernel does not load, and is not used: %s", error)
+        log.warning("the kernel cannot be loaded and is not used: %s", error)
         return None
     return KernelEngine()
 
@@ -100,18 +100,18 @@ def _numpy() -> Engine | None:
     return NumpyEngine()
 
 
-class _Checked:
-    """An engine without the types of which it makes something else than llama-quantize."""
+class _CheckedEngine:
+    """An engine without the types for which its bits differ from llama-quantize's."""
 
     def __init__(self, engine: Engine) -> None:
         self.name = engine.name
         self.quantize = engine.quantize
-        self.types = frozenset(kind for kind in engine.types if _makes_known_block(engine, kind))
+        self.types = frozenset(kind for kind in engine.types if _makes_known_blocks(engine, kind))
         if wrong := engine.types - self.types:
             names = ", ".join(sorted(kind.name for kind in wrong))
-            log.warning("%s makes other numbers than llama-quantize of %s; it is not used for these", self.name, names)
+            log.warning("%s makes other bits than llama-quantize for %s; it is not used for these", self.name, names)
 
 
-def _makes_known_block(engine: Engine, kind: TensorType) -> bool:
-    made = engine.quantize(kind, "F32", _KNOWN_NUMBERS)
-    return hashlib.sha256(made).hexdigest().startswith(_KNOWN_BLOCKS[kind])
+def _makes_known_blocks(engine: Engine, kind: TensorType) -> bool:
+    blocks = engine.quantize(kind, "F32", _KNOWN_NUMBERS)
+    return hashlib.sha256(blocks).hexdigest().startswith(_KNOWN_DIGESTS[kind])

@@ -1,4 +1,4 @@
-"""ggml's own quantizer, out of the shared library that the package libggml-python brings, called by ctypes."""
+"""ggml's own quantizer, called by ctypes from the shared library in the package libggml-python."""
 
 import ctypes
 import importlib.metadata
@@ -25,20 +25,20 @@ TYPES = frozenset(
     | {TensorType.MXFP4}
 )
 _ABORT_ON_BAD_NUMBERS = (TensorType.IQ3_S,)
-"""ggml ends the whole process where it meets a NaN or an infinity (ggml 0.20.2, measured)."""
+"""For these types ggml aborts the whole process on a NaN or an infinity (ggml 0.20.2, measured)."""
 
 
 _Numbers: TypeAlias = "ctypes.Array[ctypes.c_char] | bytes"
 
 _NOT_FINITE = {
-    TensorType.F16: frozenset(byte for byte in range(256) if byte & 0x7C == 0x7C),  # noqa: PLR2004 - its exponent
+    TensorType.F16: frozenset(byte for byte in range(256) if byte & 0x7C == 0x7C),  # noqa: PLR2004 - the exponent
     TensorType.BF16: frozenset((0x7F, 0xFF)),
 }
-"""The upper bytes of infinities and NaNs; with BF16 also those of the largest numbers."""
+"""Upper bytes of infinities and NaNs. In BF16 the largest finite numbers have the same upper bytes."""
 
 
 class GgmlEngine:
-    """Quantizes as llama-quantize of this platform does. ctypes releases Python's lock during each call."""
+    """Makes the same bits as llama-quantize on this platform. ctypes releases the GIL during each call."""
 
     types = TYPES
 
@@ -56,10 +56,7 @@ class GgmlEngine:
         self._validate.argtypes, self._validate.restype = (ctypes.c_int, pointer, ctypes.c_size_t), ctypes.c_bool
 
     def quantize(self, kind: TensorType, dtype: str, content: bytes) -> bytes:
-        """Whole blocks of numbers of `dtype` as blocks of `kind`.
-
-        Raises CannotConvert where a NaN, an infinity or a number that is too large makes a block invalid.
-        """
+        """Quantizes as `Engine.quantize` describes."""
         count = len(content) // WIDTHS[dtype]
         numbers: _Numbers = content
         if dtype != "F32":
@@ -68,45 +65,45 @@ class GgmlEngine:
         if kind is TensorType.F32:
             return bytes(numbers)
         if kind in self._narrow:
-            return self._narrowed(kind, numbers, count)
+            return self._to_halves(kind, numbers, count)
         if kind in _ABORT_ON_BAD_NUMBERS:
             self._check_finite(kind, numbers, count)
-        in_block, taken = BLOCKS[kind]
-        made = ctypes.create_string_buffer(count // in_block * taken)
-        self._chunk(kind, numbers, made, 0, 1, count, None)
-        return self._check(kind, made)
+        block_numbers, block_bytes = BLOCKS[kind]
+        blocks = ctypes.create_string_buffer(count // block_numbers * block_bytes)
+        self._chunk(kind, numbers, blocks, 0, 1, count, None)
+        return self._validated(kind, blocks)
 
     def _check_finite(self, kind: TensorType, numbers: _Numbers, count: int) -> None:
-        """Beyond F16's range is far beyond all weights, and what ggml calculates with them could overflow."""
+        """Refuses all numbers beyond F16's range: no real weight is so large, and ggml's search could overflow."""
         if not _NOT_FINITE[TensorType.F16].isdisjoint(self._cast(TensorType.F16, numbers, count)[1::2]):
             raise CannotConvert(f"it holds a NaN, an infinity or a number too large for {kind.name}")
 
-    def _narrowed(self, kind: TensorType, numbers: _Numbers, count: int) -> bytes:
-        """A NaN and an infinity stay what they are; a number that becomes an infinity is refused."""
-        made = self._cast(kind, numbers, count)
-        if not _NOT_FINITE[kind].isdisjoint(made[1::2]):
+    def _to_halves(self, kind: TensorType, numbers: _Numbers, count: int) -> bytes:
+        """Casts to F16 or BF16. Keeps NaNs and infinities, but refuses a finite number that becomes an infinity."""
+        halves = self._cast(kind, numbers, count)
+        if not _NOT_FINITE[kind].isdisjoint(halves[1::2]):
             wide = ctypes.create_string_buffer(4 * count)
-            self._widen[kind.name](made, wide, count)
+            self._widen[kind.name](halves, wide, count)
             pairs = zip(array("f", bytes(numbers)), array("f", bytes(wide)), strict=True)
             if any(math.isfinite(number) and math.isinf(result) for number, result in pairs):
                 raise CannotConvert(f"it holds a number beyond what {kind.name} can hold")
-        return made.raw
+        return halves.raw
 
     def _cast(self, kind: TensorType, numbers: _Numbers, count: int) -> "ctypes.Array[ctypes.c_char]":
-        made = ctypes.create_string_buffer(2 * count)
-        self._narrow[kind](numbers, made, count)
-        return made
+        halves = ctypes.create_string_buffer(2 * count)
+        self._narrow[kind](numbers, halves, count)
+        return halves
 
-    def _check(self, kind: TensorType, made: "ctypes.Array[ctypes.c_char]") -> bytes:
-        if not self._validate(kind, made, len(made)):
+    def _validated(self, kind: TensorType, blocks: "ctypes.Array[ctypes.c_char]") -> bytes:
+        if not self._validate(kind, blocks, len(blocks)):
             raise CannotConvert(f"it holds a NaN, an infinity or a number too large for {kind.name}")
-        return made.raw
+        return blocks.raw
 
 
 def load() -> GgmlEngine | None:
-    """None where the package is not installed, or its library does not load on this machine."""
+    """None if the package is not installed, or its library cannot be loaded on this machine."""
     for path in _libraries():
-        # Without it an abort of ggml starts a debugger.
+        # Without this variable an abort in ggml starts a debugger.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         try:
             return GgmlEngine(ctypes.CDLL(str(path)), importlib.metadata.version(PACKAGE))
@@ -116,6 +113,6 @@ def load() -> GgmlEngine | None:
 
 
 def _libraries() -> Iterator[Path]:
-    found = importlib.util.find_spec(_MODULE)
-    for folder in (found.submodule_search_locations or []) if found else []:
+    spec = importlib.util.find_spec(_MODULE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
         yield from (path for file in _FILES if (path := Path(folder) / file).is_file())

@@ -1,4 +1,4 @@
-"""The project's own kernel, `kernel/`, which is there where a compiler or a wheel has brought it."""
+"""The project's own C kernel, `kernel/`. It is optional: a wheel has it, or a compiler builds it at installation."""
 
 from collections.abc import Mapping
 
@@ -15,23 +15,20 @@ _SCALES: Mapping[TensorType, tuple[int, ...]] = {
     TensorType.IQ4_NL: (1,),
     TensorType.IQ4_XS: (1,),
 }
-"""Where in a block the upper byte of each F16 scale lies (ggml-common.h)."""
+"""The offsets in a block of the upper byte of each F16 scale (ggml-common.h)."""
 _NOT_FINITE = frozenset(byte for byte in range(256) if byte & 0x7C == 0x7C)  # noqa: PLR2004 - F16's exponent
 
 
 class KernelEngine:
-    """Makes, several times as fast, the bits that ggml makes on x86-64: it searches many sub-blocks side by side."""
+    """Makes the same bits as ggml on x86-64, several times as fast: it searches many sub-blocks in parallel."""
 
     name = f"the kernel of ollama-hf-proxy ({_kernel.width()})"
     types = frozenset(map(TensorType, _kernel.types()))
 
     def quantize(self, kind: TensorType, dtype: str, content: bytes) -> bytes:
-        """Whole blocks of numbers of `dtype` as blocks of `kind`.
-
-        Raises CannotConvert for a scale that is no number, as `ggml_validate_row_data` does.
-        """
-        made = _kernel.quantize(kind, dtype, content)
+        """Quantizes as `Engine.quantize` describes. Refuses the scales that `ggml_validate_row_data` refuses."""
+        blocks = _kernel.quantize(kind, dtype, content)
         size = BLOCKS[kind][1]
-        if not all(_NOT_FINITE.isdisjoint(made[place::size]) for place in _SCALES[kind]):
+        if not all(_NOT_FINITE.isdisjoint(blocks[offset::size]) for offset in _SCALES[kind]):
             raise CannotConvert(f"it holds a NaN, an infinity or a number too large for {kind.name}")
-        return made
+        return blocks

@@ -1,4 +1,4 @@
-"""Casts and Q8_0 by numpy, number for number as ggml makes them: for machines that ggml's library is not there for."""
+"""Casts and Q8_0 by numpy, with the same bits as ggml: for machines without ggml's library."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from proxy.gguf.transforms import WIDTHS
 Array = NDArray[Any]
 
 _SLICE = 1 << 17
-"""Bytes at a time: what is calculated on the way takes several times their memory."""
+"""Bytes to convert at a time: the intermediate results take several times their memory."""
 
 _Q8_0 = np.dtype([("scale", "<f2"), ("numbers", "i1", 32)])
 _BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
@@ -22,13 +22,13 @@ _MAGNITUDE = {"F32": 0x7FFFFFFF, "F16": 0x7FFF, "BF16": 0x7FFF}
 
 
 class NumpyEngine:
-    """Makes few types, and holds Python's lock for much of its time."""
+    """Makes few types, and holds the GIL most of the time."""
 
     name = f"numpy {np.__version__}"
     types = frozenset({TensorType.F32, TensorType.F16, TensorType.BF16, TensorType.Q8_0})
 
     def quantize(self, kind: TensorType, dtype: str, content: bytes) -> bytes:
-        """Whole blocks of numbers of `dtype` as blocks of `kind`. Raises CannotConvert for what `kind` cannot hold."""
+        """Quantizes as `Engine.quantize` describes."""
         change = {
             TensorType.F32: _to_f32,
             TensorType.BF16: _to_bf16,
@@ -40,13 +40,13 @@ class NumpyEngine:
 
 def _by_slices(dtype: str, change: Callable[[str, Array], Array], content: bytes) -> bytes:
     numbers = np.frombuffer(content, f"<u{WIDTHS[dtype]}")
-    each = _SLICE // WIDTHS[dtype]
+    step = _SLICE // WIDTHS[dtype]
     with np.errstate(all="ignore"):
-        return b"".join(change(dtype, numbers[at : at + each]).tobytes() for at in range(0, len(numbers), each))
+        return b"".join(change(dtype, numbers[i : i + step]).tobytes() for i in range(0, len(numbers), step))
 
 
 def _floats(dtype: str, bits: Array) -> Array:
-    """As F32, which may share their memory."""
+    """The numbers as F32; an array of F32 is not copied."""
     if dtype == "F32":
         return bits.view("<f4")
     return bits.view("<f2").astype("<f4") if dtype == "F16" else (bits.astype("<u4") << 16).view("<f4")
@@ -57,7 +57,7 @@ def _to_f32(dtype: str, bits: Array) -> Array:
 
 
 def _to_bf16(dtype: str, bits: Array) -> Array:
-    """To the nearest, of two the even; a NaN keeps its upper half and becomes quiet."""
+    """Rounds to the nearest, ties to even. A NaN keeps its upper half and becomes quiet."""
     floats = _floats(dtype, bits)
     wide = floats.view("<u4")
     upper = wide >> 16
@@ -68,30 +68,31 @@ def _to_bf16(dtype: str, bits: Array) -> Array:
 
 
 def _to_f16(dtype: str, bits: Array) -> Array:
-    """To the nearest, of two the even; all NaN are one."""
+    """Rounds to the nearest, ties to even. Every NaN becomes the same one, with its sign."""
     floats = _floats(dtype, bits)
     halves = _halves(floats).view("<u2")
-    odd = np.isnan(floats)
-    halves[odd] = halves[odd] & 0x8000 | 0x7E00
+    is_nan = np.isnan(floats)
+    halves[is_nan] = halves[is_nan] & 0x8000 | 0x7E00
     return halves
 
 
 def _halves(floats: Array) -> Array:
-    """Raises CannotConvert for what would become infinite."""
+    """Casts to F16. Raises CannotConvert for a finite number that becomes an infinity."""
     halves: Array = floats.astype("<f2")
     if not np.array_equal(np.isinf(halves), np.isinf(floats)):
-        raise CannotConvert(f"a number, {np.abs(floats[np.isfinite(floats)]).max():g}, is beyond what F16 can hold")
+        largest = np.abs(floats[np.isfinite(floats)]).max()
+        raise CannotConvert(f"it holds a number, {largest:g}, beyond what F16 can hold")
     return halves
 
 
 def _to_q8_0(dtype: str, bits: Array) -> Array:
-    """Steps of a scale that makes the largest of 32 into 127; halves are rounded away from zero.
+    """Divides each 32 numbers by a scale that turns the largest into 127. Rounds halves away from zero.
 
-    Where a scale's reciprocal is not finite, C leaves open what the numbers become: here 0, as x86 makes them.
+    Where the reciprocal of a scale is not finite, C does not define the result. Here it is 0, as on x86.
     """
     scale = _floats(dtype, (bits & _MAGNITUDE[dtype]).reshape(-1, 32).max(axis=1)) / np.float32(127)
     if not np.isfinite(scale).all():
-        raise CannotConvert("it holds a NaN or an infinity, which makes no block of Q8_0")
+        raise CannotConvert("it holds a NaN or an infinity, which Q8_0 cannot hold")
     factor = 1 / scale
     floats = _floats(dtype, bits).reshape(-1, 32) * factor[:, None]
     floats[~np.isfinite(scale * factor)] = 0

@@ -1,4 +1,4 @@
-"""A GGUF's header: metadata and where each tensor lies, read from the file's first bytes and written again. Pure."""
+"""Reads and writes the header of a GGUF: its metadata and tensor infos, from the first bytes of the file. Pure."""
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,13 +10,14 @@ from proxy.gguf.tensors import DEFAULT_ALIGNMENT, GgufError, TensorInfo, padding
 
 MAGIC = b"GGUF"
 VERSION = 3
-READABLE_VERSIONS = (2, 3)  # they differ in nothing but version 3's big-endian files
+READABLE_VERSIONS = (2, 3)  # version 3 only adds big-endian files
 ALIGNMENT = "general.alignment"
 ARCHITECTURE = "general.architecture"
 MOST_ALIGNMENT = 1 << 16
 MOST_DIMENSIONS = 4
-# What real headers stay far below: 260,000 tokens with their merges take about 15 MB, the largest models have
-# fewer than 5,000 tensors. A hostile file can claim anything, and small entries take 20 times their size in memory.
+# Limits against hostile files, which can claim any size, and whose small entries take 20 times their size in memory.
+# Real headers stay far below: 260,000 tokens with their merges take about 15 MB, and the largest models have fewer
+# than 5,000 tensors.
 MOST_BYTES = 128 << 20
 MOST_ENTRIES = 1 << 16
 FIRST_BYTES = 64 << 10
@@ -30,9 +31,9 @@ _T = TypeVar("_T", int, float, bool, str, list[Any])
 
 
 class Incomplete(Exception):
-    """The header is longer than the bytes at hand: try again with the file's first `at_least` bytes.
+    """The header is longer than the given bytes: read the file's first `at_least` bytes and try again.
 
-    Where the header ends is not known before it is read, so `at_least` grows in large steps.
+    The length of a header is not known before it is read, so `at_least` grows in large steps.
     """
 
     def __init__(self, at_least: int) -> None:
@@ -76,14 +77,14 @@ _WIDTHS = {kind: struct.calcsize(f"<{code}") for kind, code in _CODES.items()}
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One metadata value as the exact bytes that follow its kind in the file."""
+    """One metadata value: the exact bytes that follow its type in the file."""
 
     kind: ValueType
     raw: bytes
 
     @property
     def value(self) -> int | float | bool | str | list[Any]:
-        """Decoded anew each time. What is not UTF-8 in a string is replaced: `raw` has it as it was."""
+        """Decodes at each call. Replaces invalid UTF-8 in strings; `raw` keeps the original bytes."""
         if self.kind is ValueType.STRING:
             return self.raw[8:].decode(errors="replace")
         if self.kind is ValueType.ARRAY:
@@ -93,9 +94,9 @@ class Field:
 
     @property
     def length(self) -> int:
-        """How many values an array has. Raises GgufError for what is none."""
+        """The length of an array. Raises GgufError for other values."""
         if self.kind is not ValueType.ARRAY:
-            raise GgufError(f"{shown(self.value)} is no array")
+            raise GgufError(f"{shown(self.value)} is not an array")
         return int(_U64.unpack_from(self.raw, 4)[0])
 
     def _items(self) -> list[Any]:
@@ -114,7 +115,7 @@ class Field:
     def of(cls, kind: ValueType, value: float | bool | str) -> "Field":
         if isinstance(value, str):
             if kind is not ValueType.STRING:
-                raise GgufError(f"{shown(value)} is no {kind.name.lower()}")
+                raise GgufError(f"{shown(value)} cannot be a {kind.name.lower()}")
             return cls(kind, _string(value))
         return cls(kind, _numbers(kind, [value]))
 
@@ -177,7 +178,7 @@ def _string(value: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """`data_start` counts from the file's start. Both parts keep the file's order."""
+    """`data_start` counts from the start of the file. Metadata and tensors keep the file's order."""
 
     metadata: dict[str, Field]
     tensors: tuple[TensorInfo, ...]
@@ -195,11 +196,11 @@ class GgufHeader:
 
     @property
     def data_size(self) -> int:
-        """From where the data starts to the last tensor's last byte."""
+        """Bytes from the start of the data to the end of the last tensor."""
         return max((tensor.offset + tensor.size for tensor in self.tensors), default=0)
 
     def get(self, key: str, expected: type[_T]) -> _T | None:
-        """None where there is no such key. Raises GgufError where its value is something else."""
+        """None if the key is missing. Raises GgufError if the value has another type."""
         field = self.metadata.get(key)
         if field is None:
             return None
@@ -210,7 +211,7 @@ class GgufHeader:
 
 
 def write_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> bytes:
-    """All that stands before the data, in the order given."""
+    """The bytes before the data. Metadata and tensors are written in the given order."""
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise GgufError("two tensors have the same name")
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(metadata))]
@@ -225,9 +226,9 @@ def write_header(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -
 
 
 def read_header(content: bytes, *, size: int | None = None) -> GgufHeader:
-    """The header that a file begins with. `size` is the whole file's; without it less can be checked.
+    """The header at the start of `content`. `size` is the size of the whole file; without it some checks are left out.
 
-    Raises Incomplete where `content` ends too soon, GgufError where no more bytes would help.
+    Raises Incomplete if `content` ends too early, GgufError if the header is invalid.
     """
     cursor = _Cursor(content, size)
     version = _read_version(cursor)
@@ -255,7 +256,7 @@ def read_header(content: bytes, *, size: int | None = None) -> GgufHeader:
 def _read_version(cursor: "_Cursor") -> int:
     magic = cursor.take(len(MAGIC))
     if magic not in (MAGIC, MAGIC[::-1]):
-        raise GgufError(f"a GGUF begins with {MAGIC!r}, this file with {magic!r}")
+        raise GgufError(f"a GGUF begins with {MAGIC!r}, but this file begins with {magic!r}")
     version = cursor.u32()
     if magic != MAGIC or version & 0xFFFF == 0:
         raise GgufError("big-endian GGUFs cannot be read")
@@ -272,7 +273,7 @@ def _alignment(metadata: Mapping[str, Field]) -> int:
     if field.kind is not ValueType.UINT32 or not isinstance(value, int):
         raise GgufError(f"{ALIGNMENT} is of the kind {field.kind.name.lower()} instead of uint32")
     if not 0 < value <= MOST_ALIGNMENT or value & (value - 1):
-        raise GgufError(f"{ALIGNMENT} is {value}, no power of two up to {MOST_ALIGNMENT}")
+        raise GgufError(f"{ALIGNMENT} is {value}, not a power of two up to {MOST_ALIGNMENT}")
     return value
 
 
@@ -287,12 +288,12 @@ def _check_tensors(tensors: Sequence[TensorInfo], alignment: int) -> None:
     end = 0
     for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
         if tensor.size and tensor.offset < end:
-            raise GgufError(f"the tensor {shown(tensor.name)} lies upon another")
+            raise GgufError(f"the tensor {shown(tensor.name)} overlaps another tensor")
         end = max(end, tensor.offset + tensor.size)
 
 
 class _Cursor:
-    """Goes through a header's bytes."""
+    """Reads a header's bytes in order."""
 
     def __init__(self, content: bytes, size: int | None) -> None:
         self._content = content
@@ -300,19 +301,19 @@ class _Cursor:
         self.position = 0
 
     def need(self, stop: int, estimate: int = 0) -> None:
-        """Go on only where the file's bytes up to `stop` are there."""
-        have = len(self._content)
-        if stop <= have:
+        """Raises Incomplete, or GgufError, unless `content` has the bytes up to `stop`."""
+        available = len(self._content)
+        if stop <= available:
             return
         if self._size is not None and stop > self._size:
             raise GgufError(f"the file ends after {self._size} bytes, inside its header")
         if stop > MOST_BYTES:
             raise GgufError(f"the header claims to be longer than {MOST_BYTES} bytes")
-        wanted = max(stop, estimate, 2 * have, FIRST_BYTES)
-        raise Incomplete(min(wanted, MOST_BYTES, wanted if self._size is None else self._size))
+        at_least = max(stop, estimate, 2 * available, FIRST_BYTES)
+        raise Incomplete(min(at_least, MOST_BYTES, at_least if self._size is None else self._size))
 
     def check_claim(self, what: str, count: int, least: int) -> None:
-        """Refuse a count before it is believed."""
+        """Raises GgufError for a count that no file, or not this file, can have."""
         if count > MOST_ENTRIES or (self._size is not None and count * least > self._size - self.position):
             raise GgufError(f"the file claims {count} {what}, more than it can hold")
 
@@ -374,7 +375,7 @@ class _Cursor:
             self.take(count * _WIDTHS[kind])
 
     def _skip_strings(self, count: int) -> None:
-        """Vocabularies have hundreds of thousands: they are decoded when somebody asks for them."""
+        """Only finds their end: a vocabulary has hundreds of thousands. `Field.value` decodes them on demand."""
         content, length_at = self._content, _U64.unpack_from
         start = position = self.position
         skipped = 0

@@ -1,8 +1,8 @@
-"""What llama.cpp's loader wants of a GGUF: numbers that fit each other, and tensors that fit the numbers. Pure.
+"""Checks that llama.cpp's loader accepts a GGUF: consistent hyperparameters, and tensors that fit them. Pure.
 
-A config.json that does not fit its weights would make a file that `/api/create` takes with `success` and that then
-cannot be loaded. The names of the sizes, and who wants what, are those of `load_hparams` (src/llama-model.cpp at
-b10488) and of each architecture's `load_arch_tensors` (src/models).
+Without these checks, a config.json that does not fit its weights would make a file that `/api/create` accepts with
+`success`, but that cannot be loaded. The checks and the names of the sizes are those of `load_hparams`
+(src/llama-model.cpp at b10488) and of each architecture's `load_arch_tensors` (src/models).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +54,7 @@ _SHAPES: Mapping[str, str] = {
     "shortconv.in_proj": "n_embd 3n_embd_conv",
     "shortconv.out_proj": "n_embd_conv n_embd",
 }
-"""By a tensor's name without the block's number and the end, the row's length first. A bias has the sizes behind it."""
+"""The shape for each stem of a tensor's name, the row's length first. A bias has the same shape without that length."""
 
 _FUSED_MLP = {"ffn_up": "n_embd 2n_ff"}
 _NORMS_OF_ALL_HEADS = {"attn_q_norm": "n_q", "attn_k_norm": "n_k"}
@@ -80,7 +80,7 @@ _MAMBA_2 = {
     "ssm_norm": "d_inner/n_group n_group",
     "ssm_out": "d_inner n_embd",
 }
-_INPUTS_OF_LAYERS = {
+_PER_LAYER_INPUTS = {
     "per_layer_token_embd": "n_layer*n_embd_pl n_vocab",
     "per_layer_model_proj": "n_embd n_layer*n_embd_pl",
     "per_layer_proj_norm": "n_embd_pl",
@@ -101,7 +101,7 @@ _DELTA_NET = {
     "ssm_norm": "d_state",
     "ssm_out": "dt_rank*d_state n_embd",
 }
-_OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
+_ARCHITECTURE_SHAPES: Mapping[str, Mapping[str, str]] = {
     "chatglm": _FUSED_MLP,
     "command-r": _NORMS_OF_EACH_HEAD,
     "deepseek2": {
@@ -117,7 +117,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     },
     "falcon-h1": _MAMBA_2,
     "gemma3n": {
-        **_INPUTS_OF_LAYERS,
+        **_PER_LAYER_INPUTS,
         "altup_proj": "n_embd n_embd 3",
         "altup_unembd_proj": "n_embd n_embd 3",
         "altup_correct_coef": "4 4",
@@ -130,7 +130,7 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
         "laurel_post_norm": "n_embd",
     },
     "gemma4": {
-        **_INPUTS_OF_LAYERS,
+        **_PER_LAYER_INPUTS,
         "layer_output_scale": "1",
         "pre_ffw_norm_2": "n_embd",
         "post_ffw_norm_1": "n_embd",
@@ -168,43 +168,24 @@ _OF_ARCHITECTURE: Mapping[str, Mapping[str, str]] = {
     "stablelm": _NORMS_OF_EACH_HEAD,
 }
 
-_HEADS_MAKE_THE_EMBEDDING = frozenset(
+_HEADS_FILL_THE_EMBEDDING = frozenset(
     (
-        *("bailingmoe2", "bloom", "cohere2", "command-r", "deepseek", "exaone4", "falcon", "gptneox", "internlm2"),
-        *(
-            "chatglm",
-            "bert",
-            "eurobert",
-            "jamba",
-            "jina-bert-v2",
-            "lfm2",
-            "lfm2moe",
-            "modern-bert",
-            "nemotron",
-            "nomic-bert",
-            "nomic-bert-moe",
-            "olmo",
-            "olmo2",
-            "olmoe",
-            "phi2",
-            "phi3",
-            "qwen2",
-            "qwen2moe",
-            "stablelm",
-            "starcoder2",
-        ),
+        *("bailingmoe2", "bert", "bloom", "chatglm", "cohere2", "command-r", "deepseek", "eurobert", "exaone4"),
+        *("falcon", "gptneox", "internlm2", "jamba", "jina-bert-v2", "lfm2", "lfm2moe", "modern-bert", "nemotron"),
+        *("nomic-bert", "nomic-bert-moe", "olmo", "olmo2", "olmoe", "phi2", "phi3", "qwen2", "qwen2moe", "stablelm"),
+        "starcoder2",
     )
 )
-"""Architectures in which all heads together have to be as wide as the embedding."""
+"""Architectures in which all heads together must be as wide as the embedding."""
 
-_EXPERTS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
+_EXPERT_STEMS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
 _MIXED_LAYERS = frozenset({"gemma4", "jamba", "nemotron_h_moe", "nomic-bert-moe"})
-"""Where the tensors say which layers have experts."""
+"""Architectures in which the loader finds out from the tensors which layers have experts."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What the loader calculates from the metadata."""
+    """The sizes that the loader calculates from the metadata, under the loader's names."""
 
     architecture: str
     metadata: Mapping[str, Field]
@@ -217,40 +198,44 @@ class _Sizes:
         value = default if field is None else field.value
         return int(value[block or 0] if isinstance(value, list) else value)
 
-    @property
-    def token_types(self) -> int:
-        field = self.metadata.get("tokenizer.ggml.token_type_count")
-        return field.value if field is not None and isinstance(field.value, int) else 0
-
     def of(self, block: int | None) -> Mapping[str, int]:
-        """By their names in the loader; None for what is of no block."""
-        read = self.read
-        n_embd, n_head, n_ff = (
-            read("embedding_length"),
-            read("attention.head_count", 0, block),
-            read("feed_forward_length", 0, block),
-        )
-        n_head_kv = read("attention.head_count_kv", n_head, block)
-        # Layers that see a window only may have heads of their own.
-        window = "_swa" if block is not None and read("attention.sliding_window_pattern", 0, block) else ""
-        n_embd_head = read("attention.key_length", n_embd // n_head if n_head else 0)
-        n_embd_head = read(f"attention.key_length{window}", n_embd_head)
-        n_q = n_embd_head * n_head
-        n_v = read(f"attention.value_length{window}", read("attention.value_length", n_embd_head)) * n_head_kv
-        n_k = n_embd_head * n_head_kv
-        n_rot = read(f"rope.dimension_count{window}", read("rope.dimension_count", n_embd_head))
-        n_ff_exp = read("expert_feed_forward_length", n_ff)
-        n_embd_head_mla, n_embd_head_v_mla = read("attention.key_length_mla"), read("attention.value_length_mla")
-        kv_lora_rank = read("attention.kv_lora_rank")
-        d_inner, d_state, dt_rank = read("ssm.inner_size"), read("ssm.state_size"), read("ssm.time_step_rank")
-        n_group, n_embd_pl = read("ssm.group_count", 1), read("embedding_length_per_layer_input")
-        d_mixed = d_inner + 2 * n_group * d_state
-        n_embd_conv = 0 if n_head_kv else n_embd
+        """The sizes in a block, or outside of the blocks for None."""
+        attention = self._attention(block)
+        return {
+            **self._embedding(),
+            **attention,
+            **self._latent_attention(attention["n_head"], attention["n_rot"]),
+            **self._feed_forward(block),
+            **self._state_space(),
+            **self._short_convolution(attention["n_head_kv"]),
+        }
+
+    def _embedding(self) -> dict[str, int]:
+        n_embd, n_embd_pl = self.read("embedding_length"), self.read("embedding_length_per_layer_input")
+        types = self.metadata.get("tokenizer.ggml.token_type_count")
         return {
             "n_embd": n_embd,
             "n_vocab": self.metadata["tokenizer.ggml.tokens"].length,
-            "n_ctx": read("context_length"),
-            "n_types": self.token_types,
+            "n_ctx": self.read("context_length"),
+            "n_types": types.value if types is not None and isinstance(types.value, int) else 0,
+            "n_embd_pl": n_embd_pl,
+            "n_layer*n_embd_pl": self.read("block_count") * n_embd_pl,
+            "n_latent": self.read("moe_latent_size", n_embd),
+            "n_dense": self.read("dense_2_feat_out"),
+        }
+
+    def _attention(self, block: int | None) -> dict[str, int]:
+        read = self.read
+        n_head = read("attention.head_count", 0, block)
+        n_head_kv = read("attention.head_count_kv", n_head, block)
+        # Layers with a sliding window may have heads of another size.
+        window = "_swa" if block is not None and read("attention.sliding_window_pattern", 0, block) else ""
+        n_embd_head = read("attention.key_length", read("embedding_length") // n_head if n_head else 0)
+        n_embd_head = read(f"attention.key_length{window}", n_embd_head)
+        value_length = read(f"attention.value_length{window}", read("attention.value_length", n_embd_head))
+        n_rot = read(f"rope.dimension_count{window}", read("rope.dimension_count", n_embd_head))
+        n_q, n_k, n_v = n_embd_head * n_head, n_embd_head * n_head_kv, value_length * n_head_kv
+        return {
             "n_head": n_head,
             "n_head_kv": n_head_kv,
             "n_embd_head": n_embd_head,
@@ -261,23 +246,41 @@ class _Sizes:
             "n_qkv": n_q + n_k + n_v,
             "n_rot": n_rot,
             "n_rot/2": n_rot // 2,
-            "n_ff": n_ff,
-            "2n_ff": 2 * n_ff,
-            "2n_ff_exp": 2 * n_ff_exp,
-            "n_embd_pl": n_embd_pl,
-            "n_layer*n_embd_pl": read("block_count") * n_embd_pl,
-            "n_expert": read("expert_count"),
-            "n_ff_exp": n_ff_exp,
-            "n_latent": read("moe_latent_size", n_embd),
-            "n_ff_shexp": read("expert_shared_feed_forward_length", n_ff_exp * read("expert_shared_count")),
-            "q_lora_rank": read("attention.q_lora_rank"),
+        }
+
+    def _latent_attention(self, n_head: int, n_rot: int) -> dict[str, int]:
+        """Sizes of DeepSeek's multi-head latent attention (MLA)."""
+        key_length, value_length = self.read("attention.key_length_mla"), self.read("attention.value_length_mla")
+        kv_lora_rank = self.read("attention.kv_lora_rank")
+        return {
+            "q_lora_rank": self.read("attention.q_lora_rank"),
             "kv_lora_rank": kv_lora_rank,
             "kv_lora_rank+n_rot": kv_lora_rank + n_rot,
-            "n_embd_head_mla-n_rot": n_embd_head_mla - n_rot,
-            "n_embd_head_v_mla": n_embd_head_v_mla,
-            "n_q_mla": n_head * n_embd_head_mla,
-            "n_o_mla": n_head * n_embd_head_v_mla,
-            "d_conv": read("ssm.conv_kernel"),
+            "n_embd_head_mla-n_rot": key_length - n_rot,
+            "n_embd_head_v_mla": value_length,
+            "n_q_mla": n_head * key_length,
+            "n_o_mla": n_head * value_length,
+        }
+
+    def _feed_forward(self, block: int | None) -> dict[str, int]:
+        n_ff = self.read("feed_forward_length", 0, block)
+        n_ff_exp = self.read("expert_feed_forward_length", n_ff)
+        shared = n_ff_exp * self.read("expert_shared_count")
+        return {
+            "n_ff": n_ff,
+            "2n_ff": 2 * n_ff,
+            "n_ff_exp": n_ff_exp,
+            "2n_ff_exp": 2 * n_ff_exp,
+            "n_ff_shexp": self.read("expert_shared_feed_forward_length", shared),
+            "n_expert": self.read("expert_count"),
+        }
+
+    def _state_space(self) -> dict[str, int]:
+        d_inner, d_state = self.read("ssm.inner_size"), self.read("ssm.state_size")
+        dt_rank, n_group = self.read("ssm.time_step_rank"), self.read("ssm.group_count", 1)
+        d_mixed = d_inner + 2 * n_group * d_state
+        return {
+            "d_conv": self.read("ssm.conv_kernel"),
             "d_inner": d_inner,
             "2d_inner": 2 * d_inner,
             "d_state": d_state,
@@ -289,8 +292,12 @@ class _Sizes:
             "d_inner/n_group": d_inner // n_group if n_group else 0,
             "d_mixed": d_mixed,
             "d_in_proj": d_inner + d_mixed + dt_rank,
-            "n_dense": read("dense_2_feat_out"),
-            "l_cache": read("shortconv.l_cache"),
+        }
+
+    def _short_convolution(self, n_head_kv: int) -> dict[str, int]:
+        n_embd_conv = 0 if n_head_kv else self.read("embedding_length")
+        return {
+            "l_cache": self.read("shortconv.l_cache"),
             "n_embd_conv": n_embd_conv,
             "3n_embd_conv": 3 * n_embd_conv,
         }
@@ -299,46 +306,63 @@ class _Sizes:
 def check_loadable(
     architecture: str, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], shapes: Mapping[str, str]
 ) -> None:
-    """Raises CannotConvert for the first number or tensor that the loader would not take.
+    """Raises CannotConvert for the first hyperparameter or tensor that the loader would refuse.
 
-    `shapes` are those that the architecture alone does not say.
+    `shapes` are the family's own: the shapes that the architecture alone does not determine.
     """
     sizes = _Sizes(architecture, metadata)
-    _check_numbers(architecture, sizes)
+    _check_hyperparameters(sizes)
     if architecture not in _MIXED_LAYERS:
         _check_experts(sizes, tensors)
-    if every := sizes.read("full_attention_interval"):
-        _check_recurrent(sizes.read("block_count"), every, tensors)
-    shapes = {**_SHAPES, **_OF_ARCHITECTURE.get(architecture, {}), **shapes}
-    of_block: dict[int | None, Mapping[str, int]] = {}
+    if interval := sizes.read("full_attention_interval"):
+        _check_recurrent(sizes.read("block_count"), interval, tensors)
+    _check_shapes(sizes, tensors, {**_SHAPES, **_ARCHITECTURE_SHAPES.get(architecture, {}), **shapes})
+
+
+def _check_shapes(sizes: _Sizes, tensors: Iterable[TensorInfo], shapes: Mapping[str, str]) -> None:
+    block_sizes: dict[int | None, Mapping[str, int]] = {}
     for tensor in tensors:
-        named = TensorName.of(tensor.name)
-        if named.block not in of_block:
-            of_block[named.block] = sizes.of(named.block)
-        shape = shapes.get(named.rest) or shapes[named.stem]
-        wanted = tuple(int(name) if name.isdecimal() else of_block[named.block][name] for name in shape.split())
-        wanted = wanted[1:] or wanted if named.end == "bias" else wanted
-        if _short(tensor.shape) != _short(wanted):
+        name = TensorName.of(tensor.name)
+        if name.block not in block_sizes:
+            block_sizes[name.block] = sizes.of(name.block)
+        size_names = shapes.get(name.rest) or shapes.get(name.stem)
+        if size_names is None:
+            raise CannotConvert(f"the shape that llama.cpp expects for {tensor.name} is unknown")
+        expected = _evaluated(size_names, block_sizes[name.block])
+        if name.end == "bias":
+            expected = expected[1:] or expected
+        if _without_trailing_ones(tensor.shape) != _without_trailing_ones(expected):
             raise CannotConvert(
-                f"{tensor.name} is to have the shape {list(wanted)} by config.json, and has {list(tensor.shape)}"
+                f"{tensor.name} is to have the shape {list(expected)} by config.json, and has {list(tensor.shape)}"
             )
 
 
-def _check_numbers(architecture: str, sizes: _Sizes) -> None:
+def _evaluated(size_names: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(int(name) if name.isdecimal() else sizes[name] for name in size_names.split())
+
+
+def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape as ggml sees it: trailing dimensions of length 1 do not count."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _check_hyperparameters(sizes: _Sizes) -> None:
     if not any(sizes.has(f"attention.layer_norm_{name}") for name in ("epsilon", "rms_epsilon")):
         raise CannotConvert("config.json has no epsilon for the norms")
-    first = sizes.of(None)
-    if architecture in _HEADS_MAKE_THE_EMBEDDING and first["n_q"] != first["n_embd"]:
+    outer = sizes.of(None)
+    if sizes.architecture in _HEADS_FILL_THE_EMBEDDING and outer["n_q"] != outer["n_embd"]:
         raise CannotConvert(
-            f"config.json has heads that are {first['n_q']} wide together, and an embedding of {first['n_embd']}; "
-            "llama.cpp takes both to be alike for this architecture"
+            f"config.json has heads that are {outer['n_q']} wide together, and an embedding of {outer['n_embd']}; "
+            "for this architecture llama.cpp needs them to be equal"
         )
-    if first["n_rot"] > first["n_embd_head"]:
-        raise CannotConvert(f"config.json has a rope for {first['n_rot']} numbers of a head of {first['n_embd_head']}")
-    experts, used = first["n_expert"], sizes.read("expert_used_count")
+    if outer["n_rot"] > outer["n_embd_head"]:
+        raise CannotConvert(f"config.json has a rope for {outer['n_rot']} numbers of a head of {outer['n_embd_head']}")
+    experts, used = outer["n_expert"], sizes.read("expert_used_count")
     groups, used_groups = sizes.read("expert_group_count"), sizes.read("expert_group_used_count")
-    right = 0 < used <= experts and groups < experts if experts else used == groups == 0
-    if not right or (groups > 1 and (experts % groups or not 0 < used_groups < groups)):
+    counts_fit = 0 < used <= experts and groups < experts if experts else used == groups == 0
+    if not counts_fit or (groups > 1 and (experts % groups or not 0 < used_groups < groups)):
         raise CannotConvert(
             f"config.json has {experts} experts in {groups} groups, and uses {used} in {used_groups} groups of them, "
             "which llama.cpp does not load"
@@ -346,33 +370,28 @@ def _check_numbers(architecture: str, sizes: _Sizes) -> None:
 
 
 def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
-    """All layers behind the first dense ones have them, or every so many, or none; and those that are shared too."""
+    """Checks that exactly the layers with experts by the metadata have their tensors, shared experts included."""
     stems: dict[int | None, set[str]] = {}
-    for named in (TensorName.of(tensor.name) for tensor in tensors):
-        stems.setdefault(named.block, set()).add(named.stem)
-    first = sizes.of(None)
-    dense = sizes.read("leading_dense_block_count") if first["n_expert"] else MOST_BLOCKS
-    every = sizes.read("interleave_moe_layer_step", 1)
+    for name in (TensorName.of(tensor.name) for tensor in tensors):
+        stems.setdefault(name.block, set()).add(name.stem)
+    outer = sizes.of(None)
+    first = sizes.read("leading_dense_block_count") if outer["n_expert"] else MOST_BLOCKS
+    interval = sizes.read("interleave_moe_layer_step", 1)
+    expert_stems = _EXPERT_STEMS | (SHARED_EXPERT_STEMS if outer["n_ff_shexp"] else set())
     for block in range(sizes.read("block_count")):
-        is_dense = block < dense or (block + 1) % every
-        wanted = set() if is_dense else _EXPERTS | (SHARED_EXPERT_STEMS if first["n_ff_shexp"] else set())
-        has = {stem for stem in stems[block] if stem.endswith("exps")}
-        if lacking := wanted - stems[block]:
-            raise CannotConvert(f"the weights have nothing that becomes blk.{block}.{min(lacking)}.weight")
-        if has and not wanted:
+        has_experts = block >= first and (block + 1) % interval == 0
+        if has_experts and (missing := expert_stems - stems[block]):
+            raise CannotConvert(f"the weights have nothing that becomes blk.{block}.{min(missing)}.weight")
+        if not has_experts and any(stem.endswith("exps") for stem in stems[block]):
             raise CannotConvert(f"the weights have experts in layer {block}, and config.json none")
 
 
-def _check_recurrent(blocks: int, every: int, tensors: Iterable[TensorInfo]) -> None:
-    """One layer of `every` attends, and the others have a state."""
-    recurrent = {named.block for named in (TensorName.of(tensor.name) for tensor in tensors) if named.stem == "ssm_a"}
+def _check_recurrent(blocks: int, interval: int, tensors: Iterable[TensorInfo]) -> None:
+    """Checks that one layer of each `interval` has attention, and that the others have a state space."""
+    names = [TensorName.of(tensor.name) for tensor in tensors]
+    recurrent = {name.block for name in names if name.stem == "ssm_a"}
     for block in range(blocks):
-        if (block in recurrent) is ((block + 1) % every == 0):
-            raise CannotConvert(f"layer {block} of the weights is not of the kind that config.json says it is")
-
-
-def _short(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """As ggml sees it, to which a last size of 1 is none."""
-    while len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
+        is_recurrent, has_attention = block in recurrent, (block + 1) % interval == 0
+        if is_recurrent is has_attention:
+            actual, expected = ("a state space", "attention") if is_recurrent else ("attention", "a state space")
+            raise CannotConvert(f"the weights have {actual} in layer {block}, but config.json expects {expected}")

@@ -1,4 +1,4 @@
-"""Names in a GGUF that stop a loader which does not know them: architectures, and how texts are cut. Pure."""
+"""Names of architectures and pre-tokenizers that loaders know: a loader refuses a GGUF with another name. Pure."""
 
 _BEFORE_LLAMA_SERVER = """
 afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bert bitnet bloom chameleon chatglm codeshell cogvlm
@@ -26,8 +26,8 @@ minicpm5 minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 re
 smaug-bpe smollm solar-open stablelm2 starcoder superbpe talkie tekken tiny_aya trillion viking whitespace youtu
 """
 BEFORE_LLAMA_SERVER = frozenset(_BEFORE_LLAMA_SERVER.split())
-"""Architectures that Ollama 0.24 loads: llama/llama.cpp/src/llama-arch.cpp, and model/models for its own engine."""
+"""Architectures that Ollama 0.24 loads, from llama/llama.cpp/src/llama-arch.cpp and from its own model/models."""
 SINCE_LLAMA_SERVER = frozenset(_SINCE_LLAMA_SERVER.split())
-"""Those that came with llama.cpp b10488, which Ollama takes from 0.30 on."""
+"""Architectures that llama.cpp b10488 adds; Ollama 0.30 and newer run it."""
 PRE_TOKENIZERS = frozenset(_PRE_TOKENIZERS.split())
-"""Of byte-level BPE, in llama-vocab.cpp of both."""
+"""Pre-tokenizers of byte-level BPE in llama-vocab.cpp, in both versions."""

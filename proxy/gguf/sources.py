@@ -1,4 +1,4 @@
-"""The tensors of safetensors files, their byte ranges, and the tensors of a GGUF that come of these. Pure."""
+"""Tensors of safetensors files, their byte ranges, and the GGUF tensors that are built from them. Pure."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,13 +7,13 @@ from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
 from proxy.gguf.transforms import Transform
 
 TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
-"""By what a safetensors file calls them."""
+"""ggml's type for each safetensors dtype."""
 MATRIX = 2
-"""Of how many dimensions it is."""
+"""The number of dimensions of a matrix."""
 
 
 class SourceTensor(Protocol):
-    """A tensor in a safetensors file: offsets count from the file's start."""
+    """A tensor in a safetensors file. Offsets count from the start of the file."""
 
     @property
     def dtype(self) -> str: ...
@@ -27,9 +27,10 @@ class SourceTensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceRange:
-    """The bytes from offset `start` up to `stop` of a file, and what is made of them.
+    """The bytes from offset `start` up to `stop` of a file, and their transform.
 
-    Those of `beside` come before: each block has an equal share of them, which the transform gets before the block's.
+    The range `beside` is read first and split evenly among the blocks. A call of the transform gets the shares of its
+    blocks, then the blocks.
     """
 
     path: str
@@ -40,13 +41,13 @@ class SourceRange:
 
     @property
     def size(self) -> int:
-        taken = self.stop - self.start
-        return taken if self.transform is None else self.transform.size(taken)
+        length = self.stop - self.start
+        return length if self.transform is None else self.transform.size(length)
 
 
 @dataclass(frozen=True, slots=True)
 class FixedBytes:
-    """Bytes that stand in no file: a calculated tensor, or the zeros behind one that is not aligned."""
+    """Bytes that are in no file: a calculated tensor, or padding."""
 
     content: bytes
 
@@ -57,37 +58,60 @@ class FixedBytes:
 
 @dataclass(frozen=True, slots=True)
 class LocatedTensor:
-    """Where a source tensor lies."""
+    """A source tensor with its file and name."""
 
     path: str
     name: str
     source: SourceTensor
 
     @property
-    def rows(self) -> int:
-        return self.source.shape[0] if self.source.shape else 0
+    def dtype(self) -> str:
+        return self.source.dtype
 
     @property
-    def row(self) -> int:
-        """The bytes of one row."""
-        return (self.source.stop - self.source.start) // self.rows if self.rows else 0
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
 
-    def piece(self, first: int = 0, last: int | None = None, row: int | None = None) -> SourceRange:
-        """The rows from `first` up to `last`."""
-        row = self.row if row is None else row
-        start = self.source.start + first * row
-        return SourceRange(self.path, start, self.source.stop if last is None else self.source.start + last * row)
+    @property
+    def row_count(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    @property
+    def row_size(self) -> int:
+        """Bytes per row."""
+        return (self.source.stop - self.source.start) // self.row_count if self.row_count else 0
+
+    def rows(self, first: int = 0, stop: int | None = None, *, size: int | None = None) -> SourceRange:
+        """The rows from `first` up to `stop`, each `size` bytes long; by default all rows."""
+        size = self.row_size if size is None else size
+        start = self.source.start + first * size
+        return SourceRange(self.path, start, self.source.stop if stop is None else self.source.start + stop * size)
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedTensor(LocatedTensor):
+    """A source tensor with the parts of its name that its new names keep.
+
+    `numbers` are the numbers in the name, such as the layer; `suffix` is `.weight` or `.bias`.
+    """
+
+    numbers: tuple[int, ...]
+    suffix: str
+
+    def new_name(self, pattern: str) -> str:
+        return pattern.format(*self.numbers) + self.suffix
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tensor of the GGUF and what it is made of; `shape` begins with the length of a row."""
+    """A tensor of the GGUF and the pieces that make up its data; `info.shape` begins with the length of a row."""
 
     info: TensorInfo
     pieces: tuple[SourceRange | FixedBytes, ...]
-    sources: int = 1
-    exact: tuple[SourceRange, ...] | None = None
-    """The same in F32, of what is calculated and rounded to the tensor's type."""
+    in_source_order: bool = True
+    """False where the tensor has several ranges, or shares a range with another: then ranges are not read in order."""
+    f32_pieces: tuple[SourceRange, ...] | None = None
+    """The pieces of a calculated tensor in F32, before they are rounded to its type: what a quantizer gets."""
 
     @property
     def block(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Large GGUFs come in parts (`llama-gguf-split`), which each Ollama takes in another way: how to join them. Pure."""
+"""Merges the parts of a split GGUF (`llama-gguf-split`): Ollama versions differ in how they take parts. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(?i:gguf)", re.ASCII | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class SplitName:
-    """What a part's name says. `number` counts from 1, while `split.no` inside the file counts from 0."""
+    """The fields of a part's file name. `number` counts from 1, but `split.no` inside the file counts from 0."""
 
     prefix: str
     number: int
@@ -34,7 +34,7 @@ class SplitName:
 
 @dataclass(frozen=True, slots=True)
 class ShardRange:
-    """The bytes from offset `start` up to `stop` of a part's file; `shard` is the part's place, from 0."""
+    """The bytes from offset `start` up to `stop` of a part's file; `shard` is the part's number, from 0."""
 
     shard: int
     start: int
@@ -47,14 +47,14 @@ class ShardRange:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """So many zero bytes."""
+    """`size` zero bytes."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
-    """A whole file: its header's bytes, then the pieces in order."""
+class MergedGguf:
+    """A whole file: the bytes of its header, then the pieces in order."""
 
     header: bytes
     pieces: tuple[ShardRange | Padding, ...]
@@ -64,18 +64,18 @@ class Merged:
         return len(self.header) + sum(piece.size for piece in self.pieces)
 
 
-def merge(headers: Sequence[GgufHeader]) -> Merged:
-    """The file that the parts with these headers, in order, were made of. Raises GgufError where they do not fit."""
+def merge(headers: Sequence[GgufHeader]) -> MergedGguf:
+    """The file that was split into parts with these headers. Raises GgufError if the parts do not fit together."""
     alignment, tensors = check_parts(headers), tensors_of(headers)
     pieces: list[ShardRange | Padding] = []
     for shard, header in enumerate(headers):
         pieces += _pieces(shard, header, alignment)
-    # Ollama and llama.cpp refuse a layout with gaps or out of order: "has offset …, expected".
-    return Merged(write_header(whole_metadata(headers[0]), lay_out(tensors, alignment)), tuple(pieces))
+    # Ollama and llama.cpp refuse gaps and tensors out of order: "has offset …, expected".
+    return MergedGguf(write_header(whole_metadata(headers[0]), lay_out(tensors, alignment)), tuple(pieces))
 
 
 def check_parts(headers: Sequence[GgufHeader]) -> int:
-    """The alignment of the parts, in bytes. Raises GgufError where they do not fit each other."""
+    """The alignment of the parts, in bytes. Raises GgufError if the parts do not fit together."""
     _check_numbers(headers)
     alignment = _common_alignment(headers)
     _check_tensors(headers, tensors_of(headers))
@@ -87,28 +87,28 @@ def tensors_of(headers: Sequence[GgufHeader]) -> list[TensorInfo]:
 
 
 def whole_metadata(first: GgufHeader) -> dict[str, Field]:
-    """What a whole file says, out of its first part. llama-gguf-split leaves `split.count` as 0."""
+    """The metadata of the whole file, from its first part. llama-gguf-split instead keeps `split.count` as 0."""
     return {key: field for key, field in first.metadata.items() if not key.startswith("split.")}
 
 
 def _check_numbers(headers: Sequence[GgufHeader]) -> None:
     if not headers:
         raise GgufError("there are no parts to join")
-    for place, header in enumerate(headers):
+    for index, header in enumerate(headers):
         number, count = header.get(NUMBER, int), header.get(COUNT, int)
-        if number != place:
-            raise GgufError(f"part {place + 1} of {len(headers)} has the {NUMBER} {number} instead of {place}")
-        # llama.cpp looks for both counts in the first part only.
-        if count != len(headers) and (count is not None or place == 0):
-            raise GgufError(f"part {place + 1} says that there are {count} parts, not {len(headers)}")
+        if number != index:
+            raise GgufError(f"part {index + 1} of {len(headers)} has the {NUMBER} {number} instead of {index}")
+        # llama.cpp reads both counts from the first part only.
+        if count != len(headers) and (count is not None or index == 0):
+            raise GgufError(f"part {index + 1} has the {COUNT} {count} instead of {len(headers)}")
 
 
 def _common_alignment(headers: Sequence[GgufHeader]) -> int:
-    """Writers disagree where a part without metadata begins its data if the first has an alignment of its own."""
+    """Parts must agree: writers differ in where a later part's data starts if the first part sets an alignment."""
     first = headers[0].alignment
-    for place, header in enumerate(headers):
+    for number, header in enumerate(headers, 1):
         if header.alignment != first:
-            raise GgufError(f"part {place + 1} is aligned to {header.alignment} bytes, the first to {first}")
+            raise GgufError(f"part {number} is aligned to {header.alignment} bytes, the first to {first}")
     return first
 
 
@@ -118,14 +118,14 @@ def _check_tensors(headers: Sequence[GgufHeader], tensors: Sequence[TensorInfo])
         if tensor.name in names:
             raise GgufError(f"two parts have the tensor {shown(tensor.name)}")
         names.add(tensor.name)
-    for place, header in enumerate(headers):
+    for number, header in enumerate(headers, 1):
         expected = header.get(TENSORS, int)
-        if expected != len(tensors) and (expected is not None or place == 0):
-            raise GgufError(f"the parts have {len(tensors)} tensors, but part {place + 1} speaks of {expected}")
+        if expected != len(tensors) and (expected is not None or number == 1):
+            raise GgufError(f"part {number} has the {TENSORS} {expected} instead of {len(tensors)}")
 
 
 def _pieces(shard: int, header: GgufHeader, alignment: int) -> list[ShardRange | Padding]:
-    """One piece where the tensors lie as they shall, with what lies between them; else one for each run that does."""
+    """One piece for each run of tensors without extra gaps, padding included. A regular part is one run."""
     pieces: list[ShardRange | Padding] = []
     start = stop = gap = 0
     for tensor in header.tensors:
@@ -143,6 +143,6 @@ def _run(shard: int, start: int, stop: int, gap: int) -> list[ShardRange | Paddi
     if start < stop:
         run.append(ShardRange(shard, start, stop))
     if gap:
-        # A part's file need not have the bytes behind its last tensor.
+        # A part's file may end without the padding after its last tensor.
         run.append(Padding(gap))
     return run

@@ -1,59 +1,60 @@
-"""The tensors of a GGUF and the byte ranges that each is made of, by a family's rules. Pure."""
+"""Plans the tensors of a GGUF, and the byte ranges for each, by a family's rules. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
 from math import prod
 
-from proxy.gguf.apply_rules import apply, apply_packed, apply_stacked
+from proxy.gguf.apply_rules import apply, apply_mxfp4, apply_stacked
 from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MOST_DIMENSIONS
-from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, SourceTensor, Target
+from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
 
-_BYTES = {"U8": TensorType.MXFP4}
+_MXFP4_TYPES = {"U8": TensorType.MXFP4}
 _NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _SUFFIXES = ("weight", "bias")
 _NUMBERS = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,4})(?![^.])")
-"""Between the dots of a name. No model has more than five digits of anything."""
+"""Numbers between the dots of a name. No model needs more than five digits."""
 
 
 def plan_targets(
     family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]
 ) -> list[Target]:
     stacks: dict[str, dict[int, LocatedTensor]] = {}
-    rules: dict[str, Stacked] = {}
-    targets = [_made(name, content) for name, content in family.computed_tensors(config).items()]
-    places, blocks = list(_places(family, config, weights)), config.blocks
-    by_name = {place.name: place for place in places}
-    for place in places:
-        rule, numbers, suffix = _rule(family, place)
+    stack_rules: dict[str, Stacked] = {}
+    targets = [_calculated(name, content) for name, content in family.computed_tensors(config).items()]
+    tensors, blocks = list(_needed_tensors(family, config, weights)), config.blocks
+    by_name = {tensor.name: tensor for tensor in tensors}
+    for located in tensors:
+        rule, tensor = _match(family, located)
+        numbers = tensor.numbers
         if numbers and numbers[0] >= blocks:
-            raise CannotConvert(f"{place.name} is of a layer that num_hidden_layers = {blocks} does not count")
+            raise CannotConvert(f"{tensor.name} is of a layer that num_hidden_layers = {blocks} does not count")
         if isinstance(rule, Stacked):
-            whole = rule.name.format(*numbers) + suffix
-            rules[whole] = rule
-            if stacks.setdefault(whole, {}).setdefault(numbers[-1], place) is not place:
-                raise CannotConvert(f"two files have the tensor {place.name}")
+            stack = tensor.new_name(rule.name)
+            stack_rules[stack] = rule
+            if stacks.setdefault(stack, {}).setdefault(numbers[-1], tensor) is not tensor:
+                raise CannotConvert(f"two files have the tensor {tensor.name}")
         elif isinstance(rule, Mxfp4Experts):
-            targets += apply_packed(rule, place, by_name.get(rule.scales.format(*numbers)), numbers, suffix)
+            targets += apply_mxfp4(rule, tensor, by_name.get(rule.scales.format(*numbers)))
         else:
-            targets += apply(rule, config, place, numbers, suffix)
-    targets += [apply_stacked(name, rules[name].count(config), places) for name, places in stacks.items()]
+            targets += apply(rule, config, tensor)
+    targets += [apply_stacked(name, stack_rules[name].count(config), stack) for name, stack in stacks.items()]
     check_complete(family, config, [target.info.name for target in targets])
     return targets
 
 
-def _places(
+def _needed_tensors(
     family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]
 ) -> Iterator[LocatedTensor]:
-    """Of the tensors that something is made of."""
+    """The tensors that the GGUF needs, under the names that the family's rules use."""
     for path, tensors in weights.items():
-        for written, source in tensors.items():
-            name = family.name_in_rules(written)
+        for source_name, source in tensors.items():
+            name = family.name_in_rules(source_name)
             if name is None or name.endswith(_NOT_NEEDED):
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
@@ -63,34 +64,35 @@ def _places(
             yield LocatedTensor(path, name, source)
 
 
-def _rule(family: Family, place: LocatedTensor) -> tuple[Rule, list[int], str]:
-    """The family's rule for a tensor, the numbers in its name, and the end that its new name has."""
-    numbers = [int(number) for number in _NUMBERS.findall(place.name)]
-    stem, _, end = _NUMBERS.sub("{}", place.name).rpartition(".")
+def _match(family: Family, tensor: LocatedTensor) -> tuple[Rule, MatchedTensor]:
+    """The family's rule for a tensor. Raises CannotConvert if there is none, or if the type or size is wrong."""
+    stem, _, end = _NUMBERS.sub("{}", tensor.name).rpartition(".")
     rule = family.tensors.get(stem) if end in _SUFFIXES else None
     if rule is None and (rule := family.tensors.get(f"{stem}.{end}")) is not None:
-        # transformers 5's experts and DeepSeek's router have parameters that are of no layer.
+        # transformers 5's experts and DeepSeek's router are bare parameters: their names end in no `weight` or `bias`.
         end = "bias" if end.endswith("bias") else "weight"
-    _check_source(place, _BYTES if isinstance(rule, Mxfp4Experts | Auxiliary) else TYPES)
-    if rule is None or "{}" in place.name:
-        raise CannotConvert(f"the tensor {shown(place.name)} is unknown for this architecture")
-    return Copy(rule) if isinstance(rule, str) else rule, numbers, f".{end}"
+    _check_source(tensor, _MXFP4_TYPES if isinstance(rule, Mxfp4Experts | Auxiliary) else TYPES)
+    if rule is None or "{}" in tensor.name:
+        raise CannotConvert(f"the tensor {shown(tensor.name)} is unknown for this architecture")
+    numbers = tuple(int(number) for number in _NUMBERS.findall(tensor.name))
+    matched = MatchedTensor(tensor.path, tensor.name, tensor.source, numbers, f".{end}")
+    return Copy(rule) if isinstance(rule, str) else rule, matched
 
 
-def _check_source(place: LocatedTensor, types: Mapping[str, TensorType]) -> None:
-    source = place.source
-    if source.dtype not in types:
-        raise CannotConvert(f"{shown(place.name)} is of the type {source.dtype}, not one of {', '.join(types)}")
-    size = prod(source.shape) * WIDTHS.get(source.dtype, 1)
-    if not 0 < len(source.shape) <= MOST_DIMENSIONS or size == 0 or size != source.stop - source.start:
-        raise CannotConvert(f"{shown(place.name)} has the shape {shown(source.shape)}, unknown for this architecture")
+def _check_source(tensor: LocatedTensor, types: Mapping[str, TensorType]) -> None:
+    dtype, shape = tensor.dtype, tensor.shape
+    if dtype not in types:
+        raise CannotConvert(f"{shown(tensor.name)} is of the type {dtype}, not one of {', '.join(types)}")
+    size = prod(shape) * WIDTHS.get(dtype, 1)
+    if not 0 < len(shape) <= MOST_DIMENSIONS or size == 0 or size != tensor.source.stop - tensor.source.start:
+        raise CannotConvert(f"{shown(tensor.name)} has the shape {shown(shape)}, unknown for this architecture")
 
 
 def _layer(name: str) -> int:
-    """The first number in a name; -1 for none."""
+    """The first number in a name; -1 if there is none."""
     number = _NUMBERS.search(name)
     return int(number[0]) if number else -1
 
 
-def _made(name: str, content: bytes) -> Target:
+def _calculated(name: str, content: bytes) -> Target:
     return Target(TensorInfo(name, (len(content) // 4,), TensorType.F32), (FixedBytes(content),))

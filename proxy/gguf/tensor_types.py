@@ -1,6 +1,6 @@
-"""The type that llama.cpp's quantizer gives each tensor of a file type: by names, shapes and metadata alone. Pure.
+"""The type of each tensor in a quantized file, as llama-quantize chooses it from names, shapes and metadata. Pure.
 
-This is `llama_tensor_get_type` of src/llama-quant.cpp in b10488, without an importance matrix.
+This is `llama_tensor_get_type` of src/llama-quant.cpp at b10488, without an importance matrix.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import ARCHITECTURE, Field
@@ -21,7 +21,7 @@ IQ3_S, IQ4_NL, IQ4_XS = TensorType.IQ3_S, TensorType.IQ4_NL, TensorType.IQ4_XS
 
 @dataclass(frozen=True, slots=True)
 class FileType:
-    """`number` is what `general.file_type` says, `default` what a tensor becomes that no rule names."""
+    """`number` is the value of `general.file_type`. `default` is the type of tensors without a rule of their own."""
 
     number: int
     default: TensorType
@@ -58,7 +58,7 @@ NEED_IMPORTANCE: Mapping[str, str] = {
     **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "Q2_K_S"), "Q2_K"),
     **dict.fromkeys(("IQ3_XXS", "IQ3_XS"), "Q3_K_S"),
 }
-"""File types that no quantizer makes without an importance matrix, and the nearest that needs none."""
+"""File types that need an importance matrix, and for each the nearest that does not."""
 
 _KEEP_THEIR_TYPE = (
     *("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj"),
@@ -69,7 +69,7 @@ _KEEP_THEIR_TYPE = (
     *("attn_rel_b.weight", ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_"),
     *(".rel_pos", ".patch_embd", ".patch_merger", "a.rvq.codebook", "mm.a.code_embd"),
 )
-"""What the names of matrices hold that are not quantized."""
+"""Parts of the names of matrices that are not quantized."""
 
 _NEVER_QUANTIZED = ("position_embd.weight", "token_types.weight")
 _MATRIX = 2
@@ -86,12 +86,12 @@ _PARTS: Sequence[tuple[str, _Part]] = (
     ("ffn_gate", "gate"),
     ("ffn_down", "down"),
 )
-"""The first of these that a name holds says what the tensor is, as far as the rules ask."""
+"""What a tensor is for the rules: the first entry whose text is in the tensor's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the rules read of a model; heads are those of the first layer."""
+    """The facts about a model that the rules use. Head counts are those of the first layer."""
 
     architecture: str
     blocks: int
@@ -101,7 +101,7 @@ class ModelFacts:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Field]) -> "ModelFacts":
-        """Raises CannotConvert where a count is missing or is none."""
+        """Raises CannotConvert if a value is missing or is not a count."""
         name = metadata[ARCHITECTURE].value if ARCHITECTURE in metadata else None
         if not isinstance(name, str):
             raise CannotConvert(f"the metadata has no {ARCHITECTURE}")
@@ -115,13 +115,13 @@ class ModelFacts:
         )
 
     @property
-    def shared(self) -> int:
-        """How many heads of the queries have one of the values in common."""
+    def queries_per_value(self) -> int:
+        """The number of query heads that share one key/value head (grouped-query attention)."""
         return self.heads // self.kv_heads if self.kv_heads else 0
 
     @property
     def is_70b(self) -> bool:
-        """Whether llama.cpp calls the model's size so."""
+        """Whether llama.cpp treats the model as a 70B."""
         if self.architecture == "llama":
             return self.blocks == 80 and self.heads != self.kv_heads  # noqa: PLR2004
         return _LAYERS_OF_70B.get(self.architecture) == self.blocks
@@ -135,7 +135,7 @@ _LAYERS_OF_70B = {"qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
 
 
 def _count(metadata: Mapping[str, Field], key: str, default: int | None) -> int:
-    """A number, or the first layer's where each layer has its own."""
+    """A count; the first layer's, if each layer has its own."""
     value = metadata[key].value if key in metadata else default
     if isinstance(value, list) and value:
         value = value[0]
@@ -144,67 +144,69 @@ def _count(metadata: Mapping[str, Field], key: str, default: int | None) -> int:
     return value
 
 
-class _Place(NamedTuple):
-    """A tensor is number `at` of the `total` of its part in the model."""
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """A tensor's `index` among the `total` tensors for the same part of the model."""
 
-    at: int
+    index: int
     total: int
     facts: ModelFacts
 
-    def within(self, parts: int) -> bool:
-        """Whether it is in the first of so many equal parts."""
-        return self.at < self.total // parts
+    def in_first(self, parts: int) -> bool:
+        """Whether it is in the first of `parts` equal parts."""
+        return self.index < self.total // parts
 
     @property
-    def needs_more(self) -> bool:
-        """In the first eighth, in the last, and every third between them."""
-        return self.within(8) or self.at >= 7 * self.total // 8 or (self.at - self.total // 8) % 3 == 2  # noqa: PLR2004
+    def needs_more_bits(self) -> bool:
+        """The first eighth, the last eighth, and every third in between (`use_more_bits` of llama.cpp)."""
+        eighth = self.total // 8
+        return self.in_first(8) or self.index >= 7 * self.total // 8 or (self.index - eighth) % 3 == 2  # noqa: PLR2004
 
     @property
-    def many_share(self) -> bool:
-        return self.facts.shared >= 4  # noqa: PLR2004
+    def is_widely_shared(self) -> bool:
+        return self.facts.queries_per_value >= 4  # noqa: PLR2004
 
 
-_Choices = Mapping[str, Callable[[_Place], TensorType]]
-"""By the file type; the default of one that is missing stays."""
+_Choices = Mapping[str, Callable[[_Position], TensorType]]
+"""By file type. A file type without an entry keeps its default."""
 
 _VALUES: _Choices = {
-    "Q2_K": lambda it: Q4_K if it.many_share else Q3_K,
-    "Q3_K_M": lambda it: Q5_K if it.at < 2 else Q4_K,  # noqa: PLR2004
+    "Q2_K": lambda it: Q4_K if it.is_widely_shared else Q3_K,
+    "Q3_K_M": lambda it: Q5_K if it.index < 2 else Q4_K,  # noqa: PLR2004
     "Q3_K_L": lambda _: Q5_K,
-    "Q4_K_S": lambda it: Q5_K if it.at < 4 else Q4_K,  # noqa: PLR2004
-    "Q4_K_M": lambda it: Q6_K if it.needs_more else Q4_K,
-    "Q5_K_M": lambda it: Q6_K if it.needs_more else Q5_K,
-    "IQ4_NL": lambda it: Q5_K if it.many_share else IQ4_NL,
-    "IQ4_XS": lambda it: Q5_K if it.many_share else IQ4_XS,
-    "IQ3_S": lambda it: Q4_K if it.many_share else IQ3_S,
+    "Q4_K_S": lambda it: Q5_K if it.index < 4 else Q4_K,  # noqa: PLR2004
+    "Q4_K_M": lambda it: Q6_K if it.needs_more_bits else Q4_K,
+    "Q5_K_M": lambda it: Q6_K if it.needs_more_bits else Q5_K,
+    "IQ4_NL": lambda it: Q5_K if it.is_widely_shared else IQ4_NL,
+    "IQ4_XS": lambda it: Q5_K if it.is_widely_shared else IQ4_XS,
+    "IQ3_S": lambda it: Q4_K if it.is_widely_shared else IQ3_S,
     "IQ3_M": lambda _: Q4_K,
 }
 _DOWN: _Choices = {
     "Q2_K": lambda _: Q3_K,
-    "Q3_K_M": lambda it: Q5_K if it.within(16) else Q4_K,
+    "Q3_K_M": lambda it: Q5_K if it.in_first(16) else Q4_K,
     "Q3_K_L": lambda _: Q5_K,
-    "Q4_K_S": lambda it: Q5_K if it.within(8) else Q4_K,
-    "Q4_K_M": lambda it: Q6_K if it.needs_more else Q4_K,
-    "Q5_K_M": lambda it: Q6_K if it.needs_more else Q5_K,
-    "IQ4_NL": lambda it: Q5_K if it.within(8) else IQ4_NL,
-    "IQ4_XS": lambda it: Q5_K if it.within(8) else IQ4_XS,
-    "IQ3_M": lambda it: Q4_K if it.within(8) or (it.facts.has_8_experts and it.needs_more) else IQ3_S,
+    "Q4_K_S": lambda it: Q5_K if it.in_first(8) else Q4_K,
+    "Q4_K_M": lambda it: Q6_K if it.needs_more_bits else Q4_K,
+    "Q5_K_M": lambda it: Q6_K if it.needs_more_bits else Q5_K,
+    "IQ4_NL": lambda it: Q5_K if it.in_first(8) else IQ4_NL,
+    "IQ4_XS": lambda it: Q5_K if it.in_first(8) else IQ4_XS,
+    "IQ3_M": lambda it: Q4_K if it.in_first(8) or (it.facts.has_8_experts and it.needs_more_bits) else IQ3_S,
 }
-_DOWN_OF_FALCON: _Choices = {
+_FALCON_DOWN: _Choices = {
     **_DOWN,
-    "Q3_K_M": lambda it: Q5_K if it.within(16) else Q4_K if it.needs_more else Q3_K,
+    "Q3_K_M": lambda it: Q5_K if it.in_first(16) else Q4_K if it.needs_more_bits else Q3_K,
     "Q3_K_L": lambda _: Q4_K,
     "Q4_K_S": lambda _: Q4_K,
-    "Q4_K_M": lambda it: Q6_K if it.within(16) else Q5_K if it.needs_more else Q4_K,
+    "Q4_K_M": lambda it: Q6_K if it.in_first(16) else Q5_K if it.needs_more_bits else Q4_K,
 }
 _ATTENTION_OUTPUT = {"Q2_K": Q3_K, "Q3_K_M": Q4_K, "Q3_K_L": Q5_K, "IQ3_M": Q4_K}
-_ATTENTION_OUTPUT_OF_FALCON = {"Q3_K_L": Q4_K}
-_ATTENTION_OUTPUT_OF_8_EXPERTS = dict.fromkeys(
+_FALCON_ATTENTION_OUTPUT = {"Q3_K_L": Q4_K}
+_ATTENTION_OUTPUT_WITH_8_EXPERTS = dict.fromkeys(
     ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_M"), Q5_K
 )
 
-_FOR_OTHER_ROWS: Mapping[TensorType, TensorType] = {
+_FALLBACKS: Mapping[TensorType, TensorType] = {
     IQ4_XS: IQ4_NL,
     IQ3_S: IQ4_NL,
     TensorType.Q2_K: Q4_0,
@@ -215,9 +217,9 @@ _FOR_OTHER_ROWS: Mapping[TensorType, TensorType] = {
     Q5_K: Q5_1,
     Q6_K: Q8_0,
 }
-"""What stands in for a type whose blocks of 256 numbers do not divide a row; where its 32 do not either, F16 does."""
+"""Replacements for types with blocks of 256 numbers, if rows do not fill them. If rows do not fill 32 either: F16."""
 
-_OF_OLLAMA: Mapping[str, Sequence[tuple[str, TensorType]]] = {
+_OLLAMA_OVERRIDES: Mapping[str, Sequence[tuple[str, TensorType]]] = {
     "deepseek2": [(r"(attn_k_b|attn_q_a|attn_q_b|attn_v_b|attn_kv_a_mqa)\.weight$", Q8_0)],
     "glm4": [(r"^(token_embd|output)\.weight$", F16)],
     "glmocr": [(r"^(token_embd|output)\.weight$", F16)],
@@ -225,42 +227,43 @@ _OF_OLLAMA: Mapping[str, Sequence[tuple[str, TensorType]]] = {
     "qwen35": [(r"^blk\.[0-9]+\.nextn\.eh_proj\.weight$", Q8_0)],
     "qwen35moe": [(r"^blk\.[0-9]+\.nextn\.eh_proj\.weight$", Q8_0)],
 }
-"""What Ollama 0.33 asks llama-quantize for in Q4_K_S and Q4_K_M (`llamaQuantizeArgs`, server/quantization.go)."""
+"""Types that Ollama 0.33 requests from llama-quantize for Q4_K_S and Q4_K_M: `llamaQuantizeArgs` in
+server/quantization.go."""
 
 
 def quantized_types(
     file_type: str, facts: ModelFacts, tensors: Iterable[TensorInfo], *, as_ollama: bool = False
 ) -> dict[str, TensorType]:
-    """The type of each tensor, in llama.cpp's order, which is not the file's.
+    """The type of each tensor, in llama.cpp's order, which may differ from the file's.
 
-    With `as_ollama` some tensors of a few architectures are more precise, as Ollama 0.33 has them. Raises CannotConvert
-    where llama-quantize refuses.
+    `as_ollama` makes some tensors of a few architectures more precise, as Ollama 0.33 does. Raises CannotConvert where
+    llama-quantize refuses.
     """
     if file_type not in FILE_TYPES:
         raise CannotConvert(_unknown(file_type))
-    by_order = sorted(tensors, key=lambda tensor: (_layer(tensor.name), tensor.name))
-    overrides = _OF_OLLAMA.get(facts.architecture, ()) if as_ollama and file_type in ("Q4_K_S", "Q4_K_M") else ()
-    rules = _Rules(file_type, facts, [tensor.name for tensor in by_order])
+    ordered = sorted(tensors, key=lambda tensor: (_layer(tensor.name), tensor.name))
+    overrides = _OLLAMA_OVERRIDES.get(facts.architecture, ()) if as_ollama and file_type in ("Q4_K_S", "Q4_K_M") else ()
+    rules = _Rules(file_type, facts, [tensor.name for tensor in ordered])
     default, types = FILE_TYPES[file_type].default, {}
-    for tensor in by_order:
+    for tensor in ordered:
         if not is_quantized(tensor):
             types[tensor.name] = TensorType(tensor.type)
         elif BLOCKS[default][0] == 1:
             types[tensor.name] = default
         else:
-            asked = next((kind for pattern, kind in overrides if re.search(pattern, tensor.name)), None)
-            types[tensor.name] = _fitting(tensor, rules.choose(tensor) if asked is None else asked)
+            override = next((kind for pattern, kind in overrides if re.search(pattern, tensor.name)), None)
+            types[tensor.name] = _fitting(tensor, rules.choose(tensor) if override is None else override)
         if BLOCKS[tensor.type][0] > 1 and types[tensor.name] != tensor.type:
-            raise CannotConvert(f"{tensor.name} is {quantized_already(tensor.type)}")
+            raise CannotConvert(f"{tensor.name} is {already_quantized(tensor.type)}")
     return types
 
 
-def quantized_already(kind: int) -> str:
+def already_quantized(kind: int) -> str:
     return f"{TensorType(kind).name} already, which is not quantized a second time"
 
 
 def is_quantized(tensor: TensorInfo) -> bool:
-    """Whether a quantizer touches a tensor. What it does not keeps its type: also as F32, F16 or BF16 are asked for."""
+    """Whether a quantizer changes a tensor. Other tensors keep their type, even for the file types F32, F16, BF16."""
     name = tensor.name
     return (
         _dimensions(tensor) >= _MATRIX
@@ -271,13 +274,13 @@ def is_quantized(tensor: TensorInfo) -> bool:
 
 
 def _dimensions(tensor: TensorInfo) -> int:
-    """Those behind which there are only ones do not count."""
-    return max((at for at, length in enumerate(tensor.shape, 1) if length > 1), default=1)
+    """The number of dimensions; trailing dimensions of length 1 do not count."""
+    return max((number for number, length in enumerate(tensor.shape, 1) if length > 1), default=1)
 
 
 def _layer(name: str) -> int:
-    found = re.match(r"blk\.([0-9]+)", name)
-    return int(found[1]) if found else -1
+    match = re.match(r"blk\.([0-9]+)", name)
+    return int(match[1]) if match else -1
 
 
 def _part(name: str) -> _Part:
@@ -287,7 +290,7 @@ def _part(name: str) -> _Part:
 
 
 class _Rules:
-    """Goes through the tensors in llama.cpp's order and counts them."""
+    """Chooses types. Its calls must follow llama.cpp's order, because the rules count the tensors of each part."""
 
     def __init__(self, file_type: str, facts: ModelFacts, names: Iterable[str]) -> None:
         self._file_type = file_type
@@ -300,27 +303,27 @@ class _Rules:
         self._seen: Counter[_Part] = Counter()
 
     def choose(self, tensor: TensorInfo) -> TensorType:
-        """The type by the rules, whatever the tensor's rows are."""
+        """The type by the rules, which may not fit the length of the tensor's rows."""
         part = _part(tensor.name)
         if part == "output" or (part == "embedding" and self._tied):
             return self._output(tensor)
         if self._default is TensorType.MXFP4:
             return self._mxfp4(tensor, part)
-        at = self._seen[part]
+        index = self._seen[part]
         self._seen[part] += 1
         if part == "embedding":
             return Q4_K if self._file_type in ("TQ1_0", "TQ2_0") else self._default
         if self._facts.has_8_experts and part in ("value", "key"):
             return Q8_0
         if part == "value":
-            kind = self._chosen(_VALUES, at, self._values)
+            kind = self._chosen(_VALUES, index, self._values)
             return Q5_K if self._facts.is_70b and kind in (Q3_K, Q4_K) else kind
         if part == "attention output":
             return self._attention_output()
         if part in ("up", "gate", "down"):
-            at = self._layer(tensor.name, at)
+            index = self._layer(tensor.name, index)
         if part == "down":
-            return self._chosen(_DOWN_OF_FALCON if self._is_falcon else _DOWN, at, self._facts.blocks)
+            return self._chosen(_FALCON_DOWN if self._is_falcon else _DOWN, index, self._facts.blocks)
         return self._default
 
     def _output(self, tensor: TensorInfo) -> TensorType:
@@ -329,28 +332,28 @@ class _Rules:
         return Q6_K
 
     def _mxfp4(self, tensor: TensorInfo, part: _Part) -> TensorType:
-        """BailingMoE 3 has matrices of its attention stacked, which are no experts."""
+        """MXFP4 for stacks of experts. BailingMoE 3 also stacks matrices of its attention, which are not experts."""
         stacked = prod(tensor.shape[2:3]) > 1
         if self._facts.architecture == "bailingmoe3":
             stacked = stacked and part in ("up", "gate", "down")
         return TensorType.MXFP4 if stacked else Q8_0
 
     def _attention_output(self) -> TensorType:
-        by_type = _ATTENTION_OUTPUT_OF_8_EXPERTS if self._facts.has_8_experts else _ATTENTION_OUTPUT
-        return (_ATTENTION_OUTPUT_OF_FALCON if self._is_falcon else by_type).get(self._file_type, self._default)
+        by_type = _ATTENTION_OUTPUT_WITH_8_EXPERTS if self._facts.has_8_experts else _ATTENTION_OUTPUT
+        return (_FALCON_ATTENTION_OUTPUT if self._is_falcon else by_type).get(self._file_type, self._default)
 
-    def _layer(self, name: str, at: int) -> int:
-        """Experts that are stored one by one lie scattered: where there are any, the name says the layer."""
+    def _layer(self, name: str, index: int) -> int:
+        """The index, or in models with experts the layer in the name: experts in separate tensors would count twice."""
         if self._facts.experts <= 1:
-            return at
+            return index
         layer = _layer(name)
         if not 0 <= layer < self._facts.blocks:
             raise CannotConvert(f"the tensor {shown(name)} is in none of the model's {self._facts.blocks} layers")
         return layer
 
-    def _chosen(self, choices: _Choices, at: int, total: int) -> TensorType:
+    def _chosen(self, choices: _Choices, index: int, total: int) -> TensorType:
         choose = choices.get(self._file_type)
-        return choose(_Place(at, total, self._facts)) if choose else self._default
+        return choose(_Position(index, total, self._facts)) if choose else self._default
 
 
 def _divides(kind: TensorType, tensor: TensorInfo) -> bool:
@@ -360,16 +363,16 @@ def _divides(kind: TensorType, tensor: TensorInfo) -> bool:
 def _fitting(tensor: TensorInfo, kind: TensorType) -> TensorType:
     if _divides(kind, tensor):
         return kind
-    if kind not in _FOR_OTHER_ROWS:
+    if kind not in _FALLBACKS:
         raise CannotConvert(
             f"the tensor {shown(tensor.name)} has rows of {tensor.shape[0]}, no multiple of {kind.name}'s "
             f"{BLOCKS[kind][0]}: ask for F16, BF16 or F32"
         )
-    other = _FOR_OTHER_ROWS[kind]
-    return other if _divides(other, tensor) else F16
+    fallback = _FALLBACKS[kind]
+    return fallback if _divides(fallback, tensor) else F16
 
 
 def _unknown(file_type: str) -> str:
     if nearest := NEED_IMPORTANCE.get(file_type):
         return f"{file_type} needs an importance matrix: ask for {nearest}"
-    return f"matrices become {', '.join(FILE_TYPES)} here, not {shown(file_type)}"
+    return f"the type {shown(file_type)} is unknown; ask for one of {', '.join(FILE_TYPES)}"

@@ -1,4 +1,4 @@
-"""Tensors in a GGUF: how ggml stores their numbers, how many bytes that takes, and where each lies. Pure."""
+"""Tensors in a GGUF: their names, types, sizes and layout. Pure."""
 
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -15,16 +15,16 @@ _brief.maxstring = 100
 
 
 class GgufError(ValueError):
-    """No GGUF that can be used; the text says why."""
+    """The GGUF cannot be used; the text gives the reason."""
 
 
 def shown(value: object) -> str:
-    """For an error's text: a hostile file's names are of any length and hold any character."""
+    """A short `repr` for error texts: names in a hostile file may have any length and any characters."""
     return _brief.repr(value)
 
 
 class TensorType(IntEnum):
-    """How ggml stores a tensor's numbers. The numbers that are missing here were given up."""
+    """How ggml stores a tensor's numbers. ggml has dropped the types whose values are missing here."""
 
     F32 = 0
     F16 = 1
@@ -100,11 +100,11 @@ BLOCKS: Mapping[int, tuple[int, int]] = {
     TensorType.Q1_0: (128, 18),
     TensorType.Q2_0: (64, 18),
 }
-"""How many numbers a block holds, and how many bytes it takes."""
+"""Numbers per block and bytes per block."""
 
 
 class TensorName(NamedTuple):
-    """What llama.cpp calls a tensor: the number of its block, None for none, and the name in there."""
+    """llama.cpp's name of a tensor: the number of its block, if it is in one, and the rest of the name."""
 
     block: int | None
     rest: str
@@ -117,20 +117,24 @@ class TensorName(NamedTuple):
         return cls(int(block), rest)
 
     @property
+    def full(self) -> str:
+        return self.rest if self.block is None else f"{BLOCK}{self.block}.{self.rest}"
+
+    @property
     def stem(self) -> str:
         name, dot, end = self.rest.rpartition(".")
         return name if dot else end
 
     @property
     def end(self) -> str:
-        """`weight`, `bias` or nothing."""
+        """Usually `weight` or `bias`; empty if the name has no such part."""
         _, dot, end = self.rest.rpartition(".")
         return end if dot else ""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor. `shape` begins with the length of a row; `offset` counts from where the data starts."""
+    """One tensor. `shape` begins with the length of a row; `offset` counts from the start of the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -139,24 +143,24 @@ class TensorInfo:
 
     @property
     def numbers(self) -> int:
-        """How many it has."""
+        """The count of its numbers."""
         return prod(self.shape)
 
     @property
     def size(self) -> int:
-        """In bytes. Raises GgufError where the type is not known or does not divide a row."""
+        """In bytes. Raises GgufError if the type is unknown, or if rows do not fill whole blocks."""
         if self.type not in BLOCKS:
             raise GgufError(f"the tensor {shown(self.name)} has the unknown type {self.type}")
-        numbers, taken = BLOCKS[self.type]
+        block_numbers, block_bytes = BLOCKS[self.type]
         row = prod(self.shape[:1])
-        if row % numbers:
+        if row % block_numbers:
             name = TensorType(self.type).name
-            raise GgufError(f"the tensor {shown(self.name)} has rows of {row}, no multiple of {name}'s {numbers}")
-        return self.numbers // numbers * taken
+            raise GgufError(f"the tensor {shown(self.name)} has rows of {row}, no multiple of {name}'s {block_numbers}")
+        return self.numbers // block_numbers * block_bytes
 
 
 def lay_out(tensors: Iterable[TensorInfo], alignment: int = DEFAULT_ALIGNMENT) -> tuple[TensorInfo, ...]:
-    """The same tensors one behind the other, which is the only layout that llama.cpp loads."""
+    """Places the tensors one after another, aligned: the only layout that llama.cpp loads."""
     placed, offset = [], 0
     for tensor in tensors:
         placed.append(replace(tensor, offset=offset))

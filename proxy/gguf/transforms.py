@@ -1,6 +1,6 @@
-"""What a tensor's bytes go through on their way into a GGUF: changes of whole blocks. Pure.
+"""Transforms of a tensor's bytes on their way into a GGUF, by whole blocks. Pure.
 
-Blocks do not depend on each other, so that several threads can change the parts of one tensor at once.
+Blocks are independent of each other, so several threads can transform parts of one tensor at once.
 """
 
 import math
@@ -13,103 +13,108 @@ from operator import mul
 from typing import Literal
 
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
-"""The bytes of a number."""
+"""Bytes per number, by the safetensors dtype."""
 MXFP4_BYTES = 16
-"""Those of the 32 numbers of a block, without their scale."""
+"""Bytes of the 32 numbers in an MXFP4 block, without its scale."""
 
 _Code = Literal["I", "H"]
 _CODES: Mapping[int, _Code] = {4: "I", 2: "H"}
-"""Of arrays, by the bytes of a number."""
+"""Type codes for `array`, by the bytes per number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """Makes `made` bytes of each `block` bytes. `change` takes any number of whole blocks, in any thread."""
+    """Turns each `block` bytes into `output_block` bytes. `change` takes any number of whole blocks, in any thread."""
 
     block: int
-    made: int
+    output_block: int
     change: Callable[[bytes], bytes]
 
     def size(self, size: int) -> int:
-        """How many bytes are made of `size` bytes, which are whole blocks."""
-        return size // self.block * self.made
+        """The number of output bytes for `size` input bytes, which must be whole blocks."""
+        return size // self.block * self.output_block
 
 
-def interleaved(row: int, rows: int, parts: int = 2) -> Transform:
-    """Rows of `row` bytes, `rows` in a block of `parts`: row 0 of the first part, row 0 of the second, …, row 1, …"""
-    size = row * rows
-    return Transform(size, size, partial(_each_block, size, partial(_interleave, row, parts)))
+def interleave(row_size: int, rows: int, parts: int = 2) -> Transform:
+    """Interleaves the parts of each block, row by row: row 0 of every part, then row 1 of every part, and so on.
+
+    A block has `rows` rows of `row_size` bytes, in `parts` equal parts.
+    """
+    size = row_size * rows
+    return Transform(size, size, partial(_each_block, size, partial(_interleave, row_size, parts)))
 
 
-def transposed(
-    rows: int, columns: int, width: int, first: int = 0, taken: int | None = None, every: int = 1
-) -> Transform:
-    """Matrices of `rows` by `columns` numbers of `width` bytes, one behind the other, each transposed.
+def transpose(rows: int, columns: int, width: int, selected: range | None = None) -> Transform:
+    """Transposes each matrix of `rows` by `columns` numbers of `width` bytes.
 
-    Of the columns only one of each `every` from `first` on is taken, out of as many as `taken` says.
+    The output has only the `selected` columns, each as a row.
     """
     size = rows * columns * width
-    kept = range(first, columns if taken is None else first + taken, every)
-    change = partial(_transpose, columns, kept, _CODES[width])
-    return Transform(size, rows * len(kept) * width, partial(_each_block, size, change))
+    selected = range(columns) if selected is None else selected
+    change = partial(_transpose, columns, selected, _CODES[width])
+    return Transform(size, rows * len(selected) * width, partial(_each_block, size, change))
 
 
-def repeated(size: int, times: int) -> Transform:
-    """Each block of `size` bytes so many times."""
+def repeat(size: int, times: int) -> Transform:
+    """Repeats each block of `size` bytes."""
     return Transform(size, size * times, partial(_each_block, size, partial(mul, times)))
 
 
-def widened(dtype: str) -> Transform:
-    """F16 and BF16 as F32."""
-    return Transform(WIDTHS[dtype], WIDTHS["F32"], _from_bf16 if dtype == "BF16" else _from_f16)
+def to_f32(dtype: str) -> Transform:
+    """F16 or BF16 to F32."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], _bf16_to_f32 if dtype == "BF16" else _f16_to_f32)
 
 
 def add_one(dtype: str) -> Transform:
-    """One more than each number, in F32."""
-    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_increase, dtype))
+    """Adds 1 to each number, in F32."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_add_one, dtype))
 
 
-def scaled(dtype: str, factors: tuple[float, ...], made: str | None = None) -> Transform:
-    """Each number multiplied with one factor after the other, all of 32 bits; `made` is F32 or the same type again."""
+def scale(dtype: str, factors: tuple[float, ...], output: str | None = None) -> Transform:
+    """Multiplies each number by each factor in turn, rounding to F32 after each step.
+
+    `output` is the dtype of the results: F32, or the input's own, which is the default.
+    """
     rounded = tuple(_rounded("<f", factor) for factor in factors)
-    made = made or dtype
-    return Transform(WIDTHS[dtype], WIDTHS[made], partial(_scale, dtype, made, rounded))
+    output = output or dtype
+    return Transform(WIDTHS[dtype], WIDTHS[output], partial(_scale, dtype, output, rounded))
 
 
-def multiplied(dtype: str, factor: float) -> Transform:
-    """Each number times `factor`, in F32."""
+def multiply(dtype: str, factor: float) -> Transform:
+    """Multiplies each number by `factor` in 64 bits and rounds once, to F32."""
     return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_multiply, dtype, factor))
 
 
 def neg_exp(dtype: str) -> Transform:
-    """The negative exponential of each number, in F32. torch's is off by the last bit now and then."""
-    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_exponential, dtype))
+    """The negative exponential of each number, in F32. torch's result sometimes differs in the last bit."""
+    return Transform(WIDTHS[dtype], WIDTHS["F32"], partial(_neg_exp, dtype))
 
 
-def picked(size: int, count: int, at: int) -> Transform:
-    """The part `at` of each `count` parts of `size` bytes, the first being 0."""
-    return Transform(count * size, size, partial(_pick, size, count, at))
+def pick_part(size: int, count: int, index: int) -> Transform:
+    """Keeps part `index` (from 0) of each `count` parts of `size` bytes."""
+    return Transform(count * size, size, partial(_pick_part, size, count, index))
 
 
-def packed(groups: int, count: int, at: int) -> Transform:
-    """Blocks of MXFP4 as ggml has them: the scale and 16 bytes, with number 0 beside number 16, 1 beside 17, …
+def repack_mxfp4(groups: int, count: int, index: int) -> Transform:
+    """Repacks OpenAI's MXFP4 as ggml's, keeping row `index` of each `count` rows. A row has `groups` blocks.
 
-    OpenAI's have neighbours in one byte, and their scales apart: a call gets a scale for each 16 bytes, before these.
-    A row has `groups` of them; of each `count` rows it is the row `at` that is made.
+    OpenAI stores scales in a tensor of their own, and neighbouring numbers in one byte. ggml stores the scale in front
+    of a block's 16 bytes, and number 0 beside number 16, 1 beside 17, … A call gets the scales, then the blocks.
     """
-    return Transform(count * groups * MXFP4_BYTES, groups * (1 + MXFP4_BYTES), partial(_repack, groups, count, at))
+    input_row, output_row = groups * MXFP4_BYTES, groups * (1 + MXFP4_BYTES)
+    return Transform(count * input_row, output_row, partial(_repack_mxfp4, groups, count, index))
 
 
-def chained(transforms: Sequence[Transform]) -> Transform | None:
-    """One after the other; None for none."""
+def chain(transforms: Sequence[Transform]) -> Transform | None:
+    """Applies the transforms in order; None for an empty sequence."""
     if not transforms:
         return None
     first, *others = transforms
     for second in others:
-        between = math.lcm(first.made, second.block)
+        between = math.lcm(first.output_block, second.block)
         first = Transform(
-            between // first.made * first.block,
-            between // second.block * second.made,
+            between // first.output_block * first.block,
+            between // second.block * second.output_block,
             partial(_chain, first.change, second.change),
         )
     return first
@@ -120,104 +125,112 @@ def _chain(first: Callable[[bytes], bytes], second: Callable[[bytes], bytes], co
 
 
 def _each_block(size: int, change: Callable[[bytes], bytes], content: bytes) -> bytes:
-    return b"".join(change(content[at : at + size]) for at in range(0, len(content), size))
+    return b"".join(change(content[start : start + size]) for start in range(0, len(content), size))
 
 
-def _interleave(row: int, parts: int, block: bytes) -> bytes:
-    size, whole = len(block) // parts, len(block)
-    return b"".join(block[start : start + row] for at in range(0, size, row) for start in range(at, whole, size))
+def _interleave(row_size: int, parts: int, block: bytes) -> bytes:
+    part_size = len(block) // parts
+    return b"".join(
+        block[start : start + row_size]
+        for offset in range(0, part_size, row_size)
+        for start in range(offset, len(block), part_size)
+    )
 
 
-def _transpose(columns: int, kept: range, code: _Code, matrix: bytes) -> bytes:
+def _transpose(columns: int, selected: range, code: _Code, matrix: bytes) -> bytes:
     numbers = memoryview(matrix).cast(code)
-    return b"".join(numbers[column::columns].tobytes() for column in kept)
+    return b"".join(numbers[column::columns].tobytes() for column in selected)
 
 
-def _pick(size: int, count: int, at: int, content: bytes) -> bytes:
+def _pick_part(size: int, count: int, index: int, content: bytes) -> bytes:
     code = _CODES.get(size)
     if code is not None:
-        return array(code, content)[at::count].tobytes()
-    return b"".join(content[start : start + size] for start in range(at * size, len(content), count * size))
+        return array(code, content)[index::count].tobytes()
+    return b"".join(content[start : start + size] for start in range(index * size, len(content), count * size))
 
 
-def _repack(groups: int, count: int, at: int, content: bytes) -> bytes:
-    split = len(content) // (1 + MXFP4_BYTES)
-    scales = _pick(groups, count, at, content[:split])
-    halves = memoryview(_pick(groups * MXFP4_BYTES, count, at, content[split:])).cast("Q")
+def _repack_mxfp4(groups: int, count: int, index: int, content: bytes) -> bytes:
+    """Moves the 4-bit numbers of all blocks at once, as two large integers."""
+    scales_size = len(content) // (1 + MXFP4_BYTES)
+    scales = _pick_part(groups, count, index, content[:scales_size])
+    halves = memoryview(_pick_part(groups * MXFP4_BYTES, count, index, content[scales_size:])).cast("Q")
     size = MXFP4_BYTES // 2 * len(scales)
-    first, last = (int.from_bytes(halves[half::2].tobytes(), "little") for half in (0, 1))
-    low = int.from_bytes(b"\x0f" * size, "little")
-    made = bytearray((1 + MXFP4_BYTES) * len(scales))
-    made[:: 1 + MXFP4_BYTES] = scales
-    for odd, numbers in enumerate((first & low | (last & low) << 4, first >> 4 & low | last & low << 4)):
-        part = numbers.to_bytes(size, "little")
-        for place in range(MXFP4_BYTES // 2):
-            made[1 + 2 * place + odd :: 1 + MXFP4_BYTES] = part[place :: MXFP4_BYTES // 2]
-    return bytes(made)
+    first, second = (int.from_bytes(halves[half::2].tobytes(), "little") for half in (0, 1))
+    low_bits = int.from_bytes(b"\x0f" * size, "little")
+    even = first & low_bits | (second & low_bits) << 4
+    odd = first >> 4 & low_bits | second & low_bits << 4
+    blocks = bytearray((1 + MXFP4_BYTES) * len(scales))
+    blocks[:: 1 + MXFP4_BYTES] = scales
+    for parity, numbers in enumerate((even, odd)):
+        content = numbers.to_bytes(size, "little")
+        for offset in range(MXFP4_BYTES // 2):
+            blocks[1 + 2 * offset + parity :: 1 + MXFP4_BYTES] = content[offset :: MXFP4_BYTES // 2]
+    return bytes(blocks)
 
 
-def _from_bf16(content: bytes) -> bytes:
+def _bf16_to_f32(content: bytes) -> bytes:
     wide = bytearray(2 * len(content))  # a BF16 is the upper half of an F32
     wide[2::4], wide[3::4] = content[0::2], content[1::2]
     return bytes(wide)
 
 
-def _from_f16(content: bytes) -> bytes:
+def _f16_to_f32(content: bytes) -> bytes:
     count = len(content) // 2
     return struct.pack(f"<{count}f", *struct.unpack(f"<{count}e", content))
 
 
-def _increase(dtype: str, content: bytes) -> bytes:
-    return _each(dtype, content, lambda number: number + 1)
+def _add_one(dtype: str, content: bytes) -> bytes:
+    return _each_number(dtype, content, lambda number: number + 1)
 
 
 def _multiply(dtype: str, factor: float, content: bytes) -> bytes:
-    return _each(dtype, content, lambda number: number * factor)
+    return _each_number(dtype, content, lambda number: number * factor)
 
 
-def _exponential(dtype: str, content: bytes) -> bytes:
-    # Beyond 88 the exponential leaves the range of F32.
-    return _each(dtype, content, lambda number: -math.exp(number) if number < 88 else -math.inf)  # noqa: PLR2004
+def _neg_exp(dtype: str, content: bytes) -> bytes:
+    # Above 88 the exponential is beyond the range of F32.
+    return _each_number(dtype, content, lambda number: -math.exp(number) if number < 88 else -math.inf)  # noqa: PLR2004
 
 
-def _each(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:
-    wide = content if dtype == "F32" else _from_bf16(content) if dtype == "BF16" else _from_f16(content)
+def _each_number(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:
+    wide = content if dtype == "F32" else _bf16_to_f32(content) if dtype == "BF16" else _f16_to_f32(content)
     count = len(wide) // 4
     return struct.pack(f"<{count}f", *map(change, struct.unpack(f"<{count}f", wide)))
 
 
-def _scale(dtype: str, made: str, factors: tuple[float, ...], content: bytes) -> bytes:
+def _scale(dtype: str, output: str, factors: tuple[float, ...], content: bytes) -> bytes:
     if dtype == "F32":
-        numbers = _multiplied(struct.unpack(f"<{len(content) // 4}f", content), factors)
+        numbers = _products(struct.unpack(f"<{len(content) // 4}f", content), factors)
         return struct.pack(f"<{len(numbers)}f", *numbers)
-    products = _products(dtype, made, factors)
-    return array(_CODES[WIDTHS[made]], [products[number] for number in array("H", content)]).tobytes()
+    table = _product_bits(dtype, output, factors)
+    return array(_CODES[WIDTHS[output]], [table[bits] for bits in array("H", content)]).tobytes()
 
 
-def _multiplied(numbers: Sequence[float], factors: tuple[float, ...]) -> Sequence[float]:
+def _products(numbers: Sequence[float], factors: tuple[float, ...]) -> Sequence[float]:
     for factor in factors:
         numbers = [_rounded("<f", number * factor) for number in numbers]
     return numbers
 
 
 @lru_cache(maxsize=32)
-def _products(dtype: str, made: str, factors: tuple[float, ...]) -> Sequence[int]:
-    """What each of the numbers that 16 bits can hold becomes, calculated in F32: its bits."""
-    every = array("H", range(1 << 16)).tobytes()
-    wide = _from_bf16(every) if dtype == "BF16" else _from_f16(every)
-    numbers = _multiplied(struct.unpack("<65536f", wide), factors)
-    if made == "F16":
+def _product_bits(dtype: str, output: str, factors: tuple[float, ...]) -> Sequence[int]:
+    """The bits of the product, calculated in F32, for each of the 65,536 numbers of a 16-bit dtype."""
+    content = array("H", range(1 << 16)).tobytes()
+    wide = _bf16_to_f32(content) if dtype == "BF16" else _f16_to_f32(content)
+    numbers = _products(struct.unpack("<65536f", wide), factors)
+    if output == "F16":
         return array("H", struct.pack("<65536e", *(_rounded("<e", number) for number in numbers)))
-    whole = array("I", struct.pack("<65536f", *numbers))
-    return whole if made == "F32" else [_upper_half(bits) for bits in whole]
+    f32_bits = array("I", struct.pack("<65536f", *numbers))
+    return f32_bits if output == "F32" else [_f32_to_bf16_bits(bits) for bits in f32_bits]
 
 
-def _upper_half(bits: int) -> int:
-    """Of an F32, rounded to the nearest BF16, and to the even one of two."""
+def _f32_to_bf16_bits(bits: int) -> int:
+    """Rounds to the nearest BF16, ties to even."""
     return bits + 0x7FFF + (bits >> 16 & 1) >> 16
 
 
 def _rounded(code: str, number: float) -> float:
+    """`number` rounded to the format of a struct code."""
     try:
         return float(struct.unpack(code, struct.pack(code, number))[0])
     except OverflowError:

@@ -18,7 +18,7 @@ from proxy.errors import Refusal
 from proxy.gguf.config import whole
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
-from proxy.gguf.transforms import Transform, interleaved, multiplied
+from proxy.gguf.transforms import Transform, interleave, multiply
 from proxy.planning.recipe import Literal, Range, Recipe, verify_header
 from proxy.planning.safetensors import SafetensorsHeader, Tensor
 from proxy.sources.base import RepositoryFile
@@ -323,9 +323,9 @@ def _made(half: _Half, factor: float, base: AdapterBase) -> tuple[TensorInfo, Tr
     kind, transform = _TYPES[tensor.dtype], None
     heads = base.permuted_heads(half.projection)
     if half.is_a and factor != 1:
-        kind, transform = TensorType.F32, multiplied(tensor.dtype, factor)
+        kind, transform = TensorType.F32, multiply(tensor.dtype, factor)
     elif not half.is_a and heads:
         row = (tensor.stop - tensor.start) // tensor.shape[0]
-        transform = interleaved(row, tensor.shape[0] // heads)
+        transform = interleave(row, tensor.shape[0] // heads)
     name = f"blk.{half.layer}.{base.projections[half.projection][0]}.weight.lora_{'a' if half.is_a else 'b'}"
     return TensorInfo(name, tensor.shape[::-1], kind), transform

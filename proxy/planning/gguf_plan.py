@@ -6,8 +6,8 @@ from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import GgufHeader, Incomplete, read_header
-from proxy.gguf.requantize import Changed, requantize
-from proxy.gguf.split import COUNT, Merged, Padding, ShardRange, SplitName, merge
+from proxy.gguf.requantize import TransformedRange, requantize
+from proxy.gguf.split import COUNT, MergedGguf, Padding, ShardRange, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType, shown
 from proxy.gguf.tokens import first_twice
@@ -188,13 +188,13 @@ def _of_files(
     return weight_upload(repository, f"{_merged_name(model)}.gguf", Recipe(tuple(parts)))
 
 
-def _changed(file: RepositoryFile, piece: Changed | Padding) -> Literal | Range:
+def _changed(file: RepositoryFile, piece: TransformedRange | Padding) -> Literal | Range:
     if isinstance(piece, Padding):
         return Literal(bytes(piece.size))
     return Range(file, piece.start, piece.stop, piece.transform and explained(file.path, piece.transform), QUANTIZED)
 
 
-def _by_shard(merged: Merged, count: int) -> list[list[ShardRange | Padding]]:
+def _by_shard(merged: MergedGguf, count: int) -> list[list[ShardRange | Padding]]:
     """Padding goes with the piece before it."""
     shards: list[list[ShardRange | Padding]] = [[] for _ in range(count)]
     shard = 0

@@ -8,7 +8,7 @@ import pytest
 from proxy.commands.doctor import Finding, examine
 from proxy.config import Config
 from proxy.gguf import engine, engine_ggml
-from proxy.gguf.engine import described
+from proxy.gguf.engine import engine_names
 from proxy.gguf.engine_numpy import NumpyEngine
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
@@ -102,7 +102,7 @@ async def test_disk_and_an_open_door_are_notes(hub: StandInHub, ollama: StandInO
 @pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 async def test_the_engines_are_named(hub: StandInHub, ollama: StandInOllama) -> None:
     ok = told(await found(settings(hub.endpoint, ollama.url, pull={"threads": 3})), "ok")
-    assert f"every quantization is made here, by {described()}, in 3 threads of {cores()} cores" in ok
+    assert f"every quantization is made here, by {engine_names()}, in 3 threads of {cores()} cores" in ok
 
 
 @pytest.mark.parametrize(("there", "made"), [(True, "TQ2_0, MXFP4_MOE"), (False, "Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, ")])
@@ -115,6 +115,6 @@ async def test_what_is_not_made_here_is_a_note_with_what_to_install(
     note = told(findings, "note")
     assert "this machine does not make " in note
     assert made in note
-    assert f"(engines: {described()}); `pip install libggml-python`" in note
+    assert f"(engines: {engine_names()}); `pip install libggml-python`" in note
     assert ("Q8_0" in note) is not there
     assert not told(findings, "fail")

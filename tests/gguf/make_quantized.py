@@ -1,7 +1,7 @@
-"""What llama-quantize makes of the tiny repositories and of SmolLM2, which our converter wrote, as digests.
+"""Digests of llama-quantize's output for the tiny repositories and SmolLM2, converted by the proxy.
 
-`LLAMA_QUANTIZE=path python -m tests.gguf.make_quantized` runs that of b10488 and writes quantized.json. The bits are
-those of x86-64: where the compiler may fuse a multiplication with an addition, ggml makes others.
+`LLAMA_QUANTIZE=path python -m tests.gguf.make_quantized` runs the llama-quantize of b10488 and writes quantized.json.
+The bits are those of x86-64: where the compiler may fuse a multiplication with an addition, ggml makes other bits.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from proxy.gguf.header import read_header
@@ -24,18 +25,25 @@ FIGURES = Path(__file__).with_name("quantized.json")
 REFUSED = "refused"
 SMOLLM2 = "SmolLM2-135M-"
 CALCULATED = ("falcon_h1", "falcon_h1_norm")
-"""Whose numbers are calculated in F32, and not rounded before they are quantized."""
+"""Repositories with tensors that are calculated in F32 and not rounded before they are quantized."""
 NAMES = (*REPOSITORIES, f"{SMOLLM2}BF16", f"{SMOLLM2}F16")
 _DIGITS = 16
 
 
+@cache
+def figures() -> Mapping[str, Mapping[str, str]]:
+    """By repository and file type: the file type's number, the digest of the types and that of the data."""
+    content: Mapping[str, Mapping[str, str]] = json.loads(FIGURES.read_bytes())
+    return content
+
+
 def types_digest(types: Mapping[str, TensorType]) -> str:
-    """Of the names and types in llama.cpp's order."""
+    """The digest of names and types, in llama.cpp's order."""
     return data_digest(f"{name} {kind.name}\n".encode() for name, kind in types.items())
 
 
 def data_digest(contents: Iterable[bytes]) -> str:
-    """Of the tensors' bytes in llama.cpp's order, without what fills up between them."""
+    """The digest of the tensors' bytes, in llama.cpp's order and without padding."""
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
@@ -44,15 +52,15 @@ def data_digest(contents: Iterable[bytes]) -> str:
 
 def smollm2(dtype: str) -> Mapping[str, bytes] | None:
     """A real model of 135M parameters as a repository; None where its package is not installed."""
-    packed = packaged()
-    if packed is None:
+    package = packaged()
+    if package is None:
         return None
-    model = Smollm2(packed)
+    model = Smollm2(package)
     return {**model.files(dtype), "tokenizer_config.json": model.tokenizer_config(chat_template=model.jinja)}
 
 
 def files_of(name: str) -> Mapping[str, bytes] | None:
-    """A repository's, by its name in the figures; None where it cannot be made here."""
+    """The files of a repository, by its name in the figures; None if it cannot be made here."""
     return smollm2(name.removeprefix(SMOLLM2)) if name.startswith(SMOLLM2) else REPOSITORIES[name].files()
 
 
@@ -62,10 +70,10 @@ def converted(name: str) -> bytes:
     return write(plan(files, quantization="F32" if name in CALCULATED else None), files)
 
 
-def made(quantizer: str, source: Path, file_type: str) -> str:
-    """`general.file_type`, the digest of the types and that of the data; or that it refuses, and why."""
+def run_quantizer(quantizer: str, source: Path, file_type: str) -> str:
+    """The entry for the figures, or `refused` with the reason."""
     target = source.with_suffix(".out")
-    done = subprocess.run(
+    process = subprocess.run(
         [quantizer, str(source), str(target), file_type, "2"],
         capture_output=True,
         text=True,
@@ -73,9 +81,9 @@ def made(quantizer: str, source: Path, file_type: str) -> str:
         check=False,
         timeout=900,
     )
-    if done.returncode:
-        why = [line for line in (done.stdout + done.stderr).splitlines() if "failed to quantize: " in line]
-        return f"{REFUSED}: {why[-1].partition('failed to quantize: ')[2]}"
+    if process.returncode:
+        reasons = [line for line in (process.stdout + process.stderr).splitlines() if "failed to quantize: " in line]
+        return f"{REFUSED}: {reasons[-1].partition('failed to quantize: ')[2]}"
     content = target.read_bytes()
     header = read_header(content, size=len(content))
     starts = ((header.data_start + tensor.offset, tensor.size) for tensor in header.tensors)
@@ -86,14 +94,14 @@ def made(quantizer: str, source: Path, file_type: str) -> str:
 
 def main() -> None:
     quantizer = os.environ["LLAMA_QUANTIZE"]
-    figures: dict[str, dict[str, str]] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
+    entries: dict[str, dict[str, str]] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or NAMES:
             source = Path(folder) / "x.gguf"
             source.write_bytes(converted(name))
-            figures[name] = {file_type: made(quantizer, source, file_type) for file_type in FILE_TYPES}
+            entries[name] = {file_type: run_quantizer(quantizer, source, file_type) for file_type in FILE_TYPES}
             print(name, flush=True)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    FIGURES.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Models of real shapes without their data, and what llama-quantize makes of each tensor of theirs.
+"""Models with real shapes but no data, and llama-quantize's type for each of their tensors.
 
-`LLAMA_QUANTIZE=path python -m tests.gguf.make_tensor_types` asks b10488's `llama-quantize --dry-run` and writes
-tensor_types.json; the files are sparse, so the 405 billion numbers take no space.
+`LLAMA_QUANTIZE=path python -m tests.gguf.make_tensor_types` runs the `llama-quantize --dry-run` of b10488 and
+writes tensor_types.json. The model files are sparse, so 405 billion numbers take no space.
 """
 
 import json
@@ -24,12 +24,12 @@ _NUMBER = re.compile("[0-9]+")
 _LINE = re.compile(r"\[ *\d+/ *\d+\] (\S+) +- \[.*?\], type = +(\w+), size = .*?(?:\((\w+)\))?$", re.MULTILINE)
 
 Shapes = Mapping[str, Sequence[int]]
-"""By the name in a block, `weight` left out; the length of a row comes first."""
+"""By the name in a block without `.weight`. The length of a row comes first."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """`layers` are the shapes of each block, or of several kinds of blocks by the number that one begins with."""
+    """`layers` are the shapes of each block. From the blocks in `from_block` on, other shapes apply."""
 
     architecture: str
     blocks: int
@@ -56,7 +56,7 @@ class Model:
                 yield f"blk.{block}.{name}", shape
 
     def file(self) -> tuple[bytes, int]:
-        """The header, and how many bytes the whole would have."""
+        """The header, and the size of the whole file."""
         tensors = self.tensors()
         header = write_header(self.fields(), tensors)
         return header, len(header) + tensors[-1].offset + tensors[-1].size
@@ -71,9 +71,9 @@ def _field(value: float | str | Sequence[int]) -> Field:
 
 
 def _tensor(name: str, shape: Sequence[int]) -> TensorInfo:
-    bare = name.endswith((".bias", "ssm_a", "ssm_d"))
+    is_full_name = name.endswith((".bias", "ssm_a", "ssm_d"))
     kind = TensorType.F32 if len(shape) == 1 or "_norm" in name or "ffn_gate_inp" in name else TensorType.BF16
-    return TensorInfo(name if bare else f"{name}.weight", tuple(shape), kind)
+    return TensorInfo(name if is_full_name else f"{name}.weight", tuple(shape), kind)
 
 
 def _ends(hidden: int, words: int, *, tied: bool = False) -> dict[str, Sequence[int]]:
@@ -123,14 +123,15 @@ def _plain(
     more: Shapes | None = None,
     keys: Mapping[str, Any] | None = None,
 ) -> Model:
+    """The many arguments are the sizes in config.json: each model of the table below is one line of them."""
     layers = {**_attention(hidden, heads, kv_heads, head), **_feed_forward(hidden, inner), **(more or {})}
     metadata = {**_keys(hidden, heads, kv_heads), "attention.key_length": head, **(keys or {})}
     return Model(architecture, blocks, metadata, _ends(hidden, words, tied=tied), layers)
 
 
 def _keys(hidden: int, heads: int, kv_heads: int | None = None) -> dict[str, Any]:
-    of_values = {} if kv_heads is None else {"attention.head_count_kv": kv_heads}
-    return {"embedding_length": hidden, "attention.head_count": heads, **of_values}
+    kv_count = {} if kv_heads is None else {"attention.head_count_kv": kv_heads}
+    return {"embedding_length": hidden, "attention.head_count": heads, **kv_count}
 
 
 def _experts(count: int, used: int = 2) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _mixtral(layers: Shapes) -> Model:
 
 
 def _one_by_one(hidden: int, inner: int, experts: int) -> dict[str, Sequence[int]]:
-    """Experts as llama.cpp once stored them."""
+    """Experts in tensors of their own, as old versions of llama.cpp stored them."""
     return {
         f"ffn_{name}.{number}": shape
         for number in range(experts)
@@ -151,12 +152,11 @@ def _one_by_one(hidden: int, inner: int, experts: int) -> dict[str, Sequence[int
     }
 
 
-def _deepseek2(hidden: int, heads: int, blocks: int, words: int, queries: Shapes, values: Shapes) -> Model:
+def _deepseek2(hidden: int, heads: int, blocks: int, words: int, projections: Shapes) -> Model:
     attention: Shapes = {
-        **queries,
+        **projections,
         "attn_kv_a_mqa": (hidden, 576),
         "attn_kv_a_norm": (512,),
-        **values,
         "attn_output": (heads * 128, hidden),
     }
     layers = {
@@ -199,11 +199,11 @@ def _jamba() -> Model:
     experts = {"ffn_gate_inp": (hidden, 16), **_feed_forward(hidden, 14336, "_exps", (16,))}
     metadata = {**_keys(hidden, 32), **_experts(16), "attention.head_count_kv": [0, 0, 0, 0, 8, 0, 0, 0] * 4}
     metadata |= {"ssm.conv_kernel": 4, "ssm.inner_size": inner, "ssm.state_size": 16, "ssm.time_step_rank": 256}
-    kinds = {
+    layers = {
         block: {**(_attention(hidden, 32, 8) if block % 8 == 4 else mixer), **(experts if block % 2 else dense)}
         for block in range(32)
     }
-    return Model("jamba", 32, metadata, _ends(hidden, 65536), {}, kinds)
+    return Model("jamba", 32, metadata, _ends(hidden, 65536), {}, layers)
 
 
 def _gemma3n() -> Model:
@@ -235,7 +235,7 @@ def _bert() -> Model:
 
 
 def _t5() -> Model:
-    """Each half has its blocks; none is called `blk` alone."""
+    """The encoder and the decoder each have blocks; their names have a prefix before `blk`."""
     attention = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_o"), (512, 512))
     feed_forward = {"ffn_up": (512, 2048), "ffn_down": (2048, 512)}
     ends: dict[str, Sequence[int]] = {"token_embd": (512, 32128), "dec.blk.0.attn_rel_b": (8, 32)}
@@ -279,14 +279,14 @@ def _bailing_moe3() -> Model:
 
 def _lfm2() -> Model:
     conv = {"shortconv.conv": (3, 1024), "shortconv.in_proj": (1024, 3072), "shortconv.out_proj": (1024, 1024)}
-    kinds: dict[int, Shapes] = {}
+    layers: dict[int, Shapes] = {}
     for block in range(16):
         attention = block in (2, 5, 8, 10, 12, 14)
-        kinds[block] = {**(_attention(1024, 16, 8, 64) if attention else conv), **_feed_forward(1024, 4608)}
+        layers[block] = {**(_attention(1024, 16, 8, 64) if attention else conv), **_feed_forward(1024, 4608)}
     heads = [8 if block in (2, 5, 8, 10, 12, 14) else 0 for block in range(16)]
     metadata = {**_keys(1024, 16), "attention.head_count_kv": heads, "shortconv.l_cache": 3}
     ends = {"token_embd": (1024, 65536), "token_embd_norm": (1024,)}
-    return Model("lfm2", 16, metadata, ends, {}, kinds)
+    return Model("lfm2", 16, metadata, ends, {}, layers)
 
 
 _BIASES = {f"attn_{name}.bias": (512,) for name in "qkv"}
@@ -316,10 +316,10 @@ MODELS: Mapping[str, Model] = {
     "Phi-3 mini": Model("phi3", 32, _keys(3072, 32, 32), _ends(3072, 32064), _fused(3072, 9216, 8192, up=2)),
     "OLMo, 80 layers": _plain("olmo", 8192, 22016, 64, 64, 80, 50304),
     "DeepSeek V2 Lite": _deepseek2(
-        2048, 16, 27, 102400, {"attn_q": (2048, 3072)}, {"attn_k_b": (128, 512, 16), "attn_v_b": (512, 128, 16)}
+        2048, 16, 27, 102400, {"attn_q": (2048, 3072), "attn_k_b": (128, 512, 16), "attn_v_b": (512, 128, 16)}
     ),
     "DeepSeek V2, undivided": _deepseek2(
-        5120, 128, 60, 102400, {"attn_q_a": (5120, 1536), "attn_q_b": (1536, 24576)}, {"attn_kv_b": (512, 32768)}
+        5120, 128, 60, 102400, {"attn_q_a": (5120, 1536), "attn_q_b": (1536, 24576), "attn_kv_b": (512, 32768)}
     ),
     "GLM-4 9B": Model(
         "glm4",
@@ -356,18 +356,18 @@ MODELS: Mapping[str, Model] = {
 }
 
 
-def told(types: Mapping[str, str]) -> dict[str, str]:
-    """Names by their types, briefly: `Q6_K 0-3,6 Q4_K` where those of blocks differ, Q4_K being that of the others."""
+def group_by_type(types: Mapping[str, str]) -> dict[str, str]:
+    """Names by their types. `Q6_K 0-3,6 Q4_K` means Q6_K in the blocks 0-3 and 6, and Q4_K in the others."""
     blocks: dict[str, dict[str, list[int]]] = {}
-    said: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, kind in sorted(types.items()):
         rest, *block = _NUMBER.sub("*", name, count=1), *map(int, _NUMBER.findall(name)[:1])
         blocks.setdefault(rest, {}).setdefault(kind, []).extend(block)
-    for rest, kinds in blocks.items():
-        *few, (most, _) = sorted(kinds.items(), key=lambda item: (len(item[1]), item[0]))
-        text = " ".join([*(f"{kind} {_ranges(sorted(at))}" for kind, at in few), most])
-        said.setdefault(text, []).append(rest)
-    return {text: " ".join(names) for text, names in said.items()}
+    for rest, by_type in blocks.items():
+        *rare, (usual, _) = sorted(by_type.items(), key=lambda item: (len(item[1]), item[0]))
+        text = " ".join([*(f"{kind} {_ranges(sorted(numbers))}" for kind, numbers in rare), usual])
+        groups.setdefault(text, []).append(rest)
+    return {text: " ".join(names) for text, names in groups.items()}
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -380,14 +380,15 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join("-".join(map(str, part)) for part in parts)
 
 
-def asked(quantizer: str, path: Path, file_type: str) -> dict[str, str] | None:
-    """What llama-quantize would make; None where it refuses."""
-    done = subprocess.run(
+def dry_run(quantizer: str, path: Path, file_type: str) -> dict[str, str] | None:
+    """The types that llama-quantize would choose; None if it refuses."""
+    process = subprocess.run(
         [quantizer, "--dry-run", str(path), file_type], capture_output=True, text=True, check=False, timeout=60
     )
-    if done.returncode:
+    if process.returncode:
         return None
-    return {name: (made or kept).upper() for name, kept, made in _LINE.findall(done.stdout + done.stderr)}
+    matches = _LINE.findall(process.stdout + process.stderr)
+    return {name: (new or unchanged).upper() for name, unchanged, new in matches}
 
 
 def main() -> None:
@@ -399,10 +400,12 @@ def main() -> None:
             path = Path(folder) / "x.gguf"
             path.write_bytes(header)
             os.truncate(path, size)
-            answers = {file_type: asked(quantizer, path, file_type) for file_type in FILE_TYPES}
-            if not any(answers.values()):
-                raise RuntimeError(f"llama-quantize takes none of {name}")
-            figures[name] = {kind: told(types) if types else REFUSED for kind, types in answers.items()}
+            results = {file_type: dry_run(quantizer, path, file_type) for file_type in FILE_TYPES}
+            if not any(results.values()):
+                raise RuntimeError(f"llama-quantize refuses every file type for {name}")
+            figures[name] = {
+                file_type: group_by_type(types) if types else REFUSED for file_type, types in results.items()
+            }
             path.unlink()
     lines = [
         f" {json.dumps(name)}: {{\n"

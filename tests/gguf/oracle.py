@@ -1,4 +1,4 @@
-"""Files that the `gguf` package writes, which is llama.cpp's own, and strategies for random ones."""
+"""GGUF files from llama.cpp's own package `gguf`, and strategies for random ones."""
 
 import string
 import tempfile
@@ -19,7 +19,7 @@ ARCHITECTURE = "llama"
 
 @dataclass(frozen=True)
 class Value:
-    """A metadata value as both writers take it; `items` is the kind of an array's items."""
+    """A metadata value for both writers; `items` is the type of an array's items."""
 
     kind: ValueType
     value: Any
@@ -45,7 +45,10 @@ def write(
     most_tensors: int = 0,
     small_first: bool = False,
 ) -> list[bytes]:
-    """The file, or its parts where `most_tensors` makes several."""
+    """The file, or its parts if `most_tensors` is smaller than the number of tensors.
+
+    The keyword arguments are options of GGUFWriter: one function for them all, as its parts are written in one run.
+    """
     with tempfile.TemporaryDirectory() as folder:
         writer = GGUFWriter(
             Path(folder) / "x.gguf",
@@ -69,14 +72,14 @@ def write(
 
 
 def _add(writer: GGUFWriter, name: str, tensor: Tensor) -> None:
-    numbers, taken = BLOCKS[tensor.type]
+    block_numbers, block_bytes = BLOCKS[tensor.type]
     *outer, row = reversed(tensor.shape)
-    array = np.frombuffer(tensor.content, np.uint8).reshape(*outer, row // numbers * taken)
+    array = np.frombuffer(tensor.content, np.uint8).reshape(*outer, row // block_numbers * block_bytes)
     writer.add_tensor(name, array, raw_dtype=GGMLQuantizationType(tensor.type))
 
 
 def fields(metadata: Mapping[str, Value], alignment: int | None = None) -> dict[str, Field]:
-    """The same metadata for our writer."""
+    """The same metadata for the project's own writer."""
     first = {"general.architecture": Field.string(ARCHITECTURE)}
     if alignment is not None:
         first["general.alignment"] = Field.uint32(alignment)
@@ -84,7 +87,7 @@ def fields(metadata: Mapping[str, Value], alignment: int | None = None) -> dict[
 
 
 def read_tensors(content: bytes) -> dict[str, tuple[tuple[int, ...], int, bytes]]:
-    """Shape, type and bytes of each tensor as GGUFReader sees them."""
+    """Shape, type and bytes of each tensor, read by GGUFReader."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.gguf"
         path.write_bytes(content)
@@ -93,6 +96,20 @@ def read_tensors(content: bytes) -> dict[str, tuple[tuple[int, ...], int, bytes]
             for tensor in GGUFReader(path).tensors
         }
 
+
+EXAMPLE_METADATA = {
+    "general.name": Value(ValueType.STRING, "Zoë"),
+    "llama.block_count": Value(ValueType.UINT32, 30),
+    "llama.rope.freq_base": Value(ValueType.FLOAT32, 0.5),
+    "tokenizer.ggml.add_bos_token": Value(ValueType.BOOL, value=False),
+    "tokenizer.ggml.tokens": Value(ValueType.ARRAY, ["<s>", "", "ä"], ValueType.STRING),
+    "tokenizer.ggml.scores": Value(ValueType.ARRAY, [0.0, -1.5, 2.0], ValueType.FLOAT32),
+}
+EXAMPLE_TENSORS = {
+    "token_embd.weight": Tensor((32, 3), TensorType.Q8_0, bytes(range(102))),
+    "output_norm.weight": Tensor((5,), TensorType.F32, bytes(range(20))),
+    "blk.0.ffn_up_exps.weight": Tensor((4, 2, 3), TensorType.F16, bytes(range(48))),
+}
 
 _RANGES = {
     ValueType.UINT8: (0, 2**8 - 1),
@@ -125,13 +142,13 @@ alignments = st.sampled_from([None, 1, 8, 32, 64, 256])
 
 @st.composite
 def _tensors(draw: st.DrawFn) -> Tensor:
-    kinds = [TensorType.F32, TensorType.F16, TensorType.I8, TensorType.BF16, TensorType.Q4_1, TensorType.Q6_K]
-    kind = draw(st.sampled_from(kinds))
-    numbers, taken = BLOCKS[kind]
+    types = [TensorType.F32, TensorType.F16, TensorType.I8, TensorType.BF16, TensorType.Q4_1, TensorType.Q6_K]
+    kind = draw(st.sampled_from(types))
+    block_numbers, block_bytes = BLOCKS[kind]
     row, *outer = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
-    size = row * taken * int(np.prod(outer, dtype=int))
+    size = row * block_bytes * int(np.prod(outer, dtype=int))
     seed = draw(st.integers(0, 255))
-    return Tensor((row * numbers, *outer), kind, bytes((seed + place) % 256 for place in range(size)))
+    return Tensor((row * block_numbers, *outer), kind, bytes((seed + index) % 256 for index in range(size)))
 
 
 tensor_sets = st.dictionaries(_names, _tensors(), max_size=7)

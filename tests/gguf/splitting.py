@@ -1,4 +1,4 @@
-"""Cuts a GGUF into parts as `llama-gguf-split` does, and puts together what `merge` says."""
+"""Splits a GGUF as `llama-gguf-split` does, and joins the pieces that `merge` plans."""
 
 import struct
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from itertools import pairwise
 from pathlib import Path
 
 from proxy.gguf.header import Field, read_header, write_header
-from proxy.gguf.split import Merged, ShardRange
+from proxy.gguf.split import MergedGguf, ShardRange
 from proxy.gguf.tensors import lay_out, padding
 
 
 def split(
     content: bytes | Path, shards: int, *, prefix: str = "model", no_tensor_first: bool = False
 ) -> dict[str, bytes]:
-    """The parts by name. All metadata stands in the first, and no tensor if `no_tensor_first`."""
+    """The parts by name. The first has all metadata, and no tensors if `no_tensor_first`."""
     whole = content.read_bytes() if isinstance(content, Path) else content
     header = read_header(whole, size=len(whole))
     count = len(header.tensors)
     holders = shards - no_tensor_first
-    bounds = [0] * no_tensor_first + [count * place // holders for place in range(holders + 1)]
+    bounds = [0] * no_tensor_first + [count * index // holders for index in range(holders + 1)]
     parts = {}
     for number, (start, stop) in enumerate(pairwise(bounds)):
         metadata = {} if number else dict(header.metadata)
@@ -29,7 +29,7 @@ def split(
             "split.tensors.count": Field.int32(count),
         }
         chosen = header.tensors[start:stop]
-        # Like llama-gguf-split, which lays out the later parts without the first one's metadata.
+        # llama-gguf-split lays out the later parts without the metadata of the first, so with the default alignment.
         alignment = header.alignment if number == 0 else 32
         data = bytearray()
         for tensor in chosen:
@@ -40,7 +40,7 @@ def split(
     return parts
 
 
-def joined(merged: Merged, parts: Sequence[bytes]) -> bytes:
+def joined(merged: MergedGguf, parts: Sequence[bytes]) -> bytes:
     content = bytearray(merged.header)
     for piece in merged.pieces:
         content += parts[piece.shard][piece.start : piece.stop] if isinstance(piece, ShardRange) else bytes(piece.size)
@@ -48,7 +48,7 @@ def joined(merged: Merged, parts: Sequence[bytes]) -> bytes:
 
 
 def with_offsets(content: bytes, offsets: Sequence[int]) -> bytes:
-    """The same file with other offsets in its tensor infos: what a hostile or careless writer leaves."""
+    """The same file with other offsets in its tensor infos, as a hostile or careless writer leaves them."""
     header = read_header(content)
     tensors = [replace(tensor, offset=offset) for tensor, offset in zip(header.tensors, offsets, strict=True)]
     return write_header(header.metadata, tensors) + content[header.data_start :]

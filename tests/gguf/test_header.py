@@ -1,15 +1,12 @@
-"""Reading and writing a GGUF's header, with the `gguf` package as the judge."""
+"""Reading a GGUF's header, against files from the `gguf` package and against broken ones."""
 
-import math
 import struct
 import time
 import tracemalloc
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,29 +20,16 @@ from proxy.gguf.header import (
     read_header,
     write_header,
 )
-from proxy.gguf.tensors import BLOCKS, GgufError, TensorInfo, TensorType, lay_out
+from proxy.gguf.tensors import GgufError, TensorInfo, TensorType
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
 from tests.gguf.splitting import with_offsets, with_version
 
-EXAMPLE_METADATA = {
-    "general.name": Value(ValueType.STRING, "Zoë"),
-    "llama.block_count": Value(ValueType.UINT32, 30),
-    "llama.rope.freq_base": Value(ValueType.FLOAT32, 0.5),
-    "tokenizer.ggml.add_bos_token": Value(ValueType.BOOL, value=False),
-    "tokenizer.ggml.tokens": Value(ValueType.ARRAY, ["<s>", "", "ä"], ValueType.STRING),
-    "tokenizer.ggml.scores": Value(ValueType.ARRAY, [0.0, -1.5, 2.0], ValueType.FLOAT32),
-}
-EXAMPLE_TENSORS = {
-    "token_embd.weight": Tensor((32, 3), TensorType.Q8_0, bytes(range(102))),
-    "output_norm.weight": Tensor((5,), TensorType.F32, bytes(range(20))),
-    "blk.0.ffn_up_exps.weight": Tensor((4, 2, 3), TensorType.F16, bytes(range(48))),
-}
-(EXAMPLE,) = oracle.write(EXAMPLE_METADATA, EXAMPLE_TENSORS)
+(EXAMPLE,) = oracle.write(oracle.EXAMPLE_METADATA, oracle.EXAMPLE_TENSORS)
 
 
 def raw(pairs: list[tuple[bytes, int, bytes]], tensors: bytes = b"", *, count: int = 0) -> bytes:
-    """A header byte by byte, as nobody's writer makes it."""
+    """A header from raw bytes, for content that no writer produces."""
     content = b"GGUF" + struct.pack("<IQQ", 3, count, len(pairs))
     for key, kind, value in pairs:
         content += text(key) + struct.pack("<I", kind) + value
@@ -91,7 +75,7 @@ def test_reads_version_2() -> None:
 
 
 def test_reads_its_own_alignment() -> None:
-    (content,) = oracle.write({}, EXAMPLE_TENSORS, alignment=256)
+    (content,) = oracle.write({}, oracle.EXAMPLE_TENSORS, alignment=256)
     header = read_header(content, size=len(content))
     assert header.alignment == 256
     assert [tensor.offset for tensor in header.tensors] == [0, 256, 512]
@@ -124,7 +108,7 @@ def test_any_nonzero_byte_is_true() -> None:
     assert read_header(raw([(b"b", 7, b"\x02")])).metadata["b"].value is True
 
 
-def test_get_says_what_it_found_instead() -> None:
+def test_get_refuses_a_value_of_another_type() -> None:
     header = read_header(EXAMPLE)
     assert header.get("llama.block_count", int) == 30
     assert header.get("general.name", str) == "Zoë"
@@ -139,7 +123,7 @@ def test_get_says_what_it_found_instead() -> None:
 # ---- too few bytes
 
 
-def test_every_truncation_asks_for_more() -> None:
+def test_every_truncation_needs_more_bytes() -> None:
     end = read_header(EXAMPLE).data_start
     for cut in range(end):
         for size, most in ((None, FIRST_BYTES), (len(EXAMPLE), len(EXAMPLE))):
@@ -149,7 +133,7 @@ def test_every_truncation_asks_for_more() -> None:
     assert read_header(EXAMPLE[:end], size=len(EXAMPLE)) == read_header(EXAMPLE)
 
 
-def test_truncated_strings_at_the_very_end_ask_for_more() -> None:
+def test_truncated_strings_at_the_end_need_more_bytes() -> None:
     content = raw([(b"a", 9, struct.pack("<IQ", 8, 2) + text(b"one") + text(b"two"))])
     for cut in range(len(content)):
         with pytest.raises(Incomplete):
@@ -159,7 +143,7 @@ def test_truncated_strings_at_the_very_end_ask_for_more() -> None:
 
 @given(oracle.metadatas, oracle.tensor_sets, oracle.alignments, st.data())
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-def test_any_truncation_of_any_file_asks_for_more(
+def test_any_truncation_of_any_file_needs_more_bytes(
     metadata: dict[str, Value], tensors: dict[str, Tensor], alignment: int | None, data: st.DataObject
 ) -> None:
     (content,) = oracle.write(metadata, tensors, alignment=alignment)
@@ -181,15 +165,15 @@ def test_a_file_that_ends_inside_its_header_is_refused() -> None:
 
 
 def requests_for(content: bytes, size: int | None, first: int = FIRST_BYTES) -> list[int]:
-    """How many bytes a reader asks for, one request after the other."""
-    asked = [first]
+    """The number of bytes of each request until the header is read."""
+    requests = [first]
     while True:
         try:
-            read_header(content[: asked[-1]], size=size)
+            read_header(content[: requests[-1]], size=size)
         except Incomplete as more:
-            asked.append(more.at_least)
+            requests.append(more.at_least)
         else:
-            return asked
+            return requests
 
 
 def vocabulary(count: int) -> dict[str, Field]:
@@ -203,12 +187,12 @@ def vocabulary(count: int) -> dict[str, Field]:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_large_vocabulary_takes_few_requests(known: bool) -> None:
+def test_a_large_vocabulary_needs_few_requests(known: bool) -> None:
     header = write_header(vocabulary(150_000), [TensorInfo("a", (4,), 0)])
     size = len(header) + 10**9
-    asked = requests_for(header + bytes(1000), size if known else None)
-    assert len(asked) <= 6
-    assert asked[-1] < 2.5 * len(header)
+    requests = requests_for(header + bytes(1000), size if known else None)
+    assert len(requests) <= 6
+    assert requests[-1] < 2.5 * len(header)
 
 
 def test_a_large_vocabulary_is_read_quickly() -> None:
@@ -221,14 +205,14 @@ def test_a_large_vocabulary_is_read_quickly() -> None:
     assert (len(merges), merges[-1]) == (150_000, "token149999 token149999")
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"PK\x03\x04" + EXAMPLE[4:], "a GGUF begins with b'GGUF'"),
-        (b"<html>" + bytes(50), "this file with b'<htm'"),
+        (b"<html>" + bytes(50), "this file begins with b'<htm'"),
         (b"FUGG" + struct.pack(">I", 3), "big-endian"),
         (b"FUGG" + EXAMPLE[4:], "big-endian"),
         (oracle.write({}, {}, big_endian=True)[0], "big-endian"),
@@ -237,7 +221,7 @@ def test_a_large_vocabulary_is_read_quickly() -> None:
         (with_version(EXAMPLE, 4), "version 4 cannot"),
     ],
 )
-def test_refuses_what_is_no_gguf(content: bytes, reason: str) -> None:
+def test_refuses_files_that_are_not_gguf(content: bytes, reason: str) -> None:
     with pytest.raises(GgufError, match=reason):
         read_header(content)
 
@@ -251,9 +235,9 @@ def test_refuses_what_is_no_gguf(content: bytes, reason: str) -> None:
         (raw([(b"a", 13, b"\0")]), "'a' has the unknown kind 13"),
         (raw([(b"a", 9, struct.pack("<IQ", 13, 1))]), "'a' has the unknown kind 13"),
         (raw([(b"a", 9, struct.pack("<IQIQ", 9, 1, 0, 0))]), "array of arrays"),
-        (raw([(b"general.alignment", 4, struct.pack("<I", 0))]), "is 0, no power of two"),
-        (raw([(b"general.alignment", 4, struct.pack("<I", 48))]), "is 48, no power of two"),
-        (raw([(b"general.alignment", 4, struct.pack("<I", 1 << 31))]), "no power of two up to 65536"),
+        (raw([(b"general.alignment", 4, struct.pack("<I", 0))]), "is 0, not a power of two"),
+        (raw([(b"general.alignment", 4, struct.pack("<I", 48))]), "is 48, not a power of two"),
+        (raw([(b"general.alignment", 4, struct.pack("<I", 1 << 31))]), "not a power of two up to 65536"),
         (raw([(b"general.alignment", 10, struct.pack("<Q", 32))]), "uint64 instead of uint32"),
         (raw([], info(b"\xff", [4]), count=1), "not UTF-8"),
         (raw([], info(b"a", [4] * 5), count=1), "'a' has 5 dimensions"),
@@ -266,11 +250,11 @@ def test_refuses_what_is_no_gguf(content: bytes, reason: str) -> None:
         (raw([], info(b"a", [4], 0, 2**63), count=1), "'a' claims to be larger than any file"),
         (raw([], info(b"a", [4], 0, 16), count=1) + bytes(64), "'a' is not aligned to 32 bytes"),
         (raw([], info(b"a", [4]) + info(b"a", [4], 0, 32), count=2) + bytes(64), "two tensors 'a'"),
-        (raw([], info(b"a", [4]) + info(b"b", [4]), count=2) + bytes(64), "'b' lies upon another"),
-        (raw([], info(b"b", [1], 0, 32) + info(b"a", [64]), count=2) + bytes(64), "'b' lies upon another"),
+        (raw([], info(b"a", [4]) + info(b"b", [4]), count=2) + bytes(64), "'b' overlaps another tensor"),
+        (raw([], info(b"b", [1], 0, 32) + info(b"a", [64]), count=2) + bytes(64), "'b' overlaps another tensor"),
         (
             raw([], info(b"a", [64]) + info(b"b", [0]) + info(b"c", [1], 0, 32), count=3) + bytes(64),
-            "'c' lies upon another",
+            "'c' overlaps another tensor",
         ),
     ],
 )
@@ -307,7 +291,7 @@ def test_a_huge_claim_is_refused_and_costs_nothing(where: str, claim: int, size:
         tracemalloc.stop()
 
 
-def test_counts_are_held_against_the_size() -> None:
+def test_counts_must_fit_into_the_file() -> None:
     content = raw([], count=10)
     with pytest.raises(GgufError, match="claims 10 tensors, more than it can hold"):
         read_header(content, size=len(content) + 239)
@@ -320,7 +304,7 @@ def test_counts_are_held_against_the_size() -> None:
         read_header(pairs, size=len(pairs) + 140)
 
 
-def test_never_asks_for_more_than_a_header_may_have() -> None:
+def test_never_needs_more_bytes_than_the_limit() -> None:
     content = raw([(b"a", 9, struct.pack("<IQ", 8, MOST_BYTES // 9) + text(b"x" * 1000))])
     with pytest.raises(Incomplete) as caught:
         read_header(content)
@@ -341,142 +325,26 @@ def test_tensors_need_not_be_in_order() -> None:
     assert header.data_size == 96 + 102
 
 
-def test_an_error_shows_a_long_name_in_brief() -> None:
+def test_an_error_shortens_a_long_name() -> None:
     with pytest.raises(GgufError) as caught:
         read_header(raw([], info(b"n\n" * 5000, [4], 99), count=1))
     assert len(str(caught.value)) < 200
     assert "\n" not in str(caught.value)
 
 
-# ---- writing
-
-
-@pytest.mark.parametrize("alignment", [None, 8, 64])
-def test_writes_what_gguf_writes(alignment: int | None) -> None:
-    (content,) = oracle.write(EXAMPLE_METADATA, EXAMPLE_TENSORS, alignment=alignment)
-    infos = [TensorInfo(name, tensor.shape, tensor.type) for name, tensor in EXAMPLE_TENSORS.items()]
-    fields = oracle.fields(EXAMPLE_METADATA, alignment)
-    ours = write_header(fields, lay_out(infos, alignment or 32))
-    assert ours == content[: len(ours)]
-    assert len(ours) == read_header(content).data_start
-
-
-@given(oracle.metadatas, oracle.tensor_sets, oracle.alignments)
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_writes_and_reads_whatever_gguf_writes(
-    metadata: dict[str, Value], tensors: dict[str, Tensor], alignment: int | None
-) -> None:
-    (content,) = oracle.write(metadata, tensors, alignment=alignment)
-    header = read_header(content, size=len(content))
-    infos = [TensorInfo(name, tensor.shape, tensor.type) for name, tensor in tensors.items()]
-    assert header.metadata == oracle.fields(metadata, alignment)
-    assert header.tensors == lay_out(infos, alignment or 32)
-    assert {key: header.metadata[key].value for key in metadata} == {
-        key: value.value for key, value in metadata.items()
-    }
-    assert write_header(header.metadata, header.tensors) == content[: header.data_start]
-    for name, tensor in zip(tensors, header.tensors, strict=True):
-        start = header.data_start + tensor.offset
-        assert content[start : start + tensor.size] == tensors[name].content
-
-
-def test_writes_empty_arrays_and_strings() -> None:
-    """The gguf package leaves them out."""
-    fields = {"a": Field.strings([]), "b": Field.array(ValueType.INT32, []), "c": Field.string("")}
-    content = write_header(fields, [])
-    assert [field.value for field in read_header(content).metadata.values()] == [[], [], ""]
-
-
-def test_makes_fields_of_every_kind() -> None:
-    fields = [
-        Field.uint16(1),
-        Field.uint32(2),
-        Field.int32(-3),
-        Field.uint64(2**64 - 1),
-        Field.float32(1.5),
-        Field.boolean(True),
-        Field.string("é"),
-        Field.strings(["é", ""]),
-        Field.array(ValueType.STRING, ["x"]),
-        Field.array(ValueType.BOOL, [True, False]),
-        Field.of(ValueType.FLOAT64, math.pi),
-    ]
-    values: list[object] = [1, 2, -3, 2**64 - 1, 1.5, True, "é", ["é", ""], ["x"], [True, False], math.pi]
-    assert [field.value for field in fields] == values
-    kinds = [2, 4, 5, 10, 6, 7, 8, 9, 9, 9, 12]
-    assert [field.kind for field in fields] == kinds
-
-
-def test_takes_numbers_of_numpy() -> None:
-    assert Field.array(ValueType.FLOAT32, np.array([1, 2], np.float32)) == Field.array(ValueType.FLOAT32, [1.0, 2.0])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        (ValueType.UINT8, 256),
-        (ValueType.UINT32, -1),
-        (ValueType.INT32, 2**31),
-        (ValueType.UINT32, 1.5),
-        (ValueType.FLOAT32, 1e39),
-        (ValueType.UINT32, "5"),
-        (ValueType.STRING, 5),
-        (ValueType.ARRAY, 5),
-        (ValueType.STRING, "\ud800"),
-    ],
-)
-def test_refuses_values_that_do_not_fit(kind: ValueType, value: float | str) -> None:
-    with pytest.raises(GgufError):
-        Field.of(kind, value)
-
-
-def test_refuses_nested_arrays() -> None:
-    with pytest.raises(GgufError):
-        Field.array(ValueType.ARRAY, [[1]])
-
-
-def test_refuses_to_write_what_could_not_be_read() -> None:
-    with pytest.raises(GgufError, match="the same name"):
-        write_header({}, [TensorInfo("a", (1,), 0), TensorInfo("a", (1,), 0, 32)])
-    with pytest.raises(GgufError, match="no power of two"):
-        write_header({"general.alignment": Field.uint32(3)}, [])
-
-
-# ---- tensors
-
-
-def test_sizes_are_ggmls() -> None:
-    theirs = {int(kind): size for kind, size in GGML_QUANT_SIZES.items()}
-    # gguf 0.19 still has the layout that ggml gave up in 2024; a block has been two halves and 32 bytes since.
-    assert theirs.pop(GGMLQuantizationType.Q8_1) == (32, 40)
-    assert {kind: BLOCKS[kind] for kind in theirs} == theirs
-    assert set(BLOCKS) - set(theirs) == {TensorType.Q8_1, TensorType.Q2_0}
-    names = {kind.name: int(kind) for kind in GGMLQuantizationType} | {"Q2_0": 42}
-    assert names == {kind.name: int(kind) for kind in TensorType}
-    assert set(BLOCKS) == set(TensorType)
-
-
-def test_size_counts_whole_rows() -> None:
-    assert TensorInfo("a", (64, 3, 2), TensorType.Q4_0).size == 2 * 18 * 6
-    with pytest.raises(GgufError, match="'a' has rows of 3"):
-        _ = TensorInfo("a", (3, 64), TensorType.Q4_0).size
-    with pytest.raises(GgufError, match="'a' has the unknown type 999"):
-        _ = TensorInfo("a", (3, 64), 999).size
-
-
-# ---- chance
+# ---- random bytes
 
 
 @given(st.data())
 @settings(max_examples=300, deadline=2000, derandomize=True, database=None)
 def test_mutations_never_surprise(data: st.DataObject) -> None:
-    """Whatever is in a file: a header, a request for more or a refusal."""
+    """Any file gives a header, a request for more bytes, or a refusal."""
     content = bytearray(EXAMPLE)
     end = read_header(EXAMPLE).data_start
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(0, end))
+        start = data.draw(st.integers(0, end))
         new = data.draw(st.binary(max_size=9) | st.sampled_from([b"\xff" * 8, bytes(7) + b"\x80", b"\x09", b"\x08"]))
-        content[place : place + data.draw(st.sampled_from([0, len(new)]))] = new
+        content[start : start + data.draw(st.sampled_from([0, len(new)]))] = new
     size = data.draw(st.sampled_from([None, len(content)]))
     result = attempt(bytes(content), size)
     if isinstance(result, GgufHeader):

@@ -1,29 +1,28 @@
-"""Types and bytes of the tiny repositories in every file type, against digests of what llama-quantize made of them.
+"""Types and bytes of the tiny repositories in every file type, against digests of llama-quantize's output.
 
-The bytes of each repository are tried with a few of the types, others for others; QUANTIZED_FIGURES=all tries them all.
+Each repository's bytes are tested with a few of the types, in turn; QUANTIZED_FIGURES=all tests all types.
 """
 
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import pytest
 
-from proxy.gguf.cast import casting
+from proxy.gguf.cast import cast_transform
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import GgufHeader, read_header
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
-from tests.gguf.make_quantized import FIGURES, NAMES, REFUSED, SMOLLM2, converted, data_digest, types_digest
+from tests.gguf.make_quantized import NAMES, REFUSED, SMOLLM2, converted, data_digest, figures, types_digest
 from tests.kit.smollm2 import packaged
 
 _ALL = os.environ.get("QUANTIZED_FIGURES") == "all"
 _SLOW = [name for name in FILE_TYPES if name.startswith("IQ")]
 _FAST = [name for name in FILE_TYPES if name not in _SLOW]
 _ROUND, _SLOW_ROUND = 10, 32
-"""So many repositories that follow each other have all types between them; ggml takes seconds for the slow ones."""
+"""So many repositories in a row cover all types. ggml needs seconds for the slow ones."""
 
 
 def _file_types(number: int) -> list[str]:
@@ -32,12 +31,6 @@ def _file_types(number: int) -> list[str]:
 
 
 CASES = [(name, kind) for number, name in enumerate(NAMES) for kind in _file_types(number)]
-
-
-@cache
-def figures() -> Mapping[str, Mapping[str, str]]:
-    read: Mapping[str, Mapping[str, str]] = json.loads(FIGURES.read_bytes())
-    return read
 
 
 @lru_cache(maxsize=4)
@@ -51,11 +44,11 @@ def source(name: str) -> tuple[GgufHeader, bytes]:
 def quantized(name: str, types: Mapping[str, TensorType]) -> Iterator[bytes]:
     header, content = source(name)
     tensors: Mapping[str, TensorInfo] = {tensor.name: tensor for tensor in header.tensors}
-    for each, kind in types.items():
-        tensor = tensors[each]
+    for tensor_name, kind in types.items():
+        tensor = tensors[tensor_name]
         start = header.data_start + tensor.offset
         data = content[start : start + tensor.size]
-        yield data if kind == tensor.type else casting(tensor, kind).change(data)
+        yield data if kind == tensor.type else cast_transform(tensor, kind).change(data)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +67,7 @@ def test_types_are_those_of_llama_quantize(name: str) -> None:
 
 @pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"),
-    reason="ggml's bits are others where a multiplication is fused with an addition",
+    reason="ggml makes other bits where the compiler fuses a multiplication with an addition",
 )
 @pytest.mark.parametrize(("name", "file_type"), CASES)
 def test_bytes_are_those_of_llama_quantize(name: str, file_type: str) -> None:
@@ -85,5 +78,5 @@ def test_bytes_are_those_of_llama_quantize(name: str, file_type: str) -> None:
         assert data_digest(quantized(name, types)) == expected.split()[-1]
 
 
-def test_figures_are_of_all_repositories_and_types() -> None:
+def test_figures_cover_all_repositories_and_types() -> None:
     assert {(name, *each) for name, each in figures().items()} == {(name, *FILE_TYPES) for name in NAMES}

@@ -1,21 +1,19 @@
-"""A GGUF in another file type is the one that comes of the safetensors directly, whole and in two shards."""
+"""Quantizing a GGUF gives the same file as converting and quantizing its safetensors, whole and in two shards."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import pytest
 
-from proxy.gguf import engine_ggml
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.header import GgufHeader, ValueType, read_header
-from proxy.gguf.requantize import Changed, requantize
+from proxy.gguf.header import ValueType
+from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.gguf.tensors import GgufError, TensorType
 from tests.gguf import oracle
 from tests.gguf.oracle import Tensor, Value
-from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.writing import plan, write
+from tests.kit.engines import needs_ggml
+from tests.kit.tiny_conversions import converted, read, tensors_of
 
-pytestmark = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
+pytestmark = needs_ggml
 
 CASES = [
     ("llama", "Q4_K_M"),
@@ -29,91 +27,68 @@ CASES = [
 ]
 
 
-@lru_cache(maxsize=8)
-def plain(name: str) -> bytes:
-    files = REPOSITORIES[name].files()
-    return write(plan(files), files)
-
-
-@lru_cache(maxsize=8)
-def direct(name: str, quantization: str) -> bytes:
-    files = REPOSITORIES[name].files()
-    return write(plan(files, quantization=quantization), files)
-
-
-def read(content: bytes) -> GgufHeader:
-    return read_header(content, size=len(content))
-
-
-def made(contents: Sequence[bytes], quantization: str) -> bytes:
-    """What becomes of a file's parts, about 9999 bytes at a time."""
-    requantized = requantize([read(content) for content in contents], quantization)
-    whole = [requantized.header]
-    for content, pieces in zip(contents, requantized.parts, strict=True):
+def requantized_file(parts: Sequence[bytes], quantization: str) -> bytes:
+    """The result for the parts of a file. Transforms get about 9999 bytes at a time."""
+    requantized = requantize([read(part) for part in parts], quantization)
+    result = [requantized.header]
+    for part, pieces in zip(parts, requantized.parts, strict=True):
         for piece in pieces:
-            if not isinstance(piece, Changed):
-                whole.append(bytes(piece.size))
+            if not isinstance(piece, TransformedRange):
+                result.append(bytes(piece.size))
                 continue
             if piece.transform is None:
-                whole.append(content[piece.start : piece.stop])
+                result.append(part[piece.start : piece.stop])
                 continue
             step = max(9999 // piece.transform.block, 1) * piece.transform.block
             starts = range(piece.start, piece.stop, step)
-            whole += [piece.transform.change(content[start : min(start + step, piece.stop)]) for start in starts]
-    return b"".join(whole)
+            result += [piece.transform.change(part[start : min(start + step, piece.stop)]) for start in starts]
+    return b"".join(result)
 
 
 def shards(content: bytes, most: int) -> list[bytes]:
-    """The same tensors in parts of `most`, which the `gguf` package writes."""
-    header = read(content)
-    start = header.data_start
+    """The same tensors in parts of at most `most` tensors, written by the `gguf` package."""
     tensors = {
-        tensor.name: Tensor(
-            tensor.shape,
-            TensorType(tensor.type),
-            content[start + tensor.offset : start + tensor.offset + tensor.size],
-        )
-        for tensor in header.tensors
+        name: Tensor(info.shape, TensorType(info.type), data) for name, (info, data) in tensors_of(content).items()
     }
     metadata = {
         key: Value(field.kind, field.value) if isinstance(field.value, int | float | str) else _array(field.value)
-        for key, field in header.metadata.items()
+        for key, field in read(content).metadata.items()
         if key != "general.architecture" and field.value != []
     }
     return oracle.write(metadata, tensors, most_tensors=most)
 
 
 def _array(values: list[object]) -> Value:
-    kinds = {str: ValueType.STRING, bool: ValueType.BOOL, int: ValueType.INT32, float: ValueType.FLOAT32}
-    return Value(ValueType.ARRAY, values, kinds[type(values[0])])
+    types = {str: ValueType.STRING, bool: ValueType.BOOL, int: ValueType.INT32, float: ValueType.FLOAT32}
+    return Value(ValueType.ARRAY, values, types[type(values[0])])
 
 
 @pytest.mark.parametrize(("name", "quantization"), CASES)
-def test_a_whole_file_becomes_what_its_source_becomes(name: str, quantization: str) -> None:
-    assert made([plain(name)], quantization) == direct(name, quantization)
+def test_a_whole_file_becomes_the_same_as_its_source(name: str, quantization: str) -> None:
+    assert requantized_file([converted(name)], quantization) == converted(name, quantization)
 
 
 @pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0", "F16"])
-def test_two_shards_become_what_their_source_becomes(quantization: str) -> None:
-    """But for the order of the metadata, and without what says that there were shards."""
-    parts = shards(plain("llama"), len(read(plain("llama")).tensors) // 2 + 1)
+def test_two_shards_become_the_same_as_their_source(quantization: str) -> None:
+    """Except for the order of the metadata. The `split.` keys are gone."""
+    parts = shards(converted("llama"), len(read(converted("llama")).tensors) // 2 + 1)
     assert len(parts) == 2
-    content, expected = made(parts, quantization), direct("llama", quantization)
-    header, wanted = read(content), read(expected)
+    content, expected = requantized_file(parts, quantization), converted("llama", quantization)
+    header, expected_header = read(content), read(expected)
     values = {key: field.value for key, field in header.metadata.items()}
     assert not [key for key in values if key.startswith("split.")]
-    assert values == {key: field.value for key, field in wanted.metadata.items()}
-    assert header.tensors == wanted.tensors
-    assert content[header.data_start :] == expected[wanted.data_start :]
+    assert values == {key: field.value for key, field in expected_header.metadata.items()}
+    assert header.tensors == expected_header.tensors
+    assert content[header.data_start :] == expected[expected_header.data_start :]
 
 
-def test_the_header_says_the_size() -> None:
-    content = direct("llama", "Q4_K_M")
-    requantized = requantize([read(plain("llama"))], "Q4_K_M")
+def test_the_pieces_have_the_size_of_the_file() -> None:
+    content = converted("llama", "Q4_K_M")
+    requantized = requantize([read(converted("llama"))], "Q4_K_M")
     assert requantized.header == content[: len(requantized.header)]
     sizes = [
         piece.size
-        if not isinstance(piece, Changed)
+        if not isinstance(piece, TransformedRange)
         else (piece.transform.size(piece.stop - piece.start) if piece.transform else piece.stop - piece.start)
         for part in requantized.parts
         for piece in part
@@ -121,18 +96,20 @@ def test_the_header_says_the_size() -> None:
     assert len(requantized.header) + sum(sizes) == len(content)
 
 
-def test_what_has_the_type_already_is_copied() -> None:
-    requantized = requantize([read(plain("llama"))], "BF16")
-    assert all(piece.transform is None for part in requantized.parts for piece in part if isinstance(piece, Changed))
+def test_tensors_of_the_right_type_are_copied() -> None:
+    requantized = requantize([read(converted("llama"))], "BF16")
+    assert all(
+        piece.transform is None for part in requantized.parts for piece in part if isinstance(piece, TransformedRange)
+    )
 
 
 def test_quantized_numbers_are_refused_by_name() -> None:
     with pytest.raises(CannotConvert, match=r"^\S+ is Q8_0 already, which is not quantized a second time$"):
-        requantize([read(direct("llama", "Q8_0"))], "Q4_K_M")
+        requantize([read(converted("llama", "Q8_0"))], "Q4_K_M")
 
 
 def test_shards_of_two_models_are_refused() -> None:
-    half = len(read(plain("llama")).tensors) // 2 + 1
-    first, _ = shards(plain("llama"), half)
+    half = len(read(converted("llama")).tensors) // 2 + 1
+    first, _ = shards(converted("llama"), half)
     with pytest.raises(GgufError):
         requantize([read(first), read(first)], "Q4_K_M")

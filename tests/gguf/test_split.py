@@ -1,4 +1,4 @@
-"""Joining a split GGUF: the result is the file that was split."""
+"""Merging a split GGUF: the result is the file that was split."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +28,7 @@ def headers(parts: Mapping[str, bytes]) -> list[GgufHeader]:
 
 
 def changed(header: GgufHeader, **fields: Field | None) -> GgufHeader:
-    """With other metadata; a dot is written as two underscores, and None takes a key away."""
+    """The header with other metadata. Two underscores in a name stand for a dot; None removes a key."""
     changes = {key.replace("__", "."): field for key, field in fields.items()}
     merged = header.metadata | changes
     return replace(header, metadata={key: field for key, field in merged.items() if field is not None})
@@ -75,13 +75,13 @@ def test_a_merged_split_is_the_file_that_was_split(shards: int, no_tensor_first:
     assert merged.size == len(WHOLE)
 
 
-def test_keeps_an_alignment_of_its_own() -> None:
+def test_keeps_the_alignment_of_the_file() -> None:
     (whole,) = oracle.write(METADATA, TENSORS, alignment=64)
     parts = split(whole, 1)
     assert joined(merge(headers(parts)), list(parts.values())) == whole
 
 
-def test_one_piece_of_each_part() -> None:
+def test_each_part_is_one_piece() -> None:
     parts = split(WHOLE, 3)
     merged = merge(headers(parts))
     starts = [header.data_start for header in headers(parts)]
@@ -133,15 +133,15 @@ def test_merges_any_split(
     }
 
 
-def test_a_part_out_of_order_is_laid_out_anew() -> None:
+def test_tensors_out_of_order_are_put_in_order() -> None:
     """Ollama and llama.cpp refuse offsets that are not consecutive."""
     parts = list(split(WHOLE, 2).values())
     first, second = (read_header(part) for part in parts)
     assert [tensor.size for tensor in second.tensors] == [64, 7, 33]
     data = parts[1][second.data_start :]
-    # On the disk: the third, a gap, the first and the second.
-    turned = data[96:160] + b"x" * 32 + data[:64] + data[64:96]
-    parts[1] = with_offsets(parts[1], [96, 160, 0])[: second.data_start] + turned
+    # In the file: the third tensor, a gap, the first and the second.
+    reordered = data[96:160] + b"x" * 32 + data[:64] + data[64:96]
+    parts[1] = with_offsets(parts[1], [96, 160, 0])[: second.data_start] + reordered
     merged = merge([first, read_header(parts[1], size=len(parts[1]))])
     assert joined(merged, parts) == WHOLE
     start = second.data_start
@@ -178,7 +178,7 @@ def test_only_the_first_parts_metadata_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueType.UINT8, ValueType.INT16, ValueType.UINT32, ValueType.INT64])
-def test_the_numbers_may_be_of_any_integer_kind(kind: ValueType) -> None:
+def test_the_counts_may_have_any_integer_type(kind: ValueType) -> None:
     parts = [
         changed(
             header,
@@ -196,7 +196,7 @@ def test_later_parts_need_only_their_number() -> None:
     assert merge([first, changed(second, split__count=None, split__tensors__count=None)]).size == len(WHOLE)
 
 
-# ---- what is refused
+# ---- refusals
 
 
 FIRST, SECOND = headers(split(WHOLE, 2))
@@ -209,22 +209,37 @@ ALIGNED = split(oracle.write({}, TENSORS, alignment=64)[0], 2)
         ([], "no parts"),
         ([SECOND, FIRST], "part 1 of 2 has the split.no 1 instead of 0"),
         ([FIRST, FIRST], "part 2 of 2 has the split.no 0 instead of 1"),
-        ([FIRST], "part 1 says that there are 2 parts, not 1"),
-        ([FIRST, SECOND, changed(SECOND, split__no=Field.uint16(2))], "there are 2 parts, not 3"),
-        ([FIRST, changed(SECOND, split__count=Field.uint16(3))], "part 2 says that there are 3 parts, not 2"),
+        ([FIRST], "part 1 has the split.count 2 instead of 1"),
+        (
+            [FIRST, SECOND, changed(SECOND, split__no=Field.uint16(2))],
+            "part 1 has the split.count 2 instead of 3",
+        ),
+        ([FIRST, changed(SECOND, split__count=Field.uint16(3))], "part 2 has the split.count 3 instead of 2"),
         ([read_header(WHOLE)], "has the split.no None"),
-        ([changed(FIRST, split__count=None), SECOND], "part 1 says that there are None parts"),
+        ([changed(FIRST, split__count=None), SECOND], "part 1 has the split.count None instead of 2"),
         ([FIRST, changed(SECOND, split__no=None)], "part 2 of 2 has the split.no None"),
         ([FIRST, changed(SECOND, split__no=Field.string("1"))], "split.no is of the kind string"),
         ([FIRST, changed(SECOND, split__no=Field.boolean(True))], "split.no is of the kind bool"),
-        ([changed(FIRST, split__tensors__count=Field.int32(4)), SECOND], "have 5 tensors, but part 1 speaks of 4"),
-        ([changed(FIRST, split__tensors__count=None), SECOND], "have 5 tensors, but part 1 speaks of None"),
-        ([FIRST, replace(SECOND, tensors=SECOND.tensors[1:])], "have 4 tensors, but part 1 speaks of 5"),
-        ([FIRST, changed(SECOND, split__tensors__count=Field.int32(4))], "have 5 tensors, but part 2 speaks of 4"),
+        (
+            [changed(FIRST, split__tensors__count=Field.int32(4)), SECOND],
+            "part 1 has the split.tensors.count 4 instead of 5",
+        ),
+        (
+            [changed(FIRST, split__tensors__count=None), SECOND],
+            "part 1 has the split.tensors.count None instead of 5",
+        ),
+        (
+            [FIRST, replace(SECOND, tensors=SECOND.tensors[1:])],
+            "part 1 has the split.tensors.count 5 instead of 4",
+        ),
+        (
+            [FIRST, changed(SECOND, split__tensors__count=Field.int32(4))],
+            "part 2 has the split.tensors.count 4 instead of 5",
+        ),
         ([FIRST, replace(SECOND, tensors=(*FIRST.tensors, SECOND.tensors[0]))], "two parts have the tensor 'blk.0.w'"),
         (headers(ALIGNED), "part 2 is aligned to 32 bytes, the first to 64"),
     ],
 )
-def test_refuses_parts_that_do_not_fit(parts: list[GgufHeader], reason: str) -> None:
+def test_refuses_parts_that_do_not_fit_together(parts: list[GgufHeader], reason: str) -> None:
     with pytest.raises(GgufError, match=reason):
         merge(parts)

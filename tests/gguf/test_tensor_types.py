@@ -1,4 +1,4 @@
-"""The type of each tensor, against llama-quantize's own answers and by a few rows of each rule."""
+"""The type of each tensor, against llama-quantize's own choices, and a few examples of each rule."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, is_quantized, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
-from tests.gguf.make_tensor_types import FIGURES, MODELS, REFUSED, told
+from tests.gguf.make_tensor_types import FIGURES, MODELS, REFUSED, group_by_type
 
 ROW = 256
 ALL = tuple(FILE_TYPES)
@@ -19,8 +19,8 @@ ALL = tuple(FILE_TYPES)
 
 @cache
 def figures() -> Mapping[str, Mapping[str, Any]]:
-    read: Mapping[str, Mapping[str, Any]] = json.loads(FIGURES.read_bytes())
-    return read
+    content: Mapping[str, Mapping[str, Any]] = json.loads(FIGURES.read_bytes())
+    return content
 
 
 def info(name: str, *shape: int, kind: TensorType = TensorType.BF16) -> TensorInfo:
@@ -34,13 +34,13 @@ def blocks(name: str, count: int, *shape: int) -> list[TensorInfo]:
 def chosen(
     file_type: str, tensors: Sequence[TensorInfo], *, architecture: str = "llama", count: int = 32, **facts: int
 ) -> list[str]:
-    """The types in the order of the blocks, of a model that is not tied."""
+    """The types in the order of `tensors`, for a model with an output tensor of its own."""
     types = quantized_types(file_type, ModelFacts(architecture, count, **facts), [*tensors, info("output.weight")])
     return [types[tensor.name].name for tensor in tensors]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_is_what_llama_quantize_says(name: str) -> None:
+def test_types_are_those_of_llama_quantize(name: str) -> None:
     model = MODELS[name]
     facts, tensors = ModelFacts.of(model.fields()), model.tensors()
     for file_type in FILE_TYPES:
@@ -50,15 +50,15 @@ def test_is_what_llama_quantize_says(name: str) -> None:
                 quantized_types(file_type, facts, tensors)
         else:
             types = quantized_types(file_type, facts, reversed(tensors))
-            assert told({name: kind.name for name, kind in types.items()}) == expected
+            assert group_by_type({name: kind.name for name, kind in types.items()}) == expected
 
 
-def test_figures_are_of_all_types_and_models() -> None:
+def test_figures_cover_all_types_and_models() -> None:
     assert {(name, *each) for name, each in figures().items()} == {(name, *ALL) for name in MODELS}
 
 
 @pytest.mark.parametrize(
-    ("file_type", "name", "most", "special"),
+    ("file_type", "name", "usual", "special"),
     [
         ("Q4_K_M", "attn_v", "Q4_K", dict.fromkeys([0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, *range(27, 32)], "Q6_K")),
         ("Q5_K_M", "ffn_down", "Q5_K", dict.fromkeys([0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, *range(27, 32)], "Q6_K")),
@@ -75,12 +75,12 @@ def test_figures_are_of_all_types_and_models() -> None:
         ("Q4_K_M", "ffn_up", "Q4_K", {}),
     ],
 )
-def test_by_the_block(file_type: str, name: str, most: str, special: Mapping[int, str]) -> None:
-    assert chosen(file_type, blocks(name, 32)) == [special.get(block, most) for block in range(32)]
+def test_some_blocks_are_more_precise(file_type: str, name: str, usual: str, special: Mapping[int, str]) -> None:
+    assert chosen(file_type, blocks(name, 32)) == [special.get(block, usual) for block in range(32)]
 
 
 @pytest.mark.parametrize(("file_type", "kind"), [("Q2_K", "Q4_K"), ("IQ4_NL", "Q5_K"), ("IQ3_S", "Q4_K")])
-def test_values_that_four_heads_share_are_more_precise(file_type: str, kind: str) -> None:
+def test_values_shared_by_four_heads_are_more_precise(file_type: str, kind: str) -> None:
     assert chosen(file_type, blocks("attn_v", 1), heads=8, kv_heads=2) == [kind]
     assert chosen(file_type, blocks("attn_v", 1), heads=8, kv_heads=3) != [kind]
 
@@ -101,14 +101,14 @@ def test_values_of_a_70b_are_more_precise(architecture: str, count: int, kv_head
     assert chosen("Q4_K_M", values, architecture=architecture, count=count, heads=64, kv_heads=kv_heads)[14] == kind
 
 
-def test_eight_experts_and_no_other_number() -> None:
+def test_models_with_exactly_eight_experts() -> None:
     tensors = [info(f"blk.0.{name}.weight") for name in ("attn_k", "attn_v", "attn_output")]
     assert chosen("Q4_K_S", tensors, experts=8) == ["Q8_0", "Q8_0", "Q5_K"]
     assert chosen("Q3_K_L", tensors, experts=8) == ["Q8_0", "Q8_0", "Q3_K"]
     assert chosen("Q4_K_S", tensors, experts=9) == ["Q4_K", "Q5_K", "Q4_K"]
 
 
-def test_experts_are_placed_by_their_names() -> None:
+def test_the_layer_of_experts_is_in_their_names() -> None:
     last = [info("blk.31.ffn_down_exps.weight"), info("blk.10.ffn_down_shexp.weight")]
     assert chosen("Q4_K_M", last, experts=4) == ["Q6_K", "Q4_K"]
     assert chosen("Q4_K_M", last) == ["Q6_K", "Q6_K"]
@@ -138,7 +138,7 @@ def test_falcon_has_other_rules() -> None:
     assert chosen("Q4_K_M", [info("output.weight")], architecture="falcon") == ["Q8_0"]
 
 
-def test_embeddings_that_are_the_output_too() -> None:
+def test_tied_embeddings_have_the_type_of_the_output() -> None:
     embeddings = [info("token_embd.weight")]
     facts = ModelFacts("llama", 2)
     assert quantized_types("Q4_K_M", facts, embeddings) == {"token_embd.weight": TensorType.Q6_K}
@@ -170,12 +170,12 @@ def test_mxfp4_is_for_experts() -> None:
         ("BF16", 100, "BF16"),
     ],
 )
-def test_rows_that_blocks_do_not_divide(file_type: str, row: int, kind: str) -> None:
+def test_rows_that_do_not_fill_blocks(file_type: str, row: int, kind: str) -> None:
     assert chosen(file_type, [info("blk.0.ssm_dt.weight", row, ROW)]) == [kind]
 
 
 @pytest.mark.parametrize("file_type", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4_MOE"])
-def test_refuses_rows_for_which_nothing_stands_in(file_type: str) -> None:
+def test_refuses_rows_without_a_fallback_type(file_type: str) -> None:
     with pytest.raises(CannotConvert, match=r"'blk.0.ssm_dt.weight' has rows of 100, no multiple of .*ask for F16"):
         chosen(file_type, [info("blk.0.ssm_dt.weight", 100, ROW)])
 
@@ -198,13 +198,13 @@ def test_refuses_rows_for_which_nothing_stands_in(file_type: str) -> None:
     ],
     ids=lambda tensor: tensor.name,
 )
-def test_what_keeps_its_type(file_type: str, tensor: TensorInfo) -> None:
+def test_tensors_that_keep_their_type(file_type: str, tensor: TensorInfo) -> None:
     assert not is_quantized(tensor)
     assert chosen(file_type, [tensor]) == [TensorType(tensor.type).name]
 
 
 @pytest.mark.parametrize("file_type", ["F32", "F16", "BF16"])
-def test_wide_types_are_of_all_that_is_quantized(file_type: str) -> None:
+def test_f32_f16_and_bf16_are_for_all_quantized_tensors(file_type: str) -> None:
     tensors = [info(name) for name in ("token_embd.weight", "output.weight", "blk.0.attn_v.weight")]
     assert chosen(file_type, tensors, experts=8) == [file_type] * 3
 
@@ -220,7 +220,7 @@ def test_wide_types_are_of_all_that_is_quantized(file_type: str) -> None:
         ("qwen35moe", "blk.3.nextn.eh_proj.weight", "Q8_0"),
     ],
 )
-def test_as_ollama_asks_for_it(architecture: str, name: str, kind: str) -> None:
+def test_the_overrides_of_ollama(architecture: str, name: str, kind: str) -> None:
     facts, tensors = ModelFacts(architecture, 4), [info(name), info("output.weight")]
     for file_type in ("Q4_K_M", "Q4_K_S"):
         assert quantized_types(file_type, facts, tensors, as_ollama=True)[name].name == kind
@@ -238,7 +238,7 @@ def test_types_that_need_an_importance_matrix(file_type: str) -> None:
 
 
 def test_unknown_file_type() -> None:
-    with pytest.raises(CannotConvert, match=r"F32, F16, .* here, not 'Q9_K'"):
+    with pytest.raises(CannotConvert, match=r"^the type 'Q9_K' is unknown; ask for one of F32, F16, "):
         chosen("Q9_K", [])
 
 
@@ -254,7 +254,7 @@ def test_facts_of_a_header() -> None:
     del metadata["jamba.attention.head_count_kv"], metadata["jamba.expert_count"]
     assert ModelFacts.of(metadata) == ModelFacts("jamba", 4, 8, 8, 0)
     del metadata["jamba.attention.head_count"]
-    assert ModelFacts.of(metadata).shared == 0
+    assert ModelFacts.of(metadata).queries_per_value == 0
 
 
 @pytest.mark.parametrize(

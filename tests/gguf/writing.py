@@ -1,4 +1,4 @@
-"""A conversion's bytes, out of a repository's files in memory, and a file's figures as they stand in `expected`."""
+"""Writes a conversion from a repository's files in memory, and computes the figures that `expected` has."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
 
 
 def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:
-    """What a piece becomes, from about `window` bytes at a time."""
+    """The output of a piece. Its transform gets about `window` bytes at a time."""
     if isinstance(piece, FixedBytes):
         yield piece.content
         return
@@ -62,9 +62,9 @@ def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: in
     blocks = max(window // block, 1)
     beside = b"".join(made(piece.beside, files)) if piece.beside else b""
     share = len(beside) * block // (piece.stop - piece.start)
-    for at, start in enumerate(range(piece.start, piece.stop, blocks * block)):
+    for index, start in enumerate(range(piece.start, piece.stop, blocks * block)):
         content = files[piece.path][start : min(start + blocks * block, piece.stop)]
-        shares = beside[at * blocks * share : (at + 1) * blocks * share]
+        shares = beside[index * blocks * share : (index + 1) * blocks * share]
         yield piece.transform.change(shares + content) if piece.transform else content
 
 
@@ -78,7 +78,7 @@ def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WIND
 
 
 def written_to(target: Path, folder: Path) -> Path:
-    """The unquantized GGUF of the repository in a folder."""
+    """Writes the unquantized GGUF of the repository in `folder` to `target`."""
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".sha256" and path.is_file()}
     conversion = plan(files)
     with target.open("wb") as file:
@@ -90,7 +90,7 @@ def written_to(target: Path, folder: Path) -> Path:
 
 
 def figures(header: GgufHeader, content: bytes) -> dict[str, Any]:
-    """Of each key its kind and value, of each tensor its type, shape and digest; long arrays are digests too."""
+    """Type and value of each key; type, shape and digest of each tensor. Long arrays are digests too."""
     metadata = {key: value_of(field.kind, field.raw, field.value) for key, field in header.metadata.items()}
     tensors = {}
     for tensor in header.tensors:

@@ -11,7 +11,7 @@ from proxy.errors import Damaged, Refusal
 from proxy.gguf import engine_ggml
 from proxy.gguf.engine import engine_for
 from proxy.gguf.header import Field, GgufHeader, read_header, write_header
-from proxy.gguf.requantize import Changed, requantize
+from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import capabilities_of
@@ -77,7 +77,7 @@ def requantized(contents: Sequence[bytes], quantization: str) -> bytes:
     whole = [said.header]
     for content, pieces in zip(contents, said.parts, strict=True):
         for piece in pieces:
-            if isinstance(piece, Changed):
+            if isinstance(piece, TransformedRange):
                 taken = content[piece.start : piece.stop]
                 whole.append(piece.transform.change(taken) if piece.transform else taken)
             else:

@@ -157,7 +157,7 @@ def test_what_only_the_numbers_tell_is_refused_with_the_file() -> None:
         return content[:2]
 
     transform = explained("model.safetensors", Transform(4, 2, change))
-    assert (transform.block, transform.made, transform.change(b"good")) == (4, 2, b"go")
+    assert (transform.block, transform.output_block, transform.change(b"good")) == (4, 2, b"go")
     with pytest.raises(
         Refusal,
         match=r"^model\.safetensors: x\.weight cannot become Q8_0: it holds a NaN$",

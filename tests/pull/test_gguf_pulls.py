@@ -10,7 +10,7 @@ import pytest
 
 from proxy.app import App
 from proxy.gguf.header import Field, ValueType, read_header
-from proxy.gguf.requantize import Changed, requantize
+from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.inspection import inspect
 from proxy.ollama.client import PROBE_DIGEST
 from proxy.pull import reading
@@ -446,7 +446,7 @@ def requantized(content: bytes, quantization: str) -> bytes:
     whole = bytearray(made.header)
     for part in made.parts:
         for piece in part:
-            if isinstance(piece, Changed):
+            if isinstance(piece, TransformedRange):
                 taken = content[piece.start : piece.stop]
                 whole += piece.transform.change(taken) if piece.transform else taken
             else:

@@ -15,8 +15,7 @@ from proxy.gguf.tensor_types import ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.planning.capabilities import NOT_RUN
 from proxy.standins.hub import StandInHub
-from tests.gguf.make_quantized import SMOLLM2, data_digest, smollm2
-from tests.gguf.test_quantized_figures import figures
+from tests.gguf.make_quantized import SMOLLM2, data_digest, figures, smollm2
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client, settings
 

@@ -1,14 +1,14 @@
-/* Quantizing with LANES sub-blocks abreast: included once for each width, with LANES, NAMED() and the hooks defined.
+/* Quantizes LANES sub-blocks in parallel. Included once for each width, with LANES, NAMED() and the hooks defined.
  *
- * ggml looks for the best scale of one sub-block of 32 or 16 numbers after the other. Here each lane of a register has a
- * sub-block of its own and does what ggml does, in the same order: sums must not be split, products not be fused. */
+ * ggml searches the best scale for one sub-block of 32 or 16 numbers after another. Here each lane of a register has
+ * its own sub-block and repeats ggml's operations in ggml's order: never split a sum, never fuse a product. */
 
 #define F NAMED(floats)
 #define I NAMED(ints)
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 
-/* ---- What a register can do ---- */
+/* ---- Operations on registers ---- */
 
 #ifdef LOWER
 INLINE F NAMED(lower)(F a, F b) { return (F)LOWER(a, b); }
@@ -24,7 +24,7 @@ INLINE F NAMED(pick)(I mask, F yes, F no) { return (F)PICK(mask, yes, no); }
 INLINE F NAMED(pick)(I mask, F yes, F no) { return (F)(((I)yes & mask) | ((I)no & ~mask)); }
 #endif
 
-INLINE F NAMED(same)(float number) { return number - (F){0}; } /* number + 0 would make 0 of -0 */
+INLINE F NAMED(same)(float number) { return number - (F){0}; } /* number + 0 would turn -0 into 0 */
 INLINE F NAMED(magnitude)(F v) { return (F)((I)v & 0x7fffffff); }
 
 INLINE F NAMED(row)(const float *from) {
@@ -46,13 +46,13 @@ INLINE bool NAMED(any)(I mask) {
     return seen;
 }
 
-/* As `rounded`, but the integer is made a float again: 2^23 and 23 bits are that many units. */
+/* Like `rounded`, but returns a float: 0x4b000000 is 2^23, where one unit is the lowest bit. */
 INLINE F NAMED(nearest)(F v, float least, float most) {
     F l = (F)(((I)(v + ROUNDER) & 0x7fffff) | 0x4b000000) - ROUNDER;
     return NAMED(lower)(NAMED(higher)(l, NAMED(same)(least)), NAMED(same)(most));
 }
 
-/* The first number and a step for each boundary that v is not below; a NaN is below none, as in ggml. */
+/* Starts at `first` and adds a step for each boundary that v is not below. A NaN is below none, as in ggml. */
 INLINE F NAMED(climb)(F v, float first, const float *steps) {
 #ifdef CLIMB
     return (F)CLIMB(v, first, steps);
@@ -63,11 +63,11 @@ INLINE F NAMED(climb)(F v, float first, const float *steps) {
 #endif
 }
 
-/* ---- The search for the best scales ---- */
+/* ---- Searches for the best scales ---- */
 
-/* A scale and a minimum for each sub-block of `size` numbers, each 0..most: Q2_K, Q4_K, Q5_K. */
+/* Finds a scale and a minimum for each sub-block of `size` numbers, quantized to 0..most: Q2_K, Q4_K, Q5_K. */
 INLINE void NAMED(search_with_minimum)(
-    const float *from, struct found *found, int at, int size, int most, float start, int tries, bool absolute
+    const float *from, struct results *results, int at, int size, int most, float start, int tries, bool absolute
 ) {
     F x[32], w[32], tried[32];
     for (int i = 0; i < size; i++) x[i] = NAMED(column)(from + at * size + i, size);
@@ -121,15 +121,15 @@ INLINE void NAMED(search_with_minimum)(
         scale = NAMED(pick)(better, this_scale, scale);
         kept = NAMED(pick)(better, inverse, kept);
         base = NAMED(pick)(better, min, base);
-        min = NAMED(pick)(better, this_min, min); /* the next try starts from it, in ggml too */
+        min = NAMED(pick)(better, this_min, min); /* the next try starts from it, as in ggml */
     }
     scale = NAMED(pick)(flat, zero, scale);
     min = -NAMED(pick)(flat, first, min);
-    memcpy(found->scale + at, &scale, sizeof scale);
-    memcpy(found->min + at, &min, sizeof min);
-    memcpy(found->inverse + at, &kept, sizeof kept);
-    memcpy(found->base + at, &base, sizeof base);
-    memcpy(found->flat + at, &flat, sizeof flat);
+    memcpy(results->scale + at, &scale, sizeof scale);
+    memcpy(results->min + at, &min, sizeof min);
+    memcpy(results->inverse + at, &kept, sizeof kept);
+    memcpy(results->base + at, &base, sizeof base);
+    memcpy(results->flat + at, &flat, sizeof flat);
 }
 
 INLINE F NAMED(furthest)(const F *x, int size, F *magnitude) {
@@ -143,8 +143,8 @@ INLINE F NAMED(furthest)(const F *x, int size, F *magnitude) {
     return max;
 }
 
-/* A scale for each 16 numbers, each -32..31: Q6_K. */
-INLINE void NAMED(search_signed)(const float *from, struct found *found, int at) {
+/* Finds a scale for each 16 numbers, quantized to -32..31: Q6_K. */
+INLINE void NAMED(search_signed)(const float *from, struct results *results, int at) {
     F x[16], w[16], wx[16], magnitude;
     for (int i = 0; i < 16; i++) {
         x[i] = NAMED(column)(from + at * 16 + i, 16);
@@ -156,7 +156,7 @@ INLINE void NAMED(search_signed)(const float *from, struct found *found, int at)
     F scale = zero, best = zero, kept = zero;
     for (int try = -10; try <= 9; try++) {
         if (try == 0) continue;
-        F inverse = (try == -10 ? -32.f : -(32 + 0.1f * try)) / max; /* ggml's first is the plain one */
+        F inverse = (try == -10 ? -32.f : -(32 + 0.1f * try)) / max; /* ggml first tries the scale without a change */
         F sum_lx = zero, sum_l2 = zero;
         for (int i = 0; i < 16; i++) {
             F l = NAMED(nearest)(inverse * x[i], -32, 31);
@@ -174,20 +174,20 @@ INLINE void NAMED(search_signed)(const float *from, struct found *found, int at)
         kept = NAMED(pick)(better, inverse, kept);
     }
     scale = NAMED(pick)(flat, zero, scale);
-    memcpy(found->scale + at, &scale, sizeof scale);
-    memcpy(found->inverse + at, &kept, sizeof kept);
-    memcpy(found->base + at, &zero, sizeof zero);
-    memcpy(found->flat + at, &flat, sizeof flat);
+    memcpy(results->scale + at, &scale, sizeof scale);
+    memcpy(results->inverse + at, &kept, sizeof kept);
+    memcpy(results->base + at, &zero, sizeof zero);
+    memcpy(results->flat + at, &flat, sizeof flat);
 }
 
-/* A scale for each 16 numbers, each -4..3, bettered one number at a time: Q3_K. As each waits for the one before it,
- * several registers go abreast too. */
-INLINE void NAMED(search_by_turns)(const float *from, struct found *found, int at) {
-    enum { ABREAST = 4 };
+/* Finds a scale for each 16 numbers, quantized to -4..3, and improves one number at a time: Q3_K. Each number waits for
+ * the one before it, so several registers work in parallel too. */
+INLINE void NAMED(search_one_by_one)(const float *from, struct results *results, int at) {
+    enum { REGISTERS = 4 };
     const F zero = {0};
-    F x[16][ABREAST], l[16][ABREAST], sum_lx[ABREAST], sum_l2[ABREAST];
-    I flat[ABREAST];
-    for (int r = 0; r < ABREAST; r++) {
+    F x[16][REGISTERS], l[16][REGISTERS], sum_lx[REGISTERS], sum_l2[REGISTERS];
+    I flat[REGISTERS];
+    for (int r = 0; r < REGISTERS; r++) {
         F column[16], magnitude;
         for (int i = 0; i < 16; i++) column[i] = x[i][r] = NAMED(column)(from + (at + r * LANES) * 16 + i, 16);
         F inverse = -4.f / NAMED(furthest)(column, 16, &magnitude);
@@ -199,12 +199,12 @@ INLINE void NAMED(search_by_turns)(const float *from, struct found *found, int a
             sum_l2[r] += w * n * n;
         }
     }
-    /* ggml leaves a sub-block alone after a turn without a change: another one would change nothing either. */
+    /* ggml stops a sub-block after a pass without a change: another pass would change nothing either. */
     I changed = ~(I){0};
-    for (int turn = 0; turn < 5 && NAMED(any)(changed); turn++) {
+    for (int pass = 0; pass < 5 && NAMED(any)(changed); pass++) {
         changed = (I){0};
         for (int i = 0; i < 16; i++) {
-            for (int r = 0; r < ABREAST; r++) {
+            for (int r = 0; r < REGISTERS; r++) {
                 F number = x[i][r], old = l[i][r], w = number * number, wx = w * number;
                 F lx = sum_lx[r] - wx * old, l2 = sum_l2[r] - w * old * old;
                 F new = NAMED(nearest)(number * l2 / lx, -4, 3);
@@ -219,18 +219,18 @@ INLINE void NAMED(search_by_turns)(const float *from, struct found *found, int a
             }
         }
     }
-    for (int r = 0; r < ABREAST; r++) {
+    for (int r = 0; r < REGISTERS; r++) {
         F scale = NAMED(pick)((sum_l2[r] > zero) & ~flat[r], sum_lx[r] / sum_l2[r], zero);
-        memcpy(found->scale + at + r * LANES, &scale, sizeof scale);
+        memcpy(results->scale + at + r * LANES, &scale, sizeof scale);
         for (int i = 0; i < 16; i++) {
-            F made = NAMED(pick)(flat[r], zero, l[i][r] + 4.f);
-            for (int k = 0; k < LANES; k++) found->l[(at + r * LANES + k) * 16 + i] = (uint8_t)made[k];
+            F shifted = NAMED(pick)(flat[r], zero, l[i][r] + 4.f);
+            for (int k = 0; k < LANES; k++) results->l[(at + r * LANES + k) * 16 + i] = (uint8_t)shifted[k];
         }
     }
 }
 
-/* A scale for each 32 numbers, each one of 16 values: IQ4_NL, IQ4_XS. */
-INLINE void NAMED(search_values)(const float *from, struct found *found, int at) {
+/* Finds a scale for each 32 numbers, quantized to 16 values: IQ4_NL, IQ4_XS. */
+INLINE void NAMED(search_values)(const float *from, struct results *results, int at) {
     F x[32], w[32], magnitude;
     for (int i = 0; i < 32; i++) {
         x[i] = NAMED(column)(from + at * 32 + i, 32);
@@ -256,10 +256,10 @@ INLINE void NAMED(search_values)(const float *from, struct found *found, int at)
         best = NAMED(pick)(better, this_scale * sum_qx, best);
     }
     scale = NAMED(pick)(magnitude < NOTHING, zero, scale);
-    memcpy(found->scale + at, &scale, sizeof scale);
+    memcpy(results->scale + at, &scale, sizeof scale);
 }
 
-/* ---- The numbers of a sub-block, when its scale is known ---- */
+/* ---- Quantizing a sub-block by its scale ---- */
 
 INLINE void NAMED(divided)(const float *x, uint8_t *l, int size, float plus, float by, int least, int most) {
     for (int i = 0; i < size; i++) {
@@ -276,12 +276,12 @@ INLINE void NAMED(nearest_values)(const float *x, uint8_t *l, float inverse) {
     }
 }
 
-/* ---- The blocks ---- */
+/* ---- Blocks by type ---- */
 
-static void NAMED(q2_k)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks * 16; at += LANES) NAMED(search_with_minimum)(x, found, at, 16, 3, -0.5f, 15, true);
+static void NAMED(q2_k)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks * 16; at += LANES) NAMED(search_with_minimum)(x, results, at, 16, 3, -0.5f, 15, true);
     for (int b = 0; b < blocks; b++, x += 256, out += 84) {
-        const float *scale = found->scale + b * 16, *min = found->min + b * 16;
+        const float *scale = results->scale + b * 16, *min = results->min + b * 16;
         float max_scale = greatest(scale, 16), max_min = greatest(min, 16);
         float d = put_half(out + 80, max_scale / 15.f), dmin = put_half(out + 82, max_min / 15.f);
         uint8_t l[256];
@@ -290,17 +290,17 @@ static void NAMED(q2_k)(const float *x, int blocks, uint8_t *out, struct found *
             if (max_min > 0) out[j] |= (uint8_t)(rounded(15.f / max_min * min[j]) * 16);
             float by = d * (out[j] & 15), plus = dmin * (out[j] >> 4);
             if (by) NAMED(divided)(x + j * 16, l + j * 16, 16, plus, by, 0, 3);
-            else as_found(x + j * 16, l + j * 16, 16, found, b * 16 + j, 0, 3);
+            else from_search(x + j * 16, l + j * 16, 16, results, b * 16 + j, 0, 3);
         }
         pack_pairs(l, out + 16);
     }
 }
 
-static void NAMED(q3_k)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks * 16; at += 4 * LANES) NAMED(search_by_turns)(x, found, at);
+static void NAMED(q3_k)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks * 16; at += 4 * LANES) NAMED(search_one_by_one)(x, results, at);
     for (int b = 0; b < blocks; b++, x += 256, out += 110) {
-        uint8_t *l = found->l + b * 256, *scales = out + 96;
-        const float *scale = found->scale + b * 16;
+        uint8_t *l = results->l + b * 256, *scales = out + 96;
+        const float *scale = results->scale + b * 16;
         memset(out, 0, 110);
         float max_scale = furthest_of(scale, 16), inverse = -32.f / max_scale;
         float d = put_half(out + 108, max_scale ? 1 / inverse : 0);
@@ -321,10 +321,10 @@ static void NAMED(q3_k)(const float *x, int blocks, uint8_t *out, struct found *
     }
 }
 
-INLINE void NAMED(with_six_bits)(const float *x, int blocks, uint8_t *out, struct found *found, int most) {
+INLINE void NAMED(with_six_bits)(const float *x, int blocks, uint8_t *out, struct results *results, int most) {
     const int size = most == 15 ? 144 : 176;
     for (int b = 0; b < blocks; b++, x += 256, out += size) {
-        const float *scale = found->scale + b * 8, *min = found->min + b * 8;
+        const float *scale = results->scale + b * 8, *min = results->min + b * 8;
         float max_scale = greatest(scale, 8), max_min = greatest(min, 8);
         float to_scale = max_scale > 0 ? 63.f / max_scale : 0, to_min = max_min > 0 ? 63.f / max_min : 0;
         float d = put_half(out, max_scale / 63.f), dmin = put_half(out + 2, max_min / 63.f);
@@ -344,7 +344,7 @@ INLINE void NAMED(with_six_bits)(const float *x, int blocks, uint8_t *out, struc
             }
             float by = d * s, plus = dmin * m;
             if (by) NAMED(divided)(x + j * 32, l + j * 32, 32, plus, by, 0, most);
-            else as_found(x + j * 32, l + j * 32, 32, found, b * 8 + j, 0, most);
+            else from_search(x + j * 32, l + j * 32, 32, results, b * 8 + j, 0, most);
         }
         if (most == 31) memset(out + 16, 0, 32);
         for (int j = 0; j < 256; j += 64) {
@@ -357,20 +357,20 @@ INLINE void NAMED(with_six_bits)(const float *x, int blocks, uint8_t *out, struc
     }
 }
 
-static void NAMED(q4_k)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks * 8; at += LANES) NAMED(search_with_minimum)(x, found, at, 32, 15, -1.f, 20, false);
-    NAMED(with_six_bits)(x, blocks, out, found, 15);
+static void NAMED(q4_k)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks * 8; at += LANES) NAMED(search_with_minimum)(x, results, at, 32, 15, -1.f, 20, false);
+    NAMED(with_six_bits)(x, blocks, out, results, 15);
 }
 
-static void NAMED(q5_k)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks * 8; at += LANES) NAMED(search_with_minimum)(x, found, at, 32, 31, -0.5f, 15, false);
-    NAMED(with_six_bits)(x, blocks, out, found, 31);
+static void NAMED(q5_k)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks * 8; at += LANES) NAMED(search_with_minimum)(x, results, at, 32, 31, -0.5f, 15, false);
+    NAMED(with_six_bits)(x, blocks, out, results, 31);
 }
 
-static void NAMED(q6_k)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks * 16; at += LANES) NAMED(search_signed)(x, found, at);
+static void NAMED(q6_k)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks * 16; at += LANES) NAMED(search_signed)(x, results, at);
     for (int b = 0; b < blocks; b++, x += 256, out += 210) {
-        const float *scale = found->scale + b * 16;
+        const float *scale = results->scale + b * 16;
         float max_scale = furthest_of(scale, 16), inverse = -128.f / max_scale;
         if (fabsf(max_scale) < NOTHING) {
             memset(out, 0, 210);
@@ -383,7 +383,7 @@ static void NAMED(q6_k)(const float *x, int blocks, uint8_t *out, struct found *
             out[192 + j] = (uint8_t)(s < 127 ? s : 127);
             float by = d * (int8_t)out[192 + j];
             if (by) NAMED(divided)(x + j * 16, l + j * 16, 16, -0.f, by, -32, 31);
-            else as_found(x + j * 16, l + j * 16, 16, found, b * 16 + j, -32, 31);
+            else from_search(x + j * 16, l + j * 16, 16, results, b * 16 + j, -32, 31);
         }
         for (int half = 0; half < 2; half++) {
             const uint8_t *from = l + half * 128;
@@ -398,10 +398,10 @@ static void NAMED(q6_k)(const float *x, int blocks, uint8_t *out, struct found *
     }
 }
 
-static void NAMED(iq4_nl)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks; at += LANES) NAMED(search_values)(x, found, at);
+static void NAMED(iq4_nl)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks; at += LANES) NAMED(search_values)(x, results, at);
     for (int b = 0; b < blocks; b++, x += 32, out += 18) {
-        float scale = found->scale[b];
+        float scale = results->scale[b];
         uint8_t l[32];
         put_half(out, scale);
         NAMED(nearest_values)(x, l, scale ? 1 / scale : 0);
@@ -409,10 +409,10 @@ static void NAMED(iq4_nl)(const float *x, int blocks, uint8_t *out, struct found
     }
 }
 
-static void NAMED(iq4_xs)(const float *x, int blocks, uint8_t *out, struct found *found) {
-    for (int at = 0; at < blocks * 8; at += LANES) NAMED(search_values)(x, found, at);
+static void NAMED(iq4_xs)(const float *x, int blocks, uint8_t *out, struct results *results) {
+    for (int at = 0; at < blocks * 8; at += LANES) NAMED(search_values)(x, results, at);
     for (int b = 0; b < blocks; b++, x += 256, out += 136) {
-        const float *scale = found->scale + b * 8;
+        const float *scale = results->scale + b * 8;
         float d = -furthest_of(scale, 8) / 32, inverse = d ? 1 / d : 0;
         put_half(out, d);
         memset(out + 2, 0, 6);
@@ -430,7 +430,7 @@ static void NAMED(iq4_xs)(const float *x, int blocks, uint8_t *out, struct found
     }
 }
 
-/* In the order of KINDS. */
+/* In the order of KINDS in module.c. */
 static quantizer *const NAMED(quantizers)[] = {
     NAMED(q2_k), NAMED(q3_k), NAMED(q4_k), NAMED(q5_k), NAMED(q6_k), NAMED(iq4_nl), NAMED(iq4_xs),
 };

@@ -1,4 +1,4 @@
-/* The extension module `proxy.gguf._kernel`: rows of numbers to ggml's blocks, by the widest registers of the CPU. */
+/* The extension module `proxy.gguf._kernel`: quantizes to ggml's blocks, with the widest registers of the CPU. */
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
@@ -9,16 +9,16 @@
 
 #include "numbers.h"
 
-/* No kernel is better than one that is not bit-equal. */
+/* A kernel with other bits than ggml would be worse than no kernel. */
 #if FLT_EVAL_METHOD != 0 || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__ || defined(__FAST_MATH__) || defined(__arm__)
 #error "this target calculates unlike ggml on x86-64"
 #endif
 
 #if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" /* only inlined functions hand registers to each other */
+#pragma GCC diagnostic ignored "-Wpsabi" /* only inlined functions pass registers to each other */
 #endif
 
-/* ---- A set of functions for each width ---- */
+/* ---- One set of functions for each width ---- */
 
 #if defined(__x86_64__)
 
@@ -96,10 +96,10 @@ static const struct width WIDTHS[] = {
 static const struct width *used;
 
 #if defined(__x86_64__)
-/* What the CPU has (cpuid) and the system saves for each thread (xgetbv). __builtin_cpu_supports is always 0 in a
- * build by zig, whose runtime library never asks the CPU. */
+/* Whether the CPU has the features (cpuid) and the system saves the registers of each thread (xgetbv).
+ * __builtin_cpu_supports is always 0 in a build by zig, because zig's runtime library never calls cpuid. */
 static bool cpu_has(uint32_t features, uint32_t registers) {
-    const uint32_t osxsave = 1u << 27; /* there is an xgetbv */
+    const uint32_t osxsave = 1u << 27; /* xgetbv is available */
     uint32_t a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & osxsave)) return false;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & features) != features) return false;
@@ -148,23 +148,23 @@ static void run(
     uint8_t *out
 ) {
     float x[CHUNK];
-    uint8_t made[CHUNK / 32 * 18 > CHUNK / 256 * 210 ? CHUNK / 32 * 18 : CHUNK / 256 * 210];
-    struct found found;
+    uint8_t buffer[CHUNK / 32 * 18 > CHUNK / 256 * 210 ? CHUNK / 32 * 18 : CHUNK / 256 * 210];
+    struct results results;
     const size_t most = (size_t)(CHUNK / kind->numbers);
     while (blocks) {
         size_t now = blocks < most ? blocks : most;
         int count = (int)now * kind->numbers;
         widen(dtype, from, x, count);
-        for (int i = count; i < CHUNK; i++) x[i] = 0; /* lanes without a sub-block look at zeros */
-        quantizer(x, (int)now, made, &found);
-        memcpy(out, made, now * (size_t)kind->bytes);
+        for (int i = count; i < CHUNK; i++) x[i] = 0; /* lanes without a sub-block get zeros */
+        quantizer(x, (int)now, buffer, &results);
+        memcpy(out, buffer, now * (size_t)kind->bytes);
         from += (size_t)count * (size_t)width;
         out += now * (size_t)kind->bytes;
         blocks -= now;
     }
 }
 
-/* ---- What Python sees ---- */
+/* ---- The Python interface ---- */
 
 static PyObject *quantize(PyObject *module, PyObject *args) {
     (void)module;
@@ -198,12 +198,12 @@ static PyObject *quantize(PyObject *module, PyObject *args) {
 
 static PyObject *types(PyObject *module, PyObject *nothing) {
     (void)module, (void)nothing;
-    PyObject *made = PyTuple_New(KIND_COUNT);
-    for (int i = 0; made && i < KIND_COUNT; i++) {
+    PyObject *tuple = PyTuple_New(KIND_COUNT);
+    for (int i = 0; tuple && i < KIND_COUNT; i++) {
         PyObject *number = PyLong_FromLong(KINDS[i].number);
-        if (!number || PyTuple_SetItem(made, i, number) < 0) Py_CLEAR(made);
+        if (!number || PyTuple_SetItem(tuple, i, number) < 0) Py_CLEAR(tuple);
     }
-    return made;
+    return tuple;
 }
 
 static PyObject *width(PyObject *module, PyObject *nothing) {
@@ -231,17 +231,17 @@ static int start(PyObject *module) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"quantize", quantize, METH_VARARGS, "quantize(type_number, dtype, source): the blocks that ggml makes of these."},
-    {"types", types, METH_NOARGS, "types(): the numbers of the types made here."},
-    {"width", width, METH_NOARGS, "width(): the registers used."},
-    {"use", use, METH_VARARGS, "use(width): use these registers, for tests."},
+    {"quantize", quantize, METH_VARARGS, "quantize(type_number, dtype, source): the blocks of a type."},
+    {"types", types, METH_NOARGS, "types(): the numbers of the types that the kernel makes."},
+    {"width", width, METH_NOARGS, "width(): the width of the registers in use."},
+    {"use", use, METH_VARARGS, "use(width): use registers of this width, for tests."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, (void *)start}, {0, NULL}};
 
 static PyModuleDef MODULE = {
-    PyModuleDef_HEAD_INIT, "proxy.gguf._kernel", "Rows of numbers to ggml's blocks.", 0, METHODS, SLOTS, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "proxy.gguf._kernel", "Quantizes to ggml's blocks.", 0, METHODS, SLOTS, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__kernel(void) { return PyModuleDef_Init(&MODULE); }
