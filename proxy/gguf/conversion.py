@@ -126,7 +126,7 @@ def convert(
     file_type = quantization or _file_type(weights, sources)
     tokenizer = TokenizerFiles.read(files)
     metadata = _metadata(family, settings, tokenizer, description, sources, FILE_TYPES[file_type].number)
-    check_loadable(family.architecture, metadata, sources, family.shapes)
+    check_loadable(family, metadata, sources)
     warnings = [*filter(None, [family.caveat(settings)]), *check_accounted(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:

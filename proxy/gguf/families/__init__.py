@@ -9,7 +9,7 @@ To add a family:
 1. proxy/gguf/families/<name>.py, named as in llama.cpp's conversion/ or in transformers: the `Family`. Parts that other
    families have too are in common_tensors.py and common_keys.py. Everything unknown must be refused, never guessed.
 2. This file: its `architectures` in FAMILIES.
-3. proxy/gguf/loadable.py: the shapes that llama.cpp's loader expects, for tensors that no other family has.
+3. proxy/gguf/loadable.py: a size by llama.cpp's name for it, if `shapes` of the family need one that is not there.
 4. proxy/planning/capabilities.py: in RUNS the first Ollama that runs it, unless every supported one does.
 5. proxy/gguf/pretokenizers.py: how its tokenizer splits texts, if no other family splits them in this way.
 6. tests/gguf/tiny_repositories: a tiny repository with all its tensors. tests/gguf/expected has what llama.cpp's

@@ -74,4 +74,5 @@ BAILING_MOE2 = Family(
     ),
     has_transformers_class=False,
     skips_extra_layers=True,
+    heads_fill_embedding=True,
 )

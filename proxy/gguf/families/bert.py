@@ -63,6 +63,7 @@ BERT = Family(
     optional_biases=frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"}),
     vocabulary=token_type_count,
     embeds=True,
+    heads_fill_embedding=True,
 )
 
 

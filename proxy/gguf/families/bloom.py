@@ -41,4 +41,5 @@ BLOOM = Family(
     rope_types=frozenset({"default"}),
     required_biases=GPT_NEOX.required_biases | {"token_embd_norm"},
     accepted_values={"apply_residual_connection_post_layernorm": (False, None)},
+    heads_fill_embedding=True,
 )

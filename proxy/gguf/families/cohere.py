@@ -4,7 +4,15 @@ from collections.abc import Mapping
 
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, check_rope_base, head_dim, no_rope_scaling, window_pattern
-from proxy.gguf.families.common_tensors import ATTENTION, ATTENTION_BIAS, EMBEDDING_AND_OUTPUT, LAYER, MLP, QK_NORMS
+from proxy.gguf.families.common_tensors import (
+    ATTENTION,
+    ATTENTION_BIAS,
+    EMBEDDING_AND_OUTPUT,
+    LAYER,
+    MLP,
+    QK_NORM_PER_HEAD_SHAPES,
+    QK_NORMS,
+)
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number, partial_rope_dimensions
@@ -54,6 +62,8 @@ COHERE = Family(
     rope_types=frozenset({"default"}),
     tensor_flags=ATTENTION_BIAS,
     accepted_values=_ACCEPTED_VALUES,
+    shapes=QK_NORM_PER_HEAD_SHAPES,
+    heads_fill_embedding=True,
 )
 
 COHERE2 = Family(
@@ -72,4 +82,5 @@ COHERE2 = Family(
     rope_types=frozenset({"default"}),
     tensor_flags=ATTENTION_BIAS,
     accepted_values=_ACCEPTED_VALUES,
+    heads_fill_embedding=True,
 )

@@ -83,6 +83,23 @@ PER_LAYER_INPUTS: Mapping[str, str] = {
 """An embedding gives each layer an extra input for each token."""
 
 
+PER_LAYER_INPUT_SHAPES: Mapping[str, str] = {
+    "per_layer_token_embd": "n_layer*n_embd_pl n_vocab",
+    "per_layer_model_proj": "n_embd n_layer*n_embd_pl",
+    "per_layer_proj_norm": "n_embd_pl",
+    "inp_gate": "n_embd n_embd_pl",
+    "proj": "n_embd_pl n_embd",
+    "post_norm": "n_embd",
+}
+
+FUSED_MLP_SHAPES: Mapping[str, str] = {"ffn_up": "n_embd 2n_ff"}
+
+QK_NORM_PER_HEAD_SHAPES: Mapping[str, str] = {
+    "attn_q_norm": "n_embd_head n_head",
+    "attn_k_norm": "n_embd_head n_head_kv",
+}
+
+
 def expert_count(config: ModelConfig) -> int:
     return config.positive("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 

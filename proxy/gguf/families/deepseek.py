@@ -43,6 +43,7 @@ DEEPSEEK = Family(
         "moe_layer_freq": (1, None),
         "scoring_func": ("softmax", None),
     },
+    heads_fill_embedding=True,
 )
 
 _LITE_BLOCKS = (26, 27)
@@ -107,6 +108,18 @@ def with_query_tensors(family: Family, config: ModelConfig) -> Family:
     return replace(family, tensors={**family.tensors, **query})
 
 
+_LATENT_ATTENTION_SHAPES: Mapping[str, str] = {
+    "attn_q": "n_embd n_q_mla",
+    "attn_q_a": "n_embd q_lora_rank",
+    "attn_q_a_norm": "q_lora_rank",
+    "attn_q_b": "q_lora_rank n_q_mla",
+    "attn_kv_a_mqa": "n_embd kv_lora_rank+n_rot",
+    "attn_kv_a_norm": "kv_lora_rank",
+    "attn_k_b": "n_embd_head_mla-n_rot kv_lora_rank n_head",
+    "attn_v_b": "kv_lora_rank n_embd_head_v_mla n_head",
+    "attn_output": "n_o_mla n_embd",
+}
+
 DEEPSEEK2: Family = Family(
     "deepseek2",
     tensors={
@@ -154,6 +167,7 @@ DEEPSEEK2: Family = Family(
     optional_tensors=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
     variant=lambda config: with_query_tensors(DEEPSEEK2, config),
+    shapes=_LATENT_ATTENTION_SHAPES,
 )
 
 DEEPSEEK3 = replace(

@@ -24,4 +24,5 @@ EURO_BERT = Family(
     optional_biases=frozenset(),
     prefix_aliases=BARE_PREFIXES,
     embeds=True,
+    heads_fill_embedding=True,
 )

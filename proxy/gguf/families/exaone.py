@@ -67,4 +67,5 @@ EXAONE4 = Family(
     # layer_types replace it.
     harmless_keys=frozenset({"sliding_window_pattern"}),
     accepted_values=ANY_SILU,
+    heads_fill_embedding=True,
 )

@@ -53,4 +53,5 @@ FALCON = Family(
     },
     # What the weights show anyway, what only the old architecture reads, and a context length that nothing uses.
     harmless_keys=frozenset({"ffn_hidden_size", "num_ln_in_parallel_attn", "multi_query", "max_position_embeddings"}),
+    heads_fill_embedding=True,
 )

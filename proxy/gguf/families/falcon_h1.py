@@ -7,7 +7,7 @@ from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_unlimited_st
 from proxy.gguf.families.common_tensors import BOTH_BIASES, LAYER, same_shape
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_BIASES
-from proxy.gguf.families.mamba import mamba2_tensors
+from proxy.gguf.families.mamba import MAMBA2_SHAPES, mamba2_tensors
 from proxy.gguf.families.rules import Reshaped, Scaled
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, count, number, rope_base
 
@@ -117,4 +117,5 @@ FALCON_H1 = Family(
         "mamba_conv_bias": (True, None),
     },
     variant=_variant,
+    shapes=MAMBA2_SHAPES,
 )

@@ -56,7 +56,11 @@ class Family:
     optional_tensors: frozenset[str] = frozenset()
     """Stems that a model of the family may leave out."""
     shapes: Mapping[str, str] = field(default_factory=dict)
-    """Shapes of tensors that vary within the architecture, in the notation of proxy/gguf/loadable.py."""
+    """Shapes that llama.cpp's loader expects, where proxy/gguf/loadable.py has none or another one for the stem."""
+    heads_fill_embedding: bool = False
+    """All heads together must be as wide as the embedding."""
+    has_mixed_layers: bool = False
+    """llama.cpp's loader finds out from the tensors which layers have experts, not from the metadata."""
     required_biases: frozenset[str] = frozenset()
     """Stems that llama.cpp loads only with a bias."""
     optional_biases: frozenset[str] = QKV

@@ -182,4 +182,5 @@ GEMMA_EMBEDDING = replace(
     optional_tensors=frozenset(DENSE),
     prefix_aliases=BARE_PREFIXES,
     embeds=True,
+    shapes={"dense_2": "n_embd n_dense", "dense_3": "n_dense n_embd"},
 )

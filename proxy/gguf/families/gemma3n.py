@@ -1,6 +1,7 @@
 """The text part of Google's Gemma 3n. llama.cpp runs only its two published sizes. Pure."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig, whole
@@ -10,6 +11,7 @@ from proxy.gguf.families.common_tensors import (
     EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
+    PER_LAYER_INPUT_SHAPES,
     PER_LAYER_INPUTS,
     POST_NORMS,
     QK_NORMS,
@@ -65,6 +67,20 @@ def _mlp_sizes(config: ModelConfig) -> Pairs:
         raise CannotConvert(f"config.json has intermediate_size = {shown(size)}, unknown for this architecture")
     yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
 
+
+_SHAPES: Mapping[str, str] = {
+    **PER_LAYER_INPUT_SHAPES,
+    "altup_proj": "n_embd n_embd 3",
+    "altup_unembd_proj": "n_embd n_embd 3",
+    "altup_correct_coef": "4 4",
+    "altup_correct_scale": "n_embd",
+    "altup_predict_coef": "4 16",
+    "altup_router": "n_embd 4",
+    "altup_router_norm": "n_embd",
+    "laurel_l": "n_embd 64",
+    "laurel_r": "64 n_embd",
+    "laurel_post_norm": "n_embd",
+}
 
 GEMMA3N = Family(
     "gemma3n",
@@ -143,6 +159,7 @@ GEMMA3N = Family(
     vocabulary=GEMMA3.vocabulary,
     optional_biases=frozenset(),
     has_local_rope=True,
+    shapes=_SHAPES,
 )
 
 GEMMA3N_MULTIMODAL = replace(GEMMA3N, text_part=VISION_AUDIO_TEXT)

@@ -11,6 +11,7 @@ from proxy.gguf.families.common_tensors import (
     EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
+    PER_LAYER_INPUT_SHAPES,
     PER_LAYER_INPUTS,
     POST_NORMS,
     QK_NORMS,
@@ -158,6 +159,17 @@ def _vocabulary(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "add_bos_token", Field.boolean(True)
 
 
+_SHAPES: Mapping[str, str] = {
+    **PER_LAYER_INPUT_SHAPES,
+    "layer_output_scale": "1",
+    "pre_ffw_norm_2": "n_embd",
+    "post_ffw_norm_1": "n_embd",
+    "post_ffw_norm_2": "n_embd",
+    "ffn_gate_inp.scale": "n_embd",
+    "ffn_gate_up_exps": "n_embd 2n_ff_exp n_expert",
+    "ffn_down_exps.scale": "n_expert",
+}
+
 GEMMA4 = Family(
     "gemma4",
     {
@@ -221,6 +233,8 @@ GEMMA4 = Family(
     optional_biases=frozenset(),
     has_local_rope=True,
     absent_tensors=_absent_tensors,
+    shapes=_SHAPES,
+    has_mixed_layers=True,
 )
 
 GEMMA4_MULTIMODAL = replace(GEMMA4, text_part=VISION_AUDIO_TEXT)

@@ -9,6 +9,7 @@ from proxy.gguf.families.common_tensors import (
     ATTENTION_BIAS,
     EMBEDDING_AND_OUTPUT,
     FUSED_EXPERTS,
+    FUSED_MLP_SHAPES,
     LAYER,
     MLP,
     NORMS,
@@ -67,6 +68,8 @@ GLM = Family(
     rope_types=frozenset({"default"}),
     accepted_values=ANY_SILU,
     special_tokens={"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"},
+    shapes=FUSED_MLP_SHAPES,
+    heads_fill_embedding=True,
 )
 
 GLM4 = replace(
@@ -80,6 +83,7 @@ GLM4 = replace(
     hyperparameters=(*BASIC, partial_head_dimensions),
     rope_types=frozenset({"default", "linear", "dynamic", "yarn"}),
     special_tokens={**GLM.special_tokens, "bos": "<|endoftext|>"},
+    heads_fill_embedding=False,
 )
 
 GLM_MOE_SPECIAL_TOKENS: Mapping[str, str] = {

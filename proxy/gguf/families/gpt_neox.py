@@ -43,4 +43,5 @@ GPT_NEOX = Family(
         "hidden_act": ("gelu", None),
         "rope_theta": (10000, None),
     },
+    heads_fill_embedding=True,
 )

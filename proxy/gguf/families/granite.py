@@ -24,7 +24,7 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_BIASES, LLAMA_DEFAULTS, LLAMA_TENSORS, llama_vocabulary
-from proxy.gguf.families.mamba import UNLIMITED_CONTEXT, mamba2_tensors
+from proxy.gguf.families.mamba import MAMBA2_SHAPES, UNLIMITED_CONTEXT, mamba2_tensors
 from proxy.gguf.families.rules import Rule, Split
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, nonzero, number, rope_dimensions
@@ -135,7 +135,7 @@ def _variant(config: ModelConfig) -> Family:
     if all(attends):
         name = "granitemoe" if has_experts else "granite"
         accepted_values = _ACCEPTED_VALUES | {_POSITIONS: ("rope",)}
-        return replace(GRANITE_HYBRID, architecture=name, tensors=tensors, accepted_values=accepted_values)
+        return replace(GRANITE_HYBRID, architecture=name, tensors=tensors, shapes={}, accepted_values=accepted_values)
     return replace(GRANITE_HYBRID, tensors={**tensors, **mamba2_tensors(LAYER + "mamba.")})
 
 
@@ -177,4 +177,5 @@ GRANITE_HYBRID = Family(
     harmless_keys=frozenset({"mamba_d_head"}),
     accepted_values=_ACCEPTED_VALUES | {_POSITIONS: ("nope", None)},
     variant=_variant,
+    shapes=MAMBA2_SHAPES,
 )

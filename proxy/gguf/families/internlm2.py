@@ -48,4 +48,5 @@ INTERNLM2 = Family(
     vocabulary=_tokenizer_keys,
     added_from_json=True,
     unused_piece_prefix="[UNUSED",
+    heads_fill_embedding=True,
 )

@@ -4,7 +4,7 @@ from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU
 from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count
 from proxy.gguf.families.family import Family
-from proxy.gguf.families.mamba import mamba_tensors
+from proxy.gguf.families.mamba import MAMBA_SHAPES, mamba_tensors
 from proxy.gguf.families.rules import Stacked
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, count, number
@@ -84,4 +84,7 @@ JAMBA = Family(
         {*("expert_layer_offset", "expert_layer_period", "mamba_inner_layernorms"), *("rope_theta", "rope_parameters")}
     ),
     optional_biases=frozenset(),
+    shapes=MAMBA_SHAPES,
+    heads_fill_embedding=True,
+    has_mixed_layers=True,
 )

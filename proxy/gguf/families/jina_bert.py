@@ -11,7 +11,7 @@ from proxy.gguf.families.bert import (
     NORM_STEMS,
     token_type_count,
 )
-from proxy.gguf.families.common_tensors import QKV, size_from
+from proxy.gguf.families.common_tensors import FUSED_MLP_SHAPES, QKV, size_from
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule, Split
 from proxy.gguf.hyperparameters import BASIC
@@ -39,11 +39,14 @@ _SECOND_VARIANT: Mapping[str, Rule | str] = {
 }
 
 
+_QK_NORM_SHAPES: Mapping[str, str] = {"attn_q_norm": "n_embd", "attn_k_norm": "n_embd"}
+
+
 def _variant(config: ModelConfig) -> Family:
     auto_map = config.find("auto_map")
     code = auto_map.get("AutoModel") if isinstance(auto_map, dict) else None
     if isinstance(code, str) and _QK_NORM_CODE in code:
-        return replace(JINA_BERT, tensors={**EMBEDDINGS_AND_ATTENTION, **_SECOND_VARIANT}, shapes={})
+        return replace(JINA_BERT, tensors={**EMBEDDINGS_AND_ATTENTION, **_SECOND_VARIANT}, shapes=_QK_NORM_SHAPES)
     return JINA_BERT
 
 
@@ -67,10 +70,11 @@ JINA_BERT: Family = Family(
     rope_types=frozenset({"default"}),
     prefix_aliases={"bert.": ""},
     skipped_prefixes=("pooler.", "embeddings.position_ids", "cls."),
-    shapes={"ffn_up": "n_embd 2n_ff"},
+    shapes=FUSED_MLP_SHAPES,
     required_biases=NORM_STEMS | QKV | {"attn_output", "attn_q_norm", "attn_k_norm", "attn_norm_2", "ffn_down"},
     optional_biases=frozenset(),
     vocabulary=token_type_count,
     variant=_variant,
     embeds=True,
+    heads_fill_embedding=True,
 )

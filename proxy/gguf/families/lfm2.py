@@ -94,6 +94,7 @@ LFM2 = Family(
     rope_types=frozenset({"default"}),
     optional_biases=frozenset(),
     accepted_values=_ACCEPTED_VALUES,
+    heads_fill_embedding=True,
 )
 
 LFM2_MOE = replace(

@@ -103,6 +103,11 @@ LLAMA4 = Family(
         "partial_rotary_factor": (1, None),
     },
     optional_biases=frozenset(),
+    shapes={
+        "ffn_gate_shexp": "n_embd n_ff_exp",
+        "ffn_up_shexp": "n_embd n_ff_exp",
+        "ffn_down_shexp": "n_ff_exp n_embd",
+    },
 )
 
 LLAMA4_MULTIMODAL = replace(

@@ -51,6 +51,30 @@ def mamba2_tensors(prefix: str) -> Mapping[str, Rule | str]:
     }
 
 
+MAMBA_SHAPES: Mapping[str, str] = {
+    "ssm_in": "n_embd 2d_inner",
+    "ssm_conv1d": "d_conv d_inner",
+    "ssm_x": "d_inner dt_rank+2d_state",
+    "ssm_dt": "dt_rank d_inner",
+    "ssm_dt_norm": "dt_rank",
+    "ssm_b_norm": "d_state",
+    "ssm_c_norm": "d_state",
+    "ssm_a": "d_state d_inner",
+    "ssm_d": "d_inner",
+    "ssm_out": "d_inner n_embd",
+}
+
+MAMBA2_SHAPES: Mapping[str, str] = {
+    "ssm_in": "n_embd d_in_proj",
+    "ssm_conv1d": "d_conv d_mixed",
+    "ssm_dt": "dt_rank",
+    "ssm_a": "1 dt_rank",
+    "ssm_d": "1 dt_rank",
+    "ssm_norm": "d_inner/n_group n_group",
+    "ssm_out": "d_inner n_embd",
+}
+
+
 def _norms(config: ModelConfig) -> Pairs:
     yield "ssm.dt_b_c_rms", Field.boolean(config.find("model_type") == "falcon_mamba")
 
@@ -95,4 +119,5 @@ MAMBA = Family(
     },
     # The ratio of intermediate_size to hidden_size.
     harmless_keys=frozenset({"expand"}),
+    shapes=MAMBA_SHAPES,
 )

@@ -3,6 +3,7 @@
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.bert import BIDIRECTIONAL
 from proxy.gguf.families.common_keys import no_rope_scaling, rope_bases, sliding_by_layer
+from proxy.gguf.families.common_tensors import FUSED_MLP_SHAPES
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, number
@@ -80,4 +81,6 @@ MODERN_BERT = Family(
     has_local_rope=True,
     absent_tensors=lambda _, layer: {"attn_norm": False} if layer == 0 else {},
     embeds=True,
+    shapes=FUSED_MLP_SHAPES,
+    heads_fill_embedding=True,
 )

@@ -57,4 +57,5 @@ NEMOTRON = Family(
     tensor_flags=BOTH_BIASES,
     accepted_values={**UNTIED, "hidden_act": ("relu2", None)},
     vocabulary=_special_token_ids,
+    heads_fill_embedding=True,
 )

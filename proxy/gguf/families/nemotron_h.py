@@ -8,7 +8,7 @@ from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import check_layer_types, head_dim
 from proxy.gguf.families.common_tensors import ATTENTION_BIAS, LAYER, PERMUTED_ATTENTION, QKV, expert_count
 from proxy.gguf.families.family import Family
-from proxy.gguf.families.mamba import GROUP_COUNT_KEYS, UNLIMITED_CONTEXT, mamba2_tensors
+from proxy.gguf.families.mamba import GROUP_COUNT_KEYS, MAMBA2_SHAPES, UNLIMITED_CONTEXT, mamba2_tensors
 from proxy.gguf.families.rules import Rule, Stacked, stems_of
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
@@ -49,6 +49,14 @@ _TENSORS_BY_TYPE: Mapping[str, Mapping[str, Rule | str]] = {
 _LATENT: Mapping[str, str] = {
     _MIXER + "fc1_latent_proj": "blk.{}.ffn_latent_down",
     _MIXER + "fc2_latent_proj": "blk.{}.ffn_latent_up",
+}
+
+
+_EXPERT_SHAPES: Mapping[str, str] = {
+    "ffn_up_exps": "n_latent n_ff_exp n_expert",
+    "ffn_down_exps": "n_ff_exp n_latent n_expert",
+    "ffn_latent_down": "n_embd n_latent",
+    "ffn_latent_up": "n_latent n_embd",
 }
 
 
@@ -132,6 +140,8 @@ def _variant(config: ModelConfig) -> Family:
         architecture="nemotron_h_moe",
         tensors={**NEMOTRON_H.tensors, **latent},
         hyperparameters=(*_KEYS, *_EXPERT_KEYS),
+        shapes={**MAMBA2_SHAPES, **_EXPERT_SHAPES},
+        has_mixed_layers=True,
     )
 
 
@@ -194,4 +204,5 @@ NEMOTRON_H: Family = Family(
     skipped_prefixes=("mtp.",),
     absent_tensors=_absent_tensors,
     variant=_variant,
+    shapes=MAMBA2_SHAPES,
 )

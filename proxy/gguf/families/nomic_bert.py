@@ -73,6 +73,7 @@ _NOMIC_BERT = Family(
     optional_biases=frozenset(),
     vocabulary=token_type_count,
     embeds=True,
+    heads_fill_embedding=True,
 )
 
 
@@ -109,6 +110,7 @@ _NOMIC_BERT_MOE = replace(
     required_biases=NORM_STEMS | {"attn_qkv", "attn_output", "ffn_up", "ffn_down"},
     absent_tensors=_absent_tensors,
     caveat=lambda _: "it differs a little from its authors' model: llama.cpp leaves out the bias after the experts",
+    has_mixed_layers=True,
 )
 
 

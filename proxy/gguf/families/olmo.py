@@ -1,5 +1,7 @@
 """Ai2's OLMo models. Pure."""
 
+from collections.abc import Mapping
+
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, rope_bases, sliding_layers
 from proxy.gguf.families.common_tensors import (
@@ -26,9 +28,12 @@ OLMO = Family(
     defaults={"max_position_embeddings": 2048, "rope_theta": 10000.0},
     tensor_flags=ATTENTION_BIAS,
     accepted_values=ANY_SILU,
+    heads_fill_embedding=True,
 )
 
 OLMO2_TENSORS = {**EMBEDDING_AND_OUTPUT, **ATTENTION, **QK_NORMS, **MLP, **POST_NORMS}
+
+_QK_NORM_SHAPES: Mapping[str, str] = {"attn_q_norm": "n_q", "attn_k_norm": "n_k"}
 
 OLMO2 = Family(
     "olmo2",
@@ -36,6 +41,8 @@ OLMO2 = Family(
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
     tensor_flags=ATTENTION_BIAS,
     accepted_values={**ANY_SILU, **UNTIED},
+    shapes=_QK_NORM_SHAPES,
+    heads_fill_embedding=True,
 )
 
 
@@ -60,6 +67,8 @@ OLMO3 = Family(
     tensor_flags=ATTENTION_BIAS,
     accepted_values={**ANY_SILU, **UNTIED},
     has_local_rope=True,
+    shapes=_QK_NORM_SHAPES,
+    heads_fill_embedding=True,
 )
 
 
@@ -86,4 +95,6 @@ OLMOE = Family(
     },
     tensor_flags=ATTENTION_BIAS,
     accepted_values={**ANY_SILU, **UNTIED, "norm_topk_prob": (False, None), "clip_qkv": (None,)},
+    shapes=_QK_NORM_SHAPES,
+    heads_fill_embedding=True,
 )

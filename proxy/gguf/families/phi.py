@@ -11,7 +11,7 @@ from proxy.gguf.families.common_keys import (
     rotary_size,
     window_caveat,
 )
-from proxy.gguf.families.common_tensors import EMBEDDING_AND_OUTPUT, LAYER, NORMS
+from proxy.gguf.families.common_tensors import EMBEDDING_AND_OUTPUT, FUSED_MLP_SHAPES, LAYER, NORMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
@@ -102,6 +102,8 @@ PHI3 = Family(
     # The outer level counts, not the RoPE parameters.
     harmless_keys=frozenset({"original_max_position_embeddings"}),
     caveat=_phi3_caveat,
+    shapes=FUSED_MLP_SHAPES,
+    heads_fill_embedding=True,
 )
 
 PHI2 = Family(
@@ -144,4 +146,5 @@ PHI2 = Family(
     # The weights show it anyway.
     harmless_keys=frozenset({"intermediate_size"}),
     vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
+    heads_fill_embedding=True,
 )

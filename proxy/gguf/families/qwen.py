@@ -36,6 +36,7 @@ QWEN2 = Family(
     accepted_values=ANY_SILU,
     prefix_aliases=BARE_PREFIXES,
     caveat=late_window_caveat,
+    heads_fill_embedding=True,
 )
 
 QWEN3 = Family(
@@ -92,6 +93,7 @@ QWEN2_MOE = Family(
     tensor_flags={"qkv_bias": frozenset({"attn_q.bias", "attn_k.bias", "attn_v.bias"})},
     accepted_values={**ANY_SILU, **UNTIED, **EXPERTS_IN_EVERY_LAYER, "norm_topk_prob": (False, None)},
     caveat=late_window_caveat,
+    heads_fill_embedding=True,
 )
 
 QWEN3_MOE = Family(

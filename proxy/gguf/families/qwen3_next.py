@@ -140,6 +140,20 @@ def _rope_sections(config: ModelConfig) -> Pairs:
     yield "rope.dimension_sections", Field.array(ValueType.INT32, [*sections, 0])
 
 
+_SHAPES: Mapping[str, str] = {
+    "attn_q": "n_embd 2n_q",
+    "attn_qkv": "n_embd d_mixed",
+    "attn_gate": "n_embd d_inner",
+    "ssm_conv1d": "d_conv d_mixed",
+    "ssm_dt": "dt_rank",
+    "ssm_a": "dt_rank",
+    "ssm_ba": "n_embd 2dt_rank",
+    "ssm_beta": "n_embd dt_rank",
+    "ssm_alpha": "n_embd dt_rank",
+    "ssm_norm": "d_state",
+    "ssm_out": "dt_rank*d_state n_embd",
+}
+
 _KEYS = (
     *BASIC,
     partial_head_dimensions,
@@ -198,6 +212,7 @@ QWEN3_NEXT = Family(
     },
     # llama.cpp's converter keeps the layer for multi-token prediction, which Ollama does not run.
     skipped_prefixes=("mtp.", "model.mtp."),
+    shapes=_SHAPES,
 )
 
 QWEN3_5 = replace(

@@ -1,7 +1,15 @@
 """Stability AI's StableLM. Pure."""
 
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED
-from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, MLP, NORMS, QKV
+from proxy.gguf.families.common_tensors import (
+    ATTENTION,
+    EMBEDDING_AND_OUTPUT,
+    LAYER,
+    MLP,
+    NORMS,
+    QK_NORM_PER_HEAD_SHAPES,
+    QKV,
+)
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Stacked
 from proxy.gguf.hyperparameters import count, flag, number, partial_rope_dimensions
@@ -44,4 +52,6 @@ STABLELM = Family(
         "qk_layernorm": frozenset({"attn_q_norm.weight", "attn_k_norm.weight"}),
     },
     accepted_values={**ANY_SILU, **UNTIED, "rope_theta": (10000, None)},
+    shapes=QK_NORM_PER_HEAD_SHAPES,
+    heads_fill_embedding=True,
 )

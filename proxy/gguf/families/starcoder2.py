@@ -23,4 +23,5 @@ STARCODER2 = Family(
     required_biases=frozenset({"output_norm", "attn_norm", "attn_output", "ffn_norm", "ffn_up", "ffn_down"}),
     accepted_values={"hidden_act": ("gelu_pytorch_tanh", "gelu", None), "use_bias": (True, None)},
     caveat=window_caveat,
+    heads_fill_embedding=True,
 )
