@@ -25,7 +25,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 INTRODUCTION = f"""# Measurements of each family
 
 `python -m tests.make_families` writes this page from recorded figures. Each family has tiny repositories with random
-weights (`tests/gguf/tiny_repositories.py`). An architecture without its own repository has the figures of the same
+weights (`tests/gguf/tiny_repositories`). An architecture without its own repository has the figures of the same
 family under another name: Qwen2Model has those of Qwen2ForCausalLM. The columns:
 
 - **GGUF**: llama.cpp's name of the architecture.

@@ -1,1 +1,26 @@
-"""GGUF files as values: their headers, the parts that large ones are split into, and what safetensors become. Pure."""
+"""GGUF files as values: reads and writes headers, converts safetensors, quantizes, and joins split files. Pure.
+
+One conversion:
+
+    from proxy.gguf.conversion import ModelDescription, convert
+
+    conversion = convert(config, tokenizer_files, weights, ModelDescription("Tiny-1B"), quantization="Q4_K_M")
+    conversion.header, conversion.pieces, conversion.size, conversion.warnings
+
+`convert` reads parsed headers and small files only. The data of the GGUF is `pieces`: fixed bytes, or byte ranges of
+the source with a transform, which the caller applies while it downloads. Read in this order:
+
+1. `families`: what each architecture declares, as data (`families/rules`). `config` reads config.json key by key;
+   `unread_keys` and `ignored_keys` decide about every key that a family did not read.
+2. `targets` and `apply_rules`: which ranges (`sources`) and changes (`transforms`) make each tensor.
+3. `hyperparameters` and `description`: metadata from config.json, and from the repository's name and card.
+4. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
+   (`sentencepiece`, `unigram`, `wordpiece`; `pretokenizers` for byte-level BPE), and `special_tokens` and `spaces`.
+5. `completeness` and `loadable`: refuse a result that llama.cpp would not load.
+6. `tensor_types`, `cast` and `engine`: the type of each tensor in a quantized file, and who computes it.
+
+`header` and `tensors` know the file format. `requantize` and `split` start from a GGUF instead of safetensors.
+
+Whatever is unknown raises CannotConvert, which names the file and the key, tensor or value. tests/gguf compares the
+results bit by bit with llama.cpp's converter and quantizer.
+"""

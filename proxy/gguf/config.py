@@ -1,4 +1,4 @@
-"""A model's config.json, read key by key: what is missing, odd or unknown is refused by its name. Pure."""
+"""A model's config.json, read key by key. A missing, odd or unknown value is refused by its name. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,28 +6,28 @@ from typing import Any
 
 from proxy.gguf.tensors import GgufError, shown
 
-MOST_BLOCKS = 512
+MAX_BLOCKS = 512
 """llama.cpp's LLAMA_MAX_LAYERS; a hostile config could claim billions."""
 
 
-ROPE, LOCAL_ROPE = "rope_parameters.", "rope_parameters.sliding_attention."
-"""How a key of a rope begins among those that were asked for."""
+ROPE_PREFIX, LOCAL_ROPE_PREFIX = "rope_parameters.", "rope_parameters.sliding_attention."
+"""Put before a RoPE's keys in `ModelConfig.read_keys`."""
 
 
 class CannotConvert(GgufError):
-    """A repository of which no GGUF can be made; the text names the key, tensor or pre-tokenizer that is unknown."""
+    """The repository cannot become a GGUF; the text names the unknown key, tensor or pre-tokenizer."""
 
 
 class Rope(Mapping[str, Any]):
-    """The parameters of a rope, which add to `asked` each key that they are asked for, after `begin`."""
+    """A RoPE's parameters. Each key that is read is added to `read_keys`, after `prefix`."""
 
-    def __init__(self, fields: Mapping[str, Any], asked: set[str], begin: str) -> None:
+    def __init__(self, fields: Mapping[str, Any], read_keys: set[str], prefix: str) -> None:
         self.fields = fields
-        self._asked = asked
-        self._begin = begin
+        self._read_keys = read_keys
+        self._prefix = prefix
 
     def __getitem__(self, key: str) -> Any:
-        self._asked.add(self._begin + key)
+        self._read_keys.add(self._prefix + key)
         return self.fields[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -39,17 +39,17 @@ class Rope(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """`fields` are config.json's over the family's defaults; a key that is null counts as there, but has no value."""
+    """`fields` are config.json's over the family's defaults; a key that is null is present, but has no value."""
 
     fields: Mapping[str, Any]
-    asked: set[str] = field(default_factory=set, compare=False)
-    """The keys that were asked for so far, those of its ropes after ROPE and LOCAL_ROPE."""
+    read_keys: set[str] = field(default_factory=set, compare=False)
+    """The keys that were read so far; those of its RoPEs stand after ROPE_PREFIX and LOCAL_ROPE_PREFIX."""
 
     def find(self, *keys: str) -> Any:
-        """The value of the first of the keys that is there; None where none is, or where it is null."""
-        self.asked.update(keys)
-        there = [key for key in keys if key in self.fields]
-        return self.fields[there[0]] if there else None
+        """The value of the first key that is present; None if no key is present, or if this one is null."""
+        self.read_keys.update(keys)
+        present = [key for key in keys if key in self.fields]
+        return self.fields[present[0]] if present else None
 
     def count(self, *keys: str) -> int:
         value = self.optional_count(*keys)
@@ -58,15 +58,15 @@ class ModelConfig:
         return value
 
     def optional_count(self, *keys: str) -> int | None:
-        value = whole(self.find(*keys))
+        value = as_integer(self.find(*keys))
         if value is not None and (type(value) is not int or not 0 <= value < 1 << 32):
-            raise CannotConvert(f"config.json has {keys[0]} = {shown(value)}, which is no count")
+            raise CannotConvert(f"config.json has {keys[0]} = {shown(value)}, which is not a count")
         return value
 
     def positive(self, *keys: str) -> int:
         value = self.count(*keys)
         if value == 0:
-            raise CannotConvert(f"config.json has {keys[0]} = 0")
+            raise CannotConvert(f"config.json has {keys[0]} = 0, which must be positive")
         return value
 
     def number(self, *keys: str) -> float:
@@ -80,7 +80,7 @@ class ModelConfig:
         return None if value is None else finite(f"config.json has {keys[0]}", value)
 
     def flag(self, key: str, default: bool) -> bool:
-        self.asked.add(key)
+        self.read_keys.add(key)
         value = self.fields.get(key, default)
         if type(value) is not bool:
             raise CannotConvert(f"config.json has {key} = {shown(value)}, which is neither true nor false")
@@ -88,11 +88,11 @@ class ModelConfig:
 
     @property
     def blocks(self) -> int:
-        names, kinds = ("n_layers", "num_hidden_layers", "n_layer", "num_layers"), self.find("layers_block_type")
-        # Of Nemotron-H transformers 5 writes no other number of layers.
-        told = isinstance(kinds, list) and kinds and self.find(*names) is None
-        blocks = len(kinds) if told else self.positive(*names)
-        if blocks > MOST_BLOCKS:
+        names, layer_types = ("n_layers", "num_hidden_layers", "n_layer", "num_layers"), self.find("layers_block_type")
+        # transformers 5 writes no number of layers for Nemotron-H, only the type of each layer.
+        only_types = isinstance(layer_types, list) and layer_types and self.find(*names) is None
+        blocks = len(layer_types) if only_types else self.positive(*names)
+        if blocks > MAX_BLOCKS:
             raise CannotConvert(f"config.json has num_hidden_layers = {blocks}, more than any model has")
         return blocks
 
@@ -115,50 +115,50 @@ class ModelConfig:
 
     @property
     def tied(self) -> bool:
-        """Then transformers takes the embeddings for the output too, whatever the weights hold."""
+        """If true, transformers uses the embeddings as the output too, whatever the weights hold."""
         return self.flag("tie_word_embeddings", default=False)
 
     @property
     def rope(self) -> Rope:
-        """The rope's parameters under one roof: newer configs have `rope_parameters`, older ones two or three keys."""
-        given = self._rope
-        if not isinstance(given, dict):
-            raise CannotConvert(f"config.json has rope_scaling = {shown(given)}")
-        rope = dict(_rope_of(given, "full_attention") if _KINDS & given.keys() else given)
+        """The RoPE parameters in one mapping: newer configs have `rope_parameters`, older ones two or three keys."""
+        written = self._written_rope
+        if not isinstance(written, dict):
+            raise CannotConvert(f"config.json has rope_scaling = {shown(written)}, which is not an object")
+        rope = dict(_rope_of(written, "full_attention") if _LAYER_TYPES & written.keys() else written)
         if rope.get("rope_type") is None and rope.get("type") is not None:
             rope["rope_type"] = rope["type"]
         for key, names in _ROPE_KEYS.items():
             value = self.find(*names)
             if key not in rope and value is not None:
                 rope[key] = value
-        if rope.get("rope_type") in _OF_A_CONTEXT:
+        if rope.get("rope_type") in _SCALED_FROM_CONTEXT:
             rope.setdefault("original_max_position_embeddings", self.find("max_position_embeddings"))
-        return Rope(rope, self.asked, ROPE)
+        return Rope(rope, self.read_keys, ROPE_PREFIX)
 
     @property
-    def _rope(self) -> Any:
-        """As transformers 5 has it: what older files have goes before."""
+    def _written_rope(self) -> Any:
+        """The older key wins over the newer one, as in transformers 5."""
         older, newer = self.find("rope_scaling"), self.find("rope_parameters")
         return older or newer or {}
 
     @property
     def local_rope(self) -> Rope:
-        """That of the layers that see a window only, where config.json has one for each kind of layer."""
-        given = self._rope
-        is_told = isinstance(given, dict) and given.get("sliding_attention") is not None
-        return Rope(_rope_of(given, "sliding_attention") if is_told else {}, self.asked, LOCAL_ROPE)
+        """The RoPE of layers with a sliding window; empty if config.json has one RoPE for all layers."""
+        written = self._written_rope
+        has_local = isinstance(written, dict) and written.get("sliding_attention") is not None
+        return Rope(_rope_of(written, "sliding_attention") if has_local else {}, self.read_keys, LOCAL_ROPE_PREFIX)
 
     @property
     def has_two_ropes(self) -> bool:
-        """Whether the layers that see a window only have another rope than the others."""
-        ropes = self._rope if isinstance(self._rope, dict) else {}
+        """Whether layers with a sliding window have another RoPE than the rest."""
+        ropes = self._written_rope if isinstance(self._written_rope, dict) else {}
         return ropes.get("sliding_attention") not in (None, ropes.get("full_attention"))
 
 
-_KINDS = {"full_attention", "sliding_attention"}
-_LARGEST = 3e38
-_OF_A_CONTEXT = ("yarn", "longrope", "llama3")
-"""Kinds of rope for which transformers takes `max_position_embeddings` where the original ones are not told."""
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_MAX_F32 = 3e38
+_SCALED_FROM_CONTEXT = ("yarn", "longrope", "llama3")
+"""RoPE types for which `original_max_position_embeddings` defaults to `max_position_embeddings` in transformers."""
 _ROPE_KEYS: Mapping[str, Sequence[str]] = {
     "rope_theta": ("global_rope_theta", "rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct"),
@@ -166,20 +166,20 @@ _ROPE_KEYS: Mapping[str, Sequence[str]] = {
 }
 
 
-def _rope_of(ropes: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    rope = ropes.get(kind)
+def _rope_of(ropes: Mapping[str, Any], layer_type: str) -> Mapping[str, Any]:
+    rope = ropes.get(layer_type)
     if not isinstance(rope, dict):
-        raise CannotConvert(f"config.json has no rope_parameters for {kind}")
+        raise CannotConvert(f"config.json has no rope_parameters for {layer_type}")
     return rope
 
 
-def whole(value: object) -> object:
-    """A whole number that is written as a float, such as 2048.0, as an integer; anything else as it is."""
+def as_integer(value: object) -> object:
+    """An integer for a float without a fraction, such as 2048.0; any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def finite(what: str, value: object) -> float:
-    """A number that fits into 32 bits, as it is: an integer stays one."""
-    if type(value) not in (int, float) or not abs(value) <= _LARGEST:  # type: ignore[arg-type]
-        raise CannotConvert(f"{what} = {shown(value)}, which is no number")
+    """`value` unchanged; an integer stays one. Raises CannotConvert if it is not a number within F32."""
+    if type(value) not in (int, float) or not abs(value) <= _MAX_F32:  # type: ignore[arg-type]
+        raise CannotConvert(f"{what} = {shown(value)}, which is not a number")
     return value  # type: ignore[return-value]

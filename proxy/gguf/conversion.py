@@ -1,8 +1,8 @@
-"""A repository of safetensors as a GGUF: its header, and the recipe of its data out of byte ranges. Pure.
+"""Plans the conversion of safetensors to a GGUF: its header, and its data as byte ranges of the source. Pure.
 
-Nothing of a tensor is read to plan it, and what is transformed goes through in pieces, so a GGUF can be written while
-its source comes in. The tensors and keys are those of llama.cpp's converter; where they differ on purpose, the family
-or the vocabulary says why.
+A plan reads no tensor data, and each transform works piece by piece, so a GGUF can be written while its source is
+downloaded. Tensors and keys are those of llama.cpp's converter. The family or the vocabulary gives the reason for
+each deliberate difference.
 """
 
 import math
@@ -26,7 +26,7 @@ from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
-from proxy.gguf.unread_keys import check_accounted
+from proxy.gguf.unread_keys import check_unread_keys
 from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
 
@@ -38,11 +38,11 @@ _SAMPLING = {
     "penalty_last_n": ("penalty_last_n", False),
     "penalty_repeat": ("penalty_repeat", True),
 }
-"""Keys of generation_config.json, and after `general.sampling.` those of a GGUF; which are fractions."""
+"""Key of generation_config.json → (GGUF key after `general.sampling.`, whether it may be a fraction)."""
 
 
 class Pooling(IntEnum):
-    """llama.cpp's numbers (llama.h)."""
+    """How the vectors of a text's tokens become one vector; the numbers are llama.cpp's (llama.h)."""
 
     MEAN = 1
     CLS = 2
@@ -51,25 +51,23 @@ class Pooling(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A whole file: the header's bytes with their padding, then the pieces in order.
-
-    `in_file_order` says whether the pieces go through each file once, from its beginning; `pre_tokenizer` is
-    llama.cpp's name of how a text is cut, or of the tokenizer where that says it; `rope_scaling` is that of how
-    positions are scaled, empty for not.
-    """
+    """A whole file: the header with its padding, then the pieces in order."""
 
     architecture: str
     pre_tokenizer: str
+    """llama.cpp's name, or the tokenizer's name if that implies how it splits a text."""
     rope_scaling: str
+    """llama.cpp's name; empty without scaling."""
     header: bytes
     pieces: tuple[SourceRange | FixedBytes, ...]
     in_file_order: bool
+    """Whether the pieces read each file once, from start to end."""
     tensors: tuple[TensorInfo, ...]
     sources: tuple[TensorInfo, ...]
-    """The tensors as they are without a quantization."""
+    """The tensors before quantization."""
     facts: ModelFacts
     warnings: tuple[str, ...] = ()
-    """How what llama.cpp calculates differs from the authors' model."""
+    """How llama.cpp's result differs from the authors' model."""
 
     @property
     def size(self) -> int:
@@ -77,27 +75,26 @@ class Conversion:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the tensors have."""
         return sum(tensor.numbers for tensor in self.tensors)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What the GGUF says of itself beyond config.json; `name` is the repository's without its owner's."""
+    """Metadata from outside config.json."""
 
     name: str
+    """The repository's, without its owner."""
     card: Mapping[str, object] = field(default_factory=dict)
     """The front matter of README.md."""
     chat_template: str | None = None
-    """The chosen one."""
     generation: Mapping[str, object] = field(default_factory=dict)
     """The fields of generation_config.json."""
     adds_bos: bool | None = None
-    """Whether each text is to begin with BOS, by what the template writes; None for what llama.cpp would say."""
+    """Whether llama.cpp puts BOS before each text; None leaves it to the tokenizer files."""
     sample: str = ""
-    """A conversation as the chosen template renders it."""
+    """A conversation as the chat template renders it."""
     pooling: Pooling | None = None
-    """How the vectors of a text's tokens become one, of a model that embeds texts."""
+    """Set for an embedding model."""
 
 
 def convert(
@@ -108,16 +105,17 @@ def convert(
     *,
     quantization: str | None = None,
 ) -> Conversion:
-    """Plan the GGUF of a repository. `files` are the tokenizer's by path, `weights` the tensors by path and name.
+    """Plan the GGUF of a repository. `files` are the tokenizer files by path, `weights` the tensors by path and name.
 
-    With `quantization`, one of FILE_TYPES, the file is bit by bit what llama-quantize makes of the unquantized one, but
-    for the few tensors that Ollama 0.33 has it make more precise, and for what is calculated, which is rounded only
-    once; without, matrices keep their type. The data keeps the order of the source where no tensor is made of several.
+    `quantization` is one of FILE_TYPES; without it, matrices keep their type. The quantized file is bit by bit what
+    llama-quantize makes of the unquantized one, with two exceptions: a few tensors get the higher precision that
+    Ollama 0.33 gives them, and calculated tensors are rounded only once. The data keeps the order of the source unless
+    a tensor is made of several.
 
     Raises CannotConvert, or GgufError for a value that no GGUF can hold.
     """
     family = _family(config)
-    # What embeds texts needs no output: it may have none, and has the embeddings in its place.
+    # An embedding model needs no output matrix and may have none: its embeddings count as the output.
     settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
     family = family.resolve(settings)
     _check_settings(family, settings, weights)
@@ -125,9 +123,14 @@ def convert(
     sources = tuple(target.info for target in targets)
     file_type = quantization or _file_type(weights, sources)
     tokenizer = TokenizerFiles.read(files)
-    metadata = _metadata(family, settings, tokenizer, description, sources, FILE_TYPES[file_type].number)
+    metadata = {
+        **_general(family, description, sources, FILE_TYPES[file_type].number),
+        **_model_metadata(family, settings, tokenizer, description, sources),
+    }
+    name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
+    metadata["general.name"] = Field.string(name)
     check_loadable(family, metadata, sources)
-    warnings = [*filter(None, [family.caveat(settings)]), *check_accounted(family, settings, config)]
+    warnings = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
@@ -137,7 +140,7 @@ def convert(
     placed = lay_out(target.info for target in order)
     return Conversion(
         family.architecture,
-        _cut(metadata),
+        _pre_tokenizer(metadata),
         str(scaling.value) if scaling else "",
         write_header(metadata, placed),
         tuple(_aligned(order)),
@@ -149,24 +152,18 @@ def convert(
     )
 
 
-def _metadata(
+def _model_metadata(
     family: Family,
     config: ModelConfig,
     files: TokenizerFiles,
     description: ModelDescription,
     infos: Sequence[TensorInfo],
-    file_type: int,
 ) -> dict[str, Field]:
     metadata = {
-        **_general(family, description, infos),
-        "general.file_type": Field.uint32(file_type),
-        "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
         **_hyperparameters(family, config),
         **_dense(family, infos),
         **write_vocabulary(family, config, files, description.chat_template, description.sample),
     }
-    name = name_for_loader(str(metadata["general.name"].value), files, metadata["tokenizer.ggml.tokens"])
-    metadata["general.name"] = Field.string(name)
     if description.pooling is not None:
         metadata[f"{family.architecture}.pooling_type"] = Field.uint32(description.pooling)
     if description.adds_bos is not None:
@@ -174,7 +171,7 @@ def _metadata(
     return metadata
 
 
-def _cut(metadata: Mapping[str, Field]) -> str:
+def _pre_tokenizer(metadata: Mapping[str, Field]) -> str:
     if metadata["tokenizer.ggml.model"].value != "bert":
         return str(metadata.get("tokenizer.ggml.pre", metadata["tokenizer.ggml.model"]).value)
     lowercase = metadata.get("tokenizer.ggml.normalizer.lowercase")
@@ -200,18 +197,12 @@ def _family(config: Mapping[str, object]) -> Family:
 def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
     if not family.has_local_rope and config.has_two_ropes:
         raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
-    kind = config.rope.get("rope_type", "default")
-    if kind is not None and (not isinstance(kind, str) or kind not in family.rope_types):
-        raise CannotConvert(f"config.json has a rope scaling of the type {shown(kind)}, unknown for this architecture")
-    # The second is MLX's.
-    quantized = config.find("quantization_config") or config.find("quantization")
-    kept = _are_plain(weights) if family.kept_quant_method is None else _is_of(quantized, family.kept_quant_method)
-    if quantized and not kept:
-        method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
+    rope_type = config.rope.get("rope_type", "default")
+    if rope_type is not None and (not isinstance(rope_type, str) or rope_type not in family.rope_types):
         raise CannotConvert(
-            f"config.json has a quantization_config: the weights are quantized already ({shown(method)}); pull the "
-            "repository that they were quantized from"
+            f"config.json has a rope scaling of the type {shown(rope_type)}, unknown for this architecture"
         )
+    _check_unquantized(family, config, weights)
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
     _check_yarn(family, config)
@@ -219,49 +210,67 @@ def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, M
         value = config.rope.get(key, config.find(key))
         if value not in values:
             raise CannotConvert(f"config.json has {key} = {shown(value)}, unknown for this architecture")
-    uneven = config.find("head_dim") is None and config.hidden % config.heads
-    if uneven or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
+    indivisible = config.find("head_dim") is None and config.hidden % config.heads
+    if indivisible or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
         raise CannotConvert(
             f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, "
             f"num_key_value_heads = {config.kv_heads} and heads of {config.head_size}, which do not fit each other"
         )
 
 
-_RAMP = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "extrapolation_factor": 1}
-"""What llama.cpp takes for these keys of a yarn, whatever the file says (b10488)."""
-
-
-def _check_yarn(family: Family, config: ModelConfig) -> None:
-    """Its factor for attention is transformers' (modeling_rope_utils.py) and llama.cpp's (llama-context.cpp) own."""
-    rope = ModelConfig(config.rope)
-    if rope.find("rope_type") != "yarn":
-        return
-    for key, usual in _RAMP.items():
-        value = rope.find(key)
-        if value not in (usual, None) and key not in family.yarn_keys:
-            raise CannotConvert(
-                f"config.json has a yarn with {key} = {shown(value)}, which llama.cpp takes for {usual}"
-            )
-    if family.checks_own_yarn:
-        return
-    factor, shares = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
-    own, *scaled = (1 + 0.1 * (share or 0.0) * math.log(max(factor, 1.0)) for share in (1.0, *shares))
-    meant = rope.optional_number("attention_factor")
-    if meant is None:
-        meant = scaled[0] / scaled[1] if all(shares) else own
-    if not math.isclose(meant, own, rel_tol=1e-5):
+def _check_unquantized(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
+    # MLX writes `quantization`.
+    quantized = config.find("quantization_config") or config.find("quantization")
+    is_known = (
+        _are_plain(weights) if family.kept_quant_method is None else _has_method(quantized, family.kept_quant_method)
+    )
+    if quantized and not is_known:
+        method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
         raise CannotConvert(
-            f"config.json has a yarn scaling that multiplies attention with {meant:.4f}, which llama.cpp does not"
+            f"config.json has a quantization_config: the weights are quantized already ({shown(method)}); pull the "
+            "repository that they were quantized from"
         )
 
 
 def _are_plain(weights: Mapping[str, Mapping[str, SourceTensor]]) -> bool:
-    """Then a quantization_config is left over from what they were made of."""
+    """If so, a quantization_config is a leftover from the model that these weights were made from."""
     return all(tensor.dtype in WIDTHS for tensors in weights.values() for tensor in tensors.values())
 
 
-def _is_of(quantized: object, method: str) -> bool:
+def _has_method(quantized: object, method: str) -> bool:
     return isinstance(quantized, dict) and quantized.get("quant_method") == method
+
+
+_FIXED_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "extrapolation_factor": 1}
+"""llama.cpp uses these values for every yarn, whatever the file has (b10488)."""
+
+
+def _check_yarn(family: Family, config: ModelConfig) -> None:
+    """Refuses a yarn for which llama.cpp (llama-context.cpp) calculates something else than transformers does.
+
+    transformers has its own factor for attention (modeling_rope_utils.py).
+    """
+    rope = ModelConfig(config.rope)
+    if rope.find("rope_type") != "yarn":
+        return
+    for key, fixed in _FIXED_YARN.items():
+        value = rope.find(key)
+        if value not in (fixed, None) and key not in family.yarn_keys:
+            raise CannotConvert(
+                f"config.json has a yarn with {key} = {shown(value)}, but llama.cpp always uses {fixed}"
+            )
+    if family.checks_own_yarn:
+        return
+    factor, scales = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
+    llama_cpp, *scaled = (1 + 0.1 * (scale or 0.0) * math.log(max(factor, 1.0)) for scale in (1.0, *scales))
+    transformers = rope.optional_number("attention_factor")
+    if transformers is None:
+        transformers = scaled[0] / scaled[1] if all(scales) else llama_cpp
+    if not math.isclose(transformers, llama_cpp, rel_tol=1e-5):
+        raise CannotConvert(
+            f"config.json has a yarn scaling that multiplies attention with {transformers:.4f}, but llama.cpp uses "
+            f"{llama_cpp:.4f}"
+        )
 
 
 def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:
@@ -273,7 +282,7 @@ def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:
 
 
 def _dense(family: Family, infos: Iterable[TensorInfo]) -> dict[str, Field]:
-    """How many numbers go into the matrices behind the pooling, and come out of them."""
+    """The input and output sizes of the matrices after the pooling."""
     fields = {}
     for info in infos:
         stem = TensorName.of(info.name).stem
@@ -283,19 +292,26 @@ def _dense(family: Family, infos: Iterable[TensorInfo]) -> dict[str, Field]:
     return fields
 
 
-def _general(family: Family, description: ModelDescription, infos: Sequence[TensorInfo]) -> dict[str, Field]:
+def _general(
+    family: Family, description: ModelDescription, infos: Sequence[TensorInfo], file_type: int
+) -> dict[str, Field]:
     fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
     for key, (name, fraction) in _SAMPLING.items():
         value = description.generation.get(key)
         if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
-            kind = ValueType.FLOAT32 if fraction else ValueType.INT32
-            fields[f"general.sampling.{name}"] = Field.of(kind, value)
+            value_type = ValueType.FLOAT32 if fraction else ValueType.INT32
+            fields[f"general.sampling.{name}"] = Field.of(value_type, value)
     parameters = sum(info.numbers for info in infos)
-    return fields | describe(description.name, description.card, parameters, _size_label(infos))
+    return {
+        **fields,
+        **describe(description.name, description.card, parameters, _size_label(infos)),
+        "general.file_type": Field.uint32(file_type),
+        "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
+    }
 
 
 def _file_type(weights: Mapping[str, Mapping[str, SourceTensor]], sources: Sequence[TensorInfo]) -> str:
-    """That of MXFP4 where there is any, else the type of the first matrix by path and name."""
+    """MXFP4's if any tensor has this type, else the type of the first matrix by path and name."""
     if any(source.type == TensorType.MXFP4 for source in sources):
         return "MXFP4_MOE"
     for path in sorted(weights):
@@ -306,18 +322,18 @@ def _file_type(weights: Mapping[str, Mapping[str, SourceTensor]], sources: Seque
 
 
 def _size_label(infos: Sequence[TensorInfo]) -> str:
-    """As `1.2B`, or with the number of experts as `8x1.2B`: of one expert and all that they share."""
-    shared = expert = counts = stacks = 0
+    """Such as `1.2B`, or `8x1.2B` with 8 experts: 1.2B counts one expert and all shared tensors."""
+    shared = expert = experts = stacks = 0
     for info in infos:
         size = info.numbers
         if "_exps." in info.name:
             expert += size // info.shape[-1]
-            counts += info.shape[-1]
+            experts += info.shape[-1]
             stacks += 1
         else:
             shared += size
     label = _rounded(shared + expert)
-    return f"{counts // stacks}x{label}" if stacks else label
+    return f"{experts // stacks}x{label}" if stacks else label
 
 
 def _rounded(parameters: int) -> str:
@@ -338,5 +354,5 @@ def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]
 
     if all(target.in_source_order for target in targets):
         return sorted(targets, key=source)
-    # Experts lie scattered over a file; block by block their ranges stay near each other.
+    # The experts of a block are spread over a file. Block by block, their ranges stay close together.
     return sorted(targets, key=lambda target: (target.block is None, target.block or 0, *source(target)))

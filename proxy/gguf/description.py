@@ -1,6 +1,6 @@
-"""What a GGUF says of its model in words: from the repository's name and its model card. Pure.
+"""The `general.*` texts of a GGUF, from the repository's name and its model card. Pure.
 
-The keys are those of llama.cpp's converter. What people write is taken as far as it is text, and no further.
+The keys are those of llama.cpp's converter. People write cards by hand, so values that are not text are left out.
 """
 
 import re
@@ -10,9 +10,9 @@ from itertools import takewhile
 
 from proxy.gguf.header import Field
 
-LONGEST = 1000
-"""Characters of a text; a longer one is left out."""
-MOST_ITEMS = 100
+MAX_TEXT = 1000
+"""Characters; a longer text is left out."""
+MAX_ITEMS = 100
 
 _TEXTS: Mapping[str, tuple[str, ...]] = {
     "name": ("name", "model_name"),
@@ -24,9 +24,9 @@ _TEXTS: Mapping[str, tuple[str, ...]] = {
     "license.name": ("license_name",),
     "license.link": ("license_link",),
 }
-"""By what follows `general.`, the fields of a card that say it."""
+"""GGUF key after `general.` → the card's fields; the first that is a text counts."""
 _LISTS = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "language")}
-"""Here all fields count."""
+"""The texts of all these fields are written."""
 _PARENTS = {
     "base_model": ("base_model", "base_models", "base_model_sources"),
     "dataset": ("datasets", "dataset", "dataset_sources"),
@@ -34,14 +34,14 @@ _PARENTS = {
 
 
 def describe(name: str, card: Mapping[str, object], parameters: int, size_label: str) -> dict[str, Field]:
-    """`name` is the repository's without its owner's; `size_label` is for one that names no size."""
-    found = _Name.read(name, parameters)
+    """`name` is the repository's, without its owner. `size_label` is written if the name has no size."""
+    parts = _Name.read(name, parameters)
     named = {
-        "name": found.title,
-        "version": found.version,
-        "finetune": found.finetune,
-        "basename": found.basename,
-        "size_label": found.size or size_label,
+        "name": parts.title,
+        "version": parts.version,
+        "finetune": parts.finetune,
+        "basename": parts.basename,
+        "size_label": parts.size or size_label,
     }
     fields = {}
     for key, sources in _TEXTS.items():
@@ -58,40 +58,40 @@ def describe(name: str, card: Mapping[str, object], parameters: int, size_label:
 
 
 def _text(value: object) -> str | None:
-    """Several are one after the other, as for a model of two licenses."""
+    """Several texts are joined with commas, as for a model with two licenses."""
     if isinstance(value, list):
         value = ",".join(_texts(value)) or None
-    return value if isinstance(value, str) and len(value) <= LONGEST else None
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT else None
 
 
 def _texts(value: object) -> list[str]:
     items = value if isinstance(value, list) else [value]
-    return [item for item in items if isinstance(item, str) and len(item) <= LONGEST][:MOST_ITEMS]
+    return [item for item in items if isinstance(item, str) and len(item) <= MAX_TEXT][:MAX_ITEMS]
 
 
 def _parents(texts: list[str]) -> Iterator[tuple[str, Field]]:
-    """Repositories on the Hub by their ids, others by their addresses."""
+    """Each text is the id of a repository on the Hub, or an address."""
     if texts:
         yield "count", Field.uint32(len(texts))
     for number, text in enumerate(texts):
         is_address = text.startswith(("http://", "https://", "ssh://"))
-        identity = _HUB.fullmatch(text) if is_address else _IDENTITY.fullmatch(text)
-        if identity is not None:
-            name = _Name.read(identity["name"])
-            owner = identity["owner"]
+        repository = _HUB_ADDRESS.fullmatch(text) if is_address else _REPOSITORY_ID.fullmatch(text)
+        if repository is not None:
+            name = _Name.read(repository["name"])
+            owner = repository["owner"]
             yield f"{number}.name", Field.string(name.title)
             if owner:
                 yield f"{number}.organization", Field.string(_title(owner))
             if name.version:
                 yield f"{number}.version", Field.string(name.version)
             if owner and not is_address:
-                yield f"{number}.repo_url", Field.string(f"https://huggingface.co/{owner}/{identity['name']}")
+                yield f"{number}.repo_url", Field.string(f"https://huggingface.co/{owner}/{repository['name']}")
         if is_address:
             yield f"{number}.repo_url", Field.string(text)
 
 
-_HUB = re.compile(r"https?://huggingface\.co/(?P<owner>[^/]+)/(?P<name>[^/]+)")
-_IDENTITY = re.compile(r"(?:(?:\.[^/]*|(?P<owner>[^/]*))/)?(?P<name>.*)", re.DOTALL)
+_HUB_ADDRESS = re.compile(r"https?://huggingface\.co/(?P<owner>[^/]+)/(?P<name>[^/]+)")
+_REPOSITORY_ID = re.compile(r"(?:(?:\.[^/]*|(?P<owner>[^/]*))/)?(?P<name>.*)", re.DOTALL)
 
 _VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
 _TYPE = re.compile(r"i?q\d(?:_\w)*|b?fp?(?:16|32)", re.IGNORECASE)
@@ -102,7 +102,7 @@ _SMALL_NUMBER = re.compile(r"v\d+(?:\.\d+)*|\d.*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """Such as Mistral-7B-Instruct-v0.3 in its parts."""
+    """The parts of a name such as Mistral-7B-Instruct-v0.3."""
 
     title: str
     basename: str | None = None
@@ -112,14 +112,14 @@ class _Name:
 
     @classmethod
     def read(cls, name: str, parameters: int = 0) -> "_Name":
-        """`parameters` is how many the model has: a size far from it is a context's."""
+        """`parameters` is the model's count: a size far from it is the length of a context."""
         if " " in name:
             return cls(name)
-        parts = [_kind(part, at, parameters) for at, part in enumerate(filter(None, name.split("-")))]
+        parts = [_classify(part, at, parameters) for at, part in enumerate(filter(None, name.split("-")))]
         if any(kind == "size" and re.search(r"\d", part) for part, kind in parts):
             parts = [(part, "" if kind == "size" and part.isalpha() else kind) for part, kind in parts]
-        begins = (kind == "version" or (not kind and part[0].isalpha()) for part, kind in parts)
-        base = next((at for at, begin in enumerate(begins) if not begin), len(parts))
+        is_base = (kind == "version" or (not kind and part[0].isalpha()) for part, kind in parts)
+        base = next((at for at, in_base in enumerate(is_base) if not in_base), len(parts))
         if base == len(parts):
             base -= sum(1 for _ in takewhile(lambda part: part[1] == "version", reversed(parts)))
 
@@ -137,8 +137,8 @@ def _title(name: str) -> str:
     return " ".join(word.title() if word.islower() and not _SMALL_NUMBER.fullmatch(word) else word for word in words)
 
 
-def _kind(part: str, at: int, parameters: int) -> tuple[str, str]:
-    """The part as it is to be written, and what it is; nothing for what only its place tells."""
+def _classify(part: str, at: int, parameters: int) -> tuple[str, str]:
+    """The part as it is written, and its kind; "" if only its position decides."""
     if _VERSION.fullmatch(part):
         return part, "version"
     if _TYPE.fullmatch(part):
@@ -149,7 +149,7 @@ def _kind(part: str, at: int, parameters: int) -> tuple[str, str]:
 
 
 def _size(part: str, parameters: int) -> tuple[str, str]:
-    if part[-1].isdecimal():  # 7b1 is 7.1b
+    if part[-1].isdecimal():  # 7b1 means 7.1b
         part = f"{part[:-2]}.{part[-1]}{part[-2]}"
     if part[-2].isdecimal():
         part = part[:-1] + part[-1].upper()

@@ -1,7 +1,7 @@
-"""What a config.json becomes in a GGUF's metadata, key by key, as llama.cpp's converter writes it. Pure.
+"""Writes a config.json as metadata of a GGUF, key by key, as llama.cpp's converter does. Pure.
 
-A writer takes the config and yields the GGUF's keys without the architecture's name before them; a later writer
-overrules an earlier one.
+A writer takes the config and yields GGUF keys without the architecture's prefix. A later writer overrides an earlier
+one.
 """
 
 import math
@@ -17,7 +17,7 @@ Writer = Callable[[ModelConfig], Pairs]
 
 
 def count(key: str, *names: str, required: bool = False) -> Writer:
-    """A key of the type uint32, from the first of these names that config.json has."""
+    """Writes a uint32, from the first of `names` that config.json has."""
 
     def write(config: ModelConfig) -> Pairs:
         value = config.count(*names) if required else config.optional_count(*names)
@@ -28,7 +28,7 @@ def count(key: str, *names: str, required: bool = False) -> Writer:
 
 
 def number(key: str, *names: str, required: bool = False) -> Writer:
-    """The same for float32."""
+    """Writes a float32, from the first of `names` that config.json has."""
 
     def write(config: ModelConfig) -> Pairs:
         value = config.number(*names) if required else config.optional_number(*names)
@@ -39,7 +39,7 @@ def number(key: str, *names: str, required: bool = False) -> Writer:
 
 
 def nonzero(key: str, *names: str) -> Writer:
-    """For Granite's factors, which llama.cpp leaves out where they are 0."""
+    """Writes a float32, except 0: llama.cpp leaves out Granite's factors of 0."""
 
     def write(config: ModelConfig) -> Pairs:
         value = config.optional_number(*names)
@@ -62,19 +62,19 @@ def rope_dimensions(config: ModelConfig) -> Pairs:
 
 
 def partial_rope_dimensions(config: ModelConfig) -> Pairs:
-    """Where only a part of each head is turned; the head's size follows from the embedding's."""
-    yield "rope.dimension_count", Field.uint32(int(_turned_share(config) * (config.hidden // config.heads)))
+    """The part of each head that RoPE rotates; the head's size follows from the embedding's."""
+    yield "rope.dimension_count", Field.uint32(int(_rotary_share(config) * (config.hidden // config.heads)))
 
 
 def partial_head_dimensions(config: ModelConfig) -> Pairs:
-    """The same where a head has a size of its own."""
-    yield "rope.dimension_count", Field.uint32(int(config.head_size * _turned_share(config)))
+    """The same for heads whose size config.json gives."""
+    yield "rope.dimension_count", Field.uint32(int(config.head_size * _rotary_share(config)))
 
 
-def _turned_share(config: ModelConfig) -> float:
+def _rotary_share(config: ModelConfig) -> float:
     share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor"))
     if not 0 <= share <= 1:
-        raise CannotConvert(f"config.json has partial_rotary_factor = {share}")
+        raise CannotConvert(f"config.json has partial_rotary_factor = {share}, which is not between 0 and 1")
     return share
 
 
@@ -106,20 +106,20 @@ YARN_KEYS: Mapping[str, Sequence[str]] = {
 
 
 def rope_scaling(config: ModelConfig) -> Pairs:
-    """Of `dynamic` and `llama3` nothing is written: the one is left out, the other becomes a tensor."""
+    """Writes nothing for `dynamic`, which changes nothing within the written context, and `llama3`, a tensor."""
     rope = config.rope
-    kind = rope.get("rope_type")
-    if kind in ("linear", "yarn"):
-        yield "rope.scaling.type", Field.string(kind)
-        yield "rope.scaling.factor", Field.float32(finite(f"config.json has a {kind} factor", rope.get("factor")))
-    if kind == "yarn":
+    rope_type = rope.get("rope_type")
+    if rope_type in ("linear", "yarn"):
+        yield "rope.scaling.type", Field.string(rope_type)
+        yield "rope.scaling.factor", Field.float32(finite(f"config.json has a {rope_type} factor", rope.get("factor")))
+    if rope_type == "yarn":
         original = ModelConfig(rope).count("original_max_position_embeddings")
         yield "rope.scaling.original_context_length", Field.uint32(original)
         for key, names in YARN_KEYS.items():
             value = ModelConfig(rope).optional_number(*names)
             if value is not None:
                 yield key, Field.float32(value)
-    if kind in ("longrope", "su"):
+    if rope_type in ("longrope", "su"):
         yield "rope.scaling.type", Field.string("longrope")
 
 
@@ -143,15 +143,15 @@ BASIC: tuple[Writer, ...] = (
     count("attention.key_length", "head_dim"),
     count("attention.value_length", "head_dim"),
 )
-"""What llama.cpp writes of every model of text (TextModel.set_gguf_parameters)."""
+"""What llama.cpp's converter writes for every text model (TextModel.set_gguf_parameters)."""
 
 VOCABULARY_SIZE = count("vocab_size", "vocab_size", required=True)
 
 
 def llama3_frequencies(config: ModelConfig, default_factor: float = 8.0) -> bytes | None:
-    """Divisors of the rope's frequencies as F32, half as many as a head has numbers; None without such a scaling.
+    """Divisors of the RoPE frequencies as F32, one for two numbers of a head; None if the RoPE is not `llama3`.
 
-    Every step is rounded to 32 bits, as torch calculates them; its power is now and then off by the last bit.
+    Every step is rounded to 32 bits, as torch does. torch's own power is sometimes wrong in the last bit.
     """
     rope = config.rope
     if rope.get("rope_type") != "llama3":
@@ -168,18 +168,18 @@ def llama3_frequencies(config: ModelConfig, default_factor: float = 8.0) -> byte
     }
     base, factor, low, high, context = values.values()
     if min(base, factor, low, context) <= 0 or high < low:
-        raise CannotConvert(f"config.json has a rope scaling of the type llama3 with {shown(values)}")
+        raise CannotConvert(f"config.json has a rope scaling of the type llama3 with invalid values: {shown(values)}")
     size = config.head_size
     try:
-        made = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
+        divisors = [_divisor(_f32(base ** _f32(at / size)), factor, low, high, context) for at in range(0, size, 2)]
     except (OverflowError, ZeroDivisionError):
-        raise CannotConvert("config.json has a rope whose frequencies leave the range of 32 bits") from None
-    return struct.pack(f"<{len(made)}f", *made)
+        raise CannotConvert("config.json has a rope with frequencies outside the range of 32 bits") from None
+    return struct.pack(f"<{len(divisors)}f", *divisors)
 
 
-def _divisor(turns: float, factor: float, low: float, high: float, context: float) -> float:
-    """For a frequency of 1 / `turns`. torch divides a plain number by multiplying it with the reciprocal."""
-    wavelength = _f32(_f32(1 / _f32(1 / turns)) * _f32(2 * math.pi))
+def _divisor(period: float, factor: float, low: float, high: float, context: float) -> float:
+    """The divisor of the frequency 1 / `period`. torch divides a plain number by multiplying with its reciprocal."""
+    wavelength = _f32(_f32(1 / _f32(1 / period)) * _f32(2 * math.pi))
     if wavelength < context / high:
         return 1.0
     if wavelength > context / low:
@@ -193,15 +193,15 @@ def _f32(value: float) -> float:
 
 
 def longrope_factors(config: ModelConfig, size: int) -> dict[str, bytes]:
-    """The tensors of a longrope scaling, by name; `size` is how many numbers of a head are turned."""
+    """The tensors of a longrope scaling, by name. RoPE rotates `size` numbers of a head."""
     rope = config.rope
-    found = {name: rope.get(f"{name}_factor") for name in ("long", "short")}
-    if not any(found.values()):
+    factors = {name: rope.get(f"{name}_factor") for name in ("long", "short")}
+    if not any(factors.values()):
         return {}
-    made = {}
-    for name, values in found.items():
+    tensors = {}
+    for name, values in factors.items():
         if not isinstance(values, list) or 2 * len(values) != size:
             raise CannotConvert(f"config.json has no {size // 2} numbers in {name}_factor")
         numbers = [finite(f"config.json has a {name}_factor with", value) for value in values]
-        made[f"rope_factors_{name}.weight"] = Field.array(ValueType.FLOAT32, numbers).raw[12:]
-    return made
+        tensors[f"rope_factors_{name}.weight"] = Field.array(ValueType.FLOAT32, numbers).raw[12:]
+    return tensors

@@ -8,7 +8,7 @@ Without these checks, a config.json that does not fit its weights would make a f
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.gguf.config import MOST_BLOCKS, CannotConvert
+from proxy.gguf.config import MAX_BLOCKS, CannotConvert
 from proxy.gguf.families.common_tensors import SHARED_EXPERT_STEMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
@@ -249,7 +249,7 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     for name in (TensorName.of(tensor.name) for tensor in tensors):
         stems.setdefault(name.block, set()).add(name.stem)
     outer = sizes.of(None)
-    first = sizes.read("leading_dense_block_count") if outer["n_expert"] else MOST_BLOCKS
+    first = sizes.read("leading_dense_block_count") if outer["n_expert"] else MAX_BLOCKS
     interval = sizes.read("interleave_moe_layer_step", 1)
     expert_stems = _EXPERT_STEMS | (SHARED_EXPERT_STEMS if outer["n_ff_shexp"] else set())
     for block in range(sizes.read("block_count")):

@@ -1,8 +1,9 @@
-"""How a byte-level BPE cuts a text before it merges: which of llama.cpp's ways a tokenizer.json's is. Pure.
+"""Finds llama.cpp's name for the pre-tokenizer of a byte-level BPE, which splits a text before any merge. Pure.
 
-llama.cpp's converter knows a pre-tokenizer by the hash of token numbers, which a new vocabulary changes. Here its
-structure decides: its steps with every setting that has an effect, and whether a whole word is taken before any
-merge, which llama.cpp goes by the name too. What is not known is refused: Ollama would cut by its default.
+llama.cpp's converter recognizes a pre-tokenizer by a hash of token ids, which a new vocabulary changes. Here the
+structure decides: each step with every setting that has an effect, and `ignore_merges` (a whole word in the vocabulary
+is one token without merges), which llama.cpp derives from the name too. An unknown pre-tokenizer is refused, because
+Ollama would use its default.
 """
 
 import unicodedata
@@ -22,11 +23,11 @@ _WORD = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _CASED_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+_LEADING = r"[^\r\n\p{L}\p{N}]?"
 
 
-def _spelled(digits: str) -> list[str]:
-    """Llama 3's pattern and its like, in both ways of writing contractions."""
+def _with_contractions(digits: str) -> list[str]:
+    """Patterns like Llama 3's, with contractions written in each of two ways."""
     return [f"{head}{_WORD}|{digits}{_TAIL}" for head in (_CONTRACTIONS, _CONTRACTIONS_IN_FULL)]
 
 
@@ -35,7 +36,7 @@ def _split(*patterns: str, last: Fingerprint = ()) -> Fingerprint:
 
 
 def _matched(pattern: str) -> list[Fingerprint]:
-    """A pattern that leaves nothing of a text, in both ways of writing that its matches are the parts."""
+    """Two ways to write that the matches of a pattern, which covers every text, are the parts."""
     return [_split(pattern), (("Split", pattern, "Removed", True), ("ByteLevel", False))]
 
 
@@ -52,17 +53,17 @@ CASED_LETTERS = (
     "\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-"
     "\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943]+"
 )
-_WORDS = ("ByteLevel", True)
-_DIGITS_ONE_BY_ONE = ("Digits", True)
+_BYTE_LEVEL_WORDS = ("ByteLevel", True)
+_INDIVIDUAL_DIGITS = ("Digits", True)
 
-_ONE_BY_ONE, _THREES = _spelled(r"\p{N}"), _spelled(r"\p{N}{1,3}")
+_SINGLE_DIGITS, _DIGIT_TRIPLES = _with_contractions(r"\p{N}"), _with_contractions(r"\p{N}{1,3}")
 _QWEN35 = (
-    f"{_CONTRACTIONS}|{_BEFORE}[\\p{{L}}\\p{{M}}]+|\\p{{N}}"
+    f"{_CONTRACTIONS}|{_LEADING}[\\p{{L}}\\p{{M}}]+|\\p{{N}}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_TEKKEN = f"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}"
+_TEKKEN = f"{_LEADING}{_UPPER}*{_LOWER}+|{_LEADING}{_UPPER}+{_LOWER}*|\\p{{N}}{_CASED_TAIL}"
 _GPT_4O = (
-    f"{_BEFORE}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    f"{_LEADING}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_LEADING}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
     f"|\\p{{N}}{{1,3}}{_CASED_TAIL}"
 )
 _SEED = (
@@ -70,14 +71,14 @@ _SEED = (
     "| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
 
-KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
-    **{(cut, True): "llama-bpe" for pattern in _THREES for cut in _matched(pattern)},
-    **{(cut, False): "smaug-bpe" for pattern in _THREES for cut in _matched(pattern)},
-    **{(cut, False): "qwen2" for pattern in _ONE_BY_ONE for cut in _matched(pattern)},
-    **{(cut, False): "qwen35" for cut in _matched(_QWEN35)},
-    **{(cut, True): "tekken" for cut in _matched(_TEKKEN)},
-    **{(cut, False): "gpt-4o" for cut in _matched(_GPT_4O)},
-    **{(cut, False): "seed-coder" for cut in _matched(_SEED)},
+PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
+    **{(steps, True): "llama-bpe" for pattern in _DIGIT_TRIPLES for steps in _matched(pattern)},
+    **{(steps, False): "smaug-bpe" for pattern in _DIGIT_TRIPLES for steps in _matched(pattern)},
+    **{(steps, False): "qwen2" for pattern in _SINGLE_DIGITS for steps in _matched(pattern)},
+    **{(steps, False): "qwen35" for steps in _matched(_QWEN35)},
+    **{(steps, True): "tekken" for steps in _matched(_TEKKEN)},
+    **{(steps, False): "gpt-4o" for steps in _matched(_GPT_4O)},
+    **{(steps, False): "seed-coder" for steps in _matched(_SEED)},
     (
         _split(
             r"\p{N}{1,3}",
@@ -89,7 +90,7 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
     ): "deepseek-v3",
     **{
         ((("Split", r"(?:\r?\n)+(?!\r?\n)", "MergedWithNext", False), *_split(pattern)), False): "laguna"
-        for pattern in _ONE_BY_ONE
+        for pattern in _SINGLE_DIGITS
     },
     (
         _split(
@@ -104,7 +105,7 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
             "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
             r"\s+$",
             "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
-            last=(_DIGITS_ONE_BY_ONE,),
+            last=(_INDIVIDUAL_DIGITS,),
         ),
         False,
     ): "deepseek-llm",
@@ -114,37 +115,45 @@ KNOWN: Mapping[tuple[Fingerprint, bool], str] = {
             r"\s?\p{L}+",
             r"\s?\p{P}+",
             "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
-            last=(_DIGITS_ONE_BY_ONE,),
+            last=(_INDIVIDUAL_DIGITS,),
         ),
         False,
     ): "deepseek-coder",
     (
-        (("Punctuation", "Contiguous"), _WORDS, ("Digits", False), ("Split", "[0-9][0-9][0-9]", "Isolated", False)),
+        (
+            ("Punctuation", "Contiguous"),
+            _BYTE_LEVEL_WORDS,
+            ("Digits", False),
+            ("Split", "[0-9][0-9][0-9]", "Isolated", False),
+        ),
         False,
     ): "falcon",
     (_split(" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"), False): "bloom",
-    ((_WORDS,), False): "gpt-2",
-    ((_DIGITS_ONE_BY_ONE, _WORDS), False): "smollm",
+    ((_BYTE_LEVEL_WORDS,), False): "gpt-2",
+    ((_INDIVIDUAL_DIGITS, _BYTE_LEVEL_WORDS), False): "smollm",
 }
-"""The name by the steps and by `ignore_merges`. Names that mean the same to llama.cpp have one here."""
+"""(Steps, `ignore_merges`) → name. Only one of several names that mean the same in llama.cpp stands here."""
 
 
 def name_pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
-    """What `tokenizer.ggml.pre` has to be for this tokenizer.json. Raises CannotConvert for an unknown one."""
+    """`tokenizer.ggml.pre` for this tokenizer.json. Raises CannotConvert for an unknown pre-tokenizer."""
     _check_normalizer(tokenizer.get("normalizer"))
     model = tokenizer.get("model")
     ignores_merges = isinstance(model, dict) and model.get("ignore_merges") is True
     steps = tuple(_steps(tokenizer.get("pre_tokenizer")))
-    name, other = (KNOWN.get((steps, ignores)) for ignores in (ignores_merges, not ignores_merges))
+    name = PRE_TOKENIZER_NAMES.get((steps, ignores_merges))
+    other = PRE_TOKENIZER_NAMES.get((steps, not ignores_merges))
     if name is None and other is not None and _merges_make_all(tokenizer):
         name = other
     if name is None:
         raise CannotConvert(
-            f"tokenizer.json has a pre-tokenizer that is not known: {shown(steps)}"
-            f"{', which takes whole words before merges' if ignores_merges else ''}"
+            f"tokenizer.json has an unknown pre-tokenizer: {shown(steps)}"
+            f"{' with ignore_merges' if ignores_merges else ''}"
         )
     if (joins := _JOINS.get(name)) and any(map(joins, _vocabulary(model))):
-        raise CannotConvert("tokenizer.json has a pre-tokenizer that cuts at digits, and tokens that join what it cuts")
+        raise CannotConvert(
+            "tokenizer.json has a pre-tokenizer that splits at digits, and tokens that span such splits"
+        )
     return name
 
 
@@ -153,53 +162,54 @@ def _vocabulary(model: object) -> Mapping[str, Any]:
     return vocabulary if isinstance(vocabulary, dict) else {}
 
 
-_LONGEST = 128
-"""Characters of a token whose merges are followed; o200k's longest has so many spaces."""
+_MAX_TOKEN = 128
+"""Characters of a token whose merges are checked; the longest token of o200k has 128 spaces."""
 
 
 def _merges_make_all(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether every token is what its own text is merged to: then it changes nothing to take whole words first.
+    """Whether merges turn the text of every token into this token, so that `ignore_merges` has no effect.
 
-    Added tokens are found in a text before that.
+    Added tokens do not count: they are found in a text before any merge.
     """
     model, added = tokenizer.get("model"), tokenizer.get("added_tokens")
     merges = model.get("merges") if isinstance(model, dict) else None
     ranks: dict[tuple[str, str], int] = {}
     for merge in merges if isinstance(merges, list) else []:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):  # noqa: PLR2004
-            return False
-        ranks.setdefault((pair[0], pair[1]), len(ranks))
-    found = {token.get("content") for token in added if isinstance(token, dict)} if isinstance(added, list) else set()
-    tokens = _vocabulary(model).keys() - found
-    return all(len(token) <= _LONGEST and _merge_whole(token, ranks) for token in tokens)
+        match merge.split(" ") if isinstance(merge, str) else merge:
+            case [str(left), str(right)]:
+                ranks.setdefault((left, right), len(ranks))
+            case _:
+                return False
+    texts = {token.get("content") for token in added if isinstance(token, dict)} if isinstance(added, list) else set()
+    tokens = _vocabulary(model).keys() - texts
+    return all(len(token) <= _MAX_TOKEN and _merges_make(token, ranks) for token in tokens)
 
 
-def _merge_whole(token: str, ranks: Mapping[tuple[str, str], int]) -> bool:
-    parts, never = list(token), len(ranks)
-    order = [ranks.get(pair, never) for pair in pairwise(parts)]
-    while order:
-        first = min(order)
-        if first == never:
+def _merges_make(token: str, ranks: Mapping[tuple[str, str], int]) -> bool:
+    parts, no_merge = list(token), len(ranks)
+    pair_ranks = [ranks.get(pair, no_merge) for pair in pairwise(parts)]
+    while pair_ranks:
+        best = min(pair_ranks)
+        if best == no_merge:
             return False
-        at = order.index(first)
-        del order[at]
+        at = pair_ranks.index(best)
+        del pair_ranks[at]
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        for changed in range(max(at - 1, 0), min(at + 1, len(order))):
-            order[changed] = ranks.get((parts[changed], parts[changed + 1]), never)
+        for changed in range(max(at - 1, 0), min(at + 1, len(pair_ranks))):
+            pair_ranks[changed] = ranks.get((parts[changed], parts[changed + 1]), no_merge)
     return True
 
 
 _PRINTED = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _OTHERS = (byte for byte in range(256) if byte not in _PRINTED)
-BYTES = {chr(byte): byte for byte in _PRINTED} | {chr(256 + at): byte for at, byte in enumerate(_OTHERS)}
-"""By the character that stands for each in byte-level BPE."""
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+BYTE_BY_CHARACTER = {chr(byte): byte for byte in _PRINTED} | {chr(256 + at): byte for at, byte in enumerate(_OTHERS)}
+"""Character of byte-level BPE → the byte that it stands for."""
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 def _joins_digits(token: str) -> bool:
-    text = bytes(BYTES[part] for part in token if part in BYTES).decode(errors="replace")
-    return len(text) > 1 and {unicodedata.category(part)[0] for part in text if part != _UNFINISHED} == {"N"}
+    text = bytes(BYTE_BY_CHARACTER[part] for part in token if part in BYTE_BY_CHARACTER).decode(errors="replace")
+    return len(text) > 1 and {unicodedata.category(part)[0] for part in text if part != _INCOMPLETE} == {"N"}
 
 
 def _joins_digits_to_others(token: str) -> bool:
@@ -210,13 +220,15 @@ _JOINS: Mapping[str, Callable[[str], bool]] = {
     "deepseek-llm": _joins_digits,
     "falcon": _joins_digits_to_others,
 }
-"""Tokens that llama.cpp makes and these never do. DeepSeek's first models cut between digits, llama.cpp around all;
-Falcon cuts around digits, and takes for one what stands for a byte and looks like it (`\u00bc`), llama.cpp does not.
+"""Pre-tokenizer → whether llama.cpp could make a token that the original never makes.
+
+DeepSeek's first models split between digits, llama.cpp only around a run of digits. Falcon splits around digits, and
+counts byte-level characters that look like numbers (`\u00bc`) as digits; llama.cpp does not.
 """
 
 
 def _check_normalizer(normalizer: object) -> None:
-    """llama.cpp has none for this kind; it goes without NFC, which changes only texts that are not composed."""
+    """llama.cpp has no normalizer for byte-level BPE. NFC is accepted: it changes only decomposed characters."""
     parts: Sequence[object] = [normalizer]
     if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
         parts = normalizer.get("normalizers") or []
@@ -229,17 +241,17 @@ def _check_normalizer(normalizer: object) -> None:
 
 def _steps(pre_tokenizer: object) -> list[object]:
     if not isinstance(pre_tokenizer, dict):
-        raise CannotConvert(f"tokenizer.json has the pre-tokenizer {shown(pre_tokenizer)}")
+        raise CannotConvert(f"tokenizer.json has the unknown pre-tokenizer {shown(pre_tokenizer)}")
     if pre_tokenizer.get("type") != "Sequence":
         return [_step(pre_tokenizer)]
     parts = pre_tokenizer.get("pretokenizers")
     if not isinstance(parts, list):
-        raise CannotConvert(f"tokenizer.json has the pre-tokenizer {shown(pre_tokenizer)}")
+        raise CannotConvert(f"tokenizer.json has the unknown pre-tokenizer {shown(pre_tokenizer)}")
     return [_step(part) for part in parts]
 
 
 def _step(part: object) -> object:
-    """One step; `trim_offsets` has no effect on tokens."""
+    """The settings with an effect; `trim_offsets` has none on tokens."""
     fields: Mapping[str, Any] = part if isinstance(part, dict) else {}
     match fields:
         case {"type": "Split", "pattern": {"Regex": str() as text}, "behavior": str() as behavior}:
@@ -250,4 +262,4 @@ def _step(part: object) -> object:
             return "Digits", fields.get("individual_digits") is True
         case {"type": "ByteLevel"} if fields.get("add_prefix_space") is not True:
             return "ByteLevel", fields.get("use_regex", True) is True
-    raise CannotConvert(f"tokenizer.json has a pre-tokenizer that is not known: {shown(part)}")
+    raise CannotConvert(f"tokenizer.json has an unknown pre-tokenizer: {shown(part)}")

@@ -1,25 +1,26 @@
-"""The pieces of a SentencePiece model, read from its protocol buffer and written as one. Pure."""
+"""Reads a SentencePiece model (tokenizer.model), which is a protocol buffer. Pure."""
 
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-MOST_TOKENS = 1 << 20
-"""Four times as many as the largest vocabulary has."""
+MAX_TOKENS = 1 << 20
+"""Four times the largest known vocabulary."""
+# Keys of the protocol buffer: a field's number and wire type in one.
 PIECE = 0x0A
-TEXT, SCORE, KIND = 0x0A, 0x15, 0x18
+TEXT, SCORE, TYPE = 0x0A, 0x15, 0x18
 SCORE_BYTES = 4
-TRAINER = 0x12
+TRAINER_SPEC = 0x12
 MODEL_TYPE = 0x18
 UNIGRAM, BPE = 1, 2
-NORMALIZER = 0x1A
+NORMALIZER_SPEC = 0x1A
 ADD_DUMMY_PREFIX = 0x18
-LONGEST_SHIFT = 63
+MAX_SHIFT = 63
 
 
 class PieceType(IntEnum):
-    """The types of pieces."""
+    """The types of pieces in SentencePiece, and of tokens in a GGUF."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -31,22 +32,22 @@ class PieceType(IntEnum):
 
 class TokenPiece(NamedTuple):
     text: str
-    kind: int
+    type: int
     score: float = 0.0
 
 
 def count_pieces(model: bytes) -> int | None:
-    """How many pieces a SentencePiece model has; None for what is none (a protobuf, whose first field repeats)."""
+    """The number of pieces, each in a field of its own; None if `model` is not a SentencePiece model."""
     count = position = fields = 0
     try:
-        while position < len(model) and fields < MOST_TOKENS:
+        while position < len(model) and fields < MAX_TOKENS:
             fields += 1
             key, position = _varint(model, position)
-            if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
+            if key & 7 == _BYTES:
                 length, position = _varint(model, position)
                 if key == PIECE:
-                    # A piece begins with its text: a list of tokens in another format does not, whose line ends
-                    # look like pieces.
+                    # A piece begins with its text. A token list in another format does not, though its line ends
+                    # look like the keys of pieces.
                     if model[position] != TEXT:
                         return None
                     count += 1
@@ -59,53 +60,59 @@ def count_pieces(model: bytes) -> int | None:
 
 
 def read_pieces(model: bytes) -> Iterator[TokenPiece]:
-    """Each piece of a model that has been counted."""
+    """The pieces of a model that `count_pieces` accepts."""
     for key, content in _fields(model):
         if key == PIECE and isinstance(content, bytes):
             fields = dict(_fields(content))
-            text, kind, score = fields.get(TEXT), fields.get(KIND, PieceType.NORMAL), fields.get(SCORE)
+            text, piece_type, score = fields.get(TEXT), fields.get(TYPE, PieceType.NORMAL), fields.get(SCORE)
             yield TokenPiece(
                 text.decode(errors="replace") if isinstance(text, bytes) else "",
-                kind if isinstance(kind, int) else 0,
+                piece_type if isinstance(piece_type, int) else 0,
                 struct.unpack("<f", score)[0] if isinstance(score, bytes) and len(score) == SCORE_BYTES else 0.0,
             )
 
 
-def read_trainer(model: bytes) -> int | None:
-    """How a model that has been counted was trained: 1 is Unigram, 2 is BPE; None where it does not say."""
-    trained = None
+def read_model_type(model: bytes) -> int | None:
+    """UNIGRAM, BPE or another type of a model that `count_pieces` accepts; None if the model does not contain it."""
+    model_type = None
     for key, content in _fields(model):
-        if key == TRAINER and isinstance(content, bytes):
+        if key == TRAINER_SPEC and isinstance(content, bytes):
             try:
-                kind = dict(_fields(content)).get(MODEL_TYPE, UNIGRAM)
+                value = dict(_fields(content)).get(MODEL_TYPE, UNIGRAM)
             except (IndexError, ValueError):
                 return None
-            trained = kind if isinstance(kind, int) else None
-    return trained
+            model_type = value if isinstance(value, int) else None
+    return model_type
 
 
-def puts_space_before(model: bytes) -> bool:
-    """Whether a model that has been counted begins each text with a space."""
-    puts = True
+def adds_dummy_prefix(model: bytes) -> bool:
+    """Whether a model that `count_pieces` accepts puts a space before each text."""
+    adds = True
     for key, content in _fields(model):
-        if key == NORMALIZER and isinstance(content, bytes):
+        if key == NORMALIZER_SPEC and isinstance(content, bytes):
             try:
-                puts = dict(_fields(content)).get(ADD_DUMMY_PREFIX, puts) != 0
+                adds = dict(_fields(content)).get(ADD_DUMMY_PREFIX, adds) != 0
             except (IndexError, ValueError):
                 continue
-    return puts
+    return adds
+
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+"""Wire types."""
+_CONTINUES = 0x80
+"""Set in each byte of a varint except the last one."""
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol buffer, each with its number and wire type in one."""
+    """Key and value of each field."""
     position = 0
     while position < len(content):
         key, position = _varint(content, position)
-        if key & 7 == 2:  # noqa: PLR2004 - bytes of a length
+        if key & 7 == _BYTES:
             length, position = _varint(content, position)
             yield key, content[position : position + length]
             position += length
-        elif key & 7 == 0:
+        elif key & 7 == _VARINT:
             value, position = _varint(content, position)
             yield key, value
         else:
@@ -119,20 +126,16 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
         byte = content[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if shift > LONGEST_SHIFT:
-            raise ValueError("a number without an end")
-        if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
+        if shift > MAX_SHIFT:
+            raise ValueError("a varint without an end")
+        if not byte & _CONTINUES:
             return value, position
         shift += 7
 
 
 def _skip(content: bytes, position: int, wire_type: int) -> int:
-    match wire_type:
-        case 0:
-            return _varint(content, position)[1]
-        case 1:
-            return position + 8
-        case 5:
-            return position + 4
-        case _:
-            raise ValueError(f"wire type {wire_type}")
+    if wire_type == _VARINT:
+        return _varint(content, position)[1]
+    if wire_type in (_FIXED64, _FIXED32):
+        return position + (8 if wire_type == _FIXED64 else 4)
+    raise ValueError(f"wire type {wire_type}")

@@ -1,12 +1,13 @@
-"""The files of a repository that its tokenizer is read from, parsed. Pure."""
+"""Parses the files of a repository that define its tokenizer. Pure."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from proxy.gguf.config import CannotConvert
-from proxy.gguf.sentencepiece import MOST_TOKENS
+from proxy.gguf.sentencepiece import MAX_TOKENS
 from proxy.gguf.tensors import shown
 
 TOKENIZER = "tokenizer.json"
@@ -19,14 +20,18 @@ GENERATION_CONFIG = "generation_config.json"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """The tokenizer files, parsed; empty where one is missing."""
+    """The parsed files; a missing one is empty."""
 
     tokenizer: Mapping[str, Any]
     config: Mapping[str, Any]
+    """tokenizer_config.json."""
     specials: Mapping[str, Any]
+    """special_tokens_map.json."""
     added: Mapping[str, Any]
+    """added_tokens.json."""
     generation: Mapping[str, Any]
     model: bytes | None
+    """tokenizer.model, not parsed."""
 
     @classmethod
     def read(cls, contents: Mapping[str, bytes]) -> "TokenizerFiles":
@@ -35,8 +40,8 @@ class TokenizerFiles:
         return cls(tokenizer, config, specials, added, generation, contents.get(SENTENCEPIECE))
 
     @property
-    def written_added(self) -> Sequence[Mapping[str, Any]]:
-        """The added tokens of tokenizer.json."""
+    def added_tokens(self) -> Sequence[Mapping[str, Any]]:
+        """`added_tokens` of tokenizer.json."""
         return list(_added(self.tokenizer.get("added_tokens") or []))
 
 
@@ -46,37 +51,40 @@ def _object(path: str, content: bytes | None) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CannotConvert(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CannotConvert(f"{path} is no JSON object")
+        raise CannotConvert(f"{path} is not a JSON object")
     return value
 
 
 def _added(tokens: object) -> Iterator[Mapping[str, Any]]:
     if not isinstance(tokens, list):
-        raise CannotConvert(f"{TOKENIZER} has the added_tokens {shown(tokens)}")
+        raise CannotConvert(f"{TOKENIZER} has the added_tokens {shown(tokens)}, which are not a list")
     for token in tokens:
         if not isinstance(token, dict) or not isinstance(token.get("content"), str) or not is_id(token.get("id")):
-            raise CannotConvert(f"{TOKENIZER} has the added token {shown(token)}")
+            raise CannotConvert(f"{TOKENIZER} has the invalid added token {shown(token)}")
         yield token
 
 
 def is_id(number: object) -> bool:
-    return type(number) is int and 0 <= number < MOST_TOKENS
+    return type(number) is int and 0 <= number < MAX_TOKENS
 
 
-def read_decoder(files: TokenizerFiles) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def read_added_tokens_decoder(files: TokenizerFiles) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Id and fields of each token in `added_tokens_decoder` of tokenizer_config.json."""
     tokens = files.config.get("added_tokens_decoder") or {}
     if not isinstance(tokens, dict):
-        raise CannotConvert(f"{TOKENIZER_CONFIG} has the added_tokens_decoder {shown(tokens)}")
+        raise CannotConvert(f"{TOKENIZER_CONFIG} has the added_tokens_decoder {shown(tokens)}, which is not an object")
     for key, token in tokens.items():
-        number = int(key) if key.isascii() and key.isdecimal() and len(key) < 10 else -1  # noqa: PLR2004
-        if not is_id(number) or not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise CannotConvert(f"{TOKENIZER_CONFIG} has the added token {shown(token)} with the number {shown(key)}")
-        yield number, token
+        token_id = int(key) if re.fullmatch("[0-9]{1,9}", key) else -1
+        if not is_id(token_id) or not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise CannotConvert(
+                f"{TOKENIZER_CONFIG} has the invalid added token {shown(token)} with the id {shown(key)}"
+            )
+        yield token_id, token
 
 
-def read_numbers(model: Mapping[str, Any]) -> Mapping[str, int]:
-    """The numbers of a model's tokens, by their texts."""
+def read_token_ids(model: Mapping[str, Any]) -> Mapping[str, int]:
+    """Text → id of each token in the vocabulary of a tokenizer.json's `model`."""
     vocabulary = model.get("vocab")
-    if not isinstance(vocabulary, dict) or not all(is_id(number) for number in vocabulary.values()):
-        raise CannotConvert(f"{TOKENIZER} has a vocabulary without numbers")
+    if not isinstance(vocabulary, dict) or not all(is_id(token_id) for token_id in vocabulary.values()):
+        raise CannotConvert(f"{TOKENIZER} has a vocabulary without token ids")
     return vocabulary

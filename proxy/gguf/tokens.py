@@ -1,4 +1,4 @@
-"""A vocabulary while it is filled: texts, types and perhaps scores by number. Pure."""
+"""A vocabulary that is being filled: text, type and perhaps score of each token id. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
-from proxy.gguf.sentencepiece import MOST_TOKENS
+from proxy.gguf.sentencepiece import MAX_TOKENS
 from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.tensors import shown
 
@@ -16,7 +16,7 @@ _UNUSED_SCORE = -10000.0
 
 @dataclass(slots=True)
 class Tokens:
-    """Texts, types and perhaps scores by number; what the tokenizer does not fill is unused."""
+    """All lists are in the order of token ids. An id that the tokenizer does not fill is unused."""
 
     texts: list[str]
     types: list[int]
@@ -24,31 +24,31 @@ class Tokens:
 
     @classmethod
     def empty(cls, size: int, *, scored: bool) -> "Tokens":
-        if size > MOST_TOKENS:
+        if size > MAX_TOKENS:
             raise CannotConvert(f"config.json has vocab_size = {size}, more than any model has")
-        texts = [f"[PAD{number}]" for number in range(size)]
+        texts = [f"[PAD{token_id}]" for token_id in range(size)]
         return cls(texts, [int(Type.UNUSED)] * size, [_UNUSED_SCORE] * size if scored else None)
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def put(self, number: int, text: str, kind: int, score: float = 0.0) -> None:
-        if number >= len(self.texts):
+    def put(self, token_id: int, text: str, token_type: int, score: float = 0.0) -> None:
+        if token_id >= len(self.texts):
             raise CannotConvert(
-                f"the token {shown(text)} has the number {number}, but config.json has vocab_size = {len(self.texts)}"
+                f"the token {shown(text)} has the id {token_id}, but config.json has vocab_size = {len(self.texts)}"
             )
-        self.texts[number], self.types[number] = text, int(kind)
+        self.texts[token_id], self.types[token_id] = text, int(token_type)
         if self.scores is not None:
-            self.scores[number] = score
+            self.scores[token_id] = score
 
-    def has_added(self, number: int, text: str) -> bool:
-        """Whether the token of this number has this text, however its spaces are written, and is found as a whole."""
-        is_same = self.texts[number].replace(" ", SPACE) == text.replace(" ", SPACE)
-        return is_same and self.types[number] not in (Type.NORMAL, Type.UNUSED)
+    def has_added(self, token_id: int, text: str) -> bool:
+        """Whether this token has this text, with spaces in either form, and llama.cpp finds it without merges."""
+        is_same = self.texts[token_id].replace(" ", SPACE) == text.replace(" ", SPACE)
+        return is_same and self.types[token_id] not in (Type.NORMAL, Type.UNUSED)
 
     def pairs(self, model: str, pre: str | None) -> Pairs:
-        if (text := first_twice(self.texts)) is not None:
-            # llama.cpp aborts: with Ollama before 0.30, the whole server.
+        if (text := first_duplicate(self.texts)) is not None:
+            # llama.cpp aborts, and before Ollama 0.30 the whole server with it.
             raise CannotConvert(f"the tokenizer has two tokens with the text {shown(text)}")
         yield "model", Field.string(model)
         if pre is not None:
@@ -59,8 +59,8 @@ class Tokens:
         yield "token_type", Field.array(ValueType.INT32, self.types)
 
 
-def first_twice(texts: Iterable[str]) -> str | None:
-    """The first text that was there before; None where all differ."""
+def first_duplicate(texts: Iterable[str]) -> str | None:
+    """The first text that repeats an earlier one; None if all differ."""
     seen: set[str] = set()
     for text in texts:
         if text in seen:
@@ -70,7 +70,7 @@ def first_twice(texts: Iterable[str]) -> str | None:
 
 
 def looks_special(text: str) -> bool:
-    """Some tokenizers do not mark as special what is."""
+    """Some tokenizers do not mark their special tokens."""
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (text.startswith("<|") and text.endswith("|>"))

@@ -1,4 +1,4 @@
-"""A Unigram vocabulary of tokenizer.json as llama.cpp reads it, which calls the kind T5. Pure."""
+"""Reads a Unigram vocabulary from tokenizer.json into the form that llama.cpp calls T5. Pure."""
 
 from base64 import b64decode
 from collections.abc import Mapping
@@ -8,14 +8,13 @@ from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.sentencepiece import PieceType as Type
-from proxy.gguf.special_tokens import added_tokens
+from proxy.gguf.spaces import metaspace_scheme
+from proxy.gguf.special_tokens import merge_added_tokens
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TOKENIZER, TokenizerFiles, is_id
-from proxy.gguf.tokens import SPACE, Tokens
+from proxy.gguf.tokens import Tokens
 
-_TRIE_SIZE = 4
-_PART = 2
-"""A piece stands as its text and its score."""
+_TRIE_SIZE_BYTES = 4
 
 
 def is_unigram(tokenizer: Mapping[str, Any]) -> bool:
@@ -24,72 +23,65 @@ def is_unigram(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def read_unigram(config: ModelConfig, files: TokenizerFiles) -> Tokens:
-    """Raises CannotConvert for pieces that are not a text and a number."""
+    """Raises CannotConvert for a piece that is not a text and a score."""
     model = files.tokenizer["model"]
     pieces, unknown = model.get("vocab"), model.get("unk_id")
     if not isinstance(pieces, list) or not is_id(unknown) or model.get("byte_fallback"):
-        raise CannotConvert(f"{TOKENIZER} has no Unigram vocabulary that llama.cpp knows")
+        raise CannotConvert(f"{TOKENIZER} has no Unigram vocabulary that llama.cpp can read")
     tokens = Tokens.empty(max(config.count("vocab_size"), len(pieces)), scored=True)
-    numbers: dict[str, int] = {}
-    for number, piece in enumerate(pieces):
-        if not isinstance(piece, list) or len(piece) != _PART or not isinstance(piece[0], str):
-            raise CannotConvert(f"{TOKENIZER} has the piece {shown(piece)}")
-        text, score = piece
-        if type(score) not in (int, float):
-            raise CannotConvert(f"{TOKENIZER} has the piece {shown(piece)}")
-        numbers.setdefault(text, number)
-        tokens.put(number, text, Type.UNKNOWN if number == unknown else Type.NORMAL, score)
-    for number, (text, special) in added_tokens(files, numbers).items():
-        score = pieces[number][1] if number < len(pieces) else 0.0
-        if number != unknown:
-            tokens.put(number, text, Type.CONTROL if special else Type.USER_DEFINED, score)
+    token_ids: dict[str, int] = {}
+    for token_id, piece in enumerate(pieces):
+        text, score = _read_piece(piece)
+        token_ids.setdefault(text, token_id)
+        tokens.put(token_id, text, Type.UNKNOWN if token_id == unknown else Type.NORMAL, score)
+    for token_id, (text, special) in merge_added_tokens(files, token_ids).items():
+        score = pieces[token_id][1] if token_id < len(pieces) else 0.0
+        if token_id != unknown:
+            tokens.put(token_id, text, Type.CONTROL if special else Type.USER_DEFINED, score)
     return tokens
 
 
-def write_normalizer(files: TokenizerFiles) -> Pairs:
-    """How a text is changed before it is cut. llama.cpp takes several spaces for one, as a cut at spaces does.
+def _read_piece(piece: object) -> tuple[str, float]:
+    match piece:
+        case [str(text), int() | float() as score] if not isinstance(score, bool):
+            return text, score
+    raise CannotConvert(f"{TOKENIZER} has the invalid piece {shown(piece)}")
 
-    Raises CannotConvert for another normalizer or pre-tokenizer.
+
+def write_normalizer(files: TokenizerFiles) -> Pairs:
+    """llama.cpp reduces several spaces to one; a split at whitespace has the same effect.
+
+    Raises CannotConvert for an unknown normalizer or pre-tokenizer.
     """
-    spaces = {"type": "WhitespaceSplit"}
-    parts = _parts(files.tokenizer.get("pre_tokenizer"), "pretokenizers")
-    if len(parts) != _PART or parts[0] != spaces or not _is_metaspace(parts[1]):
-        raise CannotConvert(
-            f"{TOKENIZER} has the pre-tokenizer {shown(files.tokenizer.get('pre_tokenizer'))}, which is not known for "
-            "Unigram"
-        )
+    pre_tokenizer = files.tokenizer.get("pre_tokenizer")
+    match _steps(pre_tokenizer, "pretokenizers"):
+        case [first, second] if first == {"type": "WhitespaceSplit"} and metaspace_scheme(second) == "always":
+            pass
+        case _:
+            raise CannotConvert(f"{TOKENIZER} has the pre-tokenizer {shown(pre_tokenizer)}, unknown for Unigram")
     yield "add_space_prefix", Field.boolean(True)
     yield "remove_extra_whitespaces", Field.boolean(True)
-    several = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
-    for part in _parts(files.tokenizer.get("normalizer"), "normalizers"):
-        if isinstance(part, dict) and part.get("type") == "Precompiled":
-            yield "precompiled_charsmap", Field.array(ValueType.UINT8, list(_charsmap(part)))
-        elif part != several:
-            raise CannotConvert(f"{TOKENIZER} has the normalizer {shown(part)}, which is not known for Unigram")
+    one_space = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+    for step in _steps(files.tokenizer.get("normalizer"), "normalizers"):
+        if isinstance(step, dict) and step.get("type") == "Precompiled":
+            yield "precompiled_charsmap", Field.array(ValueType.UINT8, list(_charsmap(step)))
+        elif step != one_space:
+            raise CannotConvert(f"{TOKENIZER} has the normalizer {shown(step)}, unknown for Unigram")
 
 
-def _parts(whole: object, key: str) -> list[Any]:
-    """The steps of a sequence, or the one step; none for null."""
-    if isinstance(whole, dict) and isinstance(whole.get(key), list):
-        return list(whole[key])
-    return [] if whole is None else [whole]
-
-
-def _is_metaspace(part: object) -> bool:
-    return (
-        isinstance(part, dict)
-        and part.get("type") == "Metaspace"
-        and part.get("replacement") == SPACE
-        and part.get("prepend_scheme", "always" if part.get("add_prefix_space", True) else "never") == "always"
-    )
+def _steps(component: object, key: str) -> list[Any]:
+    """The steps of a normalizer or pre-tokenizer; none for null."""
+    if isinstance(component, dict) and isinstance(component.get(key), list):
+        return list(component[key])
+    return [] if component is None else [component]
 
 
 def _charsmap(normalizer: Mapping[str, Any]) -> bytes:
-    """Its trie has its size before it, and something behind it; else llama.cpp does not load it."""
+    """llama.cpp loads only a map with more data after the trie, whose size stands first."""
     try:
-        made = b64decode(normalizer.get("precompiled_charsmap") or "", validate=True)
+        charsmap = b64decode(normalizer.get("precompiled_charsmap") or "", validate=True)
     except (TypeError, ValueError) as error:
         raise CannotConvert(f"{TOKENIZER} has a precompiled_charsmap that is not base64") from error
-    if int.from_bytes(made[:_TRIE_SIZE], "little") + _TRIE_SIZE >= len(made):
+    if int.from_bytes(charsmap[:_TRIE_SIZE_BYTES], "little") + _TRIE_SIZE_BYTES >= len(charsmap):
         raise CannotConvert(f"{TOKENIZER} has a precompiled_charsmap that is cut off")
-    return made
+    return charsmap

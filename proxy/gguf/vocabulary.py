@@ -1,4 +1,4 @@
-"""A repository's tokenizer files as the `tokenizer.*` keys of a GGUF, as llama.cpp's converter writes them. Pure."""
+"""Writes a repository's tokenizer files as the `tokenizer.*` keys of a GGUF, as llama.cpp's converter does. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,10 +10,10 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
-from proxy.gguf.sentencepiece import BPE, TokenPiece, count_pieces, read_pieces, read_trainer
+from proxy.gguf.sentencepiece import BPE, TokenPiece, count_pieces, read_model_type, read_pieces
 from proxy.gguf.sentencepiece import PieceType as Type
-from proxy.gguf.spaces import known_space_prefix, space_prefix
-from proxy.gguf.special_tokens import added_tokens, named_additions, write_specials
+from proxy.gguf.spaces import require_space_prefix, space_prefix
+from proxy.gguf.special_tokens import merge_added_tokens, read_additions, write_specials
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import (
     ADDED,
@@ -21,8 +21,8 @@ from proxy.gguf.tokenizer_files import (
     TOKENIZER,
     TokenizerFiles,
     is_id,
-    read_decoder,
-    read_numbers,
+    read_added_tokens_decoder,
+    read_token_ids,
 )
 from proxy.gguf.tokens import SPACE, Tokens, looks_special
 from proxy.gguf.unigram import is_unigram, read_unigram
@@ -32,24 +32,24 @@ _ADDED_SCORE = -1000.0
 _ALWAYS_SHOWN = frozenset(
     ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
 )
-"""Special tokens that whoever reads an answer looks for."""
-_PREFIX = "tokenizer.ggml.add_space_prefix"
-_MERGED_SPACE = chr(ord(" ") + 256)
+"""Special tokens that stay visible in an answer, because programs parse them."""
+_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
+_BYTE_LEVEL_SPACE = chr(ord(" ") + 256)
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_NO_END = "\U0001f409"
-"""What llama.cpp has for the piece of a zero, at which it would take a text to end."""
+_NUL_REPLACEMENT = "\U0001f409"
+"""llama.cpp's converter writes this for the piece NUL, which would end a text in C."""
 
 
 _FILES = {"sentencepiece": SENTENCEPIECE}
-"""By the kind of a tokenizer; the other kinds stand in tokenizer.json."""
+"""Type of tokenizer → its file; all other types stand in tokenizer.json."""
 
 
 def write_vocabulary(
     family: Family, config: ModelConfig, files: TokenizerFiles, chat_template: str | None = None, sample: str = ""
 ) -> dict[str, Field]:
-    """The keys with their whole names; `sample` is a conversation as the template renders it, "" without a template.
+    """The fields with full keys. `sample` is a conversation as the template renders it, "" without a template.
 
-    Raises CannotConvert for a tokenizer that is not known.
+    Raises CannotConvert for an unknown tokenizer.
     """
     fields: dict[str, Field] = {}
     for key, field in _write(family, config, files):
@@ -61,131 +61,155 @@ def write_vocabulary(
 
 
 def adds_bos(family: Family, config: ModelConfig, files: TokenizerFiles) -> bool:
-    """Whether the tokenizer begins a text with a token of its own, where no chat template is applied.
+    """Whether the tokenizer puts BOS before a text, apart from any chat template.
 
     Raises CannotConvert for files that cannot be read.
     """
     forced = dict(family.vocabulary(config, files)).get("add_bos_token")
     if forced is not None:
         return bool(forced.value)
-    is_sentencepiece = "sentencepiece" in family.tokenizers and (
-        files.model is not None or _is_sentencepiece(files.tokenizer)
-    )
-    # What nobody says, llama.cpp and transformers both do for SentencePiece.
-    return named_additions(files).get("bos", is_sentencepiece)
+    # Without a setting, llama.cpp and transformers add BOS for SentencePiece only.
+    return read_additions(files).get("bos", _tokenizer_type(family, files) == "sentencepiece")
 
 
 def _set_space_prefix(fields: dict[str, Field], files: TokenizerFiles, sample: str) -> None:
-    """tokenizer.json knows best; where nothing is said, llama.cpp takes a space for this kind."""
+    """tokenizer.json decides, if its normalizer is known. Without the key, llama.cpp adds a space for SentencePiece."""
     if fields["tokenizer.ggml.model"].value != "llama":
         return
-    prefix, said = space_prefix(files.tokenizer, _added_texts(files), sample), fields.get(_PREFIX)
-    if prefix is not None and prefix != (said is None or said.value):
-        fields[_PREFIX] = Field.boolean(prefix)
+    prefix, field = space_prefix(files.tokenizer, _added_texts(files), sample), fields.get(_SPACE_PREFIX)
+    if prefix is not None and prefix != (field is None or field.value):
+        fields[_SPACE_PREFIX] = Field.boolean(prefix)
 
 
 def _added_texts(files: TokenizerFiles) -> list[str]:
-    return [token["content"] for token in (*files.written_added, *(token for _, token in read_decoder(files)))]
+    tokens = (*files.added_tokens, *(token for _, token in read_added_tokens_decoder(files)))
+    return [token["content"] for token in tokens]
+
+
+def _tokenizer_type(family: Family, files: TokenizerFiles) -> str | None:
+    """The first type of tokenizer that the files contain and the family has."""
+    is_sentencepiece = _is_sentencepiece(files.tokenizer)
+    is_present = {
+        "sentencepiece": files.model is not None or is_sentencepiece,
+        "merged pieces": is_sentencepiece,
+        "wordpiece": is_wordpiece(files.tokenizer),
+        "unigram": is_unigram(files.tokenizer),
+        "bpe": bool(files.tokenizer),
+    }
+    return next((name for name, present in is_present.items() if present and name in family.tokenizers), None)
 
 
 def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    if "sentencepiece" in family.tokenizers and files.model is not None:
-        tokens = _pieces(family, config, files)
-        yield from tokens.pairs("llama", "default")
-        yield from write_specials(family, config, files, len(tokens), strict=False)
-    elif "sentencepiece" in family.tokenizers and _is_sentencepiece(files.tokenizer):
-        known_space_prefix(files.tokenizer, (), "")
-        tokens = _pieces_of_json(config, files)
-        yield from tokens.pairs("llama", "default")
-        yield from write_specials(family, config, files, len(tokens), strict=False)
-    elif "merged pieces" in family.tokenizers and _is_sentencepiece(files.tokenizer):
-        if known_space_prefix(files.tokenizer, (), ""):
-            raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
-        tokens = _merged_pieces(config, files)
-        # llama.cpp knows by the name of the tokenizer how it cuts: at lines.
-        yield from tokens.pairs(family.architecture, None)
-        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
-        yield from write_specials(family, config, files, len(tokens), strict=True)
-    elif "wordpiece" in family.tokenizers and is_wordpiece(files.tokenizer):
-        tokens = read_wordpieces(config, files)
-        yield from tokens.pairs("bert", "default")
-        yield from write_specials(family, config, files, len(tokens), strict=False)
-        yield from wordpiece.write_normalizer(files)
-    elif "unigram" in family.tokenizers and is_unigram(files.tokenizer):
-        tokens = read_unigram(config, files)
-        yield from tokens.pairs("t5", "default")
-        yield from write_specials(family, config, files, len(tokens), strict=False)
-        yield from unigram.write_normalizer(files)
-    elif "bpe" in family.tokenizers and files.tokenizer:
-        pre = name_pre_tokenizer(files.tokenizer)
-        tokens = _byte_level(family, config, files)
-        yield from tokens.pairs("gpt2", pre)
-        yield "merges", Field.strings(_merges(_model(files.tokenizer)))
-        specials = dict(write_specials(family, config, files, len(tokens), strict=True))
-        # Where nothing is said, llama.cpp lets a text of llama-bpe or tekken begin with a token of its own, and
-        # Ollama's engine a text of any kind (v0.24: qwen3); transformers does not.
-        specials.setdefault("add_bos_token", Field.boolean(False))
-        yield from specials.items()
-    else:
-        wanted = " or ".join(dict.fromkeys(_FILES.get(kind, TOKENIZER) for kind in family.tokenizers))
-        raise CannotConvert(f"{family.architecture} has no {wanted} here")
+    match _tokenizer_type(family, files):
+        case "sentencepiece":
+            yield from _write_sentencepiece(family, config, files)
+        case "merged pieces":
+            yield from _write_merged_pieces(family, config, files)
+        case "wordpiece":
+            tokens = read_wordpieces(config, files)
+            yield from tokens.pairs("bert", "default")
+            yield from write_specials(family, config, files, len(tokens), strict=False)
+            yield from wordpiece.write_normalizer(files)
+        case "unigram":
+            tokens = read_unigram(config, files)
+            yield from tokens.pairs("t5", "default")
+            yield from write_specials(family, config, files, len(tokens), strict=False)
+            yield from unigram.write_normalizer(files)
+        case "bpe":
+            yield from _write_byte_level(family, config, files)
+        case _:
+            names = " or ".join(dict.fromkeys(_FILES.get(name, TOKENIZER) for name in family.tokenizers))
+            raise CannotConvert(f"the repository has no {names} that {family.architecture} can use")
     yield from family.vocabulary(config, files)
+
+
+def _write_sentencepiece(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    if files.model is not None:
+        tokens = _pieces(family, config, files)
+    else:
+        require_space_prefix(files.tokenizer)
+        tokens = _pieces_of_json(config, files)
+    yield from tokens.pairs("llama", "default")
+    yield from write_specials(family, config, files, len(tokens), strict=False)
+
+
+def _write_merged_pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    if require_space_prefix(files.tokenizer):
+        raise CannotConvert(f"{TOKENIZER} puts a space before each text, unknown for this architecture")
+    tokens = _merged_pieces(config, files)
+    # llama.cpp splits at line ends, because of the tokenizer's name.
+    yield from tokens.pairs(family.architecture, None)
+    yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+    yield from write_specials(family, config, files, len(tokens), strict=True)
+
+
+def _write_byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    pre = name_pre_tokenizer(files.tokenizer)
+    tokens = _byte_level(family, config, files)
+    yield from tokens.pairs("gpt2", pre)
+    yield "merges", Field.strings(_merges(_model(files.tokenizer)))
+    specials = dict(write_specials(family, config, files, len(tokens), strict=True))
+    # Without this key, llama.cpp adds BOS for llama-bpe and tekken, and Ollama's engine for all (v0.24: qwen3).
+    # transformers does not.
+    specials.setdefault("add_bos_token", Field.boolean(False))
+    yield from specials.items()
 
 
 def _model(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
     model = tokenizer.get("model")
     if not isinstance(model, dict):
         raise CannotConvert(f"{TOKENIZER} has no model")
-    kind = model.get("type") or ("BPE" if "merges" in model else None)
-    if kind != "BPE":
-        raise CannotConvert(f"{TOKENIZER} has a model of the unknown type {shown(kind)}")
+    model_type = model.get("type") or ("BPE" if "merges" in model else None)
+    if model_type != "BPE":
+        raise CannotConvert(f"{TOKENIZER} has a model of the unknown type {shown(model_type)}")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise CannotConvert(f"{TOKENIZER} has a model with {key} = {shown(model[key])}")
+            raise CannotConvert(
+                f"{TOKENIZER} has a model with {key} = {shown(model[key])}, which llama.cpp does not have"
+            )
     return model
 
 
 def _merges(model: Mapping[str, Any]) -> Iterator[str]:
-    """Each as two texts with a space between them. A space inside one is written as byte-level BPE writes spaces."""
+    """Each merge as two texts with a space between them. A space inside a text is written as in byte-level BPE."""
     merges = model.get("merges")
     if not isinstance(merges, list) or not merges:
         raise CannotConvert(f"{TOKENIZER} has no merges")
     for merge in merges:
         match merge.split(" ") if isinstance(merge, str) else merge:
             case [str(first), str(second)]:
-                yield f"{first.replace(' ', _MERGED_SPACE)} {second.replace(' ', _MERGED_SPACE)}"
+                yield f"{first.replace(' ', _BYTE_LEVEL_SPACE)} {second.replace(' ', _BYTE_LEVEL_SPACE)}"
             case _:
-                raise CannotConvert(f"{TOKENIZER} has the merge {shown(merge)}")
+                raise CannotConvert(f"{TOKENIZER} has the invalid merge {shown(merge)}")
 
 
 def _byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> Tokens:
-    """Added tokens that the weights have no row for are left out; the comparison tells whether one is needed."""
+    """Leaves out added tokens without a row in the weights; the comparison of tokens finds one that is needed."""
     model = _model(files.tokenizer)
     if model.get("byte_fallback"):
-        raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, which this family's tokenizer does not have")
-    vocabulary = read_numbers(model)
-    added = added_tokens(files, vocabulary)
-    largest = max([*vocabulary.values(), *added], default=-1)
-    tokens = Tokens.empty(_size(config, largest + 1), scored=False)
-    for text, number in vocabulary.items():
-        tokens.put(number, text, Type.NORMAL)
-    for number, (text, special) in added.items():
-        if number >= len(tokens):
+        raise CannotConvert(f"{TOKENIZER} has a model with byte_fallback, unknown for this architecture")
+    vocabulary = read_token_ids(model)
+    added = merge_added_tokens(files, vocabulary)
+    tokens = Tokens.empty(_size(config, vocabulary, added), scored=False)
+    for text, token_id in vocabulary.items():
+        tokens.put(token_id, text, Type.NORMAL)
+    for token_id, (text, special) in added.items():
+        if token_id >= len(tokens):
             continue
         if special or looks_special(text) or text in family.control_tokens:
-            tokens.put(number, text, Type.CONTROL)
+            tokens.put(token_id, text, Type.CONTROL)
         else:
-            tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED)
+            tokens.put(token_id, text.replace(SPACE, " "), Type.USER_DEFINED)
     return tokens
 
 
-def _size(config: ModelConfig, default: int) -> int:
+def _size(config: ModelConfig, vocabulary: Mapping[str, int], added: Mapping[int, tuple[str, bool]]) -> int:
     size = config.optional_count("vocab_size")
-    return default if size is None else size
+    return max([*vocabulary.values(), *added], default=-1) + 1 if size is None else size
 
 
 def _is_sentencepiece(tokenizer: Mapping[str, Any]) -> bool:
-    """A SentencePiece BPE in Hugging Face's dress."""
+    """Whether tokenizer.json holds a SentencePiece BPE."""
     model = tokenizer.get("model")
     decoder = tokenizer.get("decoder")
     return (
@@ -202,93 +226,98 @@ def _pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Token
     count = count_pieces(model)
     if count is None:
         raise CannotConvert(f"{SENTENCEPIECE} is not a SentencePiece model")
-    if read_trainer(model) not in (BPE, None):
-        raise CannotConvert(f"{SENTENCEPIECE} is not of the kind BPE, and llama.cpp would merge it as one")
+    if read_model_type(model) not in (BPE, None):
+        raise CannotConvert(f"{SENTENCEPIECE} is not of the type BPE, but llama.cpp would merge its pieces as BPE")
     tokens = Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
-    for number, piece in enumerate(_read(model)):
-        # llama.cpp's converter asks for these kinds only: what the user defined is normal, unless it is added below.
-        kind = piece.kind if piece.kind in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE) else Type.NORMAL
-        text = _NO_END if piece.text == "\0" else piece.text
-        if text == _NO_END or (family.unused_piece_prefix and text.startswith(family.unused_piece_prefix)):
-            kind = Type.UNUSED
-        if number < len(tokens):
-            tokens.put(number, text, kind, piece.score)
-    for text, number in files.added.items():
-        if not is_id(number):
-            raise CannotConvert(f"{ADDED} has the token {shown(text)} with the number {shown(number)}")
-        if number < len(tokens):
-            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
-    for number, token in read_decoder(files):
-        if number < len(tokens):
-            _put_added(tokens, number, token, marked=family.added_from_json)
-    for token in files.written_added:
+    for token_id, piece in enumerate(_read_pieces(model)):
+        if token_id < len(tokens):
+            _put_piece(tokens, token_id, piece, family.unused_piece_prefix)
+    for text, token_id in files.added.items():
+        if not is_id(token_id):
+            raise CannotConvert(f"{ADDED} has the token {shown(text)} with the invalid id {shown(token_id)}")
+        if token_id < len(tokens):
+            tokens.put(token_id, text, Type.USER_DEFINED, _ADDED_SCORE)
+    for token_id, token in read_added_tokens_decoder(files):
+        if token_id < len(tokens):
+            _put_added(tokens, token_id, token, by_flag=family.added_from_json)
+    for token in files.added_tokens:
         if family.added_from_json or (
             token["id"] < len(tokens) and not tokens.has_added(token["id"], token["content"])
         ):
-            _put_added(tokens, token["id"], token, marked=family.added_from_json)
+            _put_added(tokens, token["id"], token, by_flag=family.added_from_json)
     return tokens
 
 
-def _read(model: bytes) -> list[TokenPiece]:
+def _read_pieces(model: bytes) -> list[TokenPiece]:
     try:
         return list(read_pieces(model))
     except (IndexError, ValueError) as error:
         raise CannotConvert(f"{SENTENCEPIECE} has a broken piece") from error
 
 
-def _put_added(tokens: Tokens, number: int, token: Mapping[str, Any], *, marked: bool = False) -> None:
-    """`marked` takes a token for special only where it says so, and its text as it is."""
+def _put_piece(tokens: Tokens, token_id: int, piece: TokenPiece, unused_prefix: str | None) -> None:
+    # llama.cpp's converter knows these types only: a user-defined piece is normal unless it is added again.
+    piece_type = piece.type if piece.type in (Type.UNKNOWN, Type.CONTROL, Type.UNUSED, Type.BYTE) else Type.NORMAL
+    text = _NUL_REPLACEMENT if piece.text == "\0" else piece.text
+    if text == _NUL_REPLACEMENT or (unused_prefix and text.startswith(unused_prefix)):
+        piece_type = Type.UNUSED
+    tokens.put(token_id, text, piece_type, piece.score)
+
+
+def _put_added(tokens: Tokens, token_id: int, token: Mapping[str, Any], *, by_flag: bool = False) -> None:
+    """With `by_flag`, only the token's own flag makes it special, and its text stays unchanged."""
     text = token["content"]
-    if token.get("special") or (not marked and looks_special(text)):
-        tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
-    elif marked:
-        tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+    if token.get("special") or (not by_flag and looks_special(text)):
+        tokens.put(token_id, text, Type.CONTROL, _ADDED_SCORE)
+    elif by_flag:
+        tokens.put(token_id, text, Type.USER_DEFINED, _ADDED_SCORE)
     else:
-        tokens.put(number, text.replace(SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
+        tokens.put(token_id, text.replace(SPACE, " "), Type.USER_DEFINED, _ADDED_SCORE)
 
 
 def _pieces_of_json(config: ModelConfig, files: TokenizerFiles) -> Tokens:
-    """Where there is no tokenizer.model. A piece's score is the rank of the first merge that makes it, negative.
+    """Without a tokenizer.model. A piece's score is the negative rank of the first merge that makes it.
 
-    llama.cpp's own converter gives all of them the same score, so that other tokens come out than transformers'.
+    llama.cpp's own converter gives all pieces the same score, so its tokens differ from those of transformers.
     """
     model = _model(files.tokenizer)
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(_merges(model)):
         ranks.setdefault(merge.replace(" ", ""), rank)
-    vocabulary, unknown = read_numbers(model), model.get("unk_token")
-    added = added_tokens(files, vocabulary)
-    tokens = Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
-    for text, number in vocabulary.items():
+    vocabulary, unknown = read_token_ids(model), model.get("unk_token")
+    added = merge_added_tokens(files, vocabulary)
+    tokens = Tokens.empty(_size(config, vocabulary, added), scored=True)
+    for text, token_id in vocabulary.items():
         if text == unknown:
-            tokens.put(number, text, Type.UNKNOWN)
+            tokens.put(token_id, text, Type.UNKNOWN)
         elif _BYTE.fullmatch(text):
-            tokens.put(number, text, Type.BYTE)
+            tokens.put(token_id, text, Type.BYTE)
         else:
-            tokens.put(number, text, Type.NORMAL, -float(ranks.get(text, len(ranks) + number)))
-    for number, (text, special) in added.items():
-        _put_added(tokens, number, {"content": text, "special": special})
+            tokens.put(token_id, text, Type.NORMAL, -float(ranks.get(text, len(ranks) + token_id)))
+    for token_id, (text, special) in added.items():
+        _put_added(tokens, token_id, {"content": text, "special": special})
     return tokens
 
 
 def _merged_pieces(config: ModelConfig, files: TokenizerFiles) -> Tokens:
-    """Where llama.cpp merges pieces by rank, as Hugging Face does, and has no use for scores.
+    """For architectures whose pieces llama.cpp merges by rank, as Hugging Face does, and not by score.
 
-    Its converter takes all that is added within the vocabulary for normal, of which it finds only what merges make.
+    llama.cpp's converter makes each added token within the vocabulary normal. Then a text contains it only if merges
+    make it.
     """
     model = _model(files.tokenizer)
-    vocabulary, merges = read_numbers(model), {merge.replace(" ", "") for merge in _merges(model)}
-    added = added_tokens(files, vocabulary)
-    tokens = Tokens.empty(_size(config, max([*vocabulary.values(), *added], default=-1) + 1), scored=True)
-    for text, number in vocabulary.items():
+    vocabulary, merges = read_token_ids(model), {merge.replace(" ", "") for merge in _merges(model)}
+    added = merge_added_tokens(files, vocabulary)
+    tokens = Tokens.empty(_size(config, vocabulary, added), scored=True)
+    for text, token_id in vocabulary.items():
         if "\n" in text and text.strip("\n"):
-            raise CannotConvert(f"{TOKENIZER} has the token {shown(text)}, at whose line llama.cpp would cut")
-        tokens.put(number, text, Type.BYTE if _BYTE.fullmatch(text) else Type.NORMAL, _ADDED_SCORE)
-    for number, (text, special) in added.items():
+            raise CannotConvert(f"{TOKENIZER} has the token {shown(text)}, which llama.cpp would split at its line end")
+        tokens.put(token_id, text, Type.BYTE if _BYTE.fullmatch(text) else Type.NORMAL, _ADDED_SCORE)
+    for token_id, (text, special) in added.items():
         if text in _ALWAYS_SHOWN:
-            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+            tokens.put(token_id, text, Type.USER_DEFINED, _ADDED_SCORE)
         elif special:
-            tokens.put(number, text, Type.CONTROL, _ADDED_SCORE)
+            tokens.put(token_id, text, Type.CONTROL, _ADDED_SCORE)
         elif text not in merges:
-            tokens.put(number, text, Type.USER_DEFINED, _ADDED_SCORE)
+            tokens.put(token_id, text, Type.USER_DEFINED, _ADDED_SCORE)
     return tokens

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import Refusal
-from proxy.gguf.config import whole
+from proxy.gguf.config import as_integer
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.gguf.transforms import Transform, interleave, multiply
@@ -201,7 +201,7 @@ class _Fields:
         return self.values.get(name)
 
     def count(self, name: str, default: int | None = None) -> int:
-        value = default if self.get(name) is None else whole(self.get(name))
+        value = default if self.get(name) is None else as_integer(self.get(name))
         if type(value) is not int or value < 1:
             raise Refusal(
                 f"{self.where} has {name} = {value!r:.100}, where a number above 0 is needed; correct it there"

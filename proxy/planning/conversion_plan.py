@@ -69,7 +69,7 @@ def read_tokens(
     family = FAMILIES[config["architectures"][0]]
     try:
         files = TokenizerFiles.read(contents)
-        added = {token["id"]: token["content"] for token in files.written_added}
+        added = {token["id"]: token["content"] for token in files.added_tokens}
         return added, adds_bos(family, family.config(config), files)
     except CannotConvert as error:
         raise NotConvertible(f"{repository}: {error}") from error

@@ -10,7 +10,7 @@ from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.gguf.split import COUNT, MergedGguf, Padding, ShardRange, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType, shown
-from proxy.gguf.tokens import first_twice
+from proxy.gguf.tokens import first_duplicate
 from proxy.planning.capabilities import NEVER, NEWEST, Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
@@ -139,7 +139,7 @@ def _check_known(where: str, first: GgufHeader, capabilities: Capabilities) -> N
     if pre is not None and is_byte_level and not capabilities.knows_pre_tokenizer(pre):
         raise Refusal(f"{where} has the pre-tokenizer {shown(pre)}, which no Ollama up to {NEWEST} knows")
     # llama.cpp gives each token without a text one of its own.
-    token = first_twice(filter(None, first.get("tokenizer.ggml.tokens", list) or []))
+    token = first_duplicate(filter(None, first.get("tokenizer.ggml.tokens", list) or []))
     if token is not None:
         raise Refusal(f"{where} has two tokens with the text {shown(token)}, with which no Ollama loads it")
 

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from proxy.chat.conversations import spoken
 from proxy.gguf.header import read_header
-from proxy.gguf.special_tokens import named_specials
+from proxy.gguf.special_tokens import special_texts
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
 from proxy.tokenizing.llama import LlamaTokenizer, UnknownTokenizer
@@ -63,7 +63,7 @@ def _own_tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
     for _, token in sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0])):
         flags = {key: token[key] for key in _FLAGS if isinstance(token.get(key), bool)}
         added[token["content"]] = AddedToken(token["content"], **flags)
-    for text in named_specials(specials, config):
+    for text in special_texts(specials, config):
         if text not in added and own.token_to_id(text) is not None:
             added[text] = AddedToken(text, special=True, normalized=False)
     own.add_tokens([_found_anywhere(token) if token.special else token for token in added.values()])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from proxy.gguf.header import Field
-from proxy.gguf.pretokenizers import BYTES
+from proxy.gguf.pretokenizers import BYTE_BY_CHARACTER
 from proxy.gguf.sentencepiece import PieceType
 from proxy.gguf.tokens import SPACE
 from proxy.tokenizing import splitting
@@ -39,7 +39,7 @@ _DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "t5": {"eos": 1, "unknown": 2},
     "gemma4": {},
 }
-_CHARACTERS = {byte: character for character, byte in BYTES.items()}
+_CHARACTERS = {byte: character for character, byte in BYTE_BY_CHARACTER.items()}
 
 
 class UnknownTokenizer(Exception):

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 EXPECTED = Path(__file__).parent / "expected"
-_EXPERTS = "Ollama's own engine takes it to be true where it is missing"
-_ROPE = "llama.cpp takes every Gemma's to be 10,000, and its loader reads it"
-_GATING = "llama.cpp guesses it by the number of tokens"
-_HEADS = "llama.cpp takes the same number, that of all heads, where it is missing"
-_OLD_FORM = "llama.cpp's converter reads the older form of config.json alone, and its loader needs the key"
-_LENGTHS = "llama.cpp's converter takes them from transformers' defaults, and refuses their classifier_pooling"
-_RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which says the same of these layers"
+_EXPERTS = "Ollama's own engine assumes true if it is missing"
+_ROPE = "llama.cpp's converter assumes 10,000 for every Gemma, but its loader reads the key"
+_GATING = "llama.cpp guesses it from the number of tokens"
+_HEADS = "llama.cpp uses the same number, that of all heads, if it is missing"
+_OLD_FORM = "llama.cpp's converter reads only the older form of config.json, but its loader needs the key"
+_LENGTHS = "llama.cpp's converter relies on transformers' defaults, and refuses their classifier_pooling"
+_RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which means the same for these layers"
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob": _EXPERTS},
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob": _EXPERTS},
@@ -24,7 +24,7 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "glm4moelite_v5": {"deepseek2.expert_gating_func": _GATING},
     "jina_bert": {"jina-bert-v2.attention.head_count_kv": _HEADS},
     "jina_bert_code": {"jina-bert-v2.attention.head_count_kv": _HEADS},
-    "llama_model": {"llama.pooling_type": "llama.cpp's converter reads it for other families alone"},
+    "llama_model": {"llama.pooling_type": "llama.cpp's converter reads it only for other families"},
     "modern_bert": {"modern-bert.attention.head_count_kv": _HEADS},
     "modern_bert_v5": {
         "modern-bert.attention.head_count_kv": _HEADS,
@@ -34,52 +34,55 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "nomic_bert": {"nomic-bert.attention.head_count_kv": _HEADS},
     "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv": _HEADS},
     "roberta": {"bert.attention.head_count_kv": _HEADS},
-    "gptneox": {"general.file_type": "llama.cpp's converter leaves it out for this family alone"},
+    "gptneox": {"general.file_type": "llama.cpp's converter leaves it out only for this family"},
 }
-"""By repository and key: what only the proxy writes."""
-OTHERWISE: Mapping[str, Mapping[str, tuple[object, str]]] = {
+"""Repository → key that only the proxy writes → reason."""
+OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
     "bert": {"bert.attention.head_count_kv": (4, _HEADS)},
     "bert_hole": {"bert.attention.head_count_kv": (4, _HEADS)},
     "xlm_roberta": {
         "bert.attention.head_count_kv": (4, _HEADS),
         "tokenizer.ggml.remove_extra_whitespaces": (
             True,
-            "llama.cpp's converter goes by a setting that transformers no longer writes",
+            "llama.cpp's converter follows a setting that transformers no longer writes",
         ),
         "tokenizer.ggml.token_type": (
             [3, 3, 3, 2, *[1] * 90, 3],
-            "llama.cpp's converter takes <pad> and <mask> for no special tokens, against what tokenizer.json says",
+            "llama.cpp's converter does not count <pad> and <mask> as special tokens, but tokenizer.json does",
         ),
     },
 }
-"""By repository and key: the proxy's value, which llama.cpp's converter does not write."""
+"""Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
 ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {
     **{name: {"qwen35.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_5", "qwen3_5_eyes")},
     **{name: {"qwen35moe.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_5moe", "qwen3_5moe_eyes")},
     **{name: {"qwen3next.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_next", "qwen3_next_v5")},
 }
-"""By repository and key: what only llama.cpp's converter writes."""
+"""Repository → key that only llama.cpp's converter writes → reason."""
 HALVES: Mapping[str, tuple[str, ...]] = {"jina_bert_code": ("ffn_up", "ffn_gate")}
-"""Tensors of each layer that llama.cpp's converter leaves in one, of which its graph takes the first half for the gate
-(cosine of the vectors 0.9), and the authors' code the second."""
-ENDS = "tokenizer.ggml.add_eos_token"
-"""llama.cpp's converter also writes it where no token ends a text; its loader takes a missing key for that."""
+"""Repository → tensors of each layer that llama.cpp's converter leaves in one tensor.
+
+llama.cpp's graph uses the first half as the gate (cosine of the vectors: 0.9), the authors' code the second half."""
+ADD_EOS = "tokenizer.ggml.add_eos_token"
+"""llama.cpp's converter also writes False; its loader assumes False if the key is missing."""
 WITHOUT_FIGURES: Mapping[str, str] = {
-    "gemma3_json": "without tokenizer.model llama.cpp's converter takes its tokens to be byte-level",
+    "gemma3_json": "without tokenizer.model, llama.cpp's converter treats its tokens as byte-level",
     "ministral": "llama.cpp's converter does not know this name",
     "mistral_model": "llama.cpp's converter does not know this name",
-    "nomic_bert_v5": "of Nomic's BERT llama.cpp's converter reads the older form of config.json alone",
+    "nomic_bert_v5": "llama.cpp's converter reads only the older form of config.json for Nomic's BERT",
     "stablelm-norms": 'llama.cpp\'s converter fails on it: "Unprocessed norms"',
 }
 
 
 def llama_cpp_figures(name: str) -> Any:
-    """The figures of a repository's tensors and metadata by llama.cpp's converter."""
+    """Metadata and tensors of a repository as llama.cpp's converter writes them."""
     return json.loads((EXPECTED / f"{name}.json").read_text())
 
 
 def differences(name: str) -> dict[str, str]:
-    """The reasons by key, or by tensor, for a repository that has figures."""
-    halves = dict.fromkeys(HALVES.get(name, ()), "the authors' gate is the other half, which llama.cpp leaves in one")
-    otherwise = {key: reason for key, (_, reason) in OTHERWISE.get(name, {}).items()}
-    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **otherwise, **halves}
+    """Key or tensor → reason, for a repository with figures."""
+    halves = dict.fromkeys(
+        HALVES.get(name, ()), "llama.cpp keeps both in one tensor, but uses the other half as the gate"
+    )
+    other_values = {key: reason for key, (_, reason) in OTHER_VALUES.get(name, {}).items()}
+    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves}

@@ -1,7 +1,7 @@
-"""Writes configurations.json: what transformers takes for each key of a family's config.json that is not there.
+"""Writes configurations.json: the defaults of transformers for each key of each family's config.json.
 
-It is run where transformers is, which this project does not need (`python -m tests.gguf.make_configurations`); the
-figures are those of 5.24.
+Run it with `python -m tests.gguf.make_configurations` where transformers is installed; this project does not need it.
+The present file is from 5.24.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from proxy.gguf.families import FAMILIES
 
 TARGET = Path(__file__).parent / "configurations.json"
-CHOSEN = {
+CHOSEN_TYPES = {
     "Ernie4_5_ForCausalLM": "ernie4_5",
     "LFM2ForCausalLM": "lfm2",
     "Llama4ForCausalLM": "llama4_text",
@@ -21,7 +21,7 @@ CHOSEN = {
     "Qwen3_5ForCausalLM": "qwen3_5_text",
     "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
 }
-"""The types of models where several have one architecture, or transformers does not know it by this name."""
+"""Architecture → model type, if several types share it or transformers does not have this name."""
 _MAPPINGS = (
     "MODEL_MAPPING_NAMES",
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -30,20 +30,20 @@ _MAPPINGS = (
 
 
 def _types() -> dict[str, str]:
-    """The type of model by its architecture, for those that transformers has."""
+    """Architecture → model type in transformers."""
     types: dict[str, str] = {}
     modeling = import_module("transformers.models.auto.modeling_auto")
     for mapping in _MAPPINGS:
-        for kind, names in getattr(modeling, mapping).items():
+        for model_type, names in getattr(modeling, mapping).items():
             for name in (names,) if isinstance(names, str) else names:
-                types.setdefault(name, kind)
-    return {**types, **CHOSEN}
+                types.setdefault(name, model_type)
+    return {**types, **CHOSEN_TYPES}
 
 
-def _defaults(kind: str) -> dict[str, Any]:
-    """Of the text alone where the model has more; names that stand for another key have none."""
-    whole = import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING[kind]()
-    config = type(whole.get_text_config())()
+def _defaults(model_type: str) -> dict[str, Any]:
+    """Of the text part if the model has others. An alias of another key has no default of its own."""
+    full_config = import_module("transformers.models.auto.configuration_auto").CONFIG_MAPPING[model_type]()
+    config = type(full_config.get_text_config())()
     return {**dict.fromkeys(config.attribute_map), **config.to_dict()}
 
 

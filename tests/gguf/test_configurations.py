@@ -1,6 +1,6 @@
-"""Each key of config.json is read, fixed, or harmless, by name; what else a repository has there is told or refused.
+"""Each known key of config.json is read, fixed or declared harmless; any other key is a warning or refused.
 
-`configurations.json` has the keys that transformers 5.24 knows, and its defaults (`make_configurations.py`).
+`configurations.json` has the keys that transformers 5.24 knows, and their defaults (`make_configurations.py`).
 """
 
 import json
@@ -19,15 +19,17 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.header import read_header
 from proxy.gguf.ignored_keys import is_harmless
 from proxy.gguf.tensors import GgufError
-from proxy.gguf.unread_keys import check_accounted
-from tests.gguf.tiny_repositories import REPOSITORIES, YARN, dump
+from proxy.gguf.unread_keys import check_unread_keys
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.repository import YARN
+from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan, value_of
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 
 CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
     Path(__file__).with_name("configurations.json").read_text("utf-8")
 )
-SAME = {
+SAME_CLASS = {
     "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
     "LFM2ForCausalLM": "Lfm2ForCausalLM",
     "Qwen2Model": "Qwen2ForCausalLM",
@@ -37,16 +39,16 @@ ENCODERS: Mapping[str, tuple[str, Callable[[], Mapping[str, bytes]]]] = {
     "bert": ("BertModel", tiny_bert),
     "xlm_roberta": ("XLMRobertaModel", tiny_xlm_roberta),
 }
-TRIED = sorted(CLASSES.keys() - SAME.keys())
+TESTED = sorted(CLASSES.keys() - SAME_CLASS.keys())
 OWN_CODE = {"auto_map": {"AutoConfig": "configuration.C", "AutoModelForCausalLM": "modeling.M"}}
-OLDER = (
+OLDER_ROPE_KEYS = (
     *("rope_theta", "rope_scaling", "partial_rotary_factor", "rope_local_base_freq", "rotary_pct"),
     *("global_rope_theta", "local_rope_theta"),
 )
-"""Keys of ropes, for which there is `rope_parameters`."""
-IN_ITS_FORM = {"NomicBertModel": "nomic_bert_v5"}
-"""A repository in the form of transformers, where the first is in its authors'."""
-OF_4_57: Mapping[str, tuple[str, ...]] = {
+"""Keys that `rope_parameters` replaces."""
+TRANSFORMERS_FORM = {"NomicBertModel": "nomic_bert_v5"}
+"""A repository in the form of transformers, if the first one is in the form of its authors."""
+ONLY_IN_4_57: Mapping[str, tuple[str, ...]] = {
     "BertModel": ("position_embedding_type",),
     "CohereForCausalLM": ("use_qk_norm",),
     "DeepseekV2ForCausalLM": ("scoring_func", "seq_aux", "norm_topk_prob", "moe_layer_freq"),
@@ -56,7 +58,7 @@ OF_4_57: Mapping[str, tuple[str, ...]] = {
     "JambaForCausalLM": ("num_logits_to_keep", "sliding_window"),
     "Qwen3MoeForCausalLM": ("max_window_layers",),
 }
-"""Other keys that transformers 4.57 knows too."""
+"""Further keys, which transformers 4.57 knows."""
 
 
 @lru_cache(maxsize=8)
@@ -87,82 +89,86 @@ def changed(name: str, change: Mapping[str, Any], gone: tuple[str, ...] = ()) ->
     return plan(files | {"config.json": dump(config)})
 
 
-def outcome(made: conversion.Conversion) -> tuple[Any, ...]:
-    metadata = read_header(made.header).metadata
+def outcome(result: conversion.Conversion) -> tuple[Any, ...]:
+    metadata = read_header(result.header).metadata
     values = {key: value_of(field.kind, field.raw, field.value) for key, field in metadata.items()}
-    return values, {tensor.name: tensor.shape for tensor in made.tensors}, made.warnings
+    return values, {tensor.name: tensor.shape for tensor in result.tensors}, result.warnings
 
 
-def test_the_classes_are_those_of_all_families_that_transformers_has() -> None:
+def test_classes_are_those_of_families_in_transformers() -> None:
     assert CLASSES.keys() == {name for name, family in FAMILIES.items() if family.has_transformers_class}
 
 
-@pytest.mark.parametrize("architecture", TRIED)
+@pytest.mark.parametrize("architecture", TESTED)
 def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it would be refused where a repository brings code of its own."""
-    asked: list[tuple[Family, ModelConfig]] = []
+    """With code of the repository, an unaccounted key would be refused."""
+    checked: list[tuple[Family, ModelConfig]] = []
 
     def remember(family: Family, config: ModelConfig, _: Mapping[str, Any]) -> tuple[str, ...]:
-        asked.append((family, config))
+        checked.append((family, config))
         return ()
 
-    monkeypatch.setattr(conversion, "check_accounted", remember)
+    monkeypatch.setattr(conversion, "check_unread_keys", remember)
     for name in names_of(architecture):
         plan(repository(name))
-    family = asked[0][0]
-    together = ModelConfig(asked[0][1].fields, set().union(*(config.asked for _, config in asked)))
-    for key in (*CLASSES[architecture], *OLDER[:3], *OF_4_57.get(architecture, ())):
-        said = {key: ["something"]}
-        given = {"architectures": [architecture], **OWN_CODE, **({"text_config": said} if family.text_part else said)}
-        assert list(check_accounted(family, together, given)) == []
+    family = checked[0][0]
+    together = ModelConfig(checked[0][1].fields, set().union(*(config.read_keys for _, config in checked)))
+    for key in (*CLASSES[architecture], *OLDER_ROPE_KEYS[:3], *ONLY_IN_4_57.get(architecture, ())):
+        text = {key: ["something"]}
+        original = {
+            "architectures": [architecture],
+            **OWN_CODE,
+            **({"text_config": text} if family.text_part else text),
+        }
+        assert list(check_unread_keys(family, together, original)) == []
 
 
 ELSEWHERE = {"rope_parameters", "tie_word_embeddings"}
-"""What older keys say in the tiny repositories, and what stands outside of a text_config."""
-UNSEEN: Mapping[str, frozenset[str]] = {
-    # Another name for a key that goes before it.
+"""The tiny repositories have the older keys instead, and tie_word_embeddings outside text_config."""
+WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
+    # Another name for a key that wins.
     "GptOssForCausalLM": frozenset({"num_experts"}),
     "MixtralForCausalLM": frozenset({"num_experts"}),
     "Lfm2ForCausalLM": frozenset({"full_attn_idxs"}),
     "GraniteMoeHybridForCausalLM": frozenset({"layers_block_type"}),
-    # One of several keys that make a window only together, in few layers, or within a small context.
+    # Keys that make a window only together, in few layers, or within a small context.
     **dict.fromkeys(
         ("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM"),
         frozenset({"use_sliding_window"}),
     ),
-    # Factors go into the weights.
+    # Factors change only the weights.
     "FalconH1ForCausalLM": frozenset(key for key in CLASSES["FalconH1ForCausalLM"] if key.endswith("multiplier")),
 }
-"""Keys that make no other file where they alone change in the tiny repositories."""
+"""Keys that do not change the result if they alone change in a tiny repository."""
 
 
-def others(value: object) -> list[object]:
+def other_values(value: object) -> list[object]:
     if type(value) is bool:
         return [not value]
     if isinstance(value, int | float):
-        return [value * 2 + 1, value / 2 + 0.25]  # never a whole number, which a count may be as a float
+        return [value * 2 + 1, value / 2 + 0.25]  # never an integer, which is valid for a count
     if isinstance(value, list):
         return [["other"], [*value, *value], value[1:]]
     return [True, 7, 0.3, "other"]
 
 
-@pytest.mark.parametrize("architecture", TRIED)
-def test_every_key_that_is_read_makes_another_file_a_word_or_a_refusal(architecture: str) -> None:
-    """What is asked for and then dropped is no better than what nobody asks for."""
-    family, unseen = FAMILIES[architecture], set()
-    usual = {name: outcome(plan(repository(name))) for name in names_of(architecture)}
+@pytest.mark.parametrize("architecture", TESTED)
+def test_every_read_key_changes_the_result_or_is_refused(architecture: str) -> None:
+    """A key that is read and then ignored is as wrong as an unread key. A result includes its warnings."""
+    family, without_effect = FAMILIES[architecture], set()
+    unchanged = {name: outcome(plan(repository(name))) for name in names_of(architecture)}
     biases = {key for key, names in family.tensor_flags.items() if all(name.endswith(".bias") for name in names)}
     for key, default in CLASSES[architecture].items():
         if is_harmless(key) or key in family.harmless_keys | biases | ELSEWHERE:
             continue
-        if not any(_is_seen(name, key, default, before) for name, before in usual.items()):
-            unseen.add(key)
-    assert unseen == UNSEEN.get(architecture, frozenset())
+        if not any(_has_effect(name, key, default, before) for name, before in unchanged.items()):
+            without_effect.add(key)
+    assert without_effect == WITHOUT_EFFECT.get(architecture, frozenset())
 
 
-def _is_seen(name: str, key: str, default: object, before: object) -> bool:
+def _has_effect(name: str, key: str, default: object, before: object) -> bool:
     config = text_of(json.loads(repository(name)["config.json"]), architecture_of(name))
-    for value in others(config.get(key, default)):
+    for value in other_values(config.get(key, default)):
         try:
             if outcome(changed(name, {key: value})) != before:
                 return True
@@ -171,22 +177,22 @@ def _is_seen(name: str, key: str, default: object, before: object) -> bool:
     return False
 
 
-@pytest.mark.parametrize("architecture", TRIED)
-def test_what_is_not_there_is_what_transformers_takes_for_it(architecture: str) -> None:
-    name = IN_ITS_FORM.get(architecture) or names_of(architecture)[0]
+@pytest.mark.parametrize("architecture", TESTED)
+def test_missing_key_means_transformers_default(architecture: str) -> None:
+    name = TRANSFORMERS_FORM.get(architecture) or names_of(architecture)[0]
     for key, default in CLASSES[architecture].items():
-        older = OLDER if key == "rope_parameters" else ()
+        older = OLDER_ROPE_KEYS if key == "rope_parameters" else ()
         if key.endswith("_token_id") or key == "model_type":
-            continue  # Those of another vocabulary, and of another model.
+            continue  # They belong to another vocabulary or model.
         if (architecture, key) == ("NomicBertModel", "head_dim"):
-            continue  # It follows from the other sizes, and is written only where it stands there.
+            continue  # It follows from the other sizes, and is written only if config.json has it.
         if (architecture, key) == ("Olmo3ForCausalLM", "rope_parameters"):
-            continue  # llama.cpp's converter writes the base of layers with a window only where they have a rope.
+            continue  # llama.cpp's converter writes the base of layers with a window only if they have their own rope.
         try:
-            without, told = changed(name, {}, (key, *older)), changed(name, {key: default}, older)
+            without, with_default = changed(name, {}, (key, *older)), changed(name, {key: default}, older)
         except GgufError:
-            continue  # The defaults are sizes of another model, or the key has to be there.
-        assert outcome(without) == outcome(told), key
+            continue  # The defaults are sizes of another model, or the key is required.
+        assert outcome(without) == outcome(with_default), key
 
 
 def _yarn(**change: Any) -> dict[str, Any]:
@@ -204,7 +210,7 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
 @pytest.mark.parametrize(
     ("name", "change", "named"),
     [
-        # llama.cpp reads these of a yarn for Ministral 3 only, and always rounds (b10488).
+        # llama.cpp reads these keys of a yarn only for Ministral 3, and always rounds (b10488).
         ("llama", _yarn(beta_fast=16), "beta_fast = 16"),
         ("llama", _yarn(beta_slow=2), "beta_slow = 2"),
         ("qwen2", _yarn(truncate=False), "truncate = False"),
@@ -221,9 +227,9 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
             "full_attention": {"rope_type": "default", "rope_theta": 1e6},
             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
         }}, "another rope_theta for sliding_attention"),
-        # Layers with settings of their own, which transformers 5 knows for every model.
+        # Settings of single layers, which transformers 5 has for every model.
         ("llama", {"per_layer_config": {"0": {"head_dim": 32}}}, "per_layer_config"),
-        # What has no effect in llama.cpp's graph.
+        # Settings without an effect in llama.cpp's graph.
         ("smollm3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types with a window"),
         ("exaone4", {"sliding_window": 1024}, "sliding_window = 1024 and 2 layers"),
         ("exaone4", {"layer_types": ["sliding_attention"] * 2}, "no sliding_window"),
@@ -250,8 +256,8 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("bailingmoe2", {"norm_head": True}, "norm_head"),
         ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
         ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
-        # As poolside's own repositories say it for XS.2.
-        ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, which llama.cpp takes for 32"),
+        # As in poolside's own repositories of XS.2.
+        ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, but llama.cpp always uses 32"),
         ("laguna", _laguna_rope(attention_factor=1.0), "multiplies attention with 1.0000"),
         ("laguna", _laguna_rope(partial_rotary_factor=0), "partial_rotary_factor = 0"),
         ("laguna", _laguna_rope(partial_rotary_factor=0.3), "partial_rotary_factor = 0.3 of heads of 64"),
@@ -269,7 +275,7 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("laguna", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "no rope_parameters for full"),
         ("laguna_full", {"partial_rotary_factor": 0.5}, "partial_rotary_factor outside of rope_parameters"),
         ("laguna_full", {"layer_types": ["full_attention", *["sliding_attention"] * 2]}, "layer_types other than 3"),
-        # transformers ignores biases that its config does not say, and demands the norms that it says.
+        # transformers ignores biases that config.json does not announce, and requires the norms that it announces.
         ("llama-bias", {"attention_bias": False}, "attn_k.bias in a layer, .* attention_bias of config.json"),
         ("seed_oss", {"attention_bias": False}, "attention_bias of config.json"),
         ("stablelm", {"use_qkv_bias": False}, "use_qkv_bias of config.json"),
@@ -278,43 +284,44 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("glm4moe", {"use_qk_norm": False}, "attn_k_norm.weight in a layer"),
     ],
 )  # fmt: skip
-def test_what_llama_cpp_calculates_otherwise_is_refused(name: str, change: Mapping[str, Any], named: str) -> None:
+def test_setting_that_llama_cpp_lacks_is_refused(name: str, change: Mapping[str, Any], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         changed(name, change)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_oss", "deepseek3"])
-def test_a_yarn_is_scaled_from_the_context_where_no_other_is_told(name: str) -> None:
-    """Transformers takes max_position_embeddings then (modeling_rope_utils.py, 5.24)."""
+def test_original_context_of_a_yarn_defaults_to_the_context(name: str) -> None:
+    """As in transformers (modeling_rope_utils.py, 5.24)."""
     config = text_of(json.loads(repository(name)["config.json"]), architecture_of(name))
     rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
-    told = {**rope, "original_max_position_embeddings": config["max_position_embeddings"]}
-    made = [
-        changed(name, {"rope_scaling": None, "rope_parameters": each}, ("rope_theta",)).header for each in (rope, told)
+    explicit = {**rope, "original_max_position_embeddings": config["max_position_embeddings"]}
+    headers = [
+        changed(name, {"rope_scaling": None, "rope_parameters": each}, ("rope_theta",)).header
+        for each in (rope, explicit)
     ]
-    assert made[0] == made[1]
+    assert headers[0] == headers[1]
 
 
 @pytest.mark.parametrize(
-    ("told", "factor"),
+    ("attention", "factor"),
     [
         ({"attention_factor": 1.25}, 1.25),
         ({}, math.sqrt(1 + math.log(2) / math.log(1024))),
     ],
 )
-def test_a_longrope_may_say_how_attention_grows(told: Mapping[str, Any], factor: float) -> None:
+def test_attention_factor_of_a_longrope(attention: Mapping[str, Any], factor: float) -> None:
     """As transformers reads it (modeling_rope_utils.py, 5.24)."""
-    made = changed("phi3", {"rope_scaling": {"type": "longrope", **FACTORS, **told}})
-    assert read_header(made.header).get("phi3.rope.scaling.attn_factor", float) == pytest.approx(factor, rel=1e-6)
+    result = changed("phi3", {"rope_scaling": {"type": "longrope", **FACTORS, **attention}})
+    assert read_header(result.header).get("phi3.rope.scaling.attn_factor", float) == pytest.approx(factor, rel=1e-6)
 
 
-def test_older_parameters_of_a_rope_go_before_newer_ones() -> None:
+def test_older_rope_keys_win_over_newer_ones() -> None:
     """As in transformers 5.24, which reads both."""
     newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     assert changed("qwen2", newer).header == plan(repository("qwen2")).header
 
 
-def test_one_rope_for_each_kind_of_layer_is_one_rope_where_they_are_alike() -> None:
+def test_equal_ropes_for_both_kinds_of_layers_are_one_rope() -> None:
     rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 1.0}
     flat, nested = (
         changed("qwen3", {"rope_parameters": each}, ("rope_theta",)).header
@@ -324,7 +331,7 @@ def test_one_rope_for_each_kind_of_layer_is_one_rope_where_they_are_alike() -> N
 
 
 def test_olmo_3_as_transformers_5_saves_it() -> None:
-    """llama.cpp scales the layers that see all only."""
+    """llama.cpp scales only the layers with full attention."""
     base = {"rope_theta": 5e5}
     nested = {
         "full_attention": {**YARN, "rope_type": "yarn", **base},
@@ -399,15 +406,15 @@ DEEPSEEK_NOTES = {
         ("llama4", {"router_jitter_noise": 0.0, "for_llm_compressor": False}),
     ],
 )  # fmt: skip
-def test_notes_of_popular_repositories_change_nothing(name: str, notes: Mapping[str, Any]) -> None:
-    """As their config.json has them, by memory."""
-    made, usual = changed(name, notes), plan(repository(name))
-    assert made.warnings == usual.warnings
-    assert made.tensors == usual.tensors
+def test_harmless_keys_of_popular_repositories_are_ignored(name: str, notes: Mapping[str, Any]) -> None:
+    """The keys are from their config.json, written from memory."""
+    with_notes, unchanged = changed(name, notes), plan(repository(name))
+    assert with_notes.warnings == unchanged.warnings
+    assert with_notes.tensors == unchanged.tensors
 
 
 @pytest.mark.parametrize("value", [True, 2, 0.5, ["x"], {"a": 1}, "linear"])
-def test_code_of_its_own_may_read_what_is_unknown(value: object) -> None:
+def test_unknown_key_with_code_of_the_repository_is_refused(value: object) -> None:
     for name, code in (("llama", OWN_CODE), ("internlm2", {})):
         with pytest.raises(CannotConvert, match=r"attention_gate = .*, unknown for .*: the repository's own code"):
             changed(name, {**code, "attention_gate": value})
@@ -416,29 +423,29 @@ def test_code_of_its_own_may_read_what_is_unknown(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [None, False, 0, 1, 1.0, "", [], {}])
-def test_what_is_off_or_neutral_is_not(value: object) -> None:
+def test_unknown_key_that_is_off_or_neutral_is_ignored(value: object) -> None:
     assert changed("internlm2", {**OWN_CODE, "attention_gate": value}).header == plan(repository("internlm2")).header
 
 
 @pytest.mark.parametrize("code", [{}, {"auto_map": {"AutoTokenizer": "tokenization.T"}}, {"auto_map": None}])
-def test_a_class_of_transformers_ignores_what_is_unknown(code: Mapping[str, Any]) -> None:
-    made = changed("llama", {**code, "attention_gate": True, "transformers_version": "5.24.1"})
-    assert (made.header, made.warnings) == (plan(repository("llama")).header, ())
+def test_unknown_key_for_a_class_of_transformers_is_ignored(code: Mapping[str, Any]) -> None:
+    result = changed("llama", {**code, "attention_gate": True, "transformers_version": "5.24.1"})
+    assert (result.header, result.warnings) == (plan(repository("llama")).header, ())
 
 
-def test_what_a_newer_transformers_has_written_is_told() -> None:
+def test_unknown_key_from_newer_transformers_is_a_warning() -> None:
     (warning,) = changed("llama", {"attention_gate": True, "transformers_version": "5.31.0.dev0"}).warnings
     assert "attention_gate = True" in warning
     assert "5.31" in warning
     assert changed("llama", {"attention_gate": False, "transformers_version": "5.31.0"}).warnings == ()
 
 
-def test_unknown_keys_of_the_text_are_those_of_a_model_that_sees() -> None:
+def test_unknown_keys_in_text_config_are_checked() -> None:
     assert changed("gemma3_eyes", {"attention_gate": True}).warnings == ()
     with pytest.raises(CannotConvert, match="attention_gate"):
         changed("gemma3_eyes", {**OWN_CODE, "attention_gate": True})
 
 
-def test_sparse_attention_of_minicpm_is_told() -> None:
+def test_sparse_attention_of_minicpm_is_a_warning() -> None:
     (warning,) = changed("minicpm", {"sparse_config": {"dense_len": 8192, "topk": 64}}).warnings
     assert "beyond 8192 tokens" in warning

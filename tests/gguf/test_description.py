@@ -1,7 +1,7 @@
-"""What a GGUF says of its model in words, against what llama.cpp's converter (b11434) says of the same.
+"""The `general.*` texts of a GGUF, compared with those of llama.cpp's converter (b11434).
 
-`descriptions.json` was computed once, from these names, numbers of parameters and cards. `computed` stands for a label
-that is calculated from the tensors.
+`descriptions.json` was computed once, from its names, parameter counts and cards. `computed` stands for a label that
+is calculated from the tensors.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gguf.description import LONGEST, MOST_ITEMS, describe
+from proxy.gguf.description import MAX_ITEMS, MAX_TEXT, describe
 from proxy.gguf.header import ValueType
 from proxy.planning.card import read_card
 from tests.gguf.writing import value_of
@@ -26,7 +26,7 @@ def described(name: str, card: Any, parameters: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
-def test_words_are_those_of_llama_cpp(case: dict[str, Any]) -> None:
+def test_texts_match_llama_cpp(case: dict[str, Any]) -> None:
     card = read_card((case["card"] or "").encode())
     assert described(case["name"], card, case["parameters"]) == case["expected"]
 
@@ -45,17 +45,17 @@ def test_any_name_and_card_can_be_written(name: str, card: Any, parameters: int)
     assert {field.kind for field in fields.values()} <= {ValueType.STRING, ValueType.ARRAY, ValueType.UINT32}
 
 
-def test_what_is_no_text_is_left_out() -> None:
+def test_card_values_that_are_not_text_are_left_out() -> None:
     card = {"license": 1, "tags": ["a", None, {"b": "c"}, 2], "language": {"en": "fr"}, "base_model": [3, "a/b"]}
-    found = described("x", card)
-    assert found["general.tags"]["values"] == ["a"]
-    assert found["general.base_model.count"]["value"] == 1
-    assert not {"general.license", "general.languages"} & found.keys()
+    general = described("x", card)
+    assert general["general.tags"]["values"] == ["a"]
+    assert general["general.base_model.count"]["value"] == 1
+    assert not {"general.license", "general.languages"} & general.keys()
 
 
 def test_texts_and_lists_are_bounded() -> None:
-    card = {"license": "x" * (LONGEST + 1), "license_name": "x" * LONGEST, "tags": ["x"] * (MOST_ITEMS + 1)}
-    found = described("x", card)
-    assert "general.license" not in found
-    assert found["general.license.name"]["value"] == "x" * LONGEST
-    assert found["general.tags"]["length"] == MOST_ITEMS
+    card = {"license": "x" * (MAX_TEXT + 1), "license_name": "x" * MAX_TEXT, "tags": ["x"] * (MAX_ITEMS + 1)}
+    general = described("x", card)
+    assert "general.license" not in general
+    assert general["general.license.name"]["value"] == "x" * MAX_TEXT
+    assert general["general.tags"]["length"] == MAX_ITEMS

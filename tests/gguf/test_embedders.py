@@ -1,4 +1,4 @@
-"""Models that embed texts, against figures that llama.cpp's converter (b11434) came to."""
+"""Embedding models, compared with llama.cpp's converter (b11434)."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from proxy.planning.capabilities import capabilities_of
 from proxy.planning.conversion_plan import architecture_of
 from proxy.planning.embedding import pooling_of
 from proxy.planning.weights import NotConvertible
-from tests.gguf.differences import OTHERWISE, llama_cpp_figures
+from tests.gguf.differences import OTHER_VALUES, llama_cpp_figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import figures, plan, write
 from tests.kit.tiny_families import Files, embedding_form
@@ -23,7 +23,7 @@ from tests.kit.tiny_models import newer_sentence_transformer, tiny_bert, tiny_xl
 
 
 def bert_with_a_hole() -> Files:
-    """No token has the number of one of its pieces."""
+    """One id has no token."""
     files = tiny_bert()
     vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
     del vocabulary["##a"]
@@ -38,25 +38,25 @@ EMBEDDERS: Mapping[str, Callable[[], Files]] = {
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)
-def test_metadata_and_tensors_are_those_of_llama_cpp(name: str) -> None:
+def test_metadata_and_tensors_match_llama_cpp(name: str) -> None:
     files = EMBEDDERS[name]()
     content = write(plan(files), files)
     header = read_header(content, size=len(content))
-    found = figures(header, content)
+    ours = figures(header, content)
     theirs = llama_cpp_figures(name)
-    for key, (value, _) in OTHERWISE[name].items():
+    for key, (value, _) in OTHER_VALUES[name].items():
         assert header.metadata[key].value == value
-        assert found["metadata"].pop(key) != theirs["metadata"].pop(key, None)
-    assert found == theirs
+        assert ours["metadata"].pop(key) != theirs["metadata"].pop(key, None)
+    assert ours == theirs
 
 
 def decoder() -> Files:
     return embedding_form(replace(REPOSITORIES["qwen2"], shards=1).files())
 
 
-def test_a_decoder_that_embeds_is_the_same_without_what_is_around_it() -> None:
-    whole = replace(REPOSITORIES["qwen2"], shards=1).files()
-    chats, embeds = (read_header(plan(files).header) for files in (whole, decoder()))
+def test_embedding_decoder_differs_by_pooling_and_output() -> None:
+    chat_model = replace(REPOSITORIES["qwen2"], shards=1).files()
+    chats, embeds = (read_header(plan(files).header) for files in (chat_model, decoder()))
     assert embeds.get("qwen2.pooling_type", int) == 3
     assert embeds.metadata.keys() - chats.metadata.keys() == {"qwen2.pooling_type"}
     names = {tensor.name for tensor in chats.tensors}
@@ -65,12 +65,12 @@ def test_a_decoder_that_embeds_is_the_same_without_what_is_around_it() -> None:
 
 @pytest.mark.parametrize(("pooling", "number"), [("mean", 1), ("cls", 2), ("lasttoken", 3)])
 @pytest.mark.parametrize("form", [dict, newer_sentence_transformer])
-def test_pooling_is_what_modules_json_says(pooling: Any, number: int, form: Callable[[Files], Files]) -> None:
+def test_pooling_is_read_from_modules_json(pooling: Any, number: int, form: Callable[[Files], Files]) -> None:
     header = read_header(plan(form(tiny_bert(pooling=pooling))).header)
     assert header.get("bert.pooling_type", int) == number
 
 
-def test_names_of_older_files_are_read() -> None:
+def test_older_tensor_names_are_read() -> None:
     files = tiny_bert()
     older = files["model.safetensors"]
     for new, old in ((b"LayerNorm.weight", b"LayerNorm.gamma "), (b"LayerNorm.bias", b"LayerNorm.beta ")):
@@ -91,7 +91,7 @@ def tokenizer_of(files: Files, **changes: object) -> Files:
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_letters_stay_as_they_are_where_the_tokenizer_says_so(lowercase: bool) -> None:
+def test_lowercase_and_accents_follow_the_tokenizer(lowercase: bool) -> None:
     conversion = plan(tokenizer_of(tiny_bert(), normalizer__lowercase=lowercase, normalizer__strip_accents=lowercase))
     header = read_header(conversion.header)
     assert header.get("tokenizer.ggml.normalizer.lowercase", bool) is lowercase
@@ -99,7 +99,7 @@ def test_letters_stay_as_they_are_where_the_tokenizer_says_so(lowercase: bool) -
     assert conversion.pre_tokenizer == ("uncased WordPiece" if lowercase else "cased WordPiece")
 
 
-def test_a_unigram_brings_its_map_of_characters_byte_by_byte() -> None:
+def test_charsmap_of_a_unigram_is_written_unchanged() -> None:
     charsmap = {"type": "Precompiled", "precompiled_charsmap": "AQAAAAD/"}
     spaces = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     for normalizer in (charsmap, {"type": "Sequence", "normalizers": [charsmap, spaces]}):
@@ -129,14 +129,14 @@ def test_a_unigram_brings_its_map_of_characters_byte_by_byte() -> None:
         (tiny_xlm_roberta, {"model__vocab": [["<s>", "0"]]}, "piece"),
     ],
 )
-def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_refused(
+def test_tokenizer_setting_that_llama_cpp_lacks_is_refused(
     make: Callable[[], Files], changes: Mapping[str, object], named: str
 ) -> None:
     with pytest.raises(CannotConvert, match=named):
         plan(tokenizer_of(make(), **changes))
 
 
-def test_positions_that_are_missing_are_refused() -> None:
+def test_missing_positions_are_refused() -> None:
     files = tiny_xlm_roberta()
     config = json.loads(files["config.json"]) | {"pad_token_id": 200}
     with pytest.raises(CannotConvert, match="position_embeddings"):
@@ -154,7 +154,7 @@ def test_positions_that_are_missing_are_refused() -> None:
         ),
     ],
 )
-def test_what_no_gguf_can_say_of_a_pooling_is_refused(files: Files, reason: str) -> None:
+def test_pooling_that_no_gguf_can_hold_is_refused(files: Files, reason: str) -> None:
     with pytest.raises(NotConvertible, match=reason):
         pooling_of("acme/tiny", files, embeds=True)
 
@@ -181,12 +181,12 @@ ONE_DENSE = [module for module in json.loads(GEMMA["modules.json"]) if module["p
         (GEMMA | {"modules.json": json.dumps(json.loads(GEMMA["modules.json"])[::-1]).encode()}, "the modules Norm"),
     ],
 )
-def test_dense_modules_other_than_llama_cpps_are_refused(files: Files, reason: str) -> None:
+def test_dense_modules_that_llama_cpp_lacks_are_refused(files: Files, reason: str) -> None:
     with pytest.raises(NotConvertible, match=reason):
         plan(files)
 
 
-def test_dense_modules_have_to_fit_each_other_and_the_family() -> None:
+def test_dense_modules_must_fit_each_other_and_the_family() -> None:
     with pytest.raises(CannotConvert, match=r"dense_3.weight is to have the shape \[512, 256\]"):
         plan(GEMMA | {"3_Dense/model.safetensors": GEMMA["2_Dense/model.safetensors"]})
     with pytest.raises(CannotConvert, match=r"dense_2.linear.weight' is unknown for this architecture"):
@@ -202,40 +202,39 @@ def test_dense_modules_have_to_fit_each_other_and_the_family() -> None:
         ("rope_scaling", {"rope_type": "linear", "factor": 8.0}),
     ],
 )
-def test_an_embedding_gemma_that_llama_cpp_calculates_otherwise_is_refused(key: str, value: object) -> None:
+def test_embedding_gemma_setting_is_refused(key: str, value: object) -> None:
     with pytest.raises(CannotConvert, match="layer_types|linear" if key[0] in "lr" else key):
         plan(other_json(GEMMA, "config.json", **{key: value}))
 
 
-def test_a_decoder_without_what_is_around_it_is_the_one_that_its_name_says() -> None:
+def test_bare_mistral_equals_mistral_for_causal_lm() -> None:
     tiny = REPOSITORIES["mistral_model"]
-    bare, whole = (read_header(plan(one.files()).header) for one in (tiny, replace(tiny, architecture=MISTRAL)))
+    bare, whole = (
+        read_header(plan(one.files()).header) for one in (tiny, replace(tiny, architecture="MistralForCausalLM"))
+    )
     assert (bare.metadata, bare.tensors) == (whole.metadata, whole.tensors)
-    # Transformers 5 goes by the template alone; the authors' vectors are those of 4 (embeddings-benchmark/mteb 5237).
+    # transformers 5 follows only the template; the authors' vectors are from 4 (embeddings-benchmark/mteb 5237).
     assert [bare.get(f"tokenizer.ggml.add_{kind}_token", bool) for kind in ("bos", "eos")] == [True, True]
-
-
-MISTRAL = "MistralForCausalLM"
 
 
 @pytest.mark.parametrize("name", ["nomic_bert_v5", "nomic_bert"])
 def test_both_forms_of_nomic_bert_make_one_model(name: str) -> None:
     header = read_header(plan(REPOSITORIES[name].files()).header)
-    found = {key: header.metadata[f"nomic-bert.{key}"].value for key in ("context_length", "feed_forward_length")}
-    assert found == {"context_length": 2048, "feed_forward_length": 512}
+    sizes = {key: header.metadata[f"nomic-bert.{key}"].value for key in ("context_length", "feed_forward_length")}
+    assert sizes == {"context_length": 2048, "feed_forward_length": 512}
     assert header.tensors == read_header(plan(REPOSITORIES["nomic_bert"].files()).header).tensors
 
 
 @pytest.mark.parametrize(
     ("positions", "trained", "context"), [(8192, 2048, 2048), (2048, 2048, 512), (1024, 2048, 1024)]
 )
-def test_nomic_bert_reaches_as_far_as_it_was_trained(positions: int, trained: int, context: int) -> None:
+def test_context_of_nomic_bert_is_the_trained_one(positions: int, trained: int, context: int) -> None:
     files = REPOSITORIES["nomic_bert"].files()
     changed = other_json(files, "config.json", n_positions=positions, max_trained_positions=trained)
     assert read_header(plan(changed).header).get("nomic-bert.context_length", int) == context
 
 
-def test_what_llama_cpp_leaves_out_of_nomics_experts_is_said() -> None:
+def test_ignored_bias_of_nomics_experts_is_a_warning() -> None:
     [warning] = plan(REPOSITORIES["nomic_bert_moe"].files()).warnings
     assert "the bias after the experts" in warning
 
@@ -278,9 +277,7 @@ SECOND_CODE = REPOSITORIES["jina_bert_code"].change["auto_map"]
         ("roberta", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ],
 )
-def test_an_encoder_that_llama_cpp_calculates_otherwise_is_refused(
-    name: str, changes: Mapping[str, object], named: str
-) -> None:
+def test_encoder_setting_that_llama_cpp_lacks_is_refused(name: str, changes: Mapping[str, object], named: str) -> None:
     with pytest.raises(CannotConvert, match=named):
         plan(other_json(REPOSITORIES[name].files(), "config.json", **changes))
 
@@ -288,33 +285,33 @@ def test_an_encoder_that_llama_cpp_calculates_otherwise_is_refused(
 @pytest.mark.parametrize(
     ("kinds", "every"), [(["full_attention"] * 4, 1), (["full_attention", *["sliding_attention"] * 3], 4)]
 )
-def test_windows_of_modern_bert_follow_its_layers(kinds: list[str], every: int) -> None:
+def test_window_pattern_of_modern_bert_follows_layer_types(kinds: list[str], every: int) -> None:
     files = other_json(REPOSITORIES["modern_bert_v5"].files(), "config.json", layer_types=kinds)
     assert read_header(plan(files).header).get("modern-bert.attention.sliding_window_pattern", int) == every
 
 
 @pytest.mark.parametrize("key", ["cls", "sep"])
-def test_robertas_processor_without_a_token_is_refused(key: str) -> None:
-    with pytest.raises(CannotConvert, match="post-processor that is not known"):
+def test_roberta_processor_without_a_token_is_refused(key: str) -> None:
+    with pytest.raises(CannotConvert, match="unknown post-processor"):
         plan(tokenizer_of(REPOSITORIES["roberta"].files(), **{f"post_processor__{key}": None}))
 
 
 @pytest.mark.parametrize("architecture", NOT_SERVED)
-def test_a_reranker_is_refused_by_its_name(architecture: str) -> None:
+def test_reranker_is_refused_by_its_architecture(architecture: str) -> None:
     with pytest.raises(Refusal, match=f"Ollama serves neither reranking nor classification, and {architecture} does"):
         architecture_of("acme/tiny/config.json", {"architectures": [architecture]}, capabilities_of("0.40.0"))
 
 
-def test_jinas_third_model_is_refused_by_its_adapters() -> None:
+def test_jina_v3_is_refused_for_its_adapters() -> None:
     with pytest.raises(CannotConvert, match="lora_adaptations"):
         plan(other_json(tiny_xlm_roberta(), "config.json", lora_adaptations=["retrieval.query", "separation"]))
 
 
-def test_a_model_of_text_has_no_pooling() -> None:
+def test_chat_model_has_no_pooling() -> None:
     assert pooling_of("acme/tiny", {}, embeds=False) is None
 
 
-def test_a_decoder_that_does_not_look_back_only_is_refused() -> None:
+def test_decoder_without_causal_attention_is_refused() -> None:
     files = decoder()
     config = json.loads(files["config.json"]) | {"is_causal": False}
     with pytest.raises(CannotConvert, match="is_causal"):

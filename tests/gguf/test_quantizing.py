@@ -16,7 +16,8 @@ from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import chain, interleave, transpose
 from tests.gguf.make_quantized import REFUSED, data_digest, figures
-from tests.gguf.tiny_repositories import HIDDEN, REPOSITORIES
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.repository import HIDDEN
 from tests.gguf.writing import plan, write
 from tests.kit.dtypes import numbers_of_all_sizes, to_floats
 from tests.kit.engines import needs_ggml, reference

@@ -1,12 +1,34 @@
-"""The tiny repositories as GGUF files in memory."""
+"""Converts the tiny repositories by name, also with changes, and checks the result of random changes."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
+from hypothesis import strategies as st
+
+from proxy.gguf.conversion import Conversion
 from proxy.gguf.header import GgufHeader, read_header
-from proxy.gguf.tensors import TensorInfo
+from proxy.gguf.sources import FixedBytes
+from proxy.gguf.tensors import GgufError, TensorInfo
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.writing import plan, write
+from tests.gguf.tiny_repositories.repository import Weights
+from tests.gguf.tiny_repositories.tokenizer import dump
+from tests.gguf.writing import made, plan, write
+
+ODD_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 600),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.just([]),
+    st.dictionaries(
+        st.sampled_from(["type", "rope_type", "factor", "rope_theta"]), st.sampled_from(["yarn", 2.0, None, "llama3"])
+    ),
+)
 
 
 @lru_cache(maxsize=4)
@@ -32,3 +54,38 @@ def tensors_of(content: bytes) -> dict[str, tuple[TensorInfo, bytes]]:
         tensor.name: (tensor, content[starts[tensor.name] : starts[tensor.name] + tensor.size])
         for tensor in header.tensors
     }
+
+
+def plan_with(
+    name: str, config: Mapping[str, Any] | None = None, tokenizer: Mapping[str, Any] | None = None
+) -> Conversion:
+    """The plan with other values in config.json and tokenizer.json."""
+    files = dict(repository(name))
+    files["config.json"] = dump(json.loads(files["config.json"]) | dict(config or {}))
+    files["tokenizer.json"] = dump(json.loads(files["tokenizer.json"]) | dict(tokenizer or {}))
+    return plan(files)
+
+
+def edited_weights(name: str, edit: Callable[[Weights], None]) -> dict[str, bytes]:
+    """The repository with its tensors after `edit`."""
+    tiny = REPOSITORIES[name]
+
+    def make(weights: Weights) -> None:
+        tiny.weights(weights)
+        edit(weights)
+
+    return replace(tiny, weights=make).files()
+
+
+def check_refused_or_valid(files: Mapping[str, bytes]) -> None:
+    try:
+        conversion = plan(files)
+    except GgufError:
+        return
+    header = read_header(conversion.header, size=conversion.size)
+    assert header.data_start == len(conversion.header)
+    assert conversion.size - header.data_start - header.data_size < header.alignment
+    for piece in conversion.pieces:
+        if isinstance(piece, FixedBytes) or piece.transform is None:
+            continue
+        assert sum(map(len, made(piece, files))) == piece.size

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tests.gguf.tiny_repositories import pieces_model
+from tests.gguf.tiny_repositories.sentencepiece import pieces_model
 from tests.kit.tiny_models import (
     LETTERS,
     QWEN_TEMPLATE,

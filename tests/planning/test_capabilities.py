@@ -8,7 +8,7 @@ from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
-from proxy.gguf.pretokenizers import KNOWN
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES
 from proxy.planning.capabilities import LLAMA_SERVER, NEWEST, RUNS, Version, capabilities_of
 
 
@@ -121,6 +121,6 @@ def test_two_quantizations_load_nowhere(version: str | None) -> None:
 def test_what_the_proxy_makes_is_known_to_load() -> None:
     architectures = {family.architecture for family in FAMILIES.values()}
     assert architectures <= BEFORE_LLAMA_SERVER | SINCE_LLAMA_SERVER
-    assert set(KNOWN.values()) <= PRE_TOKENIZERS
+    assert set(PRE_TOKENIZER_NAMES.values()) <= PRE_TOKENIZERS
     for architecture in architectures:
         assert capabilities_of("0.40.0").architecture_since(architecture) <= RUNS.get(architecture, LLAMA_SERVER)

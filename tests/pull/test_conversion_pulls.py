@@ -20,7 +20,9 @@ from proxy.planning.quantizations import is_made_here
 from proxy.pull import execute
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.gguf.tiny_repositories import REPOSITORIES, YARN, byte_pairs
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.byte_level import byte_pairs
+from tests.gguf.tiny_repositories.repository import YARN
 from tests.gguf.writing import plan
 from tests.kit.conversions import converted, headers, kept, striped, weights_of
 from tests.kit.support import Client, digest_of, fetched, settings

@@ -14,7 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.gguf.tiny_repositories import HEAD, HIDDEN, LAYERS, REPOSITORIES, SPACE, WORDS, byte_characters, dump
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.byte_level import byte_characters
+from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, LAYERS
+from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 
 FIGURES = Path(__file__).with_name("logprobs.json")
 REMOTE_CODE = "transformers has no class for it: its repositories bring their own code"
@@ -102,7 +105,7 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     config = {**whole, **whole["text_config"]}
     for key in ("architectures", "text_config", "vision_config"):
         del config[key]
-    text, _ = tiny.places
+    text, _ = tiny.prefixes
     content = files["model.safetensors"]
     size = struct.unpack("<Q", content[:8])[0]
     header = {

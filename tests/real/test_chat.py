@@ -11,7 +11,8 @@ import tokenizers
 from proxy.planning.capabilities import RUNS
 from proxy.standins.hub import StandInHub
 from tests.chat.own_templates import OTHERWISE_NATIVE
-from tests.gguf.tiny_repositories import REPOSITORIES, TEMPLATE
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.byte_level import TEMPLATE
 from tests.kit.real_ollama import RealOllama
 from tests.kit.smollm2 import BOS, Smollm2
 from tests.kit.support import Client

@@ -5,27 +5,27 @@ from typing import NamedTuple
 import orjson
 import pytest
 
-from proxy.gguf.pretokenizers import KNOWN
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES
 from proxy.standins.hub import StandInHub
-from tests.gguf.cuts import (
+from tests.gguf.pre_tokenizer_cases import (
     DEVIATIONS,
-    OF_THE_ENGINE,
+    ENGINE_DEVIATIONS,
+    NFC_DEVIATIONS,
     SEPARATOR,
     TEXTS,
-    UNCOMPOSED,
-    ending,
-    judge,
-    separated,
-    showing,
-    showing_pieces,
+    covering_bpe,
+    covering_pieces,
+    load_tokenizer,
+    silent_repository,
+    split_at,
 )
-from tests.gguf.tiny_repositories import Tokenizer
+from tests.gguf.tiny_repositories.tokenizer import Tokenizer
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 
 pytestmark = pytest.mark.timeout(300)
 
-BY_NAME = {name: cut for cut, name in KNOWN.items()}
+BY_NAME = {name: cut for cut, name in PRE_TOKENIZER_NAMES.items()}
 """One way of writing each: the others are the same to llama.cpp, which sees the name alone."""
 SINCE = {"laguna": (0, 32, 3), "qwen35": (0, 30)}
 CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 async def pulled(client: Client, hub: StandInHub, family: str, tokenizer: Tokenizer, model: str) -> str | None:
     """The error, if any. Each has a name of its own: under the same, Ollama goes on a while with what it has loaded."""
-    hub.add(f"acme/{model}", ending(family, tokenizer))
+    hub.add(f"acme/{model}", silent_repository(family, tokenizer))
     lines = await client.pull(f"hf.co/acme/{model}:f16")
     error = lines[-1].get("error")
     return None if error is None else str(error)
@@ -63,13 +63,13 @@ async def differences(
     answer = orjson.loads(content)
     assert answer["response"] == ""  # `context` has the tokens of the answer too
     assert len(answer["context"]) + begins == answer["prompt_eval_count"] < CONTEXT
-    theirs = judge(tokenizer)
+    theirs = load_tokenizer(tokenizer)
     separator = theirs.token_to_id(SEPARATOR)
     assert separator is not None
-    expected = separated(theirs.encode(body["prompt"], add_special_tokens=False).ids, separator)
+    expected = split_at(theirs.encode(body["prompt"], add_special_tokens=False).ids, separator)
     return {
         text: Difference(hugging_face, ollama)
-        for text, hugging_face, ollama in zip(texts, expected, separated(answer["context"], separator), strict=True)
+        for text, hugging_face, ollama in zip(texts, expected, split_at(answer["context"], separator), strict=True)
         if hugging_face != ollama
     }
 
@@ -78,7 +78,7 @@ async def differences(
 async def test_texts_are_cut_as_the_pre_tokenizer_cuts_them(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str
 ) -> None:
-    tokenizer = showing(BY_NAME[name], name)
+    tokenizer = covering_bpe(BY_NAME[name], name)
     error = await pulled(real_client, hub, "mistral", tokenizer, name)
     if real_ollama.version < SINCE.get(name, (0, 0)):
         assert f"does not cut texts as this tokenizer does ({name})" in str(error)
@@ -92,15 +92,15 @@ async def test_texts_are_cut_as_the_pre_tokenizer_cuts_them(
 async def test_what_ollamas_own_engine_ran_is_cut_as_qwens_tokenizer_cuts(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, family: str
 ) -> None:
-    tokenizer = showing(BY_NAME["qwen2"], "qwen2", composes=True)
+    tokenizer = covering_bpe(BY_NAME["qwen2"], "qwen2", composes=True)
     assert await pulled(real_client, hub, family, tokenizer, family) is None
     found = await differences(real_client, family, tokenizer, TEXTS)
-    by_the_engine = OF_THE_ENGINE.keys() if real_ollama.version < (0, 30) else set()
-    assert found.keys() == UNCOMPOSED.keys() | by_the_engine, found
+    by_the_engine = ENGINE_DEVIATIONS.keys() if real_ollama.version < (0, 30) else set()
+    assert found.keys() == NFC_DEVIATIONS.keys() | by_the_engine, found
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
 async def test_texts_become_the_pieces_of_sentencepiece(real_client: Client, hub: StandInHub, name: str) -> None:
-    tokenizer = showing_pieces(model=name == "tokenizer.model")
+    tokenizer = covering_pieces(model=name == "tokenizer.model")
     assert await pulled(real_client, hub, "mistral", tokenizer, name) is None
     assert not await differences(real_client, name, tokenizer, (*TEXTS, *CHAT), begins=True)

@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from proxy.gguf.header import read_header
-from proxy.gguf.pretokenizers import KNOWN
-from tests.gguf.cuts import TEXTS, showing, showing_pieces
-from tests.gguf.tiny_repositories import REPOSITORIES, Tokenizer
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES
+from tests.gguf.pre_tokenizer_cases import TEXTS, covering_bpe, covering_pieces
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.tokenizer import Tokenizer
 from tests.gguf.writing import plan, write
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.nasty_texts import nasty_texts
@@ -39,14 +40,14 @@ def with_tokenizer(name: str, tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def _cut(name: str) -> dict[str, bytes]:
-    cut = next(cut for cut, known in KNOWN.items() if known == name)
-    return with_tokenizer("qwen2", showing(cut, name))
+    cut = next(cut for cut, known in PRE_TOKENIZER_NAMES.items() if known == name)
+    return with_tokenizer("qwen2", covering_bpe(cut, name))
 
 
 CASES: Mapping[str, tuple[Callable[[], Files], str]] = {
-    **{name: (partial(_cut, name), "Tiny") for name in sorted(set(KNOWN.values()))},
-    "pieces": (lambda: with_tokenizer("llama-2", showing_pieces(model=True)), "Tiny"),
-    "pieces of tokenizer.json": (lambda: with_tokenizer("llama-2", showing_pieces(model=False)), "Tiny"),
+    **{name: (partial(_cut, name), "Tiny") for name in sorted(set(PRE_TOKENIZER_NAMES.values()))},
+    "pieces": (lambda: with_tokenizer("llama-2", covering_pieces(model=True)), "Tiny"),
+    "pieces of tokenizer.json": (lambda: with_tokenizer("llama-2", covering_pieces(model=False)), "Tiny"),
     "pieces that eat spaces": (lambda: with_tokenizer("llama-2", _as_phi_3()), "Tiny Phi-3"),
     **{
         name: (REPOSITORIES[name].files, "Tiny")
@@ -60,7 +61,7 @@ CASES: Mapping[str, tuple[Callable[[], Files], str]] = {
 
 def _as_phi_3() -> Tokenizer:
     """The four tokens that llama.cpp looks for by name, and others that take the spaces behind them."""
-    pieces = showing_pieces(model=False)
+    pieces = covering_pieces(model=False)
     tokenizer, config = (json.loads(pieces.files[path]) for path in ("tokenizer.json", "tokenizer_config.json"))
     added = tokenizer["added_tokens"]
     added.append({**added[-1], "id": added[-1]["id"] + 1, "content": "<|endoftext|>"})

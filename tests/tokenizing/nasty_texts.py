@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 
-from tests.gguf.tiny_repositories import WORDS
+from tests.gguf.tiny_repositories.tokenizer import WORDS
 
 _SPACES = (" ", " ", " ", "  ", "   ", "\t", "\n", "\n\n", "\r\n", " \n ", "\xa0", "\u2003", "\u3000")
 _PIECES = (

@@ -13,14 +13,10 @@ from proxy.gguf.header import Field, read_header, write_header
 from proxy.planning.modelfile import chat_metadata_of_files
 from proxy.tokenizing.comparison import compare
 from proxy.tokenizing.verdict import Verdict
-from tests.gguf.cuts import showing_pieces
-from tests.gguf.tiny_repositories import (
-    PIECES_TEMPLATE,
-    REPOSITORIES,
-    SPACE,
-    added_token,
-    changed,
-)
+from tests.gguf.pre_tokenizer_cases import covering_pieces
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.sentencepiece import PIECES_TEMPLATE
+from tests.gguf.tiny_repositories.tokenizer import SPACE, added_token, edit_tokenizer
 from tests.gguf.writing import plan
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 from tests.tokenizing.make_llama_tokens import CASES
@@ -37,7 +33,7 @@ MIXED = "{% for m in messages %}{{ '<s>' + m.role + ' ' + '</s>' + ' ' + m.conte
 
 
 def repository(name: str, change: Change, *, model: bool = True, rows: int = 0) -> dict[str, bytes]:
-    tokenizer = changed(showing_pieces(model=model), change, rows=rows)
+    tokenizer = edit_tokenizer(covering_pieces(model=model), change, rows=rows)
     return replace(REPOSITORIES[name], tokenizer=lambda: tokenizer).files()
 
 
@@ -139,7 +135,7 @@ def test_a_model_of_unigram_is_refused() -> None:
     files = REPOSITORIES["llama-2"].files()
     unigram = files["tokenizer.model"].replace(b"\x12\x05\x18\x02\x98\x02\x01", b"\x12\x05\x18\x01\x98\x02\x01")
     assert unigram != files["tokenizer.model"]
-    with pytest.raises(CannotConvert, match="not of the kind BPE"):
+    with pytest.raises(CannotConvert, match="not of the type BPE"):
         plan({**files, "tokenizer.model": unigram})
 
 
@@ -221,7 +217,7 @@ def test_composed_characters_are_said() -> None:
         files["tokenizer.json"]["normalizer"] = {"type": "NFC"}
 
     tokenizer = REPOSITORIES["qwen3"].tokenizer()
-    files = replace(REPOSITORIES["qwen3"], tokenizer=lambda: changed(tokenizer, change)).files()
+    files = replace(REPOSITORIES["qwen3"], tokenizer=lambda: edit_tokenizer(tokenizer, change)).files()
     verdict = compared(files)
     assert not verdict.refused
     assert len(verdict.remarks) == 1

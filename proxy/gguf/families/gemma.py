@@ -58,7 +58,7 @@ def _no_prefix_space(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
 
 def _gemma_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """Writes the id of `<end_of_turn>`; llama.cpp's converter always writes 107, its id in Google's vocabulary."""
-    for token in files.written_added:
+    for token in files.added_tokens:
         if token["content"] == _TURN_END:
             yield "eot_token_id", Field.uint32(token["id"])
     yield from _no_prefix_space(config, files)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, ModelConfig, whole
+from proxy.gguf.config import CannotConvert, ModelConfig, as_integer
 from proxy.gguf.families.common_keys import rope_bases, sliding_by_layer
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -62,7 +62,7 @@ def _layers(config: ModelConfig) -> Pairs:
 
 def _mlp_sizes(config: ModelConfig) -> Pairs:
     size, blocks = config.find("intermediate_size"), config.blocks
-    sizes = [whole(item) for item in (size if isinstance(size, list) else [size] * blocks)]
+    sizes = [as_integer(item) for item in (size if isinstance(size, list) else [size] * blocks)]
     if len(sizes) != blocks or any(item != sizes[0] for item in sizes) or type(sizes[0]) is not int:
         raise CannotConvert(f"config.json has intermediate_size = {shown(size)}, unknown for this architecture")
     yield "feed_forward_length", Field.array(ValueType.INT32, sizes)

@@ -7,14 +7,14 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import SplitQkv
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
-from proxy.gguf.sentencepiece import puts_space_before
-from proxy.gguf.tokenizer_files import TokenizerFiles, read_decoder
+from proxy.gguf.sentencepiece import adds_dummy_prefix
+from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 
 
 def _tokenizer_keys(_config: ModelConfig, files: TokenizerFiles) -> Pairs:
     """`<|im_end|>` ends a turn if the tokenizer has it, whatever config.json names."""
-    yield "add_space_prefix", Field.boolean(puts_space_before(files.model or b""))
-    added = [*read_decoder(files), *((token["id"], token) for token in files.written_added)]
+    yield "add_space_prefix", Field.boolean(adds_dummy_prefix(files.model or b""))
+    added = [*read_added_tokens_decoder(files), *((token["id"], token) for token in files.added_tokens)]
     for token_id, token in added:
         if token["content"] == "<|im_end|>":
             yield "eos_token_id", Field.uint32(token_id)

@@ -1,4 +1,4 @@
-"""Tokenizers whose tokens show how a text is cut, nasty texts to cut, and where llama.cpp cuts otherwise."""
+"""Tokenizers whose tokens reveal how a text is split, texts to split, and where llama.cpp splits differently."""
 
 # ruff: noqa: RUF001 - the texts are odd on purpose
 
@@ -10,29 +10,22 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer as Judge
+from tokenizers import Tokenizer as HfTokenizer
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from proxy.gguf import pretokenizers
-from proxy.gguf.pretokenizers import KNOWN, Fingerprint
-from proxy.gguf.sentencepiece import KIND, PIECE, SCORE, TEXT, PieceType, TokenPiece
-from tests.gguf.tiny_repositories import (
-    HIDDEN,
-    REPOSITORIES,
-    SPACE,
-    Tokenizer,
-    Weights,
-    added_token,
-    byte_characters,
-    byte_pairs,
-    changed,
-    sentence_pieces,
-)
+from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES, Fingerprint
+from proxy.gguf.sentencepiece import PIECE, SCORE, TEXT, TYPE, PieceType, TokenPiece
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.byte_level import byte_characters, byte_pairs
+from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
+from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, decoder_of, edit_tokenizer
 
-Cut = tuple[Fingerprint, bool]
+PreTokenizer = tuple[Fingerprint, bool]
 SEPARATOR = "<|next|>"
-TAUGHT = (
+TRAINING_TEXTS = (
     "the quick brown fox jumps over the lazy dog",
     "I'm you've he'd she'll we're it's don't 'tis",
     "I'M YOU'VE HE'D SHE'LL WE'RE IT'S DON'T 'Sblood",
@@ -83,24 +76,24 @@ TAUGHT = (
     " .  ,   ! \n. \n\n! .\n\n.\r\n! /\n//\n",
     f"{SPACE}under{SPACE} _x_ Ġgpt Ċ [PAD1] <0x0A> <unk>",
 )
-"""All that any known pre-tokenizer makes of these is a token: another cut is another token."""
+"""Every part that a known pre-tokenizer makes of these is a token, so that another split gives other tokens."""
 TEXTS = (
-    *TAUGHT,
+    *TRAINING_TEXTS,
     "<|im_start|>user\nhi<|im_end|>\n<think> yes </think>",
     "a <think>b<think> c<|im_end|> <|im_endx|> <|im",
     "jumping foxes' dogs overquick thelazy IT'SA 99 8765 2025-12-30 nonsense'll",
     "日本語世界 миру 한국문장 مرحبا 🚀🚀 {{x}} ==> !=\n\n\n\t\tfoo",
 )
-NEVER_MERGED = ("Ġoverquick", "jumping")
-"""Tokens that only who takes a whole word before any merge makes of the texts."""
+UNMERGED_TOKENS = ("Ġoverquick", "jumping")
+"""Tokens that appear only with `ignore_merges`."""
 
-_MARKS = "llama.cpp takes marks for no part of a word"
+_MARKS = "llama.cpp does not count marks as part of a word"
 _CASE = "llama.cpp knows upper and lower case in ASCII alone"
-_TILDE = "llama.cpp takes ~ for no symbol"
-_SPACES = "llama.cpp takes all of Unicode's spaces for one, which is not in a range with CJK"
-_LAST_SPACE = "Ollama's engine leaves another one of several spaces to the word behind them"
-_WHOLE = "Ollama's engine takes a whole word before any merge"
-_LINES = "llama.cpp cuts between CR and LF"
+_TILDE = "llama.cpp does not count ~ as a symbol"
+_SPACES = "llama.cpp counts all of Unicode's spaces as one class, which is not in a range with CJK"
+_LAST_SPACE = "Ollama's engine leaves another one of several spaces to the next word"
+_IGNORES_MERGES = "Ollama's engine always uses a whole word without merges"
+_LINES = "llama.cpp splits between CR and LF"
 _NFC = "neither llama.cpp nor Ollama composes characters"
 
 
@@ -121,18 +114,17 @@ DEVIATIONS: Mapping[str, Mapping[str, str]] = {
     "deepseek-llm": _DEEPSEEK,
     "deepseek-coder": _DEEPSEEK,
 }
-"""By a pre-tokenizer's name the texts that llama.cpp, the same in v0.24 and v0.33, cuts otherwise, and why."""
-OF_THE_ENGINE = {
+"""Pre-tokenizer → the texts that llama.cpp splits differently, and why. Ollama 0.24 and 0.33 agree."""
+ENGINE_DEVIATIONS = {
     **dict.fromkeys(_of("no\u00a0break", "next\u0085line"), _LAST_SPACE),
-    **dict.fromkeys(_of("jumping"), _WHOLE),
+    **dict.fromkeys(_of("jumping"), _IGNORES_MERGES),
 }
-"""The same of Ollama's own engine, before 0.30."""
-UNCOMPOSED = dict.fromkeys(_of("e\u0301", "한국어"), _NFC)
-"""Where tokenizer.json has the normalizer NFC."""
+"""Texts that Ollama's own engine, before 0.30, splits differently, and why."""
+NFC_DEVIATIONS = dict.fromkeys(_of("e\u0301", "한국어"), _NFC)
+"""Texts that differ if tokenizer.json has the normalizer NFC."""
 
 
-def pre_tokenizer(steps: Fingerprint) -> dict[str, Any]:
-    """A fingerprint as tokenizer.json has it."""
+def pre_tokenizer_json(steps: Fingerprint) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [_step(step) for step in steps if isinstance(step, tuple)]}
 
 
@@ -142,76 +134,77 @@ def _step(step: tuple[Any, ...]) -> dict[str, Any]:
             return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
         case "Punctuation", behavior:
             return {"type": "Punctuation", "behavior": behavior}
-        case "Digits", one_by_one:
-            return {"type": "Digits", "individual_digits": one_by_one}
+        case "Digits", individual:
+            return {"type": "Digits", "individual_digits": individual}
         case "ByteLevel", words:
             return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": words}
     raise AssertionError(step)
 
 
-def judge(tokenizer: Tokenizer) -> Judge:
-    return Judge.from_str(tokenizer.files["tokenizer.json"].decode())
+def load_tokenizer(tokenizer: Tokenizer) -> HfTokenizer:
+    return HfTokenizer.from_str(tokenizer.files["tokenizer.json"].decode())
 
 
 @cache
 def _parts() -> list[str]:
-    """What the known ones cut the texts into, in byte-level characters."""
-    found: set[str] = set()
-    for steps, _ in KNOWN:
-        cutter = judge(changed(byte_pairs("gpt-2"), partial(_set_cut, (steps, False))))
-        assert cutter.pre_tokenizer is not None
-        for text in TAUGHT:
-            found.update(part for part, _ in cutter.pre_tokenizer.pre_tokenize_str(text))
-    return sorted(found)
+    """All parts that known pre-tokenizers make of the training texts, in byte-level characters."""
+    parts: set[str] = set()
+    for steps, _ in PRE_TOKENIZER_NAMES:
+        tokenizer = load_tokenizer(edit_tokenizer(byte_pairs("gpt-2"), partial(_set_pre_tokenizer, (steps, False))))
+        assert tokenizer.pre_tokenizer is not None
+        for text in TRAINING_TEXTS:
+            parts.update(part for part, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    return sorted(parts)
 
 
-def _set_cut(cut: Cut, files: Mapping[str, dict[str, Any]]) -> None:
-    files["tokenizer.json"]["pre_tokenizer"] = pre_tokenizer(cut[0])
-    files["tokenizer.json"]["model"]["ignore_merges"] = cut[1]
+def _set_pre_tokenizer(pre_tokenizer: PreTokenizer, files: Mapping[str, dict[str, Any]]) -> None:
+    steps, ignores_merges = pre_tokenizer
+    files["tokenizer.json"]["pre_tokenizer"] = pre_tokenizer_json(steps)
+    files["tokenizer.json"]["model"]["ignore_merges"] = ignores_merges
 
 
-def _learned(words: Sequence[str], alphabet: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
+def _train(words: Sequence[str], alphabet: Sequence[str] = ()) -> tuple[list[str], list[tuple[str, str]]]:
     """Characters and merges that make one token of each word."""
-    learner = Judge(BPE())
+    tokenizer = HfTokenizer(BPE())
     trainer = BpeTrainer(vocab_size=20_000, min_frequency=1, show_progress=False, initial_alphabet=list(alphabet))
-    learner.train_from_iterator(words, trainer)
-    merges = [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]
-    made = {left + right for left, right in merges}
-    return sorted(token for token in learner.get_vocab() if token not in made), merges
+    tokenizer.train_from_iterator(words, trainer)
+    merges = [(left, right) for left, right in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merged = {left + right for left, right in merges}
+    return sorted(token for token in tokenizer.get_vocab() if token not in merged), merges
 
 
-def _without(merges: Sequence[tuple[str, str]], known: set[str], name: str) -> Iterator[tuple[str, str]]:
-    """Those that a pre-tokenizer's tokens may come of."""
-    never: Callable[[str], bool] = pretokenizers._JOINS.get(name, lambda _: False)
+def _possible_merges(merges: Sequence[tuple[str, str]], known: set[str], name: str) -> Iterator[tuple[str, str]]:
+    """The merges of `known` texts that lead to tokens which this pre-tokenizer can make."""
+    is_impossible: Callable[[str], bool] = pretokenizers._JOINS.get(name, lambda _: False)
     for left, right in merges:
-        if left in known and right in known and not never(left + right):
+        if left in known and right in known and not is_impossible(left + right):
             known.add(left + right)
             yield left, right
 
 
 @cache
-def showing(cut: Cut, name: str, *, composes: bool = False) -> Tokenizer:
-    """A byte-level BPE that is cut in this way, with the tokens that the one of this name may have.
+def covering_bpe(pre_tokenizer: PreTokenizer, name: str, *, composes: bool = False) -> Tokenizer:
+    """A byte-level BPE with this pre-tokenizer, and with the tokens that the pre-tokenizer called `name` can make.
 
-    `composes` has NFC before all, as Qwen's have.
+    `composes` adds the normalizer NFC, as in Qwen.
     """
-    _, learned = _learned(_parts(), byte_characters())
-    merges = list(_without(learned, set(byte_characters()), name))
-    texts = [*byte_characters(), *dict.fromkeys(left + right for left, right in merges), *NEVER_MERGED]
-    vocabulary = {text: number for number, text in enumerate(texts)}
+    _, all_merges = _train(_parts(), byte_characters())
+    merges = list(_possible_merges(all_merges, set(byte_characters()), name))
+    texts = [*byte_characters(), *dict.fromkeys(left + right for left, right in merges), *UNMERGED_TOKENS]
+    vocabulary = {text: token_id for token_id, text in enumerate(texts)}
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer = files["tokenizer.json"]
-        _set_cut(cut, files)
+        _set_pre_tokenizer(pre_tokenizer, files)
         tokenizer["normalizer"] = {"type": "NFC"} if composes else None
         tokenizer["model"].update(vocab=vocabulary, merges=[list(merge) for merge in merges])
         _renumber(files, [token["content"] for token in tokenizer["added_tokens"]], len(vocabulary))
 
-    made = changed(byte_pairs("gpt-2", more=(SEPARATOR,)), change)
-    added = json.loads(made.files["tokenizer.json"])["added_tokens"]
-    numbers = {token["content"]: token["id"] for token in added}
-    specials = {"bos": numbers["<|endoftext|>"], "eos": numbers["<|im_end|>"], "pad": numbers["<|endoftext|>"]}
-    return Tokenizer(made.files, len(vocabulary) + len(added) + 2, specials)
+    files = edit_tokenizer(byte_pairs("gpt-2", more=(SEPARATOR,)), change).files
+    added = json.loads(files["tokenizer.json"])["added_tokens"]
+    ids = {token["content"]: token["id"] for token in added}
+    specials = {"bos": ids["<|endoftext|>"], "eos": ids["<|im_end|>"], "pad": ids["<|endoftext|>"]}
+    return Tokenizer(files, len(vocabulary) + len(added) + 2, specials)
 
 
 def _renumber(files: Mapping[str, dict[str, Any]], contents: Sequence[str], first: int) -> None:
@@ -222,29 +215,27 @@ def _renumber(files: Mapping[str, dict[str, Any]], contents: Sequence[str], firs
 
 def _set_decoder(files: Mapping[str, dict[str, Any]], added: Sequence[Mapping[str, Any]]) -> None:
     config = files["tokenizer_config.json"]
-    config["added_tokens_decoder"] = {
-        str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
-    }
+    config["added_tokens_decoder"] = decoder_of(added)
     config.pop("chat_template", None)
 
 
 @cache
-def showing_pieces(*, model: bool) -> Tokenizer:
-    """A SentencePiece BPE of the words of the same texts, without some letters that become bytes."""
-    words = sorted({SPACE + word for text in TAUGHT for word in text.split(" ")} | {SPACE * 2, SPACE * 4})
-    characters, learned = _learned(words)
+def covering_pieces(*, model: bool) -> Tokenizer:
+    """A SentencePiece BPE of the words in the training texts, without some letters, which become bytes."""
+    words = sorted({SPACE + word for text in TRAINING_TEXTS for word in text.split(" ")} | {SPACE * 2, SPACE * 4})
+    characters, all_merges = _train(words)
     known = {text for text in characters if text not in "Å∀ไ한😀"}
-    merges = list(_without(learned, set(known), ""))
+    merges = list(_possible_merges(all_merges, set(known), ""))
     pieces = [
         TokenPiece("<unk>", PieceType.UNKNOWN),
         TokenPiece("<s>", PieceType.CONTROL),
         TokenPiece("</s>", PieceType.CONTROL),
     ]
     pieces += [TokenPiece(f"<0x{byte:02X}>", PieceType.BYTE) for byte in range(256)]
-    made = dict.fromkeys([*(left + right for left, right in merges), *sorted(known)])
-    pieces += [TokenPiece(text, PieceType.NORMAL, -float(rank)) for rank, text in enumerate(made)]
-    vocabulary = {piece.text: number for number, piece in enumerate(pieces)}
-    trained = b"\x12\x02\x18\x02"  # trainer_spec.model_type = BPE
+    texts = dict.fromkeys([*(left + right for left, right in merges), *sorted(known)])
+    pieces += [TokenPiece(text, PieceType.NORMAL, -float(rank)) for rank, text in enumerate(texts)]
+    vocabulary = {piece.text: token_id for token_id, piece in enumerate(pieces)}
+    trainer_spec = b"\x12\x02\x18\x02"  # model_type = BPE
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         tokenizer = files["tokenizer.json"]
@@ -255,61 +246,61 @@ def showing_pieces(*, model: bool) -> Tokenizer:
         tokenizer["added_tokens"] = added
         _set_decoder(files, added)
 
-    files = dict(changed(sentence_pieces(model=False), change).files)
+    files = dict(edit_tokenizer(sentence_pieces(model=False), change).files)
     if model:
-        files["tokenizer.model"] = write_pieces(pieces) + trained
+        files["tokenizer.model"] = write_pieces(pieces) + trainer_spec
     return Tokenizer(files, len(pieces) + 3, {"bos": 1, "eos": 2})
 
 
-def ending(name: str, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """A family's tiny repository that has this tokenizer, and ends each text at once."""
+def silent_repository(name: str, tokenizer: Tokenizer) -> dict[str, bytes]:
+    """A tiny repository with this tokenizer. The model always predicts EOS."""
     tiny = REPOSITORIES[name]
     pattern = np.where(np.arange(HIDDEN) % 2, 1, -1).astype(np.float32)
 
-    def weights(made: Weights) -> None:
-        tiny.weights(made)
-        for path, tensor in made.tensors.items():
+    def always_eos(weights: Weights) -> None:
+        tiny.weights(weights)
+        for path, tensor in weights.tensors.items():
             if tensor.ndim > 1:
-                made.tensors[path] = np.zeros_like(tensor)
-        made.tensors["model.embed_tokens.weight"] += pattern
-        made.tensors["lm_head.weight"][tokenizer.specials["eos"]] = pattern
+                weights.tensors[path] = np.zeros_like(tensor)
+        weights.tensors["model.embed_tokens.weight"] += pattern
+        weights.tensors["lm_head.weight"][tokenizer.specials["eos"]] = pattern
 
     change = {**tiny.change, "tie_word_embeddings": False, "num_hidden_layers": 1}
-    return replace(tiny, tokenizer=lambda: tokenizer, weights=weights, change=change, dtype="F16").files()
+    return replace(tiny, tokenizer=lambda: tokenizer, weights=always_eos, change=change, dtype="F16").files()
 
 
-def separated(numbers: Sequence[int], separator: int) -> list[list[int]]:
+def split_at(tokens: Sequence[int], separator: int) -> list[list[int]]:
     """The tokens of each text."""
-    found: list[list[int]] = [[]]
-    for number in numbers:
-        if number == separator:
-            found.append([])
+    texts: list[list[int]] = [[]]
+    for token in tokens:
+        if token == separator:
+            texts.append([])
         else:
-            found[-1].append(number)
-    return found
+            texts[-1].append(token)
+    return texts
 
 
 def write_pieces(pieces: Iterable[TokenPiece]) -> bytes:
-    """A tokenizer.model that has nothing but pieces."""
-    made = []
-    for text, kind, score in pieces:
+    """A tokenizer.model with pieces only."""
+    model = []
+    for text, piece_type, score in pieces:
         content = text.encode()
         fields = (
             bytes([TEXT]),
             _to_varint(len(content)),
             content,
             struct.pack("<Bf", SCORE, score),
-            bytes([KIND, kind]),
+            bytes([TYPE, piece_type]),
         )
         piece = b"".join(fields)
-        made.append(bytes([PIECE]) + _to_varint(len(piece)) + piece)
-    return b"".join(made)
+        model.append(bytes([PIECE]) + _to_varint(len(piece)) + piece)
+    return b"".join(model)
 
 
 def _to_varint(value: int) -> bytes:
-    made = bytearray()
+    varint = bytearray()
     while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
+        varint.append(value & 0x7F | 0x80)
         value >>= 7
-    made.append(value)
-    return bytes(made)
+    varint.append(value)
+    return bytes(varint)

@@ -1,0 +1,326 @@
+"""Values in config.json that are refused; each error names the key."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.gguf.config import CannotConvert
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.llama import MINISTRAL3
+from tests.gguf.tiny_repositories.repository import YARN
+from tests.gguf.tiny_repositories.tokenizer import dump
+from tests.gguf.writing import plan
+from tests.kit.tiny_conversions import plan_with, repository
+
+YARN_4 = {"rope_type": "yarn", "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"architectures": ["GPT5ForCausalLM"]}, "GPT5ForCausalLM"),
+        ({"architectures": None}, "architecture"),
+        ({"hidden_size": "many"}, "hidden_size"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers"),
+        ({"num_hidden_layers": 3}, "blk.2"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"rope_scaling": {"type": "mrope", "factor": 2.0}}, "mrope"),
+        ({"rope_scaling": {"type": "longrope"}}, "longrope"),
+        ({"rope_scaling": {"type": "linear"}}, "linear"),
+        (
+            {
+                "rope_scaling": None,
+                "rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_theta": 1.0}},
+            },
+            "sliding_attention",
+        ),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"vocab_size": 10}, "vocab_size"),
+        ({"vocab_size": 2**30}, "vocab_size"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rope_theta": 10**400}, "rope_theta"),
+        ({"bos_token_id": 99999}, None),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+    ],
+)
+def test_config_is_refused(config: Mapping[str, Any], named: str | None) -> None:
+    if named is None:
+        assert plan_with("llama", config)
+        return
+    with pytest.raises(CannotConvert, match=named):
+        plan_with("llama", config)
+
+
+def _yarn(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
+
+
+def _longrope(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**REPOSITORIES["phi3_v5"].change["rope_parameters"], **change}}
+
+
+def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "named"),
+    [
+        ("granitehybrid", {"position_embedding_type": "rope"}, "position_embedding_type"),
+        ("granite4", {"position_embedding_type": "nope"}, "position_embedding_type"),
+        ("granitehybrid", {"layer_types": ["mamba", "sliding"]}, "layer_types"),
+        ("granitehybrid", {"layer_types": ["mamba", {}]}, "layer_types"),
+        ("granitehybrid", {"layer_types": ["mamba"]}, "layer_types"),
+        ("granitehybrid", {"mamba_n_groups": 3}, "mamba.norm"),
+        ("granitehybrid", {"mamba_expand": 4}, "mamba_expand"),
+        ("falcon_h1_norm", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
+        ("falcon_h1", {"mlp_multipliers": [1.0]}, "mlp_multipliers"),
+        ("falcon_h1", {"ssm_multipliers": [1.0, 1.0, "x", 1.0, 1.0]}, "ssm_multipliers"),
+        ("falcon_h1", {"mamba_d_state": 32}, "in_proj"),
+        ("falcon_h1", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("hunyuan", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "alpha"),
+        ("hunyuan", {"rope_theta": 20000.0}, "dynamic"),
+        ("hunyuan", {"max_position_embeddings": 2048}, "dynamic"),
+        ("hunyuan", {"num_experts": 2}, "num_experts"),
+        ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("phi3", {"rope_scaling": {"type": "longrope"}}, "'longrope' without a long_factor"),
+        ("phi3_v5", _longrope(rope_type="default"), "'default' with a long_factor"),
+        ("phi3_v5", _longrope(factor=4.0), "factor = 4.0, in a context 2 times"),
+        ("phi3_v5", _longrope(long_factor=[1.0]), "no 32 numbers in long_factor"),
+        ("phi4", {"head_dim": 32}, "head_dim"),
+        ("nemotron_h", {"hybrid_override_pattern": "M*-M"}, "blk.1.attn_k"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*"}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*X"}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": None}, "layer_types"),
+        ("nemotron_h", {"layer_types": []}, "layer_types"),
+        ("nemotron_h", {"hybrid_override_pattern": "ME*-"}, "one kind"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
+        ("nemotron_h", {"mlp_hidden_act": "silu"}, "mlp_hidden_act"),
+        ("nemotron_h", {"time_step_min": 0.1}, "time_step_min"),
+        ("nemotron_h", {"time_step_limit": [0.0, 0.5]}, "time_step_limit"),
+        ("nemotron_h", {"n_groups": 3}, "mixer.norm"),
+        ("nemotron_h_moe", {"n_group": 2, "topk_group": 2}, "in 2 groups of them"),
+        ("nemotron_h_moe", {"moe_latent_size": 512}, "blk.1.ffn_latent_down"),
+        ("nemotron_h_latent", {"moe_latent_size": None}, "latent_proj.weight' is unknown"),
+        ("glm", {"rope_scaling": YARN}, "yarn"),
+        ("glm", {"head_dim": 32}, "head_dim"),
+        ("glm4moelite", {"mlp_layer_types": ["sparse", "dense"]}, "mlp_layer_types"),
+        ("glm4moelite", {"mlp_layer_types": ["dense"]}, "layer_types"),
+        ("glm4moelite", {"mlp_layer_types": ["sparse", "sparse"]}, "blk.0.ffn_down_exps"),
+        ("glm4moelite", {"scoring_func": "softmax"}, "scoring_func"),
+        ("glm4moelite", {"rope_interleave": False}, "rope_interleave"),
+        ("glm4moelite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("glm4moelite", {"attention_bias": True}, "attention_bias"),
+        ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+        ("internlm2", {"bias": True}, "bias"),
+        ("jamba", {"attn_layer_period": 0}, "attn_layer_period"),
+        ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),
+        ("jamba", {"num_experts": 2}, "ffn_gate_exps"),
+        ("internlm2", {"num_key_value_heads": 1}, "wqkv"),
+        ("deepseek3", {"rope_interleave": False}, "rope_interleave"),
+        ("deepseek3", {"topk_method": "group_limited_greedy"}, "group_limited_greedy"),
+        ("deepseek2", {"rope_scaling": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 0.707}}, "another mscale"),
+        ("llama", {"rope_scaling": YARN_4 | {"attention_factor": 1.0}}, "multiplies attention with 1.0000"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"mscale": 1.0, "mscale_all_dim": 1.0}}, "multiplies attention"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"beta_fast": 16}}, "beta_fast = 16"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"beta_slow": 2}}, "beta_slow = 2"),
+        ("qwen3", {"rope_parameters": YARN_4 | {"truncate": False}}, "truncate = False"),
+        ("deepseek2", {"rope_scaling": YARN_4 | {"beta_fast": 16}}, "beta_fast = 16"),
+        ("olmo3_v5", _two_ropes({"rope_type": "default", "rope_theta": 1e4}), "another rope_theta"),
+        ("olmo3_v5", _two_ropes({"rope_type": "yarn", "rope_theta": 5e4}), "sliding_attention"),
+        ("olmo3_v5", _two_ropes({"rope_type": "default"}), "freq_base_swa"),
+        ("olmo3_v5", _two_ropes(None), "freq_base_swa"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("cohere2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("cohere2", {"sliding_window_pattern": 2}, "layer_types"),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("cohere", {"rope_theta": None}, "rope_theta"),
+        ("cohere2", {"tie_word_embeddings": False}, "tie_word_embeddings"),
+        ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
+        ("llama4", {"no_rope_layers": [1, 1, 1, 1, 0]}, "no_rope_layers"),
+        ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("llama4", {"moe_layers": [1, 3]}, "moe_layers"),
+        ("llama4", {"use_qk_norm": False}, "use_qk_norm = False with 4 experts"),
+        ("llama4", {"attention_chunk_size": None}, "attention_chunk_size"),
+        ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
+        ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning"),
+        ("llama4", {"attn_scale": 0.2}, "attn_scale"),
+        ("llama4", {"floor_scale": 4096}, "floor_scale"),
+        ("llama4", {"attention_bias": True}, "attention_bias"),
+        ("llama4", {"num_local_experts": 0, "num_experts_per_tok": 0}, "num_local_experts"),
+        ("llama4", {"interleave_moe_layer_step": 2, "moe_layers": None}, "experts in layer 0"),
+        ("llama4", {"intermediate_size": 256}, "gate_up_proj"),
+        ("llama4", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ("ministral3", _yarn(mscale=0.5), "mscale = 0.5"),
+        ("ministral3", _yarn(mscale=None), "mscale = None"),
+        ("ministral3", _yarn(attention_factor=1.2), "attention_factor"),
+        ("ministral3", _yarn(truncate=False), "truncate"),
+        ("ministral3", _yarn(partial_rotary_factor=0.5), "partial_rotary_factor"),
+        ("ministral3", _yarn(beta_slow=0), "beta_slow"),
+        ("ministral3", _yarn(llama_4_scaling_beta=None), "llama_4_scaling_beta"),
+        ("ministral3", _yarn(original_max_position_embeddings=0), "original_max_position_embeddings"),
+        ("ministral3", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, "default"),
+        ("ministral3", {"sliding_window": 1024}, "sliding_window = 1024"),
+        ("gpt_oss", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ("gpt_oss", {"sliding_window": None}, "sliding_window"),
+        ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
+        ("gpt_oss", {"attention_bias": False}, "attention_bias"),
+        ("gpt_oss", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ("gpt_oss", {"rope_scaling": None}, "rope scaling of the type 'default'"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "factor": None}}, "factor"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "attention_factor": 1.5}}, "attention_factor"),
+        ("gpt_oss", {"rope_scaling": {**YARN, "beta_fast": 16.0}}, "beta_fast"),
+        ("gpt_oss", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ("gpt_oss", {"quantization_config": "mxfp4"}, "quantization_config"),
+        ("lfm2", {"layer_types": ["full_attention", "conv"]}, "shortconv.in_proj"),
+        ("lfm2", {"layer_types": ["conv", "conv"]}, "attn_k"),
+        ("lfm2", {"layer_types": ["full_attention", "full_attention"]}, "shortconv.in_proj"),
+        ("lfm2", {"layer_types": ["conv"]}, "layer_types"),
+        ("lfm2", {"layer_types": None, "full_attn_idxs": [0]}, "shortconv.in_proj"),
+        ("lfm2", {"conv_bias": True}, "conv_bias"),
+        ("lfm2", {"conv_L_cache": 1}, "conv_L_cache"),
+        ("lfm2", {"conv_L_cache": 3}, "shortconv.conv"),
+        ("lfm2", {"block_auto_adjust_ff_dim": False}, "ffn_gate"),
+        ("lfm2", {"tie_embedding": False}, "tie_embedding"),
+        ("lfm2", {"rope_scaling": {**YARN}}, "yarn"),
+        ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+        ("lfm2moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("lfm2moe", {"num_dense_layers": 1}, "blk.1.ffn_down_exps"),
+        # config.json contradicts the weights.
+        ("gpt_oss", {"quantization_config": None}, "_blocks' is of the type U8"),
+        ("gpt_oss_v5", {"quantization_config": {"quant_method": "mxfp4"}}, "_proj' is unknown"),
+        ("gemma3n", {"laurel_rank": 32}, "laurel_rank"),
+        ("gemma3n", {"final_logit_softcapping": 20.0}, "final_logit_softcapping"),
+        ("gemma3n", {"altup_correct_scale": False}, "altup_correct_scale"),
+        ("gemma3n", {"activation_sparsity_pattern": None}, "activation_sparsity_pattern"),
+        ("gemma3n", {"activation_sparsity_pattern": [0.5] * 5}, "activation_sparsity_pattern"),
+        ("gemma3n", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("gemma3n", {"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
+        ("gemma3n", {"intermediate_size": [512, 512, 512, 512, 256]}, "intermediate_size"),
+        ("gemma3n", {"intermediate_size": None}, "intermediate_size"),
+        ("gemma3n", {"vocab_size": 500}, "of which 500 rows are wanted"),
+        ("gemma3n", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "linear"),
+        ("gemma4", {"num_kv_shared_layers": 2}, "num_kv_shared_layers"),
+        ("gemma4", {"num_kv_shared_layers": 5}, "num_kv_shared_layers"),
+        ("gemma4", {"num_global_key_value_heads": 3}, "3 of K and V"),
+        ("gemma4", {"num_experts": 4}, "enable_moe_block"),
+        ("gemma4", {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2}, "ffn_down_exps"),
+        ("gemma4", {"hidden_size_per_layer_input": 256}, "per_layer_model_proj"),
+        ("gemma4", {"attention_k_eq_v": False}, "blk.2.attn_v"),
+        ("gemma4", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention"),
+        ("gemma4", {"per_layer_config": {"1": {"head_dim": 128}}}, "per_layer_config"),
+        ("gemma4", {"per_layer_config": {"2": {"head_dim": 128}, "5": {"head_dim": 64}}}, "per_layer_config"),
+        ("gemma4", {"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e6}}, "rope.freq_base_swa"),
+        ("gemma4_moe", {"enable_moe_block": False, "num_experts": None, "top_k_experts": None}, "blk.0.ffn_"),
+        ("qwen3_next", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("qwen3_next", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        ("qwen3_next", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("qwen3_next", {"attention_bias": True}, "attention_bias"),
+        ("qwen3_next", {"full_attention_interval": 2}, "layer 1 of the weights"),
+        ("qwen3_next", {"linear_num_key_heads": 1}, "in_proj_qkvz"),
+        ("qwen3_5", {"layer_types": ["linear_attention", *["full_attention"] * 3]}, "layer_types"),
+        ("qwen3_5", {"layer_types": ["linear_attention"] * 4}, "layer_types"),
+        ("qwen3_5", {"layer_types": "full_attention"}, "layer_types"),
+        ("qwen3_5", {"layer_types": ["full_attention"] * 4}, "layer 0 of the weights"),
+        ("qwen3_5", {"attn_output_gate": False}, "attn_output_gate"),
+        ("qwen3_5", {"linear_num_key_heads": 3, "linear_key_head_dim": 32}, "in_proj_qkv|conv1d"),
+        ("qwen3_5", {"linear_num_value_heads": 4, "linear_value_head_dim": 128}, "A_log|in_proj"),
+        *(
+            ("qwen3_next_v5", {"rope_parameters": {"rope_type": "default", key: value}}, key)
+            for key, value in (("attention_factor", 1.5), ("mscale", 0.7), ("beta_fast", 16), ("truncate", False))
+        ),
+        # With too large or too small sections, llama.cpp leaves numbers unrotated.
+        *(
+            ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")
+            for sections in ([11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")
+        ),
+    ],
+)
+def test_config_of_a_family_is_refused(name: str, config: Mapping[str, Any], named: str) -> None:
+    with pytest.raises(CannotConvert, match=named):
+        plan_with(name, config)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"model_type": "mistral4"}, "mistral4"),
+        ({"sliding_window": 1024}, "sliding_window = 1024"),
+        ({"rope_scaling": YARN}, "yarn"),
+        ({"rms_norm_eps": None}, "epsilon"),
+    ],
+)
+def test_text_config_of_a_vision_model_is_refused(text: Mapping[str, Any], named: str) -> None:
+    files = dict(repository("mistral3_eyes"))
+    config = json.loads(files["config.json"])
+    with pytest.raises(CannotConvert, match=named):
+        plan(files | {"config.json": dump({**config, "text_config": config["text_config"] | text})})
+
+
+@pytest.mark.parametrize(
+    ("kind", "partial", "named"),
+    [
+        ("proportional", {"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
+        ("proportional", {"factor": 2.0}, "factor"),
+        ("default", {}, "default"),
+    ],
+)
+def test_rope_of_gemma_4_is_refused(kind: str, partial: Mapping[str, Any], named: str) -> None:
+    ropes = json.loads(repository("gemma4")["config.json"])["rope_parameters"]
+    ropes["full_attention"] = {"rope_type": kind, "rope_theta": 1e6, **partial}
+    with pytest.raises(CannotConvert, match=named):
+        plan_with("gemma4", {"rope_parameters": ropes})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"),
+    [(["full_attention"] * 6, "layer_types"), (["full_attention", "sliding_attention"] * 3, "first is full_attention")],
+)
+def test_order_of_windows_in_gemma_4_is_refused(kinds: list[str], named: str) -> None:
+    tiny = REPOSITORIES["gemma4"]
+    change = {**tiny.change, "layer_types": [*kinds[:-1], "full_attention"]}
+    files = dict(replace(tiny, change=change).files())
+    files["config.json"] = dump({**json.loads(files["config.json"]), "layer_types": kinds})
+    with pytest.raises(CannotConvert, match=named):
+        plan(files)
+
+
+def test_no_q_lora_rank_needs_the_layers_of_deepseek_v2_lite() -> None:
+    lite = REPOSITORIES["deepseek2"]
+    few = replace(lite, change={**lite.change, "num_hidden_layers": 2, "first_k_dense_replace": 1})
+    with pytest.raises(CannotConvert, match="no q_lora_rank and 2 layers"):
+        plan(few.files())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        (
+            "llama",
+            {"intermediate_size": 1024},
+            r"ffn_gate\.weight is to have the shape \[256, 1024\] by config",
+        ),
+        ("llama", {"rms_norm_eps": None}, "no epsilon for the norms"),
+        ("qwen2", {"head_dim": 32}, "heads that are 128 wide together, and an embedding of 256"),
+        ("phi4", {"partial_rotary_factor": 1.5}, "a rope for 96 numbers of a head of 64"),
+        ("mixtral", {"num_experts_per_tok": None}, "has 4 experts in 0 groups, and uses 0"),
+        ("mixtral", {"num_experts_per_tok": 5}, "and uses 5 "),
+        ("granite4", {"num_experts_per_tok": 1}, "has 0 experts in 0 groups, and uses 1 "),
+        ("deepseek3", {"n_group": 3}, "has 4 experts in 3 groups"),
+        ("deepseek3", {"topk_group": 2}, "uses 2 in 2 groups of them"),
+        ("deepseek", {"first_k_dense_replace": 0}, r"nothing that becomes blk\.0\.ffn_down_exps"),
+        ("deepseek", {"first_k_dense_replace": 2}, "experts in layer 1, and config.json none"),
+        ("granite", {"logits_scaling": None}, "no logits_scaling"),
+        ("llama", {"num_hidden_layers": 513}, "more than any model has"),
+    ],
+)
+def test_config_that_llama_cpp_does_not_load_is_refused(name: str, change: Mapping[str, Any], reason: str) -> None:
+    files = dict(repository(name))
+    config = json.loads(files["config.json"]) | change
+    with pytest.raises(CannotConvert, match=reason):
+        plan(files | {"config.json": json.dumps(config).encode()})

@@ -1,0 +1,217 @@
+"""Weights that are refused: quantized, incomplete, unknown, or of other sizes than config.json has."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.gguf.config import CannotConvert
+from proxy.gguf.conversion import ModelDescription, convert
+from proxy.gguf.tensors import GgufError
+from proxy.planning.safetensors import Tensor
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
+from tests.gguf.writing import plan
+from tests.kit.tiny_conversions import edited_weights, plan_with, repository
+
+
+def test_unknown_tensor_is_refused() -> None:
+    def more(weights: Weights) -> None:
+        weights.add("model.layers.0.self_attn.surprise.weight", 4, 4)
+
+    with pytest.raises(CannotConvert, match="surprise"):
+        plan(edited_weights("llama", more))
+
+
+@pytest.mark.parametrize("shape", [None, (4, 256, 16), (4, 256, 15), (4, 128, 32)])
+def test_mxfp4_blocks_without_their_scales_are_refused(shape: tuple[int, ...] | None) -> None:
+    def other(weights: Weights) -> None:
+        scales = weights.tensors.pop("model.layers.1.mlp.experts.down_proj_scales")
+        if shape is not None:
+            weights.tensors["model.layers.1.mlp.experts.down_proj_scales"] = np.resize(scales, shape)
+
+    if shape == (4, 256, 16):
+        assert plan(edited_weights("gpt_oss", other))
+        return
+    with pytest.raises(CannotConvert, match=r"down_proj_blocks has the shape \[4, 256, 16, 16\], and its scales"):
+        plan(edited_weights("gpt_oss", other))
+
+
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0", "BF16", "F32"])
+def test_quantized_weights_are_not_quantized_again(quantization: str) -> None:
+    """llama-quantize does not either, except with MXFP4_MOE, which leaves them unchanged."""
+    with pytest.raises(CannotConvert, match="ffn_down_exps.weight is MXFP4 already"):
+        plan(repository("gpt_oss"), quantization=quantization)
+
+
+def test_missing_expert_is_refused() -> None:
+    def fewer(weights: Weights) -> None:
+        del weights.tensors["model.layers.1.block_sparse_moe.experts.2.w1.weight"]
+
+    with pytest.raises(CannotConvert, match="ffn_gate_exps"):
+        plan(edited_weights("mixtral", fewer))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "becomes"),
+    [
+        ("llama", "model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down"),
+        ("llama", "model.layers.0.input_layernorm.weight", "blk.0.attn_norm"),
+        ("llama", "model.norm.weight", "output_norm"),
+        ("llama", "lm_head.weight", "output.weight"),
+        ("qwen3moe", "model.layers.1.mlp.gate.weight", "blk.1.ffn_gate_inp"),
+        ("deepseek", "model.layers.1.mlp.shared_experts.up_proj.weight", "blk.1.ffn_up_shexp"),
+    ],
+)
+def test_missing_tensor_is_refused(name: str, part: str, becomes: str) -> None:
+    def fewer(weights: Weights) -> None:
+        del weights.tensors[part]
+
+    files = edited_weights(name, fewer)
+    with pytest.raises(CannotConvert, match=becomes):
+        plan(files)
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "tensor"),
+    [
+        ("llama", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
+        ("qwen2moe", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
+        ("granitemoeshared", "shared_mlp.output_linear", r"blk\.0\.ffn_down_shexp\.weight"),
+        ("granitehybrid", "mamba.in_proj", r"blk\.0\.ssm_in\.weight"),
+        ("jamba", "mamba.dt_proj.bias", r"blk\.0\.ssm_dt\.bias"),
+        ("qwen3_next", "linear_attn.in_proj_qkvz", r"blk\.0\.attn_gate\.weight"),
+        ("qwen3_5", "linear_attn.A_log", r"blk\.0\.ssm_a"),
+        ("qwen3_5", "linear_attn.in_proj_z", r"blk\.0\.attn_gate\.weight"),
+        ("qwen3_5", "self_attn.q_norm", r"blk\.1\.attn_q_norm\.weight"),
+        ("qwen3_5moe", "shared_expert_gate", r"blk\.0\.ffn_gate_inp_shexp\.weight"),
+        ("falcon_h1", "self_attn.k_proj", r"blk\.0\.attn_k\.weight"),
+        ("bloom", "mlp.dense_4h_to_h.bias", r"blk\.0\.ffn_down\.bias"),
+        ("bloom", "word_embeddings_layernorm", r"token_embd_norm\.bias, token_embd_norm\.weight"),
+        ("deepseek2", "self_attn.q_proj", r"blk\.0\.attn_q\.weight"),
+        ("lfm2", "conv.in_proj", r"blk\.0\.shortconv\.in_proj\.weight"),
+        ("lfm2", "self_attn.k_layernorm", r"blk\.1\.attn_k_norm\.weight"),
+        ("lfm2moe", "expert_bias", r"blk\.2\.exp_probs_b\.bias"),
+        ("gpt_oss", "self_attn.sinks", r"blk\.0\.attn_sinks\.weight"),
+        ("gpt_oss", "mlp.router.bias", r"blk\.0\.ffn_gate_inp\.bias"),
+        ("gpt_oss", "down_proj_blocks", r"blk\.0\.ffn_down_exps\.weight"),
+        ("deepseek3", "self_attn.q_b_proj", r"blk\.0\.attn_q_b\.weight"),
+        ("nemotron_h", "mixer.conv1d.bias", r"blk\.0\.ssm_conv1d\.bias"),
+        ("nemotron_h", "mixer.k_proj", r"blk\.2\.attn_k\.weight"),
+        ("nemotron_h_moe", "e_score_correction_bias", r"blk\.1\.exp_probs_b\.bias"),
+        ("nemotron_h_latent", "fc1_latent_proj", r"blk\.1\.ffn_latent_down\.weight"),
+        ("llama4", "shared_expert.up_proj", r"blk\.0\.ffn_up_shexp\.weight"),
+        ("llama4", "experts.gate_up_proj", r"blk\.0\.ffn_gate_exps\.weight"),
+    ],
+)
+def test_tensor_missing_in_every_layer_is_refused(name: str, missing: str, tensor: str) -> None:
+    def fewer(weights: Weights) -> None:
+        for key in [key for key in weights.tensors if missing in key]:
+            del weights.tensors[key]
+
+    with pytest.raises(CannotConvert, match=f"nothing that becomes {tensor}"):
+        plan(edited_weights(name, fewer))
+
+
+def test_leftover_quantization_config_is_accepted() -> None:
+    """Weights of F32, F16 and BF16 are plain, whatever config.json has."""
+    left = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    assert plan_with("llama", left).header == plan(repository("llama")).header
+
+
+def test_packed_weights_are_refused_for_their_quantization() -> None:
+    weights = {"model.safetensors": {"model.layers.0.self_attn.q_proj.qweight": Tensor("I32", (16, 16), 0, 1024)}}
+    config = {**json.loads(repository("llama")["config.json"]), "quantization_config": {"quant_method": "gptq"}}
+    with pytest.raises(CannotConvert, match="quantized already"):
+        convert(config, {}, weights, ModelDescription("x"))
+
+
+def test_quantized_weights_are_refused() -> None:
+    weights = {"model.safetensors": {"model.embed_tokens.weight": Tensor("F8_E4M3", (16, 16), 0, 256)}}
+    config = json.loads(repository("llama")["config.json"])
+    with pytest.raises(CannotConvert, match="F8_E4M3"):
+        convert(config, {}, weights, ModelDescription("x"))
+
+
+SIZES = {
+    *("hidden_size", "intermediate_size", "moe_intermediate_size", "vocab_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "kv_lora_rank", "q_lora_rank", "v_head_dim"),
+    *("num_experts", "num_local_experts", "n_routed_experts", "mamba_d_state", "mamba_d_conv", "state_size"),
+    *("linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim"),
+    *("linear_conv_kernel_dim", "shared_expert_intermediate_size"),
+}
+NOT_READ = {
+    ("bloom", "intermediate_size"),
+    ("phi2", "intermediate_size"),
+    ("phi2", "num_key_value_heads"),
+    # Without a dense layer and a shared expert.
+    *((name, "intermediate_size") for name in ("qwen2moe", "qwen3moe", "qwen3moe_v5")),
+    *((name, "intermediate_size") for name in ("nemotron_h_latent", "nemotron_h_moe")),
+    # The number of the tokenizer's pieces decides.
+    ("nomic_bert_moe", "vocab_size"),
+    # The compressed cache has one head.
+    *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3", "glm4moelite", "glm4moelite_v5")),
+    # Without a state space.
+    *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
+    # Without a dense layer.
+    *((name, "intermediate_size") for name in ("qwen3_next", "qwen3_next_v5")),
+    # Q, K and V have the same shapes with any number of heads.
+    *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2", "roberta")),
+    *((name, "num_attention_heads") for name in ("jina_bert", "jina_bert_code")),
+    # Another key has it for each layer.
+    ("laguna", "num_attention_heads"),
+    # Further layers are only for training.
+    *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
+}
+"""Keys with a size that the weights cannot contradict."""
+
+
+def _sized() -> list[tuple[str, str]]:
+    return [
+        (name, key)
+        for name, tiny in sorted(REPOSITORIES.items())
+        for key, value in tiny.config().items()
+        if key in SIZES and value and (name, key) not in NOT_READ and not tiny.part_of
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(_sized()), st.one_of(st.integers(1, 2048), st.sampled_from([0.5, 2.0, 4.0])))
+def test_any_size_that_differs_from_the_weights_is_refused(which: tuple[str, str], size: float) -> None:
+    """`/api/create` would answer `success` for a file that cannot be loaded."""
+    name, key = which
+    files = dict(repository(name))
+    config = json.loads(files["config.json"])
+    other = int(config[key] * size) if isinstance(size, float) else size
+    if other != config[key]:
+        with pytest.raises(GgufError):
+            plan(files | {"config.json": json.dumps(config | {key: other}).encode()})
+
+
+@pytest.mark.parametrize(("name", "matrix"), [("qwen2", "self_attn.o_proj"), ("olmo2", "mlp.down_proj")])
+def test_bias_that_llama_cpp_does_not_load_is_refused(name: str, matrix: str) -> None:
+    def more(weights: Weights) -> None:
+        for layer in range(2):
+            weights.tensors[f"model.layers.{layer}.{matrix}.bias"] = np.zeros(HIDDEN, np.float32)
+
+    with pytest.raises(CannotConvert, match=r"\.bias, which llama\.cpp does not load"):
+        plan(edited_weights(name, more))
+
+
+@pytest.mark.parametrize("name", ["model.layers.{}.mlp.up_proj.weight", "model.layers.00.mlp.up_proj.weight"])
+def test_layer_numbers_in_names_are_exact(name: str) -> None:
+    def other(weights: Weights) -> None:
+        weights.tensors[name] = weights.tensors.pop("model.layers.0.mlp.up_proj.weight")
+
+    with pytest.raises(CannotConvert, match="up_proj"):
+        plan(edited_weights("llama", other))
+
+
+def test_weights_of_another_family_are_refused() -> None:
+    """Ollama would answer `success`, and fail when it loads the model."""
+    files = dict(repository("smollm3"))
+    config = json.loads(files["config.json"]) | {"architectures": ["Qwen3ForCausalLM"]}
+    with pytest.raises(CannotConvert, match=r"nothing that becomes blk\.0\.attn_k_norm"):
+        plan(files | {"config.json": json.dumps(config).encode()})

@@ -1,0 +1,20 @@
+"""Tiny repositories of many families with random weights, the same in every run. The conversion is tested on them.
+
+Rows are multiples of 256 numbers, so that Ollama can quantize them. `python -m tests.gguf.tiny_repositories FOLDER`
+writes them into folders. llama.cpp's converter made the figures in `tests/gguf/expected` from such folders.
+"""
+
+from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, qwen, state_spaces
+from tests.gguf.tiny_repositories.repository import Tiny
+
+REPOSITORIES: dict[str, Tiny] = {
+    **dense.REPOSITORIES,
+    **encoders.REPOSITORIES,
+    **experts.REPOSITORIES,
+    **gemma.REPOSITORIES,
+    **glm.REPOSITORIES,
+    **llama.REPOSITORIES,
+    **qwen.REPOSITORIES,
+    **state_spaces.REPOSITORIES,
+}
+"""By the name of the file in `tests/gguf/expected`."""

@@ -1,0 +1,18 @@
+"""Writes the repositories, or the named ones, into a folder each."""
+
+import sys
+from pathlib import Path
+
+from tests.gguf.tiny_repositories import REPOSITORIES
+
+
+def write(name: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in REPOSITORIES[name].files().items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:] or REPOSITORIES:
+        write(each, Path(sys.argv[1]) / each)
