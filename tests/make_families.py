@@ -1,18 +1,18 @@
-"""Writes docs/families.md: what was measured of each family that the proxy converts (`python -m tests.make_families`).
+"""Writes docs/families.md: the measurements of each family that the proxy converts (`python -m tests.make_families`).
 
-The figures come from tests/gguf/expected and from tests/real/measured.json, to which runs of tests/real add theirs:
+The figures come from tests/gguf/expected and from tests/real/measured.json. Runs of tests/real add to the latter:
 `MEASURED=tests/real/measured.json OLLAMA_BIN=… python -m pytest tests/real/test_{conversion,logprobs,embedding}.py`.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.planning.capabilities import (
     CORRECT_SINCE,
     EMBEDDING_ARCHITECTURES,
@@ -30,35 +30,35 @@ from tests.real.test_logprobs import DEVIATIONS, LOGPROBS, WINDOWS, WINDOWS_REAS
 
 PRE = "tokenizer.ggml.pre"
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
-INTRODUCTION = f"""# What was measured of each family
+INTRODUCTION = f"""# Measurements of each family
 
-`python -m tests.make_families` makes this page from recorded figures. Each family has tiny repositories with random
-weights (`tests/gguf/tiny_repositories`). A row without any has the figures of the same family under another name:
-those of Qwen2ForCausalLM, say, for Qwen2Model. The columns:
+`python -m tests.make_families` writes this page from recorded figures. Each family has tiny repositories with random
+weights (`tests/gguf/tiny_repositories`). An architecture without its own repository has the figures of the same
+family under another name: Qwen2Model has those of Qwen2ForCausalLM. The columns:
 
 - **GGUF**: llama.cpp's name of the architecture.
-- **from**: the first Ollama that runs the family. A repository may need a newer one for its tokenizer or its rope.
-- **converter**: whether tensors and metadata are those of llama.cpp's converter (b11434), bit by bit; else how many
-  keys differ, [with the reasons](#differences-from-llamacpps-converter). `1 of 2` says that llama.cpp's converter does
-  [not make](#what-llamacpps-converter-does-not-make) the other repository.
+- **from**: the first Ollama that runs the family. A repository may need a newer one for its tokenizer or its RoPE.
+- **converter**: `equal` if tensors and metadata are bit by bit those of llama.cpp's converter (b11434). Otherwise the
+  number of keys that differ, [with the reasons](#differences-from-llamacpps-converter). `1 of 2` means that llama.cpp's
+  converter does [not make](#what-llamacpps-converter-does-not-make) the other repository.
 - **a column for each Ollama**: first the largest difference between the logprobs of the first token in Ollama and in
-  transformers 5.24, both in F32. The limit is {TOLERANCE}, and less where the logits are flat; the prompts had as many
-  tokens in both, and the greedy tokens were the same. For models that embed texts, the smallest cosine between the
-  vectors of both. Then the quantization that was pulled, loaded and answered. `1 of 2` says that the other repository
-  was [refused](#refusals) before the download, because this Ollama is too old for it.
+  transformers 5.24, both in F32. The limit is {TOLERANCE}, and lower for flat logits. The prompts had equally many
+  tokens in both, and the greedy tokens were the same. For models that embed texts, it is the smallest cosine between
+  the vectors of both. Then the quantization that was pulled, loaded and gave an answer. `1 of 2` means that the other
+  repository was [refused](#refusals) before the download, because this Ollama is too old for it.
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One of config.json's `architectures`, and the repositories that stand for it."""
+    """One of config.json's `architectures`, and the repositories that represent it."""
 
     architecture: str
     family: Family
     repositories: tuple[str, ...]
-    """By their names in FILES."""
+    """Names in FILES."""
     embedders: tuple[str, ...]
-    """By their names in vectors.json."""
+    """Names in vectors.json."""
 
 
 def _config(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _config(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 @cache
 def _configs() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Those of the repositories, and those of the repositories whose vectors are compared."""
+    """The config.json of each repository, and of each repository whose vectors are compared."""
     return (
         {name: _config(files()) for name, files in FILES.items()},
         {name: _config(files()) for name, files in EMBEDDERS.items()},
@@ -77,11 +77,11 @@ def _configs() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
 
 def _family(config: Mapping[str, Any]) -> Family:
     family = FAMILIES[config["architectures"][0]]
-    return family.of(family.config(config)) if family.of else family
+    return family.resolve(family.config(config))
 
 
-def _standing_for(architecture: str) -> list[tuple[str, ...]]:
-    """Repositories, and embedders: with this architecture, or, where there are none, the same family's."""
+def _representatives(architecture: str) -> list[tuple[str, ...]]:
+    """Repositories and embedders with this architecture; if there are none, those of the same family."""
     own = [
         tuple(name for name, config in configs.items() if config["architectures"][0] == architecture)
         for configs in _configs()
@@ -92,12 +92,12 @@ def _standing_for(architecture: str) -> list[tuple[str, ...]]:
 
 
 def _is_same(architecture: str, config: Mapping[str, Any]) -> bool:
-    alike = FAMILIES[architecture].architecture == FAMILIES[config["architectures"][0]].architecture
-    return alike and _family({**config, "architectures": [architecture]}) is _family(config)
+    is_same = FAMILIES[architecture].architecture == FAMILIES[config["architectures"][0]].architecture
+    return is_same and _family({**config, "architectures": [architecture]}) is _family(config)
 
 
 def rows() -> list[Row]:
-    return [Row(name, FAMILIES[name], *_standing_for(name)) for name in sorted(FAMILIES, key=str.casefold)]
+    return [Row(name, FAMILIES[name], *_representatives(name)) for name in sorted(FAMILIES, key=str.casefold)]
 
 
 def _names(row: Row) -> list[str]:
@@ -105,13 +105,13 @@ def _names(row: Row) -> list[str]:
     return sorted({_family(configs[name]).architecture for name in row.repositories})
 
 
-def _from(row: Row) -> Version:
+def _first_ollama(row: Row) -> Version:
     embeds = row.architecture.endswith("Model") and row.family.architecture not in EMBEDDING_ARCHITECTURES
-    return max(min(map(_repository_from, row.repositories)), LLAMA_SERVER if embeds else OLDEST)
+    return max(min(map(_repository_first_ollama, row.repositories)), LLAMA_SERVER if embeds else OLDEST)
 
 
-def _repository_from(name: str) -> Version:
-    """The first Ollama that runs a repository, as its GGUF's architecture and pre-tokenizer say."""
+def _repository_first_ollama(name: str) -> Version:
+    """The first Ollama that runs a repository, by the architecture and the pre-tokenizer of its GGUF."""
     configs, _ = _configs()
     config = configs[name]
     family = _family(config)
@@ -133,36 +133,35 @@ def _converter(row: Row) -> str:
     return result + _share(compared, row.repositories)
 
 
-def _share(part: Iterable[str], whole: Iterable[str]) -> str:
-    counts = len(list(part)), len(list(whole))
-    return "" if counts[0] == counts[1] else f" ({counts[0]} of {counts[1]})"
+def _share(part: Sequence[str], whole: Sequence[str]) -> str:
+    return "" if len(part) == len(whole) else f" ({len(part)} of {len(whole)})"
 
 
 def _cell(row: Row, measured: Mapping[str, Mapping[str, Any]]) -> str:
     deltas, cosines, quantizations = (measured.get(kind, {}) for kind in ("delta", "cosine", "quantization"))
     parts = []
-    asked = [name for name in row.repositories if name in LOGPROBS]
-    if compared := [name for name in asked if name in deltas]:
-        parts.append(f"{max(deltas[name] for name in compared):.5f}{_share(compared, asked)}")
+    with_logprobs = [name for name in row.repositories if name in LOGPROBS]
+    if compared := [name for name in with_logprobs if name in deltas]:
+        parts.append(f"{max(deltas[name] for name in compared):.5f}{_share(compared, with_logprobs)}")
     if compared := [name for name in row.embedders if name in cosines]:
         parts.append(f"cosine {min(cosines[name] for name in compared):.6f}{_share(compared, row.embedders)}")
     if answered := [name for name in row.repositories if name in quantizations]:
-        used = ", ".join(sorted({quantizations[name] for name in answered}))
-        parts.append(f"{used}{_share(answered, row.repositories)}")
+        types = ", ".join(sorted({quantizations[name] for name in answered}))
+        parts.append(f"{types}{_share(answered, row.repositories)}")
     return "; ".join(parts) or "refused"
 
 
 def _table(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    heads = ["`architectures`", "GGUF", "from", "converter", *measured]
-    lines = [heads, ["---"] * len(heads)]
+    titles = ["`architectures`", "GGUF", "from", "converter", *measured]
+    lines = [titles, ["---"] * len(titles)]
     for row in rows():
-        cells = [row.architecture, ", ".join(_names(row)), str(_from(row)), _converter(row)]
+        cells = [row.architecture, ", ".join(_names(row)), str(_first_ollama(row)), _converter(row)]
         lines.append([*cells, *(_cell(row, figures) for figures in measured.values())])
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def _differences() -> list[str]:
-    """A line for each key and reason."""
+    """One line for each key and reason."""
     repositories: dict[tuple[str, str], list[str]] = {}
     for name in FILES.keys() - WITHOUT_FIGURES.keys():
         for key, reason in differences(name).items():
@@ -174,7 +173,7 @@ def _by_reason(reasons: Mapping[str, str]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         names.setdefault(reason, []).append(name)
-    return [f"- {_listed(same)}: {reason}." for reason, same in sorted(names.items())]
+    return [f"- {_listed(alike)}: {reason}." for reason, alike in sorted(names.items())]
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -182,7 +181,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _refusals(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The texts without the names that the tests gave the repositories."""
+    """The error texts, without the names of the test repositories at their start."""
     return [
         line
         for figures in measured.values()
@@ -206,7 +205,7 @@ def page() -> str:
         ("## Logprobs that were not compared\n", _by_reason(WITHOUT_LOGPROBS)),
         ("## Refusals\n", _refusals(measured)),
     ]
-    return "\n".join([INTRODUCTION, *("\n".join([head, *lines]).lstrip("\n") + "\n" for head, lines in sections)])
+    return "\n".join([INTRODUCTION, *("\n".join([title, *lines]).lstrip("\n") + "\n" for title, lines in sections)])
 
 
 if __name__ == "__main__":

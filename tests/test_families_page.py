@@ -1,4 +1,4 @@
-"""docs/families.md says what was recorded, of every family."""
+"""docs/families.md has the recorded figures of every family."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.real.test_logprobs import DEVIATIONS, LOGPROBS
 RECORDED: Mapping[str, Mapping[str, Mapping[str, Any]]] = json.loads(MEASURED.read_bytes())
 
 
-def test_the_page_is_what_its_command_makes() -> None:
+def test_the_page_is_up_to_date() -> None:
     assert PAGE.read_text() == page(), "run python -m tests.make_families"
 
 
@@ -27,7 +27,7 @@ def test_every_architecture_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("version", RECORDED)
-def test_what_was_recorded_is_within_the_limits(version: str) -> None:
+def test_recorded_figures_are_within_the_limits(version: str) -> None:
     for name, delta in RECORDED[version]["delta"].items():
         assert delta < DEVIATIONS.get(name, (TOLERANCE, ""))[0]
     assert all(cosine > 0.9999 for cosine in RECORDED[version]["cosine"].values())

@@ -8,7 +8,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Family, made_by
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import output_names
 from proxy.gguf.tensors import BLOCK, TensorName
 
 _LAYER_PREFIX = f"{BLOCK}{{}}."
@@ -21,7 +22,7 @@ _DENSE = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) -> None:
     """Raises CannotConvert for the first tensor of the GGUF that is missing or that llama.cpp would not load."""
-    rule_names = {name for key, rule in family.tensors.items() for name in made_by(key, rule)}
+    rule_names = {name for key, rule in family.tensors.items() for name in output_names(key, rule)}
     layer_names = {name.removeprefix(_LAYER_PREFIX) for name in rule_names if name.startswith(_LAYER_PREFIX)}
     outer_names = {name for name in rule_names if not name.startswith(_LAYER_PREFIX)}
     blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
@@ -33,10 +34,10 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
     needed_outer, needed_in_layer = _needed(family, outer_names), _needed(family, layer_names)
     if config.tied:
         needed_outer -= {"output.weight"}
-    if family.absent is not None:
-        _check_layer(family.absent(config, None), needed_outer, outer, "")
+    if family.absent_tensors is not None:
+        _check_layer(family.absent_tensors(config, None), needed_outer, outer, "")
         for number, present in blocks.items():
-            _check_layer(family.absent(config, number), needed_in_layer, present, f"{BLOCK}{number}.")
+            _check_layer(family.absent_tensors(config, number), needed_in_layer, present, f"{BLOCK}{number}.")
         return
     if missing := needed_outer - outer:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
@@ -45,14 +46,14 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
 
 def _check_bias(family: Family, name: TensorName, rule_names: AbstractSet[str]) -> None:
     """A rule applies to a weight and its bias, but llama.cpp loads only the biases that the family lists."""
-    listed = name.stem in family.biases or name.stem in family.optional_biases
+    listed = name.stem in family.required_biases or name.stem in family.optional_biases
     if name.end == "bias" and not listed and name.rest not in rule_names:
         raise CannotConvert(f"the weights have {name.full}, which llama.cpp does not load for this architecture")
 
 
 def _check_flags(family: Family, config: ModelConfig, present: AbstractSet[str]) -> None:
     """Checks the tensors that depend on a key of config.json: if it is false, transformers ignores them."""
-    for key, names in family.flags.items():
+    for key, names in family.tensor_flags.items():
         is_set = config.find(key) is not None and config.flag(key, default=False)
         if not is_set and (ignored := names & present):
             raise CannotConvert(
@@ -77,8 +78,8 @@ def _check_layer(absent: Mapping[str, bool], needed: AbstractSet[str], present: 
 def _needed(family: Family, names: AbstractSet[str]) -> set[str]:
     """The names without the family's optional tensors, and with the biases that llama.cpp needs."""
     stems = {name: TensorName.of(name).stem for name in names}
-    biases = {f"{stem}.bias" for stem in stems.values() if stem in family.biases}
-    return {name for name, stem in stems.items() if stem not in family.optional} | biases
+    biases = {f"{stem}.bias" for stem in stems.values() if stem in family.required_biases}
+    return {name for name, stem in stems.items() if stem not in family.optional_tensors} | biases
 
 
 @dataclass(frozen=True, slots=True)

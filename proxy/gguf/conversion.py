@@ -14,7 +14,8 @@ from proxy.gguf.cast import cast
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import DENSE, Family
+from proxy.gguf.families.common_tensors import DENSE
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.requantize import QUANTIZATION_VERSION
@@ -116,7 +117,7 @@ def convert(
     family = _family(config)
     # An embedding model needs no output matrix and may have none: its embeddings count as the output.
     settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
-    family = family if family.of is None else family.of(settings)
+    family = family.resolve(settings)
     _check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
@@ -128,8 +129,8 @@ def convert(
     }
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)
-    check_loadable(family.architecture, metadata, sources, family.shapes)
-    warnings = [*filter(None, [family.told(settings)]), *check_unread_keys(family, settings, config)]
+    check_loadable(family, metadata, sources)
+    warnings = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
@@ -194,10 +195,10 @@ def _family(config: Mapping[str, object]) -> Family:
 
 
 def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
-    if not family.local_rope and config.has_two_ropes:
+    if not family.has_local_rope and config.has_two_ropes:
         raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
     rope_type = config.rope.get("rope_type", "default")
-    if rope_type is not None and (not isinstance(rope_type, str) or rope_type not in family.ropes):
+    if rope_type is not None and (not isinstance(rope_type, str) or rope_type not in family.rope_types):
         raise CannotConvert(
             f"config.json has a rope scaling of the type {shown(rope_type)}, unknown for this architecture"
         )
@@ -205,7 +206,7 @@ def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, M
     if config.find("is_causal") is False and not family.embeds:
         raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
     _check_yarn(family, config)
-    for key, values in family.only.items():
+    for key, values in family.accepted_values.items():
         value = config.rope.get(key, config.find(key))
         if value not in values:
             raise CannotConvert(f"config.json has {key} = {shown(value)}, unknown for this architecture")
@@ -220,7 +221,9 @@ def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, M
 def _check_unquantized(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
     # MLX writes `quantization`.
     quantized = config.find("quantization_config") or config.find("quantization")
-    is_known = _are_plain(weights) if family.kept is None else _has_method(quantized, family.kept)
+    is_known = (
+        _are_plain(weights) if family.kept_quant_method is None else _has_method(quantized, family.kept_quant_method)
+    )
     if quantized and not is_known:
         method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
         raise CannotConvert(
@@ -256,7 +259,7 @@ def _check_yarn(family: Family, config: ModelConfig) -> None:
             raise CannotConvert(
                 f"config.json has a yarn with {key} = {shown(value)}, but llama.cpp always uses {fixed}"
             )
-    if family.own_yarn:
+    if family.checks_own_yarn:
         return
     factor, scales = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
     llama_cpp, *scaled = (1 + 0.1 * (scale or 0.0) * math.log(max(factor, 1.0)) for scale in (1.0, *scales))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.gguf.config import MAX_BLOCKS, CannotConvert
-from proxy.gguf.families.rules import SHARED_MATRICES
+from proxy.gguf.families.common_tensors import SHARED_EXPERT_STEMS
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.tensors import TensorInfo, TensorName
 
@@ -54,133 +55,11 @@ _SHAPES: Mapping[str, str] = {
     "shortconv.in_proj": "n_embd 3n_embd_conv",
     "shortconv.out_proj": "n_embd_conv n_embd",
 }
-"""The shape for each stem of a tensor's name, the row's length first. A bias has the same shape without that length."""
+"""The shape for each stem of a tensor's name, the row's length first. A bias has the same shape without that length.
 
-_FUSED_MLP = {"ffn_up": "n_embd 2n_ff"}
-_NORMS_OF_ALL_HEADS = {"attn_q_norm": "n_q", "attn_k_norm": "n_k"}
-_NORMS_OF_EACH_HEAD = {"attn_q_norm": "n_embd_head n_head", "attn_k_norm": "n_embd_head n_head_kv"}
-_MAMBA = {
-    "ssm_in": "n_embd 2d_inner",
-    "ssm_conv1d": "d_conv d_inner",
-    "ssm_x": "d_inner dt_rank+2d_state",
-    "ssm_dt": "dt_rank d_inner",
-    "ssm_dt_norm": "dt_rank",
-    "ssm_b_norm": "d_state",
-    "ssm_c_norm": "d_state",
-    "ssm_a": "d_state d_inner",
-    "ssm_d": "d_inner",
-    "ssm_out": "d_inner n_embd",
-}
-_MAMBA_2 = {
-    "ssm_in": "n_embd d_in_proj",
-    "ssm_conv1d": "d_conv d_mixed",
-    "ssm_dt": "dt_rank",
-    "ssm_a": "1 dt_rank",
-    "ssm_d": "1 dt_rank",
-    "ssm_norm": "d_inner/n_group n_group",
-    "ssm_out": "d_inner n_embd",
-}
-_PER_LAYER_INPUTS = {
-    "per_layer_token_embd": "n_layer*n_embd_pl n_vocab",
-    "per_layer_model_proj": "n_embd n_layer*n_embd_pl",
-    "per_layer_proj_norm": "n_embd_pl",
-    "inp_gate": "n_embd n_embd_pl",
-    "proj": "n_embd_pl n_embd",
-    "post_norm": "n_embd",
-}
-_DELTA_NET = {
-    "attn_q": "n_embd 2n_q",
-    "attn_qkv": "n_embd d_mixed",
-    "attn_gate": "n_embd d_inner",
-    "ssm_conv1d": "d_conv d_mixed",
-    "ssm_dt": "dt_rank",
-    "ssm_a": "dt_rank",
-    "ssm_ba": "n_embd 2dt_rank",
-    "ssm_beta": "n_embd dt_rank",
-    "ssm_alpha": "n_embd dt_rank",
-    "ssm_norm": "d_state",
-    "ssm_out": "dt_rank*d_state n_embd",
-}
-_ARCHITECTURE_SHAPES: Mapping[str, Mapping[str, str]] = {
-    "chatglm": _FUSED_MLP,
-    "command-r": _NORMS_OF_EACH_HEAD,
-    "deepseek2": {
-        "attn_q": "n_embd n_q_mla",
-        "attn_q_a": "n_embd q_lora_rank",
-        "attn_q_a_norm": "q_lora_rank",
-        "attn_q_b": "q_lora_rank n_q_mla",
-        "attn_kv_a_mqa": "n_embd kv_lora_rank+n_rot",
-        "attn_kv_a_norm": "kv_lora_rank",
-        "attn_k_b": "n_embd_head_mla-n_rot kv_lora_rank n_head",
-        "attn_v_b": "kv_lora_rank n_embd_head_v_mla n_head",
-        "attn_output": "n_o_mla n_embd",
-    },
-    "falcon-h1": _MAMBA_2,
-    "gemma3n": {
-        **_PER_LAYER_INPUTS,
-        "altup_proj": "n_embd n_embd 3",
-        "altup_unembd_proj": "n_embd n_embd 3",
-        "altup_correct_coef": "4 4",
-        "altup_correct_scale": "n_embd",
-        "altup_predict_coef": "4 16",
-        "altup_router": "n_embd 4",
-        "altup_router_norm": "n_embd",
-        "laurel_l": "n_embd 64",
-        "laurel_r": "64 n_embd",
-        "laurel_post_norm": "n_embd",
-    },
-    "gemma4": {
-        **_PER_LAYER_INPUTS,
-        "layer_output_scale": "1",
-        "pre_ffw_norm_2": "n_embd",
-        "post_ffw_norm_1": "n_embd",
-        "post_ffw_norm_2": "n_embd",
-        "ffn_gate_inp.scale": "n_embd",
-        "ffn_gate_up_exps": "n_embd 2n_ff_exp n_expert",
-        "ffn_down_exps.scale": "n_expert",
-    },
-    "gemma-embedding": {"dense_2": "n_embd n_dense", "dense_3": "n_dense n_embd"},
-    "glm4": _FUSED_MLP,
-    "granitehybrid": _MAMBA_2,
-    "jamba": _MAMBA,
-    "jina-bert-v2": {"attn_q_norm": "n_embd", "attn_k_norm": "n_embd"},
-    "llama4": {
-        "ffn_gate_shexp": "n_embd n_ff_exp",
-        "ffn_up_shexp": "n_embd n_ff_exp",
-        "ffn_down_shexp": "n_ff_exp n_embd",
-    },
-    "mamba": _MAMBA,
-    "modern-bert": _FUSED_MLP,
-    "nemotron_h": _MAMBA_2,
-    "nemotron_h_moe": {
-        **_MAMBA_2,
-        "ffn_up_exps": "n_latent n_ff_exp n_expert",
-        "ffn_down_exps": "n_ff_exp n_latent n_expert",
-        "ffn_latent_down": "n_embd n_latent",
-        "ffn_latent_up": "n_latent n_embd",
-    },
-    "olmo2": _NORMS_OF_ALL_HEADS,
-    "olmoe": _NORMS_OF_ALL_HEADS,
-    "phi3": _FUSED_MLP,
-    "qwen35": _DELTA_NET,
-    "qwen35moe": _DELTA_NET,
-    "qwen3next": _DELTA_NET,
-    "stablelm": _NORMS_OF_EACH_HEAD,
-}
-
-_HEADS_FILL_THE_EMBEDDING = frozenset(
-    (
-        *("bailingmoe2", "bert", "bloom", "chatglm", "cohere2", "command-r", "deepseek", "eurobert", "exaone4"),
-        *("falcon", "gptneox", "internlm2", "jamba", "jina-bert-v2", "lfm2", "lfm2moe", "modern-bert", "nemotron"),
-        *("nomic-bert", "nomic-bert-moe", "olmo", "olmo2", "olmoe", "phi2", "phi3", "qwen2", "qwen2moe", "stablelm"),
-        "starcoder2",
-    )
-)
-"""Architectures in which all heads together must be as wide as the embedding."""
+Families override and extend these with `shapes`."""
 
 _EXPERT_STEMS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
-_MIXED_LAYERS = frozenset({"gemma4", "jamba", "nemotron_h_moe", "nomic-bert-moe"})
-"""Architectures in which the loader finds out from the tensors which layers have experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,20 +182,15 @@ class _Sizes:
         }
 
 
-def check_loadable(
-    architecture: str, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo], shapes: Mapping[str, str]
-) -> None:
-    """Raises CannotConvert for the first hyperparameter or tensor that the loader would refuse.
-
-    `shapes` are the family's own: the shapes that the architecture alone does not determine.
-    """
-    sizes = _Sizes(architecture, metadata)
-    _check_hyperparameters(sizes)
-    if architecture not in _MIXED_LAYERS:
+def check_loadable(family: Family, metadata: Mapping[str, Field], tensors: Sequence[TensorInfo]) -> None:
+    """Raises CannotConvert for the first hyperparameter or tensor that the loader would refuse."""
+    sizes = _Sizes(family.architecture, metadata)
+    _check_hyperparameters(sizes, heads_fill_embedding=family.heads_fill_embedding)
+    if not family.has_mixed_layers:
         _check_experts(sizes, tensors)
     if interval := sizes.read("full_attention_interval"):
         _check_recurrent(sizes.read("block_count"), interval, tensors)
-    _check_shapes(sizes, tensors, {**_SHAPES, **_ARCHITECTURE_SHAPES.get(architecture, {}), **shapes})
+    _check_shapes(sizes, tensors, {**_SHAPES, **family.shapes})
 
 
 def _check_shapes(sizes: _Sizes, tensors: Iterable[TensorInfo], shapes: Mapping[str, str]) -> None:
@@ -348,11 +222,11 @@ def _without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _check_hyperparameters(sizes: _Sizes) -> None:
+def _check_hyperparameters(sizes: _Sizes, *, heads_fill_embedding: bool) -> None:
     if not any(sizes.has(f"attention.layer_norm_{name}") for name in ("epsilon", "rms_epsilon")):
         raise CannotConvert("config.json has no epsilon for the norms")
     outer = sizes.of(None)
-    if sizes.architecture in _HEADS_FILL_THE_EMBEDDING and outer["n_q"] != outer["n_embd"]:
+    if heads_fill_embedding and outer["n_q"] != outer["n_embd"]:
         raise CannotConvert(
             f"config.json has heads that are {outer['n_q']} wide together, and an embedding of {outer['n_embd']}; "
             "for this architecture llama.cpp needs them to be equal"
@@ -377,7 +251,7 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     outer = sizes.of(None)
     first = sizes.read("leading_dense_block_count") if outer["n_expert"] else MAX_BLOCKS
     interval = sizes.read("interleave_moe_layer_step", 1)
-    expert_stems = _EXPERT_STEMS | (SHARED_MATRICES if outer["n_ff_shexp"] else set())
+    expert_stems = _EXPERT_STEMS | (SHARED_EXPERT_STEMS if outer["n_ff_shexp"] else set())
     for block in range(sizes.read("block_count")):
         has_experts = block >= first and (block + 1) % interval == 0
         if has_experts and (missing := expert_stems - stems[block]):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig, as_integer
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.tensors import shown
@@ -87,7 +87,7 @@ def write_specials(family: Family, config: ModelConfig, files: TokenizerFiles, s
     added_ids = {token["content"]: token["id"] for token in reversed(files.added_tokens)}
     candidates = [(name, added_ids.get(text)) for name, text in special.texts.items()] if files.config else []
     candidates += [(name, as_integer(config.find(f"{name}_token_id"))) for name in special.names]
-    candidates += [(name, added_ids.get(text)) for name, text in family.specials.items()]
+    candidates += [(name, added_ids.get(text)) for name, text in family.special_tokens.items()]
     for name, token_id in candidates:
         if type(token_id) is not int or token_id == -1 or name in ids:
             continue

@@ -7,7 +7,8 @@ from math import prod
 from proxy.gguf.apply_rules import apply, apply_mxfp4, apply_stacked
 from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Auxiliary, Copy, Family, Mxfp4Experts, Rule, Stacked
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MOST_DIMENSIONS
 from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
@@ -25,7 +26,7 @@ def plan_targets(
 ) -> list[Target]:
     stacks: dict[str, dict[int, LocatedTensor]] = {}
     stack_rules: dict[str, Stacked] = {}
-    targets = [_calculated(name, content) for name, content in family.made(config).items()]
+    targets = [_calculated(name, content) for name, content in family.computed_tensors(config).items()]
     tensors, blocks = list(_needed_tensors(family, config, weights)), config.blocks
     by_name = {tensor.name: tensor for tensor in tensors}
     for located in tensors:
@@ -54,12 +55,12 @@ def _needed_tensors(
     """The tensors that the GGUF needs, under the names that the family's rules use."""
     for path, tensors in weights.items():
         for source_name, source in tensors.items():
-            name = family.name_of(source_name)
+            name = family.name_in_rules(source_name)
             if name is None or name.endswith(_NOT_NEEDED):
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
-            if family.extra_layers and _layer(name) >= config.blocks:
+            if family.skips_extra_layers and _layer(name) >= config.blocks:
                 continue
             yield LocatedTensor(path, name, source)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.gguf.config import LOCAL_ROPE_PREFIX, ROPE_PREFIX, CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.ignored_keys import HARMLESS_IN_ROPE, is_harmless
 from proxy.gguf.tensors import shown
 
@@ -44,15 +44,18 @@ def check_unread_keys(family: Family, config: ModelConfig, original: Mapping[str
     that changes, or may change, what the model calculates.
     """
     architecture = shown((original.get("architectures") or [None])[0])
-    text = original["text_config"] if family.text else original
-    accounted = config.read_keys | family.only.keys() | family.harmless
+    text = original["text_config"] if family.text_part else original
+    accounted = config.read_keys | family.accepted_values.keys() | family.harmless_keys
     unknown = {key: value for key, value in text.items() if key not in accounted and not is_harmless(key)}
     read_by_transformers = {key: unknown.pop(key) for key in _READ_FOR_ALL & unknown.keys()}
-    local = [(config.local_rope, LOCAL_ROPE_PREFIX)] if family.local_rope else []
+    local = [(config.local_rope, LOCAL_ROPE_PREFIX)] if family.has_local_rope else []
     for rope, prefix in [(config.rope, ROPE_PREFIX), *local]:
         read_for_type = _READ_BY_TYPE.get(rope.fields.get("rope_type") or "default", frozenset())
         for key, value in rope.fields.items():
-            if prefix + key in accounted or key in family.only.keys() | family.harmless | HARMLESS_IN_ROPE:
+            if (
+                prefix + key in accounted
+                or key in family.accepted_values.keys() | family.harmless_keys | HARMLESS_IN_ROPE
+            ):
                 continue
             if key in read_for_type:
                 read_by_transformers[prefix + key] = value
@@ -68,7 +71,7 @@ def check_unread_keys(family: Family, config: ModelConfig, original: Mapping[str
 
 
 def _check_unknown(family: Family, original: Mapping[str, Any], text: Mapping[str, Any], what: str) -> Iterator[str]:
-    if not family.in_transformers or _brings_code(original) or _brings_code(text):
+    if not family.has_transformers_class or _brings_code(original) or _brings_code(text):
         raise CannotConvert(f"config.json has {what}: the repository's own code may calculate something else with it")
     version = _version(text.get("transformers_version") or original.get("transformers_version"))
     if version > KNOWN_TRANSFORMERS:

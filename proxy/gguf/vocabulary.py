@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy.gguf import unigram, wordpiece
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.pretokenizers import name_pre_tokenizer
@@ -196,7 +196,7 @@ def _byte_level(family: Family, config: ModelConfig, files: TokenizerFiles) -> T
     for token_id, (text, special) in added.items():
         if token_id >= len(tokens):
             continue
-        if special or looks_special(text) or text in family.control:
+        if special or looks_special(text) or text in family.control_tokens:
             tokens.put(token_id, text, Type.CONTROL)
         else:
             tokens.put(token_id, text.replace(SPACE, " "), Type.USER_DEFINED)
@@ -231,7 +231,7 @@ def _pieces(family: Family, config: ModelConfig, files: TokenizerFiles) -> Token
     tokens = Tokens.empty(config.optional_count("vocab_size") or count, scored=True)
     for token_id, piece in enumerate(_read_pieces(model)):
         if token_id < len(tokens):
-            _put_piece(tokens, token_id, piece, family.unused_pieces)
+            _put_piece(tokens, token_id, piece, family.unused_piece_prefix)
     for text, token_id in files.added.items():
         if not is_id(token_id):
             raise CannotConvert(f"{ADDED} has the token {shown(text)} with the invalid id {shown(token_id)}")

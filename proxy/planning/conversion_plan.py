@@ -55,7 +55,8 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
     """The only quantization for weights that are already quantized and stay so; None if the proxy may choose one."""
-    return Quantization.MXFP4_MOE if FAMILIES[architecture].kept and config.get("quantization_config") else None
+    stays = FAMILIES[architecture].kept_quant_method and config.get("quantization_config")
+    return Quantization.MXFP4_MOE if stays else None
 
 
 def read_tokens(
@@ -170,8 +171,8 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
 
 def _lost_abilities(architecture: str) -> tuple[str, ...]:
     """A warning about what the original model can do and the converted one cannot."""
-    text = FAMILIES[architecture].text
-    return (f"this model cannot {text.lost}: the proxy converts its text part only",) if text else ()
+    text = FAMILIES[architecture].text_part
+    return (f"this model cannot {text.lost_ability}: the proxy converts its text part only",) if text else ()
 
 
 def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:

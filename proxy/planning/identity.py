@@ -55,7 +55,7 @@ def family_revision(architecture: str) -> str:
 
     `architecture` is the first in config.json's `architectures`. A new revision makes a different file.
     """
-    return f"{architecture} {FAMILIES[architecture].revision}"
+    return f"{architecture} {FAMILIES[architecture].output_version}"
 
 
 def outdated_reason(made_by: str) -> str | None:
@@ -64,7 +64,7 @@ def outdated_reason(made_by: str) -> str | None:
         return "an earlier version of the proxy pulled it, which left some conversions to Ollama"
     architecture, _, revision = made_by.partition(" ")
     family = FAMILIES.get(architecture)
-    if family is None or str(family.revision) == revision:
+    if family is None or str(family.output_version) == revision:
         return None
     return f"this version of the proxy converts {architecture} better"
 

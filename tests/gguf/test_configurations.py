@@ -15,7 +15,7 @@ import pytest
 from proxy.gguf import conversion
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import read_header
 from proxy.gguf.ignored_keys import is_harmless
 from proxy.gguf.tensors import GgufError
@@ -75,7 +75,7 @@ def names_of(architecture: str) -> list[str]:
 
 
 def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
-    text: dict[str, Any] = config["text_config"] if FAMILIES[architecture].text else config
+    text: dict[str, Any] = config["text_config"] if FAMILIES[architecture].text_part else config
     return text
 
 
@@ -96,7 +96,7 @@ def outcome(result: conversion.Conversion) -> tuple[Any, ...]:
 
 
 def test_classes_are_those_of_families_in_transformers() -> None:
-    assert CLASSES.keys() == {name for name, family in FAMILIES.items() if family.in_transformers}
+    assert CLASSES.keys() == {name for name, family in FAMILIES.items() if family.has_transformers_class}
 
 
 @pytest.mark.parametrize("architecture", TESTED)
@@ -115,7 +115,11 @@ def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: p
     together = ModelConfig(checked[0][1].fields, set().union(*(config.read_keys for _, config in checked)))
     for key in (*CLASSES[architecture], *OLDER_ROPE_KEYS[:3], *ONLY_IN_4_57.get(architecture, ())):
         text = {key: ["something"]}
-        original = {"architectures": [architecture], **OWN_CODE, **({"text_config": text} if family.text else text)}
+        original = {
+            "architectures": [architecture],
+            **OWN_CODE,
+            **({"text_config": text} if family.text_part else text),
+        }
         assert list(check_unread_keys(family, together, original)) == []
 
 
@@ -153,9 +157,9 @@ def test_every_read_key_changes_the_result_or_is_refused(architecture: str) -> N
     """A key that is read and then ignored is as wrong as an unread key. A result includes its warnings."""
     family, without_effect = FAMILIES[architecture], set()
     unchanged = {name: outcome(plan(repository(name))) for name in names_of(architecture)}
-    biases = {key for key, names in family.flags.items() if all(name.endswith(".bias") for name in names)}
+    biases = {key for key, names in family.tensor_flags.items() if all(name.endswith(".bias") for name in names)}
     for key, default in CLASSES[architecture].items():
-        if is_harmless(key) or key in family.harmless | biases | ELSEWHERE:
+        if is_harmless(key) or key in family.harmless_keys | biases | ELSEWHERE:
             continue
         if not any(_has_effect(name, key, default, before) for name, before in unchanged.items()):
             without_effect.add(key)

@@ -236,7 +236,7 @@ def test_context_of_nomic_bert_is_the_trained_one(positions: int, trained: int, 
 
 def test_ignored_bias_of_nomics_experts_is_a_warning() -> None:
     [warning] = plan(REPOSITORIES["nomic_bert_moe"].files()).warnings
-    assert "the bias behind the experts" in warning
+    assert "the bias after the experts" in warning
 
 
 SECOND_CODE = REPOSITORIES["jina_bert_code"].change["auto_map"]

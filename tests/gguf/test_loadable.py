@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from proxy.gguf.config import CannotConvert
+from proxy.gguf.families.qwen3_next import QWEN3_NEXT
 from proxy.gguf.header import Field
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.tensors import TensorInfo, TensorType
@@ -25,7 +26,7 @@ STATE, NORM = (
 
 
 def check(*tensors: TensorInfo) -> None:
-    check_loadable("qwen3next", METADATA, tensors, {})
+    check_loadable(QWEN3_NEXT, METADATA, tensors)
 
 
 def test_a_consistent_model_is_accepted() -> None:

@@ -1,6 +1,6 @@
-"""Tiny random chat models of several families, and what is needed to damage one.
+"""Tiny random chat models of several families, and functions that change their files.
 
-Each maker gives the files of one repository, the same bytes for the same seed, below a megabyte.
+Each `tiny_…` function returns the files of one repository: less than a megabyte, the same bytes for the same seed.
 """
 
 import json
@@ -31,7 +31,7 @@ Files = dict[str, bytes]
 
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS, HEAD = 64, 128, 2, 2, 1, 32
 EXPERTS = 4
-BLANK = "\u2581"  # how SentencePiece writes one
+BLANK = "\u2581"  # SentencePiece's space
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 
 GEMMA_TEMPLATE = (
@@ -51,8 +51,8 @@ MISTRAL_TEMPLATE = (
 )
 
 
-class Stored(NamedTuple):
-    """A tensor as it stands in a file."""
+class StoredTensor(NamedTuple):
+    """A tensor as stored in a file."""
 
     dtype: str
     shape: Sequence[int]
@@ -64,10 +64,12 @@ def tiny_qwen2(*, seed: int = 0) -> Files:
     rows = tokenizer.pop("rows")
     specials = json.loads(tokenizer["tokenizer.json"])["added_tokens"]
     end = next(token["id"] for token in specials if token["content"] == "<|im_end|>")
-    last = min(token["id"] for token in specials)
+    first_special = min(token["id"] for token in specials)
     config = _config("Qwen2ForCausalLM", "qwen2", rows) | {"rope_theta": 1000000.0, "eos_token_id": end}
     random = Random(seed)
-    tensors = _decoder(random, config) | {"lm_head.weight": _says_words(random.weights(rows, HIDDEN), 256, last)}
+    tensors = _decoder(random, config) | {
+        "lm_head.weight": _only_words(random.weights(rows, HIDDEN), 256, first_special)
+    }
     for layer in range(LAYERS):
         for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
             tensors[f"model.layers.{layer}.self_attn.{part}_proj.bias"] = random.weights(heads * HEAD)
@@ -80,13 +82,13 @@ def tiny_qwen2(*, seed: int = 0) -> Files:
 
 
 def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
-    """Gemma, Gemma 2, or the Gemma 3 that only reads."""
+    """Gemma, Gemma 2, or the text-only Gemma 3."""
     tokenizer = _sentencepiece(
         ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"), prefix=False, template=GEMMA_TEMPLATE
     )
     number = "" if generation == 1 else str(generation)
-    kind = "gemma3_text" if generation == 3 else f"gemma{number}"
-    config = _config(f"Gemma{number}ForCausalLM", kind, tokenizer.rows) | {
+    model_type = "gemma3_text" if generation == 3 else f"gemma{number}"
+    config = _config(f"Gemma{number}ForCausalLM", model_type, tokenizer.rows) | {
         "head_dim": HEAD,
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
@@ -100,11 +102,11 @@ def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
     if generation == 2:
         config |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     if generation == 3:
-        # Other than what Ollama takes where it finds nothing.
+        # Not the values that Ollama assumes for missing keys.
         config |= {"rope_theta": 500000.0, "rope_local_base_freq": 5000.0, "sliding_window_pattern": 2}
-    # A norm of Gemma's adds 1 to what it has.
+    # Gemma's norms add 1 to their weights.
     tensors = _decoder(Random(seed), config, norms=_zeros)
-    _says_words(tensors["model.embed_tokens.weight"], tokenizer.words, tokenizer.rows)
+    _only_words(tensors["model.embed_tokens.weight"], tokenizer.words, tokenizer.rows)
     for layer in range(LAYERS):
         start = f"model.layers.{layer}."
         if generation > 1:
@@ -117,7 +119,7 @@ def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
 
 
 def tiny_phi3(*, long: bool = True, seed: int = 0) -> Files:
-    """`long` has factors for long contexts, as the models of 128k; those of 4k have none."""
+    """`long` adds factors for long contexts, as in the models with 128k; those with 4k have none."""
     added = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
     tokenizer = _sentencepiece(("<unk>", "<s>", "</s>"), added, prefix=True, template=PHI_TEMPLATE)
     first = tokenizer.rows - len(added)
@@ -141,19 +143,21 @@ def tiny_phi3(*, long: bool = True, seed: int = 0) -> Files:
         tensors[f"{start}self_attn.o_proj.weight"] = random.weights(HIDDEN, HEADS * HEAD)
         tensors[f"{start}mlp.gate_up_proj.weight"] = random.weights(2 * FEED_FORWARD, HIDDEN)
         tensors[f"{start}mlp.down_proj.weight"] = random.weights(HIDDEN, FEED_FORWARD)
-    tensors["lm_head.weight"] = _says_words(random.weights(tokenizer.rows, HIDDEN), tokenizer.words, tokenizer.last)
+    tensors["lm_head.weight"] = _only_words(
+        random.weights(tokenizer.rows, HIDDEN), tokenizer.words, tokenizer.words_end
+    )
     return {**tokenizer.files, **_repository(config, tensors, {"bos_token_id": 1, "eos_token_id": stops})}
 
 
-def changed_json(files: Files, path: str, change: Callable[[dict[str, Any]], object]) -> Files:
-    """The files with what `change` does to the object in one of them."""
+def with_json(files: Files, path: str, change: Callable[[dict[str, Any]], object]) -> Files:
+    """The files with `change` applied to the object in one of them."""
     value = json.loads(files[path])
     change(value)
     return files | {path: _json(value)}
 
 
-def configured(files: Files, **fields: Any) -> Files:
-    """The files with other values in config.json; `...` takes a key away."""
+def with_config(files: Files, **fields: Any) -> Files:
+    """The files with other values in config.json; `...` removes a key."""
 
     def change(config: dict[str, Any]) -> None:
         config.update(fields)
@@ -161,21 +165,21 @@ def configured(files: Files, **fields: Any) -> Files:
             if value is ...:
                 del config[key]
 
-    return changed_json(files, "config.json", change)
+    return with_json(files, "config.json", change)
 
 
-def stored_tensors(content: bytes) -> dict[str, Stored]:
+def unpack_safetensors(content: bytes) -> dict[str, StoredTensor]:
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     data = content[8 + length :]
     return {
-        name: Stored(field["dtype"], field["shape"], data[slice(*field["data_offsets"])])
+        name: StoredTensor(field["dtype"], field["shape"], data[slice(*field["data_offsets"])])
         for name, field in header.items()
         if name != "__metadata__"
     }
 
 
-def stored(tensors: Mapping[str, Stored]) -> bytes:
+def pack_safetensors(tensors: Mapping[str, StoredTensor]) -> bytes:
     header: dict[str, Any] = {}
     end = 0
     for name, tensor in tensors.items():
@@ -187,41 +191,44 @@ def stored(tensors: Mapping[str, Stored]) -> bytes:
 
 
 def embedding_form(files: Files, pooling: Pooling = "lasttoken") -> Files:
-    """A decoder that embeds texts, as sentence-transformers saves one: no output, and no `model.` before the names."""
+    """The decoder as an embedding model of sentence-transformers: no output, and no `model.` before the names."""
     tensors = {
         name.removeprefix("model."): tensor
-        for name, tensor in stored_tensors(files["model.safetensors"]).items()
+        for name, tensor in unpack_safetensors(files["model.safetensors"]).items()
         if not name.startswith("lm_head")
     }
     hidden = json.loads(files["config.json"])["hidden_size"]
-    return files | {"model.safetensors": stored(tensors), **sentence_transformer(hidden, pooling, normalize=True)}
+    return files | {
+        "model.safetensors": pack_safetensors(tensors),
+        **sentence_transformer(hidden, pooling, normalize=True),
+    }
 
 
-def restored(files: Files, change: Callable[[dict[str, Stored]], dict[str, Stored]]) -> Files:
+def with_tensors(files: Files, change: Callable[[dict[str, StoredTensor]], dict[str, StoredTensor]]) -> Files:
     """The files with other tensors."""
-    return files | {"model.safetensors": stored(change(stored_tensors(files["model.safetensors"])))}
+    return files | {"model.safetensors": pack_safetensors(change(unpack_safetensors(files["model.safetensors"])))}
 
 
 class _Tokenizer(NamedTuple):
-    """`words` is the first token that is neither special nor a byte, `last` the first special one after all others."""
+    """`words` is the first token that is neither special nor a byte, `words_end` the first special one after them."""
 
     files: Files
     rows: int
     words: int
-    last: int
+    words_end: int
 
 
-def _says_words(table: Array, first: int, end: int) -> Array:
-    """Keep the model from saying special tokens and bytes: half a letter is no text, and v0.33 fails at it."""
+def _only_words(table: Array, first: int, end: int) -> Array:
+    """Keeps the model from generating special tokens and bytes: Ollama v0.33 fails on half a letter."""
     table[:first] = 0
     table[end:] = 0
     return table
 
 
-def _config(architecture: str, kind: str, rows: int) -> dict[str, Any]:
+def _config(architecture: str, model_type: str, rows: int) -> dict[str, Any]:
     return {
         "architectures": [architecture],
-        "model_type": kind,
+        "model_type": model_type,
         "hidden_act": "silu",
         "hidden_size": HIDDEN,
         "intermediate_size": FEED_FORWARD,
@@ -245,7 +252,7 @@ def _decoder(
     attention: bool = True,
     feed_forward: bool = True,
 ) -> Tensors:
-    """What all of these families have, or, without some of it, most of them."""
+    """The tensors that all these families have; some lack those of `attention` or `feed_forward`."""
     tensors = {"model.embed_tokens.weight": random.weights(config["vocab_size"], HIDDEN)}
     tensors |= norms("model.norm.weight", HIDDEN)
     for layer in range(LAYERS):
@@ -272,19 +279,19 @@ def _repository(config: Mapping[str, Any], tensors: Tensors, generation: Mapping
 
 
 def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix: bool, template: str) -> _Tokenizer:
-    """All bytes, letters, and pairs of letters, in the files that a SentencePiece family has.
+    """All bytes, letters, and pairs of letters, in the files of a SentencePiece tokenizer.
 
-    `added` are tokens beyond the pieces; `prefix` puts a blank before a text.
+    `added` are tokens after the pieces; `prefix` puts a space before a text.
     """
-    alone = [BLANK, *LETTERS, *"0123456789.,!?:|<>_/[]", "\n"]
+    singles = [BLANK, *LETTERS, *"0123456789.,!?:|<>_/[]", "\n"]
     pairs = [(first, second) for first in (BLANK, *LETTERS) for second in LETTERS]
-    kinds = {"<unk>": UNKNOWN, "[INST]": USER_DEFINED, "[/INST]": USER_DEFINED}
-    pieces = [(text, 0.0, kinds.get(text, CONTROL)) for text in specials]
+    types = {"<unk>": UNKNOWN, "[INST]": USER_DEFINED, "[/INST]": USER_DEFINED}
+    pieces = [(text, 0.0, types.get(text, CONTROL)) for text in specials]
     pieces += [(f"<0x{number:02X}>", 0.0, BYTE) for number in range(256)]
     merged = [(first + second, -float(rank), NORMAL) for rank, (first, second) in enumerate(pairs)]
     pieces += merged
-    pieces += [(text, -float(len(merged) + number), NORMAL) for number, text in enumerate(alone)]
-    # The byte pairs' trainer with its fallback to bytes, and a normalizer that leaves the text alone.
+    pieces += [(text, -float(len(merged) + number), NORMAL) for number, text in enumerate(singles)]
+    # The trainer type BPE, and a normalizer that does not change the text.
     normalizer = _field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
     model = b"".join(_field(1, _piece(*piece)) for piece in pieces) + _field(2, b"\x18\x02") + _field(3, normalizer)
     extra = {text: len(pieces) + number for number, text in enumerate(added)}

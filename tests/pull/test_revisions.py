@@ -30,7 +30,7 @@ async def outdated(client: Client) -> Mapping[str, Any]:
 def better(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy makes another file of a Llama from now on."""
     family = FAMILIES[LLAMA]
-    monkeypatch.setattr(identity, "FAMILIES", {LLAMA: replace(family, revision=family.revision + 1)})
+    monkeypatch.setattr(identity, "FAMILIES", {LLAMA: replace(family, output_version=family.output_version + 1)})
 
 
 async def test_a_model_of_an_older_revision_is_made_anew_once(

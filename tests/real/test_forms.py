@@ -14,14 +14,14 @@ from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.kit.tiny_families import (
     Files,
-    Stored,
-    changed_json,
-    configured,
-    restored,
-    stored,
+    StoredTensor,
+    pack_safetensors,
     tiny_gemma,
     tiny_phi3,
     tiny_qwen2,
+    with_config,
+    with_json,
+    with_tensors,
 )
 from tests.kit.tiny_models import newer_sentence_transformer, tiny_bert
 
@@ -81,12 +81,12 @@ LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "hi
 INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"
 
 
-def _no_model_prefix(tensors: dict[str, Stored]) -> dict[str, Stored]:
+def _no_model_prefix(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
     return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
-def _with_inv_freq(tensors: dict[str, Stored]) -> dict[str, Stored]:
-    return tensors | {INV_FREQ: Stored("F32", [32], bytes(4 * 32))}
+def _with_inv_freq(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    return tensors | {INV_FREQ: StoredTensor("F32", [32], bytes(4 * 32))}
 
 
 def _token_without_a_row(tokenizer: dict[str, Any]) -> None:
@@ -102,35 +102,35 @@ def of(files: Files, change: Callable[[Files], Files]) -> tuple[Files, Files]:
 
 
 def llama_in_transformers_5() -> tuple[Files, Files]:
-    clean = configured(tiny_llama(), rope_scaling=LLAMA3_ROPE)
+    clean = with_config(tiny_llama(), rope_scaling=LLAMA3_ROPE)
     theta = {"rope_theta": 500000.0}
-    return clean, configured(clean, rope_scaling=..., rope_theta=..., rope_parameters=LLAMA3_ROPE | theta)
+    return clean, with_config(clean, rope_scaling=..., rope_theta=..., rope_parameters=LLAMA3_ROPE | theta)
 
 
 def phi3_4k() -> tuple[Files, Files]:
     damaged = tiny_phi3(long=False)
     # Only with these lengths alike does this type change nothing either.
     ones = {"type": "longrope", "short_factor": [1.0] * 16, "long_factor": [1.0] * 16}
-    return configured(damaged, rope_scaling=ones, original_max_position_embeddings=2048), damaged
+    return with_config(damaged, rope_scaling=ones, original_max_position_embeddings=2048), damaged
 
 
 def two_families_of_weights() -> tuple[Files, Files]:
-    other = {"layers.0.attention.wq.weight": Stored("BF16", [256, 256], bytes(2 * 256 * 256))}
-    return of(tiny_llama(), lambda files: files | {"consolidated.safetensors": stored(other)})
+    other = {"layers.0.attention.wq.weight": StoredTensor("BF16", [256, 256], bytes(2 * 256 * 256))}
+    return of(tiny_llama(), lambda files: files | {"consolidated.safetensors": pack_safetensors(other)})
 
 
 TURNS = {"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]}
 PAIRS: dict[str, Pair] = {
     "rope_parameters": llama_in_transformers_5,
     "no rope_theta in Qwen2": lambda: of(
-        configured(tiny_qwen2(), rope_theta=10000.0), lambda files: configured(files, rope_theta=...)
+        with_config(tiny_qwen2(), rope_theta=10000.0), lambda files: with_config(files, rope_theta=...)
     ),
     "Phi-3 without rope factors": phi3_4k,
     "caps left out": lambda: of(
-        tiny_gemma(2), lambda files: configured(files, attn_logit_softcapping=..., final_logit_softcapping=...)
+        tiny_gemma(2), lambda files: with_config(files, attn_logit_softcapping=..., final_logit_softcapping=...)
     ),
     "special tokens as texts": lambda: of(
-        tiny_gemma(2), lambda files: changed_json(files, "special_tokens_map.json", lambda names: names.update(TURNS))
+        tiny_gemma(2), lambda files: with_json(files, "special_tokens_map.json", lambda names: names.update(TURNS))
     ),
     "no tokenizer.model, tokens beyond": lambda: of(
         tiny_phi3(), lambda files: without(files, "tokenizer.model", "added_tokens.json")
@@ -138,13 +138,13 @@ PAIRS: dict[str, Pair] = {
     "no added_tokens.json": lambda: of(tiny_phi3(), lambda files: without(files, "added_tokens.json")),
     "no tokenizer.json": lambda: of(tiny_gemma(2), lambda files: without(files, "tokenizer.json")),
     "a token without a row": lambda: of(
-        tiny_llama(), lambda files: changed_json(files, "tokenizer.json", _token_without_a_row)
+        tiny_llama(), lambda files: with_json(files, "tokenizer.json", _token_without_a_row)
     ),
     "a token without a row in added_tokens.json": lambda: of(
         tiny_gemma(), lambda files: files | {"added_tokens.json": b'{"[PAD]": 9999}'}
     ),
-    "tensors of frequencies": lambda: of(tiny_llama(), lambda files: restored(files, _with_inv_freq)),
-    "tensors without a prefix": lambda: of(tiny_llama(), lambda files: restored(files, _no_model_prefix)),
+    "tensors of frequencies": lambda: of(tiny_llama(), lambda files: with_tensors(files, _with_inv_freq)),
+    "tensors without a prefix": lambda: of(tiny_llama(), lambda files: with_tensors(files, _no_model_prefix)),
     "two families of weights": two_families_of_weights,
 }
 
@@ -187,13 +187,13 @@ async def test_a_bert_whose_tokens_have_other_numbers_embeds_the_same(real_clien
     ]
     name = "embeddings.word_embeddings.weight"
 
-    def renumbered(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    def renumbered(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
         rows, width = tensors[name].shape
         table = np.frombuffer(tensors[name].data, "<f2").reshape(rows, width)
         kept = np.delete(table, unused, axis=0)
-        return tensors | {name: Stored("F16", kept.shape, kept.tobytes())}
+        return tensors | {name: StoredTensor("F16", kept.shape, kept.tobytes())}
 
-    early |= {"model.safetensors": restored(late, renumbered)["model.safetensors"]}
+    early |= {"model.safetensors": with_tensors(late, renumbered)["model.safetensors"]}
     vectors = [
         await embedded(real_client, await pull(real_client, hub, repository, model, "f32"))
         for repository, model in (("acme/late", late), ("acme/early", early))

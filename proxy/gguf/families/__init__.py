@@ -1,73 +1,100 @@
-"""The families of models: what each is called, and how its tensors and hyperparameters become a GGUF's. Pure.
+"""The families of models that the proxy converts, one declaration each. Pure.
 
-A family is one declaration, and one test. Its tensors are named as the weights name them, without `.weight` and
-`.bias` and with `{}` for each number in the name; the facts come from llama.cpp's converter at b11434 and, for
-`defaults`, from transformers 4.57 and 5.24, which take these values for keys that config.json does not have: those of
-5.24 where they differ.
+A `Family` (family.py) has rules (rules.py) that turn the tensors of the weights into those of a GGUF, writers for the
+metadata, and the values of config.json that llama.cpp cannot run. Its facts are those of llama.cpp's converter at
+b11434. `defaults` are those of transformers 4.57 and 5.24, or of 5.24 where the two differ.
+
+To add a family:
+
+1. proxy/gguf/families/<name>.py, named as in llama.cpp's conversion/ or in transformers: the `Family`. Parts that other
+   families have too are in common_tensors.py and common_keys.py. Everything unknown must be refused, never guessed.
+2. This file: its `architectures` in FAMILIES.
+3. proxy/gguf/loadable.py: a size by llama.cpp's name for it, if `shapes` of the family need one that is not there.
+4. proxy/planning/capabilities.py: in RUNS the first Ollama that runs it, unless every supported one does.
+5. proxy/gguf/pretokenizers.py: how its tokenizer splits texts, if no other family splits them in this way.
+6. tests/gguf/tiny_repositories: a tiny repository with all its tensors. tests/gguf/expected has what llama.cpp's
+   converter makes of it. Run `python -m tests.gguf.make_configurations` where transformers is installed: a test then
+   checks that each key of transformers' config class is read, fixed or harmless.
+7. tests/real: a run with the tiny repository on each Ollama adds its figures to measured.json, and
+   `python -m tests.make_families` writes docs/families.md from them. The table of README.md names the family.
 """
 
 from collections.abc import Mapping
 
+from proxy.gguf.families.bailingmoe import BAILING_MOE2
 from proxy.gguf.families.bert import BERT, ROBERTA, XLM_ROBERTA
+from proxy.gguf.families.bloom import BLOOM
 from proxy.gguf.families.cohere import COHERE, COHERE2
-from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3, GLM4_MOE_LITE
-from proxy.gguf.families.encoders import EURO_BERT, MODERN_BERT, NOMIC_BERT, NOMIC_BERT_MOE
+from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
+from proxy.gguf.families.eurobert import EURO_BERT
+from proxy.gguf.families.exaone import EXAONE, EXAONE4
+from proxy.gguf.families.falcon import FALCON
+from proxy.gguf.families.falcon_h1 import FALCON_H1
+from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
-from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_SENSES
-from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_SENSES
-from proxy.gguf.families.gpt_neox import BLOOM, FALCON, GPT_NEOX
+from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_MULTIMODAL
+from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_MULTIMODAL
+from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE
+from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
-from proxy.gguf.families.granite import GRANITE, GRANITE_MOE
+from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from proxy.gguf.families.hunyuan import HUNYUAN
+from proxy.gguf.families.internlm2 import INTERNLM2
+from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
-from proxy.gguf.families.llama import ARCEE, ERNIE4_5, LLAMA, MINICPM, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.llama import ARCEE, LLAMA, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
-from proxy.gguf.families.mamba import FALCON_H1, GRANITE_HYBRID, JAMBA, MAMBA
-from proxy.gguf.families.mistral import MINISTRAL3, MISTRAL3
-from proxy.gguf.families.moe import BAILING_MOE2, ERNIE4_5_MOE, GLM4_MOE
+from proxy.gguf.families.mamba import MAMBA
+from proxy.gguf.families.minicpm import MINICPM
+from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
+from proxy.gguf.families.modernbert import MODERN_BERT
+from proxy.gguf.families.nemotron import NEMOTRON
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
-from proxy.gguf.families.olmo import EXAONE4, OLMO, OLMO2, OLMO3, OLMOE
+from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
+from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.phi import PHI2, PHI3
-from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, SEED_OSS
-from proxy.gguf.families.qwen_next import QWEN3_5, QWEN3_5_EYES, QWEN3_5_MOE, QWEN3_5_MOE_EYES, QWEN3_NEXT
-from proxy.gguf.families.rules import Family
-from proxy.gguf.families.various import EXAONE, GLM, GLM4, INTERNLM2, NEMOTRON, STABLELM, STARCODER2
+from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
+from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
+from proxy.gguf.families.seed_oss import SEED_OSS
+from proxy.gguf.families.stablelm import STABLELM
+from proxy.gguf.families.starcoder2 import STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
     "ArceeForCausalLM": ARCEE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "BertModel": BERT,
-    "Cohere2ForCausalLM": COHERE2,
     "BloomForCausalLM": BLOOM,
+    "Cohere2ForCausalLM": COHERE2,
     "CohereForCausalLM": COHERE,
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
-    "Ernie4_5ForCausalLM": ERNIE4_5,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
+    "Ernie4_5ForCausalLM": ERNIE4_5,
     "EuroBertModel": EURO_BERT,
     "Exaone4ForCausalLM": EXAONE4,
     "ExaoneForCausalLM": EXAONE,
+    "FalconForCausalLM": FALCON,
     "FalconH1ForCausalLM": FALCON_H1,
     "FalconMambaForCausalLM": MAMBA,
-    "FalconForCausalLM": FALCON,
-    "GPTNeoXForCausalLM": GPT_NEOX,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_MULTIMODAL,
-    "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma3nForCausalLM": GEMMA3N,
-    "Gemma3nForConditionalGeneration": GEMMA3N_SENSES,
+    "Gemma3nForConditionalGeneration": GEMMA3N_MULTIMODAL,
+    "Gemma3TextModel": GEMMA_EMBEDDING,
     "Gemma4ForCausalLM": GEMMA4,
-    "Gemma4ForConditionalGeneration": GEMMA4_SENSES,
+    "Gemma4ForConditionalGeneration": GEMMA4_MULTIMODAL,
     "GemmaForCausalLM": GEMMA,
     "Glm4ForCausalLM": GLM4,
     "Glm4MoeForCausalLM": GLM4_MOE,
     "Glm4MoeLiteForCausalLM": GLM4_MOE_LITE,
     "GlmForCausalLM": GLM,
+    "GPTNeoXForCausalLM": GPT_NEOX,
     "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
     "GraniteMoeForCausalLM": GRANITE_MOE,
@@ -79,43 +106,43 @@ FAMILIES: Mapping[str, Family] = {
     "JinaBertForMaskedLM": JINA_BERT,
     "JinaBertModel": JINA_BERT,
     "LagunaForCausalLM": LAGUNA,
-    "Llama4ForCausalLM": LLAMA4,
-    "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LFM2ForCausalLM": LFM2,
     "Lfm2ForCausalLM": LFM2,
     "Lfm2MoeForCausalLM": LFM2_MOE,
+    "Llama4ForCausalLM": LLAMA4,
+    "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LlamaForCausalLM": LLAMA,
     "LlamaModel": LLAMA,
     "MambaForCausalLM": MAMBA,
     "MiniCPMForCausalLM": MINICPM,
     "Ministral3ForCausalLM": MINISTRAL3,
-    "Mistral3ForConditionalGeneration": MISTRAL3,
     "MinistralForCausalLM": MISTRAL,
+    "Mistral3ForConditionalGeneration": MISTRAL3,
     "MistralForCausalLM": MISTRAL,
     "MistralModel": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "ModernBertModel": MODERN_BERT,
     "NemotronForCausalLM": NEMOTRON,
     "NemotronHForCausalLM": NEMOTRON_H,
-    "NomicBertMoEModel": NOMIC_BERT_MOE,
     "NomicBertModel": NOMIC_BERT,
+    "NomicBertMoEModel": NOMIC_BERT_MOE,
     "Olmo2ForCausalLM": OLMO2,
     "Olmo3ForCausalLM": OLMO3,
-    "OlmoForCausalLM": OLMO,
     "OlmoeForCausalLM": OLMOE,
+    "OlmoForCausalLM": OLMO,
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen2Model": QWEN2,
     "Qwen2MoeForCausalLM": QWEN2_MOE,
+    "Qwen3_5ForCausalLM": QWEN3_5,
+    "Qwen3_5ForConditionalGeneration": QWEN3_5_MULTIMODAL,
+    "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
+    "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_MULTIMODAL,
     "Qwen3ForCausalLM": QWEN3,
     "Qwen3Model": QWEN3,
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "Qwen3NextForCausalLM": QWEN3_NEXT,
-    "Qwen3_5ForCausalLM": QWEN3_5,
-    "Qwen3_5ForConditionalGeneration": QWEN3_5_EYES,
-    "Qwen3_5MoeForCausalLM": QWEN3_5_MOE,
-    "Qwen3_5MoeForConditionalGeneration": QWEN3_5_MOE_EYES,
     "RobertaModel": ROBERTA,
     "SeedOssForCausalLM": SEED_OSS,
     "SmolLM3ForCausalLM": SMOLLM3,
@@ -123,7 +150,7 @@ FAMILIES: Mapping[str, Family] = {
     "Starcoder2ForCausalLM": STARCODER2,
     "XLMRobertaModel": XLM_ROBERTA,
 }
-"""By the first of config.json's `architectures`."""
+"""By the first of `architectures` in config.json."""
 
 NOT_SERVED: Mapping[str, str] = dict.fromkeys(
     (
@@ -135,4 +162,4 @@ NOT_SERVED: Mapping[str, str] = dict.fromkeys(
     ),
     "Ollama serves neither reranking nor classification",
 )
-"""Architectures that llama.cpp knows, and Ollama has no use for, with the reason."""
+"""Architectures that llama.cpp runs and Ollama does not serve, with the reason."""

@@ -1,17 +1,20 @@
-"""Encoders of texts that become one vector: BERT, and RoBERTa and XLM-RoBERTa, whose positions begin later. Pure."""
+"""BERT, and RoBERTa and XLM-RoBERTa, whose positions start later: encoders that embed texts. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import ModelConfig
-from proxy.gguf.families.rules import Family, RowsFrom, Rule
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import RowsFrom, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, always
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 ENCODER_LAYER = "encoder.layer.{}."
-NORMS = frozenset({"token_embd_norm", "attn_output_norm", "layer_output_norm"})
-FIRST_LAYERS: Mapping[str, Rule | str] = {
+
+NORM_STEMS = frozenset({"token_embd_norm", "attn_output_norm", "layer_output_norm"})
+
+EMBEDDINGS_AND_ATTENTION: Mapping[str, Rule | str] = {
     "embeddings.word_embeddings": "token_embd",
     "embeddings.token_type_embeddings": "token_types",
     "embeddings.LayerNorm": "token_embd_norm",
@@ -21,9 +24,10 @@ FIRST_LAYERS: Mapping[str, Rule | str] = {
     ENCODER_LAYER + "attention.output.dense": "blk.{}.attn_output",
     ENCODER_LAYER + "attention.output.LayerNorm": "blk.{}.attn_output_norm",
 }
-"""What stands before positions are told, and before an MLP."""
+"""All that is equal in BERT and Jina's BERT: everything except positions and the MLP."""
+
 _TENSORS: Mapping[str, Rule | str] = {
-    **FIRST_LAYERS,
+    **EMBEDDINGS_AND_ATTENTION,
     "embeddings.position_embeddings": "position_embd",
     ENCODER_LAYER + "intermediate.dense": "blk.{}.ffn_up",
     ENCODER_LAYER + "output.dense": "blk.{}.ffn_down",
@@ -31,7 +35,7 @@ _TENSORS: Mapping[str, Rule | str] = {
 }
 
 
-def token_types(config: ModelConfig, _files: TokenizerFiles) -> Pairs:
+def token_type_count(config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "token_type_count", Field.uint32(config.positive("type_vocab_size"))
 
 
@@ -43,42 +47,43 @@ BERT = Family(
     (*BASIC, BIDIRECTIONAL),
     tokenizers=("wordpiece", "unigram"),
     defaults={"max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "pad_token_id": 0},
-    # llama.cpp calculates the approximation in any case; its vectors differ by less than F16's.
-    only={
+    # llama.cpp always computes the approximation; its vectors differ by less than F16 rounding does.
+    accepted_values={
         "hidden_act": ("gelu", "gelu_new", "gelu_pytorch_tanh", None),
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
     },
-    # There is no output.
-    harmless=frozenset({"tie_word_embeddings"}),
-    ropes=frozenset({"default"}),
-    renamed={"bert.": "", "roberta.": ""},
-    skipped=("pooler.", "embeddings.position_ids", "cls.", "lm_head."),
-    biases=NORMS,
+    # There is no output tensor.
+    harmless_keys=frozenset({"tie_word_embeddings"}),
+    rope_types=frozenset({"default"}),
+    prefix_aliases={"bert.": "", "roberta.": ""},
+    skipped_prefixes=("pooler.", "embeddings.position_ids", "cls.", "lm_head."),
+    required_biases=NORM_STEMS,
     optional_biases=frozenset({"attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"}),
-    vocabulary=token_types,
+    vocabulary=token_type_count,
     embeds=True,
+    heads_fill_embedding=True,
 )
 
 
 def _first_position(config: ModelConfig) -> int:
-    """Transformers counts positions from behind that of the padding."""
+    """RoBERTa numbers positions from the padding token's id + 1 on (transformers)."""
     return config.count("pad_token_id") + 1
 
 
-def _positions(config: ModelConfig) -> Pairs:
+def _context(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(config.positive("max_position_embeddings") - _first_position(config))
 
 
 XLM_ROBERTA = replace(
     BERT,
     tensors={**_TENSORS, "embeddings.position_embeddings": RowsFrom("position_embd", _first_position)},
-    hyperparameters=(*BERT.hyperparameters, _positions),
+    hyperparameters=(*BERT.hyperparameters, _context),
     tokenizers=("unigram",),
     defaults={**BERT.defaults, "pad_token_id": 1},
-    # Jina's third model has adapters within its weights, and a rope.
-    only={**BERT.only, "lora_adaptations": (None,)},
+    # jina-embeddings-v3 has adapters among its weights, and RoPE.
+    accepted_values={**BERT.accepted_values, "lora_adaptations": (None,)},
 )
 
 ROBERTA = replace(XLM_ROBERTA, tokenizers=("bpe",))

@@ -3,63 +3,55 @@
 from collections.abc import Mapping
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import (
-    ANY_SILU,
+from proxy.gguf.families.common_keys import ANY_SILU, check_rope_base, head_dim, no_rope_scaling, window_pattern
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
     ATTENTION_BIAS,
-    ENDS,
-    HEAD_NORMS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
-    head_dim,
-    no_scaling,
-    windows,
+    QK_NORM_PER_HEAD_SHAPES,
+    QK_NORMS,
 )
-from proxy.gguf.families.rules import Family, Rule
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Rule
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number, partial_rope_dimensions
 
 _COHERE_TENSORS: Mapping[str, Rule | str] = {
-    **ENDS,
+    **EMBEDDING_AND_OUTPUT,
     **ATTENTION,
     **MLP,
     LAYER + "input_layernorm": "blk.{}.attn_norm",
 }
 
-_ONLY = {**ANY_SILU, "tie_word_embeddings": (True,)}
+_ACCEPTED_VALUES = {**ANY_SILU, "tie_word_embeddings": (True,)}
 
 
-def _base(config: ModelConfig) -> Pairs:
-    """Where there is none, transformers 4 and 5 take different ones."""
-    if config.rope.get("rope_theta") is None:
-        raise CannotConvert("config.json has no rope_theta")
-    yield from ()
+_QK_NORM_BLOCKS = 64
+"""llama.cpp expects norms of Q and K in models with this many layers or more."""
 
 
-_NORMED_BLOCKS = 64
-"""From so many layers on llama.cpp has norms for the heads."""
-
-
-def _norms_of_heads(config: ModelConfig) -> Pairs:
-    has = config.flag("use_qk_norm", default=False)
-    if has != (config.blocks >= _NORMED_BLOCKS):
+def _check_qk_norms(config: ModelConfig) -> Pairs:
+    has_norms = config.flag("use_qk_norm", default=False)
+    if has_norms != (config.blocks >= _QK_NORM_BLOCKS):
         raise CannotConvert(
-            f"config.json has use_qk_norm = {has} and {config.blocks} layers; llama.cpp has these norms from "
-            f"{_NORMED_BLOCKS} layers on, and only then"
+            f"config.json has use_qk_norm = {has_norms} and {config.blocks} layers; llama.cpp has these norms "
+            f"only in models with {_QK_NORM_BLOCKS} layers or more"
         )
     yield from ()
 
 
 COHERE = Family(
     "command-r",
-    {**_COHERE_TENSORS, **HEAD_NORMS},
-    optional=frozenset({"attn_q_norm", "attn_k_norm"}),
+    {**_COHERE_TENSORS, **QK_NORMS},
+    optional_tensors=frozenset({"attn_q_norm", "attn_k_norm"}),
     hyperparameters=(
         *BASIC,
         count("context_length", "model_max_length", "max_position_embeddings", required=True),
         number("logit_scale", "logit_scale", required=True),
-        no_scaling,
-        _norms_of_heads,
-        _base,
+        no_rope_scaling,
+        _check_qk_norms,
+        check_rope_base,
     ),
     defaults={
         "max_position_embeddings": 8192,
@@ -67,9 +59,11 @@ COHERE = Family(
         "tie_word_embeddings": True,
         "logit_scale": 0.0625,
     },
-    ropes=frozenset({"default"}),
-    flags=ATTENTION_BIAS,
-    only=_ONLY,
+    rope_types=frozenset({"default"}),
+    tensor_flags=ATTENTION_BIAS,
+    accepted_values=_ACCEPTED_VALUES,
+    shapes=QK_NORM_PER_HEAD_SHAPES,
+    heads_fill_embedding=True,
 )
 
 COHERE2 = Family(
@@ -81,11 +75,12 @@ COHERE2 = Family(
         number("logit_scale", "logit_scale", required=True),
         VOCABULARY_SIZE,
         partial_rope_dimensions,
-        no_scaling,
-        windows(4),
+        no_rope_scaling,
+        window_pattern(4),
     ),
     defaults={**COHERE.defaults, "rope_theta": 10000.0, "sliding_window": 4096, "partial_rotary_factor": 1.0},
-    ropes=frozenset({"default"}),
-    flags=ATTENTION_BIAS,
-    only=_ONLY,
+    rope_types=frozenset({"default"}),
+    tensor_flags=ATTENTION_BIAS,
+    accepted_values=_ACCEPTED_VALUES,
+    heads_fill_embedding=True,
 )

@@ -1,35 +1,32 @@
-"""The DeepSeek models, and GLM-4.7-Flash, which is built like their third. Pure."""
+"""The DeepSeek models. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.llama import LLAMA_TENSORS
-from proxy.gguf.families.parts import (
-    ANY_SILU,
+from proxy.gguf.families.common_keys import ANY_SILU, no_rope_scaling
+from proxy.gguf.families.common_tensors import (
     ATTENTION_BIAS,
-    ENDS,
-    FUSED_EXPERTS,
-    GLM_SPECIALS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
     NORMS,
-    ROUTED,
+    ROUTED_EXPERTS,
     SHARED_EXPERTS,
-    dense_first,
-    no_scaling,
 )
-from proxy.gguf.families.rules import Family, MlaKvB
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.llama import LLAMA_TENSORS
+from proxy.gguf.families.rules import MlaKvB
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
 
 DEEPSEEK = Family(
     "deepseek",
-    {**LLAMA_TENSORS, **ROUTED, **SHARED_EXPERTS},
+    {**LLAMA_TENSORS, **ROUTED_EXPERTS, **SHARED_EXPERTS},
     (
         *BASIC,
         rope_dimensions,
-        no_scaling,
+        no_rope_scaling,
         count("leading_dense_block_count", "first_k_dense_replace", required=True),
         VOCABULARY_SIZE,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
@@ -37,53 +34,68 @@ DEEPSEEK = Family(
         count("expert_shared_count", "n_shared_experts", required=True),
     ),
     tokenizers=("sentencepiece", "bpe"),
-    ropes=frozenset({"default"}),
-    flags=ATTENTION_BIAS,
-    in_transformers=False,
-    only={**ANY_SILU, "norm_topk_prob": (False, None), "moe_layer_freq": (1, None), "scoring_func": ("softmax", None)},
+    rope_types=frozenset({"default"}),
+    tensor_flags=ATTENTION_BIAS,
+    has_transformers_class=False,
+    accepted_values={
+        **ANY_SILU,
+        "norm_topk_prob": (False, None),
+        "moe_layer_freq": (1, None),
+        "scoring_func": ("softmax", None),
+    },
+    heads_fill_embedding=True,
 )
 
+_LITE_BLOCKS = (26, 27)
+"""llama.cpp recognizes V2-Lite and models built like it by their number of layers."""
 
-_LITE = (26, 27)
-"""By its number of layers llama.cpp knows V2-Lite and those built like it."""
 
-
-def _deepseek2_sizes(config: ModelConfig) -> Pairs:
-    """The compressed cache makes one head of K and V of all, which is spread again to the sizes called `mla`."""
-    rank, turned = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
-    yield "attention.head_count_kv", Field.uint32(1)
+def _leading_dense_blocks(config: ModelConfig) -> Pairs:
     yield "leading_dense_block_count", Field.uint32(config.optional_count("first_k_dense_replace") or 0)
+
+
+def _latent_attention(config: ModelConfig) -> Pairs:
+    """The compressed cache has one head for K and V; the keys with `mla` are the sizes after decompression."""
+    rank, rotary = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
+    yield "attention.head_count_kv", Field.uint32(1)
     query = config.optional_count("q_lora_rank")
-    if query is None and config.blocks not in _LITE:
+    if query is None and config.blocks not in _LITE_BLOCKS:
         raise CannotConvert(
-            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp knows that of models with "
-            f"{_LITE[0]} or {_LITE[1]} only"
+            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp runs this only with "
+            f"{_LITE_BLOCKS[0]} or {_LITE_BLOCKS[1]} layers"
         )
     if query is not None:
         yield "attention.q_lora_rank", Field.uint32(query)
     yield "attention.kv_lora_rank", Field.uint32(rank)
-    yield "attention.key_length", Field.uint32(rank + turned)
+    yield "attention.key_length", Field.uint32(rank + rotary)
     yield "attention.value_length", Field.uint32(rank)
-    yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + turned)
+    yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + rotary)
     yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
-    yield "rope.dimension_count", Field.uint32(turned)
+    yield "rope.dimension_count", Field.uint32(rotary)
+
+
+def _routing(config: ModelConfig) -> Pairs:
     if config.flag("norm_topk_prob", default=False):
         yield "expert_weights_norm", Field.boolean(True)
     if config.find("topk_method") == "group_limited_greedy" and config.count("n_group") > 1:
         raise CannotConvert(
-            "config.json has topk_method = 'group_limited_greedy', and llama.cpp chooses groups in another way"
+            "config.json has topk_method = 'group_limited_greedy', and llama.cpp selects groups in another way"
         )
+
+
+def _yarn(config: ModelConfig) -> Pairs:
     rope = ModelConfig(config.rope)
     scale = rope.optional_number("mscale_all_dim")
     if scale and rope.optional_number("mscale") != scale:
         raise CannotConvert(
-            f"config.json has mscale_all_dim = {scale} and another mscale, which llama.cpp takes for it"
+            f"config.json has mscale_all_dim = {scale} and another mscale, and llama.cpp uses the former for both"
         )
     if scale is not None:
         yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
 
 
 _WHOLE_QUERY: Mapping[str, str] = {LAYER + "self_attn.q_proj": "blk.{}.attn_q"}
+
 _COMPRESSED_QUERY: Mapping[str, str] = {
     LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
     LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
@@ -91,18 +103,30 @@ _COMPRESSED_QUERY: Mapping[str, str] = {
 }
 
 
-def _by_query(family: Family, config: ModelConfig) -> Family:
+def with_query_tensors(family: Family, config: ModelConfig) -> Family:
     query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else _COMPRESSED_QUERY
     return replace(family, tensors={**family.tensors, **query})
 
 
+_LATENT_ATTENTION_SHAPES: Mapping[str, str] = {
+    "attn_q": "n_embd n_q_mla",
+    "attn_q_a": "n_embd q_lora_rank",
+    "attn_q_a_norm": "q_lora_rank",
+    "attn_q_b": "q_lora_rank n_q_mla",
+    "attn_kv_a_mqa": "n_embd kv_lora_rank+n_rot",
+    "attn_kv_a_norm": "kv_lora_rank",
+    "attn_k_b": "n_embd_head_mla-n_rot kv_lora_rank n_head",
+    "attn_v_b": "kv_lora_rank n_embd_head_v_mla n_head",
+    "attn_output": "n_o_mla n_embd",
+}
+
 DEEPSEEK2: Family = Family(
     "deepseek2",
     tensors={
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **MLP,
-        **ROUTED,
+        **ROUTED_EXPERTS,
         **SHARED_EXPERTS,
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
         LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
@@ -113,7 +137,10 @@ DEEPSEEK2: Family = Family(
     hyperparameters=(
         *BASIC,
         VOCABULARY_SIZE,
-        _deepseek2_sizes,
+        _leading_dense_blocks,
+        _latent_attention,
+        _routing,
+        _yarn,
         count("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
         count("expert_shared_count", "n_shared_experts", required=True),
         number("expert_weights_scale", "routed_scaling_factor"),
@@ -124,7 +151,7 @@ DEEPSEEK2: Family = Family(
         "rope_theta": 10000.0,
         "routed_scaling_factor": 1.0,
     },
-    only={
+    accepted_values={
         **ANY_SILU,
         "attention_bias": (False, None),
         "mlp_bias": (False, None),
@@ -133,13 +160,14 @@ DEEPSEEK2: Family = Family(
         "attention_factor": (None,),
         "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
     },
-    # The sum of two others.
-    harmless=frozenset({"qk_head_dim"}),
-    own_yarn=True,
-    extra_layers=True,
-    optional=frozenset({"exp_probs_b"}),
+    # The sum of two other keys.
+    harmless_keys=frozenset({"qk_head_dim"}),
+    checks_own_yarn=True,
+    skips_extra_layers=True,
+    optional_tensors=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
-    of=lambda config: _by_query(DEEPSEEK2, config),
+    variant=lambda config: with_query_tensors(DEEPSEEK2, config),
+    shapes=_LATENT_ATTENTION_SHAPES,
 )
 
 DEEPSEEK3 = replace(
@@ -155,40 +183,4 @@ DEEPSEEK3 = replace(
         "norm_topk_prob": True,
         "routed_scaling_factor": 2.5,
     },
-)
-
-GLM4_MOE_LITE: Family = replace(
-    DEEPSEEK3,
-    tensors={**DEEPSEEK2.tensors, **FUSED_EXPERTS},
-    # Where nothing is said of a gate, llama.cpp goes by the size of the vocabulary.
-    hyperparameters=(*DEEPSEEK2.hyperparameters, dense_first, always("expert_gating_func", Field.uint32(2))),
-    defaults={
-        "max_position_embeddings": 202752,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "head_dim": 64,
-        "kv_lora_rank": 512,
-        "q_lora_rank": 768,
-        "qk_nope_head_dim": 192,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 256,
-        "moe_intermediate_size": 1536,
-        "n_routed_experts": 64,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 4,
-        "num_key_value_heads": 20,
-        "n_group": 1,
-        "topk_group": 1,
-        "norm_topk_prob": True,
-        "routed_scaling_factor": 1.8,
-    },
-    only={
-        **DEEPSEEK2.only,
-        "partial_rotary_factor": (1, None),
-        "scoring_func": ("sigmoid", None),
-        "topk_method": ("noaux_tc", None),
-    },
-    optional=frozenset(),
-    specials=GLM_SPECIALS,
-    of=lambda config: _by_query(GLM4_MOE_LITE, config),
 )

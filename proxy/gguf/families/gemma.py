@@ -1,25 +1,29 @@
-"""Google's Gemma models of text. Pure."""
+"""Google's Gemma, Gemma 2, Gemma 3 and EmbeddingGemma. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import ATTENTION, BARE, LAYER, MLP, VISION_LANGUAGE_PREFIX, two_ropes, windows
-from proxy.gguf.families.rules import DENSE, AddOne, Family, Rule
+from proxy.gguf.families.common_keys import rope_bases, window_pattern
+from proxy.gguf.families.common_tensors import ATTENTION, BARE_PREFIXES, DENSE, LAYER, MLP
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import AddOne, Rule
+from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
-_ONLY: Mapping[str, tuple[object, ...]] = {
-    # The first files say `gelu`, which transformers takes for the approximation that llama.cpp calculates.
+_ACCEPTED_VALUES: Mapping[str, tuple[object, ...]] = {
+    # The first files have `gelu`, which transformers reads as the approximation that llama.cpp computes.
     "hidden_act": ("gelu_pytorch_tanh", "gelu", None),
     "hidden_activation": ("gelu_pytorch_tanh", None),
     "attention_bias": (False, None),
     "tie_word_embeddings": (True,),
     "use_bidirectional_attention": (False, None),
 }
+
 _DEFAULTS: Mapping[str, Any] = {
     "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-6,
@@ -27,9 +31,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "head_dim": 256,
     "tie_word_embeddings": True,
 }
-_ENDS: Mapping[str, Rule | str] = {"model.embed_tokens": "token_embd", "model.norm": AddOne("output_norm")}
-_LATER_TENSORS: Mapping[str, Rule | str] = {
-    **_ENDS,
+
+_TABLE_AND_NORM: Mapping[str, Rule | str] = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": AddOne("output_norm"),
+}
+
+_GEMMA2_TENSORS: Mapping[str, Rule | str] = {
+    **_TABLE_AND_NORM,
     **ATTENTION,
     **MLP,
     LAYER + "input_layernorm": AddOne("blk.{}.attn_norm"),
@@ -37,43 +46,45 @@ _LATER_TENSORS: Mapping[str, Rule | str] = {
     LAYER + "pre_feedforward_layernorm": AddOne("blk.{}.ffn_norm"),
     LAYER + "post_feedforward_layernorm": AddOne("blk.{}.post_ffw_norm"),
 }
+
 _TURN_END = "<end_of_turn>"
-_LOCAL_BASE = 10000.0
+
+_LOCAL_ROPE_BASE = 10000.0
 
 
 def _no_prefix_space(_config: ModelConfig, _files: TokenizerFiles) -> Pairs:
     yield "add_space_prefix", Field.boolean(False)
 
 
-def _first_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    """llama.cpp's converter takes the number that this token has in Google's vocabulary, whatever has it here."""
+def _gemma_vocabulary(config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    """Writes the id of `<end_of_turn>`; llama.cpp's converter always writes 107, its id in Google's vocabulary."""
     for token in files.added_tokens:
         if token["content"] == _TURN_END:
             yield "eot_token_id", Field.uint32(token["id"])
     yield from _no_prefix_space(config, files)
 
 
-def _scale(largest: int | None) -> Writer:
-    """llama.cpp divides by the root of a head's size, but in the 27B, which it knows by its number of layers."""
+def _check_scale(largest_blocks: int | None) -> Writer:
+    """llama.cpp scales attention by the head size. It recognizes the 27B, an exception, by its number of layers."""
 
     def write(config: ModelConfig) -> Pairs:
-        usual = config.hidden // config.heads if config.blocks == largest else config.head_size
-        if config.number("query_pre_attn_scalar") != usual:
+        expected = config.hidden // config.heads if config.blocks == largest_blocks else config.head_size
+        if config.number("query_pre_attn_scalar") != expected:
             raise CannotConvert(
                 f"config.json has query_pre_attn_scalar = {shown(config.find('query_pre_attn_scalar'))}, "
-                f"and llama.cpp takes {usual} for {config.blocks} layers of this architecture"
+                f"and llama.cpp uses {expected} with {config.blocks} layers of this architecture"
             )
         yield from ()
 
     return write
 
 
-def _local_rope(config: ModelConfig) -> Pairs:
-    """Ollama's engine before 0.30 knows the one base only."""
-    for key, field in two_ropes(config):
-        if key.endswith("swa") and field.value != _LOCAL_BASE:
+def _rope_bases(config: ModelConfig) -> Pairs:
+    """Ollama's engine before 0.30 supports only one base for the sliding-window layers."""
+    for key, field in rope_bases(config):
+        if key.endswith("swa") and field.value != _LOCAL_ROPE_BASE:
             raise CannotConvert(
-                f"config.json has another rope for sliding_attention than one of the base {_LOCAL_BASE:.0f}"
+                f"config.json has a rope for sliding_attention with another base than {_LOCAL_ROPE_BASE:.0f}"
             )
         yield key, field
 
@@ -81,7 +92,7 @@ def _local_rope(config: ModelConfig) -> Pairs:
 GEMMA = Family(
     "gemma",
     {
-        **_ENDS,
+        **_TABLE_AND_NORM,
         **ATTENTION,
         **MLP,
         LAYER + "input_layernorm": AddOne("blk.{}.attn_norm"),
@@ -89,22 +100,22 @@ GEMMA = Family(
     },
     tokenizers=("sentencepiece",),
     defaults={**_DEFAULTS, "num_key_value_heads": 16},
-    ropes=frozenset({"default"}),
-    only=_ONLY,
+    rope_types=frozenset({"default"}),
+    accepted_values=_ACCEPTED_VALUES,
     optional_biases=frozenset(),
-    vocabulary=_first_vocabulary,
+    vocabulary=_gemma_vocabulary,
 )
 
 GEMMA2 = replace(
     GEMMA,
     architecture="gemma2",
-    tensors=_LATER_TENSORS,
+    tensors=_GEMMA2_TENSORS,
     hyperparameters=(
         *BASIC,
         number("attn_logit_softcapping", "attn_logit_softcapping", required=True),
         number("final_logit_softcapping", "final_logit_softcapping", required=True),
-        windows(2),
-        _scale(46),
+        window_pattern(2),
+        _check_scale(46),
     ),
     defaults={
         **_DEFAULTS,
@@ -127,29 +138,29 @@ GEMMA3 = replace(
     GEMMA,
     architecture="gemma3",
     tensors={
-        **_LATER_TENSORS,
+        **_GEMMA2_TENSORS,
         LAYER + "self_attn.q_norm": AddOne("blk.{}.attn_q_norm"),
         LAYER + "self_attn.k_norm": AddOne("blk.{}.attn_k_norm"),
     },
-    hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(62), _local_rope),
+    hyperparameters=(*_GEMMA3_BASIC, window_pattern(6), _check_scale(62), _rope_bases),
     defaults={
         **_DEFAULTS,
         "max_position_embeddings": 131072,
         "num_key_value_heads": 4,
         "query_pre_attn_scalar": 256,
         "rope_theta": 1000000.0,
-        "rope_local_base_freq": _LOCAL_BASE,
+        "rope_local_base_freq": _LOCAL_ROPE_BASE,
         "sliding_window": 4096,
     },
-    ropes=frozenset({"default", "linear"}),
-    only={**_ONLY, "attn_logit_softcapping": (None,)},
-    local_rope=True,
+    rope_types=frozenset({"default", "linear"}),
+    accepted_values={**_ACCEPTED_VALUES, "attn_logit_softcapping": (None,)},
+    has_local_rope=True,
     vocabulary=_no_prefix_space,
 )
 
 GEMMA3_MULTIMODAL = replace(
     GEMMA3,
-    # Google's own config.json leaves out what is transformers' default.
+    # Google's own config.json leaves out values that are transformers' defaults.
     defaults={
         **GEMMA3.defaults,
         "hidden_size": 2304,
@@ -158,17 +169,18 @@ GEMMA3_MULTIMODAL = replace(
         "num_hidden_layers": 26,
         "vocab_size": 262208,
     },
-    text=VISION_LANGUAGE_PREFIX,
+    text_part=VISION_TEXT,
 )
 
 GEMMA_EMBEDDING = replace(
     GEMMA3,
     architecture="gemma-embedding",
     tensors={**GEMMA3.tensors, **{f"{name}.linear": name for name in DENSE}},
-    hyperparameters=(*_GEMMA3_BASIC, windows(6), _scale(None), _local_rope),
-    ropes=frozenset({"default"}),
-    only={**GEMMA3.only, "use_bidirectional_attention": (True,)},
-    optional=frozenset(DENSE),
-    renamed=BARE,
+    hyperparameters=(*_GEMMA3_BASIC, window_pattern(6), _check_scale(None), _rope_bases),
+    rope_types=frozenset({"default"}),
+    accepted_values={**GEMMA3.accepted_values, "use_bidirectional_attention": (True,)},
+    optional_tensors=frozenset(DENSE),
+    prefix_aliases=BARE_PREFIXES,
     embeds=True,
+    shapes={"dense_2": "n_embd n_dense", "dense_3": "n_dense n_embd"},
 )

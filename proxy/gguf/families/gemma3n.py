@@ -1,35 +1,40 @@
-"""The text of Google's Gemma 3n, which llama.cpp knows in the two sizes that there are. Pure."""
+"""The text part of Google's Gemma 3n. llama.cpp runs only its two published sizes. Pure."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig, as_integer
-from proxy.gguf.families.gemma import GEMMA3
-from proxy.gguf.families.parts import (
+from proxy.gguf.families.common_keys import rope_bases, sliding_by_layer
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
-    ENDS,
-    HEAD_NORMS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
-    LAYER_INPUTS,
     MLP,
+    PER_LAYER_INPUT_SHAPES,
+    PER_LAYER_INPUTS,
     POST_NORMS,
-    SENSES,
-    sliding,
-    two_ropes,
+    QK_NORMS,
 )
-from proxy.gguf.families.rules import Family, Padded, Stacked
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.gemma import GEMMA3
+from proxy.gguf.families.rules import Padded, Stacked
+from proxy.gguf.families.text_part import VISION_AUDIO_TEXT
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
 from proxy.gguf.tensors import shown
 
-_OWN_K_AND_V = 20
-"""Layers behind these take K and V of the last ones among them."""
-_SPARSE_LAYERS, _SPARSE = 10, 0.95
-_DEVIATIONS = {_SPARSE: 1.6448535919189453, 0.0: -math.inf}
-"""By how much of a normal distribution lies below, as torch calculates it in 32 bits."""
+_OWN_KV_LAYERS = 20
+"""Later layers reuse K and V of the last ones among these."""
+
+_WINDOW_PERIOD = 5
+_SPARSE_LAYERS, _SPARSITY = 10, 0.95
+
+_QUANTILES = {_SPARSITY: 1.6448535919189453, 0.0: -math.inf}
+"""Quantiles of the normal distribution, as torch computes them in 32 bits."""
 
 
-def _beside_the_active(config: ModelConfig) -> int:
+def _inactive_inputs(config: ModelConfig) -> int:
     return config.positive("altup_num_inputs") - 1
 
 
@@ -38,41 +43,58 @@ def _vocabulary_size(config: ModelConfig) -> int:
 
 
 def _layers(config: ModelConfig) -> Pairs:
-    blocks, windows = config.blocks, sliding(config)
-    sparse = [_SPARSE if at < _SPARSE_LAYERS else 0.0 for at in range(blocks)]
-    given = config.find("activation_sparsity_pattern")
-    if given is None and blocks > _SPARSE_LAYERS:
-        given = sparse
-    for key, value, wanted in (
-        ("activation_sparsity_pattern", given, sparse),
-        ("layer_types", windows, [at % 5 != 4 for at in range(blocks)]),  # noqa: PLR2004
-        ("num_kv_shared_layers", config.count("num_kv_shared_layers"), max(blocks - _OWN_K_AND_V, 0)),
+    blocks, windows = config.blocks, sliding_by_layer(config)
+    sparsity = [_SPARSITY if layer < _SPARSE_LAYERS else 0.0 for layer in range(blocks)]
+    configured = config.find("activation_sparsity_pattern")
+    if configured is None and blocks > _SPARSE_LAYERS:
+        configured = sparsity
+    for key, value, expected in (
+        ("activation_sparsity_pattern", configured, sparsity),
+        ("layer_types", windows, [(layer + 1) % _WINDOW_PERIOD != 0 for layer in range(blocks)]),
+        ("num_kv_shared_layers", config.count("num_kv_shared_layers"), max(blocks - _OWN_KV_LAYERS, 0)),
     ):
-        if value != wanted:
+        if value != expected:
             raise CannotConvert(f"config.json has {key} that llama.cpp does not run: {shown(config.find(key))}")
     yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
     yield "attention.sliding_window_pattern", Field.array(ValueType.BOOL, windows)
-    yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_DEVIATIONS[share] for share in sparse])
-    width = config.find("intermediate_size")
-    widths = [as_integer(each) for each in (width if isinstance(width, list) else [width] * blocks)]
-    if len(widths) != blocks or any(each != widths[0] for each in widths) or type(widths[0]) is not int:
-        raise CannotConvert(f"config.json has intermediate_size = {shown(width)}, unknown for this architecture")
-    yield "feed_forward_length", Field.array(ValueType.INT32, widths)
+    yield "activation_sparsity_scale", Field.array(ValueType.FLOAT32, [_QUANTILES[share] for share in sparsity])
 
+
+def _mlp_sizes(config: ModelConfig) -> Pairs:
+    size, blocks = config.find("intermediate_size"), config.blocks
+    sizes = [as_integer(item) for item in (size if isinstance(size, list) else [size] * blocks)]
+    if len(sizes) != blocks or any(item != sizes[0] for item in sizes) or type(sizes[0]) is not int:
+        raise CannotConvert(f"config.json has intermediate_size = {shown(size)}, unknown for this architecture")
+    yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
+
+
+_SHAPES: Mapping[str, str] = {
+    **PER_LAYER_INPUT_SHAPES,
+    "altup_proj": "n_embd n_embd 3",
+    "altup_unembd_proj": "n_embd n_embd 3",
+    "altup_correct_coef": "4 4",
+    "altup_correct_scale": "n_embd",
+    "altup_predict_coef": "4 16",
+    "altup_router": "n_embd 4",
+    "altup_router_norm": "n_embd",
+    "laurel_l": "n_embd 64",
+    "laurel_r": "64 n_embd",
+    "laurel_post_norm": "n_embd",
+}
 
 GEMMA3N = Family(
     "gemma3n",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **ATTENTION,
-        **HEAD_NORMS,
+        **QK_NORMS,
         **MLP,
         **POST_NORMS,
-        **LAYER_INPUTS,
-        # transformers takes the first row for tokens beyond it; llama.cpp's converter adds zeros.
+        **PER_LAYER_INPUTS,
+        # transformers uses the first row for tokens beyond the matrix; llama.cpp's converter pads with zeros.
         "model.embed_tokens_per_layer": Padded("per_layer_token_embd", _vocabulary_size),
-        "model.altup_projections.{}": Stacked("altup_proj", _beside_the_active),
-        "model.altup_unembed_projections.{}": Stacked("altup_unembd_proj", _beside_the_active),
+        "model.altup_projections.{}": Stacked("altup_proj", _inactive_inputs),
+        "model.altup_unembed_projections.{}": Stacked("altup_unembd_proj", _inactive_inputs),
         LAYER + "input_layernorm": "blk.{}.attn_norm",
         LAYER + "pre_feedforward_layernorm": "blk.{}.ffn_norm",
         LAYER + "altup.correction_coefs": "blk.{}.altup_correct_coef",
@@ -92,7 +114,8 @@ GEMMA3N = Family(
         count("embedding_length_per_layer_input", "hidden_size_per_layer_input", required=True),
         count("attention.shared_kv_layers", "num_kv_shared_layers", required=True),
         _layers,
-        two_ropes,
+        _mlp_sizes,
+        rope_bases,
     ),
     tokenizers=GEMMA3.tokenizers,
     defaults={
@@ -107,7 +130,7 @@ GEMMA3N = Family(
         "rope_theta": 1000000.0,
         "rope_local_base_freq": 10000.0,
         "sliding_window": 512,
-        "sliding_window_pattern": 5,
+        "sliding_window_pattern": _WINDOW_PERIOD,
         "tie_word_embeddings": True,
         "vocab_size": 262400,
         "final_logit_softcapping": 30.0,
@@ -118,12 +141,12 @@ GEMMA3N = Family(
         "altup_correct_scale": True,
         "laurel_rank": 64,
     },
-    ropes=frozenset({"default"}),
-    only={
+    rope_types=frozenset({"default"}),
+    accepted_values={
         "hidden_activation": ("gelu_pytorch_tanh", None),
         "attention_bias": (False, None),
         "tie_word_embeddings": (True,),
-        "sliding_window_pattern": (5,),
+        "sliding_window_pattern": (_WINDOW_PERIOD,),
         "final_logit_softcapping": (30.0,),
         "hidden_size_per_layer_input": (256,),
         "altup_active_idx": (0,),
@@ -131,11 +154,12 @@ GEMMA3N = Family(
         "altup_correct_scale": (True,),
         "laurel_rank": (64,),
     },
-    # The weights show it.
-    harmless=frozenset({"vocab_size_per_layer_input"}),
+    # The weights show it anyway.
+    harmless_keys=frozenset({"vocab_size_per_layer_input"}),
     vocabulary=GEMMA3.vocabulary,
     optional_biases=frozenset(),
-    local_rope=True,
+    has_local_rope=True,
+    shapes=_SHAPES,
 )
 
-GEMMA3N_SENSES = replace(GEMMA3N, text=SENSES)
+GEMMA3N_MULTIMODAL = replace(GEMMA3N, text_part=VISION_AUDIO_TEXT)

@@ -1,25 +1,30 @@
-"""OpenAI's GPT-OSS, whose experts are MXFP4 as it comes. Pure."""
+"""OpenAI's GPT-OSS, whose experts are published in MXFP4. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import ModelConfig
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, UNTIED, windows
-from proxy.gguf.families.rules import QKV, Auxiliary, Deinterleaved, Family, Mxfp4Experts, Rule
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, window_pattern
+from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, QKV
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Auxiliary, Deinterleaved, Mxfp4Experts, Rule
 from proxy.gguf.hyperparameters import BASIC, count
 
 _EXPERTS = LAYER + "mlp.experts."
+
 _GATE_AND_UP, _DOWN = ("blk.{}.ffn_gate_exps", "blk.{}.ffn_up_exps"), ("blk.{}.ffn_down_exps",)
 
 _BIASES: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj_bias": Deinterleaved(_GATE_AND_UP),
     _EXPERTS + "down_proj_bias": Deinterleaved(_DOWN),
 }
-_WHOLE: Mapping[str, Rule | str] = {
+
+_UNQUANTIZED_EXPERTS: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj": Deinterleaved(_GATE_AND_UP),
     _EXPERTS + "down_proj": Deinterleaved(_DOWN),
 }
-_PACKED: Mapping[str, Rule | str] = {
+
+_MXFP4_EXPERTS: Mapping[str, Rule | str] = {
     _EXPERTS + "gate_up_proj_blocks": Mxfp4Experts(_GATE_AND_UP, _EXPERTS + "gate_up_proj_scales"),
     _EXPERTS + "gate_up_proj_scales": Auxiliary(),
     _EXPERTS + "down_proj_blocks": Mxfp4Experts(_DOWN, _EXPERTS + "down_proj_scales"),
@@ -27,12 +32,12 @@ _PACKED: Mapping[str, Rule | str] = {
 }
 
 
-def _by_experts(config: ModelConfig) -> Family:
-    experts = _PACKED if config.find("quantization_config") else _WHOLE
+def _variant(config: ModelConfig) -> Family:
+    experts = _MXFP4_EXPERTS if config.find("quantization_config") else _UNQUANTIZED_EXPERTS
     return replace(GPT_OSS, tensors={**GPT_OSS.tensors, **experts})
 
 
-def _rounded_ramp(config: ModelConfig) -> str | None:
+def _yarn_caveat(config: ModelConfig) -> str | None:
     if config.rope.get("truncate") is not False:
         return None
     return "llama.cpp rounds where its yarn begins and ends, as in every GGUF of this model: answers differ a little"
@@ -41,7 +46,7 @@ def _rounded_ramp(config: ModelConfig) -> str | None:
 GPT_OSS = Family(
     "gpt-oss",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **ATTENTION,
         **_BIASES,
         LAYER + "input_layernorm": "blk.{}.attn_norm",
@@ -51,7 +56,7 @@ GPT_OSS = Family(
     },
     (
         *BASIC,
-        windows(2),
+        window_pattern(2),
         count("expert_feed_forward_length", "intermediate_size", required=True),
     ),
     defaults={
@@ -69,12 +74,12 @@ GPT_OSS = Family(
         "rms_norm_eps": 1e-5,
         "rope_theta": 150000.0,
     },
-    # llama.cpp lets the ramp of its yarn begin and end at whole numbers, as every GGUF of GPT-OSS has it; `truncate`,
-    # which is false here, tells transformers not to.
-    ropes=frozenset({"yarn"}),
-    biases=QKV | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
+    # llama.cpp rounds the bounds of the YaRN ramp to whole numbers, in every GGUF of GPT-OSS. transformers does not,
+    # because `truncate` is false here.
+    rope_types=frozenset({"yarn"}),
+    required_biases=QKV | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
     optional_biases=frozenset(),
-    only={
+    accepted_values={
         **ANY_SILU,
         **UNTIED,
         "attention_bias": (True, None),
@@ -83,13 +88,13 @@ GPT_OSS = Family(
         # Ollama's engine before 0.30 reads none of these.
         "beta_fast": (32.0, None),
         "beta_slow": (1.0, None),
-        # llama.cpp multiplies its own factor by these, and transformers takes these instead.
+        # llama.cpp multiplies its own factor by these, and transformers uses them instead of its own.
         **dict.fromkeys(("attention_factor", "attn_factor", "extrapolation_factor"), (None,)),
         **dict.fromkeys(("mscale", "mscale_all_dim", "partial_rotary_factor"), (None,)),
     },
     yarn_keys=frozenset({"truncate"}),
-    of=_by_experts,
-    told=_rounded_ramp,
-    own_yarn=True,
-    kept="mxfp4",
+    variant=_variant,
+    caveat=_yarn_caveat,
+    checks_own_yarn=True,
+    kept_quant_method="mxfp4",
 )

@@ -3,26 +3,27 @@
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import ANY_SILU, ATTENTION, ENDS, LAYER, MLP, NORMS
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.common_keys import ANY_SILU
+from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, MLP, NORMS
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
 
 _CONTEXT = 262144
-"""What its rope is made for, whatever config.json says of positions."""
+"""The context of the published models, whatever config.json has as max_position_embeddings."""
 
 
 def _basic(config: ModelConfig) -> Pairs:
-    """Some configs count one expert, which is none."""
+    """In some config.json num_experts is 1, which means a dense model."""
     dense = replace(config, fields={key: value for key, value in config.fields.items() if key != "num_experts"})
     for write in BASIC:
         yield from write(dense)
 
 
 def _rope(config: ModelConfig) -> Pairs:
-    """`dynamic` is HunYuan's own: a base that grows with alpha once and for all."""
+    """HunYuan's `dynamic` scaling is its own: alpha increases the base, independent of the length of the text."""
     rope = ModelConfig(config.rope)
     if rope.find("rope_type") != "dynamic":
         return
@@ -37,20 +38,20 @@ def _rope(config: ModelConfig) -> Pairs:
     yield "context_length", Field.uint32(_CONTEXT)
 
 
-def _ends(config: ModelConfig, files: TokenizerFiles) -> Pairs:
-    """config.json names the end of a text, and generation_config.json that of a turn before it."""
-    end = config.optional_count("eod_token_id")
-    if end is not None:
-        yield "eos_token_id", Field.uint32(end)
-    ends = files.generation.get("eos_token_id")
-    if isinstance(ends, list) and len(ends) > 1 and is_id(ends[0]):
-        yield "eot_token_id", Field.uint32(ends[0])
+def _end_tokens(config: ModelConfig, files: TokenizerFiles) -> Pairs:
+    """config.json has the token that ends a text; in generation_config.json the one that ends a turn comes first."""
+    end_of_text = config.optional_count("eod_token_id")
+    if end_of_text is not None:
+        yield "eos_token_id", Field.uint32(end_of_text)
+    end_tokens = files.generation.get("eos_token_id")
+    if isinstance(end_tokens, list) and len(end_tokens) > 1 and is_id(end_tokens[0]):
+        yield "eot_token_id", Field.uint32(end_tokens[0])
 
 
 HUNYUAN = Family(
     "hunyuan-dense",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **ATTENTION,
         **MLP,
@@ -59,8 +60,8 @@ HUNYUAN = Family(
     },
     (_basic, _rope),
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0},
-    ropes=frozenset({"default", "dynamic"}),
+    rope_types=frozenset({"default", "dynamic"}),
     optional_biases=frozenset(),
-    only={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
-    vocabulary=_ends,
+    accepted_values={**ANY_SILU, "num_experts": (1, None), "attention_bias": (False, None)},
+    vocabulary=_end_tokens,
 )

@@ -1,66 +1,80 @@
-"""Jina's BERT, in both forms of its authors' code: no positions but ALiBi's, and a gate in the MLP. Pure."""
+"""Jina's BERT, in both variants of its authors' code: ALiBi instead of positions, and a gated MLP. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import ModelConfig
-from proxy.gguf.families.bert import BIDIRECTIONAL, ENCODER_LAYER, FIRST_LAYERS, NORMS, token_types
-from proxy.gguf.families.parts import half_of
-from proxy.gguf.families.rules import QKV, Family, Rule, Split
+from proxy.gguf.families.bert import (
+    BIDIRECTIONAL,
+    EMBEDDINGS_AND_ATTENTION,
+    ENCODER_LAYER,
+    NORM_STEMS,
+    token_type_count,
+)
+from proxy.gguf.families.common_tensors import FUSED_MLP_SHAPES, QKV, size_from
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Rule, Split
 from proxy.gguf.hyperparameters import BASIC
 
-_HALF = half_of("intermediate_size")
-_NORMED_HEADS = "qk-post-norm"
-"""What the repository of the second form's code has in its name."""
-_FIRST: Mapping[str, Rule | str] = {
+_GATE_SIZE = size_from("intermediate_size")
+
+_QK_NORM_CODE = "qk-post-norm"
+"""Part of the name of the repository with the second variant's code."""
+
+_FIRST_MLP: Mapping[str, Rule | str] = {
     ENCODER_LAYER + "mlp.gated_layers": "blk.{}.ffn_up",
     ENCODER_LAYER + "mlp.wo": "blk.{}.ffn_down",
     ENCODER_LAYER + "mlp.layernorm": "blk.{}.layer_output_norm",
 }
-_SECOND: Mapping[str, Rule | str] = {
+
+_SECOND_VARIANT: Mapping[str, Rule | str] = {
     ENCODER_LAYER + "attention.self.layer_norm_q": "blk.{}.attn_q_norm",
     ENCODER_LAYER + "attention.self.layer_norm_k": "blk.{}.attn_k_norm",
     ENCODER_LAYER + "layer_norm_1": "blk.{}.attn_norm_2",
-    # llama.cpp's converter leaves both halves in one, of which its graph takes the first for the gate, as in the first
-    # form. Here the gate is the second.
-    ENCODER_LAYER + "mlp.up_gated_layer": Split((("blk.{}.ffn_up", _HALF), ("blk.{}.ffn_gate", _HALF))),
+    # llama.cpp's converter keeps both halves in one tensor, and its graph uses the first half as the gate, as in the
+    # first variant. In this variant the gate is the second half.
+    ENCODER_LAYER + "mlp.up_gated_layer": Split((("blk.{}.ffn_up", _GATE_SIZE), ("blk.{}.ffn_gate", _GATE_SIZE))),
     ENCODER_LAYER + "mlp.down_layer": "blk.{}.ffn_down",
     ENCODER_LAYER + "layer_norm_2": "blk.{}.layer_output_norm",
 }
 
 
-def _by_code(config: ModelConfig) -> Family:
-    places = config.find("auto_map")
-    code = places.get("AutoModel") if isinstance(places, dict) else None
-    if isinstance(code, str) and _NORMED_HEADS in code:
-        return replace(JINA_BERT, tensors={**FIRST_LAYERS, **_SECOND}, shapes={})
+_QK_NORM_SHAPES: Mapping[str, str] = {"attn_q_norm": "n_embd", "attn_k_norm": "n_embd"}
+
+
+def _variant(config: ModelConfig) -> Family:
+    auto_map = config.find("auto_map")
+    code = auto_map.get("AutoModel") if isinstance(auto_map, dict) else None
+    if isinstance(code, str) and _QK_NORM_CODE in code:
+        return replace(JINA_BERT, tensors={**EMBEDDINGS_AND_ATTENTION, **_SECOND_VARIANT}, shapes=_QK_NORM_SHAPES)
     return JINA_BERT
 
 
 JINA_BERT: Family = Family(
     "jina-bert-v2",
-    {**FIRST_LAYERS, **_FIRST},
+    {**EMBEDDINGS_AND_ATTENTION, **_FIRST_MLP},
     (*BASIC, BIDIRECTIONAL),
     tokenizers=("wordpiece", "bpe"),
     defaults={"max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2},
-    only={
+    accepted_values={
         "position_embedding_type": ("alibi",),
-        # llama.cpp calculates the approximation of gelu; its vectors differ by less than F16's.
+        # llama.cpp computes the approximation of gelu; its vectors differ by less than F16 rounding does.
         "feed_forward_type": ("geglu",),
         "emb_pooler": ("mean", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
     },
-    # A gated MLP has an activation of its own; the tokenizer's length; and there is no output.
-    harmless=frozenset({"hidden_act", "model_max_length", "tie_word_embeddings"}),
-    in_transformers=False,
-    ropes=frozenset({"default"}),
-    renamed={"bert.": ""},
-    skipped=("pooler.", "embeddings.position_ids", "cls."),
-    shapes={"ffn_up": "n_embd 2n_ff"},
-    biases=NORMS | QKV | {"attn_output", "attn_q_norm", "attn_k_norm", "attn_norm_2", "ffn_down"},
+    # feed_forward_type sets the activation; the length limits the tokenizer; there is no output tensor.
+    harmless_keys=frozenset({"hidden_act", "model_max_length", "tie_word_embeddings"}),
+    has_transformers_class=False,
+    rope_types=frozenset({"default"}),
+    prefix_aliases={"bert.": ""},
+    skipped_prefixes=("pooler.", "embeddings.position_ids", "cls."),
+    shapes=FUSED_MLP_SHAPES,
+    required_biases=NORM_STEMS | QKV | {"attn_output", "attn_q_norm", "attn_k_norm", "attn_norm_2", "ffn_down"},
     optional_biases=frozenset(),
-    vocabulary=token_types,
-    of=_by_code,
+    vocabulary=token_type_count,
+    variant=_variant,
     embeds=True,
+    heads_fill_embedding=True,
 )

@@ -1,54 +1,58 @@
-"""Poolside's Laguna: a gate behind each attention, heads that differ by layer, and two ropes. Pure."""
+"""Poolside's Laguna: gated attention, head counts that differ by layer, and two ropes. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig, finite
-from proxy.gguf.families.parts import (
+from proxy.gguf.families.common_keys import (
     ANY_SILU,
+    check_layer_types,
+    count_dense_layers,
+    leading_dense_blocks,
+    rope_bases,
+)
+from proxy.gguf.families.common_tensors import (
     ATTENTION,
-    ENDS,
-    HEAD_NORMS,
+    EMBEDDING_AND_OUTPUT,
     LAYER,
     MLP,
     NORMS,
-    ROUTED,
+    QK_NORMS,
+    ROUTED_EXPERTS,
     SHARED_EXPERTS,
-    dense_first,
-    dense_layers,
-    known_kinds,
-    two_ropes,
 )
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_EVERY = 4
+
+_WINDOW_PERIOD = 4
+
 _GATES: Mapping[object, tuple[str, str]] = {
     True: ("per_head", "n_head"),
     "per-head": ("per_head", "n_head"),
     "per-element": ("per_element", "n_q"),
 }
-"""By `gating`: what `gating_types` calls it, and how many rows the gate has. llama.cpp goes by the rows alone."""
+"""By the value of `gating`: its name in `gating_types`, and the rows of the gate, by which llama.cpp recognizes it."""
 
 
-def _by_gate(config: ModelConfig) -> Family:
-    gating, kinds = config.find("gating"), config.find("gating_types")
+def _variant(config: ModelConfig) -> Family:
+    gating, types = config.find("gating"), config.find("gating_types")
     name, rows = _GATES.get(gating, ("", "")) if isinstance(gating, str | bool) else ("", "")
-    if not name or kinds not in (None, [name] * config.blocks):
-        raise CannotConvert(f"config.json has gating = {shown(gating)} and gating_types = {shown(kinds)}")
+    if not name or types not in (None, [name] * config.blocks):
+        raise CannotConvert(f"config.json has gating = {shown(gating)} and gating_types = {shown(types)}")
     return replace(LAGUNA, shapes={"attn_gate": f"n_embd {rows}"})
 
 
 def _heads(config: ModelConfig) -> Pairs:
     heads = config.find("num_attention_heads_per_layer")
     heads = [config.heads] * config.blocks if heads is None else heads
-    known = isinstance(heads, list) and len(heads) == config.blocks and all(type(each) is int for each in heads)
-    if not known or any(each <= 0 or each % config.kv_heads for each in heads):
+    is_list = isinstance(heads, list) and len(heads) == config.blocks and all(type(count) is int for count in heads)
+    if not is_list or any(count <= 0 or count % config.kv_heads for count in heads):
         raise CannotConvert(
             f"config.json has num_attention_heads_per_layer = {shown(heads)} for {config.blocks} layers and "
             f"{config.kv_heads} heads of K and V"
@@ -56,68 +60,72 @@ def _heads(config: ModelConfig) -> Pairs:
     yield "attention.head_count", Field.array(ValueType.INT32, heads)
 
 
-def _dense_by_number(config: ModelConfig) -> Pairs:
-    """The repositories' own code has the dense layers by number too, which transformers ignores."""
-    given = config.find("mlp_only_layers")
-    if given not in (None, list(range(dense_layers(config)))):
-        raise CannotConvert(f"config.json has mlp_only_layers = {shown(given)}, unlike mlp_layer_types")
+def _check_dense_layers(config: ModelConfig) -> Pairs:
+    """The repositories' own code also lists the numbers of the dense layers; transformers ignores the list."""
+    dense = config.find("mlp_only_layers")
+    if dense not in (None, list(range(count_dense_layers(config)))):
+        raise CannotConvert(f"config.json has mlp_only_layers = {shown(dense)}, unlike mlp_layer_types")
     yield from ()
 
 
 def _ropes(config: ModelConfig) -> Pairs:
-    """Of layers that see all, and of those with a window, which llama.cpp takes to be all but the first of four.
-
-    transformers ignores what stands beside `rope_parameters`.
-    """
+    """RoPE of full-attention and of sliding-window layers; transformers ignores keys outside of `rope_parameters`."""
     ropes = config.find("rope_parameters")
     if not isinstance(ropes, dict) or not isinstance(ropes.get(_FULL), dict):
         raise CannotConvert(f"config.json has no rope_parameters for {_FULL}")
-    if beside := {"rope_theta", "partial_rotary_factor"} & config.fields.keys() - ropes[_FULL].keys():
-        raise CannotConvert(f"config.json has {min(beside)} outside of rope_parameters")
+    if outside := {"rope_theta", "partial_rotary_factor"} & config.fields.keys() - ropes[_FULL].keys():
+        raise CannotConvert(f"config.json has {min(outside)} outside of rope_parameters")
     if config.rope.get("rope_theta") is None:
         raise CannotConvert(f"config.json has no rope_theta for {_FULL}")
-    yield "rope.dimension_count", _turned(config, config.rope)
+    yield "rope.dimension_count", _rotary_dimensions(config, config.rope)
     if ropes.get(_SLIDING) is not None:
-        yield from two_ropes(config)
-        yield "rope.dimension_count_swa", _turned(config, config.local_rope)
-    kinds = config.find("layer_types")
-    kinds = [_FULL] * config.blocks if kinds is None else known_kinds(config, kinds, (_FULL, _SLIDING))
-    if _SLIDING not in kinds:
-        return
-    if kinds != [_SLIDING if at % _EVERY else _FULL for at in range(config.blocks)] or ropes.get(_SLIDING) is None:
-        raise CannotConvert(f"config.json has layer_types other than {_EVERY - 1} with a window behind each without")
-    yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
+        yield from rope_bases(config)
+        yield "rope.dimension_count_swa", _rotary_dimensions(config, config.local_rope)
 
 
-def _turned(config: ModelConfig, rope: Mapping[str, Any]) -> Field:
-    share = finite("config.json has partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
-    size = int(config.head_size * share)
-    if not 0 < share <= 1 or size % 2:
-        raise CannotConvert(f"config.json has partial_rotary_factor = {share} of heads of {config.head_size}")
+def _rotary_dimensions(config: ModelConfig, rope: Mapping[str, Any]) -> Field:
+    factor = finite("config.json has partial_rotary_factor", rope.get("partial_rotary_factor", 1.0))
+    size = int(config.head_size * factor)
+    if not 0 < factor <= 1 or size % 2:
+        raise CannotConvert(f"config.json has partial_rotary_factor = {factor} of heads of {config.head_size}")
     return Field.uint32(size)
 
 
-def _end_of_turn(config: ModelConfig, _: TokenizerFiles) -> Pairs:
-    """The first of several ends is that of a text."""
-    ends = config.find("eos_token_id")
-    if not isinstance(ends, list) or len(ends) < 2:  # noqa: PLR2004
+def _windows(config: ModelConfig) -> Pairs:
+    """In llama.cpp every fourth layer, from the first on, has full attention."""
+    types = config.find("layer_types")
+    types = [_FULL] * config.blocks if types is None else check_layer_types(config, types, (_FULL, _SLIDING))
+    if _SLIDING not in types:
         return
-    if not is_id(ends[1]) or ends[1] >= config.positive("vocab_size"):
-        raise CannotConvert(f"config.json has eos_token_id = {shown(ends)}")
-    yield "eot_token_id", Field.uint32(ends[1])
+    expected = [_SLIDING if layer % _WINDOW_PERIOD else _FULL for layer in range(config.blocks)]
+    if types != expected or config.find("rope_parameters").get(_SLIDING) is None:
+        raise CannotConvert(
+            f"config.json has layer_types other than {_WINDOW_PERIOD - 1} with a window after each one without"
+        )
+    yield "attention.sliding_window", Field.uint32(config.positive("sliding_window"))
+
+
+def _end_of_turn(config: ModelConfig, _: TokenizerFiles) -> Pairs:
+    """Of several end tokens the first ends a text, and the second ends a turn."""
+    end_tokens = config.find("eos_token_id")
+    if not isinstance(end_tokens, list) or len(end_tokens) < 2:  # noqa: PLR2004
+        return
+    if not is_id(end_tokens[1]) or end_tokens[1] >= config.positive("vocab_size"):
+        raise CannotConvert(f"config.json has eos_token_id = {shown(end_tokens)}")
+    yield "eot_token_id", Field.uint32(end_tokens[1])
 
 
 LAGUNA: Family = Family(
     "laguna",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         **ATTENTION,
-        **HEAD_NORMS,
+        **QK_NORMS,
         **MLP,
-        **ROUTED,
+        **ROUTED_EXPERTS,
         **SHARED_EXPERTS,
-        **{name.replace("shared_experts", "shared_expert"): made for name, made in SHARED_EXPERTS.items()},
+        **{name.replace("shared_experts", "shared_expert"): rule for name, rule in SHARED_EXPERTS.items()},
         LAYER + "self_attn.g_proj": "blk.{}.attn_gate",
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
         LAYER + "mlp.experts.e_score_correction_bias": "blk.{}.exp_probs_b",
@@ -127,8 +135,9 @@ LAGUNA: Family = Family(
         VOCABULARY_SIZE,
         _heads,
         _ropes,
-        dense_first,
-        _dense_by_number,
+        _windows,
+        leading_dense_blocks,
+        _check_dense_layers,
         count("expert_feed_forward_length", "moe_intermediate_size", required=True),
         count("expert_shared_feed_forward_length", "shared_expert_intermediate_size", required=True),
         always("expert_weights_norm", Field.boolean(True)),
@@ -157,8 +166,8 @@ LAGUNA: Family = Family(
             _SLIDING: {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0},
         },
     },
-    ropes=frozenset({"default", "yarn"}),
-    only={
+    rope_types=frozenset({"default", "yarn"}),
+    accepted_values={
         **ANY_SILU,
         "attention_bias": (False, None),
         "decoder_sparse_step": (1, None),
@@ -173,9 +182,9 @@ LAGUNA: Family = Family(
         "swa_rope_parameters": (None,),
     },
     vocabulary=_end_of_turn,
-    # It ends a turn, and its tokenizer does not mark it.
-    control=frozenset({"</assistant>"}),
+    # It ends a turn, although the tokenizer does not mark it as special.
+    control_tokens=frozenset({"</assistant>"}),
     optional_biases=frozenset(),
-    local_rope=True,
-    of=_by_gate,
+    has_local_rope=True,
+    variant=_variant,
 )

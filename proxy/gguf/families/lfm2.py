@@ -1,18 +1,20 @@
-"""Liquid's LFM2: most of its layers have a short convolution instead of attention. Pure."""
+"""Liquid's LFM2, dense and with experts: most layers have a short convolution instead of attention. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.parts import ATTENTION, LAYER, experts, flat, half_of, known_kinds
-from proxy.gguf.families.rules import Family, Reshaped, Rule, Split, Stacked
+from proxy.gguf.families.common_keys import check_layer_types
+from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count, size_from, squeezed
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.rules import Reshaped, Rule, Split, Stacked
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count
 
 _TENSORS: Mapping[str, Rule | str] = {
     "model.embed_tokens": "token_embd",
-    # So llama.cpp calls what is the norm before the output.
+    # llama.cpp uses this name for the norm before the output.
     "model.embedding_norm": "token_embd_norm",
     **{key: name for key, name in ATTENTION.items() if not key.endswith("o_proj")},
     LAYER + "self_attn.out_proj": "blk.{}.attn_output",
@@ -20,42 +22,45 @@ _TENSORS: Mapping[str, Rule | str] = {
     LAYER + "self_attn.k_layernorm": "blk.{}.attn_k_norm",
     LAYER + "operator_norm": "blk.{}.attn_norm",
     LAYER + "ffn_norm": "blk.{}.ffn_norm",
-    LAYER + "conv.conv.weight": Reshaped("blk.{}.shortconv.conv.weight", flat),
+    LAYER + "conv.conv.weight": Reshaped("blk.{}.shortconv.conv.weight", squeezed),
     LAYER + "conv.in_proj": "blk.{}.shortconv.in_proj",
     LAYER + "conv.out_proj": "blk.{}.shortconv.out_proj",
     LAYER + "feed_forward.w1": "blk.{}.ffn_gate",
     LAYER + "feed_forward.w2": "blk.{}.ffn_down",
     LAYER + "feed_forward.w3": "blk.{}.ffn_up",
 }
+
 _EXPERTS = LAYER + "feed_forward.experts."
-_CONVOLUTION, _ATTENDS = "conv", "full_attention"
+
+_CONVOLUTION, _FULL = "conv", "full_attention"
 
 
 def _layers(config: ModelConfig) -> Pairs:
-    """A layer without heads for K and V is one with a convolution."""
-    kinds, attending = config.find("layer_types"), config.find("full_attn_idxs")
-    if kinds is None and isinstance(attending, list):
-        kinds = [_ATTENDS if layer in attending else _CONVOLUTION for layer in range(config.blocks)]
-    kinds = known_kinds(config, kinds, (_ATTENDS, _CONVOLUTION))
-    heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
-    yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
+    """In llama.cpp a layer without K and V heads has a convolution."""
+    types, full = config.find("layer_types"), config.find("full_attn_idxs")
+    if types is None and isinstance(full, list):
+        types = [_FULL if layer in full else _CONVOLUTION for layer in range(config.blocks)]
+    types = check_layer_types(config, types, (_FULL, _CONVOLUTION))
+    kv_heads = [config.kv_heads if layer_type == _FULL else 0 for layer_type in types]
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, kv_heads)
     kernel = config.positive("conv_L_cache")
     if kernel == 1:
         raise CannotConvert("config.json has conv_L_cache = 1, which llama.cpp does not run")
     yield "shortconv.l_cache", Field.uint32(kernel)
 
 
-def _adjusted_size(config: ModelConfig) -> Pairs:
-    size, factor = config.positive("block_ff_dim", "intermediate_size"), config.optional_number(_FACTOR)
+def _mlp_size(config: ModelConfig) -> Pairs:
+    size, factor = config.positive("block_ff_dim", "intermediate_size"), config.optional_number(_SIZE_FACTOR)
     if config.flag("block_auto_adjust_ff_dim", default=True):
         size = 2 * size // 3
         if factor is not None:
-            each = config.positive("block_multiple_of")
-            size = -(-int(factor * size) // each) * each
+            step = config.positive("block_multiple_of")
+            size = -(-int(factor * size) // step) * step
     yield "feed_forward_length", Field.uint32(size)
 
 
-_FACTOR = "block_ffn_dim_multiplier"
+_SIZE_FACTOR = "block_ffn_dim_multiplier"
+
 _DEFAULTS: Mapping[str, Any] = {
     "vocab_size": 65536,
     "num_attention_heads": 32,
@@ -67,9 +72,10 @@ _DEFAULTS: Mapping[str, Any] = {
     "conv_L_cache": 3,
     "tie_word_embeddings": True,
 }
-_ONLY: Mapping[str, tuple[object, ...]] = {
+
+_ACCEPTED_VALUES: Mapping[str, tuple[object, ...]] = {
     "conv_bias": (False, None),
-    # transformers goes by the first of these where it is there.
+    # If the first of these exists, transformers ignores the second.
     "tie_embedding": (True, None),
     "tie_word_embeddings": (True,),
 }
@@ -77,17 +83,18 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
 LFM2 = Family(
     "lfm2",
     _TENSORS,
-    (*BASIC, _layers, VOCABULARY_SIZE, _adjusted_size),
+    (*BASIC, _layers, VOCABULARY_SIZE, _mlp_size),
     defaults={
         **_DEFAULTS,
         "hidden_size": 2560,
         "intermediate_size": 12288,
         "block_multiple_of": 256,
-        _FACTOR: 1.0,
+        _SIZE_FACTOR: 1.0,
     },
-    ropes=frozenset({"default"}),
+    rope_types=frozenset({"default"}),
     optional_biases=frozenset(),
-    only=_ONLY,
+    accepted_values=_ACCEPTED_VALUES,
+    heads_fill_embedding=True,
 )
 
 LFM2_MOE = replace(
@@ -97,13 +104,13 @@ LFM2_MOE = replace(
         **_TENSORS,
         LAYER + "feed_forward.gate": "blk.{}.ffn_gate_inp",
         LAYER + "feed_forward.expert_bias": "blk.{}.exp_probs_b",
-        _EXPERTS + "{}.w1": Stacked("blk.{}.ffn_gate_exps", experts),
-        _EXPERTS + "{}.w2": Stacked("blk.{}.ffn_down_exps", experts),
-        _EXPERTS + "{}.w3": Stacked("blk.{}.ffn_up_exps", experts),
+        _EXPERTS + "{}.w1": Stacked("blk.{}.ffn_gate_exps", expert_count),
+        _EXPERTS + "{}.w2": Stacked("blk.{}.ffn_down_exps", expert_count),
+        _EXPERTS + "{}.w3": Stacked("blk.{}.ffn_up_exps", expert_count),
         _EXPERTS + "gate_up_proj": Split(
             (
-                ("blk.{}.ffn_gate_exps", half_of("moe_intermediate_size")),
-                ("blk.{}.ffn_up_exps", half_of("moe_intermediate_size")),
+                ("blk.{}.ffn_gate_exps", size_from("moe_intermediate_size")),
+                ("blk.{}.ffn_up_exps", size_from("moe_intermediate_size")),
             )
         ),
         _EXPERTS + "down_proj": "blk.{}.ffn_down_exps",
@@ -125,8 +132,8 @@ LFM2_MOE = replace(
         "num_experts": 32,
         "num_experts_per_tok": 4,
     },
-    only={
-        **_ONLY,
+    accepted_values={
+        **_ACCEPTED_VALUES,
         "use_expert_bias": (True, None),
         "norm_topk_prob": (True, None),
         "routed_scaling_factor": (1.0, None),

@@ -1,103 +1,119 @@
-"""NVIDIA's Nemotron-H: each layer is one of a state space, attention, an MLP or experts. Pure."""
+"""NVIDIA's Nemotron-H: each layer is either Mamba 2, attention, an MLP or experts. Pure."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.families.mamba import ENDLESS, GROUPS, mixer_2
-from proxy.gguf.families.parts import ATTENTION_BIAS, LAYER, TURNED, experts, head_dim, known_kinds
-from proxy.gguf.families.rules import QKV, Family, Rule, Stacked, stems_of
+from proxy.gguf.families.common_keys import check_layer_types, head_dim
+from proxy.gguf.families.common_tensors import ATTENTION_BIAS, LAYER, PERMUTED_ATTENTION, QKV, expert_count
+from proxy.gguf.families.family import Family
+from proxy.gguf.families.mamba import GROUP_COUNT_KEYS, MAMBA2_SHAPES, UNLIMITED_CONTEXT, mamba2_tensors
+from proxy.gguf.families.rules import Rule, Stacked, stems_of
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
 
 _MIXER = LAYER + "mixer."
-_STATE, _ATTENDS, _MLP, _EXPERTS = "linear_attention", "full_attention", "mlp", "moe"
-_KINDS = {
-    **{kind: kind for kind in (_STATE, _ATTENDS, _MLP, _EXPERTS)},
-    "mamba": _STATE,
-    "attention": _ATTENDS,
-    "M": _STATE,
-    "*": _ATTENDS,
+
+_MAMBA, _ATTENTION, _MLP, _EXPERTS = "linear_attention", "full_attention", "mlp", "moe"
+
+_LAYER_TYPES = {
+    **{name: name for name in (_MAMBA, _ATTENTION, _MLP, _EXPERTS)},
+    "mamba": _MAMBA,
+    "attention": _ATTENTION,
+    "M": _MAMBA,
+    "*": _ATTENTION,
     "-": _MLP,
     "E": _EXPERTS,
 }
-"""By what transformers 5 calls them, and 4, and by their letters in a pattern."""
+"""By the names of transformers 5, those of transformers 4, and the letters in a pattern."""
 
-_OF_KIND: Mapping[str, Mapping[str, Rule | str]] = {
-    _STATE: mixer_2(_MIXER),
-    # Q and K have no rope here, so that turning them changes nothing; llama.cpp's converter turns them nevertheless.
-    _ATTENDS: {key.replace("self_attn.", "mixer."): rule for key, rule in TURNED.items()},
+_TENSORS_BY_TYPE: Mapping[str, Mapping[str, Rule | str]] = {
+    _MAMBA: mamba2_tensors(_MIXER),
+    # Without RoPE the permutation of Q and K changes nothing, but llama.cpp's converter permutes them too.
+    _ATTENTION: {key.replace("self_attn.", "mixer."): rule for key, rule in PERMUTED_ATTENTION.items()},
     _MLP: {_MIXER + "up_proj": "blk.{}.ffn_up", _MIXER + "down_proj": "blk.{}.ffn_down"},
     _EXPERTS: {
         _MIXER + "gate": "blk.{}.ffn_gate_inp",
         _MIXER + "gate.e_score_correction_bias": "blk.{}.exp_probs_b",
-        _MIXER + "experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", experts),
-        _MIXER + "experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", experts),
-        # As transformers 5 has them in memory.
+        _MIXER + "experts.{}.up_proj": Stacked("blk.{}.ffn_up_exps", expert_count),
+        _MIXER + "experts.{}.down_proj": Stacked("blk.{}.ffn_down_exps", expert_count),
+        # All experts in one tensor, as transformers 5 has them in memory.
         _MIXER + "experts.up_proj": "blk.{}.ffn_up_exps",
         _MIXER + "experts.down_proj": "blk.{}.ffn_down_exps",
         _MIXER + "shared_experts.up_proj": "blk.{}.ffn_up_shexp",
         _MIXER + "shared_experts.down_proj": "blk.{}.ffn_down_shexp",
     },
 }
+
 _LATENT: Mapping[str, str] = {
     _MIXER + "fc1_latent_proj": "blk.{}.ffn_latent_down",
     _MIXER + "fc2_latent_proj": "blk.{}.ffn_latent_up",
 }
 
 
-def _kinds(config: ModelConfig) -> list[str]:
-    """Layer by layer; a pattern counts where there is no list."""
-    kinds = config.find("layers_block_type", "layer_types")
-    if kinds is None:
-        pattern = config.find("hybrid_override_pattern")
-        kinds = list(pattern) if isinstance(pattern, str) else None
-    return [_KINDS[kind] for kind in known_kinds(config, kinds, _KINDS)]
-
-
-_STEMS = {
-    kind: stems_of(rules) | (stems_of(_LATENT) if kind == _EXPERTS else set()) for kind, rules in _OF_KIND.items()
+_EXPERT_SHAPES: Mapping[str, str] = {
+    "ffn_up_exps": "n_latent n_ff_exp n_expert",
+    "ffn_down_exps": "n_ff_exp n_latent n_expert",
+    "ffn_latent_down": "n_embd n_latent",
+    "ffn_latent_up": "n_latent n_embd",
 }
-_ALL_STEMS = frozenset().union(*_STEMS.values())
 
 
-def _absent(config: ModelConfig, layer: int | None) -> Mapping[str, bool]:
-    return {} if layer is None else dict.fromkeys(_ALL_STEMS - _STEMS[_kinds(config)[layer]], False)
+def _layer_types(config: ModelConfig) -> list[str]:
+    """For each layer its type, from a list or else from a pattern."""
+    types = config.find("layers_block_type", "layer_types")
+    if types is None:
+        pattern = config.find("hybrid_override_pattern")
+        types = list(pattern) if isinstance(pattern, str) else None
+    return [_LAYER_TYPES[name] for name in check_layer_types(config, types, _LAYER_TYPES)]
+
+
+_STEMS_BY_TYPE = {
+    name: stems_of(rules) | (stems_of(_LATENT) if name == _EXPERTS else set())
+    for name, rules in _TENSORS_BY_TYPE.items()
+}
+
+_ANY_STEMS = frozenset().union(*_STEMS_BY_TYPE.values())
+
+
+def _absent_tensors(config: ModelConfig, layer: int | None) -> Mapping[str, bool]:
+    return {} if layer is None else dict.fromkeys(_ANY_STEMS - _STEMS_BY_TYPE[_layer_types(config)[layer]], False)
 
 
 def _layers(config: ModelConfig) -> Pairs:
-    """llama.cpp knows a layer by its heads of K and V and by the size of its MLP."""
-    kinds = _kinds(config)
-    heads = [config.kv_heads if kind == _ATTENDS else 0 for kind in kinds]
-    size = config.positive("moe_intermediate_size" if _EXPERTS in kinds else "intermediate_size")
-    sizes = [size if kind in (_MLP, _EXPERTS) else 0 for kind in kinds]
+    """llama.cpp recognizes the type of a layer by its number of K and V heads and by the size of its MLP."""
+    types = _layer_types(config)
+    kv_heads = [config.kv_heads if name == _ATTENTION else 0 for name in types]
+    size = config.positive("moe_intermediate_size" if _EXPERTS in types else "intermediate_size")
+    sizes = [size if name in (_MLP, _EXPERTS) else 0 for name in types]
     yield "block_count", Field.uint32(config.blocks)
-    # There is no rope, whatever this says.
+    # llama.cpp applies no RoPE, whatever this key has.
     yield "rope.dimension_count", Field.uint32(min(config.hidden // config.heads, config.head_size))
-    yield "attention.head_count_kv", Field.array(ValueType.INT32, heads)
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, kv_heads)
     yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
-    steps = config.count("mamba_num_heads")
-    yield "ssm.inner_size", Field.uint32(steps * config.count("mamba_head_dim"))
-    yield "ssm.time_step_rank", Field.uint32(steps)
+    heads = config.count("mamba_num_heads")
+    yield "ssm.inner_size", Field.uint32(heads * config.count("mamba_head_dim"))
+    yield "ssm.time_step_rank", Field.uint32(heads)
 
 
 _KEYS = (
-    always("context_length", Field.uint32(ENDLESS)),
+    always("context_length", Field.uint32(UNLIMITED_CONTEXT)),
     count("embedding_length", "hidden_size", required=True),
     count("attention.head_count", "num_attention_heads", required=True),
     _layers,
     head_dim,
     rope_base,
     always("rope.scaling.finetuned", Field.boolean(False)),
-    # Of both llama.cpp's loader wants one, and takes the first for all norms.
+    # llama.cpp's loader requires one of the two, and uses the first for all norms.
     number("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", required=True),
     number("attention.layer_norm_epsilon", "layer_norm_epsilon", required=True),
     VOCABULARY_SIZE,
     count("ssm.conv_kernel", "mamba_d_conv", "conv_kernel", required=True),
     count("ssm.state_size", "ssm_state_size", required=True),
-    count("ssm.group_count", *GROUPS, required=True),
+    count("ssm.group_count", *GROUP_COUNT_KEYS, required=True),
 )
+
 _EXPERT_KEYS = (
     count("expert_count", "n_routed_experts", required=True),
     count("expert_used_count", "num_experts_per_tok", required=True),
@@ -112,18 +128,20 @@ _EXPERT_KEYS = (
 )
 
 
-def _by_kinds(config: ModelConfig) -> Family:
-    kinds = _kinds(config)
-    if _EXPERTS not in kinds:
+def _variant(config: ModelConfig) -> Family:
+    types = _layer_types(config)
+    if _EXPERTS not in types:
         return NEMOTRON_H
-    if _MLP in kinds:
-        raise CannotConvert("config.json has layers of an MLP and layers of experts, and llama.cpp takes one kind")
+    if _MLP in types:
+        raise CannotConvert("config.json has MLP layers and expert layers, and llama.cpp runs only one kind")
     latent = {} if config.find("moe_latent_size") is None else _LATENT
     return replace(
         NEMOTRON_H,
         architecture="nemotron_h_moe",
         tensors={**NEMOTRON_H.tensors, **latent},
         hyperparameters=(*_KEYS, *_EXPERT_KEYS),
+        shapes={**MAMBA2_SHAPES, **_EXPERT_SHAPES},
+        has_mixed_layers=True,
     )
 
 
@@ -134,7 +152,7 @@ NEMOTRON_H: Family = Family(
         "model.norm_f": "output_norm",
         "lm_head": "output",
         LAYER + "norm": "blk.{}.attn_norm",
-        **{key: rule for rules in _OF_KIND.values() for key, rule in rules.items()},
+        **{key: rule for rules in _TENSORS_BY_TYPE.values() for key, rule in rules.items()},
     },
     _KEYS,
     defaults={
@@ -156,9 +174,9 @@ NEMOTRON_H: Family = Family(
         "n_group": 1,
         "topk_group": 1,
     },
-    ropes=frozenset({"default"}),
+    rope_types=frozenset({"default"}),
     optional_biases=QKV | {"attn_output", "ffn_up", "ffn_down"},
-    only={
+    accepted_values={
         "mlp_hidden_act": ("relu2", None),
         "mamba_hidden_act": ("silu", None),
         "use_conv_bias": (True, None),
@@ -166,24 +184,25 @@ NEMOTRON_H: Family = Family(
         "sliding_window": (None,),
         "use_bias": (False, None),
         "mamba_proj_bias": (False, None),
-        # llama.cpp limits no step; transformers does below the first of these, which is too small to matter.
+        # llama.cpp does not limit time steps. transformers applies the first value, which is too small to matter.
         "time_step_min": (0.001, 0, None),
         "mamba_dt_min": (0.001, 0, None),
         "time_step_limit": ([0.0, math.inf], [0.0, {"__float__": "Infinity"}], None),
     },
-    flags={**ATTENTION_BIAS, "mlp_bias": frozenset({"ffn_up.bias", "ffn_down.bias"})},
-    # How training began, in what precision it was calculated, and the layers that only help in it.
-    harmless=frozenset(
+    tensor_flags={**ATTENTION_BIAS, "mlp_bias": frozenset({"ffn_up.bias", "ffn_down.bias"})},
+    # Initial values, precision, and layers that only help in training.
+    harmless_keys=frozenset(
         {
             *("chunk_size", "expand", "mamba_ssm_cache_dtype", "moe_shared_expert_overlap", "residual_in_fp32"),
             *("rescale_prenorm_residual", "time_step_floor", "time_step_max", "mtp_layers_block_type"),
             *("num_nextn_predict_layers", "mtp_hybrid_override_pattern", "mamba_dt_max", "mamba_dt_init_floor"),
-            # llama.cpp takes no context to be too long for it.
+            # llama.cpp does not limit its context.
             "max_position_embeddings",
         }
     ),
-    renamed={"backbone.": "model."},
-    skipped=("mtp.",),
-    absent=_absent,
-    of=_by_kinds,
+    prefix_aliases={"backbone.": "model."},
+    skipped_prefixes=("mtp.",),
+    absent_tensors=_absent_tensors,
+    variant=_variant,
+    shapes=MAMBA2_SHAPES,
 )

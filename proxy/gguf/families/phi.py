@@ -1,10 +1,18 @@
-"""Microsoft's Phi models. Pure."""
+"""Microsoft's Phi 2 and Phi 3. Pure."""
 
 import math
 
-from proxy.gguf.config import CannotConvert, ModelConfig, finite
-from proxy.gguf.families.parts import ANY_SILU, ENDS, LAYER, NORMS, UNTIED, usual_heads, window_ignored
-from proxy.gguf.families.rules import Family
+from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.families.common_keys import (
+    ANY_SILU,
+    UNTIED,
+    check_head_size,
+    rotary_dimensions,
+    rotary_size,
+    window_caveat,
+)
+from proxy.gguf.families.common_tensors import EMBEDDING_AND_OUTPUT, FUSED_MLP_SHAPES, LAYER, NORMS
+from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
 from proxy.gguf.tensors import shown
@@ -19,53 +27,46 @@ _LONGROPE = ("longrope", "su")
 
 
 def _phi3_scaling(config: ModelConfig) -> Pairs:
-    """The factor by which attention grows with the context; transformers calculates the same.
+    """The factor that scales attention up in a long context; transformers computes the same one.
 
-    For the original context it goes by what stands outside rope_parameters.
+    The original context is read from the outer level, not from rope_parameters.
     """
     rope = ModelConfig(config.rope)
     original, context = config.positive("original_max_position_embeddings"), config.positive("max_position_embeddings")
     yield "rope.scaling.original_context_length", Field.uint32(original)
-    scales = rope.find("rope_type") in _LONGROPE
-    if scales != bool(rope.find("long_factor")):
+    is_longrope = rope.find("rope_type") in _LONGROPE
+    if is_longrope != bool(rope.find("long_factor")):
         raise CannotConvert(
             f"config.json has a rope scaling of the type {shown(rope.find('rope_type'))} "
-            f"{'without' if scales else 'with'} a long_factor"
+            f"{'without' if is_longrope else 'with'} a long_factor"
         )
-    if scales:
-        yield "rope.scaling.attn_factor", Field.float32(_growth(rope, context / original, original))
+    if is_longrope:
+        yield "rope.scaling.attn_factor", Field.float32(_attention_factor(rope, context / original, original))
 
 
-def _growth(rope: ModelConfig, scale: float, original: int) -> float:
-    factor, meant = rope.optional_number("factor"), rope.optional_number("attention_factor")
+def _attention_factor(rope: ModelConfig, scale: float, original: int) -> float:
+    factor, explicit = rope.optional_number("factor"), rope.optional_number("attention_factor")
     if factor is not None and not math.isclose(factor, scale):
         raise CannotConvert(f"config.json has a longrope with factor = {factor}, in a context {scale:g} times longer")
-    if meant is not None:
-        return meant
+    if explicit is not None:
+        return explicit
     return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 and original > 1 else 1.0
 
 
-def _phi3_told(config: ModelConfig) -> str | None:
+def _phi3_caveat(config: ModelConfig) -> str | None:
     if not config.rope.get("long_factor"):
-        return window_ignored(config)
+        return window_caveat(config)
     original = config.positive("original_max_position_embeddings")
-    switch = f"with num_ctx beyond {original} llama.cpp turns short texts by long_factor too, unlike its authors' model"
-    return "; ".join(filter(None, [window_ignored(config), switch]))
-
-
-def _phi3_turned(config: ModelConfig) -> int:
-    share = finite("config.json has partial_rotary_factor", config.rope.get("partial_rotary_factor", 1.0))
-    return int(share * (config.hidden // config.heads))
-
-
-def _phi3_dimensions(config: ModelConfig) -> Pairs:
-    yield "rope.dimension_count", Field.uint32(_phi3_turned(config))
+    factors = (
+        f"with num_ctx beyond {original} llama.cpp uses long_factor for short texts too, unlike its authors' model"
+    )
+    return "; ".join(filter(None, [window_caveat(config), factors]))
 
 
 PHI3 = Family(
     "phi3",
     {
-        **ENDS,
+        **EMBEDDING_AND_OUTPUT,
         **NORMS,
         LAYER + "self_attn.qkv_proj": "blk.{}.attn_qkv",
         LAYER + "self_attn.o_proj": "blk.{}.attn_output",
@@ -81,8 +82,8 @@ PHI3 = Family(
         count("attention.head_count", "num_attention_heads", "n_head", required=True),
         count("attention.head_count_kv", "num_key_value_heads", "n_head_kv", required=True),
         number("attention.layer_norm_rms_epsilon", "rms_norm_eps", required=True),
-        usual_heads,
-        _phi3_dimensions,
+        check_head_size,
+        rotary_dimensions,
         rope_base,
         _window,
     ),
@@ -95,12 +96,14 @@ PHI3 = Family(
         "rope_theta": 10000.0,
         "partial_rotary_factor": 1.0,
     },
-    made=lambda config: longrope_factors(config, _phi3_turned(config)),
-    ropes=frozenset({"default", *_LONGROPE}),
-    only=ANY_SILU,
-    # What stands outside the rope's parameters counts.
-    harmless=frozenset({"original_max_position_embeddings"}),
-    told=_phi3_told,
+    computed_tensors=lambda config: longrope_factors(config, rotary_size(config)),
+    rope_types=frozenset({"default", *_LONGROPE}),
+    accepted_values=ANY_SILU,
+    # The outer level counts, not the RoPE parameters.
+    harmless_keys=frozenset({"original_max_position_embeddings"}),
+    caveat=_phi3_caveat,
+    shapes=FUSED_MLP_SHAPES,
+    heads_fill_embedding=True,
 )
 
 PHI2 = Family(
@@ -125,17 +128,23 @@ PHI2 = Family(
         count("attention.head_count", "num_attention_heads", required=True),
         count("attention.head_count_kv", "num_attention_heads", required=True),
         number("attention.layer_norm_epsilon", "layer_norm_epsilon", "layer_norm_eps", required=True),
-        _phi3_dimensions,
+        rotary_dimensions,
     ),
     defaults={
         "max_position_embeddings": 2048,
         "layer_norm_eps": 1e-5,
         "partial_rotary_factor": 0.5,
     },
-    ropes=frozenset({"default"}),
-    biases=frozenset({"output_norm", "output", "attn_norm", "attn_output", "ffn_up", "ffn_down"}),
-    only={**UNTIED, "hidden_act": ("gelu_new", None), "rope_theta": (10000, None), "qk_layernorm": (False, None)},
-    # The weights show it.
-    harmless=frozenset({"intermediate_size"}),
+    rope_types=frozenset({"default"}),
+    required_biases=frozenset({"output_norm", "output", "attn_norm", "attn_output", "ffn_up", "ffn_down"}),
+    accepted_values={
+        **UNTIED,
+        "hidden_act": ("gelu_new", None),
+        "rope_theta": (10000, None),
+        "qk_layernorm": (False, None),
+    },
+    # The weights show it anyway.
+    harmless_keys=frozenset({"intermediate_size"}),
     vocabulary=lambda _config, _tokenizer: iter([("add_bos_token", Field.boolean(False))]),
+    heads_fill_embedding=True,
 )

@@ -1,35 +1,28 @@
-"""What a family of models declares: the rules for its tensors, and all else that its GGUF needs. Pure."""
+"""The rules that make GGUF tensors from the tensors of the weights; proxy/gguf/apply_rules.py applies them. Pure.
+
+Names of GGUF tensors have no `.weight` or `.bias` at the end; the rule adds the ending of the source tensor. `{}`
+stands for each number in the source's name. A `Size` is a number that depends on config.json.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from proxy.gguf.config import CannotConvert, ModelConfig
-from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
+from proxy.gguf.config import ModelConfig
 from proxy.gguf.tensors import TensorName
-from proxy.gguf.tokenizer_files import TokenizerFiles
 
 Size = Callable[[ModelConfig], int]
-
-QKV = frozenset({"attn_q", "attn_k", "attn_v"})
-_OLD_ENDS = {".gamma": ".weight", ".beta": ".bias"}
-"""What norms had before PyTorch, as transformers still reads them."""
-DENSE = ("dense_2", "dense_3")
-"""The matrices behind the pooling, by the folders that sentence-transformers has them in."""
-SHARED_MATRICES = frozenset({"ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"})
-"""Those of the experts that every token goes through."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The tensor under another name."""
+    """The unchanged tensor under another name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Permuted:
-    """Q or K, whose rows transformers keeps in the order of its own rope: two halves a head."""
+    """Q or K rows, permuted from transformers' half-split RoPE order to llama.cpp's interleaved one."""
 
     name: str
     heads: Size
@@ -37,14 +30,14 @@ class Permuted:
 
 @dataclass(frozen=True, slots=True)
 class AddOne:
-    """A norm that transformers applies with 1 added to each number."""
+    """A norm weight to which transformers adds 1 when it applies the norm; llama.cpp expects the sum."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
-    """One tensor of those that differ only in the last number of their names, of which there are `count`."""
+    """`count` tensors, whose names differ only in the last number, stacked into one."""
 
     name: str
     count: Size
@@ -52,23 +45,23 @@ class Stacked:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Several tensors by rows: each part's name and its rows; of three dimensions those of each matrix."""
+    """Splits a tensor by rows into `parts`: name and number of rows. In a stack of matrices each matrix is split."""
 
     parts: tuple[tuple[str, Size], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Transposed:
-    """Matrices with rows for columns, perhaps several side by side: each part's name, and its columns."""
+    """Transposes each matrix, after a split by columns into `parts`: name and number of columns."""
 
     parts: tuple[tuple[str, Size], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MergedQkv:
-    """Fused Q, K and V in groups of heads: all Q first, then all K, then all V. Rows of one head stay together.
+    """Fused Q, K and V, from an order by group to all Q heads first, then all K heads, then all V heads.
 
-    `groups` is how many there are; each has as many Q as the group's size says, and one K and V.
+    Each of the `groups` has its share of the Q `heads`, and one K and one V head.
     """
 
     name: str
@@ -78,9 +71,9 @@ class MergedQkv:
 
 @dataclass(frozen=True, slots=True)
 class Ungrouped:
-    """Fused parts in `groups`: the first part of all groups, then the second of all, and so on.
+    """Parts that are fused group by group, from an order by group to an order by part.
 
-    They become several tensors, each with a name and its parts, of which the rows in one group are told.
+    `tensors` are the results: name and, for each of its parts, the number of rows in one group.
     """
 
     groups: Size
@@ -89,7 +82,7 @@ class Ungrouped:
 
 @dataclass(frozen=True, slots=True)
 class SplitQkv:
-    """The same as three tensors, of which Q and K are turned too."""
+    """Fused Q, K and V in groups, as in MergedQkv, split into three tensors. Q and K are also Permuted."""
 
     query: str
     key: str
@@ -100,9 +93,9 @@ class SplitQkv:
 
 @dataclass(frozen=True, slots=True)
 class Reshaped:
-    """A tensor of F32 in another shape, which begins with the most rows, under its whole name.
+    """The tensor as F32 in another shape, in PyTorch's order of dimensions. `name` is complete, with its ending.
 
-    `exponential` makes the negative exponential of each number.
+    `exponential` replaces each number x by -exp(x).
     """
 
     name: str
@@ -112,9 +105,9 @@ class Reshaped:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A matrix whose rows are multiplied with factors, one after the other: how many rows, and with which.
+    """A matrix whose rows are multiplied by factors. Each share is a number of rows and the factors, applied in order.
 
-    A single share is of all rows, however many it says.
+    A single share covers all rows, whatever its number.
     """
 
     name: str
@@ -123,7 +116,7 @@ class Scaled:
 
 @dataclass(frozen=True, slots=True)
 class RowsFrom:
-    """The rows from `first` on."""
+    """The tensor without the rows before `first`."""
 
     name: str
     first: Size
@@ -131,7 +124,7 @@ class RowsFrom:
 
 @dataclass(frozen=True, slots=True)
 class MlaKvB:
-    """DeepSeek's fused K and V of the compressed cache: K turned over head by head, and V, each a tensor of heads."""
+    """`kv_b_proj` of DeepSeek's multi-head latent attention, split into K, transposed head by head, and V."""
 
     key: str
     value: str
@@ -139,9 +132,9 @@ class MlaKvB:
 
 @dataclass(frozen=True, slots=True)
 class Deinterleaved:
-    """Several tensors, to which the columns are dealt out in turn, as rows where each expert has a matrix of its own.
+    """Splits interleaved columns: column i goes to tensor i modulo `len(names)`. An expert's matrix is also transposed.
 
-    GPT-OSS has the gate's number beside the other's, and multiplies from the left.
+    In GPT-OSS the columns of gate and up alternate, and inputs are multiplied from the left.
     """
 
     names: tuple[str, ...]
@@ -149,7 +142,7 @@ class Deinterleaved:
 
 @dataclass(frozen=True, slots=True)
 class Mxfp4Experts:
-    """Several tensors of MXFP4, to which the rows are dealt out in turn; another tensor has the scales."""
+    """Splits interleaved rows of MXFP4 blocks: row i goes to tensor i modulo `len(names)`. `scales` is a tensor."""
 
     names: tuple[str, ...]
     scales: str
@@ -157,17 +150,17 @@ class Mxfp4Experts:
 
 @dataclass(frozen=True, slots=True)
 class Auxiliary:
-    """A tensor that another one is made with."""
+    """A tensor that is only read together with another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unused:
-    """A tensor for which llama.cpp has no place; the family tells what that changes."""
+    """A tensor that llama.cpp cannot load. The family's caveat names the effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class StackedExperts:
-    """`count` matrices, one below the other. With `transposed` the rows of each become its columns."""
+    """`count` matrices that one matrix has below each other; `transposed` transposes each."""
 
     name: str
     count: Size
@@ -176,7 +169,7 @@ class StackedExperts:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """A matrix, and below it its first row again until there are so many rows."""
+    """A matrix, extended to `rows` rows with copies of its first row."""
 
     name: str
     rows: Size
@@ -184,10 +177,10 @@ class Padded:
 
 @dataclass(frozen=True, slots=True)
 class Reordered:
-    """What `rule` makes of a tensor, with its `heads` in another order: the first of each group, the second of each, …
+    """The result of `rule` with its heads in another order: the first head of each group, then the second of each, …
 
-    `size` is how many rows a head has, and `before` how many rows come before the heads. With `across` each row is
-    made of the heads, and `size` counts numbers.
+    A head has `size` rows, and `before` rows precede the heads. With `across` the heads lie side by side in each row,
+    and `size` and `before` count columns.
     """
 
     rule: "Copy | Reshaped"
@@ -222,26 +215,26 @@ Rule = (
 )
 
 
-def made_by(key: str, rule: Rule | str) -> Iterator[str]:
-    """The tensors that a rule makes, with a layer's number left open."""
-    end = ".bias" if key.endswith("bias") else ".weight"
+def output_names(key: str, rule: Rule | str) -> Iterator[str]:
+    """The names of the tensors that a rule makes, with `{}` for the number of the layer."""
+    ending = ".bias" if key.endswith("bias") else ".weight"
     match rule:
         case Reshaped(name):
             yield name
         case Split(parts) | Transposed(parts) | Ungrouped(_, parts):
-            yield from (name + end for name, _ in parts)
+            yield from (name + ending for name, _ in parts)
         case Reordered(inner):
-            yield from made_by(key, inner)
+            yield from output_names(key, inner)
         case SplitQkv(query, key, value):
-            yield from (query + end, key + end, value + end)
+            yield from (query + ending, key + ending, value + ending)
         case MlaKvB(key, value):
-            yield from (key + end, value + end)
+            yield from (key + ending, value + ending)
         case Deinterleaved(names) | Mxfp4Experts(names):
-            yield from (name + end for name in names)
+            yield from (name + ending for name in names)
         case Auxiliary() | Unused():
             pass
         case str(name):
-            yield name + end
+            yield name + ending
         case (
             Copy()
             | Permuted()
@@ -253,119 +246,11 @@ def made_by(key: str, rule: Rule | str) -> Iterator[str]:
             | StackedExperts()
             | Padded()
         ):
-            yield rule.name + end
+            yield rule.name + ending
 
 
 def stems_of(rules: Mapping[str, Rule | str]) -> frozenset[str]:
-    """The names of the tensors that they make, without layer and end."""
-    return frozenset(TensorName.of(name.format(0)).stem for key, rule in rules.items() for name in made_by(key, rule))
-
-
-@dataclass(frozen=True, slots=True)
-class TextPart:
-    """What a model of several kinds has of text: its settings stand in config.json's `text_config`."""
-
-    names: Mapping[str, str]
-    """How the names of its tensors begin, and how they would in a model of text alone."""
-    left_out: tuple[str, ...]
-    """How the names of the other tensors begin."""
-    lost: str
-    """What the model cannot do without them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """`architecture` is llama.cpp's name. A rule that is only a name is a Copy."""
-
-    architecture: str
-    tensors: Mapping[str, Rule | str]
-    hyperparameters: tuple[Writer, ...] = BASIC
-    tokenizers: tuple[str, ...] = ("bpe",)
-    """The kinds that llama.cpp's converter looks for, in its order: `sentencepiece`, `merged pieces`, `bpe`,
-    `wordpiece`, `unigram`."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    made: Callable[[ModelConfig], Mapping[str, bytes]] = lambda _: {}
-    """Tensors of F32 in one dimension that are calculated from the config."""
-    ropes: frozenset[str] = frozenset({"default", "linear", "dynamic", "yarn"})
-    """Kinds of scaling that reach the file, or change nothing within the original context."""
-    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    """Keys of config.json that llama.cpp takes to have one of these values, whatever they say."""
-    flags: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Keys of config.json without which transformers leaves these tensors out, by their names in a layer of the GGUF.
-    It takes biases that are missing for zeros, and any other tensor that is missing for random."""
-    harmless: frozenset[str] = frozenset()
-    """Keys of config.json that transformers' class has, and that change nothing in what is calculated here."""
-    in_transformers: bool = True
-    """Whether transformers has a class for it, which ignores what it does not know; else the repository brings one."""
-    vocabulary: Callable[[ModelConfig, TokenizerFiles], Pairs] = lambda _config, _files: iter(())
-    """What else is written of the tokenizer; it overrules the rest."""
-    specials: Mapping[str, str] = field(default_factory=dict)
-    """Special tokens that llama.cpp's converter knows by their text, by kind."""
-    added_from_json: bool = False
-    """Auxiliary a tokenizer.model, the added tokens of tokenizer.json count too, and only what is marked is special."""
-    control: frozenset[str] = frozenset()
-    """Added tokens of a byte-level BPE that are special, whether or not the tokenizer marks them."""
-    unused_pieces: str | None = None
-    """How the pieces of a tokenizer.model begin that stand for nothing."""
-    optional: frozenset[str] = frozenset()
-    """Tensors of a layer, by their names in the GGUF, that not every model of the family has."""
-    shapes: Mapping[str, str] = field(default_factory=dict)
-    """Those that llama.cpp takes in several shapes, as proxy/gguf/loadable.py has them."""
-    biases: frozenset[str] = frozenset()
-    """Tensors, by their names in the GGUF, that llama.cpp loads with a bias only."""
-    optional_biases: frozenset[str] = QKV
-    """Tensors that may have a bias; others may not."""
-    skipped: tuple[str, ...] = ()
-    """How the names of tensors begin that only help in training."""
-    own_yarn: bool = False
-    """llama.cpp reads of yarn's attention what it does not for others; the family's writers check it."""
-    yarn_keys: frozenset[str] = frozenset()
-    """Keys of a yarn's ramp that llama.cpp reads, or the family tells, which for others have to be the usual ones."""
-    keeps_output: bool = False
-    """An output among the weights counts, even where config.json says that the embeddings are it: transformers 5 ties
-    only what is alike."""
-    local_rope: bool = False
-    """Layers with a window have another rope than those that see all."""
-    extra_layers: bool = False
-    """Layers beyond those counted only help in training, and are left out."""
-    absent: Callable[[ModelConfig, int | None], Mapping[str, bool]] | None = None
-    """By a layer's number, None for what is of no layer: tensors that the config leaves out, by their names in the
-    GGUF, and whether llama.cpp takes no harm where they are there. Where this is None, the tensors say what a layer is.
-    """
-    of: "Callable[[ModelConfig], Family] | None" = None
-    """Which family it is by the config, where models of several have this name."""
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    """How the names of tensors begin in some repositories, and what is there instead in the rules."""
-    told: Callable[[ModelConfig], str | None] = lambda _: None
-    """What a person should know where llama.cpp calculates not quite the authors' model."""
-    revision: int = 2
-    """Raised when another file is made of the same repository: models of an older one are made anew."""
-    embeds: bool = False
-    """It makes vectors of texts, and answers nothing."""
-    kept: str | None = None
-    """The `quant_method` of weights that may be quantized already, and then stay as they are."""
-    text: TextPart | None = None
-    """Set where only a part of the model is made."""
-
-    def config(self, fields: Mapping[str, Any]) -> ModelConfig:
-        """Raises CannotConvert where config.json has no settings for text, and should."""
-        if self.text is None:
-            return ModelConfig({**self.defaults, **fields})
-        text = fields.get("text_config")
-        if not isinstance(text, dict):
-            raise CannotConvert("config.json has no text_config")
-        # transformers 5 goes by what stands outside, whatever the text says of itself.
-        tied = {key: value for key, value in {**self.defaults, **fields}.items() if key == "tie_word_embeddings"}
-        return ModelConfig({**self.defaults, **fields, **text, **tied})
-
-    def name_of(self, tensor: str) -> str | None:
-        """What a tensor of the weights would be called in a model of text alone; None for one that is left out."""
-        name = tensor
-        for begins, instead in (self.text.names if self.text else self.renamed).items():
-            if tensor.startswith(begins):
-                name = instead + tensor.removeprefix(begins)
-                break
-        for end, instead in _OLD_ENDS.items():
-            name = name.removesuffix(end) + instead if name.endswith(end) else name
-        left_out = (*self.skipped, *(self.text.left_out if self.text else ()))
-        return None if name.startswith(left_out) or tensor.startswith(left_out) else name
+    """The names of the tensors that the rules make, without layer and ending."""
+    return frozenset(
+        TensorName.of(name.format(0)).stem for key, rule in rules.items() for name in output_names(key, rule)
+    )

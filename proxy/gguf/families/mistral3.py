@@ -1,28 +1,29 @@
-"""Ministral 3, and the text of it and of Mistral Small 3. Pure."""
+"""Ministral 3, and the text parts of Ministral 3 and Mistral Small 3. Pure."""
 
 from dataclasses import replace
 
 from proxy.gguf.config import CannotConvert, ModelConfig
+from proxy.gguf.families.common_keys import ANY_SILU, LLAMA_ROPES, check_no_window, head_dim
+from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_KEYS, LLAMA_TENSORS, MISTRAL
-from proxy.gguf.families.parts import ANY_SILU, LLAMA_ROPES, VISION_LANGUAGE_PREFIX, head_dim, no_window
-from proxy.gguf.families.rules import Family
+from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.tensors import shown
 
 
 def _yarn(config: ModelConfig) -> Pairs:
-    """llama.cpp takes `mscale` for 1, where transformers divides it by `mscale_all_dim`."""
+    """llama.cpp assumes `mscale` = 1; transformers divides `mscale` by `mscale_all_dim`."""
     rope = ModelConfig(config.rope)
     divisor = rope.optional_number("mscale_all_dim") or 0.0
     if divisor and rope.optional_number("mscale") != 1:
         raise CannotConvert(
             f"config.json has mscale = {shown(rope.find('mscale'))} with mscale_all_dim = {divisor}, and llama.cpp "
-            "takes it for 1"
+            "assumes 1"
         )
     if 0 in (rope.find("beta_fast"), rope.find("beta_slow")):
         raise CannotConvert(
-            "config.json has a yarn with beta_fast or beta_slow = 0, for which transformers takes others"
+            "config.json has a yarn with beta_fast or beta_slow = 0, and transformers uses other values instead"
         )
     rope.positive("original_max_position_embeddings")
     yield "rope.scaling.yarn_log_multiplier", Field.float32(divisor)
@@ -32,7 +33,7 @@ def _yarn(config: ModelConfig) -> Pairs:
 MINISTRAL3 = Family(
     "mistral3",
     LLAMA_TENSORS,
-    (*LLAMA_KEYS, head_dim, no_window, _yarn),
+    (*LLAMA_KEYS, head_dim, check_no_window, _yarn),
     tokenizers=("sentencepiece", "bpe"),
     defaults={
         "max_position_embeddings": 262144,
@@ -41,39 +42,44 @@ MINISTRAL3 = Family(
         "rope_theta": 10000.0,
         "head_dim": 128,
     },
-    ropes=frozenset({"yarn"}),
-    only={**ANY_SILU, "attention_factor": (None,), "truncate": (True, None), "partial_rotary_factor": (1, None)},
+    rope_types=frozenset({"yarn"}),
+    accepted_values={
+        **ANY_SILU,
+        "attention_factor": (None,),
+        "truncate": (True, None),
+        "partial_rotary_factor": (1, None),
+    },
     optional_biases=frozenset(),
     vocabulary=MISTRAL.vocabulary,
     keeps_output=True,
-    own_yarn=True,
+    checks_own_yarn=True,
     yarn_keys=frozenset({"beta_fast", "beta_slow"}),
 )
 
-_SMALL = replace(
+_MISTRAL_SMALL = replace(
     MISTRAL,
-    hyperparameters=(*LLAMA_KEYS, head_dim, no_window),
-    # Of the other keys config.json has to have its own: transformers' defaults are others for Ministral 3.
+    hyperparameters=(*LLAMA_KEYS, head_dim, check_no_window),
+    # config.json must have all other keys, because transformers' defaults differ for Ministral 3.
     defaults={"num_key_value_heads": 8, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": True},
-    ropes=LLAMA_ROPES - {"yarn"},
-    only={**ANY_SILU, "partial_rotary_factor": (1, None)},
+    rope_types=LLAMA_ROPES - {"yarn"},
+    accepted_values={**ANY_SILU, "partial_rotary_factor": (1, None)},
     optional_biases=frozenset(),
     keeps_output=True,
-    text=VISION_LANGUAGE_PREFIX,
+    text_part=VISION_TEXT,
 )
 
 
-def _by_text(config: ModelConfig) -> Family:
-    """By the type of the text's model; what says none, transformers takes for Mistral Small's."""
+def _variant(config: ModelConfig) -> Family:
+    """By `model_type` of text_config; without one, transformers assumes that of Mistral Small."""
     match config.find("model_type"):
         case "ministral3":
-            return replace(MINISTRAL3, text=VISION_LANGUAGE_PREFIX)
+            return replace(MINISTRAL3, text_part=VISION_TEXT)
         case "mistral" | "mistral3" | None:
-            return _SMALL
-        case kind:
+            return _MISTRAL_SMALL
+        case model_type:
             raise CannotConvert(
-                f"config.json has a text_config of the type {shown(kind)}, unknown for this architecture"
+                f"config.json has a text_config of the type {shown(model_type)}, unknown for this architecture"
             )
 
 
-MISTRAL3 = replace(_SMALL, of=_by_text)
+MISTRAL3 = replace(_MISTRAL_SMALL, variant=_variant)

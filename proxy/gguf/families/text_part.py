@@ -1,0 +1,31 @@
+"""The text part of a multimodal model: the only part that is converted. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Where a multimodal model keeps its text model. The settings are in `text_config` of config.json."""
+
+    prefixes: Mapping[str, str]
+    """How names of text tensors start, and how they start in a model of text alone."""
+    skipped_prefixes: tuple[str, ...]
+    """How names of all other tensors start."""
+    lost_ability: str
+    """What the converted model cannot do; it completes "this model cannot …"."""
+
+
+VISION_AUDIO_TEXT = TextPart(
+    {"model.language_model.": "model."},
+    ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
+    "see or hear",
+)
+"""In Gemma 3n and Gemma 4."""
+
+VISION_TEXT = TextPart(
+    {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."},
+    ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+    "see",
+)
+"""In Gemma 3 and Mistral 3. transformers 5 writes the second prefix."""
