@@ -91,7 +91,7 @@ class App:
             await self.close()
             raise
         self._registry.url = reached_at(config.ollama, self.address)
-        journal.tell(self.address.url_from_here)
+        journal.tell(self.address.local_url)
         self._sweeping = asyncio.create_task(self.reclaim.watch())
         return self
 
@@ -187,7 +187,7 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
         log.info("listening on %s", app.address.url)
         threads = worker_count(config.pull.threads)
         log.info("quantizes with %s, %d threads", await asyncio.to_thread(described), threads)
-        if config.server.open_to_a_network:
+        if config.server.is_open_to_network:
             log.warning(
                 "whoever reaches %s can use this Ollama and pull with this proxy's token; set server.api_keys, or "
                 "listen on 127.0.0.1",

@@ -50,7 +50,7 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
     for mirror in config.hub.mirrors:
         yield await _told(check_mirror(mirror))
     yield await asyncio.to_thread(_engines, config.pull.threads)
-    if config.server.open_to_a_network:
+    if config.server.is_open_to_network:
         yield Finding(
             "note", f"whoever reaches {config.server.address.url} can pull with this proxy's token; set api_keys"
         )

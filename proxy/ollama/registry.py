@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
-from proxy.config import ANYWHERE, Address, OllamaConfig
+from proxy.config import LOOPBACK_OF_WILDCARD, Address, OllamaConfig
 
 NAMESPACE = "ollama-hf-proxy"
 PREFIX = f"/v2/{NAMESPACE}/"
@@ -131,9 +131,9 @@ def reached_at(config: OllamaConfig, address: Address) -> str:
         return config.advertise_url
     host = address.host
     ollama = urlsplit(config.url)
-    if host in ANYWHERE:
+    if host in LOOPBACK_OF_WILDCARD:
         is_local = ollama.hostname in LOOPBACK
-        host = ANYWHERE[host] if is_local else _own_address_towards(str(ollama.hostname))
+        host = LOOPBACK_OF_WILDCARD[host] if is_local else _own_address_towards(str(ollama.hostname))
     # A model's name, of which this is the first part, has no room for brackets.
     return f"http://{'localhost' if host == '::1' else host}:{address.port}"
 
