@@ -23,7 +23,7 @@ from proxy.forward.upstream import Upstream
 from proxy.gguf.engine import described
 from proxy.metrics import Metrics
 from proxy.ollama.registry import PREFIX as REGISTRY
-from proxy.ollama.registry import Registry, reached_at
+from proxy.ollama.registry import Registry, url_for_ollama
 from proxy.on_demand import OnDemand
 from proxy.pull.handler import DeleteHandler, PullHandler
 from proxy.pull.install import Install
@@ -90,7 +90,7 @@ class App:
         except BaseException:
             await self.close()
             raise
-        self._registry.url = reached_at(config.ollama, self.address)
+        self._registry.url = url_for_ollama(config.ollama, self.address)
         journal.tell(self.address.local_url)
         self._sweeping = asyncio.create_task(self.reclaim.watch())
         return self

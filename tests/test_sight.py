@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.app import App
-from proxy.ollama.client import PROBE
+from proxy.ollama.blobs import PROBE
 from proxy.standins import manifests
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.names import ModelName

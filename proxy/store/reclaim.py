@@ -14,7 +14,8 @@ from rich.filesize import decimal
 
 from proxy.config import Config
 from proxy.errors import OllamaError, OllamaGone, ProxyError
-from proxy.ollama.client import PROBE, Ollama, Write
+from proxy.ollama.blobs import PROBE, Write
+from proxy.ollama.client import Ollama
 from proxy.ollama.registry import NAMESPACE, UNUSED, Blob, Layer, Registry, blob_of
 from proxy.store.journal import Journal, JournalError
 from proxy.tasks import together
@@ -224,7 +225,7 @@ class Reclaim:
             try:
                 await self._ollama.pull(offer.name)
             except OllamaError as error:
-                raise NotReclaimed(_why(offer.asked_for, self._registry.url, error)) from error
+                raise NotReclaimed(_why(offer.requested, self._registry.url, error)) from error
         await self._ollama.delete(offer.name)
         self._journal.forget([CONFIG.digest])
         self._leftovers = False

@@ -256,7 +256,7 @@ class Transfer:
                 log.warning("%s: %s; it is waited for, for %.0f s", what, error, self._patience)
                 progress.status("waiting for Ollama to come back")
                 progress.retried()
-                await self._ollama.back(error, self._patience)
+                await self._ollama.wait_until_back(error, self._patience)
         return await work()
 
 
