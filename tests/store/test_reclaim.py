@@ -871,8 +871,8 @@ async def test_a_sweep_that_fails_is_tried_again(
     await ollama.close()
     async with proxy(hub, ollama, session) as (app, _):
         await asyncio.sleep(0.1)
-        assert app._sweeping is not None
-        assert not app._sweeping.done()
+        assert app._sweep_task is not None
+        assert not app._sweep_task.done()
         await ollama.start()
         await eventually(lambda: not orphans(ollama) & left.keys())
 
