@@ -16,7 +16,7 @@ class Backend:
     def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
         pull = config.pull
         bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
-        # The sources check their settings, so they come first: nothing is open yet that an error would leave open.
+        # The sources come first: if one refuses its settings, nothing is open yet.
         self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
         self.session = upstream_session(self.tls)

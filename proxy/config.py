@@ -148,9 +148,9 @@ def _bytes(value: int | str) -> int:
     return int(match[1]) * int(base ** " kmgt".index(match[2].lower() or " "))
 
 
-def _convert_plain(value: object, kind: Any) -> Any:
+def _convert_plain(value: object, plain_type: Any) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, plain_type)
     except msgspec.ValidationError as error:
         # msgspec adds the key to a ValueError that a hook raises, but not to an error of its own.
         raise ValueError(str(error)) from None
@@ -349,13 +349,13 @@ def check(values: Mapping[str, Any]) -> Config:
     return convert(values, Config, "")
 
 
-def convert(values: Any, kind: type[T], where: str) -> T:
-    """Convert the plain values of the table `where` to a struct. Raises ConfigError, which begins with the key."""
+def convert(values: Any, struct: type[T], table: str) -> T:
+    """Convert the plain values of `table` to a struct. Raises ConfigError, which begins with the key."""
     try:
-        return msgspec.convert(values, kind, strict=False, dec_hook=lambda setting, value: setting.parse(value))
+        return msgspec.convert(values, struct, strict=False, dec_hook=lambda setting, value: setting.parse(value))
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
-        path = f"{where}{place.rstrip('`')}".lstrip(".")
+        path = f"{table}{place.rstrip('`')}".lstrip(".")
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
             text = f"{unknown[1]}: {REMOVED_KEYS.get(f'{path}.{unknown[1]}', 'is not a key')}"
         if missing := re.fullmatch(r"Object missing required field `(.*)`", text):

@@ -20,7 +20,7 @@ class SourceError(ProxyError):
 class Interrupted(SourceError):
     """A download stopped, or did not match the request. A retry may help.
 
-    `wait` is the number of seconds that the source asked the client to wait, or None.
+    `wait` is the number of seconds that the source requests before a retry, or None.
     """
 
     def __init__(self, text: str, wait: float | None = None) -> None:

@@ -96,7 +96,7 @@ class Forward:
         if request.get(KEY_IN_HEADER):
             dropped |= {b"authorization"}
         if prefix is not None or body is not None:
-            # The client was already asked to send its body.
+            # The proxy has already sent 100 Continue to the client.
             dropped |= {b"expect"}
         if body is not None:
             dropped |= {b"content-length"}

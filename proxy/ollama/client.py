@@ -56,8 +56,8 @@ class Ollama(BlobApi, ModelApi):
         except (orjson.JSONDecodeError, LookupError, TypeError) as error:
             raise OllamaError(f"{self.url} answers, but not as Ollama does; check ollama.url") from error
 
-    async def wait_until_back(self, gone: OllamaGone, seconds: float) -> None:
-        """Wait until Ollama answers. Raises `gone` after `seconds`."""
+    async def wait_until_back(self, error: OllamaGone, seconds: float) -> None:
+        """Wait until Ollama answers. Raises `error` after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while True:
@@ -65,7 +65,7 @@ class Ollama(BlobApi, ModelApi):
                         await self.version()
                         return
                     await self._pause()
-        raise gone
+        raise error
 
     async def cors_headers(self, host: str, origin: str) -> Mapping[str, str] | None:
         """The CORS headers of a response to a page at `origin` that calls Ollama as `host`; None if it is refused."""

@@ -88,10 +88,10 @@ async def test_without_a_running_proxy_the_command_reclaims(
 
 
 async def test_an_error_is_one_line_and_exit_1(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
-    gone = "http://127.0.0.1:9"
-    status, out, err = await reclaim("--ollama", gone, "--hub", hub.endpoint)
+    unreachable = "http://127.0.0.1:9"
+    status, out, err = await reclaim("--ollama", unreachable, "--hub", hub.endpoint)
     assert (status, out) == (1, "")
-    assert err.startswith(f"ollama-hf-proxy: Ollama at {gone} cannot be reached")
+    assert err.startswith(f"ollama-hf-proxy: Ollama at {unreachable} cannot be reached")
     assert err.count("\n") == 1
 
 

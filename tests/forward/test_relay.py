@@ -135,10 +135,10 @@ async def test_a_shutdown_never_ends_a_response_cleanly() -> None:
 
     async with proxied(stall) as url:
         # For an HTTP/1.0 client an orderly close is the end of the body.
-        asked = asyncio.create_task(talk(url, b"GET /api/x HTTP/1.0\r\n\r\n"))
+        request_task = asyncio.create_task(talk(url, b"GET /api/x HTTP/1.0\r\n\r\n"))
         await began.wait()
     with pytest.raises(ConnectionResetError):
-        await asked
+        await request_task
 
 
 async def test_bytes_after_a_response_are_dropped() -> None:
@@ -169,7 +169,7 @@ async def test_pipelined_requests_get_responses_in_order() -> None:
 async def test_ollama_decides_about_100_continue() -> None:
     async def pick(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert b"Expect: 100-continue" in head
-        if b"/wanted" in head:
+        if b"/accepted" in head:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = await reader.readexactly(4)
             writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\n" + body)
@@ -180,8 +180,8 @@ async def test_ollama_decides_about_100_continue() -> None:
     head = b"POST /%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close"
     head += b"\r\n\r\n"
     async with proxied(pick) as url:
-        assert (await talk(url, head % b"wanted", b"body")).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
-        assert (await talk(url, head % b"unwanted")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await talk(url, head % b"accepted", b"body")).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
+        assert (await talk(url, head % b"unaccepted")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 async def test_a_forwarded_pull_gets_100_continue_once() -> None:
