@@ -55,34 +55,18 @@ class App:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.address = config.server.address
+        self._sweep_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "App":
-        config, metrics = self._config, Metrics()
-        file = state_file(config)
-        self._metrics = metrics
-        self._journal = journal = Journal(file)
+        config = self._config
+        self._metrics = Metrics()
+        self._journal = Journal(state_file(config))
         try:
-            self._backend = backend = Backend(config, journal, metrics)
+            self._backend = Backend(config, self._journal, self._metrics)
         except BaseException:
-            journal.close()
+            self._journal.close()
             raise
-        ollama = backend.ollama
-        self._registry = Registry()
-        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
-        install = Install(ollama, self._registry, verify=config.pull.verify)
-        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
-        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
-        self._upstream = Upstream(ollama.url, self._backend.tls)
-        self._cors = Cors(ollama)
-        self._access = Access(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
-        self._forward = Forward(ollama, self._upstream, self._cors)
-        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._cors)
-        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._cors)
-        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._cors)
-        self.models = Models(ollama, backend.planner, journal)
-        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.models, metrics)
-        self._sweep_task: asyncio.Task[None] | None = None
-        self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=SHUTDOWN_SECONDS)
+        self._build(self._backend, self._journal, self._metrics)
         try:
             await self._listen()
             await self._refuse_to_serve_itself()
@@ -90,9 +74,27 @@ class App:
             await self.close()
             raise
         self._registry.url = url_for_ollama(config.ollama, self.address)
-        journal.tell(self.address.local_url)
+        self._journal.tell(self.address.local_url)
         self._sweep_task = asyncio.create_task(self.reclaim.watch())
         return self
+
+    def _build(self, backend: Backend, journal: Journal, metrics: Metrics) -> None:
+        config, ollama = self._config, backend.ollama
+        self._registry = Registry()
+        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
+        install = Install(ollama, self._registry, verify=config.pull.verify)
+        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
+        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
+        self._upstream = Upstream(ollama.url, backend.tls)
+        self._cors = Cors(ollama)
+        self._access = Access(config.server, urlsplit(config.ollama.advertise_url).hostname or "")
+        self._forward = Forward(ollama, self._upstream, self._cors)
+        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._cors)
+        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._cors)
+        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._cors)
+        self.models = Models(ollama, backend.planner, journal)
+        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.models, metrics)
+        self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=SHUTDOWN_SECONDS)
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
