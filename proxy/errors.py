@@ -10,7 +10,7 @@ class ConfigError(ProxyError):
 
 
 class Refusal(ProxyError):
-    """The pull is refused before its first weight byte."""
+    """The pull is refused before any weights are downloaded."""
 
 
 class SourceError(ProxyError):

@@ -59,7 +59,7 @@ NONSENSE = b"\r\n\r\n" + b"x" * 200 + b"\r\n\r\n"
 
 
 async def read_everything(url: str, sent: bytes) -> bytes:
-    """All bytes until the proxy closes the connection. The nonsense after `sent` makes it close at the latest."""
+    """All bytes until the proxy closes the connection. The nonsense after `sent` forces it to close."""
     address = URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     response = b""

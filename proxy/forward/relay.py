@@ -45,7 +45,7 @@ def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> list
     names = [name.lower() for name, _ in headers]
     if b"connection" in names:
         values = b",".join(value for (_, value), name in zip(headers, names, strict=True) if name == b"connection")
-        # Without this exception a sender could remove the length, and so change where the message ends.
+        # If `Connection` could remove the length, a sender could change where the message ends.
         dropped |= {token.strip() for token in values.lower().split(b",")} - {b"content-length"}
     return [header for header, name in zip(headers, names, strict=True) if name not in dropped]
 

@@ -42,6 +42,7 @@ async def mirror(request: web.BaseRequest) -> web.Response:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 async def test_a_request_arrives_unchanged(session: aiohttp.ClientSession, method: str) -> None:
+    """Method, path, query, headers and body, except hop-by-hop headers."""
     async with proxied(mirror) as url:
         target = URL(f"{url}/api/x%2Fy/../z?a=%20b&ts=1+2&a", encoded=True)
         headers = {"X-Own": "1", "Authorization": "Bearer k", "Content-Encoding": "zstd", "Connection": "close, X-Hop"}
@@ -133,6 +134,7 @@ async def test_a_disconnect_aborts_the_request_to_ollama(session: aiohttp.Client
 
 
 async def test_an_early_disconnect_aborts_the_request_to_ollama() -> None:
+    """Before Ollama has responded."""
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def silent(_: web.BaseRequest) -> web.StreamResponse:

@@ -70,6 +70,7 @@ async def test_a_response_in_single_bytes_is_unchanged() -> None:
     ids=["chunked", "until the end", "sized"],
 )
 async def test_every_framing_arrives_complete(answer: bytes, body: bytes) -> None:
+    """For HTTP/1.1 clients and for HTTP/1.0 clients."""
     async with proxied(responding(answer, close=b"chunked" not in answer)) as url:
         head, _, rest = (await talk(url, LAST_REQUEST)).partition(b"\r\n\r\n")
         if b"chunked" in head.lower():
