@@ -1,4 +1,4 @@
-"""The composition root: every object is built here once, and every request finds its door here."""
+"""The composition root: it creates every object once, and gives each request to its handler."""
 
 import asyncio
 import errno
@@ -23,7 +23,7 @@ from proxy.forward.upstream import Upstream
 from proxy.gguf.engine import engine_names
 from proxy.metrics import Metrics
 from proxy.ollama.registry import PREFIX as REGISTRY
-from proxy.ollama.registry import Registry, reached_at
+from proxy.ollama.registry import Registry, url_for_ollama
 from proxy.on_demand import OnDemand
 from proxy.pull.handler import DeleteHandler, PullHandler
 from proxy.pull.install import Install
@@ -38,16 +38,15 @@ from proxy.transfer.threads import worker_count
 
 log = logging.getLogger(__name__)
 
-# Go's listeners queue as many as the system allows; beyond it a client waits a second for its next try.
+# Go's listeners use the system's maximum (net.core.somaxconn). A client that does not fit in waits a second to retry.
 BACKLOG = 4096
 SELF_CHECK_SECONDS = 0.2
-# aiohttp takes it twice: for requests to end, and for them to be cancelled.
-FAREWELL_SECONDS = 1.5
-
+# aiohttp waits this long twice: for handlers to finish, then for their cancellation.
+SHUTDOWN_SECONDS = 1.5
 
 BLOBS = "/api/blobs/"
 CLIENT_LEFT = 499
-"""As nginx counts it."""
+"""nginx's status for a client that disconnected."""
 
 
 class App:
@@ -56,53 +55,55 @@ class App:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.address = config.server.address
+        self._sweep_task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "App":
-        config, metrics = self._config, Metrics()
-        file = state_file(config)
-        self._metrics = metrics
-        self._journal = journal = Journal(file)
+        config = self._config
+        self._metrics = Metrics()
+        self._journal = Journal(state_file(config))
         try:
-            self._backend = backend = Backend(config, journal, metrics)
+            self._backend = Backend(config, self._journal, self._metrics)
         except BaseException:
-            journal.close()
+            self._journal.close()
             raise
-        ollama = backend.ollama
-        self._registry = Registry()
-        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
-        install = Install(ollama, self._registry, verify=config.pull.verify)
-        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
-        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
-        self._upstream = Upstream(ollama.url, self._backend.tls)
-        self._origins = Cors(ollama)
-        self._guard = Access(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
-        self._forward = Forward(ollama, self._upstream, self._origins)
-        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
-        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
-        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._origins)
-        self.pulled = Models(ollama, backend.planner, journal)
-        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.pulled, metrics)
-        self._sweeping: asyncio.Task[None] | None = None
-        self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
+        self._build(self._backend, self._journal, self._metrics)
         try:
             await self._listen()
             await self._refuse_to_serve_itself()
         except BaseException:
             await self.close()
             raise
-        self._registry.url = reached_at(config.ollama, self.address)
-        journal.tell(self.address.url_from_here)
-        self._sweeping = asyncio.create_task(self.reclaim.watch())
+        self._registry.url = url_for_ollama(config.ollama, self.address)
+        self._journal.tell(self.address.local_url)
+        self._sweep_task = asyncio.create_task(self.reclaim.watch())
         return self
+
+    def _build(self, backend: Backend, journal: Journal, metrics: Metrics) -> None:
+        config, ollama = self._config, backend.ollama
+        self._registry = Registry()
+        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
+        install = Install(ollama, self._registry, verify=config.pull.verify)
+        pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
+        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
+        self._upstream = Upstream(ollama.url, backend.tls)
+        self._cors = Cors(ollama)
+        self._access = Access(config.server, urlsplit(config.ollama.advertise_url).hostname or "")
+        self._forward = Forward(ollama, self._upstream, self._cors)
+        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._cors)
+        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._cors)
+        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._cors)
+        self.models = Models(ollama, backend.planner, journal)
+        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.models, metrics)
+        self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=SHUTDOWN_SECONDS)
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
         await self._jobs.close()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            await asyncio.wait([self._sweeping])
+        if self._sweep_task is not None:
+            self._sweep_task.cancel()
+            await asyncio.wait([self._sweep_task])
         await self._runner.cleanup()
         await self._upstream.close()
         await self._backend.close()
@@ -111,29 +112,30 @@ class App:
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.version not in (HttpVersion11, HttpVersion10):
             return refuse(request, "505 HTTP Version Not Supported")
-        if request.path.startswith(REGISTRY) and (offered := self._registry.answer(request)) is not None:
-            return offered
-        refused = self._guard.refusal(request)
-        if refused is not None:
-            refused.headers[INSTANCE_HEADER] = self._admin.instance
-            if refused.status == HTTPStatus.UNAUTHORIZED:
-                refused.headers.update(await self._origins.headers(request) or {})
-            return refused
-        began = time.monotonic()
-        door, answering = self._door(request)
+        if request.path.startswith(REGISTRY) and (manifest := self._registry.answer(request)) is not None:
+            return manifest
+        refusal = self._access.refusal(request)
+        if refusal is not None:
+            refusal.headers[INSTANCE_HEADER] = self._admin.instance
+            if refusal.status == HTTPStatus.UNAUTHORIZED:
+                refusal.headers.update(await self._cors.headers(request) or {})
+            return refusal
+        start = time.monotonic()
+        door, handling = self._door(request)
         status = CLIENT_LEFT
         try:
-            response = await answering
+            response = await handling
             status = response.status
         except web.RequestPayloadError as error:
             response = error_response(f"the request's body cannot be read: {error}", HTTPStatus.BAD_REQUEST)
             status = response.status
         finally:
-            # What is relayed tells its status there.
-            self._metrics.request(door, request.get(STATUS, status), began)
+            # A forwarded response has its status in the request, because it does not pass through aiohttp.
+            self._metrics.request(door, request.get(STATUS, status), start)
         return response
 
     def _door(self, request: web.BaseRequest) -> tuple[str, Awaitable[web.StreamResponse]]:
+        """The label for the metrics, and the handler's coroutine."""
         match request.method, request.path:
             case _, path if path.startswith(PREFIX):
                 return "admin", self._admin(request)
@@ -161,7 +163,8 @@ class App:
         except OSError as error:
             reason = "is already in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
             raise ConfigError(
-                f"{host}:{port} {reason}; end what listens there, or choose another address with --listen HOST:PORT"
+                f"{host}:{port} {reason}; stop the program that listens there, or choose another address with "
+                "--listen HOST:PORT"
             ) from error
         bound: tuple[str, int] = self._runner.addresses[0]
         self.address = Address(host, bound[1])
@@ -171,27 +174,27 @@ class App:
         limit = aiohttp.ClientTimeout(total=SELF_CHECK_SECONDS)
         try:
             async with self._backend.session.get(f"{url}{PREFIX}", timeout=limit) as response:
-                found = response.headers.get(INSTANCE_HEADER)
+                instance = response.headers.get(INSTANCE_HEADER)
         except (aiohttp.ClientError, TimeoutError):
             return
-        if found == self._admin.instance:
+        if instance == self._admin.instance:
             raise ConfigError(
-                f"ollama.url is {url}, which is this proxy itself; set it to where Ollama listens (--ollama URL), "
+                f"ollama.url is {url}, which is this proxy itself; set it to Ollama's own address (--ollama URL), "
                 "usually http://127.0.0.1:11434"
             )
 
 
 async def serve(config: Config, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set. Raises ConfigError when the address or the upstream cannot be used."""
+    """Serve until `stop` is set. Raises ConfigError if the address or the upstream cannot be used."""
     async with App(config) as app:
         log.info("listening on %s", app.address.url)
         threads = worker_count(config.pull.threads)
-        log.info("quantizes with %s, %d threads", await asyncio.to_thread(engine_names), threads)
-        if config.server.open_to_a_network:
+        log.info("quantizing with %s, %d threads", await asyncio.to_thread(engine_names), threads)
+        if config.server.is_open_to_network:
             log.warning(
-                "whoever reaches %s can use this Ollama and pull with this proxy's token; set server.api_keys, or "
-                "listen on 127.0.0.1",
+                "every client that reaches %s can use this Ollama and pull with this proxy's token; set "
+                "server.api_keys, or listen on 127.0.0.1",
                 app.address.url,
             )
         await stop.wait()
-        log.info("ending")
+        log.info("shutting down")

@@ -1,4 +1,4 @@
-"""What plans and moves a pull, without a listener: `serve` and `inspect` are built on it."""
+"""The objects that plan and execute a pull, without a listener. `serve` and `inspect` use them."""
 
 from proxy.config import Config
 from proxy.metrics import Metrics
@@ -11,18 +11,18 @@ from proxy.transfer.transfer import Transfer
 
 
 class Backend:
-    """Belongs to the running loop."""
+    """Create it inside the running loop."""
 
     def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
         pull = config.pull
         bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
-        # What they do not take is found before anything is open.
+        # The sources come first: if one refuses its settings, nothing is open yet.
         self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
         self.session = upstream_session(self.tls)
         self.ollama = Ollama(config.ollama.url, self.session)
-        held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
-        self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
+        aiohttp_buffers = min(pull.connections * MIB, pull.memory_bytes // 4)
+        self.streams = Streams(pull.connections, pull.memory_bytes - aiohttp_buffers)
         self.transfer = Transfer(
             self.ollama,
             self.streams,

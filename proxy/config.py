@@ -1,4 +1,7 @@
-"""The configuration: defaults, TOML file, environment and flags become one frozen `Config`, checked once."""
+"""The configuration: defaults, a TOML file, the environment and flags are merged into one frozen `Config`.
+
+Every value is checked and parsed once, here: a `Config` holds bytes and seconds, never texts such as `128MiB` or `2m`.
+"""
 
 import os
 import re
@@ -7,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import field
 
 from proxy.errors import ConfigError
 
@@ -21,20 +25,20 @@ FLAGS = {"--listen": ("server", "listen"), "--ollama": ("ollama", "url"), "--hub
 T = TypeVar("T")
 SIZE = re.compile(r"(\d+)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
 ALLOWED_HOST = re.compile(r"\*|(\*\.)?[^\s*/:]+|[0-9a-f:.]+")
-# What a bearer token and a segment of a path can both hold.
-KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
+# The characters that both a bearer token and a path segment may have.
+API_KEY = re.compile(r"[A-Za-z0-9._~+=-]+")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smh]?)")
 VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?")
-ENDED = {"pull.converter": "is over: the proxy makes every model itself; take the key out"}
-"""Keys that there were, and what is instead."""
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
-"""Where a client on this machine finds what listens everywhere: asyncio's `::` is for IPv6 alone."""
-LEAST_MEMORY = 16 * 1024 * 1024
-LEAST_BANDWIDTH = 10_000
+REMOVED_KEYS = {"pull.converter": "was removed: the proxy converts every model itself; delete the key"}
+LOOPBACK_OF_WILDCARD = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+"""The loopback address that reaches a wildcard listener. With asyncio, `::` accepts IPv6 only."""
+MIB = 1024 * 1024
+LEAST_MEMORY = 16 * MIB
+LEAST_RATE = 10_000
 
 
 class Quantization(StrEnum):
-    """What llama.cpp's quantizer makes without an importance matrix, read in any case; the usual six come first."""
+    """llama.cpp's quantizations that need no importance matrix, the usual six first. A lookup ignores case."""
 
     Q4_K_M = "Q4_K_M"
     Q5_K_M = "Q5_K_M"
@@ -64,12 +68,12 @@ class Quantization(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> "Quantization | None":
         name = str(value).upper()
-        # llama.cpp's short names.
+        # llama.cpp accepts these three without `_M`.
         return cls.__members__.get(f"{name}_M" if name in ("Q3_K", "Q4_K", "Q5_K") else name)
 
 
 class GgufPulls(StrEnum):
-    """Who pulls a GGUF: Ollama where it can, always Ollama, or always the proxy."""
+    """Which program pulls a GGUF: Ollama where it can (`auto`), always Ollama, or always the proxy."""
 
     AUTO = "auto"
     NATIVE = "native"
@@ -87,9 +91,9 @@ class Address(NamedTuple):
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     @property
-    def url_from_here(self) -> str:
-        """For a client on this machine."""
-        return self._replace(host=ANYWHERE.get(self.host, self.host)).url
+    def local_url(self) -> str:
+        """The URL for a client on this machine."""
+        return self._replace(host=LOOPBACK_OF_WILDCARD.get(self.host, self.host)).url
 
 
 def http_url(key: str, value: str) -> str:
@@ -97,28 +101,63 @@ def http_url(key: str, value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{key}: must be a URL that begins with http:// or https://, not {value!r}")
     if "@" in parts.netloc:
-        raise ValueError(f"{key}: must not hold a user name or a password, since URLs are shown in logs and answers")
+        raise ValueError(f"{key}: must not contain a user name or a password, because logs and responses show URLs")
     return parts._replace(query="", fragment="").geturl().rstrip("/")
 
 
-def _size(key: str, value: str | int) -> int:
+class MemorySize(int):
     """Bytes."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        size = _bytes(_convert_plain(value, int | str))
+        if size < LEAST_MEMORY:
+            raise ValueError(f"must be at least 16MiB, not {value!r}")
+        return cls(size)
+
+
+class ByteRate(int):
+    """Bytes per second; 0 is no limit, written as an empty text."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        text = _convert_plain(value, int | str)
+        if text == "":
+            return cls(0)
+        rate = _bytes(text)
+        if rate < LEAST_RATE:
+            raise ValueError(f"must be at least 10kB (per second), not {value!r}; an empty text means no limit")
+        return cls(rate)
+
+
+class Seconds(float):
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        text = str(_convert_plain(value, int | float | str)).strip()
+        match = DURATION.fullmatch(text)
+        if match is None:
+            raise ValueError(f"must be a duration such as 90s, 2m or 24h, not {value!r}")
+        return cls(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]])
+
+
+def _bytes(value: int | str) -> int:
     match = SIZE.fullmatch(str(value).strip())
     if match is None:
-        raise ValueError(f"{key}: must be a size such as 128MiB, not {value!r}")
+        raise ValueError(f"must be a size such as 128MiB, not {value!r}")
     base = 1024 if match[3] else 1000
     return int(match[1]) * int(base ** " kmgt".index(match[2].lower() or " "))
 
 
-def _seconds(key: str, value: str | float) -> float:
-    match = DURATION.fullmatch(str(value).strip())
-    if match is None:
-        raise ValueError(f"{key}: must be a time such as 90s, 2m or 24h, not {value!r}")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+def _convert_plain(value: object, plain_type: Any) -> Any:
+    try:
+        return msgspec.convert(value, plain_type)
+    except msgspec.ValidationError as error:
+        # msgspec adds the key to a ValueError that a hook raises, but not to an error of its own.
+        raise ValueError(str(error)) from None
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Errors raised while a section is made begin with the key: `load` puts the section before it."""
+    """A table of the TOML file. Its errors begin with the key; `convert` adds the table's name in front."""
 
 
 class ServerConfig(_Section, frozen=True):
@@ -132,9 +171,9 @@ class ServerConfig(_Section, frozen=True):
         msgspec.structs.force_setattr(self, "allowed_hosts", tuple(host.lower() for host in self.allowed_hosts))
         for host in self.allowed_hosts:
             if not ALLOWED_HOST.fullmatch(host):
-                raise ValueError(f"allowed_hosts: must be names without a port, '*.DOMAIN' or '*', not {host!r}")
-        if not all(KEY.fullmatch(key) for key in self.api_keys):
-            raise ValueError("api_keys: must be of letters, digits and the signs - . _ ~ + =")
+                raise ValueError(f"allowed_hosts: must be host names without a port, '*.DOMAIN' or '*', not {host!r}")
+        if not all(API_KEY.fullmatch(key) for key in self.api_keys):
+            raise ValueError("api_keys: may contain only letters, digits and the characters - . _ ~ + =")
 
     def __repr__(self) -> str:
         keys = f"{len(self.api_keys)} set" if self.api_keys else "none"
@@ -144,7 +183,7 @@ class ServerConfig(_Section, frozen=True):
         )
 
     @property
-    def open_to_a_network(self) -> bool:
+    def is_open_to_network(self) -> bool:
         """Whether other machines may reach the proxy without a key."""
         try:
             return not self.api_keys and not ip_address(self.address.host).is_loopback
@@ -167,21 +206,16 @@ class OllamaConfig(_Section, frozen=True):
     url: str = "http://127.0.0.1:11434"
     version: str = ""
     models: str = ""
-    patience: str | int | float = "2m"
+    patience_seconds: Seconds = field(default=Seconds(120), name="patience")
     reclaim: bool = True
     advertise_url: str = ""
 
     def __post_init__(self) -> None:
-        _ = self.patience_seconds
         if self.version and not VERSION.match(self.version):
             raise ValueError(f"version: must be an Ollama version such as 0.24.0, not {self.version!r}")
         msgspec.structs.force_setattr(self, "url", http_url("url", self.url))
         if self.advertise_url:
             msgspec.structs.force_setattr(self, "advertise_url", http_url("advertise_url", self.advertise_url))
-
-    @property
-    def patience_seconds(self) -> float:
-        return _seconds("patience", self.patience)
 
 
 class HubConfig(_Section, frozen=True):
@@ -208,44 +242,20 @@ class PullConfig(_Section, frozen=True):
     gguf: GgufPulls = GgufPulls.AUTO
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    memory: str | int = "128MiB"
-    bandwidth: str | int = ""
+    memory_bytes: MemorySize = field(default=MemorySize(128 * MIB), name="memory")
+    bandwidth_bytes: ByteRate = field(default=ByteRate(0), name="bandwidth")
     jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
-    linger: str | int | float = "5m"
-    keep: str | int | float = "24h"
+    linger_seconds: Seconds = field(default=Seconds(5 * 60), name="linger")
+    keep_seconds: Seconds = field(default=Seconds(24 * 3600), name="keep")
     verify: bool = False
     on_demand: bool = False
-
-    def __post_init__(self) -> None:
-        _ = self.linger_seconds, self.keep_seconds
-        if self.memory_bytes < LEAST_MEMORY:
-            raise ValueError(f"memory: must be at least 16MiB, not {self.memory!r}")
-        if self.bandwidth != "" and self.bandwidth_bytes < LEAST_BANDWIDTH:
-            raise ValueError(f"bandwidth: must be at least 10kB (a second), not {self.bandwidth!r}; empty is no limit")
-
-    @property
-    def linger_seconds(self) -> float:
-        return _seconds("linger", self.linger)
-
-    @property
-    def keep_seconds(self) -> float:
-        return _seconds("keep", self.keep)
-
-    @property
-    def memory_bytes(self) -> int:
-        return _size("memory", self.memory)
-
-    @property
-    def bandwidth_bytes(self) -> int:
-        """Bytes a second, 0 for no limit."""
-        return _size("bandwidth", self.bandwidth) if self.bandwidth != "" else 0
 
 
 Parameter = bool | int | float | str | list[str]
 
 
 class ModelSettings(_Section, frozen=True):
-    """What the user wants in one model, whatever its repository says. `template` holds the file's text."""
+    """The user's settings for one model. They override its repository. `template` holds the text of `template_file`."""
 
     template: str | None = None
     template_file: str | None = None
@@ -264,7 +274,7 @@ class ModelSettings(_Section, frozen=True):
                 raise ValueError(f"template_file: cannot be read: {error}") from error
             msgspec.structs.force_setattr(self, "template", text)
         if isinstance(stop := self.parameters.get("stop"), str):
-            # Ollama takes a bare string at create and then fails at every chat.
+            # Ollama accepts a bare string in a create and then fails every chat.
             msgspec.structs.force_setattr(self, "parameters", {**self.parameters, "stop": [stop]})
 
 
@@ -272,8 +282,6 @@ NO_SETTINGS = ModelSettings()
 
 
 class Config(_Section, frozen=True):
-    """Everything that the proxy can be told."""
-
     server: ServerConfig = ServerConfig()
     ollama: OllamaConfig = OllamaConfig()
     hub: HubConfig = HubConfig()
@@ -288,22 +296,22 @@ class Config(_Section, frozen=True):
             if model.count("/") != 2:  # noqa: PLR2004 - HOST/ORG/REPO
                 raise ValueError(f"models: {key!r} is not HOST/ORG/REPO, such as hf.co/org/repo")
             if model in seen:
-                raise ValueError(f"models: {key!r} and {seen[model]!r} are the same model; case and tag do not count")
+                raise ValueError(f"models: {key!r} and {seen[model]!r} are the same model; case and tag are ignored")
             seen[model] = key
 
     def __repr__(self) -> str:
         shown = [f"{field}={getattr(self, field)!r}" for field in self.__struct_fields__ if field != "sources"]
-        # A source's own settings may hold a token under any name.
+        # The settings of a source plugin may contain a token under any name.
         return f"Config({', '.join(shown)}, sources={list(self.sources)!r})"
 
     def _model_key(self, name: str) -> str:
-        """The part of a name that decides about settings: no scheme, no tag, no case, one host for the Hub."""
+        """The part of a name that selects its settings: without scheme and tag, in lower case, one host for the Hub."""
         host, _, repository = name.lower().rpartition("://")[2].partition("/")
         return f"{'hub' if host in self.hub.hosts else host}/{repository.partition(':')[0]}"
 
     def settings_for(self, name: str) -> ModelSettings:
-        wanted = self._model_key(name)
-        return next((found for key, found in self.models.items() if self._model_key(key) == wanted), NO_SETTINGS)
+        model = self._model_key(name)
+        return next((settings for key, settings in self.models.items() if self._model_key(key) == model), NO_SETTINGS)
 
 
 def load(
@@ -313,7 +321,7 @@ def load(
 ) -> Config:
     """Merge file, environment and flags in rising precedence and check the result.
 
-    `flags` maps a flag of `FLAGS` to its value; None is a flag that was not given.
+    `flags` maps each flag of `FLAGS` to its value, or to None if it was not given.
     Raises ConfigError, which names the key and the place where it was set.
     """
     values = _read_file(file) if file else {}
@@ -333,28 +341,28 @@ def load(
 
 
 def check(values: Mapping[str, Any]) -> Config:
-    """Make a Config of plain values, such as TOML has. Raises ConfigError, which begins with the key."""
+    """Convert plain values, as TOML has them, to a Config. Raises ConfigError, which begins with the key."""
     models = values.get("models", {})
     if isinstance(models, dict):
-        settings = {name: convert(found, ModelSettings, f'models."{name}"') for name, found in models.items()}
+        settings = {name: convert(table, ModelSettings, f'models."{name}"') for name, table in models.items()}
         values = {**values, "models": settings}
     return convert(values, Config, "")
 
 
-def convert(values: Any, kind: type[T], where: str) -> T:
-    """Plain values as a struct. Raises ConfigError, which begins with the key; `where` is the table they stand in."""
+def convert(values: Any, struct: type[T], table: str) -> T:
+    """Convert the plain values of `table` to a struct. Raises ConfigError, which begins with the key."""
     try:
-        return msgspec.convert(values, kind, strict=False)
+        return msgspec.convert(values, struct, strict=False, dec_hook=lambda setting, value: setting.parse(value))
     except msgspec.ValidationError as error:
         text, _, place = str(error).partition(" - at `$")
-        path = f"{where}{place.rstrip('`')}".lstrip(".")
+        path = f"{table}{place.rstrip('`')}".lstrip(".")
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-            text = f"{unknown[1]}: {ENDED.get(f'{path}.{unknown[1]}', 'is not a key')}"
+            text = f"{unknown[1]}: {REMOVED_KEYS.get(f'{path}.{unknown[1]}', 'is not a key')}"
         if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
             text = f"{missing[1]}: must be set"
-        # A key of the section's own making continues the path; a type error of msgspec's follows it.
-        own = re.match(r"\w+: ", text)
-        raise ConfigError(f"{path}.{text}".lstrip(".") if own else f"{path}: {text}") from error
+        # The error of a section begins with the key; in an error of msgspec the path ends with it.
+        begins_with_key = re.match(r"\w+: ", text)
+        raise ConfigError(f"{path}.{text}".lstrip(".") if begins_with_key else f"{path}: {text}") from error
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -380,8 +388,8 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
         if variable.startswith(ENVIRONMENT_PREFIX):
             section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
             default = getattr(getattr(defaults, section, None), key, None)
-            several = [item.strip() for item in value.split(",") if item.strip()]
-            yield section, key, several if isinstance(default, tuple) else value, variable
+            items = [item.strip() for item in value.split(",") if item.strip()]
+            yield section, key, items if isinstance(default, tuple) else value, variable
 
 
 def _from_flags(flags: Mapping[str, str | None]) -> Iterator[tuple[str, str, object, str]]:

@@ -1,26 +1,26 @@
-"""What a client may be told when something fails: each text says what happened, to which file, and what to do."""
+"""Errors whose texts clients see. A text has three parts: what happened, to which file, and what to do now."""
 
 
 class ProxyError(Exception):
-    """A failure whose text is meant for the person who asked."""
+    """A failure whose text is written for the user."""
 
 
 class ConfigError(ProxyError):
-    """The configuration cannot be used; the text names the key and where it was set."""
+    """The configuration is wrong. The text names the key and where it was set."""
 
 
 class Refusal(ProxyError):
-    """A pull that is refused before its first weight byte."""
+    """The pull is refused before any weights are downloaded."""
 
 
 class SourceError(ProxyError):
-    """The place that a repository comes from failed or cannot be reached."""
+    """The source of a repository failed or cannot be reached."""
 
 
 class Interrupted(SourceError):
-    """Bytes stopped coming, or did not come as asked; asking again may help.
+    """A download stopped, or did not match the request. A retry may help.
 
-    `wait` is how many seconds the source asked to be left alone, None where it asked for nothing.
+    `wait` is the number of seconds that the source requests before a retry, or None.
     """
 
     def __init__(self, text: str, wait: float | None = None) -> None:
@@ -29,15 +29,15 @@ class Interrupted(SourceError):
 
 
 class RangesIgnored(SourceError):
-    """The source answered a range with the whole file."""
+    """The source answered a range request with the whole file."""
 
 
 class TransferError(ProxyError):
-    """A file did not arrive as it was announced."""
+    """A file did not arrive as announced."""
 
 
 class Damaged(TransferError):
-    """Every byte of a file came, but they are not the file."""
+    """All bytes of a file arrived, but the digest is wrong."""
 
 
 class OllamaError(ProxyError):
@@ -45,16 +45,16 @@ class OllamaError(ProxyError):
 
 
 class Rejected(OllamaError):
-    """Ollama cannot make a model of what it was given; asking again does not help."""
+    """Ollama cannot make a model from these files. A retry does not help."""
 
 
 class DigestMismatch(OllamaError):
-    """Ollama received other bytes than were sent."""
+    """Ollama received different bytes than the proxy sent."""
 
 
 class OllamaGone(OllamaError):
-    """There is no connection to Ollama, or it broke."""
+    """Ollama cannot be reached, or the connection broke."""
 
 
 class Cancelled(ProxyError):
-    """The pull was ended before it was done."""
+    """The pull was cancelled."""

@@ -1,4 +1,4 @@
-"""Logs on stderr: a line an event, for people or as JSON for machines."""
+"""Logs on stderr: one line per event, as text or as JSON."""
 
 import logging
 from contextvars import ContextVar
@@ -6,8 +6,8 @@ from enum import StrEnum
 
 import orjson
 
-PULL: ContextVar[str | None] = ContextVar("pull", default=None)
-"""The id of the job that a line is about."""
+PULL_ID: ContextVar[str | None] = ContextVar("pull", default=None)
+"""The job whose task writes the log line."""
 
 
 class LogFormat(StrEnum):
@@ -23,7 +23,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (pull := PULL.get()) is not None:
+        if (pull := PULL_ID.get()) is not None:
             fields["pull"] = pull
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
@@ -32,7 +32,7 @@ class JsonFormatter(logging.Formatter):
 
 class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        pull = PULL.get()
+        pull = PULL_ID.get()
         record.pull = f"pull {pull}: " if pull is not None else ""
         return super().format(record)
 
@@ -42,5 +42,5 @@ def configure(log_format: LogFormat) -> None:
     text = TextFormatter("%(asctime)s %(levelname)s %(pull)s%(message)s")
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    # The Hub's client tells of every request that it makes.
+    # The Hub's client logs every request at level INFO.
     logging.getLogger("httpx2").setLevel(logging.WARNING)

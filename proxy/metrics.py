@@ -1,4 +1,4 @@
-"""What `/-/metrics` tells Prometheus. Each proxy has a registry of its own."""
+"""The Prometheus metrics of `/-/metrics`. Each proxy has its own registry, so that tests can run several."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,27 +25,27 @@ class Metrics:
             return Histogram(name + metric, text, labels, buckets=buckets, registry=self._registry)
 
         self._requests = counter("requests", "Answered requests.", "door", "status")
-        seconds = histogram("request_duration_seconds", "From request to end of answer.", REQUEST_SECONDS, "door")
-        # Found once: looking a label up costs more than counting.
+        seconds = histogram("request_duration_seconds", "From request to end of response.", REQUEST_SECONDS, "door")
+        # Looking up a label costs more than counting, so it is done once.
         self._request_seconds = {door: seconds.labels(door) for door in DOORS}
         self._by_status = {(door, 200): self._requests.labels(door, "200") for door in DOORS}
-        self.received = counter("source_received_bytes", "Bytes that came from the Hub and other sources.")
-        self.uploaded = counter("ollama_uploaded_bytes", "Bytes that reached Ollama's blobs.")
-        self.reclaimed = counter("reclaimed_bytes", "Bytes of blobs that were removed behind pulls.")
-        self.retries = counter("pull_retries", "Tries that had to be made again.")
-        self.pulls = counter("pulls", "Pulls that are over.", "result")
-        self.pull_seconds = histogram("pull_duration_seconds", "From begin to end of a pull.", PULL_SECONDS, "result")
+        self.received = counter("source_received_bytes", "Bytes received from the Hub and other sources.")
+        self.uploaded = counter("ollama_uploaded_bytes", "Bytes uploaded to Ollama's blobs.")
+        self.reclaimed = counter("reclaimed_bytes", "Bytes of blobs that pulls had left and that were removed.")
+        self.retries = counter("pull_retries", "Retries.")
+        self.pulls = counter("pulls", "Finished pulls.", "result")
+        self.pull_seconds = histogram("pull_duration_seconds", "From start to end of a pull.", PULL_SECONDS, "result")
 
-    def request(self, door: str, status: int, began: float) -> None:
-        """`began` is of `time.monotonic()`."""
-        self._request_seconds[door].observe(time.monotonic() - began)
-        known = self._by_status.get((door, status))
-        if known is None:
-            known = self._by_status[door, status] = self._requests.labels(door, str(status))
-        known.inc()
+    def request(self, door: str, status: int, start: float) -> None:
+        """`start` is the value of `time.monotonic()` at the start of the request."""
+        self._request_seconds[door].observe(time.monotonic() - start)
+        counter = self._by_status.get((door, status))
+        if counter is None:
+            counter = self._by_status[door, status] = self._requests.labels(door, str(status))
+        counter.inc()
 
     def show_jobs(self, count: Callable[[], Mapping[str, int]]) -> None:
-        """How many pulls are in each state is counted when somebody asks."""
+        """Count the pulls in each state whenever the metrics are read."""
         self._registry.register(_Jobs(count))
 
     def text(self) -> bytes:

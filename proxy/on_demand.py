@@ -128,7 +128,7 @@ class OnDemand:
         error = pulling.result()
         try:
             if error is None:
-                async for chunk in self._ollama.events(path, body):
+                async for chunk in self._ollama.stream(path, body):
                     await response.write(chunk)
         except OllamaError as problem:
             error = _Failure(str(problem), HTTPStatus.BAD_GATEWAY)

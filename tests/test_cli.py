@@ -1,4 +1,4 @@
-"""The commands as a person starts them: what they print and how they exit."""
+"""The commands in a shell: their output and their exit status."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def run(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_serve_ends_well_on_a_signal_while_requests_and_pulls_hang(
+async def test_a_signal_ends_serve_despite_hanging_requests(
     number: signal.Signals, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
@@ -52,10 +52,10 @@ async def test_serve_ends_well_on_a_signal_while_requests_and_pulls_hang(
         await asyncio.gather(creating, return_exceptions=True)
 
 
-async def test_serve_ends_while_the_hub_hangs(
+async def test_sigterm_ends_serve_despite_a_hanging_hub(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    """huggingface_hub waits in a thread; it must not keep the process."""
+    """huggingface_hub waits in a thread, which must not keep the process alive."""
     hub.add("acme/tiny", tiny_llama())
     hub.faults.append(Fault("api", "hang"))
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
@@ -67,7 +67,7 @@ async def test_serve_ends_while_the_hub_hangs(
         assert "the proxy is shutting down" in (await pulling)[-1]["error"]
 
 
-async def test_heavy_imports_stay_off_the_start_path() -> None:
+async def test_the_start_imports_no_heavy_packages() -> None:
     program = "import sys, proxy.app, proxy.cli; print([name for name in sys.modules if name in sys.argv[1:]])"
     heavy = ["huggingface_hub", "httpx2", "rich.progress", "jinja2", "numpy"]
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, *heavy, stdout=subprocess.PIPE)
@@ -83,11 +83,11 @@ async def test_serve_starts_without_ollama() -> None:
         error.value.close()
 
 
-async def test_a_port_in_use_is_a_clear_error(ollama: StandInOllama) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+async def test_a_port_in_use_is_an_error(ollama: StandInOllama) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
         status, _, err = await run("serve", "--listen", address, "--ollama", ollama.url)
     assert status == 1
     assert f"{address} is already in use" in err
@@ -95,12 +95,12 @@ async def test_a_port_in_use_is_a_clear_error(ollama: StandInOllama) -> None:
 
 
 @pytest.mark.parametrize("keys", [[], ["a-key"]])
-async def test_a_proxy_that_is_its_own_upstream_says_so_and_does_not_start(tmp_path: Path, keys: list[str]) -> None:
+async def test_a_proxy_that_is_its_own_upstream_does_not_start(tmp_path: Path, keys: list[str]) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f"[server]\napi_keys = {keys}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     for host in ("localhost", "127.0.0.1"):
         own = ["--listen", f"127.0.0.1:{port}", "--ollama", f"http://{host}:{port}", "--config", str(file)]
         status, _, err = await run("serve", *own)
@@ -137,7 +137,7 @@ async def test_version() -> None:
     assert await run("--version") == (0, f"ollama-hf-proxy {__version__}\n", "")
 
 
-async def test_inspect_prints_the_plan_for_people_and_for_scripts(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_inspect_prints_text_or_json(hub: StandInHub, ollama: StandInOllama) -> None:
     hub.add("acme/tiny", tiny_llama())
     places = ("--hub", hub.endpoint, "--ollama", ollama.url)
     status, out, _ = await run("inspect", "hf.co/acme/tiny:q8_0", *places)
@@ -163,15 +163,15 @@ async def test_inspect_exits_1_with_the_reason(hub: StandInHub, ollama: StandInO
 JINJA = "{% for m in messages %}<|{{ m.role }}|>é{{ m.content }}<|end|>{% endfor %}"
 
 
-def talking() -> dict[str, bytes]:
+def with_chat_template() -> dict[str, bytes]:
     """A repository with a chat template that Ollama does not know."""
     return tiny_llama() | {"chat_template.jinja": JINJA.encode()}
 
 
-async def test_inspect_prints_the_template_that_is_sent_and_nothing_else(
+async def test_inspect_template_prints_only_the_template(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    hub.add("acme/tiny", talking())
+    hub.add("acme/tiny", with_chat_template())
     status, out, err = await run(
         "inspect", "hf.co/acme/tiny", "--template", "--hub", hub.endpoint, "--ollama", ollama.url
     )
@@ -186,12 +186,12 @@ async def test_inspect_prints_the_template_that_is_sent_and_nothing_else(
 @pytest.mark.parametrize(
     ("files", "version", "reason"),
     [
-        (talking(), "0.33.0", "this Ollama renders the Jinja of chat_template.jinja by itself"),
+        (with_chat_template(), "0.33.0", "this Ollama renders the Jinja of chat_template.jinja by itself"),
         ({"config.json": b"{}", "pytorch_model.bin": b"x"}, "0.24.0", "refused: acme/tiny has no safetensors weights"),
     ],
     ids=["native", "refused"],
 )
-async def test_inspect_says_why_no_template_is_sent(
+async def test_inspect_template_exits_1_with_the_reason(
     hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], version: str, reason: str
 ) -> None:
     ollama.version = version
@@ -202,13 +202,13 @@ async def test_inspect_says_why_no_template_is_sent(
     assert err.startswith(f"ollama-hf-proxy: no template is sent for hf.co/acme/tiny:latest: {reason}")
 
 
-async def test_inspect_prints_json_or_the_template() -> None:
+async def test_json_and_template_exclude_each_other() -> None:
     status, out, err = await run("inspect", "hf.co/acme/tiny", "--json", "--template")
     assert (status, out) == (2, "")
     assert "--json and --template exclude each other" in err
 
 
-async def test_demo_ends_with_a_model_and_the_next_two_lines() -> None:
+async def test_demo_creates_a_model_and_prints_the_next_steps() -> None:
     status, out, err = await run("demo", "--ollama", "http://127.0.0.1:9")
     assert (status, err) == (0, "")
     assert "a stand-in at" in out
@@ -217,14 +217,14 @@ async def test_demo_ends_with_a_model_and_the_next_two_lines() -> None:
     assert "  ollama-hf-proxy serve\n  OLLAMA_HOST=127.0.0.1:11435 ollama pull hf.co/" in out
 
 
-async def test_demo_uses_the_ollama_that_answers(ollama: StandInOllama) -> None:
+async def test_demo_uses_a_running_ollama(ollama: StandInOllama) -> None:
     status, out, _ = await run("demo", "--ollama", ollama.url)
     assert status == 0
     assert f"yours, 0.24.0 at {ollama.url}" in out
     assert "hf.co/demo/tiny-llama:q4_K_M" in ollama.models
 
 
-async def test_demo_fails_when_the_pull_fails(ollama: StandInOllama) -> None:
+async def test_demo_exits_1_if_the_pull_fails(ollama: StandInOllama) -> None:
     ollama.upload_status = 500
     status, _, err = await run("demo", "--ollama", ollama.url)
     assert status == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Address, Config, OllamaConfig, PullConfig, Quantization, check, load
+from proxy.config import Address, Config, Quantization, check, load
 from proxy.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
@@ -16,19 +16,19 @@ def write(folder: Path, text: str) -> Path:
     return file
 
 
-def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+def test_flags_override_environment_override_file(tmp_path: Path) -> None:
     file = write(
         tmp_path, '[server]\nlisten = "127.0.0.1:1"\n[ollama]\nurl = "http://file:1"\n[pull]\nconnections = 3\n'
     )
     environment = {"OLLAMA_HF_PROXY_SERVER_LISTEN": "127.0.0.1:2", "OLLAMA_HF_PROXY_OLLAMA_URL": "http://env:2"}
-    found = load(file, environment, {"--listen": "127.0.0.1:3", "--ollama": None})
-    assert found.server.address == Address("127.0.0.1", 3)
-    assert found.ollama.url == "http://env:2"
-    assert found.pull.connections == 3
-    assert found.hub.endpoint == "https://huggingface.co"
+    config = load(file, environment, {"--listen": "127.0.0.1:3", "--ollama": None})
+    assert config.server.address == Address("127.0.0.1", 3)
+    assert config.ollama.url == "http://env:2"
+    assert config.pull.connections == 3
+    assert config.hub.endpoint == "https://huggingface.co"
 
 
-def test_the_ecosystems_own_variables_count_as_environment(tmp_path: Path) -> None:
+def test_hugging_face_variables_are_read(tmp_path: Path) -> None:
     file = write(tmp_path, '[hub]\ntoken = "file"\nendpoint = "https://file.example"\n')
     environment = {"HF_TOKEN": "hf_env", "HF_ENDPOINT": "https://mirror.example/"}
     assert load(file, environment).hub.token == "hf_env"
@@ -102,18 +102,19 @@ def test_the_token_is_never_printed() -> None:
     assert "hf_secret" not in repr(check({"sources": {"corp": {"type": "huggingface", "token": "hf_secret"}}}))
 
 
-def test_a_mirror_is_asked_once_and_is_never_the_endpoint() -> None:
-    """Which alone gets the token."""
+def test_mirrors_are_unique_and_exclude_the_endpoint() -> None:
+    """Only the endpoint gets the token."""
     mirrors = ["https://two.example", "https://one.example/", "https://two.example/"]
     hub = check({"hub": {"endpoint": "https://one.example", "mirrors": mirrors}}).hub
     assert hub.mirrors == ("https://two.example",)
 
 
-def test_model_settings_match_without_regard_to_case_tag_scheme_or_the_hubs_two_names() -> None:
-    found = check({"models": {"https://HF.co/Org/Repo:q8_0": {"system": "yes"}}})
+def test_model_settings_match_any_spelling_of_the_name() -> None:
+    """Case, tag, scheme and the two host names of the Hub are ignored."""
+    config = check({"models": {"https://HF.co/Org/Repo:q8_0": {"system": "yes"}}})
     for name in ("hf.co/org/repo:latest", "hf.co/ORG/REPO:Q4_K_M", "huggingface.co/Org/repo:latest"):
-        assert found.settings_for(name).system == "yes"
-    assert found.settings_for("hf.co/org/other:latest").system is None
+        assert config.settings_for(name).system == "yes"
+    assert config.settings_for("hf.co/org/other:latest").system is None
 
 
 def test_a_template_file_is_found_beside_the_configuration(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_a_template_file_is_found_beside_the_configuration(tmp_path: Path) -> No
 
 
 def test_a_stop_text_becomes_a_list(tmp_path: Path) -> None:
-    """Ollama takes the bare text at create and fails at every chat."""
+    """Ollama accepts a bare text in a create and then fails every chat."""
     file = write(tmp_path, '[models."hf.co/o/r".parameters]\nstop = "<end>"\ntemperature = 0.3\nnum_ctx = 4096\n')
     assert dict(load(file, {}).settings_for("hf.co/o/r").parameters) == {
         "stop": ["<end>"],
@@ -136,7 +137,7 @@ def test_the_example_names_every_key_with_its_default() -> None:
     lines = [line.removeprefix("# ") for line in EXAMPLE.read_text(encoding="utf-8").splitlines()]
     for section in (field for field in Config.__struct_fields__ if field not in ("models", "sources")):
         assert f"[{section}]" in lines
-        for key in type(getattr(Config(), section)).__struct_fields__:
+        for key in type(getattr(Config(), section)).__struct_encode_fields__:
             assert any(line.startswith(f"{key} = ") for line in lines), f"{section}.{key} is missing in {EXAMPLE.name}"
     assert load(EXAMPLE, {}) == Config()
 
@@ -144,30 +145,40 @@ def test_the_example_names_every_key_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("text", "size"), [("128MiB", 128 * 1024**2), ("20MB", 20_000_000), ("1 GiB", 1024**3), (33554432, 33554432)]
 )
-def test_a_size_is_read_in_the_usual_units(text: str | int, size: int) -> None:
-    assert PullConfig(memory=text).memory_bytes == size
+def test_a_size_has_a_unit(text: str | int, size: int) -> None:
+    assert check({"pull": {"memory": text}}).pull.memory_bytes == size
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("2m", 120), ("90s", 90), ("90", 90), (30, 30), (0.5, 0.5), ("1.5h", 5400), ("0", 0), (" 10 s ", 10)],
 )
-def test_a_time_is_read_in_the_usual_units(text: str | float, seconds: float) -> None:
-    assert OllamaConfig(patience=text).patience_seconds == seconds
+def test_a_duration_has_a_unit(text: str | float, seconds: float) -> None:
+    assert check({"ollama": {"patience": text}}).ollama.patience_seconds == seconds
 
 
 @pytest.mark.parametrize(
     ("text", "rate"), [("", 0), ("20MB", 20_000_000), ("1 MiB", 1024**2), (1_000_000, 1_000_000), ("10kB", 10_000)]
 )
-def test_a_bandwidth_is_a_size_a_second_or_no_limit(text: str | int, rate: int) -> None:
-    assert PullConfig(bandwidth=text).bandwidth_bytes == rate
+def test_bandwidth_is_a_size_per_second_or_unlimited(text: str | int, rate: int) -> None:
+    assert check({"pull": {"bandwidth": text}}).pull.bandwidth_bytes == rate
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("16", "must be at least 16MiB, not '16'"), ("some", "must be a size such as 128MiB, not 'some'")],
+)
+def test_a_wrong_memory_is_an_error_with_its_key(value: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check({"pull": {"memory": value}})
+    assert str(error.value) == f"pull.memory: {message}"
 
 
 @pytest.mark.parametrize("value", ["soon", "", "2d", "-1s", -1, "1.h", "2m30s", float("inf"), float("nan")])
-def test_what_is_no_time_is_refused_with_its_key(value: str | float) -> None:
+def test_a_wrong_duration_is_an_error_with_its_key(value: str | float) -> None:
     with pytest.raises(ConfigError) as error:
         check({"ollama": {"patience": value}})
-    assert str(error.value) == f"ollama.patience: must be a time such as 90s, 2m or 24h, not {value!r}"
+    assert str(error.value) == f"ollama.patience: must be a duration such as 90s, 2m or 24h, not {value!r}"
 
 
 @pytest.mark.parametrize(
@@ -177,36 +188,36 @@ def test_what_is_no_time_is_refused_with_its_key(value: str | float) -> None:
         ("20MB/s", "must be a size such as 128MiB, not '20MB/s'"),
         ("1.5MB", "must be a size such as 128MiB, not '1.5MB'"),
         (-1, "must be a size such as 128MiB, not -1"),
-        ("9999", "must be at least 10kB (a second), not '9999'; empty is no limit"),
-        (0, "must be at least 10kB (a second), not 0; empty is no limit"),
+        ("9999", "must be at least 10kB (per second), not '9999'; an empty text means no limit"),
+        (0, "must be at least 10kB (per second), not 0; an empty text means no limit"),
         (True, "Expected `int | str`, got `bool`"),
         ([], "Expected `int | str`, got `array`"),
     ],
 )
-def test_what_is_no_bandwidth_is_refused_with_its_key(value: object, message: str) -> None:
+def test_a_wrong_bandwidth_is_an_error_with_its_key(value: object, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         check({"pull": {"bandwidth": value}})
     assert str(error.value) == f"pull.bandwidth: {message}"
 
 
-def test_patience_and_bandwidth_come_from_the_environment_too() -> None:
-    found = load(None, {"OLLAMA_HF_PROXY_OLLAMA_PATIENCE": "90s", "OLLAMA_HF_PROXY_PULL_BANDWIDTH": "1000000"})
-    assert found.ollama.patience_seconds == 90
-    assert found.pull.bandwidth_bytes == 1_000_000
+def test_durations_and_sizes_come_from_the_environment() -> None:
+    config = load(None, {"OLLAMA_HF_PROXY_OLLAMA_PATIENCE": "90s", "OLLAMA_HF_PROXY_PULL_BANDWIDTH": "1000000"})
+    assert config.ollama.patience_seconds == 90.0
+    assert config.pull.bandwidth_bytes == 1_000_000
     assert load(None, {"OLLAMA_HF_PROXY_PULL_BANDWIDTH": ""}).pull.bandwidth_bytes == 0
-    with pytest.raises(ConfigError, match="^OLLAMA_HF_PROXY_OLLAMA_PATIENCE: ollama.patience: must be a time"):
+    with pytest.raises(ConfigError, match="^OLLAMA_HF_PROXY_OLLAMA_PATIENCE: ollama.patience: must be a duration"):
         load(None, {"OLLAMA_HF_PROXY_OLLAMA_PATIENCE": "soon"})
 
 
-def test_lists_and_quantizations_come_from_the_environment_too() -> None:
+def test_lists_and_enums_come_from_the_environment() -> None:
     environment = {
         "OLLAMA_HF_PROXY_HUB_HOSTS": "HF.co, hub.example",
         "OLLAMA_HF_PROXY_HUB_MIRRORS": "https://one.example/, https://two.example",
         "OLLAMA_HF_PROXY_PULL_DEFAULT_QUANTIZATION": "q8_0",
         "OLLAMA_HF_PROXY_PULL_CONNECTIONS": "3",
     }
-    found = load(None, environment)
-    assert found.hub.hosts == ("hf.co", "hub.example")
-    assert found.hub.mirrors == ("https://one.example", "https://two.example")
-    assert found.pull.default_quantization is Quantization.Q8_0
-    assert found.pull.connections == 3
+    config = load(None, environment)
+    assert config.hub.hosts == ("hf.co", "hub.example")
+    assert config.hub.mirrors == ("https://one.example", "https://two.example")
+    assert config.pull.default_quantization is Quantization.Q8_0
+    assert config.pull.connections == 3

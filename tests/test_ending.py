@@ -1,4 +1,4 @@
-"""A model that is being made when the proxy ends: Ollama ends a create by itself, and a manifest is pulled again."""
+"""The proxy ends while Ollama creates a model: Ollama finishes a create by itself; a manifest is pulled again."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ NAME = "hf.co/acme/tiny:q4_K_M"
 
 
 @pytest.mark.parametrize("is_created", [False, True])
-async def test_sigterm_while_a_model_is_made_ends_the_proxy_and_costs_nothing(
+async def test_sigterm_during_a_creation_loses_no_work(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, is_created: bool
 ) -> None:
     hub.add("acme/tiny", tiny_llama())

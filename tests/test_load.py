@@ -1,4 +1,4 @@
-"""Many at once, and many that leave: nothing is lost, mixed up or left behind."""
+"""Many clients at once, and many that disconnect: nothing is lost, mixed up or leaked."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from tests.kit.support import eventually, listening_raw, serving, settings, talk
 NO_HUB = "http://127.0.0.1:9"
 STREAMS = 1000
 CHUNKS = 200
-LEAVERS = 10_000
+DISCONNECTS = 10_000
 AT_ONCE = 200
 UPLOAD = b"POST /upload HTTP/1.1\r\nHost: localhost\r\n"
 BODY = b"x" * 60_000
@@ -32,9 +32,9 @@ def enough_open_files() -> None:
 
 
 async def count(head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Streams numbered lines that name the request."""
+    """Streams numbered lines that contain the path of the request."""
     name = head.split()[1]
-    if name == b"/api/tags":  # the proxy looks for models that an earlier one had left
+    if name == b"/api/tags":  # the proxy looks for temporary models of an earlier process
         writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         writer.close()
         return
@@ -77,27 +77,27 @@ def open_files(process: asyncio.subprocess.Process) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.timeout(900)
-async def test_a_thousand_streams_arrive_whole_and_leave_no_memory_behind() -> None:
+async def test_a_thousand_streams_arrive_complete_without_a_leak() -> None:
     async with listening_raw(count) as upstream, serving("--ollama", upstream) as (process, url):
         resident = []
         before = open_files(process)
-        for turn in range(3):
-            whole = await asyncio.gather(*(one_stream(url, f"{turn}-{number}") for number in range(STREAMS)))
+        for round_number in range(3):
+            whole = await asyncio.gather(*(one_stream(url, f"{round_number}-{number}") for number in range(STREAMS)))
             assert all(whole)
             await eventually(lambda: open_files(process) <= before + MOST_IDLE)
             resident.append(resident_bytes(process))
     assert resident[2] - resident[1] < 8 * 1024 * 1024, resident
 
 
-class Hesitant:
-    """An Ollama that takes its time, so that clients leave it at every point; it knows who is still there."""
+class SlowOllama:
+    """A slow Ollama, so that clients disconnect at every point. `active` counts the requests in progress."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self.at_work = 0
+        self.active = 0
 
     async def __call__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.at_work += 1
+        self.active += 1
         try:
             if b"Content-Length: 60000" in head:
                 await reader.readexactly(60_000)
@@ -111,10 +111,10 @@ class Hesitant:
                 await asyncio.sleep(self._rng.choice((0, 0, 0.001)))
             writer.write(b"0\r\n\r\n")
         finally:
-            self.at_work -= 1
+            self.active -= 1
 
 
-async def leave_somewhere(url: str, rng: random.Random) -> None:
+async def disconnect_somewhere(url: str, rng: random.Random) -> None:
     address = URL(url)
     with suppress(ConnectionError):
         reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -138,21 +138,21 @@ async def leave_somewhere(url: str, rng: random.Random) -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_ten_thousand_clients_that_leave_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+async def test_ten_thousand_disconnects_leak_nothing(caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(4)
-    hesitant = Hesitant(rng)
-    async with listening_raw(hesitant) as upstream, App(settings(NO_HUB, upstream)) as app:
+    slow_ollama = SlowOllama(rng)
+    async with listening_raw(slow_ollama) as upstream, App(settings(NO_HUB, upstream)) as app:
         tasks = len(asyncio.all_tasks())
-        for _ in range(LEAVERS // AT_ONCE):
-            await asyncio.gather(*(leave_somewhere(app.address.url, rng) for _ in range(AT_ONCE)))
+        for _ in range(DISCONNECTS // AT_ONCE):
+            await asyncio.gather(*(disconnect_somewhere(app.address.url, rng) for _ in range(AT_ONCE)))
         server = app._runner.server
         assert server is not None
-        await eventually(lambda: hesitant.at_work == 0)
+        await eventually(lambda: slow_ollama.active == 0)
         await eventually(lambda: not server.connections)
         await eventually(lambda: app._upstream._open == set(app._upstream._idle))
-        # Ollama's side of each idle connection is a task of this test's.
+        # Each idle connection has a task of this test at Ollama's side.
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks + len(app._upstream._idle))
         assert len(app._upstream._idle) <= MOST_IDLE
-        got = await talk(app.address.url, b"GET /stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        assert unchunked(got.partition(b"\r\n\r\n")[2]) == b"abc" * 20
+        response = await talk(app.address.url, b"GET /stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert unchunked(response.partition(b"\r\n\r\n")[2]) == b"abc" * 20
     assert not [record for record in caplog.records if record.exc_info]

@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends: an answer or an end, never a 500, a traceback, a hang or a smuggled request."""
+"""Malformed requests get a response or a closed connection: never a 500, a traceback, a hang or request smuggling."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ NO_HUB = "http://127.0.0.1:9"
 
 
 def likely(text: str, *, or_noise: int = 0) -> st.SearchStrategy[bytes]:
-    """One of the words between bars, or so many bytes of anything."""
+    """One of the words between bars, or up to `or_noise` random bytes."""
     words = st.sampled_from(text.encode().split(b"|"))
     return st.one_of(words, st.binary(max_size=or_noise)) if or_noise else words
 
@@ -44,7 +44,7 @@ def lines(*texts: str) -> bytes:
 
 @pytest.fixture
 async def url() -> AsyncIterator[str]:
-    """A proxy in front of an Ollama that answers each head at once and reads whatever follows as the next one."""
+    """A proxy whose Ollama responds to each head at once and reads all further bytes as the next request."""
 
     async def answer(head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = b"" if head.startswith(b"HEAD ") else b"ok"
@@ -54,31 +54,31 @@ async def url() -> AsyncIterator[str]:
         yield app.address.url
 
 
-# It ends whatever was begun: a head, a chunk, a length that is less than this, and is itself no request.
+# It ends an unfinished head, chunk or body (of fewer bytes), and it is not a request itself.
 NONSENSE = b"\r\n\r\n" + b"x" * 200 + b"\r\n\r\n"
 
 
-async def all_that_comes(url: str, sent: bytes) -> bytes:
-    """What the proxy says until it closes, which it does at the latest after the nonsense that follows `sent`."""
+async def read_everything(url: str, sent: bytes) -> bytes:
+    """All bytes until the proxy closes the connection. The nonsense after `sent` forces it to close."""
     address = URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
-    got = b""
+    response = b""
     with suppress(ConnectionError):
         writer.write(sent + NONSENSE)
         await writer.drain()
         async with asyncio.timeout(PATIENCE):
             while chunk := await reader.read(65536):
-                got += chunk
+                response += chunk
     writer.transport.abort()
     with suppress(ConnectionError):
         await writer.wait_closed()
-    return got
+    return response
 
 
-def check(got: bytes, records: list[logging.LogRecord]) -> None:
-    assert not got or got.startswith(b"HTTP/1."), got
-    assert b" 500 " not in got.partition(b"\r\n")[0]
-    assert b"Traceback" not in got
+def check(response: bytes, records: list[logging.LogRecord]) -> None:
+    assert not response or response.startswith(b"HTTP/1."), response
+    assert b" 500 " not in response.partition(b"\r\n")[0]
+    assert b"Traceback" not in response
     assert not [record for record in records if record.exc_info or record.levelno >= logging.ERROR]
 
 
@@ -99,18 +99,18 @@ def requests(draw: st.DrawFn) -> bytes:
 @example(sent=b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \xff\r\n\r\n")
 @example(sent=lines("GET /-/key/ HTTP/1.1", "Host: [", "", ""))
 @hypothesis_settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_a_malformed_request_is_answered_or_ended(
+async def test_a_malformed_request_never_crashes_or_hangs(
     url: str, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     caplog.clear()
-    check(await all_that_comes(url, sent), caplog.records)
+    check(await read_everything(url, sent), caplog.records)
 
 
 @given(noise=st.binary(min_size=1, max_size=200))
 @hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_noise_is_answered_or_ended(url: str, caplog: pytest.LogCaptureFixture, noise: bytes) -> None:
+async def test_noise_never_crashes_or_hangs(url: str, caplog: pytest.LogCaptureFixture, noise: bytes) -> None:
     caplog.clear()
-    check(await all_that_comes(url, noise + b"\r\n\r\n"), caplog.records)
+    check(await read_everything(url, noise + b"\r\n\r\n"), caplog.records)
 
 
 @pytest.mark.parametrize(
@@ -130,20 +130,20 @@ async def test_noise_is_answered_or_ended(url: str, caplog: pytest.LogCaptureFix
         b"X: y\nContent-Length: 500",
     ],
 )
-async def test_a_request_whose_end_is_in_doubt_is_refused(url: str, smuggling: bytes) -> None:
+async def test_a_request_with_an_ambiguous_end_is_refused(url: str, smuggling: bytes) -> None:
     sent = (
         b"POST /a HTTP/1.1\r\nHost: localhost\r\n" + smuggling + b"\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n"
     )
-    got = await all_that_comes(url, sent)
-    assert got.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), got
-    assert b"200 OK" not in got
+    response = await read_everything(url, sent)
+    assert response.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 ")), response
+    assert b"200 OK" not in response
 
 
-async def test_the_proxy_serves_on_after_all_of_it(url: str) -> None:
+async def test_the_proxy_still_serves_after_malformed_bytes(url: str) -> None:
     for sent in (
         b"\x16\x03\x01\x02\x00",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nx",
         b"\0" * 3_000_000,
     ):
-        await all_that_comes(url, sent)
+        await read_everything(url, sent)
     assert (await talk(url, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 OK")

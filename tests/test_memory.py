@@ -1,4 +1,4 @@
-"""A large repository passes through the proxy without staying in it."""
+"""The proxy's memory stays small, however large a repository is."""
 
 import asyncio
 import hashlib
@@ -22,10 +22,10 @@ MIB = 1024**2
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("shards", [1, 8])
-async def test_a_gigabyte_raises_the_memory_by_less_than_150_mib(
+async def test_a_gigabyte_needs_less_than_150_mib(
     shards: int, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """A GGUF as it is, or one that was split."""
+    """A GGUF in one file, or in shards."""
     files: dict[str, bytes | Path] = {}
     digests = {}
     for number in range(shards):
@@ -63,12 +63,12 @@ SHAPES = {
     "model.norm.weight": (HIDDEN,),
     **{f"model.layers.0.{name}.weight": shape for name, shape in LAYER.items()},
 }
-"""A Llama's whose embedding has 2.5 GB, and whose heads are turned."""
+"""The tensors of a Llama with an embedding of 2.5 GB, and with Q and K heads that are permuted."""
 
 
 @pytest.fixture(scope="module")
 def large_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes | Path], dict[str, str]]:
-    """Its files, and the digest of the one that is too large to be hashed for each test."""
+    """Its files, and the digest of the weights, which would take too long for each test."""
     header, end = {}, 0
     for name, shape in SHAPES.items():
         start, end = end, end + 2 * prod(shape)
@@ -93,27 +93,28 @@ def large_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, byt
     return {**files, "config.json": orjson.dumps(config), path.name: path}, {path.name: digest}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("tag", "part"), [("bf16", 1.0), ("q8_0", 17 / 32), ("q4_0", 9 / 32)])
-async def test_a_conversion_takes_less_than_200_mib_whatever_the_size_of_a_tensor(
-    tag: str,
-    part: float,
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    large_llama: tuple[dict[str, bytes | Path], dict[str, str]],
-) -> None:
+@pytest.fixture
+def large_hub(hub: StandInHub, large_llama: tuple[dict[str, bytes | Path], dict[str, str]]) -> StandInHub:
     files, digests = large_llama
     hub.add("acme/large", files, digests=digests)
-    async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (process, url):
+    return hub
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("tag", "ratio"), [("bf16", 1.0), ("q8_0", 17 / 32), ("q4_0", 9 / 32)])
+async def test_a_conversion_needs_less_than_200_mib(
+    tag: str, ratio: float, large_hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Although one tensor has 2.5 GB."""
+    async with serving("--ollama", ollama.url, "--hub", large_hub.endpoint) as (process, url):
         lines = await Client(url, session).pull(f"hf.co/acme/large:{tag}")
         assert lines[-1] == {"status": "success"}
-        assert sum(request.received for request in ollama.requests) > part * 2 * VOCABULARY * HIDDEN
+        assert sum(request.received for request in ollama.requests) > ratio * 2 * VOCABULARY * HIDDEN
         assert peak(process.pid) < 200 * MIB
 
 
 def sha256_of_zeros(header: bytes, size: int) -> str:
-    """Of a file that has nothing but zeros behind its header."""
+    """The digest of a file of `size` bytes with only zeros after its header."""
     digest = hashlib.sha256(header)
     zeros = bytes(MIB)
     left = size - len(header)
@@ -124,6 +125,6 @@ def sha256_of_zeros(header: bytes, size: int) -> str:
 
 
 def peak(pid: int) -> int:
-    """The most memory that a process has held, in bytes."""
+    """The peak memory of a process in bytes."""
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What an installation brings: a quantizer for each platform, and the kernel where there is a compiler."""
+"""An installation has a quantizer for each platform, and the kernel if there is a compiler."""
 
 import importlib.util
 import os
@@ -33,13 +33,17 @@ def required() -> list[Requirement]:
 @pytest.mark.parametrize(("system", "machine"), PLATFORMS)
 def test_each_platform_gets_one_quantizer(system: str, machine: str) -> None:
     platform = {"sys_platform": system, "platform_machine": machine}
-    names = {one.name for one in required() if one.marker is None or one.marker.evaluate(platform)}
+    names = {
+        requirement.name
+        for requirement in required()
+        if requirement.marker is None or requirement.marker.evaluate(platform)
+    }
     assert names & {"libggml-python", "numpy"} == {PLATFORMS[system, machine]}
     assert ("uvloop" in names) is (system != "win32")
 
 
 def installed(tmp_path: Path, **environment: str) -> Path:
-    """The folder of an installation that is made with this environment."""
+    """Install the proxy with these environment variables. Returns the folder."""
     for module in ("pip", "setuptools"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
@@ -51,7 +55,7 @@ def installed(tmp_path: Path, **environment: str) -> Path:
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(name, source)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
-    made = subprocess.run(
+    result = subprocess.run(
         [*pip, "--target", str(target), str(source)],
         env=os.environ | environment,
         check=False,
@@ -59,15 +63,15 @@ def installed(tmp_path: Path, **environment: str) -> Path:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert made.returncode == 0, made.stdout
+    assert result.returncode == 0, result.stdout
     return target
 
 
 def engines_of(target: Path) -> str:
-    ask = "import proxy.gguf.engine as engine; print(engine.__file__); print(engine.engine_names())"
-    command = [sys.executable, "-P", "-c", ask]
-    told = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(target)}, check=True, capture_output=True)
-    file, engines = told.stdout.decode().splitlines()
+    program = "import proxy.gguf.engine as engine; print(engine.__file__); print(engine.engine_names())"
+    command = [sys.executable, "-P", "-c", program]
+    result = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(target)}, check=True, capture_output=True)
+    file, engines = result.stdout.decode().splitlines()
     assert Path(file).is_relative_to(target)
     return engines
 
@@ -86,18 +90,19 @@ def test_a_build_packs_no_module_that_is_gone(tmp_path: Path) -> None:
     assert not (target / "proxy" / "gone.py").exists()
 
 
-def test_without_a_compiler_the_installation_goes_on_without_the_kernel(tmp_path: Path) -> None:
+def test_an_installation_needs_no_compiler(tmp_path: Path) -> None:
+    """Without one the kernel is missing, and another engine quantizes."""
     target = installed(tmp_path, CC="/nonexistent")
     engines = engines_of(target)
     assert "the kernel" not in engines
     quantizers = (("libggml", "ggml"), ("numpy", "numpy"))
     assert engines.startswith(next((name for module, name in quantizers if importlib.util.find_spec(module)), "none"))
     assert not (target / "proxy" / "gguf" / "kernel").exists()
-    # Nor does one that does not load, a wheel of another platform's, end anything.
+    # A kernel that does not load, from a wheel for another platform, is ignored too.
     (target / "proxy" / "gguf" / f"_kernel{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
     assert engines_of(target) == engines
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-def test_with_a_compiler_the_kernel_is_the_first_engine(tmp_path: Path) -> None:
+def test_with_a_compiler_the_kernel_is_used(tmp_path: Path) -> None:
     assert engines_of(installed(tmp_path)).startswith("the kernel of ollama-hf-proxy")

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.app import App
-from proxy.ollama.client import PROBE
+from proxy.ollama.blobs import PROBE
 from proxy.standins import manifests
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.names import ModelName
@@ -503,7 +503,7 @@ async def test_every_line_about_a_pull_carries_its_number_and_no_other_line_does
     # The probe, which the second pull needs no more; where the first takes long a sweep comes before it.
     assert [number for message, number in lines if message.startswith("removed ")] in (["1"], [None])
     of_none = [message.partition(" ")[0] for message, number in lines if number is None]
-    assert [word for word in of_none if word != "removed"] == ["quantizes", "ending"]
+    assert [word for word in of_none if word != "removed"] == ["quantizing", "shutting"]
     states = ["planning", "waiting", "transferring", "creating", "reclaiming", "done"]
     of_first = [message.partition(" ")[0] for message, _ in lines if message.endswith(" hf.co/acme/tiny:q8_0")]
     assert of_first == states

@@ -1,4 +1,4 @@
-"""`ollama-hf-proxy demo`: the main job on a machine that has nothing."""
+"""`demo`: a complete pull of a small random model, on a machine that has nothing installed."""
 
 import sys
 from contextlib import AsyncExitStack
@@ -21,11 +21,11 @@ from proxy.standins.repository import tiny_llama
 
 REPOSITORY = "demo/tiny-llama"
 NAME = f"hf.co/{REPOSITORY}:q4_K_M"
-WORTH_A_TRY = "hf.co/deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B:q4_K_M"
+REAL_MODEL = "hf.co/deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B:q4_K_M"
 
 
 async def show(config: Config) -> None:
-    """Pull a repository that is made on the spot, as a client would. Raises ProxyError unless it ends well."""
+    """Pull a generated repository as a client does. Raises ProxyError if the pull fails."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(StandInHub())
@@ -47,7 +47,7 @@ async def show(config: Config) -> None:
     command = sys.argv[0] if Path(sys.argv[0]).stem == "ollama-hf-proxy" else "ollama-hf-proxy"
     console.print("\nNext, with Ollama running:\n")
     console.print(f"  {command} serve")
-    console.print(f"  OLLAMA_HOST=127.0.0.1:11435 ollama pull {WORTH_A_TRY}")
+    console.print(f"  OLLAMA_HOST=127.0.0.1:11435 ollama pull {REAL_MODEL}")
 
 
 async def _find_ollama(url: str, stack: AsyncExitStack, console: Console) -> str:
@@ -56,7 +56,7 @@ async def _find_ollama(url: str, stack: AsyncExitStack, console: Console) -> str
             version = await Ollama(url, session).version()
         except OllamaError:
             stand_in = await stack.enter_async_context(StandInOllama())
-            console.print(f"Ollama: none answers at {url}, so a stand-in at {stand_in.url} takes its place")
+            console.print(f"Ollama: no answer at {url}, so the demo uses a stand-in at {stand_in.url}")
             return stand_in.url
     console.print(f"Ollama: yours, {version} at {url}")
     return url
@@ -65,26 +65,26 @@ async def _find_ollama(url: str, stack: AsyncExitStack, console: Console) -> str
 async def _pull(client: aiohttp.ClientSession, console: Console) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=console) as bars:
-        shown: dict[str, TaskID] = {}
+        task_ids: dict[str, TaskID] = {}
         async with client.post("/api/pull", json={"model": NAME}) as response:
             async for text in response.content:
                 line = orjson.loads(text)
                 if "error" in line:
                     raise ProxyError(line["error"])
-                _show_line(line, bars, shown)
+                _show_line(line, bars, task_ids)
                 if line["status"] == "success":
                     return
-    raise ProxyError("the stream ended without success")
+    raise ProxyError("the pull ended without success; see the lines above")
 
 
-def _show_line(line: dict[str, Any], bars: Progress, shown: dict[str, TaskID]) -> None:
+def _show_line(line: dict[str, Any], bars: Progress, task_ids: dict[str, TaskID]) -> None:
     digest = line.get("digest")
     if digest is None:
         bars.console.print(line["status"])
         return
-    if digest not in shown:
-        shown[digest] = bars.add_task(line["status"], total=line["total"])
-    bars.update(shown[digest], completed=line.get("completed", 0))
+    if digest not in task_ids:
+        task_ids[digest] = bars.add_task(line["status"], total=line["total"])
+    bars.update(task_ids[digest], completed=line.get("completed", 0))
 
 
 async def _print_model(client: aiohttp.ClientSession, console: Console) -> None:
@@ -95,4 +95,4 @@ async def _print_model(client: aiohttp.ClientSession, console: Console) -> None:
             quantization = model["details"]["quantization_level"]
             console.print(f"created {NAME}: {decimal(model['size'])}, {quantization}")
             return
-    raise ProxyError(f"Ollama said success, but does not list {NAME}")
+    raise ProxyError(f"the pull ended with success, but Ollama does not list {NAME}; see its log")

@@ -1,4 +1,4 @@
-"""`doctor`: whether all that a pull needs is there, and what to do where it is not."""
+"""`doctor`: checks everything that a pull needs, and prints how to repair it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -21,53 +21,52 @@ from proxy.planning.quantizations import is_available
 from proxy.sources.hub_check import check_endpoint, check_mirror
 from proxy.transfer.threads import cores, worker_count
 
-LITTLE_BYTES = 10 * 10**9
-"""A model of 8 billion parameters takes 5 GB as Q4_K_M, and 8.5 GB as Q8_0."""
-SECONDS = 5.0
+LOW_DISK_BYTES = 10 * 10**9
+"""A model with 8 billion parameters takes 5 GB as Q4_K_M and 8.5 GB as Q8_0."""
+ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`fail` is where pulls fail, `note` what somebody may want otherwise."""
+    """`fail`: pulls will fail. `note`: the user may want to change this."""
 
     verdict: Literal["ok", "note", "fail"]
     text: str
 
 
 async def examine(config: Config) -> AsyncIterator[Finding]:
-    """One finding after the other, since some take seconds."""
+    """Yields each finding as soon as it is known, because some take seconds."""
     async with upstream_session(ollama_tls(config.ollama.url)) as session:
         ollama = Ollama(config.ollama.url, session)
-        found = await _ollama(config, ollama, session)
-        yield found
-        reachable = found.verdict != "fail"
-        if reachable:
-            yield await _reached(config)
+        finding = await _ollama(config, ollama, session)
+        yield finding
+        if finding.verdict != "fail":
+            yield await _reaches_proxy(config)
             yield await _disk(config, ollama)
             async for finding in _outdated(config):
                 yield finding
-    yield await _told(check_endpoint(config.hub))
+    yield await _finding_of(check_endpoint(config.hub))
     for mirror in config.hub.mirrors:
-        yield await _told(check_mirror(mirror))
+        yield await _finding_of(check_mirror(mirror))
     yield await asyncio.to_thread(_engines, config.pull.threads)
-    if config.server.open_to_a_network:
-        yield Finding(
-            "note", f"whoever reaches {config.server.address.url} can pull with this proxy's token; set api_keys"
-        )
+    if config.server.is_open_to_network:
+        url = config.server.address.url
+        yield Finding("note", f"every client that reaches {url} can pull with this proxy's token; set api_keys")
 
 
 async def _ollama(config: Config, ollama: Ollama, session: aiohttp.ClientSession) -> Finding:
+    limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
     try:
-        async with session.get(f"{ollama.url}{PREFIX}health", timeout=aiohttp.ClientTimeout(total=SECONDS)) as answer:
-            if INSTANCE_HEADER in answer.headers:
+        async with session.get(f"{ollama.url}{PREFIX}health", timeout=limit) as response:
+            if INSTANCE_HEADER in response.headers:
                 return Finding(
-                    "fail", f"ollama.url, {ollama.url}, is an ollama-hf-proxy itself; set it to where Ollama listens"
+                    "fail", f"ollama.url, {ollama.url}, is an ollama-hf-proxy itself; set it to Ollama's own address"
                 )
     except (aiohttp.ClientError, TimeoutError):
         pass
     try:
-        said = await ollama.version()
-        capabilities = capabilities_of(said, config.ollama.version)
+        version = await ollama.version()
+        capabilities = capabilities_of(version, config.ollama.version)
         capabilities.check_usable()
     except ProxyError as error:
         return Finding("fail", str(error))
@@ -76,14 +75,16 @@ async def _ollama(config: Config, ollama: Ollama, session: aiohttp.ClientSession
     return Finding("ok", f"{capabilities.ollama} answers at {ollama.url}")
 
 
-async def _reached(config: Config) -> Finding:
+async def _reaches_proxy(config: Config) -> Finding:
     try:
         await check_reached(config)
     except ConfigError as error:
         return Finding("fail", str(error))
     except ProxyError as error:
         return Finding("note", str(error))
-    return Finding("ok", "Ollama reaches the proxy: finished models need no create, and nothing stays behind")
+    return Finding(
+        "ok", "Ollama reaches the proxy: it can pull finished models from it, and unneeded files are removed"
+    )
 
 
 async def _disk(config: Config, ollama: Ollama) -> Finding:
@@ -92,10 +93,10 @@ async def _disk(config: Config, ollama: Ollama) -> Finding:
     except ProxyError as error:
         return Finding("fail", str(error))
     if free is None:
-        return Finding("note", "how much disk Ollama has left is not known; set ollama.models to its folder")
-    if free < LITTLE_BYTES:
+        return Finding("note", "the free disk space for Ollama is unknown; set ollama.models to its folder of models")
+    if free < LOW_DISK_BYTES:
         return Finding(
-            "note", f"Ollama has {decimal(free)} of disk left; remove models that you do not use (ollama rm)"
+            "note", f"Ollama has only {decimal(free)} of disk left; remove models that you do not use (ollama rm)"
         )
     return Finding("ok", f"Ollama has {decimal(free)} of disk left")
 
@@ -104,10 +105,10 @@ async def _outdated(config: Config) -> AsyncIterator[Finding]:
     try:
         models = await outdated(config)
     except ProxyError as error:
-        yield Finding("note", f"which models would be made anew is not known: {error}")
+        yield Finding("note", f"the models that need an update are unknown: {error}")
         return
     for name, why in models.items():
-        yield Finding("note", f"{name} is made anew when it is pulled again: {why}")
+        yield Finding("note", f"the next pull of {name} rebuilds it: {why}")
 
 
 def _engines(threads: int) -> Finding:
@@ -115,19 +116,19 @@ def _engines(threads: int) -> Finding:
     if missing:
         return Finding(
             "note",
-            f"this machine does not make {', '.join(missing)} (engines: {engine_names()}); `pip install {PACKAGE}` "
-            "brings them on Linux, Apple silicon and Windows (x86_64). On other machines install the proxy again where "
-            "a C compiler is, and numpy: each brings some of them",
+            f"this machine cannot quantize to {', '.join(missing)} (engines: {engine_names()}); `pip install "
+            f"{PACKAGE}` adds these types on Linux, Apple silicon and Windows (x86_64). On other machines, a C compiler during the "
+            "installation of the proxy adds some of them, and numpy adds others",
         )
     count = worker_count(threads)
-    in_threads = f"in {count} {'thread' if count == 1 else 'threads'} of {cores()} cores"
-    text = f"every quantization is made here, by {engine_names()}, {in_threads}"
+    threads_of_cores = f"{count} {'thread' if count == 1 else 'threads'} on {cores()} cores"
+    text = f"this machine can quantize to every type, with {engine_names()} and {threads_of_cores}"
     if not has_kernel():
-        text += "; a wheel, or an installation with a C compiler, makes Q2_K to Q6_K and IQ4 several times as fast"
+        text += "; a wheel, or an installation with a C compiler, is several times as fast for Q2_K to Q6_K and IQ4"
     return Finding("ok", text)
 
 
-async def _told(check: Awaitable[str]) -> Finding:
+async def _finding_of(check: Awaitable[str]) -> Finding:
     try:
         return Finding("ok", await check)
     except ProxyError as error:

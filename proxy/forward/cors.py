@@ -1,4 +1,4 @@
-"""A browser's Origin, judged as Ollama would judge it if the browser spoke to Ollama itself."""
+"""CORS: Ollama decides about a browser's Origin, as if the browser called Ollama directly."""
 
 from collections.abc import Mapping
 
@@ -8,42 +8,42 @@ from yarl import URL
 from proxy.errors import OllamaError
 from proxy.ollama.client import Ollama
 
-NOTHING: Mapping[str, str] = {}
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Cors:
-    """Ollama exempts an Origin that equals the Host (gin-contrib/cors, applyCors), and Host is rewritten here."""
+    """Rewrites Host and Origin together: Ollama allows an Origin that equals the Host (gin-contrib/cors, applyCors)."""
 
     def __init__(self, ollama: Ollama) -> None:
         self._ollama = ollama
         url = URL(ollama.url)
         self._authority = url.host_port_subcomponent or ""
         self._own_origin = f"{url.scheme}://{self._authority}"
-        spelled_out = f"{url.host_subcomponent}:{url.port}"
-        self._other_spelling = url.host_subcomponent or "" if self._authority == spelled_out else spelled_out
+        with_port = f"{url.host_subcomponent}:{url.port}"
+        self._other_authority = url.host_subcomponent or "" if self._authority == with_port else with_port
 
     def translate(self, request: web.BaseRequest) -> tuple[str, str | None]:
-        """The Host and the Origin for Ollama: equal there where they are equal here, and only there."""
+        """The Host and the Origin for Ollama. They are equal exactly if the client's Host and Origin are equal."""
         origin = request.headers.get(hdrs.ORIGIN)
         if not origin:
             return self._authority, origin
         if _is_at(origin, request.headers.get(hdrs.HOST, "")):
             return self._authority, self._own_origin
         if _is_at(origin, self._authority):
-            return self._other_spelling, origin
+            return self._other_authority, origin
         return self._authority, origin
 
     async def headers(self, request: web.BaseRequest) -> Mapping[str, str] | None:
-        """The CORS headers that Ollama would send with an answer to `request`; None where it would refuse it."""
+        """The CORS headers that Ollama would add to a response to `request`; None if it would refuse the request."""
         host, origin = self.translate(request)
         if not origin:
-            return NOTHING
+            return NO_HEADERS
         if not origin.isascii():
-            return None  # no browser sends it, and no list of Ollama's has it
+            return None  # browsers do not send such an Origin, and Ollama cannot allow it
         try:
             return await self._ollama.cors_headers(host, origin)
         except OllamaError:
-            return NOTHING
+            return NO_HEADERS
 
 
 def _is_at(origin: str, host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Door 1: every call that is not ours goes to Ollama as it came, and the answer comes back as Ollama gave it."""
+"""Forwards requests to Ollama and its responses to the client, both unchanged."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ from proxy.server.responses import CLOSED, KEPT_ALIVE, error_response
 log = logging.getLogger(__name__)
 
 NOT_FORWARDED = HOP_BY_HOP | {b"host"}
-# Sent once more when a kept connection turns out to have ended: RFC 9110 §9.2.2 allows it for these.
+# Sent once more if a pooled connection was already closed. RFC 9110 §9.2.2 allows this for these methods.
 REPEATABLE = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS))
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """A request as Ollama gets it: `start` is its head and what is there of its body, `rest` what is not."""
+class _Outgoing:
+    """A request for Ollama. `start` is its head and the received part of its body, `rest` is the other part."""
 
     start: bytes
     rest: StreamReader | None
@@ -33,54 +33,54 @@ class _Call:
 
 
 class Forward:
-    """Sends a request on to Ollama. The client's leaving cancels it, and with it the upstream request."""
+    """Forwards a request. If the client disconnects, aiohttp cancels this, and the request to Ollama is aborted."""
 
-    def __init__(self, ollama: Ollama, upstream: Upstream, origins: Cors) -> None:
+    def __init__(self, ollama: Ollama, upstream: Upstream, cors: Cors) -> None:
         self._ollama = ollama
         self._upstream = upstream
-        self._origins = origins
+        self._cors = cors
 
     async def __call__(
         self, request: web.BaseRequest, *, prefix: bytes | None = None, body: bytes | None = None
     ) -> web.StreamResponse:
-        """Forward with the client's body, of which `prefix` has been read, or with `body` in its place.
+        """Forward the request with `body`, or else with the client's body, after `prefix`, its part that was read.
 
-        Raises RequestPayloadError where the client's body is malformed.
+        Raises RequestPayloadError if the client's body is malformed.
         """
         target = _origin_form(request.raw_path)
         if target is None:
             return error_response("the request's target is not a path", HTTPStatus.BAD_REQUEST)
         coding = request.headers.get(hdrs.TRANSFER_ENCODING)
         if coding is not None and coding.lower() != "chunked":
-            return error_response(f"the transfer coding {coding!r} is not known here", HTTPStatus.NOT_IMPLEMENTED)
-        call = self._call(request, target, prefix, body, chunked=coding is not None and body is None)
+            return error_response(f"the transfer coding {coding!r} is not supported", HTTPStatus.NOT_IMPLEMENTED)
+        outgoing = self._build(request, target, prefix, body, chunked=coding is not None and body is None)
         try:
-            relay = await self._exchange(request, call)
+            relay = await self._exchange(request, outgoing)
             if relay.stale and request.method in REPEATABLE and not request.body_exists:
-                relay = await self._exchange(request, call, fresh=True)
+                relay = await self._exchange(request, outgoing, fresh=True)
         except OllamaError as error:
             return error_response(str(error), HTTPStatus.BAD_GATEWAY)
         if relay.error is not None:
             return self._failed(request, relay, relay.error)
         return KEPT_ALIVE if relay.keep_alive else CLOSED
 
-    async def _exchange(self, request: web.BaseRequest, call: _Call, *, fresh: bool = False) -> Relay:
+    async def _exchange(self, request: web.BaseRequest, outgoing: _Outgoing, *, fresh: bool = False) -> Relay:
         try:
             connection = await self._upstream.connect(fresh=fresh)
         except (OSError, TimeoutError) as error:
             raise self._ollama.unreachable(error) from error
         relay = Relay(request, connection)
         connection.begin(relay)
-        connection.write(call.start)
+        connection.write(outgoing.start)
         sending = None
-        if call.rest is None:
+        if outgoing.rest is None:
             relay.request_sent = True
         else:
-            sending = asyncio.create_task(_send_rest(call.rest, connection, relay, chunked=call.chunked))
+            sending = asyncio.create_task(_send_rest(outgoing.rest, connection, relay, chunked=outgoing.chunked))
         try:
-            await relay.finished()
+            await relay.wait_finished()
         except BaseException:
-            relay.break_off()
+            relay.abort_client()
             raise
         finally:
             relay.close()
@@ -88,15 +88,15 @@ class Forward:
                 sending.cancel()
         return relay
 
-    def _call(
+    def _build(
         self, request: web.BaseRequest, target: str, prefix: bytes | None, body: bytes | None, *, chunked: bool
-    ) -> _Call:
-        host, origin = self._origins.translate(request)
+    ) -> _Outgoing:
+        host, origin = self._cors.translate(request)
         dropped = NOT_FORWARDED
         if request.get(KEY_IN_HEADER):
             dropped |= {b"authorization"}
         if prefix is not None or body is not None:
-            # The client has been asked for its body.
+            # The proxy has already sent 100 Continue to the client.
             dropped |= {b"expect"}
         if body is not None:
             dropped |= {b"content-length"}
@@ -104,8 +104,8 @@ class Forward:
         lines = [line.encode(errors="surrogateescape")]
         headers = end_to_end(request.raw_headers, dropped)
         if origin is not None:
-            given = origin.encode(errors="surrogateescape")
-            headers = [(name, given if name.lower() == b"origin" else value) for name, value in headers]
+            new_origin = origin.encode(errors="surrogateescape")
+            headers = [(name, new_origin if name.lower() == b"origin" else value) for name, value in headers]
         lines += [b"%b: %b" % header for header in headers]
         if chunked:
             lines.append(b"Transfer-Encoding: chunked")
@@ -117,20 +117,20 @@ class Forward:
             if not request.content.at_eof():
                 rest = request.content
         lines += (b"", _framed(body, last=rest is None) if chunked else body)
-        return _Call(b"\r\n".join(lines), rest, chunked)
+        return _Outgoing(b"\r\n".join(lines), rest, chunked)
 
     def _failed(self, request: web.BaseRequest, relay: Relay, error: Exception) -> web.StreamResponse:
         if relay.begun:
-            log.warning("%s %s: the answer broke off: %s", request.method, request.path, reason_of(error))
-            relay.break_off()
+            log.warning("%s %s: Ollama's response ended early: %s", request.method, request.path, reason_of(error))
+            relay.abort_client()
             return CLOSED
         match error:
             case web.RequestPayloadError():
                 raise error
             case OSError():
-                text = f"ended the connection before it answered ({reason_of(error)}); it may have crashed"
+                text = f"closed the connection before it answered ({reason_of(error)}); it may have crashed"
             case _:
-                text = f"gave an answer that is not HTTP ({error})"
+                text = f"sent a response that is not HTTP ({error})"
         log.warning("%s %s: Ollama %s", request.method, request.path, text)
         return error_response(f"Ollama at {self._ollama.url} {text}: see its log", HTTPStatus.BAD_GATEWAY)
 
@@ -140,7 +140,7 @@ async def _send_rest(rest: StreamReader, connection: Connection, relay: Relay, *
         async for chunk in rest.iter_any():
             connection.write(chunk_of(chunk) if chunked else chunk)
             await connection.drain()
-    except Exception as error:  # noqa: BLE001 - whatever it was, nobody else would end the exchange
+    except Exception as error:  # noqa: BLE001 - any error must end the exchange
         relay.fail(error)
         return
     if chunked:
@@ -154,7 +154,7 @@ def _framed(body: bytes, *, last: bool) -> bytes:
 
 
 def _origin_form(target: str) -> str | None:
-    """The path and the query of a target, as they were sent; None where it names neither."""
+    """Path and query of a request target, unchanged; None if the target has another form."""
     if target.startswith("/") or target == "*":
         return target
     scheme, _, rest = target.partition("://")

@@ -1,4 +1,4 @@
-"""Ollama's answer on its way to the client: parsed for where it ends, written on as it arrives."""
+"""Passes one response of Ollama to the client, chunk by chunk. A parser finds where it ends."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ from proxy.forward.upstream import Connection
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-# They speak of one connection, not of the message (RFC 9110 §7.6.1).
+# Headers about one connection, not about the message (RFC 9110 §7.6.1).
 HOP_BY_HOP = frozenset(
     (
         b"connection",
@@ -27,56 +27,56 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-# Above so many bytes asyncio's and uvloop's transports ask their writer to wait.
 STATUS = web.RequestKey("status", int)
-"""Of the answer that a request was given by Ollama."""
+"""The status of Ollama's response to a request."""
 MOST_UNSENT = 64 * 1024
+"""Bytes: the high-water mark of the transports of asyncio and uvloop."""
 LAST_CHUNK = b"0\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def chunk_of(body: bytes) -> bytes:
-    """A chunk of the chunked transfer coding; `body` is not empty."""
+    """One chunk of the chunked transfer coding. `body` must not be empty."""
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> list[tuple[bytes, bytes]]:
-    """The headers without `dropped`, which are lower-case names, and without those that `Connection` names."""
+    """The headers without `dropped` (names in lower case) and without those that `Connection` lists."""
     names = [name.lower() for name, _ in headers]
     if b"connection" in names:
         values = b",".join(value for (_, value), name in zip(headers, names, strict=True) if name == b"connection")
-        # Whoever could have the length removed would decide where the message ends.
+        # If `Connection` could remove the length, a sender could change where the message ends.
         dropped |= {token.strip() for token in values.lower().split(b",")} - {b"content-length"}
     return [header for header, name in zip(headers, names, strict=True) if name not in dropped]
 
 
 class Relay:
-    """Writes one answer to the client of `request`: Ollama's status, headers and body, in a framing of its own.
+    """Writes one response to the client of `request`: Ollama's status, headers and body, with new framing.
 
-    httptools calls the `on_…` methods; the names are its own.
+    httptools calls the `on_…` methods and defines their names.
     """
 
     error: Exception | None = None
-    begun = False  # the client has been given a head
-    request_sent = False  # to its end
+    begun = False  # the head was written to the client
+    request_sent = False  # completely
 
     _ended = False
-    _heard = False
-    _chunked = False  # towards the client
-    _ends_unmarked = False  # towards the client, by closing alone
-    _ends_with_connection = False  # on Ollama's side
+    _has_received = False
+    _chunked = False  # to the client
+    _client_sees_end_by_close = False  # an HTTP/1.0 client without a length
+    _ends_with_connection = False  # from Ollama
     _reusable = False
     _client_is_full = False
     _reason = b""
 
     def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
         self._request = request
-        # aiohttp takes it from the request before the handler hears that the proxy ends.
+        # At shutdown aiohttp removes the transport from the request before it cancels the handler.
         self._client = request.transport
         self._connection = connection
         self._was_used = connection.used
-        self._speaks_http_1_1 = request.version >= HttpVersion11
-        self.keep_alive = request.keep_alive and self._speaks_http_1_1
+        self._is_http_1_1 = request.version >= HttpVersion11
+        self.keep_alive = request.keep_alive and self._is_http_1_1
         self._headers: list[tuple[bytes, bytes]] = []
         self._out: list[bytes] = []
         self._changed: asyncio.Future[None] = connection.loop.create_future()
@@ -84,11 +84,11 @@ class Relay:
 
     @property
     def stale(self) -> bool:
-        """Whether a kept connection had ended, as far as can be told, before Ollama saw the request."""
-        return self._was_used and not self._heard and self.error is not None
+        """Whether a pooled connection was probably closed before Ollama got the request."""
+        return self._was_used and not self._has_received and self.error is not None
 
-    async def finished(self) -> None:
-        """Wait for the end of the answer; `error` says whether it was a good one."""
+    async def wait_finished(self) -> None:
+        """Wait for the end of the response; `error` is None if it is complete."""
         while not self._ended:
             await self._changed
             if self._client_is_full:
@@ -98,36 +98,36 @@ class Relay:
                 self._connection.resume_reading()
 
     def fail(self, error: Exception) -> None:
-        """End the answer from outside."""
+        """End the response with an error that this object did not see itself."""
         self._end(error)
 
     def close(self) -> None:
-        """Let go of the connection, which carries another request after a whole exchange."""
+        """Return the connection to the pool if the exchange is complete, else abort it."""
         if self._ended and self.error is None and self.request_sent and self._reusable:
             self._connection.release()
         else:
             self._connection.abort()
-        # It holds this object, which only the garbage collector would take apart.
+        # The parser refers back to this object. Without this the pair would wait for the garbage collector.
         del self._parser
 
-    def break_off(self) -> None:
-        """End the client's connection so that it cannot take what it has for the whole answer."""
+    def abort_client(self) -> None:
+        """Close the client's connection in a way that shows that the response is incomplete."""
         client = self._client
         if client is None or not self.begun:
             return
-        connection = client.get_extra_info("socket")
-        if connection is not None and self._ends_unmarked:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        client_socket = client.get_extra_info("socket")
+        if client_socket is not None and self._client_sees_end_by_close:
+            client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         client.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = True
+        self._has_received = True
         error = None
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as raised:
+        except (HttpParserError, HttpParserUpgrade) as parse_error:
             self._reusable = False
-            error = raised
+            error = parse_error
         if self._out:
             self._write()
         if error is not None:
@@ -139,7 +139,7 @@ class Relay:
             self.on_message_complete()
             self._write()
         else:
-            self._end(error or ConnectionResetError("it closed the connection"))
+            self._end(error or ConnectionResetError("orderly close"))
 
     def on_message_begin(self) -> None:
         if self._ended:
@@ -157,7 +157,7 @@ class Relay:
             return
         status = self._parser.get_status_code()
         if status < HTTPStatus.OK:
-            if self._speaks_http_1_1 and status != HTTPStatus.SWITCHING_PROTOCOLS:
+            if self._is_http_1_1 and status != HTTPStatus.SWITCHING_PROTOCOLS:
                 self._put_head(status, self._headers)
             self._reason = b""
             self._headers.clear()
@@ -182,14 +182,14 @@ class Relay:
 
     def _begin(self, status: int) -> None:
         names = {name.lower() for name, _ in self._headers}
-        bodiless = self._request.method == "HEAD" or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-        sized = bodiless or b"content-length" in names
-        self._ends_with_connection = not sized and b"transfer-encoding" not in names
-        self._chunked = not sized and self._speaks_http_1_1
-        self._ends_unmarked = not sized and not self._chunked
+        has_no_body = self._request.method == "HEAD" or status in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+        has_known_end = has_no_body or b"content-length" in names
+        self._ends_with_connection = not has_known_end and b"transfer-encoding" not in names
+        self._chunked = not has_known_end and self._is_http_1_1
+        self._client_sees_end_by_close = not has_known_end and not self._chunked
         self._reusable = self._parser.should_keep_alive()
         if not self._reusable and not self.request_sent:
-            # Ollama reads no more of this body, and the client has to know.
+            # Ollama does not read the rest of the request's body, so the client's connection cannot be reused.
             self.keep_alive = False
         headers = end_to_end(self._headers)
         if self._chunked:
@@ -201,7 +201,7 @@ class Relay:
         self.begun = True
 
     def _put_head(self, status: int, headers: Headers) -> None:
-        version = b"1.1" if self._speaks_http_1_1 else b"1.0"
+        version = b"1.1" if self._is_http_1_1 else b"1.0"
         self._out.append(b"HTTP/%b %d %b\r\n" % (version, status, self._reason))
         self._out += [b"%b: %b\r\n" % header for header in headers]
         self._out.append(b"\r\n")
@@ -213,15 +213,15 @@ class Relay:
             if client.get_write_buffer_size() > MOST_UNSENT and not self._ended:
                 self._connection.pause_reading()
                 self._client_is_full = True
-                self._change()
+                self._notify()
         self._out.clear()
 
     def _end(self, error: Exception | None) -> None:
         if not self._ended:
             self._ended = True
             self.error = error
-            self._change()
+            self._notify()
 
-    def _change(self) -> None:
+    def _notify(self) -> None:
         if not self._changed.done():
             self._changed.set_result(None)

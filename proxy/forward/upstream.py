@@ -1,4 +1,4 @@
-"""Connections to Ollama for door 1: opened when they are needed, kept open between requests."""
+"""A pool of connections to Ollama for forwarded requests."""
 
 import asyncio
 import ssl
@@ -13,16 +13,16 @@ MOST_IDLE = 64
 
 
 class Receiver(Protocol):
-    """What takes an answer from a connection."""
+    """Gets the bytes of a response from a connection."""
 
     def data_received(self, data: bytes) -> None: ...
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection ended; there is no error where Ollama closed it in good order."""
+        """The connection ended. `error` is None if Ollama closed it in an orderly way."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection to Ollama, which carries one request at a time."""
+    """One connection to Ollama. It has one request at a time."""
 
     def __init__(self, upstream: "Upstream", loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
         return self._transport.is_closing()
 
     def begin(self, receiver: Receiver) -> None:
-        """Give what is received to `receiver` until `release` or `abort`."""
+        """Pass received bytes to `receiver` until `release` or `abort`."""
         self._receiver = receiver
 
     def write(self, data: bytes) -> None:
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def drain(self) -> None:
-        """Wait until Ollama has taken what was written, or is gone."""
+        """Wait until the write buffer is low again or the connection is lost."""
         if self._writable is not None:
             await asyncio.shield(self._writable)
 
@@ -59,13 +59,13 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def release(self) -> None:
-        """Keep the connection for another request, after a whole exchange."""
+        """Return the connection to the pool, after a complete response."""
         self._receiver = None
         self.used = True
         self._upstream.keep(self)
 
     def abort(self) -> None:
-        """End the connection at once, which also ends a request that Ollama still works on."""
+        """Close the connection at once. This also cancels a request that Ollama is still processing."""
         self._receiver = None
         self._transport.abort()
 
@@ -95,13 +95,10 @@ class Connection(asyncio.Protocol):
 
 
 class Upstream:
-    """Opens connections to the Ollama at `url`, which has no trailing slash, with `tls` where it is https.
-
-    Made in the loop.
-    """
+    """The pool. `url` has no trailing slash; `tls` is for https. Create it inside the running loop."""
 
     def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
-        # Python 3.11 asks the system for the process each time that it looks the loop up: a tenth of a request's time.
+        # In Python 3.11, get_running_loop() makes a system call (getpid), which is a tenth of the time of a request.
         self._loop = asyncio.get_running_loop()
         parts = URL(url)
         self.base = parts.raw_path.rstrip("/")
@@ -112,7 +109,7 @@ class Upstream:
         self._sweep: asyncio.TimerHandle | None = None
 
     async def connect(self, *, fresh: bool = False) -> Connection:
-        """The connection that was used last, or a new one. Raises OSError or TimeoutError when there is none."""
+        """The most recently used idle connection, or a new one. Raises OSError or TimeoutError if that fails."""
         while self._idle and not fresh:
             connection = self._idle.pop()
             if not connection.closing:
@@ -125,14 +122,14 @@ class Upstream:
         return connection
 
     def keep(self, connection: Connection) -> None:
-        """Take a connection back. It ends when it has been idle for 15 to 30 seconds, or 64 others are."""
+        """Take a connection back. It closes after 15 to 30 idle seconds, or at once if 64 others are idle."""
         if connection.closing or len(self._idle) >= MOST_IDLE:
             connection.abort()
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = self._loop.call_later(IDLE_SECONDS, self._end_idle)
+            self._sweep = self._loop.call_later(IDLE_SECONDS, self._close_idle)
 
     def forget(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -146,9 +143,9 @@ class Upstream:
             connection.abort()
         await asyncio.gather(*(connection.lost for connection in self._open))
 
-    def _end_idle(self) -> None:
-        oldest = self._loop.time() - IDLE_SECONDS
-        for connection in [found for found in self._idle if found.idle_since <= oldest]:
+    def _close_idle(self) -> None:
+        latest = self._loop.time() - IDLE_SECONDS
+        for connection in [one for one in self._idle if one.idle_since <= latest]:
             self._idle.remove(connection)
             connection.abort()
-        self._sweep = self._loop.call_later(IDLE_SECONDS, self._end_idle) if self._idle else None
+        self._sweep = self._loop.call_later(IDLE_SECONDS, self._close_idle) if self._idle else None

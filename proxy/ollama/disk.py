@@ -1,4 +1,4 @@
-"""Free disk where Ollama keeps its models, when that is on this machine and can be told for certain."""
+"""Free disk space for Ollama's models, if they are certainly on this machine."""
 
 import asyncio
 import os
@@ -9,22 +9,22 @@ from urllib.parse import urlsplit
 from proxy.config import OllamaConfig
 from proxy.ollama.client import Ollama
 
-USUAL_PLACES = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama/models")
+USUAL_FOLDERS = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama/models")
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 async def free_disk(config: OllamaConfig, ollama: Ollama) -> int | None:
-    """Bytes; None where it is not known, as for another machine or a container. Raises OllamaError.
+    """Bytes; None if unknown, for example because Ollama runs on another machine or in a container.
 
-    One of the usual places is this Ollama's when it holds the newest blob there.
+    A usual folder belongs to this Ollama if Ollama has the newest blob of the folder. Raises OllamaError.
     """
     if config.models:
         return await asyncio.to_thread(_free, Path(config.models))
     if urlsplit(config.url).hostname in LOCAL:
-        for place in USUAL_PLACES:
-            digest = await asyncio.to_thread(_newest_blob, Path(place, "blobs"))
+        for folder in USUAL_FOLDERS:
+            digest = await asyncio.to_thread(_newest_blob, Path(folder, "blobs"))
             if digest is not None and await ollama.has_blob(digest):
-                return await asyncio.to_thread(_free, Path(place))
+                return await asyncio.to_thread(_free, Path(folder))
     return None
 
 
@@ -36,7 +36,7 @@ def _free(path: Path) -> int | None:
 
 
 def _newest_blob(folder: Path) -> str | None:
-    """The digest of the last that was finished."""
+    """The digest of the blob that was finished last."""
     try:
         finished = [entry for entry in os.scandir(folder.expanduser()) if len(entry.name) == len("sha256-") + 64]
         newest = max(finished, key=lambda entry: entry.stat().st_mtime, default=None)

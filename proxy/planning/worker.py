@@ -8,7 +8,7 @@ import pickle
 import sys
 from typing import Any
 
-from proxy.workers.limits import begin, limit_time
+from proxy.workers.limits import announce_ready, limit_time
 
 SIZE_BYTES = 8
 _MEMORY = 4 * 1024 * 1024 * 1024
@@ -19,7 +19,7 @@ _SECONDS = 120.0
 def main() -> None:
     # There are no reference cycles here, and looking for them needs a third of the time.
     gc.disable()
-    begin(_MEMORY)
+    announce_ready(_MEMORY)
     while True:
         try:
             function, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 - the proxy writes it

@@ -31,7 +31,7 @@ from proxy.pull.states import Enter, State
 from proxy.pull.template_check import probe_model_files
 from proxy.store.journal import Journal
 from proxy.store.reclaim import NotReclaimed, Reclaim
-from proxy.tasks import to_its_end
+from proxy.tasks import finish_then_cancel
 from proxy.transfer.progress import Progress
 from proxy.transfer.transfer import Transfer
 
@@ -206,7 +206,7 @@ class Executor:
         async with self._creating(step.plan, progress, enter) as was_removed:
             if was_removed:
                 digests = await self._bring_back(step, digests, progress)
-            await to_its_end(self._put(step, digests, progress, enter))
+            await finish_then_cancel(self._put(step, digests, progress, enter))
             return await self._give_up(progress, enter)
 
     async def _bring_back(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress) -> dict[str, str]:

@@ -49,8 +49,8 @@ class Install:
                 except OllamaGone:
                     raise
                 except OllamaError as error:
-                    raise NotPulled(self._why(error, asked_for=offer.asked_for)) from error
-            true = [layer.sized(sizes) for layer in offered]
+                    raise NotPulled(self._why(error, asked_for=offer.requested)) from error
+            true = [layer.with_size(sizes) for layer in offered]
             if true == offered:
                 return offer.name
             offered = true

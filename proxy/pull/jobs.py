@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from proxy.errors import Cancelled, ProxyError, Refusal
-from proxy.logs import PULL
+from proxy.logs import PULL_ID
 from proxy.metrics import Metrics
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.planner import NativePull
@@ -143,7 +143,7 @@ class Job:
             log.info("%s %s", state, self.reference.name)
 
     async def _run(self, pipeline: Pipeline) -> None:
-        PULL.set(self.id)
+        PULL_ID.set(self.id)
         log.info("%s %s", self.state, self.reference.name)
         try:
             await self._run_to_the_end(pipeline)

@@ -11,7 +11,7 @@ from proxy.gguf.header import read_header as read_gguf_header
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import LENGTH_BYTES, SafetensorsHeader, header_size, read_header
 from proxy.sources.base import Repository, RepositoryFile
-from proxy.tasks import together
+from proxy.tasks import gather_or_cancel
 from proxy.transfer.progress import Progress
 from proxy.transfer.transfer import Transfer
 
@@ -48,7 +48,7 @@ class Reading:
         """Of safetensors, by path."""
         wanted = list(files)
         missing = [file for file in wanted if file.path not in self._headers]
-        headers = await together(self._twice(self._header, file) for file in missing)
+        headers = await gather_or_cancel(self._twice(self._header, file) for file in missing)
         self._headers |= {file.path: header for file, header in zip(missing, headers, strict=True)}
         return {file.path: self._headers[file.path] for file in wanted}
 
@@ -70,7 +70,7 @@ class Reading:
             return await asyncio.to_thread(read_header, where, content, file.size)
 
     async def gguf_headers(self, files: Iterable[RepositoryFile]) -> list[GgufHeader]:
-        return await together(self._twice(self._gguf_header, file) for file in files)
+        return await gather_or_cancel(self._twice(self._gguf_header, file) for file in files)
 
     async def _gguf_header(self, file: RepositoryFile) -> GgufHeader:
         content, wanted = b"", GGUF_BYTES

@@ -1,37 +1,34 @@
-"""The listening side: aiohttp's server with the limits of Go's, which answers what is not HTTP as Go does."""
+"""The listening side: aiohttp's server with the limits of Go's, and with Go's responses to bytes that are not HTTP."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
+from asyncio import Task
 from http import HTTPStatus
 
-from aiohttp import web
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
 
-from proxy.server.access import make_request
+from proxy.server.access import KEY_IN_PATH, split_key
+from proxy.server.aiohttp_private import Handler, HookedConnection, HookedServer, RequestHead, target_of, with_target
 from proxy.server.responses import CLOSED
 
 log = logging.getLogger(__name__)
 
-# bytes; Go's server takes 1 MiB of head altogether (net/http, DefaultMaxHeaderBytes).
+# Bytes. Go's server accepts 1 MiB of head in total (net/http, DefaultMaxHeaderBytes).
 LONGEST_LINE = 1024 * 1024
 LONGEST_FIELD = 128 * 1024
 MOST_FIELDS = 4096
-# Go waits so long for a client to read its answer before it resets an upload that nobody wants (rstAvoidanceDelay).
+# Go waits this long for a client to read its response before it resets an unwanted upload (rstAvoidanceDelay).
 LINGER_SECONDS = 0.5
 NOT_HTTP = b"HTTP/1.1 %(reason)b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n%(reason)b"
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
-
-class Server(web.Server):
-    """Answers every request with `handler`, which is cancelled when the client leaves."""
+class Server(HookedServer):
+    """Calls `handler` for every request, and cancels it when the client disconnects."""
 
     def __init__(self, handler: Handler) -> None:
         super().__init__(
             handler,
-            request_factory=partial(make_request, asyncio.get_running_loop()),
+            ClientConnection,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -41,24 +38,35 @@ class Server(web.Server):
             lingering_time=LINGER_SECONDS,
         )
 
-    def __call__(self) -> web.RequestHandler:
-        return ClientConnection(self, loop=self._loop, **self._kwargs)
+    def build_request(
+        self,
+        message: RequestHead,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "Task[None]",
+    ) -> web.BaseRequest:
+        """Removes the key from the path, so that no code that logs or forwards the path can leak it."""
+        key, target = split_key(target_of(message))
+        if target != message.path:
+            message = with_target(message, target)
+        request = super().build_request(message, payload, protocol, writer, task)
+        if key is not None:
+            request[KEY_IN_PATH] = key
+        return request
 
 
-class ClientConnection(web.RequestHandler):
+class ClientConnection(HookedConnection):
     __slots__ = ()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        request = self._current_request
-        if request is None or request.content.is_eof() or not self._messages:
+        request = self.request_in_progress
+        if request is None or request.content.is_eof():
             return
-        last, _ = self._messages[-1]
-        if isinstance(last, _ErrInfo):
-            # aiohttp 3.14 would leave whoever reads the body waiting.
-            self._messages.clear()
-            self._lingering_time = 0
-            request.content.set_exception(web.RequestPayloadError(_first_line(last.message)))
+        error = self.take_parse_error()
+        if error is not None:
+            request.content.set_exception(web.RequestPayloadError(_first_line(error)))
 
     def handle_error(
         self,
@@ -70,14 +78,14 @@ class ClientConnection(web.RequestHandler):
         if status != HTTPStatus.BAD_REQUEST:
             return super().handle_error(request, status, exc, message)
         reason = _first_line(message)
-        log.debug("%s sent something that is not HTTP: %s", request.remote, reason)
+        log.debug("%s sent bytes that are not HTTP: %s", request.remote, reason)
         if reason == "Missing 'Host' header in request":
             reason = "missing required Host header"
         return refuse(request, f"400 Bad Request: {reason}")
 
 
 def refuse(request: web.BaseRequest, reason: str) -> web.StreamResponse:
-    """Answer as Go's server does where it does not hand a request on; `reason` begins with the status."""
+    """Write what Go's server writes when it does not call its handler; `reason` begins with the status."""
     if request.transport is not None:
         request.transport.write(NOT_HTTP % {b"reason": reason.encode("latin-1", "replace")})
     return CLOSED

@@ -1,4 +1,4 @@
-"""The page at `/-/`: one file that loads nothing, and the headers that hold it to that."""
+"""The page at `/-/`: one file that loads nothing else, and the headers that enforce this."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ HEADERS = {
     hdrs.CONTENT_TYPE: "text/html; charset=utf-8",
     hdrs.CACHE_CONTROL: "no-cache",
     "X-Content-Type-Options": "nosniff",
-    # The address may hold a key.
+    # The address may contain a key.
     "Referrer-Policy": "no-referrer",
 }
 LOCKED = b"""<!doctype html>
@@ -28,7 +28,7 @@ LOCKED = b"""<!doctype html>
 <link rel="icon" href="data:,">
 <title>A key is needed</title>
 <h1>This proxy needs a key</h1>
-<p>Put one of its <code>server.api_keys</code> into the address: <code>http://HOST:PORT/-/key/<b>KEY</b>/-/</code>
+<p>Add one of its <code>server.api_keys</code> to the address: <code>http://HOST:PORT/-/key/<b>KEY</b>/-/</code>
 """
 
 
@@ -38,7 +38,7 @@ def page() -> web.Response:
 
 
 def locked_page() -> web.Response:
-    """For a person without a key."""
+    """For a browser without a key."""
     return web.Response(
         body=LOCKED, status=HTTPStatus.UNAUTHORIZED, headers={**HEADERS, "Content-Security-Policy": POLICY}
     )
@@ -46,7 +46,7 @@ def locked_page() -> web.Response:
 
 @cache
 def _page() -> tuple[bytes, str]:
-    """The file with its policy. A browser hashes what it reads, where every line ends with LF."""
+    """The file and its policy. A browser normalizes line ends to LF before it computes the hashes of the policy."""
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     return text.encode(), f"{POLICY}; script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}"
 

@@ -1,4 +1,4 @@
-"""The body of a request that is looked at before it is decided who answers."""
+"""Reads the body of a request before the proxy decides whether it answers the request itself or forwards it."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ import orjson
 from aiohttp import hdrs, web
 
 
-async def read_body(request: web.BaseRequest, most: int) -> bytes:
-    """All of it, or as much as `most` bytes and little more: `request.content.at_eof()` tells."""
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The whole body, or its beginning of `limit` bytes and slightly more; see `request.content.at_eof()`."""
     if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = bytearray()
-    while len(body) < most and (chunk := await request.content.readany()):
+    while len(body) < limit and (chunk := await request.content.readany()):
         body += chunk
     return bytes(body)
 
 
 def json_fields(body: bytes) -> dict[str, Any] | None:
-    """None for what is no JSON object."""
+    """The fields of a JSON object; None for any other body."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Responses of our own in the form of Ollama's, and what aiohttp gets where a response went past it."""
+"""Responses of the proxy itself, in the form of Ollama's, and a placeholder for responses that bypass aiohttp."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -23,11 +23,15 @@ def error_response(text: str, status: HTTPStatus, headers: Mapping[str, str] | N
 
 
 class AlreadyWritten(web.StreamResponse):
-    """Tells aiohttp that the request has been answered: the bytes were written past it."""
+    """A placeholder for aiohttp: the proxy has written the response to the transport itself."""
 
     def __init__(self, *, keep_alive: bool) -> None:
         super().__init__()
-        self._keep_alive = keep_alive
+        self._keeps_connection = keep_alive
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._keeps_connection
 
     async def prepare(self, request: web.BaseRequest) -> None:  # noqa: ARG002 - aiohttp's signature
         return None

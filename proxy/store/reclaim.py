@@ -14,10 +14,11 @@ from rich.filesize import decimal
 
 from proxy.config import Config
 from proxy.errors import OllamaError, OllamaGone, ProxyError
-from proxy.ollama.client import PROBE, Ollama, Write
+from proxy.ollama.blobs import PROBE, Write
+from proxy.ollama.client import Ollama
 from proxy.ollama.registry import NAMESPACE, UNUSED, Blob, Layer, Registry, blob_of
 from proxy.store.journal import Journal, JournalError
-from proxy.tasks import together
+from proxy.tasks import gather_or_cancel
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ class Reclaim:
                 self._giving_up = frozenset()
 
     async def _give_up(self, candidates: list[Blob], *, dry_run: bool) -> Reclaimed:
-        held = await together(self._ollama.has_blob(blob.digest) for blob in candidates)
+        held = await gather_or_cancel(self._ollama.has_blob(blob.digest) for blob in candidates)
         left = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
         # A removal that broke off may have left its config, which goes with the next one.
         there = [blob for blob in left if blob != CONFIG]
@@ -151,7 +152,7 @@ class Reclaim:
             return Reclaimed(tuple(there))
         if left:
             await self._remove(there)
-        kept = await together(self._ollama.has_blob(blob.digest) for blob in there)
+        kept = await gather_or_cancel(self._ollama.has_blob(blob.digest) for blob in there)
         # What is still there belongs to a model, and goes with it.
         self._journal.forget(blob.digest for blob in candidates)
         removed = Reclaimed(tuple(blob for blob, is_kept in zip(there, kept, strict=True) if not is_kept))
@@ -224,7 +225,7 @@ class Reclaim:
             try:
                 await self._ollama.pull(offer.name)
             except OllamaError as error:
-                raise NotReclaimed(_why(offer.asked_for, self._registry.url, error)) from error
+                raise NotReclaimed(_why(offer.requested, self._registry.url, error)) from error
         await self._ollama.delete(offer.name)
         self._journal.forget([CONFIG.digest])
         self._leftovers = False

@@ -24,7 +24,7 @@ from proxy.planning.plan import Plan, Upload
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
-from proxy.tasks import together
+from proxy.tasks import gather_or_cancel
 from proxy.transfer.assembly import check_digest
 from proxy.transfer.progress import Progress, ProgressListener, Shown
 from proxy.transfer.retry import Retries
@@ -85,7 +85,7 @@ class Transfer:
         self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress
     ) -> dict[str, bytes]:
         """Small files whole, by path, each checked against the digest that the source announced."""
-        contents = await together(self._read(repository, file, progress) for file in files)
+        contents = await gather_or_cancel(self._read(repository, file, progress) for file in files)
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
     async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
@@ -165,13 +165,13 @@ class Transfer:
             return Subscriber(shown.moved, shown.sent, progress, claim)
 
         works = (self._share(fetching, upload, order, watcher(upload)) for order, upload in enumerate(missing.values()))
-        pushed = dict(zip(missing, await together(works), strict=True))
+        pushed = dict(zip(missing, await gather_or_cancel(works), strict=True))
         return {upload.path: upload.digest or pushed[upload.path] for upload in plan.uploads}
 
     async def held(self, *plans: Plan) -> set[str]:
         """The digests of the plans' blobs that Ollama already has."""
         digests = sorted({upload.digest for plan in plans for upload in plan.uploads if upload.digest})
-        answers = await together(self._ollama.has_blob(digest) for digest in digests)
+        answers = await gather_or_cancel(self._ollama.has_blob(digest) for digest in digests)
         return {digest for digest, has in zip(digests, answers, strict=True) if has}
 
     async def _share(self, fetching: Fetching, upload: Upload, order: int, watcher: Subscriber) -> str:
@@ -256,7 +256,7 @@ class Transfer:
                 log.warning("%s: %s; it is waited for, for %.0f s", what, error, self._patience)
                 progress.status("waiting for Ollama to come back")
                 progress.retried()
-                await self._ollama.back(error, self._patience)
+                await self._ollama.wait_until_back(error, self._patience)
         return await work()
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from proxy.errors import DigestMismatch, OllamaError
-from proxy.ollama.client import PROBE, PROBE_DIGEST, Ollama, Write
+from proxy.ollama.blobs import PROBE, PROBE_DIGEST, Write
+from proxy.ollama.client import Ollama
 from proxy.planning.recipe import Recipe
 from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest

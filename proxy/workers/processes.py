@@ -1,4 +1,4 @@
-"""Starts workers: processes of our own modules that are asked over their pipes, and ended at their limits."""
+"""The parent's side: starts a worker, sends it questions through pipes, and kills it at its limits."""
 
 import asyncio
 import sys
@@ -12,11 +12,11 @@ from proxy.workers.limits import READY
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30.0
 _CHUNK = 256 * 1024
-"""More at once would be copied into a buffer first, and keep the loop busy."""
+"""Larger writes are first copied into a buffer, which blocks the event loop."""
 
 
 class LoopLock:
-    """Lets one worker at a time run: each may take hundreds of megabytes. Every event loop has turns of its own."""
+    """Lets one worker run at a time, because each may take hundreds of megabytes. Each event loop has its own lock."""
 
     def __init__(self) -> None:
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
@@ -26,7 +26,7 @@ class LoopLock:
 
 
 class Worker:
-    """A process that has started."""
+    """A running worker process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         if process.stdin is None or process.stdout is None:
@@ -34,46 +34,46 @@ class Worker:
         self._stdin, self._stdout, self._process = process.stdin, process.stdout, process
 
     async def ready(self) -> None:
-        """Raises OSError where the process ends instead."""
+        """Wait until the worker accepts questions. Raises OSError if the process ends before."""
         if await self._stdout.readline() != READY:
             raise OSError("the worker did not start")
 
     async def send(self, parts: Iterable[bytes]) -> None:
-        """Raises OSError where the worker has ended."""
+        """Raises OSError if the worker has ended."""
         for part in parts:
             view = memoryview(part)
             for start in range(0, len(view), _CHUNK):
                 if self._stdin.is_closing():
-                    # uvloop would raise RuntimeError.
+                    # uvloop raises RuntimeError here.
                     raise BrokenPipeError("the worker has ended")
                 self._stdin.write(view[start : start + _CHUNK])
                 await self._stdin.drain()
 
     async def read(self, size: int) -> bytes:
-        """So many bytes. Raises EOFError where the worker ends before."""
+        """Exactly `size` bytes. Raises EOFError if the worker ends before."""
         return await self._stdout.readexactly(size)
 
-    async def last_answer(self, largest: int) -> bytes:
-        """All that the worker still says, up to about `largest` bytes, knowing that nothing more is asked."""
+    async def read_to_end(self, largest: int) -> bytes:
+        """Close the worker's input, and read all its output, up to about `largest` bytes."""
         self._stdin.close()
         answer = b""
-        while len(answer) <= largest and (some := await self._stdout.read(65536)):
-            answer += some
+        while len(answer) <= largest and (chunk := await self._stdout.read(65536)):
+            answer += chunk
         if len(answer) <= largest:
-            # One that is killed while it ends by itself is a child that asyncio does not know any more.
+            # Without this the worker may be killed while it exits, and asyncio then warns about an unknown child.
             await self._process.wait()
         return answer
 
 
 @asynccontextmanager
-async def started(module: str) -> AsyncIterator[Worker]:
-    """A worker that runs `module`; it is killed at the end. Raises OSError or TimeoutError where it does not start."""
+async def start_worker(module: str) -> AsyncIterator[Worker]:
+    """A worker that runs `module` until the block ends. Raises OSError or TimeoutError if it does not start."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         module,
         cwd=_ROOT,
-        # Whatever gets out of a worker's sandbox finds no token there; Windows starts nothing without an environment.
+        # Code that escapes from a worker's sandbox finds no token. Windows starts no process without an environment.
         env={} if sys.platform != "win32" else None,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -91,11 +91,11 @@ async def started(module: str) -> AsyncIterator[Worker]:
 
 
 async def ask_worker(module: str, question: Sequence[bytes], *, seconds: float, largest: int) -> bytes:
-    """What the worker `module` answers, up to about `largest` bytes; nothing where it ends itself at a limit.
+    """The answer of the worker `module`, up to about `largest` bytes; empty if the worker reached its own limits.
 
-    `seconds` counts by the clock, from when the process has started. Raises TimeoutError after them, and OSError where
-    the process does not start.
+    `seconds` is wall-clock time after the start of the process. Raises TimeoutError after this time, and OSError if the
+    process does not start.
     """
-    async with started(module) as worker, asyncio.timeout(seconds):
+    async with start_worker(module) as worker, asyncio.timeout(seconds):
         await worker.send(question)
-        return await worker.last_answer(largest)
+        return await worker.read_to_end(largest)

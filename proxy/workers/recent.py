@@ -1,4 +1,4 @@
-"""Results that took a while to find, of the latest questions. Pure."""
+"""A small LRU cache of expensive results. Pure."""
 
 from collections import OrderedDict
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ _T = TypeVar("_T")
 
 
 class RecentResults(Generic[_T]):
-    """Up to `most` results by key; the one that nobody has asked for the longest is forgotten first."""
+    """The results of up to `most` keys; the least recently used result is dropped first."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -654,7 +654,7 @@ async def test_who_reads_slowly_gets_the_newest_and_no_backlog(
 async def test_a_stream_ends_with_the_proxy_at_once(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.app.FAREWELL_SECONDS", 3600)
+    monkeypatch.setattr("proxy.app.SHUTDOWN_SECONDS", 3600)
     async with asyncio.timeout(PATIENCE), proxying(hub, ollama, session) as client:
         response = await session.get(f"{client.url}/-/events")
         assert await response.content.readline() == b"retry: 1000\n"

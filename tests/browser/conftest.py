@@ -1,4 +1,4 @@
-"""The page in a real browser, where there is one."""
+"""Tests of the page in a real browser; they are skipped without one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A real Chromium, driven through its DevTools protocol: what a person sees, clicks and types."""
+"""Drives a real Chromium through its DevTools protocol: reads, clicks and types as a user does."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from tests.kit.support import PATIENCE
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
 SHIFT = 8
-SHOWN = "[document.querySelector(SELECTOR)].find((found) => found?.checkVisibility())?.innerText"
+SHOWN = "[document.querySelector(SELECTOR)].find((element) => element?.checkVisibility())?.innerText"
 
 
 def find_chromium() -> str | None:
@@ -29,7 +29,7 @@ def find_chromium() -> str | None:
 
 @contextmanager
 def running(binary: str, profile: Path) -> Iterator[str]:
-    """The address of its DevTools."""
+    """The address of the browser's DevTools."""
     options = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--disable-dev-shm-usage"]
     options += ["--no-first-run", "--disable-background-networking", "--disable-gpu", "--lang=en-GB"]
     if os.geteuid() == 0:
@@ -44,15 +44,15 @@ def running(binary: str, profile: Path) -> Iterator[str]:
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
     until = time.monotonic() + PATIENCE
-    while not (found := re.search(r"DevTools listening on (ws://\S+)\n", log.read_text(errors="replace"))):
+    while not (match := re.search(r"DevTools listening on (ws://\S+)\n", log.read_text(errors="replace"))):
         if process.poll() is not None or time.monotonic() > until:
             raise AssertionError(f"Chromium did not start: {log.read_text(errors='replace')}")
         time.sleep(0.02)
-    return found[1]
+    return match[1]
 
 
 class Page:
-    """One tab. `problems` is what its console holds against it: errors, and breaches of its own policy."""
+    """One tab. `problems` are the errors and warnings of its console, including violations of its policy."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -78,33 +78,33 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Accessibility"):
             await self.call(f"{domain}.enable")
         await self.call("Emulation.setScrollbarsHidden", hidden=True)
-        await self.look(1000, 900)
+        await self.set_viewport(1000, 900)
 
     async def read(self) -> None:
         async for message in self._socket:
-            said = message.json()
-            if "id" in said:
-                answer = self._answers.pop(said["id"])
-                if "error" in said:
-                    answer.set_exception(AssertionError(said["error"]))
+            reply = message.json()
+            if "id" in reply:
+                answer = self._answers.pop(reply["id"])
+                if "error" in reply:
+                    answer.set_exception(AssertionError(reply["error"]))
                 elif not answer.cancelled():
-                    answer.set_result(said["result"])
+                    answer.set_result(reply["result"])
             else:
-                self._hear(said["method"], said["params"])
+                self._handle(reply["method"], reply["params"])
 
-    def _hear(self, event: str, told: dict[str, Any]) -> None:
+    def _handle(self, event: str, params: dict[str, Any]) -> None:
         match event:
             case "Page.loadEventFired":
                 self.loaded.set()
             case "Runtime.exceptionThrown":
-                self.problems.append(str(told["exceptionDetails"]))
-            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
-                self.problems.append(str(told["args"]))
-            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
-                self.problems.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
+                self.problems.append(str(params["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
+                self.problems.append(str(params["args"]))
+            case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
+                self.problems.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
 
     async def open(self, url: str) -> None:
-        # From elsewhere, since another fragment alone loads nothing.
+        # Through another page first, because a new fragment alone loads nothing.
         for place in ("about:blank", url):
             self.loaded.clear()
             await self.call("Page.navigate", url=place)
@@ -115,7 +115,7 @@ class Page:
         await self.call("Page.reload")
         await self.loaded.wait()
 
-    async def look(self, width: int, height: int, *, dark: bool = False) -> None:
+    async def set_viewport(self, width: int, height: int, *, dark: bool = False) -> None:
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
         )
@@ -123,9 +123,9 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     async def value(self, expression: str) -> Any:
-        said = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in said, (expression, said["exceptionDetails"])
-        return said["result"].get("value")
+        reply = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, (expression, reply["exceptionDetails"])
+        return reply["result"].get("value")
 
     async def until(self, expression: str) -> None:
         try:
@@ -133,23 +133,23 @@ class Page:
                 while not await self.value(f"!!({expression})"):
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise AssertionError(f"never {expression}:\n{await self.text()}") from None
+            raise AssertionError(f"this did not become true: {expression}\n{await self.text()}") from None
 
     async def text(self, selector: str = "body") -> str:
-        """As it is shown; empty where it is not."""
+        """The visible text of an element; empty if it is not visible."""
         return str(await self.value(f"(({SHOWN}) ?? '')".replace("SELECTOR", repr(selector))))
 
-    async def says(self, selector: str, text: str) -> None:
+    async def shows(self, selector: str, text: str) -> None:
         await self.until(f"(({SHOWN}) ?? '').includes({text!r})".replace("SELECTOR", repr(selector)))
 
     async def click(self, selector: str) -> None:
-        """With the mouse, where the element is."""
+        """Click an element with the mouse."""
         await self._click(f"document.querySelector({selector!r})")
 
-    async def click_button(self, says: str) -> None:
-        """The one whose text begins so, where no selector tells it from others."""
+    async def click_button(self, text: str) -> None:
+        """Click the button whose text begins with `text`. Use it if no selector finds the button."""
         buttons = "[...document.querySelectorAll('button')].filter((one) => one.checkVisibility())"
-        await self._click(f"{buttons}.find((one) => one.innerText.trim().startsWith({says!r}))")
+        await self._click(f"{buttons}.find((one) => one.innerText.trim().startsWith({text!r}))")
 
     async def hover(self, selector: str) -> None:
         x, y = await self._middle(f"document.querySelector({selector!r})")
@@ -157,11 +157,11 @@ class Page:
 
     async def _click(self, element: str) -> None:
         x, y = await self._middle(element)
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        for event_type in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=event_type, x=x, y=y, button="left", clickCount=1)
 
     async def _middle(self, element: str) -> tuple[float, float]:
-        """Where it is, once it is shown."""
+        """The middle of an element, after it has become visible."""
         await self.until(f"{element}?.checkVisibility()")
         await self.value(f"{element}.scrollIntoView({{block: 'center'}})")
         x, y = await self.value(
@@ -171,11 +171,11 @@ class Page:
 
     async def press(self, key: str, *, shift: bool = False) -> None:
         code, text = KEYS[key]
-        for kind in ("keyDown", "keyUp"):
-            typed = {"text": text} if text and kind == "keyDown" else {}
+        for event_type in ("keyDown", "keyUp"):
+            typed = {"text": text} if text and event_type == "keyDown" else {}
             await self.call(
                 "Input.dispatchKeyEvent",
-                type=kind,
+                type=event_type,
                 key=key,
                 code=key.strip() or "Space",
                 windowsVirtualKeyCode=code,
@@ -187,13 +187,13 @@ class Page:
         await self.call("Input.insertText", text=text)
 
     async def shoot(self, file: Path) -> None:
-        """The whole page."""
+        """Save a screenshot of the whole page."""
         file.parent.mkdir(parents=True, exist_ok=True)
         shot = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
         await asyncio.to_thread(file.write_bytes, base64.b64decode(shot["data"]))
 
     async def accessible(self) -> list[tuple[str, str]]:
-        """Role and name of all that a screen reader meets."""
+        """Role and name of every element that a screen reader finds."""
         nodes = (await self.call("Accessibility.getFullAXTree"))["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
 

@@ -1,4 +1,4 @@
-"""The page as a person meets it: with the mouse, with the keyboard, in the dark, on a phone."""
+"""The page in a browser: with the mouse, with the keyboard, in dark mode, on a phone."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ NAME = "hf.co/acme/tiny:q8_0"
 SLOW = 400_000
 MARKUP = "<img src=x onerror=\"document.title='owned'\">"
 SHOTS = os.environ.get("SHOTS")
-"""A folder for pictures of what the tests have seen."""
+"""A folder for screenshots of the tests."""
 
 needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
@@ -39,48 +39,48 @@ def files(hub: StandInHub) -> dict[str, bytes]:
 
 @pytest.fixture
 async def opened(page: Page, app: App) -> AsyncIterator[Page]:
-    """The page, which at its end must not have a word in its console."""
+    """The page. The test fails if the console has a message at the end."""
     await page.open(f"{app.address.url}/-/")
     await page.until("document.querySelector('#ollama.up')")
     yield page
     assert page.problems == []
 
 
-async def shoot(page: Page, name: str) -> None:
+async def take_screenshot(page: Page, name: str) -> None:
     if SHOTS:
         await page.shoot(Path(SHOTS, f"{name}.png"))
 
 
 async def plan(page: Page, name: str) -> None:
-    """Type a name, and wait for what the proxy says of it."""
+    """Type a name, and wait for its plan."""
     await page.click("#name")
     await page.value("document.getElementById('name').select()")
     await page.type(name)
     await page.press("Enter")
-    await page.until("document.getElementById('looking').textContent === '' && plan !== null")
+    await page.until("document.getElementById('inspecting').textContent === '' && plan !== null")
     await page.until("document.getElementById('plan').getAttribute('aria-busy') === 'false'")
 
 
-async def moving(page: Page) -> None:
+async def wait_until_moving(page: Page) -> None:
     await page.until("running.some((pull) => pull.completed > 0 && pull.completed < pull.total)")
 
 
-async def test_a_pull_is_watched_from_its_name_to_success(
+async def test_a_pull_from_its_name_to_success(
     opened: Page, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     await plan(opened, "hf.co/acme/tiny")
-    said = await opened.text("#plan")
+    plan_text = await opened.text("#plan")
     commit = hub.repositories["acme/tiny"].commit
     for text in (
         "hf.co/acme/tiny:latest",
         f"acme/tiny · commit {commit[:7]} · safetensors",
-        "to fetch\n3.4 MB",
-        "to keep\n≈ 1.1 MB",
+        "to download\n3.4 MB",
+        "model size\n≈ 1.1 MB",
         "The proxy converts LlamaForCausalLM, as Q4_K_M",
         "tokenizer_config.json, exactly as its authors wrote it",
         "stop <|eot_id|>",
     ):
-        assert text in said
+        assert text in plan_text
     offers = "[...document.querySelectorAll('#offers button')].map((one) => one.innerText)"
     assert [text.split("\n")[0] for text in await opened.value(offers)] == [
         *("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16")
@@ -91,10 +91,10 @@ async def test_a_pull_is_watched_from_its_name_to_success(
     assert not [request for request in ollama.requests if request.method == "POST"]
     await opened.click("#offers li:nth-child(4) button")
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:Q8_0'")
-    await shoot(opened, "plan")
+    await take_screenshot(opened, "plan")
     hub.line = SLOW
     await opened.click("#pull")
-    await moving(opened)
+    await wait_until_moving(opened)
     await opened.until("document.querySelector('#running .files li')")
     shown = await opened.text("#running")
     assert "hf.co/acme/tiny:Q8_0\nCancel" in shown
@@ -102,25 +102,27 @@ async def test_a_pull_is_watched_from_its_name_to_success(
     assert "of 4 files" in shown
     assert "model-0000" in shown
     await opened.until("running[0].eta > 0 && running[0].rate > 0")
-    await opened.says("#running", "kB/s")
-    await opened.says("#running", "s left")
-    assert await opened.text("#pull") == "Being pulled …"
+    await opened.shows("#running", "kB/s")
+    await opened.shows("#running", "s left")
+    assert await opened.text("#pull") == "Pulling …"
     assert (await opened.value("document.title")).endswith("% · ollama-hf-proxy")
     drawn = "(({value, max}) => [value, max])(document.querySelector('#running progress'))"
     value, most = await opened.value(drawn)
     assert 0 < value < most == sum(len(data) for path, data in files.items() if path.endswith(".safetensors"))
-    await shoot(opened, "mid-pull")
+    await take_screenshot(opened, "mid-pull")
     hub.line = None
-    await opened.says("#ended .done", "hf.co/acme/tiny:Q8_0")
+    await opened.shows("#ended .done", "hf.co/acme/tiny:Q8_0")
     assert await opened.text("#running") == ""
-    await opened.says("#models", f"acme/tiny at {commit[:7]}")
-    await opened.says("#models", "Up to date")
+    await opened.shows("#models", f"acme/tiny at {commit[:7]}")
+    await opened.shows("#models", "Up to date")
     assert await opened.text("#pull") == "Pull it"
     assert await opened.value("document.title") == "ollama-hf-proxy"
     assert "hf.co/acme/tiny:Q8_0" in ollama.models
 
 
-async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_refusal_shows_the_reason_and_alternatives(
+    opened: Page, hub: StandInHub, ollama: StandInOllama
+) -> None:
     strange = {**tiny_llama(), "config.json": orjson.dumps({"architectures": ["StrangeForCausalLM"]})}
     hub.add("acme/strange", strange)
     hub.add("acme/strange-GGUF", {"strange.Q4_K_M.gguf": tiny_gguf()}, quantized_from="acme/strange")
@@ -128,7 +130,7 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     assert "this proxy does not know the architecture StrangeForCausalLM" in await opened.text("#refusal")
     assert await opened.text("#choice") == "What would work\n\nhf.co/acme/strange-GGUF"
     assert await opened.text("#pull") == ""
-    await shoot(opened, "refusal")
+    await take_screenshot(opened, "refusal")
     await opened.click("#offers button")
     await opened.until("document.getElementById('plan-name').textContent.startsWith('hf.co/acme/strange-GGUF')")
     assert await opened.text("#refusal") == ""
@@ -139,21 +141,19 @@ async def test_a_refusal_says_why_and_what_would_work(opened: Page, hub: StandIn
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
-async def test_a_reload_in_mid_pull_shows_the_same_pull(
-    opened: Page, app: App, hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_a_reload_shows_the_running_pull(opened: Page, app: App, hub: StandInHub, ollama: StandInOllama) -> None:
     hub.line = SLOW
     await plan(opened, NAME)
     await opened.click("#pull")
-    await moving(opened)
+    await wait_until_moving(opened)
     before = await opened.value("running[0]")
     await opened.reload()
-    await moving(opened)
+    await wait_until_moving(opened)
     after = await opened.value("running[0]")
     assert (after["id"], after["started"]) == (before["id"], before["started"])
     assert after["completed"] >= before["completed"]
     await opened.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:q8_0'")
-    assert await opened.text("#pull") == "Being pulled …"
+    assert await opened.text("#pull") == "Pulling …"
     await opened.call("Page.navigate", url="about:blank")
     await asyncio.sleep(0.3)
     [job] = app._jobs.all()
@@ -163,62 +163,60 @@ async def test_a_reload_in_mid_pull_shows_the_same_pull(
     assert (job.error, NAME in ollama.models) == (None, True)
 
 
-async def test_a_pull_is_cancelled_and_pulled_again(opened: Page, app: App, hub: StandInHub) -> None:
+async def test_a_pull_can_be_cancelled_and_restarted(opened: Page, app: App, hub: StandInHub) -> None:
     hub.line = SLOW
     await plan(opened, NAME)
     await opened.click("#pull")
-    await moving(opened)
+    await wait_until_moving(opened)
     await opened.click("#running button")
-    await opened.says("#ended .cancelled", "was cancelled; what was finished stays for the next one")
+    await opened.shows("#ended .cancelled", "was cancelled; what was finished stays for the next one")
     assert await opened.text("#running") == ""
     hub.line = None
     await opened.click("#ended .cancelled button")
-    await opened.says("#ended .done", NAME)
+    await opened.shows("#ended .done", NAME)
     assert [job.error is None for job in app._jobs.all()] == [True, False]
 
 
-async def test_pulls_of_other_clients_show_too(opened: Page, app: App, hub: StandInHub, client: Client) -> None:
+async def test_pulls_of_other_clients_are_shown(opened: Page, app: App, hub: StandInHub, client: Client) -> None:
     hub.line = SLOW
     pulling = asyncio.create_task(client.pull("hf.co/acme/tiny:f16"))
-    await opened.says("#running", "hf.co/acme/tiny:f16")
+    await opened.shows("#running", "hf.co/acme/tiny:f16")
     hub.line = None
     await pulling
-    await opened.says("#ended .done", "hf.co/acme/tiny:f16")
+    await opened.shows("#ended .done", "hf.co/acme/tiny:f16")
 
 
-async def test_a_model_whose_branch_has_moved_is_updated_by_one_click(
+async def test_one_click_updates_a_changed_model(
     opened: Page, hub: StandInHub, ollama: StandInOllama, client: Client
 ) -> None:
     await client.pull(NAME)
     repository = hub.repositories["acme/tiny"]
     first = ollama.models[NAME].digest
-    await opened.says("#models", "Up to date")
+    await opened.shows("#models", "Up to date")
     assert await opened.text("#models button") == ""
     commit = repository.update(tiny_llama(seed=5, shards=4))
     await opened.reload()
-    await opened.says("#models .changed", "Changed on the Hub")
-    await shoot(opened, "moved")
+    await opened.shows("#models .changed", "Changed on the Hub")
+    await take_screenshot(opened, "moved")
     await opened.click("#models .changed button")
-    await opened.says("#models", f"acme/tiny at {commit[:7]}")
-    await opened.says("#models", "Up to date")
+    await opened.shows("#models", f"acme/tiny at {commit[:7]}")
+    await opened.shows("#models", "Up to date")
     assert ollama.models[NAME].digest != first
 
 
-async def test_everything_can_be_done_with_the_keyboard_alone(
-    opened: Page, app: App, hub: StandInHub, client: Client
-) -> None:
+async def test_the_keyboard_can_do_everything(opened: Page, app: App, hub: StandInHub, client: Client) -> None:
     hub.line = SLOW
     focused = "document.activeElement.id || document.activeElement.innerText"
 
-    async def tab_to(wanted: str) -> None:
+    async def tab_to(target: str) -> None:
         for _ in range(40):
             await opened.press("Tab")
             now = await opened.value(focused)
             outline = "getComputedStyle(document.activeElement).outlineStyle"
             assert now == "" or await opened.value(outline) == "solid", now
-            if str(now).startswith(wanted):
+            if str(now).startswith(target):
                 return
-        raise AssertionError(f"the keyboard does not get to {wanted}")
+        raise AssertionError(f"the keyboard does not reach {target}")
 
     await tab_to("name")
     await opened.type("hf.co/acme/tiny")
@@ -234,7 +232,7 @@ async def test_everything_can_be_done_with_the_keyboard_alone(
         await opened.press("Tab", shift=True)
     assert await opened.value(focused) == "pull"
     await opened.press("Enter")
-    await moving(opened)
+    await wait_until_moving(opened)
     assert await opened.value(focused) == "pull"
     await tab_to(
         "1 file" if await opened.value("plan.files.length === 1") else str(await opened.value("plan.files.length"))
@@ -243,7 +241,7 @@ async def test_everything_can_be_done_with_the_keyboard_alone(
     assert await opened.value("document.getElementById('files').open")
     await tab_to("Cancel")
     await opened.press("Enter")
-    await opened.says("#ended", "was cancelled")
+    await opened.shows("#ended", "was cancelled")
     assert await opened.value("document.activeElement.id") == "pulls-title"
     await tab_to("Pull again")
     for _ in range(10):  # and out of the page again
@@ -254,12 +252,12 @@ async def test_everything_can_be_done_with_the_keyboard_alone(
         raise AssertionError("the keyboard is trapped")
 
 
-async def test_a_screen_reader_meets_landmarks_names_and_progress(opened: Page, hub: StandInHub) -> None:
+async def test_a_screen_reader_finds_landmarks_and_progress(opened: Page, hub: StandInHub) -> None:
     hub.line = SLOW
     await plan(opened, NAME)
     await opened.click("#pull")
-    await moving(opened)
-    found = await opened.accessible()
+    await wait_until_moving(opened)
+    elements = await opened.accessible()
     for expected in (
         ("banner", ""),
         ("main", ""),
@@ -274,25 +272,27 @@ async def test_a_screen_reader_meets_landmarks_names_and_progress(opened: Page, 
         ("progressbar", NAME),
         ("button", f"Cancel {NAME}"),
     ):
-        assert expected in found, (expected, found)
-    assert ("button", "") not in found
-    assert await opened.value("document.getElementById('said').textContent") == f"The pull of {NAME} has begun."
+        assert expected in elements, (expected, elements)
+    assert ("button", "") not in elements
+    assert (
+        await opened.value("document.getElementById('announcement').textContent") == f"The pull of {NAME} has started."
+    )
     hub.line = None
-    await opened.until(f"document.getElementById('said').textContent === '{NAME}: done'")
+    await opened.until(f"document.getElementById('announcement').textContent === '{NAME}: done'")
 
 
 @pytest.mark.parametrize("dark", [False, True])
-async def test_it_is_dark_where_the_person_wants_it_dark_and_always_readable(
+async def test_dark_mode_is_followed_and_contrast_is_sufficient(
     opened: Page, hub: StandInHub, client: Client, dark: bool
 ) -> None:
     await client.pull_at_once("hf.co/acme/none")
     await client.pull(NAME)
-    await opened.look(1000, 900, dark=dark)
+    await opened.set_viewport(1000, 900, dark=dark)
     await plan(opened, "hf.co/acme/tiny:q3_k_m")
-    await opened.says("#models", "Up to date")
+    await opened.shows("#models", "Up to date")
     ground = await opened.value("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(19, 22, 21)" if dark else "rgb(246, 246, 244)")
-    await shoot(opened, "dark" if dark else "light")
+    await take_screenshot(opened, "dark" if dark else "light")
     assert await opened.value(CONTRASTS) == []
 
 
@@ -316,13 +316,13 @@ CONTRASTS = """(() => {
   }
   return poor;
 })()"""
-"""Texts that stand out too little from what is behind them, by WCAG's measure."""
+"""Texts with less contrast than WCAG requires."""
 
 
-async def test_it_fits_a_narrow_phone(opened: Page, hub: StandInHub, client: Client) -> None:
+async def test_the_page_fits_a_narrow_phone(opened: Page, hub: StandInHub, client: Client) -> None:
     long = "acme-with-a-long-name/Tiny-Llama-of-Many-Words-3.1-8B-Instruct-Distilled"
     hub.add(long, tiny_llama(shards=2))
-    await opened.look(360, 740)
+    await opened.set_viewport(360, 740)
     await client.pull_at_once("hf.co/acme/none")
     await client.pull(f"hf.co/{long}:q8_0")
     hub.line = SLOW // 4
@@ -330,14 +330,14 @@ async def test_it_fits_a_narrow_phone(opened: Page, hub: StandInHub, client: Cli
     await plan(opened, f"hf.co/{long}:f16")
     await opened.click("#files summary")
     await opened.click("#pull")
-    await moving(opened)
+    await wait_until_moving(opened)
     assert await opened.value("document.documentElement.scrollWidth") == 360
     outside = "[...document.querySelectorAll('main *')].filter((one) => one.getBoundingClientRect().right > 360)"
     assert await opened.value(f"{outside}.map((one) => one.outerHTML)") == []
-    await shoot(opened, "360")
+    await take_screenshot(opened, "360")
 
 
-async def test_what_comes_from_outside_is_text_whatever_it_says(opened: Page, hub: StandInHub, client: Client) -> None:
+async def test_markup_from_outside_is_shown_as_text(opened: Page, hub: StandInHub, client: Client) -> None:
     files = {f"{MARKUP}.Q4_K_M.gguf": tiny_gguf(), "x.Q8_0.gguf": tiny_gguf("Q8_0")}
     hub.add("acme/markup", files)
     await plan(opened, "hf.co/acme/markup:Q4_K_M")
@@ -345,7 +345,7 @@ async def test_what_comes_from_outside_is_text_whatever_it_says(opened: Page, hu
     assert f"{MARKUP}.Q4_K_M.gguf" in await opened.text("#files")
     hub.line = SLOW // 2
     await opened.click("#pull")
-    await opened.says("#running .files", MARKUP[:20])
+    await opened.shows("#running .files", MARKUP[:20])
     await opened.click("#running button")
     await plan(opened, MARKUP)
     assert await opened.text("#plan-name") == MARKUP
@@ -354,8 +354,8 @@ async def test_what_comes_from_outside_is_text_whatever_it_says(opened: Page, hu
     assert not (await opened.value("document.title")).startswith("owned")
 
 
-async def test_the_browser_itself_takes_no_markup_from_the_script(opened: Page) -> None:
-    """The policy holds, whoever changes the script."""
+async def test_the_browser_refuses_markup_from_the_script(opened: Page) -> None:
+    """The policy protects the page even if somebody changes the script."""
     tried = "(() => { try { document.body.innerHTML = '<b>x</b>' } catch (error) { return error.name } })()"
     assert await opened.value(tried) == "TypeError"
     await opened.value(
@@ -365,69 +365,67 @@ async def test_the_browser_itself_takes_no_markup_from_the_script(opened: Page) 
     opened.problems.clear()
 
 
-async def test_a_stream_that_breaks_comes_back_by_itself(
+async def test_a_broken_event_stream_reconnects(
     page: Page, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    """Also where the proxy was away, had another answer for it, and is another one now."""
+    """Also after the proxy was down, answered 401, and was replaced by another process."""
     async with App(settings(hub.endpoint, ollama.url)) as first:
         address = first.address
         await page.open(f"{address.url}/-/")
         await page.until("document.querySelector('#ollama.up')")
-    await page.says("#link", "Connection lost")
+    await page.shows("#link", "Connection lost")
     server = {"listen": f"{address.host}:{address.port}"}
     async with App(settings(hub.endpoint, ollama.url, server={**server, "api_keys": ["sk-own"]})):
         await page.until("stream.readyState === EventSource.CLOSED")
     async with App(settings(hub.endpoint, ollama.url, server=server)) as second:
         await page.until("document.getElementById('link').textContent === ''")
         await Client(second.address.url, session).pull_at_once("hf.co/acme/none")
-        await page.says("#ended", "acme/none")
+        await page.shows("#ended", "acme/none")
 
 
-async def test_it_works_behind_a_key_in_the_address(page: Page, hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_key_in_the_address_works(page: Page, hub: StandInHub, ollama: StandInOllama) -> None:
     server = {"listen": "127.0.0.1:0", "api_keys": ["sk-own"]}
     async with App(settings(hub.endpoint, ollama.url, server=server)) as app:
         await page.open(f"{app.address.url}/-/")
-        await page.says("body", "This proxy needs a key")
+        await page.shows("body", "This proxy needs a key")
         page.problems.clear()  # the 401 itself
         await page.open(f"{app.address.url}/-/key/sk-own/-/")
         await page.until("document.querySelector('#ollama.up')")
         await plan(page, NAME)
         await page.click("#pull")
-        await page.says("#ended .done", NAME)
+        await page.shows("#ended .done", NAME)
         assert page.problems == []
 
 
-async def test_what_fails_is_said(opened: Page, app: App, hub: StandInHub) -> None:
+async def test_an_error_is_shown(opened: Page, app: App, hub: StandInHub) -> None:
     await plan(opened, NAME)
     await opened.value("plan.name = 'nonsense'")
     await opened.click("#pull")
-    await opened.says("#trouble", "'nonsense' is not a name of the form hf.co/ORG/REPO[:TAG]")
+    await opened.shows("#trouble", "'nonsense' is not a name of the form hf.co/ORG/REPO[:TAG]")
     await plan(opened, NAME)
     assert await opened.text("#trouble") == ""
     opened.problems.clear()  # the 400 itself
 
 
 @pytest.mark.parametrize("reached", [True, False])
-async def test_a_model_that_ollama_takes_its_time_with_is_no_pull_that_stands_still(
+async def test_a_slow_creation_is_shown_as_such(
     page: Page, hub: StandInHub, ollama: StandInOllama, *, reached: bool
 ) -> None:
-    """It pulls a manifest from the proxy, or creates the model where it does not reach that."""
+    """Ollama pulls a manifest from the proxy, or creates the model if it cannot reach the proxy."""
     sections = {"advertise_url": "" if reached else "http://127.0.0.1:9"}
     ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url, ollama=sections)) as app:
         await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q4_K_M")
         await page.click("#pull")
-        await page.says("#running", "Ollama makes the model\n")
+        await page.shows("#running", "Ollama creates the model\n")
         assert await page.value("document.querySelector('#running progress').position") == -1
         ollama.hold_making.set()
-        await page.says("#ended .done", "hf.co/acme/tiny:q4_K_M")
+        await page.shows("#ended .done", "hf.co/acme/tiny:q4_K_M")
     assert await page.text("#running") == ""
 
 
 @needs_ggml
-async def test_the_other_quantizations_are_behind_a_disclosure(
-    page: Page, hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_other_quantizations_are_in_a_disclosure(page: Page, hub: StandInHub, ollama: StandInOllama) -> None:
     shown = "[...document.querySelectorAll('#{0} button .name')].map((one) => one.innerText)"
     is_open = "document.getElementById('others-choice').open"
     async with App(settings(hub.endpoint, ollama.url)) as app:
@@ -443,15 +441,15 @@ async def test_the_other_quantizations_are_behind_a_disclosure(
         others = await page.value(shown.format("others"))
         assert set(others) == set(Quantization) - {*USUAL, *UNSUPPORTED, "MXFP4_MOE"}
         assert await page.value("[...document.querySelectorAll('#others .quiet')].every((one) => one.innerText)")
-        await shoot(page, "others")
+        await take_screenshot(page, "others")
         await page.click(f"#others li:nth-child({others.index('IQ4_XS') + 1}) button")
         await page.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:IQ4_XS'")
         assert (await page.text("#others [aria-pressed=true]")).startswith("IQ4_XS\n")
         assert await page.text("#offers [aria-pressed=true]") == ""
         await page.click("#pull")
-        await page.says("#ended .done", "hf.co/acme/tiny:IQ4_XS")
+        await page.shows("#ended .done", "hf.co/acme/tiny:IQ4_XS")
         assert ollama.models["hf.co/acme/tiny:IQ4_XS"].quantization_level == "IQ4_XS"
-        # Whoever comes with the name of one of them finds it chosen.
+        # An address with one of them opens the disclosure and selects it.
         await page.open(f"{app.address.url}/-/#hf.co/acme/tiny:q2_k")
         await page.reload()
         await page.until("document.getElementById('plan-name').textContent === 'hf.co/acme/tiny:q2_k'")

@@ -1,4 +1,4 @@
-"""`doctor`: a line each for what a pull needs, with the mend, and exit 1 where one would fail."""
+"""`doctor`: one line for each thing that a pull needs, and exit 1 if a pull would fail."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from tests.kit.support import serving, settings
 from tests.test_cli import run
 
 
-async def found(config: Config) -> list[Finding]:
+async def findings_of(config: Config) -> list[Finding]:
     return [finding async for finding in examine(config)]
 
 
-def told(findings: Sequence[Finding], verdict: str) -> str:
+def texts(findings: Sequence[Finding], verdict: str) -> str:
     return "\n".join(finding.text for finding in findings if finding.verdict == verdict)
 
 
@@ -31,7 +31,7 @@ async def mirror() -> AsyncIterator[StandInHub]:
         yield hub
 
 
-async def test_where_all_is_there_it_exits_0(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_healthy_machine_exits_0(hub: StandInHub, ollama: StandInOllama) -> None:
     status, out, err = await run("doctor", "--ollama", ollama.url, "--hub", hub.endpoint)
     assert (status, err) == (0, ""), out
     lines = out.splitlines()
@@ -42,7 +42,7 @@ async def test_where_all_is_there_it_exits_0(hub: StandInHub, ollama: StandInOll
     assert not ollama.models
 
 
-async def test_where_nothing_is_there_it_exits_1_with_the_mends() -> None:
+async def test_an_unreachable_ollama_and_hub_exit_1_with_advice() -> None:
     status, out, _ = await run("doctor", "--ollama", "http://127.0.0.1:9", "--hub", "http://127.0.0.1:9")
     assert status == 1
     failed = [line for line in out.splitlines() if line.startswith("fail")]
@@ -51,70 +51,76 @@ async def test_where_nothing_is_there_it_exits_1_with_the_mends() -> None:
     assert "HTTPS_PROXY" in failed[1]
 
 
-async def test_a_proxy_that_is_its_own_upstream_is_seen(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_proxy_as_ollama_url_fails(hub: StandInHub, ollama: StandInOllama) -> None:
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint) as (_, url):
-        assert "is an ollama-hf-proxy itself" in told(await found(settings(hub.endpoint, url)), "fail")
+        assert "is an ollama-hf-proxy itself" in texts(await findings_of(settings(hub.endpoint, url)), "fail")
 
 
-async def test_beside_a_running_proxy_that_one_is_asked(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
+async def test_a_running_proxy_does_the_check(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
     async with serving("--ollama", ollama.url, "--hub", hub.endpoint):
-        assert "Ollama reaches the proxy" in told(await found(settings(hub.endpoint, ollama.url)), "ok")
+        assert "Ollama reaches the proxy" in texts(await findings_of(settings(hub.endpoint, ollama.url)), "ok")
     assert [request.path for request in ollama.requests].count("/api/pull") == 1
 
 
-async def test_an_ollama_that_does_not_reach_the_proxy_is_a_note(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_an_ollama_that_cannot_reach_the_proxy_is_a_note(hub: StandInHub, ollama: StandInOllama) -> None:
     config = settings(hub.endpoint, ollama.url, ollama={"advertise_url": "http://127.0.0.1:9"})
-    findings = await found(config)
-    assert "set ollama.advertise_url" in told(findings, "note")
-    assert not told(findings, "fail")
+    findings = await findings_of(config)
+    assert "set ollama.advertise_url" in texts(findings, "note")
+    assert not texts(findings, "fail")
 
 
-@pytest.mark.parametrize(("version", "said"), [("0.5.4", "is too old"), ("0.0.0", "as a development build does")])
-async def test_the_version_counts(hub: StandInHub, ollama: StandInOllama, version: str, said: str) -> None:
+@pytest.mark.parametrize(("version", "text"), [("0.5.4", "is too old"), ("0.0.0", "as a development build does")])
+async def test_old_and_unknown_versions_are_reported(
+    hub: StandInHub, ollama: StandInOllama, version: str, text: str
+) -> None:
     ollama.version = version
-    findings = await found(settings(hub.endpoint, ollama.url))
-    assert said in told(findings, "fail" if version == "0.5.4" else "note")
+    findings = await findings_of(settings(hub.endpoint, ollama.url))
+    assert text in texts(findings, "fail" if version == "0.5.4" else "note")
 
 
-async def test_a_token_is_tried(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_the_token_is_checked(hub: StandInHub, ollama: StandInOllama) -> None:
     hub.token = "hf_good"
-    good = await found(settings(hub.endpoint, ollama.url, hub={"token": "hf_good"}))
-    assert "answers and accepts the token" in told(good, "ok")
-    bad = await found(settings(hub.endpoint, ollama.url, hub={"token": "hf_bad"}))
-    assert f"rejects the token; create a new one at {hub.endpoint}/settings/tokens" in told(bad, "fail")
+    good = await findings_of(settings(hub.endpoint, ollama.url, hub={"token": "hf_good"}))
+    assert "answers and accepts the token" in texts(good, "ok")
+    bad = await findings_of(settings(hub.endpoint, ollama.url, hub={"token": "hf_bad"}))
+    assert f"rejects the token; create a new one at {hub.endpoint}/settings/tokens" in texts(bad, "fail")
 
 
-async def test_mirrors_are_tried_without_the_token(hub: StandInHub, mirror: StandInHub, ollama: StandInOllama) -> None:
+async def test_mirrors_are_checked_without_the_token(
+    hub: StandInHub, mirror: StandInHub, ollama: StandInOllama
+) -> None:
     hub.token = "hf_good"
     mirrors = [mirror.endpoint, "http://127.0.0.1:9"]
-    findings = await found(settings(hub.endpoint, ollama.url, hub={"token": "hf_good", "mirrors": mirrors}))
-    assert f"the mirror {mirror.endpoint} answers" in told(findings, "ok")
-    assert "http://127.0.0.1:9 cannot be reached" in told(findings, "fail")
+    findings = await findings_of(settings(hub.endpoint, ollama.url, hub={"token": "hf_good", "mirrors": mirrors}))
+    assert f"the mirror {mirror.endpoint} answers" in texts(findings, "ok")
+    assert "http://127.0.0.1:9 cannot be reached" in texts(findings, "fail")
     assert not any("Authorization" in request.headers for request in mirror.requests)
 
 
-async def test_disk_and_an_open_door_are_notes(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
+async def test_disk_and_an_open_network_are_notes(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
     config = settings(hub.endpoint, ollama.url, server={"listen": "0.0.0.0:0"}, ollama={"models": str(tmp_path)})
-    assert "of disk left" in told(await found(config), "ok") + told(await found(config), "note")
-    assert "set api_keys" in told(await found(config), "note")
+    assert "of disk left" in texts(await findings_of(config), "ok") + texts(await findings_of(config), "note")
+    assert "set api_keys" in texts(await findings_of(config), "note")
 
 
 @pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
-async def test_the_engines_are_named(hub: StandInHub, ollama: StandInOllama) -> None:
-    ok = told(await found(settings(hub.endpoint, ollama.url, pull={"threads": 3})), "ok")
-    assert f"every quantization is made here, by {engine_names()}, in 3 threads of {cores()} cores" in ok
+async def test_the_engines_are_listed(hub: StandInHub, ollama: StandInOllama) -> None:
+    ok = texts(await findings_of(settings(hub.endpoint, ollama.url, pull={"threads": 3})), "ok")
+    assert f"this machine can quantize to every type, with {engine_names()} and 3 threads on {cores()} cores" in ok
 
 
-@pytest.mark.parametrize(("there", "made"), [(True, "TQ2_0, MXFP4_MOE"), (False, "Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, ")])
-async def test_what_is_not_made_here_is_a_note_with_what_to_install(
-    hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, *, there: bool, made: str
+@pytest.mark.parametrize(
+    ("has_numpy", "missing"), [(True, "TQ2_0, MXFP4_MOE"), (False, "Q4_K_M, Q5_K_M, Q6_K, Q8_0, F16, ")]
+)
+async def test_missing_quantizations_are_a_note_with_advice(
+    hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, *, has_numpy: bool, missing: str
 ) -> None:
-    """With numpy alone, and with nothing."""
-    monkeypatch.setattr(engine, "engines", lambda: (NumpyEngine(),) if there else ())
-    findings = await found(settings(hub.endpoint, ollama.url))
-    note = told(findings, "note")
-    assert "this machine does not make " in note
-    assert made in note
+    """With numpy only, and without any engine."""
+    monkeypatch.setattr(engine, "engines", lambda: (NumpyEngine(),) if has_numpy else ())
+    findings = await findings_of(settings(hub.endpoint, ollama.url))
+    note = texts(findings, "note")
+    assert "this machine cannot quantize to " in note
+    assert missing in note
     assert f"(engines: {engine_names()}); `pip install libggml-python`" in note
-    assert ("Q8_0" in note) is not there
-    assert not told(findings, "fail")
+    assert ("Q8_0" in note) is not has_numpy
+    assert not texts(findings, "fail")

@@ -1,4 +1,4 @@
-"""`reclaim` on the command line: through the proxy that runs, or by itself."""
+"""`reclaim` on the command line: in the running proxy, or without one."""
 
 import asyncio
 import subprocess
@@ -18,7 +18,7 @@ OTHER = "hf.co/acme/tiny:q8_0"
 
 
 def keeping(tmp_path: Path, *, keys: str = "") -> str:
-    """A configuration that leaves blobs where they are."""
+    """A configuration that does not remove blobs by itself."""
     file = tmp_path / "proxy.toml"
     file.write_text(f"[server]\napi_keys = [{keys}]\n[ollama]\nreclaim = false\n")
     return str(file)
@@ -32,77 +32,70 @@ async def reclaim(*arguments: str) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), err.decode()
 
 
-async def leave(client: Client, ollama: StandInOllama) -> None:
-    """A model, and beside it what Ollama has refused to make another one of."""
-    assert (await client.pull(NAME))[-1] == {"status": "success"}
-    ollama.around, ollama.fail_create = no_manifests, "unsupported architecture"
-    assert "unsupported architecture" in (await client.pull(OTHER))[-1]["error"]
+async def leave(url: str, ollama: StandInOllama) -> None:
+    """Leave a model, and the blob of another one that Ollama refused to create."""
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        client = Client(url, session)
+        assert (await client.pull(NAME))[-1] == {"status": "success"}
+        ollama.around, ollama.fail_create = no_manifests, "unsupported architecture"
+        assert "unsupported architecture" in (await client.pull(OTHER))[-1]["error"]
     ollama.around = ollama.fail_create = None
 
 
 @pytest.fixture
-def files(hub: StandInHub) -> dict[str, bytes]:
+def leftover(hub: StandInHub) -> str:
+    """The digest of the blob that `leave` leaves."""
     files = tiny_llama()
     hub.add("acme/tiny", files)
-    return files
+    return digest_of(converted(files, quantization="Q8_0"))
 
 
 @pytest.mark.parametrize("keys", ["", '"secret"'])
-async def test_the_running_proxy_is_asked_wherever_it_listens(
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    files: dict[str, bytes],
-    tmp_path: Path,
-    keys: str,
+async def test_a_running_proxy_reclaims(
+    hub: StandInHub, ollama: StandInOllama, leftover: str, tmp_path: Path, keys: str
 ) -> None:
-    left = digest_of(converted(files, quantization="Q8_0"))
-    config = keeping(tmp_path, keys=keys)
-    arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", config)
+    """Also with an API key, which the command reads from the configuration."""
+    arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", keeping(tmp_path, keys=keys))
     async with serving(*arguments) as (_, url):
-        client = Client(f"{url}/-/key/secret" if keys else url, session)
-        await leave(client, ollama)
-        assert left in ollama.blobs
-        status, shown, err = await reclaim("--dry-run", *arguments)
+        await leave(f"{url}/-/key/secret" if keys else url, ollama)
+        assert leftover in ollama.blobs
+        status, preview, err = await reclaim("--dry-run", *arguments)
         assert (status, err) == (0, "")
-        assert left in shown
-        assert "would be removed" in shown
-        assert left in ollama.blobs
-        status, done, err = await reclaim(*arguments)
+        assert leftover in preview
+        assert "would be removed" in preview
+        assert leftover in ollama.blobs
+        status, output, err = await reclaim(*arguments)
         assert (status, err) == (0, "")
-        assert done == shown.replace("would be removed", "removed")
-    assert left not in ollama.blobs
+        assert output == preview.replace("would be removed", "removed")
+    assert leftover not in ollama.blobs
     assert NAME in ollama.models
     assert not [name for name in ollama.models if "ollama-hf-proxy" in name]
 
 
-async def test_without_a_running_proxy_it_is_done_on_the_spot(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes], tmp_path: Path
+async def test_without_a_running_proxy_the_command_reclaims(
+    hub: StandInHub, ollama: StandInOllama, leftover: str, tmp_path: Path
 ) -> None:
-    left = digest_of(converted(files, quantization="Q8_0"))
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", keeping(tmp_path))
     async with serving(*arguments) as (_, url):
-        await leave(Client(url, session), ollama)
-    assert left in (await reclaim("--dry-run", *arguments))[1]
-    assert left in ollama.blobs
-    status, done, _ = await reclaim(*arguments)
+        await leave(url, ollama)
+    assert leftover in (await reclaim("--dry-run", *arguments))[1]
+    assert leftover in ollama.blobs
+    status, output, _ = await reclaim(*arguments)
     assert status == 0
-    assert left in done
-    assert left not in ollama.blobs
+    assert leftover in output
+    assert leftover not in ollama.blobs
     assert (await reclaim(*arguments))[1] == "0 blobs and 0 models removed, 0 bytes\n"
 
 
-async def test_what_fails_is_one_line_and_exit_1(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
-    gone = "http://127.0.0.1:9"
-    status, out, err = await reclaim("--ollama", gone, "--hub", hub.endpoint)
+async def test_an_error_is_one_line_and_exit_1(hub: StandInHub, ollama: StandInOllama, tmp_path: Path) -> None:
+    unreachable = "http://127.0.0.1:9"
+    status, out, err = await reclaim("--ollama", unreachable, "--hub", hub.endpoint)
     assert (status, out) == (1, "")
-    assert err.startswith(f"ollama-hf-proxy: Ollama at {gone} cannot be reached")
+    assert err.startswith(f"ollama-hf-proxy: Ollama at {unreachable} cannot be reached")
     assert err.count("\n") == 1
 
 
-async def test_a_second_proxy_before_the_same_ollama_is_told_of_the_first(
-    hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_a_second_proxy_for_the_same_ollama_does_not_start(hub: StandInHub, ollama: StandInOllama) -> None:
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint)
     async with serving(*arguments) as (_, url):
         second = subprocess.run(

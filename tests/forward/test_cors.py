@@ -1,4 +1,4 @@
-"""A browser's Origin is judged as Ollama would judge it without the proxy, also where the proxy answers."""
+"""Ollama decides about a browser's Origin as without the proxy, also for responses of the proxy itself."""
 
 import aiohttp
 import orjson
@@ -26,9 +26,7 @@ async def get(client: Client, origin: str, host: str = "") -> aiohttp.ClientResp
         return response
 
 
-async def test_a_page_of_the_proxys_own_address_is_exempt_as_at_ollama(
-    client: Client, app: App, ollama: StandInOllama
-) -> None:
+async def test_a_page_at_the_proxys_own_address_is_same_origin(client: Client, app: App, ollama: StandInOllama) -> None:
     own = app.address.url
     for origin in (own, own.replace("http:", "https:")):
         response = await get(client, origin)
@@ -40,15 +38,13 @@ async def test_a_page_of_the_proxys_own_address_is_exempt_as_at_ollama(
     assert ollama.requests[-1].headers["Host"] in ollama.url
 
 
-async def test_a_page_at_ollamas_address_gets_no_exemption_that_it_would_not_have(
-    client: Client, ollama: StandInOllama
-) -> None:
+async def test_a_page_at_ollamas_address_is_cross_origin(client: Client, ollama: StandInOllama) -> None:
     response = await get(client, ollama.url)
     assert response.headers["Access-Control-Allow-Origin"] == ollama.url
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_intercepted_answer_has_the_headers_that_ollama_would_send(client: Client, stream: bool) -> None:
+async def test_the_proxys_own_response_has_ollamas_cors_headers(client: Client, stream: bool) -> None:
     body = {"model": NAME, "stream": stream}
     async with client.session.post(f"{client.url}/api/pull", json=body, headers={"Origin": PAGE}) as response:
         assert response.status == 200
@@ -57,7 +53,7 @@ async def test_an_intercepted_answer_has_the_headers_that_ollama_would_send(clie
         assert orjson.loads((await response.read()).splitlines()[-1]) == {"status": "success"}
 
 
-async def test_an_error_that_is_ours_has_them_too(client: Client) -> None:
+async def test_the_proxys_own_error_has_ollamas_cors_headers(client: Client) -> None:
     body = {"model": "hf.co/acme/none", "stream": False}
     async with client.session.post(f"{client.url}/api/pull", json=body, headers={"Origin": PAGE}) as response:
         assert response.status == 500
@@ -77,14 +73,14 @@ async def test_a_foreign_page_cannot_pull(client: Client, ollama: StandInOllama,
         assert response.headers["Access-Control-Allow-Origin"] == "https://evil.example"
 
 
-async def test_the_upstreams_address_is_written_as_ollama_writes_it(client: Client, ollama: StandInOllama) -> None:
+async def test_ollama_gets_its_own_address_as_host(client: Client, ollama: StandInOllama) -> None:
     await get(client, PAGE)
     assert f"http://{ollama.requests[-1].headers['Host']}" == ollama.url
 
 
-async def test_an_origin_that_is_not_text_is_ollamas_to_judge(client: Client, hub: StandInHub) -> None:
+async def test_an_origin_that_is_not_text_is_refused(client: Client, hub: StandInHub) -> None:
     body = b'{"model":"%b"}' % NAME.encode()
     head = b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: \xff\r\n"
-    got = await talk(client.url, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-    assert got.startswith(b"HTTP/1.1 403 ")
+    response = await talk(client.url, head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+    assert response.startswith(b"HTTP/1.1 403 ")
     assert not hub.requests

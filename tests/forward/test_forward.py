@@ -1,4 +1,4 @@
-"""Door 1: calls that are not ours reach Ollama as they came, and its answers come back as they were."""
+"""Forwarded requests reach Ollama unchanged, and its responses reach the client unchanged."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,10 +18,10 @@ NO_HUB = "http://127.0.0.1:9"
 
 @asynccontextmanager
 async def proxied(handler: Handler) -> AsyncIterator[str]:
-    """The URL of a proxy in front of one handler that answers everything."""
+    """The URL of a proxy whose Ollama is one handler for all requests."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        if request.path == "/-/":  # the proxy asks at start whether it is its own upstream
+        if request.path == "/-/":  # at its start the proxy checks whether it is its own upstream
             return web.Response(status=404)
         return await handler(request)
 
@@ -30,7 +30,7 @@ async def proxied(handler: Handler) -> AsyncIterator[str]:
 
 
 async def mirror(request: web.BaseRequest) -> web.Response:
-    """Says what arrived."""
+    """Responds with the request as it arrived."""
     seen = {
         "method": request.method,
         "path": request.raw_path,
@@ -41,7 +41,8 @@ async def mirror(request: web.BaseRequest) -> web.Response:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_method_path_query_headers_and_body_arrive_as_sent(session: aiohttp.ClientSession, method: str) -> None:
+async def test_a_request_arrives_unchanged(session: aiohttp.ClientSession, method: str) -> None:
+    """Method, path, query, headers and body, except hop-by-hop headers."""
     async with proxied(mirror) as url:
         target = URL(f"{url}/api/x%2Fy/../z?a=%20b&ts=1+2&a", encoded=True)
         headers = {"X-Own": "1", "Authorization": "Bearer k", "Content-Encoding": "zstd", "Connection": "close, X-Hop"}
@@ -59,7 +60,7 @@ async def test_method_path_query_headers_and_body_arrive_as_sent(session: aiohtt
     assert sent["content-length"] == "6"
 
 
-async def test_upstream_sees_its_own_host_and_no_headers_of_the_proxys(session: aiohttp.ClientSession) -> None:
+async def test_the_proxy_adds_no_headers_and_replaces_the_host(session: aiohttp.ClientSession) -> None:
     async with proxied(mirror) as url:
         async with session.get(url, skip_auto_headers=["Accept", "Accept-Encoding", "User-Agent"]) as response:
             seen = orjson.loads(await response.read())
@@ -67,7 +68,7 @@ async def test_upstream_sees_its_own_host_and_no_headers_of_the_proxys(session: 
         assert seen["headers"][0][1] not in url
 
 
-async def test_a_body_without_a_length_arrives_chunked_and_whole(session: aiohttp.ClientSession) -> None:
+async def test_a_body_without_a_length_arrives_complete(session: aiohttp.ClientSession) -> None:
     async def body() -> AsyncIterator[bytes]:
         for _ in range(40):
             yield b"x" * 100_000
@@ -77,7 +78,7 @@ async def test_a_body_without_a_length_arrives_chunked_and_whole(session: aiohtt
     assert len(seen["body"]) == 4_000_000
 
 
-async def test_a_streamed_answer_arrives_while_it_is_made(session: aiohttp.ClientSession) -> None:
+async def test_a_streamed_response_arrives_in_pieces(session: aiohttp.ClientSession) -> None:
     more = asyncio.Event()
 
     async def slow(request: web.BaseRequest) -> web.StreamResponse:
@@ -95,7 +96,7 @@ async def test_a_streamed_answer_arrives_while_it_is_made(session: aiohttp.Clien
         assert await response.content.read() == b""
 
 
-async def test_a_redirect_is_passed_on(session: aiohttp.ClientSession) -> None:
+async def test_a_redirect_is_forwarded(session: aiohttp.ClientSession) -> None:
     async def redirect(_: web.BaseRequest) -> web.Response:
         return web.Response(status=307, headers={"Location": "/api/tags"})
 
@@ -103,7 +104,7 @@ async def test_a_redirect_is_passed_on(session: aiohttp.ClientSession) -> None:
         assert (response.status, response.headers["Location"]) == (307, "/api/tags")
 
 
-async def test_a_head_answer_keeps_its_length_and_has_no_body(session: aiohttp.ClientSession) -> None:
+async def test_a_head_response_keeps_its_length(session: aiohttp.ClientSession) -> None:
     async def head(_: web.BaseRequest) -> web.Response:
         return web.Response(headers={"Content-Length": "17"})
 
@@ -112,7 +113,7 @@ async def test_a_head_answer_keeps_its_length_and_has_no_body(session: aiohttp.C
         assert await response.read() == b""
 
 
-async def test_a_client_that_leaves_ends_the_upstream_request(session: aiohttp.ClientSession) -> None:
+async def test_a_disconnect_aborts_the_request_to_ollama(session: aiohttp.ClientSession) -> None:
     ended: list[str] = []
 
     async def endless(request: web.BaseRequest) -> web.StreamResponse:
@@ -132,7 +133,8 @@ async def test_a_client_that_leaves_ends_the_upstream_request(session: aiohttp.C
         await eventually(lambda: ended == ["/api/chat"])
 
 
-async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request() -> None:
+async def test_an_early_disconnect_aborts_the_request_to_ollama() -> None:
+    """Before Ollama has responded."""
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def silent(_: web.BaseRequest) -> web.StreamResponse:
@@ -152,7 +154,7 @@ async def test_a_client_that_leaves_before_the_answer_ends_the_upstream_request(
             await ended.wait()
 
 
-async def test_an_upload_that_the_client_breaks_off_never_ends_cleanly_upstream() -> None:
+async def test_an_interrupted_upload_never_ends_cleanly_at_ollama() -> None:
     outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     began = asyncio.Event()
 
@@ -179,7 +181,7 @@ async def test_an_upload_that_the_client_breaks_off_never_ends_cleanly_upstream(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Length": "100"}])
-async def test_an_answer_that_breaks_off_upstream_breaks_off_at_the_client(
+async def test_an_interrupted_response_is_an_error_at_the_client(
     session: aiohttp.ClientSession, headers: dict[str, str]
 ) -> None:
     arrived = asyncio.Event()
@@ -200,7 +202,7 @@ async def test_an_answer_that_breaks_off_upstream_breaks_off_at_the_client(
             await response.content.read()
 
 
-async def test_without_ollama_a_call_gets_a_clear_502(session: aiohttp.ClientSession) -> None:
+async def test_without_ollama_a_request_gets_502(session: aiohttp.ClientSession) -> None:
     async with App(settings(NO_HUB, "http://127.0.0.1:9")) as app:
         client = Client(app.address.url, session)
         status, body = await client.get("/api/tags")
@@ -212,7 +214,7 @@ async def test_without_ollama_a_call_gets_a_clear_502(session: aiohttp.ClientSes
         assert health["ollama"] == {"url": "http://127.0.0.1:9", "version": None, "reachable": False}
 
 
-async def test_a_target_that_would_change_the_host_is_refused() -> None:
+async def test_a_target_cannot_change_the_host() -> None:
     async with proxied(mirror) as url:
         address = URL(url)
         for target, status in ((b"@example.com/", 400), (b"http://example.com/", 403), (b":80/", 400), (b"a/b", 400)):
@@ -223,6 +225,6 @@ async def test_a_target_that_would_change_the_host_is_refused() -> None:
             writer.close()
 
 
-async def test_thirty_kilobytes_of_headers_pass(session: aiohttp.ClientSession) -> None:
+async def test_thirty_kilobytes_of_headers_are_accepted(session: aiohttp.ClientSession) -> None:
     async with proxied(mirror) as url, session.get(url, headers={"X-Large": "x" * 30_000}) as response:
         assert response.status == 202

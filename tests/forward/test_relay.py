@@ -1,4 +1,4 @@
-"""What Ollama answers, byte for byte: framing, early and broken answers, connections that are used again."""
+"""Responses of Ollama, byte by byte: framing, early and broken responses, and connections that are reused."""
 
 import asyncio
 import socket
@@ -12,9 +12,9 @@ from proxy.app import App
 from tests.kit.support import RawHandler, eventually, listening_raw, settings, settled, talk
 
 NO_HUB = "http://127.0.0.1:9"
-ASK = b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
+REQUEST = b"GET /api/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-ASK_LAST = b"GET /api/last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+LAST_REQUEST = b"GET /api/last HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @asynccontextmanager
@@ -23,7 +23,7 @@ async def proxied(handler: RawHandler) -> AsyncIterator[str]:
         yield app.address.url
 
 
-def saying(answer: bytes, *, close: bool = False) -> RawHandler:
+def responding(answer: bytes, *, close: bool = False) -> RawHandler:
     async def handler(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
         await writer.drain()
@@ -33,19 +33,19 @@ def saying(answer: bytes, *, close: bool = False) -> RawHandler:
     return handler
 
 
-async def test_a_head_passes_as_it_is_but_for_the_hop() -> None:
+async def test_a_head_is_unchanged_except_hop_by_hop_headers() -> None:
     answer = (
         b"HTTP/1.1 299 Quite \xe9 Good\r\nx-CASE: 1\r\nX-Case: 2\r\nX-Raw: a\xffb\r\nX-Empty:\r\nKeep-Alive: 5\r\n"
         b"Connection: x-hop\r\nX-Hop: 1\r\nContent-Length: 2\r\n\r\nok"
     )
-    async with proxied(saying(answer)) as url:
-        assert await talk(url, ASK_LAST) == (
+    async with proxied(responding(answer)) as url:
+        assert await talk(url, LAST_REQUEST) == (
             b"HTTP/1.1 299 Quite \xe9 Good\r\nx-CASE: 1\r\nX-Case: 2\r\nX-Raw: a\xffb\r\nX-Empty: \r\n"
             b"Content-Length: 2\r\nConnection: close\r\n\r\nok"
         )
 
 
-async def test_an_answer_that_comes_byte_by_byte_is_the_same() -> None:
+async def test_a_response_in_single_bytes_is_unchanged() -> None:
     answer = b"HTTP/1.1 404 Not Found\r\nX-One: two three\r\nContent-Length: 3\r\n\r\nabc"
 
     async def drip(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +54,7 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same() -> None:
             await asyncio.sleep(0.001)
 
     async with proxied(drip) as url:
-        assert await talk(url, ASK_LAST) == answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        assert await talk(url, LAST_REQUEST) == answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,10 @@ async def test_an_answer_that_comes_byte_by_byte_is_the_same() -> None:
     ],
     ids=["chunked", "until the end", "sized"],
 )
-async def test_every_framing_arrives_whole_in_both_versions_of_http(answer: bytes, body: bytes) -> None:
-    async with proxied(saying(answer, close=b"chunked" not in answer)) as url:
-        head, _, rest = (await talk(url, ASK_LAST)).partition(b"\r\n\r\n")
+async def test_every_framing_arrives_complete(answer: bytes, body: bytes) -> None:
+    """For HTTP/1.1 clients and for HTTP/1.0 clients."""
+    async with proxied(responding(answer, close=b"chunked" not in answer)) as url:
+        head, _, rest = (await talk(url, LAST_REQUEST)).partition(b"\r\n\r\n")
         if b"chunked" in head.lower():
             assert rest.endswith(b"0\r\n\r\n")
             assert b"".join(rest.split(b"\r\n")[1:-3:2]) == body
@@ -96,12 +97,12 @@ async def test_every_framing_arrives_whole_in_both_versions_of_http(answer: byte
         b"",
     ],
 )
-async def test_an_answer_that_is_not_http_becomes_a_502(answer: bytes) -> None:
-    async with proxied(saying(answer, close=True)) as url:
-        got = await talk(url, ASK_LAST)
-        assert got.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
-        assert b'{"error":"Ollama at http://127.0.0.1' in got
-        assert b"njected" not in got
+async def test_a_response_that_is_not_http_becomes_502(answer: bytes) -> None:
+    async with proxied(responding(answer, close=True)) as url:
+        response = await talk(url, LAST_REQUEST)
+        assert response.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+        assert b'{"error":"Ollama at http://127.0.0.1' in response
+        assert b"njected" not in response
 
 
 @pytest.mark.parametrize(
@@ -114,18 +115,18 @@ async def test_an_answer_that_is_not_http_becomes_a_502(answer: bytes) -> None:
     ],
 )
 async def test_a_broken_body_never_ends_cleanly(answer: bytes) -> None:
-    async with proxied(saying(answer, close=True)) as url:
-        got = await talk(url, ASK)
-        assert got.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert b"abc" in got
-        assert not got.endswith(b"0\r\n\r\n")
+    async with proxied(responding(answer, close=True)) as url:
+        response = await talk(url, REQUEST)
+        assert response.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"abc" in response
+        assert not response.endswith(b"0\r\n\r\n")
         if b"Content-Length" not in answer:
-            # An HTTP/1.0 client takes an orderly end for the end of the body.
+            # For an HTTP/1.0 client an orderly close is the end of the body.
             with pytest.raises(ConnectionResetError):
                 await talk(url, b"GET /api/x HTTP/1.0\r\n\r\n")
 
 
-async def test_an_answer_that_the_end_of_the_proxy_cuts_off_never_ends_cleanly() -> None:
+async def test_a_shutdown_never_ends_a_response_cleanly() -> None:
     began = asyncio.Event()
 
     async def stall(_head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -134,22 +135,22 @@ async def test_an_answer_that_the_end_of_the_proxy_cuts_off_never_ends_cleanly()
         await reader.read()
 
     async with proxied(stall) as url:
-        # An HTTP/1.0 client takes an orderly end for the end of the body.
-        asked = asyncio.create_task(talk(url, b"GET /api/x HTTP/1.0\r\n\r\n"))
+        # For an HTTP/1.0 client an orderly close is the end of the body.
+        request_task = asyncio.create_task(talk(url, b"GET /api/x HTTP/1.0\r\n\r\n"))
         await began.wait()
     with pytest.raises(ConnectionResetError):
-        await asked
+        await request_task
 
 
-async def test_what_follows_an_answer_reaches_nobody() -> None:
+async def test_bytes_after_a_response_are_dropped() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    async with proxied(saying(answer + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")) as url:
-        got = await talk(url, ASK, ASK, ASK_LAST)
-        assert got.count(b"\r\n\r\nok") == 3
-        assert b"forged" not in got
+    async with proxied(responding(answer + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged")) as url:
+        response = await talk(url, REQUEST, REQUEST, LAST_REQUEST)
+        assert response.count(b"\r\n\r\nok") == 3
+        assert b"forged" not in response
 
 
-async def test_pipelined_requests_get_their_answers_in_order() -> None:
+async def test_pipelined_requests_get_responses_in_order() -> None:
     async def echo(head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = head.split()[1]
         await asyncio.sleep(0.02 if path.endswith(b"0") else 0)
@@ -159,17 +160,17 @@ async def test_pipelined_requests_get_their_answers_in_order() -> None:
     requests = [b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: x\r\n\r\n" % path for path in paths]
     requests[7] = requests[7].replace(b"Connection: x", b"Connection: Upgrade\r\nUpgrade: websocket")
     async with proxied(echo) as url:
-        got = await talk(url, b"".join(requests) + ASK_LAST)
-        assert [part.partition(b"\r\n")[0].partition(b"HTTP")[0] for part in got.split(b"\r\n\r\n")[1:]] == [
+        response = await talk(url, b"".join(requests) + LAST_REQUEST)
+        assert [part.partition(b"\r\n")[0].partition(b"HTTP")[0] for part in response.split(b"\r\n\r\n")[1:]] == [
             *paths,
             b"/api/last",
         ]
 
 
-async def test_the_invitation_to_send_a_body_is_ollamas_to_give() -> None:
+async def test_ollama_decides_about_100_continue() -> None:
     async def pick(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert b"Expect: 100-continue" in head
-        if b"/wanted" in head:
+        if b"/accepted" in head:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             body = await reader.readexactly(4)
             writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 4\r\n\r\n" + body)
@@ -180,11 +181,11 @@ async def test_the_invitation_to_send_a_body_is_ollamas_to_give() -> None:
     head = b"POST /%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close"
     head += b"\r\n\r\n"
     async with proxied(pick) as url:
-        assert (await talk(url, head % b"wanted", b"body")).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
-        assert (await talk(url, head % b"unwanted")).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert (await talk(url, head % b"accepted", b"body")).startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
+        assert (await talk(url, head % b"unaccepted")).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_a_pull_that_is_passed_on_is_invited_once() -> None:
+async def test_a_forwarded_pull_gets_100_continue_once() -> None:
     async def take(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert b"Expect" not in head
         body = await reader.readexactly(13)
@@ -193,25 +194,25 @@ async def test_a_pull_that_is_passed_on_is_invited_once() -> None:
     head = b"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\nExpect: 100-continue\r\n"
     head += b"Connection: close"
     async with proxied(take) as url:
-        got = await talk(url, head + b"\r\n\r\n", b'{"name": "x"}')
-    assert got.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
-    assert got.endswith(b'{"name": "x"}')
+        response = await talk(url, head + b"\r\n\r\n", b'{"name": "x"}')
+    assert response.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+    assert response.endswith(b'{"name": "x"}')
 
 
-async def test_an_early_answer_to_an_upload_arrives_and_ends_the_connection() -> None:
-    async def have_it(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_an_early_response_to_an_upload_closes_the_connection() -> None:
+    async def respond_early(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhave")
         await writer.drain()
         await asyncio.sleep(0.5)
         writer.close()
 
-    async with proxied(have_it) as url:
+    async with proxied(respond_early) as url:
         head = b"POST /api/blobs/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n"
-        got = await talk(url, head, b"x" * 1000)
-        assert got == b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhave"
+        response = await talk(url, head, b"x" * 1000)
+        assert response == b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhave"
 
 
-async def test_connections_to_ollama_are_used_again() -> None:
+async def test_connections_to_ollama_are_reused() -> None:
     seen: set[object] = set()
 
     async def handler(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -220,12 +221,13 @@ async def test_connections_to_ollama_are_used_again() -> None:
 
     async with proxied(handler) as url:
         for _ in range(5):
-            assert (await talk(url, ASK_LAST)).endswith(b"ok")
+            assert (await talk(url, LAST_REQUEST)).endswith(b"ok")
     assert len(seen) == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-async def test_on_a_connection_that_has_ended_only_what_changes_nothing_is_sent_again(method: str) -> None:
+async def test_only_safe_methods_are_sent_again(method: str) -> None:
+    """When Ollama has closed a pooled connection meanwhile."""
     calls: list[str] = []
 
     async def once(head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -236,18 +238,18 @@ async def test_on_a_connection_that_has_ended_only_what_changes_nothing_is_sent_
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     async with proxied(once) as url:
-        await talk(url, ASK_LAST)
-        got = await talk(url, ASK_LAST.replace(b"GET", method.encode()))
+        await talk(url, LAST_REQUEST)
+        response = await talk(url, LAST_REQUEST.replace(b"GET", method.encode()))
     if method == "GET":
-        assert got.endswith(b"ok")
+        assert response.endswith(b"ok")
         assert calls == ["GET", "GET", "GET"]
     else:
-        assert b" 502 " in got.partition(b"\r\n")[0]
-        assert b"ended the connection before it answered" in got
+        assert b" 502 " in response.partition(b"\r\n")[0]
+        assert b"closed the connection before it answered" in response
         assert calls == ["GET", method]
 
 
-async def test_a_client_that_reads_slowly_slows_ollama_down() -> None:
+async def test_a_slow_client_slows_ollama_down() -> None:
     sent = 0
 
     async def flood(_head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -265,8 +267,8 @@ async def test_a_client_that_reads_slowly_slows_ollama_down() -> None:
         small.setblocking(False)
         await asyncio.get_running_loop().sock_connect(small, (address.host, address.port))
         reader, writer = await asyncio.open_connection(sock=small, limit=1000)
-        writer.write(ASK_LAST)
-        # What the kernel's buffers take, which differs.
+        writer.write(LAST_REQUEST)
+        # The kernel's buffers take a different amount on each machine.
         assert await settled(lambda: sent) < 100_000_000
         received = 0
         while chunk := await reader.read(1_000_000):
@@ -279,14 +281,14 @@ async def test_a_client_that_reads_slowly_slows_ollama_down() -> None:
     ("headers", "status"),
     [(b"Transfer-Encoding: gzip, chunked", 501), (b"Transfer-Encoding: identity\r\nContent-Length: 3", 400)],
 )
-async def test_a_body_in_a_coding_that_cannot_be_passed_on_is_refused(headers: bytes, status: int) -> None:
-    async with proxied(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as url:
+async def test_an_unsupported_transfer_coding_is_refused(headers: bytes, status: int) -> None:
+    async with proxied(responding(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as url:
         head = b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + headers
-        got = await talk(url, head + b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
-        assert b" %d " % status in got.partition(b"\r\n")[0]
+        response = await talk(url, head + b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert b" %d " % status in response.partition(b"\r\n")[0]
 
 
-async def test_a_client_cannot_have_the_length_of_its_body_taken_away() -> None:
+async def test_a_client_cannot_remove_content_length() -> None:
     heads: list[bytes] = []
 
     async def take(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -302,7 +304,7 @@ async def test_a_client_cannot_have_the_length_of_its_body_taken_away() -> None:
     assert b"X-Hop" not in heads[0]
 
 
-async def test_a_malformed_body_ends_the_request_at_both_ends() -> None:
+async def test_a_malformed_body_ends_both_connections() -> None:
     outcome: list[bytes] = []
 
     async def take(_head: bytes, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -310,7 +312,7 @@ async def test_a_malformed_body_ends_the_request_at_both_ends() -> None:
 
     head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with proxied(take) as url:
-        got = await talk(url, head, b"3\r\nabc\r\n", b"nonsense\r\n")
-        assert b" 400 " in got.partition(b"\r\n")[0]
+        response = await talk(url, head, b"3\r\nabc\r\n", b"nonsense\r\n")
+        assert b" 400 " in response.partition(b"\r\n")[0]
         await eventually(lambda: outcome)
     assert not outcome[0].endswith(b"0\r\n\r\n")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.ollama import client
+from proxy.ollama import api
 from proxy.pull import reading
 from proxy.transfer import retry, streams
 from tests.kit.support import GGUF_BYTES
@@ -12,7 +12,7 @@ from tests.kit.support import GGUF_BYTES
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(client, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(api, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture

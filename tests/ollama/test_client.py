@@ -1,4 +1,4 @@
-"""The client of Ollama's API: what it takes for success, and how it tells failures."""
+"""The client of Ollama's API: what counts as success, and how failures are reported."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from proxy.errors import OllamaError, TransferError
-from proxy.ollama.client import Ollama, Write, upstream_session
+from proxy.ollama.blobs import Write
+from proxy.ollama.client import Ollama, upstream_session
 from proxy.standins.ollama import StandInOllama
 from tests.kit.support import PATIENCE, digest_of, eventually, listening
 
@@ -26,7 +27,7 @@ async def api(ollama: StandInOllama) -> AsyncIterator[Ollama]:
 
 @asynccontextmanager
 async def answering(body: bytes, status: int = 200) -> AsyncIterator[Ollama]:
-    """A client of a server that answers everything with the same bytes."""
+    """A client of a server that gives the same response to every request."""
 
     async def answer(_: web.BaseRequest) -> web.Response:
         return web.Response(status=status, body=body)
@@ -35,13 +36,13 @@ async def answering(body: bytes, status: int = 200) -> AsyncIterator[Ollama]:
         yield Ollama(url, session)
 
 
-async def test_nothing_is_hurried_but_the_connection() -> None:
-    """Aiohttp's own limit of five minutes would end creates, answers and uploads."""
+async def test_only_connecting_has_a_time_limit() -> None:
+    """Aiohttp's default limit of five minutes would end creates, streams and uploads."""
     async with upstream_session() as session:
         assert (session.timeout.total, session.timeout.sock_read) == (None, None)
 
 
-async def test_a_blob_that_is_written_whole_is_held(api: Ollama, ollama: StandInOllama) -> None:
+async def test_a_complete_upload_is_kept(api: Ollama, ollama: StandInOllama) -> None:
     async def produce(write: Write) -> None:
         for start in range(0, len(CONTENT), 100_000):
             await write(CONTENT[start : start + 100_000])
@@ -49,12 +50,12 @@ async def test_a_blob_that_is_written_whole_is_held(api: Ollama, ollama: StandIn
     assert not await api.has_blob(DIGEST)
     await api.push_blob(DIGEST, len(CONTENT), produce)
     assert await api.has_blob(DIGEST)
-    await api.push_blob(DIGEST, len(CONTENT), produce)  # Ollama answers 200 and reads no byte
+    await api.push_blob(DIGEST, len(CONTENT), produce)  # Ollama responds 200 and reads nothing
     assert ollama.blobs == {DIGEST: len(CONTENT)}
 
 
 @pytest.mark.parametrize(
-    ("raised", "told"),
+    ("raised", "expected"),
     [
         (TransferError("damaged"), TransferError),
         (ValueError("a bug"), ValueError),
@@ -62,21 +63,23 @@ async def test_a_blob_that_is_written_whole_is_held(api: Ollama, ollama: StandIn
         (ConnectionResetError("reset"), OllamaError),
     ],
 )
-async def test_what_fails_while_writing_is_told_by_who_failed_and_leaves_nothing(
-    api: Ollama, ollama: StandInOllama, raised: Exception, told: type[Exception]
+async def test_a_failed_upload_raises_its_cause_and_leaves_no_blob(
+    api: Ollama, ollama: StandInOllama, raised: Exception, expected: type[Exception]
 ) -> None:
+    """An error of the source is raised as it is, a network error becomes an error of Ollama."""
+
     async def produce(write: Write) -> None:
         await write(CONTENT[:-1])
         await eventually(lambda: any(request.received for request in ollama.requests))
         raise raised
 
-    with pytest.raises(told):
+    with pytest.raises(expected):
         await api.push_blob(DIGEST, len(CONTENT), produce)
     assert not await api.has_blob(DIGEST)
     assert not ollama.blobs
 
 
-async def test_a_cancelled_upload_ends_its_producer_and_leaves_nothing(api: Ollama, ollama: StandInOllama) -> None:
+async def test_a_cancelled_upload_stops_its_producer(api: Ollama, ollama: StandInOllama) -> None:
     ended = asyncio.Event()
 
     async def produce(write: Write) -> None:
@@ -94,7 +97,7 @@ async def test_a_cancelled_upload_ends_its_producer_and_leaves_nothing(api: Olla
     assert not ollama.blobs
 
 
-async def test_a_wrong_digest_is_refused_with_ollamas_words(api: Ollama) -> None:
+async def test_a_wrong_digest_raises_ollamas_error(api: Ollama) -> None:
     async def produce(write: Write) -> None:
         await write(b"other")
 
@@ -102,13 +105,13 @@ async def test_a_wrong_digest_is_refused_with_ollamas_words(api: Ollama) -> None
         await api.push_blob(DIGEST, 5, produce)
 
 
-async def test_a_pull_yields_every_line_however_long() -> None:
-    said = [{"status": "x" * 500_000}, {"status": "success"}]
+async def test_a_pull_yields_lines_of_any_length() -> None:
+    expected_lines = [{"status": "x" * 500_000}, {"status": "success"}]
     async with (
-        answering(b"\n".join(orjson.dumps(line) for line in said)) as api,
+        answering(b"\n".join(orjson.dumps(line) for line in expected_lines)) as api,
         aclosing(api.pull_lines("m")) as lines,
     ):
-        assert [line async for line in lines] == said
+        assert [line async for line in lines] == expected_lines
 
 
 @pytest.mark.parametrize(
@@ -124,20 +127,20 @@ async def test_a_pull_yields_every_line_however_long() -> None:
         (b"[1]\n", 200, "not JSON"),
     ],
 )
-async def test_a_create_that_does_not_say_success_is_an_error(body: bytes, status: int, message: str) -> None:
+async def test_a_create_without_success_is_an_error(body: bytes, status: int, message: str) -> None:
     async with answering(body, status) as api:
         with pytest.raises(OllamaError, match=message):
             await api.create({"model": "m"}, "m")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"null"])
-async def test_a_server_that_is_not_ollama_is_told_apart(body: bytes) -> None:
+async def test_a_server_that_is_not_ollama_is_an_error(body: bytes) -> None:
     async with answering(body) as api:
         with pytest.raises(OllamaError, match="answers, but not as Ollama does"):
             await api.version()
 
 
-async def test_an_ollama_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_ollama_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("proxy.ollama.client.ANSWER_SECONDS", 0.1)
 
     async def hanging(_: web.BaseRequest) -> web.StreamResponse:

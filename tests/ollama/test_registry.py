@@ -1,4 +1,4 @@
-"""The manifest that Ollama pulls, to the letter: it stores the same bytes, and newer versions read more of them."""
+"""The manifest that Ollama pulls, in every field: Ollama stores these bytes, and newer versions read more fields."""
 
 import orjson
 
@@ -7,7 +7,7 @@ from proxy.ollama.registry import UNUSED, Blob, Layer, blob_of, manifest
 MODEL, ADAPTER, CONFIG = Blob("sha256:1", 1000), Blob("sha256:2", 0), Blob("sha256:3", 30)
 
 
-def test_a_manifest_says_runner_and_format_beside_docker_s_own_fields() -> None:
+def test_a_manifest_has_dockers_fields_and_runner_and_format() -> None:
     layers = [
         Layer.of("model", MODEL),
         Layer.of("adapter", ADAPTER),
@@ -33,9 +33,9 @@ def test_a_manifest_says_runner_and_format_beside_docker_s_own_fields() -> None:
     }
 
 
-def test_a_layer_takes_the_size_that_ollama_says() -> None:
+def test_a_layer_gets_the_size_that_ollama_reports() -> None:
     layers = [Layer.of("model", MODEL), Layer.of("adapter", ADAPTER)]
-    sized = [layer.sized({"sha256:2": 7}) for layer in layers]
+    sized = [layer.with_size({"sha256:2": 7}) for layer in layers]
     assert [layer.blob.size for layer in sized] == [1000, 7]
     assert [layer.media_type for layer in sized] == [layer.media_type for layer in layers]
 

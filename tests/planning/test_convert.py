@@ -20,7 +20,7 @@ from proxy.planning.modelfile import ChatMetadata, Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.weights import INDEX, NotConvertible, choose_files
 from proxy.sources.base import RepositoryFile
-from proxy.workers.processes import started
+from proxy.workers.processes import start_worker
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import headers, kept
 from tests.planning.listings import LFS, Listing
@@ -84,7 +84,7 @@ async def test_a_refusal_is_the_same_and_the_process_goes_on() -> None:
     ("error", "raised", "text"), [(KeyError, KeyError, "x"), (MemoryError, Refusal, "too much memory")]
 )
 async def test_what_goes_wrong_there_is_raised_here(error: type[Exception], raised: type[Exception], text: str) -> None:
-    async with started("proxy.planning.worker") as worker:
+    async with start_worker("proxy.planning.worker") as worker:
         with pytest.raises(raised, match=text):
             await Converter(worker)._call(_Raises(error))
 
@@ -110,7 +110,7 @@ async def test_what_is_small_needs_no_process(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_an_ended_process_is_explained() -> None:
-    async with started("proxy.planning.worker") as worker:
+    async with start_worker("proxy.planning.worker") as worker:
         worker._process.kill()
         await worker._process.wait()
         with pytest.raises(Refusal, match="has ended: the repository's small files need too much time or memory"):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.app import App
-from proxy.ollama.client import PROBE_DIGEST
+from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.sources import http_file
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama

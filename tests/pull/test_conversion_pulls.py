@@ -14,7 +14,7 @@ from proxy.config import Quantization
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
-from proxy.ollama.client import PROBE_DIGEST
+from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.quantizations import is_available
 from proxy.pull import execute

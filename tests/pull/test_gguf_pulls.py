@@ -12,7 +12,7 @@ from proxy.app import App
 from proxy.gguf.header import Field, ValueType, read_header
 from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.inspection import inspect
-from proxy.ollama.client import PROBE_DIGEST
+from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.pull import reading
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama

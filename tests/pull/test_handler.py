@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.ollama.client import PROBE_DIGEST
+from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.pull import reading
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama

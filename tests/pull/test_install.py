@@ -174,7 +174,7 @@ async def test_what_ollama_refuses_to_call_by_its_name_is_there_for_the_next_pul
         script = Script(ollama, step, number, trouble)
         lines = await client.pull(name)
         assert script.came
-        assert "Ollama cannot call" in lines[-1]["error"]
+        assert "Ollama cannot copy" in lines[-1]["error"]
         assert "the stand-in was told to refuse" in lines[-1]["error"]
         is_replaced = number == 2 and trouble is refused_when_done
         assert weights(ollama, name) == expected(name, NEW if is_replaced else OLD)

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from proxy.app import FAREWELL_SECONDS, App
+from proxy.app import SHUTDOWN_SECONDS, App
 from proxy.pull.jobs import CREATE_SECONDS, Job
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.listener import LoggedRequest
@@ -888,7 +888,7 @@ async def ending(app: App) -> AsyncIterator[None]:
 
 def test_an_end_takes_less_than_the_5_s_that_a_service_manager_may_give() -> None:
     # aiohttp waits twice: for the handlers to end, and for them to have been cancelled.
-    assert CREATE_SECONDS + 2 * FAREWELL_SECONDS < 5
+    assert CREATE_SECONDS + 2 * SHUTDOWN_SECONDS < 5
 
 
 async def test_an_end_in_transfer_tells_every_client_to_pull_again(

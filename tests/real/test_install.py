@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.ollama.client import PROBE_DIGEST
+from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.standins.hub import StandInHub
 from proxy.standins.repository import tiny_llama
 from tests.kit.real_ollama import RealOllama

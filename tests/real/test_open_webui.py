@@ -189,7 +189,7 @@ async def gone(page: Page) -> None:
 
 async def open_dialog(page: Page, user: Client) -> None:
     """Where it manages the models of an Ollama."""
-    await page.look(1000, 800)
+    await page.set_viewport(1000, 800)
     await page.open(f"{user.url}/admin/settings/models")
     await page.click_button("Actions")
     await page.click_button("Manage")
@@ -210,7 +210,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     await pull(page, NAME)
     await moving(page)
     digest = digest_of(files["model.safetensors"])
-    await page.says(PULL, digest)
+    await page.shows(PULL, digest)
     await shoot(page, "downloading")
     [job] = real_app._jobs.all()
     await page.click("[role=dialog] [aria-label=Cancel]")
@@ -233,7 +233,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     await page.click("#chat-input")
     await page.type(QUESTION)
     await page.press("Enter")
-    await page.says(".chat-assistant", "Paris")
+    await page.shows(".chat-assistant", "Paris")
     await shoot(page, "chat")
 
     before, moved = await models(user), fetched(hub)

@@ -1,4 +1,4 @@
-"""Who may call: Host headers by Ollama's rules, and keys."""
+"""Access control: Host headers by Ollama's rules, and keys."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture
-async def guarded(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
+async def locked(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
     server = {
         "listen": "127.0.0.1:0",
         "api_keys": ["another", KEY],
@@ -33,8 +33,8 @@ async def guarded(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
 
 
 @pytest.fixture
-def guarded_client(guarded: App, session: aiohttp.ClientSession) -> Client:
-    return Client(guarded.address.url, session)
+def locked_client(locked: App, session: aiohttp.ClientSession) -> Client:
+    return Client(locked.address.url, session)
 
 
 OWN = (
@@ -49,48 +49,51 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("host", ["", socket.gethostname(), *OWN.split()])
-def test_local_names_and_addresses_are_the_proxys_own(host: str) -> None:
-    assert Access(ServerConfig())._judge_host(host, "203.0.113.7")
+def test_local_names_and_addresses_are_allowed(host: str) -> None:
+    assert Access(ServerConfig())._check_host(host, "203.0.113.7")
 
 
 @pytest.mark.parametrize("host", FOREIGN.split())
-def test_other_names_and_addresses_are_not(host: str) -> None:
-    assert not Access(ServerConfig())._judge_host(host, "203.0.113.7")
+def test_other_names_and_addresses_are_not_allowed(host: str) -> None:
+    assert not Access(ServerConfig())._check_host(host, "203.0.113.7")
 
 
-def test_names_that_the_configuration_allows() -> None:
-    guard = Access(
+def test_configured_and_advertised_names_are_allowed() -> None:
+    access = Access(
         ServerConfig(allowed_hosts=("Ollama.Example", "*.lan.example", "9.9.9.9")), "proxy.advertised.example"
     )
     for host in ("ollama.example:443", "OLLAMA.example", "x.lan.example", "proxy.advertised.example", "9.9.9.9:80"):
-        assert guard._judge_host(host, "127.0.0.1"), host
+        assert access._check_host(host, "127.0.0.1"), host
     for host in ("lan.example", "x.ollama.example", "evil-lan.example"):
-        assert not guard._judge_host(host, "127.0.0.1"), host
-    assert Access(ServerConfig(allowed_hosts=("*",)))._judge_host("any.example", "")
+        assert not access._check_host(host, "127.0.0.1"), host
+    assert Access(ServerConfig(allowed_hosts=("*",)))._check_host("any.example", "")
 
 
 @pytest.mark.parametrize("target", ["/api/tags", "/-/health", "/api/pull", "http://evil.example/api/tags"])
-async def test_dns_rebinding_gets_403_even_where_ollama_checks_nothing(
-    app: App, ollama: StandInOllama, target: str
-) -> None:
+async def test_dns_rebinding_gets_403(app: App, ollama: StandInOllama, target: str) -> None:
+    """The proxy checks the Host header even if Ollama does not, as on an address that is not loopback."""
     ollama.browsers.checks_host = False
-    asked = len(ollama.requests)
+    count_before = len(ollama.requests)
     host = "localhost" if target.startswith("http") else "evil.example:11435"
-    got = await talk(app.address.url, f"POST {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-    assert got.startswith(b"HTTP/1.1 403 Forbidden\r\n")
-    assert b"evil.example" in got
-    assert b"server.allowed_hosts" in got
-    assert len(ollama.requests) == asked
+    response = await talk(
+        app.address.url, f"POST {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+    )
+    assert response.startswith(b"HTTP/1.1 403 Forbidden\r\n")
+    assert b"evil.example" in response
+    assert b"server.allowed_hosts" in response
+    assert len(ollama.requests) == count_before
 
 
-async def test_the_name_that_is_advertised_to_ollama_is_allowed(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_ollama_reaches_the_proxy_by_its_advertised_name(hub: StandInHub, ollama: StandInOllama) -> None:
     addresses = {"url": ollama.url, "advertise_url": "http://proxy.example:11435"}
     async with App(settings(hub.endpoint, ollama.url, ollama=addresses)) as app:
-        got = await talk(app.address.url, b"GET / HTTP/1.1\r\nHost: proxy.example:11435\r\nConnection: close\r\n\r\n")
-    assert got.endswith(b"Ollama is running")
+        response = await talk(
+            app.address.url, b"GET / HTTP/1.1\r\nHost: proxy.example:11435\r\nConnection: close\r\n\r\n"
+        )
+    assert response.endswith(b"Ollama is running")
 
 
-async def test_without_keys_everybody_is_let_in_and_authorization_passes(client: Client, ollama: StandInOllama) -> None:
+async def test_without_keys_authorization_is_forwarded(client: Client, ollama: StandInOllama) -> None:
     assert (await client.get("/api/tags", headers={"Authorization": "Bearer of.ollama"}))[0] == 200
     assert ollama.requests[-1].headers["Authorization"] == "Bearer of.ollama"
 
@@ -100,58 +103,59 @@ PATHS = "/api/tags /api/pull /v1/models / /-/pulls /-/key/wrong/api/tags /-/key/
 
 @pytest.mark.parametrize("path", PATHS.split())
 @pytest.mark.parametrize("header", ["", "Bearer wrong", "Bearer", "Basic c2s6", f"bearer{KEY}", f"Bearer {KEY}x", KEY])
-async def test_with_keys_a_call_without_one_gets_401(
-    guarded_client: Client, ollama: StandInOllama, path: str, header: str
+async def test_with_keys_a_request_without_one_gets_401(
+    locked_client: Client, ollama: StandInOllama, path: str, header: str
 ) -> None:
-    asked = len(ollama.requests)
-    async with guarded_client.session.get(
-        guarded_client.url + path, headers={"Authorization": header} if header else {}
+    count_before = len(ollama.requests)
+    async with locked_client.session.get(
+        locked_client.url + path, headers={"Authorization": header} if header else {}
     ) as response:
         assert response.status == 401
         assert response.headers["WWW-Authenticate"] == "Bearer"
         assert "this proxy needs a key" in orjson.loads(await response.read())["error"]
-    assert len(ollama.requests) == asked
+    assert len(ollama.requests) == count_before
 
 
-async def test_a_key_in_the_header_opens_and_goes_no_further(guarded_client: Client, ollama: StandInOllama) -> None:
+async def test_a_key_in_the_header_is_not_forwarded(locked_client: Client, ollama: StandInOllama) -> None:
     for scheme in ("Bearer", "bearer"):
-        assert (await guarded_client.get("/api/tags", headers={"Authorization": f"{scheme} {KEY}"}))[0] == 200
+        assert (await locked_client.get("/api/tags", headers={"Authorization": f"{scheme} {KEY}"}))[0] == 200
         assert "Authorization" not in ollama.requests[-1].headers
 
 
-async def test_a_key_in_the_path_opens_and_goes_no_further(
-    guarded_client: Client, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
+async def test_a_key_in_the_path_is_not_forwarded_or_logged(
+    locked_client: Client, ollama: StandInOllama, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     signed = {"Authorization": "signature of OLLAMA_AUTH"}
-    status, _ = await guarded_client.get(f"/-/key/{KEY}/api/tags?ts=1&x=%20", headers=signed)
+    status, _ = await locked_client.get(f"/-/key/{KEY}/api/tags?ts=1&x=%20", headers=signed)
     assert status == 200
     assert ollama.requests[-1].path == "/api/tags?ts=1&x=%20"
     assert ollama.requests[-1].headers["Authorization"] == "signature of OLLAMA_AUTH"
     for root in (f"/-/key/{KEY}", f"/-/key/{KEY}/", f"/-/key/{KEY.replace('~', '%7E')}/", f"/-/key/{KEY}?x"):
         request = f"GET {root} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        assert (await talk(guarded_client.url, request.encode())).endswith(b"Ollama is running")
+        assert (await talk(locked_client.url, request.encode())).endswith(b"Ollama is running")
     assert not any(KEY in record.getMessage() for record in caplog.records if record.name.startswith("proxy"))
 
 
-async def test_a_pull_by_a_key_in_the_path(guarded: App, hub: StandInHub, session: aiohttp.ClientSession) -> None:
+async def test_a_pull_with_a_key_in_the_path(locked: App, hub: StandInHub, session: aiohttp.ClientSession) -> None:
     hub.add("acme/tiny", tiny_llama())
-    lines = await Client(f"{guarded.address.url}/-/key/{KEY}", session).pull("hf.co/acme/tiny")
+    lines = await Client(f"{locked.address.url}/-/key/{KEY}", session).pull("hf.co/acme/tiny")
     assert lines[-1] == {"status": "success"}
 
 
-async def test_health_and_options_stay_open(guarded_client: Client) -> None:
-    assert (await guarded_client.get("/-/health"))[0] == 200
-    async with guarded_client.session.options(
-        f"{guarded_client.url}/api/chat", headers={"Origin": "http://localhost:3000"}
+async def test_health_and_options_need_no_key(locked_client: Client) -> None:
+    assert (await locked_client.get("/-/health"))[0] == 200
+    async with locked_client.session.options(
+        f"{locked_client.url}/api/chat", headers={"Origin": "http://localhost:3000"}
     ) as response:
         assert response.status == 204
         assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
 
 
-async def test_a_page_can_read_that_it_needs_a_key(guarded_client: Client) -> None:
-    url = f"{guarded_client.url}/api/tags"
-    async with guarded_client.session.get(url, headers={"Origin": "http://localhost:3000"}) as response:
+async def test_a_401_has_cors_headers(locked_client: Client) -> None:
+    """A page of an allowed origin can read the reason."""
+    url = f"{locked_client.url}/api/tags"
+    async with locked_client.session.get(url, headers={"Origin": "http://localhost:3000"}) as response:
         assert response.status == 401
         assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:3000"
 
@@ -160,7 +164,7 @@ async def test_a_page_can_read_that_it_needs_a_key(guarded_client: Client) -> No
     ("listen", "keys", "warned"),
     [("0.0.0.0:0", [], True), ("0.0.0.0:0", [KEY], False), ("127.0.0.1:0", [], False), ("localhost:0", [], False)],
 )
-async def test_an_open_door_to_the_network_is_warned_of_once(
+async def test_listening_to_the_network_without_keys_warns_once(
     ollama: StandInOllama, caplog: pytest.LogCaptureFixture, listen: str, keys: list[str], warned: bool
 ) -> None:
     from proxy.app import serve

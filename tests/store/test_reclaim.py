@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler
 from proxy.app import App
 from proxy.config import Address, OllamaConfig
 from proxy.errors import OllamaGone
-from proxy.ollama.client import PROBE_DIGEST
-from proxy.ollama.registry import reached_at
+from proxy.ollama.blobs import PROBE_DIGEST
+from proxy.ollama.registry import url_for_ollama
 from proxy.pull import execute as making_module
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.model_store import StoredLayer
@@ -871,8 +871,8 @@ async def test_a_sweep_that_fails_is_tried_again(
     await ollama.close()
     async with proxy(hub, ollama, session) as (app, _):
         await asyncio.sleep(0.1)
-        assert app._sweeping is not None
-        assert not app._sweeping.done()
+        assert app._sweep_task is not None
+        assert not app._sweep_task.done()
         await ollama.start()
         await eventually(lambda: not orphans(ollama) & left.keys())
 
@@ -954,7 +954,7 @@ async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
 ) -> None:
     async with proxy(hub, ollama, session) as (app, client):
         advertised = f"http://localhost:{app.address.port}"
-        app._registry.url = reached_at(OllamaConfig(advertise_url=advertised), app.address)
+        app._registry.url = url_for_ollama(OllamaConfig(advertise_url=advertised), app.address)
         await swept(client)
     asked = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
     name = rf"{advertised}/ollama-hf-proxy/[0-9a-f]{{32}}:reclaim"
@@ -1093,12 +1093,12 @@ LOCAL, REMOTE = "http://127.0.0.1:11434", "http://192.0.2.7:11434"
 )
 def test_the_proxy_is_reached_where_it_listens(listen: str, ollama: str, advertised: str, expected: str) -> None:
     config = OllamaConfig(url=ollama, advertise_url=advertised)
-    assert reached_at(config, Address(listen, 11435)) == expected
+    assert url_for_ollama(config, Address(listen, 11435)) == expected
 
 
 def test_who_listens_on_all_of_ipv6_is_not_reached_over_ipv4() -> None:
     """A listener there has IPV6_V6ONLY; `localhost` is what a model's name has room for."""
-    assert reached_at(OllamaConfig(url=LOCAL), Address("::", 11435)) == "http://localhost:11435"
+    assert url_for_ollama(OllamaConfig(url=LOCAL), Address("::", 11435)) == "http://localhost:11435"
 
 
 def test_towards_another_machine_it_is_the_address_of_the_way_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1121,13 +1121,13 @@ def test_towards_another_machine_it_is_the_address_of_the_way_there(monkeypatch:
             return "192.0.2.3", 5
 
     monkeypatch.setattr("proxy.ollama.registry.socket.socket", Probe)
-    assert reached_at(OllamaConfig(url=REMOTE), Address("0.0.0.0", 11435)) == "http://192.0.2.3:11435"
+    assert url_for_ollama(OllamaConfig(url=REMOTE), Address("0.0.0.0", 11435)) == "http://192.0.2.3:11435"
     assert asked[1][0] == "192.0.2.7"
 
 
 def test_towards_a_machine_that_nobody_knows_it_is_this_one() -> None:
     config = OllamaConfig(url="http://nowhere.invalid:11434")
-    assert reached_at(config, Address("0.0.0.0", 11435)) == "http://127.0.0.1:11435"
+    assert url_for_ollama(config, Address("0.0.0.0", 11435)) == "http://127.0.0.1:11435"
 
 
 # ---- asked for

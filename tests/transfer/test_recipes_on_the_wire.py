@@ -13,7 +13,8 @@ import pytest
 from proxy.app import App
 from proxy.errors import DigestMismatch, OllamaError, SourceError, TransferError
 from proxy.gguf.transforms import Transform
-from proxy.ollama.client import PROBE, Ollama, Write, upstream_session
+from proxy.ollama.blobs import PROBE, Write
+from proxy.ollama.client import Ollama, upstream_session
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.base import Repository
 from proxy.sources.huggingface import HuggingFace

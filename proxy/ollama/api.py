@@ -1,0 +1,63 @@
+"""Sends HTTP requests to Ollama. Network errors become OllamaGone here, and only here."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+
+from proxy.errors import OllamaError, OllamaGone
+from proxy.network_errors import reason_of
+
+POLL_SECONDS = 1.0
+
+
+class OllamaApi:
+    """The part that all calls share. `url` has no trailing slash."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self._session = session
+
+    def unreachable(self, error: Exception) -> OllamaGone:
+        return OllamaGone(
+            f"Ollama at {self.url} cannot be reached ({reason_of(error)}); is it running? "
+            "The proxy looks for it at ollama.url (--ollama URL)"
+        )
+
+    @contextmanager
+    def _translated_errors(self, translate: Callable[[Exception], OllamaError] | None = None) -> Iterator[None]:
+        """Raises what `translate` makes of a network error in the block, by default OllamaGone."""
+        try:
+            yield
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise (translate or self.unreachable)(error) from error
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+        """Status and body of the response."""
+        data = orjson.dumps(body) if body is not None else None
+        with self._translated_errors():
+            async with self._session.request(method, f"{self.url}{path}", data=data) as response:
+                return response.status, await response.read()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def json_object(text: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = None
+    if not isinstance(value, dict):
+        raise OllamaError(f"Ollama's response is not JSON: {text[:200].decode(errors='replace')}; check ollama.url")
+    return value
+
+
+def error_text(body: bytes) -> str:
+    try:
+        return str(orjson.loads(body)["error"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return body[:500].decode(errors="replace") or "no reason given"
