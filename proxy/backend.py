@@ -6,7 +6,8 @@ from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.pull.planner import Planner
 from proxy.sources.plugins import build_sources
 from proxy.store.journal import Journal
-from proxy.transfer.streams import MIB, Bandwidth, Streams
+from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.streams import MIB, Streams
 from proxy.transfer.transfer import Transfer
 
 

@@ -26,10 +26,11 @@ from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.tasks import together
 from proxy.transfer.assembly import check_digest
+from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.progress import Progress, ProgressListener, Shown
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber
-from proxy.transfer.streams import Bandwidth, Streams
+from proxy.transfer.streams import Streams
 from proxy.transfer.threads import worker_count, workers
 from proxy.transfer.upload import BlobUpload
 from proxy.transfer.window import Fetching

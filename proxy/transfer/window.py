@@ -11,9 +11,11 @@ from typing import Self
 from proxy.errors import Interrupted
 from proxy.planning.recipe import Recipe, Span
 from proxy.sources.base import Repository
+from proxy.transfer.admission import Stream
+from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
-from proxy.transfer.streams import Bandwidth, Stream, Streams
+from proxy.transfer.streams import Streams
 
 log = logging.getLogger(__name__)
 

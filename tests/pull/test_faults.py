@@ -17,7 +17,7 @@ from proxy.app import App
 from proxy.sources import http_file
 from proxy.standins.hub import Fault, LoggedRequest, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.transfer import retry, streams
+from proxy.transfer import retry, slow_streams, streams
 from tests.kit.support import Client, digest_of, eventually, fetched, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -150,8 +150,8 @@ async def test_a_slow_range_among_fast_ones_is_fetched_anew(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert (streams.SLOW_SECONDS, streams.SLOW_SHARE) == (5, 0.1)
-    monkeypatch.setattr(streams, "SLOW_SECONDS", 1)  # longer than a busy machine keeps a fast one waiting
+    assert (slow_streams.SLOW_SECONDS, slow_streams.SLOW_SHARE) == (5, 0.1)
+    monkeypatch.setattr(slow_streams, "SLOW_SECONDS", 1)  # longer than a busy machine keeps a fast one waiting
     hub.rate = 2_000_000
     hub.faults.append(Fault(WEIGHTS, "slow", after=100_000, rate=10_000))
     check_success(await pull(), ollama)

@@ -18,7 +18,7 @@ from proxy.sources import http_file
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer import streams, window
+from proxy.transfer import concurrency, slow_streams, streams, window
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import converted, striped
 from tests.kit.support import GGUF_BYTES, Client, digest_of, eventually, settings
@@ -117,8 +117,8 @@ async def test_hundreds_of_pulls_with_random_faults_end_in_success_or_in_an_erro
     for module, name, value in [
         (streams, "LEAST_SPAN", SPAN),
         (streams, "MOST_SPAN", SPAN),
-        (streams, "SLOW_SECONDS", 0.2),
-        (streams, "HOLD_SECONDS", 0.2),
+        (slow_streams, "SLOW_SECONDS", 0.2),
+        (concurrency, "HOLD_SECONDS", 0.2),
         (streams, "LEAST_PAUSE", 0.05),
         (streams, "TICK_SECONDS", 0.02),
         (window, "WHOLE_BYTES", 2 * SPAN),

@@ -12,8 +12,9 @@ from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.huggingface import HuggingFace
 from proxy.standins.hub import StandInHub
 from proxy.store.journal import Journal
+from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.progress import Progress
-from proxy.transfer.streams import Bandwidth, Streams
+from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
 from proxy.transfer.window import Fetching
 from tests.kit.real_ollama import RealOllama, running

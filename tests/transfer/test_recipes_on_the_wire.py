@@ -21,8 +21,9 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import Journal
 from proxy.transfer import upload, window
+from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.progress import Progress
-from proxy.transfer.streams import Bandwidth, Streams
+from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
 from proxy.transfer.window import Fetching
 from tests.kit.support import Client, digest_of, eventually, settings, settled
@@ -204,7 +205,7 @@ async def test_a_limited_bandwidth_is_kept_to_and_smooth(
     async with large(hub, ollama, content, bandwidth="10MB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
         while not pulling.done():
-            seen.append((time.monotonic(), app._backend.streams._received))
+            seen.append((time.monotonic(), app._backend.streams.received))
             await asyncio.sleep(0.02)
     moving = [(when, received) for when, received in seen if 0 < received < size]
     assert moving[-1][0] - moving[0][0] > 0.9 * size / rate
@@ -232,10 +233,10 @@ async def test_a_slow_ollama_holds_the_hub_back(
     ollama.hold_upload = asyncio.Event()
     async with large(hub, ollama, content, memory="32MiB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
-        await eventually(lambda: app._backend.streams._used > 8 * MIB)
+        await eventually(lambda: app._backend.streams.used > 8 * MIB)
         # Ollama's socket takes some of it.
-        assert await settled(lambda: app._backend.streams._received) < 64 * MIB
-        assert app._backend.streams._used <= 24 * MIB
+        assert await settled(lambda: app._backend.streams.received) < 64 * MIB
+        assert app._backend.streams.used <= 24 * MIB
         ollama.hold_upload.set()
         await pulling
     assert digest_of(content) in ollama.blobs

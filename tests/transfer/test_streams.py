@@ -9,8 +9,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.transfer import slow_streams
 from proxy.transfer import streams as module
-from proxy.transfer.streams import FIRST_STREAMS, HOLD_SECONDS, SLOW_SECONDS, Bandwidth, Stream, Streams
+from proxy.transfer.admission import Stream
+from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.concurrency import HOLD_SECONDS
+from proxy.transfer.slow_streams import SLOW_SECONDS
+from proxy.transfer.streams import FIRST_STREAMS, Streams
 from tests.kit.support import PATIENCE, eventually
 
 MEMORY = 100
@@ -66,7 +71,7 @@ async def crowd(streams: Streams, size: int = 1) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    for stream in list(streams._open):
+    for stream in list(streams._admission.open):
         done_with(streams, stream)
     assert streams.idle
 
@@ -90,14 +95,14 @@ class Line:
 
     async def tick(self) -> None:
         streams = self._streams
-        for stream in streams._open:
-            streams.arrived(stream, int(self.rate(len(streams._open)) / 8 / len(streams._open)))
+        for stream in streams._admission.open:
+            streams.arrived(stream, int(self.rate(len(streams._admission.open)) / 8 / len(streams._admission.open)))
         self._clock.now += 0.125
         streams._tick(asyncio.get_running_loop())
         if self.limits[-1:] != [streams.limit]:
             self.limits.append(streams.limit)
         await settle()
-        for stream in list(streams._open)[streams.limit :]:
+        for stream in list(streams._admission.open)[streams.limit :]:
             done_with(streams, stream)
 
 
@@ -118,9 +123,9 @@ async def test_whatever_comes_and_goes_limit_and_memory_hold_and_all_is_given_ba
             if not task.cancelled():
                 open_now.append(task.result())
                 taken.append(task.result())
-        assert len(open_now) <= len(streams._open) <= 3
-        assert sum(stream.size for stream in taken) <= streams._used
-        assert streams._used <= MEMORY or len((streams._open - freed) | set(taken)) == 1
+        assert len(open_now) <= len(streams._admission.open) <= 3
+        assert sum(stream.size for stream in taken) <= streams.used
+        assert streams.used <= MEMORY or len((streams._admission.open - freed) | set(taken)) == 1
 
     for move, number, size in moves:
         match move:
@@ -301,7 +306,7 @@ async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
         steps = [4, 8, 16, 30]
         tried = steps[: steps.index(limit) + 2]
         assert line.limits == (tried if limit == 30 else [*tried, limit])
-        assert len(streams._open) == limit
+        assert len(streams._admission.open) == limit
 
 
 async def test_where_more_streams_clearly_bring_more_they_are_soon_many(clock: Clock) -> None:
@@ -384,13 +389,13 @@ async def ended(
         clock.now += seconds
         for stream, size in zip(watched, brought, strict=True):
             streams.arrived(stream, size)
-            streams._busy_seconds += seconds
-        streams._restart_slow(clock.now)
+            streams._watch.passed(seconds)
+        streams._watch.expire_slow(streams._admission.open, clock.now)
     await settle()
     for task in tasks:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert not any(stream.scope for stream in watched)
+    assert not streams._watch._measurements
     return [number for number, result in enumerate(results) if isinstance(result, TimeoutError)]
 
 
@@ -430,7 +435,7 @@ async def test_who_is_alone_is_measured_by_those_that_are_done(clock: Clock, bro
 
 async def test_streams_are_compared_as_long_as_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TICK_SECONDS", 0.005)
-    monkeypatch.setattr(module, "SLOW_SECONDS", 0.03)
+    monkeypatch.setattr(slow_streams, "SLOW_SECONDS", 0.03)
     streams = Streams(4, MEMORY)
     slow, *fast = [await streams.enter("pull", order, 1) for order in range(3)]
     held = asyncio.create_task(hold(streams, slow))
@@ -443,7 +448,7 @@ async def test_streams_are_compared_as_long_as_there_are_some(monkeypatch: pytes
         await held
     for stream in (slow, *fast):
         done_with(streams, stream)
-    await eventually(lambda: streams._ticking is None)
+    await eventually(lambda: streams._timer is None)
 
 
 async def test_bytes_wait_as_long_as_the_bandwidth_says_whoever_takes_them(clock: Clock) -> None:

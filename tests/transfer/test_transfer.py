@@ -14,8 +14,9 @@ from proxy.planning.plan import Format, Plan, Upload, small_file, weight_file
 from proxy.sources.base import RepositoryFile
 from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import Journal
+from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.progress import Progress
-from proxy.transfer.streams import Bandwidth, Streams
+from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
 from tests.kit.support import eventually
 
