@@ -34,6 +34,7 @@ from proxy.server.connection import Server, refuse
 from proxy.server.responses import error_response
 from proxy.store.journal import Journal, state_file
 from proxy.store.reclaim import Reclaim
+from proxy.timings import DEFAULT, Timings
 from proxy.transfer.threads import worker_count
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,9 @@ CLIENT_LEFT = 499
 class App:
     """The proxy: `async with App(config) as app` listens at `app.address` until the block ends."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, timings: Timings = DEFAULT) -> None:
         self._config = config
+        self._timings = timings
         self.address = config.server.address
 
     async def __aenter__(self) -> "App":
@@ -63,7 +65,7 @@ class App:
         self._metrics = metrics
         self._journal = journal = Journal(file)
         try:
-            self._backend = backend = Backend(config, journal, metrics)
+            self._backend = backend = Backend(config, journal, metrics, timings=self._timings)
         except BaseException:
             journal.close()
             raise
@@ -72,7 +74,7 @@ class App:
         self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
         install = Install(ollama, self._registry, verify=config.pull.verify)
         pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
-        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
+        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics, self._timings.keep_alive)
         self._upstream = Upstream(ollama.url, self._backend.tls)
         self._origins = Cors(ollama)
         self._guard = Access(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
@@ -92,7 +94,7 @@ class App:
             raise
         self._registry.url = reached_at(config.ollama, self.address)
         journal.tell(self.address.url_from_here)
-        self._sweeping = asyncio.create_task(self.reclaim.watch())
+        self._sweeping = asyncio.create_task(self.reclaim.watch(self._timings))
         return self
 
     async def __aexit__(self, *_: object) -> None:

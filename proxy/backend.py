@@ -6,7 +6,9 @@ from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.pull.planner import Planner
 from proxy.sources.plugins import build_sources
 from proxy.store.journal import Journal
+from proxy.timings import DEFAULT, Timings
 from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.streams import MIB, Streams
 from proxy.transfer.transfer import Transfer
 
@@ -14,20 +16,19 @@ from proxy.transfer.transfer import Transfer
 class Backend:
     """Belongs to the running loop."""
 
-    def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
+    def __init__(self, config: Config, journal: Journal, metrics: Metrics, *, timings: Timings = DEFAULT) -> None:
         pull = config.pull
         bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
         # What they do not take is found before anything is open.
         self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
         self.session = upstream_session(self.tls)
-        self.ollama = Ollama(config.ollama.url, self.session)
+        self.ollama = Ollama(config.ollama.url, self.session, timings)
         held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
-        self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp)
+        self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp, timings)
         self.transfer = Transfer(
             self.ollama,
-            self.streams,
-            bandwidth,
+            FetchLimits(self.streams, bandwidth, timings),
             config.ollama.patience_seconds,
             journal,
             metrics.uploaded.inc,

@@ -19,11 +19,10 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.errors import DigestMismatch, OllamaError, OllamaGone, Rejected
 from proxy.network_errors import reason_of
+from proxy.timings import DEFAULT, Timings
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 5.0
-POLL_SECONDS = 1.0
 COPY_TRIES = 5
 LOAD_CONTEXT = 256
 """Tokens: little memory beside the weights."""
@@ -69,14 +68,15 @@ def upstream_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession
 class Ollama:
     """A client of one Ollama server at `url`, which has no trailing slash."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, timings: Timings = DEFAULT) -> None:
         self.url = url
+        self._timings = timings
         self._session = session
         self._keeps_unnamed: bool | None = None
 
     async def version(self) -> str:
         """What `GET /api/version` says. Raises OllamaError when there is no answer within 5 seconds."""
-        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        limit = aiohttp.ClientTimeout(total=self._timings.ollama_answer)
         try:
             async with self._session.get(f"{self.url}/api/version", timeout=limit) as response:
                 answer = orjson.loads(await response.read())
@@ -135,7 +135,7 @@ class Ollama:
             # It looks through the manifests of all models, and fails where another one goes meanwhile (0.34.1).
             if "no such file or directory" not in _error_text(answer):
                 break
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._timings.ollama_poll)
         raise OllamaError(f"Ollama cannot call {source} {destination}: {_error_text(answer)}")
 
     async def load(self, name: str) -> None:
@@ -219,13 +219,13 @@ class Ollama:
                     with suppress(OllamaError):
                         await self.version()
                         return
-                    await asyncio.sleep(POLL_SECONDS)
+                    await asyncio.sleep(self._timings.ollama_poll)
         raise gone
 
     async def cors_headers(self, host: str, origin: str) -> Mapping[str, str] | None:
         """The CORS headers of an answer to a page at `origin` that calls Ollama as `host`; None for a refusal."""
         headers = {hdrs.HOST: host, hdrs.ORIGIN: origin}
-        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        limit = aiohttp.ClientTimeout(total=self._timings.ollama_answer)
         try:
             async with self._session.get(f"{self.url}/api/version", headers=headers, timeout=limit) as response:
                 if response.status == HTTPStatus.FORBIDDEN:

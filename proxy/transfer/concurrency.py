@@ -3,11 +3,12 @@
 import logging
 from typing import NamedTuple
 
+from proxy.timings import Timings
+
 log = logging.getLogger(__name__)
 
 BASELINE_SECONDS, TRIAL_SECONDS = 0.2, 1.0
 GAIN, CLEAR_GAIN = 1.1, 1.5
-HOLD_SECONDS = 20.0
 
 
 class Trial(NamedTuple):
@@ -20,13 +21,13 @@ class Trial(NamedTuple):
 class ConcurrencyControl:
     """Hill climbing: doubles the number of streams while each doubling raises the rate, at least by `GAIN`.
 
-    A doubling that does not is undone, and the next one waits for `HOLD_SECONDS`. A source that throttles halves the
-    number.
+    A doubling that does not is undone, and none is tried for a while. A source that throttles halves the number.
     """
 
-    def __init__(self, first: int, most: int) -> None:
+    def __init__(self, first: int, most: int, timings: Timings) -> None:
         self.limit = first
         self._most = most
+        self._timings = timings
         self._received = 0
         """Bytes since the measurement began, or since one could begin."""
         self._measured_since: float | None = None
@@ -77,7 +78,7 @@ class ConcurrencyControl:
         if rate >= CLEAR_GAIN * trial.rate_before or (is_over and rate >= GAIN * trial.rate_before):
             self._trial = None
         elif is_over:
-            self.hold(now + HOLD_SECONDS)
+            self.hold(now + self._timings.concurrency_hold)
             self._set_limit(trial.limit_before)
             log.debug("more than %d streams are not faster", trial.limit_before)
 

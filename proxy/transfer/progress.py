@@ -13,8 +13,9 @@ from unicodedata import east_asian_width
 
 import orjson
 
+from proxy.timings import DEFAULT
+
 LINE_SECONDS = 0.06
-KEEP_ALIVE_SECONDS = 8.0
 MOST_BARS = 16
 MOST_COLUMNS = 58
 """Ollama's command line takes a status for one row, behind which it draws 3 columns: where that is two rows, it leaves
@@ -84,7 +85,9 @@ class ProgressListener(Protocol):
 class Progress:
     """Where one pull stands. The pull writes it; any number of subscriptions read it."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive: float = DEFAULT.keep_alive) -> None:
+        """`keep_alive` is the longest silence in seconds."""
+        self.keep_alive = keep_alive
         self._bars: dict[str, Line] = {}
         self._bar_of: dict[str, str] = {}
         self._parts: dict[str, FileProgress] = {}
@@ -287,7 +290,7 @@ class Subscription:
         began = False
         while not (self._progress.ended and not self._pending):
             try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                async with asyncio.timeout(self._progress.keep_alive):
                     await self._news.wait()
             except TimeoutError:
                 # Before the first line it is open whether this pull is answered here at all.

@@ -5,14 +5,13 @@ import logging
 import random
 
 from proxy.errors import Interrupted, ProxyError, SourceError
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import ProgressListener
-from proxy.transfer.streams import Streams
 
 log = logging.getLogger(__name__)
 
 MOST_TRIES = 10
 MOST_SECONDS = 900.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LONGEST_WAIT = 600.0
 """The Hub counts its limits over five minutes."""
 
@@ -20,9 +19,10 @@ LONGEST_WAIT = 600.0
 class Retries:
     """The tries of one thing. A source that asks to wait is waited for by all streams, and the progress says so."""
 
-    def __init__(self, progress: ProgressListener, streams: Streams) -> None:
+    def __init__(self, progress: ProgressListener, limits: FetchLimits) -> None:
         self._progress = progress
-        self._streams = streams
+        self._streams = limits.streams
+        self._timings = limits.timings
         self._began: float | None = None
         self._failed = 0
         self._damaged = False
@@ -46,7 +46,8 @@ class Retries:
         self._began = now if self._began is None else self._began
         self._failed += 1
         self._progress.retried()
-        pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1))  # noqa: S311
+        longest, doubled = self._timings.longest_retry_pause, self._timings.first_retry_pause * 2 ** (self._failed - 1)
+        pause = random.uniform(0.5, 1) * min(longest, doubled)  # noqa: S311
         if error.wait is not None:
             if error.wait > LONGEST_WAIT:
                 raise SourceError(

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
+from proxy.timings import Timings
 from proxy.transfer.admission import Stream
 
-SLOW_SECONDS = 5.0
 SLOW_SHARE = 0.1
 LAST_RATES = 16
 
@@ -28,10 +28,11 @@ class _Measurement:
 class SlowStreamWatch:
     """Compares each stream's rate with the rate of the others.
 
-    A slow stream is one that has less than `SLOW_SHARE` of their rate over at least `SLOW_SECONDS`.
+    A slow stream is one that has less than `SLOW_SHARE` of their rate over the time `timings.slow_stream`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timings: Timings) -> None:
+        self._timings = timings
         self.received = 0
         """Bytes of all streams since the start."""
         self._seconds = 0.0
@@ -64,7 +65,7 @@ class SlowStreamWatch:
     def expire_slow(self, streams: Iterable[Stream], now: float) -> None:
         for stream in streams:
             measurement = self._measurements.get(stream)
-            if measurement is None or now - measurement.began < SLOW_SECONDS:
+            if measurement is None or now - measurement.began < self._timings.slow_stream:
                 continue
             rate = (stream.received - measurement.received) / (now - measurement.began)
             if rate < SLOW_SHARE * self._usual_rate(stream, measurement, now):

@@ -4,15 +4,14 @@ import asyncio
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
 
+from proxy.timings import DEFAULT, Timings
 from proxy.transfer.admission import Admission, Stream
-from proxy.transfer.concurrency import HOLD_SECONDS, ConcurrencyControl
+from proxy.transfer.concurrency import ConcurrencyControl
 from proxy.transfer.slow_streams import SlowStreamWatch
 
 MIB = 1024 * 1024
 LEAST_SPAN, MOST_SPAN = 8 * MIB, 32 * MIB
 FIRST_STREAMS = 4
-TICK_SECONDS = 0.1
-LEAST_PAUSE = 1.0
 
 
 class Streams:
@@ -22,11 +21,14 @@ class Streams:
     slow.
     """
 
-    def __init__(self, connections: int, memory: int, *, span_bytes: int | None = None) -> None:
+    def __init__(
+        self, connections: int, memory: int, timings: Timings = DEFAULT, *, span_bytes: int | None = None
+    ) -> None:
         self.span_bytes = span_bytes or max(LEAST_SPAN, min(MOST_SPAN, memory // (2 * connections)))
+        self._timings = timings
         self._admission = Admission(memory)
-        self._concurrency = ConcurrencyControl(min(FIRST_STREAMS, connections), connections)
-        self._watch = SlowStreamWatch()
+        self._concurrency = ConcurrencyControl(min(FIRST_STREAMS, connections), connections, timings)
+        self._watch = SlowStreamWatch(timings)
         self._timer: asyncio.TimerHandle | None = None
         self._ticked_at = 0.0
 
@@ -83,8 +85,8 @@ class Streams:
         is_new = now >= self._admission.paused_until
         if is_new:
             self._concurrency.halve()
-        self._admission.pause(now + max(seconds, LEAST_PAUSE))
-        self._concurrency.hold(self._admission.paused_until + HOLD_SECONDS)
+        self._admission.pause(now + max(seconds, self._timings.least_throttle_pause))
+        self._concurrency.hold(self._admission.paused_until + self._timings.concurrency_hold)
         return is_new
 
     def watched(self, stream: Stream, scope: asyncio.Timeout) -> AbstractContextManager[None]:
@@ -103,7 +105,7 @@ class Streams:
     def _start_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._timer is None:
             self._ticked_at = loop.time()
-            self._timer = loop.call_later(TICK_SECONDS, self._tick, loop)
+            self._timer = loop.call_later(self._timings.concurrency_tick, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None

@@ -26,11 +26,10 @@ from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.tasks import together
 from proxy.transfer.assembly import check_digest
-from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import Progress, ProgressListener, Shown
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber
-from proxy.transfer.streams import Streams
 from proxy.transfer.threads import worker_count, workers
 from proxy.transfer.upload import BlobUpload
 from proxy.transfer.window import Fetching
@@ -58,8 +57,7 @@ class Transfer:
     def __init__(
         self,
         ollama: Ollama,
-        streams: Streams,
-        bandwidth: Bandwidth,
+        limits: FetchLimits,
         patience: float,
         journal: Journal,
         sent: Callable[[int], object] = lambda _: None,
@@ -71,8 +69,7 @@ class Transfer:
         self._sent = sent
         self._journal = journal
         self._shared: dict[str, SingleFlightUpload] = {}
-        self._streams = streams
-        self._bandwidth = bandwidth
+        self._limits = limits
         self._patience = patience
         # Apart from the streams, so that a plan never waits for somebody else's shards.
         self._readers = asyncio.Semaphore(READERS)
@@ -90,7 +87,7 @@ class Transfer:
         return {file.path: content for file, content in zip(files, contents, strict=True)}
 
     async def _read(self, repository: Repository, file: RepositoryFile, progress: Progress) -> bytes:
-        tries = Retries(progress, self._streams)
+        tries = Retries(progress, self._limits)
         while True:
             try:
                 content = await self.read_part(repository, file, 0, file.size, progress)
@@ -105,7 +102,7 @@ class Transfer:
         self, repository: Repository, file: RepositoryFile, start: int, stop: int, progress: Progress
     ) -> bytes:
         """The bytes from offset `start` up to `stop` of a file, unchecked: a digest is of whole files."""
-        tries = Retries(progress, self._streams)
+        tries = Retries(progress, self._limits)
         whole = start == 0 and stop == file.size
         while True:
             try:
@@ -124,7 +121,7 @@ class Transfer:
         received = bytearray()
         async with repository.stream(file, start, stop) if ranged else repository.stream(file) as chunks:
             async for chunk in chunks:
-                if wait := self._bandwidth.take(len(chunk)):
+                if wait := self._limits.bandwidth.take(len(chunk)):
                     await asyncio.sleep(wait)
                 received += chunk
                 if begin + len(received) > end:
@@ -159,7 +156,7 @@ class Transfer:
         first that happens; finished blobs stay.
         """
         missing = {upload.digest or upload.path: upload for upload in plan.uploads if upload.digest not in held}
-        fetching = Fetching(plan.repository, self._streams, self._bandwidth, progress)
+        fetching = Fetching(plan.repository, self._limits, progress)
 
         def watcher(upload: Upload) -> Subscriber:
             shown = Shown(progress, upload.stretches)
@@ -227,7 +224,7 @@ class Transfer:
         if isinstance(fetching.repository, Mirrored):
             for file in recipe.unchecked:
                 fetching.repository.keep_to_source(file)
-        tries = Retries(fetching.progress, self._streams)
+        tries = Retries(fetching.progress, self._limits)
         while True:
             try:
                 return await self.patiently(upload.run, what, fetching.progress)

@@ -12,17 +12,15 @@ from proxy.errors import Interrupted
 from proxy.planning.recipe import Recipe, Span
 from proxy.sources.base import Repository
 from proxy.transfer.admission import Stream
-from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
-from proxy.transfer.streams import Streams
 
 log = logging.getLogger(__name__)
 
 AHEAD = 1
 """Spans that may wait to be handed on while every stream fetches another."""
 BATCH_BYTES = 2 * 1024 * 1024
-BATCH_SECONDS = 0.25
 JOINED_BYTES = 1024 * 1024
 """What comes is joined to chunks of this size while it is in the processor's cache: each one costs all later steps."""
 GAINED_BYTES = 256 * 1024
@@ -38,14 +36,12 @@ class Fetching:
     def __init__(
         self,
         repository: Repository,
-        streams: Streams,
-        bandwidth: Bandwidth,
+        limits: FetchLimits,
         progress: ProgressListener,
         pull: "Fetching | None" = None,
     ) -> None:
         self.repository = repository
-        self.streams = streams
-        self.bandwidth = bandwidth
+        self.limits = limits
         self.progress = progress
         self.pull = pull or self
         self.ignored: asyncio.Event = pull.ignored if pull else asyncio.Event()
@@ -53,7 +49,7 @@ class Fetching:
 
     def heard_by(self, progress: ProgressListener) -> "Fetching":
         """The same pull's, of a file that others wait for too."""
-        return Fetching(self.repository, self.streams, self.bandwidth, progress, self.pull)
+        return Fetching(self.repository, self.limits, progress, self.pull)
 
 
 class Window:
@@ -65,10 +61,10 @@ class Window:
 
     def __init__(self, fetching: Fetching, recipe: Recipe, order: int) -> None:
         self._fetching = fetching
-        self._streams = fetching.streams
+        self._streams = fetching.limits.streams
         # Another file of the pull may find out that there are none, while this one still gets its ranges.
         self._ranged = not fetching.ignored.is_set() or not recipe.takes_whole_files
-        self._spans = recipe.spans(fetching.streams.span_bytes if self._ranged else sys.maxsize)
+        self._spans = recipe.spans(self._streams.span_bytes if self._ranged else sys.maxsize)
         self._order = order
         self._fetches: deque[_Fetch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,6 +161,7 @@ class _Fetch:
         self, fetching: Fetching, span: Span, stream: Stream, tell: Callable[["_Fetch"], None], *, ranged: bool
     ) -> None:
         self._fetching = fetching
+        self._streams = fetching.limits.streams
         self._span = span
         self._stream = stream
         self._tell = tell
@@ -211,10 +208,10 @@ class _Fetch:
 
     def _give_back(self, size: int) -> None:
         self._reserved -= size
-        self._fetching.streams.free(size)
+        self._streams.free(size)
 
     async def run(self) -> None:
-        tries = Retries(self._fetching.progress, self._fetching.streams)
+        tries = Retries(self._fetching.progress, self._fetching.limits)
         while self.received < self._span.size:
             before = self.received
             try:
@@ -230,14 +227,14 @@ class _Fetch:
         """However it ended, the connection is given back."""
         if not self.begun.done():
             self.begun.set_result(False)
-        self._fetching.streams.leave(self._stream)
+        self._streams.leave(self._stream)
 
     async def _receive_watched(self) -> None:
         """Receive, but begin a new connection where this one brings far less than the others."""
         watch = self._ranged and self._slow_restarts < MOST_SLOW_RESTARTS
         try:
             async with asyncio.timeout(None) as scope:
-                with self._fetching.streams.watched(self._stream, scope) if watch else nullcontext():
+                with self._streams.watched(self._stream, scope) if watch else nullcontext():
                     await self._receive()
         except TimeoutError:
             self._slow_restarts += 1
@@ -249,7 +246,7 @@ class _Fetch:
             )
 
     async def _receive(self) -> None:
-        bandwidth = self._fetching.bandwidth
+        bandwidth = self._fetching.limits.bandwidth
         start = self._span.start + self.received
         as_a_whole = not self._ranged or (self._span.whole and not self.received)
         async with self._fetching.repository.stream(
@@ -276,9 +273,10 @@ class _Fetch:
             self._join_latest()
         self._waiting += len(chunk)
         self.received += len(chunk)
-        self._fetching.streams.arrived(self._stream, len(chunk))
-        now = asyncio.get_running_loop().time()
-        if self._waiting >= BATCH_BYTES or self.received == self._span.size or now - self._taken_at >= BATCH_SECONDS:
+        self._streams.arrived(self._stream, len(chunk))
+        waited = asyncio.get_running_loop().time() - self._taken_at
+        is_due = waited >= self._fetching.limits.timings.batch
+        if self._waiting >= BATCH_BYTES or self.received == self._span.size or is_due:
             self._tell(self)
 
     def _join_latest(self) -> None:

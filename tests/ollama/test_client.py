@@ -12,6 +12,7 @@ from aiohttp import web
 from proxy.errors import OllamaError, TransferError
 from proxy.ollama.client import Ollama, Write, upstream_session
 from proxy.standins.ollama import StandInOllama
+from proxy.timings import Timings
 from tests.kit.support import PATIENCE, digest_of, eventually, listening
 
 CONTENT = bytes(range(256)) * 4096
@@ -137,13 +138,11 @@ async def test_a_server_that_is_not_ollama_is_told_apart(body: bytes) -> None:
             await api.version()
 
 
-async def test_an_ollama_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.ollama.client.ANSWER_SECONDS", 0.1)
-
+async def test_an_ollama_that_hangs_is_given_up() -> None:
     async def hanging(_: web.BaseRequest) -> web.StreamResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
     async with listening(hanging) as url, upstream_session() as session:
         with pytest.raises(OllamaError, match="cannot be reached"):
-            await Ollama(url, session).version()
+            await Ollama(url, session, Timings(ollama_answer=0.1)).version()

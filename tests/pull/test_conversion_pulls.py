@@ -23,6 +23,7 @@ from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES, YARN, byte_pairs
 from tests.gguf.writing import plan
 from tests.kit.conversions import converted, headers, kept, striped, weights_of
+from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, fetched, settings
 from tests.kit.tiny_models import tiny_bert
 
@@ -316,7 +317,7 @@ async def test_nothing_is_left_behind_a_quantization(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine the sweep comes before the pull's own removal.
-    monkeypatch.setattr("proxy.store.reclaim.FIRST_SWEEP_SECONDS", 600.0)
+    use_timings(monkeypatch, first_sweep=600.0)
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:

@@ -17,7 +17,10 @@ from proxy.app import App
 from proxy.sources import http_file
 from proxy.standins.hub import Fault, LoggedRequest, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.transfer import retry, slow_streams, streams
+from proxy.timings import DEFAULT
+from proxy.transfer import retry, streams
+from proxy.transfer.slow_streams import SLOW_SHARE
+from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, eventually, fetched, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -144,17 +147,18 @@ async def test_a_hang_is_left_and_the_range_goes_on(
 
 
 async def test_a_slow_range_among_fast_ones_is_fetched_anew(
-    pull: Pulled,
     hub: StandInHub,
     ollama: StandInOllama,
+    session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert (slow_streams.SLOW_SECONDS, slow_streams.SLOW_SHARE) == (5, 0.1)
-    monkeypatch.setattr(slow_streams, "SLOW_SECONDS", 1)  # longer than a busy machine keeps a fast one waiting
+    assert (DEFAULT.slow_stream, SLOW_SHARE) == (5, 0.1)
+    use_timings(monkeypatch, slow_stream=1)  # longer than a busy machine keeps a fast one waiting
     hub.rate = 2_000_000
     hub.faults.append(Fault(WEIGHTS, "slow", after=100_000, rate=10_000))
-    check_success(await pull(), ollama)
+    async with pulling(hub, ollama, session) as pull:
+        check_success(await pull(), ollama)
     [warning] = warnings(caplog)
     assert warning.startswith(f"acme/tiny/{WEIGHTS}: from byte ")
     assert "fetched anew" in warning

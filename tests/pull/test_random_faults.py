@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from proxy.sources import http_file
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer import concurrency, slow_streams, streams, window
+from proxy.transfer import window
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import converted, striped
+from tests.kit.pauses import SHORT, use_spans
 from tests.kit.support import GGUF_BYTES, Client, digest_of, eventually, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -115,17 +116,13 @@ async def test_hundreds_of_pulls_with_random_faults_end_in_success_or_in_an_erro
 ) -> None:
     case = CASES[sort]
     for module, name, value in [
-        (streams, "LEAST_SPAN", SPAN),
-        (streams, "MOST_SPAN", SPAN),
-        (slow_streams, "SLOW_SECONDS", 0.2),
-        (concurrency, "HOLD_SECONDS", 0.2),
-        (streams, "LEAST_PAUSE", 0.05),
-        (streams, "TICK_SECONDS", 0.02),
         (window, "WHOLE_BYTES", 2 * SPAN),
         (http_file, "READ_SECONDS", 0.2),
         (reading, "GGUF_BYTES", GGUF_BYTES),
     ]:
         monkeypatch.setattr(module, name, value)
+    use_spans(monkeypatch, SPAN)
+    timings = replace(SHORT, slow_stream=0.2, concurrency_hold=0.2, least_throttle_pause=0.05, concurrency_tick=0.02)
     seed = int(os.environ.get("RANDOM_FAULTS_SEED", random.randrange(2**32)))
     print(f"RANDOM_FAULTS_SEED={seed}")
     rng = random.Random(seed)
@@ -135,7 +132,7 @@ async def test_hundreds_of_pulls_with_random_faults_end_in_success_or_in_an_erro
     ended: dict[str, int] = {"success": 0, "error": 0}
 
     tasks, descriptors = len(asyncio.all_tasks()), open_files()
-    async with App(settings(hub.endpoint, ollama.url, ollama={"patience": "0.3s"})) as app:
+    async with App(settings(hub.endpoint, ollama.url, ollama={"patience": "0.3s"}), timings=timings) as app:
         client = Client(app.address.url, session)
 
         async def pull(number: int) -> None:

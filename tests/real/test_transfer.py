@@ -13,6 +13,7 @@ from proxy.sources.huggingface import HuggingFace
 from proxy.standins.hub import StandInHub
 from proxy.store.journal import Journal
 from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
@@ -35,16 +36,16 @@ def own_ollama(tmp_path: Path) -> Iterator[RealOllama]:
 async def engine(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[Transfer, Fetching, Range, Ollama]]:
     hub.add("acme/tiny", {"model.safetensors": CONTENT, "config.json": b"{}"})
     source = HuggingFace(hub.endpoint, "", ("hf.co",))
-    streams, bandwidth = Streams(4, 128 * MIB), Bandwidth(0)
+    limits = FetchLimits(Streams(4, 128 * MIB), Bandwidth(0))
     async with upstream_session() as session:
         api = Ollama(ollama.url, session)
-        transfer = Transfer(api, streams, bandwidth, 60, Journal())
+        transfer = Transfer(api, limits, 60, Journal())
         repository = await source.open("acme/tiny", None)
         file = next(file for file in repository.files if file.path == "model.safetensors")
-        yield transfer, Fetching(repository, streams, bandwidth, Progress()), Range(file, 0, file.size), api
+        yield transfer, Fetching(repository, limits, Progress()), Range(file, 0, file.size), api
         transfer.close()
     await source.close()
-    assert streams.idle
+    assert limits.streams.idle
 
 
 async def test_an_ollama_that_is_killed_in_mid_upload_gets_the_file_again_when_it_is_back(

@@ -19,9 +19,10 @@ from proxy.sources.mirrors import Endpoint
 from proxy.standins.hub import Fault, LoggedRequest, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer import retry, streams
+from proxy.transfer import streams
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import converted
+from tests.kit.pauses import use_spans, use_timings
 from tests.kit.support import Client, digest_of, eventually, fetched, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
@@ -40,10 +41,8 @@ Pull = Callable[..., AbstractAsyncContextManager[Client]]
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
-    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
+    use_timings(monkeypatch, first_retry_pause=0.001, longest_retry_pause=0.01)
+    use_spans(monkeypatch, SPAN)
     hub.add("acme/tiny", FILES)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from wcwidth import wcswidth
 
-from proxy.transfer import progress as module
 from proxy.transfer.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, Line, Progress, Shown
 
 
@@ -139,9 +138,8 @@ async def test_a_bar_has_at_most_one_line_in_60_ms(monkeypatch: pytest.MonkeyPat
     assert naps == [0.06] * 3
 
 
-async def test_a_silence_is_filled_with_the_newest_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
-    progress = Progress()
+async def test_a_silence_is_filled_with_the_newest_bar() -> None:
+    progress = Progress(keep_alive=0.01)
     progress.announce([(digest(1), 100, False), (digest(2), 100, False)])
     progress.moved(digest(2), 40)
     progress.status("verifying sha256 digest")
@@ -151,9 +149,8 @@ async def test_a_silence_is_filled_with_the_newest_bar(monkeypatch: pytest.Monke
     assert [json.loads(await anext(batches)) for _ in range(2)] == [expected, expected]
 
 
-async def test_a_silence_before_the_first_bar_has_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
-    progress = Progress()
+async def test_a_silence_before_the_first_bar_has_a_line_too() -> None:
+    progress = Progress(keep_alive=0.01)
     progress.status("pulling manifest")
     batches = progress.subscribe().batches()
     await anext(batches)

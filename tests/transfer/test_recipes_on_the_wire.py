@@ -22,10 +22,12 @@ from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import Journal
 from proxy.transfer import upload, window
 from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
 from proxy.transfer.window import Fetching
+from tests.kit.pauses import SHORT
 from tests.kit.support import Client, digest_of, eventually, settings, settled
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -53,14 +55,14 @@ class Engine:
 async def engine(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[Engine]:
     hub.add("acme/tiny", {"model.safetensors": CONTENT, "config.json": b"{}"})
     source = HuggingFace(hub.endpoint, "", ("hf.co",))
-    limits = Streams(4, 16 * MIB, span_bytes=SPAN)
+    limits = FetchLimits(Streams(4, 16 * MIB, span_bytes=SPAN), Bandwidth(0), SHORT)
     async with upstream_session() as session:
-        transfer = Transfer(Ollama(ollama.url, session), limits, Bandwidth(0), 1, Journal())
+        transfer = Transfer(Ollama(ollama.url, session), limits, 1, Journal())
         repository = await source.open("acme/tiny", None)
-        yield Engine(transfer, Fetching(repository, limits, Bandwidth(0), Progress()), repository)
+        yield Engine(transfer, Fetching(repository, limits, Progress()), repository)
         transfer.close()
     await source.close()
-    assert limits.idle
+    assert limits.streams.idle
 
 
 def backwards(size: int) -> Transform:

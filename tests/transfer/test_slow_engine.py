@@ -16,7 +16,7 @@ from proxy.gguf.tensors import TensorType
 from proxy.sources import http_file
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.transfer import slow_streams
+from tests.kit.pauses import use_timings
 from tests.kit.support import Client, fetched, settings
 from tests.real.test_lifecycle import larger_llama
 
@@ -37,7 +37,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cast, "_quantize", slowly)
     monkeypatch.setattr(http_file, "READ_SECONDS", SHORT)
-    monkeypatch.setattr(slow_streams, "SLOW_SECONDS", SHORT)
+    use_timings(monkeypatch, slow_stream=SHORT)
 
 
 @pytest.mark.parametrize("ranged", [True, False])

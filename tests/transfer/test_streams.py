@@ -9,17 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.transfer import slow_streams
-from proxy.transfer import streams as module
+from proxy.timings import DEFAULT, Timings
 from proxy.transfer.admission import Stream
 from proxy.transfer.bandwidth import Bandwidth
-from proxy.transfer.concurrency import HOLD_SECONDS
-from proxy.transfer.slow_streams import SLOW_SECONDS
-from proxy.transfer.streams import FIRST_STREAMS, Streams
+from proxy.transfer.streams import FIRST_STREAMS, MIB, Streams
 from tests.kit.support import PATIENCE, eventually
 
 MEMORY = 100
 MANY = 100
+HOLD_SECONDS, SLOW_SECONDS = DEFAULT.concurrency_hold, DEFAULT.slow_stream
+NO_TICKS = Timings(concurrency_tick=3600)
 
 MOVE = (
     st.tuples(st.just("enter"), st.integers(0, 3), st.integers(1, 150))
@@ -43,7 +42,6 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The test itself says when time has passed: a machine that is busy meanwhile lets none pass."""
     clock = Clock()
     monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
-    monkeypatch.setattr(module, "TICK_SECONDS", 3600)
     return clock
 
 
@@ -256,7 +254,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing() -> None:
 
 
 async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(clock: Clock) -> None:
-    streams = Streams(8, MEMORY)
+    streams = Streams(8, MEMORY, NO_TICKS)
     limits = []
     for _ in range(3):
         for pause in (3, 2, 0):
@@ -267,10 +265,9 @@ async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(clo
     assert limits == [FIRST_STREAMS // 2, 1, 1]
 
 
-async def test_nobody_is_admitted_before_a_pause_ends_and_then_somebody_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+async def test_nobody_is_admitted_before_a_pause_ends_and_then_somebody_is() -> None:
     loop = asyncio.get_running_loop()
-    streams = Streams(8, MEMORY)
+    streams = Streams(8, MEMORY, Timings(concurrency_tick=0.01))
     busy = await streams.enter("pull", 0, 1)
     began = loop.time()
     streams.throttle(0.1)
@@ -299,7 +296,7 @@ async def test_nobody_is_admitted_before_a_pause_ends_and_then_somebody_is(monke
 async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
     clock: Clock, rate: Callable[[int], float], limit: int
 ) -> None:
-    streams = Streams(30, MEMORY)
+    streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, rate)
         await line.run(HOLD_SECONDS / 2)
@@ -310,7 +307,7 @@ async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
 
 
 async def test_where_more_streams_clearly_bring_more_they_are_soon_many(clock: Clock) -> None:
-    streams = Streams(30, MEMORY)
+    streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda n: 10**6 * n)
         await line.run(1.5)
@@ -318,7 +315,7 @@ async def test_where_more_streams_clearly_bring_more_they_are_soon_many(clock: C
 
 
 async def test_more_streams_are_tried_again_after_a_while(clock: Clock) -> None:
-    streams = Streams(30, MEMORY)
+    streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda _: 10**6)
         await line.run(HOLD_SECONDS)
@@ -329,7 +326,7 @@ async def test_more_streams_are_tried_again_after_a_while(clock: Clock) -> None:
 
 
 async def test_nothing_is_judged_before_something_has_come(clock: Clock) -> None:
-    streams = Streams(30, MEMORY)
+    streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda _: 0)
         await line.run(5)
@@ -344,7 +341,7 @@ async def test_nothing_is_judged_before_something_has_come(clock: Clock) -> None
 
 
 async def test_more_streams_are_not_tried_where_the_memory_is_the_limit(clock: Clock) -> None:
-    streams = Streams(30, MEMORY)
+    streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams, size=MEMORY // FIRST_STREAMS):
         line = Line(streams, clock, lambda n: 10**6 * n)
         await line.run(5)
@@ -352,7 +349,7 @@ async def test_more_streams_are_not_tried_where_the_memory_is_the_limit(clock: C
 
 
 async def test_more_streams_are_not_tried_where_nobody_waits(clock: Clock) -> None:
-    streams = Streams(30, MEMORY)
+    streams = Streams(30, MEMORY, NO_TICKS)
     busy = [await streams.enter("pull", order, 1) for order in range(FIRST_STREAMS)]
     line = Line(streams, clock, lambda n: 10**6 * n)
     await line.run(5)
@@ -362,7 +359,7 @@ async def test_more_streams_are_not_tried_where_nobody_waits(clock: Clock) -> No
 
 
 async def test_after_a_pause_more_streams_are_not_tried_for_a_while(clock: Clock) -> None:
-    streams = Streams(6, MEMORY)
+    streams = Streams(6, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda n: 10**6 * n)
         await line.run_until(6)
@@ -417,14 +414,14 @@ async def ended(
 async def test_who_brings_less_than_a_tenth_of_the_others_for_a_while_is_ended(
     clock: Clock, periods: list[list[int]], seconds: float, slow: list[int]
 ) -> None:
-    streams = Streams(4, MEMORY)
+    streams = Streams(4, MEMORY, NO_TICKS)
     watched = [await streams.enter("pull", number, 1) for number, _ in enumerate(periods[0])]
     assert await ended(streams, clock, watched, periods, seconds) == slow
 
 
 @pytest.mark.parametrize(("brought", "slow"), [(90, [0]), (110, [])])
 async def test_who_is_alone_is_measured_by_those_that_are_done(clock: Clock, brought: int, slow: list[int]) -> None:
-    streams = Streams(4, MEMORY)
+    streams = Streams(4, MEMORY, NO_TICKS)
     for size in (1, 1000, 100_000):
         stream = await streams.enter("pull", 0, 1)
         streams.arrived(stream, size)
@@ -433,10 +430,8 @@ async def test_who_is_alone_is_measured_by_those_that_are_done(clock: Clock, bro
     assert await ended(streams, clock, [await streams.enter("pull", 1, 1)], [[brought]], 10) == slow
 
 
-async def test_streams_are_compared_as_long_as_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TICK_SECONDS", 0.005)
-    monkeypatch.setattr(slow_streams, "SLOW_SECONDS", 0.03)
-    streams = Streams(4, MEMORY)
+async def test_streams_are_compared_as_long_as_there_are_some() -> None:
+    streams = Streams(4, MEMORY, Timings(concurrency_tick=0.005, slow_stream=0.03))
     slow, *fast = [await streams.enter("pull", order, 1) for order in range(3)]
     held = asyncio.create_task(hold(streams, slow))
     async with asyncio.timeout(PATIENCE):
@@ -483,4 +478,4 @@ def test_the_kernel_may_hold_a_fifth_of_a_second_of_a_limited_line(
 
 @pytest.mark.parametrize(("connections", "memory", "span"), [(8, 128, 8), (8, 320, 20), (1, 1024, 32), (64, 16, 8)])
 def test_a_span_is_a_share_of_the_memory_within_bounds(connections: int, memory: int, span: int) -> None:
-    assert Streams(connections, memory * module.MIB).span_bytes == span * module.MIB
+    assert Streams(connections, memory * MIB).span_bytes == span * MIB

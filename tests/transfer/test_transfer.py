@@ -15,9 +15,11 @@ from proxy.sources.base import RepositoryFile
 from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import Journal
 from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
+from tests.kit.pauses import SHORT
 from tests.kit.support import eventually
 
 CONTENT = bytes(range(256)) * 1024
@@ -81,7 +83,7 @@ def upload(digest: str = SHA256, path: str = FILE.path) -> Upload:
 async def transferring(ollama: StandInOllama, connections: int = 8, memory: int = MEMORY) -> AsyncIterator[Transfer]:
     streams = Streams(connections, memory)
     async with upstream_session() as session:
-        transfer = Transfer(Ollama(ollama.url, session), streams, Bandwidth(0), 1, Journal())
+        transfer = Transfer(Ollama(ollama.url, session), FetchLimits(streams, Bandwidth(0), SHORT), 1, Journal())
         yield transfer
         transfer.close()
     assert streams.idle
@@ -146,12 +148,12 @@ async def test_a_file_without_a_known_digest_is_read_but_one_with_a_wrong_git_na
 async def test_small_files_do_not_wait_for_the_connections_to_the_source(ollama: StandInOllama) -> None:
     small = small_file("config.json", b"{}")
     async with transferring(ollama, connections=1) as transfer:
-        occupied = await transfer._streams.enter("another pull", 0, 1)
+        occupied = await transfer._limits.streams.enter("another pull", 0, 1)
         running = asyncio.create_task(transfer.run(plan(Pieces([CONTENT]), upload(), small), set(), Progress()))
         await eventually(lambda: small.digest in ollama.blobs)
         assert not running.done()
-        transfer._streams.leave(occupied)
-        transfer._streams.free(occupied.size)
+        transfer._limits.streams.leave(occupied)
+        transfer._limits.streams.free(occupied.size)
         await running
 
 
