@@ -11,6 +11,7 @@ from proxy.transfer.bandwidth import Bandwidth
 from proxy.transfer.limits import FetchLimits
 from proxy.transfer.streams import MIB, Streams
 from proxy.transfer.transfer import Transfer
+from proxy.transfer.wait_for_ollama import WaitForOllama
 
 
 class Backend:
@@ -27,9 +28,8 @@ class Backend:
         held_by_aiohttp = min(pull.connections * MIB, pull.memory_bytes // 4)
         self.streams = Streams(pull.connections, pull.memory_bytes - held_by_aiohttp, timings)
         self.transfer = Transfer(
-            self.ollama,
+            WaitForOllama(self.ollama, config.ollama.patience_seconds),
             FetchLimits(self.streams, bandwidth, timings),
-            config.ollama.patience_seconds,
             journal,
             metrics.uploaded.inc,
             pull.threads,

@@ -44,10 +44,10 @@ class Fetching:
         self.limits = limits
         self.progress = progress
         self.pull = pull or self
-        self.ignored: asyncio.Event = pull.ignored if pull else asyncio.Event()
+        self.ranges_ignored: asyncio.Event = pull.ranges_ignored if pull else asyncio.Event()
         """Set when the source has ignored a range: it ignores them all, and its files are then one stream each."""
 
-    def heard_by(self, progress: ProgressListener) -> "Fetching":
+    def reporting_to(self, progress: ProgressListener) -> "Fetching":
         """The same pull's, of a file that others wait for too."""
         return Fetching(self.repository, self.limits, progress, self.pull)
 
@@ -63,7 +63,7 @@ class Window:
         self._fetching = fetching
         self._streams = fetching.limits.streams
         # Another file of the pull may find out that there are none, while this one still gets its ranges.
-        self._ranged = not fetching.ignored.is_set() or not recipe.takes_whole_files
+        self._ranged = not fetching.ranges_ignored.is_set() or not recipe.takes_whole_files
         self._spans = recipe.spans(self._streams.span_bytes if self._ranged else sys.maxsize)
         self._order = order
         self._fetches: deque[_Fetch] = deque()

@@ -355,7 +355,7 @@ async def test_an_ollama_that_restarts_in_mid_upload_gets_the_file_again(
         running = asyncio.create_task(pull())
         await eventually(lambda: any(request.received > SPAN for request in uploads(ollama)))
         await ollama.close()
-        await eventually(lambda: [line for line in warnings(caplog) if "it is waited for, for 30 s" in line])
+        await eventually(lambda: [line for line in warnings(caplog) if "waiting up to 30 s for Ollama" in line])
         await ollama.start()
         lines = await running
     assert lines[-1] == SUCCESS

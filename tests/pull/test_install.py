@@ -240,7 +240,7 @@ async def test_an_ollama_that_stays_away_while_a_model_gets_its_name_is_an_error
 
     async with proxy(hub, ollama, session) as (app, client):
         await replace(client, hub, NAME)
-        app._backend.transfer._patience = 0.1
+        app._backend.transfer.wait_for_ollama.patience = 0.1
         Script(ollama, "POST /api/copy", 2, gone)
         assert "cannot be reached" in (await client.pull(NAME))[-1]["error"]
         assert weights(ollama, NAME) == expected(NAME, OLD)

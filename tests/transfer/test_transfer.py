@@ -19,6 +19,7 @@ from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
+from proxy.transfer.wait_for_ollama import WaitForOllama
 from tests.kit.pauses import SHORT
 from tests.kit.support import eventually
 
@@ -83,7 +84,9 @@ def upload(digest: str = SHA256, path: str = FILE.path) -> Upload:
 async def transferring(ollama: StandInOllama, connections: int = 8, memory: int = MEMORY) -> AsyncIterator[Transfer]:
     streams = Streams(connections, memory)
     async with upstream_session() as session:
-        transfer = Transfer(Ollama(ollama.url, session), FetchLimits(streams, Bandwidth(0), SHORT), 1, Journal())
+        transfer = Transfer(
+            WaitForOllama(Ollama(ollama.url, session), 1), FetchLimits(streams, Bandwidth(0), SHORT), Journal()
+        )
         yield transfer
         transfer.close()
     assert streams.idle
