@@ -81,11 +81,11 @@ class Job:
         return {
             **self.view(),
             "cancelled": self.cancelled,
-            "status": progress.says,
+            "status": progress.latest_status,
             "files": {
-                "count": len(progress.parts),
-                "done": sum(part.completed == part.total for part in progress.parts),
-                "moving": [asdict(part) for part in progress.parts if 0 < part.completed < part.total],
+                "count": len(progress.files),
+                "done": sum(file.completed == file.total for file in progress.files),
+                "moving": [asdict(file) for file in progress.files if 0 < file.completed < file.total],
             },
         }
 
@@ -150,7 +150,7 @@ class Job:
         except NativePull:
             self.native = True
             self._enter(State.DONE)
-            self.progress.pass_on()
+            self.progress.end_silently()
         except ProxyError as error:
             self.error = printable(str(error))
             self.refused = isinstance(error, Refusal)

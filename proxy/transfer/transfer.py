@@ -16,10 +16,10 @@ from proxy.store.journal import Journal
 from proxy.tasks import together
 from proxy.transfer.assembly import check_digest
 from proxy.transfer.limits import FetchLimits
-from proxy.transfer.progress import Progress, Shown
+from proxy.transfer.progress import BlobProgress, Progress
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber, UploadListener
-from proxy.transfer.threads import worker_count, workers
+from proxy.transfer.threads import worker_count, worker_pool
 from proxy.transfer.upload import BlobUpload, UploadServices, with_origin
 from proxy.transfer.wait_for_ollama import WaitForOllama
 from proxy.transfer.window import Fetching
@@ -51,7 +51,7 @@ class Transfer:
         # Apart from the streams, so that a plan never waits for the weights of another pull.
         self._readers = asyncio.Semaphore(READERS)
         self._hashers = ThreadPoolExecutor(HASHERS, thread_name_prefix="hash")
-        self._workers = workers(threads)
+        self._workers = worker_pool(threads)
         ahead = BATCHES_AHEAD + worker_count(threads) // BATCH_THREADS
         self._services = UploadServices(wait_for_ollama, journal, sent, self._hashers, self._workers, ahead)
 
@@ -139,8 +139,8 @@ class Transfer:
         fetching = Fetching(plan.repository, self._limits, progress)
 
         def subscriber(upload: Upload) -> Subscriber:
-            shown = Shown(progress, upload.stretches)
-            return Subscriber(shown.moved, shown.sent, progress, on_digest)
+            blob = BlobProgress(progress, upload.stretches)
+            return Subscriber(blob.moved, blob.sent, progress, on_digest)
 
         uploading = (
             self._share(fetching, upload, order, subscriber(upload)) for order, upload in enumerate(missing.values())

@@ -15,7 +15,7 @@ from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import UploadListener
-from proxy.transfer.spool import spooled
+from proxy.transfer.spool import open_spool
 from proxy.transfer.wait_for_ollama import WaitForOllama
 from proxy.transfer.window import Fetching, Window
 
@@ -130,7 +130,7 @@ class BlobUpload:
         return digest
 
     async def _upload_spooled(self) -> str:
-        with spooled(self._what, self._recipe.size, self._services.hashers) as spool:
+        with open_spool(self._what, self._recipe.size, self._services.hashers) as spool:
             async with self._window() as window:
                 await self._make(window, partial(_write_all, spool.write))
 

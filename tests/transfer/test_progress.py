@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from wcwidth import wcswidth
 
-from proxy.transfer.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, Line, Progress, Shown
+from proxy.transfer.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, BlobProgress, Line, Progress
 
 
 def digest(number: int) -> str:
@@ -163,7 +163,7 @@ async def test_before_the_first_line_nothing_is_said() -> None:
     progress = Progress()
     reader = asyncio.create_task(read(progress))
     await asyncio.sleep(0)
-    progress.pass_on()
+    progress.end_silently()
     assert await reader == []
 
 
@@ -175,10 +175,10 @@ def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_
     progress = Progress()
     first, second = digest(1), digest(2)
     progress.announce([(first, 60, False), (second, 40, False)])
-    shown = Shown(progress, [(first, 10, 10), (second, 20, 20), (first, 50, 50), (second, 20, 20)])
+    blob = BlobProgress(progress, [(first, 10, 10), (second, 20, 20), (first, 50, 50), (second, 20, 20)])
     seen = []
     for size in (5, 15, 20, 60, -100, 35, 0, 65):
-        shown.moved(size)
+        blob.moved(size)
         seen.append(completed(progress))
     assert [(bars[first], bars[second]) for bars in seen] == [
         (5, 0),
@@ -197,10 +197,10 @@ def test_a_bar_counts_the_bytes_that_are_taken_of_its_file() -> None:
     progress = Progress()
     first, second = digest(1), digest(2)
     progress.announce([(first, 7, False), (second, 10, False)])
-    shown = Shown(progress, [(first, 3, 7), (second, 30, 10)])
+    blob = BlobProgress(progress, [(first, 3, 7), (second, 30, 10)])
     seen = []
     for size in (1, 1, 1, 14, 1, 15, -33, 33):
-        shown.moved(size)
+        blob.moved(size)
         seen.append(completed(progress))
     assert [(bars[first], bars[second]) for bars in seen] == [
         (2, 0),
@@ -221,17 +221,17 @@ def test_every_file_is_known_by_its_own_path_and_bytes_although_some_share_a_bar
     progress.moved(digest(18), 7)
     progress.moved(digest(18), -3)
     progress.moved(digest(17), 99)
-    parts = [(part.path, part.total, part.completed) for part in progress.parts]
+    parts = [(file.path, file.total, file.completed) for file in progress.files]
     assert parts[:17] == [(f"part-{number}", 10, 0) for number in range(17)]
     assert parts[17:] == [("part-17", 10, 10), ("part-18", 10, 4), ("", 10, 10)]
 
 
 def test_what_is_said_last_is_known() -> None:
     progress = Progress()
-    assert progress.says == ""
+    assert progress.latest_status == ""
     progress.status("pulling manifest")
     progress.announce([(digest(1), 100, False)])
     progress.moved(digest(1), 30)
-    assert progress.says == "pulling manifest"
+    assert progress.latest_status == "pulling manifest"
     progress.status("writing manifest")
-    assert progress.says == "writing manifest"
+    assert progress.latest_status == "writing manifest"

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import TransferError
 from proxy.transfer import spool as module
-from proxy.transfer.spool import Spool, spooled
+from proxy.transfer.spool import Spool, open_spool
 
 WHAT = "acme/model/model.safetensors"
 
@@ -47,7 +47,7 @@ async def test_what_was_written_comes_back_in_order_and_whole(
 ) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 1000)
     written = b"".join(pieces)
-    with spooled(WHAT, len(written), threads) as spool:
+    with open_spool(WHAT, len(written), threads) as spool:
         for piece in pieces:
             await spool.write(piece)
         back = await everything(spool)
@@ -60,7 +60,7 @@ def test_where_there_is_no_room_the_error_says_how_much_is_needed_where(
     monkeypatch: pytest.MonkeyPatch, folder: Path, threads: Executor
 ) -> None:
     set_free(monkeypatch, folder, 99)
-    with pytest.raises(TransferError) as error, spooled(WHAT, 100, threads):
+    with pytest.raises(TransferError) as error, open_spool(WHAT, 100, threads):
         pass
     assert str(error.value).startswith(f"{WHAT} needs 100 bytes in {folder} before its digest is known, and 99 are")
     assert "TMPDIR" in str(error.value)
@@ -68,7 +68,7 @@ def test_where_there_is_no_room_the_error_says_how_much_is_needed_where(
 
 async def test_just_enough_room_is_enough(monkeypatch: pytest.MonkeyPatch, folder: Path, threads: Executor) -> None:
     set_free(monkeypatch, folder, 100)
-    with spooled(WHAT, 100, threads) as spool:
+    with open_spool(WHAT, 100, threads) as spool:
         await spool.write(b"x" * 100)
         assert await everything(spool) == [b"x" * 100]
 
@@ -76,7 +76,7 @@ async def test_just_enough_room_is_enough(monkeypatch: pytest.MonkeyPatch, folde
 @pytest.mark.parametrize("failure", [None, TransferError("it broke")])
 async def test_the_file_is_gone_after_the_block(folder: Path, threads: Executor, failure: TransferError | None) -> None:
     try:
-        with spooled(WHAT, 3, threads) as spool:
+        with open_spool(WHAT, 3, threads) as spool:
             await spool.write(b"abc")
             if failure:
                 raise failure
@@ -95,7 +95,7 @@ async def test_a_disk_that_fills_while_it_is_written_to_is_told(monkeypatch: pyt
     ):
         patch.setattr("proxy.transfer.spool.tempfile.TemporaryFile", lambda **_: full)
         with (
-            spooled("acme/tiny/made", 5, threads) as spool,
+            open_spool("acme/tiny/made", 5, threads) as spool,
             pytest.raises(TransferError, match=r"acme/tiny/made cannot be kept in .* \(No space left on device\)"),
         ):
             await spool.write(b"bytes")

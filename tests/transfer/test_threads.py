@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from proxy.transfer import threads as module
-from proxy.transfer.threads import cores, worker_count, workers
+from proxy.transfer.threads import cores, worker_count, worker_pool
 
 
 @pytest.mark.parametrize(("there", "count"), [(1, 1), (2, 1), (3, 2), (64, 63)])
@@ -25,7 +25,7 @@ def test_a_core_is_one_that_this_process_may_use() -> None:
 
 def test_as_many_threads_work_at_once() -> None:
     meeting = threading.Barrier(3)
-    with workers(3) as pool:
+    with worker_pool(3) as pool:
         places = [pool.submit(meeting.wait, 60) for _ in range(3)]
         assert sorted(place.result() for place in places) == [0, 1, 2]
 
@@ -38,7 +38,7 @@ def test_they_are_nicer_than_all_else() -> None:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = niceness()
-    with workers(2) as pool:
+    with worker_pool(2) as pool:
         found = {place.result() for place in [pool.submit(niceness) for _ in range(8)]}
     assert found == {max(before, 10)}
     assert niceness() == before
