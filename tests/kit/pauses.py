@@ -16,7 +16,7 @@ SHORT = Timings(first_retry_pause=0.001, longest_retry_pause=0.01, ollama_poll=0
 
 
 def use_timings(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Timings:
-    """The timings of every proxy that this test starts, unless it passes its own. Calls add up."""
+    """Set timings for every proxy that this test starts without its own. Several calls add up."""
     timings: Timings = replace(signature(App).parameters["timings"].default, **seconds)
     for constructor in (App.__init__, Backend.__init__):
         monkeypatch.setattr(constructor, "__kwdefaults__", {"timings": timings})

@@ -1,4 +1,4 @@
-"""Blobs that are more than a file, digests that nobody knows, and how fast and how many at once."""
+"""Recipes of several parts, blobs without a known digest, bandwidth, concurrency and memory."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ CONTENT = bytes((number * 7 + number // 256) % 256 for number in range(1_000_000
 FILE = RepositoryFile("model.safetensors", len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
 MIB = 1024 * 1024
 BLOCKS = 14
-"""Of a GGUF in Q8_0 that has a megabyte."""
+"""A GGUF in Q8_0 with so many blocks has a megabyte."""
 
 
 @pytest.fixture
@@ -59,13 +59,11 @@ async def uploads(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[Uploa
 
 
 def backwards(size: int) -> Transform:
-    """All of a range, its last byte first: nothing is ready before the end."""
+    """Reverses a whole range: nothing is ready before its last byte."""
     return Transform(size, size, lambda content: content[::-1])
 
 
-async def test_literals_and_ranges_of_a_file_in_any_order_become_one_blob(
-    uploads: Uploads, ollama: StandInOllama
-) -> None:
+async def test_literals_and_ranges_in_any_order_become_one_blob(uploads: Uploads, ollama: StandInOllama) -> None:
     parts = (
         Literal(b"head"),
         Range(FILE, 500_000, 700_001),
@@ -80,15 +78,14 @@ async def test_literals_and_ranges_of_a_file_in_any_order_become_one_blob(
     assert sum(uploads.moved_sizes) == len(made)
 
 
-async def test_a_blob_whose_digest_nobody_knows_is_uploaded_and_its_digest_told(
-    uploads: Uploads, ollama: StandInOllama
-) -> None:
+async def test_a_blob_without_a_known_digest_is_uploaded(uploads: Uploads, ollama: StandInOllama) -> None:
+    """The upload returns the digest; the probe of Ollama runs only once."""
     made = b"header" + CONTENT[100:900_000]
     assert await uploads.push(Literal(b"header"), Range(FILE, 100, 900_000)) == digest_of(made)
     assert ollama.blobs == {digest_of(PROBE): len(PROBE), digest_of(made): len(made)}
     await uploads.push(Literal(b"another"), Range(FILE, 0, 10))
     pushed = [request for request in ollama.requests if request.method == "POST"]
-    assert len(pushed) == 3  # the probe only once
+    assert len(pushed) == 3  # two blobs and one probe
     assert digest_of(made) not in [request.path.rpartition("/")[2] for request in pushed]
 
 
@@ -105,9 +102,10 @@ async def test_ollamas_answer_may_come_before_the_last_write_ends(
     assert len([request for request in hub.requests if request.origin == "cdn"]) == 1
 
 
-async def test_an_ollama_that_keeps_nothing_under_another_digest_gets_it_from_the_disk(
+async def test_an_ollama_that_needs_the_digest_first_gets_a_spool(
     uploads: Uploads, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """An Ollama that keeps nothing under a wrong digest gets the blob from the disk."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ollama.keeps_mismatched = False
     made = b"header" + CONTENT
@@ -117,7 +115,7 @@ async def test_an_ollama_that_keeps_nothing_under_another_digest_gets_it_from_th
     assert not list(tmp_path.iterdir())
 
 
-async def test_a_disk_without_room_is_told_before_a_byte_is_fetched(
+async def test_a_full_disk_is_an_error_before_a_byte_is_fetched(
     uploads: Uploads, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ollama.keeps_mismatched = False
@@ -127,9 +125,11 @@ async def test_a_disk_without_room_is_told_before_a_byte_is_fetched(
     assert not [request for request in hub.requests if request.origin == "cdn"]
 
 
-async def test_a_blob_that_ollama_names_otherwise_is_made_once_more_and_then_an_error(
+async def test_a_blob_with_another_digest_is_re_uploaded_once(
     uploads: Uploads, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second time it is an error."""
+
     async def lie(self: Ollama, size: int, produce: Any) -> str:
         await real(self, size, produce)
         return "sha256:" + "0" * 64
@@ -142,7 +142,7 @@ async def test_a_blob_that_ollama_names_otherwise_is_made_once_more_and_then_an_
     assert sum(uploads.moved_sizes[1:]) in (0, 1000)
 
 
-async def test_bytes_that_have_to_be_sent_again_are_taken_back_first(
+async def test_a_re_upload_takes_its_bytes_back_first(
     uploads: Uploads, hub: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "BATCH_BYTES", SPAN)
@@ -155,25 +155,24 @@ async def test_bytes_that_have_to_be_sent_again_are_taken_back_first(
     assert sum(uploads.moved_sizes) == len(CONTENT)
 
 
-async def test_ranges_of_a_source_that_has_none_are_refused(uploads: Uploads, hub: StandInHub) -> None:
+async def test_ranges_from_a_source_without_ranges_are_refused(uploads: Uploads, hub: StandInHub) -> None:
     hub.mirror = True
     with pytest.raises(SourceError, match="sends no ranges"):
         await uploads.push(Range(FILE, 5, 100))
 
 
-async def test_a_transform_that_shrinks_a_file_gets_all_of_it_from_a_source_without_ranges(
-    uploads: Uploads, hub: StandInHub
-) -> None:
+async def test_a_shrunk_file_needs_no_ranges(uploads: Uploads, hub: StandInHub) -> None:
+    """A transform that shrinks a whole file gets all of it, from a source without ranges."""
     every_second = Transform(2, 1, lambda content: content[::2])
     hub.mirror = True
     size = len(CONTENT)
     assert await uploads.push(Range(FILE, 0, size, every_second)) == digest_of(CONTENT[::2])
-    # The others of the pull know by now that there are no ranges; this one needs them and may not do without.
+    # The pull knows by now that there are no ranges; this blob needs them, and must fail.
     with pytest.raises(SourceError, match="sends no ranges"):
         await uploads.push(Range(FILE, 5, 100))
 
 
-async def test_a_range_that_breaks_in_the_middle_of_a_recipe_goes_on(
+async def test_a_range_that_breaks_inside_a_recipe_is_retried(
     uploads: Uploads, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.faults += [Fault("model.safetensors", "drop", after=10_000, times=5)]
@@ -190,7 +189,7 @@ async def large(hub: StandInHub, ollama: StandInOllama, content: bytes, **pull: 
         yield app
 
 
-async def test_a_limited_bandwidth_is_kept_to_and_smooth(
+async def test_a_limited_bandwidth_is_respected_and_smooth(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     content = tiny_gguf("Q8_0", blocks=30 * BLOCKS)
@@ -205,11 +204,11 @@ async def test_a_limited_bandwidth_is_kept_to_and_smooth(
     assert moving[-1][0] - moving[0][0] > 0.9 * size / rate
     for began, before in moving:
         second = [received for when, received in moving if began <= when <= began + 1]
-        # A chunk of each stream may have been waiting.
+        # One chunk of each stream may arrive late.
         assert second[-1] - before <= 1.1 * rate + MIB
 
 
-async def test_streams_become_more_while_the_line_gives_more(
+async def test_streams_multiply_while_the_line_gets_faster(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
 ) -> None:
     hub.rate = 2_000_000
@@ -219,16 +218,16 @@ async def test_streams_become_more_while_the_line_gives_more(
         pulling.cancel()
 
 
-async def test_a_slow_ollama_holds_the_hub_back(
+async def test_a_slow_ollama_slows_the_download(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    """Where the two ends differ the slow one rules: the memory's worth is fetched ahead of it."""
+    """Only as many bytes as the memory holds are fetched ahead of a slow Ollama."""
     content = tiny_gguf("Q8_0", blocks=80 * BLOCKS)
     ollama.hold_upload = asyncio.Event()
     async with large(hub, ollama, content, memory="32MiB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
         await eventually(lambda: app._backend.streams.used > 8 * MIB)
-        # Ollama's socket takes some of it.
+        # The socket to Ollama buffers some more.
         assert await settled(lambda: app._backend.streams.received) < 64 * MIB
         assert app._backend.streams.used <= 24 * MIB
         ollama.hold_upload.set()

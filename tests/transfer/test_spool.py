@@ -1,4 +1,4 @@
-"""The spool: what was written comes back, where there is room for it, and nothing stays."""
+"""The spool returns what was written, checks for room, and deletes its file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, folder: Path, free: int) -> None:
-    """So many bytes are free in that folder, and none elsewhere."""
+    """`free` bytes in that folder, and none elsewhere."""
     monkeypatch.setattr(
         "proxy.transfer.spool.shutil.disk_usage",
         lambda asked: SimpleNamespace(free=free if asked == str(folder) else 0),
@@ -42,7 +42,7 @@ async def everything(spool: Spool) -> list[bytes]:
 @pytest.mark.parametrize(
     "pieces", [[], [b""], [b"x"], [b"0123", b"", b"4567", b"89"], [b"0123456789" * 10, b"end"], [b"x", b"y" * 100_000]]
 )
-async def test_what_was_written_comes_back_in_order_and_whole(
+async def test_a_spool_returns_all_that_was_written(
     monkeypatch: pytest.MonkeyPatch, threads: Executor, pieces: list[bytes]
 ) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 1000)
@@ -56,7 +56,7 @@ async def test_what_was_written_comes_back_in_order_and_whole(
         assert b"".join(await everything(spool)) == written
 
 
-def test_where_there_is_no_room_the_error_says_how_much_is_needed_where(
+def test_an_error_says_how_much_room_is_needed_where(
     monkeypatch: pytest.MonkeyPatch, folder: Path, threads: Executor
 ) -> None:
     set_free(monkeypatch, folder, 99)
@@ -74,7 +74,9 @@ async def test_just_enough_room_is_enough(monkeypatch: pytest.MonkeyPatch, folde
 
 
 @pytest.mark.parametrize("failure", [None, TransferError("it broke")])
-async def test_the_file_is_gone_after_the_block(folder: Path, threads: Executor, failure: TransferError | None) -> None:
+async def test_the_file_is_deleted_after_the_block(
+    folder: Path, threads: Executor, failure: TransferError | None
+) -> None:
     try:
         with open_spool(WHAT, 3, threads) as spool:
             await spool.write(b"abc")
@@ -87,7 +89,7 @@ async def test_the_file_is_gone_after_the_block(folder: Path, threads: Executor,
     assert not list(folder.iterdir())
 
 
-async def test_a_disk_that_fills_while_it_is_written_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_fills_during_a_write_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
         ThreadPoolExecutor(1) as threads,

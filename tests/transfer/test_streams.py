@@ -1,4 +1,4 @@
-"""Connections and memory: what is given to whom, how many streams there are, which one is slow, and the bandwidth."""
+"""Admission to connections and memory, concurrency control, the watch for slow streams, and bandwidth."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +28,7 @@ MOVE = (
 
 
 class Clock:
-    """The loop's. Its steps are exact in binary, so that a sum of them is what it says."""
+    """Replaces the loop's clock. Its steps are exact in binary, so that sums of them are exact."""
 
     def __init__(self) -> None:
         self.now = 1024.0
@@ -39,43 +39,43 @@ class Clock:
 
 @pytest.fixture
 async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The test itself says when time has passed: a machine that is busy meanwhile lets none pass."""
+    """Time passes only when the test moves it: a busy machine changes nothing."""
     clock = Clock()
     monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
     return clock
 
 
 async def settle() -> None:
-    """Let every task do what it can do now."""
+    """Let every task run until it waits."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-def asking(streams: Streams, pull: str, order: int, size: int = 1) -> "asyncio.Task[Stream]":
+def entering(streams: Streams, pull: str, order: int, size: int = 1) -> "asyncio.Task[Stream]":
     return asyncio.create_task(streams.enter(pull, order, size))
 
 
-def done_with(streams: Streams, stream: Stream) -> None:
+def give_back(streams: Streams, stream: Stream) -> None:
     streams.leave(stream)
     streams.free(stream.size)
 
 
 @asynccontextmanager
 async def crowd(streams: Streams, size: int = 1) -> AsyncIterator[None]:
-    """More than enough that wait for a stream; all is given back in the end."""
-    tasks = [asking(streams, "crowd", order, size) for order in range(MANY)]
+    """More waiters than any limit admits; everything is given back in the end."""
+    tasks = [entering(streams, "crowd", order, size) for order in range(MANY)]
     await settle()
     yield
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     for stream in list(streams._admission.open):
-        done_with(streams, stream)
+        give_back(streams, stream)
     assert streams.idle
 
 
 class Line:
-    """A line that gives `rate(n)` bytes a second for n streams, and the clock goes on with it."""
+    """A line with `rate(n)` bytes a second for n streams. It moves the clock."""
 
     def __init__(self, streams: Streams, clock: Clock, rate: Callable[[int], float]) -> None:
         self.rate = rate
@@ -101,18 +101,18 @@ class Line:
             self.limits.append(streams.limit)
         await settle()
         for stream in list(streams._admission.open)[streams.limit :]:
-            done_with(streams, stream)
+            give_back(streams, stream)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(MOVE, max_size=40))
-async def test_whatever_comes_and_goes_limit_and_memory_hold_and_all_is_given_back(
+async def test_any_moves_respect_the_limits_and_everything_is_returned(
     moves: list[tuple[str, int, int]],
 ) -> None:
     streams = Streams(3, MEMORY)
     tasks: list[asyncio.Task[Stream]] = []
     open_now: list[Stream] = []
-    taken: list[Stream] = []
+    in_memory: list[Stream] = []
     freed: set[Stream] = set()
 
     def collect() -> None:
@@ -120,23 +120,23 @@ async def test_whatever_comes_and_goes_limit_and_memory_hold_and_all_is_given_ba
             tasks.remove(task)
             if not task.cancelled():
                 open_now.append(task.result())
-                taken.append(task.result())
+                in_memory.append(task.result())
         assert len(open_now) <= len(streams._admission.open) <= 3
-        assert sum(stream.size for stream in taken) <= streams.used
-        assert streams.used <= MEMORY or len((streams._admission.open - freed) | set(taken)) == 1
+        assert sum(stream.size for stream in in_memory) <= streams.used
+        assert streams.used <= MEMORY or len((streams._admission.open - freed) | set(in_memory)) == 1
 
     for move, number, size in moves:
         match move:
             case "enter":
-                tasks.append(asking(streams, f"pull {number % 2}", number, size))
+                tasks.append(entering(streams, f"pull {number % 2}", number, size))
             case "settle":
                 await settle()
             case "cancel" if tasks:
                 tasks[number % len(tasks)].cancel()
             case "leave" if open_now:
                 streams.leave(open_now.pop(number % len(open_now)))
-            case "free" if taken:
-                stream = taken.pop(number % len(taken))
+            case "free" if in_memory:
+                stream = in_memory.pop(number % len(in_memory))
                 freed.add(stream)
                 streams.free(stream.size)
         collect()
@@ -145,49 +145,49 @@ async def test_whatever_comes_and_goes_limit_and_memory_hold_and_all_is_given_ba
         collect()
         while open_now:
             streams.leave(open_now.pop())
-        while taken:
-            streams.free(taken.pop().size)
+        while in_memory:
+            streams.free(in_memory.pop().size)
     assert not tasks
     assert streams.idle
 
 
-async def test_what_is_larger_than_the_memory_gets_it_alone() -> None:
+async def test_a_span_larger_than_the_memory_gets_all_of_it() -> None:
     streams = Streams(3, MEMORY)
     small = await streams.enter("pull", 0, 1)
-    large = asking(streams, "pull", 1, MEMORY + 1)
+    large = entering(streams, "pull", 1, MEMORY + 1)
     await settle()
     streams.leave(small)
     await settle()
     assert not large.done()
     streams.free(small.size)
-    another = asking(streams, "pull", 2)
+    another = entering(streams, "pull", 2)
     streams.leave(await large)
     await settle()
     assert not another.done()
     streams.free((await large).size)
-    done_with(streams, await another)
+    give_back(streams, await another)
     assert streams.idle
 
 
-async def test_what_waits_for_memory_is_not_overtaken_by_what_needs_less() -> None:
+async def test_a_waiter_for_much_memory_is_not_overin_memory() -> None:
     streams = Streams(3, MEMORY)
     first = await streams.enter("pull", 0, MEMORY - 1)
-    large = asking(streams, "pull", 1, 2)
-    small = asking(streams, "pull", 2, 1)
+    large = entering(streams, "pull", 1, 2)
+    small = entering(streams, "pull", 2, 1)
     await settle()
     assert not large.done()
     assert not small.done()
-    done_with(streams, first)
-    done_with(streams, await large)
-    done_with(streams, await small)
+    give_back(streams, first)
+    give_back(streams, await large)
+    give_back(streams, await small)
     assert streams.idle
 
 
 async def served(streams: Streams, waiting: dict[str, "asyncio.Task[Stream]"], busy: list[Stream]) -> list[str]:
-    """Who gets a stream each time that one of the busy ones, and then of the served ones, is given back."""
+    """The order in which waiters get streams, as first the busy and then the served streams are given back."""
     order: list[str] = []
     while busy:
-        done_with(streams, busy.pop(0))
+        give_back(streams, busy.pop(0))
         await settle()
         for name in [name for name, task in waiting.items() if task.done()]:
             order.append(name)
@@ -199,17 +199,18 @@ async def served(streams: Streams, waiting: dict[str, "asyncio.Task[Stream]"], b
 async def test_a_pull_with_fewer_streams_goes_first() -> None:
     streams = Streams(4, MEMORY)
     busy = [await streams.enter(pull, 0, 1) for pull in ("many", "many", "many", "few")]
-    waiting = {"many": asking(streams, "many", 0), "few": asking(streams, "few", 9)}
+    waiting = {"many": entering(streams, "many", 0), "few": entering(streams, "few", 9)}
     await settle()
     assert await served(streams, waiting, busy) == ["few", "many"]
 
 
-async def test_within_a_pull_the_lowest_order_goes_first_and_then_who_came_first() -> None:
+async def test_within_a_pull_the_lowest_order_goes_first() -> None:
+    """Of equal orders, the one that came first."""
     streams = Streams(1, MEMORY)
     busy = await streams.enter("pull", 0, 1)
     waiting = {}
     for name in ("2 early", "1 early", "2 late", "1 late", "0"):
-        waiting[name] = asking(streams, "pull", int(name[0]))
+        waiting[name] = entering(streams, "pull", int(name[0]))
         await settle()
     assert await served(streams, waiting, [busy]) == ["0", "1 early", "1 late", "2 early", "2 late"]
 
@@ -225,24 +226,24 @@ def admit_and_cancel(waiting: "asyncio.Task[Stream]", give_back: Callable[[], No
 
 
 @pytest.mark.parametrize("end", [cancel, admit_and_cancel])
-async def test_who_is_cancelled_about_when_it_is_admitted_leaves_its_place_to_the_next(
+async def test_a_waiter_cancelled_at_its_admission_frees_its_place(
     end: Callable[["asyncio.Task[Stream]", Callable[[], None]], None],
 ) -> None:
     streams = Streams(1, MEMORY)
     busy = await streams.enter("pull", 0, 1)
-    cancelled, following = asking(streams, "pull", 1, MEMORY), asking(streams, "pull", 2, MEMORY)
+    cancelled, following = entering(streams, "pull", 1, MEMORY), entering(streams, "pull", 2, MEMORY)
     await settle()
-    end(cancelled, lambda: done_with(streams, busy))
+    end(cancelled, lambda: give_back(streams, busy))
     with pytest.raises(asyncio.CancelledError):
         await cancelled
-    done_with(streams, await following)
+    give_back(streams, await following)
     assert streams.idle
 
 
-async def test_who_is_cancelled_while_it_waits_leaves_nothing() -> None:
+async def test_a_waiter_cancelled_while_it_waits_leaves_nothing() -> None:
     streams = Streams(1, MEMORY)
     busy = await streams.enter("pull", 0, 1)
-    waiting = asking(streams, "pull", 1)
+    waiting = entering(streams, "pull", 1)
     await settle()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -253,7 +254,7 @@ async def test_who_is_cancelled_while_it_waits_leaves_nothing() -> None:
     assert streams.idle
 
 
-async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(clock: Clock) -> None:
+async def test_each_throttle_pause_halves_the_streams_down_to_one(clock: Clock) -> None:
     streams = Streams(8, MEMORY, NO_TICKS)
     limits = []
     for _ in range(3):
@@ -265,19 +266,19 @@ async def test_throttling_halves_the_streams_once_within_a_pause_down_to_one(clo
     assert limits == [FIRST_STREAMS // 2, 1, 1]
 
 
-async def test_nobody_is_admitted_before_a_pause_ends_and_then_somebody_is() -> None:
+async def test_a_stream_is_admitted_only_after_a_throttle_pause() -> None:
     loop = asyncio.get_running_loop()
     streams = Streams(8, MEMORY, Timings(concurrency_tick=0.01))
     busy = await streams.enter("pull", 0, 1)
     began = loop.time()
     streams.throttle(0.1)
     streams.throttle(0.01)
-    waiting = asking(streams, "pull", 1)
+    waiting = entering(streams, "pull", 1)
     await settle()
-    done_with(streams, busy)
+    give_back(streams, busy)
     stream = await waiting
     assert loop.time() - began >= 0.1
-    done_with(streams, stream)
+    give_back(streams, stream)
     assert streams.idle
 
 
@@ -293,7 +294,7 @@ async def test_nobody_is_admitted_before_a_pause_ends_and_then_somebody_is() -> 
         (lambda n: 10**6 / n, 4),
     ],
 )
-async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
+async def test_streams_double_while_the_rate_grows_by_a_tenth(
     clock: Clock, rate: Callable[[int], float], limit: int
 ) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
@@ -306,7 +307,7 @@ async def test_the_streams_are_doubled_while_the_rate_grows_by_a_tenth(
         assert len(streams._admission.open) == limit
 
 
-async def test_where_more_streams_clearly_bring_more_they_are_soon_many(clock: Clock) -> None:
+async def test_a_clear_gain_doubles_the_streams_quickly(clock: Clock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda n: 10**6 * n)
@@ -325,7 +326,7 @@ async def test_more_streams_are_tried_again_after_a_while(clock: Clock) -> None:
         assert line.limits == [4, 8, 4, 8, 16, 30]
 
 
-async def test_nothing_is_judged_before_something_has_come(clock: Clock) -> None:
+async def test_nothing_is_judged_before_bytes_have_arrived(clock: Clock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda _: 0)
@@ -340,7 +341,7 @@ async def test_nothing_is_judged_before_something_has_come(clock: Clock) -> None
         await line.run_until(30)
 
 
-async def test_more_streams_are_not_tried_where_the_memory_is_the_limit(clock: Clock) -> None:
+async def test_more_streams_are_not_tried_when_memory_is_the_limit(clock: Clock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams, size=MEMORY // FIRST_STREAMS):
         line = Line(streams, clock, lambda n: 10**6 * n)
@@ -348,17 +349,17 @@ async def test_more_streams_are_not_tried_where_the_memory_is_the_limit(clock: C
         assert line.limits == [FIRST_STREAMS]
 
 
-async def test_more_streams_are_not_tried_where_nobody_waits(clock: Clock) -> None:
+async def test_more_streams_are_not_tried_when_nothing_waits(clock: Clock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     busy = [await streams.enter("pull", order, 1) for order in range(FIRST_STREAMS)]
     line = Line(streams, clock, lambda n: 10**6 * n)
     await line.run(5)
     assert line.limits == [FIRST_STREAMS]
     for stream in busy:
-        done_with(streams, stream)
+        give_back(streams, stream)
 
 
-async def test_after_a_pause_more_streams_are_not_tried_for_a_while(clock: Clock) -> None:
+async def test_a_throttle_pause_delays_the_next_doubling(clock: Clock) -> None:
     streams = Streams(6, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda n: 10**6 * n)
@@ -376,15 +377,15 @@ async def hold(streams: Streams, stream: Stream) -> None:
             await asyncio.Event().wait()
 
 
-async def ended(
+async def slow_streams(
     streams: Streams, clock: Clock, watched: list[Stream], periods: list[list[int]], seconds: float
 ) -> list[int]:
-    """Which of the streams are ended as slow when they bring so much in periods of so many seconds."""
+    """Which streams expire as slow when they receive these bytes in periods of so many seconds."""
     tasks = [asyncio.create_task(hold(streams, stream)) for stream in watched]
     await settle()
-    for brought in periods:
+    for sizes in periods:
         clock.now += seconds
-        for stream, size in zip(watched, brought, strict=True):
+        for stream, size in zip(watched, sizes, strict=True):
             streams.arrived(stream, size)
             streams._watch.passed(seconds)
         streams._watch.expire_slow(streams._admission.open, clock.now)
@@ -411,26 +412,26 @@ async def ended(
         ([[1000, 1000, 1000], [1000, 1000, 110]], 10, []),
     ],
 )
-async def test_who_brings_less_than_a_tenth_of_the_others_for_a_while_is_ended(
+async def test_a_stream_below_a_tenth_of_the_usual_rate_is_slow(
     clock: Clock, periods: list[list[int]], seconds: float, slow: list[int]
 ) -> None:
     streams = Streams(4, MEMORY, NO_TICKS)
     watched = [await streams.enter("pull", number, 1) for number, _ in enumerate(periods[0])]
-    assert await ended(streams, clock, watched, periods, seconds) == slow
+    assert await slow_streams(streams, clock, watched, periods, seconds) == slow
 
 
-@pytest.mark.parametrize(("brought", "slow"), [(90, [0]), (110, [])])
-async def test_who_is_alone_is_measured_by_those_that_are_done(clock: Clock, brought: int, slow: list[int]) -> None:
+@pytest.mark.parametrize(("size", "slow"), [(90, [0]), (110, [])])
+async def test_a_lone_stream_is_compared_with_ended_ones(clock: Clock, size: int, slow: list[int]) -> None:
     streams = Streams(4, MEMORY, NO_TICKS)
-    for size in (1, 1000, 100_000):
+    for ended_size in (1, 1000, 100_000):
         stream = await streams.enter("pull", 0, 1)
-        streams.arrived(stream, size)
+        streams.arrived(stream, ended_size)
         clock.now += 10
-        done_with(streams, stream)
-    assert await ended(streams, clock, [await streams.enter("pull", 1, 1)], [[brought]], 10) == slow
+        give_back(streams, stream)
+    assert await slow_streams(streams, clock, [await streams.enter("pull", 1, 1)], [[size]], 10) == slow
 
 
-async def test_streams_are_compared_as_long_as_there_are_some() -> None:
+async def test_open_streams_are_compared_when_nothing_waits() -> None:
     streams = Streams(4, MEMORY, Timings(concurrency_tick=0.005, slow_stream=0.03))
     slow, *fast = [await streams.enter("pull", order, 1) for order in range(3)]
     held = asyncio.create_task(hold(streams, slow))
@@ -442,20 +443,20 @@ async def test_streams_are_compared_as_long_as_there_are_some() -> None:
     with pytest.raises(TimeoutError):
         await held
     for stream in (slow, *fast):
-        done_with(streams, stream)
+        give_back(streams, stream)
     await eventually(lambda: streams._timer is None)
 
 
-async def test_bytes_wait_as_long_as_the_bandwidth_says_whoever_takes_them(clock: Clock) -> None:
+async def test_the_bandwidth_is_shared_by_all_bytes(clock: Clock) -> None:
     waits: list[float] = []
     bandwidth = Bandwidth(1 << 20)
-    for gone, size in ((0, 1 << 17), (0, 1 << 16), (0.0625, 1 << 19)):
-        clock.now += gone
+    for seconds, size in ((0, 1 << 17), (0, 1 << 16), (0.0625, 1 << 19)):
+        clock.now += seconds
         waits.append(bandwidth.take(size))
     assert waits == [0.125, 0.1875, 0.6875 - 0.0625]
 
 
-async def test_bandwidth_that_nobody_used_is_not_saved_up(clock: Clock) -> None:
+async def test_unused_bandwidth_is_not_saved_up(clock: Clock) -> None:
     bandwidth = Bandwidth(1 << 20)
     bandwidth.take(1 << 10)
     clock.now += 1
@@ -470,9 +471,7 @@ def test_without_a_limit_no_byte_waits() -> None:
     ("rate", "connections", "buffer"),
     [(0, 8, None), (20_000_000, 8, 500_000), (20_000_000, 1, 4_000_000), (100_000, 8, 32 * 1024)],
 )
-def test_the_kernel_may_hold_a_fifth_of_a_second_of_a_limited_line(
-    rate: int, connections: int, buffer: int | None
-) -> None:
+def test_the_receive_buffer_holds_a_fifth_of_a_second(rate: int, connections: int, buffer: int | None) -> None:
     assert Bandwidth(rate).receive_buffer(connections) == buffer
 
 

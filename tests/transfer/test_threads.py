@@ -1,4 +1,4 @@
-"""How many threads change and quantize, and that they give way to what answers clients."""
+"""The number of worker threads, and their low priority."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ def test_0_is_all_cores_but_one_and_at_least_one(monkeypatch: pytest.MonkeyPatch
     assert [worker_count(threads) for threads in (1, 2, 99)] == [1, 2, 99]
 
 
-def test_a_core_is_one_that_this_process_may_use() -> None:
+def test_only_cores_that_this_process_may_use_count() -> None:
     if sys.platform == "linux":
         assert cores() == len(os.sched_getaffinity(0))
     assert cores() >= 1
@@ -31,14 +31,14 @@ def test_as_many_threads_work_at_once() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no niceness of its own")
-def test_they_are_nicer_than_all_else() -> None:
-    """The threads that are there keep their niceness."""
+def test_workers_have_a_lower_priority() -> None:
+    """Other threads keep their priority."""
 
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = niceness()
     with worker_pool(2) as pool:
-        found = {place.result() for place in [pool.submit(niceness) for _ in range(8)]}
-    assert found == {max(before, 10)}
+        levels = {place.result() for place in [pool.submit(niceness) for _ in range(8)]}
+    assert levels == {max(before, 10)}
     assert niceness() == before
