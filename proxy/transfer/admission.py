@@ -43,7 +43,7 @@ class Admission:
         self._numbers = count()
 
     @property
-    def is_waited_for(self) -> bool:
+    def has_waiters(self) -> bool:
         return bool(self._waiting)
 
     def wait(self, pull: Hashable, order: int, size: int) -> Waiter:
@@ -57,8 +57,16 @@ class Admission:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
         elif not waiter.admitted.cancelled():
-            self.open.discard(waiter.admitted.result())
-            self.used -= waiter.size
+            self.leave(waiter.admitted.result())
+            self.free(waiter.size)
+
+    def leave(self, stream: Stream) -> None:
+        """Give the connection back; the memory stays in use until it is freed."""
+        self.open.discard(stream)
+
+    def free(self, size: int) -> None:
+        """Give memory back."""
+        self.used -= size
 
     def pause(self, until: float) -> None:
         """Admit nothing before that time."""

@@ -60,7 +60,7 @@ class Assembly:
             rest = chunk
             while rest:
                 if self._ended:
-                    raise TransferError("more bytes came than the recipe has ranges for")
+                    raise TransferError("more bytes arrived than the recipe has ranges for")
                 content, rest = rest[: self._missing], rest[self._missing :]
                 self._add(content, outputs)
                 if self._missing == 0:

@@ -220,8 +220,8 @@ class Rate:
 
     def add(self, size: int) -> None:
         second = int(time.monotonic())
-        before = self._seconds.pop() if self._seconds and self._seconds[-1][0] == second else (second, 0)
-        self._seconds.append((second, before[1] + size))
+        _, before = self._seconds.pop() if self._seconds and self._seconds[-1][0] == second else (second, 0)
+        self._seconds.append((second, before + size))
 
     def now(self) -> float:
         now = time.monotonic()
@@ -239,26 +239,26 @@ class BlobProgress:
     def __init__(self, progress: Progress, stretches: Sequence[tuple[str, int, int]]) -> None:
         self._progress = progress
         self._stretches = stretches
-        self._ends = list(accumulate(made for _, made, _ in stretches))
-        self._taken = sum(taken for _, _, taken in stretches)
+        self._ends = list(accumulate(length for _, length, _ in stretches))
+        self._size = self._ends[-1] if self._ends else 0
+        self._file_bytes = sum(file_bytes for _, _, file_bytes in stretches)
         self._reached = 0
 
     def sent(self, size: int) -> None:
         """Bytes of the blob have just gone to Ollama."""
-        made = self._ends[-1] if self._ends else 0
-        self._progress.sent(size * self._taken // made if made else size)
+        self._progress.sent(size * self._file_bytes // self._size if self._size else size)
 
     def moved(self, size: int) -> None:
         """Bytes of the blob reached Ollama; a negative size takes bytes back."""
-        begin, self._reached = self._reached, self._reached + size
-        at, stop = sorted((begin, self._reached))
+        before, self._reached = self._reached, self._reached + size
+        at, stop = sorted((before, self._reached))
         shares: Counter[str] = Counter()
         number = bisect_right(self._ends, at)
         while at < stop and number < len(self._ends):
             end = min(self._ends[number], stop)
-            digest, made, taken = self._stretches[number]
-            start = self._ends[number] - made
-            shares[digest] += (end - start) * taken // made - (at - start) * taken // made
+            digest, length, file_bytes = self._stretches[number]
+            start = self._ends[number] - length
+            shares[digest] += (end - start) * file_bytes // length - (at - start) * file_bytes // length
             at, number = end, number + 1
         for digest, share in shares.items():
             self._progress.moved(digest, share if size > 0 else -share)

@@ -49,7 +49,7 @@ class Streams:
     @property
     def idle(self) -> bool:
         """Whether every connection and every byte has been given back."""
-        return not (self._admission.open or self._admission.used or self._admission.is_waited_for)
+        return not (self._admission.open or self._admission.used or self._admission.has_waiters)
 
     async def enter(self, pull: Hashable, order: int, size: int) -> Stream:
         """Wait for a connection and `size` bytes of memory."""
@@ -64,12 +64,12 @@ class Streams:
 
     def leave(self, stream: Stream) -> None:
         """Give the connection back; the memory stays in use until it is freed."""
-        self._admission.open.discard(stream)
+        self._admission.leave(stream)
         self._watch.ended(stream, asyncio.get_running_loop().time())
         self._admit()
 
     def free(self, size: int) -> None:
-        self._admission.used -= size
+        self._admission.free(size)
         self._admit()
 
     def arrived(self, stream: Stream, size: int) -> None:
@@ -94,7 +94,7 @@ class Streams:
         return self._watch.watched(stream, scope)
 
     def _admit(self) -> None:
-        if not self._admission.is_waited_for:
+        if not self._admission.has_waiters:
             return
         loop = asyncio.get_running_loop()
         self._start_timer(loop)
@@ -110,7 +110,7 @@ class Streams:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         streams = self._admission.open
-        if not streams and not self._admission.is_waited_for:
+        if not streams and not self._admission.has_waiters:
             self._concurrency.end_trial()
             return
         now = loop.time()

@@ -34,7 +34,7 @@ BATCH_THREADS = 4
 
 
 class Transfer:
-    """`sent` gets the number of bytes that went to Ollama. `threads` as in `pull.threads`."""
+    """The files of all pulls. `sent` gets the number of bytes that went to Ollama; `threads` as in `pull.threads`."""
 
     def __init__(
         self,
@@ -105,12 +105,12 @@ class Transfer:
                     await asyncio.sleep(wait)
                 received += chunk
                 if begin + len(received) > end:
-                    raise Interrupted(f"{repository.id}/{file.path}: more than {end - begin} bytes came")
+                    raise Interrupted(f"{repository.id}/{file.path}: more than {end - begin} bytes arrived")
                 if begin + len(received) >= stop and stop < end:
                     break
         part = bytes(memoryview(received)[start - begin : stop - begin])
         if len(part) < stop - start:
-            raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes came")
+            raise Interrupted(f"{repository.id}/{file.path}: only {len(part)} of {stop - start} bytes arrived")
         return part
 
     async def announce(self, plans: Sequence[Plan], progress: Progress) -> set[str]:

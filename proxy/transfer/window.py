@@ -269,7 +269,7 @@ class _Fetch:
                     await self._taken.wait()
                 if self._received == self._span.size:
                     return
-        raise Interrupted(f"{self._what}: only {self._received} of {self._span.size} bytes came")
+        raise Interrupted(f"{self._what}: only {self._received} of {self._span.size} bytes arrived")
 
     def _add(self, chunk: bytes) -> None:
         self._latest.append(chunk)

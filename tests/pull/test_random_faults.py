@@ -39,7 +39,7 @@ CAUSES = (
     "but its header speaks of",
     "is not a GGUF that can be used",
     "cannot be used: ",
-    "bytes came",
+    "bytes arrived",
     "sent bytes",
     "sends no ranges",
     "has changed at the source",

@@ -70,7 +70,7 @@ def test_one_byte_too_many_or_too_few_is_an_error(pool: ThreadPoolExecutor, reci
     made = joined(short, chopped(content[:-1], cuts)) if content else b""
     with pytest.raises(TransferError, match=f"^{len(made)} bytes were made instead of {recipe.size}$"):
         short.digest()
-    with pytest.raises(TransferError, match="more bytes came"):
+    with pytest.raises(TransferError, match="more bytes arrived"):
         joined(Assembly(recipe, pool), chopped(content + b"x", cuts))
 
 
@@ -80,7 +80,7 @@ def test_a_recipe_without_bytes_to_fetch_is_made_at_once(pool: ThreadPoolExecuto
     assembly = Assembly(Recipe(tuple(parts)), pool)
     assert joined(assembly, [[]]) == expected
     assert assembly.digest() == digest_of(expected)
-    with pytest.raises(TransferError, match="more bytes came"):
+    with pytest.raises(TransferError, match="more bytes arrived"):
         assembly.cut([b"x"])
 
 

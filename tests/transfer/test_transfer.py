@@ -95,8 +95,8 @@ async def transferring(ollama: StandInOllama, connections: int = 8, memory: int 
 @pytest.mark.parametrize(
     ("pieces", "failure", "message"),
     [
-        ([CONTENT[:-1]], None, f"model.safetensors: only {len(CONTENT) - 1} of {len(CONTENT)} bytes came"),
-        ([], None, f"only 0 of {len(CONTENT)} bytes came"),
+        ([CONTENT[:-1]], None, f"model.safetensors: only {len(CONTENT) - 1} of {len(CONTENT)} bytes arrived"),
+        ([], None, f"only 0 of {len(CONTENT)} bytes arrived"),
         ([CONTENT[:-1], b"x"], None, "model.safetensors arrived damaged"),
         ([CONTENT[:1000]], SourceError("the source broke"), "the source broke"),
         ([CONTENT[:1000]], Interrupted("the line broke"), "the line broke; given up after 10 tries; pull again"),
@@ -125,7 +125,7 @@ async def test_bytes_and_errors_after_the_last_byte_are_ignored(ollama: StandInO
 
 async def test_a_small_file_longer_than_announced_is_refused(ollama: StandInOllama) -> None:
     async with transferring(ollama) as transfer:
-        with pytest.raises(ProxyError, match=f"more than {len(CONTENT)} bytes came"):
+        with pytest.raises(ProxyError, match=f"more than {len(CONTENT)} bytes arrived"):
             await transfer.read(Pieces([CONTENT, b"x"]), [FILE], Progress())
 
 
