@@ -15,13 +15,13 @@ class Timings:
     batch: float = 0.25
     """How long the first bytes of a batch may wait for the rest of it."""
     concurrency_tick: float = 0.1
-    """Between two looks at the rate of the streams."""
+    """Between two checks of the streams: their rate, the end of a pause, slow ones."""
     concurrency_hold: float = 20.0
     """After a throttle, or after more streams were not faster, before more streams are tried again."""
     slow_stream: float = 5.0
     """How long a stream is measured before it may count as slow."""
     keep_alive: float = 8.0
-    """The longest silence in the stream of a pull: the contract has 10 s."""
+    """The longest silence in the stream of a pull: clients may see at most 10 s."""
     ollama_answer: float = 5.0
     """For answers that Ollama gives without work."""
     ollama_poll: float = 1.0

@@ -55,7 +55,7 @@ class ConcurrencyControl:
 
     def adapt(self, now: float) -> None:
         """Judge the present number of streams by the rate since it was set, and perhaps try a larger one."""
-        # Where no file waited for a connection alone, Ollama or the memory is the limit.
+        # If no file waited just for a connection, Ollama or the memory is the limit.
         is_short, self._is_short = self._is_short, False
         if not is_short:
             self._restart_measurement()

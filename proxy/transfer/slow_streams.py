@@ -16,7 +16,7 @@ LAST_RATES = 16
 
 @dataclass(slots=True)
 class _Measurement:
-    """Where a stream and all streams stood when its present measurement began."""
+    """The counters of a stream and of all streams when the stream's present measurement began."""
 
     scope: asyncio.Timeout
     began: float

@@ -162,7 +162,7 @@ class Transfer:
                 return await shared.subscribe(subscriber)
             except (SourceError, TransferError) as error:
                 # This pull may have a token or a source that the other one has not.
-                log.warning("%s; %s takes the upload over", error, fetching.repository.id)
+                log.warning("%s; %s takes over the upload", error, fetching.repository.id)
         if (shared := self._running.get(identity)) is not None:
             return await shared.subscribe(subscriber)
         shared = SingleFlightUpload(self._running, identity, partial(self._journal.made, identity))

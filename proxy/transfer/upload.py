@@ -53,11 +53,14 @@ class BlobUpload:
         self._order = order
         self._listener = listener
         self._reached = 0
-        self._made = ""
+        self._digest = ""
         """The digest of the finished blob, known before its last bytes are sent."""
 
     async def run(self) -> str:
-        """Upload the blob, again where that may help; its digest. Raises SourceError, TransferError or OllamaError."""
+        """Upload the blob, and re-upload it where that may help; its digest.
+
+        Raises SourceError, TransferError or OllamaError.
+        """
         if isinstance(self._fetching.repository, Mirrored):
             for file in self._recipe.unchecked:
                 self._fetching.repository.keep_to_source(file)
@@ -69,7 +72,7 @@ class BlobUpload:
                 await self._recover(error, retries)
 
     async def _recover(self, error: ProxyError, retries: Retries) -> None:
-        """Returns when another upload may help; else raises the error that ends this one."""
+        """Returns when a re-upload may help; else raises the error that ends this upload."""
         match error:
             case Damaged():
                 retries.refetch_once(with_origin(error, self._fetching.repository, self._recipe.files))
@@ -96,7 +99,7 @@ class BlobUpload:
     async def _upload(self) -> str:
         """Make the blob in Ollama from its first byte; its digest."""
         self._count(-self._reached)
-        self._made = ""
+        self._digest = ""
         digest = self._recipe.digest
         if digest is None:
             digest = await self._upload_unnamed()
@@ -123,8 +126,8 @@ class BlobUpload:
                 self._recipe.size, lambda write: self._make(window, partial(self._send, write))
             )
         # Ollama's answer may come before the proxy has finished the blob.
-        if digest != self._made:
-            raise DigestMismatch(f"Ollama received {digest}, but {self._made or 'an unfinished blob'} was sent")
+        if digest != self._digest:
+            raise DigestMismatch(f"Ollama received {digest}, but {self._digest or 'an unfinished blob'} was sent")
         if not await self._ollama.has_blob(digest):
             raise OllamaError(f"Ollama did not keep {digest}, which was uploaded before its digest was known")
         return digest
@@ -138,8 +141,8 @@ class BlobUpload:
                 async for piece in spool.read():
                     await self._send(write, [piece])
 
-            await self._ollama.push_blob(self._made, self._recipe.size, produce)
-        return self._made
+            await self._ollama.push_blob(self._digest, self._recipe.size, produce)
+        return self._digest
 
     def _window(self) -> Window:
         return Window(self._fetching, self._recipe, self._order)
@@ -159,7 +162,7 @@ class BlobUpload:
             self._listener.digest_known(digest)
             if not await self._ollama.has_blob(digest):
                 self._journal.brings(digest, self._recipe.size)
-        self._made = digest
+        self._digest = digest
         await send(ready)
 
     async def _send(self, write: Write, pieces: Sequence[bytes]) -> None:
