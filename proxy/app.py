@@ -34,6 +34,7 @@ from proxy.server.connection import Server, refuse
 from proxy.server.responses import error_response
 from proxy.store.journal import Journal, state_file
 from proxy.store.reclaim import Reclaim
+from proxy.timings import DEFAULT, Timings
 from proxy.transfer.threads import worker_count
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,9 @@ CLIENT_LEFT = 499
 class App:
     """The proxy: `async with App(config) as app` listens at `app.address` until the block ends."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, timings: Timings = DEFAULT) -> None:
         self._config = config
+        self._timings = timings
         self.address = config.server.address
         self._sweep_task: asyncio.Task[None] | None = None
 
@@ -62,7 +64,7 @@ class App:
         self._metrics = Metrics()
         self._journal = Journal(state_file(config))
         try:
-            self._backend = Backend(config, self._journal, self._metrics)
+            self._backend = Backend(config, self._journal, self._metrics, timings=self._timings)
         except BaseException:
             self._journal.close()
             raise
@@ -75,7 +77,7 @@ class App:
             raise
         self._registry.url = url_for_ollama(config.ollama, self.address)
         self._journal.tell(self.address.local_url)
-        self._sweep_task = asyncio.create_task(self.reclaim.watch())
+        self._sweep_task = asyncio.create_task(self.reclaim.watch(self._timings))
         return self
 
     def _build(self, backend: Backend, journal: Journal, metrics: Metrics) -> None:
@@ -84,7 +86,7 @@ class App:
         self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
         install = Install(ollama, self._registry, verify=config.pull.verify)
         pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
-        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
+        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics, self._timings.keep_alive)
         self._upstream = Upstream(ollama.url, backend.tls)
         self._cors = Cors(ollama)
         self._access = Access(config.server, urlsplit(config.ollama.advertise_url).hostname or "")

@@ -6,28 +6,30 @@ from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.pull.planner import Planner
 from proxy.sources.plugins import build_sources
 from proxy.store.journal import Journal
-from proxy.transfer.streams import MIB, Bandwidth, Streams
+from proxy.timings import DEFAULT, Timings
+from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
+from proxy.transfer.streams import MIB, Streams
 from proxy.transfer.transfer import Transfer
+from proxy.transfer.wait_for_ollama import WaitForOllama
 
 
 class Backend:
     """Create it inside the running loop."""
 
-    def __init__(self, config: Config, journal: Journal, metrics: Metrics) -> None:
+    def __init__(self, config: Config, journal: Journal, metrics: Metrics, *, timings: Timings = DEFAULT) -> None:
         pull = config.pull
         bandwidth = Bandwidth(pull.bandwidth_bytes, metrics.received.inc)
         # The sources come first: if one refuses its settings, nothing is open yet.
         self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
         self.session = upstream_session(self.tls)
-        self.ollama = Ollama(config.ollama.url, self.session)
+        self.ollama = Ollama(config.ollama.url, self.session, timings)
         aiohttp_buffers = min(pull.connections * MIB, pull.memory_bytes // 4)
-        self.streams = Streams(pull.connections, pull.memory_bytes - aiohttp_buffers)
+        self.streams = Streams(pull.connections, pull.memory_bytes - aiohttp_buffers, timings)
         self.transfer = Transfer(
-            self.ollama,
-            self.streams,
-            bandwidth,
-            config.ollama.patience_seconds,
+            WaitForOllama(self.ollama, config.ollama.patience_seconds),
+            FetchLimits(self.streams, bandwidth, timings),
             journal,
             metrics.uploaded.inc,
             pull.threads,

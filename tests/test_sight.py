@@ -20,7 +20,7 @@ from proxy.standins.names import ModelName
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from proxy.store.reclaim import CONFIG_CONTENT
-from proxy.transfer import retry, window
+from tests.kit.pauses import use_timings
 from tests.kit.support import PATIENCE, Client, eventually, fetched, making, serving, settings
 
 NAME = "hf.co/acme/tiny:f16"
@@ -45,9 +45,7 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
+    use_timings(monkeypatch, first_retry_pause=0.001, longest_retry_pause=0.01, batch=0.01)
 
 
 @pytest.fixture
@@ -146,7 +144,7 @@ async def test_a_pull_goes_through_its_states_in_order(
 
     monkeypatch.setattr("proxy.standins.ollama.offered_manifest", held)
     # Nothing is swept in between: the next pull would wait for that, and it is held.
-    monkeypatch.setattr("proxy.store.reclaim.FIRST_SWEEP_SECONDS", 1000.0)
+    use_timings(monkeypatch, first_sweep=1000.0)
     ollama.hold_making = create = asyncio.Event()
     config = settings(hub.endpoint, ollama.url, pull={"jobs": 1}, ollama={"reclaim": True})
     async with App(config) as app:

@@ -116,9 +116,9 @@ def _engines(threads: int) -> Finding:
     if missing:
         return Finding(
             "note",
-            f"this machine cannot quantize to {', '.join(missing)} (engines: {engine_names()}); `pip install "
-            f"{PACKAGE}` adds these types on Linux, Apple silicon and Windows (x86_64). On other machines, a C compiler during the "
-            "installation of the proxy adds some of them, and numpy adds others",
+            f"this machine cannot quantize to {', '.join(missing)} (engines: {engine_names()}); `pip "
+            f"install {PACKAGE}` adds these types on Linux, Apple silicon and Windows (x86_64). On other machines, a C "
+            "compiler during the installation of the proxy adds some of them, and numpy adds others",
         )
     count = worker_count(threads)
     threads_of_cores = f"{count} {'thread' if count == 1 else 'threads'} on {cores()} cores"

@@ -10,15 +10,15 @@ import orjson
 
 from proxy.errors import OllamaError, OllamaGone
 from proxy.network_errors import reason_of
-
-POLL_SECONDS = 1.0
+from proxy.timings import DEFAULT, Timings
 
 
 class OllamaApi:
     """The part that all calls share. `url` has no trailing slash."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, timings: Timings = DEFAULT) -> None:
         self.url = url
+        self._timings = timings
         self._session = session
 
     def unreachable(self, error: Exception) -> OllamaGone:
@@ -43,7 +43,7 @@ class OllamaApi:
                 return response.status, await response.read()
 
     async def _pause(self) -> None:
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(self._timings.ollama_poll)
 
 
 def json_object(text: bytes) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from aiohttp.abc import AbstractStreamWriter
 from proxy.errors import DigestMismatch, OllamaError, OllamaGone
 from proxy.network_errors import reason_of
 from proxy.ollama.api import OllamaApi, error_text
+from proxy.timings import DEFAULT, Timings
 
 PROBE = b"ollama-hf-proxy: does a wrong digest keep the data?"
 PROBE_DIGEST = f"sha256:{hashlib.sha256(PROBE).hexdigest()}"
@@ -24,8 +25,8 @@ Produce = Callable[[Write], Awaitable[object]]
 class BlobApi(OllamaApi):
     """`/api/blobs`."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        super().__init__(url, session)
+    def __init__(self, url: str, session: aiohttp.ClientSession, timings: Timings = DEFAULT) -> None:
+        super().__init__(url, session, timings)
         self._keeps_unnamed: bool | None = None
 
     async def has_blob(self, digest: str) -> bool:

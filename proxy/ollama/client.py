@@ -16,8 +16,6 @@ from proxy.ollama.api import error_text
 from proxy.ollama.blobs import BlobApi
 from proxy.ollama.models import ModelApi
 
-ANSWER_SECONDS = 5.0
-
 
 def ollama_tls(url: str) -> ssl.SSLContext | None:
     """The TLS settings for an Ollama behind https: it uses the system's certificates. SSL_CERT_FILE is for the Hub."""
@@ -47,7 +45,7 @@ class Ollama(BlobApi, ModelApi):
 
     async def version(self) -> str:
         """The version of `GET /api/version`. Raises OllamaError if there is no response within 5 seconds."""
-        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        limit = aiohttp.ClientTimeout(total=self._timings.ollama_answer)
         with self._translated_errors():
             async with self._session.get(f"{self.url}/api/version", timeout=limit) as response:
                 answer = await response.read()
@@ -70,7 +68,7 @@ class Ollama(BlobApi, ModelApi):
     async def cors_headers(self, host: str, origin: str) -> Mapping[str, str] | None:
         """The CORS headers of a response to a page at `origin` that calls Ollama as `host`; None if it is refused."""
         headers = {hdrs.HOST: host, hdrs.ORIGIN: origin}
-        limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        limit = aiohttp.ClientTimeout(total=self._timings.ollama_answer)
         with self._translated_errors():
             async with self._session.get(f"{self.url}/api/version", headers=headers, timeout=limit) as response:
                 if response.status == HTTPStatus.FORBIDDEN:

@@ -86,6 +86,7 @@ class Executor:
         self._ollama = ollama
         self._install = install
         self._transfer = transfer
+        self._wait_for_ollama = transfer.wait_for_ollama
         self._journal = journal
         self._reclaim = reclaim
 
@@ -167,7 +168,7 @@ class Executor:
             if not step.number:
                 step.number = await self._reclaim.claim(plan.name.casefold(), step.temporary, digests)
 
-        await self._transfer.patiently(claim, plan.name, progress)
+        await self._wait_for_ollama.run(claim, plan.name, progress)
 
     async def _try_template(self, step: ModelBuild, progress: Progress) -> None:
         """Raises Refusal with Ollama's reason. Where it does not reach the proxy, its create will say so."""
@@ -181,12 +182,12 @@ class Executor:
         # Who makes another model meanwhile would remove this one.
         async with self._reclaim.creating:
             try:
-                made = await self._transfer.patiently(pull, step.plan.name, progress)
+                made = await self._wait_for_ollama.run(pull, step.plan.name, progress)
             except NotPulled as error:
                 log.warning("the template of %s is not tried, since %s", step.plan.name, error)
                 return
             try:
-                await self._transfer.patiently(partial(self._ollama.check_shown, made), step.plan.name, progress)
+                await self._wait_for_ollama.run(partial(self._ollama.check_shown, made), step.plan.name, progress)
             except OllamaGone:
                 raise
             except OllamaError as error:
@@ -200,7 +201,7 @@ class Executor:
         need = partial(self._journal.need, step.number)
         digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
         if step.plan.base is not None:
-            await self._transfer.patiently(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
+            await self._wait_for_ollama.run(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
         await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
         progress.status("verifying sha256 digest")
         async with self._creating(step.plan, progress, enter) as was_removed:
@@ -241,7 +242,7 @@ class Executor:
     async def _install_layers(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress) -> None:
         layers = step.layers(digests)
         pull = partial(self._install.pulled, step.temporary, step.config, layers)
-        made = await self._transfer.patiently(pull, step.plan.name, progress)
+        made = await self._wait_for_ollama.run(pull, step.plan.name, progress)
         await self._hand_over(made, step.plan, progress)
         self._reclaim.belongs_to_a_model([step.config.digest, *(layer.blob.digest for layer in layers)])
 
@@ -263,7 +264,7 @@ class Executor:
 
     async def _hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
         hand_over = partial(self._install.hand_over, made, plan, progress)
-        await self._transfer.patiently(hand_over, plan.name, progress)
+        await self._wait_for_ollama.run(hand_over, plan.name, progress)
         progress.status(WRITING)
 
     @asynccontextmanager

@@ -37,10 +37,10 @@ class Job:
     answer them.
     """
 
-    def __init__(self, number: int, reference: ModelReference, pipeline: Pipeline) -> None:
+    def __init__(self, number: int, reference: ModelReference, pipeline: Pipeline, keep_alive: float) -> None:
         self.id = str(number)
         self.reference = reference
-        self.progress = Progress()
+        self.progress = Progress(keep_alive)
         self.state = State.PLANNING
         self.error: str | None = None
         self.refused = False
@@ -81,11 +81,11 @@ class Job:
         return {
             **self.view(),
             "cancelled": self.cancelled,
-            "status": progress.says,
+            "status": progress.latest_status,
             "files": {
-                "count": len(progress.parts),
-                "done": sum(part.completed == part.total for part in progress.parts),
-                "moving": [asdict(part) for part in progress.parts if 0 < part.completed < part.total],
+                "count": len(progress.files),
+                "done": sum(file.completed == file.total for file in progress.files),
+                "moving": [asdict(file) for file in progress.files if 0 < file.completed < file.total],
             },
         }
 
@@ -150,7 +150,7 @@ class Job:
         except NativePull:
             self.native = True
             self._enter(State.DONE)
-            self.progress.pass_on()
+            self.progress.end_silently()
         except ProxyError as error:
             self.error = printable(str(error))
             self.refused = isinstance(error, Refusal)
@@ -189,8 +189,9 @@ class Job:
 class Jobs:
     """The pulls that are running, and those that were. A name has one job at a time."""
 
-    def __init__(self, pipeline: Pipeline, linger: float, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, linger: float, metrics: Metrics, keep_alive: float) -> None:
         self._pipeline = pipeline
+        self._keep_alive = keep_alive
         self._linger = linger
         self._metrics = metrics
         metrics.show_jobs(lambda: Counter(str(job.state) for job in self._alive))
@@ -244,7 +245,7 @@ class Jobs:
     def _job(self, reference: ModelReference) -> Job:
         job = self._running.get(reference.key)
         if job is None or job.is_over:
-            job = self._running[reference.key] = Job(next(self._numbers), reference, self._pipeline)
+            job = self._running[reference.key] = Job(next(self._numbers), reference, self._pipeline, self._keep_alive)
             self._alive.append(job)
             job.task.add_done_callback(partial(self._end, job))
             if self.closing:

@@ -38,7 +38,7 @@ class Pipeline:
         self._ollama = ollama
         self._journal = journal
         self._reclaim = reclaim
-        self._transfer = transfer
+        self._wait_for_ollama = transfer.wait_for_ollama
         self._installed = Freshness(config, journal, ollama)
         self._turns = Queue(config.pull.jobs)
         self._making = Executor(config.ollama, ollama, transfer, journal, reclaim, install)
@@ -57,12 +57,12 @@ class Pipeline:
             raise
         progress.status("pulling manifest")
         installed = self._installed
-        patiently = partial(self._transfer.patiently, what=reference.name, progress=progress)
-        if record := await patiently(lambda: installed.unchanged(reference, repository)):
+        wait_for_ollama = partial(self._wait_for_ollama.run, what=reference.name, progress=progress)
+        if record := await wait_for_ollama(lambda: installed.unchanged(reference, repository)):
             return await self._answer_held(reference, record.bars, progress, enter)
         capabilities = await self._planner.capabilities(progress)
         plan = await self._planner.plan(reference, repository, capabilities, progress)
-        if await patiently(lambda: installed.same(reference, plan)):
+        if await wait_for_ollama(lambda: installed.same(reference, plan)):
             return await self._answer_held(reference, plan.bars, progress, enter)
         for step in plan.steps:
             progress.name_files(_paths(step.repository))
@@ -70,7 +70,7 @@ class Pipeline:
         progress.warn(plan.warnings)
         enter(State.WAITING)
         async with self._turns.slot(progress):
-            if held := await patiently(lambda: installed.same_weights(reference, plan)):
+            if held := await wait_for_ollama(lambda: installed.same_weights(reference, plan)):
                 progress.announce((*bar, True) for bar in plan.bars)
                 await self._making.recreate(plan, held, progress, enter, remember)
             else:
@@ -85,7 +85,7 @@ class Pipeline:
             enter(State.TRANSFERRING)
             reached: dict[str, int] = {}
             follow = partial(self._follow, reference.name, progress, reached)
-            await self._transfer.patiently(follow, reference.name, progress)
+            await self._wait_for_ollama.run(follow, reference.name, progress)
             await self._making.remember(plan, (), partial(self._installed.remember, reference, plan))
 
     async def _follow(self, name: str, progress: Progress, reached: dict[str, int]) -> None:

@@ -67,6 +67,7 @@ class Planner:
         self._sources = sources
         self._ollama = ollama
         self._transfer = transfer
+        self._wait_for_ollama = transfer.wait_for_ollama
 
     def claims(self, reference: ModelReference) -> bool:
         return reference.host.lower() in self._sources
@@ -97,7 +98,7 @@ class Planner:
 
     async def capabilities(self, progress: Progress) -> Capabilities:
         """What this Ollama takes; one that is gone is waited for. Raises OllamaError."""
-        said = await self._transfer.patiently(self._ollama.version, self._ollama.url, progress)
+        said = await self._wait_for_ollama.run(self._ollama.version, self._ollama.url, progress)
         return capabilities_of(said, self._config.ollama.version)
 
     async def plan(

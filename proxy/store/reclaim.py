@@ -19,6 +19,7 @@ from proxy.ollama.client import Ollama
 from proxy.ollama.registry import NAMESPACE, UNUSED, Blob, Layer, Registry, blob_of
 from proxy.store.journal import Journal, JournalError
 from proxy.tasks import gather_or_cancel
+from proxy.timings import Timings
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +31,6 @@ CONFIG_CONTENT = b'{"os":"ollama-hf-proxy"}'
 CONFIG = blob_of(CONFIG_CONTENT)
 """Of a model that is to be removed. It is not just `{}`: another pull may need a file of that content."""
 PROBE_BLOB = blob_of(PROBE)
-FIRST_SWEEP_SECONDS = 2.0
-SWEEP_SECONDS = 600.0
-RETRY_SECONDS = 60.0
 
 
 class NotReclaimed(ProxyError):
@@ -205,17 +203,17 @@ class Reclaim:
                 if not await self._ollama.has_blob(blob.digest):
                     raise
 
-    async def watch(self) -> None:
+    async def watch(self, timings: Timings) -> None:
         """Sweep now and then, for as long as the proxy runs."""
-        pause = FIRST_SWEEP_SECONDS
+        pause = timings.first_sweep
         while True:
             await asyncio.sleep(pause)
             try:
                 await self.sweep(blobs=self.enabled)
-                pause = SWEEP_SECONDS
+                pause = timings.sweep
             except ProxyError as error:
                 log.debug("nothing was swept: %s", error)
-                pause = RETRY_SECONDS
+                pause = timings.sweep_retry
 
     async def _remove(self, blobs: list[Blob]) -> None:
         self._leftovers = True

@@ -1,140 +1,147 @@
-"""Makes a recipe's bytes of the bytes of its ranges: cut into slices, changed by several threads, joined in order."""
+"""Makes the bytes of a blob from the bytes of its ranges: cut into slices, transformed by threads, joined in order."""
 
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from proxy.errors import Damaged, TransferError
+from proxy.gguf.transforms import Transform
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.base import RepositoryFile
-from proxy.transfer.threads import give_way
+from proxy.transfer.threads import lower_priority
 from proxy.transfer.window import Window
 
 SLICE = 256 * 1024
-"""Bytes of a range that one thread changes at a time, where its blocks are not larger."""
+"""Bytes of a range that one thread transforms at a time; one block when blocks are larger."""
 
-Piece = bytes | Future[bytes]
+Output = bytes | Future[bytes]
+"""The next bytes of a blob, perhaps still in a thread."""
 
 
 class Assembly:
-    """Cuts what comes of a recipe's ranges into pieces, has the `pool` change them, and joins and hashes the result.
+    """Makes one blob and its digest. `pool` runs the transforms; `repository` names the files in errors.
 
-    The files are checked on the way, where the blob is not a file as it is; `where` names their repository. One thread
-    may cut while another joins.
+    One thread may cut while another joins. Files that the blob takes whole are checked against their digests, unless
+    the blob is just one of them: then its own digest is enough.
     """
 
-    def __init__(self, recipe: Recipe, pool: Executor, where: str = "") -> None:
+    def __init__(self, recipe: Recipe, pool: Executor, repository: str = "") -> None:
         self._parts = iter(recipe.parts)
         self._pool = pool
+        self._repository = repository
         self._checks_files = recipe.digest is None or len(recipe.parts) > 1
-        self._check: _Check | None = None
-        self._where = where
-        self._left = 0
-        self._block = 1
-        self._change: Callable[[bytes], bytes] | None = None
+        self._check: _FileCheck | None = None
+        self._missing = 0
+        """Bytes of the present range that have not arrived."""
+        self._transform: Transform | None = None
         self._held = bytearray()
-        self._keeps = False
+        """Bytes of the present range that do not fill a slice yet."""
+        self._is_beside = False
         self._beside = bytearray()
-        self._share = 0
-        self._changing: deque[Future[bytes]] = deque()
+        """Bytes of the range before, for the transform of the present one."""
+        self._beside_per_block = 0
+        self._transforming: deque[Future[bytes]] = deque()
         self._begun = False
         self._ended = False
         self._expected = recipe.size
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def cut(self, chunks: Sequence[bytes]) -> list[Piece]:
-        """The next pieces of the blob, some of which are still being changed. Blocking: for a thread."""
-        pieces: list[Piece] = []
+    def cut(self, chunks: Sequence[bytes]) -> list[Output]:
+        """Take bytes of the ranges; the next outputs. Blocking: for a thread."""
+        outputs: list[Output] = []
         if not self._begun:
             self._begun = True
-            self._next_range(pieces)
+            self._next_range(outputs)
         for chunk in chunks:
             rest = chunk
             while rest:
                 if self._ended:
-                    raise TransferError("more bytes came than the recipe has ranges for")
-                taken, rest = (rest, b"") if len(rest) <= self._left else (rest[: self._left], rest[self._left :])
-                self._left -= len(taken)
-                if self._check:
-                    self._check.add(self._where, taken)
-                if self._keeps:
-                    self._beside += taken
-                elif self._change is None:
-                    pieces.append(taken)
-                else:
-                    self._held += taken
-                    pieces.extend(self._slices(self._change))
-                if self._left == 0:
-                    self._next_range(pieces)
-        return pieces
+                    raise TransferError("more bytes arrived than the recipe has ranges for")
+                content, rest = rest[: self._missing], rest[self._missing :]
+                self._add(content, outputs)
+                if self._missing == 0:
+                    self._next_range(outputs)
+        return outputs
 
-    def join(self, pieces: Sequence[Piece]) -> list[bytes]:
-        """The bytes of the oldest pieces that were cut. Raises what a change raised. Blocking: for a thread."""
+    def join(self, outputs: Sequence[Output]) -> list[bytes]:
+        """The bytes of the oldest outputs of `cut`. Raises what a transform raised. Blocking: for a thread."""
         ready = []
-        for piece in pieces:
-            content = piece if isinstance(piece, bytes) else self._changing.popleft().result()
+        for output in outputs:
+            content = output if isinstance(output, bytes) else self._transforming.popleft().result()
             self._hash.update(content)
             self._size += len(content)
             ready.append(content)
         return ready
 
     def close(self) -> None:
-        """Give up what is still being changed, where the blob is given up."""
-        for piece in list(self._changing):
-            piece.cancel()
+        """Cancel the transforms that have not begun."""
+        for output in list(self._transforming):
+            output.cancel()
 
     def digest(self) -> str:
-        """The whole blob's. Raises TransferError when it is not whole."""
+        """The digest of the whole blob. Raises TransferError when it is not complete."""
         if not self._ended or self._size != self._expected:
             raise TransferError(f"{self._size} bytes were made instead of {self._expected}")
         return f"sha256:{self._hash.hexdigest()}"
 
-    def _slices(self, change: Callable[[bytes], bytes]) -> Iterator[Piece]:
-        """What is held, in slices of whole blocks; the end of a range may be a shorter one."""
-        size = max(SLICE // self._block, 1) * self._block
-        at = shared = 0
-        while len(self._held) - at >= size or (self._left == 0 and at < len(self._held)):
-            blocks = self._held[at : at + size]
-            share = len(blocks) // self._block * self._share
-            piece = self._pool.submit(change, b"".join((self._beside[shared : shared + share], blocks)))
-            self._changing.append(piece)
-            yield piece
-            at, shared = at + size, shared + share
-        del self._held[:at], self._beside[:shared]
+    def _add(self, content: bytes, outputs: list[Output]) -> None:
+        """Add bytes of the present range."""
+        self._missing -= len(content)
+        if self._check:
+            self._check.add(self._repository, content)
+        if self._is_beside:
+            self._beside += content
+        elif self._transform is None:
+            outputs.append(content)
+        else:
+            self._held += content
+            outputs.extend(self._slices(self._transform))
 
-    def _next_range(self, pieces: list[Piece]) -> None:
+    def _slices(self, transform: Transform) -> Iterator[Output]:
+        """The held bytes in slices of whole blocks; the last slice of a range may be shorter."""
+        size = max(SLICE // transform.block, 1) * transform.block
+        start = beside_start = 0
+        while len(self._held) - start >= size or (self._missing == 0 and start < len(self._held)):
+            blocks = self._held[start : start + size]
+            beside_stop = beside_start + len(blocks) // transform.block * self._beside_per_block
+            output = self._pool.submit(transform.change, b"".join((self._beside[beside_start:beside_stop], blocks)))
+            self._transforming.append(output)
+            yield output
+            start, beside_start = start + size, beside_stop
+        del self._held[:start], self._beside[:beside_start]
+
+    def _next_range(self, outputs: list[Output]) -> None:
         for part in self._parts:
             if isinstance(part, Literal):
-                pieces.append(part.content)
+                outputs.append(part.content)
             elif part.stop > part.start:
-                self._left = part.stop - part.start
+                self._missing = part.stop - part.start
                 self._check = self._next_check(part)
-                self._block, self._change = (
-                    (part.transform.block, part.transform.change) if part.transform else (1, None)
-                )
-                self._keeps = part.beside
-                self._share = len(self._beside) // (self._left // self._block) if self._beside else 0
+                self._transform = part.transform
+                self._is_beside = part.beside
+                blocks = self._missing // (part.transform.block if part.transform else 1)
+                self._beside_per_block = len(self._beside) // blocks if self._beside else 0
                 return
         self._ended = True
 
-    def _next_check(self, part: Range) -> "_Check | None":
+    def _next_check(self, part: Range) -> "_FileCheck | None":
         if self._check and self._check.file is part.file and self._check.reached == part.start:
             return self._check
         expected = part.file.sha256 if self._checks_files and part.start == 0 else None
-        return _Check(part.file, expected) if expected is not None else None
+        return _FileCheck(part.file, expected) if expected is not None else None
 
 
 async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGenerator[list[bytes], None]:
-    """The blob in the batches of the window, up to `ahead` of which are in work at once.
+    """The blob in the batches of the window. Up to `ahead` of them are in work at once.
 
-    One thread cuts and checks, another joins and hashes; both go on while Ollama takes its time. Raises what ends the
-    window, and what a change raises.
+    One thread cuts and checks, another joins and hashes; both continue while Ollama takes its time. Raises what ends
+    the window, and what a transform raises.
     """
-    cutter, joiner = (ThreadPoolExecutor(1, name, give_way) for name in ("cut", "join"))
+    cutter, joiner = (ThreadPoolExecutor(1, name, lower_priority) for name in ("cut", "join"))
     batches: asyncio.Queue[_Batch | Exception | None] = asyncio.Queue(ahead)
     feeding = asyncio.create_task(_feed(window, assembly, cutter, joiner, batches))
     try:
@@ -153,7 +160,7 @@ async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGene
 
 
 class _Batch(NamedTuple):
-    """Bytes of a blob on their way. `is_held` says that they still count as the window's."""
+    """Bytes of a blob in work. `is_held`: they still count as memory of the window."""
 
     joined: asyncio.Future[list[bytes]]
     is_held: bool
@@ -166,13 +173,13 @@ async def _feed(
     joiner: ThreadPoolExecutor,
     batches: "asyncio.Queue[_Batch | Exception | None]",
 ) -> None:
-    """Put all that comes into `batches`, then None; or the exception that ends it."""
+    """Put everything that arrives into `batches`, then None, or the exception that ends it."""
     loop = asyncio.get_running_loop()
 
     def begin(chunks: Sequence[bytes]) -> asyncio.Future[list[bytes]]:
         cut = cutter.submit(assembly.cut, chunks)
         joined = loop.run_in_executor(joiner, lambda: assembly.join(cut.result()))
-        # Nobody takes the batches behind one that failed, and asyncio would log what they say.
+        # No one awaits the batches after a failed one, and asyncio would log their exceptions.
         joined.add_done_callback(lambda done: done.cancelled() or done.exception())
         return joined
 
@@ -180,31 +187,31 @@ async def _feed(
         await batches.put(_Batch(begin(()), is_held=False))
         while chunks := await window.next():
             await batches.put(_Batch(begin(chunks), is_held=True))
-    except Exception as error:  # noqa: BLE001 - it is raised where the batches are taken
+    except Exception as error:  # noqa: BLE001 - `assembled` raises it
         await batches.put(error)
     else:
         await batches.put(None)
 
 
-class _Check:
-    """Hashes a file that a recipe takes whole and in order, if in pieces, and compares."""
+class _FileCheck:
+    """Checks the digest of a file that a recipe takes whole and in order, perhaps in several ranges."""
 
     def __init__(self, file: RepositoryFile, expected: str) -> None:
         self.file = file
+        self.reached = 0
         self._expected = expected
         self._hash = hashlib.sha256()
-        self.reached = 0
 
-    def add(self, where: str, piece: bytes) -> None:
+    def add(self, repository: str, content: bytes) -> None:
         """Raises Damaged at the file's last byte."""
-        self._hash.update(piece)
-        self.reached += len(piece)
+        self._hash.update(content)
+        self.reached += len(content)
         if self.reached == self.file.size:
-            check_digest(f"{where}/{self.file.path}", self._expected, self._hash.hexdigest())
+            check_digest(f"{repository}/{self.file.path}", self._expected, self._hash.hexdigest())
 
 
 def check_digest(what: str, expected: str, computed: str) -> None:
-    """Raises Damaged where they differ."""
+    """Raises Damaged when they differ."""
     if expected != computed:
         raise Damaged(
             f"{what} arrived damaged: its digest is {computed}, not {expected} as announced; pull again: "

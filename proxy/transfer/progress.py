@@ -1,4 +1,4 @@
-"""Progress is data here, and here it becomes the lines that clients read: Ollama's own (server/routes.go)."""
+"""The progress of a pull as data, and as the lines that clients read: Ollama's own (server/routes.go)."""
 
 import asyncio
 import time
@@ -13,26 +13,27 @@ from unicodedata import east_asian_width
 
 import orjson
 
+from proxy.timings import DEFAULT
+
 LINE_SECONDS = 0.06
-KEEP_ALIVE_SECONDS = 8.0
 MOST_BARS = 16
 MOST_COLUMNS = 58
-"""Ollama's command line takes a status for one row, behind which it draws 3 columns: where that is two rows, it leaves
-a row behind ten times a second. Its bars need 61 columns."""
+"""Ollama's command line draws 3 more columns after a status, and expects one row. A status of two rows leaves a row on
+the screen ten times a second. Its bars need 61 columns."""
 RATE_SECONDS = 10
 
-# Clients take a line with a digest as a sign of life; an unknown one with nothing to do disturbs none of them.
+# Clients accept a line with a digest as a sign of life, also when the digest is unknown and nothing is left to do.
 NOTHING_DIGEST = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 def printable(text: str) -> str:
-    """Without what a terminal obeys: a text may quote a repository."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    """Without control characters: a text may quote a repository, and a terminal obeys them."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a pull's stream. `total` and `completed` are bytes; a bar has a digest."""
+    """One line of a pull's stream. `total` and `completed` are in bytes; only bars have a digest."""
 
     status: str = ""
     digest: str = ""
@@ -46,24 +47,24 @@ class Line:
         fields: dict[str, str | int] = {"status": self.status}
         if self.digest:
             fields |= {"digest": self.digest, "total": self.total}
-            # Ollama leaves a zero out, and clients count on it.
+            # Ollama omits a zero, and clients rely on that.
             if self.completed:
                 fields["completed"] = self.completed
         return orjson.dumps(fields) + b"\n"
 
     def rows(self) -> "list[Line]":
-        """As several, where a terminal would break it."""
+        """Several lines when a terminal would wrap this one."""
         if self.digest or self.error:
             return [self]
-        # A letter of some scripts takes two columns.
-        wide = any(east_asian_width(letter) in "FW" for letter in self.status)
+        # The characters of some scripts take two columns.
+        wide = any(east_asian_width(character) in "FW" for character in self.status)
         columns = MOST_COLUMNS // 2 if wide else MOST_COLUMNS
         return [Line(row) for row in wrap(self.status, columns, break_on_hyphens=False)]
 
 
 @dataclass(slots=True)
 class FileProgress:
-    """How far a weight file is, in bytes, whichever bar shows it. `path` is empty where nobody knows it."""
+    """The progress of one weight file in bytes, even if it shares its bar. `path` is empty when it is unknown."""
 
     path: str
     total: int
@@ -71,29 +72,32 @@ class FileProgress:
 
 
 class ProgressListener(Protocol):
-    """Who is told what happens to the bytes on their way."""
+    """Gets reports about bytes on their way."""
 
     def status(self, text: str) -> None: ...
 
     def retried(self) -> None: ...
 
     def sent(self, size: int) -> None:
-        """Bytes that went to Ollama just now."""
+        """That many bytes have just gone to Ollama."""
 
 
 class Progress:
-    """Where one pull stands. The pull writes it; any number of subscriptions read it."""
+    """The progress of one pull, which writes it. Any number of subscriptions read it."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_alive: float = DEFAULT.keep_alive) -> None:
+        """`keep_alive` is the longest silence in seconds."""
+        self.keep_alive = keep_alive
         self._bars: dict[str, Line] = {}
         self._bar_of: dict[str, str] = {}
-        self._parts: dict[str, FileProgress] = {}
+        self._files: dict[str, FileProgress] = {}
         self._paths: dict[str, str] = {}
         self._status: Line | None = None
         self._first: Line | None = None
-        self._keep_alive = Line(f"pulling {NOTHING_DIGEST[7:19]}", NOTHING_DIGEST, 1, 1)
+        self.keep_alive_line = Line(f"pulling {NOTHING_DIGEST[7:19]}", NOTHING_DIGEST, 1, 1)
+        """What is repeated in a silence: the newest bar with bytes."""
         self._subscriptions: set[Subscription] = set()
-        self.says = ""
+        self.latest_status = ""
         self.retries = 0
         self.ended = False
         self._warned = False
@@ -110,12 +114,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Bytes a second, of late."""
+        """Bytes a second over the last seconds."""
         return self._rate.now()
 
     @property
-    def parts(self) -> Collection[FileProgress]:
-        return self._parts.values()
+    def files(self) -> Collection[FileProgress]:
+        return self._files.values()
 
     def retried(self) -> None:
         self.retries += 1
@@ -124,33 +128,33 @@ class Progress:
         self._rate.add(size)
 
     def name_files(self, paths: Mapping[str, str]) -> None:
-        """By the digests that they will be announced with."""
+        """`paths` by the digests with which the files will be announced."""
         self._paths |= paths
 
     def status(self, text: str) -> None:
-        """Say what happens now; once, however many streams or files it happens to."""
+        """Show what happens now; only once, even if it happens to many streams or files."""
         text = printable(text)
-        self.says = text
+        self.latest_status = text
         if not self.ended and self._status != Line(text):
             self._status = Line(text)
             self._first = self._first or self._status
             self._publish(self._status)
 
     def warn(self, texts: Sequence[str]) -> None:
-        """One line a pull: clients show each line without a digest as a message of its own."""
+        """At most one line a pull: clients show each line without a digest as a separate message."""
         if texts and not self._warned:
             self._warned = True
             self.status(f"warning: {'; '.join(texts)}")
 
     def announce(self, blobs: Iterable[tuple[str, int, bool]]) -> None:
-        """Show (digest, bytes, held) of every weight file before a byte moves; totals never change after."""
+        """Show (digest, bytes, held) of every weight file before a byte moves: later, no total may change."""
         changed: dict[str, None] = {}
         for digest, size, held in blobs:
-            if digest in self._bar_of:  # files of the same content move once
+            if digest in self._bar_of:  # files with the same content move once
                 continue
             bar = digest if len(self._bars) < MOST_BARS else next(reversed(self._bars))
             self._bar_of[digest] = bar
-            self._parts[digest] = FileProgress(self._paths.get(digest, ""), size, size if held else 0)
+            self._files[digest] = FileProgress(self._paths.get(digest, ""), size, size if held else 0)
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))
             self._bars[bar] = replace(line, total=line.total + size, completed=line.completed + (size if held else 0))
             changed[bar] = None
@@ -158,12 +162,12 @@ class Progress:
             self._publish(self._bars[bar])
 
     def moved(self, digest: str, size: int) -> None:
-        """So many more bytes of a file have reached Ollama; less than zero takes them back."""
+        """Bytes of a file reached Ollama; a negative size takes bytes back."""
         if bar := self._bar_of.get(digest):
             line = self._bars[bar]
             self._bars[bar] = replace(line, completed=min(line.completed + size, line.total))
-            part = self._parts[digest]
-            part.completed = min(part.completed + size, part.total)
+            file = self._files[digest]
+            file.completed = min(file.completed + size, file.total)
             self._publish(self._bars[bar])
 
     def success(self) -> None:
@@ -172,12 +176,12 @@ class Progress:
     def fail(self, text: str) -> None:
         self._end(Line(error=text))
 
-    def pass_on(self) -> None:
-        """End without a word: somebody else answers."""
+    def end_silently(self) -> None:
+        """End without a line: Ollama answers instead."""
         self._end(None)
 
     def subscribe(self) -> "Subscription":
-        """Read on from here, the present state of every bar first; who comes late reads the beginning too."""
+        """Read the first status, the present state of every bar, the latest status, and then all that follows."""
         subscription = Subscription(self)
         latest = self._status if self._status is not self._first else None
         for line in (self._first, *self._bars.values(), latest):
@@ -189,14 +193,11 @@ class Progress:
     def unsubscribe(self, subscription: "Subscription") -> None:
         self._subscriptions.discard(subscription)
 
-    def sign_of_life(self) -> Line:
-        return self._keep_alive
-
     def _publish(self, line: Line) -> None:
-        if self.ended:  # what is done to its end says nothing more
+        if self.ended:  # a pull that was cancelled may still finish its model
             return
         if line.digest and line.completed:
-            self._keep_alive = line
+            self.keep_alive_line = line
         for subscription in self._subscriptions:
             subscription.put(line)
 
@@ -212,15 +213,15 @@ class Progress:
 
 
 class Rate:
-    """Bytes a second over the last seconds."""
+    """Bytes a second over the last `RATE_SECONDS`."""
 
     def __init__(self) -> None:
         self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_SECONDS)
 
     def add(self, size: int) -> None:
         second = int(time.monotonic())
-        before = self._seconds.pop() if self._seconds and self._seconds[-1][0] == second else (second, 0)
-        self._seconds.append((second, before[1] + size))
+        _, before = self._seconds.pop() if self._seconds and self._seconds[-1][0] == second else (second, 0)
+        self._seconds.append((second, before + size))
 
     def now(self) -> float:
         now = time.monotonic()
@@ -228,43 +229,43 @@ class Rate:
         return max(0.0, sum(size for _, size in recent) / max(1.0, now - recent[0][0])) if recent else 0.0
 
 
-class Shown:
-    """Spreads the bytes of one blob over the bars of the files that it is made of.
+class BlobProgress:
+    """Spreads the bytes of one blob over the bars of the files from which it is made.
 
-    Each stretch of the blob has the digest of a bar, how many bytes it is long, and how many bytes of the file it
-    takes; there may be thousands.
+    A stretch of the blob has the digest of a bar, its own length in bytes, and the number of bytes that it takes from
+    the file. A blob may have thousands of stretches.
     """
 
     def __init__(self, progress: Progress, stretches: Sequence[tuple[str, int, int]]) -> None:
         self._progress = progress
         self._stretches = stretches
-        self._ends = list(accumulate(made for _, made, _ in stretches))
-        self._taken = sum(taken for _, _, taken in stretches)
+        self._ends = list(accumulate(length for _, length, _ in stretches))
+        self._size = self._ends[-1] if self._ends else 0
+        self._file_bytes = sum(file_bytes for _, _, file_bytes in stretches)
         self._reached = 0
 
     def sent(self, size: int) -> None:
-        """As `Progress.sent`, of the blob."""
-        made = self._ends[-1] if self._ends else 0
-        self._progress.sent(size * self._taken // made if made else size)
+        """Bytes of the blob have just gone to Ollama."""
+        self._progress.sent(size * self._file_bytes // self._size if self._size else size)
 
     def moved(self, size: int) -> None:
-        """As `Progress.moved`, of the blob."""
-        begin, self._reached = self._reached, self._reached + size
-        at, stop = sorted((begin, self._reached))
+        """Bytes of the blob reached Ollama; a negative size takes bytes back."""
+        before, self._reached = self._reached, self._reached + size
+        at, stop = sorted((before, self._reached))
         shares: Counter[str] = Counter()
         number = bisect_right(self._ends, at)
         while at < stop and number < len(self._ends):
             end = min(self._ends[number], stop)
-            digest, made, taken = self._stretches[number]
-            start = self._ends[number] - made
-            shares[digest] += (end - start) * taken // made - (at - start) * taken // made
+            digest, length, file_bytes = self._stretches[number]
+            start = self._ends[number] - length
+            shares[digest] += (end - start) * file_bytes // length - (at - start) * file_bytes // length
             at, number = end, number + 1
         for digest, share in shares.items():
             self._progress.moved(digest, share if size > 0 else -share)
 
 
 class Subscription:
-    """One client's view. A client that reads slowly gets the newest line of each bar, never a backlog."""
+    """One client's view. A client that reads slowly gets only the newest line of each bar."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -280,19 +281,19 @@ class Subscription:
         self._news.set()
 
     async def batches(self, *, in_rows: bool = False) -> AsyncIterator[bytes]:
-        """NDJSON, at most one line a bar and batch, a sign of life in every silence, until the pull ends.
+        """NDJSON until the pull ends: at most one line a bar in each batch, and a sign of life in every silence.
 
-        `in_rows`: what a terminal would break comes as several lines.
+        `in_rows` splits lines that a terminal would wrap.
         """
         began = False
         while not (self._progress.ended and not self._pending):
             try:
-                async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                async with asyncio.timeout(self._progress.keep_alive):
                     await self._news.wait()
             except TimeoutError:
-                # Before the first line it is open whether this pull is answered here at all.
+                # Before the first line, Ollama may still have to answer this pull.
                 if began:
-                    yield self._progress.sign_of_life().encode()
+                    yield self._progress.keep_alive_line.encode()
                 continue
             self._news.clear()
             if self._pending:

@@ -1,63 +1,71 @@
-"""How often and how long something that was interrupted is tried again: bounded, with jitter, counted and logged."""
+"""How often and after which pauses a range is retried: limited, with jitter, counted and logged."""
 
 import asyncio
 import logging
 import random
 
 from proxy.errors import Interrupted, ProxyError, SourceError
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import ProgressListener
-from proxy.transfer.streams import Streams
 
 log = logging.getLogger(__name__)
 
 MOST_TRIES = 10
 MOST_SECONDS = 900.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LONGEST_WAIT = 600.0
-"""The Hub counts its limits over five minutes."""
+"""Twice the five minutes over which the Hub counts requests."""
 
 
 class Retries:
-    """The tries of one thing. A source that asks to wait is waited for by all streams, and the progress says so."""
+    """The retries of one range, file or blob. When a source throttles, all streams wait, and the progress shows it."""
 
-    def __init__(self, progress: ProgressListener, streams: Streams) -> None:
+    def __init__(self, progress: ProgressListener, limits: FetchLimits) -> None:
         self._progress = progress
-        self._streams = streams
+        self._streams = limits.streams
+        self._timings = limits.timings
         self._began: float | None = None
-        self._failed = 0
-        self._damaged = False
+        self._failures = 0
+        self._was_refetched = False
 
     def reset(self) -> None:
-        """Something came: the next failure is a first one."""
-        self._failed = 0
+        """Bytes arrived: the next failure counts as the first one."""
+        self._failures = 0
         self._began = None
 
     def refetch_once(self, error: ProxyError) -> None:
-        """What came damaged is fetched once more; raises `error` when it comes damaged again."""
-        if self._damaged:
+        """Damaged bytes may be fetched once more. The second time, `error` is raised."""
+        if self._was_refetched:
             raise error
-        self._damaged = True
+        self._was_refetched = True
         self._progress.retried()
-        log.warning("%s; it is fetched once more", error)
+        log.warning("%s; refetching once", error)
 
     async def pause(self, error: Interrupted) -> None:
-        """Pause before the next try. Raises SourceError when there should be none."""
+        """Pause before the next try. Raises SourceError when there are no tries left."""
         now = asyncio.get_running_loop().time()
         self._began = now if self._began is None else self._began
-        self._failed += 1
+        self._failures += 1
         self._progress.retried()
-        pause = random.uniform(0.5, 1) * min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (self._failed - 1))  # noqa: S311
+        pause = self._backoff()
         if error.wait is not None:
-            if error.wait > LONGEST_WAIT:
-                raise SourceError(
-                    f"{error} and asks to wait {error.wait:.0f} s; pull again then: finished files are kept"
-                ) from error
+            self._throttle(error, error.wait)
             pause = error.wait + random.uniform(0, 1)  # noqa: S311
-            if self._streams.throttle(error.wait):
-                self._progress.status(f"waiting {error.wait:.0f} s: {error}")
-        if self._failed >= MOST_TRIES or now + pause - self._began > MOST_SECONDS:
+        if self._failures >= MOST_TRIES or now + pause - self._began > MOST_SECONDS:
             raise SourceError(
-                f"{error}; given up after {self._failed} tries; pull again: finished files are kept"
+                f"{error}; given up after {self._failures} tries; pull again: finished files are kept"
             ) from error
-        log.warning("%s; try %d of %d in %.1f s", error, self._failed + 1, MOST_TRIES, pause)
+        log.warning("%s; try %d of %d in %.1f s", error, self._failures + 1, MOST_TRIES, pause)
         await asyncio.sleep(pause)
+
+    def _backoff(self) -> float:
+        doubled = self._timings.first_retry_pause * 2.0 ** (self._failures - 1)
+        return random.uniform(0.5, 1) * min(self._timings.longest_retry_pause, doubled)  # noqa: S311
+
+    def _throttle(self, error: Interrupted, wait: float) -> None:
+        """The source asked to wait. Raises SourceError when it asks for too long a time."""
+        if wait > LONGEST_WAIT:
+            raise SourceError(
+                f"{error} and asks to wait {wait:.0f} s; pull again then: finished files are kept"
+            ) from error
+        if self._streams.throttle(wait):
+            self._progress.status(f"waiting {wait:.0f} s: {error}")

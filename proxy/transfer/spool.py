@@ -1,4 +1,4 @@
-"""A blob on disk, for an Ollama that takes none whose digest is not known."""
+"""A blob on disk, for an Ollama that accepts no blob before its digest is known."""
 
 import asyncio
 import shutil
@@ -14,10 +14,10 @@ PIECE_BYTES = 1024 * 1024
 
 
 @contextmanager
-def spooled(what: str, size: int, executor: Executor) -> Iterator["Spool"]:
-    """Room for `size` bytes in the system's temporary folder (TMPDIR), gone with the block.
+def open_spool(what: str, size: int, executor: Executor) -> Iterator["Spool"]:
+    """A file for `size` bytes in the system's temporary folder (TMPDIR), deleted at the end of the block.
 
-    Raises TransferError where there is none.
+    Raises TransferError when there is no room for them.
     """
     folder = tempfile.gettempdir()
     if (free := shutil.disk_usage(folder).free) < size:
@@ -25,7 +25,7 @@ def spooled(what: str, size: int, executor: Executor) -> Iterator["Spool"]:
             f"{what} needs {size} bytes in {folder} before its digest is known, and {free} are free there; make room, "
             "or set TMPDIR for the proxy to a larger folder"
         )
-    # Without a buffer, so that a disk that fills is noticed by the write and not again when the file is closed.
+    # Without a buffer the write itself fails on a full disk; with one, closing the file fails once more.
     with tempfile.TemporaryFile(prefix="ollama-hf-proxy-", buffering=0) as file:
         yield Spool(what, file, executor)
 
@@ -41,10 +41,10 @@ class Spool:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._write, piece)
 
     def _write(self, piece: bytes) -> None:
-        left = memoryview(piece)
+        rest = memoryview(piece)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while rest:
+                rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise TransferError(
                 f"{self._what} cannot be kept in {tempfile.gettempdir()} before its digest is known "
@@ -52,7 +52,7 @@ class Spool:
             ) from error
 
     async def read(self) -> AsyncIterator[bytes]:
-        """All of it, from its beginning."""
+        """The whole file, from its beginning."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._executor, self._file.seek, 0)
         while piece := await loop.run_in_executor(self._executor, self._file.read, PIECE_BYTES):

@@ -1,4 +1,4 @@
-"""The threads that change and quantize what comes: they leave the processor to all that answers clients."""
+"""The threads that transform and quantize. Their low priority leaves the processor to what answers clients."""
 
 import os
 import sys
@@ -9,21 +9,21 @@ _NICENESS = 10
 
 
 def worker_count(threads: int) -> int:
-    """`pull.threads`; 0 is all cores but one, at least one."""
+    """`threads` as in `pull.threads`; 0 is all cores but one, and at least one."""
     return threads or max(cores() - 1, 1)
 
 
-def workers(threads: int) -> ThreadPoolExecutor:
-    """`threads` as in the configuration."""
-    return ThreadPoolExecutor(worker_count(threads), thread_name_prefix="work", initializer=give_way)
+def worker_pool(threads: int) -> ThreadPoolExecutor:
+    """`threads` as in `pull.threads`."""
+    return ThreadPoolExecutor(worker_count(threads), thread_name_prefix="work", initializer=lower_priority)
 
 
 def cores() -> int:
-    """Those that this process may use, which a container can make fewer."""
+    """The cores that this process may use: a container can have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def give_way() -> None:
-    # Only on Linux a thread has a priority of its own.
+def lower_priority() -> None:
+    # Only Linux has a priority for each thread.
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

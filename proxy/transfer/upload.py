@@ -1,82 +1,139 @@
-"""One blob's way into Ollama: made of its ranges, written as it is made, kept only when it is right."""
+"""The upload of one blob: made from its ranges, written to Ollama meanwhile, and begun again when that fails."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.errors import DigestMismatch, OllamaError
+from proxy.errors import Damaged, DigestMismatch, Interrupted, OllamaError, ProxyError, RangesIgnored, SourceError
 from proxy.ollama.blobs import PROBE, PROBE_DIGEST, Write
-from proxy.ollama.client import Ollama
-from proxy.planning.recipe import Recipe
+from proxy.planning.plan import Upload
+from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest
-from proxy.transfer.sharing import OnDigest
-from proxy.transfer.spool import spooled
+from proxy.transfer.retry import Retries
+from proxy.transfer.sharing import UploadListener
+from proxy.transfer.spool import open_spool
+from proxy.transfer.wait_for_ollama import WaitForOllama
 from proxy.transfer.window import Fetching, Window
 
+log = logging.getLogger(__name__)
 
-@dataclass(eq=False, slots=True)
-class BlobUpload:
-    """One blob's way into Ollama, which may have to be gone again from its beginning."""
 
-    ollama: Ollama
+@dataclass(frozen=True, slots=True)
+class UploadServices:
+    """What all uploads share.
+
+    `sent` gets the number of bytes that went to Ollama. `hashers` are threads for hashes and for the disk, `workers`
+    transform and quantize. `ahead` is the number of batches that may be in work before the oldest one is sent.
+    """
+
+    wait_for_ollama: WaitForOllama
     journal: Journal
-    fetching: Fetching
-    recipe: Recipe
-    what: str
-    moved: Callable[[int], None]
-    claim: OnDigest
     sent: Callable[[int], object]
-    order: int
-    threads: ThreadPoolExecutor
+    hashers: ThreadPoolExecutor
     workers: ThreadPoolExecutor
     ahead: int
-    reached: int = 0
-    made: str = ""
-    """The digest of what was made, before its last bytes are sent."""
+
+
+class BlobUpload:
+    """Makes one blob in Ollama. Of the blobs of a pull, the one with the lowest `order` is fetched first."""
+
+    def __init__(
+        self, services: UploadServices, fetching: Fetching, upload: Upload, order: int, listener: UploadListener
+    ) -> None:
+        self._services = services
+        self._ollama = services.wait_for_ollama.ollama
+        self._journal = services.journal
+        self._fetching = fetching
+        self._recipe = upload.recipe
+        self._what = f"{fetching.repository.id}/{upload.path}"
+        self._order = order
+        self._listener = listener
+        self._reached = 0
+        self._digest = ""
+        """The digest of the finished blob, known before its last bytes are sent."""
 
     async def run(self) -> str:
-        """Make the blob in Ollama from its first byte; its digest.
+        """Upload the blob, and re-upload it where that may help; its digest.
 
-        Raises SourceError, Damaged, DigestMismatch or OllamaError.
+        Raises SourceError, TransferError or OllamaError.
         """
-        self._count(-self.reached)
-        self.made = ""
-        digest = self.recipe.digest
+        if isinstance(self._fetching.repository, Mirrored):
+            for file in self._recipe.unchecked:
+                self._fetching.repository.keep_to_source(file)
+        retries = Retries(self._fetching.progress, self._fetching.limits)
+        while True:
+            try:
+                return await self._services.wait_for_ollama.run(self._upload, self._what, self._fetching.progress)
+            except ProxyError as error:
+                await self._recover(error, retries)
+
+    async def _recover(self, error: ProxyError, retries: Retries) -> None:
+        """Returns when a re-upload may help; else raises the error that ends this upload."""
+        match error:
+            case Damaged():
+                retries.refetch_once(with_origin(error, self._fetching.repository, self._recipe.files))
+            case DigestMismatch():
+                retries.refetch_once(OllamaError(f"{self._what}: {error}"))
+            case RangesIgnored():
+                self._fetch_whole_files(error)
+            case Interrupted():
+                await retries.pause(error)
+            case OllamaError():
+                raise OllamaError(f"{self._what}: {error}") from error
+            case _:
+                raise error
+
+    def _fetch_whole_files(self, error: RangesIgnored) -> None:
+        if not self._recipe.takes_whole_files:
+            raise SourceError(
+                f"{error}, and this model needs the tensors in another order than its files have them; use an endpoint "
+                "that sends ranges"
+            ) from error
+        self._fetching.ranges_ignored.set()
+        log.warning("%s; its files are fetched whole, each in one stream", error)
+
+    async def _upload(self) -> str:
+        """Make the blob in Ollama from its first byte; its digest."""
+        self._count(-self._reached)
+        self._digest = ""
+        digest = self._recipe.digest
         if digest is None:
-            digest = await self._run_unnamed()
-        # Another pull may have brought it meanwhile; the answer to an earlier upload may have been lost.
-        elif not await self.ollama.has_blob(digest):
-            self.journal.brings(digest, self.recipe.size)
+            digest = await self._upload_unnamed()
+        # Another pull may have uploaded it meanwhile, or the answer to an earlier upload may have been lost.
+        elif not await self._ollama.has_blob(digest):
+            self._journal.brings(digest, self._recipe.size)
             async with self._window() as window:
-                is_ours = await self.ollama.push_blob(
-                    digest, self.recipe.size, lambda write: self._make(window, partial(self._send, write))
+                is_ours = await self._ollama.push_blob(
+                    digest, self._recipe.size, lambda write: self._make(window, partial(self._send, write))
                 )
             if not is_ours:
-                self.journal.forget([digest])
-        self._count(self.recipe.size - self.reached)
+                self._journal.forget([digest])
+        self._count(self._recipe.size - self._reached)
         return digest
 
-    async def _run_unnamed(self) -> str:
-        if not await self.ollama.has_blob(PROBE_DIGEST):
-            self.journal.brings(PROBE_DIGEST, len(PROBE))
-        if not await self.ollama.keeps_unnamed_blobs():
-            return await self._run_spooled()
+    async def _upload_unnamed(self) -> str:
+        """Upload a blob whose digest is not known yet."""
+        if not await self._ollama.has_blob(PROBE_DIGEST):
+            self._journal.brings(PROBE_DIGEST, len(PROBE))
+        if not await self._ollama.keeps_unnamed_blobs():
+            return await self._upload_spooled()
         async with self._window() as window:
-            named = await self.ollama.push_unnamed_blob(
-                self.recipe.size, lambda write: self._make(window, partial(self._send, write))
+            digest = await self._ollama.push_unnamed_blob(
+                self._recipe.size, lambda write: self._make(window, partial(self._send, write))
             )
-        # Its answer may come while the last bytes are still being written here.
-        if named != self.made:
-            raise DigestMismatch(f"Ollama received {named}, but {self.made or 'something unfinished'} was sent")
-        if not await self.ollama.has_blob(named):
-            raise OllamaError(f"Ollama did not keep {named}, which was uploaded before its digest was known")
-        return named
+        # Ollama's answer may come before the proxy has finished the blob.
+        if digest != self._digest:
+            raise DigestMismatch(f"Ollama received {digest}, but {self._digest or 'an unfinished blob'} was sent")
+        if not await self._ollama.has_blob(digest):
+            raise OllamaError(f"Ollama did not keep {digest}, which was uploaded before its digest was known")
+        return digest
 
-    async def _run_spooled(self) -> str:
-        with spooled(self.what, self.recipe.size, self.threads) as spool:
+    async def _upload_spooled(self) -> str:
+        with open_spool(self._what, self._recipe.size, self._services.hashers) as spool:
             async with self._window() as window:
                 await self._make(window, partial(_write_all, spool.write))
 
@@ -84,44 +141,52 @@ class BlobUpload:
                 async for piece in spool.read():
                     await self._send(write, [piece])
 
-            await self.ollama.push_blob(self.made, self.recipe.size, produce)
-        return self.made
+            await self._ollama.push_blob(self._digest, self._recipe.size, produce)
+        return self._digest
 
     def _window(self) -> Window:
-        return Window(self.fetching, self.recipe, self.order)
+        return Window(self._fetching, self._recipe, self._order)
 
     async def _make(self, window: Window, send: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
-        """Write the blob. The last bytes wait for its digest to be checked: Ollama keeps what ends well."""
-        assembly = Assembly(self.recipe, self.workers, self.fetching.repository.id)
+        """Write the blob. The last batch is sent after the digest is checked: Ollama keeps what ends cleanly."""
+        assembly = Assembly(self._recipe, self._services.workers, self._fetching.repository.id)
         ready: list[bytes] = []
-        async with aclosing(assembled(assembly, window, self.ahead)) as batches:
+        async with aclosing(assembled(assembly, window, self._services.ahead)) as batches:
             async for batch in batches:
                 await send(ready)
                 ready = batch
         digest = assembly.digest()
-        if self.recipe.digest is not None:
-            check_digest(self.what, self.recipe.digest, digest)
+        if self._recipe.digest is not None:
+            check_digest(self._what, self._recipe.digest, digest)
         else:
-            self.claim(digest)
-            if not await self.ollama.has_blob(digest):
-                self.journal.brings(digest, self.recipe.size)
-        self.made = digest
+            self._listener.digest_known(digest)
+            if not await self._ollama.has_blob(digest):
+                self._journal.brings(digest, self._recipe.size)
+        self._digest = digest
         await send(ready)
 
     async def _send(self, write: Write, pieces: Sequence[bytes]) -> None:
-        """Write to Ollama, and tell of what reached it."""
+        """Write to Ollama, and report the bytes that reached it."""
         await _write_all(write, pieces)
         size = sum(map(len, pieces))
-        self.sent(size)
-        self.fetching.progress.sent(size)
+        self._services.sent(size)
+        self._fetching.progress.sent(size)
         self._count(size)
 
     def _count(self, size: int) -> None:
-        self.reached += size
+        self._reached += size
         if size:
-            self.moved(size)
+            self._listener.moved(size)
 
 
 async def _write_all(write: Write, pieces: Sequence[bytes]) -> None:
     for piece in pieces:
         await write(piece)
+
+
+def with_origin(error: Damaged, repository: Repository, files: Iterable[RepositoryFile]) -> Damaged:
+    """`error` with the names of the mirrors that may have damaged the files; the repository stops using these."""
+    if not isinstance(repository, Mirrored):
+        return error
+    names = " and ".join(dict.fromkeys(filter(None, (repository.report_damaged(file) for file in files))))
+    return Damaged(f"{error} (some of it came from {names})") if names else error

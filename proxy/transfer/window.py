@@ -1,4 +1,4 @@
-"""A recipe's ranges, fetched by several streams at once and handed on in order."""
+"""Fetches a recipe's ranges with several streams at once, and passes their bytes on in order."""
 
 import asyncio
 import logging
@@ -11,115 +11,114 @@ from typing import Self
 from proxy.errors import Interrupted
 from proxy.planning.recipe import Recipe, Span
 from proxy.sources.base import Repository
+from proxy.transfer.admission import Stream
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
-from proxy.transfer.streams import Bandwidth, Stream, Streams
 
 log = logging.getLogger(__name__)
 
 AHEAD = 1
-"""Spans that may wait to be handed on while every stream fetches another."""
+"""Spans that may wait to be passed on while every stream fetches another one."""
 BATCH_BYTES = 2 * 1024 * 1024
-BATCH_SECONDS = 0.25
 JOINED_BYTES = 1024 * 1024
-"""What comes is joined to chunks of this size while it is in the processor's cache: each one costs all later steps."""
+"""Chunks are joined up to this size while the processor has them in its cache: each costs time in all later steps."""
 GAINED_BYTES = 256 * 1024
-"""What a try has to bring for the next one to count as a first one."""
+"""What a try has to fetch so that the next failure counts as the first one."""
 MOST_SLOW_RESTARTS = 3
 WHOLE_BYTES = 8 * 1024 * 1024
-"""What of a file without ranges may wait to be handed on."""
+"""Bytes of a non-range download that may be buffered."""
 
 
 class Fetching:
-    """What fetches need beside their span: the same for all of a pull, but for who hears of it."""
+    """What all fetches of one pull share; only the listener of their progress may differ."""
 
     def __init__(
         self,
         repository: Repository,
-        streams: Streams,
-        bandwidth: Bandwidth,
+        limits: FetchLimits,
         progress: ProgressListener,
         pull: "Fetching | None" = None,
     ) -> None:
         self.repository = repository
-        self.streams = streams
-        self.bandwidth = bandwidth
+        self.limits = limits
         self.progress = progress
         self.pull = pull or self
-        self.ignored: asyncio.Event = pull.ignored if pull else asyncio.Event()
-        """Set when the source has ignored a range: it ignores them all, and its files are then one stream each."""
+        """Identifies the pull when streams are shared fairly."""
+        self.ranges_ignored: asyncio.Event = pull.ranges_ignored if pull else asyncio.Event()
+        """Set when the source has ignored a range: from then on, each of its files is fetched whole, in one stream."""
 
-    def heard_by(self, progress: ProgressListener) -> "Fetching":
-        """The same pull's, of a file that others wait for too."""
-        return Fetching(self.repository, self.streams, self.bandwidth, progress, self.pull)
+    def reporting_to(self, progress: ProgressListener) -> "Fetching":
+        """For a file that other pulls need too."""
+        return Fetching(self.repository, self.limits, progress, self.pull)
 
 
 class Window:
     """The bytes of a recipe's ranges in order, while the block runs.
 
-    Entering waits for the first stream. The first span goes ahead alone: it finds the signed address, and whether
-    there are ranges at all.
+    Entering waits for the first stream. The first span starts alone: it finds the signed URL, and whether the source
+    sends ranges.
     """
 
     def __init__(self, fetching: Fetching, recipe: Recipe, order: int) -> None:
         self._fetching = fetching
-        self._streams = fetching.streams
-        # Another file of the pull may find out that there are none, while this one still gets its ranges.
-        self._ranged = not fetching.ignored.is_set() or not recipe.takes_whole_files
-        self._spans = recipe.spans(fetching.streams.span_bytes if self._ranged else sys.maxsize)
+        self._streams = fetching.limits.streams
+        # Another file of the pull may find out that there are no ranges while this one still gets them.
+        self._ranged = not fetching.ranges_ignored.is_set() or not recipe.takes_whole_files
+        self._spans = recipe.spans(self._streams.span_bytes if self._ranged else sys.maxsize)
         self._order = order
         self._fetches: deque[_Fetch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._failure: BaseException | None = None
-        self._fed = False
-        self._handed_on: deque[tuple[_Fetch, int]] = deque()
+        self._all_begun = False
+        self._passed_on: deque[tuple[_Fetch, int]] = deque()
 
     async def __aenter__(self) -> Self:
         first = next(self._spans, None)
         if first is None:
-            self._fed = True
+            self._all_begun = True
             return self
         fetch = await self._begin(first)
-        self._start(self._feed(fetch))
+        self._start(self._begin_others(fetch))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        # Before the tasks are waited for: a second cancellation would end that wait.
-        for fetch in {*self._fetches, *(fetch for fetch, _ in self._handed_on)}:
+        # Before the tasks end: a second cancellation would interrupt the wait for them.
+        for fetch in {*self._fetches, *(fetch for fetch, _ in self._passed_on)}:
             fetch.free_all()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def next(self) -> list[bytes]:
-        """The next bytes, about `BATCH_BYTES`; empty at the end. They count as held until `used`.
+        """The next bytes, about `BATCH_BYTES`; empty at the end. They count as memory until `used`.
 
-        Raises SourceError; Interrupted where a file without ranges has to begin again, RangesIgnored where it has
-        none and was asked for some.
+        Raises SourceError; Interrupted when a download without ranges has to begin again; RangesIgnored when the
+        source ignored a range.
         """
         while True:
             if self._failure is not None:
                 raise self._failure
             if self._fetches and (batch := self._fetches[0].take()):
-                self._handed_on.append((self._fetches[0], sum(map(len, batch))))
+                self._passed_on.append((self._fetches[0], sum(map(len, batch))))
                 return batch
-            if self._fetches and self._fetches[0].complete:
+            if self._fetches and self._fetches[0].is_complete:
                 self._fetches.popleft()
                 self._room.set()
-            elif not self._fetches and self._fed:
+            elif not self._fetches and self._all_begun:
                 return []
             else:
                 self._news.clear()
                 await self._news.wait()
 
     def used(self) -> None:
-        """The oldest bytes that were handed on are needed no more."""
-        fetch, size = self._handed_on.popleft()
+        """The oldest batch is no longer needed: free its memory."""
+        fetch, size = self._passed_on.popleft()
         fetch.free(size)
 
-    async def _feed(self, first: "_Fetch") -> None:
+    async def _begin_others(self, first: "_Fetch") -> None:
         if not await first.begun:
             return
         for span in self._spans:
@@ -127,19 +126,19 @@ class Window:
                 self._room.clear()
                 await self._room.wait()
             await self._begin(span)
-        self._fed = True
+        self._all_begun = True
         self._news.set()
 
     async def _begin(self, span: Span) -> "_Fetch":
         size = span.size if self._ranged else min(span.size, WHOLE_BYTES)
         stream = await self._streams.enter(self._fetching.pull, self._order, size)
-        fetch = _Fetch(self._fetching, span, stream, self._tell, ranged=self._ranged)
+        fetch = _Fetch(self._fetching, span, stream, self._notify, ranged=self._ranged)
         self._fetches.append(fetch)
         # A task that is cancelled before its first step never reaches a `finally` of its own.
         self._start(fetch.run()).add_done_callback(lambda _: fetch.ended())
         return fetch
 
-    def _tell(self, fetch: "_Fetch") -> None:
+    def _notify(self, fetch: "_Fetch") -> None:
         if self._fetches[0] is fetch:
             self._news.set()
 
@@ -157,34 +156,40 @@ class Window:
 
 
 class _Fetch:
-    """One span on its way: what has come and was not yet taken."""
+    """The download of one span, and its bytes that have arrived but were not passed on."""
 
     def __init__(
-        self, fetching: Fetching, span: Span, stream: Stream, tell: Callable[["_Fetch"], None], *, ranged: bool
+        self, fetching: Fetching, span: Span, stream: Stream, notify: Callable[["_Fetch"], None], *, ranged: bool
     ) -> None:
+        self.begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """Whether the source has answered; False when the download ended before it did."""
         self._fetching = fetching
+        self._streams = fetching.limits.streams
         self._span = span
         self._stream = stream
-        self._tell = tell
+        self._notify = notify
         self._ranged = ranged
+        self._what = f"{fetching.repository.id}/{span.file.path}"
+        self._received = 0
         self._reserved = stream.size
+        """Bytes of memory that are not given back yet."""
         self._used = 0
         self._chunks: deque[bytes] = deque()
         self._latest: list[bytes] = []
+        """Chunks that are not joined yet."""
         self._latest_bytes = 0
         self._waiting = 0
+        """Bytes that wait to be passed on."""
         self._taken = asyncio.Event()
         self._taken_at = 0.0
-        self._what = f"{fetching.repository.id}/{span.file.path}"
         self._slow_restarts = 0
-        self.received = 0
-        self.begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     @property
-    def complete(self) -> bool:
-        return self.received == self._span.size and not self._waiting
+    def is_complete(self) -> bool:
+        return self._received == self._span.size and not self._waiting
 
     def take(self) -> list[bytes]:
+        """The next bytes that wait, about `BATCH_BYTES`."""
         self._join_latest()
         batch, size = [], 0
         while self._chunks and size < BATCH_BYTES:
@@ -197,7 +202,7 @@ class _Fetch:
         return batch
 
     def free(self, size: int) -> None:
-        """Give back the memory of bytes that are needed no more."""
+        """Give back the memory of bytes that are no longer needed."""
         self._used += size
         if self._ranged:
             self._give_back(size)
@@ -209,63 +214,62 @@ class _Fetch:
 
     def _give_back(self, size: int) -> None:
         self._reserved -= size
-        self._fetching.streams.free(size)
+        self._streams.free(size)
 
     async def run(self) -> None:
-        tries = Retries(self._fetching.progress, self._fetching.streams)
-        while self.received < self._span.size:
-            before = self.received
+        retries = Retries(self._fetching.progress, self._fetching.limits)
+        while self._received < self._span.size:
+            before = self._received
             try:
                 await self._receive_watched()
             except Interrupted as error:
-                if self.received and not self._ranged:
+                if self._received and not self._ranged:
                     raise
-                if self.received - before >= GAINED_BYTES:
-                    tries.reset()
-                await tries.pause(error)
+                if self._received - before >= GAINED_BYTES:
+                    retries.reset()
+                await retries.pause(error)
 
     def ended(self) -> None:
-        """However it ended, the connection is given back."""
+        """Give the connection back, however the download ended."""
         if not self.begun.done():
             self.begun.set_result(False)
-        self._fetching.streams.leave(self._stream)
+        self._streams.leave(self._stream)
 
     async def _receive_watched(self) -> None:
-        """Receive, but begin a new connection where this one brings far less than the others."""
-        watch = self._ranged and self._slow_restarts < MOST_SLOW_RESTARTS
+        """Receive, and return early when the stream is far slower than the others: it restarts on a new connection."""
+        is_watched = self._ranged and self._slow_restarts < MOST_SLOW_RESTARTS
         try:
             async with asyncio.timeout(None) as scope:
-                with self._fetching.streams.watched(self._stream, scope) if watch else nullcontext():
+                with self._streams.watched(self._stream, scope) if is_watched else nullcontext():
                     await self._receive()
         except TimeoutError:
             self._slow_restarts += 1
             self._fetching.progress.retried()
             log.warning(
-                "%s: from byte %d on it comes at less than a tenth of the other streams' rate; fetched anew",
+                "%s: restarting a slow stream at byte %d: it had less than a tenth of the other streams' rate",
                 self._what,
-                self._span.start + self.received,
+                self._span.start + self._received,
             )
 
     async def _receive(self) -> None:
-        bandwidth = self._fetching.bandwidth
-        start = self._span.start + self.received
-        as_a_whole = not self._ranged or (self._span.whole and not self.received)
-        async with self._fetching.repository.stream(
-            self._span.file, start, None if as_a_whole else self._span.stop
-        ) as chunks:
+        bandwidth = self._fetching.limits.bandwidth
+        start = self._span.start + self._received
+        is_whole = not self._ranged or (self._span.whole and not self._received)
+        stop = None if is_whole else self._span.stop
+        async with self._fetching.repository.stream(self._span.file, start, stop) as chunks:
             if not self.begun.done():
                 self.begun.set_result(True)
             async for chunk in chunks:
                 if wait := bandwidth.take(len(chunk)):
                     await asyncio.sleep(wait)
-                self._add(chunk[: self._span.size - self.received])
+                self._add(chunk[: self._span.size - self._received])
                 while not self._ranged and self._waiting >= WHOLE_BYTES:
                     self._taken.clear()
-                    self._tell(self)
+                    self._notify(self)
                     await self._taken.wait()
-                if self.received == self._span.size:
+                if self._received == self._span.size:
                     return
-        raise Interrupted(f"{self._what}: only {self.received} of {self._span.size} bytes came")
+        raise Interrupted(f"{self._what}: only {self._received} of {self._span.size} bytes arrived")
 
     def _add(self, chunk: bytes) -> None:
         self._latest.append(chunk)
@@ -273,11 +277,12 @@ class _Fetch:
         if self._latest_bytes >= JOINED_BYTES:
             self._join_latest()
         self._waiting += len(chunk)
-        self.received += len(chunk)
-        self._fetching.streams.arrived(self._stream, len(chunk))
-        now = asyncio.get_running_loop().time()
-        if self._waiting >= BATCH_BYTES or self.received == self._span.size or now - self._taken_at >= BATCH_SECONDS:
-            self._tell(self)
+        self._received += len(chunk)
+        self._streams.arrived(self._stream, len(chunk))
+        waited = asyncio.get_running_loop().time() - self._taken_at
+        is_due = waited >= self._fetching.limits.timings.batch
+        if self._waiting >= BATCH_BYTES or self._received == self._span.size or is_due:
+            self._notify(self)
 
     def _join_latest(self) -> None:
         if self._latest:

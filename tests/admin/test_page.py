@@ -30,7 +30,7 @@ from proxy.sources import huggingface
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer import retry, window
+from tests.kit.pauses import use_timings
 from tests.kit.support import PATIENCE, Client, eventually, settings, settled
 from tests.kit.tiny_adapter import tiny_adapter
 from tests.kit.tiny_gguf import tiny_gguf
@@ -45,9 +45,7 @@ MARKUP = "<img src=x onerror=alert(1)>"
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
+    use_timings(monkeypatch, first_retry_pause=0.001, longest_retry_pause=0.01, batch=0.01)
 
 
 @pytest.fixture

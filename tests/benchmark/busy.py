@@ -1,8 +1,7 @@
-"""What a chat pays for a pull that quantizes beside it: 20 streams through the proxy, with all threads at work or none.
+"""How much a pull that quantizes slows a chat: 20 streams through the proxy, with and without such a pull.
 
-Run it as `python tests/benchmark/busy.py [LAYERS [THREADS]]`. The pull is of a random Llama of 126 MB a layer.
-THREADS are those of `pull.threads`, by default its own default. The direct streams run at the same time, so that the
-load of the machine is in both.
+Run it as `python tests/benchmark/busy.py [LAYERS [THREADS]]`. The model is a random Llama with 126 MB a layer.
+THREADS is `pull.threads`. As many streams run directly at the same time, so that both have the load of the machine.
 """
 
 import asyncio
@@ -11,6 +10,7 @@ import sys
 import tempfile
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -25,24 +25,25 @@ STREAMS, CHUNKS, SECONDS = 20, 200, 0.05
 LAYERS = 16
 
 
-async def latencies(ports: dict[str, int]) -> dict[str, list[float]]:
-    """Milliseconds that each chunk was on its way, by the name of the port; all streams run at once."""
+async def measure(ports: dict[str, int]) -> dict[str, list[float]]:
+    """The latency of each chunk in milliseconds, by the name of the port. All streams run at once."""
     ask = f"POST /api/chat?chunks={CHUNKS}&seconds={SECONDS} HTTP/1.1\r\n{HEAD}Content-Length: 2\r\n\r\n{{}}".encode()
-    found: dict[str, list[float]] = {name: [] for name in ports}
+    latencies: dict[str, list[float]] = {name: [] for name in ports}
     loop, listeners = asyncio.get_running_loop(), []
     for _ in range(STREAMS):
         for name, port in ports.items():
-            listeners.append((await loop.create_connection(lambda: Listener(ask, found[name]), "127.0.0.1", port))[1])  # noqa: B023
+            connection = loop.create_connection(partial(Listener, ask, latencies[name]), "127.0.0.1", port)
+            listeners.append((await connection)[1])
     await asyncio.gather(*(listener.done for listener in listeners))
-    return {name: sorted(one / 1000 for one in each) for name, each in found.items()}
+    return {name: sorted(one / 1000 for one in each) for name, each in latencies.items()}
 
 
-def told(name: str, found: dict[str, list[float]]) -> None:
+def report(name: str, latencies: dict[str, list[float]]) -> None:
     text = "  ".join(
         f"{where} p50 {each[len(each) // 2]:5.2f} p99 {each[len(each) * 99 // 100]:6.2f} most {each[-1]:6.2f}"
-        for where, each in found.items()
+        for where, each in latencies.items()
     )
-    p99 = {where: each[len(each) * 99 // 100] for where, each in found.items()}
+    p99 = {where: each[len(each) * 99 // 100] for where, each in latencies.items()}
     print(f"{name:24} ms: {text}   added p99 {p99['proxy'] - p99['direct']:6.2f}", flush=True)
 
 
@@ -68,9 +69,9 @@ def main() -> None:
                 }
                 with running(serve, own, **settings), ThreadPoolExecutor(1) as thread:
                     ports = {"direct": ollama, "proxy": own}
-                    told(f"{engine}: no pull", uvloop.run(latencies(ports)))
+                    report(f"{engine}: no pull", uvloop.run(measure(ports)))
                     pulling = thread.submit(pull, own)
-                    told(f"{engine}: while one quantizes", uvloop.run(latencies(ports)))
+                    report(f"{engine}: while one quantizes", uvloop.run(measure(ports)))
                     print("the pull was still running" if not pulling.done() else "the pull had ended before")
                     pulling.result()
 

@@ -1,9 +1,8 @@
-"""How long a conversion takes, against the floor of the bytes alone.
+"""The time of a conversion, compared with the time that the bytes alone need.
 
-Run it as `python tests/benchmark/conversion.py [LAYERS]`: a random Llama of 126 MB a layer in BF16, from a Hub that
-sends as fast as it can. The floor is what curl needs for the same files in the same run, as in transfer.py; the proxy
-pulls them as `bf16`, on one core and on all, and has made a first plan before. What a quantization takes is in
-quantize.py.
+Run it as `python tests/benchmark/conversion.py [LAYERS]`: a random Llama with 126 MB a layer in BF16, from a Hub that
+sends as fast as it can. The floor is the time of curl for the same files in the same run, as in transfer.py. The proxy
+pulls them as `bf16`, on one core and on all cores, after a first plan. For quantization see quantize.py.
 """
 
 import json
@@ -29,7 +28,7 @@ HIDDEN, LAYERS = 2048, 8
 
 
 def make_files(folder: Path, layers: int) -> int:
-    """What the Hub serves; the bytes of the weights."""
+    """Make the files that the Hub serves; returns the bytes of the weights."""
     files = larger_llama(folder / "weights", hidden=HIDDEN, layers=layers)
     for name, content in files.items():
         file = folder / name
@@ -42,20 +41,20 @@ def make_files(folder: Path, layers: int) -> int:
 
 
 def lines_of(url: str, name: str) -> list[tuple[float, str]]:
-    """When a pull says something new, and what; the first is the question. Signs of life say nothing."""
-    lines, seen = [(time.perf_counter(), "asked")], set()
+    """The time and text of each new line of a pull. The first one is the request; signs of life are left out."""
+    lines, seen = [(time.perf_counter(), "requested")], set()
     request = urllib.request.Request(f"{url}/api/pull", data=json.dumps({"model": name}).encode())
     with urllib.request.urlopen(request) as answer:
         for line in answer:
-            said = json.loads(line)
-            if line not in seen and said.get("digest") != NOTHING_DIGEST:
-                lines.append((time.perf_counter(), said.get("error") or said["status"]))
+            fields = json.loads(line)
+            if line not in seen and fields.get("digest") != NOTHING_DIGEST:
+                lines.append((time.perf_counter(), fields.get("error") or fields["status"]))
             seen.add(line)
     return lines
 
 
 def pull_to_sink(ends: Ends, cores: set[int]) -> float:
-    """Seconds until all bytes have arrived at a server that hashes and discards them, with the proxy on these cores."""
+    """Seconds until a server has received, hashed and discarded all bytes, with the proxy on these cores."""
     command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
     with (
         tempfile.TemporaryDirectory() as state,
@@ -69,7 +68,7 @@ def pull_to_sink(ends: Ends, cores: set[int]) -> float:
         assert proxy.stderr is not None
         try:
             url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
-            # A proxy that runs for a while has planned before, and has checked its engines.
+            # A proxy that has run for a while has made plans before, and has checked its engines.
             urllib.request.urlopen(f"{url}/-/inspect?name=hf.co/acme/model:bf16").read()
             time.sleep(CHECK_SECONDS)
             began = time.perf_counter()
@@ -91,20 +90,20 @@ def compare_with_floor(folder: Path, hub: str) -> None:
         "upload": lambda ends: one_by_one(ends.upload()),
         "curl|curl": lambda ends: one_by_one(ends.end_to_end()),
     }
-    taken: dict[str, list[float]] = {}
+    seconds_of: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
-        # What came once under another digest is there: each round has a sink of its own.
+        # A sink keeps blobs with another digest: each round needs a new one.
         with process("ollama") as port:
             ends = Ends(sorted(folder.glob("*.safetensors")), hub, f"http://127.0.0.1:{port}", limited=False)
             for name, way in ways.items():
-                taken.setdefault(name, []).append(way(ends))
+                seconds_of.setdefault(name, []).append(way(ends))
         for cores in ({min(every)}, every):
             with process("ollama") as port:
                 ends = Ends([], hub, f"http://127.0.0.1:{port}", limited=False)
-                taken.setdefault(f"{len(cores)} cores", []).append(pull_to_sink(ends, cores))
-    found = {name: statistics.median(values) for name, values in taken.items()}
-    floor = max(found[name] for name in ("download", "upload", "curl|curl"))
-    for name, seconds in found.items():
+                seconds_of.setdefault(f"{len(cores)} cores", []).append(pull_to_sink(ends, cores))
+    medians = {name: statistics.median(values) for name, values in seconds_of.items()}
+    floor = max(medians[name] for name in ("download", "upload", "curl|curl"))
+    for name, seconds in medians.items():
         print(f"bf16: {name:10} {seconds:6.2f} s  / floor {seconds / floor:4.2f}", flush=True)
 
 

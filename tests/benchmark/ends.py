@@ -1,7 +1,7 @@
-"""The two ends of a transfer at the least cost: a Hub that sends files, an Ollama that hashes and discards.
+"""The two ends of a transfer at the lowest cost: a Hub that sends files, an Ollama that hashes and discards them.
 
 `python ends.py hub FOLDER RATE` (bytes a second for each connection, 0 for no limit) or `python ends.py ollama`; the
-port is printed. Each file of the folder is served with its SHA-256 from `FILE.sha256`, as `acme/model`.
+program prints its port. Each file of the folder is served as part of `acme/model`, with its SHA-256 from `FILE.sha256`.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ RANGE = re.compile(rb"\r\nrange: bytes=(\d+)-(\d*)", re.IGNORECASE)
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 MISNAMED: set[str] = set()
-"""The digests of what came under another one, which Ollama keeps."""
+"""The true digests of blobs that came under another one: Ollama keeps these blobs."""
 
 Answer = Callable[[socket.socket, str, str, bytes, bytes], None]
 
@@ -50,7 +50,7 @@ def talk(connection: socket.socket, answer: Answer) -> None:
             return
 
 
-def say(connection: socket.socket, status: str, body: bytes = b"", *headers: str) -> None:
+def reply(connection: socket.socket, status: str, body: bytes = b"", *headers: str) -> None:
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
 
@@ -59,10 +59,10 @@ def hub(folder: Path, rate: int) -> Answer:
     def answer(connection: socket.socket, method: str, target: str, head: bytes, _: bytes) -> None:
         path = target.partition("?")[0]
         if path.startswith("/api/models/"):
-            say(connection, "200 OK", describe(folder), "Content-Type: application/json")
+            reply(connection, "200 OK", describe(folder), "Content-Type: application/json")
         elif "/resolve/" in path:
             name = path.rpartition("/")[2]
-            say(connection, "302 Found", b"", f"Location: /cdn/{name}", f"X-Repo-Commit: {COMMIT}")
+            reply(connection, "302 Found", b"", f"Location: /cdn/{name}", f"X-Repo-Commit: {COMMIT}")
         else:
             send(connection, folder / path.rpartition("/")[2], head, rate)
 
@@ -81,10 +81,10 @@ def describe(folder: Path) -> bytes:
 def send(connection: socket.socket, path: Path, head: bytes, rate: int) -> None:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        asked = RANGE.search(head)
-        start = int(asked[1]) if asked else 0
-        stop = int(asked[2]) + 1 if asked and asked[2] else size
-        status = f"206 Partial Content\r\nContent-Range: bytes {start}-{stop - 1}/{size}" if asked else "200 OK"
+        requested = RANGE.search(head)
+        start = int(requested[1]) if requested else 0
+        stop = int(requested[2]) + 1 if requested and requested[2] else size
+        status = f"206 Partial Content\r\nContent-Range: bytes {start}-{stop - 1}/{size}" if requested else "200 OK"
         connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {stop - start}\r\n\r\n".encode())
         began, sent = time.monotonic(), 0
         while sent < stop - start:
@@ -96,26 +96,26 @@ def send(connection: socket.socket, path: Path, head: bytes, rate: int) -> None:
 
 def take_blob(connection: socket.socket, method: str, target: str, head: bytes, rest: bytes) -> None:
     if target == "/api/version":
-        return say(connection, "200 OK", b'{"version":"0.24.0"}', "Content-Type: application/json")
+        return reply(connection, "200 OK", b'{"version":"0.24.0"}', "Content-Type: application/json")
     if target == "/api/tags":
-        return say(connection, "200 OK", b'{"models":[]}', "Content-Type: application/json")
+        return reply(connection, "200 OK", b'{"models":[]}', "Content-Type: application/json")
     if not target.startswith("/api/blobs/") or method == "HEAD":
-        return say(connection, "200 OK" if target.rpartition(":")[2] in MISNAMED else "404 Not Found")
+        return reply(connection, "200 OK" if target.rpartition(":")[2] in MISNAMED else "404 Not Found")
     if b"100-continue" in head:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     length = LENGTH.search(head)
-    assert length is not None, "without a length nobody knows where the blob ends"
+    assert length is not None, "without a length, the end of the blob is unknown"
     left = int(length[1]) - len(rest)
     digest, buffer = hashlib.sha256(rest), memoryview(bytearray(PIECE))
     while left and (size := connection.recv_into(buffer, min(left, PIECE))):
         digest.update(buffer[:size])
         left -= size
-    named, found = target.rpartition(":")[2], digest.hexdigest()
-    if named in (found, "any"):
-        return say(connection, "201 Created")
-    MISNAMED.add(found)
-    error = f'digest mismatch, expected "sha256:{named}", got "sha256:{found}"'
-    return say(connection, "400 Bad Request", json.dumps({"error": error}).encode(), "Content-Type: application/json")
+    announced, computed = target.rpartition(":")[2], digest.hexdigest()
+    if announced in (computed, "any"):
+        return reply(connection, "201 Created")
+    MISNAMED.add(computed)
+    error = f'digest mismatch, expected "sha256:{announced}", got "sha256:{computed}"'
+    return reply(connection, "400 Bad Request", json.dumps({"error": error}).encode(), "Content-Type: application/json")
 
 
 if __name__ == "__main__":

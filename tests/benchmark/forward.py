@@ -1,7 +1,8 @@
-"""What a call loses by going through this proxy, against no proxy, nginx and Caddy on one core each.
+"""The cost of a call through this proxy, compared with no proxy, nginx and Caddy, each on one core.
 
-Run it as `python tests/benchmark/forward.py`. All take turns in one run; medians over the rounds are printed, and their
-ratios to Caddy's. nginx and Caddy are left out where they are not installed (Debian packages nginx-light and caddy).
+Run it as `python tests/benchmark/forward.py`. Each round measures all of them, one after the other. It prints the
+medians of the rounds, and the ratios to Caddy. It leaves out nginx and Caddy when they are not installed (Debian
+packages nginx-light and caddy).
 """
 
 import asyncio
@@ -59,9 +60,9 @@ RUN_CADDY = ("run", "--adapter", "caddyfile", "--config")
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @contextmanager
@@ -94,11 +95,11 @@ def fast_upstream() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def contestants() -> Iterator[dict[str, tuple[int, int]]]:
-    """Name → port and process of everything that is compared."""
+    """The port and the process of everything that is compared, by name."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port, upstream = stack.enter_context(fast_upstream())
-        found = {"direct": (port, upstream)}
+        contestants = {"direct": (port, upstream)}
         for name, text, arguments in (
             ("nginx", NGINX, ["-c"]),
             ("caddy", CADDY, ["run", "--adapter", "caddyfile", "--config"]),
@@ -108,7 +109,7 @@ def contestants() -> Iterator[dict[str, tuple[int, int]]]:
                 file = folder / name
                 file.write_text(text.format(folder=folder, upstream=port, port=own))
                 process = running([program, *arguments, str(file)], own, GOMAXPROCS="1", HOME=str(folder))
-                found[name] = (own, stack.enter_context(process))
+                contestants[name] = (own, stack.enter_context(process))
         own = free_port()
         serve = [
             sys.executable,
@@ -120,13 +121,13 @@ def contestants() -> Iterator[dict[str, tuple[int, int]]]:
             "--ollama",
             f"http://127.0.0.1:{port}",
         ]
-        found["proxy"] = (own, stack.enter_context(running(serve, own)))
+        contestants["proxy"] = (own, stack.enter_context(running(serve, own)))
         time.sleep(1)
-        yield found
+        yield contestants
 
 
 class Caller(asyncio.Protocol):
-    """Asks as soon as it has its answer."""
+    """Sends the next request as soon as it has its answer."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -142,7 +143,7 @@ class Caller(asyncio.Protocol):
 
 
 class Listener(asyncio.Protocol):
-    """Takes the time that each chunk of a stream was on its way."""
+    """Measures the latency of each chunk of a stream."""
 
     def __init__(self, ask: bytes, latencies: list[float]) -> None:
         self._ask = ask
@@ -197,7 +198,7 @@ async def chunk_microseconds(port: int, streams: int) -> float:
 
 def call_microseconds(port: int) -> tuple[float, float]:
     """p50 and p99 of calls on one connection."""
-    taken = []
+    latencies = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for _ in range(CALLS):
@@ -205,9 +206,9 @@ def call_microseconds(port: int) -> tuple[float, float]:
             connection.sendall(ASK)
             while not (received := connection.recv(65536)).endswith(b"}"):
                 assert received
-            taken.append((time.perf_counter_ns() - began) / 1000)
-    taken.sort()
-    return taken[CALLS // 2], taken[CALLS * 99 // 100]
+            latencies.append((time.perf_counter_ns() - began) / 1000)
+    latencies.sort()
+    return latencies[CALLS // 2], latencies[CALLS * 99 // 100]
 
 
 def upload_megabytes_per_second(port: int) -> float:
@@ -234,7 +235,7 @@ def download_megabytes_per_second(port: int) -> float:
 
 
 def resident_megabytes(process: int) -> float:
-    """Of a process and its children."""
+    """The memory of a process and its children."""
     status = Path(f"/proc/{process}/status").read_text()
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
     own = int(status.partition("VmRSS:")[2].split()[0]) / 1000
@@ -252,32 +253,32 @@ def megabytes_with_idle_connections(port: int, process: int) -> float:
 
 def measure(port: int, process: int) -> dict[str, float]:
     p50, p99 = call_microseconds(port)
-    found = {"requests/s": uvloop.run(requests_per_second(port)), "p50 µs": p50, "p99 µs": p99}
+    results = {"requests/s": uvloop.run(requests_per_second(port)), "p50 µs": p50, "p99 µs": p99}
     for streams in STREAMS:
-        found[f"µs a chunk, {streams} streams"] = uvloop.run(chunk_microseconds(port, streams))
-    found["upload MB/s"] = upload_megabytes_per_second(port)
-    found["download MB/s"] = download_megabytes_per_second(port)
-    return found
+        results[f"µs a chunk, {streams} streams"] = uvloop.run(chunk_microseconds(port, streams))
+    results["upload MB/s"] = upload_megabytes_per_second(port)
+    results["download MB/s"] = download_megabytes_per_second(port)
+    return results
 
 
 def added(medians: dict[str, dict[str, float]], name: str, key: str) -> float:
-    """Rates and memory as they are, latencies less those without a proxy."""
+    """Rates and memory as measured; latencies minus those without a proxy."""
     own = medians[name][key]
     return own - medians["direct"][key] if "µs" in key and name != "direct" else own
 
 
 def main() -> None:
     rounds: dict[str, list[dict[str, float]]] = {}
-    with contestants() as found:
-        idle = {name: resident_megabytes(process) for name, (_, process) in found.items()}
+    with contestants() as compared:
+        idle = {name: resident_megabytes(process) for name, (_, process) in compared.items()}
         for _ in range(ROUNDS):
-            for name, (port, process) in found.items():
+            for name, (port, process) in compared.items():
                 rounds.setdefault(name, []).append(measure(port, process))
-        many = {name: megabytes_with_idle_connections(*where) for name, where in found.items()}
+        many = {name: megabytes_with_idle_connections(*where) for name, where in compared.items()}
     medians = {
-        name: {key: statistics.median(one[key] for one in taken) for key in taken[0]}
+        name: {key: statistics.median(one[key] for one in results) for key in results[0]}
         | {"MB idle": idle[name], f"MB, {IDLE_CONNECTIONS} idle clients": many[name]}
-        for name, taken in rounds.items()
+        for name, results in rounds.items()
     }
     print(f"{'(µs: added to direct)':28}" + "".join(f"{name:>12}" for name in medians) + f"{'proxy÷caddy':>14}")
     for key in medians["direct"]:

@@ -1,8 +1,8 @@
-"""How long a plan of a very large model takes, and what a chat pays for it: a mixture of 235B in 118 sparse files.
+"""The time of a plan for a very large model, and how much it slows a chat: a mixture of 235B in 118 sparse files.
 
-Run it as `python tests/benchmark/plan.py [TOKENIZER]`: a folder with the tokenizer files of a real Qwen 3, or else
-those of a tiny one. The floor is what curl needs in the same run for the small files and all headers, with eight
-connections. The chat is of 20 streams through the proxy, and as many beside it that go directly.
+Run it as `python tests/benchmark/plan.py [TOKENIZER]`. TOKENIZER is a folder with the tokenizer files of a real Qwen 3;
+without it, a tiny tokenizer is used. The floor is the time of curl in the same run for the small files and all headers,
+with eight connections. The chat has 20 streams through the proxy, and 20 direct ones at the same time.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.benchmark.busy import latencies, told
+from tests.benchmark.busy import measure, report
 from tests.benchmark.forward import fast_upstream, free_port, running
 from tests.benchmark.quantize import peak_memory
 from tests.benchmark.transfer import CONNECTIONS, process, side_by_side
@@ -27,7 +27,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 ROUNDS = 3
 SHARDS = 118
 LAYERS, EXPERTS, HIDDEN, HEADS, KV_HEADS, HEAD, FEED_FORWARD = 94, 128, 4096, 64, 4, 128, 1536
-"""Those of Qwen3-235B-A22B."""
+"""The sizes of Qwen3-235B-A22B."""
 PROJECTIONS = {
     "gate_proj": (FEED_FORWARD, HIDDEN),
     "up_proj": (FEED_FORWARD, HIDDEN),
@@ -60,12 +60,12 @@ def shapes(vocabulary: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def size_of(shape: tuple[int, ...]) -> int:
-    """In bytes, of BF16."""
+    """In bytes, as BF16."""
     return 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
 
 
 def make_files(folder: Path, tokenizer: Mapping[str, bytes], vocabulary: int) -> dict[str, int]:
-    """What the Hub serves; the size of each shard's header."""
+    """Make the files that the Hub serves; returns the size of each shard's header."""
     own = json.loads(REPOSITORIES["qwen3moe"].files()["config.json"])
     config = own | {
         "vocab_size": vocabulary,
@@ -101,7 +101,7 @@ def make_files(folder: Path, tokenizer: Mapping[str, bytes], vocabulary: int) ->
 
 
 def write_sparse(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
-    """A safetensors file of zeros that takes no room; the size of its header."""
+    """Write a sparse safetensors file of zeros; returns the size of its header."""
     header, end = {}, 0
     for name, shape in tensors.items():
         start, end = end, end + size_of(shape)
@@ -115,7 +115,7 @@ def write_sparse(path: Path, tensors: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def tokenizer_files() -> tuple[dict[str, bytes], int]:
-    """The tokenizer's files by path, and how many rows its vocabulary needs."""
+    """The tokenizer's files by path, and the number of rows that its vocabulary needs."""
     if len(sys.argv) > 1:
         files = {
             path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir() if path.suffix in (".json", ".txt")
@@ -130,9 +130,9 @@ def tokenizer_files() -> tuple[dict[str, bytes], int]:
 
 
 def floor(hub: int, small: list[str], headers: Mapping[str, int]) -> float:
-    asked = [f"http://127.0.0.1:{hub}/cdn/{path}" for path in small]
+    urls = [f"http://127.0.0.1:{hub}/cdn/{path}" for path in small]
     ranges = [f"-r 0-{size - 1} http://127.0.0.1:{hub}/cdn/{path}" for path, size in headers.items()]
-    everything = [*asked, *ranges]
+    everything = [*urls, *ranges]
     commands = [
         "; ".join(f"curl -sS -f -o /dev/null {one}" for one in everything[at::CONNECTIONS]) for at in range(CONNECTIONS)
     ]
@@ -140,7 +140,7 @@ def floor(hub: int, small: list[str], headers: Mapping[str, int]) -> float:
 
 
 def plan(port: int, number: int) -> float:
-    """Seconds. Each tag is a plan of its own."""
+    """The seconds of a plan. Each number is another tag, and so another plan."""
     tag = ("Q4_K_M", "Q5_K_M", "Q6_K")[number]
     began = time.perf_counter()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/inspect?name=hf.co/acme/model:{tag}") as answer:
@@ -167,10 +167,10 @@ def main() -> None:
                     print(f"{ratio}, peak of the proxy {memory:4.0f} MiB", flush=True)
             with running(serve, own, XDG_STATE_HOME=f"{state}/chat"), ThreadPoolExecutor(1) as thread:
                 ports = {"direct": ollama, "proxy": own}
-                told("no plan", uvloop.run(latencies(ports)))
+                report("no plan", uvloop.run(measure(ports)))
                 planning = thread.submit(lambda: [plan(own, number) for number in range(ROUNDS)])
-                told("while three are made", uvloop.run(latencies(ports)))
-                print("they were still being made" if not planning.done() else "they had ended before")
+                report("while three plans are made", uvloop.run(measure(ports)))
+                print("the plans were still being made" if not planning.done() else "the plans had ended before")
                 print("seconds each:", *(f"{one:.2f}" for one in planning.result()))
 
 

@@ -1,10 +1,10 @@
-"""How long a whole pull as Q4_K_M takes, against llama-quantize alone, and as BF16.
+"""The time of a whole pull as Q4_K_M and as BF16, compared with llama-quantize alone.
 
 Run it as `python tests/benchmark/quantize.py [LAYERS]` with `LLAMA_QUANTIZE=PATH` (b10488) and `OLLAMA_BIN` or an
-`ollama` on the PATH: a random Llama of 126 MB a layer in BF16. llama-quantize reads the finished BF16 GGUF from the
-disk and writes to it. All of them have two threads, take turns in each round, and each pull has a new, empty Ollama.
-On a slow line the Hub sends 60 MB/s to a
-connection, to eight of them or to one; there the floor is the download by curl alone.
+`ollama` on the PATH. The model is a random Llama with 126 MB a layer in BF16. llama-quantize reads the finished BF16
+GGUF from the disk and writes its result there. All have two threads; each round measures all of them, one after the
+other; each pull has a new, empty Ollama. On a slow line, the Hub sends 60 MB/s to each of eight connections, or to one;
+then the floor is the download by curl alone.
 """
 
 import os
@@ -35,19 +35,19 @@ sys.argv[1:] = sys.argv[2:]
 from proxy.cli import main
 main()
 """
-"""Starts the proxy, with ggml alone where it is asked for."""
+"""Starts the proxy, with ggml alone if the first argument is `ggml`."""
 
 
 @dataclass(frozen=True)
-class Pulled:
-    """`memory` is the proxy's peak in bytes, `store` Ollama's."""
+class PullResult:
+    """`memory` is the proxy's peak in bytes, `store` the peak of Ollama's blobs."""
 
     seconds: float
     memory: int
     store: int
 
 
-def pull(hub: str, tag: str, *, engine: str = "all", connections: int = 8) -> Pulled:
+def pull(hub: str, tag: str, *, engine: str = "all", connections: int = 8) -> PullResult:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "ollama") as ollama:
         own = {
             "OLLAMA_HF_PROXY_PULL_THREADS": str(THREADS),
@@ -67,7 +67,7 @@ def pull(hub: str, tag: str, *, engine: str = "all", connections: int = 8) -> Pu
             finally:
                 proxy.terminate()
         assert lines[-1][1] == "success", lines[-1]
-        return Pulled(lines[-1][0] - lines[0][0], memory, max(sizes))
+        return PullResult(lines[-1][0] - lines[0][0], memory, max(sizes))
 
 
 def peak_memory(process: int) -> int:
@@ -88,14 +88,14 @@ def llama_quantize(source: Path) -> float:
     return seconds
 
 
-def compare(ways: dict[str, Callable[[], Pulled | float]], against: str, source: int) -> None:
-    taken: dict[str, list[Pulled]] = {name: [] for name in ways}
+def compare(ways: dict[str, Callable[[], PullResult | float]], against: str, source: int) -> None:
+    results: dict[str, list[PullResult]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             result = way()
-            taken[name].append(result if isinstance(result, Pulled) else Pulled(result, 0, 0))
-    seconds = {name: statistics.median(one.seconds for one in each) for name, each in taken.items()}
-    for name, each in taken.items():
+            results[name].append(result if isinstance(result, PullResult) else PullResult(result, 0, 0))
+    seconds = {name: statistics.median(one.seconds for one in each) for name, each in results.items()}
+    for name, each in results.items():
         print(
             f"{name:34} {seconds[name]:6.1f} s  / {against} {seconds[name] / seconds[against]:5.2f}  memory "
             f"{max(one.memory for one in each) / 2**20:4.0f} MiB  store / source "
@@ -112,7 +112,7 @@ def main() -> None:
         print(f"{source / 1e9:.2f} GB of BF16, {THREADS} threads each")
         with process("hub", made, "0") as port:
             hub = f"http://127.0.0.1:{port}"
-            ways: dict[str, Callable[[], Pulled | float]] = {
+            ways: dict[str, Callable[[], PullResult | float]] = {
                 "llama-quantize alone": lambda: llama_quantize(whole),
                 "pull q4_K_M, kernel": lambda: pull(hub, "q4_K_M"),
                 "pull q4_K_M, ggml alone": lambda: pull(hub, "q4_K_M", engine="ggml"),
@@ -123,7 +123,7 @@ def main() -> None:
             hub = f"http://127.0.0.1:{port}"
             files = sorted(folder.glob("*.safetensors"))
             ends = Ends(files, hub, "", limited=True)
-            slow: dict[str, Callable[[], Pulled | float]] = {
+            slow: dict[str, Callable[[], PullResult | float]] = {
                 "download, 8 x 60 MB/s": lambda: side_by_side(ends.download(None)),
                 "pull q4_K_M, 8 x 60 MB/s": lambda: pull(hub, "q4_K_M"),
             }

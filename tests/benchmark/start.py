@@ -1,6 +1,6 @@
-"""How long `serve` takes until it listens, against a bare interpreter that imports the same two libraries.
+"""The time until `serve` listens, compared with a bare interpreter that imports the same two libraries.
 
-Run it as `python tests/benchmark/start.py`; both programs take turns, medians and their ratio are printed.
+Run it as `python tests/benchmark/start.py`. Each round starts both programs; the medians and their ratio are printed.
 """
 
 import statistics
@@ -18,17 +18,17 @@ def seconds_to_first_line(command: list[str]) -> float:
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         process.stderr.readline()
-        taken = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         process.terminate()
-    return taken
+    return seconds
 
 
 def main() -> None:
-    taken: dict[str, list[float]] = {"serve": [], "bare": []}
+    seconds: dict[str, list[float]] = {"serve": [], "bare": []}
     for _ in range(ROUNDS + 1):
-        taken["serve"].append(seconds_to_first_line(SERVE))
-        taken["bare"].append(seconds_to_first_line(BARE))
-    serve, bare = (statistics.median(values[1:]) for values in taken.values())
+        seconds["serve"].append(seconds_to_first_line(SERVE))
+        seconds["bare"].append(seconds_to_first_line(BARE))
+    serve, bare = (statistics.median(values[1:]) for values in seconds.values())
     print(
         f"serve listens after {serve:.3f} s, bare aiohttp + uvloop is imported after {bare:.3f} s: {serve / bare:.2f}x"
     )

@@ -1,9 +1,10 @@
-"""How long the bytes of a pull take, against the floor: what curl needs for the same bytes between the same ends.
+"""The time of the bytes of a pull, compared with curl for the same bytes between the same ends.
 
-Run it as `python tests/benchmark/transfer.py [GIB ...]`. The Hub sends as fast as it can, or 60 MB/s to a connection;
-Ollama's end hashes and discards; the real one takes its turn where `OLLAMA_BIN` or the PATH has it. The floor is the
-largest of a parallel download, an upload, and `curl | curl` from end to end (but not of one file at 60 MB/s: a single
-connection would only flatter). The manual way is that download to disk, `sha256sum` and the upload, in turn.
+Run it as `python tests/benchmark/transfer.py [GIB ...]`. The Hub sends as fast as it can, or 60 MB/s to a connection.
+Ollama's end hashes and discards; a real Ollama is measured too if `OLLAMA_BIN` or the PATH has one. The floor is the
+largest time of a parallel download, an upload, and `curl | curl` from end to end. The last one is left out for one file
+at 60 MB/s, where its single connection would flatter the proxy. The manual way is that download to disk, then
+`sha256sum`, then the upload.
 """
 
 import hashlib
@@ -42,7 +43,7 @@ class Ends:
     limited: bool
 
     def download(self, folder: Path | None) -> list[str]:
-        """Shell commands that run side by side: eight connections in all."""
+        """Shell commands that run side by side, with eight connections in all."""
         commands = []
         share = CONNECTIONS // len(self.files)
         for file in self.files:
@@ -68,7 +69,7 @@ class Ends:
 
 
 def make_files(folder: Path, size: int, shards: int) -> list[Path]:
-    """Random files, served as a GGUF, perhaps in shards."""
+    """Random files that are served as a GGUF, perhaps in shards."""
     block = os.urandom(BLOCK)
     names = [f"model-F16-{number:05}-of-{shards:05}.gguf" for number in range(1, shards + 1)]
     for number, name in enumerate(names):
@@ -89,7 +90,7 @@ def make_files(folder: Path, size: int, shards: int) -> list[Path]:
 
 @contextmanager
 def process(*command: str) -> Iterator[int]:
-    """A server of `ends.py`; its port."""
+    """Run a server of `ends.py`; its port."""
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("ends.py")), *command], stdout=subprocess.PIPE
     ) as server:
@@ -121,7 +122,7 @@ def manual(ends: Ends) -> float:
 
 
 def pull(ends: Ends) -> tuple[float, float]:
-    """Seconds until all bytes have arrived, and the proxy's peak of memory in MiB."""
+    """Seconds until all bytes have arrived, and the proxy's peak memory in MiB."""
     command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
     with subprocess.Popen([*command, "--hub", ends.hub, "--ollama", ends.ollama], stderr=subprocess.PIPE) as proxy:
         assert proxy.stderr is not None
@@ -143,8 +144,8 @@ def pull(ends: Ends) -> tuple[float, float]:
 
 
 def compare(ends: Ends, label: str, renew: Callable[[], Ends]) -> None:
-    """Each way takes its turn in every round; `renew` gives an Ollama that holds none of the blobs."""
-    taken: dict[str, list[float]] = {}
+    """Measure each way in every round. `renew` gives an Ollama that holds none of the blobs."""
+    seconds_of: dict[str, list[float]] = {}
     peaks = []
     for _ in range(ROUNDS):
         ways: dict[str, Callable[[Ends], float]] = {
@@ -155,16 +156,16 @@ def compare(ends: Ends, label: str, renew: Callable[[], Ends]) -> None:
         if not ends.limited or len(ends.files) > 1:
             ways["curl|curl"] = lambda ends: (side_by_side if ends.limited else one_by_one)(ends.end_to_end())
         for name, way in ways.items():
-            taken.setdefault(name, []).append(way(renew()))
+            seconds_of.setdefault(name, []).append(way(renew()))
         seconds, peak = pull(renew())
-        taken.setdefault("proxy", []).append(seconds)
+        seconds_of.setdefault("proxy", []).append(seconds)
         peaks.append(peak)
-    found = {name: statistics.median(values) for name, values in taken.items()}
-    floor = max(found[name] for name in ("download", "upload", "curl|curl") if name in found)
-    ways_told = "  ".join(f"{name} {found[name]:6.2f}" for name in ("download", "upload", "curl|curl") if name in found)
+    medians = {name: statistics.median(values) for name, values in seconds_of.items()}
+    floor = max(medians[name] for name in ("download", "upload", "curl|curl") if name in medians)
+    parts = "  ".join(f"{name} {medians[name]:6.2f}" for name in ("download", "upload", "curl|curl") if name in medians)
     print(
-        f"{label:28} {ways_told}  proxy {found['proxy']:6.2f}  proxy/floor {found['proxy'] / floor:4.2f}  "
-        f"manual/proxy {found['manual'] / found['proxy']:4.2f}  peak {max(peaks):4.0f} MiB",
+        f"{label:28} {parts}  proxy {medians['proxy']:6.2f}  proxy/floor {medians['proxy'] / floor:4.2f}  "
+        f"manual/proxy {medians['manual'] / medians['proxy']:4.2f}  peak {max(peaks):4.0f} MiB",
         flush=True,
     )
 
@@ -184,7 +185,7 @@ def compare_case(size: int, shards: int) -> None:
 
 
 def compare_real(ends: Ends, label: str) -> None:
-    """The floor and the pull with real servers, each new and empty: Ollama takes a blob only once."""
+    """Measure with real Ollama servers, each new and empty: Ollama accepts a blob only once."""
     with ExitStack() as servers:
 
         def renew() -> Ends:
@@ -197,7 +198,7 @@ def compare_real(ends: Ends, label: str) -> None:
 
 if __name__ == "__main__":
     if shutil.which("curl") is None:
-        raise SystemExit("curl is not installed: there is nothing to compare with")
+        raise SystemExit("curl is not installed; install it: its times are compared with the proxy's")
     for gib in map(float, sys.argv[1:] or ("1", "4")):
         for shards in (1, 8):
             compare_case(int(gib * GIB), shards)

@@ -1,6 +1,6 @@
-"""A fast server of Ollama's shape for the benchmarks: it understands just what they send. Prints its port.
+"""A fast stand-in for Ollama, which understands only the requests of the benchmarks. Prints its port.
 
-As Ollama does, it hashes what is uploaded; it keeps the digests alone.
+Like Ollama, it hashes uploads; it keeps only their digests.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._left = 0
-        self._named = b""
+        self._announced = b""
         self._task: asyncio.Task[None] | None = None
         self._more = asyncio.Event()
 
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
             head, _, body = data.partition(b"\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             self._left = int(length[1]) if length else 0
-            self._named = blob[2] if blob else b""
+            self._announced = blob[2] if blob else b""
             self._digest = hashlib.sha256()
             self._take(body)
 
@@ -82,15 +82,15 @@ class Connection(asyncio.Protocol):
         self._digest.update(body)
         self._left -= len(body)
         if self._left <= 0:
-            self._transport.write(self._stored() if self._named else ANSWER)
+            self._transport.write(self._stored() if self._announced else ANSWER)
 
     def _stored(self) -> bytes:
-        """As Ollama answers an upload: under a wrong digest it keeps the data under the right one."""
+        """Answers an upload like Ollama, which keeps data with a wrong digest under the right one."""
         digest = self._digest.hexdigest().encode()
         self.held.add(b"sha256:" + digest)
-        if self._named == b"sha256:" + digest:
+        if self._announced == b"sha256:" + digest:
             return answer(b"", b"201 Created")
-        return answer(MISMATCH % (self._named, digest), b"400 Bad Request")
+        return answer(MISMATCH % (self._announced, digest), b"400 Bad Request")
 
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         self._task = asyncio.create_task(work)
@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
     async def _stream(self, chunks: int, seconds: float) -> None:
         self._transport.write(STREAM)
         for number in range(1, chunks + 1):
-            # Streams that keep step would measure how many of them wait for one another.
+            # Streams in step would measure how long they wait for each other.
             await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
             line = LINE % (time.monotonic_ns(), b"true" if number == chunks else b"false")
             self._transport.write(b"%x\r\n%b\r\n" % (len(line), line))

@@ -2,10 +2,9 @@
 
 import pytest
 
-from proxy.transfer import retry, window
+from tests.kit.pauses import use_timings
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
+    use_timings(monkeypatch, first_retry_pause=0.001, batch=0.01)

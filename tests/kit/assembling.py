@@ -1,4 +1,4 @@
-"""The bytes that a recipe makes of what is fetched for it, without a transfer."""
+"""The blob that a recipe makes, without a transfer."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,15 +7,10 @@ from proxy.planning.recipe import Recipe
 from proxy.transfer.assembly import Assembly
 
 
-def begun(recipe: Recipe, chunks: Sequence[bytes], where: str = "") -> bytes:
-    """As many as there are after these chunks."""
+def assembled(recipe: Recipe, chunks: Sequence[bytes], repository: str = "") -> bytes:
+    """The whole blob, from the bytes of its ranges."""
     with ThreadPoolExecutor(2) as pool:
-        assembly = Assembly(recipe, pool, where)
-        return b"".join(assembly.join(assembly.cut(chunks)))
-
-
-def assembled(recipe: Recipe, chunks: Sequence[bytes], where: str = "") -> bytes:
-    """All of them."""
-    made = begun(recipe, chunks, where)
-    assert len(made) == recipe.size
-    return made
+        assembly = Assembly(recipe, pool, repository)
+        blob = b"".join(assembly.join(assembly.cut(chunks)))
+    assert len(blob) == recipe.size
+    return blob

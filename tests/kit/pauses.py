@@ -1,25 +1,48 @@
-"""Fixtures for tests of transfers: retries come soon, and a small file is many spans."""
+"""Short times and small spans, for tests that transfer."""
+
+from dataclasses import replace
+from inspect import signature
 
 import pytest
 
-from proxy.ollama import api
+from proxy.app import App
+from proxy.backend import Backend
 from proxy.pull import reading
-from proxy.transfer import retry, streams
+from proxy.timings import Timings
+from proxy.transfer import streams
 from tests.kit.support import GGUF_BYTES
+
+SHORT = Timings(first_retry_pause=0.001, longest_retry_pause=0.01, ollama_poll=0.01)
+
+
+def use_timings(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Timings:
+    """Set timings for every proxy that this test starts without its own. Several calls add up."""
+    timings: Timings = replace(signature(App).parameters["timings"].default, **seconds)
+    for constructor in (App.__init__, Backend.__init__):
+        monkeypatch.setattr(constructor, "__kwdefaults__", {"timings": timings})
+    return timings
 
 
 @pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(api, "POLL_SECONDS", 0.01)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Timings:
+    return use_timings(
+        monkeypatch,
+        first_retry_pause=SHORT.first_retry_pause,
+        longest_retry_pause=SHORT.longest_retry_pause,
+        ollama_poll=SHORT.ollama_poll,
+    )
+
+
+def use_spans(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Spans of so many bytes."""
+    monkeypatch.setattr(streams, "LEAST_SPAN", size)
+    monkeypatch.setattr(streams, "MOST_SPAN", size)
 
 
 @pytest.fixture
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> int:
     """A tiny model is many spans of so many bytes."""
     size = 256 * 1024
-    monkeypatch.setattr(streams, "LEAST_SPAN", size)
-    monkeypatch.setattr(streams, "MOST_SPAN", size)
+    use_spans(monkeypatch, size)
     monkeypatch.setattr(reading, "GGUF_BYTES", GGUF_BYTES)
     return size

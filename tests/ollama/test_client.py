@@ -13,6 +13,7 @@ from proxy.errors import OllamaError, TransferError
 from proxy.ollama.blobs import Write
 from proxy.ollama.client import Ollama, upstream_session
 from proxy.standins.ollama import StandInOllama
+from proxy.timings import Timings
 from tests.kit.support import PATIENCE, digest_of, eventually, listening
 
 CONTENT = bytes(range(256)) * 4096
@@ -140,13 +141,11 @@ async def test_a_server_that_is_not_ollama_is_an_error(body: bytes) -> None:
             await api.version()
 
 
-async def test_a_silent_ollama_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.ollama.client.ANSWER_SECONDS", 0.1)
-
+async def test_a_silent_ollama_is_unreachable() -> None:
     async def hanging(_: web.BaseRequest) -> web.StreamResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
     async with listening(hanging) as url, upstream_session() as session:
         with pytest.raises(OllamaError, match="cannot be reached"):
-            await Ollama(url, session).version()
+            await Ollama(url, session, Timings(ollama_answer=0.1)).version()

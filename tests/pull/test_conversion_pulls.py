@@ -25,6 +25,7 @@ from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.repository import YARN
 from tests.gguf.writing import plan
 from tests.kit.conversions import converted, headers, kept, striped, weights_of
+from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, fetched, settings
 from tests.kit.tiny_models import tiny_bert
 
@@ -318,7 +319,7 @@ async def test_nothing_is_left_behind_a_quantization(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine the sweep comes before the pull's own removal.
-    monkeypatch.setattr("proxy.store.reclaim.FIRST_SWEEP_SECONDS", 600.0)
+    use_timings(monkeypatch, first_sweep=600.0)
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:

@@ -17,9 +17,9 @@ from proxy.pull import reading
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer import progress
 from proxy.transfer.streams import FIRST_STREAMS
 from tests.kit.conversions import converted
+from tests.kit.pauses import use_timings
 from tests.kit.support import (
     GGUF_BYTES,
     NO_TEMPLATE,
@@ -446,7 +446,7 @@ async def test_the_silence_while_a_model_is_made_is_filled_with_the_newest_bar(
     way: dict[str, str],
 ) -> None:
     """Node gives up after 300 s without a byte, and a create says nothing before its end."""
-    monkeypatch.setattr(progress, "KEEP_ALIVE_SECONDS", 0.02)
+    use_timings(monkeypatch, keep_alive=0.02)
     ollama.hold_making = asyncio.Event()
     weights = files["model.safetensors"]
     bar = {"digest": digest_of(weights), "total": len(weights), "completed": len(weights)}

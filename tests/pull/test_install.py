@@ -20,9 +20,9 @@ from proxy.standins.names import ModelName
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from proxy.standins.responses import ErrorAnswer
-from proxy.store import reclaim
 from proxy.store.reclaim import TEMPORARY
 from tests.kit.conversions import converted, weights_of
+from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, eventually, fetched, settings
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -102,7 +102,7 @@ class Script:
 def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that takes long is not swept in between."""
     restarting.clear()
-    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 1000.0)
+    use_timings(monkeypatch, first_sweep=1000.0)
 
 
 @asynccontextmanager
@@ -240,7 +240,7 @@ async def test_an_ollama_that_stays_away_while_a_model_gets_its_name_is_an_error
 
     async with proxy(hub, ollama, session) as (app, client):
         await replace(client, hub, NAME)
-        app._backend.transfer._patience = 0.1
+        app._backend.transfer.wait_for_ollama.patience = 0.1
         Script(ollama, "POST /api/copy", 2, gone)
         assert "cannot be reached" in (await client.pull(NAME))[-1]["error"]
         assert weights(ollama, NAME) == expected(NAME, OLD)

@@ -20,7 +20,7 @@ from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from proxy.store.reclaim import TEMPORARY
-from proxy.transfer import window
+from tests.kit.pauses import use_timings
 from tests.kit.support import MAKING, PATIENCE, Client, digest_of, eventually, fetched, making, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -132,7 +132,7 @@ async def remove(client: Client, **body: str) -> tuple[int, bytes]:
 @pytest.fixture
 def files(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """A model that is on its way until `hub.line` is None; what comes of it goes on to Ollama soon."""
-    monkeypatch.setattr(window, "BATCH_SECONDS", 0.01)
+    use_timings(monkeypatch, batch=0.01)
     files = tiny_llama()
     hub.add("acme/tiny", files)
     hub.line = SLOW

@@ -1,4 +1,4 @@
-"""What holds for every input: nothing from outside raises anything but a refusal, and progress never lies."""
+"""Properties of every input: it is accepted or refused, and progress stays consistent."""
 
 import json
 from contextlib import suppress
@@ -37,7 +37,7 @@ def encoded(values: "st.SearchStrategy[Any]") -> "st.SearchStrategy[bytes]":
 
 
 @given(st.binary(max_size=200) | encoded(PULL_BODY) | encoded(ANY_JSON))
-def test_any_body_is_a_pull_of_a_full_name_or_ollamas_to_answer(body: bytes) -> None:
+def test_any_body_is_a_pull_of_a_full_name_or_goes_to_ollama(body: bytes) -> None:
     request = read_request(body)
     if request is not None:
         assert isinstance(request.stream, bool)
@@ -56,14 +56,14 @@ def test_any_name_is_safe_in_urls_and_paths_once_it_is_parsed(text: str) -> None
 
 
 @given(st.binary(max_size=100) | encoded(st.fixed_dictionaries({"weight_map": ANY_JSON | WEIGHT_MAP})))
-def test_any_index_is_a_selection_from_the_repository_or_a_refusal(index: bytes) -> None:
+def test_any_index_selects_repository_files_or_is_refused(index: bytes) -> None:
     repository = listing("model-1.safetensors", "model.safetensors", *BASE)
     with suppress(Refusal):
         assert set(choose_files(repository, index).weights) <= set(repository.files)
 
 
 @given(st.lists(PATH, max_size=8))
-def test_any_listing_is_a_selection_of_safe_paths_or_a_refusal(paths: list[str]) -> None:
+def test_any_listing_selects_safe_paths_or_is_refused(paths: list[str]) -> None:
     files = tuple(RepositoryFile(path, 1, sha256=LFS) for path in (*paths, *BASE))
     with suppress(Refusal):
         for model in gguf_models("a/b", files):
@@ -84,7 +84,7 @@ def test_any_listing_is_a_selection_of_safe_paths_or_a_refusal(paths: list[str])
     st.lists(st.tuples(st.integers(1, 1000), st.booleans()), min_size=1, max_size=30),
     st.lists(st.tuples(st.integers(0, 29), st.integers(0, 400)), max_size=60),
 )
-def test_whatever_moves_no_bar_goes_back_or_over_its_total_and_totals_stay(
+def test_bars_never_go_back_or_over_a_constant_total(
     blobs: list[tuple[int, bool]], moves: list[tuple[int, int]]
 ) -> None:
     progress = Progress()

@@ -9,17 +9,15 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.transfer import retry, streams
 from tests.kit.mirrors import FILES, SPAN, TOKEN, Pull, another_hub
+from tests.kit.pauses import use_spans, use_timings
 from tests.kit.support import Client, eventually, settings
 
 
 @pytest.fixture
 def surroundings(monkeypatch: pytest.MonkeyPatch, hub: StandInHub) -> None:
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
-    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
+    use_timings(monkeypatch, first_retry_pause=0.001, longest_retry_pause=0.01)
+    use_spans(monkeypatch, SPAN)
     hub.add("acme/tiny", FILES)
 
 

@@ -20,8 +20,8 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer import retry, streams
 from tests.kit.conversions import converted
+from tests.kit.pauses import use_spans, use_timings
 from tests.kit.stand_in_modelscope import StandInModelScope
 from tests.kit.support import PATIENCE, Client, digest_of, listening, own_entry_points, settings
 from tests.kit.tiny_gguf import tiny_gguf
@@ -52,10 +52,8 @@ async def source(scope: StandInModelScope) -> AsyncIterator[ModelScope]:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: own_entry_points().select(group=group))
-    monkeypatch.setattr(retry, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retry, "LONGEST_PAUSE", 0.01)
-    monkeypatch.setattr(streams, "LEAST_SPAN", SPAN)
-    monkeypatch.setattr(streams, "MOST_SPAN", SPAN)
+    use_timings(monkeypatch, first_retry_pause=0.001, longest_retry_pause=0.01)
+    use_spans(monkeypatch, SPAN)
 
 
 @pytest.fixture

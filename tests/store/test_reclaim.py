@@ -28,6 +28,7 @@ from proxy.standins.responses import ErrorAnswer
 from proxy.store import journal, reclaim
 from proxy.store.reclaim import REMOVAL, TEMPORARY
 from tests.kit.conversions import converted
+from tests.kit.pauses import use_timings
 from tests.kit.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making, no_manifests, settings
 from tests.kit.tiny_adapter import tiny_adapter
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
@@ -94,7 +95,7 @@ async def no_copies(request: web.Request, handler: Handler) -> web.StreamRespons
 @pytest.fixture(autouse=True)
 def no_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that takes long is not swept in between."""
-    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 1000.0)
+    use_timings(monkeypatch, first_sweep=1000.0)
 
 
 @pytest.fixture
@@ -815,7 +816,7 @@ async def test_models_that_no_pull_needs_go_soon_after_a_start(
     ]
     for name in (LEFT_TEMPORARY, LEFT_OFFER, f"127.0.0.1:5/ollama-hf-proxy/{'c' * 32}:reclaim", *mine):
         ollama.models[name] = StandInModel()
-    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 0.01)
+    use_timings(monkeypatch, first_sweep=0.01)
     async with proxy(hub, ollama, session, ollama={"reclaim": enabled}):
         await eventually(lambda: len(ollama.models) == len(mine))
     assert sorted(ollama.models) == sorted(mine)
@@ -831,7 +832,7 @@ async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
     enabled: bool,
 ) -> None:
     ollama.models[LEFT_TEMPORARY] = StandInModel()
-    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 0.01)
+    use_timings(monkeypatch, first_sweep=0.01)
     async with proxy(hub, ollama, session, ollama={"reclaim": enabled}):
         await eventually(lambda: left_models(ollama) == [])
         if enabled:
@@ -866,8 +867,7 @@ async def test_a_sweep_that_fails_is_tried_again(
     session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reclaim, "FIRST_SWEEP_SECONDS", 0.01)
-    monkeypatch.setattr(reclaim, "RETRY_SECONDS", 0.01)
+    use_timings(monkeypatch, first_sweep=0.01, sweep_retry=0.01)
     await ollama.close()
     async with proxy(hub, ollama, session) as (app, _):
         await asyncio.sleep(0.1)

@@ -1,5 +1,6 @@
 """The fixtures of tests that transfer."""
 
 from tests.kit.pauses import short_pauses, small_spans
+from tests.kit.streams import clock
 
-__all__ = ["short_pauses", "small_spans"]
+__all__ = ["clock", "short_pauses", "small_spans"]

@@ -1,4 +1,4 @@
-"""What is made of a recipe's bytes, however they are chopped and however many threads change them."""
+"""The blob that an assembly makes, for any chunks of bytes and with several threads."""
 
 import asyncio
 import gc
@@ -36,7 +36,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def chopped(content: bytes, cuts: Cuts) -> list[list[bytes]]:
-    """Batches of chunks, any of them perhaps empty."""
+    """Batches of chunks; some may be empty."""
     batches: list[list[bytes]] = [[]]
     for size, ends_batch in cuts:
         batches[-1].append(content[:size])
@@ -47,16 +47,14 @@ def chopped(content: bytes, cuts: Cuts) -> list[list[bytes]]:
 
 
 def joined(assembly: Assembly, batches: list[list[bytes]]) -> bytes:
-    """Each batch is cut before the one before it is joined."""
+    """All batches are cut before the first one is joined."""
     pieces = [assembly.cut(batch) for batch in batches]
     return b"".join(content for some in pieces for content in assembly.join(some))
 
 
 @patient
 @given(recipes(), CUTS)
-def test_any_recipe_of_bytes_in_any_pieces_becomes_its_blob(
-    pool: ThreadPoolExecutor, recipe: Recipe, cuts: Cuts
-) -> None:
+def test_any_recipe_in_any_pieces_becomes_its_blob(pool: ThreadPoolExecutor, recipe: Recipe, cuts: Cuts) -> None:
     expected = blob_of(recipe.parts)
     assembly = Assembly(recipe, pool)
     assert joined(assembly, chopped(fetched_for(recipe), cuts)) == expected
@@ -66,35 +64,35 @@ def test_any_recipe_of_bytes_in_any_pieces_becomes_its_blob(
 
 @patient
 @given(recipes(least=1), CUTS)
-def test_any_recipe_has_neither_a_byte_too_many_nor_one_too_few(
-    pool: ThreadPoolExecutor, recipe: Recipe, cuts: Cuts
-) -> None:
+def test_one_byte_too_many_or_too_few_is_an_error(pool: ThreadPoolExecutor, recipe: Recipe, cuts: Cuts) -> None:
     content = fetched_for(recipe)
     short = Assembly(recipe, pool)
     made = joined(short, chopped(content[:-1], cuts)) if content else b""
     with pytest.raises(TransferError, match=f"^{len(made)} bytes were made instead of {recipe.size}$"):
         short.digest()
-    with pytest.raises(TransferError, match="more bytes came"):
+    with pytest.raises(TransferError, match="more bytes arrived"):
         joined(Assembly(recipe, pool), chopped(content + b"x", cuts))
 
 
 @pytest.mark.parametrize("parts", [[], [Literal(b"")], [Literal(b"one"), Range(A, 3, 3, SUMMED), Literal(b"two")]])
-def test_a_recipe_without_a_byte_to_fetch_is_made_of_nothing(pool: ThreadPoolExecutor, parts: list[Part]) -> None:
+def test_a_recipe_without_bytes_to_fetch_is_made_at_once(pool: ThreadPoolExecutor, parts: list[Part]) -> None:
     expected = blob_of(parts)
     assembly = Assembly(Recipe(tuple(parts)), pool)
     assert joined(assembly, [[]]) == expected
     assert assembly.digest() == digest_of(expected)
-    with pytest.raises(TransferError, match="more bytes came"):
+    with pytest.raises(TransferError, match="more bytes arrived"):
         assembly.cut([b"x"])
 
 
-def test_literals_before_a_range_come_first_and_those_after_it_with_its_last_byte(pool: ThreadPoolExecutor) -> None:
+def test_literals_come_as_early_as_possible(pool: ThreadPoolExecutor) -> None:
+    """Literals before a range come first; those after it come with its last byte."""
     assembly = Assembly(Recipe((Literal(b"<"), Range(A, 0, 2), Literal(b">"))), pool)
     made = [b"".join(assembly.join(assembly.cut(batch))) for batch in ([], [b"x"], [b"y"])]
     assert made == [b"<", b"x", b"y>"]
 
 
-def test_a_range_begins_with_a_whole_block_whatever_the_one_before_it_left(pool: ThreadPoolExecutor) -> None:
+def test_each_range_begins_with_a_whole_block(pool: ThreadPoolExecutor) -> None:
+    """Bytes of the range before that fill no block are not mixed in."""
     recipe = Recipe((Range(A, 0, 6, SUMMED), Range(A, 7, 13, SUMMED)))
     content = fetched_for(recipe)
     assembly = Assembly(recipe, pool)
@@ -102,10 +100,7 @@ def test_a_range_begins_with_a_whole_block_whatever_the_one_before_it_left(pool:
 
 
 @pytest.mark.parametrize("made", [1, 3])
-def test_a_transform_that_makes_another_number_of_bytes_than_it_said_makes_no_blob(
-    pool: ThreadPoolExecutor, made: int
-) -> None:
-    """It makes two of each."""
+def test_a_transform_of_another_size_than_planned_is_an_error(pool: ThreadPoolExecutor, made: int) -> None:
     assembly = Assembly(Recipe((Range(A, 0, 24, Transform(1, made, lambda content: content * 2)),)), pool)
     joined(assembly, [[CONTENTS["a"]]])
     with pytest.raises(TransferError, match=f"48 bytes were made instead of {24 * made}"):
@@ -119,7 +114,7 @@ def big(size: int) -> tuple[RepositoryFile, bytes]:
 
 @pytest.mark.parametrize("block", [1, 1000, SLICE - 1, SLICE, SLICE + 1])
 def test_slices_are_whole_blocks_of_about_one_size(pool: ThreadPoolExecutor, block: int) -> None:
-    """The last of a range may be smaller."""
+    """The last slice of a range may be smaller."""
     sizes = []
 
     def change(content: bytes) -> bytes:
@@ -134,8 +129,8 @@ def test_slices_are_whole_blocks_of_about_one_size(pool: ThreadPoolExecutor, blo
     assert len(sizes) == -(-file.size // max(sizes))
 
 
-def test_slices_that_end_in_another_order_are_joined_in_order(pool: ThreadPoolExecutor) -> None:
-    """The first is not done before the last is."""
+def test_slices_that_finish_out_of_order_are_joined_in_order(pool: ThreadPoolExecutor) -> None:
+    """The first slice finishes after the last one."""
     last_is_done = threading.Event()
 
     def change(content: bytes) -> bytes:
@@ -152,7 +147,7 @@ def test_slices_that_end_in_another_order_are_joined_in_order(pool: ThreadPoolEx
     assert assembly.digest() == digest_of(content)
 
 
-def test_what_a_change_raises_is_raised_where_the_piece_is_joined(pool: ThreadPoolExecutor) -> None:
+def test_join_raises_what_a_transform_raised(pool: ThreadPoolExecutor) -> None:
     def change(content: bytes) -> bytes:
         raise Damaged(f"{len(content)} bad bytes")
 
@@ -163,7 +158,7 @@ def test_what_a_change_raises_is_raised_where_the_piece_is_joined(pool: ThreadPo
         assembly.join(pieces[1:])
 
 
-def test_what_is_given_up_is_not_changed() -> None:
+def test_close_cancels_transforms_that_have_not_begun() -> None:
     begun, goes_on = threading.Event(), threading.Event()
     changed = []
 
@@ -193,8 +188,8 @@ def test_a_range_without_a_transform_is_not_copied(pool: ThreadPoolExecutor) -> 
     )
 
 
-def test_a_tensors_size_costs_no_memory(pool: ThreadPoolExecutor) -> None:
-    """Of a range of 64 MiB a few slices are held."""
+def test_memory_does_not_depend_on_the_size_of_a_tensor(pool: ThreadPoolExecutor) -> None:
+    """Only a few slices of a range of 64 MiB are held."""
     file = RepositoryFile("big", 64 << 20)
     assembly = Assembly(Recipe((Range(file, 0, file.size, Transform(4096, 4096, bytes)),)), pool)
     window = bytes(1 << 20)
@@ -207,7 +202,7 @@ def test_a_tensors_size_costs_no_memory(pool: ThreadPoolExecutor) -> None:
     assert peak < 8 << 20
 
 
-# Checked on the way.
+# Files are checked on the way.
 
 
 def hashed(content: bytes) -> RepositoryFile:
@@ -233,11 +228,11 @@ def test_a_file_that_is_taken_whole_is_checked(pool: ThreadPoolExecutor, parts: 
         Assembly(recipe, pool, "acme/model").cut([SPOILT[:5], SPOILT[5:]])
 
 
-async def test_nobody_is_told_of_what_comes_behind_a_damaged_batch(
+async def test_batches_after_a_damaged_one_log_nothing(
     pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Fetched:
-        """A window with a file, and some of the next one in a batch of its own."""
+        """A window with one file, and with the next one in two more batches."""
 
         def __init__(self) -> None:
             self.batches = [[SPOILT], [CONTENTS["b"][:3]], [CONTENTS["b"][3:]]]
@@ -268,13 +263,13 @@ async def test_nobody_is_told_of_what_comes_behind_a_damaged_batch(
         Recipe((Range(replace(RIGHT, sha256=None), 0, 24),)),
     ],
 )
-def test_other_files_are_not(pool: ThreadPoolExecutor, recipe: Recipe) -> None:
-    """Of a file as it is the blob's digest tells the same."""
+def test_other_files_are_not_checked(pool: ThreadPoolExecutor, recipe: Recipe) -> None:
+    """A blob that is one whole file is checked by its own digest."""
     [span] = recipe.spans(99)
     joined(Assembly(recipe, pool), [[SPOILT[span.start : span.stop]]])
 
 
-def test_a_header_that_has_come_otherwise_is_damaged(pool: ThreadPoolExecutor) -> None:
+def test_a_header_that_changed_is_damaged(pool: ThreadPoolExecutor) -> None:
     recipe = Recipe((verify_header("acme/model/a", A, 5, CONTENTS["a"][:5].__eq__), Range(A, 5, 24)))
     assert assembled(recipe, [CONTENTS["a"][:2], CONTENTS["a"][2:]]) == CONTENTS["a"][5:]
     with pytest.raises(

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from wcwidth import wcswidth
 
-from proxy.transfer import progress as module
-from proxy.transfer.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, Line, Progress, Shown
+from proxy.transfer.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, BlobProgress, Line, Progress
 
 
 def digest(number: int) -> str:
@@ -23,7 +22,7 @@ async def read(progress: Progress) -> list[dict[str, Any]]:
     return lines
 
 
-async def test_a_late_client_first_gets_the_present_state_of_every_bar() -> None:
+async def test_a_late_client_first_gets_the_state_of_every_bar() -> None:
     progress = Progress()
     progress.status("pulling manifest")
     progress.announce([(digest(1), 100, False), (digest(2), 50, True)])
@@ -39,7 +38,7 @@ async def test_a_late_client_first_gets_the_present_state_of_every_bar() -> None
     ]
 
 
-async def test_zero_is_left_out_as_ollama_does() -> None:
+async def test_a_zero_is_omitted_as_ollama_does() -> None:
     progress = Progress()
     progress.announce([(digest(1), 100, False)])
     progress.fail("broken")
@@ -51,7 +50,7 @@ def rows(text: str) -> list[str]:
     return [row.status for row in Line(text).rows()]
 
 
-def test_what_is_too_long_for_a_row_of_a_terminal_is_several_lines() -> None:
+def test_a_status_too_long_for_a_terminal_is_several_lines() -> None:
     fits = "a" * MOST_COLUMNS
     assert rows(fits) == [fits]
     assert rows(f"{fits}b") == [fits, "b"]
@@ -62,7 +61,7 @@ def test_what_is_too_long_for_a_row_of_a_terminal_is_several_lines() -> None:
 
 
 @pytest.mark.parametrize("text", ["模板不能用" * 20, "<｜User｜> is unknown; " * 5], ids=["chinese", "deepseek"])
-def test_wide_letters_take_two_columns(text: str) -> None:
+def test_wide_characters_take_two_columns(text: str) -> None:
     assert all(wcswidth(row) <= MOST_COLUMNS for row in rows(text))
     assert "".join(rows(text)).replace(" ", "") == text.replace(" ", "")
 
@@ -77,7 +76,7 @@ async def test_the_error_is_the_last_line() -> None:
 
 
 async def test_nothing_comes_after_the_end() -> None:
-    """A model that is made to its end goes on saying how it goes."""
+    """A cancelled pull may still finish its model, and report progress."""
     progress = Progress()
     progress.announce([(digest(1), 100, False)])
     reader = asyncio.create_task(read(progress))
@@ -103,7 +102,8 @@ async def test_more_files_than_bars_share_the_last_bar() -> None:
     assert bars[-1]["total"] == bars[-1]["completed"] == 50
 
 
-async def test_completed_never_passes_the_total_and_small_files_move_without_a_bar() -> None:
+async def test_completed_stays_within_the_total() -> None:
+    """Small files move without a bar."""
     progress = Progress()
     progress.announce([(digest(1), 100, False)])
     progress.moved(digest(1), 150)
@@ -139,9 +139,8 @@ async def test_a_bar_has_at_most_one_line_in_60_ms(monkeypatch: pytest.MonkeyPat
     assert naps == [0.06] * 3
 
 
-async def test_a_silence_is_filled_with_the_newest_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
-    progress = Progress()
+async def test_a_silence_is_filled_with_the_newest_bar() -> None:
+    progress = Progress(keep_alive=0.01)
     progress.announce([(digest(1), 100, False), (digest(2), 100, False)])
     progress.moved(digest(2), 40)
     progress.status("verifying sha256 digest")
@@ -151,9 +150,8 @@ async def test_a_silence_is_filled_with_the_newest_bar(monkeypatch: pytest.Monke
     assert [json.loads(await anext(batches)) for _ in range(2)] == [expected, expected]
 
 
-async def test_a_silence_before_the_first_bar_has_a_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE_SECONDS", 0.01)
-    progress = Progress()
+async def test_a_silence_before_the_first_bar_has_a_line_too() -> None:
+    progress = Progress(keep_alive=0.01)
     progress.status("pulling manifest")
     batches = progress.subscribe().batches()
     await anext(batches)
@@ -161,12 +159,12 @@ async def test_a_silence_before_the_first_bar_has_a_line_too(monkeypatch: pytest
     assert line == {"status": "pulling e3b0c44298fc", "digest": NOTHING_DIGEST, "total": 1, "completed": 1}
 
 
-async def test_before_the_first_line_nothing_is_said() -> None:
-    """Until then Ollama may have to answer in our place."""
+async def test_a_pull_can_end_without_a_line() -> None:
+    """Before its first line, Ollama may have to answer instead."""
     progress = Progress()
     reader = asyncio.create_task(read(progress))
     await asyncio.sleep(0)
-    progress.pass_on()
+    progress.end_silently()
     assert await reader == []
 
 
@@ -174,14 +172,15 @@ def completed(progress: Progress) -> dict[str, int]:
     return {digest: line.completed for digest, line in progress._bars.items()}
 
 
-def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_taken_back() -> None:
+def test_bars_follow_the_bytes_of_their_files_both_ways() -> None:
+    """They fill in the order of the stretches, and empty when bytes are taken back."""
     progress = Progress()
     first, second = digest(1), digest(2)
     progress.announce([(first, 60, False), (second, 40, False)])
-    shown = Shown(progress, [(first, 10, 10), (second, 20, 20), (first, 50, 50), (second, 20, 20)])
+    blob = BlobProgress(progress, [(first, 10, 10), (second, 20, 20), (first, 50, 50), (second, 20, 20)])
     seen = []
     for size in (5, 15, 20, 60, -100, 35, 0, 65):
-        shown.moved(size)
+        blob.moved(size)
         seen.append(completed(progress))
     assert [(bars[first], bars[second]) for bars in seen] == [
         (5, 0),
@@ -195,15 +194,15 @@ def test_a_bar_fills_while_the_bytes_of_its_file_come_and_empties_when_they_are_
     ]
 
 
-def test_a_bar_counts_the_bytes_that_are_taken_of_its_file() -> None:
-    """Of 7 bytes of the first file 3 are made, of 10 of the second 30; a header is made of none."""
+def test_a_bar_counts_bytes_of_its_file_and_not_of_the_blob() -> None:
+    """7 bytes of the first file become 3 bytes of the blob, 10 bytes of the second become 30."""
     progress = Progress()
     first, second = digest(1), digest(2)
     progress.announce([(first, 7, False), (second, 10, False)])
-    shown = Shown(progress, [(first, 3, 7), (second, 30, 10)])
+    blob = BlobProgress(progress, [(first, 3, 7), (second, 30, 10)])
     seen = []
     for size in (1, 1, 1, 14, 1, 15, -33, 33):
-        shown.moved(size)
+        blob.moved(size)
         seen.append(completed(progress))
     assert [(bars[first], bars[second]) for bars in seen] == [
         (2, 0),
@@ -217,24 +216,24 @@ def test_a_bar_counts_the_bytes_that_are_taken_of_its_file() -> None:
     ]
 
 
-def test_every_file_is_known_by_its_own_path_and_bytes_although_some_share_a_bar() -> None:
+def test_files_that_share_a_bar_have_their_own_progress() -> None:
     progress = Progress()
     progress.name_files({digest(number): f"part-{number}" for number in range(19)})
     progress.announce([(digest(number), 10, number == 19) for number in range(20)])
     progress.moved(digest(18), 7)
     progress.moved(digest(18), -3)
     progress.moved(digest(17), 99)
-    parts = [(part.path, part.total, part.completed) for part in progress.parts]
+    parts = [(file.path, file.total, file.completed) for file in progress.files]
     assert parts[:17] == [(f"part-{number}", 10, 0) for number in range(17)]
     assert parts[17:] == [("part-17", 10, 10), ("part-18", 10, 4), ("", 10, 10)]
 
 
-def test_what_is_said_last_is_known() -> None:
+def test_the_latest_status_is_kept() -> None:
     progress = Progress()
-    assert progress.says == ""
+    assert progress.latest_status == ""
     progress.status("pulling manifest")
     progress.announce([(digest(1), 100, False)])
     progress.moved(digest(1), 30)
-    assert progress.says == "pulling manifest"
+    assert progress.latest_status == "pulling manifest"
     progress.status("writing manifest")
-    assert progress.says == "writing manifest"
+    assert progress.latest_status == "writing manifest"

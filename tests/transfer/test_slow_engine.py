@@ -1,4 +1,4 @@
-"""The line waits for the quantizer: that is no fault of the Hub's, whose connections are left in peace."""
+"""A slow quantizer makes the Hub's connections wait; they must not count as slow or silent."""
 
 import logging
 import time
@@ -16,14 +16,14 @@ from proxy.gguf.tensors import TensorType
 from proxy.sources import http_file
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.transfer import streams
+from tests.kit.pauses import use_timings
 from tests.kit.support import Client, fetched, settings
 from tests.real.test_lifecycle import larger_llama
 
 NAME = "hf.co/acme/slow:q4_K_M"
 MEMORY = 16 * 1024 * 1024
 SHORT, LONG = 1.0, 3.0
-"""Seconds: how long the proxy bears a silent or slow connection, and how long the quantizer stands still."""
+"""Seconds: when a silent or slow connection is ended, and how long the quantizer pauses."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cast, "_quantize", slowly)
     monkeypatch.setattr(http_file, "READ_SECONDS", SHORT)
-    monkeypatch.setattr(streams, "SLOW_SECONDS", SHORT)
+    use_timings(monkeypatch, slow_stream=SHORT)
 
 
 @pytest.mark.parametrize("ranged", [True, False])
@@ -51,8 +51,8 @@ async def test_a_slow_quantizer_ends_no_connection(
     *,
     ranged: bool,
 ) -> None:
-    """Nothing is fetched twice, nothing is tried again, and what waits stays within the memory."""
-    hub.mirror = not ranged  # as olah: whole files, no ranges
+    """Nothing is fetched twice, nothing is retried, and the bytes that wait fit into the memory."""
+    hub.mirror = not ranged  # like olah: whole files, no ranges
     files = larger_llama(tmp_path / "weights", hidden=1024, layers=1, shards=2)
     hub.add("acme/slow", files)
     pull = {"memory": MEMORY, "threads": 1, "gguf": GgufPulls.PROXY}
@@ -73,5 +73,5 @@ async def test_a_slow_quantizer_ends_no_connection(
         assert sum(request.body_bytes for request in fetched(hub)) == sizes
         assert warned == []
     else:
-        # That there are no ranges is found out by asking for one.
+        # The first range finds out that there are none.
         assert all("sends no ranges" in text for text in warned)

@@ -1,4 +1,4 @@
-"""The spool: what was written comes back, where there is room for it, and nothing stays."""
+"""The spool returns what was written, checks for room, and deletes its file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 
 from proxy.errors import TransferError
 from proxy.transfer import spool as module
-from proxy.transfer.spool import Spool, spooled
+from proxy.transfer.spool import Spool, open_spool
 
 WHAT = "acme/model/model.safetensors"
 
@@ -28,7 +28,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def set_free(monkeypatch: pytest.MonkeyPatch, folder: Path, free: int) -> None:
-    """So many bytes are free in that folder, and none elsewhere."""
+    """`free` bytes in that folder, and none elsewhere."""
     monkeypatch.setattr(
         "proxy.transfer.spool.shutil.disk_usage",
         lambda asked: SimpleNamespace(free=free if asked == str(folder) else 0),
@@ -42,12 +42,12 @@ async def everything(spool: Spool) -> list[bytes]:
 @pytest.mark.parametrize(
     "pieces", [[], [b""], [b"x"], [b"0123", b"", b"4567", b"89"], [b"0123456789" * 10, b"end"], [b"x", b"y" * 100_000]]
 )
-async def test_what_was_written_comes_back_in_order_and_whole(
+async def test_a_spool_returns_all_that_was_written(
     monkeypatch: pytest.MonkeyPatch, threads: Executor, pieces: list[bytes]
 ) -> None:
     monkeypatch.setattr(module, "PIECE_BYTES", 1000)
     written = b"".join(pieces)
-    with spooled(WHAT, len(written), threads) as spool:
+    with open_spool(WHAT, len(written), threads) as spool:
         for piece in pieces:
             await spool.write(piece)
         back = await everything(spool)
@@ -56,11 +56,11 @@ async def test_what_was_written_comes_back_in_order_and_whole(
         assert b"".join(await everything(spool)) == written
 
 
-def test_where_there_is_no_room_the_error_says_how_much_is_needed_where(
+def test_an_error_says_how_much_room_is_needed_where(
     monkeypatch: pytest.MonkeyPatch, folder: Path, threads: Executor
 ) -> None:
     set_free(monkeypatch, folder, 99)
-    with pytest.raises(TransferError) as error, spooled(WHAT, 100, threads):
+    with pytest.raises(TransferError) as error, open_spool(WHAT, 100, threads):
         pass
     assert str(error.value).startswith(f"{WHAT} needs 100 bytes in {folder} before its digest is known, and 99 are")
     assert "TMPDIR" in str(error.value)
@@ -68,15 +68,17 @@ def test_where_there_is_no_room_the_error_says_how_much_is_needed_where(
 
 async def test_just_enough_room_is_enough(monkeypatch: pytest.MonkeyPatch, folder: Path, threads: Executor) -> None:
     set_free(monkeypatch, folder, 100)
-    with spooled(WHAT, 100, threads) as spool:
+    with open_spool(WHAT, 100, threads) as spool:
         await spool.write(b"x" * 100)
         assert await everything(spool) == [b"x" * 100]
 
 
 @pytest.mark.parametrize("failure", [None, TransferError("it broke")])
-async def test_the_file_is_gone_after_the_block(folder: Path, threads: Executor, failure: TransferError | None) -> None:
+async def test_the_file_is_deleted_after_the_block(
+    folder: Path, threads: Executor, failure: TransferError | None
+) -> None:
     try:
-        with spooled(WHAT, 3, threads) as spool:
+        with open_spool(WHAT, 3, threads) as spool:
             await spool.write(b"abc")
             if failure:
                 raise failure
@@ -87,7 +89,7 @@ async def test_the_file_is_gone_after_the_block(folder: Path, threads: Executor,
     assert not list(folder.iterdir())
 
 
-async def test_a_disk_that_fills_while_it_is_written_to_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_fills_during_a_write_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
         ThreadPoolExecutor(1) as threads,
@@ -95,7 +97,7 @@ async def test_a_disk_that_fills_while_it_is_written_to_is_told(monkeypatch: pyt
     ):
         patch.setattr("proxy.transfer.spool.tempfile.TemporaryFile", lambda **_: full)
         with (
-            spooled("acme/tiny/made", 5, threads) as spool,
+            open_spool("acme/tiny/made", 5, threads) as spool,
             pytest.raises(TransferError, match=r"acme/tiny/made cannot be kept in .* \(No space left on device\)"),
         ):
             await spool.write(b"bytes")

@@ -1,4 +1,4 @@
-"""How many threads change and quantize, and that they give way to what answers clients."""
+"""The number of worker threads, and their low priority."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from proxy.transfer import threads as module
-from proxy.transfer.threads import cores, worker_count, workers
+from proxy.transfer.threads import cores, worker_count, worker_pool
 
 
 @pytest.mark.parametrize(("there", "count"), [(1, 1), (2, 1), (3, 2), (64, 63)])
@@ -17,7 +17,7 @@ def test_0_is_all_cores_but_one_and_at_least_one(monkeypatch: pytest.MonkeyPatch
     assert [worker_count(threads) for threads in (1, 2, 99)] == [1, 2, 99]
 
 
-def test_a_core_is_one_that_this_process_may_use() -> None:
+def test_only_cores_that_this_process_may_use_count() -> None:
     if sys.platform == "linux":
         assert cores() == len(os.sched_getaffinity(0))
     assert cores() >= 1
@@ -25,20 +25,20 @@ def test_a_core_is_one_that_this_process_may_use() -> None:
 
 def test_as_many_threads_work_at_once() -> None:
     meeting = threading.Barrier(3)
-    with workers(3) as pool:
+    with worker_pool(3) as pool:
         places = [pool.submit(meeting.wait, 60) for _ in range(3)]
         assert sorted(place.result() for place in places) == [0, 1, 2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no niceness of its own")
-def test_they_are_nicer_than_all_else() -> None:
-    """The threads that are there keep their niceness."""
+def test_workers_have_a_lower_priority() -> None:
+    """Other threads keep their priority."""
 
     def niceness() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     before = niceness()
-    with workers(2) as pool:
-        found = {place.result() for place in [pool.submit(niceness) for _ in range(8)]}
-    assert found == {max(before, 10)}
+    with worker_pool(2) as pool:
+        levels = {place.result() for place in [pool.submit(niceness) for _ in range(8)]}
+    assert levels == {max(before, 10)}
     assert niceness() == before

@@ -1,4 +1,4 @@
-"""The transfer with a source of its own making: what a careless source sends never becomes a blob."""
+"""A transfer from a careless source: wrong bytes never become a blob."""
 
 import asyncio
 import hashlib
@@ -14,9 +14,13 @@ from proxy.planning.plan import Format, Plan, Upload, small_file, weight_file
 from proxy.sources.base import RepositoryFile
 from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import Journal
+from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.limits import FetchLimits
 from proxy.transfer.progress import Progress
-from proxy.transfer.streams import Bandwidth, Streams
+from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer
+from proxy.transfer.wait_for_ollama import WaitForOllama
+from tests.kit.pauses import SHORT
 from tests.kit.support import eventually
 
 CONTENT = bytes(range(256)) * 1024
@@ -27,7 +31,7 @@ MEMORY = 128 * 1024**2
 
 @dataclass
 class Pieces:
-    """A repository that sends the same pieces for every file, and then perhaps fails."""
+    """A repository that sends the same pieces for every file, and then may fail."""
 
     pieces: list[bytes]
     failure: Exception | None = None
@@ -36,7 +40,7 @@ class Pieces:
     files: tuple[RepositoryFile, ...] = (FILE,)
     open_now: int = 0
     most_open: int = field(default=0)
-    asked: int = 0
+    requests: int = 0
     public: bool = False
     modified: float | None = None
 
@@ -50,7 +54,7 @@ class Pieces:
         start: int = 0,  # noqa: ARG002
         stop: int | None = None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        self.asked += 1
+        self.requests += 1
         if stop is not None:
             raise RangesIgnored(f"{file.path}: no ranges here")
         self.open_now += 1
@@ -80,7 +84,9 @@ def upload(digest: str = SHA256, path: str = FILE.path) -> Upload:
 async def transferring(ollama: StandInOllama, connections: int = 8, memory: int = MEMORY) -> AsyncIterator[Transfer]:
     streams = Streams(connections, memory)
     async with upstream_session() as session:
-        transfer = Transfer(Ollama(ollama.url, session), streams, Bandwidth(0), 1, Journal())
+        transfer = Transfer(
+            WaitForOllama(Ollama(ollama.url, session), 1), FetchLimits(streams, Bandwidth(0), SHORT), Journal()
+        )
         yield transfer
         transfer.close()
     assert streams.idle
@@ -89,16 +95,17 @@ async def transferring(ollama: StandInOllama, connections: int = 8, memory: int 
 @pytest.mark.parametrize(
     ("pieces", "failure", "message"),
     [
-        ([CONTENT[:-1]], None, f"model.safetensors: only {len(CONTENT) - 1} of {len(CONTENT)} bytes came"),
-        ([], None, f"only 0 of {len(CONTENT)} bytes came"),
+        ([CONTENT[:-1]], None, f"model.safetensors: only {len(CONTENT) - 1} of {len(CONTENT)} bytes arrived"),
+        ([], None, f"only 0 of {len(CONTENT)} bytes arrived"),
         ([CONTENT[:-1], b"x"], None, "model.safetensors arrived damaged"),
         ([CONTENT[:1000]], SourceError("the source broke"), "the source broke"),
         ([CONTENT[:1000]], Interrupted("the line broke"), "the line broke; given up after 10 tries; pull again"),
     ],
 )
-async def test_what_is_not_the_announced_file_is_refused_and_leaves_nothing(
+async def test_bytes_other_than_announced_are_refused(
     ollama: StandInOllama, pieces: list[bytes], failure: Exception | None, message: str
 ) -> None:
+    """They leave nothing in Ollama."""
     repository = Pieces(pieces, failure)
     async with transferring(ollama) as transfer:
         with pytest.raises(ProxyError, match=message):
@@ -110,15 +117,15 @@ async def test_what_is_not_the_announced_file_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("repository", [Pieces([CONTENT, b"x"]), Pieces([CONTENT], SourceError("it broke"))])
-async def test_what_comes_after_the_last_byte_does_not_matter(ollama: StandInOllama, repository: Pieces) -> None:
+async def test_bytes_and_errors_after_the_last_byte_are_ignored(ollama: StandInOllama, repository: Pieces) -> None:
     async with transferring(ollama) as transfer:
         await transfer.run(plan(repository, upload()), set(), Progress())
     assert ollama.blobs == {f"sha256:{SHA256}": len(CONTENT)}
 
 
-async def test_a_small_file_that_is_longer_than_announced_is_refused(ollama: StandInOllama) -> None:
+async def test_a_small_file_longer_than_announced_is_refused(ollama: StandInOllama) -> None:
     async with transferring(ollama) as transfer:
-        with pytest.raises(ProxyError, match=f"more than {len(CONTENT)} bytes came"):
+        with pytest.raises(ProxyError, match=f"more than {len(CONTENT)} bytes arrived"):
             await transfer.read(Pieces([CONTENT, b"x"]), [FILE], Progress())
 
 
@@ -130,7 +137,7 @@ async def test_a_file_in_pieces_of_any_size_becomes_its_blob(ollama: StandInOlla
     assert ollama.blobs == {f"sha256:{SHA256}": len(CONTENT)}
 
 
-async def test_a_file_without_a_known_digest_is_read_but_one_with_a_wrong_git_name_is_not(
+async def test_small_files_are_checked_when_a_digest_is_known(
     ollama: StandInOllama,
 ) -> None:
     async with transferring(ollama) as transfer:
@@ -139,18 +146,18 @@ async def test_a_file_without_a_known_digest_is_read_but_one_with_a_wrong_git_na
         damaged = Pieces([b"{}"])
         with pytest.raises(ProxyError, match="config.json arrived damaged"):
             await transfer.read(damaged, [RepositoryFile("config.json", 2, git_sha1="0" * 40)], Progress())
-        assert damaged.asked == 2
+        assert damaged.requests == 2
 
 
-async def test_small_files_do_not_wait_for_the_connections_to_the_source(ollama: StandInOllama) -> None:
+async def test_small_files_need_no_connection_to_the_source(ollama: StandInOllama) -> None:
     small = small_file("config.json", b"{}")
     async with transferring(ollama, connections=1) as transfer:
-        occupied = await transfer._streams.enter("another pull", 0, 1)
+        occupied = await transfer._limits.streams.enter("another pull", 0, 1)
         running = asyncio.create_task(transfer.run(plan(Pieces([CONTENT]), upload(), small), set(), Progress()))
         await eventually(lambda: small.digest in ollama.blobs)
         assert not running.done()
-        transfer._streams.leave(occupied)
-        transfer._streams.free(occupied.size)
+        transfer._limits.streams.leave(occupied)
+        transfer._limits.streams.free(occupied.size)
         await running
 
 

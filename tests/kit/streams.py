@@ -1,0 +1,44 @@
+"""Tests of streams: a clock that the test moves, and streams that are taken and given back."""
+
+import asyncio
+
+import pytest
+
+from proxy.timings import Timings
+from proxy.transfer.admission import Stream
+from proxy.transfer.streams import Streams
+
+NO_TICKS = Timings(concurrency_tick=3600)
+
+
+class Clock:
+    """Replaces the loop's clock. Its steps are exact in binary, so that sums of them are exact."""
+
+    def __init__(self) -> None:
+        self.now = 1024.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Time passes only when the test moves it: a busy machine changes nothing."""
+    clock = Clock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
+    return clock
+
+
+async def settle() -> None:
+    """Let every task run until it waits."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def entering(streams: Streams, pull: str, order: int, size: int = 1) -> "asyncio.Task[Stream]":
+    return asyncio.create_task(streams.enter(pull, order, size))
+
+
+def give_back(streams: Streams, stream: Stream) -> None:
+    streams.leave(stream)
+    streams.free(stream.size)

@@ -1,0 +1,24 @@
+"""Uploads of single blobs, without a pull."""
+
+from proxy.planning.plan import Upload
+from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.transfer.transfer import Transfer
+from proxy.transfer.window import Fetching
+
+
+class Uploads:
+    """Uploads blobs that are made of parts. `moved_sizes` are the sizes that were reported of all of them."""
+
+    def __init__(self, transfer: Transfer, fetching: Fetching) -> None:
+        self._transfer = transfer
+        self._fetching = fetching
+        self.moved_sizes: list[int] = []
+
+    async def push(self, *parts: Literal | Range, digest: str | None = None) -> str:
+        return await self._transfer.push(self._fetching, Upload("made", Recipe(parts, digest)), 0, self)
+
+    def moved(self, size: int) -> None:
+        self.moved_sizes.append(size)
+
+    def digest_known(self, digest: str) -> None:
+        pass
