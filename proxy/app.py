@@ -63,7 +63,7 @@ class App:
         self._metrics = metrics
         self._journal = journal = Journal(file)
         try:
-            self._backend = backend = Backend(config, journal, metrics)
+            self.backend = backend = Backend(config, journal, metrics)
         except BaseException:
             journal.close()
             raise
@@ -72,16 +72,16 @@ class App:
         self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
         install = Install(ollama, self._registry, verify=config.pull.verify)
         pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
-        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
-        self._upstream = Upstream(ollama.url, self._backend.tls)
+        self.jobs = Jobs(pipeline, config.pull.linger_seconds, metrics)
+        self._upstream = Upstream(ollama.url, self.backend.tls)
         self._origins = Cors(ollama)
         self._guard = Access(self._config.server, urlsplit(self._config.ollama.advertise_url).hostname or "")
         self._forward = Forward(ollama, self._upstream, self._origins)
-        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._origins)
-        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._origins)
-        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._origins)
-        self.pulled = Models(ollama, backend.planner, journal)
-        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.pulled, metrics)
+        self._pull = PullHandler(pipeline, self.jobs, self._forward, self._origins)
+        self._delete = DeleteHandler(ollama, self.reclaim, self.jobs, self._forward, self._origins)
+        self._on_demand = OnDemand(pipeline, self.jobs, ollama, self._forward, self._origins)
+        self.models = Models(ollama, backend.planner, journal)
+        self._admin = Admin(config, backend, self.jobs, self.reclaim, self.models, metrics)
         self._sweeping: asyncio.Task[None] | None = None
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=FAREWELL_SECONDS)
         try:
@@ -91,7 +91,7 @@ class App:
             await self.close()
             raise
         self._registry.url = reached_at(config.ollama, self.address)
-        journal.tell(self.address.url_from_here)
+        journal.publish_url(self.address.url_from_here)
         self._sweeping = asyncio.create_task(self.reclaim.watch())
         return self
 
@@ -99,13 +99,13 @@ class App:
         await self.close()
 
     async def close(self) -> None:
-        await self._jobs.close()
+        await self.jobs.close()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])
         await self._runner.cleanup()
         await self._upstream.close()
-        await self._backend.close()
+        await self.backend.close()
         self._journal.close()
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -149,7 +149,7 @@ class App:
                 return "forward", self._forward(request)
 
     async def _forward_blob(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
-        await self.reclaim.wanted(digest.replace("-", ":", 1).lower())
+        await self.reclaim.touch(digest.replace("-", ":", 1).lower())
         return await self._forward(request)
 
     async def _listen(self) -> None:
@@ -170,7 +170,7 @@ class App:
         url = self._config.ollama.url
         limit = aiohttp.ClientTimeout(total=SELF_CHECK_SECONDS)
         try:
-            async with self._backend.session.get(f"{url}{PREFIX}", timeout=limit) as response:
+            async with self.backend.session.get(f"{url}{PREFIX}", timeout=limit) as response:
                 found = response.headers.get(INSTANCE_HEADER)
         except (aiohttp.ClientError, TimeoutError):
             return

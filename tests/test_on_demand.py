@@ -230,13 +230,13 @@ async def test_a_client_that_leaves_may_come_back_to_the_same_pull(
 ) -> None:
     ollama.hold_upload = asyncio.Event()
     asking = asyncio.create_task(client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False}))
-    await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"])
+    await eventually(lambda: [job.state for job in app.jobs.all()] == ["transferring"])
     asking.cancel()
-    await eventually(lambda: [job.clients for job in app._jobs.all()] == [0])
+    await eventually(lambda: [job.clients for job in app.jobs.all()] == [0])
     ollama.hold_upload.set()
     status, answer = await client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False})
     assert (status, SAID in answer.decode()) == (200, True)
-    assert len(app._jobs.all()) == 1
+    assert len(app.jobs.all()) == 1
     assert sum(request.body_bytes for request in fetched(hub)) < 1.5 * len(tiny_llama()["model.safetensors"])
 
 
@@ -244,7 +244,7 @@ async def test_many_callers_cost_one_pull(app: App, client: Client) -> None:
     body = {"model": NAME, "messages": MESSAGES, "stream": False}
     answers = await asyncio.gather(*(client.post("/api/chat", body) for _ in range(20)))
     assert [status for status, _ in answers] == [200] * 20
-    assert len(app._jobs.all()) == 1
+    assert len(app.jobs.all()) == 1
 
 
 @pytest.mark.usefixtures("public_hub")

@@ -238,7 +238,7 @@ async def test_a_cancelled_pull_tells_its_clients_and_ends(
     await seen(client, clients=2)
     status, answer = await cancel(client, "1", json={})
     assert (status, answer["id"], answer["name"]) == (200, "1", NAME)
-    error = f"the pull of {NAME} was cancelled; what was finished stays for the next one"
+    error = f"the pull of {NAME} was cancelled; finished files stay for the next pull"
     assert (await streaming)[-1] == {"error": error}
     assert await waiting == (500, {"error": error})
     ended = await seen(client, state="failed", error=error, clients=0)

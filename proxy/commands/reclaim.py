@@ -38,7 +38,7 @@ async def outdated(config: Config) -> dict[str, str]:
     """The models that the next pull of their name makes anew, and why. Raises ProxyError."""
 
     async def models(app: App) -> list[dict[str, Any]]:
-        return await app.pulled.all(ask=False)
+        return await app.models.all(ask=False)
 
     found = await _by_a_proxy(config, models, ("GET", "/-/models?ask=no", None))
     return {model["name"]: model["outdated"] for model in found if model["outdated"]}

@@ -187,7 +187,7 @@ class Transfer:
         shared = self._shared[identity] = SingleFlightUpload(self._shared, identity)
 
         def claim(digest: str) -> None:
-            self._journal.made(identity, digest)
+            self._journal.remember_digest(identity, digest)
             shared.claim(digest)
 
         what = f"{fetching.repository.id}/{upload.path}"

@@ -48,19 +48,19 @@ class BlobUpload:
             digest = await self._run_unnamed()
         # Another pull may have brought it meanwhile; the answer to an earlier upload may have been lost.
         elif not await self.ollama.has_blob(digest):
-            self.journal.brings(digest, self.recipe.size)
+            self.journal.track(digest, self.recipe.size)
             async with self._window() as window:
                 is_ours = await self.ollama.push_blob(
                     digest, self.recipe.size, lambda write: self._make(window, partial(self._send, write))
                 )
             if not is_ours:
-                self.journal.forget([digest])
+                self.journal.untrack([digest])
         self._count(self.recipe.size - self.reached)
         return digest
 
     async def _run_unnamed(self) -> str:
         if not await self.ollama.has_blob(PROBE_DIGEST):
-            self.journal.brings(PROBE_DIGEST, len(PROBE))
+            self.journal.track(PROBE_DIGEST, len(PROBE))
         if not await self.ollama.keeps_unnamed_blobs():
             return await self._run_spooled()
         async with self._window() as window:
@@ -103,7 +103,7 @@ class BlobUpload:
         else:
             self.claim(digest)
             if not await self.ollama.has_blob(digest):
-                self.journal.brings(digest, self.recipe.size)
+                self.journal.track(digest, self.recipe.size)
         self.made = digest
         await send(ready)
 

@@ -623,7 +623,7 @@ async def test_who_reads_slowly_gets_the_newest_and_no_backlog(
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
     hub.line = SLOW
     await start(client, NAME)
-    [job] = app._jobs.all()
+    [job] = app.jobs.all()
     await seen(client, state="transferring")
     address = URL(client.url)
     with socket.socket() as connection:
@@ -762,7 +762,7 @@ async def test_a_repository_that_is_gone_or_silent_spoils_no_other(
         "hf.co/acme/moved:f16": True,
     }
     [said] = caplog.messages
-    assert said.startswith("whether hf.co/acme/gone:f16 has changed is not known: there is no repository acme/gone")
+    assert said.startswith("it is unknown whether hf.co/acme/gone:f16 has changed: there is no repository acme/gone")
     hub.faults.append(Fault("api", "hang", times=-1))
     monkeypatch.setattr(models, "LONGEST_SECONDS", 0.2)
     monkeypatch.setattr(huggingface, "METADATA_SECONDS", 3600)
@@ -789,7 +789,7 @@ async def test_few_repositories_are_asked_for_at_once(
         asking -= 1
         return "another"
 
-    monkeypatch.setattr(app._backend.planner, "commit", commit)
+    monkeypatch.setattr(app.backend.planner, "commit", commit)
     assert {model["changed"] for model in (await models_shown(client)).values()} == {True}
     assert most == 4
 

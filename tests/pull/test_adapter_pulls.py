@@ -372,7 +372,7 @@ async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
         ("tiny", "which is no repository"),
         ("hf.co/acme/tiny", "which is no repository"),
         ("", "names no base model"),
-        ("a.b/tiny", "names the base model a.b/tiny, which Ollama cannot name"),
+        ("a.b/tiny", "names the base model a.b/tiny, a name that Ollama does not take"),
         ("acme/adapter", "acme/adapter, the adapter's base model, is an adapter itself"),
         ("acme/empty", "acme/empty, the adapter's base model, has no config.json"),
         ("acme/gated", "the adapter's base model cannot be pulled: acme/gated at http://127.0.0.1"),

@@ -27,7 +27,7 @@ async def app(small_spans: int, hub: StandInHub, ollama: StandInOllama) -> Any:
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         yield app
-        await eventually(lambda: app._backend.streams.idle)
+        await eventually(lambda: app.backend.streams.idle)
 
 
 def check_made(ollama: StandInOllama, files: dict[str, bytes]) -> None:

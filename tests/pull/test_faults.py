@@ -56,7 +56,7 @@ async def pulling(
     """A proxy that has given every connection and every byte back when the block ends."""
     async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
         yield Pulled(app, Client(app.address.url, session))
-        await eventually(lambda: app._backend.streams.idle)
+        await eventually(lambda: app.backend.streams.idle)
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ async def test_a_throttled_pull_waits_as_told_says_so_and_halves_its_streams(
     waiting = [line["status"] for line in lines if line.get("status", "").startswith("waiting ")]
     assert len(waiting) == 1
     assert re.match(rf"waiting [12] s: acme/tiny/{WEIGHTS}: 127.0.0.1 answered {status} ", waiting[0])
-    assert pull.app._backend.streams.limit < streams.FIRST_STREAMS
+    assert pull.app.backend.streams.limit < streams.FIRST_STREAMS
     assert warnings(caplog)
 
 

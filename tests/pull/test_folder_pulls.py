@@ -212,7 +212,7 @@ async def test_a_client_that_leaves_ends_the_upload_of_what_has_no_name(
         pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME}))
         await eventually(lambda: any(one.method == "POST" and "/api/blobs/" in one.path for one in ollama.requests))
         pulling.cancel()
-        await eventually(lambda: all(job.ended for job in app._jobs.all()))
+        await eventually(lambda: all(job.ended for job in app.jobs.all()))
         ollama.hold_upload.set()
     assert digest_of(converted(files, quantization="Q4_K_M")) not in ollama.blobs
     assert not making(ollama.requests)

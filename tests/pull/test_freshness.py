@@ -651,14 +651,14 @@ async def test_a_pull_that_ended_well_is_a_success_though_ollama_does_not_list_i
     monkeypatch: pytest.MonkeyPatch,
     error: OllamaError,
 ) -> None:
-    models = app._backend.ollama.models
+    models = app.backend.ollama.models
 
     async def broken() -> list[dict[str, Any]]:
         if ollama.models:
             raise error
         return await models()
 
-    monkeypatch.setattr(app._backend.ollama, "models", broken)
+    monkeypatch.setattr(app.backend.ollama, "models", broken)
     assert (await client.pull(NAME))[-1] == {"status": "success"}
     monkeypatch.undo()
     assert (await client.pull(NAME))[-1] == {"status": "success"}
@@ -679,7 +679,7 @@ async def test_a_strange_description_of_a_model_is_none_that_counts(
     async def strange(_: str) -> dict[str, Any] | None:
         return shown
 
-    monkeypatch.setattr(app._backend.ollama, "show", strange)
+    monkeypatch.setattr(app.backend.ollama, "show", strange)
     assert (await client.pull(NAME))[-1] == {"status": "success"}
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
 

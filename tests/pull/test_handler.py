@@ -556,7 +556,7 @@ async def test_a_fault_of_ours_is_told_without_a_traceback(
     async def broken(*_: object) -> None:
         raise ValueError("secret detail")
 
-    monkeypatch.setattr(app._backend.transfer, "run", broken)
+    monkeypatch.setattr(app.backend.transfer, "run", broken)
     error = (await client.pull(NAME))[-1]["error"]
     assert "a fault in ollama-hf-proxy" in error
     assert "secret detail" not in error

@@ -240,7 +240,7 @@ async def test_an_ollama_that_stays_away_while_a_model_gets_its_name_is_an_error
 
     async with proxy(hub, ollama, session) as (app, client):
         await replace(client, hub, NAME)
-        app._backend.transfer._patience = 0.1
+        app.backend.transfer._patience = 0.1
         Script(ollama, "POST /api/copy", 2, gone)
         assert "cannot be reached" in (await client.pull(NAME))[-1]["error"]
         assert weights(ollama, NAME) == expected(NAME, OLD)
@@ -361,12 +361,12 @@ async def test_a_model_that_is_made_but_not_remembered_is_found_by_the_next_pull
     pulling = asyncio.create_task(client.pull(name))
     if cancelled:
         await eventually(script.held.is_set)
-        app._jobs.all()[0].cancel("enough")
+        app.jobs.all()[0].cancel("enough")
         script.go.set()
     assert (await pulling)[-1] == ({"error": "enough"} if cancelled else SUCCESS)
     assert script.came
     assert weights(ollama, name) == expected(name, newest)
-    await eventually(lambda: app._jobs.all()[0].ended)
+    await eventually(lambda: app.jobs.all()[0].ended)
     hub.requests.clear()
     for _ in range(2):
         assert (await client.pull(name))[-1] == SUCCESS
@@ -393,10 +393,10 @@ async def test_a_model_whose_settings_change_while_its_pull_is_cancelled_is_foun
         script = Script(ollama, "POST /api/pull", 1)
         pulling = asyncio.create_task(client.pull(name))
         await eventually(script.held.is_set)
-        app._jobs.all()[0].cancel("enough")
+        app.jobs.all()[0].cancel("enough")
         script.go.set()
         assert (await pulling)[-1] == {"error": "enough"}
-        await eventually(lambda: app._jobs.all()[0].ended)
+        await eventually(lambda: app.jobs.all()[0].ended)
         hub.requests.clear()
         ollama.requests.clear()
         assert (await client.pull(name))[-1] == SUCCESS
@@ -441,7 +441,7 @@ async def test_an_install_that_is_cancelled_comes_to_its_end_and_leaves_nothing(
     script = Script(ollama, step, number)
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(script.held.is_set)
-    job = app._jobs.all()[0]
+    job = app.jobs.all()[0]
     async with client.session.delete(
         f"{client.url}/-/pulls/{job.id}", headers={"Content-Type": "application/json"}
     ) as response:
@@ -469,7 +469,7 @@ async def test_a_model_that_is_removed_while_it_is_installed_is_gone_then_with_a
     pulling = asyncio.create_task(client.pull(name))
     if in_transfer:
         await eventually(lambda: any(one.path.startswith("/api/blobs/") for one in ollama.requests))
-        await eventually(lambda: app._jobs.all()[0].state == "transferring")
+        await eventually(lambda: app.jobs.all()[0].state == "transferring")
     else:
         await eventually(script.held.is_set)
 
@@ -539,9 +539,9 @@ async def test_thirty_clients_that_come_and_go_get_three_quantizations_of_one_re
         async with asyncio.timeout(60):
             answers = await asyncio.gather(*(visit(name, stays) for name, stays in visits))
         assert answers == [SUCCESS] * 30
-        await eventually(lambda: all(job.ended for job in app._jobs.all()))
+        await eventually(lambda: all(job.ended for job in app.jobs.all()))
         await sweep(client)
-        assert app._backend.streams.idle
+        assert app.backend.streams.idle
         assert weights(ollama, names[0]) == expected(NAME, NEW)
         assert weights(ollama, names[1]) == expected(names[1], NEW)
         assert weights(ollama, names[2]) == expected(names[2], NEW)

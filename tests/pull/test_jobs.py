@@ -85,7 +85,7 @@ async def proxying(
 
 
 def newest(app: App) -> Job:
-    return app._jobs.all()[0]
+    return app.jobs.all()[0]
 
 
 def weights_fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
@@ -165,7 +165,7 @@ async def test_two_clients_of_one_name_share_one_job_whatever_its_case(
     seen = first.completed
     second = Attached(client, SAME_NAME)
     await eventually(lambda: len(second.lines) > 3)
-    assert len(app._jobs.all()) == 1
+    assert len(app.jobs.all()) == 1
     assert newest(app).clients == 2
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
@@ -227,7 +227,7 @@ async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_
         await eventually(lambda: newest(app).clients == 1)
         ollama.hold_making.set()
         assert await stays[0].end() == SUCCESS
-        assert len(app._jobs.all()) == 1
+        assert len(app.jobs.all()) == 1
     assert brought(hub) == size
 
 
@@ -244,7 +244,7 @@ async def test_a_new_pull_goes_on_with_the_one_that_everybody_left(
     hub.line = None
     assert await second.end() == SUCCESS
     assert brought(hub) == size
-    assert len(app._jobs.all()) == 1
+    assert len(app.jobs.all()) == 1
     assert named(ollama) == [NAME]
 
 
@@ -297,7 +297,7 @@ async def test_who_comes_back_in_time_stops_the_clock(
         await asyncio.sleep(linger + 0.2)
         hub.line = None
         assert await second.end() == SUCCESS
-        assert len(app._jobs.all()) == 1
+        assert len(app.jobs.all()) == 1
     assert brought(hub) == size
 
 
@@ -317,7 +317,7 @@ async def test_a_model_that_is_being_made_is_made_although_all_have_left_and_not
         first = Attached(client, NAME)
         await being_made(ollama, way)
         await first.leave()
-        await eventually(lambda: newest(app)._is_forsaken)
+        await eventually(lambda: newest(app)._is_abandoned)
         ollama.hold_making.set()
         await eventually(lambda: newest(app).ended)
         assert (newest(app).state, newest(app).error) == ("done", None)
@@ -377,7 +377,7 @@ async def test_a_file_of_two_models_moves_once(
     first = await begun(app, client, names[0])
     seen = first.completed
     second = await begun(app, client, names[1])
-    assert len(app._jobs.all()) == 2
+    assert len(app.jobs.all()) == 2
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
     assert brought(hub) == size
@@ -499,7 +499,7 @@ async def test_a_hundred_clients_cost_one_transfer(
     hub.line = None
     assert [await stream.end() for stream in streams] == [SUCCESS] * 50
     assert await asyncio.gather(*answers) == [(200, SUCCESS)] * 50
-    assert len(app._jobs.all()) == 1
+    assert len(app.jobs.all()) == 1
     assert len(named(ollama)) == 1
     assert brought(hub) == size
     assert newest(app).clients == 0
@@ -534,7 +534,7 @@ async def test_clients_that_come_and_go_at_random_never_disturb_each_other(
     assert len(stayed) >= len([stays for _, stays, _ in plans if stays is None])
     assert all(last == SUCCESS for last in stayed)
     await eventually(lambda: newest(app).ended)
-    assert {job.state for job in app._jobs.all()} == {"done"}
+    assert {job.state for job in app.jobs.all()} == {"done"}
     assert brought(hub) == size
     assert len(named(ollama)) == 1
 
@@ -572,7 +572,7 @@ async def test_pulls_beyond_the_limit_wait_in_the_order_in_which_they_came_and_s
     names = repositories(hub, 5)
     async with proxying(hub, ollama, session, pull={"jobs": jobs}) as (app, client):
         clients = await in_line(app, client, names)
-        states = [str(job.state) for job in reversed(app._jobs.all())]
+        states = [str(job.state) for job in reversed(app.jobs.all())]
         assert states == ["transferring"] * jobs + ["waiting"] * (5 - jobs)
         assert came_for(hub) == [f"m{number}" for number in range(jobs)]
         hub.line = None
@@ -633,9 +633,9 @@ async def test_what_needs_no_bytes_waits_for_nobody(
         assert lines[-1] == SUCCESS
         assert "needs an importance matrix" in refused[-1]["error"]
         assert not [line for line in lines + refused if str(line.get("status")).startswith("waiting")]
-        assert app._jobs.all()[-1].state == "done"
+        assert app.jobs.all()[-1].state == "done"
         assert first.lines[-1].get("completed", 0) > 0
-        assert [job.state for job in app._jobs.all() if job.ended is None] == ["transferring"]
+        assert [job.state for job in app.jobs.all() if job.ended is None] == ["transferring"]
         hub.line = None
         assert await first.end() == SUCCESS
 
@@ -835,7 +835,7 @@ async def test_a_model_whose_pull_was_cancelled_can_be_pulled_again_at_once(
     hub.line = None
     assert await removing == (200, b"")
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert [job.state for job in app._jobs.all()] == ["done", "failed"]
+    assert [job.state for job in app.jobs.all()] == ["done", "failed"]
     assert list(ollama.models) == [NAME]
 
 
@@ -862,7 +862,7 @@ async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_o
         ollama.hold_making.set()
         assert await removing == (200, b"")
         assert await second.end() == SUCCESS
-        assert [job.state for job in app._jobs.all()] == ["done", "failed"]
+        assert [job.state for job in app.jobs.all()] == ["done", "failed"]
     assert list(ollama.models) == [NAME]
     assert ollama.abandoned_creates == 0
     # A model that a create made has the GGUF alone, and it goes with that.
@@ -901,7 +901,7 @@ async def test_an_end_in_transfer_tells_every_client_to_pull_again(
         second = Attached(client, "hf.co/acme/other")
         await eventually(lambda: second.waited)
         third = asyncio.create_task(client.pull_at_once(NAME))
-        await eventually(lambda: app._jobs.all()[1].clients == 2)
+        await eventually(lambda: app.jobs.all()[1].clients == 2)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             assert AGAIN in (await second.end())["error"]

@@ -76,7 +76,7 @@ def proxy(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
         told = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
         async with App(settings(hub.endpoint, ollama.url, hub=told)) as app:
             yield Client(app.address.url, session)
-            await eventually(lambda: app._backend.streams.idle)
+            await eventually(lambda: app.backend.streams.idle)
 
     return run
 

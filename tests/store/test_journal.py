@@ -57,96 +57,112 @@ def unneeded(journal: Journal) -> list[str]:
     return [blob.digest for blob in journal.unneeded()]
 
 
+def is_interrupted(journal: Journal, model: str) -> bool:
+    return journal.interrupted_since(model) is not None
+
+
 # ---- pulls, and what they need
 
 
 def test_what_a_pull_claims_is_needed_until_it_ends(journal: Journal) -> None:
     for digest in (A, B, C):
-        journal.brings(digest, 1)
-    first, second = journal.begin(MODEL, None, [A]), journal.begin("other", None, [A, B])
+        journal.track(digest, 1)
+    first, second = journal.acquire(MODEL, None, [A]), journal.acquire("other", None, [A, B])
     assert unneeded(journal) == [C]
-    journal.end(first)
+    journal.release(first)
     assert unneeded(journal) == [C]
-    journal.end(second)
+    journal.release(second)
     assert unneeded(journal) == [A, B, C]
 
 
 def test_a_digest_that_becomes_known_on_the_way_is_needed_too(journal: Journal) -> None:
-    journal.brings(A, 1)
-    pull = journal.begin(MODEL, None, [])
-    journal.need(pull, [A])
-    journal.need(pull, [A])
+    journal.track(A, 1)
+    pull = journal.acquire(MODEL, None, [])
+    journal.add(pull, [A])
+    journal.add(pull, [A])
     assert unneeded(journal) == []
-    journal.end(pull)
+    journal.release(pull)
     assert unneeded(journal) == [A]
 
 
 def test_a_pull_that_has_its_temporary_model_needs_that_and_no_blobs(journal: Journal) -> None:
-    journal.brings(A, 1)
-    pull, other = journal.begin(MODEL, "temporary", [A]), journal.begin("other", None, [B])
-    journal.brings(B, 1)
-    journal.need_no_more(pull)
+    journal.track(A, 1)
+    pull, other = journal.acquire(MODEL, "temporary", [A]), journal.acquire("other", None, [B])
+    journal.track(B, 1)
+    journal.drop_blobs(pull)
     assert unneeded(journal) == [A]
-    assert journal.temporaries() == {"temporary"}
-    journal.end(pull)
-    journal.end(other)
-    assert journal.temporaries() == set()
+    assert journal.temporary_models() == {"temporary"}
+    journal.release(pull)
+    journal.release(other)
+    assert journal.temporary_models() == set()
 
 
 def test_a_temporary_model_is_needed_as_long_as_one_pull_wants_it(journal: Journal) -> None:
-    pulls = [journal.begin(name, "temporary", []) for name in ("one", "two")]
-    journal.end(pulls[0])
-    assert journal.temporaries() == {"temporary"}
-    journal.end(pulls[1])
-    assert journal.temporaries() == set()
+    pulls = [journal.acquire(name, "temporary", []) for name in ("one", "two")]
+    journal.release(pulls[0])
+    assert journal.temporary_models() == {"temporary"}
+    journal.release(pulls[1])
+    assert journal.temporary_models() == set()
 
 
 def test_a_temporary_model_that_a_broken_pull_left_goes_once_another_model_has_its_weights(journal: Journal) -> None:
-    journal.brings(A, 1)
-    broken, other, running = (journal.begin(name, "temporary", [A]) for name in ("one", "two", "three"))
-    journal.keep(broken, 1e12)
-    journal.release(other)
-    assert journal.temporaries() == {"temporary"}
-    journal.end(running)
-    assert journal.temporaries() == set()
+    journal.track(A, 1)
+    broken, other, running = (journal.acquire(name, "temporary", [A]) for name in ("one", "two", "three"))
+    journal.expire_at(broken, 1e12)
+    journal.complete(other)
+    assert journal.temporary_models() == {"temporary"}
+    journal.release(running)
+    assert journal.temporary_models() == set()
     assert unneeded(journal) == []
 
 
 def test_what_broke_off_is_kept_until_its_time_and_not_longer(journal: Journal, clock: Clock) -> None:
     """Also before anybody ends it."""
-    journal.brings(A, 1)
-    pull = journal.begin(MODEL, "temporary", [A])
-    journal.keep(pull, clock.now + 100)
+    journal.track(A, 1)
+    pull = journal.acquire(MODEL, "temporary", [A])
+    journal.expire_at(pull, clock.now + 100)
     clock.now += 99
-    journal.end_kept(clock.now)
-    assert (unneeded(journal), journal.temporaries(), journal.kept_since(MODEL) is not None) == (
+    journal.release_expired(clock.now)
+    assert (unneeded(journal), journal.temporary_models(), is_interrupted(journal, MODEL)) == (
         [],
         {"temporary"},
         True,
     )
     clock.now += 1
-    assert (unneeded(journal), journal.temporaries()) == ([A], set())
-    journal.end_kept(clock.now)
-    assert (unneeded(journal), journal.temporaries(), journal.kept_since(MODEL) is not None) == ([A], set(), False)
+    assert (unneeded(journal), journal.temporary_models()) == ([A], set())
+    journal.release_expired(clock.now)
+    assert (unneeded(journal), journal.temporary_models(), is_interrupted(journal, MODEL)) == (
+        [A],
+        set(),
+        False,
+    )
 
 
 def test_what_a_broken_pull_of_a_model_had_kept_can_be_ended_at_once(journal: Journal, clock: Clock) -> None:
     for digest in (A, B, C):
-        journal.brings(digest, 1)
-    journal.keep(journal.begin(MODEL, None, [A]), clock.now + 100)
-    journal.keep(journal.begin("other", None, [B]), clock.now + 100)
-    journal.begin("running", None, [C])
-    assert [journal.kept_since(model) is not None for model in (MODEL, "other", "running")] == [True, True, False]
+        journal.track(digest, 1)
+    journal.expire_at(journal.acquire(MODEL, None, [A]), clock.now + 100)
+    journal.expire_at(journal.acquire("other", None, [B]), clock.now + 100)
+    journal.acquire("running", None, [C])
+    assert [is_interrupted(journal, model) for model in (MODEL, "other", "running")] == [
+        True,
+        True,
+        False,
+    ]
     for model in (MODEL, "running"):
-        journal.end_kept_of(model)
-    assert [journal.kept_since(model) is not None for model in (MODEL, "other", "running")] == [False, True, False]
+        journal.release_interrupted(model)
+    assert [is_interrupted(journal, model) for model in (MODEL, "other", "running")] == [
+        False,
+        True,
+        False,
+    ]
     assert unneeded(journal) == [A]
 
 
 def test_a_pull_that_runs_is_not_ended_by_the_time(journal: Journal) -> None:
-    journal.brings(A, 1)
-    journal.begin(MODEL, None, [A])
-    journal.end_kept(1e12)
+    journal.track(A, 1)
+    journal.acquire(MODEL, None, [A])
+    journal.release_expired(1e12)
     assert unneeded(journal) == []
 
 
@@ -154,53 +170,53 @@ def test_a_start_keeps_what_was_interrupted_and_leaves_what_had_broken_off_befor
     journal: Journal, clock: Clock
 ) -> None:
     for digest in (A, B):
-        journal.brings(digest, 1)
-    journal.keep(journal.begin("broken", None, [A]), clock.now + 50)
-    journal.begin("killed", None, [B])
-    journal.keep_interrupted(clock.now + 100)
+        journal.track(digest, 1)
+    journal.expire_at(journal.acquire("broken", None, [A]), clock.now + 50)
+    journal.acquire("killed", None, [B])
+    journal.expire_abandoned_at(clock.now + 100)
     clock.now += 50
-    journal.end_kept(clock.now)
+    journal.release_expired(clock.now)
     assert unneeded(journal) == [A]
     clock.now += 50
-    journal.end_kept(clock.now)
+    journal.release_expired(clock.now)
     assert unneeded(journal) == [A, B]
 
 
 def test_the_next_pull_of_a_model_takes_over_what_an_earlier_one_left(journal: Journal) -> None:
     """Without a moment in which nobody needs it; what it does not need is nobody's."""
     for digest in (A, B):
-        journal.brings(digest, 1)
-    journal.keep(journal.begin(MODEL, "old", [A, B]), 1e12)
-    journal.begin(MODEL, "new", [A])
+        journal.track(digest, 1)
+    journal.expire_at(journal.acquire(MODEL, "old", [A, B]), 1e12)
+    journal.acquire(MODEL, "new", [A])
     assert unneeded(journal) == [B]
-    assert journal.temporaries() == {"new"}
+    assert journal.temporary_models() == {"new"}
 
 
 def test_what_another_model_left_and_what_still_runs_stays(journal: Journal) -> None:
     for digest in (A, B):
-        journal.brings(digest, 1)
-    journal.keep(journal.begin("other", None, [A]), 1e12)
-    journal.begin(MODEL, None, [B])
-    journal.begin(MODEL, None, [])
+        journal.track(digest, 1)
+    journal.expire_at(journal.acquire("other", None, [A]), 1e12)
+    journal.acquire(MODEL, None, [B])
+    journal.acquire(MODEL, None, [])
     assert unneeded(journal) == []
 
 
 def test_numbers_are_not_given_twice_while_they_are_in_use(journal: Journal) -> None:
-    first, second = journal.begin(MODEL, None, [A]), journal.begin(MODEL, None, [B])
+    first, second = journal.acquire(MODEL, None, [A]), journal.acquire(MODEL, None, [B])
     assert first != second
-    journal.brings(A, 1)
-    journal.brings(B, 1)
-    journal.end(first)
+    journal.track(A, 1)
+    journal.track(B, 1)
+    journal.release(first)
     assert unneeded(journal) == [A]
 
 
 def test_a_pull_inherits_nothing_from_one_that_had_its_number(journal: Journal) -> None:
-    journal.brings(A, 1)
+    journal.track(A, 1)
     numbers = []
     for digests in ([A], []):
-        numbers.append(journal.begin(MODEL, None, digests))
+        numbers.append(journal.acquire(MODEL, None, digests))
         if digests:
-            journal.end(numbers[0])
+            journal.release(numbers[0])
     assert numbers[0] == numbers[1]
     assert unneeded(journal) == [A]
 
@@ -209,28 +225,28 @@ def test_a_pull_inherits_nothing_from_one_that_had_its_number(journal: Journal) 
 
 
 def test_the_smallest_blob_comes_first(journal: Journal) -> None:
-    journal.brings(A, 30)
-    journal.brings(B, 10)
-    journal.brings(C, 20)
+    journal.track(A, 30)
+    journal.track(B, 10)
+    journal.track(C, 20)
     assert journal.unneeded() == [Blob(B, 10), Blob(C, 20), Blob(A, 30)]
 
 
 def test_what_is_gone_or_a_models_is_forgotten(journal: Journal) -> None:
     for digest in (A, B, C):
-        journal.brings(digest, 1)
-    journal.forget([A, C])
+        journal.track(digest, 1)
+    journal.untrack([A, C])
     assert unneeded(journal) == [B]
 
 
 def test_a_blob_that_was_brought_twice_is_one(journal: Journal) -> None:
-    journal.brings(A, 1)
-    journal.brings(A, 1)
+    journal.track(A, 1)
+    journal.track(A, 1)
     assert journal.unneeded() == [Blob(A, 1)]
 
 
 def test_a_blob_that_a_client_asks_for_stays_for_an_hour(journal: Journal, clock: Clock) -> None:
-    journal.brings(A, 1)
-    journal.wanted(A)
+    journal.track(A, 1)
+    journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
     assert unneeded(journal) == []
     clock.now += 2
@@ -238,29 +254,29 @@ def test_a_blob_that_a_client_asks_for_stays_for_an_hour(journal: Journal, clock
 
 
 def test_a_blob_that_a_client_had_asked_for_before_it_was_brought_stays_too(journal: Journal, clock: Clock) -> None:
-    journal.wanted(A)
+    journal.touch(A)
     clock.now += RESPITE_SECONDS / 2
-    journal.brings(A, 1)
+    journal.track(A, 1)
     assert unneeded(journal) == []
     clock.now += RESPITE_SECONDS / 2 + 1
     assert unneeded(journal) == [A]
 
 
 def test_asking_again_begins_the_hour_anew(journal: Journal, clock: Clock) -> None:
-    journal.brings(A, 1)
-    journal.wanted(A)
+    journal.track(A, 1)
+    journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
-    journal.wanted(A)
+    journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
     assert unneeded(journal) == []
 
 
 def test_what_clients_asked_for_long_ago_takes_no_memory(journal: Journal, clock: Clock) -> None:
     for number in range(100):
-        journal.wanted(f"sha256:{number:064}")
+        journal.touch(f"sha256:{number:064}")
     clock.now += RESPITE_SECONDS + 1
-    journal.wanted(A)
-    assert list(journal._wanted_at) == [A]
+    journal.touch(A)
+    assert list(journal._touched_at) == [A]
 
 
 # ---- digests and models
@@ -268,10 +284,10 @@ def test_what_clients_asked_for_long_ago_takes_no_memory(journal: Journal, clock
 
 def test_the_digest_of_a_recipe_is_the_newest_that_was_made(journal: Journal) -> None:
     assert journal.digest_of("recipe") is None
-    journal.made("recipe", A)
-    journal.made("other", B)
+    journal.remember_digest("recipe", A)
+    journal.remember_digest("other", B)
     assert journal.digest_of("recipe") == A
-    journal.made("recipe", C)
+    journal.remember_digest("recipe", C)
     assert (journal.digest_of("recipe"), journal.digest_of("other")) == (C, B)
 
 
@@ -291,17 +307,17 @@ def test_a_model_is_remembered_as_it_was_made_last(journal: Journal) -> None:
 WRITES = """
 import os, signal, sys
 from pathlib import Path
-from proxy.pull.journal import Journal, Record
+from proxy.store.journal import Journal, Record
 journal = Journal(Path(sys.argv[1]))
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
-journal.brings(A, 10)
-journal.brings(B, 20)
-journal.brings(C, 30)
-journal.wanted(C)
-pull = journal.begin("running", "temporary", [A])
-journal.need(pull, [B])
-journal.keep(journal.begin("broken", None, []), 5.0)
-journal.made("recipe", C)
+journal.track(A, 10)
+journal.track(B, 20)
+journal.track(C, 30)
+journal.touch(C)
+pull = journal.acquire("running", "temporary", [A])
+journal.add(pull, [B])
+journal.expire_at(journal.acquire("broken", None, []), 5.0)
+journal.remember_digest("recipe", C)
 journal.remember("model", Record("d", "asked", "weights", "dressing", ((A, 10),)))
 print("written", flush=True)
 if sys.argv[2] == "die":
@@ -330,7 +346,7 @@ async def writing(file: Path, then: str) -> AsyncIterator[asyncio.subprocess.Pro
 
 def test_a_file_in_use_is_locked_for_all_others(file: Path) -> None:
     with closing(Journal(file)) as first:
-        first.brings(A, 1)
+        first.track(A, 1)
         with pytest.raises(Locked, match=f"another ollama-hf-proxy serves this Ollama: it has {file}"):
             Journal(file)
         assert unneeded(first) == [A]
@@ -350,14 +366,14 @@ async def test_the_lock_of_another_process_goes_when_it_is_killed(file: Path) ->
 async def test_what_was_written_outlives_a_process_that_is_killed_right_after(file: Path) -> None:
     async with writing(file, "die"):
         with closing(Journal(file)) as journal:
-            assert journal.temporaries() == {"temporary"}
-            assert journal.kept_since("broken") is not None
+            assert journal.temporary_models() == {"temporary"}
+            assert is_interrupted(journal, "broken")
             assert unneeded(journal) == []
-            journal.end_kept(10.0)
-            journal.keep_interrupted(20.0)
-            journal.end_kept(20.0)
-            assert journal.kept_since("broken") is None
-            assert journal.temporaries() == set()
+            journal.release_expired(10.0)
+            journal.expire_abandoned_at(20.0)
+            journal.release_expired(20.0)
+            assert not is_interrupted(journal, "broken")
+            assert journal.temporary_models() == set()
             assert journal.unneeded() == [Blob(A, 10), Blob(B, 20)]
             assert journal.digest_of("recipe") == C
             assert journal.record("model") == Record("d", "asked", "weights", "dressing", ((A, 10),))
@@ -372,7 +388,7 @@ async def test_a_proxy_says_that_another_one_serves_this_ollama(ollama: StandInO
     assert second.returncode == 1
     [line] = said.decode().splitlines()
     assert "another ollama-hf-proxy serves this Ollama" in line
-    assert "end that one, or set ollama.url" in line
+    assert "stop it, or set ollama.url" in line
 
 
 # ---- files that cannot be used
@@ -380,14 +396,14 @@ async def test_a_proxy_says_that_another_one_serves_this_ollama(ollama: StandInO
 
 def test_the_tables_of_another_version_are_begun_anew(file: Path) -> None:
     with closing(Journal(file)) as journal:
-        journal.begin(MODEL, "temporary", [A])
+        journal.acquire(MODEL, "temporary", [A])
         journal.remember(MODEL, RECORD)
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
         db.execute("CREATE TABLE later (what TEXT)")
     with closing(Journal(file)) as journal:
         assert journal.record(MODEL) is None
-        assert journal.temporaries() == set()
+        assert journal.temporary_models() == set()
         journal.remember(MODEL, RECORD)
     with closing(Journal(file)) as journal:
         assert journal.record(MODEL) == RECORD
@@ -431,7 +447,7 @@ def test_what_an_earlier_version_knew_is_kept(file: Path, tables: str) -> None:
     made = Record("e", "asked", "weights", "dressing", (), "acme/tiny", "c" * 40, "LlamaForCausalLM 1")
     with closing(Journal(file)) as journal:
         assert journal.record(MODEL) == Record("d", "asked", "weights", "dressing", (("sha256:a", 10),), made_by="?")
-        assert journal.temporaries() == {"temporary"}
+        assert journal.temporary_models() == {"temporary"}
         journal.remember(MODEL, made)
     with closing(Journal(file)) as journal:
         assert journal.record(MODEL) == made
@@ -471,37 +487,37 @@ def test_what_cannot_be_written_is_an_error_that_names_the_file(file: Path) -> N
     with closing(Journal(file)) as journal:
         journal._db.execute("PRAGMA query_only = ON")
         for write in (
-            lambda: journal.brings(A, 1),
-            lambda: journal.forget([A]),
-            lambda: journal.wanted(A),
-            lambda: journal.begin(MODEL, None, [A]),
-            lambda: journal.need(1, [A]),
-            lambda: journal.made("recipe", A),
+            lambda: journal.track(A, 1),
+            lambda: journal.untrack([A]),
+            lambda: journal.touch(A),
+            lambda: journal.acquire(MODEL, None, [A]),
+            lambda: journal.add(1, [A]),
+            lambda: journal.remember_digest("recipe", A),
             lambda: journal.remember(MODEL, RECORD),
         ):
             with pytest.raises(JournalError, match=f"^{file} cannot be used .*server.state"):
                 write()
         journal._db.execute("PRAGMA query_only = OFF")
-        assert journal.begin(MODEL, None, [A])
+        assert journal.acquire(MODEL, None, [A])
 
 
 def test_a_claim_that_cannot_be_written_whole_is_none(journal: Journal) -> None:
-    journal.brings(A, 1)
+    journal.track(A, 1)
 
     def digests() -> Iterator[str]:
         yield A
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        journal.begin(MODEL, "temporary", digests())
-    assert (unneeded(journal), journal.temporaries()) == ([A], set())
+        journal.acquire(MODEL, "temporary", digests())
+    assert (unneeded(journal), journal.temporary_models()) == ([A], set())
 
 
 def test_where_a_proxy_listens_is_told_to_whom_it_locks_out(file: Path) -> None:
     with closing(Journal(file)) as journal:
         with pytest.raises(Locked) as silent:
             Journal(file)
-        journal.tell("http://127.0.0.1:5")
+        journal.publish_url("http://127.0.0.1:5")
         with pytest.raises(Locked, match="and listens at http://127.0.0.1:5") as told:
             Journal(file)
     assert [silent.value.url, told.value.url] == ["", "http://127.0.0.1:5"]
@@ -519,14 +535,16 @@ def test_an_empty_file_is_a_new_journal(file: Path) -> None:
 def test_a_place_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_path: Path, place: str) -> None:
     (tmp_path / "taken").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ConfigError, match=f"^{tmp_path / place} cannot be used .*; set server.state to a folder"):
+    with pytest.raises(
+        ConfigError, match=f"^{tmp_path / place} cannot be used .*; set server.state to a writable folder"
+    ):
         Journal(tmp_path / place)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_without_permission_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match=r"set server.state to a folder"):
+    with pytest.raises(ConfigError, match=r"set server.state to a writable folder"):
         Journal(tmp_path / "ollama.sqlite")
     tmp_path.chmod(0o700)
 
@@ -544,7 +562,7 @@ async def test_a_proxy_with_a_state_that_cannot_be_written_ends_with_one_line(
     assert process.returncode == 1
     [line] = said.decode().splitlines()
     assert line.startswith(f"ollama-hf-proxy: {taken}/")
-    assert "set server.state to a folder that can" in line
+    assert "set server.state to a writable folder" in line
 
 
 # ---- where it is

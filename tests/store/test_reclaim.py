@@ -166,16 +166,16 @@ class Gate:
 @pytest.fixture
 def giving_up(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds Ollama's pull of what is offered."""
-    gate = Gate(app._backend.ollama.pull)
-    monkeypatch.setattr(app._backend.ollama, "pull", gate)
+    gate = Gate(app.backend.ollama.pull)
+    monkeypatch.setattr(app.backend.ollama, "pull", gate)
     return gate
 
 
 @pytest.fixture
 def looking(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds the question whether Ollama has a blob."""
-    gate = Gate(app._backend.ollama.has_blob)
-    monkeypatch.setattr(app._backend.ollama, "has_blob", gate)
+    gate = Gate(app.backend.ollama.has_blob)
+    monkeypatch.setattr(app.backend.ollama, "has_blob", gate)
     return gate
 
 
@@ -305,7 +305,7 @@ async def test_files_whose_digest_nobody_knew_are_needed_by_all_that_have_waited
     async with proxy(hub, ollama, session, **folder) as (app, client):
         names = ["home/acme/tiny:q4_K_M", "home/acme/tiny"]
         pulls = [asyncio.create_task(client.pull(name)) for name in names]
-        await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"] * 2)
+        await eventually(lambda: [job.state for job in app.jobs.all()] == ["transferring"] * 2)
         ollama.hold_making = asyncio.Event()
         ollama.hold_upload.set()
         await eventually(lambda: making(ollama.requests))
@@ -386,7 +386,7 @@ async def test_a_blob_that_somebody_else_brings_first_stays(
     """Ollama had said that it had none."""
     whole = tiny_gguf()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
-    has_blob, digest = app._backend.ollama.has_blob, digest_of(whole)
+    has_blob, digest = app.backend.ollama.has_blob, digest_of(whole)
     asked: list[str] = []
 
     async def overtaken(wanted: str) -> bool:
@@ -396,7 +396,7 @@ async def test_a_blob_that_somebody_else_brings_first_stays(
             ollama._store._remember(digest, len(whole), whole)
         return has
 
-    monkeypatch.setattr(app._backend.ollama, "has_blob", overtaken)
+    monkeypatch.setattr(app.backend.ollama, "has_blob", overtaken)
     ollama.fail_create = REFUSED
     assert REFUSED in (await client.pull(NAME))[-1]["error"]
     assert asked.count(digest) >= 2
@@ -515,7 +515,7 @@ async def test_a_pull_keeps_the_file_that_it_still_needs(
     refusing = asyncio.create_task(client.pull("hf.co/acme/one:Q4_K_M"))
     await eventually(lambda: created(ollama))
     pulling = asyncio.create_task(client.pull("hf.co/acme/two:Q4_K_M"))
-    await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring", "creating"])
+    await eventually(lambda: [job.state for job in app.jobs.all()] == ["transferring", "creating"])
     ollama.hold_making.set()
     assert REFUSED in (await refusing)[-1]["error"]
     assert digest_of(whole) in orphans(ollama)
@@ -605,15 +605,15 @@ async def test_a_refused_pull_takes_nothing_from_another_one(
     names = ["hf.co/acme/one:Q4_K_M", "hf.co/acme/two:Q4_K_M"]
     for repository in ("one", "two"):
         hub.add(f"acme/{repository}", {"m-Q4_K_M.gguf": tiny_gguf()})
-    create = app._backend.ollama.create
+    create = app.backend.ollama.create
     temporaries: list[set[str]] = []
 
     def refusing(body: dict[str, Any], name: str) -> Any:
-        temporaries.append(app._journal.temporaries())
+        temporaries.append(app._journal.temporary_models())
         ollama.fail_create = REFUSED if body["model"] == names[0] else None
         return create(body, name)
 
-    monkeypatch.setattr(app._backend.ollama, "create", refusing)
+    monkeypatch.setattr(app.backend.ollama, "create", refusing)
     refused, made = await asyncio.gather(*(client.pull(name) for name in names))
     assert REFUSED in refused[-1]["error"]
     assert made[-1] == SUCCESS
@@ -704,9 +704,9 @@ async def test_what_was_kept_goes_when_its_time_is_over(
     async with proxy(hub, ollama, session, pull={"keep": 0}) as (app, client):
         assert "error" in (await client.pull(NAME))[-1]
         assert made_of(files) in ollama.blobs
-        assert app._journal.kept_since(NAME.lower()) is not None
+        assert app._journal.interrupted_since(NAME.lower()) is not None
         assert made_of(files) in {blob["digest"] for blob in (await swept(client))["blobs"]}
-        assert app._journal.kept_since(NAME.lower()) is None
+        assert app._journal.interrupted_since(NAME.lower()) is None
     assert ollama.blobs == {}
 
 
@@ -777,7 +777,7 @@ async def test_an_ollama_that_is_gone_for_a_moment_leaves_no_claim_behind(
     """It is asked for the file right after the pull has claimed it."""
     whole = tiny_gguf()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
-    has_blob = app._backend.ollama.has_blob
+    has_blob = app.backend.ollama.has_blob
     asked: list[str] = []
 
     async def shaky(digest: str) -> bool:
@@ -786,7 +786,7 @@ async def test_an_ollama_that_is_gone_for_a_moment_leaves_no_claim_behind(
             raise OllamaGone("it restarts")
         return await has_blob(digest)
 
-    monkeypatch.setattr(app._backend.ollama, "has_blob", shaky)
+    monkeypatch.setattr(app.backend.ollama, "has_blob", shaky)
     ollama.around, ollama.fail_create = no_manifests, REFUSED
     lines = await client.pull(NAME)
     assert REFUSED in lines[-1]["error"]
@@ -845,12 +845,12 @@ async def test_a_sweep_removes_also_what_was_needed_when_another_sweep_looked(
     """The first sweep holds `creating`, as a pull does that will remove its own temporary models; but it is none."""
     kept = f"ollama-hf-proxy/{'d' * 32}:temporary"
     ollama.models[LEFT_TEMPORARY] = ollama.models[kept] = StandInModel()
-    pull = await app.reclaim.claim(NAME, kept, ())
-    deleting = Gate(app._backend.ollama.delete)
-    monkeypatch.setattr(app._backend.ollama, "delete", deleting)
+    pull = await app.reclaim.acquire(NAME, kept, ())
+    deleting = Gate(app.backend.ollama.delete)
+    monkeypatch.setattr(app.backend.ollama, "delete", deleting)
     first = asyncio.create_task(app.reclaim.sweep())
     await eventually(lambda: bool(deleting.entered))
-    app.reclaim.release(pull)
+    app.reclaim.complete(pull)
     second = asyncio.create_task(app.reclaim.sweep())
     await asyncio.sleep(0.1)
     deleting.open.set()
@@ -906,7 +906,7 @@ async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
     """Also where it was not an earlier process that had begun it; the blobs would go with it."""
     if not first:
         assert (await client.pull("hf.co/acme/tiny:q4_K_S"))[-1] == SUCCESS
-    delete = app._backend.ollama.delete
+    delete = app.backend.ollama.delete
     broken_off: list[str] = []
 
     async def broken(name: str) -> bool:
@@ -915,7 +915,7 @@ async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
             raise OllamaGone("it restarts")
         return await delete(name)
 
-    monkeypatch.setattr(app._backend.ollama, "delete", broken)
+    monkeypatch.setattr(app.backend.ollama, "delete", broken)
     ollama.around, ollama.fail_create = no_manifests, REFUSED
     assert REFUSED in (await client.pull(NAME))[-1]["error"]
     ollama.around = ollama.fail_create = None
@@ -970,7 +970,7 @@ async def test_the_config_of_a_removal_that_broke_off_goes_too(
     content = b"{}"
     async with proxy(hub, ollama, session) as (app, client):
         ollama._store.keep(content)
-        app._journal.brings(digest_of(content), len(content))
+        app._journal.track(digest_of(content), len(content))
         there, app._registry.url = app._registry.url, "http://127.0.0.1:9"
         assert (await client.post("/-/reclaim", {}))[0] == 502
         assert set(ollama.blobs) == {digest_of(content), reclaim.CONFIG.digest}
@@ -989,16 +989,16 @@ async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
     ollama: StandInOllama,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pull = app._backend.ollama.pull
+    pull = app.backend.ollama.pull
 
     async def losing(name: str) -> dict[str, int]:
         del ollama.blobs[refused]
         return await pull(name)
 
-    monkeypatch.setattr(app._backend.ollama, "pull", losing)
+    monkeypatch.setattr(app.backend.ollama, "pull", losing)
     status, answer = await client.post("/-/reclaim", {})
     assert status == 502
-    assert "Ollama would not take over their removal" in orjson.loads(answer)["error"]
+    assert "Ollama refuses to take over their removal" in orjson.loads(answer)["error"]
     monkeypatch.undo()
     assert {blob["digest"] for blob in (await swept(client))["blobs"]} == left.keys() - {refused}
 
@@ -1049,8 +1049,8 @@ async def test_the_manifest_needs_no_key_and_all_else_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with proxy(hub, ollama, session, server={"listen": "127.0.0.1:0", "api_keys": ["secret"]}) as (app, client):
-        gate = Gate(app._backend.ollama.pull)
-        monkeypatch.setattr(app._backend.ollama, "pull", gate)
+        gate = Gate(app.backend.ollama.pull)
+        monkeypatch.setattr(app.backend.ollama, "pull", gate)
         removing = asyncio.create_task(app.reclaim.sweep())
         await eventually(lambda: gate.entered)
         path = path_of(gate.entered[0][0])
