@@ -72,9 +72,10 @@ async def test_a_modelfiles_from_is_pulled_first(client: Client, ollama: StandIn
     assert {"mine:latest", NAME} <= set(ollama.models)
 
 
-async def test_off_by_default_and_for_other_names_the_call_is_ollamas_alone(
+async def test_by_default_ollama_gets_every_call(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """With `pull.on_demand`, it still gets calls for other names."""
     hub.add("acme/tiny", tiny_llama())
     for wanted, name in ((False, NAME), (True, "llama3.2"), (True, "registry.ollama.ai/library/x"), (True, 5)):
         async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": wanted})) as app:

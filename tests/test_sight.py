@@ -101,9 +101,7 @@ async def test_there_are_no_pulls_before_the_first(client: Client) -> None:
     assert await client.get("/-/pulls") == (200, b"[]")
 
 
-async def test_a_pull_on_its_way_shows_what_it_has_and_when_it_will_be_there(
-    client: Client, hub: StandInHub, size: int
-) -> None:
+async def test_a_running_pull_shows_its_progress_and_time_left(client: Client, hub: StandInHub, size: int) -> None:
     began = datetime.now(UTC)
     first = asyncio.create_task(client.pull(NAME))
     await moving(client)
@@ -175,7 +173,7 @@ async def test_a_pull_goes_through_its_states_in_order(
         assert "was cancelled" in (await before)[-1]["error"]
 
 
-async def test_pulls_that_are_over_stay_in_sight_the_newest_first(client: Client, hub: StandInHub, size: int) -> None:
+async def test_ended_pulls_are_listed_newest_first(client: Client, hub: StandInHub, size: int) -> None:
     hub.line = None
     refused = (await client.pull("hf.co/acme/none"))[-1]["error"]
     assert (await client.pull(NAME))[-1] == SUCCESS
@@ -190,9 +188,8 @@ async def test_pulls_that_are_over_stay_in_sight_the_newest_first(client: Client
     assert (shown[2]["total"], shown[2]["completed"]) == (0, 0)
 
 
-async def test_what_is_shared_with_a_pull_before_it_makes_no_pull_faster_than_the_line(
-    client: Client, hub: StandInHub, size: int
-) -> None:
+async def test_a_shared_transfer_does_not_raise_the_rate(client: Client, hub: StandInHub, size: int) -> None:
+    """Bytes from before a pull joined a shared transfer do not count."""
     first = asyncio.create_task(client.pull(NAME))
     await moving(client, 4 * SLOW)
     second = asyncio.create_task(client.pull(NAME.replace("hf.co", "huggingface.co")))
@@ -204,7 +201,7 @@ async def test_what_is_shared_with_a_pull_before_it_makes_no_pull_faster_than_th
     assert [(await first)[-1], (await second)[-1]] == [SUCCESS, SUCCESS]
 
 
-async def test_tries_that_were_made_again_are_counted(client: Client, hub: StandInHub, size: int) -> None:
+async def test_retries_are_counted(client: Client, hub: StandInHub, size: int) -> None:
     hub.line = None
     hub.faults.append(Fault("model.safetensors", "drop", after=500_000, times=3))
     assert (await client.pull(NAME))[-1] == SUCCESS
@@ -229,7 +226,7 @@ async def cancel(client: Client, number: str, **options: Any) -> tuple[int, Any]
         return response.status, orjson.loads(await response.read())
 
 
-async def test_a_cancelled_pull_tells_its_clients_and_ends(
+async def test_a_cancelled_pull_ends_its_streams(
     client: Client, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     streaming = asyncio.create_task(client.pull(NAME))
@@ -249,7 +246,7 @@ async def test_a_cancelled_pull_tells_its_clients_and_ends(
 
 
 @pytest.mark.parametrize("way", [{}, {"advertise_url": "http://127.0.0.1:9"}], ids=["manifest", "create"])
-async def test_a_model_that_is_being_made_is_made_although_its_pull_is_cancelled(
+async def test_a_create_ends_although_its_pull_is_cancelled(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, way: dict[str, str]
 ) -> None:
     hub.line = None
@@ -271,9 +268,7 @@ async def test_a_model_that_is_being_made_is_made_although_its_pull_is_cancelled
 
 
 @pytest.mark.parametrize("number", ["2", "0", "", "x", "1/1"])
-async def test_a_pull_that_is_not_there_cannot_be_cancelled(
-    client: Client, hub: StandInHub, size: int, number: str
-) -> None:
+async def test_an_unknown_pull_cannot_be_cancelled(client: Client, hub: StandInHub, size: int, number: str) -> None:
     pulling = asyncio.create_task(client.pull(NAME))
     await moving(client)
     status, answer = await cancel(client, number, json={})
@@ -308,7 +303,7 @@ async def test_a_page_of_the_proxy_itself_may_cancel(client: Client, size: int) 
     assert "was cancelled" in (await pulling)[-1]["error"]
 
 
-async def test_a_pull_that_is_over_stays_as_it_ended(client: Client, hub: StandInHub, size: int) -> None:
+async def test_an_ended_pull_cannot_be_cancelled(client: Client, hub: StandInHub, size: int) -> None:
     hub.line = None
     assert (await client.pull(NAME))[-1] == SUCCESS
     before = await seen(client, clients=0)
@@ -335,9 +330,8 @@ async def metrics(client: Client) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_metrics_have_the_names_types_and_labels_that_dashboards_are_made_of(
-    client: Client, hub: StandInHub, size: int
-) -> None:
+async def test_metrics_keep_their_names_types_and_labels(client: Client, hub: StandInHub, size: int) -> None:
+    """Dashboards depend on them."""
     pulling = asyncio.create_task(client.pull(NAME))
     await moving(client)
     text = (await client.get("/-/metrics"))[1].decode()
@@ -417,7 +411,7 @@ async def test_the_bytes_of_the_metrics_are_those_that_moved(
     assert found["pull_retries_total",] == 2
 
 
-async def test_received_bytes_are_exact_where_nothing_breaks(
+async def test_received_bytes_are_exact_without_faults(
     client: Client, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
@@ -433,9 +427,7 @@ async def test_received_bytes_are_exact_where_nothing_breaks(
     assert again["ollama_uploaded_bytes_total",] == found["ollama_uploaded_bytes_total",]
 
 
-async def test_pulls_are_counted_by_how_they_ended_and_those_that_run_by_their_state(
-    client: Client, hub: StandInHub, size: int
-) -> None:
+async def test_ended_pulls_count_by_result_running_by_state(client: Client, hub: StandInHub, size: int) -> None:
     hub.add("acme/other", tiny_llama(seed=1))
     pulling = [asyncio.create_task(client.pull(NAME))]
     await moving(client)
@@ -463,7 +455,7 @@ async def test_pulls_are_counted_by_how_they_ended_and_those_that_run_by_their_s
     assert not [key for key in found if key[0] == "pulls_running"]
 
 
-async def test_a_pull_that_ollama_does_by_itself_is_a_request_and_no_pull_of_ours(
+async def test_ollamas_own_pull_counts_as_a_request_only(
     client: Client, hub: StandInHub, ollama: StandInOllama, public_hub: None
 ) -> None:
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF", "README.md": b""})
@@ -479,9 +471,10 @@ async def test_a_pull_that_ollama_does_by_itself_is_a_request_and_no_pull_of_our
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-async def test_every_line_about_a_pull_carries_its_number_and_no_other_line_does(
+async def test_log_lines_about_a_pull_have_its_number(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, log_format: str
 ) -> None:
+    """No other line has one."""
     hub.add("acme/other", tiny_llama(seed=1))
     hub.line = None
     hub.faults.append(Fault("model.safetensors", "drop", after=500_000, times=1))

@@ -31,9 +31,10 @@ async def test_the_proxys_own_origin_is_welcome(client: Client, app: App) -> Non
     assert status == 200
 
 
-async def test_unknown_administration_stays_here_and_all_else_goes_to_ollama(
+async def test_unknown_admin_paths_are_not_forwarded(
     client: Client, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """All other paths go to Ollama."""
     assert (await client.get("/-/none"))[0] == 404
     assert await client.get("/unknown") == (404, b"404 page not found")
     assert await client.get("/") == (200, b"Ollama is running")

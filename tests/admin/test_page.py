@@ -122,7 +122,7 @@ def policy_of(response: aiohttp.ClientResponse) -> dict[str, list[str]]:
     return {name: values for name, *values in rules}
 
 
-async def test_the_page_may_do_nothing_but_what_is_in_it(client: Client) -> None:
+async def test_the_page_allows_only_its_own_content(client: Client) -> None:
     async with client.session.get(f"{client.url}/-/", headers=BROWSER) as response:
         text = (await response.read()).decode()
         assert response.status == 200
@@ -154,7 +154,7 @@ async def test_the_page_may_do_nothing_but_what_is_in_it(client: Client) -> None
     assert len(text.encode()) < 40_000
 
 
-def test_the_script_makes_no_markup_of_any_text() -> None:
+def test_the_script_makes_no_markup_from_text() -> None:
     script = Path("proxy/server/page.html").read_text(encoding="utf-8")
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|Function\(", script)
 
@@ -192,7 +192,7 @@ CHANGES = [("POST", "pulls"), ("DELETE", "pulls/1")]
 
 
 @pytest.mark.parametrize(("method", "path"), ASKED + CHANGES)
-async def test_without_a_key_there_is_nothing_to_see(
+async def test_without_a_key_nothing_is_shown(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, method: str, path: str
 ) -> None:
     server = {"listen": "127.0.0.1:0", "api_keys": [KEY]}
@@ -205,7 +205,7 @@ async def test_without_a_key_there_is_nothing_to_see(
             assert response.status != 401
 
 
-async def test_a_person_without_a_key_is_told_how_to_give_it(
+async def test_a_page_without_a_key_explains_how_to_send_one(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     server = {"listen": "127.0.0.1:0", "api_keys": [KEY]}
@@ -244,7 +244,7 @@ async def test_a_form_of_another_site_starts_nothing(client: Client, kind: str) 
 # GET /-/inspect
 
 
-async def test_the_plan_is_that_of_the_command(
+async def test_the_plan_is_the_commands(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     status, found = await call(client, "GET", "inspect", params={"name": " hf.co/acme/tiny "})
@@ -262,7 +262,7 @@ needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-pyth
 
 
 @needs_ggml
-async def test_every_quantization_is_offered_with_the_size_that_its_own_plan_expects(
+async def test_every_offer_has_the_size_of_its_own_plan(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -302,7 +302,7 @@ async def test_the_gguf_of_a_repository_are_offered_with_their_sizes(client: Cli
 
 
 @needs_ggml
-async def test_where_there_are_both_the_gguf_has_the_tag(
+async def test_a_gguf_wins_the_tag_over_the_safetensors(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     gguf = tiny_gguf("Q8_0")
@@ -316,9 +316,10 @@ async def test_where_there_are_both_the_gguf_has_the_tag(
 
 
 @needs_ggml
-async def test_what_the_proxy_makes_comes_behind_the_gguf_and_not_twice(
+async def test_converted_offers_follow_the_gguf_ones(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
+    """No tag is offered twice."""
     gguf = tiny_gguf("Q8_0")
     hub.add("acme/both", files | {"tiny.Q8_0.gguf": gguf, "tiny.Q3_K_S.gguf": gguf})
     async with proxying(hub, ollama, session) as client:
@@ -368,7 +369,7 @@ async def test_a_tag_that_the_proxy_refuses_gets_those_that_it_makes(
 
 
 @pytest.mark.parametrize("name", ["", "llama3.2", MARKUP, "registry.example/a/b"])
-async def test_what_is_no_name_is_refused(client: Client, hub: StandInHub, name: str) -> None:
+async def test_an_invalid_name_is_refused(client: Client, hub: StandInHub, name: str) -> None:
     async with client.session.get(f"{client.url}/-/inspect", params={"name": name} if name else {}) as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "application/json; charset=utf-8"
@@ -381,7 +382,7 @@ async def test_what_is_no_name_is_refused(client: Client, hub: StandInHub, name:
 # POST /-/pulls
 
 
-async def test_a_pull_of_the_proxys_own_goes_on_without_a_client(
+async def test_a_started_pull_needs_no_client(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
     async with proxying(hub, ollama, session, pull={"linger": "0s"}) as client:
@@ -400,7 +401,7 @@ async def test_a_pull_of_the_proxys_own_goes_on_without_a_client(
         assert NAME in ollama.models
 
 
-async def test_a_clients_pull_can_be_made_the_proxys_own(
+async def test_a_clients_pull_can_be_kept_without_it(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
     async with proxying(hub, ollama, session, pull={"linger": "2s"}) as client:
@@ -415,7 +416,7 @@ async def test_a_clients_pull_can_be_made_the_proxys_own(
         assert (await seen(client, state="done"))["id"] == "1"
 
 
-async def test_what_is_refused_is_a_pull_that_failed(client: Client, hub: StandInHub) -> None:
+async def test_a_refused_pull_is_shown_as_failed(client: Client, hub: StandInHub) -> None:
     await start(client, "hf.co/acme/none")
     assert "acme/none" in (await seen(client, state="failed"))["error"]
 
@@ -423,7 +424,7 @@ async def test_what_is_refused_is_a_pull_that_failed(client: Client, hub: StandI
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b'{"name": 1}', b'{"name": null}', b'{"name": "llama3.2"}', b'{"model": "hf.co/a/b"}']
 )
-async def test_what_is_no_name_starts_nothing(client: Client, body: bytes) -> None:
+async def test_an_invalid_name_starts_nothing(client: Client, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     status, answer = await call(client, "POST", "pulls", data=body, headers=headers)
     assert (status, list(answer)) == (400, ["error"])
@@ -433,7 +434,7 @@ async def test_what_is_no_name_starts_nothing(client: Client, body: bytes) -> No
 GGUF = "hf.co/acme/tiny-gguf:Q4_K_M"
 
 
-async def test_what_ollama_pulls_by_itself_is_followed(
+async def test_ollamas_own_pull_is_followed(
     client: Client, hub: StandInHub, ollama: StandInOllama, public_hub: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = hashlib.sha256(f"{GGUF.lower()} 0".encode()).hexdigest()
@@ -540,7 +541,7 @@ async def listening(client: Client) -> AsyncIterator[Stream]:
         yield Stream(response)
 
 
-async def test_the_stream_begins_with_all_that_there_is(client: Client, files: dict[str, bytes]) -> None:
+async def test_the_stream_begins_with_all_pulls(client: Client, files: dict[str, bytes]) -> None:
     await client.pull_at_once("hf.co/acme/none")
     await client.pull(NAME)
     async with listening(client) as stream:
@@ -551,7 +552,7 @@ async def test_the_stream_begins_with_all_that_there_is(client: Client, files: d
     assert [{key: pull[key] for key in listed[0]} for pull in ended] == listed
 
 
-async def test_the_stream_tells_of_a_pull_from_its_begin_to_its_end(
+async def test_the_stream_shows_a_pull_from_begin_to_end(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     hub.line = SLOW
@@ -570,7 +571,7 @@ async def test_the_stream_tells_of_a_pull_from_its_begin_to_its_end(
         assert (pull["files"], pull["status"]) == ({"count": 3, "done": 3, "moving": []}, "writing manifest")
 
 
-async def test_a_quantization_and_a_cancel_are_in_the_stream(
+async def test_the_stream_shows_a_quantization_and_a_cancel(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     async with listening(client) as stream:
@@ -586,7 +587,7 @@ async def test_a_quantization_and_a_cancel_are_in_the_stream(
         assert failed["cancelled"] is True
 
 
-async def test_the_stream_says_little_and_at_most_four_times_a_second(
+async def test_the_stream_writes_at_most_four_times_a_second(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     assert events.PAUSE_SECONDS == 0.25
@@ -603,7 +604,7 @@ async def test_the_stream_says_little_and_at_most_four_times_a_second(
     hub.line = None
 
 
-async def test_a_silent_stream_says_that_it_is_alive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_stream_sends_keep_alives(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert events.SILENCE_SECONDS == 15
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(events, "SILENCE_SECONDS", 0.05)
@@ -617,9 +618,10 @@ async def test_a_silent_stream_says_that_it_is_alive(client: Client, monkeypatch
         waiting.cancel()
 
 
-async def test_who_reads_slowly_gets_the_newest_and_no_backlog(
+async def test_a_slow_reader_gets_the_newest_state(
     client: Client, app: App, hub: StandInHub, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And no backlog."""
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.0)
     hub.line = SLOW
     await start(client, NAME)
@@ -661,7 +663,7 @@ async def test_a_stream_ends_with_the_proxy_at_once(
     await response.read()
 
 
-async def test_the_head_of_the_stream_does_not_wait_for_it(client: Client) -> None:
+async def test_a_head_request_of_the_stream_ends(client: Client) -> None:
     async with client.session.head(f"{client.url}/-/events") as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -681,7 +683,7 @@ def asked_for(hub: StandInHub, repository: str) -> int:
     return len([request for request in hub.requests if request.path.startswith(f"/api/models/{repository}")])
 
 
-async def test_a_model_is_shown_with_its_commit_and_whether_the_hub_has_moved_on(
+async def test_a_model_has_its_commit_and_whether_it_changed(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     repository = hub.repositories["acme/tiny"]
@@ -713,7 +715,7 @@ async def test_a_model_is_shown_with_its_commit_and_whether_the_hub_has_moved_on
     assert (await models_shown(client))[NAME]["commit"] == repository.commit
 
 
-async def test_models_that_are_not_of_a_source_are_not_shown(client: Client, ollama: StandInOllama) -> None:
+async def test_models_without_a_source_are_not_shown(client: Client, ollama: StandInOllama) -> None:
     ollama.models["llama3.2:latest"] = StandInModel()
     ollama.models["registry.example/acme/tiny:latest"] = StandInModel()
     ollama.models["hf.co/acme/by-hand:latest"] = StandInModel()
@@ -723,7 +725,7 @@ async def test_models_that_are_not_of_a_source_are_not_shown(client: Client, oll
     assert (model["repository"], model["commit"], model["changed"]) == ("acme/by-hand", None, None)
 
 
-async def test_a_model_that_somebody_else_has_made_anew_is_of_no_commit(
+async def test_a_model_made_by_others_has_no_commit(
     client: Client, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     await client.pull(NAME)
@@ -731,7 +733,7 @@ async def test_a_model_that_somebody_else_has_made_anew_is_of_no_commit(
     assert (await models_shown(client))[NAME]["commit"] is None
 
 
-async def test_a_repository_is_asked_for_once_and_only_when_somebody_looks(
+async def test_a_repository_is_asked_once_and_only_on_request(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     for tag in ("f16", "q8_0"):
@@ -743,7 +745,7 @@ async def test_a_repository_is_asked_for_once_and_only_when_somebody_looks(
     assert asked_for(hub, "acme/tiny?") + asked_for(hub, "acme/tiny") == 2
 
 
-async def test_a_repository_that_is_gone_or_silent_spoils_no_other(
+async def test_a_lost_or_silent_repository_does_not_hurt_others(
     client: Client,
     hub: StandInHub,
     files: dict[str, bytes],
@@ -772,7 +774,7 @@ async def test_a_repository_that_is_gone_or_silent_spoils_no_other(
     assert found["hf.co/acme/moved:f16"]["commit"] is not None
 
 
-async def test_few_repositories_are_asked_for_at_once(
+async def test_at_most_four_repositories_are_asked_at_once(
     client: Client, hub: StandInHub, ollama: StandInOllama, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = tiny_llama()

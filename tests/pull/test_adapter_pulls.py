@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 
 from proxy.app import App
@@ -17,6 +16,7 @@ from proxy.standins.model_store import StoredLayer
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
 from tests.kit.conversions import converted
+from tests.kit.ollama_log import created, last_bars, uploads
 from tests.kit.support import Client, digest_of, eventually, fetched, making, settings
 from tests.kit.tiny_adapter import adapter_tensors, safetensors, tiny_adapter
 from tests.kit.tiny_gguf import tiny_projector
@@ -35,12 +35,6 @@ OWN = {
 }
 """By kind of layer."""
 
-Lines = list[dict[str, Any]]
-
-
-def created(ollama: StandInOllama) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
-
 
 def layer_of(ollama: StandInOllama, name: str, kind: str) -> StoredLayer:
     [layer] = [layer for layer in ollama.models[name].layers if layer.kind == kind]
@@ -50,20 +44,6 @@ def layer_of(ollama: StandInOllama, name: str, kind: str) -> StoredLayer:
 def made_of(base: dict[str, bytes]) -> str:
     """The digest of the GGUF that the proxy makes of the base."""
     return digest_of(converted(base, quantization="Q4_K_M"))
-
-
-def uploads(ollama: StandInOllama) -> list[str]:
-    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
-
-
-def last_bars(lines: Lines) -> dict[str, tuple[int, int]]:
-    """Of each file that moved; no total may ever change."""
-    bars: dict[str, tuple[int, int]] = {}
-    for line in lines:
-        if line.get("status", "").startswith("pulling ") and "digest" in line:
-            assert bars.get(line["digest"], (line["total"],))[0] == line["total"]
-            bars[line["digest"]] = line["total"], line.get("completed", 0)
-    return bars
 
 
 @pytest.fixture
@@ -109,9 +89,10 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.40.0"])
-async def test_the_model_is_its_base_with_one_layer_more_and_says_the_true_sizes(
+async def test_the_model_is_its_base_with_one_more_layer(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, base: dict[str, bytes], version: str
 ) -> None:
+    """Its manifest has the true sizes of all layers."""
     ollama.version = version
     hub.add("acme/adapter", tiny_adapter("acme/tiny"))
     name, on = "hf.co/acme/adapter:bf16", "hf.co/acme/tiny:bf16"
@@ -129,10 +110,10 @@ async def test_the_model_is_its_base_with_one_layer_more_and_says_the_true_sizes
     assert changed.size == sum(ollama.blobs[layer.digest] for layer in changed.layers)
 
 
-async def test_what_a_base_that_ollama_has_is_beside_its_weights_comes_along(
+async def test_the_settings_of_a_held_base_come_along(
     client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
-    """Whoever made it: an adapter never asks what its base's repository says of these."""
+    """Template, system text, license and parameters of a base that Ollama has already."""
     await client.pull(BASE)
     projector = tiny_projector()
     for content in (projector, *OWN.values()):
@@ -166,7 +147,7 @@ async def test_the_bases_own_jinja_becomes_no_go_template(
     assert "template" not in [layer.kind for layer in ollama.models[ADAPTER].layers]
 
 
-async def test_where_ollama_does_not_reach_the_proxy_an_adapter_is_created(
+async def test_an_unreached_proxy_creates_the_adapters_model(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -187,7 +168,7 @@ async def test_where_ollama_does_not_reach_the_proxy_an_adapter_is_created(
     assert body == {"model": ADAPTER, "from": BASE, "adapters": {"adapter.gguf": made}, "stream": False}
 
 
-async def test_a_base_that_ollama_has_not_as_a_gguf_is_an_error(
+async def test_a_held_base_without_a_gguf_is_an_error(
     client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
     ollama.models[BASE] = StandInModel()
@@ -196,7 +177,7 @@ async def test_a_base_that_ollama_has_not_as_a_gguf_is_an_error(
     assert ADAPTER not in ollama.models
 
 
-async def test_where_the_base_is_there_only_the_adapter_moves(
+async def test_with_a_held_base_only_the_adapter_moves(
     client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
     assert (await client.pull(BASE))[-1] == {"status": "success"}
@@ -242,10 +223,10 @@ async def test_a_base_of_another_tag_does_not_count(
     assert layer_of(ollama, ADAPTER, "model").digest == made_of(base)
 
 
-async def test_the_base_is_found_where_another_models_tag_has_changed_its_case(
+async def test_the_base_is_found_in_another_case(
     client: Client, hub: StandInHub, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
-    """Ollama spells a new name as known ones."""
+    """Ollama spells a tag as another model has it."""
     hub.add("acme/other", tiny_llama(seed=4))
     assert (await client.pull("hf.co/acme/other:Q4_K_M"))[-1] == {"status": "success"}
     for _ in range(2):
@@ -273,7 +254,7 @@ async def test_settings_are_each_models_own(
     assert layer_of(ollama, ADAPTER, "model").digest == made_of(base)
 
 
-async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
+async def test_the_adapter_names_the_revision_of_its_base(
     hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes]
 ) -> None:
     old = hub.repositories["acme/tiny"].commit
@@ -283,7 +264,7 @@ async def test_the_base_is_taken_at_the_revision_that_the_adapter_names(
     assert layer_of(ollama, BASE, "model").digest == made_of(base)
 
 
-async def test_a_base_of_many_shards_shares_its_last_bar_with_the_adapter(
+async def test_a_base_of_many_shards_shares_its_last_bar(
     hub: StandInHub, client: Client, adapter: dict[str, bytes]
 ) -> None:
     """A total that grows when the adapter's turn comes would go back on what clients were told."""
@@ -348,7 +329,7 @@ def with_config(files: dict[str, bytes], **fields: Any) -> dict[str, bytes]:
     ],
     ids=["setting", "architecture", "tensors", "layers"],
 )
-async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
+async def test_an_unusable_base_is_refused_early(
     hub: StandInHub,
     client: Client,
     ollama: StandInOllama,
@@ -356,6 +337,7 @@ async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
     fields: dict[str, Any],
     message: str,
 ) -> None:
+    """Before a weight byte moves."""
     hub.add("acme/tiny", with_config(tiny_llama(), **fields))
     assert message in await refused(client, hub, ollama)
 
@@ -378,7 +360,7 @@ async def test_a_base_that_cannot_be_one_is_refused_before_a_weight_byte(
         ("acme/gated", "the adapter's base model cannot be pulled: acme/gated at http://127.0.0.1"),
     ],
 )
-async def test_a_base_that_is_none_is_refused_with_its_name(
+async def test_a_base_of_another_kind_is_refused_with_its_name(
     hub: StandInHub, client: Client, ollama: StandInOllama, named: str, message: str
 ) -> None:
     hub.add("acme/adapter", tiny_adapter(named) | {"config.json": tiny_llama()["config.json"]})
@@ -400,7 +382,7 @@ async def test_a_base_that_is_none_is_refused_with_its_name(
     ],
     ids=["dora", "ia3", "no weights", "json", "other base", "pointer", "broken"],
 )
-async def test_an_adapter_that_cannot_work_is_refused_before_a_weight_byte(
+async def test_an_unusable_adapter_is_refused_early(
     hub: StandInHub,
     client: Client,
     ollama: StandInOllama,
@@ -408,6 +390,7 @@ async def test_an_adapter_that_cannot_work_is_refused_before_a_weight_byte(
     files: dict[str, bytes],
     message: str,
 ) -> None:
+    """Before a weight byte moves."""
     hub.add("acme/adapter", files)
     assert message in await refused(client, hub, ollama)
 
@@ -415,9 +398,10 @@ async def test_an_adapter_that_cannot_work_is_refused_before_a_weight_byte(
 # ---- what goes wrong on the way
 
 
-async def test_an_adapter_that_arrives_damaged_is_fetched_once_more_and_then_refused(
+async def test_a_damaged_adapter_is_fetched_once_more(
     hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
+    """Then the pull is refused."""
     hub.faults.append(Fault(WEIGHTS, "corrupt", after=20_000))
     assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
     made = layer_of(ollama, ADAPTER, "adapter").digest
@@ -445,7 +429,7 @@ async def test_a_failure_of_the_bases_create_ends_the_pull(
 
 
 @pytest.mark.parametrize("sections", [{}, UNREACHED], ids=["manifest", "create"])
-async def test_a_client_that_leaves_while_the_base_is_made_leaves_nothing_half(
+async def test_leaving_during_the_bases_create_is_clean(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -453,6 +437,7 @@ async def test_a_client_that_leaves_while_the_base_is_made_leaves_nothing_half(
     adapter: dict[str, bytes],
     sections: dict[str, Any],
 ) -> None:
+    """The base is complete, and nothing of the adapter is there."""
     ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url, ollama=sections)) as app:
         client = Client(app.address.url, session)
@@ -469,13 +454,14 @@ async def test_a_client_that_leaves_while_the_base_is_made_leaves_nothing_half(
         assert (await client.pull(ADAPTER))[-1] == {"status": "success"}
 
 
-async def test_a_client_that_leaves_while_the_base_moves_ends_it_all_where_nothing_is_to_linger(
+async def test_leaving_during_the_bases_transfer_ends_the_pull(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
     base: dict[str, bytes],
     adapter: dict[str, bytes],
 ) -> None:
+    """With `pull.linger = 0`."""
     hub.faults.append(Fault("model.safetensors", "hang", after=1_000_000, times=-1))
     async with App(settings(hub.endpoint, ollama.url, pull={"linger": 0})) as app:
         async with session.post(f"{app.address.url}/api/pull", json={"model": ADAPTER}) as response:
@@ -487,7 +473,7 @@ async def test_a_client_that_leaves_while_the_base_moves_ends_it_all_where_nothi
     assert not ollama.models
 
 
-async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
+async def test_too_little_disk_for_both_is_refused_early(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -496,6 +482,7 @@ async def test_too_little_disk_for_both_is_refused_before_a_weight_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Before a weight byte moves."""
     from proxy.ollama import disk
 
     async with App(settings(hub.endpoint, ollama.url, ollama={"models": str(tmp_path)})) as app:
@@ -531,7 +518,7 @@ async def test_inspect_shows_the_base_and_the_files_of_both(
     assert file["path"] == "adapter.gguf"
 
 
-async def test_a_gguf_in_an_adapters_repository_counts_only_by_its_label(
+async def test_an_adapters_gguf_needs_its_own_tag(
     hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes]
 ) -> None:
     hub.add("acme/adapter", tiny_adapter("acme/tiny") | {"adapter-f16.gguf": b"GGUF"})

@@ -48,7 +48,7 @@ async def seen(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3"])
-async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
+async def test_a_bar_shows_the_progress_of_its_shard(
     small_spans: int,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -56,7 +56,7 @@ async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """Experts come from both shards by turns. The first stands still for a while before its last byte comes."""
+    """At every moment of the pull."""
     files = striped(REPOSITORIES[name].files())
     hub.add("acme/tiny", files)
     first, second = (path for path in sorted(files) if path.endswith(".safetensors"))
@@ -80,9 +80,10 @@ async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
     assert batches[-1] == {digest_of(files[path]): (expected[path],) * 2 for path in (first, second)}
 
 
-async def test_more_shards_than_bars_share_the_last_where_experts_come_by_turns_too(
+async def test_more_shards_than_bars_share_the_last_bar(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """Also for experts, whose tensors are read from all shards in turn."""
     files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MOST_BARS + 4)
     hub.add("acme/tiny", files)
     made = conversion(files)
@@ -95,7 +96,7 @@ async def test_more_shards_than_bars_share_the_last_where_experts_come_by_turns_
     assert all(completed == total for completed, total in bars.values())
 
 
-async def test_an_upload_that_begins_again_takes_its_bytes_back_from_every_bar(
+async def test_a_restarted_upload_resets_every_bar(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     files = striped(REPOSITORIES["mixtral"].files())

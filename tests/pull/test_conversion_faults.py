@@ -71,7 +71,7 @@ async def test_a_hub_that_asks_to_wait_is_waited_for(
     check_made(ollama, files)
 
 
-async def test_a_shard_that_comes_damaged_twice_is_named_and_nothing_of_it_stays(
+async def test_a_shard_damaged_twice_is_named_and_removed(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.add("acme/tiny", DENSE)
@@ -113,9 +113,10 @@ async def test_experts_by_turns_need_ranges_and_the_error_says_so(
     check_made(ollama, EXPERTS)
 
 
-async def test_a_commit_in_the_middle_changes_nothing_of_the_pull_and_the_next_one_brings_it(
+async def test_a_new_commit_does_not_change_a_running_pull(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """The next pull gets the new commit."""
     hub.add("acme/tiny", DENSE)
     ollama.hold_upload = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))

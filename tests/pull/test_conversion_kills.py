@@ -227,10 +227,10 @@ async def live(life: Life, found: Counter[str]) -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_fetches_nothing_that_is_there_and_leaves_nothing(
+async def test_the_pull_after_a_kill_at_any_moment(
     session: aiohttp.ClientSession,
 ) -> None:
-    """And the model that is replaced can be used until it is."""
+    """It succeeds, fetches nothing that Ollama has already, and leaves nothing."""
     found = Counter[str]()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as lives:
         for way in WAYS:

@@ -3,10 +3,8 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import aiohttp
-import orjson
 import pytest
 
 from proxy.app import App
@@ -23,6 +21,7 @@ from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES, YARN, byte_pairs
 from tests.gguf.writing import plan
 from tests.kit.conversions import converted, headers, kept, striped, weights_of
+from tests.kit.ollama_log import bodies, created
 from tests.kit.support import Client, digest_of, fetched, settings
 from tests.kit.tiny_models import tiny_bert
 
@@ -63,9 +62,10 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     assert not any("converting" in line["status"] for line in lines)
 
 
-async def test_of_a_model_that_sees_the_text_is_made_and_the_loss_is_said(
+async def test_only_the_text_of_a_vision_model_is_converted(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """A warning says so."""
     ollama.version = "0.40.0"
     files = REPOSITORIES["gemma3_eyes"].files() | {"tokenizer_config.json": b"{}"}
     hub.add("acme/tiny", files)
@@ -75,7 +75,7 @@ async def test_of_a_model_that_sees_the_text_is_made_and_the_loss_is_said(
     assert digest_of(converted(files)) in ollama.models.used_digests()
 
 
-async def test_what_a_text_turns_out_to_be_has_to_run(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_the_text_models_architecture_has_to_run(hub: StandInHub, ollama: StandInOllama) -> None:
     """Of one architecture in config.json come two in a GGUF."""
     for name in ("mistral3_eyes", "ministral3_eyes"):
         hub.add(f"acme/{name}", REPOSITORIES[name].files())
@@ -94,9 +94,7 @@ def test_what_ollama_makes_the_text_of_alone_is_made_here(version: str, here: bo
     assert capabilities_of(version).runs(FAMILIES["Gemma3nForConditionalGeneration"].architecture) is here
 
 
-async def test_the_model_card_is_in_the_blob_where_a_license_is_beside_it(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_the_model_card_is_in_the_gguf(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
     files = REPOSITORIES["qwen3"].files()
     card = b"---\nlicense: mit\ntags:\n- small\n---\n"
     hub.add("acme/tiny", files | {"README.md": card, "LICENSE": b"MIT License"})
@@ -122,11 +120,11 @@ async def test_every_quantization_is_the_converters_file(
     [weights] = [layer for layer in ollama.models[name].layers if layer.kind == "model"]
     assert (weights.digest, weights.size) == (digest_of(expected), len(expected))
     assert ollama.models[name].quantization_level == quantization
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
 
 
 @pytest.mark.parametrize("name", ["llama_pieces", "mixtral", "gpt_oss", "gemma3", "mamba", "deepseek2", "bloom"])
-async def test_what_a_process_has_planned_is_the_converters_file(
+async def test_a_plan_made_in_a_process_is_the_same(
     client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr("proxy.planning.convert.LARGE_BYTES", 0)
@@ -147,7 +145,7 @@ async def test_no_ollama_is_asked_to_quantize(
     hub.add("acme/tiny", files)
     assert (await client.pull(f"{NAME}:q4_K_M"))[-1] == {"status": "success"}
     assert digest_of(converted(files, quantization="Q4_K_M")) in ollama.models.used_digests()
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
 
 
 async def test_experts_are_quantized_too(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
@@ -178,7 +176,7 @@ def spoilt(files: Mapping[str, bytes], name: str, bits: bytes) -> tuple[dict[str
         ("iq3_s", b"\xc0\x7f", "IQ3_S"),
     ],
 )
-async def test_a_number_that_makes_no_block_ends_the_pull(
+async def test_an_invalid_number_ends_the_pull(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, bits: bytes, kind: str
 ) -> None:
     """The error has the names of the file and the tensor, nothing stays in Ollama, and another tag still works."""
@@ -208,9 +206,10 @@ async def test_the_bars_are_the_shards_and_each_byte_comes_once(
     assert sum(request.body_bytes for request in fetched(hub)) == sum(weights_of(files).values())
 
 
-async def test_a_damaged_byte_costs_its_files_once_more_and_then_an_error(
+async def test_a_damaged_byte_costs_one_retry_of_its_files(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """Then the pull is an error."""
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     hub.faults.append(Fault("model-00002-of-00002.safetensors", "corrupt", after=200_000, times=1))
     assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
@@ -222,9 +221,10 @@ async def test_a_damaged_byte_costs_its_files_once_more_and_then_an_error(
     assert not ollama.models
 
 
-async def test_what_the_proxy_does_not_know_is_refused_before_a_weight_byte(
+async def test_what_the_proxy_does_not_know_is_refused_early(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """Before a weight byte moves."""
     files = REPOSITORIES["qwen3"].files()
     tokenizer = json.loads(files["tokenizer.json"])
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
@@ -237,7 +237,7 @@ async def test_what_the_proxy_does_not_know_is_refused_before_a_weight_byte(
 
 
 @pytest.mark.parametrize(("version", "taken"), [("0.24.0", False), ("0.30.0", True)])
-async def test_an_ollama_that_cuts_texts_otherwise_gets_no_model(
+async def test_an_ollama_with_another_tokenizer_gets_no_model(
     client: Client, hub: StandInHub, ollama: StandInOllama, version: str, taken: bool
 ) -> None:
     ollama.version = version
@@ -253,7 +253,7 @@ async def test_an_ollama_that_cuts_texts_otherwise_gets_no_model(
 
 
 @pytest.mark.parametrize(("version", "taken"), [("0.24.0", False), ("0.30.0", True)])
-async def test_an_ollama_that_scales_positions_otherwise_gets_no_model(
+async def test_an_ollama_with_another_rope_gets_no_model(
     client: Client, hub: StandInHub, ollama: StandInOllama, version: str, taken: bool
 ) -> None:
     ollama.version, tiny = version, REPOSITORIES["qwen3"]
@@ -278,7 +278,7 @@ async def test_an_ollama_that_scales_positions_otherwise_gets_no_model(
         ("llama", "0.24.0", True),
     ],
 )
-async def test_what_is_made_is_decided_by_what_ollama_runs(
+async def test_the_result_depends_on_what_ollama_runs(
     hub: StandInHub, ollama: StandInOllama, name: str, version: str, *, made: bool
 ) -> None:
     ollama.version, architecture = version, REPOSITORIES[name].architecture
@@ -312,7 +312,7 @@ async def test_rows_are_asked_of_what_is_quantized(
     assert refused is None or refused in found["refusal"]
 
 
-async def test_nothing_is_left_behind_a_quantization(
+async def test_a_quantization_leaves_nothing_behind(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # On a busy machine the sweep comes before the pull's own removal.
@@ -333,12 +333,7 @@ def test_every_family_is_decided_about() -> None:
     assert {FAMILIES[REPOSITORIES[name].architecture].architecture for name in OURS} >= {"qwen3", "llama", "smollm3"}
 
 
-def asked(ollama: StandInOllama, path: str) -> list[dict[str, Any]]:
-    """The bodies of the calls of a path."""
-    return [orjson.loads(request.body or b"") for request in ollama.requests if request.path == path]
-
-
-async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_it_were_created(
+async def test_a_manifest_makes_the_model_that_a_create_makes(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     own = {"system": "Be brief.", "parameters": {"temperature": 0.5}, "license": ["first", "second"]}
@@ -361,18 +356,18 @@ async def test_a_model_that_needs_no_quantizing_is_there_without_a_create_as_if_
             "writing manifest",
             "success",
         ]
-        assert len(asked(ollama, "/api/create")) == (way == "create")
+        assert len(created(ollama)) == (way == "create")
         assert list(ollama.models) == [f"{NAME}:bf16"]
         listed = ollama.models[f"{NAME}:bf16"].listed(NAME)
         shown[way] = ollama.models[f"{NAME}:bf16"].shown(NAME), listed["details"]
         ollama.models.clear()
-    direct, created = shown["manifest"], shown["create"]
-    assert direct[1] == created[1]
+    by_manifest, by_create = shown["manifest"], shown["create"]
+    assert by_manifest[1] == by_create[1]
     for key in ("license", "system", "template", "parameters", "details", "capabilities", "modelfile"):
-        assert sorted(str(direct[0][key]).split("\n")) == sorted(str(created[0][key]).split("\n")), key
+        assert sorted(str(by_manifest[0][key]).split("\n")) == sorted(str(by_create[0][key]).split("\n")), key
 
 
-async def test_what_an_installed_model_replaces_leaves_nothing_behind(
+async def test_a_replaced_model_leaves_nothing_behind(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
@@ -387,7 +382,7 @@ async def test_what_an_installed_model_replaces_leaves_nothing_behind(
 
 @pytest.mark.parametrize("tag", ["bf16", "q4_K_M"])
 @pytest.mark.parametrize("reached", [True, False])
-async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wants_that(
+async def test_with_verify_an_unloadable_model_replaces_nothing(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, reached: bool
 ) -> None:
     config = settings(
@@ -402,7 +397,7 @@ async def test_a_model_that_cannot_be_loaded_replaces_nothing_where_the_user_wan
         lines = await client.pull(f"{NAME}:{tag}")
         assert lines[-1] == {"status": "success"}
         assert {"status": "verifying conversion"} in lines
-        [loaded] = asked(ollama, "/api/generate")
+        [loaded] = bodies(ollama, "/api/generate")
         assert "ollama-hf-proxy/" in loaded["model"]
         first = ollama.models[f"{NAME}:{tag}"].digest
 
@@ -431,13 +426,12 @@ async def test_an_embedding_model_is_tried_with_an_embedding(
     hub.add("acme/tiny-bert", tiny_bert())
     async with App(settings(hub.endpoint, ollama.url, pull={"verify": True})) as app:
         assert (await Client(app.address.url, session).pull("hf.co/acme/tiny-bert:f16"))[-1] == {"status": "success"}
-    assert len(asked(ollama, "/api/embed")) == 1
-    assert not asked(ollama, "/api/generate")
+    assert len(bodies(ollama, "/api/embed")) == 1
+    assert not bodies(ollama, "/api/generate")
 
 
-async def test_a_reranker_is_refused_before_anything_of_its_weights_is_asked_for(
-    client: Client, hub: StandInHub
-) -> None:
+async def test_a_reranker_is_refused_early(client: Client, hub: StandInHub) -> None:
+    """Before any weight file is requested."""
     files = tiny_bert()
     config = json.loads(files["config.json"]) | {"architectures": ["BertForSequenceClassification"]}
     hub.add("acme/tiny", files | {"config.json": json.dumps(config).encode()})
@@ -445,9 +439,8 @@ async def test_a_reranker_is_refused_before_anything_of_its_weights_is_asked_for
     assert not fetched(hub, ".safetensors")
 
 
-async def test_the_matrices_behind_a_pooling_come_from_folders_of_their_own(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_dense_layers_come_from_their_own_folders(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    """The matrices after the pooling of an embedding model."""
     hub.add("acme/tiny", REPOSITORIES["gemma_embedding"].files())
     assert (await client.pull(f"{NAME}:f16"))[-1] == {"status": "success"}
     [weights] = [layer for layer in ollama.models[f"{NAME}:f16"].layers if layer.kind == "model"]
@@ -466,7 +459,7 @@ async def test_the_matrices_behind_a_pooling_come_from_folders_of_their_own(
         ("", False, False, False),
     ],
 )
-async def test_a_conversation_has_bos_once_where_the_authors_template_says_so(
+async def test_a_conversation_begins_with_one_bos(
     client: Client,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -476,7 +469,7 @@ async def test_a_conversation_has_bos_once_where_the_authors_template_says_so(
     begins: bool,
     writes: bool,
 ) -> None:
-    """By the tokenizer, which then adds it to other texts too, or by the template."""
+    """Where the author's template writes it."""
     files = REPOSITORIES["llama"].files()
     tokenizer = json.loads(files["tokenizer_config.json"])
     tokenizer["chat_template"] = template + tokenizer["chat_template"]

@@ -16,6 +16,7 @@ from proxy.sources import folder
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from tests.kit.conversions import converted
+from tests.kit.ollama_log import last_bars, uploads
 from tests.kit.support import MAKING, PLAIN, Client, digest_of, eventually, making, settings
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -57,14 +58,6 @@ def bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path in MAKING]
 
 
-def bars_of(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
-    return {
-        line["digest"]: (line["total"], line.get("completed", 0))
-        for line in lines
-        if line.get("status", "").startswith("pulling ") and "digest" in line
-    }
-
-
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("keeps", [True, False])
 async def test_what_is_made_is_uploaded_before_its_digest_is_known(
@@ -79,7 +72,7 @@ async def test_what_is_made_is_uploaded_before_its_digest_is_known(
     assert weights(ollama) == digest_of(made)
     assert ollama.blobs[digest_of(made)] == len(made)
     expected = {path: content for path, content in files.items() if path.endswith(".safetensors")}
-    bars = bars_of(lines)
+    bars = last_bars(lines)
     assert sorted(bars.values()) == sorted((len(content), len(content)) for content in expected.values())
     assert not bars.keys() & {digest_of(content) for content in expected.values()}
 
@@ -93,7 +86,7 @@ async def test_a_second_pull_ends_well_with_the_same_blobs_and_bars(
     second = await client.pull(NAME)
     assert second[-1] == {"status": "success"}
     assert ollama.blobs == blobs
-    assert bars_of(first) == bars_of(second)
+    assert last_bars(first) == last_bars(second)
     assert len(making(ollama.requests)) == making_before
 
 
@@ -106,7 +99,7 @@ async def test_a_file_that_was_changed_is_another_to_the_next_pull(
     second = await client.pull(NAME)
     assert second[-1] == {"status": "success"}
     assert weights(ollama) == digest_of(converted(files | {WEIGHTS: other}, quantization="Q4_K_M"))
-    assert not bars_of(first).keys() & bars_of(second).keys()
+    assert not last_bars(first).keys() & last_bars(second).keys()
 
 
 async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
@@ -139,13 +132,12 @@ async def test_what_ollama_holds_stays_where_it_is(client: Client, home: Path, o
     """Once it is known what comes of the files."""
     files = put(home, tiny_llama())
     await client.pull(NAME)
-    uploads = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    before = uploads(ollama)
     del ollama.models[NAME]
     second = await client.pull(NAME)
-    again = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
-    assert len(uploads) == len(again)
+    assert uploads(ollama) == before
     assert weights(ollama) == digest_of(converted(files, quantization="Q4_K_M"))
-    assert [total == done for total, done in bars_of(second).values()] == [True]
+    assert [total == done for total, done in last_bars(second).values()] == [True]
 
 
 async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
@@ -159,7 +151,7 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     model = ollama.models[NAME]
     assert not [body for body in bodies(ollama) if body["model"] == NAME]
     assert model.template == PLAIN["template"]
-    [bar] = bars_of(lines).values()
+    [bar] = last_bars(lines).values()
     assert bar == (len(whole), len(whole))
 
 
@@ -177,13 +169,13 @@ async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home
         (cache / "blobs" / blob).write_bytes(content)
         (snapshot / path).symlink_to(f"../../blobs/{blob}")
     lines = await client.pull(NAME)
-    assert bars_of(lines) == {digest_of(files[WEIGHTS]): (len(files[WEIGHTS]),) * 2}
+    assert last_bars(lines) == {digest_of(files[WEIGHTS]): (len(files[WEIGHTS]),) * 2}
     whole = files["tiny-Q8_0.gguf"]
     ollama._store.keep(whole)
     before = len(ollama.requests)
     lines = await client.pull("home/acme/tiny:q8_0")
     assert lines[-1] == {"status": "success"}
-    assert bars_of(lines) == {digest_of(whole): (len(whole),) * 2}
+    assert last_bars(lines) == {digest_of(whole): (len(whole),) * 2}
     assert weights(ollama, "home/acme/tiny:q8_0") == digest_of(whole)
     assert all(request.received < 1000 for request in ollama.requests[before:])
 
@@ -198,7 +190,7 @@ async def test_inspect_of_a_folder(home: Path, ollama: StandInOllama) -> None:
     assert not ollama.blobs
 
 
-async def test_a_client_that_leaves_ends_the_upload_of_what_has_no_name(
+async def test_leaving_ends_an_upload_without_a_digest(
     home: Path, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     files = put(home, tiny_llama())

@@ -21,13 +21,13 @@ from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
 from proxy.standins.responses import ErrorAnswer
+from tests.kit.ollama_log import Lines, created, last_bars, uploads
 from tests.kit.support import Client, digest_of, fetched, making, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 WEIGHTS = "model.safetensors"
 
-Lines = list[dict[str, Any]]
 Pull = Callable[..., Awaitable[Lines]]
 
 
@@ -60,14 +60,9 @@ def forget(tmp_path: Path) -> Callable[[], None]:
     return forget
 
 
-def created(ollama: StandInOllama) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
-
-
-def uploads(ollama: StandInOllama) -> list[str]:
-    """Of more than what a model has beside its weights."""
-    blobs = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
-    return [request.path for request in blobs if request.received > 1000]
+def weight_uploads(ollama: StandInOllama) -> list[str]:
+    """Without those of small layers."""
+    return uploads(ollama, least=1000)
 
 
 def said_of(bars: Iterable[bytes]) -> Lines:
@@ -114,9 +109,10 @@ def assert_only_looked(hub: StandInHub, ollama: StandInOllama) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-async def test_a_model_that_is_there_costs_metadata_and_ollamas_own_lines(
+async def test_an_unchanged_model_costs_only_metadata(
     client: Client, hub: StandInHub, ollama: StandInOllama, shards: int
 ) -> None:
+    """The client gets the lines that Ollama itself sends for a model that it has."""
     files = tiny_llama(shards=shards)
     hub.add("acme/tiny", files)
     await client.pull(NAME)
@@ -129,7 +125,7 @@ async def test_a_model_that_is_there_costs_metadata_and_ollamas_own_lines(
     assert ollama.models[NAME] is model
 
 
-async def test_without_a_stream_it_is_success_at_once(
+async def test_without_a_stream_the_answer_is_success(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
@@ -148,7 +144,7 @@ async def test_a_name_in_another_case_is_the_same_model(
     assert list(ollama.models) == [NAME]
 
 
-async def test_it_is_known_after_a_restart(
+async def test_a_restart_does_not_forget_a_model(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await pull()
@@ -158,7 +154,7 @@ async def test_it_is_known_after_a_restart(
 
 
 @pytest.mark.parametrize("reclaim", [True, False])
-async def test_a_lost_state_costs_a_look_and_is_then_known_again(
+async def test_a_lost_journal_costs_one_check_of_the_model(
     pull: Pull,
     forget: Callable[[], None],
     files: dict[str, bytes],
@@ -166,6 +162,7 @@ async def test_a_lost_state_costs_a_look_and_is_then_known_again(
     ollama: StandInOllama,
     reclaim: bool,
 ) -> None:
+    """The next pulls find it in the journal again."""
     sections = {"ollama": {"reclaim": reclaim}}
     await pull(**sections)
     model, blobs = ollama.models[NAME], dict(ollama.blobs)
@@ -181,7 +178,7 @@ async def test_a_lost_state_costs_a_look_and_is_then_known_again(
 
 
 @pytest.mark.parametrize(("version", "tag"), [("0.24.0", "f16"), ("0.24.0", "q8_0"), ("0.33.0", "Q4_K_S")])
-async def test_each_quantization_is_recognised_by_what_ollama_shows(
+async def test_a_quantization_is_recognised_in_ollamas_answer(
     pull: Pull,
     forget: Callable[[], None],
     files: dict[str, bytes],
@@ -209,7 +206,7 @@ async def test_a_gguf_is_recognised_by_its_size(
     clear(hub, ollama)
     assert await pull(name) == said_of([whole])
     assert not created(ollama)
-    assert not uploads(ollama)
+    assert not weight_uploads(ollama)
     ollama.models[name].size *= 2
     forget()
     assert (await pull(name))[-1] == {"status": "success"}
@@ -293,15 +290,16 @@ async def assert_made_again(pulling: Pull, ollama: StandInOllama, name: str = NA
         "one stop less",
     ],
 )
-async def test_a_model_of_which_nothing_is_known_is_made_again_where_it_shows_something_else(
+async def test_without_a_record_a_different_model_is_replaced(
     pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama, changes: dict[str, Any]
 ) -> None:
+    """The journal is lost, and Ollama shows other settings than the plan has."""
     await pull(**with_settings())
     forget()
     await assert_made_again(pull, ollama, **with_settings(**changes))
 
 
-async def test_a_model_of_which_nothing_is_known_is_made_again_for_another_quantization(
+async def test_without_a_record_another_quantization_is_made(
     pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await pull("hf.co/acme/tiny")
@@ -310,9 +308,10 @@ async def test_a_model_of_which_nothing_is_known_is_made_again_for_another_quant
     assert ollama.models["hf.co/acme/tiny"].quantization_level == "Q8_0"
 
 
-async def test_a_model_of_which_nothing_is_known_is_made_again_where_it_is_older_than_the_commit(
+async def test_without_a_record_an_older_model_is_replaced(
     pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
+    """The model is older than the repository's commit."""
     await pull()
     forget()
     ollama.models[NAME].modified_at = datetime.now(UTC) - timedelta(hours=1)
@@ -330,7 +329,7 @@ async def test_a_model_that_was_removed_is_made_again(
     await assert_made_again(pull, ollama)
 
 
-async def test_a_model_that_a_user_removes_through_the_proxy_is_made_again(
+async def test_a_model_removed_through_the_proxy_is_made_again(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
@@ -341,7 +340,7 @@ async def test_a_model_that_a_user_removes_through_the_proxy_is_made_again(
     assert NAME in ollama.models
 
 
-async def test_what_a_user_has_made_under_that_name_is_made_again_as_it_was(
+async def test_a_users_model_of_that_name_is_replaced(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
@@ -353,9 +352,10 @@ async def test_what_a_user_has_made_under_that_name_is_made_again_as_it_was(
     assert ollama.models[NAME].digest == before.digest
 
 
-async def test_what_a_user_has_made_is_not_taken_for_the_work_of_a_pull_that_broke_off(
+async def test_a_users_model_is_not_an_interrupted_pulls(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
+    """After an interrupted pull, the next one does not take a model of that name, which a user made, for its result."""
     await client.pull(NAME)
     licenses = ollama.models[NAME].licenses
     await client.post("/api/create", {"model": NAME, "from": NAME, "license": "Mine."})
@@ -380,7 +380,7 @@ async def test_another_default_quantization_is_another_model(
     assert ollama.models["hf.co/acme/tiny"].quantization_level == "Q8_0"
 
 
-async def test_a_branch_that_moves_without_the_model_costs_a_look_once(
+async def test_an_unrelated_commit_costs_one_check(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
@@ -393,10 +393,10 @@ async def test_a_branch_that_moves_without_the_model_costs_a_look_once(
     assert_nothing_but_metadata(hub, ollama)
 
 
-async def test_of_a_branch_that_moves_only_the_changed_file_moves(
+async def test_only_changed_files_of_a_new_commit_move(
     small_spans: int, client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    """Of those that Ollama gets as they are."""
+    """Of files that Ollama gets unchanged."""
     path, whole = "m-Q4_K_M.gguf", tiny_gguf()
     repository = hub.add("acme/tiny", {path: whole, "mmproj-F16.gguf": tiny_projector()})
     await client.pull(NAME)
@@ -407,7 +407,7 @@ async def test_of_a_branch_that_moves_only_the_changed_file_moves(
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
     assert {request.path.partition("?")[0].rpartition("/")[2] for request in fetched(hub)} == {changed}
-    assert uploads(ollama) == [f"/api/blobs/{digest_of(projector)}"]
+    assert weight_uploads(ollama) == [f"/api/blobs/{digest_of(projector)}"]
     digests = {layer.digest for layer in ollama.models[NAME].layers}
     assert {digest_of(whole), digest_of(projector)} <= digests
 
@@ -429,7 +429,7 @@ async def test_of_a_branch_that_moves_only_the_changed_file_moves(
     ],
     ids=["template", "system", "no system", "license", "one license less", "parameters less", "parameters"],
 )
-async def test_other_settings_cost_a_manifest_of_the_models_own_blobs(
+async def test_other_settings_reuse_the_models_weights(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, changes: dict[str, Any], version: str
 ) -> None:
     ollama.version = version
@@ -439,7 +439,7 @@ async def test_other_settings_cost_a_manifest_of_the_models_own_blobs(
     clear(hub, ollama)
     assert (await pull(**with_settings(**changes), **reclaim))[-1] == {"status": "success"}
     assert not fetched(hub)
-    assert not uploads(ollama)
+    assert not weight_uploads(ollama)
     assert not created(ollama)
     model, wanted = ollama.models[NAME], {**SETTINGS, **changes}
     assert [layer for layer in model.layers if layer.kind == "model"] == [weights]
@@ -454,9 +454,10 @@ async def test_other_settings_cost_a_manifest_of_the_models_own_blobs(
     assert set(ollama.blobs) >= {layer.digest for layer in model.layers}
 
 
-async def test_a_redressed_model_is_the_one_that_a_first_pull_would_have_made(
+async def test_a_recreated_model_equals_a_first_pulls(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """The model after a change of its settings has the layers that a first pull would give it."""
     await pull(**with_settings(), ollama={"reclaim": True})
     await pull(ollama={"reclaim": True})
     redressed = ollama.models[NAME]
@@ -467,9 +468,10 @@ async def test_a_redressed_model_is_the_one_that_a_first_pull_would_have_made(
     assert redressed.details == fresh.details
 
 
-async def test_where_ollama_does_not_reach_the_proxy_other_settings_cost_a_create(
+async def test_other_settings_work_through_a_create_too(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """When Ollama does not reach the proxy for a manifest."""
     await pull(**with_settings())
     [weights] = [layer for layer in ollama.models[NAME].layers if layer.kind == "model"]
     clear(hub, ollama)
@@ -482,7 +484,7 @@ async def test_where_ollama_does_not_reach_the_proxy_other_settings_cost_a_creat
     assert ollama.models[NAME].system == "Be verbose."
 
 
-async def test_other_settings_are_told_in_the_contracts_words(
+async def test_other_settings_have_the_contracts_lines(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await pull(**with_settings())
@@ -490,7 +492,7 @@ async def test_other_settings_are_told_in_the_contracts_words(
     assert lines == said_of([files[WEIGHTS]])
 
 
-async def test_a_redressed_model_is_known_from_then_on(
+async def test_a_recreated_model_is_recorded(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await pull(**with_settings())
@@ -500,7 +502,7 @@ async def test_a_redressed_model_is_known_from_then_on(
     assert_nothing_but_metadata(hub, ollama)
 
 
-async def test_a_moved_branch_with_another_license_costs_a_manifest_only(
+async def test_another_license_costs_only_a_manifest(
     pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await pull(ollama={"reclaim": True})
@@ -508,14 +510,14 @@ async def test_a_moved_branch_with_another_license_costs_a_manifest_only(
     clear(hub, ollama)
     assert (await pull(ollama={"reclaim": True}))[-1] == {"status": "success"}
     assert not fetched(hub)
-    assert not uploads(ollama)
+    assert not weight_uploads(ollama)
     assert ollama.models[NAME].licenses == ["All rights reserved.\n"]
 
 
-async def test_a_model_with_other_settings_and_without_its_record_is_made_of_its_files(
+async def test_without_a_record_other_settings_need_the_files(
     pull: Pull, forget: Callable[[], None], files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    """What its weights came from is known no more."""
+    """The sources of the weights are unknown then."""
     await pull(**with_settings(), ollama={"reclaim": True})
     forget()
     clear(hub, ollama)
@@ -543,14 +545,11 @@ def shards(hub: StandInHub) -> list[bytes]:
     return [content for path, content in sorted(files.items()) if path.endswith(".safetensors")]
 
 
-def bars_of(lines: Lines) -> dict[str, int]:
-    return {line["digest"]: line["total"] for line in lines if "digest" in line}
-
-
 @TAGS
-async def test_what_was_converted_here_costs_metadata_from_then_on_and_a_look_where_the_state_is_lost(
+async def test_a_converted_model_costs_only_metadata_again(
     pull: Pull, forget: Callable[[], None], shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
 ) -> None:
+    """If the journal is lost, one check of the model."""
     name = f"hf.co/acme/tiny:{tag}"
     first = await pull(name, **OURS)
     assert first[-1] == {"status": "success"}
@@ -561,7 +560,7 @@ async def test_what_was_converted_here_costs_metadata_from_then_on_and_a_look_wh
         clear(hub, ollama)
         lines = await pull(name, **OURS)
         assert [line["status"] for line in lines] == [line["status"] for line in said_of(shards)]
-        assert bars_of(lines) == bars_of(first)
+        assert last_bars(lines) == last_bars(first)
         look(hub, ollama)
     assert ollama.models[name] is model
     check_clean(ollama, name)
@@ -573,10 +572,10 @@ async def test_what_was_converted_here_costs_metadata_from_then_on_and_a_look_wh
     [{"template": "{{ .Prompt }}!"}, {"license": ["MIT"]}, {"parameters": {"num_ctx": 8192}}, {"system": None}],
     ids=str,
 )
-async def test_other_settings_of_what_was_converted_here_move_no_weight(
+async def test_other_settings_move_no_converted_weights(
     pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str, changes: dict[str, Any]
 ) -> None:
-    """From none to some, and from those to others."""
+    """From no settings to some, and from those to others."""
     name = f"hf.co/acme/tiny:{tag}"
     await pull(name, **OURS)
     [weights] = [layer for layer in ollama.models[name].layers if layer.kind == "model"]
@@ -584,7 +583,7 @@ async def test_other_settings_of_what_was_converted_here_move_no_weight(
         clear(hub, ollama)
         assert (await pull(name, **OURS, **sections))[-1] == {"status": "success"}
         assert not fetched(hub)
-        assert not uploads(ollama)
+        assert not weight_uploads(ollama)
         model, wanted = ollama.models[name], sections["models"]["hf.co/acme/tiny"]
         assert [layer for layer in model.layers if layer.kind == "model"] == [weights]
         assert (model.template, model.system) == (wanted["template"], wanted.get("system", ""))
@@ -598,7 +597,7 @@ async def test_other_settings_of_what_was_converted_here_move_no_weight(
 
 
 @TAGS
-async def test_a_branch_that_moves_without_what_is_converted_here_costs_a_look_once(
+async def test_an_unrelated_commit_costs_one_check_if_converted(
     pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
 ) -> None:
     name = f"hf.co/acme/tiny:{tag}"
@@ -615,9 +614,10 @@ async def test_a_branch_that_moves_without_what_is_converted_here_costs_a_look_o
 
 @TAGS
 @pytest.mark.parametrize("changed", ["tokenizer_config.json", "config.json", "model-00002-of-00002.safetensors"])
-async def test_another_file_that_is_converted_here_makes_another_model_and_leaves_nothing_of_the_old(
+async def test_a_changed_source_file_replaces_the_model(
     pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str, changed: str
 ) -> None:
+    """Nothing of the old model stays."""
     name = f"hf.co/acme/tiny:{tag}"
     await pull(name, **OURS)
     before = ollama.models[name]
@@ -643,7 +643,7 @@ async def test_another_file_that_is_converted_here_makes_another_model_and_leave
 
 
 @pytest.mark.parametrize("error", [OllamaError("broken"), OllamaGone("gone")], ids=str)
-async def test_a_pull_that_ended_well_is_a_success_though_ollama_does_not_list_it(
+async def test_a_pull_succeeds_though_it_cannot_be_recorded(
     app: App,
     client: Client,
     files: dict[str, bytes],
@@ -651,6 +651,7 @@ async def test_a_pull_that_ended_well_is_a_success_though_ollama_does_not_list_i
     monkeypatch: pytest.MonkeyPatch,
     error: OllamaError,
 ) -> None:
+    """Ollama fails to list its models."""
     models = app.backend.ollama.models
 
     async def broken() -> list[dict[str, Any]]:
@@ -666,7 +667,7 @@ async def test_a_pull_that_ended_well_is_a_success_though_ollama_does_not_list_i
 
 
 @pytest.mark.parametrize("shown", [None, {}, {"modified_at": 5}, {"parameters": 7, "details": {}}], ids=str)
-async def test_a_strange_description_of_a_model_is_none_that_counts(
+async def test_a_strange_answer_to_show_counts_as_no_model(
     app: App,
     client: Client,
     files: dict[str, bytes],
@@ -732,7 +733,7 @@ def test_each_parameter_counts(key: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "stop", "stop  [", "stop  nil", "x  map[string]interface {}{}", 'stop "'])
-def test_what_cannot_be_read_is_no_parameter(line: str) -> None:
+def test_an_unreadable_line_is_no_parameter(line: str) -> None:
     assert list(_shown_parameters(f"{line}\ntop_k  4")) == [("top_k", "4.0")]
 
 

@@ -19,6 +19,7 @@ from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from tests.gguf.splitting import split
 from tests.kit.conversions import converted
+from tests.kit.ollama_log import Lines, bodies, created, last_bars
 from tests.kit.support import NO_TEMPLATE, PLAIN, Client, digest_of, settings
 from tests.kit.tiny_gguf import finite, tiny_gguf, tiny_projector
 
@@ -28,22 +29,11 @@ REPOSITORY = "acme/tiny-gguf"
 NAME = f"hf.co/{REPOSITORY}:q4_K_M"
 HEADER_BYTES = 4096
 
-Lines = list[dict[str, Any]]
-
 
 @pytest.fixture(autouse=True)
 def short_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read of a tiny file first is not most of it."""
     monkeypatch.setattr(reading, "GGUF_BYTES", HEADER_BYTES)
-
-
-def asked(ollama: StandInOllama, path: str) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == path]
-
-
-def created(ollama: StandInOllama) -> dict[str, Any]:
-    [body] = asked(ollama, "/api/create")
-    return body
 
 
 def weights(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
@@ -54,19 +44,6 @@ def weights(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
 
 def files_of(files: Mapping[str, bytes]) -> dict[str, str]:
     return {path: digest_of(content) for path, content in files.items()}
-
-
-def bars_of(lines: Lines) -> dict[str, tuple[int, int]]:
-    """Total and completed of each bar at the end, with the promises that hold for every line."""
-    bars: dict[str, tuple[int, int]] = {}
-    for line in lines:
-        if (digest := line.get("digest")) and line["status"].startswith("pulling "):
-            total, completed = line["total"], line.get("completed", 0)
-            assert line["status"] == f"pulling {digest[7:19]}"
-            assert bars.get(digest, (total,))[0] == total
-            assert 0 <= completed <= total
-            bars[digest] = total, completed
-    return bars
 
 
 def weight_bytes(hub: StandInHub, path: str = ".gguf") -> int:
@@ -91,8 +68,8 @@ async def test_ollama_pulls_what_it_can_without_insecure(
     ollama.native[NAME] = 1000
     lines = await pull(hub, ollama, session)
     assert lines[-1] == {"status": "success"}
-    assert asked(ollama, "/api/pull") == [{"model": NAME}]
-    assert not asked(ollama, "/api/create")
+    assert bodies(ollama, "/api/pull") == [{"model": NAME}]
+    assert not created(ollama)
     assert not weight_bytes(hub)
 
 
@@ -111,7 +88,7 @@ PRIVATE: dict[str, Any] = {"hub": {"token": "hf_secret"}}
     ],
     ids=["split", "to quantize", "private", "gated", "settings", "proxy"],
 )
-async def test_each_thing_that_ollama_cannot_do_alone_makes_the_pull_the_proxys(
+async def test_what_ollama_cannot_pull_alone_the_proxy_pulls(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -120,16 +97,17 @@ async def test_each_thing_that_ollama_cannot_do_alone_makes_the_pull_the_proxys(
     flags: dict[str, bool],
     sections: dict[str, Any],
 ) -> None:
+    """Each reason by itself is enough."""
     hub.add(REPOSITORY, files, **flags)  # type: ignore[arg-type]
     hub.token = "hf_secret"
     ollama.native[NAME] = 1000
     lines = await pull(hub, ollama, session, **sections)
     assert lines[-1] == {"status": "success"}
-    assert not [body for body in asked(ollama, "/api/pull") if body["model"] == NAME]
+    assert not [body for body in bodies(ollama, "/api/pull") if body["model"] == NAME]
     assert ollama.models[NAME].system == ("Be terse." if "models" in sections else "")
 
 
-async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
+async def test_the_proxy_pulls_from_any_other_hub(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.add(REPOSITORY, {"m-Q4_K_M.gguf": WHOLE})
@@ -141,8 +119,8 @@ async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
         "writing manifest",
         "success",
     ]
-    assert bars_of(lines) == {digest_of(WHOLE): (len(WHOLE), len(WHOLE))}
-    assert not asked(ollama, "/api/create")
+    assert last_bars(lines) == {digest_of(WHOLE): (len(WHOLE), len(WHOLE))}
+    assert not created(ollama)
     assert weights(ollama, NAME) == [("model", digest_of(WHOLE))]
     model = ollama.models[NAME]
     assert (model.template, model.runner) == (PLAIN["template"], "llamacpp")
@@ -150,7 +128,7 @@ async def test_a_hub_that_is_not_the_public_one_makes_the_pull_the_proxys(
     assert model.size == sum(ollama.blobs[layer.digest] for layer in model.layers)
 
 
-async def test_where_ollama_does_not_reach_the_proxy_a_gguf_is_created_as_it_is(
+async def test_an_unreached_proxy_creates_a_gguf_as_it_is(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     projector = tiny_projector()
@@ -158,12 +136,12 @@ async def test_where_ollama_does_not_reach_the_proxy_a_gguf_is_created_as_it_is(
     lines = await pull(hub, ollama, session, ollama={"advertise_url": "http://127.0.0.1:9"})
     assert lines[-1] == {"status": "success"}
     files = files_of({"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": projector})
-    assert created(ollama) == {"model": NAME, "files": files, "stream": False, **PLAIN}
+    assert created(ollama) == [{"model": NAME, "files": files, "stream": False, **PLAIN}]
     assert weights(ollama, NAME) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
 
 
 @pytest.mark.parametrize(("tag", "default", "native"), [("latest", "Q8_0", False), ("latest", "Q4_K_M", True)])
-async def test_another_default_than_the_hubs_makes_latest_the_proxys(
+async def test_with_another_default_the_proxy_pulls_latest(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -177,7 +155,7 @@ async def test_another_default_than_the_hubs_makes_latest_the_proxys(
     name = f"hf.co/{REPOSITORY}:{tag}"
     ollama.native[name] = 1000
     await pull(hub, ollama, session, name, pull={"default_quantization": default})
-    assert bool([body for body in asked(ollama, "/api/pull") if body["model"] == name]) == native
+    assert bool([body for body in bodies(ollama, "/api/pull") if body["model"] == name]) == native
     assert (digest_of(small) in ollama.blobs) != native
 
 
@@ -189,7 +167,7 @@ async def test_native_forces_ollama_to_answer_for_everything(
     models = {f"hf.co/{REPOSITORY}": {"system": "Be terse."}}
     lines = await pull(hub, ollama, session, pull={"gguf": "native"}, models=models, **PRIVATE)
     assert lines == [{"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"}]
-    assert asked(ollama, "/api/pull") == [{"model": NAME}]
+    assert bodies(ollama, "/api/pull") == [{"model": NAME}]
 
 
 async def test_the_native_pull_of_a_client_without_a_stream(
@@ -198,7 +176,7 @@ async def test_the_native_pull_of_a_client_without_a_stream(
     hub.add(REPOSITORY, {"m-Q4_K_M.gguf": WHOLE})
     ollama.native[NAME] = 1000
     assert await client.pull_at_once(NAME) == (200, {"status": "success"})
-    assert asked(ollama, "/api/pull") == [{"model": NAME, "stream": False}]
+    assert bodies(ollama, "/api/pull") == [{"model": NAME, "stream": False}]
 
 
 # ---- which files
@@ -224,7 +202,7 @@ async def test_beside_safetensors_a_gguf_wins_for_its_own_tag(
 ) -> None:
     assert (await client.pull(f"hf.co/acme/mixed:{tag}"))[-1] == {"status": "success"}
     assert weights(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(mixed[path]))]
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
 
 
 @pytest.mark.parametrize(("tag", "quantization"), [("latest", "Q4_K_M"), ("q4_k_s", "Q4_K_S"), ("bf16", "BF16")])
@@ -244,9 +222,10 @@ async def test_a_folder_for_each_quantization(hub: StandInHub, client: Client, o
     assert digest_of(WHOLE) not in ollama.blobs
 
 
-async def test_companions_are_left_where_they_are_and_a_projector_comes_along(
+async def test_a_projector_comes_along_but_no_other_companion(
     hub: StandInHub, client: Client, ollama: StandInOllama
 ) -> None:
+    """Importance matrices and draft models stay in the repository."""
     projector = tiny_projector()
     companions = ("imatrix.gguf", "m-imatrix.gguf", "mtp-m-Q4_K_M.gguf", "eagle3-m-Q4_K_M.gguf", "m-draft-Q4_K_M.gguf")
     hub.add(
@@ -263,14 +242,14 @@ async def test_companions_are_left_where_they_are_and_a_projector_comes_along(
     assert lines[-1] == {"status": "success"}
     name = f"hf.co/{REPOSITORY}"
     assert weights(ollama, name) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
-    assert set(bars_of(lines)) == {digest_of(WHOLE), digest_of(projector)}
+    assert set(last_bars(lines)) == {digest_of(WHOLE), digest_of(projector)}
     details = ollama.models[name].layers[-1]
     assert orjson.loads(ollama.beginning(details.digest))["model_families"] == ["llama", "clip"]
     for path in (*companions, "m-Q8_0.gguf", "mmproj-BF16.gguf"):
         assert not weight_bytes(hub, f"/{path}?")
 
 
-async def test_a_tag_that_there_is_not_is_refused_with_those_that_there_are(
+async def test_an_unknown_tag_is_refused_with_the_known_ones(
     hub: StandInHub, client: Client, ollama: StandInOllama
 ) -> None:
     hub.add(REPOSITORY, {"m-Q4_K_M.gguf": WHOLE, "m-IQ2_M.gguf": WHOLE})
@@ -302,7 +281,7 @@ async def test_shards_become_one_blob_that_is_the_unsplit_file(
     assert weights(ollama, F16_NAME) == [("model", digest_of(FLOATS))]
     assert ollama.blobs[digest_of(FLOATS)] == len(FLOATS)
     assert ollama.models[F16_NAME].quantization_level == "F16"
-    bars = bars_of(lines)
+    bars = last_bars(lines)
     assert list(bars) == [digest_of(part) for part in shards.values()]
     assert bars == {digest_of(part): (len(part), len(part)) for part in shards.values()}
 
@@ -337,7 +316,7 @@ async def test_each_shards_bar_moves_with_its_own_bytes(
     ],
     ids=lambda fault: fault["kind"],
 )
-async def test_faults_in_the_middle_of_a_shard_cost_only_what_was_not_there_yet(
+async def test_a_fault_in_a_shard_costs_only_missing_bytes(
     hub: StandInHub,
     ollama: StandInOllama,
     client: Client,
@@ -348,7 +327,7 @@ async def test_faults_in_the_middle_of_a_shard_cost_only_what_was_not_there_yet(
     hub.faults.append(Fault(list(shards)[1], **fault))
     lines = await client.pull(F16_NAME)
     assert lines[-1] == {"status": "success"}
-    assert all(total == completed for total, completed in bars_of(lines).values())
+    assert all(total == completed for total, completed in last_bars(lines).values())
     assert digest_of(FLOATS) in ollama.blobs
     assert weight_bytes(hub) < (2.5 if fault["kind"] == "corrupt" else 1.5) * len(FLOATS)
 
@@ -385,7 +364,7 @@ async def test_an_upload_that_breaks_takes_its_bars_back(
     ollama.fail_upload_after = None
     lines = await client.pull(F16_NAME)
     assert lines[-1] == {"status": "success"}
-    assert all(total == done for total, done in bars_of(lines).values())
+    assert all(total == done for total, done in last_bars(lines).values())
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
@@ -395,28 +374,29 @@ async def test_a_split_of_f16_is_quantized(
     ollama.version = version
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
 
 
-async def test_a_merged_split_is_moved_again_by_a_second_pull_but_not_kept_twice(
+async def test_a_merged_split_is_stored_only_once(
     client: Client, ollama: StandInOllama, shards: dict[str, bytes]
 ) -> None:
-    """Its digest is not known before its bytes have come."""
+    """A second pull may move it again."""
     await client.pull(F16_NAME)
     before = dict(ollama.blobs)
     assert (await client.pull(F16_NAME))[-1] == {"status": "success"}
     assert ollama.blobs == before
 
 
-async def test_an_ollama_that_keeps_nothing_under_another_digest_gets_the_shards_over_a_spool(
+async def test_without_mismatched_digests_shards_use_a_spool(
     client: Client, ollama: StandInOllama, shards: dict[str, bytes]
 ) -> None:
+    """Without mismatched digests, Ollama keeps no blob that was uploaded under another digest."""
     ollama.keeps_mismatched = False
     lines = await client.pull(F16_NAME)
     assert lines[-1] == {"status": "success"}
     assert digest_of(FLOATS) in ollama.blobs
-    assert all(total == done for total, done in bars_of(lines).values())
+    assert all(total == done for total, done in last_bars(lines).values())
 
 
 # ---- quantized
@@ -432,12 +412,12 @@ async def test_unquantized_weights_are_quantized_to_the_tag(
     hub.add(REPOSITORY, {f"m-{label}.gguf": content, "m-Q2_K.gguf": WHOLE})
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
     [(kind, digest)] = weights(ollama, NAME)
     assert kind == "model"
     assert ollama.blobs[digest] < len(content) / 2
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
-    assert bars_of(lines) == {digest_of(content): (len(content), len(content))}
+    assert last_bars(lines) == {digest_of(content): (len(content), len(content))}
 
 
 def requantized(content: bytes, quantization: str) -> bytes:
@@ -467,13 +447,13 @@ async def test_shards_are_quantized_on_their_way(
     name = f"hf.co/{REPOSITORY}:Q5_K_M"
     lines = await pull(hub, ollama, session, name, **(PRIVATE if private else {}))
     assert lines[-1] == {"status": "success"}
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
     expected = requantized(content, "Q5_K_M")
     assert weights(ollama, name) == [("model", digest_of(expected))]
     assert ollama.blobs[digest_of(expected)] == len(expected)
     model = ollama.models[name]
     assert (model.family, model.parameter_size, model.quantization_level) == ("llama", "394K", "Q5_K_M")
-    assert bars_of(lines) == {digest_of(part): (len(part), len(part)) for part in parts.values()}
+    assert last_bars(lines) == {digest_of(part): (len(part), len(part)) for part in parts.values()}
     # Beside it Ollama gets nothing of these files: neither the shards nor an unquantized one.
     assert ollama.blobs.keys() - {PROBE_DIGEST} == {layer.digest for layer in model.layers}
 
@@ -487,7 +467,7 @@ async def refused(client: Client, hub: StandInHub, ollama: StandInOllama, name: 
     assert lines[:-1] == [{"status": "pulling manifest"}]
     assert 0 < weight_bytes(hub) <= 3 * HEADER_BYTES
     assert not ollama.blobs
-    assert not asked(ollama, "/api/create")
+    assert not created(ollama)
     return str(lines[-1]["error"])
 
 
@@ -529,14 +509,13 @@ async def test_a_shard_of_another_split_is_refused_by_its_header(
     assert f"{REPOSITORY}/{parts[0]} cannot be used: part 2 of 3 has the split.no 2 instead of 1" in error
 
 
-async def test_quantized_weights_under_an_unquantized_name_are_refused_by_their_header(
-    hub: StandInHub, client: Client, ollama: StandInOllama
-) -> None:
+async def test_quantized_weights_named_f16_are_refused(hub: StandInHub, client: Client, ollama: StandInOllama) -> None:
+    """Their header tells the truth."""
     hub.add(REPOSITORY, {"m-F16.gguf": tiny_gguf("Q8_0")})
     assert "is named F16, but token_embd.weight is Q8_0" in await refused(client, hub, ollama)
 
 
-async def test_a_header_longer_than_what_is_read_first_is_read_on(
+async def test_a_long_header_is_read_in_several_requests(
     hub: StandInHub, client: Client, ollama: StandInOllama
 ) -> None:
     tokens = Field.array(ValueType.STRING, [f"token number {number}" for number in range(20_000)])
@@ -578,6 +557,6 @@ async def test_a_split_in_a_folder_of_this_machine(
         lines = await Client(app.address.url, session).pull("home/acme/tiny:f16")
     assert lines[-1] == {"status": "success"}
     assert weights(ollama, "home/acme/tiny:f16") == [("model", digest_of(FLOATS))]
-    bars = bars_of(lines)
+    bars = last_bars(lines)
     assert len(bars) == 3
     assert all(total == completed for total, completed in bars.values())

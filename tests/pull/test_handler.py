@@ -20,6 +20,7 @@ from proxy.standins.repository import tiny_llama
 from proxy.transfer import progress
 from proxy.transfer.streams import FIRST_STREAMS
 from tests.kit.conversions import converted
+from tests.kit.ollama_log import created, uploads
 from tests.kit.support import (
     GGUF_BYTES,
     NO_TEMPLATE,
@@ -40,19 +41,10 @@ UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
 """Where Ollama does not reach the proxy, it makes models by creates."""
 
 
-def created(ollama: StandInOllama) -> list[dict[str, Any]]:
-    """The bodies of the creates that Ollama was asked for."""
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
-
-
 def layer(ollama: StandInOllama, kind: str, name: str = NAME) -> str:
     """The digest of a model's only layer of a kind."""
     [digest] = [layer.digest for layer in ollama.models[name].layers if layer.kind == kind]
     return digest
-
-
-def uploads(ollama: StandInOllama) -> list[str]:
-    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
 
 
 def weights_uploaded(ollama: StandInOllama) -> int:
@@ -67,7 +59,7 @@ def files(hub: StandInHub) -> dict[str, bytes]:
     return files
 
 
-async def test_a_pull_says_what_the_contract_says_in_that_order(
+async def test_the_lines_are_the_contracts_in_its_order(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     lines = await client.pull(NAME)
@@ -81,7 +73,7 @@ async def test_a_pull_says_what_the_contract_says_in_that_order(
     assert NAME in ollama.models
 
 
-async def test_one_gguf_and_what_is_beside_it_become_blobs(
+async def test_the_gguf_and_the_small_layers_become_blobs(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
@@ -157,7 +149,7 @@ async def test_a_failure_is_500_without_a_stream_and_a_line_within_one(client: C
         {"model": f" {NAME} "},
     ],
 )
-async def test_every_clients_way_of_naming_a_model_is_understood(
+async def test_all_clients_names_of_a_model_are_understood(
     client: Client, files: dict[str, bytes], ollama: StandInOllama, body: dict[str, Any]
 ) -> None:
     status, answer = await client.post("/api/pull", body)
@@ -190,9 +182,7 @@ async def test_the_two_names_of_the_hub_are_two_models(
         b'{"name": "hf.co/a/b:8b-cloud"}',
     ],
 )
-async def test_what_is_not_ours_is_answered_by_ollama_itself(
-    client: Client, ollama: StandInOllama, body: bytes
-) -> None:
+async def test_ollama_answers_what_no_source_claims(client: Client, ollama: StandInOllama, body: bytes) -> None:
     answers = []
     for url in (client.url, ollama.url):
         async with client.session.post(f"{url}/api/pull", data=body) as response:
@@ -200,15 +190,13 @@ async def test_what_is_not_ours_is_answered_by_ollama_itself(
     assert answers[0] == answers[1]
 
 
-async def test_a_body_that_never_ends_goes_on_to_ollama_without_being_gathered(
-    client: Client, ollama: StandInOllama
-) -> None:
+async def test_an_endless_body_is_forwarded_without_buffering(client: Client, ollama: StandInOllama) -> None:
     body = b'{"name": "' + b"x" * 3_000_000 + b'"}'
     async with client.session.post(f"{client.url}/api/pull", data=io.BytesIO(body)) as response:
         assert (response.status, await response.json()) == (400, {"error": "invalid model name"})
 
 
-async def test_a_gguf_repository_is_pulled_by_ollama_itself_without_insecure(
+async def test_ollama_pulls_a_gguf_itself_without_insecure(
     client: Client, hub: StandInHub, ollama: StandInOllama, public_hub: None
 ) -> None:
     """Open WebUI says `insecure` in every pull, which breaks hf.co there."""
@@ -303,9 +291,7 @@ async def test_refusals_come_before_the_first_weight_byte(
 
 
 @pytest.mark.parametrize("lfs", [False, True])
-async def test_a_file_is_refused_where_it_would_fill_the_memory(
-    client: Client, hub: StandInHub, tmp_path: Path, lfs: bool
-) -> None:
+async def test_a_too_large_small_file_is_refused(client: Client, hub: StandInHub, tmp_path: Path, lfs: bool) -> None:
     large = tmp_path / "tokenizer.json"
     with large.open("wb") as file:
         file.truncate(65 * 1024**2)
@@ -400,9 +386,10 @@ async def test_a_jinja_file_is_the_template_of_the_gguf(client: Client, hub: Sta
     assert template.encode() in ollama.beginning(digest_of(expected))
 
 
-async def test_a_client_that_leaves_during_the_transfer_ends_it_where_nothing_is_to_linger(
+async def test_without_linger_the_last_client_ends_the_transfer(
     files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """With `pull.linger = 0`, the transfer ends when its only client leaves."""
     hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
     async with App(settings(hub.endpoint, ollama.url, pull={"linger": 0})) as app:
         async with session.post(f"{app.address.url}/api/pull", json={"model": NAME}) as response:
@@ -415,7 +402,7 @@ async def test_a_client_that_leaves_during_the_transfer_ends_it_where_nothing_is
 
 @pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_model_that_is_being_made_is_made_although_the_client_has_left(
+async def test_a_create_ends_although_its_client_left(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -437,7 +424,7 @@ async def test_a_model_that_is_being_made_is_made_although_the_client_has_left(
 
 
 @pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
-async def test_the_silence_while_a_model_is_made_is_filled_with_the_newest_bar(
+async def test_keep_alives_repeat_the_newest_bar(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -445,7 +432,7 @@ async def test_the_silence_while_a_model_is_made_is_filled_with_the_newest_bar(
     monkeypatch: pytest.MonkeyPatch,
     way: dict[str, str],
 ) -> None:
-    """Node gives up after 300 s without a byte, and a create says nothing before its end."""
+    """While Ollama creates the model, nothing else moves."""
     monkeypatch.setattr(progress, "KEEP_ALIVE_SECONDS", 0.02)
     ollama.hold_making = asyncio.Event()
     weights = files["model.safetensors"]
@@ -491,9 +478,10 @@ async def test_a_failure_of_ollama_is_the_last_line(
     assert not [line for line in lines if line.get("status") == "success"]
 
 
-async def test_what_a_repository_or_ollama_says_is_no_command_to_a_terminal(
+async def test_texts_from_outside_cannot_control_a_terminal(
     hub: StandInHub, files: dict[str, bytes], ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """Texts of a repository and of Ollama."""
     hostile = "\x1b]0;owned\x07\x1b[2J\u202e"
     template = json.dumps({"chat_template": f"{{{{ raise_exception('{hostile}') }}}}"}).encode()
     hub.add("acme/tiny", files | {"tokenizer_config.json": template})
@@ -514,10 +502,10 @@ async def test_what_a_repository_or_ollama_says_is_no_command_to_a_terminal(
         ("ollama-js/0.6.3 (x64 linux Node.js/v20)", [NO_TEMPLATE]),
     ],
 )
-async def test_ollamas_command_line_gets_a_warning_in_rows_that_a_terminal_has(
+async def test_ollamas_cli_gets_warnings_in_terminal_rows(
     client: Client, hub: StandInHub, files: dict[str, bytes], agent: str, warnings: list[str]
 ) -> None:
-    """It would leave a broken row behind ten times a second; other clients show each line as a message of its own."""
+    """Ollama's command line redraws a status that is longer than one row wrongly."""
     hub.add("acme/tiny", files | {"tokenizer_config.json": b"{}"})
     body = {"model": NAME, "stream": True}
     async with client.session.post(f"{client.url}/api/pull", json=body, headers={"User-Agent": agent}) as response:
@@ -550,7 +538,7 @@ async def test_a_shutdown_ends_the_stream_with_an_error_line(
     assert "the proxy is shutting down" in (await pulling)[-1]["error"]
 
 
-async def test_a_fault_of_ours_is_told_without_a_traceback(
+async def test_an_internal_error_is_reported_without_traceback(
     client: Client, app: App, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
@@ -575,9 +563,10 @@ async def test_the_python_client_shows_a_pull_as_its_own(
     await python._client.aclose()
 
 
-async def test_a_second_pull_is_planned_while_the_first_one_fills_every_connection(
+async def test_a_full_transfer_does_not_delay_another_plan(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """A second pull is planned while the first one uses every connection."""
     hub.add("acme/slow", tiny_llama(shards=8))
     hub.add("acme/tiny", tiny_llama(seed=2))
     hub.faults.append(Fault("*", "hang", after=100_000, times=8))

@@ -159,7 +159,7 @@ COPIES = [("POST /api/copy", 1), ("POST /api/copy", 2)]
 @pytest.mark.parametrize(("step", "number"), COPIES)
 @pytest.mark.parametrize("trouble", [refused, refused_when_done])
 @pytest.mark.parametrize(("name", "verify"), [(NAME, False), (QUANTIZED, True)])
-async def test_what_ollama_refuses_to_call_by_its_name_is_there_for_the_next_pull(
+async def test_a_refused_copy_keeps_the_model_for_the_next_pull(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -195,7 +195,7 @@ async def test_what_ollama_refuses_to_call_by_its_name_is_there_for_the_next_pul
         *((QUANTIZED, True, *copy) for copy in COPIES),
     ],
 )
-async def test_an_ollama_that_breaks_off_while_a_model_gets_its_name_is_waited_for(
+async def test_a_pull_waits_for_ollama_during_the_copy(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -217,7 +217,7 @@ async def test_an_ollama_that_breaks_off_while_a_model_gets_its_name_is_waited_f
         assert sum(one.body_bytes for one in fetched(hub)) == sum(weights_of(NEW).values())
 
 
-async def test_an_ollama_that_breaks_off_while_it_pulls_a_manifest_is_waited_for(
+async def test_a_pull_waits_for_ollama_during_the_manifest(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await replace(client, hub, NAME)
@@ -230,9 +230,11 @@ async def test_an_ollama_that_breaks_off_while_it_pulls_a_manifest_is_waited_for
     check_clean(ollama, NAME)
 
 
-async def test_an_ollama_that_stays_away_while_a_model_gets_its_name_is_an_error_and_costs_nothing_later(
+async def test_an_ollama_that_stays_away_costs_nothing_later(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ollama is gone while the model gets its name: the pull is an error, and the next one fetches nothing again."""
+
     async def gone(ollama: StandInOllama, _: web.Request, __: Handler) -> web.StreamResponse:
         restarting.append(asyncio.create_task(ollama.close()))
         await asyncio.Event().wait()
@@ -254,9 +256,10 @@ async def test_an_ollama_that_stays_away_while_a_model_gets_its_name_is_an_error
 
 @pytest.mark.parametrize("trouble", [refused, unanswered, restarted])
 @pytest.mark.parametrize("number", [1, 2])
-async def test_a_temporary_name_that_stays_is_no_failure_and_goes_with_the_next_sweep(
+async def test_a_left_temporary_model_goes_with_the_next_sweep(
     client: Client, hub: StandInHub, ollama: StandInOllama, trouble: Trouble, number: int
 ) -> None:
+    """The pull succeeds although the temporary model could not be removed."""
     await replace(client, hub, NAME)
     script = Script(ollama, "DELETE /api/delete", number, trouble)
     assert (await client.pull(NAME))[-1] == SUCCESS
@@ -271,7 +274,7 @@ async def test_a_temporary_name_that_stays_is_no_failure_and_goes_with_the_next_
 
 
 @pytest.mark.parametrize("asked_for", [False, True])
-async def test_what_ollama_will_not_pull_it_creates(
+async def test_a_refused_manifest_becomes_a_create(
     client: Client, hub: StandInHub, ollama: StandInOllama, caplog: pytest.LogCaptureFixture, asked_for: bool
 ) -> None:
     """It came for the manifest, so the address of the proxy is not what is wrong."""
@@ -307,13 +310,14 @@ class CreateInstead:
 @pytest.mark.parametrize(
     ("trouble", "said"), [("write /models/blobs/x: no space left on device", "no space left"), (None, "broke off")]
 )
-async def test_a_create_that_breaks_off_costs_the_old_model_nothing_and_the_hub_nothing_more(
+async def test_an_interrupted_create_keeps_the_old_model(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
     trouble: str | None,
     said: str,
 ) -> None:
+    """The next pull fetches nothing again."""
     async with proxy(hub, ollama, session) as (_, client):
         await replace(client, hub, QUANTIZED)
         old = weights(ollama, QUANTIZED)
@@ -332,7 +336,7 @@ async def test_a_create_that_breaks_off_costs_the_old_model_nothing_and_the_hub_
         check_clean(ollama, QUANTIZED)
 
 
-async def test_what_ollama_refuses_to_make_a_model_of_is_given_up(
+async def test_files_that_ollama_rejects_are_removed(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     async with proxy(hub, ollama, session) as (_, client):
@@ -347,7 +351,7 @@ async def test_what_ollama_refuses_to_make_a_model_of_is_given_up(
 
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest.mark.parametrize("name", [NAME, QUANTIZED])
-async def test_a_model_that_is_made_but_not_remembered_is_found_by_the_next_pull(
+async def test_an_unrecorded_model_is_found_by_the_next_pull(
     app: App, client: Client, hub: StandInHub, ollama: StandInOllama, name: str, cancelled: bool
 ) -> None:
     """What is remembered under its name is another one."""
@@ -376,9 +380,10 @@ async def test_a_model_that_is_made_but_not_remembered_is_found_by_the_next_pull
 
 
 @pytest.mark.parametrize("name", [NAME, QUANTIZED])
-async def test_a_model_whose_settings_change_while_its_pull_is_cancelled_is_found_by_the_next_pull(
+async def test_a_cancelled_recreate_is_found_by_the_next_pull(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, name: str
 ) -> None:
+    """The pull that changed only settings was cancelled while the model was made."""
     async with proxy(hub, ollama, session) as (_, client):
         hub.add("acme/tiny", NEW)
         assert (await client.pull(name))[-1] == SUCCESS
@@ -413,9 +418,10 @@ HELD = [("POST /api/pull", 1), *COPIES]
 
 
 @pytest.mark.parametrize(("step", "number"), HELD)
-async def test_a_sweep_leaves_an_install_alone_and_a_dry_run_names_nothing_of_it(
+async def test_a_sweep_leaves_a_running_install_alone(
     client: Client, hub: StandInHub, ollama: StandInOllama, step: str, number: int
 ) -> None:
+    """A dry run names nothing of it either."""
     await replace(client, hub, NAME)
     script = Script(ollama, step, number)
     pulling = asyncio.create_task(client.pull(NAME))
@@ -434,7 +440,7 @@ async def test_a_sweep_leaves_an_install_alone_and_a_dry_run_names_nothing_of_it
 
 
 @pytest.mark.parametrize(("step", "number"), HELD)
-async def test_an_install_that_is_cancelled_comes_to_its_end_and_leaves_nothing(
+async def test_a_cancelled_install_ends_and_leaves_nothing(
     app: App, client: Client, hub: StandInHub, ollama: StandInOllama, step: str, number: int
 ) -> None:
     await replace(client, hub, NAME)
@@ -459,9 +465,10 @@ async def test_an_install_that_is_cancelled_comes_to_its_end_and_leaves_nothing(
 
 @pytest.mark.parametrize("name", [NAME, QUANTIZED])
 @pytest.mark.parametrize("in_transfer", [True, False])
-async def test_a_model_that_is_removed_while_it_is_installed_is_gone_then_with_all_that_was_its(
+async def test_removing_a_model_during_its_install_removes_all(
     app: App, client: Client, hub: StandInHub, ollama: StandInOllama, name: str, in_transfer: bool
 ) -> None:
+    """The next pull makes it again."""
     hub.add("acme/tiny", OLD)
     if in_transfer:
         ollama.hold_upload = asyncio.Event()
@@ -493,7 +500,7 @@ async def test_a_model_that_is_removed_while_it_is_installed_is_gone_then_with_a
 
 
 @pytest.mark.parametrize("tag", ["bf16", "q8_0"])
-async def test_two_names_of_the_same_files_share_the_transfer_and_are_two_models(
+async def test_two_names_share_a_transfer_and_are_two_models(
     client: Client, hub: StandInHub, ollama: StandInOllama, tag: str
 ) -> None:
     hub.add("acme/tiny", NEW)
@@ -512,10 +519,10 @@ async def test_two_names_of_the_same_files_share_the_transfer_and_are_two_models
 
 
 @pytest.mark.parametrize("linger", ["5m", "0s"])
-async def test_thirty_clients_that_come_and_go_get_three_quantizations_of_one_repository(
+async def test_thirty_clients_share_three_quantizations(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, linger: str
 ) -> None:
-    """Each leaves twice in the middle and comes back. While somebody may come back, all is fetched once for each."""
+    """The clients come and go at random."""
     hub.add("acme/tiny", NEW)
     hub.rate = 3_000_000
     names = [f"hf.co/acme/tiny:{tag}" for tag in ("bf16", "q8_0", "q4_K_M")]
@@ -550,7 +557,7 @@ async def test_thirty_clients_that_come_and_go_get_three_quantizations_of_one_re
             assert sum(one.body_bytes for one in fetched(hub)) == 3 * sum(weights_of(NEW).values())
 
 
-async def test_a_template_that_ollama_cannot_use_is_refused_and_replaces_nothing(
+async def test_an_unusable_template_is_refused(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     """Before a weight byte."""
@@ -568,7 +575,7 @@ async def test_a_template_that_ollama_cannot_use_is_refused_and_replaces_nothing
         check_clean(ollama, NAME)
 
 
-async def test_a_template_is_tried_though_another_model_is_made_meanwhile(
+async def test_a_template_check_survives_another_create(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     """Whoever makes a model removes the temporary ones that no pull needs; the one of a trial is needed."""

@@ -21,6 +21,7 @@ from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from proxy.store.reclaim import TEMPORARY
 from proxy.transfer import window
+from tests.kit.ollama_log import bodies, created, uploads
 from tests.kit.support import MAKING, PATIENCE, Client, digest_of, eventually, fetched, making, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
@@ -102,26 +103,21 @@ def weights_of(files: dict[str, bytes]) -> dict[str, int]:
     return {digest_of(content): len(content) for path, content in files.items() if WEIGHTS.search(path)}
 
 
-def uploads(ollama: StandInOllama) -> int:
-    """How many blobs of weights were begun."""
-    sent = [request for request in ollama.requests if request.path.startswith("/api/blobs/")]
-    return sum(request.method == hdrs.METH_POST and request.received > LARGEST_SMALL_FILE for request in sent)
+def weight_uploads(ollama: StandInOllama) -> list[str]:
+    """Also those that did not end."""
+    return uploads(ollama, least=LARGEST_SMALL_FILE)
 
 
 def named(ollama: StandInOllama) -> list[str]:
     """The models that got their names, in that order."""
-    creates = [orjson.loads(request.body or b"{}")["model"] for request in asked(ollama, "/api/create")]
-    copies = [orjson.loads(request.body or b"{}")["destination"] for request in asked(ollama, "/api/copy")]
+    creates = [body["model"] for body in created(ollama)]
+    copies = [body["destination"] for body in bodies(ollama, "/api/copy")]
     return [name for name in (*creates, *copies) if not TEMPORARY.fullmatch(name)]
-
-
-def asked(ollama: StandInOllama, path: str) -> list[Any]:
-    return [request for request in ollama.requests if request.path == path]
 
 
 async def being_made(ollama: StandInOllama, way: dict[str, str]) -> None:
     """Wait until Ollama makes a model, in the way that these settings mean."""
-    await eventually(lambda: asked(ollama, "/api/create") if way else making(ollama.requests))
+    await eventually(lambda: created(ollama) if way else making(ollama.requests))
 
 
 async def remove(client: Client, **body: str) -> tuple[int, bytes]:
@@ -155,9 +151,10 @@ async def begun(app: App, client: Client, name: str = NAME) -> Attached:
 # One job for all who want the same model
 
 
-async def test_two_clients_of_one_name_share_one_job_whatever_its_case(
+async def test_two_clients_of_one_name_share_one_job(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """The names differ in case."""
     files = tiny_llama(shards=3)
     hub.add("acme/tiny", files)
     hub.line = SLOW
@@ -171,7 +168,7 @@ async def test_two_clients_of_one_name_share_one_job_whatever_its_case(
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
     assert named(ollama) == [NAME]
     assert brought(hub) == sum(weights_of(files).values())
-    assert uploads(ollama) == 1
+    assert len(weight_uploads(ollama)) == 1
     assert second.lines[0] == {"status": "pulling manifest"}
     present = second.lines[1:4]
     assert {bar["digest"]: bar["total"] for bar in present} == weights_of(files)
@@ -181,7 +178,7 @@ async def test_two_clients_of_one_name_share_one_job_whatever_its_case(
     assert last[0] == last[1]
 
 
-async def test_who_waits_for_one_answer_joins_the_same_job(
+async def test_a_client_without_a_stream_joins_the_job(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     first = await begun(app, client)
@@ -194,9 +191,10 @@ async def test_who_waits_for_one_answer_joins_the_same_job(
     assert brought(hub) == size
 
 
-async def test_who_comes_while_the_model_is_made_reads_what_was_and_what_comes(
+async def test_a_late_client_gets_earlier_and_later_lines(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
+    """It attaches while the model is made."""
     hub.line = None
     ollama.hold_making = asyncio.Event()
     first = Attached(client, NAME)
@@ -209,9 +207,10 @@ async def test_who_comes_while_the_model_is_made_reads_what_was_and_what_comes(
     assert named(ollama) == [NAME]
 
 
-async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_nothing_is_to_linger(
+async def test_one_client_that_leaves_changes_nothing_for_others(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
 ) -> None:
+    """Even with `pull.linger = 0`."""
     async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
         first = await begun(app, client)
         stays = [Attached(client, NAME), Attached(client, NAME)]
@@ -231,7 +230,7 @@ async def test_one_client_that_leaves_changes_nothing_for_the_others_even_where_
     assert brought(hub) == size
 
 
-async def test_a_new_pull_goes_on_with_the_one_that_everybody_left(
+async def test_a_new_client_joins_a_lingering_job(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     first = await begun(app, client)
@@ -248,7 +247,7 @@ async def test_a_new_pull_goes_on_with_the_one_that_everybody_left(
     assert named(ollama) == [NAME]
 
 
-async def test_a_pull_that_everybody_left_becomes_a_model_while_it_lingers(
+async def test_a_lingering_job_makes_its_model(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     first = await begun(app, client)
@@ -260,9 +259,10 @@ async def test_a_pull_that_everybody_left_becomes_a_model_while_it_lingers(
 
 
 @pytest.mark.parametrize("linger", [0, 0.3])
-async def test_a_pull_ends_when_it_has_lingered_and_the_next_moves_only_what_was_not_finished(
+async def test_an_abandoned_job_keeps_its_finished_files(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int, linger: float
 ) -> None:
+    """The job ends after `pull.linger`. The next pull moves only unfinished files."""
     files = {"model-Q8_0.gguf": tiny_gguf("Q8_0"), "mmproj-F16.gguf": tiny_projector(rows=4000)}
     hub.add("acme/tiny", files)
     last = "mmproj-F16.gguf"
@@ -284,7 +284,7 @@ async def test_a_pull_ends_when_it_has_lingered_and_the_next_moves_only_what_was
     assert named(ollama) == [GGUF_NAME]
 
 
-async def test_who_comes_back_in_time_stops_the_clock(
+async def test_a_client_that_returns_in_time_keeps_the_job(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
 ) -> None:
     linger = 2.0
@@ -303,7 +303,7 @@ async def test_who_comes_back_in_time_stops_the_clock(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_a_model_that_is_being_made_is_made_although_all_have_left_and_nothing_is_to_linger(
+async def test_a_create_ends_although_all_clients_left(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -311,6 +311,7 @@ async def test_a_model_that_is_being_made_is_made_although_all_have_left_and_not
     way: dict[str, str],
     reclaim: bool,
 ) -> None:
+    """Even with `pull.linger = 0`."""
     hub.line = None
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim} | way) as (app, client):
@@ -322,13 +323,14 @@ async def test_a_model_that_is_being_made_is_made_although_all_have_left_and_not
         await eventually(lambda: newest(app).ended)
         assert (newest(app).state, newest(app).error) == ("done", None)
     assert list(ollama.models) == [NAME]
-    assert bool(asked(ollama, "/api/create")) == bool(way)
+    assert bool(created(ollama)) == bool(way)
     assert ollama.abandoned_creates == 0
 
 
-async def test_a_pull_that_waits_for_another_model_to_be_made_ends_when_all_have_left(
+async def test_a_job_that_waits_for_a_create_can_be_abandoned(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
 ) -> None:
+    """Its last client leaves while the create of another model runs."""
     hub.add("acme/other", tiny_llama(seed=1))
     hub.line = None
     ollama.hold_making = asyncio.Event()
@@ -381,7 +383,7 @@ async def test_a_file_of_two_models_moves_once(
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
     assert brought(hub) == size
-    assert uploads(ollama) == 1
+    assert len(weight_uploads(ollama)) == 1
     assert sorted(ollama.models) == sorted(names)
     bars = [line.get("completed", 0) for line in second.lines if line.get("digest") == digest]
     assert next(filter(None, bars)) >= seen
@@ -390,7 +392,7 @@ async def test_a_file_of_two_models_moves_once(
 
 @pytest.mark.parametrize("names", SHARING)
 @pytest.mark.parametrize("cancelled", [0, 1])
-async def test_the_transfer_goes_on_for_one_model_when_the_other_is_cancelled(
+async def test_a_shared_transfer_survives_one_cancelled_pull(
     client: Client,
     app: App,
     hub: StandInHub,
@@ -410,11 +412,11 @@ async def test_the_transfer_goes_on_for_one_model_when_the_other_is_cancelled(
     assert await stays.end() == SUCCESS
     assert list(ollama.models) == [names[1 - cancelled]]
     assert brought(hub) == sum(weights_of(gguf if names is GGUFS else files).values())
-    assert uploads(ollama) == 1
+    assert len(weight_uploads(ollama)) == 1
 
 
 @pytest.mark.parametrize("names", SHARING)
-async def test_a_transfer_that_all_its_models_leave_ends_and_begins_anew_for_the_next(
+async def test_a_transfer_that_all_pulls_left_begins_again(
     client: Client,
     app: App,
     hub: StandInHub,
@@ -433,12 +435,13 @@ async def test_a_transfer_that_all_its_models_leave_ends_and_begins_anew_for_the
     hub.line = None
     assert (await client.pull(names[1]))[-1] == SUCCESS
     assert brought(hub) - at_the_end == size
-    assert uploads(ollama) == 2
+    assert len(weight_uploads(ollama)) == 2
 
 
-async def test_a_file_that_arrives_damaged_twice_ends_its_pull_and_the_other_tries_by_itself(
+async def test_a_twice_damaged_file_ends_one_pull_of_two(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, gguf: dict[str, bytes]
 ) -> None:
+    """The other pull tries again on its own."""
     [(digest, size)] = weights_of(gguf).items()
     hub.faults.append(Fault("model-Q8_0.gguf", "corrupt", after=size - 1, times=2))
     both = [await begun(app, client, name) for name in GGUFS]
@@ -447,11 +450,11 @@ async def test_a_file_that_arrives_damaged_twice_ends_its_pull_and_the_other_tri
     assert await both[1].end() == SUCCESS
     assert list(ollama.models) == [GGUFS[1]]
     assert brought(hub) == 3 * size
-    assert uploads(ollama) == 3
+    assert len(weight_uploads(ollama)) == 3
     assert ollama.blobs[digest] == size
 
 
-async def test_those_who_try_again_after_a_failed_transfer_share_the_next(
+async def test_retries_after_a_failed_transfer_are_shared(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, gguf: dict[str, bytes]
 ) -> None:
     size = sum(weights_of(gguf).values())
@@ -466,7 +469,7 @@ async def test_those_who_try_again_after_a_failed_transfer_share_the_next(
     assert brought(hub) == 3 * size
 
 
-async def test_a_file_that_never_comes_is_an_error_for_each_model_that_names_its_own_repository(
+async def test_each_pull_of_a_lost_file_names_its_repository(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, gguf: dict[str, bytes]
 ) -> None:
     hub.faults.append(Fault("model-Q8_0.gguf", "short", after=200_000, times=-1))
@@ -506,9 +509,10 @@ async def test_a_hundred_clients_cost_one_transfer(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_clients_that_come_and_go_at_random_never_disturb_each_other(
+async def test_random_clients_never_disturb_each_other(
     crowd: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int, seed: int
 ) -> None:
+    """They attach and leave at random times."""
     rng = random.Random(seed)
     hub.line = size // 2
     stayed: list[object] = []
@@ -566,9 +570,10 @@ def came_for(hub: StandInHub) -> list[str]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-async def test_pulls_beyond_the_limit_wait_in_the_order_in_which_they_came_and_say_for_how_many(
+async def test_pulls_beyond_the_limit_wait_in_order(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, jobs: int
 ) -> None:
+    """They show how many pulls are before them."""
     names = repositories(hub, 5)
     async with proxying(hub, ollama, session, pull={"jobs": jobs}) as (app, client):
         clients = await in_line(app, client, names)
@@ -589,7 +594,7 @@ async def test_pulls_beyond_the_limit_wait_in_the_order_in_which_they_came_and_s
     assert sorted(ollama.models) == sorted(names)
 
 
-async def test_a_waiting_pull_that_is_cancelled_or_left_leaves_the_line(
+async def test_a_cancelled_or_abandoned_pull_leaves_the_queue(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     names = repositories(hub, 4)
@@ -606,7 +611,7 @@ async def test_a_waiting_pull_that_is_cancelled_or_left_leaves_the_line(
     assert named(ollama) == [names[0], names[3]]
 
 
-async def test_a_pull_that_fails_gives_its_turn_to_the_next(
+async def test_a_failed_pull_admits_the_next(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     names = repositories(hub, 2)
@@ -619,7 +624,7 @@ async def test_a_pull_that_fails_gives_its_turn_to_the_next(
     assert list(ollama.models) == [names[1]]
 
 
-async def test_what_needs_no_bytes_waits_for_nobody(
+async def test_pulls_without_bytes_do_not_wait(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     names = repositories(hub, 2)
@@ -675,7 +680,7 @@ async def test_models_are_made_one_at_a_time(
     assert at_once == [1] * (8 if way else 4)
 
 
-async def test_who_waits_for_another_model_to_be_made_is_told_so(
+async def test_a_pull_shows_that_it_waits_for_a_create(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     names = repositories(hub, 2)
@@ -696,9 +701,10 @@ async def test_who_waits_for_another_model_to_be_made_is_told_so(
 
 
 @pytest.mark.parametrize("body", [{"model": SAME_NAME}, {"name": NAME}, {"Model": NAME, "name": "other"}])
-async def test_removing_a_model_in_transfer_ends_its_pull_and_is_well_although_ollama_has_none(
+async def test_removing_a_model_in_transfer_ends_its_pull(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes], body: dict[str, str]
 ) -> None:
+    """The answer is 200 although Ollama does not have the model yet."""
     hub.add("acme/other", tiny_llama(seed=1))
     first = await begun(app, client)
     second = asyncio.create_task(client.pull_at_once(NAME))
@@ -708,7 +714,7 @@ async def test_removing_a_model_in_transfer_ends_its_pull_and_is_well_although_o
     assert "was removed while it was pulled" in error
     assert await second == (500, {"error": error})
     assert (newest(app).state, newest(app).error) == ("failed", error)
-    assert len(asked(ollama, "/api/delete")) == 1
+    assert len(bodies(ollama, "/api/delete")) == 1
     hub.line = None
     assert (await client.pull("hf.co/acme/other"))[-1] == SUCCESS
     assert named(ollama) == ["hf.co/acme/other:latest"]
@@ -718,7 +724,7 @@ async def test_removing_a_model_in_transfer_ends_its_pull_and_is_well_although_o
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_a_model_is_made_to_its_end_before_it_is_removed(
+async def test_a_create_ends_before_its_model_is_removed(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -734,7 +740,7 @@ async def test_a_model_is_made_to_its_end_before_it_is_removed(
         removing = asyncio.create_task(remove(client, model=NAME))
         assert "was removed while it was pulled" in (await first.end())["error"]
         assert not removing.done()
-        assert not asked(ollama, "/api/delete")
+        assert not bodies(ollama, "/api/delete")
         ollama.hold_making.set()
         assert await removing == (200, b"")
         assert newest(app).state == "failed"
@@ -744,9 +750,10 @@ async def test_a_model_is_made_to_its_end_before_it_is_removed(
     assert NAME not in ollama.models
 
 
-async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_model_is_made(
+async def test_a_client_without_a_stream_gets_the_removal(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
+    """At once, although the create still runs."""
     hub.line = None
     ollama.hold_making = asyncio.Event()
     first = asyncio.create_task(client.pull_at_once(NAME))
@@ -760,7 +767,7 @@ async def test_who_waits_for_one_answer_is_told_of_the_removal_while_the_model_i
     assert "was removed while it was pulled" in answer["error"]
 
 
-async def test_removing_goes_on_although_its_client_leaves(
+async def test_a_removal_continues_without_its_client(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     hub.line = None
@@ -772,14 +779,15 @@ async def test_removing_goes_on_although_its_client_leaves(
     removing.cancel()
     await asyncio.wait([removing])
     ollama.hold_making.set()
-    await eventually(lambda: asked(ollama, "/api/delete"))
+    await eventually(lambda: bodies(ollama, "/api/delete"))
     await eventually(lambda: NAME not in ollama.models)
     assert ollama.abandoned_creates == 0
 
 
-async def test_removing_a_model_that_is_being_updated_removes_the_old_one_too(
+async def test_removing_a_model_during_its_update(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
+    """Ollama's old model is removed too."""
     hub.line = None
     assert (await client.pull(NAME))[-1] == SUCCESS
     hub.repositories["acme/tiny"].update(tiny_llama(seed=1))
@@ -813,9 +821,10 @@ async def test_removing_another_model_leaves_a_pull_alone(
         b"",
     ],
 )
-async def test_removing_a_model_that_nobody_pulls_is_answered_by_ollama_itself(
+async def test_ollama_answers_the_removal_of_other_models(
     client: Client, hub: StandInHub, ollama: StandInOllama, size: int, body: bytes
 ) -> None:
+    """Of models that are not being pulled."""
     hub.line = None
     answers = []
     for url in (client.url, ollama.url):
@@ -826,7 +835,7 @@ async def test_removing_a_model_that_nobody_pulls_is_answered_by_ollama_itself(
     assert answers[0] == answers[1]
 
 
-async def test_a_model_whose_pull_was_cancelled_can_be_pulled_again_at_once(
+async def test_a_cancelled_pull_can_be_repeated_at_once(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     first = await begun(app, client)
@@ -841,7 +850,7 @@ async def test_a_model_whose_pull_was_cancelled_can_be_pulled_again_at_once(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reclaim", [False, True])
-async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_one_to_be_made(
+async def test_a_pull_during_a_waiting_removal(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -849,6 +858,7 @@ async def test_a_model_can_be_pulled_again_while_its_removal_waits_for_the_old_o
     way: dict[str, str],
     reclaim: bool,
 ) -> None:
+    """The removal waits for the create of the cancelled pull; the new pull makes the model after the removal."""
     hub.line = None
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
@@ -886,14 +896,16 @@ async def ending(app: App) -> AsyncIterator[None]:
             await closing
 
 
-def test_an_end_takes_less_than_the_5_s_that_a_service_manager_may_give() -> None:
+def test_a_shutdown_takes_less_than_5_seconds() -> None:
     # aiohttp waits twice: for the handlers to end, and for them to have been cancelled.
+    """A service manager may kill the proxy after that."""
     assert CREATE_SECONDS + 2 * FAREWELL_SECONDS < 5
 
 
-async def test_an_end_in_transfer_tells_every_client_to_pull_again(
+async def test_a_shutdown_during_a_transfer_ends_the_streams(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int
 ) -> None:
+    """Every client gets an error line that tells it to pull again."""
     hub.add("acme/other", tiny_llama(seed=1))
     async with App(settings(hub.endpoint, ollama.url, pull={"jobs": 1})) as app:
         client = Client(app.address.url, session)
@@ -912,9 +924,10 @@ async def test_an_end_in_transfer_tells_every_client_to_pull_again(
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
+async def test_a_shutdown_during_a_create_ends_the_streams(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, way: dict[str, str]
 ) -> None:
+    """Every client gets an error line that tells it to pull again."""
     hub.line = None
     ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
@@ -931,7 +944,7 @@ async def test_an_end_while_a_model_is_made_tells_every_client_to_pull_again(
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_model_that_is_soon_made_is_made_before_the_proxy_ends(
+async def test_a_shutdown_waits_shortly_for_a_create(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -953,9 +966,10 @@ async def test_a_model_that_is_soon_made_is_made_before_the_proxy_ends(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
+async def test_a_client_during_a_shutdown_gets_an_error_line(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, size: int, stream: bool
 ) -> None:
+    """It tells the client to pull again."""
     hub.line = None
     ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url)) as app:
@@ -969,7 +983,7 @@ async def test_who_comes_while_the_proxy_ends_is_told_to_pull_again(
             assert AGAIN in orjson.loads(answer.splitlines()[-1]).get("error", "")
 
 
-async def test_what_was_finished_before_the_end_is_not_fetched_again_after_it(
+async def test_finished_files_survive_a_shutdown(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, small_spans: int
 ) -> None:
     files = {"model-Q8_0.gguf": tiny_gguf("Q8_0"), "mmproj-F16.gguf": tiny_projector(rows=4000)}

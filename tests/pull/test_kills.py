@@ -207,13 +207,10 @@ async def duration(place: Place, client: Client) -> float:
 
 
 @pytest.mark.timeout(900)
-async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_moves_no_finished_file_again_and_leaves_nothing(
+async def test_the_pull_after_a_kill_at_any_moment(
     session: aiohttp.ClientSession,
 ) -> None:
-    """A file is finished when Ollama has its blob. It has moved again where Ollama took it twice from the beginning of
-    the pull that is killed to the success of the next, or where the next one asks the Hub for a byte of it. Once the
-    temporary model is made all files are finished, although their blobs may be gone.
-    """
+    """It succeeds, moves no finished file again, and leaves nothing."""
     found = Counter[str]()
     async with asyncio.TaskGroup() as places:
         for seed in SEEDS:

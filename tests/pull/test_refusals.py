@@ -444,7 +444,7 @@ async def test_a_hostile_header_is_never_a_fault_of_the_proxy(
     assert_nothing_moved(hub, ollama, files)
 
 
-async def test_without_a_gguf_on_the_hub_a_person_is_told_to_look_for_one(client: Client, hub: StandInHub) -> None:
+async def test_without_a_gguf_the_refusal_says_to_look_for_one(client: Client, hub: StandInHub) -> None:
     hub.add("acme/model", without("config.json"))
     assert (await client.pull("hf.co/acme/model"))[-1]["error"].endswith("; look for a GGUF of the same model")
 

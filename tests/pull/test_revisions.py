@@ -58,9 +58,8 @@ async def test_a_gguf_is_of_no_revision(client: Client, hub: StandInHub, better:
     assert await outdated(client) == {NAME: None}
 
 
-async def test_what_an_earlier_version_remembers_is_looked_at_and_not_fetched_again_where_it_is_the_same(
-    app: App, client: Client, hub: StandInHub
-) -> None:
+async def test_an_earlier_versions_record_costs_one_check(app: App, client: Client, hub: StandInHub) -> None:
+    """Nothing is fetched again if the model is the same."""
     hub.add("acme/tiny", tiny_llama())
     assert (await client.pull(NAME))[-1] == SUCCESS
     app._journal._do("UPDATE models SET made_by = '?'")

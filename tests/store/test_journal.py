@@ -64,7 +64,7 @@ def is_interrupted(journal: Journal, model: str) -> bool:
 # ---- pulls, and what they need
 
 
-def test_what_a_pull_claims_is_needed_until_it_ends(journal: Journal) -> None:
+def test_a_lease_protects_its_blobs_until_it_is_released(journal: Journal) -> None:
     for digest in (A, B, C):
         journal.track(digest, 1)
     first, second = journal.acquire(MODEL, None, [A]), journal.acquire("other", None, [A, B])
@@ -75,7 +75,7 @@ def test_what_a_pull_claims_is_needed_until_it_ends(journal: Journal) -> None:
     assert unneeded(journal) == [A, B, C]
 
 
-def test_a_digest_that_becomes_known_on_the_way_is_needed_too(journal: Journal) -> None:
+def test_a_blob_can_be_added_to_a_lease(journal: Journal) -> None:
     journal.track(A, 1)
     pull = journal.acquire(MODEL, None, [])
     journal.add(pull, [A])
@@ -85,7 +85,7 @@ def test_a_digest_that_becomes_known_on_the_way_is_needed_too(journal: Journal) 
     assert unneeded(journal) == [A]
 
 
-def test_a_pull_that_has_its_temporary_model_needs_that_and_no_blobs(journal: Journal) -> None:
+def test_a_lease_without_blobs_protects_its_model(journal: Journal) -> None:
     journal.track(A, 1)
     pull, other = journal.acquire(MODEL, "temporary", [A]), journal.acquire("other", None, [B])
     journal.track(B, 1)
@@ -97,7 +97,7 @@ def test_a_pull_that_has_its_temporary_model_needs_that_and_no_blobs(journal: Jo
     assert journal.temporary_models() == set()
 
 
-def test_a_temporary_model_is_needed_as_long_as_one_pull_wants_it(journal: Journal) -> None:
+def test_one_lease_is_enough_for_a_temporary_model(journal: Journal) -> None:
     pulls = [journal.acquire(name, "temporary", []) for name in ("one", "two")]
     journal.release(pulls[0])
     assert journal.temporary_models() == {"temporary"}
@@ -105,7 +105,8 @@ def test_a_temporary_model_is_needed_as_long_as_one_pull_wants_it(journal: Journ
     assert journal.temporary_models() == set()
 
 
-def test_a_temporary_model_that_a_broken_pull_left_goes_once_another_model_has_its_weights(journal: Journal) -> None:
+def test_a_finished_model_unprotects_its_temporary_model(journal: Journal) -> None:
+    """Also against an interrupted pull of another model, but not against a running one."""
     journal.track(A, 1)
     broken, other, running = (journal.acquire(name, "temporary", [A]) for name in ("one", "two", "three"))
     journal.expire_at(broken, 1e12)
@@ -116,8 +117,8 @@ def test_a_temporary_model_that_a_broken_pull_left_goes_once_another_model_has_i
     assert unneeded(journal) == []
 
 
-def test_what_broke_off_is_kept_until_its_time_and_not_longer(journal: Journal, clock: Clock) -> None:
-    """Also before anybody ends it."""
+def test_an_interrupted_lease_expires(journal: Journal, clock: Clock) -> None:
+    """Also before anything deletes its row."""
     journal.track(A, 1)
     pull = journal.acquire(MODEL, "temporary", [A])
     journal.expire_at(pull, clock.now + 100)
@@ -138,7 +139,7 @@ def test_what_broke_off_is_kept_until_its_time_and_not_longer(journal: Journal, 
     )
 
 
-def test_what_a_broken_pull_of_a_model_had_kept_can_be_ended_at_once(journal: Journal, clock: Clock) -> None:
+def test_interrupted_leases_of_a_model_can_be_released(journal: Journal, clock: Clock) -> None:
     for digest in (A, B, C):
         journal.track(digest, 1)
     journal.expire_at(journal.acquire(MODEL, None, [A]), clock.now + 100)
@@ -159,16 +160,15 @@ def test_what_a_broken_pull_of_a_model_had_kept_can_be_ended_at_once(journal: Jo
     assert unneeded(journal) == [A]
 
 
-def test_a_pull_that_runs_is_not_ended_by_the_time(journal: Journal) -> None:
+def test_a_running_lease_does_not_expire(journal: Journal) -> None:
     journal.track(A, 1)
     journal.acquire(MODEL, None, [A])
     journal.release_expired(1e12)
     assert unneeded(journal) == []
 
 
-def test_a_start_keeps_what_was_interrupted_and_leaves_what_had_broken_off_before(
-    journal: Journal, clock: Clock
-) -> None:
+def test_a_start_expires_only_leases_that_ran(journal: Journal, clock: Clock) -> None:
+    """A lease that was interrupted earlier keeps its time."""
     for digest in (A, B):
         journal.track(digest, 1)
     journal.expire_at(journal.acquire("broken", None, [A]), clock.now + 50)
@@ -182,8 +182,8 @@ def test_a_start_keeps_what_was_interrupted_and_leaves_what_had_broken_off_befor
     assert unneeded(journal) == [A, B]
 
 
-def test_the_next_pull_of_a_model_takes_over_what_an_earlier_one_left(journal: Journal) -> None:
-    """Without a moment in which nobody needs it; what it does not need is nobody's."""
+def test_the_next_lease_of_a_model_replaces_an_interrupted(journal: Journal) -> None:
+    """Without a moment in which a blob that both need is unprotected."""
     for digest in (A, B):
         journal.track(digest, 1)
     journal.expire_at(journal.acquire(MODEL, "old", [A, B]), 1e12)
@@ -192,7 +192,8 @@ def test_the_next_pull_of_a_model_takes_over_what_an_earlier_one_left(journal: J
     assert journal.temporary_models() == {"new"}
 
 
-def test_what_another_model_left_and_what_still_runs_stays(journal: Journal) -> None:
+def test_a_lease_replaces_no_other_models_and_no_running(journal: Journal) -> None:
+    """Leases of other models, and running leases of the same model, stay."""
     for digest in (A, B):
         journal.track(digest, 1)
     journal.expire_at(journal.acquire("other", None, [A]), 1e12)
@@ -201,7 +202,7 @@ def test_what_another_model_left_and_what_still_runs_stays(journal: Journal) -> 
     assert unneeded(journal) == []
 
 
-def test_numbers_are_not_given_twice_while_they_are_in_use(journal: Journal) -> None:
+def test_two_leases_have_different_numbers(journal: Journal) -> None:
     first, second = journal.acquire(MODEL, None, [A]), journal.acquire(MODEL, None, [B])
     assert first != second
     journal.track(A, 1)
@@ -210,7 +211,7 @@ def test_numbers_are_not_given_twice_while_they_are_in_use(journal: Journal) -> 
     assert unneeded(journal) == [A]
 
 
-def test_a_pull_inherits_nothing_from_one_that_had_its_number(journal: Journal) -> None:
+def test_a_reused_number_inherits_nothing(journal: Journal) -> None:
     journal.track(A, 1)
     numbers = []
     for digests in ([A], []):
@@ -231,20 +232,20 @@ def test_the_smallest_blob_comes_first(journal: Journal) -> None:
     assert journal.unneeded() == [Blob(B, 10), Blob(C, 20), Blob(A, 30)]
 
 
-def test_what_is_gone_or_a_models_is_forgotten(journal: Journal) -> None:
+def test_untracked_blobs_are_not_listed(journal: Journal) -> None:
     for digest in (A, B, C):
         journal.track(digest, 1)
     journal.untrack([A, C])
     assert unneeded(journal) == [B]
 
 
-def test_a_blob_that_was_brought_twice_is_one(journal: Journal) -> None:
+def test_a_blob_tracked_twice_is_listed_once(journal: Journal) -> None:
     journal.track(A, 1)
     journal.track(A, 1)
     assert journal.unneeded() == [Blob(A, 1)]
 
 
-def test_a_blob_that_a_client_asks_for_stays_for_an_hour(journal: Journal, clock: Clock) -> None:
+def test_a_touched_blob_stays_for_an_hour(journal: Journal, clock: Clock) -> None:
     journal.track(A, 1)
     journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
@@ -253,7 +254,7 @@ def test_a_blob_that_a_client_asks_for_stays_for_an_hour(journal: Journal, clock
     assert unneeded(journal) == [A]
 
 
-def test_a_blob_that_a_client_had_asked_for_before_it_was_brought_stays_too(journal: Journal, clock: Clock) -> None:
+def test_a_blob_touched_before_its_upload_stays_too(journal: Journal, clock: Clock) -> None:
     journal.touch(A)
     clock.now += RESPITE_SECONDS / 2
     journal.track(A, 1)
@@ -262,7 +263,7 @@ def test_a_blob_that_a_client_had_asked_for_before_it_was_brought_stays_too(jour
     assert unneeded(journal) == [A]
 
 
-def test_asking_again_begins_the_hour_anew(journal: Journal, clock: Clock) -> None:
+def test_another_touch_restarts_the_hour(journal: Journal, clock: Clock) -> None:
     journal.track(A, 1)
     journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
@@ -271,7 +272,7 @@ def test_asking_again_begins_the_hour_anew(journal: Journal, clock: Clock) -> No
     assert unneeded(journal) == []
 
 
-def test_what_clients_asked_for_long_ago_takes_no_memory(journal: Journal, clock: Clock) -> None:
+def test_old_touches_take_no_memory(journal: Journal, clock: Clock) -> None:
     for number in range(100):
         journal.touch(f"sha256:{number:064}")
     clock.now += RESPITE_SECONDS + 1
@@ -282,7 +283,7 @@ def test_what_clients_asked_for_long_ago_takes_no_memory(journal: Journal, clock
 # ---- digests and models
 
 
-def test_the_digest_of_a_recipe_is_the_newest_that_was_made(journal: Journal) -> None:
+def test_the_newest_digest_of_a_recipe_counts(journal: Journal) -> None:
     assert journal.digest_of("recipe") is None
     journal.remember_digest("recipe", A)
     journal.remember_digest("other", B)
@@ -291,7 +292,7 @@ def test_the_digest_of_a_recipe_is_the_newest_that_was_made(journal: Journal) ->
     assert (journal.digest_of("recipe"), journal.digest_of("other")) == (C, B)
 
 
-def test_a_model_is_remembered_as_it_was_made_last(journal: Journal) -> None:
+def test_the_newest_record_of_a_model_counts(journal: Journal) -> None:
     assert journal.record(MODEL) is None
     journal.remember(MODEL, RECORD)
     assert journal.record(MODEL) == RECORD
@@ -344,7 +345,7 @@ async def writing(file: Path, then: str) -> AsyncIterator[asyncio.subprocess.Pro
         await process.communicate()
 
 
-def test_a_file_in_use_is_locked_for_all_others(file: Path) -> None:
+def test_an_open_file_is_locked_for_all_others(file: Path) -> None:
     with closing(Journal(file)) as first:
         first.track(A, 1)
         with pytest.raises(Locked, match=f"another ollama-hf-proxy serves this Ollama: it has {file}"):
@@ -354,7 +355,7 @@ def test_a_file_in_use_is_locked_for_all_others(file: Path) -> None:
         assert unneeded(second) == [A]
 
 
-async def test_the_lock_of_another_process_goes_when_it_is_killed(file: Path) -> None:
+async def test_a_killed_process_leaves_no_lock(file: Path) -> None:
     async with writing(file, "stay") as process:
         with pytest.raises(Locked):
             Journal(file)
@@ -363,7 +364,7 @@ async def test_the_lock_of_another_process_goes_when_it_is_killed(file: Path) ->
         Journal(file).close()
 
 
-async def test_what_was_written_outlives_a_process_that_is_killed_right_after(file: Path) -> None:
+async def test_a_write_survives_a_kill_right_after_it(file: Path) -> None:
     async with writing(file, "die"):
         with closing(Journal(file)) as journal:
             assert journal.temporary_models() == {"temporary"}
@@ -379,7 +380,8 @@ async def test_what_was_written_outlives_a_process_that_is_killed_right_after(fi
             assert journal.record("model") == Record("d", "asked", "weights", "dressing", ((A, 10),))
 
 
-async def test_a_proxy_says_that_another_one_serves_this_ollama(ollama: StandInOllama) -> None:
+async def test_a_second_proxy_of_one_ollama_ends(ollama: StandInOllama) -> None:
+    """With one line on stderr."""
     async with serving("--ollama", ollama.url):
         second = await asyncio.create_subprocess_exec(
             *COMMAND, "serve", "--listen", "127.0.0.1:0", "--ollama", ollama.url, stderr=subprocess.PIPE
@@ -394,7 +396,7 @@ async def test_a_proxy_says_that_another_one_serves_this_ollama(ollama: StandInO
 # ---- files that cannot be used
 
 
-def test_the_tables_of_another_version_are_begun_anew(file: Path) -> None:
+def test_tables_of_an_unknown_version_are_replaced(file: Path) -> None:
     with closing(Journal(file)) as journal:
         journal.acquire(MODEL, "temporary", [A])
         journal.remember(MODEL, RECORD)
@@ -440,7 +442,7 @@ for first, second in [
 
 
 @pytest.mark.parametrize("tables", [FIRST_TABLES, SECOND_TABLES])
-def test_what_an_earlier_version_knew_is_kept(file: Path, tables: str) -> None:
+def test_a_file_of_an_earlier_version_is_upgraded(file: Path, tables: str) -> None:
     file.parent.mkdir()
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.executescript(tables)
@@ -454,10 +456,8 @@ def test_what_an_earlier_version_knew_is_kept(file: Path, tables: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database, and it is not short either. " * 50, b"\xff" * 8192])
-def test_a_file_that_is_no_database_is_put_aside_and_begun_anew(
-    file: Path, content: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Losing it costs a check."""
+def test_a_file_that_is_no_database_is_replaced(file: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """The old file is renamed. A lost journal costs one check for each model."""
     file.parent.mkdir()
     file.write_bytes(content)
     with closing(Journal(file)) as journal:
@@ -470,7 +470,7 @@ def test_a_file_that_is_no_database_is_put_aside_and_begun_anew(
     assert str(file) in caplog.text
 
 
-def test_a_database_that_is_damaged_is_put_aside_too(file: Path) -> None:
+def test_a_damaged_database_is_replaced_too(file: Path) -> None:
     with closing(Journal(file)) as journal:
         journal.remember(MODEL, RECORD)
     content = bytearray(file.read_bytes())
@@ -483,7 +483,7 @@ def test_a_database_that_is_damaged_is_put_aside_too(file: Path) -> None:
     assert file.with_suffix(".broken").read_bytes() == content
 
 
-def test_what_cannot_be_written_is_an_error_that_names_the_file(file: Path) -> None:
+def test_a_failed_write_is_an_error_with_the_file(file: Path) -> None:
     with closing(Journal(file)) as journal:
         journal._db.execute("PRAGMA query_only = ON")
         for write in (
@@ -501,7 +501,7 @@ def test_what_cannot_be_written_is_an_error_that_names_the_file(file: Path) -> N
         assert journal.acquire(MODEL, None, [A])
 
 
-def test_a_claim_that_cannot_be_written_whole_is_none(journal: Journal) -> None:
+def test_a_lease_is_written_whole_or_not_at_all(journal: Journal) -> None:
     journal.track(A, 1)
 
     def digests() -> Iterator[str]:
@@ -513,7 +513,7 @@ def test_a_claim_that_cannot_be_written_whole_is_none(journal: Journal) -> None:
     assert (unneeded(journal), journal.temporary_models()) == ([A], set())
 
 
-def test_where_a_proxy_listens_is_told_to_whom_it_locks_out(file: Path) -> None:
+def test_a_locked_out_proxy_learns_the_others_url(file: Path) -> None:
     with closing(Journal(file)) as journal:
         with pytest.raises(Locked) as silent:
             Journal(file)
@@ -532,7 +532,7 @@ def test_an_empty_file_is_a_new_journal(file: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["taken/ollama.sqlite", "taken/below/ollama.sqlite", "folder"])
-def test_a_place_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_path: Path, place: str) -> None:
+def test_an_unwritable_path_names_the_setting(tmp_path: Path, place: str) -> None:
     (tmp_path / "taken").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(
@@ -542,16 +542,15 @@ def test_a_place_that_cannot_be_written_is_an_error_that_names_the_setting(tmp_p
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_without_permission_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+def test_a_folder_without_permission_names_the_setting(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigError, match=r"set server.state to a writable folder"):
         Journal(tmp_path / "ollama.sqlite")
     tmp_path.chmod(0o700)
 
 
-async def test_a_proxy_with_a_state_that_cannot_be_written_ends_with_one_line(
-    tmp_path: Path, ollama: StandInOllama
-) -> None:
+async def test_a_proxy_without_a_usable_journal_ends(tmp_path: Path, ollama: StandInOllama) -> None:
+    """With one line on stderr."""
     taken = tmp_path / "taken"
     taken.touch()
     environment = os.environ | {"OLLAMA_HF_PROXY_SERVER_STATE": str(taken)}
@@ -590,9 +589,7 @@ def test_each_ollama_has_a_file_of_its_own(url: str, name: str) -> None:
     assert place(url) == Path("/state") / name
 
 
-def test_the_file_is_among_the_users_state_unless_it_is_said_where(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_is_in_the_users_state_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert place("http://127.0.0.1:1", "~/mine") == tmp_path / "home" / "mine" / "127.0.0.1-1.sqlite"
     if sys.platform == "linux":

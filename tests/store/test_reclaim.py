@@ -28,6 +28,7 @@ from proxy.standins.responses import ErrorAnswer
 from proxy.store import journal, reclaim
 from proxy.store.reclaim import REMOVAL, TEMPORARY
 from tests.kit.conversions import converted
+from tests.kit.ollama_log import Lines, created, uploads
 from tests.kit.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making, no_manifests, settings
 from tests.kit.tiny_adapter import tiny_adapter
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
@@ -43,7 +44,6 @@ LEFT_OFFER = f"127.0.0.1:11435/ollama-hf-proxy/{'b' * 32}:reclaim"
 REFUSED = "unsupported architecture"
 NO_SPACE = "write /models/blobs/sha256-1: no space left on device"
 
-Lines = list[dict[str, Any]]
 Work = Callable[..., Awaitable[Any]]
 
 
@@ -61,14 +61,9 @@ def assert_clean(ollama: StandInOllama) -> None:
     assert ollama.models.used_digests() <= set(ollama.blobs)
 
 
-def created(ollama: StandInOllama) -> list[dict[str, Any]]:
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
-
-
-def uploads(ollama: StandInOllama) -> list[str]:
-    """Of blobs that a model may be made of: not of the configs of removals, nor of the probe."""
-    paths = [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
-    return [path for path in paths if not path.endswith(reclaim.CONFIG.digest)]
+def pull_uploads(ollama: StandInOllama) -> list[str]:
+    """Without the configs of removals."""
+    return [path for path in uploads(ollama) if not path.endswith(reclaim.CONFIG.digest)]
 
 
 def uploaded_bytes(ollama: StandInOllama) -> int:
@@ -196,9 +191,10 @@ async def head(client: Client, digest: str) -> int:
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.40.0"])
 @pytest.mark.parametrize("name", [NAME, "hf.co/acme/tiny:f16"])
-async def test_a_model_is_made_of_a_temporary_one_and_nothing_else_stays(
+async def test_a_pull_leaves_only_its_model(
     client: Client, files: dict[str, bytes], ollama: StandInOllama, version: str, name: str
 ) -> None:
+    """It is a copy of a temporary model, which is removed."""
     ollama.version = version
     lines = await client.pull(name)
     assert statuses(lines) == RECLAIMED_STATUSES
@@ -211,7 +207,7 @@ async def test_a_model_is_made_of_a_temporary_one_and_nothing_else_stays(
 
 
 @pytest.mark.parametrize("name", [NAME, "hf.co/acme/tiny:f16"])
-async def test_a_model_that_ollama_creates_leaves_nothing_either(
+async def test_a_create_leaves_only_its_model(
     creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama, name: str
 ) -> None:
     lines = await client.pull(name)
@@ -222,7 +218,7 @@ async def test_a_model_that_ollama_creates_leaves_nothing_either(
     assert (body["model"], body["files"]) == (name, {"model.gguf": made_of(files, name)})
 
 
-async def test_the_result_is_the_one_of_a_proxy_that_leaves_all(
+async def test_the_model_is_the_same_without_reclaim(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
     async with proxy(hub, ollama, session) as (_, client):
@@ -235,9 +231,7 @@ async def test_the_result_is_the_one_of_a_proxy_that_leaves_all(
     assert (reclaimed.template, reclaimed.parameters) == (ollama.models[NAME].template, ollama.models[NAME].parameters)
 
 
-async def test_a_gguf_that_is_the_models_own_stays(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
-) -> None:
+async def test_a_models_own_gguf_stays(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> None:
     whole = tiny_gguf()
     hub.add("acme/tiny-gguf", {"m-Q4_K_M.gguf": whole})
     async with proxy(hub, ollama, session, pull={"gguf": "proxy"}) as (_, client):
@@ -276,7 +270,7 @@ def folder(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_files_whose_digest_nobody_knew_leave_nothing(
+async def test_files_without_a_known_digest_leave_nothing(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -293,13 +287,14 @@ async def test_files_whose_digest_nobody_knew_leave_nothing(
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_files_whose_digest_nobody_knew_are_needed_by_all_that_have_waited_for_them(
+async def test_files_without_a_known_digest_are_all_leased(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
     folder: dict[str, Any],
     keeps: bool,
 ) -> None:
+    """By every pull that waits for them."""
     ollama.keeps_mismatched = keeps
     ollama.hold_upload = asyncio.Event()
     async with proxy(hub, ollama, session, **folder) as (app, client):
@@ -318,7 +313,7 @@ async def test_files_whose_digest_nobody_knew_are_needed_by_all_that_have_waited
     assert_clean(ollama)
 
 
-async def test_a_second_quantization_begins_anew_and_leaves_nothing_either(
+async def test_a_second_quantization_leaves_nothing(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     for name in (NAME, OTHER):
@@ -336,28 +331,29 @@ async def test_a_lost_answer_to_an_upload_leaves_nothing(
     assert_clean(ollama)
 
 
-async def test_with_reclaim_off_all_stays_and_makes_the_next_pull_free(
+async def test_without_reclaim_the_next_pull_moves_nothing(
     left: dict[str, int], refused: str, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """All blobs stay."""
     hub.requests.clear()
-    before = uploads(ollama)
+    before = pull_uploads(ollama)
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         lines = await client.pull(OTHER)
     assert statuses(lines) == PULL_STATUSES
     assert not fetched(hub)
-    assert uploads(ollama) == before
+    assert pull_uploads(ollama) == before
     assert left.keys() <= ollama.blobs.keys()
     assert refused in {layer.digest for layer in ollama.models[OTHER].layers}
 
 
-async def test_what_an_earlier_proxy_was_told_to_leave_goes_with_the_next_pull(
+async def test_what_reclaim_off_left_goes_with_the_next_pull(
     left: dict[str, int], refused: str, hub: StandInHub, ollama: StandInOllama, client: Client
 ) -> None:
     hub.requests.clear()
-    before = uploads(ollama)
+    before = pull_uploads(ollama)
     assert (await client.pull(OTHER))[-1] == SUCCESS
     assert not fetched(hub)
-    assert uploads(ollama) == before
+    assert pull_uploads(ollama) == before
     assert refused in ollama.blobs
     assert_clean(ollama)
 
@@ -365,7 +361,7 @@ async def test_what_an_earlier_proxy_was_told_to_leave_goes_with_the_next_pull(
 # ---- what is not the proxy's to remove
 
 
-async def test_a_blob_that_was_there_before_stays(
+async def test_a_blob_from_before_the_pull_stays(
     creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     """Also where Ollama refuses to make a model of it."""
@@ -380,7 +376,7 @@ async def test_a_blob_that_was_there_before_stays(
     assert orphans(ollama) == {foreign}
 
 
-async def test_a_blob_that_somebody_else_brings_first_stays(
+async def test_a_blob_that_another_client_uploads_first_stays(
     creates: None, app: App, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ollama had said that it had none."""
@@ -405,7 +401,7 @@ async def test_a_blob_that_somebody_else_brings_first_stays(
 
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 @pytest.mark.parametrize("separator", [":", "-"])
-async def test_a_blob_that_a_client_asks_for_or_sends_stays_for_an_hour(
+async def test_a_blob_that_a_client_uses_stays_for_an_hour(
     creates: None,
     client: Client,
     files: dict[str, bytes],
@@ -434,9 +430,10 @@ async def test_a_blob_that_a_client_asks_for_or_sends_stays_for_an_hour(
     assert_clean(ollama)
 
 
-async def test_a_blob_that_a_client_missed_before_the_pull_brought_it_stays_too(
+async def test_a_blob_that_a_client_missed_stays_too(
     creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
+    """The client asked for it before the pull uploaded it."""
     digest = made_of(files)
     assert await head(client, digest) == 404
     ollama.fail_create = REFUSED
@@ -453,7 +450,7 @@ async def test_asking_for_another_blob_keeps_none(
     assert_clean(ollama)
 
 
-async def test_a_blob_that_is_another_models_stays_and_goes_with_that(
+async def test_a_blob_of_another_model_goes_with_that_model(
     creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     ollama.hold_making = asyncio.Event()
@@ -486,9 +483,10 @@ async def test_two_quantizations_at_once_leave_nothing(
     assert_clean(ollama)
 
 
-async def test_two_names_of_one_quantization_share_a_transfer_and_leave_nothing(
+async def test_two_names_of_one_quantization_leave_nothing(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """They share the transfer."""
     names = ["hf.co/acme/tiny:latest", NAME]
     both = await asyncio.gather(*(client.pull(name) for name in names))
     assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
@@ -497,10 +495,10 @@ async def test_two_names_of_one_quantization_share_a_transfer_and_leave_nothing(
     assert_clean(ollama)
 
 
-async def test_a_pull_keeps_the_file_that_it_still_needs(
+async def test_a_pull_keeps_a_file_that_another_discards(
     app: App, client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    """Another one gives it up meanwhile, since Ollama refuses to make its model of it."""
+    """Ollama rejects the other pull's model of the same file."""
     whole, projector = tiny_gguf(), tiny_projector()
     hub.add("acme/one", {"m-Q4_K_M.gguf": whole})
     hub.add("acme/two", {"m-Q4_K_M.gguf": whole, "mmproj-F16.gguf": projector})
@@ -522,14 +520,15 @@ async def test_a_pull_keeps_the_file_that_it_still_needs(
     ollama.fail_create = None
     go.set()
     assert (await pulling)[-1] == SUCCESS
-    assert uploads(ollama).count(f"/api/blobs/{digest_of(whole)}") == 1
+    assert pull_uploads(ollama).count(f"/api/blobs/{digest_of(whole)}") == 1
     assert list(ollama.models) == ["hf.co/acme/two:Q4_K_M"]
     assert_clean(ollama)
 
 
-async def test_two_repositories_that_share_their_small_files_leave_nothing(
+async def test_two_repositories_with_the_same_small_files(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """They leave nothing."""
     hub.add("acme/second", tiny_llama(seed=1))
     both = await asyncio.gather(client.pull(NAME), client.pull("hf.co/acme/second:q8_0"))
     assert [lines[-1] for lines in both] == [SUCCESS, SUCCESS]
@@ -540,9 +539,10 @@ async def test_two_repositories_that_share_their_small_files_leave_nothing(
 # ---- door 1 meanwhile
 
 
-async def test_who_asks_for_a_blob_that_is_being_removed_is_told_that_it_is_gone(
+async def test_a_blob_is_gone_for_a_client_during_its_removal(
     left: dict[str, int], refused: str, client: Client, ollama: StandInOllama, giving_up: Gate
 ) -> None:
+    """The client's question waits for the end of the removal."""
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: giving_up.entered)
     asking = asyncio.create_task(head(client, refused))
@@ -555,9 +555,10 @@ async def test_who_asks_for_a_blob_that_is_being_removed_is_told_that_it_is_gone
     assert len((await removing)["blobs"]) == len(left)
 
 
-async def test_who_asks_for_a_blob_while_it_is_judged_is_told_the_truth(
+async def test_a_client_gets_the_truth_while_blobs_are_chosen(
     refused: str, client: Client, ollama: StandInOllama, looking: Gate
 ) -> None:
+    """While the proxy asks Ollama which unneeded blobs it has."""
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: looking.entered)
     asking = asyncio.create_task(head(client, refused))
@@ -568,18 +569,18 @@ async def test_who_asks_for_a_blob_while_it_is_judged_is_told_the_truth(
     assert (status == 200) is (refused in ollama.blobs)
 
 
-async def test_a_pull_that_begins_while_blobs_are_removed_brings_them_again(
+async def test_a_pull_during_a_removal_uploads_blobs_again(
     left: dict[str, int], refused: str, client: Client, ollama: StandInOllama, giving_up: Gate
 ) -> None:
     removing = asyncio.create_task(swept(client))
     await eventually(lambda: giving_up.entered)
-    before = len(uploads(ollama))
+    before = len(pull_uploads(ollama))
     pulling = asyncio.create_task(client.pull(OTHER))
     await asyncio.sleep(0.1)
     giving_up.open.set()
     assert len((await removing)["blobs"]) == len(left)
     assert (await pulling)[-1] == SUCCESS
-    assert f"/api/blobs/{refused}" in uploads(ollama)[before:]
+    assert f"/api/blobs/{refused}" in pull_uploads(ollama)[before:]
     assert_clean(ollama)
 
 
@@ -587,7 +588,7 @@ async def test_a_pull_that_begins_while_blobs_are_removed_brings_them_again(
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0"])
-async def test_files_that_ollama_refuses_are_given_up(
+async def test_files_that_ollama_rejects_are_removed(
     creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama, version: str
 ) -> None:
     ollama.version = version
@@ -598,10 +599,10 @@ async def test_files_that_ollama_refuses_are_given_up(
     assert ollama.blobs == {}
 
 
-async def test_a_refused_pull_takes_nothing_from_another_one(
+async def test_a_rejected_pull_takes_nothing_from_another(
     creates: None, app: App, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have claimed the same file and the same temporary model."""
+    """Both have leases on the same file and the same temporary model."""
     names = ["hf.co/acme/one:Q4_K_M", "hf.co/acme/two:Q4_K_M"]
     for repository in ("one", "two"):
         hub.add(f"acme/{repository}", {"m-Q4_K_M.gguf": tiny_gguf()})
@@ -618,7 +619,7 @@ async def test_a_refused_pull_takes_nothing_from_another_one(
     assert REFUSED in refused[-1]["error"]
     assert made[-1] == SUCCESS
     assert len(set.union(*temporaries)) == 1
-    assert uploads(ollama).count(f"/api/blobs/{digest_of(tiny_gguf())}") == 1
+    assert pull_uploads(ollama).count(f"/api/blobs/{digest_of(tiny_gguf())}") == 1
     assert_clean(ollama)
 
 
@@ -641,7 +642,7 @@ def end_trouble(ollama: StandInOllama) -> None:
 
 @pytest.mark.parametrize("script", TROUBLES, ids=lambda script: next(reversed(script)))
 @pytest.mark.parametrize("restart", [True, False])
-async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
+async def test_files_of_a_failed_pull_stay_for_the_next(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -657,7 +658,7 @@ async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
         assert made_of(files) in ollama.blobs
         end_trouble(ollama)
         hub.requests.clear()
-        before = uploads(ollama)
+        before = pull_uploads(ollama)
         if not restart:
             assert (await client.pull(NAME))[-1] == SUCCESS
     if restart:
@@ -665,7 +666,7 @@ async def test_what_failed_by_trouble_is_kept_for_the_next_pull(
             assert (await swept(client))["blobs"] == []
             assert (await client.pull(NAME))[-1] == SUCCESS
     assert not fetched(hub)
-    assert uploads(ollama) == before
+    assert pull_uploads(ollama) == before
     assert_clean(ollama)
 
 
@@ -686,14 +687,14 @@ async def test_finished_files_of_a_transfer_that_failed_are_kept(
     assert (await swept(client))["blobs"] == []
     assert kept in ollama.blobs
     hub.faults.clear()
-    before = len(uploads(ollama))
+    before = len(pull_uploads(ollama))
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert f"/api/blobs/{kept}" not in uploads(ollama)[before:]
+    assert f"/api/blobs/{kept}" not in pull_uploads(ollama)[before:]
     assert kept in {layer.digest for layer in ollama.models[NAME].layers}
     assert_clean(ollama)
 
 
-async def test_what_was_kept_goes_when_its_time_is_over(
+async def test_expired_files_are_removed(
     creates: None,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -710,7 +711,7 @@ async def test_what_was_kept_goes_when_its_time_is_over(
     assert ollama.blobs == {}
 
 
-async def test_a_dry_run_tells_also_what_was_kept_too_long(
+async def test_a_dry_run_lists_expired_files(
     creates: None,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -725,9 +726,10 @@ async def test_a_dry_run_tells_also_what_was_kept_too_long(
         assert would["blobs"] == (await swept(client))["blobs"]
 
 
-async def test_a_temporary_model_is_the_checkpoint_of_an_install_that_broke_off(
+async def test_a_temporary_model_is_an_installs_checkpoint(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
+    """After an interrupted install, the next pull uploads nothing."""
     ollama.around = no_copies
     async with proxy(hub, ollama, session) as (_, client):
         assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
@@ -746,15 +748,15 @@ async def test_a_temporary_model_is_the_checkpoint_of_an_install_that_broke_off(
     assert bars
     assert all(bar["completed"] == bar["total"] for bar in bars)
     assert not fetched(hub)
-    assert not uploads(ollama)
+    assert not pull_uploads(ollama)
     assert list(ollama.models) == [NAME]
     assert_clean(ollama)
 
 
-async def test_too_small_a_disk_takes_nothing_from_the_next_pull(
+async def test_too_small_a_disk_removes_nothing(
     creates: None, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says nothing about the files, which may have been hours on their way."""
+    """The files are good, and may have been downloaded for hours."""
     whole, projector = tiny_gguf(), "mmproj-F16.gguf"
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole, projector: tiny_projector()})
     ollama.fail_create = NO_SPACE
@@ -771,10 +773,10 @@ async def test_too_small_a_disk_takes_nothing_from_the_next_pull(
     assert digest_of(whole) in ollama.blobs
 
 
-async def test_an_ollama_that_is_gone_for_a_moment_leaves_no_claim_behind(
+async def test_an_ollama_that_is_gone_shortly_leaves_no_lease(
     app: App, client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is asked for the file right after the pull has claimed it."""
+    """The proxy asks Ollama for the file right after it acquired the lease."""
     whole = tiny_gguf()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
     has_blob = app.backend.ollama.has_blob
@@ -799,7 +801,7 @@ async def test_an_ollama_that_is_gone_for_a_moment_leaves_no_claim_behind(
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-async def test_models_that_no_pull_needs_go_soon_after_a_start(
+async def test_the_first_sweep_removes_unneeded_models(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -822,7 +824,7 @@ async def test_models_that_no_pull_needs_go_soon_after_a_start(
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
+async def test_the_first_sweep_removes_blobs_if_enabled(
     left: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
@@ -839,10 +841,10 @@ async def test_the_first_sweep_takes_the_blobs_too_where_they_are_to_go(
     assert (left.keys() <= orphans(ollama)) is not enabled
 
 
-async def test_a_sweep_removes_also_what_was_needed_when_another_sweep_looked(
+async def test_a_second_sweep_waits_for_the_first(
     app: App, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first sweep holds `creating`, as a pull does that will remove its own temporary models; but it is none."""
+    """The first sweep holds `creating`, as a pull does; the second one must not skip the temporary models for that."""
     kept = f"ollama-hf-proxy/{'d' * 32}:temporary"
     ollama.models[LEFT_TEMPORARY] = ollama.models[kept] = StandInModel()
     pull = await app.reclaim.acquire(NAME, kept, ())
@@ -877,10 +879,8 @@ async def test_a_sweep_that_fails_is_tried_again(
         await eventually(lambda: not orphans(ollama) & left.keys())
 
 
-async def test_an_offer_that_was_left_goes_before_a_pull_counts_on_its_blobs(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    """Its removal would take them away again."""
+async def test_a_left_removal_model_goes_before_a_pull(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    """Its deletion would remove blobs that the pull needs."""
     whole = tiny_gguf()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole})
     ollama._store.keep(whole)
@@ -888,14 +888,14 @@ async def test_an_offer_that_was_left_goes_before_a_pull_counts_on_its_blobs(
     ollama.models[LEFT_OFFER] = StandInModel(layers=tuple(layers))
     ollama.models[LEFT_TEMPORARY] = StandInModel()
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert f"/api/blobs/{digest_of(whole)}" in uploads(ollama)
+    assert f"/api/blobs/{digest_of(whole)}" in pull_uploads(ollama)
     assert LEFT_TEMPORARY not in ollama.models
     await swept(client)
     assert_clean(ollama)
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
+async def test_an_interrupted_removal_ends_before_the_next_pull(
     app: App,
     client: Client,
     files: dict[str, bytes],
@@ -903,7 +903,7 @@ async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
     monkeypatch: pytest.MonkeyPatch,
     first: bool,
 ) -> None:
-    """Also where it was not an earlier process that had begun it; the blobs would go with it."""
+    """Also one that this process began. The blobs go with it."""
     if not first:
         assert (await client.pull("hf.co/acme/tiny:q4_K_S"))[-1] == SUCCESS
     delete = app.backend.ollama.delete
@@ -921,18 +921,19 @@ async def test_a_removal_that_broke_off_is_finished_before_the_next_pull(
     ollama.around = ollama.fail_create = None
     assert left_models(ollama) == [broken_off[0].removeprefix("http://")]
     assert made_of(files) in ollama.blobs
-    before = len(uploads(ollama))
+    before = len(pull_uploads(ollama))
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert f"/api/blobs/{made_of(files)}" in uploads(ollama)[before:]
+    assert f"/api/blobs/{made_of(files)}" in pull_uploads(ollama)[before:]
     assert_clean(ollama)
 
 
 # ---- an Ollama that does not reach the proxy
 
 
-async def test_where_ollama_does_not_reach_the_proxy_one_warning_says_so_and_the_blobs_go_later(
+async def test_an_unreached_proxy_warns_once_and_keeps_the_blobs(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
+    """They go when Ollama reaches the proxy again."""
     nowhere = "http://127.0.0.1:9"
     async with proxy(hub, ollama, session, ollama={"advertise_url": nowhere}) as (_, client):
         lines = await client.pull(NAME)
@@ -963,7 +964,7 @@ async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
-async def test_the_config_of_a_removal_that_broke_off_goes_too(
+async def test_an_interrupted_removals_config_goes_too(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, version: str
 ) -> None:
     ollama.version = version
@@ -981,7 +982,7 @@ async def test_the_config_of_a_removal_that_broke_off_goes_too(
     assert ollama.blobs == {}
 
 
-async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
+async def test_a_refused_removal_has_its_own_error_text(
     left: dict[str, int],
     refused: str,
     app: App,
@@ -989,6 +990,7 @@ async def test_an_ollama_that_comes_and_then_refuses_is_told_apart(
     ollama: StandInOllama,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Ollama reached the proxy, and refused the manifest."""
     pull = app.backend.ollama.pull
 
     async def losing(name: str) -> dict[str, int]:
@@ -1012,7 +1014,7 @@ def path_of(offered: str) -> str:
     return f"/v2/{name}/manifests/{tag}"
 
 
-async def test_the_manifest_is_answered_only_while_it_is_offered(
+async def test_a_manifest_is_there_only_while_it_is_offered(
     left: dict[str, int], client: Client, ollama: StandInOllama, giving_up: Gate
 ) -> None:
     removing = asyncio.create_task(swept(client))
@@ -1041,7 +1043,7 @@ async def test_the_manifest_is_answered_only_while_it_is_offered(
     assert await client.get(path) == (404, b"404 page not found")
 
 
-async def test_the_manifest_needs_no_key_and_all_else_does(
+async def test_only_the_manifest_needs_no_key(
     left: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
@@ -1096,12 +1098,12 @@ def test_the_proxy_is_reached_where_it_listens(listen: str, ollama: str, adverti
     assert reached_at(config, Address(listen, 11435)) == expected
 
 
-def test_who_listens_on_all_of_ipv6_is_not_reached_over_ipv4() -> None:
+def test_a_proxy_on_all_of_ipv6_is_reached_as_localhost() -> None:
     """A listener there has IPV6_V6ONLY; `localhost` is what a model's name has room for."""
     assert reached_at(OllamaConfig(url=LOCAL), Address("::", 11435)) == "http://localhost:11435"
 
 
-def test_towards_another_machine_it_is_the_address_of_the_way_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_gets_the_address_of_its_route(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
     class Probe:
@@ -1125,7 +1127,7 @@ def test_towards_another_machine_it_is_the_address_of_the_way_there(monkeypatch:
     assert asked[1][0] == "192.0.2.7"
 
 
-def test_towards_a_machine_that_nobody_knows_it_is_this_one() -> None:
+def test_an_unknown_machine_gets_the_loopback_address() -> None:
     config = OllamaConfig(url="http://nowhere.invalid:11434")
     assert reached_at(config, Address("0.0.0.0", 11435)) == "http://127.0.0.1:11435"
 
@@ -1133,9 +1135,7 @@ def test_towards_a_machine_that_nobody_knows_it_is_this_one() -> None:
 # ---- asked for
 
 
-async def test_reclaim_removes_and_tells_what_it_has_removed(
-    left: dict[str, int], client: Client, ollama: StandInOllama
-) -> None:
+async def test_reclaim_returns_what_it_removed(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
     ollama.models[LEFT_TEMPORARY] = StandInModel()
     small_first = sorted((size, digest) for digest, size in left.items())
     expected = [{"digest": digest, "size": size} for size, digest in small_first]
@@ -1166,7 +1166,7 @@ async def test_reclaim_removes_and_tells_what_it_has_removed(
     ],
     ids=str,
 )
-async def test_reclaim_needs_the_header_and_the_body_of_a_change(
+async def test_reclaim_needs_a_json_content_type_and_body(
     left: dict[str, int], client: Client, ollama: StandInOllama, headers: dict[str, str], body: bytes, status: int
 ) -> None:
     url = f"{client.url}/-/reclaim"
@@ -1176,13 +1176,13 @@ async def test_reclaim_needs_the_header_and_the_body_of_a_change(
     assert bool(orphans(ollama) & left.keys()) is (status != 200)
 
 
-async def test_reclaim_is_a_change(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
+async def test_reclaim_is_not_a_get(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
     status, _ = await client.get("/-/reclaim")
     assert status == 404
     assert left.keys() <= orphans(ollama)
 
 
-async def test_reclaim_while_a_pull_runs_takes_nothing_that_it_needs(
+async def test_reclaim_removes_nothing_of_a_running_pull(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     ollama.hold_making = asyncio.Event()
