@@ -1,4 +1,4 @@
-"""Calls for models that Ollama does not have: they are pulled first, where the user wants that."""
+"""`pull.on_demand`: calls for models that Ollama does not have pull them first."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
 
 @pytest.fixture
 async def unreached(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> AsyncIterator[Client]:
-    """A client of a proxy that Ollama does not reach: a create makes the model."""
+    """A client of a proxy that Ollama does not reach, so that a create makes the model."""
     hub.add("acme/tiny", tiny_llama())
     advertised = {"advertise_url": "http://127.0.0.1:9"}
     async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": True}, ollama=advertised)) as app:
@@ -77,15 +77,15 @@ async def test_by_default_ollama_gets_every_call(
 ) -> None:
     """With `pull.on_demand`, it still gets calls for other names."""
     hub.add("acme/tiny", tiny_llama())
-    for wanted, name in ((False, NAME), (True, "llama3.2"), (True, "registry.ollama.ai/library/x"), (True, 5)):
-        async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": wanted})) as app:
+    for is_on, name in ((False, NAME), (True, "llama3.2"), (True, "registry.ollama.ai/library/x"), (True, 5)):
+        async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": is_on})) as app:
             status, _ = await Client(app.address.url, session).post("/api/chat", {"model": name, "messages": MESSAGES})
         assert status in (400, 404)
     assert not hub.requests
 
 
 async def test_show_is_left_alone(client: Client, hub: StandInHub) -> None:
-    """`ollama run` asks it first, and then pulls with bars of its own."""
+    """`ollama run` calls it first, and then pulls with its own bars."""
     assert (await client.post("/api/show", {"model": NAME}))[0] == 404
     assert not fetched(hub)
 

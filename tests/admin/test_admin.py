@@ -38,6 +38,6 @@ async def test_unknown_admin_paths_are_not_forwarded(
     assert (await client.get("/-/none"))[0] == 404
     assert await client.get("/unknown") == (404, b"404 page not found")
     assert await client.get("/") == (200, b"Ollama is running")
-    asked = [request.path for request in ollama.requests]
-    assert "/unknown" in asked
-    assert "/-/none" not in asked
+    paths = [request.path for request in ollama.requests]
+    assert "/unknown" in paths
+    assert "/-/none" not in paths

@@ -21,7 +21,7 @@ NAME = "hf.co/acme/tiny:bf16"
 
 @dataclass(frozen=True, eq=False)
 class FaultAt(Fault):
-    """Strikes the one range that has the byte at `place`."""
+    """Fails the one range that contains the byte at `place`."""
 
     place: int = 0
 
@@ -30,7 +30,7 @@ class FaultAt(Fault):
 
 
 async def seen(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
-    """The bars as they stand after each batch of lines: completed and total, by digest. It has to end well."""
+    """Completed and total of each bar after each batch of lines, by digest. The pull has to succeed."""
     bars: dict[str, tuple[int, int]] = {}
     batches, last, chunk = [], {}, b""
     async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
@@ -60,8 +60,8 @@ async def test_a_bar_shows_the_progress_of_its_shard(
     files = striped(REPOSITORIES[name].files())
     hub.add("acme/tiny", files)
     first, second = (path for path in sorted(files) if path.endswith(".safetensors"))
-    made = conversion(files)
-    assert made.in_file_order == (name == "qwen3")
+    plan = conversion(files)
+    assert plan.in_file_order == (name == "qwen3")
     hub.faults.append(FaultAt(first, "hang", place=len(files[first]) - 1))
     monkeypatch.setattr(http_file, "READ_SECONDS", 0.5)
     async with App(settings(hub.endpoint, ollama.url)) as app:
@@ -73,10 +73,10 @@ async def test_a_bar_shows_the_progress_of_its_shard(
         reached = sum(completed for completed, _ in bars.values())
         under_way += 0 < reached < sum(total for _, total in bars.values())
         assert {path: bars[digest_of(files[path])][0] for path in (first, second)} == from_each_file(
-            files, made, reached
+            files, plan, reached
         )
     assert under_way
-    expected = from_each_file(files, made, sys.maxsize)
+    expected = from_each_file(files, plan, sys.maxsize)
     assert batches[-1] == {digest_of(files[path]): (expected[path],) * 2 for path in (first, second)}
 
 
@@ -86,13 +86,13 @@ async def test_more_shards_than_bars_share_the_last_bar(
     """Also for experts, whose tensors are read from all shards in turn."""
     files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MOST_BARS + 4)
     hub.add("acme/tiny", files)
-    made = conversion(files)
+    plan = conversion(files)
     async with App(settings(hub.endpoint, ollama.url)) as app:
         batches = await seen(Client(app.address.url, session), NAME)
     bars = batches[-1]
     assert len(weights_of(files)) == MOST_BARS + 4
     assert len(bars) == MOST_BARS
-    assert sum(total for _, total in bars.values()) == sum(from_each_file(files, made, sys.maxsize).values())
+    assert sum(total for _, total in bars.values()) == sum(from_each_file(files, plan, sys.maxsize).values())
     assert all(completed == total for completed, total in bars.values())
 
 
@@ -108,7 +108,7 @@ async def test_a_restarted_upload_resets_every_bar(
         assert "broke off the upload" in lines[-1]["error"]
         ollama.fail_upload_after = None
         batches = await seen(client, NAME)
-    made = conversion(files)
-    expected = from_each_file(files, made, sys.maxsize)
+    plan = conversion(files)
+    expected = from_each_file(files, plan, sys.maxsize)
     for path in (path for path in files if path.endswith(".safetensors")):
         assert batches[-1][digest_of(files[path])] == (expected[path],) * 2

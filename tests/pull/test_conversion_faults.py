@@ -1,4 +1,4 @@
-"""Faults of the Hub while the proxy converts: of files that it reads in their order, and of experts by turns."""
+"""Faults of the Hub during a conversion: of files that are read in order, and of experts from all shards in turn."""
 
 import asyncio
 from typing import Any
@@ -31,8 +31,8 @@ async def app(small_spans: int, hub: StandInHub, ollama: StandInOllama) -> Any:
 
 
 def check_made(ollama: StandInOllama, files: dict[str, bytes]) -> None:
-    made = converted(files)
-    assert ollama.blobs[digest_of(made)] == len(made)
+    gguf = converted(files)
+    assert ollama.blobs[digest_of(gguf)] == len(gguf)
     assert ollama.blobs.keys() == ollama.models.used_digests()
 
 

@@ -28,9 +28,9 @@ SHARDS = 4
 HUB_RATE = 4_000_000
 CREATE_SECONDS = 0.1
 RANDOM_KILLS = 3
-"""In each life, beside those at every step."""
+"""Random kills in each life, in addition to those at every step."""
 LARGE = 1_000_000
-"""A blob of so many bytes is no small file."""
+"""A blob of at least so many bytes is not a small file."""
 OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 
@@ -46,7 +46,7 @@ class Way:
     odd: bool
 
     def weights(self, files: Mapping[str, bytes]) -> str:
-        """The digest of what is uploaded, which the model has."""
+        """The digest of the model's weights."""
         return digest_of(converted(files, quantization=self.tag.upper()))
 
 
@@ -60,7 +60,7 @@ WAYS = [
 
 
 class Kill(NamedTuple):
-    """With the n-th request that changes Ollama, before or after it has done as it was asked; or after a while."""
+    """At the n-th request that changes Ollama, before or after Ollama does it; or after some seconds."""
 
     step: int = 0
     is_done: bool = False
@@ -69,7 +69,7 @@ class Kill(NamedTuple):
 
 @dataclass
 class Life:
-    """A Hub and an Ollama, before which proxies live and die.
+    """A Hub and an Ollama for a series of proxies that are killed.
 
     `steps` are the requests that change Ollama, and those for what it has: with the last of them a pull is remembered.
     """
@@ -89,7 +89,7 @@ class Life:
 
     @property
     def weights(self) -> str | None:
-        """Of the model, of which all layers have to be there if it is."""
+        """The model's layers. If the model is there, all its blobs have to be there."""
         model = self.ollama.models.get(self.name)
         if model is None:
             return None
@@ -97,7 +97,7 @@ class Life:
         return next(layer.digest for layer in model.layers if layer.kind == "model")
 
     def commit(self) -> dict[str, bytes]:
-        """Other weights than ever before."""
+        """New weights in each round."""
         self.commits += 1
         files = tiny_llama(seed=self.commits, shards=SHARDS)
         if "acme/tiny" in self.hub.repositories:
@@ -151,7 +151,7 @@ class Life:
         arguments = ("--hub", self.hub.endpoint, "--ollama", self.ollama.url)
         async with serving(*arguments, verify=self.way.verify) as (process, url):
             assert process.stderr is not None
-            reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+            reading = asyncio.create_task(process.stderr.read())  # a process that writes to a full pipe stops
             self.process = process
             try:
                 yield Client(url, self.session)
@@ -176,7 +176,7 @@ async def a_life(session: aiohttp.ClientSession, way: Way) -> AsyncIterator[Life
 
 
 async def kills(life: Life, chance: random.Random) -> tuple[list[Kill], list[str]]:
-    """With every step of a pull that nobody disturbs, and spread over the whole of it; and the steps."""
+    """Kills at every step of an undisturbed pull, and spread over its duration; and the steps."""
     for _ in range(1 + life.way.replaces):
         async with life.proxy() as client:
             files = life.commit()
@@ -193,11 +193,11 @@ async def kills(life: Life, chance: random.Random) -> tuple[list[Kill], list[str
     return [*with_steps, *times], steps
 
 
-async def live(life: Life, found: Counter[str]) -> None:
-    """`found` counts what Ollama has when the proxy is killed, and the steps that it was killed with."""
+async def live(life: Life, states: Counter[str]) -> None:
+    """`states` counts what Ollama has when the proxy is killed, and the steps at which it was killed."""
     way, chance = life.way, random.Random(f"{life.way}")
     planned, steps = await kills(life, chance)
-    found.update(f"{way.tag} {step}" for step in steps)
+    states.update(f"{way.tag} {step}" for step in steps)
     async with AsyncExitStack() as proxies:
         client = await proxies.enter_async_context(life.proxy())
         for kill in planned:
@@ -210,7 +210,7 @@ async def live(life: Life, found: Counter[str]) -> None:
             why = f"{way}, {kill}, after {life.steps}"
             assert life.weights in (old, weights), why
             has = "model" if life.weights == weights else "gguf" if weights in life.ollama.blobs else "nothing"
-            found[has] += 1
+            states[has] += 1
             client = await proxies.enter_async_context(life.proxy())
             life.hub.requests.clear()
             life.steps.clear()
@@ -231,14 +231,14 @@ async def test_the_pull_after_a_kill_at_any_moment(
     session: aiohttp.ClientSession,
 ) -> None:
     """It succeeds, fetches nothing that Ollama has already, and leaves nothing."""
-    found = Counter[str]()
+    states = Counter[str]()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as lives:
         for way in WAYS:
-            lives.create_task(live(await stack.enter_async_context(a_life(session, way)), found))
-    # The moments are what they are for.
-    assert min(found[has] for has in ("nothing", "gguf", "model")) >= 5, found
+            lives.create_task(live(await stack.enter_async_context(a_life(session, way)), states))
+    # The kills have to hit different states.
+    assert min(states[has] for has in ("nothing", "gguf", "model")) >= 5, states
     steps = "blobs/small", "blobs/large", "pull", "generate", "copy"
-    assert all(found[f"bf16 POST /api/{step}"] for step in steps), found
-    assert all(found[f"q4_K_M POST /api/{step}"] for step in steps), found
-    assert found["bf16 DELETE /api/delete"], found
-    assert found["q4_K_M DELETE /api/delete"], found
+    assert all(states[f"bf16 POST /api/{step}"] for step in steps), states
+    assert all(states[f"q4_K_M POST /api/{step}"] for step in steps), states
+    assert states["bf16 DELETE /api/delete"], states
+    assert states["q4_K_M DELETE /api/delete"], states

@@ -1,4 +1,4 @@
-"""What Ollama is asked to create, where it does not reach the proxy for a manifest."""
+"""The body of `/api/create`, for an Ollama that does not reach the proxy for a manifest."""
 
 from typing import Any
 

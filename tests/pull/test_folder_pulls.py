@@ -1,4 +1,4 @@
-"""A folder of this machine as the source: files whose digests nobody knows before they have been read."""
+"""A folder of this machine as the source: the digests of its files are unknown before they are read."""
 
 import asyncio
 import hashlib
@@ -63,14 +63,14 @@ def bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
 async def test_what_is_made_is_uploaded_before_its_digest_is_known(
     client: Client, home: Path, ollama: StandInOllama, shards: int, keeps: bool
 ) -> None:
-    """Under another digest where Ollama keeps what comes so, else over a spool."""
+    """Under another digest if Ollama keeps such uploads, else through a spool."""
     ollama.keeps_mismatched = keeps
     files = put(home, tiny_llama(shards=shards))
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    made = converted(files, quantization="Q4_K_M")
-    assert weights(ollama) == digest_of(made)
-    assert ollama.blobs[digest_of(made)] == len(made)
+    gguf = converted(files, quantization="Q4_K_M")
+    assert weights(ollama) == digest_of(gguf)
+    assert ollama.blobs[digest_of(gguf)] == len(gguf)
     expected = {path: content for path, content in files.items() if path.endswith(".safetensors")}
     bars = last_bars(lines)
     assert sorted(bars.values()) == sorted((len(content), len(content)) for content in expected.values())
@@ -129,7 +129,7 @@ async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
 
 
 async def test_what_ollama_holds_stays_where_it_is(client: Client, home: Path, ollama: StandInOllama) -> None:
-    """Once it is known what comes of the files."""
+    """When the digest of the result is known."""
     files = put(home, tiny_llama())
     await client.pull(NAME)
     before = uploads(ollama)
@@ -156,7 +156,7 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
 
 
 async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home: Path, ollama: StandInOllama) -> None:
-    """What Ollama holds already is then not moved."""
+    """So that blobs that Ollama holds do not move."""
     files = tiny_llama() | {"tiny-Q8_0.gguf": tiny_gguf("Q8_0")}
     cache = home / "models--acme--tiny"
     snapshot = cache / "snapshots" / ("c" * 40)
@@ -182,11 +182,11 @@ async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home
 
 async def test_inspect_of_a_folder(home: Path, ollama: StandInOllama) -> None:
     files = put(home, tiny_llama())
-    found = (await inspect(settings("http://127.0.0.1:9", ollama.url, sources=sources(home)), NAME)).to_json()
-    by_path = {file["path"]: file for file in found["files"]}
+    inspection = (await inspect(settings("http://127.0.0.1:9", ollama.url, sources=sources(home)), NAME)).to_json()
+    by_path = {file["path"]: file for file in inspection["files"]}
     size = len(converted(files, quantization="Q4_K_M"))
     assert by_path["model.gguf"] == {"path": "model.gguf", "size": size, "digest": None, "held": False}
-    assert found["refusal"] is None
+    assert inspection["refusal"] is None
     assert not ollama.blobs
 
 
@@ -197,7 +197,7 @@ async def test_leaving_ends_an_upload_without_a_digest(
     config = settings("http://127.0.0.1:9", ollama.url, sources=sources(home), pull={"linger": "0s"})
     async with App(config) as app:
         client = Client(app.address.url, session)
-        await client.pull("home/acme/tiny:f16")  # so that it is known that Ollama keeps what has no name
+        await client.pull("home/acme/tiny:f16")  # now the proxy knows that Ollama keeps mismatched uploads
         ollama.blobs.clear()
         ollama.requests.clear()
         ollama.hold_upload = asyncio.Event()

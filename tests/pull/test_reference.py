@@ -1,4 +1,4 @@
-"""Names are read by Ollama's rules, and what is not HOST/ORG/REPO stays Ollama's business."""
+"""Names are read by Ollama's rules. Ollama answers for names that are not HOST/ORG/REPO."""
 
 import pytest
 

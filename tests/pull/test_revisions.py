@@ -1,4 +1,4 @@
-"""A model that would come out otherwise today is made anew by its next pull, and named until then."""
+"""A model of an older family revision is made again by its next pull, and is listed as outdated until then."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +28,7 @@ async def outdated(client: Client) -> Mapping[str, Any]:
 
 @pytest.fixture
 def better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy makes another file of a Llama from now on."""
+    """From now on, the proxy converts a Llama in a new revision."""
     family = FAMILIES[LLAMA]
     monkeypatch.setattr(identity, "FAMILIES", {LLAMA: replace(family, revision=family.revision + 1)})
 

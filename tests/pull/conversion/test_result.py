@@ -1,7 +1,7 @@
-"""Pulls that the proxy converts: it writes the GGUF while the bytes come in, and installs it where that is all."""
+"""What the proxy converts is, byte for byte, the converter's file."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import aiohttp
@@ -10,30 +10,21 @@ import pytest
 from proxy.app import App
 from proxy.config import Quantization
 from proxy.gguf.families import FAMILIES
-from proxy.gguf.header import read_header as read_gguf_header
 from proxy.inspection import inspect
 from proxy.ollama.client import PROBE_DIGEST
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.quantizations import is_made_here
-from proxy.pull import execute
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories import REPOSITORIES, YARN, byte_pairs
 from tests.gguf.writing import plan
 from tests.kit.conversions import converted, headers, kept, striped, weights_of
-from tests.kit.ollama_log import bodies, created
+from tests.kit.ollama_log import created
 from tests.kit.support import Client, digest_of, fetched, settings
-from tests.kit.tiny_models import tiny_bert
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
 OURS = sorted(name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture))
-
-
-@pytest.fixture
-async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
-    async with App(settings(hub.endpoint, ollama.url)) as app:
-        yield app
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -76,7 +67,7 @@ async def test_only_the_text_of_a_vision_model_is_converted(
 
 
 async def test_the_text_models_architecture_has_to_run(hub: StandInHub, ollama: StandInOllama) -> None:
-    """Of one architecture in config.json come two in a GGUF."""
+    """One architecture in config.json becomes one of two in the GGUF."""
     for name in ("mistral3_eyes", "ministral3_eyes"):
         hub.add(f"acme/{name}", REPOSITORIES[name].files())
     async with (
@@ -111,7 +102,7 @@ RUN = [one for one in Quantization if CAPABLE.runs_quantization(one) and is_made
 async def test_every_quantization_is_the_converters_file(
     client: Client, hub: StandInHub, ollama: StandInOllama, quantization: Quantization
 ) -> None:
-    """In two shards; Ollama makes nothing."""
+    """From two shards. Ollama converts nothing."""
     files = REPOSITORIES["qwen3"].files()
     hub.add("acme/tiny", files)
     name = f"{NAME}:{quantization.lower()}"
@@ -149,7 +140,7 @@ async def test_no_ollama_is_asked_to_quantize(
 
 
 async def test_experts_are_quantized_too(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
-    """They come of both shards by turns."""
+    """Their tensors come from both shards in turn."""
     files = striped(REPOSITORIES["mixtral"].files())
     hub.add("acme/tiny", files)
     assert (await client.pull(f"{NAME}:mxfp4_moe"))[-1] == {"status": "success"}
@@ -157,7 +148,7 @@ async def test_experts_are_quantized_too(client: Client, hub: StandInHub, ollama
 
 
 def spoilt(files: Mapping[str, bytes], name: str, bits: bytes) -> tuple[dict[str, bytes], str]:
-    """The repository with the last number of a tensor's first 32 replaced; and the file that has it."""
+    """The repository with the 32nd number of a tensor replaced, and the path of its file."""
     for path, header in headers(files).items():
         if name in header.tensors:
             tensor = header.tensors[name]
@@ -179,7 +170,7 @@ def spoilt(files: Mapping[str, bytes], name: str, bits: bytes) -> tuple[dict[str
 async def test_an_invalid_number_ends_the_pull(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, bits: bytes, kind: str
 ) -> None:
-    """The error has the names of the file and the tensor, nothing stays in Ollama, and another tag still works."""
+    """The error names the file and the tensor, nothing stays in Ollama, and another tag still works."""
     files, path = spoilt(REPOSITORIES["qwen3"].files(), "model.layers.0.self_attn.q_proj.weight", bits)
     hub.add("acme/tiny", files)
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
@@ -236,14 +227,14 @@ async def test_what_the_proxy_does_not_know_is_refused_early(
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
-@pytest.mark.parametrize(("version", "taken"), [("0.24.0", False), ("0.30.0", True)])
+@pytest.mark.parametrize(("version", "succeeds"), [("0.24.0", False), ("0.30.0", True)])
 async def test_an_ollama_with_another_tokenizer_gets_no_model(
-    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, taken: bool
+    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, succeeds: bool
 ) -> None:
     ollama.version = version
     hub.add("acme/tiny", replace(REPOSITORIES["qwen3"], tokenizer=lambda: byte_pairs("smollm")).files())
     lines = await client.pull(f"{NAME}:bf16")
-    if taken:
+    if succeeds:
         assert lines[-1] == {"status": "success"}
         return
     assert lines[-1]["error"] == (
@@ -252,14 +243,14 @@ async def test_an_ollama_with_another_tokenizer_gets_no_model(
     assert not fetched(hub)
 
 
-@pytest.mark.parametrize(("version", "taken"), [("0.24.0", False), ("0.30.0", True)])
+@pytest.mark.parametrize(("version", "succeeds"), [("0.24.0", False), ("0.30.0", True)])
 async def test_an_ollama_with_another_rope_gets_no_model(
-    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, taken: bool
+    client: Client, hub: StandInHub, ollama: StandInOllama, version: str, succeeds: bool
 ) -> None:
     ollama.version, tiny = version, REPOSITORIES["qwen3"]
     hub.add("acme/tiny", replace(tiny, change={**tiny.change, "rope_scaling": YARN}).files())
     lines = await client.pull(f"{NAME}:bf16")
-    if taken:
+    if succeeds:
         assert lines[-1] == {"status": "success"}
         return
     assert lines[-1]["error"] == (
@@ -269,7 +260,7 @@ async def test_an_ollama_with_another_rope_gets_no_model(
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "made"),
+    ("name", "version", "is_converted"),
     [
         ("qwen3", "0.24.0", True),
         ("qwen3", "0.6.5", False),
@@ -279,15 +270,15 @@ async def test_an_ollama_with_another_rope_gets_no_model(
     ],
 )
 async def test_the_result_depends_on_what_ollama_runs(
-    hub: StandInHub, ollama: StandInOllama, name: str, version: str, *, made: bool
+    hub: StandInHub, ollama: StandInOllama, name: str, version: str, *, is_converted: bool
 ) -> None:
     ollama.version, architecture = version, REPOSITORIES[name].architecture
     hub.add("acme/tiny", REPOSITORIES[name].files())
-    found = (await inspect(settings(hub.endpoint, ollama.url), f"{NAME}:bf16")).to_json()
-    if made:
-        assert (found["refusal"], found["reason"]) == (None, f"the proxy converts {architecture}")
+    inspection = (await inspect(settings(hub.endpoint, ollama.url), f"{NAME}:bf16")).to_json()
+    if is_converted:
+        assert (inspection["refusal"], inspection["reason"]) == (None, f"the proxy converts {architecture}")
     else:
-        assert f"Ollama {version} does not run {architecture}; Ollama " in found["refusal"]
+        assert f"Ollama {version} does not run {architecture}; Ollama " in inspection["refusal"]
 
 
 @pytest.mark.parametrize(
@@ -307,15 +298,15 @@ async def test_rows_are_asked_of_what_is_quantized(
     ollama.version = version
     hub.add("acme/tiny", REPOSITORIES[name].files())
     config = settings(hub.endpoint, ollama.url)
-    found = (await inspect(config, f"{NAME}:{tag}")).to_json()
-    assert (found["refusal"] is None) == (refused is None), found["refusal"]
-    assert refused is None or refused in found["refusal"]
+    inspection = (await inspect(config, f"{NAME}:{tag}")).to_json()
+    assert (inspection["refusal"] is None) == (refused is None), inspection["refusal"]
+    assert refused is None or refused in inspection["refusal"]
 
 
 async def test_a_quantization_leaves_nothing_behind(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine the sweep comes before the pull's own removal.
+    # On a busy machine, the sweep may run before the pull's own removal.
     monkeypatch.setattr("proxy.store.reclaim.FIRST_SWEEP_SECONDS", 600.0)
     hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
@@ -331,174 +322,3 @@ async def test_a_quantization_leaves_nothing_behind(
 
 def test_every_family_is_decided_about() -> None:
     assert {FAMILIES[REPOSITORIES[name].architecture].architecture for name in OURS} >= {"qwen3", "llama", "smollm3"}
-
-
-async def test_a_manifest_makes_the_model_that_a_create_makes(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
-) -> None:
-    own = {"system": "Be brief.", "parameters": {"temperature": 0.5}, "license": ["first", "second"]}
-    hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    shown = {}
-    for way in ("manifest", "create"):
-        config = settings(
-            hub.endpoint,
-            ollama.url,
-            # Nobody listens at port 9: Ollama gets no manifest, and has to create.
-            ollama={"advertise_url": "" if way == "manifest" else "http://127.0.0.1:9"},
-            models={NAME: own},
-        )
-        ollama.requests.clear()
-        async with App(config) as app:
-            lines = await Client(app.address.url, session).pull(f"{NAME}:bf16")
-        assert [line["status"] for line in lines if "digest" not in line] == [
-            "pulling manifest",
-            "verifying sha256 digest",
-            "writing manifest",
-            "success",
-        ]
-        assert len(created(ollama)) == (way == "create")
-        assert list(ollama.models) == [f"{NAME}:bf16"]
-        listed = ollama.models[f"{NAME}:bf16"].listed(NAME)
-        shown[way] = ollama.models[f"{NAME}:bf16"].shown(NAME), listed["details"]
-        ollama.models.clear()
-    by_manifest, by_create = shown["manifest"], shown["create"]
-    assert by_manifest[1] == by_create[1]
-    for key in ("license", "system", "template", "parameters", "details", "capabilities", "modelfile"):
-        assert sorted(str(by_manifest[0][key]).split("\n")) == sorted(str(by_create[0][key]).split("\n")), key
-
-
-async def test_a_replaced_model_leaves_nothing_behind(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
-) -> None:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
-    async with App(config) as app:
-        client = Client(app.address.url, session)
-        for name in ("qwen3", "mistral", "mistral"):
-            hub.add("acme/tiny", REPOSITORIES[name].files())
-            assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
-            assert list(ollama.models) == [f"{NAME}:bf16"]
-            assert ollama.blobs.keys() == ollama.models.used_digests()
-
-
-@pytest.mark.parametrize("tag", ["bf16", "q4_K_M"])
-@pytest.mark.parametrize("reached", [True, False])
-async def test_with_verify_an_unloadable_model_replaces_nothing(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, reached: bool
-) -> None:
-    config = settings(
-        hub.endpoint,
-        ollama.url,
-        pull={"verify": True},
-        ollama={"reclaim": True, "advertise_url": "" if reached else "http://127.0.0.1:9"},
-    )
-    async with App(config) as app:
-        client = Client(app.address.url, session)
-        hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-        lines = await client.pull(f"{NAME}:{tag}")
-        assert lines[-1] == {"status": "success"}
-        assert {"status": "verifying conversion"} in lines
-        [loaded] = bodies(ollama, "/api/generate")
-        assert "ollama-hf-proxy/" in loaded["model"]
-        first = ollama.models[f"{NAME}:{tag}"].digest
-
-        hub.add("acme/tiny", REPOSITORIES["mistral"].files())
-        ollama.fail_load = "llama runner process has terminated: exit status 2"
-        lines = await client.pull(f"{NAME}:{tag}")
-        assert "Ollama cannot load it: llama runner process has terminated" in lines[-1]["error"]
-        assert "writing manifest" not in [line.get("status") for line in lines]
-        assert ollama.models[f"{NAME}:{tag}"].digest == first
-
-        ollama.fail_load = "model requires more system memory (9.9 GiB) than is available (1.0 GiB)"
-        before = len(fetched(hub, ".safetensors"))
-        lines = await client.pull(f"{NAME}:{tag}")
-        assert lines[-1] == {"status": "success"}
-        assert any("too little memory" in str(line["status"]) for line in lines)
-        assert len(fetched(hub, ".safetensors")) == before
-        assert ollama.models[f"{NAME}:{tag}"].digest != first
-        assert list(ollama.models) == [f"{NAME}:{tag}"]
-        if reached:
-            assert ollama.blobs.keys() == ollama.models.used_digests()
-
-
-async def test_an_embedding_model_is_tried_with_an_embedding(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
-) -> None:
-    hub.add("acme/tiny-bert", tiny_bert())
-    async with App(settings(hub.endpoint, ollama.url, pull={"verify": True})) as app:
-        assert (await Client(app.address.url, session).pull("hf.co/acme/tiny-bert:f16"))[-1] == {"status": "success"}
-    assert len(bodies(ollama, "/api/embed")) == 1
-    assert not bodies(ollama, "/api/generate")
-
-
-async def test_a_reranker_is_refused_early(client: Client, hub: StandInHub) -> None:
-    """Before any weight file is requested."""
-    files = tiny_bert()
-    config = json.loads(files["config.json"]) | {"architectures": ["BertForSequenceClassification"]}
-    hub.add("acme/tiny", files | {"config.json": json.dumps(config).encode()})
-    assert "serves neither reranking" in (await client.pull(NAME))[-1]["error"]
-    assert not fetched(hub, ".safetensors")
-
-
-async def test_dense_layers_come_from_their_own_folders(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
-    """The matrices after the pooling of an embedding model."""
-    hub.add("acme/tiny", REPOSITORIES["gemma_embedding"].files())
-    assert (await client.pull(f"{NAME}:f16"))[-1] == {"status": "success"}
-    [weights] = [layer for layer in ollama.models[f"{NAME}:f16"].layers if layer.kind == "model"]
-    header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
-    shapes = {tensor.name: tensor.shape for tensor in header.tensors if tensor.name.startswith("dense")}
-    assert shapes == {"dense_2.weight": (256, 512), "dense_3.weight": (512, 256)}
-    assert header.get("gemma-embedding.dense_2_feat_out", int) == 512
-
-
-@pytest.mark.parametrize(
-    ("template", "adds", "begins", "writes"),
-    [
-        ("{{ bos_token }}", True, True, False),
-        ("{{ bos_token }}", False, False, True),
-        ("", True, False, False),
-        ("", False, False, False),
-    ],
-)
-async def test_a_conversation_begins_with_one_bos(
-    client: Client,
-    hub: StandInHub,
-    ollama: StandInOllama,
-    template: str,
-    *,
-    adds: bool,
-    begins: bool,
-    writes: bool,
-) -> None:
-    """Where the author's template writes it."""
-    files = REPOSITORIES["llama"].files()
-    tokenizer = json.loads(files["tokenizer_config.json"])
-    tokenizer["chat_template"] = template + tokenizer["chat_template"]
-    tokenizer |= {"add_bos_token": adds, "tokenizer_class": "LlamaTokenizer"}
-    hub.add("acme/tiny", files | {"tokenizer_config.json": json.dumps(tokenizer).encode()})
-    assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
-    model = ollama.models[f"{NAME}:bf16"]
-    [weights] = [layer for layer in model.layers if layer.kind == "model"]
-    header = read_gguf_header(ollama.beginning(weights.digest), size=weights.size)
-    assert header.get("tokenizer.ggml.add_bos_token", bool) is begins
-    assert (tokenizer["bos_token"] in model.template) is writes
-
-
-async def test_the_disk_has_to_hold_the_model(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And no more than that: nothing else is written."""
-    hub.add("acme/tiny", REPOSITORIES["qwen3"].files())
-    config = settings(hub.endpoint, ollama.url)
-    found = (await inspect(config, f"{NAME}:q4_K_M")).to_json()
-    result = found["result_size"]
-    assert found["files"][0]["size"] == result
-    for free, enough in ((result - 1, False), (result + 1, True)):
-
-        async def left(*_: object, free: int = free) -> int:
-            return free
-
-        monkeypatch.setattr(execute, "free_disk", left)
-        async with App(config) as app:
-            last = (await Client(app.address.url, session).pull(f"{NAME}:q4_K_M"))[-1]
-        assert (last == {"status": "success"}) == enough, last
-        assert enough or "of disk until it is made" in last["error"]
