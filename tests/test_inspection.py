@@ -58,7 +58,7 @@ async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollam
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
-async def test_what_ollama_holds_does_not_move(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_held_blobs_do_not_move(hub: StandInHub, ollama: StandInOllama) -> None:
     whole, projector = tiny_gguf(), tiny_projector()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole, "mmproj-F16.gguf": projector})
     ollama.blobs[digest_of(whole)] = len(whole)
@@ -69,7 +69,7 @@ async def test_what_ollama_holds_does_not_move(hub: StandInHub, ollama: StandInO
     assert inspection["bytes_to_move"] == len(projector)
 
 
-async def test_what_a_repository_says_is_no_command_to_a_terminal(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_repositorys_texts_cannot_control_a_terminal(hub: StandInHub, ollama: StandInOllama) -> None:
     template = {"chat_template": "{{ raise_exception('\x1b]0;owned\x07\x1b[2J') }}"}
     files = {"tokenizer_config.json": orjson.dumps(template), "system": b"Be\nbrief.\x1b[2J"}
     hub.add("acme/tiny", tiny_llama() | files)
@@ -82,7 +82,7 @@ async def test_what_a_repository_says_is_no_command_to_a_terminal(hub: StandInHu
     assert output.replace("\n", "").isprintable()
 
 
-async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_refusal_keeps_the_known_fields(hub: StandInHub, ollama: StandInOllama) -> None:
     repository = hub.add("acme/bin", {"config.json": b"{}", "pytorch_model.bin": b"x"})
     inspection = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/bin:q8_0")).to_json()
     assert set(inspection) == KEYS | MORE_KEYS
@@ -98,7 +98,7 @@ async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama, pub
     assert inspection["reason"] == "the GGUF Q4_K_M, one public file: Ollama pulls it by itself"
 
 
-async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:
+async def test_without_ollama_held_is_unknown(hub: StandInHub) -> None:
     files = tiny_llama()
     hub.add("acme/tiny", files)
     config = settings(hub.endpoint, "http://127.0.0.1:9", ollama={"version": "0.33.0"})
@@ -109,7 +109,7 @@ async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "llama3.2", "registry.example/a/b", "hf.co/gpt2"])
-async def test_a_name_that_is_not_ours_is_refused(hub: StandInHub, ollama: StandInOllama, name: str) -> None:
+async def test_a_name_of_no_source_is_refused(hub: StandInHub, ollama: StandInOllama, name: str) -> None:
     inspection = await inspect(settings(hub.endpoint, ollama.url), name)
     assert inspection.refusal is not None
     assert "hf.co/ORG/REPO[:TAG]" in inspection.refusal

@@ -53,7 +53,7 @@ def calls(ollama: StandInOllama, path: str) -> list[bytes]:
         ("/v1/chat/completions", {"messages": MESSAGES, "stream": True}, "[DONE]"),
     ],
 )
-async def test_the_call_goes_on_as_it_was_sent_once_the_model_is_there(
+async def test_ollama_gets_the_original_call_after_the_pull(
     client: Client, ollama: StandInOllama, path: str, body: dict[str, Any], found: str
 ) -> None:
     sent = {"model": NAME, **body, "options": {"num_ctx": 77}}
@@ -84,7 +84,7 @@ async def test_by_default_ollama_gets_every_call(
     assert not hub.requests
 
 
-async def test_show_is_left_alone(client: Client, hub: StandInHub) -> None:
+async def test_show_pulls_nothing(client: Client, hub: StandInHub) -> None:
     """`ollama run` calls it first, and then pulls with its own bars."""
     assert (await client.post("/api/show", {"model": NAME}))[0] == 404
     assert not fetched(hub)
@@ -94,7 +94,7 @@ async def test_show_is_left_alone(client: Client, hub: StandInHub) -> None:
 @pytest.mark.parametrize(
     ("path", "says"), [("/api/generate", {"prompt": "hello"}), ("/api/chat", {"messages": MESSAGES})]
 )
-async def test_what_only_unloads_a_model_pulls_none(
+async def test_a_call_that_only_unloads_pulls_nothing(
     client: Client, hub: StandInHub, path: str, says: dict[str, Any], keep_alive: float | str
 ) -> None:
     body = {"model": NAME, "keep_alive": keep_alive, "stream": False}
@@ -119,7 +119,7 @@ async def test_a_refusal_is_the_calls_own_error(client: Client, path: str, text:
     assert "there is no repository acme/none" in text(orjson.loads(answer))
 
 
-async def test_a_transfer_that_fails_is_told_too(client: Client, hub: StandInHub) -> None:
+async def test_a_failed_transfer_is_the_calls_error(client: Client, hub: StandInHub) -> None:
     hub.faults.append(Fault("model.safetensors", "corrupt", after=200_000, times=-1))
     status, answer = await client.post("/api/generate", {"model": NAME, "prompt": "hello"})
     assert status == 502
@@ -249,7 +249,7 @@ async def test_many_callers_cost_one_pull(app: App, client: Client) -> None:
 
 
 @pytest.mark.usefixtures("public_hub")
-async def test_what_ollama_pulls_by_itself_it_does(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_ollama_pulls_what_it_can_by_itself(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
     hub.add("acme/tiny-gguf", {"tiny-Q4_K_M.gguf": tiny_gguf()})
     name = "hf.co/acme/tiny-gguf:Q4_K_M"
     ollama.native[name] = 1000

@@ -10,7 +10,7 @@ from proxy.standins.ollama import StandInOllama
 from tests.kit.support import Client
 
 
-async def test_health_tells_of_both(client: Client, ollama: StandInOllama) -> None:
+async def test_health_shows_the_proxy_and_ollama(client: Client, ollama: StandInOllama) -> None:
     status, body = await client.get("/-/health")
     assert status == 200
     assert orjson.loads(body) == {

@@ -103,14 +103,14 @@ def weight_uploads(ollama: StandInOllama) -> list[str]:
     return uploads(ollama, least=LARGEST_SMALL_FILE)
 
 
-def named(ollama: StandInOllama) -> list[str]:
+def named_models(ollama: StandInOllama) -> list[str]:
     """The models that got their names, in order."""
     creates = [body["model"] for body in created(ollama)]
     copies = [body["destination"] for body in bodies(ollama, "/api/copy")]
     return [name for name in (*creates, *copies) if not TEMPORARY.fullmatch(name)]
 
 
-async def being_made(ollama: StandInOllama, way: dict[str, str]) -> None:
+async def wait_for_make(ollama: StandInOllama, way: dict[str, str]) -> None:
     """Wait until Ollama makes a model, by a manifest or by a create."""
     await eventually(lambda: created(ollama) if way else making(ollama.requests))
 
@@ -120,7 +120,7 @@ async def remove(client: Client, **body: str) -> tuple[int, bytes]:
         return response.status, await response.read()
 
 
-async def begun(app: App, client: Client, name: str = NAME) -> Attached:
+async def start_transfer(app: App, client: Client, name: str = NAME) -> Attached:
     """A client of a pull in transfer: some bytes have reached Ollama, but most have not."""
     attached = Attached(client, name)
     await eventually(lambda: attached.completed)

@@ -79,7 +79,7 @@ class Gate:
         return await self._work(*arguments)
 
 
-async def swept(client: Client, **body: Any) -> dict[str, Any]:
+async def reclaim_now(client: Client, **body: Any) -> dict[str, Any]:
     status, answer = await client.post("/-/reclaim", body)
     assert status == 200, answer
     reclaimed: dict[str, Any] = orjson.loads(answer)

@@ -36,14 +36,14 @@ def check_made(ollama: StandInOllama, files: dict[str, bytes]) -> None:
     assert ollama.blobs.keys() == ollama.models.used_digests()
 
 
-def test_the_two_differ_in_what_they_need_of_the_hub() -> None:
+def test_only_experts_need_ranges_of_the_hub() -> None:
     assert conversion(DENSE).in_file_order
     assert not conversion(EXPERTS).in_file_order
 
 
 @BOTH
 @pytest.mark.parametrize("kind", ["drop", "hang", "short", "cut", "misplaced"])
-async def test_what_breaks_off_goes_on_where_it_broke_off(
+async def test_an_interrupted_range_is_resumed(
     client: Client,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -94,7 +94,7 @@ async def test_a_mirror_without_ranges_is_read_in_one_stream_a_shard(
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_experts_by_turns_need_ranges_and_the_error_says_so(
+async def test_experts_need_ranges_and_the_error_says_so(
     client: Client, hub: StandInHub, ollama: StandInOllama, late: bool
 ) -> None:
     hub.add("acme/tiny", EXPERTS)
@@ -132,7 +132,7 @@ async def test_a_new_commit_does_not_change_a_running_pull(
 
 
 @BOTH
-async def test_a_file_that_changed_at_the_source_is_told(
+async def test_a_file_that_changed_at_the_source_is_an_error(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     hub.add("acme/tiny", files)
@@ -143,7 +143,7 @@ async def test_a_file_that_changed_at_the_source_is_told(
     assert not ollama.models
 
 
-async def test_experts_by_turns_cost_each_byte_of_each_tensor_once(client: Client, hub: StandInHub) -> None:
+async def test_experts_cost_each_byte_of_each_tensor_once(client: Client, hub: StandInHub) -> None:
     hub.add("acme/tiny", EXPERTS)
     assert (await client.pull(NAME))[-1] == SUCCESS
     headers = sum(int.from_bytes(EXPERTS[path][:8], "little") + 8 for path in (FIRST, SECOND))

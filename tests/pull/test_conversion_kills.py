@@ -1,5 +1,6 @@
-"""The proxy is killed at any moment of a pull that it converts itself: at every request by which it changes Ollama, and
-at random ones. The next pull ends well, fetches nothing that Ollama has, and leaves nothing behind.
+"""The proxy is killed at any moment of a conversion: at every request that changes Ollama, and at random moments.
+
+The next pull succeeds, fetches nothing that Ollama has already, and leaves nothing behind.
 """
 
 import asyncio
@@ -36,8 +37,9 @@ OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Way:
-    """One kind of pull. Where it `replaces`, an older model of that name is there. The steps of even numbers are done
-    when the proxy is killed, the odd ones are not begun, or with `odd` the other way round.
+    """One kind of pull. `replaces`: an older model of that name is there.
+
+    At a kill, steps with even numbers are done, and those with odd numbers have not begun; with `odd`, the opposite.
     """
 
     tag: str
@@ -71,7 +73,7 @@ class Kill(NamedTuple):
 class Life:
     """A Hub and an Ollama for a series of proxies that are killed.
 
-    `steps` are the requests that change Ollama, and those for what it has: with the last of them a pull is remembered.
+    `steps` are the requests that change Ollama, and those that list its models: the last one records the pull.
     """
 
     way: Way

@@ -60,7 +60,7 @@ def bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_what_is_made_is_uploaded_before_its_digest_is_known(
+async def test_a_result_is_uploaded_before_its_digest_is_known(
     client: Client, home: Path, ollama: StandInOllama, shards: int, keeps: bool
 ) -> None:
     """Under another digest if Ollama keeps such uploads, else through a spool."""
@@ -128,7 +128,7 @@ async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
     assert weights(ollama) == digest_of(converted(files | {WEIGHTS: other}, quantization="Q4_K_M"))
 
 
-async def test_what_ollama_holds_stays_where_it_is(client: Client, home: Path, ollama: StandInOllama) -> None:
+async def test_a_held_result_is_not_uploaded_again(client: Client, home: Path, ollama: StandInOllama) -> None:
     """When the digest of the result is known."""
     files = put(home, tiny_llama())
     await client.pull(NAME)

@@ -56,9 +56,9 @@ class Pause(asyncio.Event):
 
 @dataclass(frozen=True)
 class Moment:
-    """When Ollama has got so many of the files, or the n-th request of a kind, and so many seconds later.
+    """The moment when Ollama has so many of the files, or got the n-th request of one kind, and some seconds `later`.
 
-    `patience` is how many seconds that may take: then it is now.
+    After `patience` seconds, the moment is now.
     """
 
     patience: float
@@ -79,8 +79,9 @@ class Moment:
 
 
 def kills(seconds: float, chance: random.Random) -> list[tuple[Moment, str, str]]:
-    """When to kill the pull of which quantization of which repository, each of which takes so many seconds: at every
-    turning point of a model that was there once and is remembered, and while each of the files comes.
+    """Moments to kill pulls that take so many seconds, each with its repository and quantization.
+
+    They are at every turning point of a model that was pulled before, and during the transfer of each file.
     """
     special = [
         (Moment(2 * seconds, request=request), REPOSITORIES[0], quantization)
@@ -194,16 +195,16 @@ async def interrupted_pull(client: Client, name: str, killing: Coroutine[Any, An
 
 async def duration(place: Place, client: Client) -> float:
     """Of an undisturbed pull."""
-    repository, duration = REPOSITORIES[0], 0.0
+    repository, seconds = REPOSITORIES[0], 0.0
     for quantization in QUANTIZATIONS:
         name, began = f"hf.co/{repository}:{quantization}", time.monotonic()
         place.hub.requests.clear()
         assert (await client.pull(name))[-1] == {"status": "success"}
-        duration = time.monotonic() - began
+        seconds = time.monotonic() - began
         assert len(place.from_the_hub(repository, place.weights[repository])) == FILES
         await removed(client, name)
         assert not place.ollama.blobs
-    return duration
+    return seconds
 
 
 @pytest.mark.timeout(900)

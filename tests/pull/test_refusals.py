@@ -331,9 +331,10 @@ def assert_nothing_moved(hub: StandInHub, ollama: StandInOllama, files: Mapping[
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_what_cannot_work_is_refused_before_it_moves(
+async def test_an_unusable_repository_is_refused_early(
     case: Case, client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """Before any weight byte is fetched and anything is uploaded."""
     hub.add("acme/model", case.files)
     hub.add("acme/model-GGUF", {"model.gguf": b"GGUF"}, quantized_from="acme/model")
     ollama.version = case.version
@@ -360,7 +361,7 @@ async def test_what_cannot_work_is_refused_before_it_moves(
     ],
     ids=["a quantization that this Ollama does not make", "weights by a name that this Ollama does not read"],
 )
-async def test_what_ollama_itself_would_not_make_is_made(
+async def test_the_proxy_makes_what_ollamas_create_refuses(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: Files, tag: str, version: str
 ) -> None:
     ollama.version = version
@@ -411,7 +412,7 @@ async def test_a_hostile_file_is_never_a_fault_of_the_proxy(
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("path", ["modules.json", "1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json"])
-async def test_a_hostile_file_of_an_embedding_model_is_none_either(
+async def test_a_hostile_file_of_an_embedding_model_is_refused(
     path: str, hostile: str, client: Client, hub: StandInHub
 ) -> None:
     hub.add("acme/model", {**tiny_bert(), path: HOSTILE[hostile]})
@@ -449,14 +450,14 @@ async def test_without_a_gguf_the_refusal_says_to_look_for_one(client: Client, h
     assert (await client.pull("hf.co/acme/model"))[-1]["error"].endswith("; look for a GGUF of the same model")
 
 
-async def test_inspect_tells_the_same_refusal(hub: StandInHub, ollama: StandInOllama, client: Client) -> None:
+async def test_inspect_has_the_same_refusal(hub: StandInHub, ollama: StandInOllama, client: Client) -> None:
     hub.add("acme/model", llama(None, DOWN))
     error = (await client.pull("hf.co/acme/model"))[-1]["error"]
     inspection = await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/model")
     assert inspection.to_json()["refusal"] == error
 
 
-async def test_a_disk_that_is_too_small_is_told_before_it_is_full(
+async def test_a_too_small_disk_is_refused_before_it_is_full(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,

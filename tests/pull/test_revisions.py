@@ -33,7 +33,7 @@ def better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "FAMILIES", {LLAMA: replace(family, revision=family.revision + 1)})
 
 
-async def test_a_model_of_an_older_revision_is_made_anew_once(
+async def test_a_model_of_an_older_revision_is_made_again_once(
     client: Client, hub: StandInHub, ollama: StandInOllama, request: pytest.FixtureRequest
 ) -> None:
     hub.add("acme/tiny", tiny_llama())

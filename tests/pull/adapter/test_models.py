@@ -105,7 +105,7 @@ async def test_the_settings_of_a_held_base_come_along(
     assert made.size == sum(ollama.blobs[layer.digest] for layer in made.layers)
 
 
-async def test_the_bases_own_jinja_becomes_no_go_template(
+async def test_the_bases_jinja_does_not_become_a_go_template(
     client: Client, ollama: StandInOllama, base: dict[str, bytes], adapter: dict[str, bytes]
 ) -> None:
     """From 0.30 on Ollama shows the Jinja in the weights where a model has no template layer."""
@@ -250,7 +250,7 @@ async def test_a_base_of_many_shards_shares_its_last_bar(
     assert weights < sum(total for total, _ in bars.values()) < weights + len(adapter[WEIGHTS]) + 1000
 
 
-async def test_a_warning_is_said_once(
+async def test_a_warning_is_shown_once(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,

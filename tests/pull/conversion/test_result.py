@@ -81,7 +81,7 @@ async def test_the_text_models_architecture_has_to_run(hub: StandInHub, ollama: 
 
 
 @pytest.mark.parametrize(("version", "here"), [("0.29.0", False), ("0.30.0", True)])
-def test_what_ollama_makes_the_text_of_alone_is_made_here(version: str, here: bool) -> None:
+def test_the_text_model_depends_on_ollamas_version(version: str, here: bool) -> None:
     assert capabilities_of(version).runs(FAMILIES["Gemma3nForConditionalGeneration"].architecture) is here
 
 
@@ -184,9 +184,8 @@ async def test_an_invalid_number_ends_the_pull(
         assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
 
 
-async def test_the_bars_are_the_shards_and_each_byte_comes_once(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_the_bars_are_the_shards(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+    """Each byte is fetched once."""
     files = REPOSITORIES["qwen3"].files()
     hub.add("acme/tiny", files)
     lines = await client.pull(f"{NAME}:q4_K_M")
@@ -212,9 +211,7 @@ async def test_a_damaged_byte_costs_one_retry_of_its_files(
     assert not ollama.models
 
 
-async def test_what_the_proxy_does_not_know_is_refused_early(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
+async def test_an_unknown_model_is_refused_early(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
     """Before a weight byte moves."""
     files = REPOSITORIES["qwen3"].files()
     tokenizer = json.loads(files["tokenizer.json"])
@@ -292,7 +289,7 @@ async def test_the_result_depends_on_what_ollama_runs(
         ("granitehybrid", "0.11.4", "bf16", "GraniteMoeHybridForCausalLM"),
     ],
 )
-async def test_rows_are_asked_of_what_is_quantized(
+async def test_only_quantized_rows_need_the_block_size(
     hub: StandInHub, ollama: StandInOllama, name: str, version: str, tag: str, refused: str | None
 ) -> None:
     ollama.version = version

@@ -25,7 +25,7 @@ def files_of(files: Mapping[str, bytes]) -> dict[str, str]:
 # ---- Ollama or the proxy
 
 
-async def test_ollama_pulls_what_it_can_without_insecure(
+async def test_ollama_pulls_one_public_file_without_insecure(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, public_hub: None
 ) -> None:
     hub.add(REPOSITORY, {"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": tiny_projector()})
@@ -49,7 +49,7 @@ async def test_ollama_pulls_what_it_can_without_insecure(
     ],
     ids=["split", "to quantize", "private", "gated", "settings", "proxy"],
 )
-async def test_what_ollama_cannot_pull_alone_the_proxy_pulls(
+async def test_the_proxy_pulls_what_ollama_cannot(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,

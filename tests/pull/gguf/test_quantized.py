@@ -118,7 +118,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
     ],
     ids=["pointer", "zip", "cut", "cut header", "version", "claim", "clip", "adapter", "kind", "first shard"],
 )
-async def test_what_cannot_be_a_model_is_refused_by_its_header(
+async def test_a_gguf_that_is_no_model_is_refused_by_its_header(
     hub: StandInHub, client: Client, ollama: StandInOllama, content: bytes, message: str
 ) -> None:
     hub.add(REPOSITORY, {"m-Q4_K_M.gguf": content})

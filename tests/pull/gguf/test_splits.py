@@ -72,9 +72,10 @@ async def test_a_fault_in_a_shard_costs_only_missing_bytes(
     assert weight_bytes(hub) < (2.5 if fault["kind"] == "corrupt" else 1.5) * len(FLOATS)
 
 
-async def test_a_shard_that_stays_damaged_becomes_no_blob_and_is_named(
+async def test_a_shard_damaged_twice_becomes_no_blob(
     hub: StandInHub, ollama: StandInOllama, client: Client, shards: dict[str, bytes]
 ) -> None:
+    """The error names it."""
     path = list(shards)[2]
     hub.faults.append(Fault(path, "corrupt", after=200_000, times=-1))
     lines = await client.pull(F16_NAME)

@@ -301,7 +301,7 @@ async def test_the_token_goes_to_the_endpoint_and_never_to_the_cdn(
     assert not [request for request in ollama.requests if "Authorization" in request.headers]
 
 
-async def test_a_token_without_access_is_told_apart_from_no_token(
+async def test_a_token_without_access_has_its_own_error_text(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/gated", tiny_llama(), gated=True)

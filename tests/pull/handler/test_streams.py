@@ -158,7 +158,7 @@ async def test_ollamas_cli_gets_warnings_in_terminal_rows(
     assert texts[: len(warnings) + 2] == ["pulling manifest", *warnings, "verifying sha256 digest"]
 
 
-async def test_an_ollama_that_is_not_there_is_an_error_line(
+async def test_a_missing_ollama_is_an_error_line(
     hub: StandInHub, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
     async with App(settings(hub.endpoint, "http://127.0.0.1:9")) as app:
@@ -166,7 +166,7 @@ async def test_an_ollama_that_is_not_there_is_an_error_line(
     assert "Ollama at http://127.0.0.1:9 cannot be reached" in lines[-1]["error"]
 
 
-async def test_a_hub_that_is_not_there_is_an_error_line(ollama: StandInOllama, session: aiohttp.ClientSession) -> None:
+async def test_a_missing_hub_is_an_error_line(ollama: StandInOllama, session: aiohttp.ClientSession) -> None:
     async with App(settings("http://127.0.0.1:9", ollama.url)) as app:
         lines = await Client(app.address.url, session).pull(NAME)
     assert "http://127.0.0.1:9 cannot be reached" in lines[-1]["error"]

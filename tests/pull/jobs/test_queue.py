@@ -13,7 +13,17 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from tests.kit.job_clients import SLOW, SUCCESS, WAYS, Attached, begun, named, proxying, remove, weights_fetched
+from tests.kit.job_clients import (
+    SLOW,
+    SUCCESS,
+    WAYS,
+    Attached,
+    named_models,
+    proxying,
+    remove,
+    start_transfer,
+    weights_fetched,
+)
 from tests.kit.support import MAKING, Client, eventually, making
 
 
@@ -61,7 +71,7 @@ async def test_pulls_beyond_the_limit_wait_in_order(
         waited = [line for line in one.waited if line != "waiting for another model to be made"]
         assert waited == [f"waiting for {before} pulls" for before in range(place, jobs - 1, -1)]
     if jobs == 1:
-        assert named(ollama) == names
+        assert named_models(ollama) == names
     assert sorted(ollama.models) == sorted(names)
 
 
@@ -79,7 +89,7 @@ async def test_a_cancelled_or_abandoned_pull_leaves_the_queue(
         hub.line = None
         assert [await clients[0].end(), await clients[3].end()] == [SUCCESS] * 2
     assert fetched_repositories(hub) == ["m0", "m3"]
-    assert named(ollama) == [names[0], names[3]]
+    assert named_models(ollama) == [names[0], names[3]]
 
 
 async def test_a_failed_pull_admits_the_next(
@@ -103,7 +113,7 @@ async def test_pulls_without_bytes_do_not_wait(
         hub.line = None
         assert (await client.pull(names[1]))[-1] == SUCCESS
         hub.line = SLOW
-        first = await begun(app, client, names[0])
+        first = await start_transfer(app, client, names[0])
         lines = await client.pull(names[1])
         refused = await client.pull("hf.co/acme/m1:iq2_xxs")
         assert lines[-1] == SUCCESS
@@ -165,4 +175,4 @@ async def test_a_pull_shows_that_it_waits_for_a_create(
     assert not first.waited
     ollama.hold_making.set()
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
-    assert named(ollama) == names
+    assert named_models(ollama) == names

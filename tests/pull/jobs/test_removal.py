@@ -17,13 +17,13 @@ from tests.kit.job_clients import (
     SUCCESS,
     WAYS,
     Attached,
-    begun,
-    being_made,
     fetched_bytes,
-    named,
+    named_models,
     newest,
     proxying,
     remove,
+    start_transfer,
+    wait_for_make,
     weights_of,
 )
 from tests.kit.ollama_log import bodies
@@ -36,7 +36,7 @@ async def test_removing_a_model_in_transfer_ends_its_pull(
 ) -> None:
     """The answer is 200 although Ollama does not have the model yet."""
     hub.add("acme/other", tiny_llama(seed=1))
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     second = asyncio.create_task(client.pull_at_once(NAME))
     await eventually(lambda: newest(app).clients == 2)
     assert await remove(client, **body) == (200, b"")
@@ -47,7 +47,7 @@ async def test_removing_a_model_in_transfer_ends_its_pull(
     assert len(bodies(ollama, "/api/delete")) == 1
     hub.line = None
     assert (await client.pull("hf.co/acme/other"))[-1] == SUCCESS
-    assert named(ollama) == ["hf.co/acme/other:latest"]
+    assert named_models(ollama) == ["hf.co/acme/other:latest"]
     assert not weights_of(files).keys() & ollama.blobs.keys()
     assert fetched_bytes(hub, "acme/tiny/") < len(files["model.safetensors"])
 
@@ -66,7 +66,7 @@ async def test_a_create_ends_before_its_model_is_removed(
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
         first = Attached(client, NAME)
-        await being_made(ollama, way)
+        await wait_for_make(ollama, way)
         removing = asyncio.create_task(remove(client, model=NAME))
         assert "was removed while it was pulled" in (await first.end())["error"]
         assert not removing.done()
@@ -74,7 +74,7 @@ async def test_a_create_ends_before_its_model_is_removed(
         ollama.hold_making.set()
         assert await removing == (200, b"")
         assert newest(app).state == "failed"
-        assert len(named(ollama)) == 1
+        assert len(named_models(ollama)) == 1
         assert ollama.requests[-1].path == "/api/delete"
     assert ollama.abandoned_creates == 0
     assert NAME not in ollama.models
@@ -122,7 +122,7 @@ async def test_removing_a_model_during_its_update(
     assert (await client.pull(NAME))[-1] == SUCCESS
     hub.repositories["acme/tiny"].update(tiny_llama(seed=1))
     hub.line = SLOW
-    second = await begun(app, client)
+    second = await start_transfer(app, client)
     assert NAME in ollama.models
     assert await remove(client, model=NAME) == (200, b"")
     assert set(await second.end()) == {"error"}
@@ -132,7 +132,7 @@ async def test_removing_a_model_during_its_update(
 async def test_removing_another_model_leaves_a_pull_alone(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     assert (await remove(client, model="hf.co/acme/tiny:q8_0"))[0] == 404
     hub.line = None
     assert await first.end() == SUCCESS
@@ -168,7 +168,7 @@ async def test_ollama_answers_the_removal_of_other_models(
 async def test_a_cancelled_pull_can_be_repeated_at_once(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     removing = asyncio.create_task(remove(client, model=NAME))
     assert set(await first.end()) == {"error"}
     hub.line = None
@@ -193,7 +193,7 @@ async def test_a_pull_during_a_waiting_removal(
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, ollama={"reclaim": reclaim} | way) as (app, client):
         first = Attached(client, NAME)
-        await being_made(ollama, way)
+        await wait_for_make(ollama, way)
         removing = asyncio.create_task(remove(client, model=NAME))
         assert set(await first.end()) == {"error"}
         second = Attached(client, NAME)

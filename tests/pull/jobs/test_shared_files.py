@@ -16,12 +16,12 @@ from tests.kit.job_clients import (
     SAME_NAME,
     SUCCESS,
     Attached,
-    begun,
     fetched_bytes,
-    named,
+    named_models,
     newest,
     proxying,
     remove,
+    start_transfer,
     weight_uploads,
     weights_of,
 )
@@ -56,9 +56,9 @@ async def test_a_file_of_two_models_moves_once(
     names: tuple[str, str],
 ) -> None:
     [(digest, size)] = weights_of(gguf if names is GGUFS else files).items()
-    first = await begun(app, client, names[0])
+    first = await start_transfer(app, client, names[0])
     seen = first.completed
-    second = await begun(app, client, names[1])
+    second = await start_transfer(app, client, names[1])
     assert len(app.jobs.all()) == 2
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
@@ -82,7 +82,7 @@ async def test_a_shared_transfer_survives_one_cancelled_pull(
     names: tuple[str, str],
     cancelled: int,
 ) -> None:
-    both = [await begun(app, client, names[0]), await begun(app, client, names[1])]
+    both = [await start_transfer(app, client, names[0]), await start_transfer(app, client, names[1])]
     assert await remove(client, model=names[cancelled]) == (200, b"")
     assert set(await both[cancelled].end()) == {"error"}
     stays = both[1 - cancelled]
@@ -106,7 +106,7 @@ async def test_a_transfer_that_all_pulls_left_begins_again(
     names: tuple[str, str],
 ) -> None:
     size = sum(weights_of(gguf if names is GGUFS else files).values())
-    both = [await begun(app, client, name) for name in names]
+    both = [await start_transfer(app, client, name) for name in names]
     for name, attached in zip(names, both, strict=True):
         await remove(client, model=name)
         await attached.end()
@@ -124,7 +124,7 @@ async def test_a_twice_damaged_file_ends_one_pull_of_two(
     """The other pull tries again on its own."""
     [(digest, size)] = weights_of(gguf).items()
     hub.faults.append(Fault("model-Q8_0.gguf", "corrupt", after=size - 1, times=2))
-    both = [await begun(app, client, name) for name in GGUFS]
+    both = [await start_transfer(app, client, name) for name in GGUFS]
     hub.line = None
     assert "acme/gguf/model-Q8_0.gguf arrived damaged" in (await both[0].end())["error"]
     assert await both[1].end() == SUCCESS
@@ -141,7 +141,7 @@ async def test_retries_after_a_failed_transfer_are_shared(
     hub.faults.append(Fault("model-Q8_0.gguf", "corrupt", after=size - 1, times=2))
     names = [*GGUFS, "hf.co/acme/third:q8_0"]
     async with proxying(hub, ollama, session, pull={"jobs": 3}) as (app, client):
-        all_three = [await begun(app, client, name) for name in names]
+        all_three = [await start_transfer(app, client, name) for name in names]
         hub.line = None
         ends = [await attached.end() for attached in all_three]
     assert "arrived damaged" in ends[0]["error"]
@@ -153,7 +153,7 @@ async def test_each_pull_of_a_lost_file_names_its_repository(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, gguf: dict[str, bytes]
 ) -> None:
     hub.faults.append(Fault("model-Q8_0.gguf", "short", after=200_000, times=-1))
-    both = [await begun(app, client, name) for name in GGUFS]
+    both = [await start_transfer(app, client, name) for name in GGUFS]
     hub.line = None
     errors = [(await attached.end())["error"] for attached in both]
     assert "acme/gguf/model-Q8_0.gguf" in errors[0]
@@ -175,7 +175,7 @@ async def crowd(app: App) -> AsyncIterator[Client]:
 async def test_a_hundred_clients_cost_one_transfer(
     crowd: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
-    streams = [await begun(app, crowd)]
+    streams = [await start_transfer(app, crowd)]
     streams += [Attached(crowd, (NAME, SAME_NAME)[number % 2]) for number in range(49)]
     answers = [asyncio.create_task(crowd.pull_at_once(NAME)) for _ in range(50)]
     await eventually(lambda: newest(app).clients == 100)
@@ -183,7 +183,7 @@ async def test_a_hundred_clients_cost_one_transfer(
     assert [await stream.end() for stream in streams] == [SUCCESS] * 50
     assert await asyncio.gather(*answers) == [(200, SUCCESS)] * 50
     assert len(app.jobs.all()) == 1
-    assert len(named(ollama)) == 1
+    assert len(named_models(ollama)) == 1
     assert fetched_bytes(hub) == size
     assert newest(app).clients == 0
 
@@ -220,4 +220,4 @@ async def test_random_clients_never_disturb_each_other(
     await eventually(lambda: newest(app).ended)
     assert {job.state for job in app.jobs.all()} == {"done"}
     assert fetched_bytes(hub) == size
-    assert len(named(ollama)) == 1
+    assert len(named_models(ollama)) == 1

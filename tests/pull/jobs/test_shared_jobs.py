@@ -18,12 +18,12 @@ from tests.kit.job_clients import (
     SUCCESS,
     WAYS,
     Attached,
-    begun,
-    being_made,
     fetched_bytes,
-    named,
+    named_models,
     newest,
     proxying,
+    start_transfer,
+    wait_for_make,
     weight_uploads,
     weights_fetched,
     weights_of,
@@ -40,7 +40,7 @@ async def test_two_clients_of_one_name_share_one_job(
     files = tiny_llama(shards=3)
     hub.add("acme/tiny", files)
     hub.line = SLOW
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     seen = first.completed
     second = Attached(client, SAME_NAME)
     await eventually(lambda: len(second.lines) > 3)
@@ -48,7 +48,7 @@ async def test_two_clients_of_one_name_share_one_job(
     assert newest(app).clients == 2
     hub.line = None
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
-    assert named(ollama) == [NAME]
+    assert named_models(ollama) == [NAME]
     assert fetched_bytes(hub) == sum(weights_of(files).values())
     assert len(weight_uploads(ollama)) == 1
     assert second.lines[0] == {"status": "pulling manifest"}
@@ -63,13 +63,13 @@ async def test_two_clients_of_one_name_share_one_job(
 async def test_a_client_without_a_stream_joins_the_job(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     second = asyncio.create_task(client.pull_at_once(SAME_NAME))
     await eventually(lambda: newest(app).clients == 2)
     hub.line = None
     assert await second == (200, SUCCESS)
     assert await first.end() == SUCCESS
-    assert named(ollama) == [NAME]
+    assert named_models(ollama) == [NAME]
     assert fetched_bytes(hub) == size
 
 
@@ -86,7 +86,7 @@ async def test_a_late_client_gets_earlier_and_later_lines(
     assert second.completed == size
     ollama.hold_making.set()
     assert [await first.end(), await second.end()] == [SUCCESS, SUCCESS]
-    assert named(ollama) == [NAME]
+    assert named_models(ollama) == [NAME]
 
 
 async def test_one_client_that_leaves_changes_nothing_for_others(
@@ -94,7 +94,7 @@ async def test_one_client_that_leaves_changes_nothing_for_others(
 ) -> None:
     """Even with `pull.linger = 0`."""
     async with proxying(hub, ollama, session, pull={"linger": 0}) as (app, client):
-        first = await begun(app, client)
+        first = await start_transfer(app, client)
         stays = [Attached(client, NAME), Attached(client, NAME)]
         await eventually(lambda: newest(app).clients == 3)
         await first.leave()
@@ -115,7 +115,7 @@ async def test_one_client_that_leaves_changes_nothing_for_others(
 async def test_a_new_client_joins_a_lingering_job(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     await first.leave()
     await eventually(lambda: newest(app).clients == 0)
     left_at = newest(app).progress.completed
@@ -126,13 +126,13 @@ async def test_a_new_client_joins_a_lingering_job(
     assert await second.end() == SUCCESS
     assert fetched_bytes(hub) == size
     assert len(app.jobs.all()) == 1
-    assert named(ollama) == [NAME]
+    assert named_models(ollama) == [NAME]
 
 
 async def test_a_lingering_job_makes_its_model(
     client: Client, app: App, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
-    first = await begun(app, client)
+    first = await start_transfer(app, client)
     await first.leave()
     await eventually(lambda: newest(app).clients == 0)
     hub.line = None
@@ -163,7 +163,7 @@ async def test_an_abandoned_job_keeps_its_finished_files(
         assert (await client.pull(GGUF_NAME))[-1] == SUCCESS
     assert all(last in request.path for request in weights_fetched(hub))
     assert fetched_bytes(hub) == len(files[last])
-    assert named(ollama) == [GGUF_NAME]
+    assert named_models(ollama) == [GGUF_NAME]
 
 
 async def test_a_client_that_returns_in_time_keeps_the_job(
@@ -171,7 +171,7 @@ async def test_a_client_that_returns_in_time_keeps_the_job(
 ) -> None:
     linger = 2.0
     async with proxying(hub, ollama, session, pull={"linger": linger}) as (app, client):
-        first = await begun(app, client)
+        first = await start_transfer(app, client)
         await first.leave()
         await eventually(lambda: newest(app).clients == 0)
         second = Attached(client, NAME)
@@ -198,7 +198,7 @@ async def test_a_create_ends_although_all_clients_left(
     ollama.hold_making = asyncio.Event()
     async with proxying(hub, ollama, session, pull={"linger": 0}, ollama={"reclaim": reclaim} | way) as (app, client):
         first = Attached(client, NAME)
-        await being_made(ollama, way)
+        await wait_for_make(ollama, way)
         await first.leave()
         await eventually(lambda: newest(app)._is_abandoned)
         ollama.hold_making.set()

@@ -19,11 +19,11 @@ from tests.kit.job_clients import (
     SUCCESS,
     WAYS,
     Attached,
-    begun,
-    being_made,
     fetched_bytes,
     newest,
     proxying,
+    start_transfer,
+    wait_for_make,
     weights_of,
 )
 from tests.kit.support import PATIENCE, Client, digest_of, eventually, making, settings
@@ -56,7 +56,7 @@ async def test_a_shutdown_during_a_transfer_ends_the_streams(
     hub.add("acme/other", tiny_llama(seed=1))
     async with App(settings(hub.endpoint, ollama.url, pull={"jobs": 1})) as app:
         client = Client(app.address.url, session)
-        first = await begun(app, client)
+        first = await start_transfer(app, client)
         second = Attached(client, "hf.co/acme/other")
         await eventually(lambda: second.waited)
         third = asyncio.create_task(client.pull_at_once(NAME))
@@ -81,7 +81,7 @@ async def test_a_shutdown_during_a_create_ends_the_streams(
         client = Client(app.address.url, session)
         first = Attached(client, NAME)
         second = asyncio.create_task(client.pull_at_once(NAME))
-        await being_made(ollama, way)
+        await wait_for_make(ollama, way)
         await eventually(lambda: newest(app).clients == 2)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
@@ -104,7 +104,7 @@ async def test_a_shutdown_waits_shortly_for_a_create(
     ollama.hold_making = asyncio.Event()
     async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
         first = Attached(Client(app.address.url, session), NAME)
-        await being_made(ollama, way)
+        await wait_for_make(ollama, way)
         async with ending(app):
             assert AGAIN in (await first.end())["error"]
             ollama.hold_making.set()

@@ -40,12 +40,12 @@ def creates(ollama: StandInOllama) -> None:
 
 
 @pytest.fixture
-async def left(
+async def left_blobs(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> dict[str, int]:
     """The blobs that an earlier proxy without reclaim left in addition to NAME, by digest. Use it before `app`.
 
-    Ollama had refused to make OTHER of them.
+    They are those of OTHER, which Ollama rejected.
     """
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         assert (await client.pull(NAME))[-1] == SUCCESS
@@ -58,13 +58,13 @@ async def left(
 
 
 @pytest.fixture
-def refused(left: dict[str, int], files: dict[str, bytes]) -> str:
+def left_gguf(left_blobs: dict[str, int], files: dict[str, bytes]) -> str:
     """The digest of the GGUF among the left blobs."""
     return made_of(files, OTHER)
 
 
 @pytest.fixture
-def giving_up(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def pull_gate(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds Ollama's pull of the removal model."""
     gate = Gate(app.backend.ollama.pull)
     monkeypatch.setattr(app.backend.ollama, "pull", gate)

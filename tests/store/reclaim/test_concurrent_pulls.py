@@ -22,7 +22,7 @@ from tests.kit.reclaiming import (
     head,
     orphans,
     pull_uploads,
-    swept,
+    reclaim_now,
     uploaded_bytes,
 )
 from tests.kit.support import Client, digest_of, eventually, making, no_manifests
@@ -30,7 +30,7 @@ from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 
 @pytest.fixture
-def looking(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def has_blob_gate(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """Holds the calls of `has_blob`."""
     gate = Gate(app.backend.ollama.has_blob)
     monkeypatch.setattr(app.backend.ollama, "has_blob", gate)
@@ -107,45 +107,45 @@ async def test_two_repositories_with_the_same_small_files(
 
 
 async def test_a_blob_is_gone_for_a_client_during_its_removal(
-    left: dict[str, int], refused: str, client: Client, ollama: StandInOllama, giving_up: Gate
+    left_blobs: dict[str, int], left_gguf: str, client: Client, ollama: StandInOllama, pull_gate: Gate
 ) -> None:
     """The client's question waits for the end of the removal."""
-    removing = asyncio.create_task(swept(client))
-    await eventually(lambda: giving_up.entered)
-    asking = asyncio.create_task(head(client, refused))
+    removing = asyncio.create_task(reclaim_now(client))
+    await eventually(lambda: pull_gate.entered)
+    asking = asyncio.create_task(head(client, left_gguf))
     [layer] = [layer for layer in ollama.models[NAME].layers if layer.kind == "model"]
     assert await head(client, layer.digest) == 200
     await asyncio.sleep(0.1)
     assert not asking.done()
-    giving_up.open.set()
+    pull_gate.open.set()
     assert await asking == 404
-    assert len((await removing)["blobs"]) == len(left)
+    assert len((await removing)["blobs"]) == len(left_blobs)
 
 
 async def test_a_client_gets_the_truth_while_blobs_are_chosen(
-    refused: str, client: Client, ollama: StandInOllama, looking: Gate
+    left_gguf: str, client: Client, ollama: StandInOllama, has_blob_gate: Gate
 ) -> None:
     """While the proxy asks Ollama which unneeded blobs it has."""
-    removing = asyncio.create_task(swept(client))
-    await eventually(lambda: looking.entered)
-    asking = asyncio.create_task(head(client, refused))
+    removing = asyncio.create_task(reclaim_now(client))
+    await eventually(lambda: has_blob_gate.entered)
+    asking = asyncio.create_task(head(client, left_gguf))
     await asyncio.wait([asking], timeout=0.3)
-    looking.open.set()
+    has_blob_gate.open.set()
     status = await asking
     await removing
-    assert (status == 200) is (refused in ollama.blobs)
+    assert (status == 200) is (left_gguf in ollama.blobs)
 
 
 async def test_a_pull_during_a_removal_uploads_blobs_again(
-    left: dict[str, int], refused: str, client: Client, ollama: StandInOllama, giving_up: Gate
+    left_blobs: dict[str, int], left_gguf: str, client: Client, ollama: StandInOllama, pull_gate: Gate
 ) -> None:
-    removing = asyncio.create_task(swept(client))
-    await eventually(lambda: giving_up.entered)
+    removing = asyncio.create_task(reclaim_now(client))
+    await eventually(lambda: pull_gate.entered)
     before = len(pull_uploads(ollama))
     pulling = asyncio.create_task(client.pull(OTHER))
     await asyncio.sleep(0.1)
-    giving_up.open.set()
-    assert len((await removing)["blobs"]) == len(left)
+    pull_gate.open.set()
+    assert len((await removing)["blobs"]) == len(left_blobs)
     assert (await pulling)[-1] == SUCCESS
-    assert f"/api/blobs/{refused}" in pull_uploads(ollama)[before:]
+    assert f"/api/blobs/{left_gguf}" in pull_uploads(ollama)[before:]
     assert_clean(ollama)

@@ -25,8 +25,8 @@ from tests.kit.reclaiming import (
     orphans,
     proxy,
     pull_uploads,
+    reclaim_now,
     statuses,
-    swept,
 )
 from tests.kit.support import PULL_STATUSES, Client, digest_of, eventually, fetched, no_manifests
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
@@ -69,8 +69,8 @@ async def test_a_rejected_pull_takes_nothing_from_another(
         return create(body, name)
 
     monkeypatch.setattr(app.backend.ollama, "create", refusing)
-    refused, successful = await asyncio.gather(*(client.pull(name) for name in names))
-    assert REFUSED in refused[-1]["error"]
+    rejected, successful = await asyncio.gather(*(client.pull(name) for name in names))
+    assert REFUSED in rejected[-1]["error"]
     assert successful[-1] == SUCCESS
     assert len(set.union(*temporaries)) == 1
     assert pull_uploads(ollama).count(f"/api/blobs/{digest_of(tiny_gguf())}") == 1
@@ -108,7 +108,7 @@ async def test_files_of_a_failed_pull_stay_for_the_next(
     async with proxy(hub, ollama, session) as (_, client):
         assert "error" in (await client.pull(NAME))[-1]
         assert made_of(files) in ollama.blobs
-        assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
+        assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} <= {PROBE_DIGEST}
         assert made_of(files) in ollama.blobs
         end_trouble(ollama)
         hub.requests.clear()
@@ -117,7 +117,7 @@ async def test_files_of_a_failed_pull_stay_for_the_next(
             assert (await client.pull(NAME))[-1] == SUCCESS
     if restart:
         async with proxy(hub, ollama, session) as (_, client):
-            assert (await swept(client))["blobs"] == []
+            assert (await reclaim_now(client))["blobs"] == []
             assert (await client.pull(NAME))[-1] == SUCCESS
     assert not fetched(hub)
     assert pull_uploads(ollama) == before
@@ -138,7 +138,7 @@ async def test_finished_files_of_a_transfer_that_failed_are_kept(
     hub.faults.append(Fault(broken, "status", times=-1))
     assert broken in (await pulling)[-1]["error"]
     hub.rate = None
-    assert (await swept(client))["blobs"] == []
+    assert (await reclaim_now(client))["blobs"] == []
     assert kept in ollama.blobs
     hub.faults.clear()
     before = len(pull_uploads(ollama))
@@ -160,7 +160,7 @@ async def test_expired_files_are_removed(
         assert "error" in (await client.pull(NAME))[-1]
         assert made_of(files) in ollama.blobs
         assert app._journal.interrupted_since(NAME.lower()) is not None
-        assert made_of(files) in {blob["digest"] for blob in (await swept(client))["blobs"]}
+        assert made_of(files) in {blob["digest"] for blob in (await reclaim_now(client))["blobs"]}
         assert app._journal.interrupted_since(NAME.lower()) is None
     assert ollama.blobs == {}
 
@@ -175,9 +175,9 @@ async def test_a_dry_run_lists_expired_files(
     ollama.fail_create = NO_SPACE
     async with proxy(hub, ollama, session, pull={"keep": 0}) as (_, client):
         assert "error" in (await client.pull(NAME))[-1]
-        would = await swept(client, dry_run=True)
+        would = await reclaim_now(client, dry_run=True)
         assert made_of(files) in {blob["digest"] for blob in would["blobs"]}
-        assert would["blobs"] == (await swept(client))["blobs"]
+        assert would["blobs"] == (await reclaim_now(client))["blobs"]
 
 
 async def test_a_temporary_model_is_an_installs_checkpoint(
@@ -187,7 +187,7 @@ async def test_a_temporary_model_is_an_installs_checkpoint(
     ollama.around = no_copies
     async with proxy(hub, ollama, session) as (_, client):
         assert NO_SPACE in (await client.pull(NAME))[-1]["error"]
-        assert (await swept(client))["models"] == []
+        assert (await reclaim_now(client))["models"] == []
     [temporary] = ollama.models
     assert TEMPORARY.fullmatch(temporary)
     assert orphans(ollama) == set()
@@ -195,7 +195,7 @@ async def test_a_temporary_model_is_an_installs_checkpoint(
     hub.requests.clear()
     ollama.requests.clear()
     async with proxy(hub, ollama, session) as (_, client):
-        assert (await swept(client))["models"] == []
+        assert (await reclaim_now(client))["models"] == []
         lines = await client.pull(NAME)
     assert statuses(lines)[-3:] == PULL_STATUSES[-3:]
     bars = [line for line in lines if line["status"].startswith("pulling ") and "digest" in line]
@@ -223,7 +223,7 @@ async def test_too_small_a_disk_removes_nothing(
 
     monkeypatch.setattr(making_module, "free_disk", little)
     assert "of disk until it is made" in (await client.pull(NAME))[-1]["error"]
-    await swept(client)
+    await reclaim_now(client)
     assert digest_of(whole) in ollama.blobs
 
 

@@ -12,7 +12,7 @@ from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.store import journal
 from tests.kit.conversions import converted
 from tests.kit.ollama_log import created
-from tests.kit.reclaiming import NAME, REFUSED, assert_clean, head, made_of, orphans, swept
+from tests.kit.reclaiming import NAME, REFUSED, assert_clean, head, made_of, orphans, reclaim_now
 from tests.kit.support import Client, digest_of, eventually
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -28,7 +28,7 @@ async def test_a_blob_from_before_the_pull_stays(
     ollama.fail_create = REFUSED
     assert REFUSED in (await client.pull(NAME))[-1]["error"]
     assert orphans(ollama) == {foreign}
-    assert (await swept(client))["blobs"] == []
+    assert (await reclaim_now(client))["blobs"] == []
     assert orphans(ollama) == {foreign}
 
 
@@ -79,10 +79,10 @@ async def test_a_blob_that_a_client_uses_stays_for_an_hour(
     ollama.hold_making.set()
     assert REFUSED in (await pulling)[-1]["error"]
     assert orphans(ollama) == {digest}
-    assert (await swept(client))["blobs"] == []
+    assert (await reclaim_now(client))["blobs"] == []
     assert orphans(ollama) == {digest}
     monkeypatch.setattr(journal, "RESPITE_SECONDS", 0.0)
-    assert (await swept(client))["blobs"] == [{"digest": digest, "size": size}]
+    assert (await reclaim_now(client))["blobs"] == [{"digest": digest, "size": size}]
     assert_clean(ollama)
 
 
@@ -119,7 +119,7 @@ async def test_a_blob_of_another_model_goes_with_that_model(
     assert REFUSED in (await pulling)[-1]["error"]
     assert layer.digest in ollama.blobs
     assert_clean(ollama)
-    assert (await swept(client))["blobs"] == []
+    assert (await reclaim_now(client))["blobs"] == []
     async with client.session.delete(f"{ollama.url}/api/delete", json={"model": "mine"}) as response:
         assert response.status == 200
     assert layer.digest not in ollama.blobs

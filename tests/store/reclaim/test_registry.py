@@ -15,7 +15,7 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.store import reclaim
 from proxy.store.reclaim import REMOVAL
-from tests.kit.reclaiming import NAME, OTHER, SUCCESS, Gate, assert_clean, orphans, proxy, statuses, swept
+from tests.kit.reclaiming import NAME, OTHER, SUCCESS, Gate, assert_clean, orphans, proxy, reclaim_now, statuses
 from tests.kit.support import Client, digest_of, eventually
 
 
@@ -30,26 +30,26 @@ async def test_an_unreached_proxy_warns_once_and_keeps_the_blobs(
     [warning] = [status for status in statuses(lines) if status.startswith("warning:")]
     assert nowhere in warning
     assert "ollama.advertise_url" in warning
-    left = orphans(ollama) - {reclaim.CONFIG.digest}
-    assert left
+    left_blobs = orphans(ollama) - {reclaim.CONFIG.digest}
+    assert left_blobs
     assert reclaim.CONFIG.digest in ollama.blobs
     assert list(ollama.models) == [NAME]
     async with proxy(hub, ollama, session) as (_, client):
-        assert {blob["digest"] for blob in (await swept(client))["blobs"]} == left
+        assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} == left_blobs
     assert_clean(ollama)
 
 
 async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
-    left: dict[str, int], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+    left_blobs: dict[str, int], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     async with proxy(hub, ollama, session) as (app, client):
         advertised = f"http://localhost:{app.address.port}"
         app._registry.url = reached_at(OllamaConfig(advertise_url=advertised), app.address)
-        await swept(client)
+        await reclaim_now(client)
     asked = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
     name = rf"{advertised}/ollama-hf-proxy/[0-9a-f]{{32}}:reclaim"
     assert [body for body in asked if re.fullmatch(name, body.get("model", ""))]
-    assert not orphans(ollama) & left.keys()
+    assert not orphans(ollama) & left_blobs.keys()
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
@@ -64,16 +64,16 @@ async def test_an_interrupted_removals_config_goes_too(
         there, app._registry.url = app._registry.url, "http://127.0.0.1:9"
         assert (await client.post("/-/reclaim", {}))[0] == 502
         assert set(ollama.blobs) == {digest_of(content), reclaim.CONFIG.digest}
-        assert [blob["digest"] for blob in (await swept(client, dry_run=True))["blobs"]] == [digest_of(content)]
+        assert [blob["digest"] for blob in (await reclaim_now(client, dry_run=True))["blobs"]] == [digest_of(content)]
         ollama._store.forget(digest_of(content))
         app._registry.url = there
-        assert (await swept(client))["blobs"] == []
+        assert (await reclaim_now(client))["blobs"] == []
     assert ollama.blobs == {}
 
 
 async def test_a_refused_removal_has_its_own_error_text(
-    left: dict[str, int],
-    refused: str,
+    left_blobs: dict[str, int],
+    left_gguf: str,
     app: App,
     client: Client,
     ollama: StandInOllama,
@@ -83,7 +83,7 @@ async def test_a_refused_removal_has_its_own_error_text(
     pull = app.backend.ollama.pull
 
     async def losing(name: str) -> dict[str, int]:
-        del ollama.blobs[refused]
+        del ollama.blobs[left_gguf]
         return await pull(name)
 
     monkeypatch.setattr(app.backend.ollama, "pull", losing)
@@ -91,7 +91,7 @@ async def test_a_refused_removal_has_its_own_error_text(
     assert status == 502
     assert "Ollama refuses to take over their removal" in orjson.loads(answer)["error"]
     monkeypatch.undo()
-    assert {blob["digest"] for blob in (await swept(client))["blobs"]} == left.keys() - {refused}
+    assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} == left_blobs.keys() - {left_gguf}
 
 
 # ---- the registry
@@ -104,17 +104,17 @@ def path_of(offered: str) -> str:
 
 
 async def test_a_manifest_is_there_only_while_it_is_offered(
-    left: dict[str, int], client: Client, ollama: StandInOllama, giving_up: Gate
+    left_blobs: dict[str, int], client: Client, ollama: StandInOllama, pull_gate: Gate
 ) -> None:
-    removing = asyncio.create_task(swept(client))
-    await eventually(lambda: giving_up.entered)
-    [[name]] = giving_up.entered
+    removing = asyncio.create_task(reclaim_now(client))
+    await eventually(lambda: pull_gate.entered)
+    [[name]] = pull_gate.entered
     path = path_of(name)
     async with client.session.get(client.url + path) as response:
         assert response.status == 200
         assert response.content_type == "application/vnd.docker.distribution.manifest.v2+json"
         manifest = orjson.loads(await response.read())
-    assert {one["digest"]: one["size"] for one in manifest["layers"]} == left
+    assert {one["digest"]: one["size"] for one in manifest["layers"]} == left_blobs
     # Ollama reads no layer of a type that it does not know.
     assert {one["mediaType"] for one in manifest["layers"]} == {"application/vnd.ollama-hf-proxy.blob"}
     # Ollama reads the config whenever it lists its models.
@@ -127,13 +127,13 @@ async def test_a_manifest_is_there_only_while_it_is_offered(
     for other in others:
         assert await client.get(other) == (404, b"404 page not found")
     assert await client.post(path, {}) == (404, b"404 page not found")
-    giving_up.open.set()
+    pull_gate.open.set()
     await removing
     assert await client.get(path) == (404, b"404 page not found")
 
 
 async def test_only_the_manifest_needs_no_key(
-    left: dict[str, int],
+    left_blobs: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -152,7 +152,7 @@ async def test_only_the_manifest_needs_no_key(
         gate.open.set()
         await removing
         assert (await client.get(path))[0] == 401
-    assert not orphans(ollama) & left.keys()
+    assert not orphans(ollama) & left_blobs.keys()
 
 
 async def test_every_offer_has_a_name_of_its_own(

@@ -8,26 +8,28 @@ import pytest
 
 from proxy.ollama.client import PROBE_DIGEST
 from proxy.standins.ollama import StandInModel, StandInOllama
-from tests.kit.reclaiming import LEFT_TEMPORARY, NAME, SUCCESS, assert_clean, left_models, made_of, orphans, swept
+from tests.kit.reclaiming import LEFT_TEMPORARY, NAME, SUCCESS, assert_clean, left_models, made_of, orphans, reclaim_now
 from tests.kit.support import Client, eventually, making
 
 
-async def test_reclaim_returns_what_it_removed(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
+async def test_reclaim_returns_what_it_removed(
+    left_blobs: dict[str, int], client: Client, ollama: StandInOllama
+) -> None:
     ollama.models[LEFT_TEMPORARY] = StandInModel()
-    small_first = sorted((size, digest) for digest, size in left.items())
+    small_first = sorted((size, digest) for digest, size in left_blobs.items())
     expected = [{"digest": digest, "size": size} for size, digest in small_first]
     before = dict(ollama.blobs)
-    would = await swept(client, dry_run=True)
-    total = sum(left.values())
+    would = await reclaim_now(client, dry_run=True)
+    total = sum(left_blobs.values())
     assert would == {"dry_run": True, "blobs": expected, "models": [LEFT_TEMPORARY], "bytes": total}
     assert ollama.blobs == before
     assert LEFT_TEMPORARY in ollama.models
-    assert await swept(client, dry_run=False) == would | {"dry_run": False}
-    assert not orphans(ollama) & left.keys()
+    assert await reclaim_now(client, dry_run=False) == would | {"dry_run": False}
+    assert not orphans(ollama) & left_blobs.keys()
     assert left_models(ollama) == []
     nothing: dict[str, Any] = {"blobs": [], "models": [], "bytes": 0}
-    assert await swept(client) == {"dry_run": False, **nothing}
-    assert await swept(client, dry_run=True) == {"dry_run": True, **nothing}
+    assert await reclaim_now(client) == {"dry_run": False, **nothing}
+    assert await reclaim_now(client, dry_run=True) == {"dry_run": True, **nothing}
 
 
 @pytest.mark.parametrize(
@@ -44,19 +46,19 @@ async def test_reclaim_returns_what_it_removed(left: dict[str, int], client: Cli
     ids=str,
 )
 async def test_reclaim_needs_a_json_content_type_and_body(
-    left: dict[str, int], client: Client, ollama: StandInOllama, headers: dict[str, str], body: bytes, status: int
+    left_blobs: dict[str, int], client: Client, ollama: StandInOllama, headers: dict[str, str], body: bytes, status: int
 ) -> None:
     url = f"{client.url}/-/reclaim"
     skipped = ["Content-Type"]
     async with client.session.post(url, data=body, headers=headers, skip_auto_headers=skipped) as response:
         assert response.status == status
-    assert bool(orphans(ollama) & left.keys()) is (status != 200)
+    assert bool(orphans(ollama) & left_blobs.keys()) is (status != 200)
 
 
-async def test_reclaim_is_not_a_get(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
+async def test_reclaim_is_not_a_get(left_blobs: dict[str, int], client: Client, ollama: StandInOllama) -> None:
     status, _ = await client.get("/-/reclaim")
     assert status == 404
-    assert left.keys() <= orphans(ollama)
+    assert left_blobs.keys() <= orphans(ollama)
 
 
 async def test_reclaim_removes_nothing_of_a_running_pull(
@@ -65,17 +67,19 @@ async def test_reclaim_removes_nothing_of_a_running_pull(
     ollama.hold_making = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: making(ollama.requests))
-    assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
+    assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} <= {PROBE_DIGEST}
     assert made_of(files) in ollama.blobs
     ollama.hold_making.set()
     assert (await pulling)[-1] == SUCCESS
     assert_clean(ollama)
 
 
-async def test_reclaim_without_ollama_is_an_error(left: dict[str, int], client: Client, ollama: StandInOllama) -> None:
+async def test_reclaim_without_ollama_is_an_error(
+    left_blobs: dict[str, int], client: Client, ollama: StandInOllama
+) -> None:
     await ollama.close()
     status, answer = await client.post("/-/reclaim", {})
     assert status == 502
     assert "cannot be reached" in orjson.loads(answer)["error"]
     await ollama.start()
-    assert len((await swept(client))["blobs"]) == len(left)
+    assert len((await reclaim_now(client))["blobs"]) == len(left_blobs)

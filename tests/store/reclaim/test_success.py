@@ -22,8 +22,8 @@ from tests.kit.reclaiming import (
     made_of,
     proxy,
     pull_uploads,
+    reclaim_now,
     statuses,
-    swept,
     uploaded_bytes,
 )
 from tests.kit.support import PULL_STATUSES, Client, digest_of, eventually, fetched, making
@@ -87,7 +87,7 @@ async def test_a_models_own_gguf_stays(hub: StandInHub, ollama: StandInOllama, s
         assert_clean(ollama)
         # The blob belongs to the model now, and is deleted with it.
         del ollama.models["hf.co/acme/tiny-gguf:Q4_K_M"]
-        assert (await swept(client))["blobs"] == []
+        assert (await reclaim_now(client))["blobs"] == []
         assert digest_of(whole) in ollama.blobs
 
 
@@ -149,7 +149,7 @@ async def test_files_without_a_known_digest_are_all_leased(
         ollama.hold_making = asyncio.Event()
         ollama.hold_upload.set()
         await eventually(lambda: making(ollama.requests))
-        assert {blob["digest"] for blob in (await swept(client))["blobs"]} <= {PROBE_DIGEST}
+        assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} <= {PROBE_DIGEST}
         ollama.hold_making.set()
         assert [lines[-1] for lines in await asyncio.gather(*pulls)] == [SUCCESS, SUCCESS]
     weights = converted(tiny_llama(), quantization="Q4_K_M")
@@ -177,7 +177,7 @@ async def test_a_lost_answer_to_an_upload_leaves_nothing(
 
 
 async def test_without_reclaim_the_next_pull_moves_nothing(
-    left: dict[str, int], refused: str, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+    left_blobs: dict[str, int], left_gguf: str, hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     """All blobs stay."""
     hub.requests.clear()
@@ -187,17 +187,17 @@ async def test_without_reclaim_the_next_pull_moves_nothing(
     assert statuses(lines) == PULL_STATUSES
     assert not fetched(hub)
     assert pull_uploads(ollama) == before
-    assert left.keys() <= ollama.blobs.keys()
-    assert refused in {layer.digest for layer in ollama.models[OTHER].layers}
+    assert left_blobs.keys() <= ollama.blobs.keys()
+    assert left_gguf in {layer.digest for layer in ollama.models[OTHER].layers}
 
 
 async def test_what_reclaim_off_left_goes_with_the_next_pull(
-    left: dict[str, int], refused: str, hub: StandInHub, ollama: StandInOllama, client: Client
+    left_blobs: dict[str, int], left_gguf: str, hub: StandInHub, ollama: StandInOllama, client: Client
 ) -> None:
     hub.requests.clear()
     before = pull_uploads(ollama)
     assert (await client.pull(OTHER))[-1] == SUCCESS
     assert not fetched(hub)
     assert pull_uploads(ollama) == before
-    assert refused in ollama.blobs
+    assert left_gguf in ollama.blobs
     assert_clean(ollama)

@@ -24,7 +24,7 @@ from tests.kit.reclaiming import (
     orphans,
     proxy,
     pull_uploads,
-    swept,
+    reclaim_now,
 )
 from tests.kit.support import Client, digest_of, eventually, no_manifests
 from tests.kit.tiny_gguf import tiny_gguf
@@ -57,7 +57,7 @@ async def test_the_first_sweep_removes_unneeded_models(
 
 @pytest.mark.parametrize("enabled", [True, False])
 async def test_the_first_sweep_removes_blobs_if_enabled(
-    left: dict[str, int],
+    left_blobs: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -69,8 +69,8 @@ async def test_the_first_sweep_removes_blobs_if_enabled(
     async with proxy(hub, ollama, session, ollama={"reclaim": enabled}):
         await eventually(lambda: left_models(ollama) == [])
         if enabled:
-            await eventually(lambda: not orphans(ollama) & left.keys())
-    assert (left.keys() <= orphans(ollama)) is not enabled
+            await eventually(lambda: not orphans(ollama) & left_blobs.keys())
+    assert (left_blobs.keys() <= orphans(ollama)) is not enabled
 
 
 async def test_a_second_sweep_waits_for_the_first(
@@ -94,7 +94,7 @@ async def test_a_second_sweep_waits_for_the_first(
 
 
 async def test_a_sweep_that_fails_is_tried_again(
-    left: dict[str, int],
+    left_blobs: dict[str, int],
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,
@@ -108,7 +108,7 @@ async def test_a_sweep_that_fails_is_tried_again(
         assert app._sweeping is not None
         assert not app._sweeping.done()
         await ollama.start()
-        await eventually(lambda: not orphans(ollama) & left.keys())
+        await eventually(lambda: not orphans(ollama) & left_blobs.keys())
 
 
 async def test_a_left_removal_model_goes_before_a_pull(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
@@ -122,7 +122,7 @@ async def test_a_left_removal_model_goes_before_a_pull(client: Client, hub: Stan
     assert (await client.pull(NAME))[-1] == SUCCESS
     assert f"/api/blobs/{digest_of(whole)}" in pull_uploads(ollama)
     assert LEFT_TEMPORARY not in ollama.models
-    await swept(client)
+    await reclaim_now(client)
     assert_clean(ollama)
 
 
