@@ -43,7 +43,7 @@ def calls(ollama: StandInOllama, path: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "found"),
+    ("path", "body", "expected"),
     [
         ("/api/chat", {"messages": MESSAGES, "stream": False}, SAID),
         ("/api/chat", {"messages": MESSAGES}, "heard"),
@@ -54,11 +54,11 @@ def calls(ollama: StandInOllama, path: str) -> list[bytes]:
     ],
 )
 async def test_ollama_gets_the_original_call_after_the_pull(
-    client: Client, ollama: StandInOllama, path: str, body: dict[str, Any], found: str
+    client: Client, ollama: StandInOllama, path: str, body: dict[str, Any], expected: str
 ) -> None:
     sent = {"model": NAME, **body, "options": {"num_ctx": 77}}
     status, answer = await client.post(path, sent)
-    assert (status, found in answer.decode()) == (200, True), answer
+    assert (status, expected in answer.decode()) == (200, True), answer
     assert [orjson.loads(one) for one in calls(ollama, path)] == [sent]
     assert NAME in ollama.models
     before = len(ollama.requests)
@@ -92,15 +92,15 @@ async def test_show_pulls_nothing(client: Client, hub: StandInHub) -> None:
 
 @pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s"])
 @pytest.mark.parametrize(
-    ("path", "says"), [("/api/generate", {"prompt": "hello"}), ("/api/chat", {"messages": MESSAGES})]
+    ("path", "inputs"), [("/api/generate", {"prompt": "hello"}), ("/api/chat", {"messages": MESSAGES})]
 )
 async def test_a_call_that_only_unloads_pulls_nothing(
-    client: Client, hub: StandInHub, path: str, says: dict[str, Any], keep_alive: float | str
+    client: Client, hub: StandInHub, path: str, inputs: dict[str, Any], keep_alive: float | str
 ) -> None:
     body = {"model": NAME, "keep_alive": keep_alive, "stream": False}
     assert (await client.post(path, body))[0] == 404
     assert not hub.requests
-    assert (await client.post(path, {**body, **says}))[0] == 200
+    assert (await client.post(path, {**body, **inputs}))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
     events = [line for line in rest.splitlines() if line and not line.startswith(":")]
     assert all(event.startswith("data: ") for event in events)
     assert events[-1] == "data: [DONE]"
-    said = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
-    assert "".join(said) == SAID
+    texts = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
+    assert "".join(texts) == SAID
 
 
 @pytest.mark.parametrize(
-    ("path", "asks", "said"),
+    ("path", "inputs", "empty"),
     [
         ("/api/chat", {"messages": MESSAGES}, {"message": {"role": "assistant", "content": ""}}),
         ("/api/generate", {"prompt": "hello"}, {"response": ""}),
@@ -159,18 +159,18 @@ async def test_ollamas_own_stream_is_kept_alive_by_empty_answers(
     ollama: StandInOllama,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
-    asks: dict[str, Any],
-    said: dict[str, Any],
+    inputs: dict[str, Any],
+    empty: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     ollama.hold_making = asyncio.Event()
-    async with client.session.post(f"{client.url}{path}", json={"model": NAME, **asks}) as response:
+    async with client.session.post(f"{client.url}{path}", json={"model": NAME, **inputs}) as response:
         assert response.headers["Content-Type"] == "application/x-ndjson"
         for _ in range(3):
             line = orjson.loads(await response.content.readline())
             datetime.fromisoformat(line.pop("created_at"))
-            assert line == {"model": NAME, **said, "done": False}
+            assert line == {"model": NAME, **empty, "done": False}
         ollama.hold_making.set()
         lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
     assert lines[-1]["done"] is True

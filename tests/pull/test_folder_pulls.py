@@ -54,7 +54,7 @@ def weights(ollama: StandInOllama, name: str = NAME) -> str:
     return layer.digest
 
 
-def bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
+def making_bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path in MAKING]
 
 
@@ -149,7 +149,7 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     assert lines[-1] == {"status": "success"}
     assert weights(ollama) == digest_of(whole)
     model = ollama.models[NAME]
-    assert not [body for body in bodies(ollama) if body["model"] == NAME]
+    assert not [body for body in making_bodies(ollama) if body["model"] == NAME]
     assert model.template == PLAIN["template"]
     [bar] = last_bars(lines).values()
     assert bar == (len(whole), len(whole))

@@ -35,6 +35,7 @@ from tests.kit.interrupted_installs import (
     sweep,
     weights,
 )
+from tests.kit.ollama_log import created
 from tests.kit.support import Client, eventually, fetched, settings
 
 WAITING = {"status": "waiting for Ollama to come back"}
@@ -200,7 +201,7 @@ async def test_a_refused_manifest_becomes_a_create(
     await replace(client, hub, NAME)
     Script(ollama, "POST /api/pull", 1, refused_with_the_manifest if asked_for else refused)
     assert (await client.pull(NAME))[-1] == SUCCESS
-    [body] = [orjson.loads(one.body or b"") for one in ollama.requests if one.path == "/api/create"]
+    [body] = created(ollama)
     assert body["files"] == {"model.gguf": expected(NAME, NEW)}
     assert "quantize" not in body
     assert weights(ollama, NAME) == expected(NAME, NEW)

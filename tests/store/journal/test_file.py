@@ -18,17 +18,7 @@ from proxy.errors import ConfigError
 from proxy.ollama.registry import Blob
 from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import VERSION, Journal, JournalError, Locked, Record, state_file
-from tests.kit.journals import (
-    FIRST_TABLES,
-    MODEL,
-    RECORD,
-    SECOND_TABLES,
-    A,
-    B,
-    C,
-    is_interrupted,
-    unneeded,
-)
+from tests.kit.journals import MODEL, RECORD, A, B, C, is_interrupted, unneeded
 from tests.kit.support import COMMAND, PATIENCE, serving
 
 
@@ -146,6 +136,31 @@ def test_tables_of_an_unknown_version_are_replaced(file: Path) -> None:
         assert journal.record(MODEL) == RECORD
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("SELECT name FROM sqlite_master WHERE name = 'later'").fetchall() == []
+
+
+FIRST_TABLES = """
+CREATE TABLE pulls (
+    id INTEGER PRIMARY KEY, model TEXT NOT NULL, temporary TEXT, begun_at REAL NOT NULL, keep_until REAL
+);
+CREATE TABLE needs (
+    pull INTEGER NOT NULL REFERENCES pulls ON DELETE CASCADE, digest TEXT NOT NULL, PRIMARY KEY (pull, digest)
+) WITHOUT ROWID;
+CREATE TABLE blobs (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, wanted_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE recipes (recipe TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE models (
+    model TEXT PRIMARY KEY, digest TEXT NOT NULL, asked TEXT NOT NULL, weights TEXT NOT NULL, dressing TEXT NOT NULL,
+    bars TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT INTO pulls VALUES (1, 'hf.co/acme/tiny:q4_k_m', 'temporary', 1.0, 1e12);
+INSERT INTO models VALUES ('hf.co/acme/tiny:q4_k_m', 'd', 'asked', 'weights', 'dressing', '[["sha256:a", 10]]');
+PRAGMA user_version = 1;
+"""
+
+SECOND_TABLES = (
+    FIRST_TABLES.replace("bars TEXT", "bars TEXT NOT NULL, repository TEXT NOT NULL DEFAULT '', revision TEXT")
+    .replace(""" 10]]')""", """ 10]]', '', '')""")
+    .replace("user_version = 1", "user_version = 2")
+)
 
 
 @pytest.mark.parametrize("tables", [FIRST_TABLES, SECOND_TABLES])

@@ -15,6 +15,7 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.store import reclaim
 from proxy.store.reclaim import REMOVAL
+from tests.kit.ollama_log import bodies
 from tests.kit.reclaiming import NAME, OTHER, SUCCESS, Gate, assert_clean, orphans, proxy, reclaim_now, statuses
 from tests.kit.support import Client, digest_of, eventually
 
@@ -46,9 +47,8 @@ async def test_a_proxy_that_is_reached_elsewhere_reclaims_there(
         advertised = f"http://localhost:{app.address.port}"
         app._registry.url = reached_at(OllamaConfig(advertise_url=advertised), app.address)
         await reclaim_now(client)
-    asked = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
     name = rf"{advertised}/ollama-hf-proxy/[0-9a-f]{{32}}:reclaim"
-    assert [body for body in asked if re.fullmatch(name, body.get("model", ""))]
+    assert [body for body in bodies(ollama, "/api/pull") if re.fullmatch(name, body.get("model", ""))]
     assert not orphans(ollama) & left_blobs.keys()
 
 
@@ -160,9 +160,8 @@ async def test_every_offer_has_a_name_of_its_own(
 ) -> None:
     for name in (NAME, OTHER):
         await client.pull(name)
-    pulls = [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/pull"]
-    asked = [body["model"] for body in pulls if REMOVAL.fullmatch(body.get("model", ""))]
-    assert len(asked) == len(set(asked)) == 2
+    offers = [body["model"] for body in bodies(ollama, "/api/pull") if REMOVAL.fullmatch(body.get("model", ""))]
+    assert len(offers) == len(set(offers)) == 2
 
 
 LOCAL, REMOTE = "http://127.0.0.1:11434", "http://192.0.2.7:11434"
@@ -193,11 +192,11 @@ def test_a_proxy_on_all_of_ipv6_is_reached_as_localhost() -> None:
 
 
 def test_another_machine_gets_the_address_of_its_route(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     class Probe:
         def __init__(self, *arguments: Any) -> None:
-            asked.append(arguments)
+            calls.append(arguments)
 
         def __enter__(self) -> "Probe":
             return self
@@ -206,14 +205,14 @@ def test_another_machine_gets_the_address_of_its_route(monkeypatch: pytest.Monke
             pass
 
         def connect(self, target: Any) -> None:
-            asked.append(target)
+            calls.append(target)
 
         def getsockname(self) -> tuple[str, int]:
             return "192.0.2.3", 5
 
     monkeypatch.setattr("proxy.ollama.registry.socket.socket", Probe)
     assert reached_at(OllamaConfig(url=REMOTE), Address("0.0.0.0", 11435)) == "http://192.0.2.3:11435"
-    assert asked[1][0] == "192.0.2.7"
+    assert calls[1][0] == "192.0.2.7"
 
 
 def test_an_unknown_machine_gets_the_loopback_address() -> None:
