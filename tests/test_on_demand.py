@@ -19,7 +19,7 @@ from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q8_0"
 MESSAGES = [{"role": "user", "content": "hello"}]
-SAID = "The stand-in has heard you."
+REPLY = "The stand-in has heard you."
 
 
 @pytest.fixture
@@ -45,11 +45,11 @@ def calls(ollama: StandInOllama, path: str) -> list[bytes]:
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
-        ("/api/chat", {"messages": MESSAGES, "stream": False}, SAID),
+        ("/api/chat", {"messages": MESSAGES, "stream": False}, REPLY),
         ("/api/chat", {"messages": MESSAGES}, "heard"),
-        ("/api/generate", {"prompt": "hello", "stream": False}, SAID),
+        ("/api/generate", {"prompt": "hello", "stream": False}, REPLY),
         ("/api/embed", {"input": "hello"}, "embeddings"),
-        ("/v1/chat/completions", {"messages": MESSAGES}, SAID),
+        ("/v1/chat/completions", {"messages": MESSAGES}, REPLY),
         ("/v1/chat/completions", {"messages": MESSAGES, "stream": True}, "[DONE]"),
     ],
 )
@@ -144,7 +144,7 @@ async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
     assert all(event.startswith("data: ") for event in events)
     assert events[-1] == "data: [DONE]"
     texts = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
-    assert "".join(texts) == SAID
+    assert "".join(texts) == REPLY
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ async def test_ollamas_own_stream_is_kept_alive_by_empty_answers(
         ollama.hold_making.set()
         lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
     assert lines[-1]["done"] is True
-    assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == SAID
+    assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == REPLY
 
 
 async def test_a_create_from_it_shows_the_bars_of_the_pull(
@@ -236,7 +236,7 @@ async def test_a_client_that_leaves_may_come_back_to_the_same_pull(
     await eventually(lambda: [job.clients for job in app.jobs.all()] == [0])
     ollama.hold_upload.set()
     status, answer = await client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False})
-    assert (status, SAID in answer.decode()) == (200, True)
+    assert (status, REPLY in answer.decode()) == (200, True)
     assert len(app.jobs.all()) == 1
     assert sum(request.body_bytes for request in fetched(hub)) < 1.5 * len(tiny_llama()["model.safetensors"])
 
@@ -254,7 +254,7 @@ async def test_ollama_pulls_what_it_can_by_itself(client: Client, hub: StandInHu
     name = "hf.co/acme/tiny-gguf:Q4_K_M"
     ollama.native[name] = 1000
     status, answer = await client.post("/api/chat", {"model": name, "messages": MESSAGES, "stream": False})
-    assert (status, SAID in answer.decode()) == (200, True)
+    assert (status, REPLY in answer.decode()) == (200, True)
     [pull] = calls(ollama, "/api/pull")
     assert "insecure" not in orjson.loads(pull)
     del ollama.native[name]

@@ -15,14 +15,13 @@ from proxy.errors import OllamaError, OllamaGone, ProxyError, Refusal, Rejected
 from proxy.ollama.client import Ollama
 from proxy.ollama.disk import free_disk
 from proxy.ollama.registry import Blob, Layer, temporary_name
-from proxy.planning.identity import weights_identity, with_known_digests
+from proxy.planning.identity import weights_identity
 from proxy.planning.ollama_layers import HeldModel, OllamaConfigFile, files_beside, files_of, held_model, settings_over
 from proxy.planning.plan import Base, Plan, Upload, small_file
 from proxy.pull.create import create
 from proxy.pull.install import Install, ManifestRefused
 from proxy.pull.states import Enter, State
 from proxy.pull.template_check import probe_model_files
-from proxy.store.journal import Journal
 from proxy.store.reclaim import NotReclaimed, Reclaim
 from proxy.tasks import to_its_end
 from proxy.transfer.progress import Progress
@@ -68,30 +67,20 @@ class ModelBuild:
 
 
 class Executor:
-    """Executes plans. It has more than five arguments because each one is a service that `App` makes once."""
-
     def __init__(
-        self,
-        config: OllamaConfig,
-        ollama: Ollama,
-        transfer: Transfer,
-        journal: Journal,
-        reclaim: Reclaim,
-        install: Install,
+        self, config: OllamaConfig, ollama: Ollama, transfer: Transfer, reclaim: Reclaim, install: Install
     ) -> None:
         self._config = config
         self._ollama = ollama
         self._install = install
         self._transfer = transfer
-        self._journal = journal
         self._reclaim = reclaim
 
     async def make(self, plan: Plan, progress: Progress, enter: Enter, remember: Remember) -> None:
-        """Raises Refusal if the disk is too small, and what Transfer and `create` raise.
+        """Make the models of a plan. Raises Refusal if the disk is too small, and what Transfer and `create` raise.
 
         After a failure, finished blobs stay for the next pull, except blobs that Ollama cannot make a model of.
         """
-        plan = with_known_digests(plan, self._journal.digest_of)
         await self._run([_build_of(step) for step in plan.steps], plan, progress, enter, remember)
 
     async def recreate(self, plan: Plan, held: HeldModel, progress: Progress, enter: Enter, remember: Remember) -> None:
@@ -113,7 +102,7 @@ class Executor:
             held = await self._transfer.announce([build.plan for build in builds], progress)
             for build in builds:
                 has_removed |= await self._build(build, held, progress, enter)
-            await self.remember(plan, [build.lease for build in builds], remember)
+            await self.record_result(plan, [build.lease for build in builds], remember)
         except Rejected:
             await self._discard(builds, progress, enter)
             raise
@@ -124,7 +113,7 @@ class Executor:
         if has_removed:
             progress.status(REMOVING)
 
-    async def remember(self, plan: Plan, leases: Sequence[int], remember: Remember) -> None:
+    async def record_result(self, plan: Plan, leases: Sequence[int], remember: Remember) -> None:
         """Record the finished model and end its leases.
 
         If it cannot be recorded, the pull counts as interrupted: the next one looks at the model that Ollama has.
@@ -140,12 +129,10 @@ class Executor:
             end(lease)
 
     async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
-        """Remove what interrupted pulls of a finished model left, and everything else that nobody needs."""
+        """Remove what interrupted pulls left of a model that Ollama has finished by itself."""
         enter(State.RECLAIMING)
         try:
-            self._journal.complete_interrupted(model)
-            removed = await self._reclaim.sweep(blobs=self._reclaim.enabled)
-            self._journal.release_interrupted(model)
+            removed = await self._reclaim.clean_up(model)
         except ProxyError as error:
             log.warning("unused files stay for now: %s", error)
         else:
@@ -164,12 +151,15 @@ class Executor:
         await self._transfer.patiently(acquire, plan.name, progress)
 
     async def _check_template(self, build: ModelBuild, progress: Progress) -> None:
-        """Raises Refusal with Ollama's reason. If Ollama does not reach the proxy, its create reports the error."""
+        """Have Ollama show a tiny model with the plan's template. Raises Refusal with Ollama's reason.
+
+        If Ollama does not reach the proxy for the tiny model, the create of the real one reports a bad template.
+        """
         name = temporary_name()
         files = probe_model_files(build.plan, name)
         if not files:
             return
-        self._journal.add(build.lease, [file.digest for file in files if file.digest])
+        self._reclaim.add(build.lease, [file.digest for file in files if file.digest])
         await self._transfer.run(replace(build.plan, uploads=files), (), progress)
         pull = partial(self._install.pull_manifest, name, _blob(files[0]), _layers(files[1:]))
         # Another pull that creates a model would remove this temporary one.
@@ -191,7 +181,7 @@ class Executor:
     async def _build(self, build: ModelBuild, held: set[str], progress: Progress, enter: Enter) -> bool:
         """Transfer the blobs and create the model; whether unused blobs were removed after that."""
         enter(State.TRANSFERRING)
-        add = partial(self._journal.add, build.lease)
+        add = partial(self._reclaim.add, build.lease)
         digests = await self._transfer.run(build.plan, held, progress, lambda digest: add([digest]))
         if build.plan.base is not None:
             add_layers = partial(self._add_base_layers, build, build.plan.base)
@@ -223,7 +213,7 @@ class Executor:
         build.held_layers = held.blobs
         build.set_small_files(held.description, settings_over(held.settings, build.plan.settings))
         digests = [digest for _, digest in held.blobs]
-        self._journal.add(build.lease, [*digests, *(file.digest for file in build.small_files if file.digest)])
+        self._reclaim.add(build.lease, [*digests, *(file.digest for file in build.small_files if file.digest)])
 
     async def _create_model(
         self, build: ModelBuild, digests: Mapping[str, str], progress: Progress, enter: Enter

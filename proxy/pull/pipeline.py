@@ -6,6 +6,7 @@ from functools import partial
 
 from proxy.config import Config
 from proxy.ollama.client import Ollama
+from proxy.planning.identity import with_known_digests
 from proxy.planning.plan import Plan, bar_digest
 from proxy.pull.execute import WRITING, Executor
 from proxy.pull.freshness import Freshness
@@ -44,7 +45,7 @@ class Pipeline:
         self._transfer = transfer
         self._freshness = Freshness(config, journal, ollama)
         self._queue = Queue(config.pull.jobs)
-        self._executor = Executor(config.ollama, ollama, transfer, journal, reclaim, install)
+        self._executor = Executor(config.ollama, ollama, transfer, reclaim, install)
 
     def claims(self, reference: ModelReference) -> bool:
         return self._planner.claims(reference)
@@ -77,7 +78,8 @@ class Pipeline:
                 progress.announce((*bar, True) for bar in plan.bars)
                 await self._executor.recreate(plan, held, progress, enter, remember)
             else:
-                await self._executor.make(plan, progress, enter, remember)
+                known = with_known_digests(plan, self._journal.digest_of)
+                await self._executor.make(known, progress, enter, remember)
         return None
 
     async def run_native(self, reference: ModelReference, plan: Plan, progress: Progress, enter: Enter) -> None:
@@ -89,7 +91,7 @@ class Pipeline:
             completed: dict[str, int] = {}
             follow = partial(self._follow, reference.name, progress, completed)
             await self._transfer.patiently(follow, reference.name, progress)
-            await self._executor.remember(plan, (), partial(self._freshness.remember, reference, plan))
+            await self._executor.record_result(plan, (), partial(self._freshness.remember, reference, plan))
 
     async def _follow(self, name: str, progress: Progress, completed: dict[str, int]) -> None:
         """`completed` keeps the bytes of each layer across retries, as Ollama reported them last."""

@@ -5,8 +5,8 @@
 - `reclaim`: removes blobs and temporary models that no lease protects. A pull calls `collect` after its model is made;
   `watch` and `ollama-hf-proxy reclaim` call `sweep`.
 
-The order in a pull: `Reclaim.acquire` before the first byte, `Journal.add` for each digest that becomes known on the
-way, `Reclaim.adopt` and `complete` when the model is made, `release` when the pull has ended. An interrupted pull calls
+The order in a pull: `Reclaim.acquire` before the first byte, `add` for each digest that becomes known on the way,
+`adopt` and `complete` when the model is made, `release` when the pull has ended. An interrupted pull calls
 `expire_later` instead, so that the next pull finds its blobs.
 
 Test with `pytest tests/store`.

@@ -111,6 +111,10 @@ class Reclaim:
         except JournalError as error:
             log.warning("%s may be removed although a client uses it: %s", digest, error)
 
+    def add(self, lease: int, digests: Iterable[str]) -> None:
+        """Protect more blobs. Raises JournalError."""
+        self._journal.add(lease, digests)
+
     def expire_later(self, lease: int) -> None:
         """The pull was interrupted: keep its blobs for the next pull of the model, for `pull.keep`."""
         with _logged():
@@ -192,6 +196,13 @@ class Reclaim:
                 log.info("removed %s, which no pull needs", name)
         collected = await self.collect(dry_run=dry_run) if blobs else Reclaimed()
         return Reclaimed(collected.blobs, tuple(models))
+
+    async def clean_up(self, model: str) -> Reclaimed:
+        """Remove what interrupted pulls of a finished model left, and everything else that no lease protects."""
+        self._journal.complete_interrupted(model)
+        removed = await self.sweep(blobs=self.enabled)
+        self._journal.release_interrupted(model)
+        return removed
 
     async def check_reached(self) -> None:
         """Have Ollama pull a manifest of a few bytes. Raises NotReclaimed if Ollama cannot get it from the proxy."""

@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from tests.kit.administration import NAME, SLOW, call, listening, proxying, seen, start
+from tests.kit.administration import NAME, SLOW, call, listening, proxying, start, wait_for_pull
 from tests.kit.support import PATIENCE, Client, eventually, settled
 
 
@@ -103,7 +103,7 @@ async def test_a_slow_reader_gets_the_newest_state(
     hub.line = SLOW
     await start(client, NAME)
     [job] = app.jobs.all()
-    await seen(client, state="transferring")
+    await wait_for_pull(client, state="transferring")
     address = URL(client.url)
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

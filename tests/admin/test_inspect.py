@@ -32,7 +32,7 @@ async def test_the_plan_is_the_commands(
 USUAL = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16", "BF16"]
 
 # An MXFP4_MOE without experts would be a Q8_0.
-OURS = [one for one in Quantization if one not in (*NOT_RUN, "MXFP4_MOE")]
+QUANTIZATIONS = [one for one in Quantization if one not in (*NOT_RUN, "MXFP4_MOE")]
 
 needs_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
@@ -46,7 +46,7 @@ async def test_every_offer_has_the_size_of_its_own_plan(
 ) -> None:
     async with proxying(hub, ollama, session) as client:
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/tiny"))[1]["offers"]
-        assert [offer["quantization"] for offer in offers] == OURS
+        assert [offer["quantization"] for offer in offers] == QUANTIZATIONS
         for offer in offers:
             own = (await call(client, "GET", f"inspect?name=hf.co/acme/tiny:{offer['quantization']}"))[1]
             assert own["result_size"] == offer["size"], offer
@@ -59,7 +59,7 @@ async def test_the_usual_quantizations_come_first_and_say_so(
     async with proxying(hub, ollama, session) as client:
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/tiny:q3_k_s"))[1]["offers"]
     assert [offer["quantization"] for offer in offers[:6]] == USUAL
-    assert [offer["usual"] for offer in offers] == [True] * 6 + [False] * (len(OURS) - 6)
+    assert [offer["usual"] for offer in offers] == [True] * 6 + [False] * (len(QUANTIZATIONS) - 6)
     assert all(offer.keys() == {"quantization", "size", "usual"} for offer in offers)
 
 
@@ -86,7 +86,7 @@ async def test_a_gguf_wins_the_tag_over_the_safetensors(
     offers = (await call(client, "GET", "inspect?name=hf.co/acme/both"))[1]["offers"]
     assert [offer["quantization"] for offer in offers] == [
         *("Q5_K_M", "Q8_0"),
-        *(one for one in OURS if one not in ("Q5_K_M", "Q8_0")),
+        *(one for one in QUANTIZATIONS if one not in ("Q5_K_M", "Q8_0")),
     ]
     assert offers[1]["size"] == len(gguf)
 
@@ -100,7 +100,7 @@ async def test_converted_offers_follow_the_gguf_ones(
     hub.add("acme/both", files | {"tiny.Q8_0.gguf": gguf, "tiny.Q3_K_S.gguf": gguf})
     async with proxying(hub, ollama, session) as client:
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/both"))[1]["offers"]
-    converted = [one for one in OURS if one not in ("Q8_0", "Q3_K_S")]
+    converted = [one for one in QUANTIZATIONS if one not in ("Q8_0", "Q3_K_S")]
     assert [offer["quantization"] for offer in offers] == ["Q3_K_S", "Q8_0", *converted]
     assert [offer["usual"] for offer in offers[:2]] == [True, True]  # a GGUF that exists is always offered first
 
@@ -141,7 +141,7 @@ async def test_a_tag_that_the_proxy_refuses_gets_those_that_it_makes(
     async with proxying(hub, ollama, session) as client:
         inspection = (await call(client, "GET", f"inspect?name=hf.co/acme/tiny:{tag}"))[1]
     assert message in inspection["refusal"]
-    assert [offer["quantization"] for offer in inspection["offers"]] == OURS
+    assert [offer["quantization"] for offer in inspection["offers"]] == QUANTIZATIONS
 
 
 @pytest.mark.parametrize("name", ["", "llama3.2", MARKUP, "registry.example/a/b"])

@@ -12,7 +12,7 @@ from proxy.sources import huggingface
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.standins.repository import tiny_llama
-from tests.kit.administration import NAME, call, seen, start
+from tests.kit.administration import NAME, call, start, wait_for_pull
 from tests.kit.support import PATIENCE, Client, settings
 
 
@@ -50,7 +50,7 @@ async def test_a_model_has_its_commit_and_whether_it_changed(
     assert (await models_shown(client))[NAME]["changed"] is True
     assert (await models_shown(client, "?ask=no"))[NAME]["changed"] is True
     await start(client, NAME)
-    await seen(client, id="2", state="done")
+    await wait_for_pull(client, id="2", state="done")
     assert (await models_shown(client, "?ask=no"))[NAME] | {"changed": None} == (await models_shown(client, "?ask=no"))[
         NAME
     ]

@@ -124,12 +124,12 @@ async def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
 # Access
 
 
-ASKED = [("GET", "events"), ("GET", "inspect?name=hf.co/acme/tiny"), ("GET", "models"), ("GET", "pulls"), ("GET", "")]
+READS = [("GET", "events"), ("GET", "inspect?name=hf.co/acme/tiny"), ("GET", "models"), ("GET", "pulls"), ("GET", "")]
 
 CHANGES = [("POST", "pulls"), ("DELETE", "pulls/1")]
 
 
-@pytest.mark.parametrize(("method", "path"), ASKED + CHANGES)
+@pytest.mark.parametrize(("method", "path"), READS + CHANGES)
 async def test_without_a_key_nothing_is_shown(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, method: str, path: str
 ) -> None:
@@ -164,7 +164,7 @@ async def test_a_page_without_a_key_explains_how_to_send_one(
         assert (status, list(answer)) == (401, ["error"])
 
 
-@pytest.mark.parametrize(("method", "path"), ASKED + CHANGES)
+@pytest.mark.parametrize(("method", "path"), READS + CHANGES)
 async def test_another_sites_page_gets_nothing(client: Client, hub: StandInHub, method: str, path: str) -> None:
     status, answer = await call(client, method, path, json={"name": NAME}, headers={"Origin": "https://evil.example"})
     assert (status, list(answer)) == (403, ["error"])

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.administration import NAME, SLOW, call, listening, proxying, seen, start
+from tests.kit.administration import NAME, SLOW, call, listening, proxying, start, wait_for_pull
 from tests.kit.support import Client
 
 
@@ -22,12 +22,12 @@ async def test_a_started_pull_needs_no_client(
         assert (job["id"], job["name"], job["state"], job["clients"]) == ("1", NAME, "planning", 0)
         assert (await start(client, NAME.upper().replace("HF.CO", "hf.co")))["id"] == "1"
         visitor = asyncio.create_task(client.pull(NAME))
-        await seen(client, clients=1)
+        await wait_for_pull(client, clients=1)
         visitor.cancel()
-        await seen(client, clients=0, state="transferring")
+        await wait_for_pull(client, clients=0, state="transferring")
         await asyncio.sleep(0.1)
         hub.line = None
-        done = await seen(client, state="done")
+        done = await wait_for_pull(client, state="done")
         assert (done["id"], done["error"]) == ("1", None)
         assert NAME in ollama.models
 
@@ -38,18 +38,18 @@ async def test_a_clients_pull_can_be_kept_without_it(
     async with proxying(hub, ollama, session, pull={"linger": "2s"}) as client:
         hub.line = SLOW
         visitor = asyncio.create_task(client.pull(NAME))
-        await seen(client, state="transferring")
+        await wait_for_pull(client, state="transferring")
         visitor.cancel()
-        await seen(client, clients=0)
+        await wait_for_pull(client, clients=0)
         assert (await start(client, NAME))["id"] == "1"
         await asyncio.sleep(2.2)
         hub.line = None
-        assert (await seen(client, state="done"))["id"] == "1"
+        assert (await wait_for_pull(client, state="done"))["id"] == "1"
 
 
 async def test_a_refused_pull_is_shown_as_failed(client: Client, hub: StandInHub) -> None:
     await start(client, "hf.co/acme/none")
-    assert "acme/none" in (await seen(client, state="failed"))["error"]
+    assert "acme/none" in (await wait_for_pull(client, state="failed"))["error"]
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ async def test_ollamas_own_pull_is_followed(
     monkeypatch.setattr(StandInOllama, "_pull_natively", slowly)
     await start(client, GGUF)
     visitor = asyncio.create_task(client.pull(GGUF))
-    on_its_way = await seen(client, clients=1, state="transferring", completed=2_000_000)
+    on_its_way = await wait_for_pull(client, clients=1, state="transferring", completed=2_000_000)
     assert (on_its_way["total"], on_its_way["rate"] > 0) == (4_000_000, True)
     async with listening(client) as stream:
         [job] = await stream.until("running")
     assert job["files"]["moving"] == [{"path": file, "total": 4_000_000, "completed": 2_000_000}]
     go_on.set()
-    done = await seen(client, state="done")
+    done = await wait_for_pull(client, state="done")
     assert done["completed"] == done["total"] == 4_000_487
     lines = await visitor
     assert lines[0] == {"status": "pulling manifest"}
@@ -111,7 +111,7 @@ async def test_a_native_pull_that_fails_says_why(
 ) -> None:
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF"})
     await start(client, GGUF)
-    assert (await seen(client, state="failed"))["error"] == "pull model manifest: file does not exist"
+    assert (await wait_for_pull(client, state="failed"))["error"] == "pull model manifest: file does not exist"
 
 
 async def test_a_client_still_gets_ollamas_own_pull(

@@ -37,7 +37,7 @@ async def start(client: Client, name: str) -> dict[str, Any]:
     return job
 
 
-async def seen(client: Client, **fields: Any) -> dict[str, Any]:
+async def wait_for_pull(client: Client, **fields: Any) -> dict[str, Any]:
     """The newest pull, as soon as its fields have these values."""
     async with asyncio.timeout(PATIENCE):
         while True:

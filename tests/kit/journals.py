@@ -5,7 +5,7 @@ from proxy.store.journal import Journal, Record
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 
 MODEL = "hf.co/acme/tiny:q4_k_m"
-RECORD = Record("d" * 64, "asked", "weights", "dressing", ((A, 10), (B, 20)), "acme/tiny", "c" * 40)
+RECORD = Record("d" * 64, "request", "weights", "settings", ((A, 10), (B, 20)), "acme/tiny", "c" * 40)
 
 
 class Clock:

@@ -19,7 +19,7 @@ def weight_uploads(ollama: StandInOllama) -> list[str]:
     return uploads(ollama, least=1000)
 
 
-def said_of(bars: Iterable[bytes]) -> Lines:
+def lines_of_held(bars: Iterable[bytes]) -> Lines:
     """The lines that Ollama itself sends for a model that it has."""
     return [
         {"status": "pulling manifest"},

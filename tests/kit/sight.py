@@ -39,7 +39,7 @@ async def pulls(client: Client) -> list[dict[str, Any]]:
     return shown
 
 
-async def moving(client: Client, least: int = 1) -> dict[str, Any]:
+async def wait_for_bytes(client: Client, least: int = 1) -> dict[str, Any]:
     """The newest pull, as soon as so many of its bytes have reached Ollama."""
     async with asyncio.timeout(PATIENCE):
         while not (shown := await pulls(client)) or shown[0]["completed"] < least:

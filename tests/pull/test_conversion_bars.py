@@ -29,7 +29,7 @@ class FaultAt(Fault):
         return method == "GET" and start <= self.place < start + length
 
 
-async def seen(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
+async def bars_over_time(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
     """Completed and total of each bar after each batch of lines, by digest. The pull has to succeed."""
     bars: dict[str, tuple[int, int]] = {}
     batches, last, chunk = [], {}, b""
@@ -65,7 +65,7 @@ async def test_a_bar_shows_the_progress_of_its_shard(
     hub.faults.append(FaultAt(first, "hang", place=len(files[first]) - 1))
     monkeypatch.setattr(http_file, "READ_SECONDS", 0.5)
     async with App(settings(hub.endpoint, ollama.url)) as app:
-        batches = await seen(Client(app.address.url, session), NAME)
+        batches = await bars_over_time(Client(app.address.url, session), NAME)
     under_way = 0
     for bars in batches:
         if len(bars) < 2:
@@ -88,7 +88,7 @@ async def test_more_shards_than_bars_share_the_last_bar(
     hub.add("acme/tiny", files)
     plan = conversion(files)
     async with App(settings(hub.endpoint, ollama.url)) as app:
-        batches = await seen(Client(app.address.url, session), NAME)
+        batches = await bars_over_time(Client(app.address.url, session), NAME)
     bars = batches[-1]
     assert len(weights_of(files)) == MOST_BARS + 4
     assert len(bars) == MOST_BARS
@@ -107,7 +107,7 @@ async def test_a_restarted_upload_resets_every_bar(
         lines = await client.pull(NAME)
         assert "broke off the upload" in lines[-1]["error"]
         ollama.fail_upload_after = None
-        batches = await seen(client, NAME)
+        batches = await bars_over_time(client, NAME)
     plan = conversion(files)
     expected = from_each_file(files, plan, sys.maxsize)
     for path in (path for path in files if path.endswith(".safetensors")):

@@ -32,7 +32,7 @@ RANDOM_KILLS = 3
 """Random kills in each life, in addition to those at every step."""
 LARGE = 1_000_000
 """A blob of at least so many bytes is not a small file."""
-OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
+OWN_NAME = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ async def live(life: Life, states: Counter[str]) -> None:
             assert life.weights == weights, why
             assert has == "nothing" or not fetched(life.hub), why
             assert "POST /api/create" not in life.steps, why
-            assert [name for name in life.ollama.models if OURS.search(name)] == [], why
+            assert [name for name in life.ollama.models if OWN_NAME.search(name)] == [], why
             assert set(life.ollama.blobs) == life.ollama.models.used_digests(), why
             if not way.replaces:
                 await life.remove(client)

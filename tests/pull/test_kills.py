@@ -43,7 +43,7 @@ TURNING_POINTS = (
 )
 HEADER = f"bytes=0-{reading.GGUF_BYTES - 1}"
 """Bytes of a GGUF that a plan reads."""
-OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
+OWN_NAME = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 
 class Pause(asyncio.Event):
@@ -129,7 +129,7 @@ class Place:
     @property
     def own_models(self) -> list[str]:
         """Temporary models and removal models."""
-        return [name for name in self.ollama.models if OURS.search(name)]
+        return [name for name in self.ollama.models if OWN_NAME.search(name)]
 
     @property
     def orphans(self) -> set[str]:

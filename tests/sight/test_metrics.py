@@ -17,7 +17,7 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from proxy.store.reclaim import CONFIG_CONTENT
-from tests.kit.sight import NAME, SUCCESS, cancel, moment, moving, pulls
+from tests.kit.sight import NAME, SUCCESS, cancel, moment, pulls, wait_for_bytes
 from tests.kit.support import PATIENCE, Client, eventually, fetched, serving, settings
 
 PREFIX = "ollama_hf_proxy_"
@@ -40,7 +40,7 @@ async def metrics(client: Client) -> dict[tuple[str, ...], float]:
 async def test_metrics_keep_their_names_types_and_labels(client: Client, hub: StandInHub, size: int) -> None:
     """Dashboards depend on them."""
     pulling = asyncio.create_task(client.pull(NAME))
-    await moving(client)
+    await wait_for_bytes(client)
     text = (await client.get("/-/metrics"))[1].decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert {name: family.type for name, family in families.items() if not name.endswith("_created")} == {
@@ -137,7 +137,7 @@ async def test_received_bytes_are_exact_without_faults(
 async def test_ended_pulls_count_by_result_running_by_state(client: Client, hub: StandInHub, size: int) -> None:
     hub.add("acme/other", tiny_llama(seed=1))
     pulling = [asyncio.create_task(client.pull(NAME))]
-    await moving(client)
+    await wait_for_bytes(client)
     pulling.append(asyncio.create_task(client.pull("hf.co/acme/other")))
     await eventually(lambda: len({request.path.split("/")[3] for request in fetched(hub)}) == 2)
     values = await metrics(client)

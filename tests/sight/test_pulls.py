@@ -13,11 +13,11 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.names import ModelName
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from tests.kit.sight import NAME, SLOW, SUCCESS, cancel, moment, moving, pulls
+from tests.kit.sight import NAME, SLOW, SUCCESS, cancel, moment, pulls, wait_for_bytes
 from tests.kit.support import PATIENCE, Client, eventually, making, settings
 
 
-async def seen(client: Client, **fields: Any) -> dict[str, Any]:
+async def wait_for_pull(client: Client, **fields: Any) -> dict[str, Any]:
     """The newest pull, as soon as its fields have these values."""
     async with asyncio.timeout(PATIENCE):
         while True:
@@ -34,10 +34,10 @@ async def test_there_are_no_pulls_before_the_first(client: Client) -> None:
 async def test_a_running_pull_shows_its_progress_and_time_left(client: Client, hub: StandInHub, size: int) -> None:
     began = datetime.now(UTC)
     first = asyncio.create_task(client.pull(NAME))
-    await moving(client)
+    await wait_for_bytes(client)
     second = asyncio.create_task(client.pull_at_once(NAME))
-    await seen(client, clients=2)
-    pull = await moving(client, 2 * SLOW)
+    await wait_for_pull(client, clients=2)
+    pull = await wait_for_bytes(client, 2 * SLOW)
     assert (pull["id"], pull["name"], pull["state"]) == ("1", NAME, "transferring")
     assert pull["total"] == size
     assert 2 * SLOW <= pull["completed"] < size
@@ -48,7 +48,7 @@ async def test_a_running_pull_shows_its_progress_and_time_left(client: Client, h
     hub.line = None
     assert (await first)[-1] == SUCCESS
     assert await second == (200, SUCCESS)
-    done = await seen(client, state="done", clients=0)
+    done = await wait_for_pull(client, state="done", clients=0)
     assert done["completed"] == done["total"] == size
     assert (done["rate"], done["eta"], done["error"]) == (0, None, None)
     assert done["started"] == pull["started"]
@@ -80,12 +80,12 @@ async def test_a_pull_goes_through_its_states_in_order(
     async with App(config) as app:
         client = Client(app.address.url, session)
         before = asyncio.create_task(client.pull("hf.co/acme/other"))
-        await moving(client)
+        await wait_for_bytes(client)
         hub.faults.append(Fault("config.json", "slow", rate=600))
         pulling = asyncio.create_task(client.pull(NAME))
 
         async def reaches(state: str) -> None:
-            pull = await seen(client, name=NAME, state=state)
+            pull = await wait_for_pull(client, name=NAME, state=state)
             assert (pull["ended"] is not None) == (state == "done")
             assert pull["rate"] == 0 or state == "transferring"
 
@@ -121,10 +121,10 @@ async def test_ended_pulls_are_listed_newest_first(client: Client, hub: StandInH
 async def test_a_shared_transfer_does_not_raise_the_rate(client: Client, hub: StandInHub, size: int) -> None:
     """Bytes from before a pull joined a shared transfer do not count."""
     first = asyncio.create_task(client.pull(NAME))
-    await moving(client, 4 * SLOW)
+    await wait_for_bytes(client, 4 * SLOW)
     second = asyncio.create_task(client.pull(NAME.replace("hf.co", "huggingface.co")))
-    await seen(client, id="2", state="transferring")
-    pull = await moving(client)
+    await wait_for_pull(client, id="2", state="transferring")
+    pull = await wait_for_bytes(client)
     assert pull["id"] == "2"
     assert pull["rate"] < 2 * SLOW
     hub.line = None
@@ -135,32 +135,32 @@ async def test_retries_are_counted(client: Client, hub: StandInHub, size: int) -
     hub.line = None
     hub.faults.append(Fault("model.safetensors", "drop", after=500_000, times=3))
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert (await seen(client, state="done"))["retries"] == 3
+    assert (await wait_for_pull(client, state="done"))["retries"] == 3
 
 
 async def test_clients_are_counted_as_they_come_and_go(client: Client, hub: StandInHub, size: int) -> None:
     visits = [asyncio.create_task(client.pull(NAME)) for _ in range(3)]
-    await seen(client, clients=3)
+    await wait_for_pull(client, clients=3)
     visits[0].cancel()
-    await seen(client, clients=2)
+    await wait_for_pull(client, clients=2)
     hub.line = None
     assert (await visits[1])[-1] == SUCCESS
-    assert (await seen(client, clients=0))["state"] == "done"
+    assert (await wait_for_pull(client, clients=0))["state"] == "done"
 
 
 async def test_a_cancelled_pull_ends_its_streams(
     client: Client, hub: StandInHub, ollama: StandInOllama, size: int
 ) -> None:
     streaming = asyncio.create_task(client.pull(NAME))
-    await moving(client)
+    await wait_for_bytes(client)
     waiting = asyncio.create_task(client.pull_at_once(NAME))
-    await seen(client, clients=2)
+    await wait_for_pull(client, clients=2)
     status, answer = await cancel(client, "1", json={})
     assert (status, answer["id"], answer["name"]) == (200, "1", NAME)
     error = f"the pull of {NAME} was cancelled; finished files stay for the next pull"
     assert (await streaming)[-1] == {"error": error}
     assert await waiting == (500, {"error": error})
-    ended = await seen(client, state="failed", error=error, clients=0)
+    ended = await wait_for_pull(client, state="failed", error=error, clients=0)
     assert moment(ended["ended"]) >= moment(ended["started"])
     hub.line = None
     assert (await client.pull(NAME))[-1] == SUCCESS
@@ -176,15 +176,15 @@ async def test_a_create_ends_although_its_pull_is_cancelled(
     async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
         client = Client(app.address.url, session)
         pulling = asyncio.create_task(client.pull(NAME))
-        await seen(client, state="creating")
+        await wait_for_pull(client, state="creating")
         path = "/api/create" if way else "/api/pull"
         await eventually(lambda: making(one for one in ollama.requests if one.path == path))
         assert (await cancel(client, "1", json={}))[0] == 200
         error = (await pulling)[-1]["error"]
-        still = await seen(client, error=error)
+        still = await wait_for_pull(client, error=error)
         assert (still["state"], still["ended"]) == ("creating", None)
         ollama.hold_making.set()
-        await seen(client, state="failed", error=error)
+        await wait_for_pull(client, state="failed", error=error)
     assert NAME in ollama.models
     assert ollama.abandoned_creates == 0
 
@@ -192,7 +192,7 @@ async def test_a_create_ends_although_its_pull_is_cancelled(
 @pytest.mark.parametrize("number", ["2", "0", "", "x", "1/1"])
 async def test_an_unknown_pull_cannot_be_cancelled(client: Client, hub: StandInHub, size: int, number: str) -> None:
     pulling = asyncio.create_task(client.pull(NAME))
-    await moving(client)
+    await wait_for_bytes(client)
     status, answer = await cancel(client, number, json={})
     assert (status, list(answer)) == (404, ["error"])
     hub.line = None
@@ -211,7 +211,7 @@ async def test_another_sites_page_cancels_nothing(
     client: Client, hub: StandInHub, size: int, headers: dict[str, str], refusal: int
 ) -> None:
     pulling = asyncio.create_task(client.pull(NAME))
-    await moving(client)
+    await wait_for_bytes(client)
     status, answer = await cancel(client, "1", headers=headers)
     assert (status, list(answer)) == (refusal, ["error"])
     hub.line = None
@@ -220,7 +220,7 @@ async def test_another_sites_page_cancels_nothing(
 
 async def test_a_page_of_the_proxy_itself_may_cancel(client: Client, size: int) -> None:
     pulling = asyncio.create_task(client.pull(NAME))
-    await moving(client)
+    await wait_for_bytes(client)
     assert (await cancel(client, "1", json={}, headers={"Origin": client.url}))[0] == 200
     assert "was cancelled" in (await pulling)[-1]["error"]
 
@@ -228,6 +228,6 @@ async def test_a_page_of_the_proxy_itself_may_cancel(client: Client, size: int) 
 async def test_an_ended_pull_cannot_be_cancelled(client: Client, hub: StandInHub, size: int) -> None:
     hub.line = None
     assert (await client.pull(NAME))[-1] == SUCCESS
-    before = await seen(client, clients=0)
+    before = await wait_for_pull(client, clients=0)
     assert await cancel(client, "1", json={}) == (200, before)
     assert await pulls(client) == [before]

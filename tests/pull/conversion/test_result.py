@@ -24,10 +24,12 @@ from tests.kit.support import Client, digest_of, fetched, settings
 
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
-OURS = sorted(name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture))
+CONVERTED = sorted(
+    name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture)
+)
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", CONVERTED)
 async def test_the_blob_is_the_converters_file_byte_for_byte(
     client: Client, hub: StandInHub, ollama: StandInOllama, name: str
 ) -> None:
@@ -147,7 +149,7 @@ async def test_experts_are_quantized_too(client: Client, hub: StandInHub, ollama
     assert digest_of(converted(files, quantization="MXFP4_MOE")) in ollama.models.used_digests()
 
 
-def spoilt(files: Mapping[str, bytes], name: str, bits: bytes) -> tuple[dict[str, bytes], str]:
+def with_number(files: Mapping[str, bytes], name: str, bits: bytes) -> tuple[dict[str, bytes], str]:
     """The repository with the 32nd number of a tensor replaced, and the path of its file."""
     for path, header in headers(files).items():
         if name in header.tensors:
@@ -171,7 +173,7 @@ async def test_an_invalid_number_ends_the_pull(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tag: str, bits: bytes, kind: str
 ) -> None:
     """The error names the file and the tensor, nothing stays in Ollama, and another tag still works."""
-    files, path = spoilt(REPOSITORIES["qwen3"].files(), "model.layers.0.self_attn.q_proj.weight", bits)
+    files, path = with_number(REPOSITORIES["qwen3"].files(), "model.layers.0.self_attn.q_proj.weight", bits)
     hub.add("acme/tiny", files)
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
@@ -318,4 +320,8 @@ async def test_a_quantization_leaves_nothing_behind(
 
 
 def test_every_family_is_decided_about() -> None:
-    assert {FAMILIES[REPOSITORIES[name].architecture].architecture for name in OURS} >= {"qwen3", "llama", "smollm3"}
+    assert {FAMILIES[REPOSITORIES[name].architecture].architecture for name in CONVERTED} >= {
+        "qwen3",
+        "llama",
+        "smollm3",
+    }

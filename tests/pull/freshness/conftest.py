@@ -36,14 +36,14 @@ def pull(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession)
 
 
 @pytest.fixture
-def forget(tmp_path: Path) -> Callable[[], None]:
+def lose_journal(tmp_path: Path) -> Callable[[], None]:
     """Deletes the proxy's journal."""
 
-    def forget() -> None:
+    def lose_journal() -> None:
         assert list((tmp_path / "state").rglob("*.sqlite"))
         shutil.rmtree(tmp_path / "state")
 
-    return forget
+    return lose_journal
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.kit.repeated_pulls import (
     assert_nothing_but_metadata,
     assert_only_looked,
     clear,
-    said_of,
+    lines_of_held,
     weight_uploads,
     with_settings,
 )
@@ -62,41 +62,45 @@ async def assert_made_again(pulling: Pull, ollama: StandInOllama, name: str = NA
     ],
 )
 async def test_without_a_record_a_different_model_is_replaced(
-    pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama, changes: dict[str, Any]
+    pull: Pull,
+    lose_journal: Callable[[], None],
+    files: dict[str, bytes],
+    ollama: StandInOllama,
+    changes: dict[str, Any],
 ) -> None:
     """The journal is lost, and Ollama shows other settings than the plan has."""
     await pull(**with_settings())
-    forget()
+    lose_journal()
     await assert_made_again(pull, ollama, **with_settings(**changes))
 
 
 async def test_without_a_record_another_quantization_is_made(
-    pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama
+    pull: Pull, lose_journal: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await pull("hf.co/acme/tiny")
-    forget()
+    lose_journal()
     await assert_made_again(pull, ollama, "hf.co/acme/tiny", pull={"default_quantization": "Q8_0"})
     assert ollama.models["hf.co/acme/tiny"].quantization_level == "Q8_0"
 
 
 async def test_without_a_record_an_older_model_is_replaced(
-    pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama
+    pull: Pull, lose_journal: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     """The model is older than the repository's commit."""
     await pull()
-    forget()
+    lose_journal()
     ollama.models[NAME].modified_at = datetime.now(UTC) - timedelta(hours=1)
     await assert_made_again(pull, ollama)
 
 
 @pytest.mark.parametrize("lost", [True, False])
 async def test_a_model_that_was_removed_is_made_again(
-    pull: Pull, forget: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama, lost: bool
+    pull: Pull, lose_journal: Callable[[], None], files: dict[str, bytes], ollama: StandInOllama, lost: bool
 ) -> None:
     await pull()
     del ollama.models[NAME]
     if lost:
-        forget()
+        lose_journal()
     await assert_made_again(pull, ollama)
 
 
@@ -157,10 +161,10 @@ async def test_an_unrelated_commit_costs_one_check(
     await client.pull(NAME)
     hub.repositories["acme/tiny"].update({"README.md": files["README.md"] + b"More.\n", "notes.txt": b"new"})
     clear(hub, ollama)
-    assert await client.pull(NAME) == said_of([files[WEIGHTS]])
+    assert await client.pull(NAME) == lines_of_held([files[WEIGHTS]])
     assert_only_looked(hub, ollama)
     clear(hub, ollama)
-    assert await client.pull(NAME) == said_of([files[WEIGHTS]])
+    assert await client.pull(NAME) == lines_of_held([files[WEIGHTS]])
     assert_nothing_but_metadata(hub, ollama)
 
 

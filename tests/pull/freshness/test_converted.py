@@ -16,13 +16,13 @@ from tests.kit.repeated_pulls import (
     assert_nothing_but_metadata,
     assert_only_looked,
     clear,
-    said_of,
+    lines_of_held,
     weight_uploads,
     with_settings,
 )
 from tests.kit.support import fetched
 
-OURS: dict[str, Any] = {"ollama": {"reclaim": True}}
+RECLAIM: dict[str, Any] = {"ollama": {"reclaim": True}}
 
 TAGS = pytest.mark.parametrize("tag", ["bf16", "q8_0", "f16", "f32", "q4_K_M"])
 
@@ -34,19 +34,19 @@ def check_clean(ollama: StandInOllama, name: str) -> None:
 
 @TAGS
 async def test_a_converted_model_costs_only_metadata_again(
-    pull: Pull, forget: Callable[[], None], shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
+    pull: Pull, lose_journal: Callable[[], None], shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
 ) -> None:
     """If the journal is lost, one check of the model."""
     name = f"hf.co/acme/tiny:{tag}"
-    first = await pull(name, **OURS)
+    first = await pull(name, **RECLAIM)
     assert first[-1] == {"status": "success"}
     model = ollama.models[name]
     for look in (assert_nothing_but_metadata, assert_only_looked, assert_nothing_but_metadata):
         if look is assert_only_looked:
-            forget()
+            lose_journal()
         clear(hub, ollama)
-        lines = await pull(name, **OURS)
-        assert [line["status"] for line in lines] == [line["status"] for line in said_of(shards)]
+        lines = await pull(name, **RECLAIM)
+        assert [line["status"] for line in lines] == [line["status"] for line in lines_of_held(shards)]
         assert last_bars(lines) == last_bars(first)
         look(hub, ollama)
     assert ollama.models[name] is model
@@ -64,11 +64,11 @@ async def test_other_settings_move_no_converted_weights(
 ) -> None:
     """From no settings to some, and from those to others."""
     name = f"hf.co/acme/tiny:{tag}"
-    await pull(name, **OURS)
+    await pull(name, **RECLAIM)
     [weights] = [layer for layer in ollama.models[name].layers if layer.kind == "model"]
     for sections in (with_settings(), with_settings(**changes)):
         clear(hub, ollama)
-        assert (await pull(name, **OURS, **sections))[-1] == {"status": "success"}
+        assert (await pull(name, **RECLAIM, **sections))[-1] == {"status": "success"}
         assert not fetched(hub)
         assert not weight_uploads(ollama)
         model, expected = ollama.models[name], sections["models"]["hf.co/acme/tiny"]
@@ -79,7 +79,7 @@ async def test_other_settings_move_no_converted_weights(
         assert model.quantization_level in UNQUANTIZED.get(tag.upper(), (tag.upper(),))
         check_clean(ollama, name)
         clear(hub, ollama)
-        assert (await pull(name, **OURS, **sections))[-1] == {"status": "success"}
+        assert (await pull(name, **RECLAIM, **sections))[-1] == {"status": "success"}
         assert_nothing_but_metadata(hub, ollama)
 
 
@@ -88,14 +88,14 @@ async def test_an_unrelated_commit_costs_one_check_if_converted(
     pull: Pull, shards: list[bytes], hub: StandInHub, ollama: StandInOllama, tag: str
 ) -> None:
     name = f"hf.co/acme/tiny:{tag}"
-    await pull(name, **OURS)
+    await pull(name, **RECLAIM)
     readme = tiny_llama()["README.md"] + b"More.\n"
     hub.repositories["acme/tiny"].update({"README.md": readme, "notes.txt": b"new"})
     clear(hub, ollama)
-    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert (await pull(name, **RECLAIM))[-1] == {"status": "success"}
     assert_only_looked(hub, ollama)
     clear(hub, ollama)
-    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert (await pull(name, **RECLAIM))[-1] == {"status": "success"}
     assert_nothing_but_metadata(hub, ollama)
 
 
@@ -106,7 +106,7 @@ async def test_a_changed_source_file_replaces_the_model(
 ) -> None:
     """Nothing of the old model stays."""
     name = f"hf.co/acme/tiny:{tag}"
-    await pull(name, **OURS)
+    await pull(name, **RECLAIM)
     before = ollama.models[name]
     files = tiny_llama(seed=1, shards=2)
     if not changed.endswith(".safetensors"):
@@ -115,12 +115,12 @@ async def test_a_changed_source_file_replaces_the_model(
         files[changed] = orjson.dumps({**orjson.loads(tiny_llama(shards=2)[changed]), key: value})
     hub.repositories["acme/tiny"].update({changed: files[changed]})
     clear(hub, ollama)
-    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert (await pull(name, **RECLAIM))[-1] == {"status": "success"}
     assert fetched(hub)
     after = ollama.models[name]
     weights = [[layer.digest for layer in model.layers if layer.kind == "model"] for model in (before, after)]
     assert weights[0] != weights[1]
     check_clean(ollama, name)
     clear(hub, ollama)
-    assert (await pull(name, **OURS))[-1] == {"status": "success"}
+    assert (await pull(name, **RECLAIM))[-1] == {"status": "success"}
     assert_nothing_but_metadata(hub, ollama)

@@ -15,7 +15,7 @@ from tests.kit.repeated_pulls import (
     Pull,
     assert_nothing_but_metadata,
     clear,
-    said_of,
+    lines_of_held,
     weight_uploads,
     with_settings,
 )
@@ -67,12 +67,12 @@ async def test_a_recreated_model_equals_a_first_pulls(
     """The model after a change of its settings has the layers that a first pull would give it."""
     await pull(**with_settings(), ollama={"reclaim": True})
     await pull(ollama={"reclaim": True})
-    redressed = ollama.models[NAME]
+    recreated = ollama.models[NAME]
     del ollama.models[NAME]
     await pull(ollama={"reclaim": True})
     fresh = ollama.models[NAME]
-    assert set(redressed.layers) == set(fresh.layers)
-    assert redressed.details == fresh.details
+    assert set(recreated.layers) == set(fresh.layers)
+    assert recreated.details == fresh.details
 
 
 async def test_other_settings_work_through_a_create_too(
@@ -96,7 +96,7 @@ async def test_other_settings_have_the_contracts_lines(
 ) -> None:
     await pull(**with_settings())
     lines = await pull(**with_settings(system="Be verbose."))
-    assert lines == said_of([files[WEIGHTS]])
+    assert lines == lines_of_held([files[WEIGHTS]])
 
 
 async def test_a_recreated_model_is_recorded(
@@ -105,7 +105,7 @@ async def test_a_recreated_model_is_recorded(
     await pull(**with_settings())
     await pull(**with_settings(system="Be verbose."))
     clear(hub, ollama)
-    assert await pull(**with_settings(system="Be verbose.")) == said_of([files[WEIGHTS]])
+    assert await pull(**with_settings(system="Be verbose.")) == lines_of_held([files[WEIGHTS]])
     assert_nothing_but_metadata(hub, ollama)
 
 
@@ -122,11 +122,11 @@ async def test_another_license_costs_only_a_manifest(
 
 
 async def test_without_a_record_other_settings_need_the_files(
-    pull: Pull, forget: Callable[[], None], files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+    pull: Pull, lose_journal: Callable[[], None], files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     """The sources of the weights are unknown then."""
     await pull(**with_settings(), ollama={"reclaim": True})
-    forget()
+    lose_journal()
     clear(hub, ollama)
     assert (await pull(**with_settings(system="Be verbose."), ollama={"reclaim": True}))[-1] == {"status": "success"}
     assert fetched(hub)

@@ -16,7 +16,7 @@ from tests.kit.repeated_pulls import (
     assert_nothing_but_metadata,
     assert_only_looked,
     clear,
-    said_of,
+    lines_of_held,
     weight_uploads,
     with_settings,
 )
@@ -36,7 +36,9 @@ async def test_an_unchanged_model_costs_only_metadata(
     for _ in range(2):
         clear(hub, ollama)
         lines = await client.pull(NAME)
-        assert lines == said_of(content for path, content in sorted(files.items()) if path.endswith(".safetensors"))
+        assert lines == lines_of_held(
+            content for path, content in sorted(files.items()) if path.endswith(".safetensors")
+        )
         assert_nothing_but_metadata(hub, ollama)
     assert ollama.models[NAME] is model
 
@@ -55,7 +57,7 @@ async def test_a_name_in_another_case_is_the_same_model(
 ) -> None:
     await client.pull(NAME)
     clear(hub, ollama)
-    assert await client.pull("HF.co/acme/tiny:Q4_k_m") == said_of([files[WEIGHTS]])
+    assert await client.pull("HF.co/acme/tiny:Q4_k_m") == lines_of_held([files[WEIGHTS]])
     assert_nothing_but_metadata(hub, ollama)
     assert list(ollama.models) == [NAME]
 
@@ -65,14 +67,14 @@ async def test_a_restart_does_not_forget_a_model(
 ) -> None:
     await pull()
     clear(hub, ollama)
-    assert await pull() == said_of([files[WEIGHTS]])
+    assert await pull() == lines_of_held([files[WEIGHTS]])
     assert_nothing_but_metadata(hub, ollama)
 
 
 @pytest.mark.parametrize("reclaim", [True, False])
 async def test_a_lost_journal_costs_one_check_of_the_model(
     pull: Pull,
-    forget: Callable[[], None],
+    lose_journal: Callable[[], None],
     files: dict[str, bytes],
     hub: StandInHub,
     ollama: StandInOllama,
@@ -82,12 +84,12 @@ async def test_a_lost_journal_costs_one_check_of_the_model(
     sections = {"ollama": {"reclaim": reclaim}}
     await pull(**sections)
     model, blobs = ollama.models[NAME], dict(ollama.blobs)
-    forget()
+    lose_journal()
     clear(hub, ollama)
-    assert await pull(**sections) == said_of([files[WEIGHTS]])
+    assert await pull(**sections) == lines_of_held([files[WEIGHTS]])
     assert_only_looked(hub, ollama)
     clear(hub, ollama)
-    assert await pull(**sections) == said_of([files[WEIGHTS]])
+    assert await pull(**sections) == lines_of_held([files[WEIGHTS]])
     assert_nothing_but_metadata(hub, ollama)
     assert ollama.models[NAME] is model
     assert ollama.blobs == blobs
@@ -96,7 +98,7 @@ async def test_a_lost_journal_costs_one_check_of_the_model(
 @pytest.mark.parametrize(("version", "tag"), [("0.24.0", "f16"), ("0.24.0", "q8_0"), ("0.33.0", "Q4_K_S")])
 async def test_a_quantization_is_recognised_in_ollamas_answer(
     pull: Pull,
-    forget: Callable[[], None],
+    lose_journal: Callable[[], None],
     files: dict[str, bytes],
     hub: StandInHub,
     ollama: StandInOllama,
@@ -105,38 +107,38 @@ async def test_a_quantization_is_recognised_in_ollamas_answer(
 ) -> None:
     ollama.version = version
     await pull(f"hf.co/acme/tiny:{tag}")
-    forget()
+    lose_journal()
     clear(hub, ollama)
-    assert await pull(f"hf.co/acme/tiny:{tag}") == said_of([files[WEIGHTS]])
+    assert await pull(f"hf.co/acme/tiny:{tag}") == lines_of_held([files[WEIGHTS]])
     assert_only_looked(hub, ollama)
 
 
 async def test_a_gguf_is_recognised_by_its_size(
-    pull: Pull, forget: Callable[[], None], hub: StandInHub, ollama: StandInOllama
+    pull: Pull, lose_journal: Callable[[], None], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     whole = tiny_gguf()
     hub.add("acme/tiny-gguf", {"m-Q4_K_M.gguf": whole})
     name = "hf.co/acme/tiny-gguf:Q4_K_M"
     await pull(name)
-    forget()
+    lose_journal()
     clear(hub, ollama)
-    assert await pull(name) == said_of([whole])
+    assert await pull(name) == lines_of_held([whole])
     assert not created(ollama)
     assert not weight_uploads(ollama)
     ollama.models[name].size *= 2
-    forget()
+    lose_journal()
     assert (await pull(name))[-1] == {"status": "success"}
     assert ollama.models[name].size < 2 * len(whole)
     assert not created(ollama)
 
 
 async def test_a_users_settings_are_recognised_too(
-    pull: Pull, forget: Callable[[], None], files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+    pull: Pull, lose_journal: Callable[[], None], files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
     await pull(**with_settings())
-    forget()
+    lose_journal()
     clear(hub, ollama)
-    assert await pull(**with_settings()) == said_of([files[WEIGHTS]])
+    assert await pull(**with_settings()) == lines_of_held([files[WEIGHTS]])
     assert_only_looked(hub, ollama)
 
 
@@ -151,5 +153,5 @@ async def test_updating_twenty_models_at_once_costs_metadata(
         assert (await client.pull(name))[-1] == {"status": "success"}
     clear(hub, ollama)
     answers = await asyncio.gather(*(client.pull(name) for name in names))
-    assert answers == [said_of([files[WEIGHTS]])] * 20
+    assert answers == [lines_of_held([files[WEIGHTS]])] * 20
     assert_nothing_but_metadata(hub, ollama, "acme/tiny")

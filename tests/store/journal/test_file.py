@@ -44,7 +44,7 @@ pull = journal.acquire("running", "temporary", [A])
 journal.add(pull, [B])
 journal.expire_at(journal.acquire("broken", None, []), 5.0)
 journal.remember_digest("recipe", C)
-journal.remember("model", Record("d", "asked", "weights", "dressing", ((A, 10),)))
+journal.remember("model", Record("d", "request", "weights", "settings", ((A, 10),)))
 print("written", flush=True)
 if sys.argv[2] == "die":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -102,7 +102,7 @@ async def test_a_write_survives_a_kill_right_after_it(file: Path) -> None:
             assert journal.temporary_models() == set()
             assert journal.unneeded() == [Blob(A, 10), Blob(B, 20)]
             assert journal.digest_of("recipe") == C
-            assert journal.record("model") == Record("d", "asked", "weights", "dressing", ((A, 10),))
+            assert journal.record("model") == Record("d", "request", "weights", "settings", ((A, 10),))
 
 
 async def test_a_second_proxy_of_one_ollama_ends(ollama: StandInOllama) -> None:
