@@ -64,11 +64,11 @@ class App:
         self._metrics = Metrics()
         self._journal = Journal(state_file(config))
         try:
-            self._backend = Backend(config, self._journal, self._metrics, timings=self._timings)
+            self.backend = Backend(config, self._journal, self._metrics, timings=self._timings)
         except BaseException:
             self._journal.close()
             raise
-        self._build(self._backend, self._journal, self._metrics)
+        self._build(self.backend, self._journal, self._metrics)
         try:
             await self._listen()
             await self._refuse_to_serve_itself()
@@ -76,7 +76,7 @@ class App:
             await self.close()
             raise
         self._registry.url = url_for_ollama(config.ollama, self.address)
-        self._journal.tell(self.address.local_url)
+        self._journal.publish_url(self.address.local_url)
         self._sweep_task = asyncio.create_task(self.reclaim.watch(self._timings))
         return self
 
@@ -86,29 +86,29 @@ class App:
         self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
         install = Install(ollama, self._registry, verify=config.pull.verify)
         pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
-        self._jobs = Jobs(pipeline, config.pull.linger_seconds, metrics, self._timings.keep_alive)
+        self.jobs = Jobs(pipeline, config.pull.linger_seconds, metrics, self._timings.keep_alive)
         self._upstream = Upstream(ollama.url, backend.tls)
         self._cors = Cors(ollama)
         self._access = Access(config.server, urlsplit(config.ollama.advertise_url).hostname or "")
         self._forward = Forward(ollama, self._upstream, self._cors)
-        self._pull = PullHandler(pipeline, self._jobs, self._forward, self._cors)
-        self._delete = DeleteHandler(ollama, self.reclaim, self._jobs, self._forward, self._cors)
-        self._on_demand = OnDemand(pipeline, self._jobs, ollama, self._forward, self._cors)
+        self._pull = PullHandler(pipeline, self.jobs, self._forward, self._cors)
+        self._delete = DeleteHandler(ollama, self.reclaim, self.jobs, self._forward, self._cors)
+        self._on_demand = OnDemand(pipeline, self.jobs, ollama, self._forward, self._cors)
         self.models = Models(ollama, backend.planner, journal)
-        self._admin = Admin(config, backend, self._jobs, self.reclaim, self.models, metrics)
+        self._admin = Admin(config, backend, self.jobs, self.reclaim, self.models, metrics)
         self._runner = web.ServerRunner(Server(self._dispatch), shutdown_timeout=SHUTDOWN_SECONDS)
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        await self._jobs.close()
+        await self.jobs.close()
         if self._sweep_task is not None:
             self._sweep_task.cancel()
             await asyncio.wait([self._sweep_task])
         await self._runner.cleanup()
         await self._upstream.close()
-        await self._backend.close()
+        await self.backend.close()
         self._journal.close()
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -153,7 +153,7 @@ class App:
                 return "forward", self._forward(request)
 
     async def _forward_blob(self, request: web.BaseRequest, digest: str) -> web.StreamResponse:
-        await self.reclaim.wanted(digest.replace("-", ":", 1).lower())
+        await self.reclaim.touch(digest.replace("-", ":", 1).lower())
         return await self._forward(request)
 
     async def _listen(self) -> None:
@@ -175,7 +175,7 @@ class App:
         url = self._config.ollama.url
         limit = aiohttp.ClientTimeout(total=SELF_CHECK_SECONDS)
         try:
-            async with self._backend.session.get(f"{url}{PREFIX}", timeout=limit) as response:
+            async with self.backend.session.get(f"{url}{PREFIX}", timeout=limit) as response:
                 instance = response.headers.get(INSTANCE_HEADER)
         except (aiohttp.ClientError, TimeoutError):
             return

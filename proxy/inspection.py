@@ -1,4 +1,4 @@
-"""`inspect`: what a pull would do, without doing it."""
+"""`inspect`: the plan of a pull, without the pull."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ from proxy.transfer.progress import Progress, printable
 
 
 def _text(text: str) -> Text:
-    """A system text may have several rows."""
-    return Text("\n".join(printable(row) for row in text.splitlines()))
+    """Without characters that control a terminal. A system text may have several lines."""
+    return Text("\n".join(printable(line) for line in text.splitlines()))
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found out, as far as it went. `held` is None where Ollama could not be asked; sizes are bytes."""
+    """The result, as far as it is known. `held` is None if Ollama could not be asked. Sizes are in bytes."""
 
     name: str
     repository: str | None = None
@@ -44,7 +44,7 @@ class Inspection:
     offers: tuple[QuantizationOffer, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of the contract, and beside them `reason`, `base`, `result_size`, `free_disk` and `offers`."""
+        """The JSON object of `inspect --json` and of `/-/inspect`."""
         plan = self.plan
         settings = plan.settings if plan else None
         return {
@@ -77,7 +77,7 @@ class Inspection:
 
     @property
     def bytes_to_move(self) -> int:
-        """Every blob counts once, and not at all where Ollama holds it."""
+        """Bytes to fetch. Every blob counts once; a blob that Ollama holds does not count."""
         sizes = {
             upload.digest or upload.path: upload.fetch_size for upload in self._uploads() if not self._is_held(upload)
         }
@@ -85,7 +85,7 @@ class Inspection:
 
     @property
     def template(self) -> str | None:
-        """The Go template that is sent, where one is."""
+        """The Go template that Ollama would get, if any."""
         return self.plan.settings.template if self.plan else None
 
     @property
@@ -98,7 +98,7 @@ class Inspection:
         if self.plan.base is not None:
             return f"an adapter has the template of its base: inspect {self.plan.base.name} --template"
         if source == "none":
-            return "it has no conversations: it embeds texts"
+            return "it needs no template: it embeds texts"
         if source == "ollama":
             return "Ollama renders the conversations of this architecture by itself"
         return f"this Ollama renders the Jinja of {source} by itself"
@@ -115,7 +115,7 @@ class Inspection:
         table = Table("file", "size", "digest", "in Ollama")
         for upload in self._uploads():
             held = {True: "yes", False: "no", None: "unknown"}[self._is_held(upload)]
-            digest = upload.digest[7:19] if upload.digest else "known when it is made"
+            digest = upload.digest[7:19] if upload.digest else "not known before the pull"
             table.add_row(_text(upload.path), decimal(upload.size), digest, held)
         console.print(table)
         quantized = f"; quantization: {plan.quantization}, by the proxy" if plan.quantization else ""
@@ -138,7 +138,7 @@ class Inspection:
             yield f"free disk: {decimal(self.free_disk)}"
 
     def _uploads(self) -> tuple[Upload, ...]:
-        """Of the base that has to be made first, too."""
+        """Including those of a base model that has to be made first."""
         return tuple(upload for step in (self.plan.steps if self.plan else ()) for upload in step.uploads)
 
     def _is_held(self, upload: Upload) -> bool | None:
@@ -151,7 +151,7 @@ class Inspection:
 
 
 async def inspect(config: Config, name: str) -> Inspection:
-    """Never raises a ProxyError: what goes wrong is in `refusal`."""
+    """Never raises a ProxyError: its text is in `refusal`."""
     backend = Backend(config, Journal(), Metrics())
     try:
         return await look(config, backend, name)
@@ -160,7 +160,7 @@ async def inspect(config: Config, name: str) -> Inspection:
 
 
 async def look(config: Config, backend: Backend, name: str) -> Inspection:
-    """`inspect` with what is open already."""
+    """`inspect` with a backend that exists already."""
     try:
         reference = backend.planner.reference(name)
     except Refusal as refusal:
@@ -169,23 +169,23 @@ async def look(config: Config, backend: Backend, name: str) -> Inspection:
 
 
 async def _inspect(config: Config, backend: Backend, reference: ModelReference) -> Inspection:
-    found = Inspection(reference.name)
+    inspection = Inspection(reference.name)
     try:
         repository = await backend.planner.open(reference)
-        found = replace(found, repository=repository.id, commit=repository.commit)
+        inspection = replace(inspection, repository=repository.id, commit=repository.commit)
         capabilities = capabilities_of(await _version(backend), config.ollama.version)
         plan = await backend.planner.plan(reference, repository, capabilities, Progress())
     except NativePull as native:
         plan = native.plan
     except Refusal as refusal:
-        return replace(found, refusal=str(refusal), offers=await _other_offers(config, backend, reference))
+        return replace(inspection, refusal=str(refusal), offers=await _other_offers(config, backend, reference))
     except ProxyError as error:
-        return replace(found, refusal=str(error))
+        return replace(inspection, refusal=str(error))
     return await _compare(config, backend, reference, plan)
 
 
 async def _other_offers(config: Config, backend: Backend, reference: ModelReference) -> tuple[QuantizationOffer, ...]:
-    """What would work where a tag does not."""
+    """The tags that would work, if the requested tag does not."""
     if reference.tag.lower() == "latest":
         return ()
     return (await _inspect(config, backend, replace(reference, tag="latest"))).offers
@@ -199,31 +199,31 @@ async def _version(backend: Backend) -> str | None:
 
 
 async def _compare(config: Config, backend: Backend, reference: ModelReference, plan: Plan) -> Inspection:
-    """With what Ollama holds already; a warning says where it could not be asked."""
+    """Add what Ollama holds already, or a warning if Ollama cannot be asked."""
     offers = tuple(_offers(reference, plan))
-    found = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan, offers=offers)
+    inspection = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan, offers=offers)
     try:
-        # Of blobs whose digests nobody knows yet it is not asked.
+        # A plan without known digests asks Ollama for no blob; this finds out whether Ollama is there.
         await backend.ollama.version()
         held = await backend.transfer.held(*plan.steps)
         free = await free_disk(config.ollama, backend.ollama)
     except OllamaError as error:
-        return replace(found, warnings=(str(error),))
-    return replace(found, held=frozenset(held), free_disk=free)
+        return replace(inspection, warnings=(str(error),))
+    return replace(inspection, held=frozenset(held), free_disk=free)
 
 
 def _offers(reference: ModelReference, plan: Plan) -> Iterator[QuantizationOffer]:
-    """What there is to choose from: the GGUF of the repository, and what is made of its other weights."""
-    taken = set()
+    """The tags that there are: the GGUF files of the repository, and the quantizations of its other weights."""
+    tags = set()
     for offer in (*_gguf_offers(plan.repository), *plan.steps[0].offers):
         tag = offer.quantization
-        if tag.upper() not in taken and parse(f"{reference.host}/{reference.repository}:{tag}") is not None:
-            taken.add(tag.upper())
+        if tag.upper() not in tags and parse(f"{reference.host}/{reference.repository}:{tag}") is not None:
+            tags.add(tag.upper())
             yield offer
 
 
 def _gguf_offers(repository: Repository) -> Iterator[QuantizationOffer]:
-    """Of several with one label the first has it for its tag, the others their file's name."""
+    """If several files have one label, the first gets it as its tag; the others get their file names."""
     labels = set()
     for model in gguf_models(repository.id, repository.files):
         projector = choose_projector(model, repository.files)

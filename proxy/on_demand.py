@@ -1,4 +1,4 @@
-"""A call for a model of the Hub that Ollama does not have: it is pulled first, and then the call goes on as it came."""
+"""`pull.on_demand`: a call for a model that Ollama does not have pulls the model first; then Ollama gets the call."""
 
 import asyncio
 import logging
@@ -34,15 +34,15 @@ NAMED_BY: Mapping[str, str] = {
     "/v1/responses": "model",
     "/v1/messages": "model",
 }
-"""The field that names a model, by path. `ollama run` asks `/api/show` first, and pulls with bars of its own."""
-SAYS: Mapping[str, str] = {"/api/chat": "messages", "/api/generate": "prompt"}
-"""The field without which a call loads a model, or unloads it."""
+"""The field with the model's name, by path. `ollama run` calls `/api/show` first, and pulls with its own bars."""
+INPUTS: Mapping[str, str] = {"/api/chat": "messages", "/api/generate": "prompt"}
+"""The field of the input. A call without it only loads the model, or unloads it."""
 NO_TIME = (0, "0", "0s", "0m", "0h")
 ANTHROPIC = "/v1/messages"
 MOST_BODY_BYTES = 64 * 1024 * 1024
-"""What is held while a model is pulled; a longer body goes on at once."""
+"""The longest body that waits in memory during a pull. A longer one goes to Ollama at once."""
 QUIET_SECONDS = 5.0
-"""A refusal comes sooner, and has a status of its own then."""
+"""How long a stream waits before its first byte: a refusal within this time can have its own HTTP status."""
 KEEP_ALIVE_SECONDS = 10.0
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
@@ -51,16 +51,16 @@ STREAMS: Mapping[str, tuple[bool, str]] = {
     **dict.fromkeys(("/api/chat", "/api/generate", CREATE), (True, LINES)),
     **{path: (False, EVENTS) for path in NAMED_BY if path.startswith("/v1/") and path != "/v1/embeddings"},
 }
-"""The calls that may stream: whether they do where `stream` is not said, and what."""
+"""The calls that may stream: whether they do by default, and their content type."""
 
 
 class OnDemand:
-    def __init__(self, pipeline: Pipeline, jobs: Jobs, ollama: Ollama, forward: Forward, origins: Cors) -> None:
+    def __init__(self, pipeline: Pipeline, jobs: Jobs, ollama: Ollama, forward: Forward, cors: Cors) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
         self._ollama = ollama
         self._forward = forward
-        self._origins = origins
+        self._cors = cors
 
     @staticmethod
     def handles(request: web.BaseRequest) -> bool:
@@ -73,7 +73,7 @@ class OnDemand:
         reference = parse(name) if isinstance(name, str) and not _unloads(request.path, fields) else None
         if reference is None or not await self._is_missing(reference):
             return await self._forward(request, prefix=body)
-        headers = await self._origins.headers(request)
+        headers = await self._cors.headers(request)
         if headers is None:
             return await self._forward(request, prefix=body)
         log.info("%s %s asks for %s, which is pulled first", request.method, request.path, reference.name)
@@ -85,10 +85,10 @@ class OnDemand:
                     return await self._stream(request, body, reference, pulling, headers)
             error = await pulling
         finally:
-            # It goes on for a while for whoever comes back, as any pull whose client leaves.
+            # The job itself lingers, as after any client that leaves.
             pulling.cancel()
         if error is not None:
-            return json_response(_told(request.path, error.text), error.status, headers)
+            return json_response(_error_body(request.path, error.text), error.status, headers)
         return await self._forward(request, body=body)
 
     async def _is_missing(self, reference: ModelReference) -> bool:
@@ -117,14 +117,14 @@ class OnDemand:
         pulling: "asyncio.Task[_Failure | None]",
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
-        """The answer begins before there is one, since clients give up on a silent one: Node after 300 seconds."""
+        """Begin the response during the pull, because clients give up on a silent call: Node after 300 seconds."""
         path = request.path
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: STREAMS[path][1], **headers})
         await response.prepare(request)
         if path == CREATE:
-            await self._show(reference, response)
+            await self._stream_bars(reference, response)
         while not (await asyncio.wait([pulling], timeout=KEEP_ALIVE_SECONDS))[0]:
-            await response.write(_sign_of_life(path, reference.name))
+            await response.write(_keep_alive(path, reference.name))
         error = pulling.result()
         try:
             if error is None:
@@ -133,46 +133,46 @@ class OnDemand:
         except OllamaError as problem:
             error = _Failure(str(problem), HTTPStatus.BAD_GATEWAY)
         if error is not None:
-            await response.write(_last_words(path, error.text))
+            await response.write(_error_line(path, error.text))
         return response
 
-    async def _show(self, reference: ModelReference, response: web.StreamResponse) -> None:
-        """The pull's bars, which are in the format of a create; how it ended is for the create to say."""
+    async def _stream_bars(self, reference: ModelReference, response: web.StreamResponse) -> None:
+        """Send the lines of the pull except the last one, which the create sends. Both have the same format."""
         with self._jobs.attach(reference) as (_, subscription):
             async for batch in subscription.batches(in_rows=True):
                 lines = batch.splitlines(keepends=True)
-                await response.write(b"".join(line for line in lines if not _ends(line)))
+                await response.write(b"".join(line for line in lines if not _is_last(line)))
 
 
 def _streams(path: str, fields: Mapping[str, Any]) -> bool:
     return path in STREAMS and fields.get("stream", STREAMS[path][0]) is True
 
 
-def _sign_of_life(path: str, name: str) -> bytes:
-    """It says nothing, in the format of the call."""
+def _keep_alive(path: str, name: str) -> bytes:
+    """An empty piece of an answer, in the format of the call."""
     if STREAMS[path][1] == EVENTS:
         return b": the model is being pulled\n\n"
     if path == CREATE:
         return orjson.dumps({"status": f"pulling {name}"}) + b"\n"
-    said = {"message": {"role": "assistant", "content": ""}} if path == "/api/chat" else {"response": ""}
-    return orjson.dumps({"model": name, "created_at": datetime.now(UTC), **said, "done": False}) + b"\n"
+    empty = {"message": {"role": "assistant", "content": ""}} if path == "/api/chat" else {"response": ""}
+    return orjson.dumps({"model": name, "created_at": datetime.now(UTC), **empty, "done": False}) + b"\n"
 
 
-def _last_words(path: str, text: str) -> bytes:
-    told = orjson.dumps(_told(path, text))
+def _error_line(path: str, text: str) -> bytes:
+    body = orjson.dumps(_error_body(path, text))
     if STREAMS[path][1] == LINES:
-        return told + b"\n"
-    return (b"event: error\n" if path == ANTHROPIC else b"") + b"data: " + told + b"\n\n"
+        return body + b"\n"
+    return (b"event: error\n" if path == ANTHROPIC else b"") + b"data: " + body + b"\n\n"
 
 
-def _ends(line: bytes) -> bool:
-    said = orjson.loads(line)
-    return "error" in said or said["status"] == "success"
+def _is_last(line: bytes) -> bool:
+    fields = orjson.loads(line)
+    return "error" in fields or fields["status"] == "success"
 
 
 def _unloads(path: str, fields: Mapping[str, Any]) -> bool:
-    """Whether a call does no more than to end a model that is loaded (server/routes.go)."""
-    return path in SAYS and not fields.get(SAYS[path]) and fields.get("keep_alive") in NO_TIME
+    """Whether a call only unloads the model (server/routes.go)."""
+    return path in INPUTS and not fields.get(INPUTS[path]) and fields.get("keep_alive") in NO_TIME
 
 
 class _Failure(NamedTuple):
@@ -186,8 +186,8 @@ def _failure(job: Job) -> _Failure | None:
     return _Failure(job.error, HTTPStatus.NOT_FOUND if job.refused else HTTPStatus.BAD_GATEWAY)
 
 
-def _told(path: str, text: str) -> dict[str, Any]:
-    """An error as clients of this path know it."""
+def _error_body(path: str, text: str) -> dict[str, Any]:
+    """An error in the format that clients of this path expect."""
     if path == ANTHROPIC:
         return {"type": "error", "error": {"type": "api_error", "message": text}}
     if path.startswith("/v1/"):

@@ -35,84 +35,84 @@ KEYS = {
     "bytes_to_move",
 }
 MORE_KEYS = {"reason", "base", "result_size", "free_disk", "offers"}
-"""Beside those of the contract."""
+"""In addition to those of the contract."""
 
 
 async def test_the_plan_has_every_field_and_moves_nothing(hub: StandInHub, ollama: StandInOllama) -> None:
     files = tiny_llama()
     repository = hub.add("acme/tiny", files)
     models = {"hf.co/acme/tiny": {"system": "Be terse.", "parameters": {"temperature": 0.3}}}
-    found = (await inspect(settings(hub.endpoint, ollama.url, models=models), "hf.co/acme/tiny")).to_json()
-    assert set(found) == KEYS | MORE_KEYS
-    assert (found["name"], found["repository"]) == ("hf.co/acme/tiny:latest", "acme/tiny")
-    assert (found["commit"], found["format"]) == (repository.commit, "safetensors")
-    assert (found["quantization"], found["converter"]) == ("Q4_K_M", "proxy")
-    assert found["template"] == {"source": "tokenizer_config.json", "exact": True}
-    assert found["system"] == "Be terse."
-    assert found["parameters"] == {"temperature": 0.3, "repeat_penalty": 1.0, "stop": ["<|eot_id|>"]}
-    assert (found["repairs"], found["warnings"], found["refusal"]) == ([], [], None)
+    inspection = (await inspect(settings(hub.endpoint, ollama.url, models=models), "hf.co/acme/tiny")).to_json()
+    assert set(inspection) == KEYS | MORE_KEYS
+    assert (inspection["name"], inspection["repository"]) == ("hf.co/acme/tiny:latest", "acme/tiny")
+    assert (inspection["commit"], inspection["format"]) == (repository.commit, "safetensors")
+    assert (inspection["quantization"], inspection["converter"]) == ("Q4_K_M", "proxy")
+    assert inspection["template"] == {"source": "tokenizer_config.json", "exact": True}
+    assert inspection["system"] == "Be terse."
+    assert inspection["parameters"] == {"temperature": 0.3, "repeat_penalty": 1.0, "stop": ["<|eot_id|>"]}
+    assert (inspection["repairs"], inspection["warnings"], inspection["refusal"]) == ([], [], None)
     size = len(converted(files, quantization="Q4_K_M"))
-    assert found["files"] == [{"path": "model.gguf", "size": size, "digest": None, "held": False}]
-    assert found["bytes_to_move"] == len(files["model.safetensors"])
+    assert inspection["files"] == [{"path": "model.gguf", "size": size, "digest": None, "held": False}]
+    assert inspection["bytes_to_move"] == len(files["model.safetensors"])
     assert not fetched(hub)
     assert not [request for request in ollama.requests if request.method == "POST"]
 
 
-async def test_what_ollama_holds_does_not_move(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_held_blobs_do_not_move(hub: StandInHub, ollama: StandInOllama) -> None:
     whole, projector = tiny_gguf(), tiny_projector()
     hub.add("acme/tiny", {"m-Q4_K_M.gguf": whole, "mmproj-F16.gguf": projector})
     ollama.blobs[digest_of(whole)] = len(whole)
-    found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny")).to_json()
-    held, moves = found["files"]
+    inspection = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny")).to_json()
+    held, moves = inspection["files"]
     assert held == {"path": "m-Q4_K_M.gguf", "size": len(whole), "digest": digest_of(whole), "held": True}
     assert (moves["path"], moves["held"]) == ("mmproj-F16.gguf", False)
-    assert found["bytes_to_move"] == len(projector)
+    assert inspection["bytes_to_move"] == len(projector)
 
 
-async def test_what_a_repository_says_is_no_command_to_a_terminal(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_repositorys_texts_cannot_control_a_terminal(hub: StandInHub, ollama: StandInOllama) -> None:
     template = {"chat_template": "{{ raise_exception('\x1b]0;owned\x07\x1b[2J') }}"}
     files = {"tokenizer_config.json": orjson.dumps(template), "system": b"Be\nbrief.\x1b[2J"}
     hub.add("acme/tiny", tiny_llama() | files)
     shown = Console(file=StringIO(), width=500)
     (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny")).print(shown)
     assert isinstance(shown.file, StringIO)
-    said = shown.file.getvalue()
-    assert "cannot be rendered" in said
-    assert "Be\nbrief. [2J" in said
-    assert said.replace("\n", "").isprintable()
+    output = shown.file.getvalue()
+    assert "cannot be rendered" in output
+    assert "Be\nbrief. [2J" in output
+    assert output.replace("\n", "").isprintable()
 
 
-async def test_a_refusal_keeps_what_was_found_out(hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_a_refusal_keeps_the_known_fields(hub: StandInHub, ollama: StandInOllama) -> None:
     repository = hub.add("acme/bin", {"config.json": b"{}", "pytorch_model.bin": b"x"})
-    found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/bin:q8_0")).to_json()
-    assert set(found) == KEYS | MORE_KEYS
-    assert found["commit"] == repository.commit
-    assert "no safetensors weights" in found["refusal"]
-    assert (found["files"], found["quantization"], found["bytes_to_move"]) == ([], None, 0)
+    inspection = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/bin:q8_0")).to_json()
+    assert set(inspection) == KEYS | MORE_KEYS
+    assert inspection["commit"] == repository.commit
+    assert "no safetensors weights" in inspection["refusal"]
+    assert (inspection["files"], inspection["quantization"], inspection["bytes_to_move"]) == ([], None, 0)
 
 
 async def test_a_gguf_is_ollamas_own(hub: StandInHub, ollama: StandInOllama, public_hub: None) -> None:
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF"})
-    found = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf")).to_json()
-    assert (found["format"], found["refusal"], found["converter"]) == ("gguf", None, None)
-    assert found["reason"] == "the GGUF Q4_K_M, one public file: Ollama pulls it by itself"
+    inspection = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf")).to_json()
+    assert (inspection["format"], inspection["refusal"], inspection["converter"]) == ("gguf", None, None)
+    assert inspection["reason"] == "the GGUF Q4_K_M, one public file: Ollama pulls it by itself"
 
 
-async def test_without_ollama_what_it_holds_is_unknown(hub: StandInHub) -> None:
+async def test_without_ollama_held_is_unknown(hub: StandInHub) -> None:
     files = tiny_llama()
     hub.add("acme/tiny", files)
     config = settings(hub.endpoint, "http://127.0.0.1:9", ollama={"version": "0.33.0"})
-    found = (await inspect(config, "hf.co/acme/tiny")).to_json()
-    assert {file["held"] for file in found["files"]} == {None}
-    assert found["bytes_to_move"] == len(files["model.safetensors"])
-    assert "cannot be reached" in found["warnings"][0]
+    inspection = (await inspect(config, "hf.co/acme/tiny")).to_json()
+    assert {file["held"] for file in inspection["files"]} == {None}
+    assert inspection["bytes_to_move"] == len(files["model.safetensors"])
+    assert "cannot be reached" in inspection["warnings"][0]
 
 
 @pytest.mark.parametrize("name", ["", "llama3.2", "registry.example/a/b", "hf.co/gpt2"])
-async def test_a_name_that_is_not_ours_is_refused(hub: StandInHub, ollama: StandInOllama, name: str) -> None:
-    found = await inspect(settings(hub.endpoint, ollama.url), name)
-    assert found.refusal is not None
-    assert "hf.co/ORG/REPO[:TAG]" in found.refusal
+async def test_a_name_of_no_source_is_refused(hub: StandInHub, ollama: StandInOllama, name: str) -> None:
+    inspection = await inspect(settings(hub.endpoint, ollama.url), name)
+    assert inspection.refusal is not None
+    assert "hf.co/ORG/REPO[:TAG]" in inspection.refusal
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ async def test_a_name_that_is_not_ours_is_refused(hub: StandInHub, ollama: Stand
 def test_why_no_template_is_sent(source: str, reason: str) -> None:
     base = Base("hf.co/acme/base", None) if source == "base" else None
     plan = Plan("x", listing(), Format.GGUF, "because of a test", (), template_source=source, base=base)
-    found = Inspection("x", plan=plan)
-    assert found.template is None
-    assert reason in found.why_no_template
-    assert replace(found, plan=replace(plan, settings=ModelSettings(template="mine"))).template == "mine"
+    inspection = Inspection("x", plan=plan)
+    assert inspection.template is None
+    assert reason in inspection.why_no_template
+    assert replace(inspection, plan=replace(plan, settings=ModelSettings(template="mine"))).template == "mine"

@@ -1,4 +1,4 @@
-"""Calls for models that Ollama does not have: they are pulled first, where the user wants that."""
+"""`pull.on_demand`: calls for models that Ollama does not have pull them first."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from tests.kit.tiny_gguf import tiny_gguf
 
 NAME = "hf.co/acme/tiny:q8_0"
 MESSAGES = [{"role": "user", "content": "hello"}]
-SAID = "The stand-in has heard you."
+REPLY = "The stand-in has heard you."
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def app(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[App]:
 
 @pytest.fixture
 async def unreached(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> AsyncIterator[Client]:
-    """A client of a proxy that Ollama does not reach: a create makes the model."""
+    """A client of a proxy that Ollama does not reach, so that a create makes the model."""
     hub.add("acme/tiny", tiny_llama())
     advertised = {"advertise_url": "http://127.0.0.1:9"}
     async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": True}, ollama=advertised)) as app:
@@ -43,22 +43,22 @@ def calls(ollama: StandInOllama, path: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "found"),
+    ("path", "body", "expected"),
     [
-        ("/api/chat", {"messages": MESSAGES, "stream": False}, SAID),
+        ("/api/chat", {"messages": MESSAGES, "stream": False}, REPLY),
         ("/api/chat", {"messages": MESSAGES}, "heard"),
-        ("/api/generate", {"prompt": "hello", "stream": False}, SAID),
+        ("/api/generate", {"prompt": "hello", "stream": False}, REPLY),
         ("/api/embed", {"input": "hello"}, "embeddings"),
-        ("/v1/chat/completions", {"messages": MESSAGES}, SAID),
+        ("/v1/chat/completions", {"messages": MESSAGES}, REPLY),
         ("/v1/chat/completions", {"messages": MESSAGES, "stream": True}, "[DONE]"),
     ],
 )
-async def test_the_call_goes_on_as_it_was_sent_once_the_model_is_there(
-    client: Client, ollama: StandInOllama, path: str, body: dict[str, Any], found: str
+async def test_ollama_gets_the_original_call_after_the_pull(
+    client: Client, ollama: StandInOllama, path: str, body: dict[str, Any], expected: str
 ) -> None:
     sent = {"model": NAME, **body, "options": {"num_ctx": 77}}
     status, answer = await client.post(path, sent)
-    assert (status, found in answer.decode()) == (200, True), answer
+    assert (status, expected in answer.decode()) == (200, True), answer
     assert [orjson.loads(one) for one in calls(ollama, path)] == [sent]
     assert NAME in ollama.models
     before = len(ollama.requests)
@@ -72,34 +72,35 @@ async def test_a_modelfiles_from_is_pulled_first(client: Client, ollama: StandIn
     assert {"mine:latest", NAME} <= set(ollama.models)
 
 
-async def test_off_by_default_and_for_other_names_the_call_is_ollamas_alone(
+async def test_by_default_ollama_gets_every_call(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """With `pull.on_demand`, it still gets calls for other names."""
     hub.add("acme/tiny", tiny_llama())
-    for wanted, name in ((False, NAME), (True, "llama3.2"), (True, "registry.ollama.ai/library/x"), (True, 5)):
-        async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": wanted})) as app:
+    for is_on, name in ((False, NAME), (True, "llama3.2"), (True, "registry.ollama.ai/library/x"), (True, 5)):
+        async with App(settings(hub.endpoint, ollama.url, pull={"on_demand": is_on})) as app:
             status, _ = await Client(app.address.url, session).post("/api/chat", {"model": name, "messages": MESSAGES})
         assert status in (400, 404)
     assert not hub.requests
 
 
-async def test_show_is_left_alone(client: Client, hub: StandInHub) -> None:
-    """`ollama run` asks it first, and then pulls with bars of its own."""
+async def test_show_pulls_nothing(client: Client, hub: StandInHub) -> None:
+    """`ollama run` calls it first, and then pulls with its own bars."""
     assert (await client.post("/api/show", {"model": NAME}))[0] == 404
     assert not fetched(hub)
 
 
 @pytest.mark.parametrize("keep_alive", [0, 0.0, "0", "0s"])
 @pytest.mark.parametrize(
-    ("path", "says"), [("/api/generate", {"prompt": "hello"}), ("/api/chat", {"messages": MESSAGES})]
+    ("path", "inputs"), [("/api/generate", {"prompt": "hello"}), ("/api/chat", {"messages": MESSAGES})]
 )
-async def test_what_only_unloads_a_model_pulls_none(
-    client: Client, hub: StandInHub, path: str, says: dict[str, Any], keep_alive: float | str
+async def test_a_call_that_only_unloads_pulls_nothing(
+    client: Client, hub: StandInHub, path: str, inputs: dict[str, Any], keep_alive: float | str
 ) -> None:
     body = {"model": NAME, "keep_alive": keep_alive, "stream": False}
     assert (await client.post(path, body))[0] == 404
     assert not hub.requests
-    assert (await client.post(path, {**body, **says}))[0] == 200
+    assert (await client.post(path, {**body, **inputs}))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ async def test_a_refusal_is_the_calls_own_error(client: Client, path: str, text:
     assert "there is no repository acme/none" in text(orjson.loads(answer))
 
 
-async def test_a_transfer_that_fails_is_told_too(client: Client, hub: StandInHub) -> None:
+async def test_a_failed_transfer_is_the_calls_error(client: Client, hub: StandInHub) -> None:
     hub.faults.append(Fault("model.safetensors", "corrupt", after=200_000, times=-1))
     status, answer = await client.post("/api/generate", {"model": NAME, "prompt": "hello"})
     assert status == 502
@@ -142,12 +143,12 @@ async def test_a_stream_of_events_is_kept_alive_by_comments_alone(
     events = [line for line in rest.splitlines() if line and not line.startswith(":")]
     assert all(event.startswith("data: ") for event in events)
     assert events[-1] == "data: [DONE]"
-    said = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
-    assert "".join(said) == SAID
+    texts = [orjson.loads(event[6:])["choices"][0]["delta"]["content"] for event in events[:-1]]
+    assert "".join(texts) == REPLY
 
 
 @pytest.mark.parametrize(
-    ("path", "asks", "said"),
+    ("path", "inputs", "empty"),
     [
         ("/api/chat", {"messages": MESSAGES}, {"message": {"role": "assistant", "content": ""}}),
         ("/api/generate", {"prompt": "hello"}, {"response": ""}),
@@ -158,22 +159,22 @@ async def test_ollamas_own_stream_is_kept_alive_by_empty_answers(
     ollama: StandInOllama,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
-    asks: dict[str, Any],
-    said: dict[str, Any],
+    inputs: dict[str, Any],
+    empty: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     ollama.hold_making = asyncio.Event()
-    async with client.session.post(f"{client.url}{path}", json={"model": NAME, **asks}) as response:
+    async with client.session.post(f"{client.url}{path}", json={"model": NAME, **inputs}) as response:
         assert response.headers["Content-Type"] == "application/x-ndjson"
         for _ in range(3):
             line = orjson.loads(await response.content.readline())
             datetime.fromisoformat(line.pop("created_at"))
-            assert line == {"model": NAME, **said, "done": False}
+            assert line == {"model": NAME, **empty, "done": False}
         ollama.hold_making.set()
         lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
     assert lines[-1]["done"] is True
-    assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == SAID
+    assert "".join(line.get("response") or line.get("message", {}).get("content", "") for line in lines) == REPLY
 
 
 async def test_a_create_from_it_shows_the_bars_of_the_pull(
@@ -230,13 +231,13 @@ async def test_a_client_that_leaves_may_come_back_to_the_same_pull(
 ) -> None:
     ollama.hold_upload = asyncio.Event()
     asking = asyncio.create_task(client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False}))
-    await eventually(lambda: [job.state for job in app._jobs.all()] == ["transferring"])
+    await eventually(lambda: [job.state for job in app.jobs.all()] == ["transferring"])
     asking.cancel()
-    await eventually(lambda: [job.clients for job in app._jobs.all()] == [0])
+    await eventually(lambda: [job.clients for job in app.jobs.all()] == [0])
     ollama.hold_upload.set()
     status, answer = await client.post("/api/chat", {"model": NAME, "messages": MESSAGES, "stream": False})
-    assert (status, SAID in answer.decode()) == (200, True)
-    assert len(app._jobs.all()) == 1
+    assert (status, REPLY in answer.decode()) == (200, True)
+    assert len(app.jobs.all()) == 1
     assert sum(request.body_bytes for request in fetched(hub)) < 1.5 * len(tiny_llama()["model.safetensors"])
 
 
@@ -244,16 +245,16 @@ async def test_many_callers_cost_one_pull(app: App, client: Client) -> None:
     body = {"model": NAME, "messages": MESSAGES, "stream": False}
     answers = await asyncio.gather(*(client.post("/api/chat", body) for _ in range(20)))
     assert [status for status, _ in answers] == [200] * 20
-    assert len(app._jobs.all()) == 1
+    assert len(app.jobs.all()) == 1
 
 
 @pytest.mark.usefixtures("public_hub")
-async def test_what_ollama_pulls_by_itself_it_does(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+async def test_ollama_pulls_what_it_can_by_itself(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
     hub.add("acme/tiny-gguf", {"tiny-Q4_K_M.gguf": tiny_gguf()})
     name = "hf.co/acme/tiny-gguf:Q4_K_M"
     ollama.native[name] = 1000
     status, answer = await client.post("/api/chat", {"model": name, "messages": MESSAGES, "stream": False})
-    assert (status, SAID in answer.decode()) == (200, True)
+    assert (status, REPLY in answer.decode()) == (200, True)
     [pull] = calls(ollama, "/api/pull")
     assert "insecure" not in orjson.loads(pull)
     del ollama.native[name]

@@ -1,4 +1,4 @@
-"""`/-/events`: all pulls as they are now, for a page that is open, as Server-Sent Events."""
+"""`/-/events`: the present state of all pulls as Server-Sent Events, for an open page."""
 
 import asyncio
 import time
@@ -14,26 +14,26 @@ SILENCE_SECONDS = 15.0
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream",
     hdrs.CACHE_CONTROL: "no-store",
-    "X-Accel-Buffering": "no",  # nginx would keep it back
+    "X-Accel-Buffering": "no",  # else nginx buffers the events
 }
 
 
 async def stream_pulls(request: web.BaseRequest, jobs: Jobs, headers: Mapping[str, str]) -> web.StreamResponse:
-    """`running` and `ended`, each whole whenever it has changed: who reads slowly misses what was in between."""
+    """Send `running` and `ended`, each whole after a change. A slow reader misses the states in between."""
     response = web.StreamResponse(headers={**HEADERS, **headers})
     await response.prepare(request)
     if request.method == hdrs.METH_HEAD:
         return response
     sent: dict[str, bytes] = {}
-    spoke = time.monotonic()
+    last_write = time.monotonic()
     await response.write(b"retry: 1000\n\n")
     while not jobs.closing:
-        news = {name: data for name, data in _pulls(jobs) if sent.get(name) != data}
-        if news or time.monotonic() - spoke > SILENCE_SECONDS:
-            lines = [b"event: %b\ndata: %b\n\n" % (name.encode(), data) for name, data in news.items()]
+        changes = {name: data for name, data in _pulls(jobs) if sent.get(name) != data}
+        if changes or time.monotonic() - last_write > SILENCE_SECONDS:
+            lines = [b"event: %b\ndata: %b\n\n" % (name.encode(), data) for name, data in changes.items()]
             await response.write(b"".join(lines) or b": nothing new\n\n")
-            sent |= news
-            spoke = time.monotonic()
+            sent |= changes
+            last_write = time.monotonic()
         await asyncio.sleep(PAUSE_SECONDS)
     return response
 

@@ -1,4 +1,4 @@
-"""Administration under `/-/`, a path that Ollama does not use."""
+"""Answers the requests under `/-/`."""
 
 import secrets
 from http import HTTPStatus
@@ -26,17 +26,18 @@ INSTANCE_HEADER = "X-Ollama-HF-Proxy"
 
 
 class Admin:
-    """Every answer carries `instance`, by which a proxy recognises itself."""
+    """Every answer has `instance` in a header, so that a proxy recognises itself as its upstream."""
 
     def __init__(
-        self, config: Config, backend: Backend, jobs: Jobs, reclaim: Reclaim, pulled: Models, metrics: Metrics
+        self, config: Config, backend: Backend, jobs: Jobs, reclaim: Reclaim, models: Models, metrics: Metrics
     ) -> None:
+        """It has more than five arguments because each path needs another service, which `App` makes once."""
         self._config = config
         self._backend = backend
         self._ollama = backend.ollama
         self._jobs = jobs
         self._reclaim = reclaim
-        self._pulled = pulled
+        self._pulled_models = models
         self._metrics = metrics
         self.instance = secrets.token_hex(8)
 
@@ -83,12 +84,12 @@ class Admin:
 
     async def _models(self, *, ask: bool) -> web.Response:
         try:
-            return self._answer(await self._pulled.all(ask=ask))
+            return self._answer(await self._pulled_models.all(ask=ask))
         except OllamaError as error:
             return self._answer({"error": str(error)}, HTTPStatus.BAD_GATEWAY)
 
     async def _start(self, request: web.BaseRequest) -> web.Response:
-        """The pull is the proxy's own: it goes on without whoever asked for it."""
+        """Start a pull that needs no client."""
         try:
             name = (await _read_object(request)).get("name")
             reference = self._backend.planner.reference(name.strip() if isinstance(name, str) else "")
@@ -100,14 +101,14 @@ class Admin:
         job = next((job for job in self._jobs.all() if job.id == number), None)
         if job is None:
             return self._answer({"error": f"there is no pull {number}"}, HTTPStatus.NOT_FOUND)
-        job.cancel(f"the pull of {job.reference.name} was cancelled; what was finished stays for the next one")
+        job.cancel(f"the pull of {job.reference.name} was cancelled; finished files stay for the next pull")
         return self._answer(job.view())
 
     async def _sweep(self, request: web.BaseRequest) -> web.Response:
-        """`{"dry_run": true}` only tells what would be removed, `{"probe": true}` whether anything could be."""
+        """`{"dry_run": true}` only lists what would be removed; `{"probe": true}` checks whether removals work."""
         try:
-            asked = await _read_object(request)
-            dry_run, probe = (asked.get(key, False) is True for key in ("dry_run", "probe"))
+            fields = await _read_object(request)
+            dry_run, probe = (fields.get(key, False) is True for key in ("dry_run", "probe"))
         except Refusal as refusal:
             return self._answer({"error": str(refusal)}, HTTPStatus.BAD_REQUEST)
         try:

@@ -1,4 +1,4 @@
-"""The models that came from a source, and whether their repositories have moved on since."""
+"""The models that came from a source, and whether their repositories have newer commits."""
 
 import asyncio
 import logging
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 4
 LONGEST_SECONDS = 10.0
-"""For all models together: a page waits."""
+"""For all models together, because a page waits for the answer."""
 
 Model = tuple[ModelReference, Record | None, dict[str, Any]]
-"""With the record where it is this very model's, and what Ollama says of it."""
+"""A model's name, its record if that is valid, and what Ollama lists for it."""
 
 
 class Models:
@@ -32,9 +32,9 @@ class Models:
         self._changed: dict[tuple[str, str], bool] = {}
 
     async def all(self, *, ask: bool) -> list[dict[str, Any]]:
-        """What Ollama has of the sources' names. Without asking, `changed` is what was found when somebody asked last.
+        """All models of Ollama with a name of a source. `ask`: ask the sources for their newest commits.
 
-        Raises OllamaError.
+        Otherwise `changed` is the answer to the last question. Raises OllamaError.
         """
         models = [model for listed in await self._ollama.models() if (model := self._model(listed))]
         if ask:
@@ -49,7 +49,7 @@ class Models:
         return reference, record if record and record.digest == listed.get("digest") else None, listed
 
     def _view(self, reference: ModelReference, record: Record | None, listed: dict[str, Any]) -> dict[str, Any]:
-        made = seconds_of(str(listed.get("modified_at")))
+        modified_at = seconds_of(str(listed.get("modified_at")))
         commit = record.commit if record else ""
         return {
             "name": reference.name,
@@ -57,13 +57,13 @@ class Models:
             "commit": commit or None,
             "digest": listed.get("digest"),
             "size": listed.get("size"),
-            "when": datetime.fromtimestamp(made, UTC).isoformat() if made else None,
+            "when": datetime.fromtimestamp(modified_at, UTC).isoformat() if modified_at else None,
             "changed": self._changed.get((_repository(reference), commit)),
             "outdated": outdated_reason(record.made_by) if record else None,
         }
 
     async def _ask(self, models: list[Model]) -> None:
-        """Each repository once, in the time that there is; one that does not answer leaves the others alone."""
+        """Ask for each repository once. One that does not answer in time does not delay the others."""
         commits: dict[str, set[str]] = {}
         references = {}
         for reference, record, _ in models:
@@ -85,11 +85,11 @@ class Models:
             self._changed.pop((key, commit), None)
         try:
             async with self._asking:
-                now = await self._planner.commit(reference)
+                newest = await self._planner.commit(reference)
         except ProxyError as error:
-            log.info("whether %s has changed is not known: %s", reference.name, error)
+            log.info("it is unknown whether %s has changed: %s", reference.name, error)
             return
-        self._changed |= {(key, commit): commit != now for commit in commits}
+        self._changed |= {(key, commit): commit != newest for commit in commits}
 
 
 def _repository(reference: ModelReference) -> str:

@@ -1,4 +1,4 @@
-"""What Ollama is asked to create where it does not reach the proxy for a manifest."""
+"""Creates a model through Ollama's `/api/create`, for an Ollama that cannot pull a manifest from the proxy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,20 +8,20 @@ from proxy.planning.plan import Plan
 
 
 def model_body(plan: Plan, name: str, digests: Mapping[str, str]) -> dict[str, Any]:
-    """`digests` are those of a finished GGUF, or of an adapter, by path."""
+    """The body of the call. `digests` are those of a finished GGUF or of an adapter, by path."""
     settings = plan.settings
     files = {"from": plan.base.name, "adapters": dict(digests)} if plan.base is not None else {"files": dict(digests)}
-    chosen = {
+    optional = {
         "template": settings.template,
         "system": settings.system,
         "parameters": dict(settings.parameters) or None,
         "license": settings.license,
     }
-    return {"model": name, **files} | {key: value for key, value in chosen.items() if value is not None}
+    return {"model": name, **files} | {key: value for key, value in optional.items() if value is not None}
 
 
 async def create(ollama: Ollama, plan: Plan, name: str, digests: Mapping[str, str]) -> None:
-    """Make the model under a name. Raises OllamaError, which names the one that was asked for."""
+    """Create the model as `name`. Raises OllamaError, whose text has the plan's name."""
     body = model_body(plan, name, digests)
     if "from" in body:
         body["from"] = await ollama.canonical_name(body["from"])

@@ -1,4 +1,4 @@
-"""From a plan to a model in Ollama, and nothing beside it: transfer, install, reclaim."""
+"""From a plan to a model in Ollama: transfer the blobs, create the model, remove what nobody needs any more."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from proxy.errors import OllamaError, OllamaGone, ProxyError, Refusal, Rejected
 from proxy.ollama.client import Ollama
 from proxy.ollama.disk import free_disk
 from proxy.ollama.registry import Blob, Layer, temporary_name
-from proxy.planning.identity import weights_identity, with_known_digests
+from proxy.planning.identity import weights_identity
 from proxy.planning.ollama_layers import (
     HeldModel,
     OllamaConfigFile,
@@ -26,10 +26,9 @@ from proxy.planning.ollama_layers import (
 )
 from proxy.planning.plan import Base, Plan, Upload, small_file
 from proxy.pull.create import create
-from proxy.pull.install import Install, NotPulled
+from proxy.pull.install import Install, ManifestRefused
 from proxy.pull.states import Enter, State
 from proxy.pull.template_check import probe_model_files
-from proxy.store.journal import Journal
 from proxy.store.reclaim import NotReclaimed, Reclaim
 from proxy.tasks import finish_then_cancel
 from proxy.transfer.progress import Progress
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 Remember = Callable[[], Awaitable[None]]
-"""Notes that Ollama has what the plan makes."""
+"""Records in the journal that Ollama has what the plan makes."""
 
 WRITING = "writing manifest"
 REMOVING = "removing unused layers"
@@ -47,239 +46,236 @@ REMOVING = "removing unused layers"
 
 @dataclass(slots=True)
 class ModelBuild:
-    """One model to make. `temporary` is its name on the way. Its config and its other small layers are in `beside`, and
-    in `kept` the digests of weights that Ollama has, with their kinds. `number` is that of its pull in the journal.
+    """One model to make, first under the name `temporary`.
+
+    `small_files` are its config, which comes first, and its other small layers. `held_layers` are weights that Ollama
+    already has: the kind and the digest of each. `lease` is the number of the lease that protects its blobs.
     """
 
     plan: Plan
     temporary: str
-    beside: tuple[Upload, ...] = ()
-    kept: tuple[tuple[str, str], ...] = ()
-    number: int = 0
+    small_files: tuple[Upload, ...] = ()
+    held_layers: tuple[tuple[str, str], ...] = ()
+    lease: int = 0
 
     @property
     def config(self) -> Blob:
-        return _blob(self.beside[0])
+        return _blob(self.small_files[0])
 
     def layers(self, digests: Mapping[str, str]) -> list[Layer]:
-        """`digests` are those of the plan's uploads, by path. Nobody knows the sizes of what is kept."""
+        """`digests` are those of the plan's uploads, by path. The sizes of held layers are not known yet, so 0."""
         base = self.plan.base.name if self.plan.base is not None else ""
-        kept = [Layer.of(kind, Blob(digest, 0), base) for kind, digest in self.kept]
-        brought = [Layer.of(upload.kind, Blob(digests[upload.path], upload.size)) for upload in self.plan.uploads]
-        return [*kept, *brought, *_layers(self.beside[1:])]
+        held = [Layer.of(kind, Blob(digest, 0), base) for kind, digest in self.held_layers]
+        uploaded = [Layer.of(upload.kind, Blob(digests[upload.path], upload.size)) for upload in self.plan.uploads]
+        return [*held, *uploaded, *_layers(self.small_files[1:])]
 
-    def dress(self, description: OllamaConfigFile, settings: ModelSettings) -> None:
-        self.beside = _small_files(layers_beside(description, settings))
+    def set_small_files(self, description: OllamaConfigFile, settings: ModelSettings) -> None:
+        self.small_files = _small_files(layers_beside(description, settings))
 
 
 class Executor:
     def __init__(
-        self,
-        config: OllamaConfig,
-        ollama: Ollama,
-        transfer: Transfer,
-        journal: Journal,
-        reclaim: Reclaim,
-        install: Install,
+        self, config: OllamaConfig, ollama: Ollama, transfer: Transfer, reclaim: Reclaim, install: Install
     ) -> None:
         self._config = config
         self._ollama = ollama
         self._install = install
         self._transfer = transfer
         self._wait_for_ollama = transfer.wait_for_ollama
-        self._journal = journal
         self._reclaim = reclaim
 
     async def make(self, plan: Plan, progress: Progress, enter: Enter, remember: Remember) -> None:
-        """Raises Refusal where the disk is too small, else as Transfer and `create` do.
+        """Make the models of a plan. Raises Refusal if the disk is too small, and what Transfer and `create` raise.
 
-        What was finished stays for the next pull, but for files that Ollama cannot make a model of.
+        After a failure, finished blobs stay for the next pull, except blobs that Ollama cannot make a model of.
         """
-        plan = with_known_digests(plan, self._journal.digest_of)
-        await self._run([self._step(step) for step in plan.steps], plan, progress, enter, remember)
+        await self._run([_build_of(step) for step in plan.steps], plan, progress, enter, remember)
 
     async def recreate(self, plan: Plan, held: HeldModel, progress: Progress, enter: Enter, remember: Remember) -> None:
-        """Make the model again of the weights that Ollama has, with the plan's template, parameters and the like."""
-        bare = replace(plan, uploads=(), quantization=None, is_converted=False)
-        step = ModelBuild(bare, temporary_name(), kept=held.blobs)
-        step.dress(held.description, plan.settings)
-        await self._run([step], bare, progress, enter, remember)
+        """Make the model again from the weights that Ollama has, with the plan's template, parameters and so on."""
+        without_uploads = replace(plan, uploads=(), quantization=None, is_converted=False)
+        build = ModelBuild(without_uploads, temporary_name(), held_layers=held.blobs)
+        build.set_small_files(held.description, plan.settings)
+        await self._run([build], without_uploads, progress, enter, remember)
 
     async def _run(
-        self, steps: Sequence[ModelBuild], plan: Plan, progress: Progress, enter: Enter, remember: Remember
+        self, builds: Sequence[ModelBuild], plan: Plan, progress: Progress, enter: Enter, remember: Remember
     ) -> None:
-        removed = False
+        has_removed = False
         try:
-            for step in steps:
-                await self._claim(step, progress)
-                await self._try_template(step, progress)
-            await self._check_disk(steps)
-            held = await self._transfer.announce([step.plan for step in steps], progress)
-            for step in steps:
-                removed |= await self._make(step, held, progress, enter)
-            await self.remember(plan, [step.number for step in steps], remember)
+            for build in builds:
+                await self._acquire_lease(build, progress)
+                await self._check_template(build, progress)
+            await self._check_disk(builds)
+            held = await self._transfer.announce([build.plan for build in builds], progress)
+            for build in builds:
+                has_removed |= await self._build(build, held, progress, enter)
+            await self.record_result(plan, [build.lease for build in builds], remember)
         except Rejected:
-            await self._give_all_up(steps, progress, enter)
+            await self._discard(builds, progress, enter)
             raise
         except BaseException:
-            for step in steps:
-                self._reclaim.broke_off(step.number)
+            for build in builds:
+                self._reclaim.expire_later(build.lease)
             raise
-        if removed:
+        if has_removed:
             progress.status(REMOVING)
 
-    async def remember(self, plan: Plan, numbers: Sequence[int], remember: Remember) -> None:
-        """Only what is remembered is over: else the next pull looks at what Ollama has. `numbers` are the journal's."""
+    async def record_result(self, plan: Plan, leases: Sequence[int], remember: Remember) -> None:
+        """Record the finished model and end its leases.
+
+        If it cannot be recorded, the pull counts as interrupted: the next one looks at the model that Ollama has.
+        """
         try:
             await remember()
         except ProxyError as error:
-            log.warning("%s is made, but not remembered: %s", plan.name, error)
-            over = self._reclaim.broke_off
+            log.warning("%s is made, but the journal could not record it: %s", plan.name, error)
+            end = self._reclaim.expire_later
         else:
-            over = self._reclaim.end
-        for number in numbers:
-            over(number)
+            end = self._reclaim.release
+        for lease in leases:
+            end(lease)
 
     async def clean_up(self, model: str, progress: Progress, enter: Enter) -> None:
-        """Remove what pulls that broke off have kept of a model that is there, and whatever else nobody needs."""
+        """Remove what interrupted pulls left of a model that Ollama has finished by itself."""
         enter(State.RECLAIMING)
         try:
-            self._journal.release_kept_of(model)
-            removed = await self._reclaim.sweep(blobs=self._reclaim.enabled)
-            self._journal.end_kept_of(model)
+            removed = await self._reclaim.clean_up(model)
         except ProxyError as error:
-            log.warning("what is left stays for now: %s", error)
+            log.warning("unused files stay for now: %s", error)
         else:
             if removed.blobs or removed.models:
                 progress.status(REMOVING)
 
-    def _step(self, plan: Plan) -> ModelBuild:
-        step = ModelBuild(plan, temporary_name(weights_identity(plan)))
-        if plan.gguf_summary is not None:
-            step.beside = _small_files(layers_of(plan, plan.gguf_summary))
-        return step
+    async def _acquire_lease(self, build: ModelBuild, progress: Progress) -> None:
+        """Protect the blobs of the build before Ollama is asked which of them it has."""
+        plan = build.plan
+        digests = [upload.digest for upload in (*plan.uploads, *build.small_files) if upload.digest]
 
-    async def _claim(self, step: ModelBuild, progress: Progress) -> None:
-        """From here on nobody removes what the step needs, so that what Ollama has is worth asking."""
-        plan = step.plan
-        digests = [upload.digest for upload in (*plan.uploads, *step.beside) if upload.digest]
+        async def acquire() -> None:
+            if not build.lease:
+                build.lease = await self._reclaim.acquire(plan.name.casefold(), build.temporary, digests)
 
-        async def claim() -> None:
-            if not step.number:
-                step.number = await self._reclaim.claim(plan.name.casefold(), step.temporary, digests)
+        await self._wait_for_ollama.run(acquire, plan.name, progress)
 
-        await self._wait_for_ollama.run(claim, plan.name, progress)
+    async def _check_template(self, build: ModelBuild, progress: Progress) -> None:
+        """Have Ollama show a tiny model with the plan's template. Raises Refusal with Ollama's reason.
 
-    async def _try_template(self, step: ModelBuild, progress: Progress) -> None:
-        """Raises Refusal with Ollama's reason. Where it does not reach the proxy, its create will say so."""
+        If Ollama does not reach the proxy for the tiny model, the create of the real one reports a bad template.
+        """
         name = temporary_name()
-        files = probe_model_files(step.plan, name)
+        files = probe_model_files(build.plan, name)
         if not files:
             return
-        self._journal.need(step.number, [file.digest for file in files if file.digest])
-        await self._transfer.run(replace(step.plan, uploads=files), (), progress)
-        pull = partial(self._install.pulled, name, _blob(files[0]), _layers(files[1:]))
-        # Who makes another model meanwhile would remove this one.
+        self._reclaim.add(build.lease, [file.digest for file in files if file.digest])
+        await self._transfer.run(replace(build.plan, uploads=files), (), progress)
+        pull = partial(self._install.pull_manifest, name, _blob(files[0]), _layers(files[1:]))
+        # Another pull that creates a model would remove this temporary one.
         async with self._reclaim.creating:
             try:
-                made = await self._wait_for_ollama.run(pull, step.plan.name, progress)
-            except NotPulled as error:
-                log.warning("the template of %s is not tried, since %s", step.plan.name, error)
+                probe = await self._wait_for_ollama.run(pull, build.plan.name, progress)
+            except ManifestRefused as error:
+                log.warning("the template of %s is not checked, because %s", build.plan.name, error)
                 return
             try:
-                await self._wait_for_ollama.run(partial(self._ollama.check_shown, made), step.plan.name, progress)
+                await self._wait_for_ollama.run(partial(self._ollama.check_shown, probe), build.plan.name, progress)
             except OllamaGone:
                 raise
             except OllamaError as error:
-                raise Refusal(f"Ollama cannot use the template of {step.plan.name}: {error}") from error
+                raise Refusal(f"Ollama cannot use the template of {build.plan.name}: {error}") from error
             finally:
-                await self._ollama.delete(made)
+                await self._ollama.delete(probe)
 
-    async def _make(self, step: ModelBuild, held: set[str], progress: Progress, enter: Enter) -> bool:
-        """Whether something was removed behind the model."""
+    async def _build(self, build: ModelBuild, held: set[str], progress: Progress, enter: Enter) -> bool:
+        """Transfer the blobs and create the model; whether unused blobs were removed after that."""
         enter(State.TRANSFERRING)
-        need = partial(self._journal.need, step.number)
-        digests = await self._transfer.run(step.plan, held, progress, lambda digest: need([digest]))
-        if step.plan.base is not None:
-            await self._wait_for_ollama.run(partial(self._take_base, step, step.plan.base), step.plan.name, progress)
-        await self._transfer.run(replace(step.plan, uploads=step.beside), (), progress)
+        add = partial(self._reclaim.add, build.lease)
+        digests = await self._transfer.run(build.plan, held, progress, lambda digest: add([digest]))
+        if build.plan.base is not None:
+            add_layers = partial(self._add_base_layers, build, build.plan.base)
+            await self._wait_for_ollama.run(add_layers, build.plan.name, progress)
+        await self._transfer.run(replace(build.plan, uploads=build.small_files), (), progress)
         progress.status("verifying sha256 digest")
-        async with self._creating(step.plan, progress, enter) as was_removed:
-            if was_removed:
-                digests = await self._bring_back(step, digests, progress)
-            await finish_then_cancel(self._put(step, digests, progress, enter))
-            return await self._give_up(progress, enter)
+        async with self._creating(build.plan, progress, enter) as was_deleted:
+            if was_deleted:
+                digests = await self._upload_missing(build, digests, progress)
+            await finish_then_cancel(self._create_model(build, digests, progress, enter))
+            return await self._collect(progress, enter)
 
-    async def _bring_back(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress) -> dict[str, str]:
-        """A model that Ollama created and removed meanwhile may have taken the weights with it."""
-        gone = [path for path, digest in digests.items() if not await self._ollama.has_blob(digest)]
-        plan = replace(step.plan, uploads=tuple(upload for upload in step.plan.uploads if upload.path in gone))
+    async def _upload_missing(
+        self, build: ModelBuild, digests: Mapping[str, str], progress: Progress
+    ) -> dict[str, str]:
+        """Upload again the weights that Ollama deleted together with the old model of this name."""
+        missing = [path for path, digest in digests.items() if not await self._ollama.has_blob(digest)]
+        plan = replace(build.plan, uploads=tuple(upload for upload in build.plan.uploads if upload.path in missing))
         return {**digests, **await self._transfer.run(plan, (), progress)}
 
-    async def _take_base(self, step: ModelBuild, base: Base) -> None:
-        """An adapter's model has all of its base's layers: its weights, and what the settings do not replace."""
+    async def _add_base_layers(self, build: ModelBuild, base: Base) -> None:
+        """An adapter's model has all layers of its base: the weights, and what its own settings do not replace."""
         held = held_model(await self._ollama.show(base.name) or {})
         if held is None:
             raise OllamaError(
-                f"{step.plan.name} cannot be made: Ollama has no GGUF of its base model {base.name}; remove that, and "
-                "pull again"
+                f"{build.plan.name} cannot be made: Ollama has no GGUF of its base model {base.name}; remove the base "
+                "model, and pull again"
             )
-        step.kept = held.blobs
-        step.dress(held.description, settings_over(held.settings, step.plan.settings))
+        build.held_layers = held.blobs
+        build.set_small_files(held.description, settings_over(held.settings, build.plan.settings))
         digests = [digest for _, digest in held.blobs]
-        self._journal.need(step.number, [*digests, *(upload.digest for upload in step.beside if upload.digest)])
+        self._reclaim.add(build.lease, [*digests, *(file.digest for file in build.small_files if file.digest)])
 
-    async def _put(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress, enter: Enter) -> None:
-        """Make the model of what was brought. That nothing can be removed behind it is no failure of the pull."""
-        try:
-            await self._install_layers(step, digests, progress)
-        except NotPulled as error:
-            await self._create_instead(step, digests, progress, error)
-        self._reclaim.release(step.number)
-        enter(State.RECLAIMING)
-        await self._drop_temporaries()
-
-    async def _install_layers(self, step: ModelBuild, digests: Mapping[str, str], progress: Progress) -> None:
-        layers = step.layers(digests)
-        pull = partial(self._install.pulled, step.temporary, step.config, layers)
-        made = await self._wait_for_ollama.run(pull, step.plan.name, progress)
-        await self._hand_over(made, step.plan, progress)
-        self._reclaim.belongs_to_a_model([step.config.digest, *(layer.blob.digest for layer in layers)])
-
-    async def _create_instead(
-        self, step: ModelBuild, digests: Mapping[str, str], progress: Progress, why: NotPulled
+    async def _create_model(
+        self, build: ModelBuild, digests: Mapping[str, str], progress: Progress, enter: Enter
     ) -> None:
-        """Of a GGUF every Ollama still makes a model, but from 0.34.2 on none with an adapter."""
-        log.warning("%s is made by Ollama's create instead of a manifest, since %s", step.plan.name, why)
-        files = {f"model-{number}.gguf": digest for number, (_, digest) in enumerate(step.kept)}
+        """Have Ollama pull the manifest; if it cannot, use its create."""
+        try:
+            await self._pull_manifest(build, digests, progress)
+        except ManifestRefused as error:
+            await self._create_by_api(build, digests, progress, error)
+        self._reclaim.complete(build.lease)
+        enter(State.RECLAIMING)
+        await self._sweep_temporary()
 
-        def make(name: str) -> Coroutine[Any, Any, None]:
-            return create(self._ollama, step.plan, name, digests or files)
+    async def _pull_manifest(self, build: ModelBuild, digests: Mapping[str, str], progress: Progress) -> None:
+        layers = build.layers(digests)
+        pull = partial(self._install.pull_manifest, build.temporary, build.config, layers)
+        temporary = await self._wait_for_ollama.run(pull, build.plan.name, progress)
+        await self._give_name(temporary, build.plan, progress)
+        self._reclaim.adopt([build.config.digest, *(layer.blob.digest for layer in layers)])
+
+    async def _create_by_api(
+        self, build: ModelBuild, digests: Mapping[str, str], progress: Progress, reason: ManifestRefused
+    ) -> None:
+        """Every Ollama creates a model from a GGUF, but from 0.34.2 on none with an adapter."""
+        log.warning("%s is made by Ollama's create instead of a manifest, because %s", build.plan.name, reason)
+        held_files = {f"model-{number}.gguf": digest for number, (_, digest) in enumerate(build.held_layers)}
+
+        def call_create(name: str) -> Coroutine[Any, Any, None]:
+            return create(self._ollama, build.plan, name, digests or held_files)
 
         try:
-            made = await self._install.created(step.plan, step.temporary, make)
+            name = await self._install.create(build.plan, build.temporary, call_create)
         except Rejected as error:
-            raise Rejected(f"{error}; {why}") from error
-        await self._hand_over(made, step.plan, progress)
+            raise Rejected(f"{error}; {reason}") from error
+        await self._give_name(name, build.plan, progress)
 
-    async def _hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
-        hand_over = partial(self._install.hand_over, made, plan, progress)
-        await self._wait_for_ollama.run(hand_over, plan.name, progress)
+    async def _give_name(self, temporary: str, plan: Plan, progress: Progress) -> None:
+        give_name = partial(self._install.give_name, temporary, plan, progress)
+        await self._wait_for_ollama.run(give_name, plan.name, progress)
         progress.status(WRITING)
 
     @asynccontextmanager
     async def _creating(self, plan: Plan, progress: Progress, enter: Enter) -> AsyncIterator[bool]:
-        """Whether a model of this name was removed just before."""
+        """Hold `Reclaim.creating`. Yields whether a client has just deleted a model of this name."""
         if self._reclaim.creating.locked():
             progress.status("waiting for another model to be made")
         async with self._reclaim.creating:
-            if (removal := self._reclaim.removals.get(plan.name.casefold())) is not None:
-                await asyncio.wait([removal])
+            if (deletion := self._reclaim.deletions.get(plan.name.casefold())) is not None:
+                await asyncio.wait([deletion])
             enter(State.CREATING)
-            yield removal is not None
+            yield deletion is not None
 
-    async def _give_up(self, progress: Progress, enter: Enter) -> bool:
-        """Remove what nobody needs any more. That it fails is no failure of the pull."""
+    async def _collect(self, progress: Progress, enter: Enter) -> bool:
+        """Whether blobs were removed. The pull succeeds even if they cannot be removed."""
         if not self._reclaim.enabled:
             return False
         enter(State.RECLAIMING)
@@ -289,51 +285,59 @@ class Executor:
             progress.warn([str(error)])
             log.warning("%s", error)
         except OllamaError as error:
-            log.warning("what no model needs stays for now: %s", error)
+            log.warning("blobs that no model needs stay for now: %s", error)
         return False
 
-    async def _drop_temporaries(self) -> None:
+    async def _discard(self, builds: Sequence[ModelBuild], progress: Progress, enter: Enter) -> None:
+        """Remove everything of builds that Ollama rejected: a retry would fail in the same way."""
+        for build in builds:
+            self._reclaim.release(build.lease)
+        async with self._reclaim.creating:
+            await self._sweep_temporary()
+        await self._collect(progress, enter)
+
+    async def _sweep_temporary(self) -> None:
         try:
             await self._reclaim.sweep_temporary()
         except OllamaError as error:
-            log.warning("temporary models stay for now: %s", error)
+            log.warning("temporary models stay until the next sweep: %s", error)
 
-    async def _give_all_up(self, steps: Sequence[ModelBuild], progress: Progress, enter: Enter) -> None:
-        """The same files would fail the same way."""
-        for step in steps:
-            self._reclaim.end(step.number)
-        async with self._reclaim.creating:
-            await self._drop_temporaries()
-        await self._give_up(progress, enter)
-
-    async def _check_disk(self, steps: Sequence[ModelBuild]) -> None:
-        """Raises Refusal where it is certain that the disk is too small."""
+    async def _check_disk(self, builds: Sequence[ModelBuild]) -> None:
+        """Raises Refusal if the disk is certainly too small."""
         free = await free_disk(self._config, self._ollama)
-        if free is None or free > self._needed(steps, set()):
+        if free is None or free > _needed_bytes(builds, set()):
             return
-        needed = self._needed(steps, await self._transfer.held(*(step.plan for step in steps)))
+        needed = _needed_bytes(builds, await self._transfer.held(*(build.plan for build in builds)))
         if free < needed:
             raise Refusal(
-                f"{steps[-1].plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has "
+                f"{builds[-1].plan.name} needs about {decimal(needed)} of disk until it is made, but Ollama has "
                 f"{decimal(free)} left; remove models that you do not use (`ollama rm`)"
             )
 
-    def _needed(self, steps: Sequence[ModelBuild], held: Collection[str]) -> int:
-        """Bytes that come to the disk until all is made, beyond what is there."""
-        uploads = (upload for step in steps for upload in step.plan.uploads)
-        return sum(upload.size for upload in uploads if upload.digest not in held)
+
+def _build_of(plan: Plan) -> ModelBuild:
+    build = ModelBuild(plan, temporary_name(weights_identity(plan)))
+    if plan.gguf_summary is not None:
+        build.small_files = _small_files(layers_of(plan, plan.gguf_summary))
+    return build
+
+
+def _needed_bytes(builds: Sequence[ModelBuild], held: Collection[str]) -> int:
+    """Bytes of all blobs that Ollama does not hold yet."""
+    uploads = (upload for build in builds for upload in build.plan.uploads)
+    return sum(upload.size for upload in uploads if upload.digest not in held)
 
 
 def _small_files(files: Iterable[tuple[str, bytes]]) -> tuple[Upload, ...]:
-    """Each with its kind as its path."""
+    """The kind of its layer is each file's path."""
     return tuple(small_file(kind, content) for kind, content in files)
 
 
 def _layers(files: Sequence[Upload]) -> list[Layer]:
-    """Of small files, whose paths are their kinds."""
+    """The layers of small files."""
     return [Layer.of(file.path, _blob(file)) for file in files]
 
 
-def _blob(upload: Upload) -> Blob:
-    """Of a small file, whose digest is known."""
-    return Blob(upload.digest or "", upload.size)
+def _blob(file: Upload) -> Blob:
+    """The blob of a small file, which always has a digest."""
+    return Blob(file.digest or "", file.size)

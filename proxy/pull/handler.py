@@ -1,4 +1,4 @@
-"""`POST /api/pull` and `DELETE /api/delete`: names that a source claims are jobs, all else goes on as it came."""
+"""`POST /api/pull` and `DELETE /api/delete`: a name of a source is a job here; every other call goes to Ollama."""
 
 import asyncio
 import logging
@@ -27,100 +27,103 @@ log = logging.getLogger(__name__)
 
 MOST_BODY_BYTES = 1024 * 1024
 COMMAND_LINE = "ollama/"
-"""How Ollama's command line calls itself (api/client.go); its Python and JavaScript clients are called otherwise."""
+"""How the User-Agent of Ollama's command line begins (api/client.go). Its Python and JavaScript clients have others."""
 
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """A pull's body, as far as it matters here. `fields` is what the client sent."""
+    """What the body of a pull asks for. `fields` is the JSON object that the client sent."""
 
     reference: ModelReference
     stream: bool
     fields: Mapping[str, Any]
 
     def without_insecure(self) -> bytes:
-        """The body for Ollama's own pull: Open WebUI always says `insecure`, which breaks hf.co there."""
+        """The body for Ollama's own pull. Open WebUI always sends `insecure`, which breaks pulls from hf.co."""
         return orjson.dumps({key: value for key, value in self.fields.items() if key.lower() != "insecure"})
 
 
 def read_request(body: bytes) -> PullRequest | None:
-    """None where Ollama has to answer: what it would refuse, and names that are not HOST/ORG/REPO."""
+    """None if Ollama has to answer: for a body that it refuses, and for a name that is not HOST/ORG/REPO."""
     if (fields := json_fields(body)) is None:
         return None
-    # Go's decoder matches keys in any case, takes null for absent, and refuses other types.
+    # Go's decoder ignores the case of keys, treats null as absent, and refuses values of other types.
     given = {key.lower(): value for key, value in fields.items() if value is not None}
     texts = [given.get(key, "") for key in ("model", "name", "username", "password")]
     flags = [given.get("stream", True), given.get("insecure", False)]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(flag, bool) for flag in flags):
         return None
-    # The CLI sends an empty `model` beside the `name`.
+    # Ollama's command line sends an empty `model` together with the `name`.
     reference = parse(texts[0] or texts[1])
     return PullRequest(reference, flags[0], fields) if reference else None
 
 
 class PullHandler:
-    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward, origins: Cors) -> None:
+    def __init__(self, pipeline: Pipeline, jobs: Jobs, forward: Forward, cors: Cors) -> None:
         self._pipeline = pipeline
         self._jobs = jobs
         self._forward = forward
-        self._origins = origins
+        self._cors = cors
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        body, wanted = await _read(request)
-        if wanted is None or not self._pipeline.claims(wanted.reference):
+        body, pull = await _read(request)
+        if pull is None or not self._pipeline.claims(pull.reference):
             return await self._forward(request, prefix=body)
-        headers = await self._origins.headers(request)
+        headers = await self._cors.headers(request)
         if headers is None:
             return await self._forward(request, prefix=body)
-        with self._jobs.attach(wanted.reference) as (job, subscription):
+        with self._jobs.attach(pull.reference) as (job, subscription):
             response = await (
-                _stream(request, subscription, headers) if wanted.stream else _wait(job, subscription, headers)
+                _stream(request, subscription, headers) if pull.stream else _wait(job, subscription, headers)
             )
-        return response or await self._forward(request, body=wanted.without_insecure())
+        return response or await self._forward(request, body=pull.without_insecure())
 
 
 class DeleteHandler:
-    """Open WebUI before v0.12 cancels a pull by leaving it and removing the model, which may not be there yet."""
+    """Deleting a model cancels its running pull.
 
-    def __init__(self, ollama: Ollama, reclaim: Reclaim, jobs: Jobs, forward: Forward, origins: Cors) -> None:
+    Open WebUI before v0.12 cancels a pull in this way: it disconnects, and deletes the model, which may not exist yet.
+    """
+
+    def __init__(self, ollama: Ollama, reclaim: Reclaim, jobs: Jobs, forward: Forward, cors: Cors) -> None:
         self._ollama = ollama
-        self._removals = reclaim.removals
+        self._deletions = reclaim.deletions
         self._jobs = jobs
         self._forward = forward
-        self._origins = origins
+        self._cors = cors
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        body, wanted = await _read(request)
-        running = self._jobs.running(wanted.reference) if wanted else []
-        headers = await self._origins.headers(request) if running else None
-        if wanted is None or headers is None:
+        body, delete = await _read(request)
+        jobs = self._jobs.running(delete.reference) if delete else []
+        headers = await self._cors.headers(request) if jobs else None
+        if delete is None or headers is None:
             return await self._forward(request, prefix=body)
-        log.info("%s is removed: its pull is cancelled", wanted.reference.name)
-        key = wanted.reference.key
-        removal = self._removals[key] = asyncio.create_task(self._remove(wanted.reference, running))
-        removal.add_done_callback(partial(self._removed, key))
+        log.info("a client removes %s: its pull is cancelled", delete.reference.name)
+        key = delete.reference.key
+        deletion = self._deletions[key] = asyncio.create_task(self._delete(delete.reference, jobs))
+        deletion.add_done_callback(partial(self._deleted, key))
         try:
-            # It goes on although its client leaves.
-            await asyncio.shield(removal)
+            # The deletion continues if its client disconnects.
+            await asyncio.shield(deletion)
         except OllamaError as error:
             return error_response(str(error), HTTPStatus.BAD_GATEWAY, headers)
         return web.Response(headers=headers)
 
-    async def _remove(self, reference: ModelReference, running: list[Job]) -> None:
-        for job in running:
-            job.cancel(f"{reference.name} was removed while it was pulled; what was finished stays for the next pull")
-        await asyncio.wait([job.task for job in running])
+    async def _delete(self, reference: ModelReference, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.cancel(f"{reference.name} was removed while it was pulled; finished files stay for the next pull")
+        await asyncio.wait([job.task for job in jobs])
         await self._ollama.delete(reference.name)
 
-    def _removed(self, key: str, removal: "asyncio.Task[None]") -> None:
-        if self._removals.get(key) is removal:
-            del self._removals[key]
-        if not removal.cancelled() and (error := removal.exception()) is not None:
-            log.warning("nothing was removed: %s", error)  # its client may have left
+    def _deleted(self, key: str, deletion: "asyncio.Task[None]") -> None:
+        if self._deletions.get(key) is deletion:
+            del self._deletions[key]
+        if not deletion.cancelled() and (error := deletion.exception()) is not None:
+            log.warning("a model was not removed: %s", error)  # its client may have disconnected
 
 
 async def _read(request: web.BaseRequest) -> tuple[bytes, PullRequest | None]:
-    """The body as far as it was read, and what it asks for; None where Ollama has to answer."""
+    """The body as far as it was read, and what it asks for; None for the latter if Ollama has to answer."""
     body = await read_body(request, MOST_BODY_BYTES)
     return body, read_request(body) if request.content.at_eof() else None
 
@@ -128,7 +131,7 @@ async def _read(request: web.BaseRequest) -> tuple[bytes, PullRequest | None]:
 async def _stream(
     request: web.BaseRequest, subscription: Subscription, headers: Mapping[str, str]
 ) -> web.StreamResponse | None:
-    """None when the pull ended without a line: Ollama answers."""
+    """None if the pull ended without a line: Ollama answers then."""
     response: web.StreamResponse | None = None
     agent = request.headers.get(hdrs.USER_AGENT, "")
     async for lines in subscription.batches(in_rows=agent.startswith(COMMAND_LINE)):
@@ -140,7 +143,7 @@ async def _stream(
 
 
 async def _wait(job: Job, subscription: Subscription, headers: Mapping[str, str]) -> web.StreamResponse | None:
-    """The answer to `stream: false`, with the same None."""
+    """The answer to `stream: false`; None as in `_stream`."""
     async for _ in subscription.batches():
         pass
     if job.native:

@@ -1,4 +1,4 @@
-"""A finished model gets its name: Ollama pulls a manifest of its own blobs, and copies it from a temporary name."""
+"""Makes a model of finished blobs: Ollama pulls their manifest as a temporary model, and copies that to its name."""
 
 import logging
 import re
@@ -22,68 +22,69 @@ LACK_OF_MEMORY = re.compile(
 )
 
 
-class NotPulled(OllamaError):
-    """Ollama does not take the manifest of its own blobs; the text says why."""
+class ManifestRefused(OllamaError):
+    """Ollama does not pull the manifest of its own blobs; the text says why."""
 
 
 class Install:
-    """Its callers hold `Reclaim.creating`: without it the temporary names are removed."""
+    """Its callers hold `Reclaim.creating`: without that lock, other pulls remove the temporary models."""
 
     def __init__(self, ollama: Ollama, registry: Registry, *, verify: bool) -> None:
-        """`verify`: load each model once before it gets its name."""
+        """`verify`: Ollama loads each model once before the model gets its name."""
         self._ollama = ollama
         self._registry = registry
         self._verifies = verify
 
-    async def pulled(self, temporary: str, config: Blob, layers: Sequence[Layer]) -> str:
-        """Have Ollama pull its own blobs as a model; the model's name. Raises NotPulled.
+    async def pull_manifest(self, temporary: str, config: Blob, layers: Sequence[Layer]) -> str:
+        """Have Ollama pull a manifest of its own blobs as a model; the model's name. Raises ManifestRefused.
 
-        An unknown size is 0. Ollama says the true sizes while it pulls, and then pulls a manifest that has them: it
-        lists a model with the sizes in its manifest.
+        A size that is not known is 0. Ollama reports the true sizes during the pull. Then it pulls a second manifest
+        with them, because it lists a model with the sizes of its manifest.
         """
-        offered = list(layers)
+        layers = list(layers)
         while True:
-            with self._registry.offering(temporary, config, offered) as offer:
+            with self._registry.offering(temporary, config, layers) as offer:
                 try:
                     sizes = await self._ollama.pull(offer.name)
                 except OllamaGone:
                     raise
                 except OllamaError as error:
-                    raise NotPulled(self._why(error, asked_for=offer.requested)) from error
-            true = [layer.with_size(sizes) for layer in offered]
-            if true == offered:
+                    raise ManifestRefused(self._reason(error, asked_for=offer.requested)) from error
+            sized_layers = [layer.with_size(sizes) for layer in layers]
+            if sized_layers == layers:
                 return offer.name
-            offered = true
+            layers = sized_layers
 
-    def _why(self, error: OllamaError, *, asked_for: bool) -> str:
+    def _reason(self, error: OllamaError, *, asked_for: bool) -> str:
         if asked_for:
             return f"Ollama does not pull it from the proxy ({error})"
         return f"Ollama does not reach the proxy at {self._registry.url} ({error}); set ollama.advertise_url"
 
-    async def created(self, plan: Plan, temporary: str, create: Callable[[str], Coroutine[Any, Any, None]]) -> str:
-        """`create` makes the model under the name that it gets; that name."""
+    async def create(self, plan: Plan, temporary: str, call_create: Callable[[str], Coroutine[Any, Any, None]]) -> str:
+        """Have `call_create` create the model; the name that the model has now."""
         name = temporary if self._verifies else plan.name
-        await create(name)
+        await call_create(name)
         return name
 
-    async def hand_over(self, made: str, plan: Plan, progress: Progress) -> None:
-        """Give the model the name that was asked for. This can be repeated where it failed.
+    async def give_name(self, temporary: str, plan: Plan, progress: Progress) -> None:
+        """Copy a temporary model to the plan's name. A retry after a failure is safe.
 
-        `Reclaim.drop_temporaries` removes the temporary names later. One is of what was made, one of what it replaces:
-        after a copy over it nothing names the blobs of that. A model that cannot be loaded stays for the next pull.
+        The model that has this name now is copied to another temporary name first: after a plain copy over it, no model
+        would name its blobs, and Ollama would never remove them. `Reclaim.sweep_temporary` removes both temporary
+        models. A model that Ollama cannot load stays for the next pull.
         """
-        if made == plan.name:
+        if temporary == plan.name:
             return
         if self._verifies:
-            await self._verify(made, plan, progress)
+            await self._verify(temporary, plan, progress)
         await self._ollama.copy(plan.name, temporary_name())
-        if not await self._ollama.copy(made, plan.name):
+        if not await self._ollama.copy(temporary, plan.name):
             raise OllamaError(f"{plan.name} was made, but Ollama has lost it; pull again")
 
-    async def _verify(self, made: str, plan: Plan, progress: Progress) -> None:
+    async def _verify(self, temporary: str, plan: Plan, progress: Progress) -> None:
         progress.status(VERIFYING)
         try:
-            await self._ollama.load(made)
+            await self._ollama.load(temporary)
         except OllamaGone:
             raise
         except OllamaError as error:
@@ -92,6 +93,6 @@ class Install:
                     f"{plan.name} is made, but Ollama cannot load it: {error}; nothing was replaced. Try another "
                     "quantization, or pull.verify = false to keep it anyway"
                 ) from error
-            warning = f"there is not the memory to try {plan.name} now ({error})"
+            warning = f"{plan.name} was not loaded to verify it: there is too little memory now ({error})"
             log.warning("%s", warning)
             progress.warn([warning])

@@ -1,4 +1,4 @@
-"""Pulls as tasks of their own: clients attach to a job and read its progress, they do not own it."""
+"""Pulls as independent tasks: clients attach to a job and read its progress; they do not own it."""
 
 import asyncio
 import logging
@@ -23,18 +23,16 @@ from proxy.transfer.progress import Progress, Subscription, printable
 log = logging.getLogger(__name__)
 
 MOST_ENDED = 100
-"""Jobs that are over and still shown."""
+"""Ended jobs that are still shown."""
 CREATE_SECONDS = 0.5
-"""How long a model that is being made is still waited for when the proxy ends."""
+"""How long the proxy waits at its end for models that Ollama is creating."""
 CLOSING = "the proxy is shutting down; pull again when it is back: finished files are kept"
-
-
-FORSAKEN = "its clients left, and nobody came back; what was finished stays for the next pull"
+ABANDONED = "its clients left, and none came back; finished files stay for the next pull"
 
 
 class Job:
-    """One pull. `error` is what its clients are told, `refused` that no byte moved; `native` says that Ollama has to
-    answer them.
+    """One pull. `error` is the text that its clients get; `refused` means that the pull ended before any weight byte
+    moved; `native` means that Ollama has to answer the clients.
     """
 
     def __init__(self, number: int, reference: ModelReference, pipeline: Pipeline, keep_alive: float) -> None:
@@ -50,13 +48,13 @@ class Job:
         self.started = datetime.now(UTC)
         self.ended: datetime | None = None
         self._linger: asyncio.TimerHandle | None = None
-        self._is_forsaken = False
-        self._is_kept = False
-        self._reason_to_end = ""
+        self._is_abandoned = False
+        self._needs_no_client = False
+        self._cancel_reason = ""
         self.task = asyncio.create_task(self._run(pipeline), name=f"pull {self.id}")
 
     def view(self) -> dict[str, Any]:
-        """As `/-/pulls` shows it: bytes, bytes a second, seconds."""
+        """The fields of `/-/pulls`: sizes in bytes, rate in bytes a second, times left in seconds."""
         progress = self.progress
         rate = progress.rate if self.state is State.TRANSFERRING else 0.0
         left = progress.total - progress.completed
@@ -76,7 +74,7 @@ class Job:
         }
 
     def details(self) -> dict[str, Any]:
-        """`view`, and what only a person wants to see."""
+        """`view`, and more fields for the page."""
         progress = self.progress
         return {
             **self.view(),
@@ -90,54 +88,55 @@ class Job:
         }
 
     def cancel(self, reason: str) -> None:
-        """Tell its clients at once. A create that has begun is read to its end, and nothing is begun after it."""
+        """End its clients' streams at once. A create that has begun is read to its end; nothing begins after it."""
         if not self.cancelled and self.ended is None:
             self.cancelled = True
-            self._reason_to_end = reason
+            self._cancel_reason = reason
             self.error = reason
             self.progress.fail(reason)
             self.task.cancel()
 
     @property
     def is_over(self) -> bool:
-        """Whether it has nothing more to tell."""
+        """Whether its clients get no more lines."""
         return self.cancelled or self.ended is not None
 
-    def close(self) -> None:
-        """For one that was cancelled before its first step, too."""
+    def mark_ended(self) -> None:
+        """A task that was cancelled before its first step has not done this itself."""
         if self.ended is None:
             self.state = State.FAILED
             self.ended = datetime.now(UTC)
 
     def keep(self) -> None:
-        """It needs no client from now on."""
-        self._is_kept = True
-        self._stay()
+        """Continue without clients from now on."""
+        self._needs_no_client = True
+        self._stop_lingering()
 
-    def attached(self) -> None:
+    def add_client(self) -> None:
         self.clients += 1
-        self._stay()
+        self._stop_lingering()
 
-    def _stay(self) -> None:
-        self._is_forsaken = False
+    def _stop_lingering(self) -> None:
+        self._is_abandoned = False
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
 
-    def detached(self, linger: float) -> None:
+    def remove_client(self, linger: float) -> None:
+        """The last client's departure ends the job after `linger` seconds."""
         self.clients -= 1
-        if self.clients == 0 and self.ended is None and not self._is_kept:
-            self._linger = asyncio.get_running_loop().call_later(linger, self._end_lingering)
+        if self.clients == 0 and self.ended is None and not self._needs_no_client:
+            self._linger = asyncio.get_running_loop().call_later(linger, self._abandon)
 
-    def _end_lingering(self) -> None:
-        """A model that is being made is made: what it costs is nearly spent."""
-        self._is_forsaken = True
+    def _abandon(self) -> None:
+        """Let a create end that has begun: most of its cost is already spent."""
+        self._is_abandoned = True
         if self.state not in (State.CREATING, State.RECLAIMING):
-            self.cancel(FORSAKEN)
+            self.cancel(ABANDONED)
 
     def _enter(self, state: State) -> None:
-        if state is State.TRANSFERRING and self._is_forsaken:
-            self.cancel(FORSAKEN)
+        if state is State.TRANSFERRING and self._is_abandoned:
+            self.cancel(ABANDONED)
         if state is not self.state:
             self.state = state
             log.info("%s %s", state, self.reference.name)
@@ -146,7 +145,7 @@ class Job:
         PULL_ID.set(self.id)
         log.info("%s %s", self.state, self.reference.name)
         try:
-            await self._run_to_the_end(pipeline)
+            await self._run_pipeline(pipeline)
         except NativePull:
             self.native = True
             self._enter(State.DONE)
@@ -163,77 +162,78 @@ class Job:
         finally:
             self.ended = datetime.now(UTC)
 
-    async def _run_to_the_end(self, pipeline: Pipeline) -> None:
+    async def _run_pipeline(self, pipeline: Pipeline) -> None:
+        """Raises NativePull, or a ProxyError for everything else."""
         try:
-            await self._run_or_have_run(pipeline)
+            await self._pull(pipeline)
         except asyncio.CancelledError:
-            raise Cancelled(self._reason_to_end) from None
+            raise Cancelled(self._cancel_reason) from None
         except (ProxyError, NativePull):
             raise
         except Exception as error:
-            log.exception("a fault of the proxy")
+            log.exception("a fault in ollama-hf-proxy")
             raise ProxyError(
                 f"a fault in ollama-hf-proxy ended the pull of {self.reference.name} ({type(error).__name__}); "
                 "its log has the details: please report them"
             ) from error
 
-    async def _run_or_have_run(self, pipeline: Pipeline) -> None:
+    async def _pull(self, pipeline: Pipeline) -> None:
         try:
             await pipeline.run(self.reference, self.progress, self._enter)
         except NativePull as native:
-            if not self._is_kept:
+            if not self._needs_no_client:
                 raise
             await pipeline.run_native(self.reference, native.plan, self.progress, self._enter)
 
 
 class Jobs:
-    """The pulls that are running, and those that were. A name has one job at a time."""
+    """The pulls that run, and the last ones that ended. A name has one job at a time."""
 
     def __init__(self, pipeline: Pipeline, linger: float, metrics: Metrics, keep_alive: float) -> None:
         self._pipeline = pipeline
         self._keep_alive = keep_alive
         self._linger = linger
         self._metrics = metrics
-        metrics.show_jobs(lambda: Counter(str(job.state) for job in self._alive))
+        metrics.show_jobs(lambda: Counter(str(job.state) for job in self._unfinished))
         self._numbers = count(1)
         self._running: dict[str, Job] = {}
-        self._alive: list[Job] = []
+        self._unfinished: list[Job] = []
         self._ended: deque[Job] = deque(maxlen=MOST_ENDED)
         self.closing = False
 
     @contextmanager
     def attach(self, reference: ModelReference) -> Iterator[tuple[Job, Subscription]]:
-        """Read the progress of a name's job, which is begun where none runs.
+        """Read the progress of a name's job; start the job if none runs.
 
-        When the last client leaves, it goes on for the time to linger.
+        The job continues for `pull.linger` after its last client has left.
         """
         job = self._job(reference)
         subscription = job.progress.subscribe()
-        job.attached()
+        job.add_client()
         try:
             yield job, subscription
         finally:
             job.progress.unsubscribe(subscription)
-            job.detached(self._linger)
+            job.remove_client(self._linger)
 
     def start(self, reference: ModelReference) -> Job:
-        """A name's job, which then is the proxy's own: it goes on without a client."""
+        """A name's job, started if none runs. It continues without clients."""
         job = self._job(reference)
         job.keep()
         return job
 
     def running(self, reference: ModelReference) -> list[Job]:
-        """A cancelled one may still be in its create when the next has begun."""
-        return [job for job in self._alive if job.reference.key == reference.key]
+        """There may be two: a cancelled job may still be in its create when the next one has begun."""
+        return [job for job in self._unfinished if job.reference.key == reference.key]
 
     def all(self) -> list[Job]:
         """The newest first."""
-        return sorted([*self._alive, *self._ended], key=lambda job: int(job.id), reverse=True)
+        return sorted([*self._unfinished, *self._ended], key=lambda job: int(job.id), reverse=True)
 
     async def close(self) -> None:
-        """End every pull; its clients are told so."""
+        """End every pull, with an error line for its clients."""
         self.closing = True
-        running = list(self._alive)
+        running = list(self._unfinished)
         for job in running:
             job.cancel(CLOSING)
         if running:
@@ -246,15 +246,15 @@ class Jobs:
         job = self._running.get(reference.key)
         if job is None or job.is_over:
             job = self._running[reference.key] = Job(next(self._numbers), reference, self._pipeline, self._keep_alive)
-            self._alive.append(job)
+            self._unfinished.append(job)
             job.task.add_done_callback(partial(self._end, job))
             if self.closing:
                 job.cancel(CLOSING)
         return job
 
     def _end(self, job: Job, _: "asyncio.Task[None]") -> None:
-        self._alive.remove(job)
-        job.close()
+        self._unfinished.remove(job)
+        job.mark_ended()
         if self._running.get(job.reference.key) is job:
             del self._running[job.reference.key]
         self._metrics.retries.inc(job.progress.retries)

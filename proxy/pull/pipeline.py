@@ -1,4 +1,4 @@
-"""One pull from its name to `success`, a line a step."""
+"""One pull from its name to `success`, one line for each step."""
 
 from collections.abc import Iterable
 from contextlib import aclosing
@@ -6,6 +6,7 @@ from functools import partial
 
 from proxy.config import Config
 from proxy.ollama.client import Ollama
+from proxy.planning.identity import with_known_digests
 from proxy.planning.plan import Plan, bar_digest
 from proxy.pull.execute import WRITING, Executor
 from proxy.pull.freshness import Freshness
@@ -22,7 +23,10 @@ from proxy.transfer.transfer import Transfer
 
 
 class Pipeline:
-    """Runs pulls. It knows no HTTP server and no client."""
+    """Runs pulls. It does not know the HTTP server or the clients.
+
+    It has more than five arguments because each one is a service that `App` makes once.
+    """
 
     def __init__(
         self,
@@ -39,79 +43,80 @@ class Pipeline:
         self._journal = journal
         self._reclaim = reclaim
         self._wait_for_ollama = transfer.wait_for_ollama
-        self._installed = Freshness(config, journal, ollama)
-        self._turns = Queue(config.pull.jobs)
-        self._making = Executor(config.ollama, ollama, transfer, journal, reclaim, install)
+        self._freshness = Freshness(config, journal, ollama)
+        self._queue = Queue(config.pull.jobs)
+        self._executor = Executor(config.ollama, ollama, transfer, reclaim, install)
 
     def claims(self, reference: ModelReference) -> bool:
         return self._planner.claims(reference)
 
     async def run(self, reference: ModelReference, progress: Progress, enter: Enter) -> None:
-        """Raises NativePull before the first line, or a ProxyError that says what happened."""
+        """Raises NativePull before the first line, or ProxyError."""
         try:
             repository = await self._planner.open(reference)
         except NativePull as native:
-            # Ollama may find them in its store, where they are perhaps about to be removed.
+            # Ollama may have these blobs already, and the proxy may be about to remove them.
             for digest in filter(None, (upload.digest for upload in native.plan.uploads)):
-                await self._reclaim.wanted(digest)
+                await self._reclaim.touch(digest)
             raise
         progress.status("pulling manifest")
-        installed = self._installed
+        freshness = self._freshness
         wait_for_ollama = partial(self._wait_for_ollama.run, what=reference.name, progress=progress)
-        if record := await wait_for_ollama(lambda: installed.unchanged(reference, repository)):
+        if record := await wait_for_ollama(lambda: freshness.unchanged_record(reference, repository)):
             return await self._answer_held(reference, record.bars, progress, enter)
         capabilities = await self._planner.capabilities(progress)
         plan = await self._planner.plan(reference, repository, capabilities, progress)
-        if await wait_for_ollama(lambda: installed.same(reference, plan)):
+        if await wait_for_ollama(lambda: freshness.is_up_to_date(reference, plan)):
             return await self._answer_held(reference, plan.bars, progress, enter)
         for step in plan.steps:
             progress.name_files(_paths(step.repository))
-        remember = partial(installed.remember, reference, plan)
+        remember = partial(freshness.remember, reference, plan)
         progress.warn(plan.warnings)
         enter(State.WAITING)
-        async with self._turns.slot(progress):
-            if held := await wait_for_ollama(lambda: installed.same_weights(reference, plan)):
+        async with self._queue.slot(progress):
+            if held := await wait_for_ollama(lambda: freshness.reusable_weights(reference, plan)):
                 progress.announce((*bar, True) for bar in plan.bars)
-                await self._making.recreate(plan, held, progress, enter, remember)
+                await self._executor.recreate(plan, held, progress, enter, remember)
             else:
-                await self._making.make(plan, progress, enter, remember)
+                known = with_known_digests(plan, self._journal.digest_of)
+                await self._executor.make(known, progress, enter, remember)
         return None
 
     async def run_native(self, reference: ModelReference, plan: Plan, progress: Progress, enter: Enter) -> None:
-        """Have Ollama pull what it can by itself, and tell of it as it does."""
+        """Have Ollama pull by itself what it can, and show the progress as that of a pull of the proxy."""
         progress.name_files(_paths(plan.repository))
         enter(State.WAITING)
-        async with self._turns.slot(progress):
+        async with self._queue.slot(progress):
             enter(State.TRANSFERRING)
-            reached: dict[str, int] = {}
-            follow = partial(self._follow, reference.name, progress, reached)
+            completed: dict[str, int] = {}
+            follow = partial(self._follow, reference.name, progress, completed)
             await self._wait_for_ollama.run(follow, reference.name, progress)
-            await self._making.remember(plan, (), partial(self._installed.remember, reference, plan))
+            await self._executor.record_result(plan, (), partial(self._freshness.remember, reference, plan))
 
-    async def _follow(self, name: str, progress: Progress, reached: dict[str, int]) -> None:
-        """`reached` is how many bytes of each layer Ollama had when it spoke of it last."""
+    async def _follow(self, name: str, progress: Progress, completed: dict[str, int]) -> None:
+        """`completed` keeps the bytes of each layer across retries, as Ollama reported them last."""
         async with aclosing(self._ollama.pull_lines(name)) as lines:
             async for line in lines:
-                digest, total, completed = line.get("digest"), line.get("total"), line.get("completed", 0)
+                digest, total, now = line.get("digest"), line.get("total"), line.get("completed", 0)
                 if not digest or not total:
                     progress.status(str(line.get("status", "")))
                     continue
-                if digest in reached:
-                    progress.sent(max(0, completed - reached[digest]))
+                if digest in completed:
+                    progress.sent(max(0, now - completed[digest]))
                 progress.announce([(digest, total, False)])
-                progress.moved(digest, completed - reached.get(digest, 0))
-                reached[digest] = completed
+                progress.moved(digest, now - completed.get(digest, 0))
+                completed[digest] = now
 
     async def _answer_held(
         self, reference: ModelReference, bars: Iterable[tuple[str, int]], progress: Progress, enter: Enter
     ) -> None:
-        """What Ollama says of a model that is there."""
+        """The lines that Ollama sends for a model that it has already."""
         progress.announce((digest, size, True) for digest, size in bars)
         progress.status("verifying sha256 digest")
         progress.status(WRITING)
-        # Ollama may have ended by itself what an earlier proxy had begun.
-        if self._journal.kept_since(reference.key) is not None:
-            await self._making.clean_up(reference.key, progress, enter)
+        # Ollama may have finished a create by itself after the proxy was killed; that pull left files behind.
+        if self._journal.interrupted_since(reference.key) is not None:
+            await self._executor.clean_up(reference.key, progress, enter)
 
 
 def _paths(repository: Repository) -> dict[str, str]:

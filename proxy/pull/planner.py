@@ -1,4 +1,4 @@
-"""From a name to the plan of its pull: reads what is small, and the headers of what is not."""
+"""From a name to the plan of its pull. Reads small files, and the headers of weight files."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -52,7 +52,7 @@ from proxy.transfer.transfer import Transfer
 
 
 class NativePull(Exception):
-    """Ollama can pull this name without us; the plan says what it will fetch, and why it is Ollama that does."""
+    """Ollama can pull this name by itself; the plan has what it will fetch, and the reason."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan.reason)
@@ -60,7 +60,7 @@ class NativePull(Exception):
 
 
 class Planner:
-    """Decides what a pull does. What cannot work is refused here, before a weight byte is asked for."""
+    """Decides what a pull does. Refuses what cannot work before any weight byte is requested."""
 
     def __init__(self, config: Config, sources: Mapping[str, Source], ollama: Ollama, transfer: Transfer) -> None:
         self._config = config
@@ -73,23 +73,23 @@ class Planner:
         return reference.host.lower() in self._sources
 
     def reference(self, name: str) -> ModelReference:
-        """What a person asks for. Raises Refusal for what is no name of a source."""
+        """Read a name that a person typed. Raises Refusal if it is not a name of a source."""
         reference = parse(name)
         if reference is None or not self.claims(reference):
             raise Refusal(f"{name!r} is not a name of the form {self._config.hub.hosts[0]}/ORG/REPO[:TAG]")
         return reference
 
     async def commit(self, reference: ModelReference) -> str:
-        """Where the repository stands now."""
+        """The repository's newest commit."""
         return (await self._open(reference)).commit
 
     async def open(self, reference: ModelReference) -> Repository:
-        """The repository at its commit. Raises NativePull where Ollama pulls it by itself."""
+        """The repository at a fixed commit. Raises NativePull if Ollama pulls it by itself."""
         repository = await self._open(reference)
         choice = self._gguf(reference, repository)
         if choice is not None and self._is_native(reference, repository, choice):
-            why = "as pull.gguf says" if self._config.pull.gguf is GgufPulls.NATIVE else "one public file"
-            raise NativePull(plan_native(reference.name, repository, choice, why))
+            reason = "as pull.gguf says" if self._config.pull.gguf is GgufPulls.NATIVE else "one public file"
+            raise NativePull(plan_native(reference.name, repository, choice, reason))
         return repository
 
     async def _open(self, reference: ModelReference) -> Repository:
@@ -97,14 +97,14 @@ class Planner:
         return await self._sources[reference.host.lower()].open(reference.repository, revision)
 
     async def capabilities(self, progress: Progress) -> Capabilities:
-        """What this Ollama takes; one that is gone is waited for. Raises OllamaError."""
-        said = await self._wait_for_ollama.run(self._ollama.version, self._ollama.url, progress)
-        return capabilities_of(said, self._config.ollama.version)
+        """What this Ollama can run. Waits if Ollama is gone. Raises OllamaError."""
+        version = await self._wait_for_ollama.run(self._ollama.version, self._ollama.url, progress)
+        return capabilities_of(version, self._config.ollama.version)
 
     async def plan(
         self, reference: ModelReference, repository: Repository, capabilities: Capabilities, progress: Progress
     ) -> Plan:
-        """Raises Refusal for what cannot become a model here, with what would work."""
+        """Raises Refusal, with what would work, for a repository that cannot become a model here."""
         capabilities.check_usable()
         reading = Reading(self._transfer, repository, progress)
         try:
@@ -122,7 +122,7 @@ class Planner:
         return await self._plan_safetensors(reference, reading, capabilities)
 
     def _gguf(self, reference: ModelReference, repository: Repository) -> GgufChoice | None:
-        """The GGUF that the tag means; in a repository with safetensors too, only one that it names."""
+        """The GGUF for the tag. If the repository has safetensors too, only a GGUF that the tag names."""
         default = self._config.pull.default_quantization
         if not any(file.path.lower().endswith(".gguf") for file in repository.files):
             return None
@@ -132,9 +132,9 @@ class Planner:
         return GgufChoice(named, None, as_the_hub=not named.is_split) if named else None
 
     def _is_native(self, reference: ModelReference, repository: Repository, choice: GgufChoice) -> bool:
-        wanted = self._config.pull.gguf
-        if wanted is not GgufPulls.AUTO:
-            return wanted is GgufPulls.NATIVE
+        mode = self._config.pull.gguf
+        if mode is not GgufPulls.AUTO:
+            return mode is GgufPulls.NATIVE
         settings = self._config.settings_for(reference.name)
         return repository.public and choice.as_the_hub and settings == NO_SETTINGS
 
@@ -146,25 +146,25 @@ class Planner:
         projector = choose_projector(choice.model, repository.files)
         await reading.read(files_to_read(repository.files))
         try:
-            brought = await asyncio.to_thread(chat_metadata_of_gguf, headers[0])
+            metadata = await asyncio.to_thread(chat_metadata_of_gguf, headers[0])
         except GgufError as error:
             raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
-        settings, chat = self._config.settings_for(reference.name), await _probed(brought)
+        settings, chat = self._config.settings_for(reference.name), await _probed(metadata)
         request = PlanRequest(reference.name, repository, settings, capabilities)
-        modelfile = choose_modelfile(request, "", brought, chat, reading.contents)
+        modelfile = choose_modelfile(request, "", metadata, chat, reading.contents)
         return await asyncio.to_thread(plan_gguf, request, choice, headers, projector, modelfile)
 
     async def _plan_safetensors(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
         repository = reading.repository
         await reading.read(file for file in repository.files if file.path in (CONFIG, INDEX, MODULES))
-        more = module_files(reading.contents.get(MODULES))
-        selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), more)
+        module_paths = module_files(reading.contents.get(MODULES))
+        selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), module_paths)
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         architecture = architecture_of(f"{repository.id}/{CONFIG}", config, capabilities)
         config["architectures"] = [architecture]
         default = self._config.pull.default_quantization
         kept = kept_quantization(architecture, config)
-        wanted = read_quantization(repository.id, reference.tag, default, capabilities, kept=kept)
+        quantization = read_quantization(repository.id, reference.tag, default, capabilities, kept=kept)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))
@@ -174,18 +174,18 @@ class Planner:
         ) as converting:
             tokens, adds_bos = await converting.read_tokens(repository.id, config, contents)
             pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
-            brought = chat_metadata_of_files(repository.id, contents, tokens)
-            brought = replace(brought, embeds=pooling is not None, adds_bos=adds_bos)
-            settings, chat = self._config.settings_for(reference.name), await _probed(brought)
+            metadata = chat_metadata_of_files(repository.id, contents, tokens)
+            metadata = replace(metadata, embeds=pooling is not None, adds_bos=adds_bos)
+            settings, chat = self._config.settings_for(reference.name), await _probed(metadata)
             request = PlanRequest(reference.name, repository, settings, capabilities)
-            modelfile = choose_modelfile(request, architecture, brought, chat, contents)
-            # What embeds texts is asked without a template.
+            modelfile = choose_modelfile(request, architecture, metadata, chat, contents)
+            # Ollama embeds texts without a chat template.
             sample = chat.sample if chat and pooling is None else ""
             material = Material(
-                repository.id, config, selection, headers, contents, brought, modelfile, pooling, sample
+                repository.id, config, selection, headers, contents, metadata, modelfile, pooling, sample
             )
-            conversion, recipe = await converting.convert(material, wanted)
-        plan = await asyncio.to_thread(plan_conversion, request, material, wanted, conversion, recipe)
+            conversion, recipe = await converting.convert(material, quantization)
+        plan = await asyncio.to_thread(plan_conversion, request, material, quantization, conversion, recipe)
         verdict = await compare(contents, conversion.header, sample)
         if verdict.refusal:
             raise NotConvertible(f"{repository.id}: {verdict.refusal}")
@@ -201,9 +201,9 @@ class Planner:
         base = parse(f"{reference.host}/{config.base}:{reference.tag}")
         if base is None:
             raise Refusal(
-                f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, which Ollama cannot name"
+                f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, a name that Ollama does not take"
             )
-        made, facts = await self._base(base, config.revision, capabilities, reading.progress)
+        base_plan, facts = await self._base(base, config.revision, capabilities, reading.progress)
         file = files[ADAPTER_WEIGHTS]
         headers = await reading.headers([file])
         recipe = adapter_recipe(f"{repository.id}/{file.path}", file, headers[file.path], config, facts)
@@ -217,38 +217,38 @@ class Planner:
             is_converted=True,
             settings=settings,
             template_source="base" if settings.template is None else "config",
-            base=Base(base.name, made),
-            warnings=made.warnings if made else (),
+            base=Base(base.name, base_plan),
+            warnings=base_plan.warnings if base_plan else (),
         )
 
     async def _base(
         self, base: ModelReference, revision: str | None, capabilities: Capabilities, progress: Progress
     ) -> tuple[Plan | None, AdapterBase]:
-        """The plan of an adapter's base, None where Ollama has it, and what the adapter needs to know of it."""
+        """The plan of an adapter's base model, None if Ollama has it, and the facts that the adapter's plan needs."""
         pinned = self._config.settings_for(base.name).revision or revision
-        with _of_the_base():
+        with _naming_the_base():
             repository = await self._sources[base.host.lower()].open(base.repository, pinned)
         if _is_adapter(repository):
             raise Refusal(f"{repository.id}, the adapter's base model, is an adapter itself; merge the two")
         reading = Reading(self._transfer, repository, progress)
         config = next((file for file in repository.files if file.path == CONFIG), None)
         if config is None:
-            raise Refusal(f"{repository.id}, the adapter's base model, has no {CONFIG}: its architecture is not known")
+            raise Refusal(f"{repository.id}, the adapter's base model, has no {CONFIG}: its architecture is unknown")
         await reading.read([config])
         facts = read_adapter_base(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         if await self._ollama.has_model(base.name):
             return None, facts
-        with _of_the_base():
+        with _naming_the_base():
             return await self.plan(base, repository, capabilities, progress), facts
 
 
-async def _probed(brought: ChatMetadata) -> ChatTemplate | None:
-    return await probe(brought.jinja, brought.facts) if brought.jinja else None
+async def _probed(metadata: ChatMetadata) -> ChatTemplate | None:
+    return await probe(metadata.jinja, metadata.facts) if metadata.jinja else None
 
 
 @contextmanager
-def _of_the_base() -> Iterator[None]:
-    """Whoever asked for an adapter may not know of its base."""
+def _naming_the_base() -> Iterator[None]:
+    """A user who pulls an adapter may not know its base model."""
     try:
         yield
     except Refusal as refusal:
@@ -260,8 +260,8 @@ def _is_adapter(repository: Repository) -> bool:
 
 
 async def _other_forms(reference: ModelReference, repository: Repository) -> str:
-    found = await repository.gguf_repositories()
-    if not found:
+    repositories = await repository.gguf_repositories()
+    if not repositories:
         return "look for a GGUF of the same model"
-    names = ", ".join(f"{reference.host}/{name}" for name in found)
+    names = ", ".join(f"{reference.host}/{name}" for name in repositories)
     return f"the same model as GGUF, which Ollama runs as it is: {names}"

@@ -8,26 +8,27 @@ from proxy.transfer.progress import ProgressListener
 
 
 class Queue:
-    """At most `most` at once. Who waits is told how many are before it."""
+    """At most `most` pulls at once. The others show how many pulls are before them."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._line: list[tuple[ProgressListener, asyncio.Event]] = []
+        self._places: list[tuple[ProgressListener, asyncio.Event]] = []
 
     @asynccontextmanager
     async def slot(self, progress: ProgressListener) -> AsyncIterator[None]:
-        place = (progress, asyncio.Event())
-        self._line.append(place)
-        self._tell()
+        admitted = asyncio.Event()
+        place = (progress, admitted)
+        self._places.append(place)
+        self._update()
         try:
-            await place[1].wait()
+            await admitted.wait()
             yield
         finally:
-            self._line.remove(place)
-            self._tell()
+            self._places.remove(place)
+            self._update()
 
-    def _tell(self) -> None:
-        for before, (progress, admitted) in enumerate(self._line):
+    def _update(self) -> None:
+        for before, (progress, admitted) in enumerate(self._places):
             if before < self._most:
                 admitted.set()
             elif not admitted.is_set():

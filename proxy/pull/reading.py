@@ -1,4 +1,4 @@
-"""What a plan reads of one repository: small files whole, and of weight files their headers."""
+"""Reads what a plan needs from one repository: small files whole, and the headers of weight files."""
 
 import asyncio
 import logging
@@ -20,13 +20,13 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 READABLE_BYTES = 64 * 1024 * 1024
-"""What one pull may hold in memory."""
+"""Bytes of small files that one pull may hold in memory."""
 GGUF_BYTES = 256 * 1024
-"""What is read of a GGUF first; the vocabulary of most models ends beyond it."""
+"""Bytes of a GGUF that are read first. In most models the vocabulary is longer, and more bytes follow."""
 
 
 class Reading:
-    """Keeps what was read, so that nothing is read twice."""
+    """Keeps the contents and the headers, so that nothing is read twice."""
 
     def __init__(self, transfer: Transfer, repository: Repository, progress: Progress) -> None:
         self.repository = repository
@@ -34,30 +34,30 @@ class Reading:
         self.progress = progress
         self.contents: dict[str, bytes] = {}
         self._headers: dict[str, SafetensorsHeader] = {}
-        # Threads that parse give way to each other, and let the server wait for all of them.
+        # Several parsing threads at once would delay the server: each takes the interpreter lock in turn.
         self._parsing = asyncio.Lock()
 
     async def read(self, files: Iterable[RepositoryFile]) -> None:
-        """Put small files into `contents`. Raises Refusal where they are not small."""
+        """Put small files into `contents`. Raises Refusal if they are too large."""
         missing = [file for file in files if file.path not in self.contents]
         kept = sum(len(content) for content in self.contents.values())
         check_readable(self.repository.id, missing, READABLE_BYTES - kept)
         self.contents |= await self._transfer.read(self.repository, missing, self.progress)
 
     async def headers(self, files: Iterable[RepositoryFile]) -> dict[str, SafetensorsHeader]:
-        """Of safetensors, by path."""
-        wanted = list(files)
-        missing = [file for file in wanted if file.path not in self._headers]
-        headers = await gather_or_cancel(self._twice(self._header, file) for file in missing)
+        """The headers of safetensors files, by path."""
+        files = list(files)
+        missing = [file for file in files if file.path not in self._headers]
+        headers = await gather_or_cancel(self._retry_once(self._header, file) for file in missing)
         self._headers |= {file.path: header for file, header in zip(missing, headers, strict=True)}
-        return {file.path: self._headers[file.path] for file in wanted}
+        return {file.path: self._headers[file.path] for file in files}
 
-    async def _twice(self, read: Callable[[RepositoryFile], Awaitable[T]], file: RepositoryFile) -> T:
+    async def _retry_once(self, read: Callable[[RepositoryFile], Awaitable[T]], file: RepositoryFile) -> T:
         try:
             return await read(file)
         except Refusal as refusal:
-            # No digest tells whether a header is broken there, or was damaged on its way.
-            log.warning("%s; it is read once more", refusal)
+            # There is no digest of a header alone, so it may be broken in the repository or damaged on its way.
+            log.warning("%s; the proxy reads it once more", refusal)
             self.progress.retried()
             return await read(file)
 
@@ -70,17 +70,17 @@ class Reading:
             return await asyncio.to_thread(read_header, where, content, file.size)
 
     async def gguf_headers(self, files: Iterable[RepositoryFile]) -> list[GgufHeader]:
-        return await gather_or_cancel(self._twice(self._gguf_header, file) for file in files)
+        return await gather_or_cancel(self._retry_once(self._gguf_header, file) for file in files)
 
     async def _gguf_header(self, file: RepositoryFile) -> GgufHeader:
-        content, wanted = b"", GGUF_BYTES
+        content, size = b"", GGUF_BYTES
         while True:
-            content += await self._part(file, len(content), min(wanted, file.size))
+            content += await self._part(file, len(content), min(size, file.size))
             try:
                 async with self._parsing:
                     return await asyncio.to_thread(read_gguf_header, content, size=file.size)
             except Incomplete as error:
-                wanted = error.at_least
+                size = error.at_least
             except GgufError as error:
                 raise Refusal(f"{self.repository.id}/{file.path} is not a GGUF that can be used: {error}") from error
 
@@ -93,10 +93,10 @@ class Reading:
 
 
 def check_readable(repository: str, files: list[RepositoryFile], most: int = READABLE_BYTES) -> None:
-    """Raises Refusal where files that have to be read whole are too large for that."""
+    """Raises Refusal if files that have to be read whole are too large."""
     if sum(file.size for file in files) > most:
         largest = max(files, key=lambda file: file.size)
         raise Refusal(
-            f"{repository}/{largest.path} has {largest.size} bytes and would have to be read into memory, where a pull "
-            f"may have {READABLE_BYTES} bytes; look for a GGUF of the same model"
+            f"{repository}/{largest.path} has {largest.size} bytes and would have to be read into memory, but a pull "
+            f"may read at most {READABLE_BYTES} bytes; look for a GGUF of the same model"
         )

@@ -15,7 +15,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """HOST/ORG/REPO[:TAG]. `tag` is `latest` where the client gave none, as in Ollama."""
+    """HOST/ORG/REPO[:TAG]. `tag` is `latest` if the client sent none, as in Ollama."""
 
     host: str
     repository: str
@@ -23,22 +23,22 @@ class ModelReference:
 
     @property
     def name(self) -> str:
-        """What the created model is called: what the client sent, less the scheme, with its tag."""
+        """The name of the created model: what the client sent, without the scheme and with a tag."""
         return f"{self.host}/{self.repository}:{self.tag}"
 
     @property
     def key(self) -> str:
-        """Equal for names that Ollama takes for the same model: it looks models up without regard to case."""
+        """Equal for names of the same model in Ollama, which ignores case when it looks up a model."""
         return self.name.casefold()
 
 
 def parse(name: str) -> ModelReference | None:
-    """Read a name with a host. None where Ollama has to answer: short, malformed and cloud names."""
+    """Read a name with a host. None if Ollama has to answer: for short, malformed and cloud names."""
     match = _NAME.fullmatch(name.strip())
     if match is None:
         return None
     tag = match["tag"] or "latest"
-    # Ollama takes these for its own cloud from v0.17.6 on, whatever the host.
+    # From v0.17.6 on, these tags mean Ollama's own cloud, on every host.
     if tag.lower() in ("cloud", "local") or tag.lower().endswith("-cloud"):
         return None
     return ModelReference(match["host"], f"{match['organization']}/{match['model']}", tag)

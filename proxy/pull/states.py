@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """The words of `/-/pulls`."""
+    """The values of `state` in `/-/pulls`."""
 
     WAITING = "waiting"
     PLANNING = "planning"

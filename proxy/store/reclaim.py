@@ -1,4 +1,8 @@
-"""Nothing left behind: blobs that only a conversion needed, temporary models, and what broken pulls brought."""
+"""Removes what no model and no pull needs: unused blobs, temporary models, and what interrupted pulls uploaded.
+
+Ollama's API removes blobs only together with a model that has them. So the proxy offers Ollama a model of just the
+unneeded blobs, has Ollama pull it, and deletes that model.
+"""
 
 import asyncio
 import logging
@@ -23,23 +27,23 @@ from proxy.timings import Timings
 
 log = logging.getLogger(__name__)
 
-_OURS = rf"(?:(?:https?://)?[^/]+/)?{NAMESPACE}/[0-9a-f]{{32}}"
-TEMPORARY = re.compile(f"{_OURS}:temporary", re.IGNORECASE)
-REMOVAL = re.compile(f"{_OURS}:reclaim", re.IGNORECASE)
+_OWN_NAME = rf"(?:(?:https?://)?[^/]+/)?{NAMESPACE}/[0-9a-f]{{32}}"
+TEMPORARY = re.compile(f"{_OWN_NAME}:temporary", re.IGNORECASE)
+REMOVAL = re.compile(f"{_OWN_NAME}:reclaim", re.IGNORECASE)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 CONFIG_CONTENT = b'{"os":"ollama-hf-proxy"}'
 CONFIG = blob_of(CONFIG_CONTENT)
-"""Of a model that is to be removed. It is not just `{}`: another pull may need a file of that content."""
+"""The config of a removal model. It is not just `{}`, because another pull may need a file with that content."""
 PROBE_BLOB = blob_of(PROBE)
 
 
 class NotReclaimed(ProxyError):
-    """Something could not be removed; it stays, and is tried again with the next pull."""
+    """Ollama did not remove the blobs; the next pull tries again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """What was removed, or would be; a temporary model's bytes are not known."""
+    """What was removed, or would be removed in a dry run. The sizes of temporary models are not known."""
 
     blobs: tuple[Blob, ...] = ()
     models: tuple[str, ...] = ()
@@ -54,11 +58,11 @@ class Reclaimed:
 
 
 class Reclaim:
-    """Knows what pulls need, and removes what none does.
+    """Keeps the leases of pulls, and removes what no lease protects.
 
-    A pull claims its blobs before it asks Ollama for them, and they are judged and removed while nothing is claimed:
-    one lock. `creating` is held by whoever creates a model, one at a time; temporary models are removed only then,
-    since a create may take their layers for its own.
+    A pull acquires its lease before it asks Ollama for its blobs. One lock, `_leasing`, keeps leases out while blobs
+    are chosen and removed. Only one model is created at a time, under the lock `creating`. Temporary models are removed
+    only under that lock, because a create may reuse their layers.
     """
 
     def __init__(
@@ -69,142 +73,158 @@ class Reclaim:
         registry: Registry,
         count: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """`count` is told the bytes that were removed."""
+        """`count` gets the number of bytes that were removed."""
         self._count = count
         self.enabled = config.ollama.reclaim
         self._keep = config.pull.keep_seconds
         self._journal = journal
         self._ollama = ollama
         self._registry = registry
-        self._claiming = asyncio.Lock()
+        self._leasing = asyncio.Lock()
         self.creating = asyncio.Lock()
         self._sweeping = asyncio.Lock()
-        self._giving_up: frozenset[str] = frozenset()
-        self.removals: dict[str, asyncio.Task[None]] = {}
-        """By model, in lower case: what a client has asked for while it was made, and comes before it is made anew."""
-        self._leftovers = True
-        journal.keep_interrupted(time.time() + self._keep)
+        self._removing: frozenset[str] = frozenset()
+        self.deletions: dict[str, asyncio.Task[None]] = {}
+        """Running deletes of clients, by model name in lower case. A pull of that name creates its model after them."""
+        self._may_have_removal_models = True
+        journal.expire_abandoned_at(time.time() + self._keep)
 
-    async def claim(self, model: str, temporary: str | None, digests: Iterable[str]) -> int:
-        """Begin a pull, whose blobs and temporary model stay until it ends; its number in the journal."""
-        async with self._claiming:
-            if self._leftovers:
-                # What an earlier process was removing has to be gone before anybody counts on it.
+    async def acquire(self, model: str, temporary: str | None, digests: Iterable[str]) -> int:
+        """Begin a pull's lease on its blobs and its temporary model; the lease's number in the journal."""
+        async with self._leasing:
+            if self._may_have_removal_models:
+                # An interrupted removal would delete these blobs later, so it is finished first.
                 await self._remove_models(REMOVAL)
-                self._leftovers = False
-            return self._journal.begin(model, temporary, digests)
+                self._may_have_removal_models = False
+            return self._journal.acquire(model, temporary, digests)
 
-    async def wanted(self, digest: str) -> None:
-        """A client asks Ollama for a blob, or sends it; one that is just being removed is waited for."""
+    async def touch(self, digest: str) -> None:
+        """A client asks Ollama for a blob, or uploads it. Wait while that blob is being removed."""
         if not DIGEST.fullmatch(digest):
             return
-        if digest in self._giving_up:
-            async with self._claiming:
+        if digest in self._removing:
+            async with self._leasing:
                 pass
         try:
-            self._journal.wanted(digest)
+            self._journal.touch(digest)
         except JournalError as error:
-            log.warning("%s may be removed although a client wants it: %s", digest, error)
+            log.warning("%s may be removed although a client uses it: %s", digest, error)
 
-    def broke_off(self, pull: int) -> None:
-        """What a pull brought stays for the next one, for `pull.keep`."""
-        with _logged():
-            self._journal.keep(pull, time.time() + self._keep)
+    def add(self, lease: int, digests: Iterable[str]) -> None:
+        """Protect more blobs. Raises JournalError."""
+        self._journal.add(lease, digests)
 
-    def release(self, pull: int) -> None:
-        """Its model is made, and what it was made of is needed no more."""
+    def expire_later(self, lease: int) -> None:
+        """The pull was interrupted: keep its blobs for the next pull of the model, for `pull.keep`."""
         with _logged():
-            self._journal.release(pull)
+            self._journal.expire_at(lease, time.time() + self._keep)
 
-    def belongs_to_a_model(self, digests: Iterable[str]) -> None:
-        """It goes with that, and before is nothing to remove."""
+    def complete(self, lease: int) -> None:
+        """The model is made: protect nothing any more."""
         with _logged():
-            self._journal.forget(digests)
+            self._journal.complete(lease)
 
-    def end(self, pull: int) -> None:
-        """Nothing of it is left, or all of it may go."""
+    def release(self, lease: int) -> None:
+        """The pull has ended: delete its lease."""
         with _logged():
-            self._journal.end(pull)
+            self._journal.release(lease)
+
+    def adopt(self, digests: Iterable[str]) -> None:
+        """These blobs now belong to a model and are deleted with it; stop tracking them."""
+        with _logged():
+            self._journal.untrack(digests)
 
     async def sweep_temporary(self) -> list[str]:
-        """Remove the temporary models that no pull needs; for whoever holds `creating`. Raises OllamaError."""
-        async with self._claiming:
+        """Remove the temporary models that no lease protects. The caller holds `creating`. Raises OllamaError."""
+        async with self._leasing:
             return await self._remove_models(TEMPORARY)
 
     async def collect(self, *, dry_run: bool = False) -> Reclaimed:
-        """Remove the blobs that nobody needs. Raises NotReclaimed or OllamaError; they stay then."""
-        async with self._claiming:
+        """Remove the blobs that nobody needs. Raises NotReclaimed or OllamaError; the blobs stay then."""
+        async with self._leasing:
             candidates = self._journal.unneeded()
-            self._giving_up = frozenset(blob.digest for blob in candidates)
+            self._removing = frozenset(blob.digest for blob in candidates)
             try:
-                return await self._give_up(candidates, dry_run=dry_run)
+                return await self._remove_unused(candidates, dry_run=dry_run)
             finally:
-                self._giving_up = frozenset()
+                self._removing = frozenset()
 
-    async def _give_up(self, candidates: list[Blob], *, dry_run: bool) -> Reclaimed:
-        held = await gather_or_cancel(self._ollama.has_blob(blob.digest) for blob in candidates)
-        left = [blob for blob, is_held in zip(candidates, held, strict=True) if is_held]
-        # A removal that broke off may have left its config, which goes with the next one.
-        there = [blob for blob in left if blob != CONFIG]
+    async def _remove_unused(self, candidates: list[Blob], *, dry_run: bool) -> Reclaimed:
+        held = await self._held(candidates)
+        # An interrupted removal may have left its config. The next removal has the same config and removes it.
+        unused = [blob for blob in held if blob != CONFIG]
         if dry_run:
-            return Reclaimed(tuple(there))
-        if left:
-            await self._remove(there)
-        kept = await gather_or_cancel(self._ollama.has_blob(blob.digest) for blob in there)
-        # What is still there belongs to a model, and goes with it.
-        self._journal.forget(blob.digest for blob in candidates)
-        removed = Reclaimed(tuple(blob for blob, is_kept in zip(there, kept, strict=True) if not is_kept))
+            return Reclaimed(tuple(unused))
+        if held:
+            await self._remove(unused)
+        # A blob that Ollama still has belongs to a model, and is deleted with it.
+        in_models = await self._held(unused)
+        self._journal.untrack(blob.digest for blob in candidates)
+        removed = Reclaimed(tuple(blob for blob in unused if blob not in in_models))
         if removed.blobs:
             self._count(removed.size)
             log.info("removed %d blobs that no model needs, %s", len(removed.blobs), decimal(removed.size))
         return removed
 
-    async def sweep(self, *, dry_run: bool = False, blobs: bool = True) -> Reclaimed:
-        """Remove all that is left behind: what broken pulls had kept, and what a process that was killed had begun.
+    async def _held(self, blobs: list[Blob]) -> list[Blob]:
+        """Those that Ollama has."""
+        answers = await gather_or_cancel(self._ollama.has_blob(blob.digest) for blob in blobs)
+        return [blob for blob, is_held in zip(blobs, answers, strict=True) if is_held]
 
-        A second sweep waits for the first one, which holds `creating` too, but is no pull that removes its own models.
+    async def sweep(self, *, dry_run: bool = False, blobs: bool = True) -> Reclaimed:
+        """Remove everything that no lease protects: expired blobs of interrupted pulls, and temporary models.
+
+        A second sweep waits for the first one. Without `_sweeping` it would see that `creating` is locked, and skip the
+        temporary models as if a pull were creating a model.
         """
         async with self._sweeping:
             return await self._sweep(dry_run=dry_run, blobs=blobs)
 
     async def _sweep(self, *, dry_run: bool, blobs: bool) -> Reclaimed:
         if not dry_run:
-            self._journal.end_kept(time.time())
-        # A pull that creates a model removes the temporary ones itself.
+            self._journal.release_expired(time.time())
+        # A pull that creates a model removes the temporary models itself.
         if self.creating.locked():
             models = []
         elif dry_run:
-            models = [name for name in await self._left_models() if self._is_unneeded(name)]
+            models = [name for name in await self._own_models() if self._is_unneeded(name)]
         else:
-            async with self.creating, self._claiming:
+            async with self.creating, self._leasing:
                 models = await self._remove_models(REMOVAL, TEMPORARY)
             for name in models:
                 log.info("removed %s, which no pull needs", name)
-        found = await self.collect(dry_run=dry_run) if blobs else Reclaimed()
-        return Reclaimed(found.blobs, tuple(models))
+        collected = await self.collect(dry_run=dry_run) if blobs else Reclaimed()
+        return Reclaimed(collected.blobs, tuple(models))
+
+    async def clean_up(self, model: str) -> Reclaimed:
+        """Remove what interrupted pulls of a finished model left, and everything else that no lease protects."""
+        self._journal.complete_interrupted(model)
+        removed = await self.sweep(blobs=self.enabled)
+        self._journal.release_interrupted(model)
+        return removed
 
     async def check_reached(self) -> None:
-        """Have Ollama pull a manifest of a few bytes. Raises NotReclaimed where it gets none from the proxy."""
-        async with self._claiming:
-            await self._bring(PROBE_BLOB, PROBE)
+        """Have Ollama pull a manifest of a few bytes. Raises NotReclaimed if Ollama cannot get it from the proxy."""
+        async with self._leasing:
+            await self._upload(PROBE_BLOB, PROBE)
             await self._remove([PROBE_BLOB])
-            self._journal.forget([PROBE_BLOB.digest])
+            self._journal.untrack([PROBE_BLOB.digest])
 
-    async def _bring(self, blob: Blob, content: bytes) -> None:
+    async def _upload(self, blob: Blob, content: bytes) -> None:
         async def produce(write: Write) -> None:
             await write(content)
 
         if not await self._ollama.has_blob(blob.digest):
-            self._journal.brings(*blob)
+            self._journal.track(*blob)
             try:
                 await self._ollama.push_blob(*blob, produce)
             except OllamaGone:
-                # Only the answer may be lost.
+                # The blob may be there although the answer was lost.
                 if not await self._ollama.has_blob(blob.digest):
                     raise
 
     async def watch(self, timings: Timings) -> None:
-        """Sweep now and then, for as long as the proxy runs."""
+        """Sweep at intervals, as long as the proxy runs."""
         pause = timings.first_sweep
         while True:
             await asyncio.sleep(pause)
@@ -212,12 +232,12 @@ class Reclaim:
                 await self.sweep(blobs=self.enabled)
                 pause = timings.sweep
             except ProxyError as error:
-                log.debug("nothing was swept: %s", error)
+                log.debug("the sweep failed: %s", error)
                 pause = timings.sweep_retry
 
     async def _remove(self, blobs: list[Blob]) -> None:
-        self._leftovers = True
-        await self._bring(CONFIG, CONFIG_CONTENT)
+        self._may_have_removal_models = True
+        await self._upload(CONFIG, CONFIG_CONTENT)
         name = f"{NAMESPACE}/{secrets.token_hex(16)}:reclaim"
         with self._registry.offering(name, CONFIG, [Layer(UNUSED, blob) for blob in blobs]) as offer:
             try:
@@ -225,20 +245,21 @@ class Reclaim:
             except OllamaError as error:
                 raise NotReclaimed(_why(offer.requested, self._registry.url, error)) from error
         await self._ollama.delete(offer.name)
-        self._journal.forget([CONFIG.digest])
-        self._leftovers = False
+        self._journal.untrack([CONFIG.digest])
+        self._may_have_removal_models = False
 
-    async def _left_models(self) -> list[str]:
+    async def _own_models(self) -> list[str]:
+        """The names of temporary models and of removal models."""
         names = [str(model["name"]) for model in await self._ollama.models()]
         return [name for name in names if REMOVAL.fullmatch(name) or TEMPORARY.fullmatch(name)]
 
     def _is_unneeded(self, name: str) -> bool:
-        _, mark, rest = name.lower().rpartition(NAMESPACE)
-        return mark + rest not in self._journal.temporaries()
+        _, namespace, rest = name.lower().rpartition(NAMESPACE)
+        return namespace + rest not in self._journal.temporary_models()
 
-    async def _remove_models(self, *kinds: re.Pattern[str]) -> list[str]:
-        left = [name for name in await self._left_models() if any(kind.fullmatch(name) for kind in kinds)]
-        unneeded = [name for name in left if self._is_unneeded(name)]
+    async def _remove_models(self, *patterns: re.Pattern[str]) -> list[str]:
+        names = [name for name in await self._own_models() if any(pattern.fullmatch(name) for pattern in patterns)]
+        unneeded = [name for name in names if self._is_unneeded(name)]
         for name in unneeded:
             await self._ollama.delete(name)
         return unneeded
@@ -246,7 +267,7 @@ class Reclaim:
 
 @contextmanager
 def _logged() -> Iterator[None]:
-    """What is not written down now is a broken pull's at the next start, and goes when that has been kept."""
+    """A write that fails loses nothing: the next start takes the lease for an interrupted pull's, and it expires."""
     try:
         yield
     except JournalError as error:
@@ -255,8 +276,8 @@ def _logged() -> Iterator[None]:
 
 def _why(asked_for: bool, url: str, error: OllamaError) -> str:
     if asked_for:
-        return f"files that no model needs stay: Ollama would not take over their removal ({error})"
+        return f"files that no model needs stay: Ollama refuses to take over their removal ({error})"
     return (
-        f"files that no model needs stay, since Ollama does not reach the proxy at {url} ({error}); set "
+        f"files that no model needs stay, because Ollama does not reach the proxy at {url} ({error}); set "
         "ollama.advertise_url, or ollama.reclaim = false"
     )

@@ -165,7 +165,7 @@ class Transfer:
                 log.warning("%s; %s takes over the upload", error, fetching.repository.id)
         if (shared := self._running.get(identity)) is not None:
             return await shared.subscribe(subscriber)
-        shared = SingleFlightUpload(self._running, identity, partial(self._journal.made, identity))
+        shared = SingleFlightUpload(self._running, identity, partial(self._journal.remember_digest, identity))
         shared.begin(self.push(fetching.reporting_to(shared), upload, order, shared))
         return await shared.subscribe(subscriber)
 

@@ -105,20 +105,20 @@ class BlobUpload:
             digest = await self._upload_unnamed()
         # Another pull may have uploaded it meanwhile, or the answer to an earlier upload may have been lost.
         elif not await self._ollama.has_blob(digest):
-            self._journal.brings(digest, self._recipe.size)
+            self._journal.track(digest, self._recipe.size)
             async with self._window() as window:
                 is_ours = await self._ollama.push_blob(
                     digest, self._recipe.size, lambda write: self._make(window, partial(self._send, write))
                 )
             if not is_ours:
-                self._journal.forget([digest])
+                self._journal.untrack([digest])
         self._count(self._recipe.size - self._reached)
         return digest
 
     async def _upload_unnamed(self) -> str:
         """Upload a blob whose digest is not known yet."""
         if not await self._ollama.has_blob(PROBE_DIGEST):
-            self._journal.brings(PROBE_DIGEST, len(PROBE))
+            self._journal.track(PROBE_DIGEST, len(PROBE))
         if not await self._ollama.keeps_unnamed_blobs():
             return await self._upload_spooled()
         async with self._window() as window:
@@ -161,7 +161,7 @@ class BlobUpload:
         else:
             self._listener.digest_known(digest)
             if not await self._ollama.has_blob(digest):
-                self._journal.brings(digest, self._recipe.size)
+                self._journal.track(digest, self._recipe.size)
         self._digest = digest
         await send(ready)
 

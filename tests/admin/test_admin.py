@@ -10,7 +10,7 @@ from proxy.standins.ollama import StandInOllama
 from tests.kit.support import Client
 
 
-async def test_health_tells_of_both(client: Client, ollama: StandInOllama) -> None:
+async def test_health_shows_the_proxy_and_ollama(client: Client, ollama: StandInOllama) -> None:
     status, body = await client.get("/-/health")
     assert status == 200
     assert orjson.loads(body) == {
@@ -31,12 +31,13 @@ async def test_the_proxys_own_origin_is_welcome(client: Client, app: App) -> Non
     assert status == 200
 
 
-async def test_unknown_administration_stays_here_and_all_else_goes_to_ollama(
+async def test_unknown_admin_paths_are_not_forwarded(
     client: Client, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """All other paths go to Ollama."""
     assert (await client.get("/-/none"))[0] == 404
     assert await client.get("/unknown") == (404, b"404 page not found")
     assert await client.get("/") == (200, b"Ollama is running")
-    asked = [request.path for request in ollama.requests]
-    assert "/unknown" in asked
-    assert "/-/none" not in asked
+    paths = [request.path for request in ollama.requests]
+    assert "/unknown" in paths
+    assert "/-/none" not in paths

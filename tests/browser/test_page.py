@@ -156,7 +156,7 @@ async def test_a_reload_shows_the_running_pull(opened: Page, app: App, hub: Stan
     assert await opened.text("#pull") == "Pulling …"
     await opened.call("Page.navigate", url="about:blank")
     await asyncio.sleep(0.3)
-    [job] = app._jobs.all()
+    [job] = app.jobs.all()
     assert job.ended is None
     hub.line = None
     await eventually(lambda: job.ended)
@@ -169,12 +169,12 @@ async def test_a_pull_can_be_cancelled_and_restarted(opened: Page, app: App, hub
     await opened.click("#pull")
     await wait_until_moving(opened)
     await opened.click("#running button")
-    await opened.shows("#ended .cancelled", "was cancelled; what was finished stays for the next one")
+    await opened.shows("#ended .cancelled", "was cancelled; finished files stay for the next pull")
     assert await opened.text("#running") == ""
     hub.line = None
     await opened.click("#ended .cancelled button")
     await opened.shows("#ended .done", NAME)
-    assert [job.error is None for job in app._jobs.all()] == [True, False]
+    assert [job.error is None for job in app.jobs.all()] == [True, False]
 
 
 async def test_pulls_of_other_clients_are_shown(opened: Page, app: App, hub: StandInHub, client: Client) -> None:

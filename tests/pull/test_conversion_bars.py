@@ -21,7 +21,7 @@ NAME = "hf.co/acme/tiny:bf16"
 
 @dataclass(frozen=True, eq=False)
 class FaultAt(Fault):
-    """Strikes the one range that has the byte at `place`."""
+    """Fails the one range that contains the byte at `place`."""
 
     place: int = 0
 
@@ -29,8 +29,8 @@ class FaultAt(Fault):
         return method == "GET" and start <= self.place < start + length
 
 
-async def seen(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
-    """The bars as they stand after each batch of lines: completed and total, by digest. It has to end well."""
+async def bars_over_time(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
+    """Completed and total of each bar after each batch of lines, by digest. The pull has to succeed."""
     bars: dict[str, tuple[int, int]] = {}
     batches, last, chunk = [], {}, b""
     async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
@@ -48,7 +48,7 @@ async def seen(client: Client, name: str) -> list[dict[str, tuple[int, int]]]:
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3"])
-async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
+async def test_a_bar_shows_the_progress_of_its_shard(
     small_spans: int,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -56,16 +56,16 @@ async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """Experts come from both shards by turns. The first stands still for a while before its last byte comes."""
+    """At every moment of the pull."""
     files = striped(REPOSITORIES[name].files())
     hub.add("acme/tiny", files)
     first, second = (path for path in sorted(files) if path.endswith(".safetensors"))
-    made = conversion(files)
-    assert made.in_file_order == (name == "qwen3")
+    plan = conversion(files)
+    assert plan.in_file_order == (name == "qwen3")
     hub.faults.append(FaultAt(first, "hang", place=len(files[first]) - 1))
     monkeypatch.setattr(http_file, "READ_SECONDS", 0.5)
     async with App(settings(hub.endpoint, ollama.url)) as app:
-        batches = await seen(Client(app.address.url, session), NAME)
+        batches = await bars_over_time(Client(app.address.url, session), NAME)
     under_way = 0
     for bars in batches:
         if len(bars) < 2:
@@ -73,29 +73,30 @@ async def test_a_bar_says_how_much_of_its_shard_has_come_at_every_moment(
         reached = sum(completed for completed, _ in bars.values())
         under_way += 0 < reached < sum(total for _, total in bars.values())
         assert {path: bars[digest_of(files[path])][0] for path in (first, second)} == from_each_file(
-            files, made, reached
+            files, plan, reached
         )
     assert under_way
-    expected = from_each_file(files, made, sys.maxsize)
+    expected = from_each_file(files, plan, sys.maxsize)
     assert batches[-1] == {digest_of(files[path]): (expected[path],) * 2 for path in (first, second)}
 
 
-async def test_more_shards_than_bars_share_the_last_where_experts_come_by_turns_too(
+async def test_more_shards_than_bars_share_the_last_bar(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
+    """Also for experts, whose tensors are read from all shards in turn."""
     files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MOST_BARS + 4)
     hub.add("acme/tiny", files)
-    made = conversion(files)
+    plan = conversion(files)
     async with App(settings(hub.endpoint, ollama.url)) as app:
-        batches = await seen(Client(app.address.url, session), NAME)
+        batches = await bars_over_time(Client(app.address.url, session), NAME)
     bars = batches[-1]
     assert len(weights_of(files)) == MOST_BARS + 4
     assert len(bars) == MOST_BARS
-    assert sum(total for _, total in bars.values()) == sum(from_each_file(files, made, sys.maxsize).values())
+    assert sum(total for _, total in bars.values()) == sum(from_each_file(files, plan, sys.maxsize).values())
     assert all(completed == total for completed, total in bars.values())
 
 
-async def test_an_upload_that_begins_again_takes_its_bytes_back_from_every_bar(
+async def test_a_restarted_upload_resets_every_bar(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     files = striped(REPOSITORIES["mixtral"].files())
@@ -106,8 +107,8 @@ async def test_an_upload_that_begins_again_takes_its_bytes_back_from_every_bar(
         lines = await client.pull(NAME)
         assert "broke off the upload" in lines[-1]["error"]
         ollama.fail_upload_after = None
-        batches = await seen(client, NAME)
-    made = conversion(files)
-    expected = from_each_file(files, made, sys.maxsize)
+        batches = await bars_over_time(client, NAME)
+    plan = conversion(files)
+    expected = from_each_file(files, plan, sys.maxsize)
     for path in (path for path in files if path.endswith(".safetensors")):
         assert batches[-1][digest_of(files[path])] == (expected[path],) * 2

@@ -1,4 +1,4 @@
-"""Faults of the Hub while the proxy converts: of files that it reads in their order, and of experts by turns."""
+"""Faults of the Hub during a conversion: of files that are read in order, and of experts from all shards in turn."""
 
 import asyncio
 from typing import Any
@@ -27,23 +27,23 @@ async def app(small_spans: int, hub: StandInHub, ollama: StandInOllama) -> Any:
     config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
         yield app
-        await eventually(lambda: app._backend.streams.idle)
+        await eventually(lambda: app.backend.streams.idle)
 
 
 def check_made(ollama: StandInOllama, files: dict[str, bytes]) -> None:
-    made = converted(files)
-    assert ollama.blobs[digest_of(made)] == len(made)
+    gguf = converted(files)
+    assert ollama.blobs[digest_of(gguf)] == len(gguf)
     assert ollama.blobs.keys() == ollama.models.used_digests()
 
 
-def test_the_two_differ_in_what_they_need_of_the_hub() -> None:
+def test_only_experts_need_ranges_of_the_hub() -> None:
     assert conversion(DENSE).in_file_order
     assert not conversion(EXPERTS).in_file_order
 
 
 @BOTH
 @pytest.mark.parametrize("kind", ["drop", "hang", "short", "cut", "misplaced"])
-async def test_what_breaks_off_goes_on_where_it_broke_off(
+async def test_an_interrupted_range_is_resumed(
     client: Client,
     hub: StandInHub,
     ollama: StandInOllama,
@@ -71,7 +71,7 @@ async def test_a_hub_that_asks_to_wait_is_waited_for(
     check_made(ollama, files)
 
 
-async def test_a_shard_that_comes_damaged_twice_is_named_and_nothing_of_it_stays(
+async def test_a_shard_damaged_twice_is_named_and_removed(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
     hub.add("acme/tiny", DENSE)
@@ -94,7 +94,7 @@ async def test_a_mirror_without_ranges_is_read_in_one_stream_a_shard(
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_experts_by_turns_need_ranges_and_the_error_says_so(
+async def test_experts_need_ranges_and_the_error_says_so(
     client: Client, hub: StandInHub, ollama: StandInOllama, late: bool
 ) -> None:
     hub.add("acme/tiny", EXPERTS)
@@ -113,9 +113,10 @@ async def test_experts_by_turns_need_ranges_and_the_error_says_so(
     check_made(ollama, EXPERTS)
 
 
-async def test_a_commit_in_the_middle_changes_nothing_of_the_pull_and_the_next_one_brings_it(
+async def test_a_new_commit_does_not_change_a_running_pull(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """The next pull gets the new commit."""
     hub.add("acme/tiny", DENSE)
     ollama.hold_upload = asyncio.Event()
     pulling = asyncio.create_task(client.pull(NAME))
@@ -131,7 +132,7 @@ async def test_a_commit_in_the_middle_changes_nothing_of_the_pull_and_the_next_o
 
 
 @BOTH
-async def test_a_file_that_changed_at_the_source_is_told(
+async def test_a_file_that_changed_at_the_source_is_an_error(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     hub.add("acme/tiny", files)
@@ -142,7 +143,7 @@ async def test_a_file_that_changed_at_the_source_is_told(
     assert not ollama.models
 
 
-async def test_experts_by_turns_cost_each_byte_of_each_tensor_once(client: Client, hub: StandInHub) -> None:
+async def test_experts_cost_each_byte_of_each_tensor_once(client: Client, hub: StandInHub) -> None:
     hub.add("acme/tiny", EXPERTS)
     assert (await client.pull(NAME))[-1] == SUCCESS
     headers = sum(int.from_bytes(EXPERTS[path][:8], "little") + 8 for path in (FIRST, SECOND))

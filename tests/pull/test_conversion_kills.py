@@ -1,5 +1,6 @@
-"""The proxy is killed at any moment of a pull that it converts itself: at every request by which it changes Ollama, and
-at random ones. The next pull ends well, fetches nothing that Ollama has, and leaves nothing behind.
+"""The proxy is killed at any moment of a conversion: at every request that changes Ollama, and at random moments.
+
+The next pull succeeds, fetches nothing that Ollama has already, and leaves nothing behind.
 """
 
 import asyncio
@@ -28,16 +29,17 @@ SHARDS = 4
 HUB_RATE = 4_000_000
 CREATE_SECONDS = 0.1
 RANDOM_KILLS = 3
-"""In each life, beside those at every step."""
+"""Random kills in each life, in addition to those at every step."""
 LARGE = 1_000_000
-"""A blob of so many bytes is no small file."""
-OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
+"""A blob of at least so many bytes is not a small file."""
+OWN_NAME = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Way:
-    """One kind of pull. Where it `replaces`, an older model of that name is there. The steps of even numbers are done
-    when the proxy is killed, the odd ones are not begun, or with `odd` the other way round.
+    """One kind of pull. `replaces`: an older model of that name is there.
+
+    At a kill, steps with even numbers are done, and those with odd numbers have not begun; with `odd`, the opposite.
     """
 
     tag: str
@@ -46,7 +48,7 @@ class Way:
     odd: bool
 
     def weights(self, files: Mapping[str, bytes]) -> str:
-        """The digest of what is uploaded, which the model has."""
+        """The digest of the model's weights."""
         return digest_of(converted(files, quantization=self.tag.upper()))
 
 
@@ -60,7 +62,7 @@ WAYS = [
 
 
 class Kill(NamedTuple):
-    """With the n-th request that changes Ollama, before or after it has done as it was asked; or after a while."""
+    """At the n-th request that changes Ollama, before or after Ollama does it; or after some seconds."""
 
     step: int = 0
     is_done: bool = False
@@ -69,9 +71,9 @@ class Kill(NamedTuple):
 
 @dataclass
 class Life:
-    """A Hub and an Ollama, before which proxies live and die.
+    """A Hub and an Ollama for a series of proxies that are killed.
 
-    `steps` are the requests that change Ollama, and those for what it has: with the last of them a pull is remembered.
+    `steps` are the requests that change Ollama, and those that list its models: the last one records the pull.
     """
 
     way: Way
@@ -89,7 +91,7 @@ class Life:
 
     @property
     def weights(self) -> str | None:
-        """Of the model, of which all layers have to be there if it is."""
+        """The model's layers. If the model is there, all its blobs have to be there."""
         model = self.ollama.models.get(self.name)
         if model is None:
             return None
@@ -97,7 +99,7 @@ class Life:
         return next(layer.digest for layer in model.layers if layer.kind == "model")
 
     def commit(self) -> dict[str, bytes]:
-        """Other weights than ever before."""
+        """New weights in each round."""
         self.commits += 1
         files = tiny_llama(seed=self.commits, shards=SHARDS)
         if "acme/tiny" in self.hub.repositories:
@@ -151,7 +153,7 @@ class Life:
         arguments = ("--hub", self.hub.endpoint, "--ollama", self.ollama.url)
         async with serving(*arguments, verify=self.way.verify) as (process, url):
             assert process.stderr is not None
-            reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+            reading = asyncio.create_task(process.stderr.read())  # a process that writes to a full pipe stops
             self.process = process
             try:
                 yield Client(url, self.session)
@@ -176,7 +178,7 @@ async def a_life(session: aiohttp.ClientSession, way: Way) -> AsyncIterator[Life
 
 
 async def kills(life: Life, chance: random.Random) -> tuple[list[Kill], list[str]]:
-    """With every step of a pull that nobody disturbs, and spread over the whole of it; and the steps."""
+    """Kills at every step of an undisturbed pull, and spread over its duration; and the steps."""
     for _ in range(1 + life.way.replaces):
         async with life.proxy() as client:
             files = life.commit()
@@ -193,11 +195,11 @@ async def kills(life: Life, chance: random.Random) -> tuple[list[Kill], list[str
     return [*with_steps, *times], steps
 
 
-async def live(life: Life, found: Counter[str]) -> None:
-    """`found` counts what Ollama has when the proxy is killed, and the steps that it was killed with."""
+async def live(life: Life, states: Counter[str]) -> None:
+    """`states` counts what Ollama has when the proxy is killed, and the steps at which it was killed."""
     way, chance = life.way, random.Random(f"{life.way}")
     planned, steps = await kills(life, chance)
-    found.update(f"{way.tag} {step}" for step in steps)
+    states.update(f"{way.tag} {step}" for step in steps)
     async with AsyncExitStack() as proxies:
         client = await proxies.enter_async_context(life.proxy())
         for kill in planned:
@@ -210,7 +212,7 @@ async def live(life: Life, found: Counter[str]) -> None:
             why = f"{way}, {kill}, after {life.steps}"
             assert life.weights in (old, weights), why
             has = "model" if life.weights == weights else "gguf" if weights in life.ollama.blobs else "nothing"
-            found[has] += 1
+            states[has] += 1
             client = await proxies.enter_async_context(life.proxy())
             life.hub.requests.clear()
             life.steps.clear()
@@ -218,7 +220,7 @@ async def live(life: Life, found: Counter[str]) -> None:
             assert life.weights == weights, why
             assert has == "nothing" or not fetched(life.hub), why
             assert "POST /api/create" not in life.steps, why
-            assert [name for name in life.ollama.models if OURS.search(name)] == [], why
+            assert [name for name in life.ollama.models if OWN_NAME.search(name)] == [], why
             assert set(life.ollama.blobs) == life.ollama.models.used_digests(), why
             if not way.replaces:
                 await life.remove(client)
@@ -227,18 +229,18 @@ async def live(life: Life, found: Counter[str]) -> None:
 
 
 @pytest.mark.timeout(900)
-async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_fetches_nothing_that_is_there_and_leaves_nothing(
+async def test_the_pull_after_a_kill_at_any_moment(
     session: aiohttp.ClientSession,
 ) -> None:
-    """And the model that is replaced can be used until it is."""
-    found = Counter[str]()
+    """It succeeds, fetches nothing that Ollama has already, and leaves nothing."""
+    states = Counter[str]()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as lives:
         for way in WAYS:
-            lives.create_task(live(await stack.enter_async_context(a_life(session, way)), found))
-    # The moments are what they are for.
-    assert min(found[has] for has in ("nothing", "gguf", "model")) >= 5, found
+            lives.create_task(live(await stack.enter_async_context(a_life(session, way)), states))
+    # The kills have to hit different states.
+    assert min(states[has] for has in ("nothing", "gguf", "model")) >= 5, states
     steps = "blobs/small", "blobs/large", "pull", "generate", "copy"
-    assert all(found[f"bf16 POST /api/{step}"] for step in steps), found
-    assert all(found[f"q4_K_M POST /api/{step}"] for step in steps), found
-    assert found["bf16 DELETE /api/delete"], found
-    assert found["q4_K_M DELETE /api/delete"], found
+    assert all(states[f"bf16 POST /api/{step}"] for step in steps), states
+    assert all(states[f"q4_K_M POST /api/{step}"] for step in steps), states
+    assert states["bf16 DELETE /api/delete"], states
+    assert states["q4_K_M DELETE /api/delete"], states

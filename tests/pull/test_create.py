@@ -1,4 +1,4 @@
-"""What Ollama is asked to create, where it does not reach the proxy for a manifest."""
+"""The body of `/api/create`, for an Ollama that does not reach the proxy for a manifest."""
 
 from typing import Any
 
@@ -30,11 +30,11 @@ def planned(settings: ModelSettings = NO_SETTINGS, base: Base | None = None) -> 
         ),
     ],
 )
-def test_the_body_has_what_the_user_set_and_nothing_more(settings: ModelSettings, fields: dict[str, Any]) -> None:
+def test_the_body_has_only_the_users_settings(settings: ModelSettings, fields: dict[str, Any]) -> None:
     body = model_body(planned(settings), NAME, DIGESTS)
     assert body == {"model": NAME, "files": DIGESTS, **fields}
 
 
-def test_an_adapter_goes_on_its_base() -> None:
+def test_an_adapters_body_names_its_base() -> None:
     body = model_body(planned(base=Base("hf.co/acme/base:q8_0", None)), NAME, {"adapter.gguf": "d"})
     assert body == {"model": NAME, "from": "hf.co/acme/base:q8_0", "adapters": {"adapter.gguf": "d"}}

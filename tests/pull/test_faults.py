@@ -59,7 +59,7 @@ async def pulling(
     """When the block ends, the proxy must have given back every connection and every byte of memory."""
     async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
         yield Puller(app, Client(app.address.url, session))
-        await eventually(lambda: app._backend.streams.idle)
+        await eventually(lambda: app.backend.streams.idle)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ async def test_a_throttled_pull_waits_and_halves_its_streams(
     waiting = [line["status"] for line in lines if line.get("status", "").startswith("waiting ")]
     assert len(waiting) == 1
     assert re.match(rf"waiting [12] s: acme/tiny/{WEIGHTS}: 127.0.0.1 answered {status} ", waiting[0])
-    assert pull.app._backend.streams.limit < streams.FIRST_STREAMS
+    assert pull.app.backend.streams.limit < streams.FIRST_STREAMS
     assert warnings(caplog)
 
 

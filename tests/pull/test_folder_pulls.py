@@ -1,4 +1,4 @@
-"""A folder of this machine as the source: files whose digests nobody knows before they have been read."""
+"""A folder of this machine as the source: the digests of its files are unknown before they are read."""
 
 import asyncio
 import hashlib
@@ -16,6 +16,7 @@ from proxy.sources import folder
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
 from tests.kit.conversions import converted
+from tests.kit.ollama_log import last_bars, uploads
 from tests.kit.support import MAKING, PLAIN, Client, digest_of, eventually, making, settings
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -53,33 +54,25 @@ def weights(ollama: StandInOllama, name: str = NAME) -> str:
     return layer.digest
 
 
-def bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
+def making_bodies(ollama: StandInOllama) -> list[dict[str, Any]]:
     return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path in MAKING]
-
-
-def bars_of(lines: list[dict[str, Any]]) -> dict[str, tuple[int, int]]:
-    return {
-        line["digest"]: (line["total"], line.get("completed", 0))
-        for line in lines
-        if line.get("status", "").startswith("pulling ") and "digest" in line
-    }
 
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("keeps", [True, False])
-async def test_what_is_made_is_uploaded_before_its_digest_is_known(
+async def test_a_result_is_uploaded_before_its_digest_is_known(
     client: Client, home: Path, ollama: StandInOllama, shards: int, keeps: bool
 ) -> None:
-    """Under another digest where Ollama keeps what comes so, else over a spool."""
+    """Under another digest if Ollama keeps such uploads, else through a spool."""
     ollama.keeps_mismatched = keeps
     files = put(home, tiny_llama(shards=shards))
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
-    made = converted(files, quantization="Q4_K_M")
-    assert weights(ollama) == digest_of(made)
-    assert ollama.blobs[digest_of(made)] == len(made)
+    gguf = converted(files, quantization="Q4_K_M")
+    assert weights(ollama) == digest_of(gguf)
+    assert ollama.blobs[digest_of(gguf)] == len(gguf)
     expected = {path: content for path, content in files.items() if path.endswith(".safetensors")}
-    bars = bars_of(lines)
+    bars = last_bars(lines)
     assert sorted(bars.values()) == sorted((len(content), len(content)) for content in expected.values())
     assert not bars.keys() & {digest_of(content) for content in expected.values()}
 
@@ -93,7 +86,7 @@ async def test_a_second_pull_ends_well_with_the_same_blobs_and_bars(
     second = await client.pull(NAME)
     assert second[-1] == {"status": "success"}
     assert ollama.blobs == blobs
-    assert bars_of(first) == bars_of(second)
+    assert last_bars(first) == last_bars(second)
     assert len(making(ollama.requests)) == making_before
 
 
@@ -106,7 +99,7 @@ async def test_a_file_that_was_changed_is_another_to_the_next_pull(
     second = await client.pull(NAME)
     assert second[-1] == {"status": "success"}
     assert weights(ollama) == digest_of(converted(files | {WEIGHTS: other}, quantization="Q4_K_M"))
-    assert not bars_of(first).keys() & bars_of(second).keys()
+    assert not last_bars(first).keys() & last_bars(second).keys()
 
 
 async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
@@ -135,17 +128,16 @@ async def test_a_file_that_changes_while_it_is_pulled_ends_the_pull(
     assert weights(ollama) == digest_of(converted(files | {WEIGHTS: other}, quantization="Q4_K_M"))
 
 
-async def test_what_ollama_holds_stays_where_it_is(client: Client, home: Path, ollama: StandInOllama) -> None:
-    """Once it is known what comes of the files."""
+async def test_a_held_result_is_not_uploaded_again(client: Client, home: Path, ollama: StandInOllama) -> None:
+    """When the digest of the result is known."""
     files = put(home, tiny_llama())
     await client.pull(NAME)
-    uploads = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    before = uploads(ollama)
     del ollama.models[NAME]
     second = await client.pull(NAME)
-    again = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
-    assert len(uploads) == len(again)
+    assert uploads(ollama) == before
     assert weights(ollama) == digest_of(converted(files, quantization="Q4_K_M"))
-    assert [total == done for total, done in bars_of(second).values()] == [True]
+    assert [total == done for total, done in last_bars(second).values()] == [True]
 
 
 async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
@@ -157,14 +149,14 @@ async def test_a_gguf_of_a_folder_is_never_ollamas_own_pull(
     assert lines[-1] == {"status": "success"}
     assert weights(ollama) == digest_of(whole)
     model = ollama.models[NAME]
-    assert not [body for body in bodies(ollama) if body["model"] == NAME]
+    assert not [body for body in making_bodies(ollama) if body["model"] == NAME]
     assert model.template == PLAIN["template"]
-    [bar] = bars_of(lines).values()
+    [bar] = last_bars(lines).values()
     assert bar == (len(whole), len(whole))
 
 
 async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home: Path, ollama: StandInOllama) -> None:
-    """What Ollama holds already is then not moved."""
+    """So that blobs that Ollama holds do not move."""
     files = tiny_llama() | {"tiny-Q8_0.gguf": tiny_gguf("Q8_0")}
     cache = home / "models--acme--tiny"
     snapshot = cache / "snapshots" / ("c" * 40)
@@ -177,42 +169,42 @@ async def test_a_cache_of_huggingface_hub_knows_the_digests(client: Client, home
         (cache / "blobs" / blob).write_bytes(content)
         (snapshot / path).symlink_to(f"../../blobs/{blob}")
     lines = await client.pull(NAME)
-    assert bars_of(lines) == {digest_of(files[WEIGHTS]): (len(files[WEIGHTS]),) * 2}
+    assert last_bars(lines) == {digest_of(files[WEIGHTS]): (len(files[WEIGHTS]),) * 2}
     whole = files["tiny-Q8_0.gguf"]
     ollama._store.keep(whole)
     before = len(ollama.requests)
     lines = await client.pull("home/acme/tiny:q8_0")
     assert lines[-1] == {"status": "success"}
-    assert bars_of(lines) == {digest_of(whole): (len(whole),) * 2}
+    assert last_bars(lines) == {digest_of(whole): (len(whole),) * 2}
     assert weights(ollama, "home/acme/tiny:q8_0") == digest_of(whole)
     assert all(request.received < 1000 for request in ollama.requests[before:])
 
 
 async def test_inspect_of_a_folder(home: Path, ollama: StandInOllama) -> None:
     files = put(home, tiny_llama())
-    found = (await inspect(settings("http://127.0.0.1:9", ollama.url, sources=sources(home)), NAME)).to_json()
-    by_path = {file["path"]: file for file in found["files"]}
+    inspection = (await inspect(settings("http://127.0.0.1:9", ollama.url, sources=sources(home)), NAME)).to_json()
+    by_path = {file["path"]: file for file in inspection["files"]}
     size = len(converted(files, quantization="Q4_K_M"))
     assert by_path["model.gguf"] == {"path": "model.gguf", "size": size, "digest": None, "held": False}
-    assert found["refusal"] is None
+    assert inspection["refusal"] is None
     assert not ollama.blobs
 
 
-async def test_a_client_that_leaves_ends_the_upload_of_what_has_no_name(
+async def test_leaving_ends_an_upload_without_a_digest(
     home: Path, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     files = put(home, tiny_llama())
     config = settings("http://127.0.0.1:9", ollama.url, sources=sources(home), pull={"linger": "0s"})
     async with App(config) as app:
         client = Client(app.address.url, session)
-        await client.pull("home/acme/tiny:f16")  # so that it is known that Ollama keeps what has no name
+        await client.pull("home/acme/tiny:f16")  # now the proxy knows that Ollama keeps mismatched uploads
         ollama.blobs.clear()
         ollama.requests.clear()
         ollama.hold_upload = asyncio.Event()
         pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME}))
         await eventually(lambda: any(one.method == "POST" and "/api/blobs/" in one.path for one in ollama.requests))
         pulling.cancel()
-        await eventually(lambda: all(job.ended for job in app._jobs.all()))
+        await eventually(lambda: all(job.ended for job in app.jobs.all()))
         ollama.hold_upload.set()
     assert digest_of(converted(files, quantization="Q4_K_M")) not in ollama.blobs
     assert not making(ollama.requests)

@@ -1,4 +1,4 @@
-"""The proxy is killed at any moment of a pull: the next one goes on from what is there, and nothing is left behind."""
+"""The proxy is killed at any moment of a pull: the next pull continues from what is there, and leaves nothing."""
 
 import asyncio
 import random
@@ -22,18 +22,18 @@ from tests.kit.support import Client, digest_of, eventually, fetched, making, se
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 SEEDS = (8, 9)
-"""Of the places that live side by side, which takes half the time."""
+"""Pairs of a Hub and an Ollama that run at the same time: two take half the time."""
 KILLS = 25
-"""In each."""
+"""Kills for each pair."""
 FILES = 2
 """Weights and a projector."""
 HUB_RATE = 1_500_000
 CREATE_SECONDS = 0.1
 REPOSITORIES = ("acme/one", "acme/two")
 QUANTIZATIONS = {"q4_K_M": 50, "q8_0": 25, "f16": 12}
-"""With so many blocks, which are of about the same size."""
+"""With so many blocks, both files have about the same size."""
 PROJECTOR = "mmproj-F16.gguf"
-# Where nothing takes long and much can go wrong: right when Ollama is asked for the one or the other.
+# Short steps in which much can go wrong: a kill comes right at the request.
 TURNING_POINTS = (
     ("POST", "/api/pull", 1),
     ("POST", "/api/copy", 1),
@@ -42,12 +42,12 @@ TURNING_POINTS = (
     ("DELETE", "/api/delete", 2),
 )
 HEADER = f"bytes=0-{reading.GGUF_BYTES - 1}"
-"""What a plan reads of a GGUF."""
-OURS = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
+"""Bytes of a GGUF that a plan reads."""
+OWN_NAME = re.compile(r"ollama-hf-proxy/", re.IGNORECASE)
 
 
 class Pause(asyncio.Event):
-    """What each model that is made waits for: not long."""
+    """A short pause before each model is made."""
 
     async def wait(self) -> Literal[True]:
         await asyncio.sleep(CREATE_SECONDS)
@@ -56,9 +56,9 @@ class Pause(asyncio.Event):
 
 @dataclass(frozen=True)
 class Moment:
-    """When Ollama has got so many of the files, or the n-th request of a kind, and so many seconds later.
+    """The moment when Ollama has so many of the files, or got the n-th request of one kind, and some seconds `later`.
 
-    `patience` is how many seconds that may take: then it is now.
+    After `patience` seconds, the moment is now.
     """
 
     patience: float
@@ -73,14 +73,15 @@ class Moment:
             method, path, number = self.request
             return [(one.method, one.path) for one in place.ollama.requests].count((method, path)) >= number
 
-        with suppress(TimeoutError):  # where no model is replaced, there is one copy less
+        with suppress(TimeoutError):  # without a model to replace, there is one copy less
             await eventually(has_come, self.patience)
         await asyncio.sleep(self.later)
 
 
 def kills(seconds: float, chance: random.Random) -> list[tuple[Moment, str, str]]:
-    """When to kill the pull of which quantization of which repository, each of which takes so many seconds: at every
-    turning point of a model that was there once and is remembered, and while each of the files comes.
+    """Moments to kill pulls that take so many seconds, each with its repository and quantization.
+
+    They are at every turning point of a model that was pulled before, and during the transfer of each file.
     """
     special = [
         (Moment(2 * seconds, request=request), REPOSITORIES[0], quantization)
@@ -112,7 +113,7 @@ class Place:
     async def proxy(self) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
         async with serving("--hub", self.hub.endpoint, "--ollama", self.ollama.url) as (process, url):
             assert process.stderr is not None
-            reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+            reading = asyncio.create_task(process.stderr.read())  # a process that writes to a full pipe stops
             try:
                 yield process, Client(url, self.session)
             finally:
@@ -127,8 +128,8 @@ class Place:
 
     @property
     def own_models(self) -> list[str]:
-        """Temporary models, and those by which blobs are removed."""
-        return [name for name in self.ollama.models if OURS.search(name)]
+        """Temporary models and removal models."""
+        return [name for name in self.ollama.models if OWN_NAME.search(name)]
 
     @property
     def orphans(self) -> set[str]:
@@ -136,7 +137,7 @@ class Place:
         return set(self.ollama.blobs) - self.ollama.models.used_digests()
 
     def from_the_hub(self, repository: str, paths: Iterable[str]) -> dict[str, int]:
-        """The bytes that came of each of the files, if any; those of its header do not count."""
+        """The bytes that were fetched of each file, without those of its header."""
         asked = [one for one in fetched(self.hub, f"{repository}/") if one.headers.get(hdrs.RANGE) != HEADER]
         sizes = {path: sum(one.body_bytes for one in asked if f"/{path}?" in one.path) for path in paths}
         return {path: size for path, size in sizes.items() if size}
@@ -167,7 +168,7 @@ async def a_place(session: aiohttp.ClientSession) -> AsyncIterator[Place]:
 
 
 async def slow_copies(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Between a temporary model and its name is time for a kill."""
+    """There is time for a kill between the temporary model and its name."""
     if request.path == "/api/copy":
         await asyncio.sleep(CREATE_SECONDS)
     return await handler(request)
@@ -193,40 +194,37 @@ async def interrupted_pull(client: Client, name: str, killing: Coroutine[Any, An
 
 
 async def duration(place: Place, client: Client) -> float:
-    """Of a pull that nobody disturbs."""
-    repository, taken = REPOSITORIES[0], 0.0
+    """Of an undisturbed pull."""
+    repository, seconds = REPOSITORIES[0], 0.0
     for quantization in QUANTIZATIONS:
         name, began = f"hf.co/{repository}:{quantization}", time.monotonic()
         place.hub.requests.clear()
         assert (await client.pull(name))[-1] == {"status": "success"}
-        taken = time.monotonic() - began
+        seconds = time.monotonic() - began
         assert len(place.from_the_hub(repository, place.weights[repository])) == FILES
         await removed(client, name)
         assert not place.ollama.blobs
-    return taken
+    return seconds
 
 
 @pytest.mark.timeout(900)
-async def test_after_a_kill_at_any_moment_the_next_pull_succeeds_moves_no_finished_file_again_and_leaves_nothing(
+async def test_the_pull_after_a_kill_at_any_moment(
     session: aiohttp.ClientSession,
 ) -> None:
-    """A file is finished when Ollama has its blob. It has moved again where Ollama took it twice from the beginning of
-    the pull that is killed to the success of the next, or where the next one asks the Hub for a byte of it. Once the
-    temporary model is made all files are finished, although their blobs may be gone.
-    """
-    found = Counter[str]()
+    """It succeeds, moves no finished file again, and leaves nothing."""
+    states = Counter[str]()
     async with asyncio.TaskGroup() as places:
         for seed in SEEDS:
-            places.create_task(life_of(session, random.Random(seed), found))
-    assert found.total() == KILLS * len(SEEDS)
-    # The moments are what they are for.
-    assert min(found[f"{count} of {FILES} files"] for count in range(FILES + 1)) >= 3, found
-    assert found["a temporary model"] >= 3, found
-    assert found["the model"] >= 3, found
+            places.create_task(life_of(session, random.Random(seed), states))
+    assert states.total() == KILLS * len(SEEDS)
+    # The kills have to hit different states.
+    assert min(states[f"{count} of {FILES} files"] for count in range(FILES + 1)) >= 3, states
+    assert states["a temporary model"] >= 3, states
+    assert states["the model"] >= 3, states
 
 
-async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: Counter[str]) -> None:
-    """`found` counts what Ollama has when the proxy is killed."""
+async def life_of(session: aiohttp.ClientSession, chance: random.Random, states: Counter[str]) -> None:
+    """`states` counts what Ollama has when the proxy is killed."""
     async with a_place(session) as place, AsyncExitStack() as proxies:
         process, client = await proxies.enter_async_context(place.proxy())
         seconds = await duration(place, client)
@@ -235,12 +233,12 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: 
             place.ollama.requests.clear()
             await interrupted_pull(client, name, kill(process, moment.come(place, repository, quantization)))
 
-            finished, made = place.finished(repository, quantization), name in place.ollama.models
+            finished, is_made = place.finished(repository, quantization), name in place.ollama.models
             temporary = place.own_models
-            has = "the model" if made else "a temporary model" if temporary else f"{len(finished)} of {FILES} files"
-            found[has] += 1
+            has = "the model" if is_made else "a temporary model" if temporary else f"{len(finished)} of {FILES} files"
+            states[has] += 1
             why = f"kill {number}, {moment}, of {name}: Ollama had {has}"
-            if made or temporary:
+            if is_made or temporary:
                 finished = files_of(quantization)
             process, client = await proxies.enter_async_context(place.proxy())
             place.hub.requests.clear()
@@ -248,7 +246,7 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, found: 
             assert (await client.pull(name))[-1] == {"status": "success"}, why
             assert place.from_the_hub(repository, finished) == {}, why
             assert not {path: times for path, times in place.uploads().items() if times > 1}, why
-            if made:
+            if is_made:
                 assert not making(place.ollama.requests[asked:]), why
             assert place.own_models == [], why
             assert place.orphans == set(), why

@@ -164,7 +164,7 @@ async def test_pulls_with_random_faults_succeed_or_name_the_cause(
             ollama.fail_upload_after = rng.choice([None] * 8 * bool(first) + [rng.randrange(1, 2_000_000)])
             ollama.upload_status = rng.choice([None] * 20 + [500])
             await asyncio.gather(*(pull(number) for number in range(first, first + AT_ONCE)))
-        await eventually(lambda: app._backend.streams.idle)
+        await eventually(lambda: app.backend.streams.idle)
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("pull ")]
         print(results)
         assert min(results.values()) > case.pulls // 10, results

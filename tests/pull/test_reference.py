@@ -1,4 +1,4 @@
-"""Names are read by Ollama's rules, and what is not HOST/ORG/REPO stays Ollama's business."""
+"""Names are read by Ollama's rules. Ollama answers for names that are not HOST/ORG/REPO."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from proxy.pull.reference import parse
         ("hf.co/a/b:model-Q4_K_M.gguf", "hf.co/a/b:model-Q4_K_M.gguf"),
     ],
 )
-def test_a_full_name_keeps_what_the_client_sent_less_the_scheme(text: str, name: str) -> None:
+def test_a_name_is_what_the_client_sent_without_the_scheme(text: str, name: str) -> None:
     reference = parse(text)
     assert reference is not None
     assert reference.name == name

@@ -1,4 +1,4 @@
-"""What a repository may contain, on the wire: refused before a weight byte and an upload, or mended and made."""
+"""Unusual repositories: refused before any weight byte and any upload, or repaired and converted."""
 
 import json
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def written(value: object) -> bytes:
 
 
 def changed(path: str, files: Mapping[str, bytes] = TINY, **changes: Any) -> Files:
-    """The same files, but for some keys of one of them; ... takes a key away."""
+    """The same files with changed keys in one of them; `...` removes a key."""
     fields = {key: value for key, value in {**json.loads(files[path]), **changes}.items() if value is not ...}
     return {**files, path: written(fields)}
 
@@ -61,7 +61,7 @@ def llama(more: Shapes | None = None, /, *less: str, dtype: str = "BF16", **chan
 
 
 def index(**places: str) -> Files:
-    """A repository in two shards whose index says something else of some tensors."""
+    """A repository in two shards whose index has wrong entries for some tensors."""
     weight_map = json.loads(SHARDED[INDEX])["weight_map"]
     return {**SHARDED, INDEX: written({"weight_map": weight_map | places})}
 
@@ -74,7 +74,7 @@ class Case:
     tag: str = "q8_0"
     version: str = "0.24.0"
     other: bool = True
-    """Whether a GGUF of the same model would help, and is named."""
+    """Whether the refusal names a GGUF of the same model."""
 
 
 CASES = [
@@ -319,7 +319,7 @@ CASES = [
 
 
 def header_bytes(files: Mapping[str, bytes]) -> int:
-    """What the headers of all weights have together, as far as they are there."""
+    """Bytes of the headers of all weight files that exist."""
     lengths = [
         int.from_bytes(content[:8], "little") for path, content in files.items() if path.endswith(".safetensors")
     ]
@@ -327,7 +327,7 @@ def header_bytes(files: Mapping[str, bytes]) -> int:
 
 
 def assert_nothing_moved(hub: StandInHub, ollama: StandInOllama, files: Mapping[str, bytes]) -> None:
-    """No byte of the weights' data, and nothing at all to Ollama. A header that is wrong is read once more."""
+    """No byte of tensor data was fetched, and nothing was sent to Ollama. A wrong header may be read twice."""
     served = [request for request in hub.requests if request.origin == "cdn" and ".safetensors" in request.path]
     assert sum(request.body_bytes for request in served) <= 2 * header_bytes(files)
     assert not [request for request in ollama.requests if request.method == "POST"]
@@ -335,9 +335,10 @@ def assert_nothing_moved(hub: StandInHub, ollama: StandInOllama, files: Mapping[
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-async def test_what_cannot_work_is_refused_before_it_moves(
+async def test_an_unusable_repository_is_refused_early(
     case: Case, client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
+    """Before any weight byte is fetched and anything is uploaded."""
     hub.add("acme/model", case.files)
     hub.add("acme/model-GGUF", {"model.gguf": b"GGUF"}, quantized_from="acme/model")
     ollama.version = case.version
@@ -364,15 +365,15 @@ async def test_what_cannot_work_is_refused_before_it_moves(
     ],
     ids=["a quantization that this Ollama does not make", "weights by a name that this Ollama does not read"],
 )
-async def test_what_ollama_itself_would_not_make_is_made(
+async def test_the_proxy_makes_what_ollamas_create_refuses(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: Files, tag: str, version: str
 ) -> None:
     ollama.version = version
     hub.add("acme/model", files)
     name = f"hf.co/acme/model:{tag}"
     assert (await client.pull(name))[-1] == {"status": "success"}
-    made = converted(files, "model", quantization=tag.upper())
-    assert [layer.digest for layer in ollama.models[name].layers if layer.kind == "model"] == [digest_of(made)]
+    gguf = converted(files, "model", quantization=tag.upper())
+    assert [layer.digest for layer in ollama.models[name].layers if layer.kind == "model"] == [digest_of(gguf)]
 
 
 HOSTILE = {
@@ -405,7 +406,7 @@ async def test_a_hostile_file_is_never_a_fault_of_the_proxy(
     hub.add("acme/model", {**TINY, path: HOSTILE[hostile]})
     last = (await client.pull("hf.co/acme/model:q8_0"))[-1]
     if last == {"status": "success"}:
-        # What is only a list of names, or a template, may be mended or be of no matter.
+        # A wrong list of names, or a wrong template, may be repaired or ignored.
         assert path in ("special_tokens_map.json", "tokenizer_config.json")
     else:
         assert "a fault in" not in last["error"]
@@ -415,7 +416,7 @@ async def test_a_hostile_file_is_never_a_fault_of_the_proxy(
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("path", ["modules.json", "1_Pooling/config.json", "tokenizer.json", "tokenizer_config.json"])
-async def test_a_hostile_file_of_an_embedding_model_is_none_either(
+async def test_a_hostile_file_of_an_embedding_model_is_refused(
     path: str, hostile: str, client: Client, hub: StandInHub
 ) -> None:
     hub.add("acme/model", {**tiny_bert(), path: HOSTILE[hostile]})
@@ -448,19 +449,19 @@ async def test_a_hostile_header_is_never_a_fault_of_the_proxy(
     assert_nothing_moved(hub, ollama, files)
 
 
-async def test_without_a_gguf_on_the_hub_a_person_is_told_to_look_for_one(client: Client, hub: StandInHub) -> None:
+async def test_without_a_gguf_the_refusal_says_to_look_for_one(client: Client, hub: StandInHub) -> None:
     hub.add("acme/model", without("config.json"))
     assert (await client.pull("hf.co/acme/model"))[-1]["error"].endswith("; look for a GGUF of the same model")
 
 
-async def test_inspect_tells_the_same_refusal(hub: StandInHub, ollama: StandInOllama, client: Client) -> None:
+async def test_inspect_has_the_same_refusal(hub: StandInHub, ollama: StandInOllama, client: Client) -> None:
     hub.add("acme/model", llama(None, DOWN))
     error = (await client.pull("hf.co/acme/model"))[-1]["error"]
-    found = await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/model")
-    assert found.to_json()["refusal"] == error
+    inspection = await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/model")
+    assert inspection.to_json()["refusal"] == error
 
 
-async def test_a_disk_that_is_too_small_is_told_before_it_is_full(
+async def test_a_too_small_disk_is_refused_before_it_is_full(
     hub: StandInHub,
     ollama: StandInOllama,
     session: aiohttp.ClientSession,

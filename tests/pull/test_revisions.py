@@ -1,4 +1,4 @@
-"""A model that would come out otherwise today is made anew by its next pull, and named until then."""
+"""A model of an older family revision is made again by its next pull, and is listed as outdated until then."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,12 +28,12 @@ async def outdated(client: Client) -> Mapping[str, Any]:
 
 @pytest.fixture
 def better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy makes another file of a Llama from now on."""
+    """From now on, the proxy converts a Llama in a new revision."""
     family = FAMILIES[LLAMA]
     monkeypatch.setattr(identity, "FAMILIES", {LLAMA: replace(family, output_version=family.output_version + 1)})
 
 
-async def test_a_model_of_an_older_revision_is_made_anew_once(
+async def test_a_model_of_an_older_revision_is_made_again_once(
     client: Client, hub: StandInHub, ollama: StandInOllama, request: pytest.FixtureRequest
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
@@ -58,9 +58,8 @@ async def test_a_gguf_is_of_no_revision(client: Client, hub: StandInHub, better:
     assert await outdated(client) == {NAME: None}
 
 
-async def test_what_an_earlier_version_remembers_is_looked_at_and_not_fetched_again_where_it_is_the_same(
-    app: App, client: Client, hub: StandInHub
-) -> None:
+async def test_an_earlier_versions_record_costs_one_check(app: App, client: Client, hub: StandInHub) -> None:
+    """Nothing is fetched again if the model is the same."""
     hub.add("acme/tiny", tiny_llama())
     assert (await client.pull(NAME))[-1] == SUCCESS
     app._journal._do("UPDATE models SET made_by = '?'")

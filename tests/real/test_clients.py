@@ -217,7 +217,7 @@ async def test_javascript_aborts_a_pull_and_goes_on_with_it(asking: App, hub: St
     aborted, error = await run_javascript(script, asking, name)
     assert 0 < aborted["completed"] < aborted["total"]
     assert error == "AbortError"
-    [job] = asking._jobs.all()
+    [job] = asking.jobs.all()
     await eventually(lambda: job.clients == 0)
     hub.line = None
     parts = await run_javascript(script.replace("parts.abort();", ""), asking, name)

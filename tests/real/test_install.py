@@ -170,7 +170,7 @@ async def test_reclaiming_leaves_nothing_behind(
         for content in files:
             async with session.post(f"{real_ollama.url}/api/blobs/{digest_of(content)}", data=content) as response:
                 assert response.status == 201
-            app._journal.brings(digest_of(content), len(content))
+            app._journal.track(digest_of(content), len(content))
         status, answer = await client.post("/-/reclaim", {"dry_run": False})
         assert status == 200
         assert {blob["digest"] for blob in orjson.loads(answer)["blobs"]} == {digest_of(content) for content in files}

@@ -212,7 +212,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     digest = digest_of(files["model.safetensors"])
     await page.shows(PULL, digest)
     await shoot(page, "downloading")
-    [job] = real_app._jobs.all()
+    [job] = real_app.jobs.all()
     await page.click("[role=dialog] [aria-label=Cancel]")
     await told(page, f"{NAME} download has been canceled")
     await shoot(page, "cancelled")
@@ -222,7 +222,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
 
     await pull(page, NAME)
     await moving(page)
-    assert real_app._jobs.all() == [job]
+    assert real_app.jobs.all() == [job]
     hub.line = None
     await eventually(lambda: job.ended, 120)
     await told(page, f"Model '{NAME}' has been successfully downloaded.")
@@ -246,7 +246,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     await page.until(UPDATING)
     await shoot(page, "updating")
     hub.line = None
-    await eventually(lambda: real_app._jobs.all()[0].ended, 120)
+    await eventually(lambda: real_app.jobs.all()[0].ended, 120)
     await told(page, "All models are up to date")
     after = await models(user)
     assert list(after) == list(before) == [NAME]

@@ -41,6 +41,6 @@ def proxy(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
         table = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
         async with App(settings(hub.endpoint, ollama.url, hub=table)) as app:
             yield Client(app.address.url, session)
-            await eventually(lambda: app._backend.streams.idle)
+            await eventually(lambda: app.backend.streams.idle)
 
     return run

@@ -1,4 +1,4 @@
-"""The fixtures of tests that transfer."""
+"""Fixtures of tests with transfers."""
 
 from tests.kit.pauses import short_pauses, small_spans
 

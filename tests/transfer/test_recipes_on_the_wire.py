@@ -199,7 +199,7 @@ async def test_a_limited_bandwidth_is_respected_and_smooth(
     async with large(hub, ollama, content, bandwidth="10MB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
         while not pulling.done():
-            seen.append((time.monotonic(), app._backend.streams.received))
+            seen.append((time.monotonic(), app.backend.streams.received))
             await asyncio.sleep(0.02)
     moving = [(when, received) for when, received in seen if 0 < received < size]
     assert moving[-1][0] - moving[0][0] > 0.9 * size / rate
@@ -215,7 +215,7 @@ async def test_streams_multiply_while_the_line_gets_faster(
     hub.rate = 2_000_000
     async with large(hub, ollama, tiny_gguf("Q8_0", blocks=20 * BLOCKS)) as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
-        await eventually(lambda: app._backend.streams.limit == 8)
+        await eventually(lambda: app.backend.streams.limit == 8)
         pulling.cancel()
 
 
@@ -227,10 +227,10 @@ async def test_a_slow_ollama_slows_the_download(
     ollama.hold_upload = asyncio.Event()
     async with large(hub, ollama, content, memory="32MiB") as app:
         pulling = asyncio.create_task(Client(app.address.url, session).pull("hf.co/acme/large:q8_0"))
-        await eventually(lambda: app._backend.streams.used > 8 * MIB)
+        await eventually(lambda: app.backend.streams.used > 8 * MIB)
         # The socket to Ollama buffers some more.
-        assert await settled(lambda: app._backend.streams.received) < 64 * MIB
-        assert app._backend.streams.used <= 24 * MIB
+        assert await settled(lambda: app.backend.streams.received) < 64 * MIB
+        assert app.backend.streams.used <= 24 * MIB
         ollama.hold_upload.set()
         await pulling
     assert digest_of(content) in ollama.blobs

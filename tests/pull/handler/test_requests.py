@@ -1,13 +1,11 @@
-"""Door 2 on the wire: what a client of `/api/pull` reads, what reaches Ollama, and what never does."""
+"""`POST /api/pull` on the wire: what a client reads, and what reaches Ollama."""
 
-import asyncio
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import ollama as ollama_client
 import orjson
 import pytest
 
@@ -17,16 +15,14 @@ from proxy.pull import reading
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.repository import tiny_llama
-from proxy.transfer.streams import FIRST_STREAMS
 from tests.kit.conversions import converted
-from tests.kit.pauses import use_timings
+from tests.kit.job_clients import UNREACHED
+from tests.kit.ollama_log import created, uploads
 from tests.kit.support import (
     GGUF_BYTES,
-    NO_TEMPLATE,
     PULL_STATUSES,
     Client,
     digest_of,
-    eventually,
     fetched,
     making,
     settings,
@@ -36,38 +32,18 @@ from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 NAME = "hf.co/acme/tiny:q4_K_M"
 
 
-UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
-"""Where Ollama does not reach the proxy, it makes models by creates."""
-
-
-def created(ollama: StandInOllama) -> list[dict[str, Any]]:
-    """The bodies of the creates that Ollama was asked for."""
-    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == "/api/create"]
-
-
 def layer(ollama: StandInOllama, kind: str, name: str = NAME) -> str:
-    """The digest of a model's only layer of a kind."""
+    """The digest of a model's only layer of this kind."""
     [digest] = [layer.digest for layer in ollama.models[name].layers if layer.kind == kind]
     return digest
 
 
-def uploads(ollama: StandInOllama) -> list[str]:
-    return [request.path for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
-
-
 def weights_uploaded(ollama: StandInOllama) -> int:
-    """How many uploads were of more than a small file."""
+    """The number of uploads that are larger than a small file."""
     return sum(request.received > 10_000 for request in ollama.requests)
 
 
-@pytest.fixture
-def files(hub: StandInHub) -> dict[str, bytes]:
-    files = tiny_llama()
-    hub.add("acme/tiny", files)
-    return files
-
-
-async def test_a_pull_says_what_the_contract_says_in_that_order(
+async def test_the_lines_are_the_contracts_in_its_order(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     lines = await client.pull(NAME)
@@ -81,7 +57,7 @@ async def test_a_pull_says_what_the_contract_says_in_that_order(
     assert NAME in ollama.models
 
 
-async def test_one_gguf_and_what_is_beside_it_become_blobs(
+async def test_the_gguf_and_the_small_layers_become_blobs(
     client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     await client.pull(NAME)
@@ -89,7 +65,7 @@ async def test_one_gguf_and_what_is_beside_it_become_blobs(
     assert layer(ollama, "model") == digest_of(expected)
     assert ollama.blobs[digest_of(expected)] == len(expected)
     assert not {digest_of(content) for path, content in files.items() if path != "LICENSE"} & ollama.blobs.keys()
-    # The upload under a wrong digest goes unkept.
+    # Ollama keeps nothing of the upload with a wrong digest.
     assert ollama.models.used_digests() | {PROBE_DIGEST} >= ollama.blobs.keys()
 
 
@@ -157,7 +133,7 @@ async def test_a_failure_is_500_without_a_stream_and_a_line_within_one(client: C
         {"model": f" {NAME} "},
     ],
 )
-async def test_every_clients_way_of_naming_a_model_is_understood(
+async def test_all_clients_names_of_a_model_are_understood(
     client: Client, files: dict[str, bytes], ollama: StandInOllama, body: dict[str, Any]
 ) -> None:
     status, answer = await client.post("/api/pull", body)
@@ -190,9 +166,7 @@ async def test_the_two_names_of_the_hub_are_two_models(
         b'{"name": "hf.co/a/b:8b-cloud"}',
     ],
 )
-async def test_what_is_not_ours_is_answered_by_ollama_itself(
-    client: Client, ollama: StandInOllama, body: bytes
-) -> None:
+async def test_ollama_answers_what_no_source_claims(client: Client, ollama: StandInOllama, body: bytes) -> None:
     answers = []
     for url in (client.url, ollama.url):
         async with client.session.post(f"{url}/api/pull", data=body) as response:
@@ -200,18 +174,16 @@ async def test_what_is_not_ours_is_answered_by_ollama_itself(
     assert answers[0] == answers[1]
 
 
-async def test_a_body_that_never_ends_goes_on_to_ollama_without_being_gathered(
-    client: Client, ollama: StandInOllama
-) -> None:
+async def test_an_endless_body_is_forwarded_without_buffering(client: Client, ollama: StandInOllama) -> None:
     body = b'{"name": "' + b"x" * 3_000_000 + b'"}'
     async with client.session.post(f"{client.url}/api/pull", data=io.BytesIO(body)) as response:
         assert (response.status, await response.json()) == (400, {"error": "invalid model name"})
 
 
-async def test_a_gguf_repository_is_pulled_by_ollama_itself_without_insecure(
+async def test_ollama_pulls_a_gguf_itself_without_insecure(
     client: Client, hub: StandInHub, ollama: StandInOllama, public_hub: None
 ) -> None:
-    """Open WebUI says `insecure` in every pull, which breaks hf.co there."""
+    """Open WebUI sends `insecure` in every pull, which breaks pulls from hf.co."""
     hub.add("acme/tiny-gguf", {"tiny.Q4_K_M.gguf": b"GGUF", "README.md": b""})
     ollama.native["hf.co/acme/tiny-gguf:Q4_K_M"] = 4
     lines = await client.pull("hf.co/acme/tiny-gguf:Q4_K_M", insecure=True)
@@ -224,7 +196,7 @@ async def test_a_gguf_repository_is_pulled_by_ollama_itself_without_insecure(
 async def test_blobs_that_ollama_holds_are_not_fetched_again(
     client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
 ) -> None:
-    """Here under another name of the repository."""
+    """Under another name of the repository."""
     await client.pull(NAME)
     before = weights_uploaded(ollama)
     hub.requests.clear()
@@ -255,7 +227,7 @@ async def test_a_broken_file_never_becomes_a_blob_and_is_named(
     assert "acme/tiny/model.safetensors" in lines[-1]["error"]
     assert message in lines[-1]["error"]
     assert not making(ollama.requests)
-    # A clean end would have stored the bytes, if only under their own digest.
+    # If the upload ended cleanly, Ollama would keep the bytes under their own digest.
     assert all(size < 1_000_000 for size in ollama.blobs.values())
     hub.faults.clear()
     assert (await client.pull(NAME))[-1] == {"status": "success"}
@@ -303,17 +275,15 @@ async def test_refusals_come_before_the_first_weight_byte(
 
 
 @pytest.mark.parametrize("lfs", [False, True])
-async def test_a_file_is_refused_where_it_would_fill_the_memory(
-    client: Client, hub: StandInHub, tmp_path: Path, lfs: bool
-) -> None:
+async def test_a_too_large_small_file_is_refused(client: Client, hub: StandInHub, tmp_path: Path, lfs: bool) -> None:
     large = tmp_path / "tokenizer.json"
     with large.open("wb") as file:
         file.truncate(65 * 1024**2)
     hub.add("acme/tiny", tiny_llama() | {"tokenizer.json": large}, lfs=lambda _: lfs)
     lines = await client.pull(NAME)
     assert "acme/tiny/tokenizer.json has 68157440 bytes and would have to be read into memory" in lines[-1]["error"]
-    asked = [request for request in hub.requests if request.path.endswith("/tokenizer.json")]
-    assert [request.method for request in asked] == ([] if lfs else ["HEAD"])
+    requests = [request for request in hub.requests if request.path.endswith("/tokenizer.json")]
+    assert [request.method for request in requests] == ([] if lfs else ["HEAD"])
 
 
 async def test_the_token_goes_to_the_endpoint_and_never_to_the_cdn(
@@ -331,7 +301,7 @@ async def test_the_token_goes_to_the_endpoint_and_never_to_the_cdn(
     assert not [request for request in ollama.requests if "Authorization" in request.headers]
 
 
-async def test_a_token_without_access_is_told_apart_from_no_token(
+async def test_a_token_without_access_has_its_own_error_text(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/gated", tiny_llama(), gated=True)
@@ -365,25 +335,25 @@ async def test_the_users_settings_go_into_the_model(
 ) -> None:
     first = hub.repositories["acme/tiny"].commit
     hub.repositories["acme/tiny"].update(tiny_llama(seed=1))
-    wanted: dict[str, Any] = {
+    own: dict[str, Any] = {
         "template": "{{- if .System }}{{ .System }}{{ end }}<｜User｜>{{ .Prompt }}<｜Assistant｜>",
         "system": "Be terse.",
         "parameters": {"temperature": 0.3, "stop": ["<｜User｜>", "<｜Assistant｜>"]},
         "license": "MIT",
     }
-    models = {"HF.CO/Acme/Tiny:whatever": wanted | {"revision": first}}
+    models = {"HF.CO/Acme/Tiny:whatever": own | {"revision": first}}
     async with App(settings(hub.endpoint, ollama.url, models=models, ollama=way)) as app:
         assert (await Client(app.address.url, session).pull(NAME))[-1] == {"status": "success"}
     expected = converted(files, quantization="Q4_K_M")
     assert layer(ollama, "model") == digest_of(expected)
-    parameters = wanted["parameters"] | {"repeat_penalty": 1.0}
+    parameters = own["parameters"] | {"repeat_penalty": 1.0}
     if way:
         [body] = created(ollama)
-        assert {key: body[key] for key in wanted} == wanted | {"parameters": parameters}
+        assert {key: body[key] for key in own} == own | {"parameters": parameters}
     else:
         texts = {one.kind: one.text for one in ollama.models[NAME].layers}
         assert {key: texts[key] for key in ("template", "system", "license")} == {
-            key: wanted[key] for key in ("template", "system", "license")
+            key: own[key] for key in ("template", "system", "license")
         }
         assert orjson.loads(texts["params"]) == parameters
 
@@ -398,205 +368,3 @@ async def test_a_jinja_file_is_the_template_of_the_gguf(client: Client, hub: Sta
     expected = converted(files | {"tokenizer_config.json": json.dumps(config).encode()}, quantization="Q4_K_M")
     assert layer(ollama, "model") == digest_of(expected)
     assert template.encode() in ollama.beginning(digest_of(expected))
-
-
-async def test_a_client_that_leaves_during_the_transfer_ends_it_where_nothing_is_to_linger(
-    files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
-) -> None:
-    hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
-    async with App(settings(hub.endpoint, ollama.url, pull={"linger": 0})) as app:
-        async with session.post(f"{app.address.url}/api/pull", json={"model": NAME}) as response:
-            await eventually(lambda: any(request.body_bytes for request in hub.requests if request.origin == "cdn"))
-            response.close()
-        await eventually(lambda: [task for task in asyncio.all_tasks() if task.get_name().startswith("pull")] == [])
-    assert not making(ollama.requests)
-    assert all(size < 10_000 for size in ollama.blobs.values())
-
-
-@pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_model_that_is_being_made_is_made_although_the_client_has_left(
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    files: dict[str, bytes],
-    way: dict[str, str],
-    stream: bool,
-) -> None:
-    ollama.hold_making = asyncio.Event()
-    async with App(settings(hub.endpoint, ollama.url, ollama=way)) as app:
-        client = Client(app.address.url, session)
-        pulling = asyncio.create_task(client.post("/api/pull", {"model": NAME, "stream": stream}))
-        await eventually(lambda: created(ollama) if way else making(ollama.requests))
-        pulling.cancel()
-        await asyncio.sleep(0.1)
-        ollama.hold_making.set()
-        await eventually(lambda: NAME in ollama.models)
-    assert bool(created(ollama)) == bool(way)
-    assert ollama.abandoned_creates == 0
-
-
-@pytest.mark.parametrize("way", [{}, UNREACHED], ids=["manifest", "create"])
-async def test_the_silence_while_a_model_is_made_is_filled_with_the_newest_bar(
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    files: dict[str, bytes],
-    monkeypatch: pytest.MonkeyPatch,
-    way: dict[str, str],
-) -> None:
-    """Node gives up after 300 s without a byte, and a create says nothing before its end."""
-    use_timings(monkeypatch, keep_alive=0.02)
-    ollama.hold_making = asyncio.Event()
-    weights = files["model.safetensors"]
-    bar = {"digest": digest_of(weights), "total": len(weights), "completed": len(weights)}
-    lines: list[dict[str, Any]] = []
-    async with (
-        App(settings(hub.endpoint, ollama.url, ollama=way)) as app,
-        session.post(f"{app.address.url}/api/pull", json={"model": NAME}) as response,
-    ):
-        async for text in response.content:
-            lines.append(orjson.loads(text))
-            checked = [line.get("status") == PULL_STATUSES[1] for line in lines]
-            if any(checked) and len(lines) - checked.index(True) > 3:
-                ollama.hold_making.set()
-    silence = lines[checked.index(True) + 1 :][:3]
-    assert silence == [{"status": f"pulling {bar['digest'][7:19]}", **bar}] * 3  # type: ignore[index]
-    assert lines[-1] == {"status": "success"}
-
-
-@pytest.mark.parametrize(
-    ("script", "message"),
-    [
-        ({"fail_create": "unsupported architecture"}, f"cannot create {NAME}: unsupported architecture"),
-        ({"crash_create": True}, "it may have crashed"),
-        ({"end_create_early": True}, "without success"),
-        ({"upload_status": 500}, "Ollama refused the blob: the stand-in was told to"),
-        ({"fail_upload_after": 1_000_000}, "broke off the upload"),
-    ],
-)
-async def test_a_failure_of_ollama_is_the_last_line(
-    hub: StandInHub,
-    ollama: StandInOllama,
-    session: aiohttp.ClientSession,
-    files: dict[str, bytes],
-    script: dict[str, Any],
-    message: str,
-) -> None:
-    for key, value in script.items():
-        setattr(ollama, key, value)
-    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
-        lines = await Client(app.address.url, session).pull(NAME)
-    assert message in lines[-1]["error"]
-    assert not [line for line in lines if line.get("status") == "success"]
-
-
-async def test_what_a_repository_or_ollama_says_is_no_command_to_a_terminal(
-    hub: StandInHub, files: dict[str, bytes], ollama: StandInOllama, session: aiohttp.ClientSession
-) -> None:
-    hostile = "\x1b]0;owned\x07\x1b[2J\u202e"
-    template = json.dumps({"chat_template": f"{{{{ raise_exception('{hostile}') }}}}"}).encode()
-    hub.add("acme/tiny", files | {"tokenizer_config.json": template})
-    ollama.fail_create = f"unsupported {hostile}"
-    async with App(settings(hub.endpoint, ollama.url, ollama=UNREACHED)) as app:
-        lines = await Client(app.address.url, session).pull(NAME)
-    said = [line.get("error") or line["status"] for line in lines]
-    assert "cannot be rendered" in " ".join(said)
-    assert "unsupported  ]0;owned" in said[-1]
-    assert all(text.isprintable() for text in said)
-
-
-@pytest.mark.parametrize(
-    ("agent", "warnings"),
-    [
-        ("ollama/0.24.0 (amd64 linux) Go/go1.24.1", [NO_TEMPLATE[:57], NO_TEMPLATE[58:]]),
-        ("ollama-python/0.6.1 (x86_64 linux) Python/3.11.7", [NO_TEMPLATE]),
-        ("ollama-js/0.6.3 (x64 linux Node.js/v20)", [NO_TEMPLATE]),
-    ],
-)
-async def test_ollamas_command_line_gets_a_warning_in_rows_that_a_terminal_has(
-    client: Client, hub: StandInHub, files: dict[str, bytes], agent: str, warnings: list[str]
-) -> None:
-    """It would leave a broken row behind ten times a second; other clients show each line as a message of its own."""
-    hub.add("acme/tiny", files | {"tokenizer_config.json": b"{}"})
-    body = {"model": NAME, "stream": True}
-    async with client.session.post(f"{client.url}/api/pull", json=body, headers={"User-Agent": agent}) as response:
-        lines = [orjson.loads(line) for line in (await response.read()).splitlines()]
-    said = [line["status"] for line in lines if "digest" not in line]
-    assert said[: len(warnings) + 2] == ["pulling manifest", *warnings, "verifying sha256 digest"]
-
-
-async def test_an_ollama_that_is_not_there_is_an_error_line(
-    hub: StandInHub, session: aiohttp.ClientSession, files: dict[str, bytes]
-) -> None:
-    async with App(settings(hub.endpoint, "http://127.0.0.1:9")) as app:
-        lines = await Client(app.address.url, session).pull(NAME)
-    assert "Ollama at http://127.0.0.1:9 cannot be reached" in lines[-1]["error"]
-
-
-async def test_a_hub_that_is_not_there_is_an_error_line(ollama: StandInOllama, session: aiohttp.ClientSession) -> None:
-    async with App(settings("http://127.0.0.1:9", ollama.url)) as app:
-        lines = await Client(app.address.url, session).pull(NAME)
-    assert "http://127.0.0.1:9 cannot be reached" in lines[-1]["error"]
-
-
-async def test_a_shutdown_ends_the_stream_with_an_error_line(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
-) -> None:
-    hub.faults.append(Fault("model.safetensors", "hang", after=3_000_000))
-    async with App(settings(hub.endpoint, ollama.url)) as app:
-        pulling = asyncio.create_task(Client(app.address.url, session).pull(NAME))
-        await eventually(lambda: uploads(ollama))
-    assert "the proxy is shutting down" in (await pulling)[-1]["error"]
-
-
-async def test_a_fault_of_ours_is_told_without_a_traceback(
-    client: Client, app: App, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def broken(*_: object) -> None:
-        raise ValueError("secret detail")
-
-    monkeypatch.setattr(app._backend.transfer, "run", broken)
-    error = (await client.pull(NAME))[-1]["error"]
-    assert "a fault in ollama-hf-proxy" in error
-    assert "secret detail" not in error
-
-
-async def test_the_python_client_shows_a_pull_as_its_own(
-    app: App, files: dict[str, bytes], ollama: StandInOllama
-) -> None:
-    python = ollama_client.AsyncClient(app.address.url)
-    parts = [part async for part in await python.pull(NAME, stream=True)]
-    assert parts[-1].status == "success"
-    assert max(part.completed or 0 for part in parts) > 1_000_000
-    assert (await python.pull(NAME)).status == "success"
-    with pytest.raises(ollama_client.ResponseError, match="there is no repository"):
-        await python.pull("hf.co/acme/none")
-    await python._client.aclose()
-
-
-async def test_a_second_pull_is_planned_while_the_first_one_fills_every_connection(
-    client: Client, hub: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.add("acme/slow", tiny_llama(shards=8))
-    hub.add("acme/tiny", tiny_llama(seed=2))
-    hub.faults.append(Fault("*", "hang", after=100_000, times=8))
-    slow = asyncio.create_task(client.pull("hf.co/acme/slow"))
-    await eventually(lambda: len([request for request in hub.requests if request.origin == "cdn"]) >= FIRST_STREAMS)
-    lines = (await client.pull("hf.co/acme/tiny:iq2_xxs"), await client.post("/api/pull", {"model": "hf.co/acme/none"}))
-    assert "needs an importance matrix" in lines[0][-1]["error"]
-    async with client.session.post(f"{client.url}/api/pull", json={"model": "hf.co/acme/tiny"}) as response:
-        planned = [orjson.loads(await response.content.readline()) for _ in range(2)]
-        response.close()
-    assert planned[0] == {"status": "pulling manifest"}
-    assert planned[1]["digest"] == f"sha256:{await hub.repositories['acme/tiny'].files['model.safetensors'].sha256()}"
-    slow.cancel()
-
-
-async def test_two_pulls_of_different_models_run_side_by_side(
-    client: Client, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
-) -> None:
-    hub.add("acme/other", tiny_llama(seed=2))
-    both = await asyncio.gather(client.pull(NAME), client.pull("hf.co/acme/other:f16"))
-    assert [lines[-1] for lines in both] == [{"status": "success"}] * 2
-    assert sorted(ollama.models) == ["hf.co/acme/other:f16", NAME]

@@ -1,0 +1,98 @@
+"""Scripted trouble of Ollama while a model is installed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from proxy.app import App
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.standins.repository import tiny_llama
+from tests.kit.conversions import converted
+from tests.kit.support import Client, digest_of, settings
+
+NAME = "hf.co/acme/tiny:bf16"
+QUANTIZED = "hf.co/acme/tiny:q4_K_M"
+SUCCESS = {"status": "success"}
+
+OLD, NEW = tiny_llama(seed=1), tiny_llama(seed=2, shards=2)
+
+Trouble = Callable[[StandInOllama, web.Request, Handler], Awaitable[web.StreamResponse]]
+
+restarting: list[asyncio.Task[None]] = []
+
+
+class Script:
+    """Interferes with the n-th call of one kind, once. `held` waits before and after it until `go` is set."""
+
+    def __init__(self, ollama: StandInOllama, step: str, number: int, trouble: Trouble | None = None) -> None:
+        self._ollama = ollama
+        self._step = step
+        self._left = number
+        self._trouble = trouble
+        self.held = asyncio.Event()
+        self.go = asyncio.Event()
+        self.was_reached = False
+        ollama.around = self
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._left -= f"{request.method} {request.path}" == self._step
+        if self._left or self.was_reached:
+            return await handler(request)
+        self.was_reached = True
+        if self._trouble is not None:
+            return await self._trouble(self._ollama, request, handler)
+        self.held.set()
+        await self.go.wait()
+        return await handler(request)
+
+
+@asynccontextmanager
+async def proxy(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **pull: Any
+) -> AsyncIterator[tuple[App, Client]]:
+    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True, "patience": "10s"}, pull={**pull})
+    async with App(config) as app:
+        yield app, Client(app.address.url, session)
+
+
+def weights(ollama: StandInOllama, name: str) -> str:
+    """The digest of a model's weights. All its blobs have to be there."""
+    model = ollama.models[name]
+    assert {layer.digest for layer in model.layers} <= ollama.blobs.keys()
+    return next(layer.digest for layer in model.layers if layer.kind == "model")
+
+
+def expected(name: str, files: dict[str, bytes]) -> str:
+    """The digest of the GGUF that the proxy makes for a name."""
+    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
+
+
+def check_clean(ollama: StandInOllama, *names: str) -> None:
+    assert sorted(ollama.models) == sorted(names)
+    assert set(ollama.blobs) == ollama.models.used_digests()
+
+
+async def replace(client: Client, hub: StandInHub, name: str) -> None:
+    """Pull a model that the next pull will replace."""
+    hub.add("acme/tiny", OLD)
+    assert (await client.pull(name))[-1] == SUCCESS
+    hub.repositories["acme/tiny"].update({**dict.fromkeys(OLD), **NEW})
+    hub.requests.clear()
+
+
+async def sweep(client: Client, *, dry_run: bool = False) -> dict[str, Any]:
+    status, answer = await client.post("/-/reclaim", {"dry_run": dry_run})
+    assert status == 200
+    reclaimed = orjson.loads(answer)
+    assert isinstance(reclaimed, dict)
+    return reclaimed
+
+
+COPIES = [("POST /api/copy", 1), ("POST /api/copy", 2)]

@@ -1,0 +1,38 @@
+"""Reads the request log of a stand-in Ollama, and the bars in the lines of a pull."""
+
+from typing import Any
+
+import orjson
+
+from proxy.standins.ollama import StandInOllama
+
+Lines = list[dict[str, Any]]
+
+
+def bodies(ollama: StandInOllama, path: str) -> list[dict[str, Any]]:
+    """The bodies of all calls of a path."""
+    return [orjson.loads(request.body or b"{}") for request in ollama.requests if request.path == path]
+
+
+def created(ollama: StandInOllama) -> list[dict[str, Any]]:
+    """The bodies of all creates."""
+    return bodies(ollama, "/api/create")
+
+
+def uploads(ollama: StandInOllama, *, least: int = 0) -> list[str]:
+    """The paths of all uploads of at least so many bytes."""
+    blobs = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
+    return [request.path for request in blobs if request.received >= least]
+
+
+def last_bars(lines: Lines) -> dict[str, tuple[int, int]]:
+    """Total and completed of each bar at the end. Checks the contract's promises for each line with a bar."""
+    bars: dict[str, tuple[int, int]] = {}
+    for line in lines:
+        if (digest := line.get("digest")) and line["status"].startswith("pulling "):
+            total, completed = line["total"], line.get("completed", 0)
+            assert line["status"] == f"pulling {digest[7:19]}"
+            assert bars.get(digest, (total,))[0] == total
+            assert 0 <= completed <= total
+            bars[digest] = total, completed
+    return bars

@@ -1,0 +1,91 @@
+"""Helpers for tests of reclaiming: a proxy that reclaims, and what an Ollama holds after it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+
+from proxy.app import App
+from proxy.standins.hub import StandInHub
+from proxy.standins.ollama import StandInOllama
+from proxy.store import reclaim
+from tests.kit.conversions import converted
+from tests.kit.ollama_log import Lines, uploads
+from tests.kit.support import Client, digest_of, settings
+
+NAME = "hf.co/acme/tiny:q4_K_M"
+OTHER = "hf.co/acme/tiny:q8_0"
+SUCCESS = {"status": "success"}
+LEFT_TEMPORARY = f"ollama-hf-proxy/{'a' * 32}:temporary"
+REFUSED = "unsupported architecture"
+Work = Callable[..., Awaitable[Any]]
+
+
+def orphans(ollama: StandInOllama) -> set[str]:
+    return set(ollama.blobs) - ollama.models.used_digests()
+
+
+def left_models(ollama: StandInOllama) -> list[str]:
+    return [name for name in ollama.models if "ollama-hf-proxy" in name]
+
+
+def assert_clean(ollama: StandInOllama) -> None:
+    assert orphans(ollama) == set()
+    assert left_models(ollama) == []
+    assert ollama.models.used_digests() <= set(ollama.blobs)
+
+
+def pull_uploads(ollama: StandInOllama) -> list[str]:
+    """Without the configs of removals."""
+    return [path for path in uploads(ollama) if not path.endswith(reclaim.CONFIG.digest)]
+
+
+def uploaded_bytes(ollama: StandInOllama) -> int:
+    return sum(request.received for request in ollama.requests if "/api/blobs/" in request.path)
+
+
+def statuses(lines: Lines) -> list[str]:
+    return [line["status"] for line in lines if "digest" not in line]
+
+
+def made_of(files: dict[str, bytes], name: str = NAME) -> str:
+    """The digest of the GGUF that the proxy makes of a repository for a name."""
+    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
+
+
+@asynccontextmanager
+async def proxy(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
+) -> AsyncIterator[tuple[App, Client]]:
+    sections["ollama"] = {"reclaim": True, **sections.get("ollama", {})}
+    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
+        yield app, Client(app.address.url, session)
+
+
+class Gate:
+    """Holds the calls of a method until it is opened."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.entered: list[Any] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, *arguments: Any) -> Any:
+        self.entered.append(arguments)
+        await self.open.wait()
+        return await self._work(*arguments)
+
+
+async def reclaim_now(client: Client, **body: Any) -> dict[str, Any]:
+    status, answer = await client.post("/-/reclaim", body)
+    assert status == 200, answer
+    reclaimed: dict[str, Any] = orjson.loads(answer)
+    return reclaimed
+
+
+async def head(client: Client, digest: str) -> int:
+    async with client.session.head(f"{client.url}/api/blobs/{digest}") as response:
+        return response.status

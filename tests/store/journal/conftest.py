@@ -1,0 +1,23 @@
+"""A journal in memory, a file for one, and a clock."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from proxy.store import journal as module
+from proxy.store.journal import Journal
+from tests.kit.journals import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock(1_000_000.0)
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def journal() -> Iterator[Journal]:
+    with closing(Journal()) as journal:
+        yield journal
