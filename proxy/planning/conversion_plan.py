@@ -43,7 +43,7 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
     if not isinstance(name, str) or not name.isidentifier():
         raise NotConvertible(f"{where} names no architecture, so the proxy cannot know what the weights are")
     if reason := NOT_SERVED.get(name):
-        raise Refusal(f"{where}: {reason}, and {name} has no other use; pull another model")
+        raise Refusal(f"{where}: {reason}, and {name} does nothing else; pull another model")
     family = FAMILIES.get(name)
     if family is None:
         raise NotConvertible(f"{where}: this proxy does not know the architecture {name}")
