@@ -203,7 +203,7 @@ async def test_log_lines_about_a_pull_have_its_number(
     # The probe, which the second pull does not need. If the first pull takes long, a sweep removes it earlier.
     assert [number for message, number in lines if message.startswith("removed ")] in (["1"], [None])
     of_none = [message.partition(" ")[0] for message, number in lines if number is None]
-    assert [word for word in of_none if word != "removed"] == ["quantizes", "ending"]
+    assert [word for word in of_none if word != "removed"] == ["quantizing", "shutting"]
     states = ["planning", "waiting", "transferring", "creating", "reclaiming", "done"]
     of_first = [message.partition(" ")[0] for message, _ in lines if message.endswith(" hf.co/acme/tiny:q8_0")]
     assert of_first == states
