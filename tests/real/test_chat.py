@@ -1,4 +1,4 @@
-"""Conversations of a real model, pulled as a safetensors repository: it says the right thing, and then stops."""
+"""Chats with a real model that is pulled as a safetensors repository: it answers correctly, and stops."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ QUESTIONS = {
     "Which planet do we live on? Answer in one sentence.": "Earth",
 }
 USER = {"role": "user", "content": "How are you?"}
-# No space before a sign: Ollama does not know the pre-tokenizer `smollm`, and its default splits there (0.24, 0.33).
+# No space before punctuation: Ollama (0.24, 0.33) does not know the pre-tokenizer `smollm`; its default splits there.
 CONVERSATIONS = {
     "user": [USER],
     "system": [{"role": "system", "content": "Be terse."}, USER],
@@ -84,10 +84,10 @@ async def test_it_answers_and_stops(
         assert said["done_reason"] == "stop"
 
 
-async def test_the_prompt_is_what_the_jinja_says(
+async def test_the_prompt_is_the_jinja_templates(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, place: str
 ) -> None:
-    """As text with the token that begins it, which the tokenizer adds to none, and as a number of tokens."""
+    """The text is equal, with its BOS token, which this tokenizer does not add. The number of tokens is equal too."""
     hub.add("acme/SmolLM2", with_template(files, smollm2, place))
     name = "hf.co/acme/SmolLM2:q8_0"
     await pulled(real_client, name)
@@ -102,8 +102,8 @@ async def test_the_prompt_is_what_the_jinja_says(
         assert said["prompt_eval_count"] == len(tokenizer.encode(wanted).ids)
 
 
-async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
-    """Ollama would give each Laguna the form of the first one."""
+async def test_a_laguna_uses_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
+    """Ollama itself would render every Laguna like the first Laguna model."""
     if real_ollama.version < RUNS["laguna"]:
         pytest.skip("this Ollama runs no Laguna")
     hub.add("acme/laguna", REPOSITORIES["laguna"].files())
@@ -114,9 +114,10 @@ async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_cl
 
 
 @pytest.mark.parametrize("kind", OTHERWISE_NATIVE)
-async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_otherwise(
+async def test_the_prompt_is_the_jinjas_despite_llama_server(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, kind: str
 ) -> None:
+    """llama-server's own Jinja engine would render these templates differently."""
     source, repository = OTHERWISE_NATIVE[kind], f"acme/{kind.replace(' ', '-')}"
     hub.add(repository, {**files, "tokenizer_config.json": smollm2.tokenizer_config(chat_template=source)})
     name = f"hf.co/{repository}:q8_0"
@@ -129,9 +130,10 @@ async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_o
     assert (await chat(real_client, name, [USER]))["message"]["content"]
 
 
-async def test_without_a_chat_template_a_warning_says_that_it_continues_texts(
+async def test_a_model_without_a_chat_template_has_a_warning(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2
 ) -> None:
+    """The model then continues texts."""
     hub.add("acme/SmolLM2-base", {**files, "tokenizer_config.json": smollm2.tokenizer_config()})
     name = "hf.co/acme/SmolLM2-base:q8_0"
     warnings = [status for status in await pulled(real_client, name) if status.startswith("warning: ")]

@@ -1,4 +1,4 @@
-"""The clients that people program with, through the proxy to a real Ollama: Python, JavaScript and OpenAI's."""
+"""Client libraries through the proxy to a real Ollama: Ollama's for Python and JavaScript, and OpenAI's."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 SAID = "hihihihi"
 FEW = {"num_predict": 4, "num_ctx": 256, "temperature": 0, "seed": 1}
 JAVASCRIPT = "OLLAMA_JS"
-"""The environment variable that names a folder in whose node_modules `ollama` is."""
+"""Environment variable with a folder that has `ollama` in its node_modules."""
 PREAMBLE = """
 import {Ollama} from 'ollama';
 const [, host, name] = process.argv;
@@ -39,7 +39,7 @@ const say = (what) => console.log(JSON.stringify(what));
 
 @pytest.fixture
 async def asking(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]:
-    """A proxy that pulls what is asked for and missing."""
+    """A proxy that pulls a missing model when a call needs it."""
     ours = {"on_demand": True}
     async with App(settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull=ours)) as app:
         yield app
@@ -67,7 +67,7 @@ async def names(client: ollama.AsyncClient) -> set[str]:
 
 
 def assert_pulled(parts: list[ollama.ProgressResponse], files: dict[str, bytes]) -> None:
-    """A bar for each weight file, which only grows, and success."""
+    """One bar for each weight file, which never shrinks, then success."""
     assert (parts[0].status, parts[-1].status) == ("pulling manifest", "success")
     totals: dict[str, int] = {}
     completed: dict[str, int] = {}
@@ -98,7 +98,7 @@ async def test_python_pulls_and_asks(python: ollama.AsyncClient, hub: StandInHub
     assert name not in await names(python)
 
 
-async def test_python_pulls_without_a_loop_too(asking: App, hub: StandInHub) -> None:
+async def test_pythons_synchronous_client_pulls(asking: App, hub: StandInHub) -> None:
     files = tiny_parrot(seed=12, shards=2)
     hub.add("acme/sync", files)
 
@@ -110,7 +110,7 @@ async def test_python_pulls_without_a_loop_too(asking: App, hub: StandInHub) -> 
     assert_pulled(await asyncio.to_thread(pull), files)
 
 
-async def test_python_is_told_why_a_pull_is_refused(python: ollama.AsyncClient, hub: StandInHub) -> None:
+async def test_python_gets_the_reason_of_a_refusal(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_parrot())
     name = "hf.co/acme/tiny:iq2_xs"
     with pytest.raises(ollama.ResponseError, match="importance matrix") as refusal:
@@ -121,14 +121,14 @@ async def test_python_is_told_why_a_pull_is_refused(python: ollama.AsyncClient, 
     assert at_once.value.status_code == 500
 
 
-async def test_python_embeds_with_what_ollama_does_not_have(python: ollama.AsyncClient, hub: StandInHub) -> None:
+async def test_python_embeds_with_a_missing_model(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/python-bert", tiny_bert())
     embedded = await python.embed("hf.co/acme/python-bert:f16", ["the cat sits", "a dog runs"])
     assert [len(vector) for vector in embedded.embeddings] == [256, 256]
     assert "hf.co/acme/python-bert:f16" in await names(python)
 
 
-async def test_python_chats_with_what_ollama_does_not_have(python: ollama.AsyncClient, hub: StandInHub) -> None:
+async def test_python_chats_with_a_missing_model(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/python-asks", tiny_parrot(seed=13))
     name = "hf.co/acme/python-asks:q4_K_M"
     with pytest.raises(ollama.ResponseError, match="not found"):
@@ -141,7 +141,7 @@ async def test_python_chats_with_what_ollama_does_not_have(python: ollama.AsyncC
     assert refusal.value.status_code == 404
 
 
-async def test_a_modelfile_that_is_from_the_hub(
+async def test_create_from_a_model_of_the_hub(
     real_ollama: RealOllama, asking: App, hub: StandInHub, python: ollama.AsyncClient, tmp_path: Path
 ) -> None:
     hub.add("acme/from", tiny_parrot(seed=14))
@@ -163,7 +163,7 @@ async def test_a_modelfile_that_is_from_the_hub(
 
 
 async def run_javascript(script: str, app: App, name: str) -> list[Any]:
-    """What the script says."""
+    """Runs a script; returns what it passes to `say`."""
     folder, node = os.environ.get(JAVASCRIPT), shutil.which("node")
     if folder is None or node is None:
         pytest.skip(f"no JavaScript client: install node, `npm install --prefix FOLDER ollama`, {JAVASCRIPT}=FOLDER")
@@ -197,7 +197,7 @@ async def test_javascript_pulls_and_asks(asking: App, hub: StandInHub) -> None:
     assert deleted == {"status": "success"}
 
 
-async def test_javascript_aborts_a_pull_and_goes_on_with_it(asking: App, hub: StandInHub) -> None:
+async def test_javascript_aborts_and_resumes_a_pull(asking: App, hub: StandInHub) -> None:
     files, name = tiny_parrot(seed=16), "hf.co/acme/aborted:q8_0"
     hub.add("acme/aborted", files)
     hub.line = SLOW
@@ -226,7 +226,7 @@ async def test_javascript_aborts_a_pull_and_goes_on_with_it(asking: App, hub: St
     assert sum(request.body_bytes for request in fetched(hub)) < 1.2 * len(files["model.safetensors"])
 
 
-async def test_javascript_is_told_why_a_pull_is_refused(asking: App, hub: StandInHub) -> None:
+async def test_javascript_gets_the_reason_of_a_refusal(asking: App, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_parrot())
     script = """
         for (const stream of [true, false]) {
@@ -253,7 +253,7 @@ async def test_javascript_is_told_why_a_pull_is_refused(asking: App, hub: StandI
 
 
 @pytest.mark.parametrize("missing", [True, False])
-async def test_openai_is_answered_whether_the_model_is_there_or_not(
+async def test_openai_gets_answers_from_missing_models_too(
     openai: Any, python: ollama.AsyncClient, hub: StandInHub, *, missing: bool
 ) -> None:
     hub.add("acme/openai", tiny_parrot(seed=17))
@@ -279,7 +279,7 @@ async def test_openai_is_answered_whether_the_model_is_there_or_not(
         await python.delete(model)
 
 
-async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
+async def test_openais_stream_has_comments_during_the_pull(
     openai: Any,
     asking: App,
     session: aiohttp.ClientSession,
@@ -310,10 +310,10 @@ async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
     await python.delete(name)
 
 
-async def test_ollamas_own_stream_waits_with_empty_answers_for_a_model_that_is_pulled(
+async def test_ollamas_stream_has_empty_answers_during_the_pull(
     asking: App, hub: StandInHub, python: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JavaScript's client would give up on silence after five minutes."""
+    """Without them, the JavaScript client would give up after five minutes of silence."""
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     hub.add("acme/expected", tiny_parrot(seed=20))
@@ -330,7 +330,7 @@ async def test_ollamas_own_stream_waits_with_empty_answers_for_a_model_that_is_p
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_openai_is_told_why_there_is_no_model(openai: Any, hub: StandInHub, *, stream: bool) -> None:
+async def test_openai_gets_the_reason_of_a_refusal(openai: Any, hub: StandInHub, *, stream: bool) -> None:
     errors = pytest.importorskip("openai")
     hub.add("acme/tiny", tiny_parrot())
     for name, text in (
@@ -343,7 +343,7 @@ async def test_openai_is_told_why_there_is_no_model(openai: Any, hub: StandInHub
         assert text in refusal.value.body["message"]
 
 
-async def test_openai_is_told_in_its_stream_what_goes_wrong_later(
+async def test_openai_gets_a_later_failure_in_its_stream(
     openai: Any, hub: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
