@@ -185,7 +185,7 @@ class StandInOllama(StandIn, CreateScript):
     async def _receive_blob(self, request: web.Request) -> web.Response:
         expected = request.match_info["digest"]
         if self.upload_status is not None:
-            return error("this test refuses uploads", self.upload_status)
+            return error("the stand-in was told to refuse uploads", self.upload_status)
         if not VALID_DIGEST.fullmatch(expected):
             return error("invalid digest format", 400)
         if expected.replace("-", ":") in self.blobs:

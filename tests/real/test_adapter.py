@@ -38,15 +38,15 @@ Matrix = np.ndarray[Any, np.dtype[Any]]
 
 def weights_of(content: bytes) -> dict[str, Matrix]:
     size = headers.header_size("test", content[:8], len(content))
-    found = {}
+    weights = {}
     for name, tensor in headers.read_header("test", content[:size], len(content)).tensors.items():
         data = content[tensor.start : tensor.stop]
         if tensor.dtype == "BF16":
             numbers = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
         else:
             numbers = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float32)
-        found[name] = numbers.reshape(tensor.shape)
-    return found
+        weights[name] = numbers.reshape(tensor.shape)
+    return weights
 
 
 def changes_of(adapter: dict[str, bytes]) -> dict[str, Matrix]:

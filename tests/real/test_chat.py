@@ -66,9 +66,9 @@ async def chat(client: Client, name: str, messages: list[dict[str, str]], **fiel
     body = {"model": name, "messages": messages, "stream": False, "options": options, **fields}
     status, answer = await client.post("/api/chat", body)
     assert status == 200, answer
-    said = orjson.loads(answer)
-    assert isinstance(said, dict)
-    return said
+    reply = orjson.loads(answer)
+    assert isinstance(reply, dict)
+    return reply
 
 
 async def test_it_answers_and_stops(
@@ -78,10 +78,10 @@ async def test_it_answers_and_stops(
     name = "hf.co/acme/SmolLM2:q8_0"
     assert not [status for status in await pulled(real_client, name) if "template" in status]
     for question, word in QUESTIONS.items():
-        said = await chat(real_client, name, [{"role": "user", "content": question}])
-        assert word in said["message"]["content"]
-        assert "<|im_" not in said["message"]["content"]
-        assert said["done_reason"] == "stop"
+        reply = await chat(real_client, name, [{"role": "user", "content": question}])
+        assert word in reply["message"]["content"]
+        assert "<|im_" not in reply["message"]["content"]
+        assert reply["done_reason"] == "stop"
 
 
 async def test_the_prompt_is_the_jinja_templates(
@@ -94,12 +94,12 @@ async def test_the_prompt_is_the_jinja_templates(
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(smollm2.jinja)
     tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     for messages in CONVERSATIONS.values():
-        wanted = template.render(messages=messages, add_generation_prompt=True)
-        assert wanted.startswith(BOS)
+        expected = template.render(messages=messages, add_generation_prompt=True)
+        assert expected.startswith(BOS)
         rendered = await chat(real_client, name, messages, think=False, _debug_render_only=True)
-        assert rendered["_debug_info"]["rendered_template"] == wanted
-        said = await chat(real_client, name, messages)
-        assert said["prompt_eval_count"] == len(tokenizer.encode(wanted).ids)
+        assert rendered["_debug_info"]["rendered_template"] == expected
+        reply = await chat(real_client, name, messages)
+        assert reply["prompt_eval_count"] == len(tokenizer.encode(expected).ids)
 
 
 async def test_a_laguna_uses_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
@@ -109,8 +109,8 @@ async def test_a_laguna_uses_its_own_jinja(real_ollama: RealOllama, real_client:
     hub.add("acme/laguna", REPOSITORIES["laguna"].files())
     await pulled(real_client, "hf.co/acme/laguna:q8_0")
     rendered = await chat(real_client, "hf.co/acme/laguna:q8_0", [USER], _debug_render_only=True)
-    wanted = jinja2.Template(TEMPLATE, keep_trailing_newline=True).render(messages=[USER], add_generation_prompt=True)
-    assert rendered["_debug_info"]["rendered_template"] == wanted
+    expected = jinja2.Template(TEMPLATE, keep_trailing_newline=True).render(messages=[USER], add_generation_prompt=True)
+    assert rendered["_debug_info"]["rendered_template"] == expected
 
 
 @pytest.mark.parametrize("kind", OTHERWISE_NATIVE)
@@ -125,8 +125,8 @@ async def test_the_prompt_is_the_jinjas_despite_llama_server(
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source)
     for messages in CONVERSATIONS.values():
         rendered = await chat(real_client, name, messages, think=False, _debug_render_only=True)
-        wanted = template.render(messages=messages, add_generation_prompt=True)
-        assert rendered["_debug_info"]["rendered_template"] == wanted
+        expected = template.render(messages=messages, add_generation_prompt=True)
+        assert rendered["_debug_info"]["rendered_template"] == expected
     assert (await chat(real_client, name, [USER]))["message"]["content"]
 
 
@@ -138,5 +138,5 @@ async def test_a_model_without_a_chat_template_has_a_warning(
     name = "hf.co/acme/SmolLM2-base:q8_0"
     warnings = [status for status in await pulled(real_client, name) if status.startswith("warning: ")]
     assert any("no chat template" in warning for warning in warnings)
-    said = await chat(real_client, name, [{"role": "user", "content": "The capital of France is"}])
-    assert "Paris" in said["message"]["content"]
+    reply = await chat(real_client, name, [{"role": "user", "content": "The capital of France is"}])
+    assert "Paris" in reply["message"]["content"]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(300)
 
 SLOW = 400_000
 MESSAGES = [{"role": "user", "content": "hello"}]
-SAID = "hihihihi"
+REPLY = "hihihihi"
 FEW = {"num_predict": 4, "num_ctx": 256, "temperature": 0, "seed": 1}
 JAVASCRIPT = "OLLAMA_JS"
 """Environment variable with a folder that has `ollama` in its node_modules."""
@@ -38,7 +38,7 @@ const say = (what) => console.log(JSON.stringify(what));
 
 
 @pytest.fixture
-async def asking(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]:
+async def pulling_app(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]:
     """A proxy that pulls a missing model when a call needs it."""
     ours = {"on_demand": True}
     async with App(settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull=ours)) as app:
@@ -46,16 +46,16 @@ async def asking(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]
 
 
 @pytest.fixture
-async def python(asking: App) -> AsyncIterator[ollama.AsyncClient]:
-    client = ollama.AsyncClient(asking.address.url)
+async def python(pulling_app: App) -> AsyncIterator[ollama.AsyncClient]:
+    client = ollama.AsyncClient(pulling_app.address.url)
     yield client
     await client._client.aclose()
 
 
 @pytest.fixture
-async def openai(asking: App) -> AsyncIterator[Any]:
+async def openai(pulling_app: App) -> AsyncIterator[Any]:
     package = pytest.importorskip("openai", reason="OpenAI's client is not here: pip install openai")
-    async with package.AsyncOpenAI(base_url=f"{asking.address.url}/v1", api_key="any") as client:
+    async with package.AsyncOpenAI(base_url=f"{pulling_app.address.url}/v1", api_key="any") as client:
         yield client
 
 
@@ -90,20 +90,20 @@ async def test_python_pulls_and_asks(python: ollama.AsyncClient, hub: StandInHub
     shown = await python.show(name)
     assert shown.details is not None
     assert shown.details.quantization_level == "Q8_0"
-    said = await python.chat(name, MESSAGES, options=FEW)
-    assert said.message.content == SAID
+    reply = await python.chat(name, MESSAGES, options=FEW)
+    assert reply.message.content == REPLY
     parts = [part async for part in await python.generate(name, "hello", stream=True, options=FEW)]
-    assert "".join(part.response or "" for part in parts) == SAID
+    assert "".join(part.response or "" for part in parts) == REPLY
     assert (await python.delete(name)).status == "success"
     assert name not in await names(python)
 
 
-async def test_pythons_synchronous_client_pulls(asking: App, hub: StandInHub) -> None:
+async def test_pythons_synchronous_client_pulls(pulling_app: App, hub: StandInHub) -> None:
     files = tiny_parrot(seed=12, shards=2)
     hub.add("acme/sync", files)
 
     def pull() -> list[ollama.ProgressResponse]:
-        client = ollama.Client(asking.address.url)
+        client = ollama.Client(pulling_app.address.url)
         with client._client:
             return list(client.pull("hf.co/acme/sync:f16", stream=True))
 
@@ -134,7 +134,7 @@ async def test_python_chats_with_a_missing_model(python: ollama.AsyncClient, hub
     with pytest.raises(ollama.ResponseError, match="not found"):
         await python.generate(name, keep_alive=0)
     parts = [part async for part in await python.chat(name, MESSAGES, stream=True, options=FEW)]
-    assert "".join(part.message.content or "" for part in parts) == SAID
+    assert "".join(part.message.content or "" for part in parts) == REPLY
     assert name.casefold() in await names(python)
     with pytest.raises(ollama.ResponseError, match="there is no repository acme/none") as refusal:
         await python.chat("hf.co/acme/none:q8_0", MESSAGES)
@@ -142,19 +142,19 @@ async def test_python_chats_with_a_missing_model(python: ollama.AsyncClient, hub
 
 
 async def test_create_from_a_model_of_the_hub(
-    real_ollama: RealOllama, asking: App, hub: StandInHub, python: ollama.AsyncClient, tmp_path: Path
+    real_ollama: RealOllama, pulling_app: App, hub: StandInHub, python: ollama.AsyncClient, tmp_path: Path
 ) -> None:
     hub.add("acme/from", tiny_parrot(seed=14))
     modelfile = tmp_path / "Modelfile"
     modelfile.write_text("FROM hf.co/acme/from:q8_0\nSYSTEM Be terse.\n")
-    status, output = await real_ollama.cli(asking.address.url, "create", "terse", "-f", str(modelfile))
+    status, output = await real_ollama.cli(pulling_app.address.url, "create", "terse", "-f", str(modelfile))
     assert status == 0, output
     assert {"terse:latest", "hf.co/acme/from:q8_0"} <= await names(python)
     assert "SYSTEM Be terse." in str((await python.show("terse")).modelfile)
     assert (await python.create("mine", from_="hf.co/acme/from:f16", system="Be long.")).status == "success"
     assert {"mine:latest", "hf.co/acme/from:f16"} <= await names(python)
     modelfile.write_text("FROM hf.co/acme/none:q8_0\n")
-    status, output = await real_ollama.cli(asking.address.url, "create", "none", "-f", str(modelfile))
+    status, output = await real_ollama.cli(pulling_app.address.url, "create", "none", "-f", str(modelfile))
     assert status == 1
     assert "there is no repository acme/none" in output
 
@@ -178,7 +178,7 @@ async def run_javascript(script: str, app: App, name: str) -> list[Any]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-async def test_javascript_pulls_and_asks(asking: App, hub: StandInHub) -> None:
+async def test_javascript_pulls_and_asks(pulling_app: App, hub: StandInHub) -> None:
     files = tiny_parrot(seed=15, shards=2)
     hub.add("acme/javascript", files)
     hub.line = 4 * SLOW
@@ -190,14 +190,14 @@ async def test_javascript_pulls_and_asks(asking: App, hub: StandInHub) -> None:
         say(await ollama.delete({{model: name}}));
     """
     name = "hf.co/acme/javascript:q8_0"
-    *parts, said, models, deleted = await run_javascript(script, asking, name)
+    *parts, reply, models, deleted = await run_javascript(script, pulling_app, name)
     assert_pulled([ollama.ProgressResponse(**part) for part in parts], files)
-    assert said["message"]["content"] == SAID
+    assert reply["message"]["content"] == REPLY
     assert name in models
     assert deleted == {"status": "success"}
 
 
-async def test_javascript_aborts_and_resumes_a_pull(asking: App, hub: StandInHub) -> None:
+async def test_javascript_aborts_and_resumes_a_pull(pulling_app: App, hub: StandInHub) -> None:
     files, name = tiny_parrot(seed=16), "hf.co/acme/aborted:q8_0"
     hub.add("acme/aborted", files)
     hub.line = SLOW
@@ -214,19 +214,19 @@ async def test_javascript_aborts_and_resumes_a_pull(asking: App, hub: StandInHub
             say(error.name);
         }
     """
-    aborted, error = await run_javascript(script, asking, name)
+    aborted, error = await run_javascript(script, pulling_app, name)
     assert 0 < aborted["completed"] < aborted["total"]
     assert error == "AbortError"
-    [job] = asking._jobs.all()
+    [job] = pulling_app._jobs.all()
     await eventually(lambda: job.clients == 0)
     hub.line = None
-    parts = await run_javascript(script.replace("parts.abort();", ""), asking, name)
+    parts = await run_javascript(script.replace("parts.abort();", ""), pulling_app, name)
     assert parts[0]["completed"] >= aborted["completed"]
     assert parts[-1]["completed"] == parts[-1]["total"]
     assert sum(request.body_bytes for request in fetched(hub)) < 1.2 * len(files["model.safetensors"])
 
 
-async def test_javascript_gets_the_reason_of_a_refusal(asking: App, hub: StandInHub) -> None:
+async def test_javascript_gets_the_reason_of_a_refusal(pulling_app: App, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_parrot())
     script = """
         for (const stream of [true, false]) {
@@ -242,10 +242,10 @@ async def test_javascript_gets_the_reason_of_a_refusal(asking: App, hub: StandIn
             say([error.message, error.status_code]);
         }
     """
-    streamed, at_once, (asked, status) = await run_javascript(script, asking, "hf.co/acme/tiny:q5_k_m")
+    streamed, at_once, (chat_error, status) = await run_javascript(script, pulling_app, "hf.co/acme/tiny:q5_k_m")
     assert "cannot quantize to 'q5_k_m'" in streamed
     assert at_once == streamed
-    assert "there is no repository acme/none" in asked
+    assert "there is no repository acme/none" in chat_error
     assert status == 404
 
 
@@ -262,16 +262,16 @@ async def test_openai_gets_answers_from_missing_models_too(
     for model in (name, bert):
         if not missing:
             await python.pull(model)
-    said = await openai.chat.completions.create(model=name, messages=MESSAGES, max_tokens=4, temperature=0, seed=1)
-    assert said.choices[0].message.content == SAID
+    reply = await openai.chat.completions.create(model=name, messages=MESSAGES, max_tokens=4, temperature=0, seed=1)
+    assert reply.choices[0].message.content == REPLY
     stream = await openai.chat.completions.create(
         model=name, messages=MESSAGES, max_tokens=4, temperature=0, seed=1, stream=True
     )
     chunks = [chunk async for chunk in stream]
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == SAID
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == REPLY
     assert chunks[-1].choices[0].finish_reason == "length"
     continued = await openai.completions.create(model=name, prompt="hello", max_tokens=4, temperature=0, seed=1)
-    assert continued.choices[0].text == SAID
+    assert continued.choices[0].text == REPLY
     embedded = await openai.embeddings.create(model=bert, input=["the cat sits", "a dog runs"])
     assert [len(one.embedding) for one in embedded.data] == [256, 256]
     assert {name, bert} <= {model.id.casefold() async for model in openai.models.list()}
@@ -281,7 +281,7 @@ async def test_openai_gets_answers_from_missing_models_too(
 
 async def test_openais_stream_has_comments_during_the_pull(
     openai: Any,
-    asking: App,
+    pulling_app: App,
     session: aiohttp.ClientSession,
     hub: StandInHub,
     python: ollama.AsyncClient,
@@ -294,7 +294,7 @@ async def test_openais_stream_has_comments_during_the_pull(
     name = "hf.co/acme/awaited:q8_0"
     body = {"model": name, "messages": MESSAGES, "stream": True, "max_tokens": 4, "temperature": 0, "seed": 1}
     answering = asyncio.create_task(openai.chat.completions.create(**body))
-    async with session.post(f"{asking.address.url}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{pulling_app.address.url}/v1/chat/completions", json=body) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         assert await response.content.readline() == b": the model is being pulled\n"
         assert name not in await names(python)
@@ -305,13 +305,13 @@ async def test_openais_stream_has_comments_during_the_pull(
     assert all(event.startswith(b"data: ") for event in events)
     assert events[-1] == b"data: [DONE]"
     choices = [orjson.loads(event[6:])["choices"][0] for event in events[:-1]]
-    assert "".join(choice["delta"].get("content") or "" for choice in choices) == SAID
-    assert "".join([chunk.choices[0].delta.content or "" async for chunk in await answering]) == SAID
+    assert "".join(choice["delta"].get("content") or "" for choice in choices) == REPLY
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in await answering]) == REPLY
     await python.delete(name)
 
 
 async def test_ollamas_stream_has_empty_answers_during_the_pull(
-    asking: App, hub: StandInHub, python: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    pulling_app: App, hub: StandInHub, python: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without them, the JavaScript client would give up after five minutes of silence."""
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
@@ -325,7 +325,7 @@ async def test_ollamas_stream_has_empty_answers_during_the_pull(
         parts.append(part)
     assert [parts[0].done, parts[0].message.content] == [False, ""]
     assert parts[-1].done
-    assert "".join(part.message.content or "" for part in parts) == SAID
+    assert "".join(part.message.content or "" for part in parts) == REPLY
     await python.delete(name)
 
 

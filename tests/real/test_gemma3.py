@@ -141,7 +141,7 @@ async def test_it_answers_like_its_gguf(
         check_same(chat, await completion(real_client, source, prompt), apart)
 
 
-async def test_texts_have_as_many_tokens_as_in_both_tokenizers(
+async def test_texts_have_the_same_number_of_tokens(
     real_ollama: RealOllama,
     real_client: Client,
     hub: StandInHub,

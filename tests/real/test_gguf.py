@@ -71,10 +71,10 @@ def with_floats(content: bytes, kind: TensorType) -> bytes:
     for tensor in header.tensors:
         start = header.data_start + tensor.offset
         numbers = floats(content[start : start + tensor.size], TensorType(tensor.type))
-        wanted = kind if len(tensor.shape) > 1 else TensorType.F32
-        made = numbers.astype("<f2" if wanted is TensorType.F16 else "<f4").tobytes()
-        infos.append(TensorInfo(tensor.name, tensor.shape, wanted))
-        data.append(made + bytes(padding(len(made))))
+        target = kind if len(tensor.shape) > 1 else TensorType.F32
+        encoded = numbers.astype("<f2" if target is TensorType.F16 else "<f4").tobytes()
+        infos.append(TensorInfo(tensor.name, tensor.shape, target))
+        data.append(encoded + bytes(padding(len(encoded))))
     metadata: Mapping[str, Field] = header.metadata | {"general.file_type": Field.uint32(int(kind is TensorType.F16))}
     return write_header(metadata, lay_out(infos)) + b"".join(data)
 
@@ -115,8 +115,8 @@ async def test_a_gguf_of_f32_becomes_halves(
     name = f"hf.co/acme/floats32:{tag}"
     assert (await real_client.pull(name))[-1] == {"status": "success"}
     assert await level(real_client, name) == tag
-    made = await real_ollama.gguf_of(name)
-    assert len(made) < 0.6 * len(whole)
+    converted = await real_ollama.gguf_of(name)
+    assert len(converted) < 0.6 * len(whole)
     await chat(real_client, name)
 
 

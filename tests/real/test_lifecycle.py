@@ -102,16 +102,17 @@ def larger_llama(folder: Path, *, hidden: int = 512, layers: int = 4, shards: in
     shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (rows, hidden)}
     names = list(shapes)
     weight_map: dict[str, str] = {}
-    found: dict[str, bytes | Path] = {}
+    weights: dict[str, bytes | Path] = {}
     for number in range(shards):
         some = names[len(names) * number // shards : len(names) * (number + 1) // shards]
         path = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         write_safetensors(folder / path, {name: shapes[name] for name in some}, seed=number)
-        found[path] = folder / path
+        weights[path] = folder / path
         weight_map |= dict.fromkeys(some, path)
     index = {"metadata": {}, "weight_map": weight_map}
     small = {path: content for path, content in files.items() if not path.endswith(".safetensors")}
-    return {**small, **found, "config.json": orjson.dumps(config), "model.safetensors.index.json": orjson.dumps(index)}
+    small |= {"config.json": orjson.dumps(config), "model.safetensors.index.json": orjson.dumps(index)}
+    return {**small, **weights}
 
 
 def write_safetensors(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> None:
@@ -415,7 +416,7 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
-    made = []
+    models = []
     for reclaim in (True, False):
         async with App(with_reclaim(hub, own_ollama, ollama={"reclaim": reclaim})) as app:
             client = Client(app.address.url, session)
@@ -425,7 +426,7 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
             described = {key: shown.get(key) for key in ("template", "system", "license", "capabilities", "model_info")}
             parameters = sorted(shown["parameters"].splitlines())
             gguf = digest_of(await own_ollama.gguf_of(NAME))
-            made.append((gguf, described, parameters, await reply(client, NAME)))
+            models.append((gguf, described, parameters, await reply(client, NAME)))
             await remove(client, NAME)
-    assert made[0] == made[1]
-    assert made[0][3] or own_ollama.copies_what_it_creates
+    assert models[0] == models[1]
+    assert models[0][3] or own_ollama.copies_what_it_creates

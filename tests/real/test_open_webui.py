@@ -107,8 +107,8 @@ async def user(open_webui: str) -> AsyncIterator[Client]:
         user = Client(open_webui, session)
         _, signed_in = await user.post("/api/v1/auths/signin", {"email": "", "password": ""})
         session.headers["Authorization"] = f"Bearer {orjson.loads(signed_in)['token']}"
-        unasked = {"ui": {"showChangelog": False}}
-        assert (await user.post("/api/v1/users/user/settings/update", unasked))[0] == 200
+        no_changelog = {"ui": {"showChangelog": False}}
+        assert (await user.post("/api/v1/users/user/settings/update", no_changelog))[0] == 200
         yield user
 
 
@@ -138,8 +138,8 @@ async def test_its_api_pulls_chats_and_deletes(
     through_it = Client(f"{user.url}/ollama", user.session)
     lines = await through_it.pull(NAME)
     expected = [*PULL_STATUSES[:-1], "removing unused layers", "success"]
-    said = [line["status"] for line in lines if "digest" not in line]
-    assert [status for status in said if not status.startswith("warning: ")] == expected
+    statuses = [line["status"] for line in lines if "digest" not in line]
+    assert [status for status in statuses if not status.startswith("warning: ")] == expected
     weights = files["model.safetensors"]
     bar = [line for line in lines if line.get("digest") == digest_of(weights)]
     steps = [line.get("completed", 0) for line in bar]
@@ -167,7 +167,7 @@ async def shoot(page: Page, name: str) -> None:
         await page.shoot(Path(SHOTS, f"open-webui-{name}.png"))
 
 
-async def told(page: Page, text: str) -> None:
+async def toast(page: Page, text: str) -> None:
     await page.until(f"{TOASTS}.some((toast) => toast.includes({text!r}))")
 
 
@@ -214,7 +214,7 @@ async def test_its_dialog_pulls_cancels_resumes_and_updates(
     await shoot(page, "downloading")
     [job] = real_app._jobs.all()
     await page.click("[role=dialog] [aria-label=Cancel]")
-    await told(page, f"{NAME} download has been canceled")
+    await toast(page, f"{NAME} download has been canceled")
     await shoot(page, "cancelled")
     await gone(page)
     await eventually(lambda: not job.clients)
@@ -225,7 +225,7 @@ async def test_its_dialog_pulls_cancels_resumes_and_updates(
     assert real_app._jobs.all() == [job]
     hub.line = None
     await eventually(lambda: job.ended, 120)
-    await told(page, f"Model '{NAME}' has been successfully downloaded.")
+    await toast(page, f"Model '{NAME}' has been successfully downloaded.")
     await gone(page)
     await shoot(page, "downloaded")
 
@@ -238,7 +238,7 @@ async def test_its_dialog_pulls_cancels_resumes_and_updates(
 
     before, moved = await models(user), fetched(hub)
     await update_all(page, user)
-    await told(page, "All models are up to date")
+    await toast(page, "All models are up to date")
     assert (await models(user), fetched(hub)) == (before, moved)
     hub.repositories["acme/SmolLM2"].update({"generation_config.json": b'{"temperature": 0.5}'})
     hub.line = SLOW
@@ -247,7 +247,7 @@ async def test_its_dialog_pulls_cancels_resumes_and_updates(
     await shoot(page, "updating")
     hub.line = None
     await eventually(lambda: real_app._jobs.all()[0].ended, 120)
-    await told(page, "All models are up to date")
+    await toast(page, "All models are up to date")
     after = await models(user)
     assert list(after) == list(before) == [NAME]
     assert after != before
@@ -261,8 +261,8 @@ async def test_its_dialog_shows_the_reason_of_a_refusal(
     await connect(user, real_app)
     await open_dialog(page, user)
     await pull(page, name)
-    await told(page, refusal["error"])
-    await told(page, "Download canceled")
+    await toast(page, refusal["error"])
+    await toast(page, "Download canceled")
     await page.until(STILL.replace("STATE", "mounted"))
     await page.hover("[data-sonner-toast]")
     await page.until(STILL.replace("STATE", "expanded"))

@@ -31,11 +31,11 @@ def repositories(real_ollama: RealOllama, smollm2: Smollm2) -> Mapping[str, dict
 
 async def lines_of(client: Client, name: str) -> list[tuple[float, str]]:
     """The lines of a pull with the times of their arrival. The first entry is the time of the request."""
-    lines = [(time.monotonic(), "asked")]
+    lines = [(time.monotonic(), "request")]
     async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
         async for line in response.content:
-            said = orjson.loads(line)
-            lines.append((time.monotonic(), said.get("error") or said["status"]))
+            fields = orjson.loads(line)
+            lines.append((time.monotonic(), fields.get("error") or fields["status"]))
     return lines
 
 
@@ -60,9 +60,7 @@ async def test_the_store_grows_only_by_the_result(
     silence, where = max(
         (later - earlier, f"{one!r} and {other!r}") for (earlier, one), (later, other) in pairwise(lines)
     )
-    print(
-        f"the store needs {peak / result:.2f} times the result; the longest silence is {silence:.1f} s between {where}"
-    )
+    print(f"the store needs {peak / result:.2f} times the result; longest silence: {silence:.1f} s between {where}")
     assert result <= peak < result + 100_000
     assert silence <= MOST_SILENT
     assert set(real_ollama.orphans) <= before

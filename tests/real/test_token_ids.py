@@ -84,8 +84,8 @@ async def test_texts_are_split_like_the_pre_tokenizer_does(
         assert f"does not cut texts as this tokenizer does ({name})" in str(error)
         return
     assert error is None
-    found = await differences(real_client, name, tokenizer, TEXTS)
-    assert found.keys() == DEVIATIONS.get(name, {}).keys(), found
+    different = await differences(real_client, name, tokenizer, TEXTS)
+    assert different.keys() == DEVIATIONS.get(name, {}).keys(), different
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3moe"])
@@ -95,9 +95,9 @@ async def test_qwen3_is_split_like_qwens_tokenizer_does(
     """Before 0.30, Ollama's own engine ran these families."""
     tokenizer = covering_bpe(BY_NAME["qwen2"], "qwen2", composes=True)
     assert await pulled(real_client, hub, family, tokenizer, family) is None
-    found = await differences(real_client, family, tokenizer, TEXTS)
+    different = await differences(real_client, family, tokenizer, TEXTS)
     of_the_engine = ENGINE_DEVIATIONS.keys() if real_ollama.version < (0, 30) else set()
-    assert found.keys() == NFC_DEVIATIONS.keys() | of_the_engine, found
+    assert different.keys() == NFC_DEVIATIONS.keys() | of_the_engine, different
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
