@@ -1,4 +1,4 @@
-"""Door 1 is as good as no door: Ollama's answers are the same directly and through the proxy."""
+"""Door 1: Ollama's answers are the same directly and through the proxy."""
 
 import asyncio
 
@@ -10,9 +10,11 @@ from tests.kit.same_answers import CASES, MODEL, differences
 from tests.kit.support import Client
 
 
-async def test_there_is_no_difference(hub: StandInHub, ollama: StandInOllama, app: App, client: Client) -> None:
+async def test_answers_are_the_same_through_the_proxy(
+    hub: StandInHub, ollama: StandInOllama, app: App, client: Client
+) -> None:
     hub.add("acme/tiny", tiny_llama())
     assert (await client.pull(MODEL))[-1] == {"status": "success"}
     assert len({case.name for case in CASES}) == len(CASES) >= 50
-    found = await asyncio.to_thread(differences, ollama.url, app.address.url, CASES)
-    assert not found, "\n".join(found)
+    different = await asyncio.to_thread(differences, ollama.url, app.address.url, CASES)
+    assert not different, "\n".join(different)

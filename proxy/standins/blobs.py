@@ -1,4 +1,4 @@
-"""The stand-in Ollama's blobs: any size goes in, only the beginning of each is remembered."""
+"""The stand-in Ollama's blobs. They may have any size; only the first megabyte of each is kept."""
 
 import asyncio
 import hashlib
@@ -17,22 +17,22 @@ VALID_DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 class BlobStore:
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
-        self.facts: dict[str, WeightFacts] = {}  # by digest, of what a create has seen
+        self.facts: dict[str, WeightFacts] = {}  # by digest, for the GGUFs that a create has read
         self._beginnings: dict[str, bytes] = {}
 
     def beginning(self, digest: str) -> bytes:
-        """The first megabyte, which is all of a file that is not a weight."""
+        """The first megabyte, which is the whole content of any file without weights."""
         return self._beginnings.get(digest, b"")
 
     def keep(self, data: bytes) -> tuple[str, bool]:
-        """Store a small blob; its digest, and whether it is new."""
+        """Store a small blob; return its digest and whether it is new."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         new = digest not in self.sizes
         self._remember(digest, len(data), data[:REMEMBERED])
         return digest, new
 
-    def claim(self, digest: str, size: int) -> bool:
-        """Pretend to hold what a conversion or a pull would have written; whether it is new."""
+    def pretend(self, digest: str, size: int) -> bool:
+        """Record a blob whose bytes do not exist here; return whether it is new."""
         new = digest not in self.sizes
         self.sizes[digest] = size
         return new
@@ -42,8 +42,8 @@ class BlobStore:
         self._beginnings.pop(digest, None)
 
     async def receive(self, request: web.Request, *, break_at: int | None, hold: asyncio.Event | None) -> str | None:
-        """Store an upload under its true digest; nothing stays of one that is broken off."""
-        hashing, beginning, waiting, size = hashlib.sha256(), bytearray(), bytearray(), 0
+        """Store an upload under its true digest. Nothing is stored if the upload breaks off."""
+        hashing, beginning, unhashed, size = hashlib.sha256(), bytearray(), bytearray(), 0
         async for chunk in request.content.iter_any():
             if hold is not None:
                 await hold.wait()
@@ -53,11 +53,11 @@ class BlobStore:
                 reset(request)
                 return None
             beginning += chunk[: REMEMBERED - len(beginning)]
-            waiting += chunk
-            if len(waiting) >= HASHED_AT_ONCE:
-                await asyncio.to_thread(hashing.update, bytes(waiting))
-                waiting.clear()
-        hashing.update(waiting)
+            unhashed += chunk
+            if len(unhashed) >= HASHED_AT_ONCE:
+                await asyncio.to_thread(hashing.update, bytes(unhashed))
+                unhashed.clear()
+        hashing.update(unhashed)
         digest = f"sha256:{hashing.hexdigest()}"
         self._remember(digest, size, bytes(beginning))
         return digest

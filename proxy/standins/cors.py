@@ -1,4 +1,4 @@
-"""What Ollama lets web pages do: CORS first (gin-contrib/cors 1.7.2), then the Host, as on a loopback address."""
+"""Ollama's checks of Origin (gin-contrib/cors 1.7.2) and then of Host, as Ollama does them on a loopback address."""
 
 import re
 from ipaddress import ip_address
@@ -22,8 +22,8 @@ PREFLIGHT = {
 
 class BrowserRules:
     def __init__(self) -> None:
-        self.origins: set[str] = set()  # what OLLAMA_ORIGINS would add
-        self.checks_host = True  # false as on an address that is not loopback
+        self.origins: set[str] = set()  # as in OLLAMA_ORIGINS
+        self.checks_host = True  # False: as if Ollama listened on an address that is not loopback
 
     @web.middleware
     async def apply(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -41,7 +41,7 @@ class BrowserRules:
 
 
 async def admit_origin(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """A signal for aiohttp: the headers go with whatever the answer turns out to be."""
+    """Add the CORS headers to every response, errors too. aiohttp calls this before it sends a response."""
     response.headers.update(request.get(CORS_HEADERS, {}))
 
 

@@ -1,4 +1,4 @@
-"""Sends a file's bytes: whole or a range, at a chosen pace, and with the faults that a test asked for."""
+"""Sends the bytes of a file or of a range, at a chosen speed and with the faults that a test has set."""
 
 import asyncio
 import re
@@ -8,8 +8,8 @@ from typing import Literal
 
 from aiohttp import web
 
+from proxy.standins.hub_repository import CHUNK, StoredFile
 from proxy.standins.listener import LOGGED, flush, reset
-from proxy.standins.repositories import CHUNK, StoredFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,15 +17,22 @@ class Fault:
     """Something that goes wrong with the next answers about a file.
 
     `path` is a file's path in its repository, `"*"` for every file, or `"api"` for a model's description.
-    `after` counts the bytes of the answer's body, for "corrupt" those of the file; a range that ends before
-    it is left alone. "drop" and "hang" at 0 strike before the headers. "whole" answers a range with 200 and the
-    whole file, "misplaced" with the bytes and the Content-Range of its neighbour, "cut" with half of it in good
-    order; "slow" goes on at `rate` bytes a second. `at` tells the question where a file is ("resolve") from its
-    bytes; "told" changes the headers of its answer.
+    `after` counts bytes of the answer's body, but for "corrupt" bytes of the file. A range that ends before `after`
+    is served correctly.
+
+    - "drop" resets the connection, "hang" stops sending, "short" closes it too early. "drop" and "hang" with `after=0`
+      strike before the headers.
+    - "corrupt" flips the byte at `after`; "slow" sends the rest at `rate` bytes a second.
+    - "whole" answers a range with 200 and the whole file. "misplaced" sends the range one byte further, and says so
+      in Content-Range. "cut" sends the first half of the range, with the Content-Length of that half.
+    - "status" answers with `status` and `headers`.
+    - "headers" adds `headers` to the redirect of an LFS file.
+
+    `at="resolve"` strikes the request for a file's address, `at="bytes"` the request for its bytes.
     """
 
     path: str
-    kind: Literal["drop", "hang", "short", "corrupt", "status", "whole", "misplaced", "cut", "slow", "told"]
+    kind: Literal["drop", "hang", "short", "corrupt", "status", "whole", "misplaced", "cut", "slow", "headers"]
     after: int = 0
     status: int = 503
     rate: int = 1
@@ -34,7 +41,7 @@ class Fault:
     at: Literal["bytes", "resolve"] = "bytes"
 
     def strikes(self, method: str, start: int, length: int) -> bool:
-        if self.kind in {"status", "told"}:
+        if self.kind in {"status", "headers"}:
             return True
         if method == "HEAD":
             return self.after == 0 and self.kind in {"drop", "hang"}
@@ -46,7 +53,7 @@ class Fault:
 
 
 class FaultCounter:
-    """Finds the fault for an answer in a list that a test may change at any time."""
+    """Finds the fault for an answer, and counts how often it struck. A test may change the list at any time."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self._faults = faults
@@ -56,17 +63,17 @@ class FaultCounter:
         self, path: str, request: web.Request, *, at: str = "bytes", start: int = 0, length: int = 0
     ) -> Fault | None:
         for fault in self._faults:
-            named = fault.path == path or (fault.path == "*" and path != "api")
-            fired = self._fired.get(fault, 0)
-            if named and fault.at == at and fired != fault.times and fault.strikes(request.method, start, length):
-                self._fired[fault] = fired + 1
+            matches = fault.at == at and (fault.path == path or (fault.path == "*" and path != "api"))
+            strikes = self._fired.get(fault, 0)
+            if matches and strikes != fault.times and fault.strikes(request.method, start, length):
+                self._fired[fault] = strikes + 1
                 return fault
         return None
 
 
 @dataclass(frozen=True)
 class RequestedRange:
-    """What one answer carries: a file, or the range of it that was asked for."""
+    """The part of a file that a request asks for, with the status of the answer."""
 
     file: StoredFile
     start: int
@@ -74,17 +81,17 @@ class RequestedRange:
     status: int = 200
 
     @classmethod
-    def asked_by(cls, request: web.Request, file: StoredFile) -> "RequestedRange":
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-        if asked is None:
+    def of(cls, request: web.Request, file: StoredFile) -> "RequestedRange":
+        header = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        if header is None:
             return cls(file, 0, file.size)
-        start = int(asked[1])
-        end = min(int(asked[2]) + 1, file.size) if asked[2] else file.size
+        start = int(header[1])
+        end = min(int(header[2]) + 1, file.size) if header[2] else file.size
         return cls(file, start, end, 206) if start < end else cls(file, 0, 0, 416)
 
-    def bent(self, kind: str) -> "RequestedRange":
-        """What is sent in the place of a range."""
-        match kind:
+    def altered_by(self, fault: Fault) -> "RequestedRange":
+        """The range that the answer has because of this fault."""
+        match fault.kind:
             case "whole":
                 return RequestedRange(self.file, 0, self.file.size)
             case "misplaced":
@@ -100,16 +107,16 @@ class RequestedRange:
 
 
 class Delivery:
-    """How one server answers with bytes: its faults and its pace."""
+    """Sends one server's answers, with its faults and at its speed."""
 
     def __init__(self, faults: FaultCounter) -> None:
         self.faults = faults
-        self.rate: int | None = None
-        self.line: int | None = None
+        self.rate: int | None = None  # bytes a second of each connection
+        self.line: int | None = None  # bytes a second of all connections together, like a network line
         self._line_free_at = 0.0
 
     async def refuse(self, request: web.Request, fault: Fault) -> web.StreamResponse:
-        """The whole answer of a fault that strikes before the headers."""
+        """The answer for a fault that strikes before the headers."""
         if fault.kind == "status":
             return web.Response(status=fault.status, headers=fault.headers)
         if fault.kind == "hang":
@@ -124,54 +131,57 @@ class Delivery:
         piece: RequestedRange,
         headers: Mapping[str, str],
         *,
-        measured: bool = True,
+        with_length: bool = True,
     ) -> web.StreamResponse:
-        """Answer with a piece; one that is not `measured` has no Content-Length."""
+        """Answer with a piece of a file, with its Content-Length unless `with_length` is false."""
         fault = self.faults.take(path, request, start=piece.start, length=piece.end - piece.start)
         if fault and (fault.kind == "status" or (fault.after == 0 and fault.kind in {"drop", "hang"})):
             return await self.refuse(request, fault)
         if fault:
-            piece = piece.bent(fault.kind)
+            piece = piece.altered_by(fault)
         response = web.StreamResponse(status=piece.status, headers={**headers, **piece.headers})
         if fault and fault.kind == "cut":
             piece = replace(piece, end=(piece.start + piece.end) // 2)
-        if measured:
+        if with_length:
             response.content_length = piece.end - piece.start
         await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        if fault is None or fault.kind in {"whole", "misplaced", "cut"}:
-            await self._write(request, response, piece, piece.end)
-        elif fault.kind == "slow":
-            await self._write(request, response, piece, piece.start + fault.after)
-            await self._write(
-                request, response, replace(piece, start=piece.start + fault.after), piece.end, rate=fault.rate
-            )
-        elif fault.kind == "corrupt":
-            await self._write(request, response, piece, piece.end, flip=fault.after)
-        else:
-            await self._write(request, response, piece, piece.start + fault.after)
-            await self._break_off(request, fault)
+        if request.method != "HEAD":
+            await self._send_body(request, response, piece, fault)
         return response
+
+    async def _send_body(
+        self, request: web.Request, response: web.StreamResponse, piece: RequestedRange, fault: Fault | None
+    ) -> None:
+        if fault is None or fault.kind in {"whole", "misplaced", "cut"}:
+            await self._write(request, response, piece)
+            return
+        if fault.kind == "corrupt":
+            await self._write(request, response, piece, flip=fault.after)
+            return
+        strikes_at = piece.start + fault.after
+        await self._write(request, response, replace(piece, end=strikes_at))
+        if fault.kind == "slow":
+            await self._write(request, response, replace(piece, start=strikes_at), rate=fault.rate)
+        else:
+            await self._break_off(request, fault)
 
     async def _write(
         self,
         request: web.Request,
         response: web.StreamResponse,
         piece: RequestedRange,
-        end: int,
         *,
         flip: int = -1,
         rate: int | None = None,
     ) -> None:
         offset = piece.start
         rate = self.rate if rate is None else rate
-        while offset < end:
-            pace = rate or self.line
-            step = CHUNK if pace is None else max(1, min(CHUNK, pace // 20))
-            chunk = await piece.file.read(offset, min(step, end - offset))
+        while offset < piece.end:
+            speed = rate or self.line
+            step = CHUNK if speed is None else max(1, min(CHUNK, speed // 20))
+            chunk = await piece.file.read(offset, min(step, piece.end - offset))
             if not chunk:
-                raise EOFError(f"a served file ends at {offset}, before {end}")
+                raise EOFError(f"a served file ends at {offset}, before {piece.end}")
             if offset <= flip < offset + len(chunk):
                 altered = bytearray(chunk)
                 altered[flip - offset] ^= 0xFF

@@ -1,4 +1,4 @@
-"""What the stand-in Ollama needs to know of weights: architecture, type, number of parameters."""
+"""Reads from a GGUF what the stand-in Ollama needs: architecture, file type, number of parameters."""
 
 import math
 import struct
@@ -8,7 +8,7 @@ from typing import Any
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FILE_TYPES = {
-    **dict(enumerate(("F16", "Q4_0", "Q4_1"), 1)),  # F32 would be 0, which Ollama takes for nothing said
+    **dict(enumerate(("F16", "Q4_0", "Q4_1"), 1)),  # F32 is 0, which Ollama reads as "no file type"
     **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"), 7)),
     **dict(enumerate(("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"), 14)),
     **dict(enumerate(("BF16",), 32)),
@@ -23,12 +23,15 @@ class WeightFacts:
     parameters: int
     chat_template: str = ""
     kind: str = "model"  # of the layer that it becomes
-    part: int = 0  # its place in a split, from 0
-    parts: int = 0
+    part: int = 0  # number of this shard in a split GGUF, from 0
+    parts: int = 0  # shards of the split GGUF
+
+
+NO_FACTS = WeightFacts("", "", 0)
 
 
 def gguf_facts(beginning: bytes, size: int) -> WeightFacts:
-    """Read from as much of the file as is remembered; the parameters are guessed if its tensors are beyond."""
+    """The facts in the beginning of a GGUF. The parameters are a guess if the list of tensors is not all in it."""
     reader = _Reader(beginning)
     _version, tensors, entries = reader.unpack("<4xIQQ")
     metadata: dict[str, Any] = {}
@@ -59,14 +62,14 @@ def _layer_kind(metadata: dict[str, Any]) -> str:
     kind = metadata.get("general.type")
     if kind == "adapter":
         return "adapter"
-    sees_only = any(key.endswith(".vision.block_count") for key in metadata) and not any(
+    is_vision_only = any(key.endswith(".vision.block_count") for key in metadata) and not any(
         key.endswith(".block_count") and not key.endswith(".vision.block_count") for key in metadata
     )
-    return "projector" if kind in {"projector", "mmproj"} or sees_only else "model"
+    return "projector" if kind in {"projector", "mmproj"} or is_vision_only else "model"
 
 
 class _Reader:
-    """Steps through GGUF's little-endian values; `struct.error` where the data ends."""
+    """Steps through the little-endian values of a GGUF. Raises `struct.error` at the end of the data."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

@@ -1,20 +1,20 @@
-"""A Hub on two local ports, one for the pages and one for the bytes, that a test fills, breaks and reads."""
+"""The stand-in Hub. It has two ports: one for the API and small files, and one, the CDN, for LFS files."""
 
 import gzip
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 from urllib.parse import quote, urlencode
 
 import orjson
 from aiohttp import web
 
 from proxy.standins.delivery import Delivery, Fault, FaultCounter, RequestedRange
+from proxy.standins.hub_repository import RepositoryProperties, StandInRepository, StoredFile
 from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn
-from proxy.standins.listing import described, summary, tree
-from proxy.standins.repositories import StandInRepository, StoredFile
+from proxy.standins.listing import model_info, summary, tree
 
 __all__ = ["Fault", "LoggedRequest", "StandInHub", "StandInRepository", "StoredFile"]
 
@@ -29,15 +29,15 @@ class StandInHub(StandIn):
         self.repositories: dict[str, StandInRepository] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
-        self.mirror = False  # gives files as olah gives its own: whole, without redirect, length, etag or ranges
-        self.branches_only = False  # knows no repository without a revision, as olah its own
-        self.listing: Literal["full", "sizes", "names"] = "full"  # what a model's description says of its files
-        self.trees = True  # whether a repository's tree can be asked for
+        self.mirror = False  # sends files like the mirror olah: whole, without redirect, length, ETag or ranges
+        self.branches_only = False  # like olah, finds repositories only by revision
+        self.listing: Literal["full", "sizes", "names"] = "full"  # what a model's description has about its files
+        self.trees = True  # False: requests for a tree get 404
         self.tree_page = 1000  # files and folders in one answer
-        self.next_pages: str | None = None  # where a tree's next page is said to be, if not here
-        self.plain_errors = False  # answers without the Hub's X-Error headers, as mirrors of other makers do
-        self.token: str | None = None  # opens what is gated or private; any other is a stranger's
-        self.revoked: set[str] = set()  # tokens that no longer belong to anybody
+        self.next_pages: str | None = None  # base of the links to a tree's next page, if not this Hub
+        self.plain_errors = False  # errors have no X-Error headers, as on some mirrors
+        self.token: str | None = None  # has access to gated and private repositories; other tokens have not
+        self.revoked: set[str] = set()  # these tokens get 401 everywhere
         self._signed_for = 0
         counter = FaultCounter(self.faults)
         self._pages = Delivery(counter)
@@ -65,7 +65,7 @@ class StandInHub(StandIn):
         self._bytes.rate = rate
 
     def expire(self) -> None:
-        """From now on the addresses that were signed so far are refused."""
+        """Make all addresses that were signed until now invalid."""
         self._signed_for += 1
 
     @property
@@ -82,24 +82,11 @@ class StandInHub(StandIn):
         repo_id: str,
         files: Mapping[str, bytes | Path],
         *,
-        lfs: Callable[[str], bool] | None = None,
-        gated: bool = False,
-        private: bool = False,
-        disabled: bool = False,
-        quantized_from: str = "",
-        downloads: int = 0,
         digests: Mapping[str, str] | None = None,
+        **properties: Unpack[RepositoryProperties],
     ) -> StandInRepository:
-        """A `Path` is streamed from disk; `digests` holds the sha256 of files too large to be hashed here."""
-        repository = StandInRepository(
-            repo_id,
-            lfs=lfs,
-            gated=gated,
-            private=private,
-            disabled=disabled,
-            quantized_from=quantized_from,
-            downloads=downloads,
-        )
+        """Serve a repository. A `Path` is streamed from disk; `digests` has the sha256 of files too large to hash."""
+        repository = StandInRepository(repo_id, **properties)
         repository.update(files, digests=digests)
         self.repositories[repo_id] = repository
         return repository
@@ -107,7 +94,7 @@ class StandInHub(StandIn):
     def _hub_routes(self) -> list[web.RouteDef]:
         return [
             web.get("/api/models", self._list),
-            web.get("/api/whoami-v2", self._say_who),
+            web.get("/api/whoami-v2", self._whoami),
             web.get("/api/models/{org}/{repo}", self._describe),
             web.get("/api/models/{org}/{repo}/revision/{revision}", self._describe),
             web.get("/api/models/{org}/{repo}/auth-check", self._check_access),
@@ -118,18 +105,18 @@ class StandInHub(StandIn):
             web.get("/api/resolve-cache/models/{org}/{repo}/{revision}/{path:.+}", self._plain_file),
         ]
 
-    async def _say_who(self, request: web.Request) -> web.Response:
+    async def _whoami(self, request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {self.token}" or self.token in self.revoked:
-            return web.json_response({"error": "Invalid credentials in Authorization header"}, status=401)
+            return web.json_response({"error": INVALID_CREDENTIALS}, status=401)
         return web.json_response({"name": "someone", "type": "user"})
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         trusted = self._trusts(request)
-        wanted = set(request.query.getall("filter", []))
+        tags = set(request.query.getall("filter", []))
         models = [
             model
             for repository in self.repositories.values()
-            if (trusted or not repository.private) and wanted <= set((model := summary(repository))["tags"])
+            if (trusted or not repository.private) and tags <= set((model := summary(repository))["tags"])
         ]
         if request.query.get("sort") == "downloads":
             models.sort(key=lambda model: -int(model["downloads"]))
@@ -137,9 +124,9 @@ class StandInHub(StandIn):
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)
-        measured = request.query.get("blobs", "").lower() in {"true", "1"} and self.listing != "names"
+        sizes = request.query.get("blobs", "").lower() in {"true", "1"} and self.listing != "names"
         return await self._send_json(
-            request, await described(repository, commit, measured=measured, digests=self.listing == "full")
+            request, await model_info(repository, commit, sizes=sizes, digests=self.listing == "full")
         )
 
     async def _tree(self, request: web.Request) -> web.StreamResponse:
@@ -156,9 +143,9 @@ class StandInHub(StandIn):
 
     async def _paths_info(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)
-        asked = (await request.post()).getall("paths", [])
+        paths = (await request.post()).getall("paths", [])
         entries = await tree(repository.commits[commit])
-        return await self._send_json(request, [entry for entry in entries if entry["path"] in asked])
+        return await self._send_json(request, [entry for entry in entries if entry["path"] in paths])
 
     async def _check_access(self, request: web.Request) -> web.Response:
         self._open(request)
@@ -169,13 +156,13 @@ class StandInHub(StandIn):
         path = request.match_info["path"]
         file = _entry(repository, commit, path)
         fault = self._pages.faults.take(path, request, at="resolve")
-        if fault and fault.kind != "told":
+        if fault and fault.kind != "headers":
             return await self._pages.refuse(request, fault)
         if self.mirror and request.method == "HEAD":
             etag = await (file.sha256() if file.lfs else file.blob_id())
             return web.Response(headers={"Content-Length": str(file.size), "ETag": etag, "X-Repo-Commit": commit})
         if self.mirror:
-            return await self._pages.send(request, path, RequestedRange(file, 0, file.size), {}, measured=False)
+            return await self._pages.send(request, path, RequestedRange(file, 0, file.size), {}, with_length=False)
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes", "Vary": "Origin"}
         if file.lfs:
             headers["X-Linked-Etag"] = f'"{await file.sha256()}"'
@@ -197,29 +184,29 @@ class StandInHub(StandIn):
         headers = {"X-Repo-Commit": commit, "ETag": etag, "Accept-Ranges": "bytes"}
         if _accepts_gzip(request) and file.size <= MOST_GZIPPED and "Range" not in request.headers:
             data = await file.read(0, file.size)
-            if b"\0" not in data:  # git's own test for a text
+            if b"\0" not in data:  # git decides in the same way what is text
                 return await self._send_gzipped(request, path, data, {**headers, "ETag": f"W/{etag}"})
         headers["Content-Type"] = "application/octet-stream" if file.lfs else "text/plain; charset=utf-8"
-        return await self._pages.send(request, path, RequestedRange.asked_by(request, file), headers)
+        return await self._pages.send(request, path, RequestedRange.of(request, file), headers)
 
     async def _linked_file(self, request: web.Request) -> web.StreamResponse:
         signed, _, signature = request.raw_path.partition("&X-Amz-Signature=")
         if not hmac.compare_digest(signature.encode(), self._signature(signed).encode()):
             return web.Response(status=403, text="<Error><Code>SignatureDoesNotMatch</Code></Error>")
-        place = request.match_info
-        repository = self.repositories.get(f"{place['org']}/{place['repo']}")
-        tree = repository.commits.get(place["commit"], {}) if repository else {}
-        file = tree.get(place["path"])
+        parts = request.match_info
+        repository = self.repositories.get(f"{parts['org']}/{parts['repo']}")
+        files = repository.commits.get(parts["commit"], {}) if repository else {}
+        file = files.get(parts["path"])
         if file is None:
             return web.Response(status=404, text="<Error><Code>NoSuchKey</Code></Error>")
-        # As on S3 the CDN's ETag is of its own making: taken for the file's sha256 it must fail.
+        # As on S3, this ETag is not the file's sha256; a client that uses it as one must fail.
         etag = hashlib.md5((await file.sha256()).encode()).hexdigest()
         headers = {"ETag": f'"{etag}-{file.size // (8 << 20) + 1}"', "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
-        return await self._bytes.send(request, place["path"], RequestedRange.asked_by(request, file), headers)
+        return await self._bytes.send(request, parts["path"], RequestedRange.of(request, file), headers)
 
     async def _signed_url(self, repo_id: str, commit: str, path: str, file: StoredFile) -> str:
-        """An address that holds byte for byte: a client that quotes it again breaks its signature."""
+        """The CDN's address of a file. Its signature is over the exact bytes: quoting it again breaks it."""
         name = quote(path.rpartition("/")[2])
         target = (
             f"/repos/{repo_id}/{commit}/{await file.sha256()}/{quote(path)}"
@@ -232,20 +219,20 @@ class StandInHub(StandIn):
         return hmac.new(SIGNING_KEY, f"{self._signed_for} {target}".encode(), hashlib.sha256).hexdigest()
 
     def _trusts(self, request: web.Request) -> bool:
-        """Whether a request's token opens everything here."""
+        """Whether the request's token has access to everything."""
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if token in self.revoked:
             raise self._refusal(request, 401, None, INVALID_CREDENTIALS)
         return self.token is not None and token == self.token
 
     def _open(self, request: web.Request, *, gate: bool = True) -> tuple[StandInRepository, str]:
-        """The repository and the commit that a request names, if its token may see them."""
+        """The repository and commit that a request names. Raises the Hub's refusal if its token has no access."""
         repo_id = f"{request.match_info['org']}/{request.match_info['repo']}"
         repository = self.repositories.get(repo_id)
         trusted = self._trusts(request)
         token = request.headers.get("Authorization")
-        unnamed = self.branches_only and "revision" not in request.match_info
-        if repository is None or (repository.private and not trusted) or unnamed:
+        lacks_revision = self.branches_only and "revision" not in request.match_info
+        if repository is None or (repository.private and not trusted) or lacks_revision:
             if not token or self.mirror:
                 raise self._refusal(request, 401, "RepoNotFound", "Invalid username or password.")
             raise self._refusal(request, 404, "RepoNotFound", "Repository not found")
@@ -275,20 +262,20 @@ class StandInHub(StandIn):
         packed = gzip.compress(data, mtime=0)
         headers = {"Content-Type": "text/plain; charset=utf-8", **headers, "Content-Encoding": "gzip"}
         piece = RequestedRange(StoredFile(packed), 0, len(packed))
-        return await self._pages.send(request, path, piece, headers, measured=False)
+        return await self._pages.send(request, path, piece, headers, with_length=False)
 
     def _refusal(self, request: web.Request, status: int, code: str | None, message: str) -> web.HTTPException:
-        kinds: dict[int, type[web.HTTPException]] = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden}
+        exceptions: dict[int, type[web.HTTPException]] = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden}
         headers = {} if self.plain_errors else {"X-Error-Message": message}
         if code is not None and not self.plain_errors:
             headers["X-Error-Code"] = code
         if status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="Authentication required", charset="UTF-8"'
-        kind = kinds.get(status, web.HTTPNotFound)
+        exception = exceptions.get(status, web.HTTPNotFound)
         if request.path.startswith("/api/models/"):
             body = orjson.dumps({"error": message}).decode()
-            return kind(headers=headers, text=body, content_type="application/json")
-        return kind(headers=headers, text=message)
+            return exception(headers=headers, text=body, content_type="application/json")
+        return exception(headers=headers, text=message)
 
 
 def _accepts_gzip(request: web.Request) -> bool:

@@ -1,32 +1,30 @@
-"""A server on a port of 127.0.0.1 that logs every request and can be closed in mid-answer."""
+"""A server on a port of 127.0.0.1 that logs every request and can be closed while it answers."""
 
 import asyncio
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.typedefs import Handler
 from multidict import CIMultiDictProxy
-
-OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 @dataclass
 class LoggedRequest:
-    """What a client asked, and what it has been given so far."""
+    """One request, and the progress of its response."""
 
-    origin: str
+    origin: str  # name of the server
     method: str
     path: str  # as the client wrote it, with the query
     headers: CIMultiDictProxy[str]
-    body: bytes | None = None  # where it is JSON and small
-    status: int | None = None  # none until the answer begins
-    body_bytes: int = 0  # sent to the client
-    received: int = 0  # of an upload
+    body: bytes | None = None  # only JSON of up to 1 MiB
+    status: int | None = None  # None until the response begins
+    body_bytes: int = 0  # bytes of the body sent to the client
+    received: int = 0  # bytes of an upload
 
 
 LOGGED = web.RequestKey("logged", LoggedRequest)
@@ -40,15 +38,13 @@ class LoggingServer:
         log: list[LoggedRequest],
         *,
         port: int = 0,
-        middlewares: Iterable[Middleware] = (),
-        on_prepare: Iterable[OnPrepare] = (),
+        configure: Callable[[web.Application], None] | None = None,
     ) -> None:
         self._origin = origin
         self._routes = list(routes)
         self._log = log
         self._port = port
-        self._middlewares = list(middlewares)
-        self._on_prepare = list(on_prepare)
+        self._configure = configure
         self._runner: web.AppRunner | None = None
         self._url = ""
 
@@ -59,17 +55,19 @@ class LoggingServer:
         return self._url
 
     async def start(self) -> None:
-        app = web.Application(middlewares=[self._record, *self._middlewares], client_max_size=1 << 30)
+        app = web.Application(middlewares=[self._record], client_max_size=1 << 30)
         app.add_routes(self._routes)
-        app.on_response_prepare.extend([*self._on_prepare, self._record_answer])
-        # Like Go's and Node's servers: a client that leaves ends its handler, and a body that nobody read
-        # costs its connection.
+        if self._configure is not None:
+            self._configure(app)
+        app.on_response_prepare.append(self._record_response)
+        # Like Go's and Node's servers: when a client disconnects, its handler ends; when a handler does not read
+        # the whole body, the connection closes.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, lingering_time=0, shutdown_timeout=0.1
         )
         await self._runner.setup()
         listening = socket.create_server(("127.0.0.1", self._port))
-        self._port = listening.getsockname()[1]  # for a start after a close
+        self._port = listening.getsockname()[1]  # a restart uses the same port
         await web.SockSite(self._runner, listening).start()
         self._url = f"http://127.0.0.1:{self._port}"
 
@@ -90,8 +88,8 @@ class LoggingServer:
         self._log.append(logged)
         return await handler(request)
 
-    async def _record_answer(self, request: web.Request, response: web.StreamResponse) -> None:
-        logged = request.get(LOGGED)  # none where aiohttp refused the request by itself
+    async def _record_response(self, request: web.Request, response: web.StreamResponse) -> None:
+        logged = request.get(LOGGED)  # None if aiohttp refused the request before any handler
         if logged is not None and request.transport is not None and not request.transport.is_closing():
             logged.status = response.status
             if isinstance(response, web.Response) and isinstance(response.body, bytes):
@@ -99,7 +97,7 @@ class LoggingServer:
 
 
 class StandIn:
-    """A server of one or more listeners: use it as `async with`, or call `start` and `close`."""
+    """A server with one or more listeners. Use `async with`, or call `start` and `close`."""
 
     def __init__(self, *listeners: LoggingServer) -> None:
         self._listeners = listeners
@@ -121,7 +119,7 @@ class StandIn:
 
 
 async def flush(request: web.BaseRequest) -> None:
-    """Wait until the client's machine has all that was written: a reset throws away what still waits here."""
+    """Wait until the client's kernel has all written bytes. A reset would discard the others."""
     while (transport := request.transport) is not None and not transport.is_closing():
         connection = transport.get_extra_info("socket")
         if not transport.get_write_buffer_size() and not _unacknowledged(connection.fileno()):
@@ -140,7 +138,7 @@ def _unacknowledged(descriptor: int) -> int:
 
 
 def reset(request: web.BaseRequest) -> None:
-    """End the connection as a crash does, with a reset in the place of an orderly end."""
+    """End the connection with a TCP reset, as a crash does."""
     if request.transport is None:
         return
     connection = request.transport.get_extra_info("socket")

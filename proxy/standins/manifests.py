@@ -1,4 +1,4 @@
-"""What the stand-in Ollama finds when it pulls by itself: in the registries that a test tells, or at a local server."""
+"""The stand-in Ollama's own pulls: from a registry that a test fills, or from a server on this machine."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from proxy.standins.blobs import BlobStore
-from proxy.standins.gguf_facts import WeightFacts, gguf_facts
+from proxy.standins.gguf_facts import NO_FACTS, WeightFacts, gguf_facts
 from proxy.standins.model_store import StandInModel, StoredLayer
 from proxy.standins.names import ModelName
 from proxy.standins.responses import ErrorAnswer
@@ -21,38 +21,38 @@ TYPES: dict[str, type] = {
     **dict.fromkeys(("context_length", "embedding_length"), int),
     **dict.fromkeys(("draft", "rootfs"), dict),
 }
-"""Of ConfigV2 (types/model/config.go)."""
+"""The types of ConfigV2's fields (types/model/config.go)."""
 
 
-def registry_layers(known: Mapping[str, int], name: ModelName) -> list[StoredLayer] | None:
-    """Of a model that is `known` with the size of its weights."""
-    for one, size in known.items():
-        parsed = ModelName.parse(one)
-        if parsed is not None and parsed.key == name.key:
+def registry_layers(registry: Mapping[str, int], name: ModelName) -> list[StoredLayer] | None:
+    """The layers of a model in a registry that maps names to sizes of weights."""
+    for text, size in registry.items():
+        entry = ModelName.parse(text)
+        if entry is not None and entry.key == name.key:
             digests = [f"sha256:{hashlib.sha256(f'{name.key} {n}'.encode()).hexdigest()}" for n in range(2)]
             return [StoredLayer("model", digests[0], size), StoredLayer("config", digests[1], 487)]
     return None
 
 
 async def offered_manifest(name: ModelName) -> bytes | None:
-    """What another local server offers."""
+    """The manifest that another local server has for this name."""
     url = f"http://{name.host}/v2/{name.namespace}/{name.model}/manifests/{name.tag}"
-    accepted = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+    headers = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
     async with aiohttp.ClientSession() as session:
         try:
-            async with session.get(url, headers=accepted) as response:
+            async with session.get(url, headers=headers) as response:
                 return await response.read() if response.status == 200 else None
         except aiohttp.ClientError as problem:
             raise ErrorAnswer(f'pull model manifest: Get "{url}": {problem}') from None
 
 
 def layers_of(blobs: BlobStore, manifest: bytes) -> list[StoredLayer] | None:
-    """The layers of a manifest and its config, with the sizes that it says, if all of them are here already."""
-    said = orjson.loads(manifest)
-    kinds = [*(layer["mediaType"].rpartition(".")[2] for layer in said["layers"]), "config"]
+    """A manifest's layers and config with the manifest's sizes. None if one of the blobs is missing."""
+    content = orjson.loads(manifest)
+    kinds = [*(layer["mediaType"].rpartition(".")[2] for layer in content["layers"]), "config"]
     layers = [
-        _layer(blobs, kind, described["digest"], described["size"])
-        for kind, described in zip(kinds, [*said["layers"], said["config"]], strict=True)
+        _layer(blobs, kind, descriptor["digest"], descriptor["size"])
+        for kind, descriptor in zip(kinds, [*content["layers"], content["config"]], strict=True)
     ]
     return layers if all(layer.digest in blobs.sizes for layer in layers) else None
 
@@ -65,9 +65,9 @@ def _layer(blobs: BlobStore, kind: str, digest: str, size: int) -> StoredLayer:
 def model_of_layers(
     blobs: BlobStore, name: ModelName, layers: list[StoredLayer], manifest: bytes | None, *, strict: bool
 ) -> StandInModel:
-    """A model that was pulled. With `strict`, as after v0.40, its config has to be one."""
+    """The model that a pull installs. With `strict`, as from v0.34.1 on, an invalid config is an error."""
     config = _configuration(blobs, layers, strict=strict and manifest is not None)
-    facts = next((_facts(blobs, layer) for layer in layers if layer.kind == "model"), None) or WeightFacts("", "", 0)
+    facts = next((_facts(blobs, layer) for layer in layers if layer.kind == "model"), None) or NO_FACTS
     return StandInModel(
         layers=tuple(layers),
         family=config.get("model_family", "llama"),
@@ -87,7 +87,7 @@ def _facts(blobs: BlobStore, layer: StoredLayer) -> WeightFacts | None:
 
 
 def _configuration(blobs: BlobStore, layers: list[StoredLayer], *, strict: bool) -> dict[str, Any]:
-    """Empty where the bytes are no configuration."""
+    """The config layer's JSON. Without `strict`, an invalid one is an empty configuration."""
     content = next((blobs.beginning(layer.digest) for layer in layers if layer.kind == "config"), b"")
     try:
         config = orjson.loads(content)
@@ -95,9 +95,9 @@ def _configuration(blobs: BlobStore, layers: list[StoredLayer], *, strict: bool)
         if strict:
             raise ErrorAnswer(str(problem), 500) from None
         return {}
-    known = config if isinstance(config, dict) else {"": config}
-    for key, value in known.items():
+    fields = config if isinstance(config, dict) else {"": config}
+    for key, value in fields.items():
         if strict and not isinstance(value, TYPES.get(key, object if key else ())):
-            kind = type(value).__name__
-            raise ErrorAnswer(f"json: cannot unmarshal {kind} into Go struct field ConfigV2.{key}", 500)
+            json_type = type(value).__name__
+            raise ErrorAnswer(f"json: cannot unmarshal {json_type} into Go struct field ConfigV2.{key}", 500)
     return config if isinstance(config, dict) else {}

@@ -1,4 +1,4 @@
-"""The models that the stand-in Ollama holds, and how it describes them."""
+"""The stand-in Ollama's models, and how it lists and shows them."""
 
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class StoredLayer:
 
 @dataclass
 class StandInModel:
-    body: dict[str, Any] = field(default_factory=dict)  # of the create that made it
+    body: dict[str, Any] = field(default_factory=dict)  # the request of the create that made it
     layers: tuple[StoredLayer, ...] = ()
     format: str = "gguf"
     family: str = "llama"
@@ -30,7 +30,7 @@ class StandInModel:
     digest: str = "0" * 64
     size: int = 0
     jinja: str = ""  # the chat template in its weights
-    runner: str = ""  # as its manifest says
+    runner: str = ""  # the field of its manifest
     modified_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -67,18 +67,24 @@ class StandInModel:
     def capabilities(self) -> list[str]:
         if "bert" in self.family:
             return ["embedding"]
-        sees = any(layer.kind == "projector" for layer in self.layers)
-        return ["completion", *(["tools"] if ".Tools" in self.template else []), *(["vision"] if sees else [])]
+        has_vision = any(layer.kind == "projector" for layer in self.layers)
+        return ["completion", *(["tools"] if ".Tools" in self.template else []), *(["vision"] if has_vision else [])]
 
     def _texts(self, kind: str) -> list[str]:
         return [layer.text for layer in self.layers if layer.kind == kind]
 
     def listed(self, name: str) -> dict[str, Any]:
-        described = {"size": self.size, "digest": self.digest, "details": self.details}
-        return {"name": name, "model": name, "modified_at": timestamp(self.modified_at), **described}
+        return {
+            "name": name,
+            "model": name,
+            "modified_at": timestamp(self.modified_at),
+            "size": self.size,
+            "digest": self.digest,
+            "details": self.details,
+        }
 
     def shown(self, name: str, *, reads_jinja: bool = False) -> dict[str, Any]:
-        """With `reads_jinja`, as from v0.30 on, the template is the weights' own where there is no other."""
+        """With `reads_jinja`, as from v0.30 on, a model without a template shows that of its weights."""
         settings = [(key, value) for key, values in self.parameters.items() for value in _several(values)]
         texts = {"license": "\n".join(self.licenses), "system": self.system}
         return {
@@ -96,7 +102,7 @@ class StandInModel:
         }
 
     def _modelfile(self, name: str, settings: list[tuple[str, Any]]) -> str:
-        # The real one names the adapters after the model, and the projectors at last, as if they were models.
+        # As in Ollama, adapters follow the model, and projectors are last and look like models.
         commands = {"model": "FROM", "adapter": "ADAPTER", "projector": "FROM"}
         weights = [
             f"{command} /stand-in/models/blobs/{layer.digest.replace(':', '-')}"
@@ -118,7 +124,7 @@ class StandInModel:
 
 
 class ModelStore(MutableMapping[str, StandInModel]):
-    """Models under the names that Ollama shows; they are found in any case and without the defaults."""
+    """Models by name. Upper and lower case are the same, and default parts of a name may be missing."""
 
     def __init__(self) -> None:
         self._entries: dict[str, tuple[ModelName, StandInModel]] = {}
@@ -164,7 +170,7 @@ def _several(value: Any) -> list[Any]:
 
 
 def _quoted(text: str) -> str:
-    """As a Modelfile needs it: quotes only around what would not survive on one line."""
+    """The text in a Modelfile, in quotes only if it has line breaks, or spaces at an end."""
     if "\n" not in text and text == text.strip(" "):
         return text
     return f'"""{text}"""' if '"' in text else f'"{text}"'

@@ -1,4 +1,4 @@
-"""Model names as Ollama reads them: host, namespace, model and tag, with its defaults."""
+"""Model names as Ollama parses them: host, namespace, model and tag, with Ollama's defaults."""
 
 import re
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> "ModelName | None":
-        """The name, or nothing where Ollama would call it invalid. A scheme is dropped."""
+        """The name without its scheme; None if Ollama would call it invalid."""
         path, tag = text, DEFAULT_TAG
         if text.rfind(":") > text.rfind("/"):
             path, _, tag = text.rpartition(":")
@@ -45,7 +45,7 @@ class ModelName:
 
     @property
     def shortest(self) -> str:
-        """How Ollama shows the name: the tag always, the rest only where it is not the default."""
+        """The name as Ollama shows it: always with the tag, without a default host and namespace."""
         if self.host.lower() != DEFAULT_HOST:
             return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
         if self.namespace.lower() != DEFAULT_NAMESPACE:
@@ -57,7 +57,7 @@ class ModelName:
         return f"{self.host}/{self.namespace}/{self.model}:{self.tag}".lower()
 
     def as_known_to(self, others: Iterable["ModelName"]) -> "ModelName":
-        """Each part as some installed model already spells it, even if that is quite another model."""
+        """Takes the case of each part from the installed models, as Ollama does, even from an unrelated one."""
         host, namespace, model, tag = self.host, self.namespace, self.model, self.tag
         for other in others:
             host = other.host if other.host.lower() == host.lower() else host

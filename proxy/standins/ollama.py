@@ -1,4 +1,4 @@
-"""An Ollama on a local port that answers as v0.24 does, or newer ones with GGUFs; a test scripts and reads it."""
+"""The stand-in Ollama. It answers like v0.24; for newer versions, only what they do with GGUFs differs."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,16 @@ from aiohttp.typedefs import Handler
 from proxy.standins import canned_replies
 from proxy.standins.blobs import VALID_DIGEST, BlobStore
 from proxy.standins.cors import BrowserRules, admit_origin
-from proxy.standins.creation import GGUF_ALONE, LLAMA_SERVER, Crash, CreateScript, Creation, EndedEarly, drop_layers
+from proxy.standins.creation import (
+    GGUF_ALONE,
+    LLAMA_SERVER,
+    Crash,
+    CreateContext,
+    CreateScript,
+    Creation,
+    EndedEarly,
+    drop_layers,
+)
 from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn, reset
 from proxy.standins.manifests import layers_of, model_of_layers, offered_manifest, registry_layers
 from proxy.standins.model_store import ModelStore, StandInModel, timestamp
@@ -25,9 +34,11 @@ from proxy.standins.responses import ErrorAnswer, Lines, answer, error, read_jso
 
 __all__ = ["LoggedRequest", "StandInModel", "StandInOllama"]
 
-NOT_THERE = "pull model manifest: file does not exist"
+NO_MANIFEST = "pull model manifest: file does not exist"
 INVALID_NAME = "invalid model name"
+MODEL_REQUIRED = "model is required"
 NATIVE_STEPS = 4
+"""Progress lines with `completed` for each layer of a native pull."""
 
 Around = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
@@ -37,29 +48,26 @@ class StandInOllama(StandIn, CreateScript):
         self.version = version
         self.requests: list[LoggedRequest] = []
         self.models = ModelStore()
-        self.native: dict[str, int] = {}  # what a native pull finds, with the size of its weights
+        self.native: dict[str, int] = {}  # models that a native pull finds → size of their weights
         self.loaded: set[str] = set()
-        self.abandoned_creates = 0
-        self.fail_upload_after: int | None = None  # bytes, after which the connection breaks
-        self.hold_upload: asyncio.Event | None = None  # reads no more of an upload until it is set
-        self.fail_load: str | None = None  # why no model can be loaded
-        self.lose_upload_answer = False  # by a break of the connection after the last byte
-        self.garble_uploads: dict[str, int] = {}  # digest → how many uploads of it arrive as something else
-        self.upload_status: int | None = None
-        self.keeps_mismatched = True  # what was uploaded under another digest
-        self.around: Around | None = None  # answers in the place of every handler, which it may call
+        self.abandoned_creates = 0  # creates that ended because their client disconnected
+        self.fail_upload_after: int | None = None  # the connection breaks after this number of bytes
+        self.hold_upload: asyncio.Event | None = None  # uploads wait until it is set
+        self.fail_load: str | None = None  # the error when a model is loaded
+        self.lose_upload_answer = False  # the connection breaks after the last byte of an upload
+        self.garble_uploads: dict[str, int] = {}  # digest → number of uploads of it that arrive damaged
+        self.upload_status: int | None = None  # the error status of every upload
+        self.keeps_mismatched = True  # stores an upload under its true digest if the client named another one
+        self.around: Around | None = None  # called instead of every handler; it may call the handler
         self.browsers = BrowserRules()
         self._store = BlobStore()
         self._unwatched: set[asyncio.Task[None]] = set()
-        self._listener = LoggingServer(
-            "ollama",
-            self._routes(),
-            self.requests,
-            port=port,
-            middlewares=[self.browsers.apply, self._speak_like_gin],
-            on_prepare=[admit_origin],
-        )
+        self._listener = LoggingServer("ollama", self._routes(), self.requests, port=port, configure=self._configure)
         super().__init__(self._listener)
+
+    def _configure(self, app: web.Application) -> None:
+        app.middlewares.extend([self.browsers.apply, self._answer_like_gin])
+        app.on_response_prepare.append(admit_origin)
 
     @property
     def url(self) -> str:
@@ -67,11 +75,11 @@ class StandInOllama(StandIn, CreateScript):
 
     @property
     def blobs(self) -> dict[str, int]:
-        """Digest → size; a test may take one away."""
+        """Digest → size. A test may remove entries."""
         return self._store.sizes
 
     def beginning(self, digest: str) -> bytes:
-        """Of a blob: its first megabyte."""
+        """The first megabyte of a blob."""
         return self._store.beginning(digest)
 
     @property
@@ -86,13 +94,13 @@ class StandInOllama(StandIn, CreateScript):
 
     def _routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/", self._greet),
-            web.get("/api/version", self._tell_version),
+            web.get("/", self._root),
+            web.get("/api/version", self._version),
             web.get("/api/tags", self._list),
             web.get("/api/ps", self._list_loaded, allow_head=False),
             web.post("/api/show", self._show),
             web.head("/api/blobs/{digest}", self._find_blob),
-            web.post("/api/blobs/{digest}", self._take_blob, expect_handler=self._invite_blob),
+            web.post("/api/blobs/{digest}", self._receive_blob, expect_handler=self._continue_upload),
             web.post("/api/create", self._create),
             web.delete("/api/delete", self._delete),
             web.post("/api/copy", self._copy),
@@ -100,11 +108,11 @@ class StandInOllama(StandIn, CreateScript):
             web.post("/api/generate", self._generate),
             web.post("/api/chat", self._chat),
             web.post("/api/embed", self._embed),
-            web.post("/v1/chat/completions", self._complete),
+            web.post("/v1/chat/completions", self._openai_chat),
         ]
 
     @web.middleware
-    async def _speak_like_gin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _answer_like_gin(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await (handler(request) if self.around is None else self.around(request, handler))
         except ErrorAnswer as refusal:
@@ -115,10 +123,10 @@ class StandInOllama(StandIn, CreateScript):
             headers = {"Allow": refused.headers["Allow"], "Content-Type": "text/plain"}
             return web.Response(status=405, body=b"405 method not allowed", headers=headers)
 
-    async def _greet(self, _: web.Request) -> web.Response:
+    async def _root(self, _: web.Request) -> web.Response:
         return web.Response(text="Ollama is running")
 
-    async def _tell_version(self, _: web.Request) -> web.Response:
+    async def _version(self, _: web.Request) -> web.Response:
         return answer({"version": self.version})
 
     async def _list(self, _: web.Request) -> web.Response:
@@ -127,36 +135,37 @@ class StandInOllama(StandIn, CreateScript):
 
     async def _list_loaded(self, _: web.Request) -> web.Response:
         expiry = timestamp(datetime.now(UTC) + timedelta(minutes=5))
-        running = []
+        entries = []
         for name, model in self.models.items():
             if name in self.loaded:
-                listed = model.listed(name) | {"expires_at": expiry, "size_vram": 0, "context_length": 2048}
-                del listed["modified_at"]
-                running.append(listed)
-        return answer({"models": running})
+                entry = model.listed(name) | {"expires_at": expiry, "size_vram": 0, "context_length": 2048}
+                del entry["modified_at"]
+                entries.append(entry)
+        return answer({"models": entries})
 
     async def _show(self, request: web.Request) -> web.Response:
         body = await read_json(request, "ShowRequest")
-        name = self._installed(_asked(body, "model is required"))
+        name = self._installed_name(_required_model(body))
         template = self.models[name].template
         if template.count("{{") != template.count("}}"):
             raise ErrorAnswer("template: :1: unclosed action", 500)
         return answer(self.models[name].shown(name, reads_jinja=self._numbers >= LLAMA_SERVER))
 
-    def _installed(self, asked: str) -> str:
-        """The name under which a model is listed, or the refusal that v0.24 gives."""
-        if asked and ModelName.parse(asked) is None:
+    def _installed_name(self, text: str) -> str:
+        """The name under which a model is listed. If there is none, the error is v0.24's."""
+        if text and ModelName.parse(text) is None:
             raise ErrorAnswer(INVALID_NAME, 400)
-        if not asked or asked not in self.models:
-            raise ErrorAnswer(f"model '{asked}' not found", 404)
-        return self._recased(asked).shortest
+        if not text or text not in self.models:
+            raise ErrorAnswer(f"model '{text}' not found", 404)
+        return self._recased(text).shortest
 
-    def _recased(self, asked: str) -> ModelName:
-        name = ModelName.parse(asked)
+    def _recased(self, text: str) -> ModelName:
+        """The name in the case of an installed model: of this model, else of any model that shares a part."""
+        name = ModelName.parse(text)
         if name is None:
             raise ErrorAnswer(INVALID_NAME, 400)
-        exact = [known for known in self.models.names() if known.key == name.key]
-        return exact[0] if exact else name.as_known_to(self.models.names())
+        same = [installed for installed in self.models.names() if installed.key == name.key]
+        return same[0] if same else name.as_known_to(self.models.names())
 
     async def _find_blob(self, request: web.Request) -> web.Response:
         digest = request.match_info["digest"]
@@ -166,14 +175,14 @@ class StandInOllama(StandIn, CreateScript):
             return error(f'blob "{digest}" not found', 404)
         return web.Response()
 
-    async def _invite_blob(self, request: web.Request) -> None:
-        """Say "100 Continue" only where the body will be read."""
-        wanted = self.upload_status is None and request.match_info["digest"].replace("-", ":") not in self.blobs
-        if wanted:
+    async def _continue_upload(self, request: web.Request) -> None:
+        """Send "100 Continue" only if the body will be read."""
+        is_new = request.match_info["digest"].replace("-", ":") not in self.blobs
+        if self.upload_status is None and is_new:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
 
-    async def _take_blob(self, request: web.Request) -> web.Response:
+    async def _receive_blob(self, request: web.Request) -> web.Response:
         expected = request.match_info["digest"]
         if self.upload_status is not None:
             return error("the stand-in was told to refuse uploads", self.upload_status)
@@ -206,16 +215,8 @@ class StandInOllama(StandIn, CreateScript):
         name = self._recased(body.get("model") or body.get("name") or "")
         streaming = body.get("stream") is not False
         lines = Lines(request, streaming=streaming)
-        creation = Creation(
-            body,
-            name,
-            lines,
-            shelf=self.models,
-            blobs=self._store,
-            script=self,
-            pull=self._pull_natively,
-            version=self._numbers,
-        )
+        context = CreateContext(self.models, self._store, self, self._pull_natively, self._numbers)
+        creation = Creation(body, name, lines, context)
         try:
             await (self._run_watched(creation) if streaming else self._run_unwatched(creation))
         except ErrorAnswer as refusal:
@@ -227,7 +228,7 @@ class StandInOllama(StandIn, CreateScript):
         return lines.end()
 
     async def _run_watched(self, creation: Creation) -> None:
-        """A create dies with its client: the real one stays at its next line for ever."""
+        """A create ends when its client disconnects. (The real one blocks forever at its next line.)"""
         try:
             await creation.run()
         except (asyncio.CancelledError, ConnectionError):
@@ -235,7 +236,7 @@ class StandInOllama(StandIn, CreateScript):
             raise
 
     async def _run_unwatched(self, creation: Creation) -> None:
-        """With `stream: false` nobody listens, so a create ends well even when its client has left."""
+        """With `stream: false`, a create completes even if its client disconnects."""
         task = asyncio.create_task(creation.run())
         self._unwatched.add(task)
         task.add_done_callback(self._unwatched.discard)
@@ -247,10 +248,10 @@ class StandInOllama(StandIn, CreateScript):
 
     async def _delete(self, request: web.Request) -> web.Response:
         body = await read_json(request, "DeleteRequest")
-        asked = _asked(body, "model is required")
-        if ModelName.parse(asked) is None:
-            raise ErrorAnswer(f'name "{asked}" is invalid', 400)
-        name = self._installed(asked)
+        model = _required_model(body)
+        if ModelName.parse(model) is None:
+            raise ErrorAnswer(f'name "{model}" is invalid', 400)
+        name = self._installed_name(model)
         self.loaded.discard(name)
         drop_layers(self.models.pop(name), self.models, self._store)
         return web.Response()
@@ -263,41 +264,41 @@ class StandInOllama(StandIn, CreateScript):
                 raise ErrorAnswer(f'{field} "{value}" is invalid', 400)
         if source not in self.models:
             raise ErrorAnswer(f'model "{source}" not found', 404)
-        copied = replace(self.models[source], modified_at=datetime.now(UTC))
-        self.models[self._recased(destination).shortest] = copied
+        copy = replace(self.models[source], modified_at=datetime.now(UTC))
+        self.models[self._recased(destination).shortest] = copy
         return web.Response()
 
     async def _pull(self, request: web.Request) -> web.StreamResponse:
         body = await read_json(request, "PullRequest")
-        asked = body.get("model") or body.get("name") or ""
-        self._recased(asked)
+        model = body.get("model") or body.get("name") or ""
+        self._recased(model)  # an invalid name is refused before the stream begins
         lines = Lines(request, streaming=body.get("stream") is not False)
         try:
-            await self._pull_natively(asked, lines, insecure=body.get("insecure") is True)
+            await self._pull_natively(model, lines, insecure=body.get("insecure") is True)
         except ErrorAnswer as refusal:
             return await lines.fail(refusal)
         return lines.end()
 
-    async def _pull_natively(self, asked: str, lines: Lines, *, insecure: bool = False) -> None:
-        name = self._recased(asked)
+    async def _pull_natively(self, model: str, lines: Lines, *, insecure: bool = False) -> None:
+        name = self._recased(model)
         await lines.status("pulling manifest")
         layers, manifest = registry_layers(self.native, name), None
         if layers is None and insecure and name.host.startswith(("127.0.0.1:", "localhost:")):
             manifest = await offered_manifest(name)
             layers = layers_of(self._store, manifest) if manifest else None
         if layers is None:
-            raise ErrorAnswer(NOT_THERE)
+            raise ErrorAnswer(NO_MANIFEST)
         if manifest is not None and self.hold_making is not None and any(layer.kind == "model" for layer in layers):
             await self.hold_making.wait()
         for layer in layers:
-            # What is there has its own size, whatever the manifest says.
+            # A blob that exists has its own size; the manifest's may differ.
             size = self.blobs.get(layer.digest, layer.size)
             steps = [NATIVE_STEPS] if layer.digest in self.blobs else range(NATIVE_STEPS + 1)
             for step in steps:
-                done = {"completed": size * step // NATIVE_STEPS} if step else {}
+                completed = {"completed": size * step // NATIVE_STEPS} if step else {}
                 status = f"pulling {layer.digest[7:19]}"
-                await lines.say({"status": status, "digest": layer.digest, "total": size, **done})
-            self._store.claim(layer.digest, size)
+                await lines.send({"status": status, "digest": layer.digest, "total": size, **completed})
+            self._store.pretend(layer.digest, size)
         await lines.status("verifying sha256 digest")
         await lines.status("writing manifest")
         strict = self._numbers >= GGUF_ALONE
@@ -306,73 +307,69 @@ class StandInOllama(StandIn, CreateScript):
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await read_json(request, "GenerateRequest")
-        return await self._talk(request, body, canned_replies.generated, said=bool(body.get("prompt")))
+        return await self._reply(request, body, canned_replies.generate_content, has_prompt=bool(body.get("prompt")))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await read_json(request, "ChatRequest")
-        _asked(body, "model is required")
-        return await self._talk(request, body, canned_replies.chatted, said=bool(body.get("messages")))
+        _required_model(body)
+        return await self._reply(request, body, canned_replies.chat_content, has_prompt=bool(body.get("messages")))
 
-    async def _talk(
-        self,
-        request: web.Request,
-        body: dict[str, Any],
-        shape: Callable[[str], dict[str, Any]],
-        *,
-        said: bool,
+    async def _reply(
+        self, request: web.Request, body: dict[str, Any], content: canned_replies.Content, *, has_prompt: bool
     ) -> web.StreamResponse:
-        asked = body.get("model") or ""
-        name = self._installed(asked)
-        if not said and body.get("keep_alive") in {0, "0", "0s"}:
+        model = body.get("model") or ""
+        name = self._installed_name(model)
+        if not has_prompt and body.get("keep_alive") in {0, "0", "0s"}:
             self.loaded.discard(name)
-            return answer(canned_replies.silent(asked, shape, "unload"))
+            return answer(canned_replies.empty(model, content, "unload"))
         if self.fail_load is not None:
             raise ErrorAnswer(self.fail_load, 500)
         self.loaded.add(name)
-        if not said:
-            return answer(canned_replies.silent(asked, shape, "load"))
+        if not has_prompt:
+            return answer(canned_replies.empty(model, content, "load"))
         if body.get("stream") is False:
-            return answer(canned_replies.whole(asked, shape))
+            return answer(canned_replies.whole(model, content))
         lines = Lines(request, streaming=True)
         with suppress(ConnectionError):
-            for line in canned_replies.words(asked, shape):
-                await lines.say(line)
+            for line in canned_replies.stream(model, content):
+                await lines.send(line)
         return lines.end()
 
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
+    async def _openai_chat(self, request: web.Request) -> web.StreamResponse:
         body = await read_json(request, "ChatCompletionRequest")
-        asked = body.get("model") or ""
+        model = body.get("model") or ""
         try:
-            self.loaded.add(self._installed(asked))
+            self.loaded.add(self._installed_name(model))
         except ErrorAnswer as refusal:
             details = {"message": refusal.text, "type": "not_found_error", "param": None, "code": None}
             return web.json_response({"error": details}, status=refusal.status)
         if body.get("stream") is not True:
-            return answer(canned_replies.completed(asked, "".join(canned_replies.WORDS), part=False))
+            return answer(canned_replies.openai_completion(model, "".join(canned_replies.WORDS), chunk=False))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for word in canned_replies.WORDS:
-            await response.write(b"data: " + orjson.dumps(canned_replies.completed(asked, word, part=True)) + b"\n\n")
+            event = orjson.dumps(canned_replies.openai_completion(model, word, chunk=True))
+            await response.write(b"data: " + event + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         return response
 
     async def _embed(self, request: web.Request) -> web.Response:
         body = await read_json(request, "EmbedRequest")
-        asked = body.get("model") or ""
-        if ModelName.parse(asked) is not None and asked not in self.models:
-            raise ErrorAnswer(f'model "{asked}" not found, try pulling it first', 404)
-        self.loaded.add(self._installed(asked))
-        given = body.get("input") or []
-        return answer(canned_replies.embedded(asked, [given] if isinstance(given, str) else given))
+        model = body.get("model") or ""
+        if ModelName.parse(model) is not None and model not in self.models:
+            raise ErrorAnswer(f'model "{model}" not found, try pulling it first', 404)
+        self.loaded.add(self._installed_name(model))
+        texts = body.get("input") or []
+        return answer(canned_replies.embeddings(model, [texts] if isinstance(texts, str) else texts))
 
 
-def _asked(body: dict[str, Any], complaint: str) -> str:
-    name = str(body.get("model") or body.get("name") or "")
-    if not name:
-        raise ErrorAnswer(complaint, 400)
-    return name
+def _required_model(body: dict[str, Any]) -> str:
+    model = str(body.get("model") or body.get("name") or "")
+    if not model:
+        raise ErrorAnswer(MODEL_REQUIRED, 400)
+    return model
 
 
 def _valid_path(path: str) -> bool:
-    """Go's fs.ValidPath: relative, and no element that is empty or dots."""
+    """Go's fs.ValidPath: relative, and no element is empty, `.` or `..`."""
     return path == "." or all(part not in {"", ".", ".."} for part in path.split("/"))

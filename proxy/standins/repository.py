@@ -1,4 +1,4 @@
-"""A complete safetensors chat repository, a few megabytes of random Llama, made on the spot."""
+"""`tiny_llama`: a complete safetensors repository of a chat model, a few megabytes with random weights."""
 
 import math
 import random
@@ -12,9 +12,9 @@ Tensor = tuple[str, tuple[int, ...], bytes]
 HIDDEN, FEED_FORWARD, LAYERS, HEADS, KV_HEADS = 256, 512, 2, 4, 2
 SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SPACE = "\u0120"  # how the byte-level alphabet writes a blank
+SPACE = "\u0120"  # a space in the byte-level alphabet
 
-# Ollama and llama.cpp know a byte-level tokenizer by the exact text of its split pattern: this is Llama 3's.
+# Ollama and llama.cpp recognize a byte-level tokenizer by the exact text of its split pattern. This is Llama 3's.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,13 +34,13 @@ license: mit
 pipeline_tag: text-generation
 ---
 # Tiny Llama
-Random weights in the shape of a Llama: it converts, it loads, and it talks nonsense.
+A Llama with random weights. It converts and loads, and its answers are nonsense.
 """
 LICENSE = "The random numbers in this repository belong to nobody; do with them what you like.\n"
 
 
 def tiny_llama(*, seed: int = 0, shards: int = 1) -> dict[str, bytes]:
-    """The files of the repository; the same seed gives the same bytes, however many shards hold them."""
+    """The files of the repository. The same seed gives the same tensors, in any number of shards."""
     vocabulary, merges = _vocabulary()
     specials = {text: len(vocabulary) + number for number, text in enumerate(SPECIALS)}
     vocabulary_size = len(vocabulary) + len(specials)
@@ -61,7 +61,7 @@ def _json(value: object) -> bytes:
 
 
 def _vocabulary() -> tuple[dict[str, int], list[list[str]]]:
-    """All single bytes, then every pair of lower-case letters and every letter after a blank."""
+    """All single bytes, then every pair of lower-case letters and every letter after a space."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = 256 - len(plain)
     alphabet = [chr(code) for code in plain] + [chr(256 + number) for number in range(others)]
@@ -178,13 +178,12 @@ def _tensors(rng: random.Random, vocabulary_size: int) -> list[Tensor]:
     return [*tensors, norm("model.norm.weight"), weight("lm_head.weight", vocabulary_size, HIDDEN)]
 
 
-# The upper byte of a bfloat16 is its sign and most of its exponent: with these four a weight stays between
-# ±0.002 and ±0.031.
+# The upper byte of a bfloat16 has the sign and most of the exponent. These four give magnitudes from 0.002 to 0.031.
 _UPPER_BYTES = bytes((0x3B, 0xBB, 0x3C, 0xBC)) * 64
 
 
 def _noise(rng: random.Random, count: int) -> bytes:
-    """`count` little-endian bfloat16 numbers, drawn a tensor at a time because a loop would take seconds."""
+    """`count` little-endian bfloat16 numbers, made at once because a loop over them would take seconds."""
     weights = bytearray(2 * count)
     weights[0::2] = rng.randbytes(count)
     weights[1::2] = rng.randbytes(count).translate(_UPPER_BYTES)

@@ -1,4 +1,4 @@
-"""Answers as Ollama gives them: JSON, lines of JSON, and the errors before and among them."""
+"""Ollama's responses: JSON, streams of JSON lines, and errors before and inside a stream."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ REMEMBERED_BODY = 1 << 20
 
 
 class ErrorAnswer(Exception):
-    """An error that the client is told: a status before the first line, else a line."""
+    """An error for the client: an HTTP status before the first line of a stream, else a line."""
 
     def __init__(self, text: str, status: int = 500) -> None:
         super().__init__(text)
@@ -30,7 +30,7 @@ def error(text: str, status: int) -> web.Response:
 
 
 class Lines:
-    """The progress of something: lines as they come, or with `stream: false` only the last of them."""
+    """A response in lines: a stream of all of them, or with `stream: false` only the last one."""
 
     def __init__(self, request: web.Request, *, streaming: bool) -> None:
         self._request = request
@@ -38,7 +38,7 @@ class Lines:
         self._response: web.StreamResponse | None = None
         self._last: dict[str, Any] = {}
 
-    async def say(self, line: dict[str, Any]) -> None:
+    async def send(self, line: dict[str, Any]) -> None:
         self._last = line
         if not self._streaming:
             return
@@ -50,21 +50,21 @@ class Lines:
         self._request[LOGGED].body_bytes += len(data)
 
     async def status(self, text: str) -> None:
-        await self.say({"status": text})
+        await self.send({"status": text})
 
     async def fail(self, refusal: ErrorAnswer) -> web.StreamResponse:
         if self._response is None:
             body = orjson.dumps({"error": refusal.text})
             return web.Response(body=body, status=refusal.status, content_type="application/json")
-        await self.say({"error": refusal.text})
+        await self.send({"error": refusal.text})
         return self._response
 
     def end(self) -> web.StreamResponse:
         return self._response or web.Response(body=orjson.dumps(self._last), content_type="application/json")
 
 
-async def read_json(request: web.Request, kind: str) -> dict[str, Any]:
-    """The body as Go decodes it into its `kind`, with Go's complaints."""
+async def read_json(request: web.Request, go_struct: str) -> dict[str, Any]:
+    """The body, checked as Go checks it when it decodes it into `go_struct`, with Go's error texts."""
     data = await request.read()
     if len(data) <= REMEMBERED_BODY:
         request[LOGGED].body = data
@@ -79,12 +79,12 @@ async def read_json(request: web.Request, kind: str) -> dict[str, Any]:
             raise ErrorAnswer("unexpected EOF", 400) from None
         raise ErrorAnswer(f"invalid character {rest[0]!r} looking for beginning of value", 400) from None
     if not isinstance(value, dict):
-        raise ErrorAnswer(f"json: cannot unmarshal {_go_kind(value)} into Go value of type api.{kind}", 400)
-    for name, wanted, go_type in _FIELDS:
-        found = value.get(name)
-        if found is not None and not isinstance(found, wanted):
-            field = f"{kind}.{name} of type {go_type}"
-            raise ErrorAnswer(f"json: cannot unmarshal {_go_kind(found)} into Go struct field {field}", 400)
+        raise ErrorAnswer(f"json: cannot unmarshal {_json_type(value)} into Go value of type api.{go_struct}", 400)
+    for name, python_type, go_type in _FIELDS:
+        content = value.get(name)
+        if content is not None and not isinstance(content, python_type):
+            field = f"{go_struct}.{name} of type {go_type}"
+            raise ErrorAnswer(f"json: cannot unmarshal {_json_type(content)} into Go struct field {field}", 400)
     return value
 
 
@@ -97,10 +97,10 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
 )
 
 
-def _go_kind(value: object) -> str:
+def _json_type(value: object) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, (int, float)):
         return "number"
-    kinds: dict[type, str] = {str: "string", list: "array", dict: "object"}
-    return kinds.get(type(value), "null")
+    types: dict[type, str] = {str: "string", list: "array", dict: "object"}
+    return types.get(type(value), "null")

@@ -9,8 +9,8 @@ import orjson
 from aiohttp import web
 
 from proxy.standins.delivery import Delivery, Fault, FaultCounter, RequestedRange
+from proxy.standins.hub_repository import StandInRepository, StoredFile
 from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn
-from proxy.standins.repositories import StandInRepository, StoredFile
 
 MASTER = "master"
 
@@ -87,7 +87,7 @@ class StandInModelScope(StandIn):
         return await self._send(request, place["path"], files[place["path"]])
 
     async def _send(self, request: web.Request, path: str, file: StoredFile) -> web.StreamResponse:
-        piece = RequestedRange.asked_by(request, file)
+        piece = RequestedRange.of(request, file)
         headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **piece.headers}
         if piece.status == 206:
             piece = replace(piece, status=self.range_status)

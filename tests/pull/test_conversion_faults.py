@@ -136,7 +136,7 @@ async def test_a_file_that_changed_at_the_source_is_an_error(
     client: Client, hub: StandInHub, ollama: StandInOllama, files: dict[str, bytes]
 ) -> None:
     hub.add("acme/tiny", files)
-    hub.faults.append(Fault(FIRST, "told", headers={"X-Linked-Size": "1"}, at="resolve", times=-1))
+    hub.faults.append(Fault(FIRST, "headers", headers={"X-Linked-Size": "1"}, at="resolve", times=-1))
     error = (await client.pull(NAME))[-1]["error"]
     assert f"acme/tiny/{FIRST}" in error
     assert "has changed at the source" in error

@@ -204,7 +204,7 @@ async def test_a_file_that_changed_before_its_url_is_renewed_fails(
     hub.rate = 1_000_000
     running = asyncio.create_task(pull())
     await eventually(lambda: len(fetched(hub, WEIGHTS)) > 2)
-    hub.faults.append(Fault(WEIGHTS, "told", headers={header: value}, at="resolve", times=-1))
+    hub.faults.append(Fault(WEIGHTS, "headers", headers={header: value}, at="resolve", times=-1))
     hub.expire()
     error = (await running)[-1]["error"]
     assert f"acme/tiny/{WEIGHTS} has changed at the source: {change}" in error

@@ -50,7 +50,7 @@ CAUSES = (
 )
 
 
-KINDS = ["drop", "hang", "short", "corrupt", "status", "whole", "misplaced", "cut", "slow"] * 3 + ["told"]
+KINDS = ["drop", "hang", "short", "corrupt", "status", "whole", "misplaced", "cut", "slow"] * 3 + ["headers"]
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ def random_fault(rng: random.Random, kinds: Sequence[str], paths: list[str], siz
     times = rng.choice([1] * 8 + [2, 3, 12, -1])
     path = rng.choice(paths)
     kind: Any = rng.choice(kinds)
-    if kind == "told":
+    if kind == "headers":
         headers = {rng.choice(["X-Repo-Commit", "X-Linked-Size"]): "1"}
-        return Fault(path, "told", headers=headers, at="resolve", times=times)
+        return Fault(path, "headers", headers=headers, at="resolve", times=times)
     if kind == "status":
         status = rng.choice([403, 404, 416] + [408, 429, 500, 502, 503] * 3)
         waits = [{}, {"Retry-After": "0"}, {"RateLimit": '"resolvers";r=0;t=0'}]

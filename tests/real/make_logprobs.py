@@ -1,7 +1,7 @@
-"""Writes logprobs.json: what transformers answers to raw prompts with the tiny repositories that chat.
+"""Writes logprobs.json: transformers' answers to raw prompts, for each tiny repository of a chat model.
 
 `python -m tests.real.make_logprobs [NAME…]` needs torch, transformers, accelerate and sentencepiece, which this project
-does not depend on; the figures are those of transformers 5.24 with torch 2.15, in F32 with eager attention.
+does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32 with eager attention.
 """
 
 import json
@@ -20,14 +20,14 @@ from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, LAYERS
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 
 FIGURES = Path(__file__).with_name("logprobs.json")
-REMOTE_CODE = "transformers has no class for it: its repositories bring their own code"
+REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
 WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE)
-"""Repositories that chat and are not in the file, with the reason."""
+"""Chat models that are not in the file, with the reason."""
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 READ_AS: Mapping[str, Mapping[str, Any]] = {
     # transformers 5 does not read the `rope_theta` of transformers 4 for layers with a window.
     "olmo3": {"rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
-    # transformers has no class for MiniCPM, and Granite's calculates the same with the factors under these names.
+    # transformers has no class for MiniCPM. Granite's class computes the same; its factors have these names.
     "minicpm": {
         "architectures": ["GraniteForCausalLM"],
         "model_type": "granite",
@@ -37,20 +37,20 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "attention_multiplier": HEAD**-0.5,
     },
 }
-"""What config.json has to say for transformers to calculate what the repository's own code does."""
+"""Changes of config.json with which transformers computes the same as the repository's own code."""
 STEPS = 24
 CANDIDATES = 5
 DIGITS = 5
 TOLERANCE = 0.02
-"""Of a logarithm to the base e."""
+"""The largest allowed difference of natural logarithms of probabilities."""
 FLATNESS = 40
-"""A 40th of the logits' standard deviation is the tolerance where that is less: flat logits differ little."""
+"""The tolerance is at most the logits' standard deviation / 40: nearly equal logits have small differences."""
 PROMPTS = (
     [f"{word} Water,\n\nand fire  {at}" for at, word in enumerate(WORDS[:12], 8)],
     [" ".join(WORDS[at : at + 3]) for at in range(0, 36, 2)],
     [" ".join([*WORDS[at:], *WORDS[:at]]) for at in range(0, 36, 4)],
 )
-"""Of each kind, the prompt with the longest continuation counts."""
+"""Three groups of prompts. From each group, the prompt with the longest continuation is recorded."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,17 @@ class Oracle:
     """One repository in transformers."""
 
     logits: Callable[[list[int]], Any]
-    """Of the token after these."""
+    """The logits of the token after these tokens."""
     encode: Callable[[str], list[int]]
     texts: list[str | None]
-    """By a token's number; None where a server does not show it by itself: half of a character, or a special token."""
+    """Text by token id. None if a server does not show the token alone: part of a character, or a special token."""
 
     def figures(self, prompt: str) -> dict[str, Any]:
-        """`tokens` is the prompt's number of tokens; `first` has the likeliest tokens after it and their logprobs.
+        """The recorded values for one prompt.
 
-        `tolerance` is the limit of a difference from these. `continuation` has greedy tokens, `STEPS` at most, and
-        ends early where the next one is not shown by itself, or where two are as likely within the tolerance.
+        `tokens` is the number of the prompt's tokens. `first` has the most likely next tokens and their logprobs;
+        `tolerance` is the largest allowed difference from these. `continuation` has at most `STEPS` greedy tokens. It
+        ends early if the next token has no text of its own, or if two tokens are equally likely within the tolerance.
         """
         torch = import_module("torch")
         tokens = self.encode(prompt)
@@ -95,7 +96,7 @@ class Oracle:
 
 
 def text_alone(name: str) -> Mapping[str, bytes]:
-    """The repository as transformers writes a model of text; what sees becomes a tensor that it ignores."""
+    """The repository in the form of a text-only model. transformers ignores the vision tensors."""
     tiny = REPOSITORIES[name]
     files = tiny.files()
     if tiny.part_of is None:
@@ -118,12 +119,12 @@ def text_alone(name: str) -> Mapping[str, bytes]:
 
 
 def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:
-    """What a server shows of each token by itself; a number without a token is None."""
+    """The text that a server shows for each token alone. An id without a token gives None."""
     pieces = "<0x0A>" in tokens
     bytes_of = {character: bytes([at]) for at, character in enumerate(byte_characters())}
 
     def text(token: str | None) -> str | None:
-        # A server keeps "<" and "[" until it knows that no special token or end of the answer begins with them.
+        # A server holds back "<" and "[" until it knows that they do not begin a special token or a stop word.
         if token is None or token in special or "<" in token or "[" in token:
             return None
         if pieces:
@@ -138,13 +139,13 @@ def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:
 
 
 def oracle(folder: Path) -> Oracle:
-    """The repository in a folder as transformers loads it, which has to find all of its weights."""
+    """The repository in a folder, loaded with transformers. Raises ValueError if transformers misses a weight."""
     torch, transformers = import_module("torch"), import_module("transformers")
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
-        raise ValueError(f"transformers does not load {folder.name} whole: {loading}")
+        raise ValueError(f"transformers did not find all weights of {folder.name}: {loading}")
     model.eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -158,7 +159,7 @@ def oracle(folder: Path) -> Oracle:
     texts = shown(tokens, added | set(tokenizer.all_special_tokens))
     rows[: len(texts)] = texts
     begins = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
-    # The proxy has a raw prompt begin as the chat template does.
+    # With the proxy's GGUF, a raw prompt begins with BOS if the chat template does.
     first = [tokenizer.bos_token_id] if begins.startswith(tokenizer.bos_token or "\0") else []
 
     def encode(prompt: str) -> list[int]:
@@ -171,7 +172,7 @@ def oracle(folder: Path) -> Oracle:
 
 
 def longest(oracle: Oracle, prompts: Iterable[str]) -> dict[str, Any]:
-    """The figures of the prompt whose continuation can be compared over most tokens."""
+    """The figures of the prompt with the longest continuation."""
     best: dict[str, Any] = {"continuation": []}
     for prompt in prompts:
         figures = oracle.figures(prompt)
@@ -184,12 +185,12 @@ def longest(oracle: Oracle, prompts: Iterable[str]) -> dict[str, Any]:
 
 
 def figures(name: str) -> list[dict[str, Any]]:
-    """Of three prompts for the repository of this name."""
+    """The figures of three prompts for this repository."""
     with tempfile.TemporaryDirectory() as folder:
         for path, content in text_alone(name).items():
             (Path(folder) / path).write_bytes(content)
-        asked = oracle(Path(folder))
-    return [longest(asked, prompts) for prompts in PROMPTS]
+        model = oracle(Path(folder))
+    return [longest(model, prompts) for prompts in PROMPTS]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Tiny repositories on a real Ollama, and what a run on it measured, which docs/families.md is made of."""
+"""Installs tiny repositories in a real Ollama, and records what a run measures. docs/families.md is made from that."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 
 MEASURED = Path(__file__).with_name("measured.json")
 VARIABLE = "MEASURED"
-"""The environment variable that names the file to which a run adds what it measures."""
+"""Environment variable with the file to which a run adds its measurements."""
 FILES: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
     **{name: tiny.files for name, tiny in REPOSITORIES.items()},
     "bert": tiny_bert,
@@ -26,11 +26,11 @@ FILES: Mapping[str, Callable[[], Mapping[str, bytes]]] = {
 NOT_RUN = ("update it to", "does not run", "makes no embeddings with")
 
 Record = Callable[[str, str, float | str], None]
-"""Keeps a value of a kind for the repository of a name: `delta`, `cosine`, `quantization` or `refusal`."""
+"""Records a value. The arguments are `delta`, `cosine`, `quantization` or `refusal`; the repository; the value."""
 
 
 def recorder(ollama: RealOllama) -> Record:
-    """Writes under the version of this Ollama, where the environment names a file."""
+    """Records under the version of this Ollama, if the environment variable names a file."""
     file = os.environ.get(VARIABLE)
 
     def record(kind: str, name: str, value: float | str) -> None:
@@ -45,18 +45,18 @@ def recorder(ollama: RealOllama) -> Record:
 
 
 def is_kept(files: Mapping[str, bytes]) -> bool:
-    """Whether a repository's weights are quantized already, and stay as they are."""
+    """Whether a repository's weights are already quantized. The proxy keeps such weights as they are."""
     return b'"quantization_config"' in files["config.json"]
 
 
 async def install(
     ollama: RealOllama, client: Client, hub: StandInHub, record: Record, name: str, quantization: str
 ) -> str:
-    """Pulls a repository by its name in FILES; gives the model's name.
+    """Pulls a repository by its name in FILES and returns the model's name.
 
-    The test is skipped where this Ollama is too old for the family, and the refusal's text is the reason.
+    Skips the test if this Ollama is too old for the family. The reason is the refusal's text.
     """
-    # llama.cpp does other things with models that have phi3 in their names.
+    # llama.cpp treats models with phi3 in their names in a special way.
     repository = f"each-{name.replace('phi3', 'phi-mini').replace(' ', '-')}"
     hub.add(f"acme/{repository}", FILES[name]())
     model = f"hf.co/acme/{repository}:{quantization}"

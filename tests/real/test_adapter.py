@@ -1,4 +1,4 @@
-"""LoRA adapters on a real Ollama: the answers are those of a model into which the adapter was merged."""
+"""LoRA adapters on a real Ollama: they answer like a model with the adapter merged into it."""
 
 import math
 from pathlib import Path
@@ -38,19 +38,19 @@ Matrix = np.ndarray[Any, np.dtype[Any]]
 
 def weights_of(content: bytes) -> dict[str, Matrix]:
     size = headers.header_size("test", content[:8], len(content))
-    found = {}
+    weights = {}
     for name, tensor in headers.read_header("test", content[:size], len(content)).tensors.items():
         data = content[tensor.start : tensor.stop]
         if tensor.dtype == "BF16":
             numbers = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
         else:
             numbers = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[tensor.dtype]).astype(np.float32)
-        found[name] = numbers.reshape(tensor.shape)
-    return found
+        weights[name] = numbers.reshape(tensor.shape)
+    return weights
 
 
 def changes_of(adapter: dict[str, bytes]) -> dict[str, Matrix]:
-    """What PEFT would add to each weight, by the GGUF's names and with the rows as a converted Llama has them."""
+    """What PEFT adds to each weight, with GGUF names, and rows in the order of a converted Llama."""
     config = orjson.loads(adapter["adapter_config.json"])
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config["use_rslora"] else rank)
@@ -68,7 +68,7 @@ def changes_of(adapter: dict[str, bytes]) -> dict[str, Matrix]:
 
 
 def merged(base: bytes, adapter: dict[str, bytes]) -> bytes:
-    """A GGUF of F32 with the adapter's changes in it."""
+    """A GGUF in F32 with the adapter merged into it."""
     header = read_header(base, size=len(base))
     content = bytearray(base)
     changes = changes_of(adapter)
@@ -110,10 +110,10 @@ async def answers(client: Client, name: str) -> list[str]:
     ],
     ids=["attention", "all", "alpha", "rslora"],
 )
-async def test_a_pulled_adapter_answers_as_the_merged_model_does(
+async def test_a_pulled_adapter_answers_like_the_merged_model(
     real_client: Client, real_ollama: RealOllama, hub: StandInHub, fields: dict[str, Any]
 ) -> None:
-    """All in F32: of random weights, the likeliest tokens are too near to one another for anything less."""
+    """All in F32: with random weights, the most likely tokens are too close for a less precise type."""
     adapter = tiny_adapter("acme/lora-base", **fields)
     hub.add("acme/lora-base", tiny_llama(seed=11))
     hub.add("acme/lora", adapter)
@@ -126,7 +126,7 @@ async def test_a_pulled_adapter_answers_as_the_merged_model_does(
     assert changed != await answers(real_client, "hf.co/acme/lora-base:f32")
 
 
-async def test_an_adapter_on_a_quantized_base_with_the_command_line(
+async def test_the_command_line_with_a_quantized_base(
     real_ollama: RealOllama, real_app: App, real_client: Client, hub: StandInHub
 ) -> None:
     hub.add("acme/cli-base", tiny_llama(seed=12))

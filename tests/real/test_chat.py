@@ -1,4 +1,4 @@
-"""Conversations of a real model, pulled as a safetensors repository: it says the right thing, and then stops."""
+"""Chats with a real model that is pulled as a safetensors repository: it answers correctly, and stops."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ QUESTIONS = {
     "Which planet do we live on? Answer in one sentence.": "Earth",
 }
 USER = {"role": "user", "content": "How are you?"}
-# No space before a sign: Ollama does not know the pre-tokenizer `smollm`, and its default splits there (0.24, 0.33).
+# No space before punctuation: Ollama (0.24, 0.33) does not know the pre-tokenizer `smollm`; its default splits there.
 CONVERSATIONS = {
     "user": [USER],
     "system": [{"role": "system", "content": "Be terse."}, USER],
@@ -66,9 +66,9 @@ async def chat(client: Client, name: str, messages: list[dict[str, str]], **fiel
     body = {"model": name, "messages": messages, "stream": False, "options": options, **fields}
     status, answer = await client.post("/api/chat", body)
     assert status == 200, answer
-    said = orjson.loads(answer)
-    assert isinstance(said, dict)
-    return said
+    reply = orjson.loads(answer)
+    assert isinstance(reply, dict)
+    return reply
 
 
 async def test_it_answers_and_stops(
@@ -78,45 +78,46 @@ async def test_it_answers_and_stops(
     name = "hf.co/acme/SmolLM2:q8_0"
     assert not [status for status in await pulled(real_client, name) if "template" in status]
     for question, word in QUESTIONS.items():
-        said = await chat(real_client, name, [{"role": "user", "content": question}])
-        assert word in said["message"]["content"]
-        assert "<|im_" not in said["message"]["content"]
-        assert said["done_reason"] == "stop"
+        reply = await chat(real_client, name, [{"role": "user", "content": question}])
+        assert word in reply["message"]["content"]
+        assert "<|im_" not in reply["message"]["content"]
+        assert reply["done_reason"] == "stop"
 
 
-async def test_the_prompt_is_what_the_jinja_says(
+async def test_the_prompt_is_the_jinja_templates(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, place: str
 ) -> None:
-    """As text with the token that begins it, which the tokenizer adds to none, and as a number of tokens."""
+    """The text is equal, with its BOS token, which this tokenizer does not add. The number of tokens is equal too."""
     hub.add("acme/SmolLM2", with_template(files, smollm2, place))
     name = "hf.co/acme/SmolLM2:q8_0"
     await pulled(real_client, name)
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(smollm2.jinja)
     tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     for messages in CONVERSATIONS.values():
-        wanted = template.render(messages=messages, add_generation_prompt=True)
-        assert wanted.startswith(BOS)
+        expected = template.render(messages=messages, add_generation_prompt=True)
+        assert expected.startswith(BOS)
         rendered = await chat(real_client, name, messages, think=False, _debug_render_only=True)
-        assert rendered["_debug_info"]["rendered_template"] == wanted
-        said = await chat(real_client, name, messages)
-        assert said["prompt_eval_count"] == len(tokenizer.encode(wanted).ids)
+        assert rendered["_debug_info"]["rendered_template"] == expected
+        reply = await chat(real_client, name, messages)
+        assert reply["prompt_eval_count"] == len(tokenizer.encode(expected).ids)
 
 
-async def test_a_laguna_speaks_by_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
-    """Ollama would give each Laguna the form of the first one."""
+async def test_a_laguna_uses_its_own_jinja(real_ollama: RealOllama, real_client: Client, hub: StandInHub) -> None:
+    """Ollama itself would render every Laguna like the first Laguna model."""
     if real_ollama.version < RUNS_SINCE["laguna"]:
         pytest.skip("this Ollama runs no Laguna")
     hub.add("acme/laguna", REPOSITORIES["laguna"].files())
     await pulled(real_client, "hf.co/acme/laguna:q8_0")
     rendered = await chat(real_client, "hf.co/acme/laguna:q8_0", [USER], _debug_render_only=True)
-    wanted = jinja2.Template(TEMPLATE, keep_trailing_newline=True).render(messages=[USER], add_generation_prompt=True)
-    assert rendered["_debug_info"]["rendered_template"] == wanted
+    expected = jinja2.Template(TEMPLATE, keep_trailing_newline=True).render(messages=[USER], add_generation_prompt=True)
+    assert rendered["_debug_info"]["rendered_template"] == expected
 
 
 @pytest.mark.parametrize("kind", LLAMA_SERVER_DIFFERS)
-async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_otherwise(
+async def test_the_prompt_is_the_jinjas_despite_llama_server(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2, kind: str
 ) -> None:
+    """llama-server's own Jinja engine would render these templates differently."""
     source, repository = LLAMA_SERVER_DIFFERS[kind], f"acme/{kind.replace(' ', '-')}"
     hub.add(repository, {**files, "tokenizer_config.json": smollm2.tokenizer_config(chat_template=source)})
     name = f"hf.co/{repository}:q8_0"
@@ -124,17 +125,18 @@ async def test_the_prompt_is_what_the_jinja_says_where_llama_server_renders_it_o
     template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source)
     for messages in CONVERSATIONS.values():
         rendered = await chat(real_client, name, messages, think=False, _debug_render_only=True)
-        wanted = template.render(messages=messages, add_generation_prompt=True)
-        assert rendered["_debug_info"]["rendered_template"] == wanted
+        expected = template.render(messages=messages, add_generation_prompt=True)
+        assert rendered["_debug_info"]["rendered_template"] == expected
     assert (await chat(real_client, name, [USER]))["message"]["content"]
 
 
-async def test_without_a_chat_template_a_warning_says_that_it_continues_texts(
+async def test_a_model_without_a_chat_template_has_a_warning(
     real_client: Client, hub: StandInHub, files: Mapping[str, bytes], smollm2: Smollm2
 ) -> None:
+    """The model then continues texts."""
     hub.add("acme/SmolLM2-base", {**files, "tokenizer_config.json": smollm2.tokenizer_config()})
     name = "hf.co/acme/SmolLM2-base:q8_0"
     warnings = [status for status in await pulled(real_client, name) if status.startswith("warning: ")]
     assert any("no chat template" in warning for warning in warnings)
-    said = await chat(real_client, name, [{"role": "user", "content": "The capital of France is"}])
-    assert "Paris" in said["message"]["content"]
+    reply = await chat(real_client, name, [{"role": "user", "content": "The capital of France is"}])
+    assert "Paris" in reply["message"]["content"]

@@ -1,4 +1,4 @@
-"""The clients that people program with, through the proxy to a real Ollama: Python, JavaScript and OpenAI's."""
+"""Client libraries through the proxy to a real Ollama: Ollama's for Python and JavaScript, and OpenAI's."""
 
 import asyncio
 import json
@@ -25,10 +25,10 @@ pytestmark = pytest.mark.timeout(300)
 
 SLOW = 400_000
 MESSAGES = [{"role": "user", "content": "hello"}]
-SAID = "hihihihi"
+REPLY = "hihihihi"
 FEW = {"num_predict": 4, "num_ctx": 256, "temperature": 0, "seed": 1}
 JAVASCRIPT = "OLLAMA_JS"
-"""The environment variable that names a folder in whose node_modules `ollama` is."""
+"""Environment variable with a folder that has `ollama` in its node_modules."""
 PREAMBLE = """
 import {Ollama} from 'ollama';
 const [, host, name] = process.argv;
@@ -38,24 +38,24 @@ const say = (what) => console.log(JSON.stringify(what));
 
 
 @pytest.fixture
-async def asking(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]:
-    """A proxy that pulls what is asked for and missing."""
+async def pulling_app(hub: StandInHub, real_ollama: RealOllama) -> AsyncIterator[App]:
+    """A proxy that pulls a missing model when a call needs it."""
     ours = {"on_demand": True}
     async with App(settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True}, pull=ours)) as app:
         yield app
 
 
 @pytest.fixture
-async def python(asking: App) -> AsyncIterator[ollama.AsyncClient]:
-    client = ollama.AsyncClient(asking.address.url)
+async def python(pulling_app: App) -> AsyncIterator[ollama.AsyncClient]:
+    client = ollama.AsyncClient(pulling_app.address.url)
     yield client
     await client._client.aclose()
 
 
 @pytest.fixture
-async def openai(asking: App) -> AsyncIterator[Any]:
+async def openai(pulling_app: App) -> AsyncIterator[Any]:
     package = pytest.importorskip("openai", reason="OpenAI's client is not here: pip install openai")
-    async with package.AsyncOpenAI(base_url=f"{asking.address.url}/v1", api_key="any") as client:
+    async with package.AsyncOpenAI(base_url=f"{pulling_app.address.url}/v1", api_key="any") as client:
         yield client
 
 
@@ -67,7 +67,7 @@ async def names(client: ollama.AsyncClient) -> set[str]:
 
 
 def assert_pulled(parts: list[ollama.ProgressResponse], files: dict[str, bytes]) -> None:
-    """A bar for each weight file, which only grows, and success."""
+    """One bar for each weight file, which never shrinks, then success."""
     assert (parts[0].status, parts[-1].status) == ("pulling manifest", "success")
     totals: dict[str, int] = {}
     completed: dict[str, int] = {}
@@ -90,27 +90,27 @@ async def test_python_pulls_and_asks(python: ollama.AsyncClient, hub: StandInHub
     shown = await python.show(name)
     assert shown.details is not None
     assert shown.details.quantization_level == "Q8_0"
-    said = await python.chat(name, MESSAGES, options=FEW)
-    assert said.message.content == SAID
+    reply = await python.chat(name, MESSAGES, options=FEW)
+    assert reply.message.content == REPLY
     parts = [part async for part in await python.generate(name, "hello", stream=True, options=FEW)]
-    assert "".join(part.response or "" for part in parts) == SAID
+    assert "".join(part.response or "" for part in parts) == REPLY
     assert (await python.delete(name)).status == "success"
     assert name not in await names(python)
 
 
-async def test_python_pulls_without_a_loop_too(asking: App, hub: StandInHub) -> None:
+async def test_pythons_synchronous_client_pulls(pulling_app: App, hub: StandInHub) -> None:
     files = tiny_parrot(seed=12, shards=2)
     hub.add("acme/sync", files)
 
     def pull() -> list[ollama.ProgressResponse]:
-        client = ollama.Client(asking.address.url)
+        client = ollama.Client(pulling_app.address.url)
         with client._client:
             return list(client.pull("hf.co/acme/sync:f16", stream=True))
 
     assert_pulled(await asyncio.to_thread(pull), files)
 
 
-async def test_python_is_told_why_a_pull_is_refused(python: ollama.AsyncClient, hub: StandInHub) -> None:
+async def test_python_gets_the_reason_of_a_refusal(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_parrot())
     name = "hf.co/acme/tiny:iq2_xs"
     with pytest.raises(ollama.ResponseError, match="importance matrix") as refusal:
@@ -121,40 +121,40 @@ async def test_python_is_told_why_a_pull_is_refused(python: ollama.AsyncClient, 
     assert at_once.value.status_code == 500
 
 
-async def test_python_embeds_with_what_ollama_does_not_have(python: ollama.AsyncClient, hub: StandInHub) -> None:
+async def test_python_embeds_with_a_missing_model(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/python-bert", tiny_bert())
     embedded = await python.embed("hf.co/acme/python-bert:f16", ["the cat sits", "a dog runs"])
     assert [len(vector) for vector in embedded.embeddings] == [256, 256]
     assert "hf.co/acme/python-bert:f16" in await names(python)
 
 
-async def test_python_chats_with_what_ollama_does_not_have(python: ollama.AsyncClient, hub: StandInHub) -> None:
+async def test_python_chats_with_a_missing_model(python: ollama.AsyncClient, hub: StandInHub) -> None:
     hub.add("acme/python-asks", tiny_parrot(seed=13))
     name = "hf.co/acme/python-asks:q4_K_M"
     with pytest.raises(ollama.ResponseError, match="not found"):
         await python.generate(name, keep_alive=0)
     parts = [part async for part in await python.chat(name, MESSAGES, stream=True, options=FEW)]
-    assert "".join(part.message.content or "" for part in parts) == SAID
+    assert "".join(part.message.content or "" for part in parts) == REPLY
     assert name.casefold() in await names(python)
     with pytest.raises(ollama.ResponseError, match="there is no repository acme/none") as refusal:
         await python.chat("hf.co/acme/none:q8_0", MESSAGES)
     assert refusal.value.status_code == 404
 
 
-async def test_a_modelfile_that_is_from_the_hub(
-    real_ollama: RealOllama, asking: App, hub: StandInHub, python: ollama.AsyncClient, tmp_path: Path
+async def test_create_from_a_model_of_the_hub(
+    real_ollama: RealOllama, pulling_app: App, hub: StandInHub, python: ollama.AsyncClient, tmp_path: Path
 ) -> None:
     hub.add("acme/from", tiny_parrot(seed=14))
     modelfile = tmp_path / "Modelfile"
     modelfile.write_text("FROM hf.co/acme/from:q8_0\nSYSTEM Be terse.\n")
-    status, output = await real_ollama.cli(asking.address.url, "create", "terse", "-f", str(modelfile))
+    status, output = await real_ollama.cli(pulling_app.address.url, "create", "terse", "-f", str(modelfile))
     assert status == 0, output
     assert {"terse:latest", "hf.co/acme/from:q8_0"} <= await names(python)
     assert "SYSTEM Be terse." in str((await python.show("terse")).modelfile)
     assert (await python.create("mine", from_="hf.co/acme/from:f16", system="Be long.")).status == "success"
     assert {"mine:latest", "hf.co/acme/from:f16"} <= await names(python)
     modelfile.write_text("FROM hf.co/acme/none:q8_0\n")
-    status, output = await real_ollama.cli(asking.address.url, "create", "none", "-f", str(modelfile))
+    status, output = await real_ollama.cli(pulling_app.address.url, "create", "none", "-f", str(modelfile))
     assert status == 1
     assert "there is no repository acme/none" in output
 
@@ -163,7 +163,7 @@ async def test_a_modelfile_that_is_from_the_hub(
 
 
 async def run_javascript(script: str, app: App, name: str) -> list[Any]:
-    """What the script says."""
+    """Runs a script; returns what it passes to `say`."""
     folder, node = os.environ.get(JAVASCRIPT), shutil.which("node")
     if folder is None or node is None:
         pytest.skip(f"no JavaScript client: install node, `npm install --prefix FOLDER ollama`, {JAVASCRIPT}=FOLDER")
@@ -178,7 +178,7 @@ async def run_javascript(script: str, app: App, name: str) -> list[Any]:
     return [json.loads(line) for line in output.splitlines()]
 
 
-async def test_javascript_pulls_and_asks(asking: App, hub: StandInHub) -> None:
+async def test_javascript_pulls_and_asks(pulling_app: App, hub: StandInHub) -> None:
     files = tiny_parrot(seed=15, shards=2)
     hub.add("acme/javascript", files)
     hub.line = 4 * SLOW
@@ -190,14 +190,14 @@ async def test_javascript_pulls_and_asks(asking: App, hub: StandInHub) -> None:
         say(await ollama.delete({{model: name}}));
     """
     name = "hf.co/acme/javascript:q8_0"
-    *parts, said, models, deleted = await run_javascript(script, asking, name)
+    *parts, reply, models, deleted = await run_javascript(script, pulling_app, name)
     assert_pulled([ollama.ProgressResponse(**part) for part in parts], files)
-    assert said["message"]["content"] == SAID
+    assert reply["message"]["content"] == REPLY
     assert name in models
     assert deleted == {"status": "success"}
 
 
-async def test_javascript_aborts_a_pull_and_goes_on_with_it(asking: App, hub: StandInHub) -> None:
+async def test_javascript_aborts_and_resumes_a_pull(pulling_app: App, hub: StandInHub) -> None:
     files, name = tiny_parrot(seed=16), "hf.co/acme/aborted:q8_0"
     hub.add("acme/aborted", files)
     hub.line = SLOW
@@ -214,19 +214,19 @@ async def test_javascript_aborts_a_pull_and_goes_on_with_it(asking: App, hub: St
             say(error.name);
         }
     """
-    aborted, error = await run_javascript(script, asking, name)
+    aborted, error = await run_javascript(script, pulling_app, name)
     assert 0 < aborted["completed"] < aborted["total"]
     assert error == "AbortError"
-    [job] = asking.jobs.all()
+    [job] = pulling_app.jobs.all()
     await eventually(lambda: job.clients == 0)
     hub.line = None
-    parts = await run_javascript(script.replace("parts.abort();", ""), asking, name)
+    parts = await run_javascript(script.replace("parts.abort();", ""), pulling_app, name)
     assert parts[0]["completed"] >= aborted["completed"]
     assert parts[-1]["completed"] == parts[-1]["total"]
     assert sum(request.body_bytes for request in fetched(hub)) < 1.2 * len(files["model.safetensors"])
 
 
-async def test_javascript_is_told_why_a_pull_is_refused(asking: App, hub: StandInHub) -> None:
+async def test_javascript_gets_the_reason_of_a_refusal(pulling_app: App, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_parrot())
     script = """
         for (const stream of [true, false]) {
@@ -242,10 +242,10 @@ async def test_javascript_is_told_why_a_pull_is_refused(asking: App, hub: StandI
             say([error.message, error.status_code]);
         }
     """
-    streamed, at_once, (asked, status) = await run_javascript(script, asking, "hf.co/acme/tiny:q5_k_m")
+    streamed, at_once, (chat_error, status) = await run_javascript(script, pulling_app, "hf.co/acme/tiny:q5_k_m")
     assert "cannot quantize to 'q5_k_m'" in streamed
     assert at_once == streamed
-    assert "there is no repository acme/none" in asked
+    assert "there is no repository acme/none" in chat_error
     assert status == 404
 
 
@@ -253,7 +253,7 @@ async def test_javascript_is_told_why_a_pull_is_refused(asking: App, hub: StandI
 
 
 @pytest.mark.parametrize("missing", [True, False])
-async def test_openai_is_answered_whether_the_model_is_there_or_not(
+async def test_openai_gets_answers_from_missing_models_too(
     openai: Any, python: ollama.AsyncClient, hub: StandInHub, *, missing: bool
 ) -> None:
     hub.add("acme/openai", tiny_parrot(seed=17))
@@ -262,16 +262,16 @@ async def test_openai_is_answered_whether_the_model_is_there_or_not(
     for model in (name, bert):
         if not missing:
             await python.pull(model)
-    said = await openai.chat.completions.create(model=name, messages=MESSAGES, max_tokens=4, temperature=0, seed=1)
-    assert said.choices[0].message.content == SAID
+    reply = await openai.chat.completions.create(model=name, messages=MESSAGES, max_tokens=4, temperature=0, seed=1)
+    assert reply.choices[0].message.content == REPLY
     stream = await openai.chat.completions.create(
         model=name, messages=MESSAGES, max_tokens=4, temperature=0, seed=1, stream=True
     )
     chunks = [chunk async for chunk in stream]
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == SAID
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == REPLY
     assert chunks[-1].choices[0].finish_reason == "length"
     continued = await openai.completions.create(model=name, prompt="hello", max_tokens=4, temperature=0, seed=1)
-    assert continued.choices[0].text == SAID
+    assert continued.choices[0].text == REPLY
     embedded = await openai.embeddings.create(model=bert, input=["the cat sits", "a dog runs"])
     assert [len(one.embedding) for one in embedded.data] == [256, 256]
     assert {name, bert} <= {model.id.casefold() async for model in openai.models.list()}
@@ -279,9 +279,9 @@ async def test_openai_is_answered_whether_the_model_is_there_or_not(
         await python.delete(model)
 
 
-async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
+async def test_openais_stream_has_comments_during_the_pull(
     openai: Any,
-    asking: App,
+    pulling_app: App,
     session: aiohttp.ClientSession,
     hub: StandInHub,
     python: ollama.AsyncClient,
@@ -294,7 +294,7 @@ async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
     name = "hf.co/acme/awaited:q8_0"
     body = {"model": name, "messages": MESSAGES, "stream": True, "max_tokens": 4, "temperature": 0, "seed": 1}
     answering = asyncio.create_task(openai.chat.completions.create(**body))
-    async with session.post(f"{asking.address.url}/v1/chat/completions", json=body) as response:
+    async with session.post(f"{pulling_app.address.url}/v1/chat/completions", json=body) as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         assert await response.content.readline() == b": the model is being pulled\n"
         assert name not in await names(python)
@@ -305,15 +305,15 @@ async def test_openais_stream_waits_behind_comments_for_a_model_that_is_pulled(
     assert all(event.startswith(b"data: ") for event in events)
     assert events[-1] == b"data: [DONE]"
     choices = [orjson.loads(event[6:])["choices"][0] for event in events[:-1]]
-    assert "".join(choice["delta"].get("content") or "" for choice in choices) == SAID
-    assert "".join([chunk.choices[0].delta.content or "" async for chunk in await answering]) == SAID
+    assert "".join(choice["delta"].get("content") or "" for choice in choices) == REPLY
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in await answering]) == REPLY
     await python.delete(name)
 
 
-async def test_ollamas_own_stream_waits_with_empty_answers_for_a_model_that_is_pulled(
-    asking: App, hub: StandInHub, python: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_ollamas_stream_has_empty_answers_during_the_pull(
+    pulling_app: App, hub: StandInHub, python: ollama.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """JavaScript's client would give up on silence after five minutes."""
+    """Without them, the JavaScript client would give up after five minutes of silence."""
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)
     monkeypatch.setattr(on_demand, "KEEP_ALIVE_SECONDS", 0.01)
     hub.add("acme/expected", tiny_parrot(seed=20))
@@ -325,12 +325,12 @@ async def test_ollamas_own_stream_waits_with_empty_answers_for_a_model_that_is_p
         parts.append(part)
     assert [parts[0].done, parts[0].message.content] == [False, ""]
     assert parts[-1].done
-    assert "".join(part.message.content or "" for part in parts) == SAID
+    assert "".join(part.message.content or "" for part in parts) == REPLY
     await python.delete(name)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_openai_is_told_why_there_is_no_model(openai: Any, hub: StandInHub, *, stream: bool) -> None:
+async def test_openai_gets_the_reason_of_a_refusal(openai: Any, hub: StandInHub, *, stream: bool) -> None:
     errors = pytest.importorskip("openai")
     hub.add("acme/tiny", tiny_parrot())
     for name, text in (
@@ -343,7 +343,7 @@ async def test_openai_is_told_why_there_is_no_model(openai: Any, hub: StandInHub
         assert text in refusal.value.body["message"]
 
 
-async def test_openai_is_told_in_its_stream_what_goes_wrong_later(
+async def test_openai_gets_a_later_failure_in_its_stream(
     openai: Any, hub: StandInHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_demand, "QUIET_SECONDS", 0.01)

@@ -1,4 +1,4 @@
-"""What the proxy converts, on a real Ollama: its GGUF loads, quantizes and answers, and nothing is left behind."""
+"""Converted models on a real Ollama: they load and answer, and no unused blob remains."""
 
 import orjson
 import pytest
@@ -24,7 +24,7 @@ async def shown_quantization(client: Client, model: str) -> str:
 
 @pytest.mark.parametrize("tag", ["bf16", "f16", "q8_0"])
 @pytest.mark.parametrize("name", NAMES)
-async def test_what_needs_no_quantizing_answers_too(
+async def test_unquantized_models_answer(
     real_ollama: RealOllama, real_app: App, real_client: Client, hub: StandInHub, name: str, tag: str
 ) -> None:
     hub.add(f"acme/tiny-{name}", REPOSITORIES[name].files())

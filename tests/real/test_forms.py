@@ -1,4 +1,4 @@
-"""One model in several forms of its repository, on a real Ollama: the same answers come of all of them."""
+"""Several forms of one repository on a real Ollama: all of them give the same answers."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ PROMPTS = ("<|user|>\nhello there<|end|>\n<|assistant|>\n", "the cat sits, on 12
 
 
 class Answer(NamedTuple):
-    """What tells one model from another: how a text becomes tokens, and what the model thinks of them."""
+    """Identifies a model: the number of a prompt's tokens, and the probabilities of the tokens after it."""
 
     prompt: str
     prompt_tokens: int
@@ -62,13 +62,13 @@ async def chat(client: Client, name: str, **message: Any) -> dict[str, Any]:
 
 
 async def answer_of(client: Client, name: str) -> Answer:
-    """To the first prompt at which the model does not stop at once."""
+    """The answer to the first prompt at which the model does not stop at once."""
     for prompt in PROMPTS:
         body = {"model": name, "prompt": prompt, "raw": True, "logprobs": True, "top_logprobs": 5}
         answer = await post(client, "/api/generate", body)
         if likely := answer.get("logprobs"):
             return Answer(prompt, answer["prompt_eval_count"], likely)
-    raise AssertionError(f"{name} has nothing to say")
+    raise AssertionError(f"{name} answers none of the prompts")
 
 
 def without(files: Files, *paths: str) -> Files:
@@ -109,7 +109,7 @@ def llama_in_transformers_5() -> tuple[Files, Files]:
 
 def phi3_4k() -> tuple[Files, Files]:
     damaged = tiny_phi3(long=False)
-    # Only with these lengths alike does this type change nothing either.
+    # If both lengths are equal, this type changes nothing either.
     ones = {"type": "longrope", "short_factor": [1.0] * 16, "long_factor": [1.0] * 16}
     return with_config(damaged, rope_scaling=ones, original_max_position_embeddings=2048), damaged
 
@@ -150,9 +150,7 @@ PAIRS: dict[str, Pair] = {
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-async def test_another_form_of_a_repository_answers_as_the_usual_one(
-    real_client: Client, hub: StandInHub, pair: Pair
-) -> None:
+async def test_another_form_of_a_repository_answers_the_same(real_client: Client, hub: StandInHub, pair: Pair) -> None:
     sound, damaged = pair()
     names = [await pull(real_client, hub, *model) for model in (("acme/sound", sound), ("acme/damaged", damaged))]
     answers = [await answer_of(real_client, name) for name in names]
@@ -170,7 +168,7 @@ async def test_newer_sentence_transformers_pool_as_before(real_client: Client, h
     files = tiny_bert(pooling=pooling)
     vectors = [
         await embedded(real_client, await pull(real_client, hub, repository, model, "f32"))
-        # Names of their own: the Hub's dates are of whole seconds, and an older model may count as made.
+        # Each has its own name: the Hub's dates are in whole seconds, so the older model could count as up to date.
         for repository, model in (
             (f"acme/before-{pooling}", files),
             (f"acme/newer-{pooling}", newer_sentence_transformer(files)),
@@ -179,8 +177,8 @@ async def test_newer_sentence_transformers_pool_as_before(real_client: Client, h
     assert (vectors[0] == vectors[1]).all()
 
 
-async def test_a_bert_whose_tokens_have_other_numbers_embeds_the_same(real_client: Client, hub: StandInHub) -> None:
-    """v0.33 takes 101 for [CLS] unless it is told."""
+async def test_a_bert_with_other_token_ids_embeds_the_same(real_client: Client, hub: StandInHub) -> None:
+    """v0.33 uses 101 as [CLS] if the GGUF does not have its id."""
     late, early = tiny_bert(pooling="cls"), tiny_bert(pooling="cls", early_specials=True)
     unused = [
         number for text, number in json.loads(late["tokenizer.json"])["model"]["vocab"].items() if "unused" in text
@@ -201,5 +199,5 @@ async def test_a_bert_whose_tokens_have_other_numbers_embeds_the_same(real_clien
     assert np.abs(vectors[0] - vectors[1]).max() < 1e-5
 
 
-async def test_the_server_outlived_all_of_this(real_ollama: RealOllama) -> None:
+async def test_the_server_has_not_crashed(real_ollama: RealOllama) -> None:
     assert real_ollama.servers[-1].poll() is None

@@ -1,4 +1,4 @@
-"""Door 1 in front of a real Ollama: uploads that end early at either end, and clients that leave."""
+"""Door 1 in front of a real Ollama: early answers to uploads, and clients that disconnect."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,9 +24,8 @@ async def pieces(*, then: asyncio.Event | None = None) -> AsyncIterator[bytes]:
         await then.wait()
 
 
-async def test_a_blob_of_a_hundred_megabytes_and_the_early_answer_to_a_second_one(
-    real_app: App, session: aiohttp.ClientSession
-) -> None:
+async def test_the_second_upload_of_a_blob_gets_an_early_answer(real_app: App, session: aiohttp.ClientSession) -> None:
+    """The blob has a hundred megabytes. Ollama answers the second upload before it has read the body."""
     url = f"{real_app.address.url}/api/blobs/{digest_of(PIECE * PIECES)}"
     async with session.post(url, data=pieces()) as response:
         assert response.status == 201
@@ -39,9 +38,10 @@ async def test_a_blob_of_a_hundred_megabytes_and_the_early_answer_to_a_second_on
     writer.close()
 
 
-async def test_an_upload_whose_client_leaves_ends_at_ollama_and_leaves_no_blob(
+async def test_an_aborted_upload_ends_at_ollama(
     real_app: App, real_ollama: RealOllama, session: aiohttp.ClientSession
 ) -> None:
+    """Ollama then has no blob."""
     digest = digest_of(b"never sent to its end")
     uploading = asyncio.create_task(
         session.post(f"{real_app.address.url}/api/blobs/{digest}", data=pieces(then=asyncio.Event())).__aenter__()

@@ -1,4 +1,4 @@
-"""Gemma 3 270M, rebuilt as a safetensors repository: it says the same as the GGUF that it came from."""
+"""Gemma 3 270M, rebuilt as a safetensors repository: it answers like the GGUF that it was rebuilt from."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,11 +45,11 @@ TEXTS = (
 )
 TOKENS = 24
 ROUNDED = 0.5
-"""llama.cpp rounds what it multiplies with Q4_K_M: in the GGUF itself logarithms of probabilities are off by up to 0.5
-from what transformers calculates in F32 with the same weights, in BF16 by up to 0.05.
+"""llama.cpp rounds the values that it multiplies with Q4_K_M weights. Compared with transformers in F32 with the same
+weights, logprobs of the Q4_K_M GGUF differ by up to 0.5, and of BF16 by up to 0.05.
 """
 CASES = {("bf16", "BF16"): 0.001, ("bf16", "Q4_K_M"): ROUNDED, ("q8_0", "Q4_K_M"): ROUNDED}
-"""By the tag of the repository and that of the GGUF: how far logarithms of probabilities may lie apart."""
+"""The allowed difference of logprobs, by the repository's tag and the GGUF's tag."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ async def completion(client: Client, model: str, prompt: str, tokens: int = TOKE
 
 
 def check_same(one: Mapping[str, Any], other: Mapping[str, Any], apart: float) -> None:
-    """Where an answer goes on with another token, that was as likely, or nearly so."""
+    """The answers are equal, or their first different tokens are equally likely within `apart`."""
     assert one["prompt_eval_count"] == other["prompt_eval_count"]
     pairs = list(zip(one["logprobs"], other["logprobs"], strict=False))
     first, second = map(likely, pairs[0])
@@ -98,19 +98,19 @@ def check_same(one: Mapping[str, Any], other: Mapping[str, Any], apart: float) -
 
 
 def gap(chosen: Mapping[str, Any], token: str) -> float:
-    """How much less likely the other token was than the chosen one."""
+    """The difference of logprobs between the chosen token and another one."""
     return float(chosen["logprob"] - likely(chosen).get(token, float("-inf")))
 
 
 def likely(token: Mapping[str, Any]) -> dict[str, float]:
-    """The logarithms of probabilities of what could stand there."""
+    """Logprobs of the candidates for this token."""
     return {one["token"]: one["logprob"] for one in token["top_logprobs"]}
 
 
 async def pull(
     client: Client, hub: StandInHub, ggufs: Mapping[str, Path], files: Mapping[str, bytes], made: str, source: str
 ) -> list[str]:
-    """The names of the model that is made, and of the GGUF that it came from."""
+    """Pulls the repository and the GGUF that it was rebuilt from; returns both names."""
     hub.add("google/gemma-3-270m", files)
     hub.add("acme/gemma-3-270m-GGUF", ggufs)
     names = [f"hf.co/google/gemma-3-270m:{made}", f"hf.co/acme/gemma-3-270m-GGUF:{source}"]
@@ -121,7 +121,7 @@ async def pull(
 
 
 @pytest.mark.parametrize(("tag", "source_tag"), CASES)
-async def test_it_says_the_same_as_the_gguf_it_came_from(
+async def test_it_answers_like_its_gguf(
     real_client: Client,
     hub: StandInHub,
     ggufs: Mapping[str, Path],
@@ -141,14 +141,14 @@ async def test_it_says_the_same_as_the_gguf_it_came_from(
         check_same(chat, await completion(real_client, source, prompt), apart)
 
 
-async def test_texts_become_the_tokens_of_both_tokenizers(
+async def test_texts_have_the_same_number_of_tokens(
     real_ollama: RealOllama,
     real_client: Client,
     hub: StandInHub,
     ggufs: Mapping[str, Path],
     files: Mapping[str, bytes],
 ) -> None:
-    """Ollama's own engine before 0.30 cuts long runs of spaces in another way, in both models."""
+    """Before 0.30, Ollama's own engine splits long runs of spaces differently, in both models."""
     names = await pull(real_client, hub, ggufs, files, "q8_0", "Q4_K_M")
     tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     for text in TEXTS:

@@ -1,4 +1,4 @@
-"""GGUF repositories on a real Ollama: a real model's answers, splits, and what Ollama quantizes of a GGUF."""
+"""GGUF repositories on a real Ollama: a real model, split GGUFs, and GGUFs that are quantized."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 async def chat(client: Client, name: str, question: str = QUESTION) -> str:
-    """The likeliest answer, which may be empty for a tiny model."""
+    """The greedy answer. It may be empty for a tiny model."""
     body = {
         "model": name,
         "messages": [{"role": "user", "content": question}],
@@ -65,16 +65,16 @@ async def test_a_real_gguf_and_its_split_answer_the_same(
 
 
 def with_floats(content: bytes, kind: TensorType) -> bytes:
-    """A GGUF of floats with all its matrices of one kind, and `general.file_type` as llama.cpp writes it."""
+    """A GGUF of floats with all matrices in one type, and `general.file_type` as llama.cpp writes it."""
     header = read_header(content, size=len(content))
     infos, data = [], []
     for tensor in header.tensors:
         start = header.data_start + tensor.offset
         numbers = floats(content[start : start + tensor.size], TensorType(tensor.type))
-        wanted = kind if len(tensor.shape) > 1 else TensorType.F32
-        made = numbers.astype("<f2" if wanted is TensorType.F16 else "<f4").tobytes()
-        infos.append(TensorInfo(tensor.name, tensor.shape, wanted))
-        data.append(made + bytes(padding(len(made))))
+        target = kind if len(tensor.shape) > 1 else TensorType.F32
+        encoded = numbers.astype("<f2" if target is TensorType.F16 else "<f4").tobytes()
+        infos.append(TensorInfo(tensor.name, tensor.shape, target))
+        data.append(encoded + bytes(padding(len(encoded))))
     metadata: Mapping[str, Field] = header.metadata | {"general.file_type": Field.uint32(int(kind is TensorType.F16))}
     return write_header(metadata, lay_out(infos)) + b"".join(data)
 
@@ -91,7 +91,7 @@ def floats(content: bytes, kind: TensorType) -> "np.ndarray[Any, np.dtype[np.flo
 async def test_a_gguf_of_floats_is_quantized_and_answers(
     real_client: Client, real_ollama: RealOllama, hub: StandInHub, kind: TensorType, shards: int, tag: str
 ) -> None:
-    """Ollama itself refuses one of F32: its type is 0, which is none to it."""
+    """Ollama itself refuses a GGUF in F32: its file type is 0, which Ollama reads as "no file type"."""
     hub.add("acme/tiny", tiny_llama())
     assert (await real_client.pull("hf.co/acme/tiny:f16"))[-1] == {"status": "success"}
     whole = with_floats(await real_ollama.gguf_of("hf.co/acme/tiny:f16"), kind)
@@ -115,12 +115,12 @@ async def test_a_gguf_of_f32_becomes_halves(
     name = f"hf.co/acme/floats32:{tag}"
     assert (await real_client.pull(name))[-1] == {"status": "success"}
     assert await level(real_client, name) == tag
-    made = await real_ollama.gguf_of(name)
-    assert len(made) < 0.6 * len(whole)
+    converted = await real_ollama.gguf_of(name)
+    assert len(converted) < 0.6 * len(whole)
     await chat(real_client, name)
 
 
-async def test_what_is_no_gguf_is_refused_before_ollama_hears_of_it(
+async def test_an_invalid_gguf_is_refused_before_its_upload(
     real_client: Client, real_ollama: RealOllama, real_app: App, hub: StandInHub
 ) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"

@@ -1,4 +1,4 @@
-"""Models that a real Ollama gets by manifest: what it shows and lists of them, and what is left after `rm`."""
+"""Models that a real Ollama installs from a manifest: how it shows and lists them, and what remains after `rm`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,7 +41,7 @@ async def show(client: Client, name: str) -> dict[str, Any]:
 
 async def listed(client: Client, name: str) -> dict[str, Any]:
     _, answer = await client.get("/api/tags")
-    # It may be spelled as the name of another model.
+    # Ollama may have changed upper and lower case to that of another model's name.
     [model] = [model for model in orjson.loads(answer)["models"] if model["name"].casefold() == name.casefold()]
     return dict(model)
 
@@ -60,7 +60,7 @@ def hexadecimal(content: bytes) -> str:
     return digest_of(content).removeprefix("sha256:")
 
 
-async def test_a_gguf_and_its_projector_become_a_model_as_they_are(
+async def test_a_gguf_and_its_projector_are_installed_unchanged(
     hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession
 ) -> None:
     before, log = real_ollama.blobs, real_ollama.log_size
@@ -83,7 +83,7 @@ async def test_a_gguf_and_its_projector_become_a_model_as_they_are(
 
 
 @pytest.mark.parametrize("base_is_there", [False, True])
-async def test_an_adapter_is_a_layer_over_its_bases_weights(
+async def test_an_adapter_shares_the_weights_of_its_base(
     hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession, base_is_there: bool
 ) -> None:
     before, log = real_ollama.blobs, real_ollama.log_size
@@ -113,7 +113,7 @@ async def test_an_adapter_is_a_layer_over_its_bases_weights(
     assert real_ollama.blobs == before
 
 
-async def test_other_settings_make_the_model_again_of_its_weights(
+async def test_new_settings_reuse_the_weights(
     hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession
 ) -> None:
     before, log = real_ollama.blobs, real_ollama.log_size
@@ -139,7 +139,7 @@ async def test_other_settings_make_the_model_again_of_its_weights(
     assert real_ollama.blobs == before
 
 
-async def test_a_template_of_ones_own_is_tried_first(
+async def test_a_users_template_is_checked_first(
     hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession
 ) -> None:
     before = real_ollama.blobs
@@ -158,7 +158,7 @@ async def test_a_template_of_ones_own_is_tried_first(
             assert real_ollama.blobs == before
 
 
-async def test_reclaiming_leaves_nothing_behind(
+async def test_reclaim_leaves_no_blobs_and_no_models(
     hub: StandInHub, real_ollama: RealOllama, session: aiohttp.ClientSession
 ) -> None:
     before = real_ollama.blobs

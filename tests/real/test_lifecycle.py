@@ -1,4 +1,4 @@
-"""The life of a pull on a real Ollama: what is shared, resumed, found unchanged and removed."""
+"""The life of a pull on a real Ollama: sharing, resuming, pulling again, removing."""
 
 import asyncio
 import itertools
@@ -35,7 +35,7 @@ SEED = 24
 
 @pytest.fixture
 def own_ollama(tmp_path: Path) -> Iterator[RealOllama]:
-    """With an empty store."""
+    """An Ollama with an empty store."""
     with running(tmp_path / "ollama") as ollama:
         yield ollama
 
@@ -60,7 +60,7 @@ def own_client(own_app: App, session: aiohttp.ClientSession) -> Client:
 async def own_process(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     async with serving("--hub", hub.endpoint, "--ollama", ollama.url) as (process, url):
         assert process.stderr is not None
-        reading = asyncio.create_task(process.stderr.read())  # who writes to a full pipe stops
+        reading = asyncio.create_task(process.stderr.read())  # a full pipe would block the process
         try:
             yield process, url
         finally:
@@ -70,7 +70,7 @@ async def own_process(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tupl
 
 
 def larger_llama(folder: Path, *, hidden: int = 512, layers: int = 4, shards: int = 3) -> dict[str, bytes | Path]:
-    """A Llama with which Ollama is busy for a while: 8 MB a layer, or 31 MB with 1024 hidden."""
+    """A Llama that keeps Ollama busy for a while: 8 MB a layer, or 31 MB with a hidden size of 1024."""
     folder.mkdir()
     files = tiny_llama()
     config = json.loads(files["config.json"])
@@ -102,20 +102,21 @@ def larger_llama(folder: Path, *, hidden: int = 512, layers: int = 4, shards: in
     shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (rows, hidden)}
     names = list(shapes)
     weight_map: dict[str, str] = {}
-    found: dict[str, bytes | Path] = {}
+    weights: dict[str, bytes | Path] = {}
     for number in range(shards):
         some = names[len(names) * number // shards : len(names) * (number + 1) // shards]
         path = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         write_safetensors(folder / path, {name: shapes[name] for name in some}, seed=number)
-        found[path] = folder / path
+        weights[path] = folder / path
         weight_map |= dict.fromkeys(some, path)
     index = {"metadata": {}, "weight_map": weight_map}
     small = {path: content for path, content in files.items() if not path.endswith(".safetensors")}
-    return {**small, **found, "config.json": orjson.dumps(config), "model.safetensors.index.json": orjson.dumps(index)}
+    small |= {"config.json": orjson.dumps(config), "model.safetensors.index.json": orjson.dumps(index)}
+    return {**small, **weights}
 
 
 def write_safetensors(path: Path, shapes: Mapping[str, Sequence[int]], seed: int) -> None:
-    """Normal numbers in BF16, ones in vectors."""
+    """Writes tensors in BF16: vectors of ones, matrices of normally distributed numbers."""
     generator, ends = np.random.default_rng(seed), [0]
     ends += itertools.accumulate(2 * int(np.prod(shape)) for shape in shapes.values())
     header = {
@@ -132,8 +133,8 @@ def write_safetensors(path: Path, shapes: Mapping[str, Sequence[int]], seed: int
             file.write((numbers.astype(np.float32).view("<u4") >> 16).astype("<u2").tobytes())
 
 
-async def said(client: Client, name: str) -> str:
-    """What a model answers, always the same."""
+async def reply(client: Client, name: str) -> str:
+    """The model's answer to a fixed message, always the same."""
     body = {
         "model": name,
         "messages": [{"role": "user", "content": "hello there"}],
@@ -143,19 +144,19 @@ async def said(client: Client, name: str) -> str:
     }
     status, answer = await client.post("/api/chat", body)
     if status == 500 and b"peg-native format" in answer:
-        return ""  # v0.33 takes random words for a broken call of a tool
+        return ""  # v0.33 reads random words as an invalid tool call
     assert status == 200, answer
     return str(orjson.loads(answer)["message"]["content"])
 
 
 async def own_models(ollama: RealOllama, session: aiohttp.ClientSession) -> list[str]:
-    """Temporary models, and those by which blobs are removed."""
+    """The proxy's own models: temporary ones, and those with which it removes blobs."""
     _, tags = await Client(ollama.url, session).get("/api/tags")
     return [model["name"] for model in orjson.loads(tags)["models"] if "ollama-hf-proxy/" in model["name"]]
 
 
 async def until_line(client: Client, name: str, status: str) -> None:
-    """Read a pull up to a line, and leave."""
+    """Read a pull up to a line, then disconnect."""
     async with client.session.post(f"{client.url}/api/pull", json={"model": name}) as response:
         async for line in response.content:
             if orjson.loads(line).get("status") == status:
@@ -164,7 +165,7 @@ async def until_line(client: Client, name: str, status: str) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["q4_K_M", "q8_0", "f16"])
-async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_others(
+async def test_a_pull_leaves_only_blobs_that_models_use(
     own_ollama: RealOllama, own_app: App, hub: StandInHub, session: aiohttp.ClientSession, quantization: str
 ) -> None:
     hub.add("acme/tiny", tiny_llama(shards=2))
@@ -185,13 +186,14 @@ async def test_after_a_pull_the_store_holds_the_blobs_that_models_name_and_no_ot
     assert own_ollama.named_by_models <= set(own_ollama.blobs)
     assert own_ollama.half_written == []
     assert await own_models(own_ollama, session) == []
-    await said(Client(own_app.address.url, session), name)
+    await reply(Client(own_app.address.url, session), name)
     assert own_ollama.orphans == {}
 
 
-async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both_are_gone(
+async def test_a_shared_gguf_stays_until_no_model_uses_it(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
+    """The proxy uploads a GGUF; then a model of the user uses it too."""
     hub.add("acme/base", tiny_llama(seed=1))
     async with App(with_reclaim(hub, own_ollama)) as app:
         assert (await Client(app.address.url, session).pull("hf.co/acme/base:q8_0"))[-1] == SUCCESS
@@ -203,7 +205,7 @@ async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both
     async with App(with_reclaim(hub, own_ollama, pull={"gguf": "proxy"})) as app:
         client = Client(app.address.url, session)
         assert (await client.pull(name))[-1] == SUCCESS
-        # From v0.30 on a model gets a copy, whose bytes may be others.
+        # From v0.30 on, a create copies the GGUF, and the copy's bytes may differ.
         used = digest_of(await own_ollama.gguf_of(name))
         assert used == digest_of(gguf) or own_ollama.copies_what_it_creates
         body = {"model": "other", "files": {"other.gguf": used}, "stream": False}
@@ -216,8 +218,8 @@ async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both
         async with session.post(f"{client.url}/-/reclaim", json={}) as response:
             assert response.status == 200, await response.read()
         assert digest_of(await own_ollama.gguf_of("other")) == kept
-        await said(direct, "other")
-        # 0.40 writes the manifest of what its own create made anew at the first load, and leaves the old one.
+        await reply(direct, "other")
+        # At the first load of a model from its own create, 0.40 writes a new manifest and keeps the old one.
         rewritten = own_ollama.orphans
         assert all(size < 1000 for size in rewritten.values())
         await remove(client, "other")
@@ -225,9 +227,10 @@ async def test_a_gguf_that_the_proxy_brought_and_two_models_use_stays_until_both
         assert own_ollama.orphans == rewritten
 
 
-async def test_two_quantizations_of_one_repository_at_once_both_chat_and_leave_nothing(
+async def test_two_quantizations_are_pulled_at_once(
     own_ollama: RealOllama, own_app: App, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    """Both models of the repository chat, and no unused blob remains."""
     hub.add("acme/tiny", larger_llama(tmp_path / "files"))
     hub.rate = 10_000_000
     names = ["hf.co/acme/tiny:q4_K_M", "hf.co/acme/tiny:q8_0"]
@@ -236,12 +239,13 @@ async def test_two_quantizations_of_one_repository_at_once_both_chat_and_leave_n
     assert own_ollama.orphans == {}
     assert await own_models(own_ollama, session) == []
     for name in names:
-        await said(Client(own_app.address.url, session), name)
+        await reply(Client(own_app.address.url, session), name)
 
 
-async def test_a_template_that_ollama_cannot_read_is_refused_before_a_weight_and_leaves_nothing(
+async def test_a_template_that_ollama_cannot_parse_is_refused(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
+    """The refusal comes before the first weight byte, and no unused blob or temporary model remains."""
     hub.add("acme/tiny", tiny_llama())
     models = {"hf.co/acme/tiny": {"template": "{{ .Broken"}}
     async with App(with_reclaim(hub, own_ollama, models=models)) as app:
@@ -252,7 +256,7 @@ async def test_a_template_that_ollama_cannot_read_is_refused_before_a_weight_and
         assert await own_models(own_ollama, session) == []
 
 
-async def test_a_template_that_ollama_reads_is_tried_and_leaves_nothing(
+async def test_the_check_of_a_template_leaves_nothing(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
@@ -264,10 +268,10 @@ async def test_a_template_that_ollama_reads_is_tried_and_leaves_nothing(
         assert await own_models(own_ollama, session) == []
         _, shown = await client.post("/api/show", {"model": NAME})
         assert orjson.loads(shown)["template"] == "{{ .System }}{{ .Prompt }}"
-        await said(client, NAME)
+        await reply(client, NAME)
 
 
-async def test_an_ollama_that_is_killed_in_mid_transfer_is_waited_for(
+async def test_a_pull_waits_for_an_ollama_that_was_killed(
     own_ollama: RealOllama, own_client: Client, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     hub.add("acme/tiny", larger_llama(tmp_path / "files"))
@@ -299,10 +303,13 @@ async def killed_after(seconds: float, process: asyncio.subprocess.Process, clie
 
 
 @pytest.mark.timeout(600)
-async def test_after_kills_of_the_proxy_at_any_moment_every_next_pull_succeeds_and_nothing_is_left(
+async def test_after_a_kill_of_the_proxy_the_next_pull_succeeds(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """What Ollama itself has half written when the reader of a create dies stays until Ollama starts again."""
+    """The kills come at any moment. Finished blobs are not uploaded again, and no unused blob remains.
+
+    Files that Ollama itself has half written when the proxy dies stay until Ollama starts again.
+    """
     hub.add("acme/tiny", larger_llama(tmp_path / "files"))
     hub.rate = 8_000_000
     chance = random.Random(SEED)
@@ -329,7 +336,7 @@ async def test_after_kills_of_the_proxy_at_any_moment_every_next_pull_succeeds_a
             assert not uploaded & finished, (number, after)
             assert await own_models(own_ollama, session) == [], (number, after)
             assert own_ollama.orphans == {}, (number, after)
-            await said(client, name)
+            await reply(client, name)
             await remove(client, name)
     print(f"Ollama left {len(own_ollama.half_written)} half-written files")
     for path in own_ollama.half_written:
@@ -345,9 +352,10 @@ async def remove(client: Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("quantization", ["q4_K_M", "f16"])
-async def test_a_pull_of_an_unchanged_model_moves_and_makes_nothing_also_after_a_restart_and_without_the_state(
+async def test_an_unchanged_model_is_not_pulled_again(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, quantization: str
 ) -> None:
+    """Nothing is fetched, uploaded or created. This also holds after a restart, and without the state file."""
     hub.add("acme/tiny", tiny_llama(shards=2))
     name, config = f"hf.co/acme/tiny:{quantization}", with_reclaim(hub, own_ollama)
     async with App(config) as app:
@@ -379,7 +387,7 @@ async def pull_of_the_unchanged(ollama: RealOllama, hub: StandInHub, client: Cli
 
 
 @pytest.mark.parametrize("before", [None, "{{ .System }} {{ .Prompt }}"], ids=["the authors' template", "an own one"])
-async def test_a_changed_template_moves_no_weights_and_leaves_nothing(
+async def test_a_changed_template_moves_no_weights(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, before: str | None
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
@@ -397,7 +405,7 @@ async def test_a_changed_template_moves_no_weights_and_leaves_nothing(
         assert (shown["template"], shown["system"]) == (changed["template"], changed["system"])
         assert re.search(r"^temperature +0\.25$", shown["parameters"], re.MULTILINE)
         assert shown["details"]["quantization_level"] == "Q4_K_M"
-        await said(client, NAME)
+        await reply(client, NAME)
         weights = digest_of(await own_ollama.gguf_of(NAME))
     assert ("POST", f"/api/blobs/{weights}") not in own_ollama.asked_since(position)
     assert fetched(hub) == []
@@ -408,7 +416,7 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
     own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
-    made = []
+    models = []
     for reclaim in (True, False):
         async with App(with_reclaim(hub, own_ollama, ollama={"reclaim": reclaim})) as app:
             client = Client(app.address.url, session)
@@ -418,7 +426,7 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
             described = {key: shown.get(key) for key in ("template", "system", "license", "capabilities", "model_info")}
             parameters = sorted(shown["parameters"].splitlines())
             gguf = digest_of(await own_ollama.gguf_of(NAME))
-            made.append((gguf, described, parameters, await said(client, NAME)))
+            models.append((gguf, described, parameters, await reply(client, NAME)))
             await remove(client, NAME)
-    assert made[0] == made[1]
-    assert made[0][3] or own_ollama.copies_what_it_creates
+    assert models[0] == models[1]
+    assert models[0][3] or own_ollama.copies_what_it_creates

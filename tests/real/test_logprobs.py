@@ -1,4 +1,4 @@
-"""What the proxy converts answers on a real Ollama as transformers does: the same tokens, as likely within a limit."""
+"""Converted models on a real Ollama answer like transformers: equal tokens, and logprobs that differ within a limit."""
 
 import json
 from collections.abc import Mapping
@@ -20,26 +20,27 @@ pytestmark = pytest.mark.timeout(300)
 OPTIONS = {"temperature": 0, "repeat_penalty": 1, "num_ctx": 256, "num_thread": 1}
 LOGPROBS: Mapping[str, list[dict[str, Any]]] = json.loads(FIGURES.read_bytes())
 
-_SPARSITY = "llama.cpp divides by one less than the number of values where it takes the deviation of a layer's gates"
+_SPARSITY = "llama.cpp divides by n - 1 when it computes the standard deviation of a layer's gates, transformers by n"
 DEVIATIONS: Mapping[str, tuple[float, str]] = {
     "falcon_mamba": (
         TOLERANCE,
-        "llama.cpp norms within a mixer with the epsilon of the layers, not with mixer_rms_eps",
+        "llama.cpp normalizes inside a mixer with the epsilon of the layers, not with mixer_rms_eps",
     ),
     "gemma3n": (TOLERANCE, _SPARSITY),
     "gemma3n_v5": (TOLERANCE, _SPARSITY),
-    "gpt_oss": (0.1, "llama.cpp rounds what it multiplies with MXFP4 weights to 8 bits, and transformers does not"),
+    "gpt_oss": (0.1, "llama.cpp rounds the values multiplied with MXFP4 weights to 8 bits, transformers does not"),
 }
 """By repository: the limit, and why llama.cpp's logprobs differ by more than rounding."""
 WINDOWS = ("gemma4", "gemma4_inputs", "gemma4_moe", "gpt_oss", "gpt_oss_v5")
 WINDOWS_REASON = (
-    "before 0.30 Ollama's own engine lets a window reach one token further: compared within the window alone"
+    "before 0.30, the window of Ollama's own engine is one token longer: only tokens within the window are compared"
 )
-"""Of WINDOWS: its cache masks what is further back than the window, transformers what is as far (0.24, causal.go)."""
+"""For a window of n, Ollama's cache masks tokens more than n back, transformers those n or more back (0.24, causal.go).
+"""
 
 
 def comparable(ollama: RealOllama, name: str) -> list[dict[str, Any]]:
-    """The figures that this Ollama should come to."""
+    """The figures that this Ollama should reproduce."""
     if name not in WINDOWS or ollama.version >= LLAMA_SERVER[:2]:
         return LOGPROBS[name]
     window = _config(name)["sliding_window"]
@@ -51,13 +52,13 @@ def comparable(ollama: RealOllama, name: str) -> list[dict[str, Any]]:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """The settings of the text."""
+    """The settings of the text model."""
     config: dict[str, Any] = json.loads(FILES[name]()["config.json"])
     return {**config, **config.get("text_config", {})}
 
 
 async def answer(client: Client, model: str, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """No more tokens than can be compared: from 0.30 on Ollama ends an answer in silence at half of a character."""
+    """An answer with as many tokens as can be compared. From 0.30 on, Ollama ends an answer at part of a character."""
     body = {
         "model": model,
         "prompt": expected["prompt"],
@@ -74,14 +75,14 @@ async def answer(client: Client, model: str, expected: Mapping[str, Any]) -> dic
 
 
 def delta(answered: Mapping[str, Any], expected: Mapping[str, Any]) -> float:
-    """The largest difference of the likeliest first tokens' logprobs, by rank."""
+    """The largest difference between logprobs of the most likely first tokens, rank by rank."""
     likeliest: list[dict[str, Any]] = answered["logprobs"][0]["top_logprobs"]
     pairs = zip(likeliest, expected["first"], strict=True)
     return max(abs(float(token["logprob"]) - float(logprob)) for token, (_, logprob) in pairs)
 
 
 @pytest.mark.parametrize("name", sorted(LOGPROBS))
-async def test_tokens_and_their_logprobs_are_those_of_transformers(
+async def test_tokens_and_logprobs_equal_those_of_transformers(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, record: Record, name: str
 ) -> None:
     quantization = "MXFP4_MOE" if is_kept(FILES[name]()) else "F32"
@@ -98,6 +99,6 @@ async def test_tokens_and_their_logprobs_are_those_of_transformers(
         assert [step["token"] for step in answered["logprobs"]] == expected["continuation"]
 
 
-def test_every_repository_that_chats_has_figures() -> None:
+def test_every_chat_model_has_figures() -> None:
     chat = {name for name, tiny in REPOSITORIES.items() if not tiny.pooling}
     assert chat == LOGPROBS.keys() | WITHOUT_LOGPROBS.keys()

@@ -1,4 +1,4 @@
-"""Pulls through a real olah: `$OLAH_BIN`, or `olah-cli` on the PATH; skipped where there is none."""
+"""Pulls through a real olah: `$OLAH_BIN`, or `olah-cli` on the PATH. Skipped if there is none."""
 
 import asyncio
 import hashlib
@@ -32,18 +32,18 @@ pytestmark = pytest.mark.skipif(
 
 @asynccontextmanager
 async def olah(home: Path, configuration: str) -> AsyncIterator[str]:
-    """A server of the real program, and its URL."""
+    """Runs the real program; gives its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     file = home / "olah.toml"
     file.write_text(f'[basic]\nhost = "127.0.0.1"\nport = {port}\nrepos-path = "{home}/cache"\n{configuration}')
     command = [str(BINARY), "--config", str(file), "--log-path", str(home / "logs")]
-    # Its own arguments win over its file where they are not the defaults.
+    # Arguments override the file, unless they are the defaults.
     command += ["--host", "127.0.0.1", "--port", str(port)]
     with (home / "output").open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as server:
         try:
-            # Olah asks its own Hub at the start, which may be on this loop.
+            # olah asks its Hub when it starts; that Hub may run in this event loop.
             await asyncio.to_thread(_wait_for, port, server)
             yield f"http://127.0.0.1:{port}"
         finally:
@@ -63,7 +63,7 @@ def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
 
 
 def commit(folder: Path, files: Mapping[str, bytes]) -> None:
-    """A git repository as `git lfs` leaves it."""
+    """Makes a git repository as `git lfs` would."""
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main", str(folder)], check=True)
     for path, content in files.items():
         stored = content
@@ -85,7 +85,7 @@ def check_blobs(ollama: StandInOllama) -> None:
             assert ollama.blobs[digest_of(content)] == len(content)
 
 
-async def test_a_repository_that_it_mirrors_is_pulled(
+async def test_a_mirrored_repository_is_pulled(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     hub.token = "hf_friend"
@@ -106,8 +106,8 @@ async def test_a_repository_that_it_mirrors_is_pulled(
             assert (await Client(app.address.url, session).pull("hf.co/acme/gated"))[-1] == SUCCESS
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="no git here, which makes olah's own repository")
-async def test_a_repository_of_its_own_is_pulled(
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is missing; it makes olah's own repository")
+async def test_olahs_own_repository_is_pulled(
     ollama: StandInOllama, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     commit(tmp_path / "mirrors" / "models" / "acme" / "tiny", FILES)

@@ -1,6 +1,6 @@
-"""The way of a user of Open WebUI: `$OPEN_WEBUI_BIN`, or `open-webui` on the PATH; skipped where there is none.
+"""What a user of Open WebUI does: `$OPEN_WEBUI_BIN`, or `open-webui` on the PATH. Skipped if there is none.
 
-What its dialogs are made of is that of v0.12.
+The selectors of its dialogs are those of v0.12.
 """
 
 import json
@@ -27,17 +27,17 @@ NAME = "hf.co/acme/SmolLM2:q4_K_M"
 QUESTION = "What is the capital of France? Answer in one sentence."
 SLOW = 30_000_000
 SHOTS = os.environ.get("SHOTS")
-"""A folder for pictures of what the test has seen."""
+"""A folder for screenshots."""
 
-# Several threads wait for each other by spinning. Without `legacy` it sends tools of its own with every message, which
-# Ollama refuses for a model whose template has none.
+# One thread, because several threads wait for each other by spinning. Without `legacy`, Open WebUI sends its own tools
+# with every message, and Ollama refuses them for a model whose template has no tools.
 PARAMETERS = {"function_calling": "legacy", "temperature": 0, "max_tokens": 10, "num_ctx": 512, "num_thread": 1}
 ENVIRONMENT = {
     "OFFLINE_MODE": "true",
     "WEBUI_AUTH": "false",
     "WEBUI_SECRET_KEY": "a key that has to have thirty-two bytes",
     "DEFAULT_MODEL_PARAMS": json.dumps(PARAMETERS),
-    "RAG_EMBEDDING_ENGINE": "ollama",  # its own is a model that it would fetch
+    "RAG_EMBEDDING_ENGINE": "ollama",  # Open WebUI's own engine would download a model
     **dict.fromkeys(
         (
             "ENABLE_OPENAI_API",
@@ -61,7 +61,7 @@ STILL = """
         [...document.querySelectorAll("[data-sonner-toast][data-STATE=true]")]
     )
 """
-"""Its toasts are where they stay; under the mouse they stand side by side."""
+"""The animations of the toasts have ended. Under the mouse, the toasts are side by side."""
 
 pytestmark = [
     pytest.mark.timeout(300),
@@ -75,14 +75,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama]:
-    """With a store of its own: "update all" pulls all that is in it."""
+    """An Ollama with its own store: "update all" pulls all models in it."""
     with running(tmp_path_factory.mktemp("ollama")) as ollama:
         yield ollama
 
 
 @pytest.fixture(scope="module")
 def open_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server of the real program, to which everybody is its administrator."""
+    """The URL of the real program. Every visitor is an administrator."""
     home = tmp_path_factory.mktemp("open-webui")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -102,18 +102,18 @@ def open_webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def user(open_webui: str) -> AsyncIterator[Client]:
-    """Of its API."""
+    """A signed-in user of its API."""
     async with aiohttp.ClientSession() as session:
         user = Client(open_webui, session)
         _, signed_in = await user.post("/api/v1/auths/signin", {"email": "", "password": ""})
         session.headers["Authorization"] = f"Bearer {orjson.loads(signed_in)['token']}"
-        unasked = {"ui": {"showChangelog": False}}
-        assert (await user.post("/api/v1/users/user/settings/update", unasked))[0] == 200
+        no_changelog = {"ui": {"showChangelog": False}}
+        assert (await user.post("/api/v1/users/user/settings/update", no_changelog))[0] == 200
         yield user
 
 
 async def connect(user: Client, app: App) -> None:
-    """The proxy is the Ollama that it knows."""
+    """Makes the proxy Open WebUI's only Ollama."""
     connection = {"ENABLE_OLLAMA_API": True, "OLLAMA_BASE_URLS": [app.address.url], "OLLAMA_API_CONFIGS": {}}
     assert (await user.post("/ollama/config/update", connection))[0] == 200
 
@@ -126,20 +126,20 @@ def files(smollm2: Smollm2, hub: StandInHub) -> dict[str, bytes]:
 
 
 async def models(user: Client) -> dict[str, str]:
-    """Name → digest of those that it offers."""
+    """Name → digest of the models that it offers."""
     _, listed = await user.get("/api/models?refresh=true")
     return {model["id"]: model["ollama"]["digest"] for model in orjson.loads(listed)["data"]}
 
 
-async def test_over_its_api_a_model_is_pulled_chats_and_is_removed(
+async def test_its_api_pulls_chats_and_deletes(
     user: Client, real_app: App, real_client: Client, files: dict[str, bytes]
 ) -> None:
     await connect(user, real_app)
     through_it = Client(f"{user.url}/ollama", user.session)
     lines = await through_it.pull(NAME)
     expected = [*PULL_STATUSES[:-1], "removing unused layers", "success"]
-    said = [line["status"] for line in lines if "digest" not in line]
-    assert [status for status in said if not status.startswith("warning: ")] == expected
+    statuses = [line["status"] for line in lines if "digest" not in line]
+    assert [status for status in statuses if not status.startswith("warning: ")] == expected
     weights = files["model.safetensors"]
     bar = [line for line in lines if line.get("digest") == digest_of(weights)]
     steps = [line.get("completed", 0) for line in bar]
@@ -167,12 +167,12 @@ async def shoot(page: Page, name: str) -> None:
         await page.shoot(Path(SHOTS, f"open-webui-{name}.png"))
 
 
-async def told(page: Page, text: str) -> None:
+async def toast(page: Page, text: str) -> None:
     await page.until(f"{TOASTS}.some((toast) => toast.includes({text!r}))")
 
 
 async def pull(page: Page, name: str) -> None:
-    """In its dialog, which clears the field after each pull."""
+    """Starts a pull in its dialog. The dialog clears the field after each pull."""
     await page.until(f"document.querySelector({FIELD!r})?.value === ''")
     await page.click(FIELD)
     await page.type(name)
@@ -188,7 +188,7 @@ async def gone(page: Page) -> None:
 
 
 async def open_dialog(page: Page, user: Client) -> None:
-    """Where it manages the models of an Ollama."""
+    """Opens the dialog that manages Ollama's models."""
     await page.set_viewport(1000, 800)
     await page.open(f"{user.url}/admin/settings/models")
     await page.click_button("Actions")
@@ -200,10 +200,10 @@ async def update_all(page: Page, user: Client) -> None:
     await page.click("[aria-label='Update All Models']")
 
 
-async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_and_is_updated(
+async def test_its_dialog_pulls_cancels_resumes_and_updates(
     page: Page, user: Client, real_app: App, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
-    """Its dialog shows lines with a digest alone."""
+    """The model also chats. The dialog shows only lines with a digest."""
     await connect(user, real_app)
     await open_dialog(page, user)
     hub.line = SLOW
@@ -214,7 +214,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     await shoot(page, "downloading")
     [job] = real_app.jobs.all()
     await page.click("[role=dialog] [aria-label=Cancel]")
-    await told(page, f"{NAME} download has been canceled")
+    await toast(page, f"{NAME} download has been canceled")
     await shoot(page, "cancelled")
     await gone(page)
     await eventually(lambda: not job.clients)
@@ -225,7 +225,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     assert real_app.jobs.all() == [job]
     hub.line = None
     await eventually(lambda: job.ended, 120)
-    await told(page, f"Model '{NAME}' has been successfully downloaded.")
+    await toast(page, f"Model '{NAME}' has been successfully downloaded.")
     await gone(page)
     await shoot(page, "downloaded")
 
@@ -238,7 +238,7 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
 
     before, moved = await models(user), fetched(hub)
     await update_all(page, user)
-    await told(page, "All models are up to date")
+    await toast(page, "All models are up to date")
     assert (await models(user), fetched(hub)) == (before, moved)
     hub.repositories["acme/SmolLM2"].update({"generation_config.json": b'{"temperature": 0.5}'})
     hub.line = SLOW
@@ -247,13 +247,13 @@ async def test_in_its_dialog_a_model_is_pulled_cancelled_and_pulled_again_chats_
     await shoot(page, "updating")
     hub.line = None
     await eventually(lambda: real_app.jobs.all()[0].ended, 120)
-    await told(page, "All models are up to date")
+    await toast(page, "All models are up to date")
     after = await models(user)
     assert list(after) == list(before) == [NAME]
     assert after != before
 
 
-async def test_its_dialog_says_why_a_pull_is_refused(
+async def test_its_dialog_shows_the_reason_of_a_refusal(
     page: Page, user: Client, real_app: App, real_client: Client, files: dict[str, bytes]
 ) -> None:
     name = "hf.co/acme/SmolLM2:iq2_xxs"
@@ -261,8 +261,8 @@ async def test_its_dialog_says_why_a_pull_is_refused(
     await connect(user, real_app)
     await open_dialog(page, user)
     await pull(page, name)
-    await told(page, refusal["error"])
-    await told(page, "Download canceled")
+    await toast(page, refusal["error"])
+    await toast(page, "Download canceled")
     await page.until(STILL.replace("STATE", "mounted"))
     await page.hover("[data-sonner-toast]")
     await page.until(STILL.replace("STATE", "expanded"))

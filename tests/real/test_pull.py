@@ -1,4 +1,4 @@
-"""The main job on a real Ollama with its own command line."""
+"""Pulls into a real Ollama, with Ollama's own command line."""
 
 import json
 import struct
@@ -56,7 +56,7 @@ def tiny_qwen2() -> dict[str, bytes]:
 
 
 async def answers(client: Client, name: str) -> bool:
-    """Whether a model loads and says something."""
+    """Whether a model loads and answers."""
     body = {
         "model": name,
         "messages": [{"role": "user", "content": "hello"}],
@@ -65,7 +65,7 @@ async def answers(client: Client, name: str) -> bool:
     }
     status, answer = await client.post("/api/chat", body)
     if status == 500 and b"peg-native format" in answer:
-        return True  # v0.33 takes random words for a broken call of a tool: they were said
+        return True  # v0.33 reads random words as an invalid tool call, so there is an answer
     assert status == 200, answer
     return "message" in orjson.loads(answer)
 
@@ -83,7 +83,7 @@ async def test_pull_list_run_and_rm_with_the_command_line(
     assert status == 0, output
     assert "success" in output
     status, output = await real_ollama.cli(host, "list")
-    # Ollama spells the tag as it has it of another model.
+    # Ollama may use the tag in the case of another model's tag.
     assert name.casefold() in output.casefold()
     status, output = await real_ollama.cli(host, "show", name)
     assert "Q4_K_M" in output
@@ -98,9 +98,7 @@ async def test_pull_list_run_and_rm_with_the_command_line(
 
 
 @pytest.mark.parametrize("quantization", [one for one in Quantization if one not in UNSUPPORTED])
-async def test_every_quantization_that_is_offered_makes_a_model_that_answers(
-    real_client: Client, hub: StandInHub, quantization: str
-) -> None:
+async def test_a_model_answers_in_every_quantization(real_client: Client, hub: StandInHub, quantization: str) -> None:
     hub.add("acme/tiny", tiny_llama())
     name = f"hf.co/acme/tiny:{quantization.lower()}"
     lines = await real_client.pull(name)
@@ -114,7 +112,7 @@ async def test_the_stream_is_the_contracts(real_client: Client, hub: StandInHub)
     hub.add("acme/tiny", tiny_llama(seed=5))
     lines = await real_client.pull("hf.co/acme/tiny")
     statuses = [line["status"] for line in lines if "digest" not in line]
-    if REMOVING in statuses:  # what the pulls before have left
+    if REMOVING in statuses:  # blobs of earlier pulls
         statuses.remove(REMOVING)
     assert statuses == ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
     bars = {line["digest"]: line for line in lines if "digest" in line}
@@ -122,7 +120,7 @@ async def test_the_stream_is_the_contracts(real_client: Client, hub: StandInHub)
     assert all(line["completed"] == line["total"] for line in bars.values())
 
 
-async def test_the_deepseek_r1_flow_is_seen_in_the_modelfile(
+async def test_the_modelfile_has_the_settings_of_deepseek_r1(
     real_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
     repository = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -168,9 +166,7 @@ async def test_a_template_that_ollama_cannot_parse_is_an_error_line(
     [b"", b"{", b"[]", b"null", b'{"name": 5}', b'{"name": ""}', b'{"name": "hf.co/gpt2"}', b'{"name": "hf.co/a.b/c"}',
      b'{"name": "hf.co/a/b/c"}', b'{"name": "hf.co/a/b", "stream": 1}', b'{"name": "hf.co/a/b@x"}'],
 )  # fmt: skip
-async def test_bad_pulls_are_answered_by_ollama_itself(
-    real_client: Client, real_ollama: RealOllama, body: bytes
-) -> None:
+async def test_invalid_pulls_get_ollamas_own_answer(real_client: Client, real_ollama: RealOllama, body: bytes) -> None:
     answers = []
     for url in (real_client.url, real_ollama.url):
         async with real_client.session.post(f"{url}/api/pull", data=body) as response:

@@ -1,4 +1,4 @@
-"""SmolLM2 in every quantization, with the real command line: its bytes, its name, its answer, and what is left."""
+"""SmolLM2 in every quantization, with the real command line: its bytes, name and answer, and the blobs after `rm`."""
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ from tests.kit.support import Client, settings
 pytestmark = pytest.mark.timeout(300)
 
 SENSIBLE = ("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1")
-"""Fewer bits leave this small model little sense."""
+"""The quantizations with which this small model answers correctly."""
 CASES = [
     (dtype, quantization)
     for dtype in ("BF16", "F16")
@@ -39,7 +39,7 @@ async def app(real_ollama: RealOllama, hub: StandInHub) -> AsyncIterator[App]:
 
 
 def digest_of_tensors(path: Path) -> str:
-    """Of their bytes in llama.cpp's order, as in the figures."""
+    """The digest of all tensors' bytes in llama.cpp's order, as in the figures."""
     with path.open("rb") as file:
         content = file.read()
     header = read_header(content, size=len(content))
@@ -51,7 +51,7 @@ def digest_of_tensors(path: Path) -> str:
 
 
 @pytest.mark.parametrize(("dtype", "quantization"), CASES)
-async def test_a_quantization_is_llama_quantizes_and_answers(
+async def test_tensors_equal_llama_quantizes_and_the_model_answers(
     real_ollama: RealOllama,
     hub: StandInHub,
     app: App,

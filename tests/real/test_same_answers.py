@@ -1,4 +1,4 @@
-"""Door 1 in front of a real Ollama: its answers are the same directly and through the proxy."""
+"""Door 1 in front of a real Ollama: answers are the same directly and through the proxy."""
 
 import asyncio
 
@@ -13,11 +13,11 @@ from tests.kit.support import Client
 
 
 @pytest.mark.timeout(300)
-async def test_there_is_no_difference(
+async def test_answers_are_the_same_through_the_proxy(
     real_ollama: RealOllama, real_app: App, real_client: Client, hub: StandInHub
 ) -> None:
     hub.add("acme/tiny", tiny_llama())
     assert (await real_client.pull(MODEL))[-1] == {"status": "success"}
     cases = [*CASES, Case("HTTP/1.1 without a host", b"GET /api/version HTTP/1.1\r\n\r\n")]
-    found = await asyncio.to_thread(differences, real_ollama.url, real_app.address.url, cases)
-    assert not found, "\n".join(found)
+    different = await asyncio.to_thread(differences, real_ollama.url, real_app.address.url, cases)
+    assert not different, "\n".join(different)

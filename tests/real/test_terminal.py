@@ -1,4 +1,4 @@
-"""Pulls as a person sees them: Ollama's own command line in a terminal."""
+"""Pulls as a user sees them: Ollama's own command line in a terminal."""
 
 import json
 import re
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.timeout(300)
 Files = Mapping[str, bytes | Path]
 
 SLOW = 400_000
-NARROW = 62  # Ollama's bars are 61 columns at the least
+NARROW = 62  # Ollama's bars need at least 61 columns
 BAR = re.compile(r"(pulling [0-9a-f]{12}): +(\d+)% ▕█* *▏ +[.\d]+ [KMG]?B(/ *[.\d]+ [KMG]?B.*)?")
 SPINNER = re.compile(r"(.*?)(?: [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏])?")
 ENDS = ["verifying sha256 digest", "writing manifest", "success"]
 
 
 class Case(NamedTuple):
-    """The terminal, and what is pulled."""
+    """A terminal and a repository to pull."""
 
     shards: int
     columns: int = 80
@@ -56,7 +56,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def repositories(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Files]:
-    """By the number of their shards."""
+    """The repositories by their number of shards."""
     return {1: tiny_llama(), 30: larger_llama(tmp_path_factory.mktemp("large") / "files", hidden=256, shards=30)}
 
 
@@ -80,7 +80,7 @@ def typed(
 
 
 def named(row: str) -> str:
-    """What a row is about, wherever that is."""
+    """The text of a row without its bar or spinner."""
     found = BAR.fullmatch(row) or SPINNER.fullmatch(row)
     assert found is not None
     return found[1]
@@ -96,7 +96,7 @@ def is_moving(rows: list[str]) -> bool:
 
 
 def steady(terminal: Terminal) -> list[str]:
-    """What the rows were about, each of which stays what it is and where it is, behind the one before it."""
+    """The texts of all rows in their order. Fails if a row wraps, changes its text, moves, or if a bar shrinks."""
     assert terminal.screen.wrapped == []
     assert terminal.screen.unknown == []
     assert not terminal.screen.cursor.hidden
@@ -117,9 +117,10 @@ def steady(terminal: Terminal) -> list[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
-async def test_every_row_stays_one_row_and_where_it_is_from_the_first_to_success(
+async def test_every_row_stays_in_its_place(
     real_ollama: RealOllama, hub: StandInHub, repositories: Mapping[int, Files], case: Case
 ) -> None:
+    """From the first row to `success`, in narrow and wide terminals, with few and many shards."""
     files = repositories[case.shards]
     hub.add("acme/tiny", files if case.chats else without_template(files))
     hub.line = SLOW
@@ -155,23 +156,21 @@ async def test_a_refusal_is_one_message(
     assert terminal.screen.unknown == []
 
 
-async def test_a_failure_in_the_middle_stands_behind_the_bars(
-    real_ollama: RealOllama, real_app: App, hub: StandInHub
-) -> None:
+async def test_a_failure_is_shown_below_the_bars(real_ollama: RealOllama, real_app: App, hub: StandInHub) -> None:
     hub.add("acme/tiny", tiny_llama(seed=1, shards=3))
     hub.faults.append(Fault("model-00002-of-00003.safetensors", "corrupt", after=200_000, times=-1))
     hub.line = 4 * SLOW
     async with typed(real_ollama, real_app, "pull", "hf.co/acme/tiny:q4_K_M") as terminal:
         assert await terminal.ended() == 1
-    said = next(number for number, row in enumerate(terminal.rows) if row.startswith("Error: "))
-    assert "arrived damaged" in "".join(row.ljust(80) for row in terminal.rows[said:])
-    shown = [named(row) for row in terminal.rows[:said]]
+    error_row = next(number for number, row in enumerate(terminal.rows) if row.startswith("Error: "))
+    assert "arrived damaged" in "".join(row.ljust(80) for row in terminal.rows[error_row:])
+    shown = [named(row) for row in terminal.rows[:error_row]]
     assert shown[0] == "pulling manifest"
     assert reached(terminal.rows).keys() == set(shown[1:])
     assert len(shown) == len(set(shown))
 
 
-async def test_after_ctrl_c_the_next_pull_goes_on_where_this_one_was(
+async def test_after_ctrl_c_the_next_pull_resumes(
     real_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
 ) -> None:
     files = tiny_llama(seed=2)
@@ -198,10 +197,8 @@ async def test_after_ctrl_c_the_next_pull_goes_on_where_this_one_was(
         assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0
 
 
-async def test_run_pulls_what_is_missing_with_the_same_bars_and_then_answers(
-    real_ollama: RealOllama, hub: StandInHub
-) -> None:
-    """Not the proxy on demand: the command line asks first whether the model is there."""
+async def test_run_pulls_a_missing_model_with_bars_and_answers(real_ollama: RealOllama, hub: StandInHub) -> None:
+    """The command line itself starts this pull, not `pull.on_demand`: it first checks whether the model exists."""
     hub.add("acme/run", tiny_parrot(seed=3, shards=3))
     hub.line = SLOW
     name = "hf.co/acme/run:q8_0"

@@ -1,4 +1,4 @@
-"""Texts become the tokens that the `tokenizers` package makes of them, as the real Ollama shows in `context`."""
+"""A real Ollama tokenizes texts like the `tokenizers` package. Its tokens are in the field `context`."""
 
 from typing import NamedTuple
 
@@ -26,21 +26,21 @@ from tests.kit.support import Client
 pytestmark = pytest.mark.timeout(300)
 
 BY_NAME = {name: cut for cut, name in PRE_TOKENIZER_NAMES.items()}
-"""One way of writing each: the others are the same to llama.cpp, which sees the name alone."""
+"""One split pattern for each name. Other patterns with this name are the same: llama.cpp uses only the name."""
 SINCE = {"laguna": (0, 32, 3), "qwen35": (0, 30)}
 CHAT = ("[INST] hi [/INST] yo <think> x</s>", "[INST]\u00a0  two", "<s>[INST]")
 CONTEXT = 2048
 
 
 class Difference(NamedTuple):
-    """A text's tokens."""
+    """A text's tokens, from both tokenizers."""
 
     transformers: list[int]
     ollama: list[int]
 
 
 async def pulled(client: Client, hub: StandInHub, family: str, tokenizer: Tokenizer, model: str) -> str | None:
-    """The error, if any. Each has a name of its own: under the same, Ollama goes on a while with what it has loaded."""
+    """Pulls a model; returns the error, if any. Each needs its own name: Ollama keeps a loaded model for a while."""
     hub.add(f"acme/{model}", silent_repository(family, tokenizer))
     lines = await client.pull(f"hf.co/acme/{model}:f16")
     error = lines[-1].get("error")
@@ -50,7 +50,7 @@ async def pulled(client: Client, hub: StandInHub, family: str, tokenizer: Tokeni
 async def differences(
     client: Client, model: str, tokenizer: Tokenizer, texts: tuple[str, ...], *, begins: bool = False
 ) -> dict[str, Difference]:
-    """By text. All are asked about at once, with a special token between them: each is cut as if it stood alone."""
+    """The differences by text. One prompt has all texts, with a special token between them that separates them."""
     body = {
         "model": f"hf.co/acme/{model}:f16",
         "prompt": SEPARATOR.join(texts),
@@ -75,7 +75,7 @@ async def differences(
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME))
-async def test_texts_are_cut_as_the_pre_tokenizer_cuts_them(
+async def test_texts_are_split_like_the_pre_tokenizer_does(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str
 ) -> None:
     tokenizer = covering_bpe(BY_NAME[name], name)
@@ -84,19 +84,20 @@ async def test_texts_are_cut_as_the_pre_tokenizer_cuts_them(
         assert f"does not split texts as this tokenizer does ({name})" in str(error)
         return
     assert error is None
-    found = await differences(real_client, name, tokenizer, TEXTS)
-    assert found.keys() == DEVIATIONS.get(name, {}).keys(), found
+    different = await differences(real_client, name, tokenizer, TEXTS)
+    assert different.keys() == DEVIATIONS.get(name, {}).keys(), different
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3moe"])
-async def test_what_ollamas_own_engine_ran_is_cut_as_qwens_tokenizer_cuts(
+async def test_qwen3_is_split_like_qwens_tokenizer_does(
     real_ollama: RealOllama, real_client: Client, hub: StandInHub, family: str
 ) -> None:
+    """Before 0.30, Ollama's own engine ran these families."""
     tokenizer = covering_bpe(BY_NAME["qwen2"], "qwen2", composes=True)
     assert await pulled(real_client, hub, family, tokenizer, family) is None
-    found = await differences(real_client, family, tokenizer, TEXTS)
-    by_the_engine = ENGINE_DEVIATIONS.keys() if real_ollama.version < (0, 30) else set()
-    assert found.keys() == NFC_DEVIATIONS.keys() | by_the_engine, found
+    different = await differences(real_client, family, tokenizer, TEXTS)
+    of_the_engine = ENGINE_DEVIATIONS.keys() if real_ollama.version < (0, 30) else set()
+    assert different.keys() == NFC_DEVIATIONS.keys() | of_the_engine, different
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])

@@ -1,4 +1,4 @@
-"""Uploads to a real Ollama: one that is killed in the middle, one whose digest nobody knows."""
+"""Uploads to a real Ollama: Ollama is killed during one, and the digest of one is unknown."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -50,9 +50,7 @@ async def engine(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[Upl
     assert limits.streams.idle
 
 
-async def test_an_ollama_that_is_killed_in_mid_upload_gets_the_file_again_when_it_is_back(
-    hub: StandInHub, own_ollama: RealOllama
-) -> None:
+async def test_an_upload_is_repeated_after_ollama_was_killed(hub: StandInHub, own_ollama: RealOllama) -> None:
     hub.rate = 8_000_000
     async with engine(hub, own_ollama) as (uploads, file, api):
         digest = digest_of(CONTENT)
@@ -69,7 +67,7 @@ async def test_an_ollama_that_is_killed_in_mid_upload_gets_the_file_again_when_i
     assert digest.replace(":", "-") in blobs
 
 
-async def test_a_blob_whose_digest_nobody_knows_is_kept_under_its_own(hub: StandInHub, own_ollama: RealOllama) -> None:
+async def test_a_blob_of_unknown_digest_gets_its_true_digest(hub: StandInHub, own_ollama: RealOllama) -> None:
     async with engine(hub, own_ollama) as (uploads, file, api):
         assert await api.keeps_unnamed_blobs()
         digest = await uploads.push(Literal(b"head"), file)

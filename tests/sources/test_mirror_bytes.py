@@ -133,7 +133,7 @@ async def test_a_mirror_that_redirects_to_another_commit_is_refused(
     proxy: Pull, hub: StandInHub, mirror: StandInHub
 ) -> None:
     hub.faults.append(Fault(WEIGHTS, "status", status=503, times=-1))
-    mirror.faults.append(Fault(WEIGHTS, "told", headers={"X-Repo-Commit": "d" * 40}, at="resolve", times=-1))
+    mirror.faults.append(Fault(WEIGHTS, "headers", headers={"X-Repo-Commit": "d" * 40}, at="resolve", times=-1))
     async with proxy(mirror) as client:
         error = (await client.pull(NAME))[-1]["error"]
     assert re.search(rf"{mirror.endpoint}: .*its commit is now {'d' * 40}", error)

@@ -1,4 +1,4 @@
-"""A client that takes the stand-in Ollama apart, for each test anew."""
+"""A client of the stand-in Ollama for each test."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""A client that takes the stand-in Ollama's answers apart."""
+"""A client of the stand-in Ollama that parses its answers."""
 
 import io
 from typing import Any
@@ -15,7 +15,7 @@ from tests.kit.tiny_gguf import tiny_gguf
 FILES = {path: data for path, data in tiny_llama().items() if path.endswith((".json", ".safetensors"))}
 CHAT = Field.string("{{ '<|start_header_id|>' }}")
 GGUF = {"model.gguf": tiny_gguf("F16", tokenizer__chat_template=CHAT)}
-NOBODY = "sha256:" + "1" * 64
+UNKNOWN_DIGEST = "sha256:" + "1" * 64
 
 
 def statuses(answer: list[dict[str, Any]]) -> list[str]:
@@ -27,7 +27,7 @@ class Driver:
         self.session = session
 
     async def upload(self, files: dict[str, bytes]) -> dict[str, str]:
-        """Send the files as blobs, and name them as a create wants it."""
+        """Upload the files as blobs; return their digests by path, as a create takes them."""
         for data in files.values():
             async with self.session.post(f"/api/blobs/{digest_of(data)}", data=io.BytesIO(data)) as response:
                 assert response.status in {200, 201}
@@ -39,7 +39,7 @@ class Driver:
             assert response.headers["Content-Type"] == "application/x-ndjson"
             return [orjson.loads(line) for line in (await response.read()).splitlines()]
 
-    async def one(self, method: str, path: str | URL, **body: Any) -> tuple[int, Any]:
+    async def request(self, method: str, path: str | URL, **body: Any) -> tuple[int, Any]:
         async with self.session.request(method, path, json=body) as response:
             data = await response.read()
             return response.status, orjson.loads(data) if data else None

@@ -1,4 +1,4 @@
-"""The stand-in Hub answers like the Hub, to its own client and on the wire, and breaks where a test says."""
+"""The stand-in Hub answers like the Hub, to `huggingface_hub` and to raw requests, and fails as a test has set it."""
 
 import asyncio
 import hashlib
@@ -54,7 +54,7 @@ async def signed(hub: StandInHub, session: aiohttp.ClientSession, path: str = "m
         return URL(response.headers["Location"], encoded=True)
 
 
-async def test_its_own_client_reads_sizes_and_hashes(hub: StandInHub) -> None:
+async def test_huggingface_hub_reads_sizes_and_hashes(hub: StandInHub) -> None:
     api = HfApi(endpoint=hub.endpoint, token=False)
     info = await asyncio.to_thread(api.model_info, "org/tiny", files_metadata=True)
     assert info.sha == hub.repositories["org/tiny"].commit
@@ -77,7 +77,7 @@ async def test_without_blobs_the_listing_has_names_only(hub: StandInHub, session
     assert (described["gated"], described["private"], described["disabled"]) == (False, False, False)
 
 
-async def test_its_own_client_reads_the_tree_page_by_page(hub: StandInHub) -> None:
+async def test_huggingface_hub_reads_the_tree_by_pages(hub: StandInHub) -> None:
     hub.add("org/tiny", {**FILES, "sub/deep/vocab.json": b"{}"})
     hub.tree_page = 2
     api = HfApi(endpoint=hub.endpoint, token=False)
@@ -86,8 +86,8 @@ async def test_its_own_client_reads_the_tree_page_by_page(hub: StandInHub) -> No
     assert [entry.path for entry in entries if isinstance(entry, RepoFolder)] == ["sub", "sub/deep"]
     listed = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     for sibling in described.siblings or ():
-        found = listed.pop(sibling.rfilename)
-        assert (found.size, found.blob_id, found.lfs) == (sibling.size, sibling.blob_id, sibling.lfs)
+        entry = listed.pop(sibling.rfilename)
+        assert (entry.size, entry.blob_id, entry.lfs) == (sibling.size, sibling.blob_id, sibling.lfs)
     assert not listed
     assert len([request for request in hub.requests if "/tree/" in request.path]) == 3
     [info] = await asyncio.to_thread(api.get_paths_info, "org/tiny", ["config.json"])
@@ -95,24 +95,24 @@ async def test_its_own_client_reads_the_tree_page_by_page(hub: StandInHub) -> No
     assert (info.path, info.size) == ("config.json", len(CONFIG))
 
 
-async def test_its_own_client_finds_what_was_quantized_from_a_model(hub: StandInHub) -> None:
+async def test_huggingface_hub_finds_quantizations_of_a_model(hub: StandInHub) -> None:
     hub.token = "hf_friend"
     hub.add("org/few", {"a.gguf": b"1"}, quantized_from="org/tiny", downloads=1)
     hub.add("org/many", {"a.gguf": b"1"}, quantized_from="org/tiny", downloads=2)
     hub.add("org/own", {"a.gguf": b"1"}, quantized_from="org/tiny", private=True)
     hub.add("org/awq", {"model.safetensors": b"1"}, quantized_from="org/tiny")
 
-    def found(*, token: str | bool = False, limit: int = 9) -> list[str]:
+    def search(*, token: str | bool = False, limit: int = 9) -> list[str]:
         api = HfApi(endpoint=hub.endpoint, token=token)
         filters = ["gguf", "base_model:quantized:org/tiny"]
         return [model.id for model in api.list_models(filter=filters, sort="downloads", limit=limit)]
 
-    assert await asyncio.to_thread(found) == ["org/many", "org/few"]
-    assert await asyncio.to_thread(lambda: found(limit=1)) == ["org/many"]
-    assert "org/own" in await asyncio.to_thread(lambda: found(token="hf_friend"))
+    assert await asyncio.to_thread(search) == ["org/many", "org/few"]
+    assert await asyncio.to_thread(lambda: search(limit=1)) == ["org/many"]
+    assert "org/own" in await asyncio.to_thread(lambda: search(token="hf_friend"))
 
 
-async def test_a_token_that_belongs_to_nobody_is_refused_everywhere(hub: StandInHub) -> None:
+async def test_a_revoked_token_is_refused_everywhere(hub: StandInHub) -> None:
     hub.revoked.add("hf_old")
     api = HfApi(endpoint=hub.endpoint, token="hf_old")
     with pytest.raises(HfHubHTTPError, match="Invalid credentials in Authorization header") as refused:
@@ -121,11 +121,11 @@ async def test_a_token_that_belongs_to_nobody_is_refused_everywhere(hub: StandIn
     assert refused.value.response.status_code == 401
 
 
-async def test_its_own_client_reads_a_files_address(hub: StandInHub) -> None:
+async def test_huggingface_hub_reads_a_files_address(hub: StandInHub) -> None:
     def metadata(path: str) -> tuple[str | None, str | None, int | None, str]:
         url = hf_hub_url("org/tiny", path, endpoint=hub.endpoint)
-        found = get_hf_file_metadata(url, token=False, endpoint=hub.endpoint)
-        return found.commit_hash, found.etag, found.size, found.location
+        file = get_hf_file_metadata(url, token=False, endpoint=hub.endpoint)
+        return file.commit_hash, file.etag, file.size, file.location
 
     commit = hub.repositories["org/tiny"].commit
     *weights, location = await asyncio.to_thread(metadata, "model.safetensors")
@@ -136,14 +136,14 @@ async def test_its_own_client_reads_a_files_address(hub: StandInHub) -> None:
     assert location.startswith(f"{hub.endpoint}/api/resolve-cache/models/org/tiny/{commit}/config.json")
 
 
-async def test_its_own_client_downloads_both_kinds_of_file(hub: StandInHub, tmp_path: Path) -> None:
+async def test_huggingface_hub_downloads_lfs_and_other_files(hub: StandInHub, tmp_path: Path) -> None:
     api = HfApi(endpoint=hub.endpoint, token=False)
     for path, data in FILES.items():
         local = await asyncio.to_thread(api.hf_hub_download, "org/tiny", path, cache_dir=tmp_path)
         assert Path(local).read_bytes() == data
 
 
-async def test_its_own_client_names_every_refusal(hub: StandInHub) -> None:
+async def test_huggingface_hub_recognizes_every_refusal(hub: StandInHub) -> None:
     hub.token = "hf_friend"
     hub.add("org/gated", FILES, gated=True)
     hub.add("org/private", FILES, private=True)
@@ -198,9 +198,7 @@ async def test_a_branch_may_have_a_slash_in_its_name(hub: StandInHub, session: a
         assert await response.read() == CONFIG
 
 
-async def test_the_cdn_refuses_an_address_that_was_quoted_again(
-    hub: StandInHub, session: aiohttp.ClientSession
-) -> None:
+async def test_the_cdn_refuses_a_requoted_address(hub: StandInHub, session: aiohttp.ClientSession) -> None:
     url = await signed(hub, session)
     async with session.get(url) as response:
         assert response.status == 200
@@ -213,7 +211,7 @@ async def test_the_cdn_refuses_an_address_that_was_quoted_again(
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "content_range", "data"),
+    ("range_header", "status", "content_range", "data"),
     [
         ("bytes=0-99", 206, f"bytes 0-99/{len(WEIGHTS)}", WEIGHTS[:100]),
         ("bytes=2097000-", 206, f"bytes 2097000-2097151/{len(WEIGHTS)}", WEIGHTS[2097000:]),
@@ -226,12 +224,12 @@ async def test_the_cdn_serves_ranges(
     hub: StandInHub,
     session: aiohttp.ClientSession,
     *,
-    asked: str,
+    range_header: str,
     status: int,
     content_range: str | None,
     data: bytes,
 ) -> None:
-    async with session.get(await signed(hub, session), headers={"Range": asked}) as response:
+    async with session.get(await signed(hub, session), headers={"Range": range_header}) as response:
         assert response.status == status
         assert response.headers.get("Content-Range") == content_range
         assert response.headers["Accept-Ranges"] == "bytes"
@@ -245,9 +243,8 @@ async def test_a_head_of_the_cdn_has_the_length_and_no_body(hub: StandInHub, ses
         assert await response.read() == b""
 
 
-async def test_text_is_gzipped_without_a_length_for_who_accepts_it(
-    hub: StandInHub, session: aiohttp.ClientSession
-) -> None:
+async def test_text_is_gzipped_if_the_client_accepts_it(hub: StandInHub, session: aiohttp.ClientSession) -> None:
+    """Like the Hub's, a gzipped response has no Content-Length and a weak ETag."""
     for encoding, packed in (("gzip, deflate", True), ("identity", False)):
         async with session.get(address(hub, "config.json"), headers={"Accept-Encoding": encoding}) as response:
             assert await response.read() == CONFIG
@@ -256,10 +253,10 @@ async def test_text_is_gzipped_without_a_length_for_who_accepts_it(
             assert response.headers["ETag"].startswith("W/") is packed
 
 
-async def test_a_file_on_disk_is_streamed_and_its_known_digest_is_believed(
+async def test_a_file_on_disk_with_a_digest_is_not_hashed(
     hub: StandInHub, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    """So that a sparse file of many gigabytes can be served without reading or hashing it."""
+    """A sparse file of many gigabytes can be served: only the requested range is read, nothing is hashed."""
     path = tmp_path / "huge.safetensors"
     with path.open("wb") as stream:
         stream.truncate(1 << 40)
@@ -273,7 +270,7 @@ async def test_a_file_on_disk_is_streamed_and_its_known_digest_is_believed(
     assert repository.files["huge.safetensors"].size == 1 << 40
 
 
-async def test_a_file_on_disk_is_hashed_when_nobody_knows_its_digest(hub: StandInHub, tmp_path: Path) -> None:
+async def test_a_file_on_disk_without_a_digest_is_hashed(hub: StandInHub, tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(WEIGHTS)
     stored = hub.add("org/disk", {"a.bin": path}).files["a.bin"]
@@ -282,25 +279,25 @@ async def test_a_file_on_disk_is_hashed_when_nobody_knows_its_digest(hub: StandI
     assert await plain.blob_id() == hashlib.sha1(b"blob %d\0" % len(WEIGHTS) + WEIGHTS).hexdigest()
 
 
-async def test_the_log_has_what_was_asked_and_what_was_sent(hub: StandInHub, session: aiohttp.ClientSession) -> None:
+async def test_the_log_has_requests_and_sent_bytes(hub: StandInHub, session: aiohttp.ClientSession) -> None:
     hub.requests.clear()
     url = await signed(hub, session)
     async with session.get(url, headers={"Range": "bytes=5-9"}) as response:
         await response.read()
-    asked, sent = hub.requests
-    assert (asked.origin, asked.method, asked.path) == (
+    resolve, download = hub.requests
+    assert (resolve.origin, resolve.method, resolve.path) == (
         "hub",
         "HEAD",
         "/org/tiny/resolve/main/model.safetensors",
     )
-    assert (asked.status, asked.body_bytes) == (302, 0)
-    assert (sent.origin, sent.method, sent.status, sent.body_bytes) == ("cdn", "GET", 206, 5)
-    assert sent.path == url.raw_path_qs
-    assert sent.headers["range"] == "bytes=5-9"
+    assert (resolve.status, resolve.body_bytes) == (302, 0)
+    assert (download.origin, download.method, download.status, download.body_bytes) == ("cdn", "GET", 206, 5)
+    assert download.path == url.raw_path_qs
+    assert download.headers["range"] == "bytes=5-9"
 
 
 async def raw_body(url: URL) -> tuple[bytes, str]:
-    """The bytes that reach a client's socket, and how the connection ends: HTTP clients lose the last of them."""
+    """The body's bytes that reach a socket, and how the connection ends. HTTP clients lose the last of these bytes."""
     loop = asyncio.get_running_loop()
     received, end = bytearray(), "closed"
     with socket.socket() as connection:
@@ -317,9 +314,8 @@ async def raw_body(url: URL) -> tuple[bytes, str]:
     return body, end
 
 
-async def test_a_drop_resets_the_connection_once_the_client_has_the_bytes(
-    hub: StandInHub, session: aiohttp.ClientSession
-) -> None:
+async def test_a_drop_resets_the_connection(hub: StandInHub, session: aiohttp.ClientSession) -> None:
+    """The client receives all bytes before the reset. The next answer is complete."""
     hub.faults.append(Fault("model.safetensors", "drop", after=1_500_000))
     url = await signed(hub, session)
     assert await raw_body(url) == (WEIGHTS[:1_500_000], "reset")
@@ -328,7 +324,7 @@ async def test_a_drop_resets_the_connection_once_the_client_has_the_bytes(
 
 
 async def test_a_drop_at_zero_comes_before_the_headers(hub: StandInHub, session: aiohttp.ClientSession) -> None:
-    hub.faults.append(Fault("*", "drop", times=2))  # aiohttp repeats a GET once by itself
+    hub.faults.append(Fault("*", "drop", times=2))  # aiohttp itself repeats a GET once
     url = await signed(hub, session)
     with pytest.raises(aiohttp.ClientConnectionError):
         await session.get(url)
@@ -345,9 +341,7 @@ async def test_a_short_answer_ends_cleanly_below_its_length(hub: StandInHub, ses
     assert hub.requests[-1].body_bytes == 1000
 
 
-async def test_corruption_strikes_one_byte_in_the_range_that_has_it(
-    hub: StandInHub, session: aiohttp.ClientSession
-) -> None:
+async def test_corruption_changes_one_byte_in_one_range(hub: StandInHub, session: aiohttp.ClientSession) -> None:
     hub.faults.append(Fault("model.safetensors", "corrupt", after=1_500_000, times=-1))
     url = await signed(hub, session)
     for part in (slice(0, 1_000_000), slice(1_000_000, 2_000_000)):
@@ -357,19 +351,17 @@ async def test_corruption_strikes_one_byte_in_the_range_that_has_it(
         assert wrong == ([1_500_000] if part.start else [])
 
 
-async def test_a_status_answers_with_its_headers_as_often_as_asked(
-    hub: StandInHub, session: aiohttp.ClientSession
-) -> None:
+async def test_a_status_fault_has_headers_and_a_count(hub: StandInHub, session: aiohttp.ClientSession) -> None:
     limit = {"RateLimit": '"resolvers";r=0;t=55'}
     hub.faults += [
         Fault("model.safetensors", "status", status=429, headers=limit, at="resolve", times=2),
         Fault("api", "status", status=502),
     ]
-    seen = []
+    answers = []
     for _ in range(3):
         async with session.head(address(hub, "model.safetensors")) as response:
-            seen.append((response.status, response.headers.get("RateLimit")))
-    assert seen == [(429, limit["RateLimit"])] * 2 + [(302, None)]
+            answers.append((response.status, response.headers.get("RateLimit")))
+    assert answers == [(429, limit["RateLimit"])] * 2 + [(302, None)]
     api = HfApi(endpoint=hub.endpoint, token=False)
     with pytest.raises(HfHubHTTPError, match="502"):
         await asyncio.to_thread(api.model_info, "org/tiny")
@@ -377,7 +369,7 @@ async def test_a_status_answers_with_its_headers_as_often_as_asked(
 
 
 @pytest.mark.parametrize("after", [0, 1000])
-async def test_closing_is_prompt_while_a_client_hangs(after: int) -> None:
+async def test_close_does_not_wait_for_a_hanging_answer(after: int) -> None:
     hub = StandInHub()
     await hub.start()
     hub.add("org/tiny", FILES)
@@ -388,7 +380,7 @@ async def test_closing_is_prompt_while_a_client_hangs(after: int) -> None:
         while not any(logged.origin == "cdn" and logged.body_bytes == after for logged in hub.requests):
             await asyncio.sleep(0)
         assert not hanging.done()
-        async with asyncio.timeout(30):  # a graceful end would wait for a minute
+        async with asyncio.timeout(30):  # a graceful shutdown would wait for a minute
             await hub.close()
         with pytest.raises(aiohttp.ClientError):
             await hanging

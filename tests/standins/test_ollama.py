@@ -1,4 +1,4 @@
-"""The stand-in Ollama answers as a real v0.24 does; its refusals are compared with one where there is one."""
+"""The stand-in Ollama answers like v0.24. If a real one is available, its refusals are compared with the stand-in's."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from proxy.standins.ollama import StandInOllama
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import digest_of
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
-from tests.standins.driver import GGUF, NOBODY, Driver, statuses
+from tests.standins.driver import GGUF, UNKNOWN_DIGEST, Driver, statuses
 
 JSON = "application/json; charset=utf-8"
 
@@ -33,7 +33,7 @@ async def either(request: pytest.FixtureRequest) -> AsyncIterator[aiohttp.Client
         async with session.get("/api/version") as response:
             version = orjson.loads(await response.read())["version"]
         if not version.startswith("0.24."):
-            pytest.skip(f"{real.binary} is Ollama {version}, and the texts are v0.24's")
+            pytest.skip(f"{real.binary} is Ollama {version}; these texts are those of v0.24")
         yield session
 
 
@@ -63,7 +63,7 @@ REFUSALS = [
     ("POST", "create", '{"model":"x","files":{"/a":"sha256:1"}}', 400, JSON, "file path must be relative"),
     ("POST", "create", '{"model":"x","files":{"b/../a":"sha256:1"}}', 400, JSON, "file path must be relative"),
     ("POST", "create", '{"model":"x","files":{"a":""}}', 400, JSON, "invalid digest format"),
-    ("POST", "create", f'{{"model":"x","files":{{"a":"{NOBODY}"}}}}', 400, None, "unknown type"),
+    ("POST", "create", f'{{"model":"x","files":{{"a":"{UNKNOWN_DIGEST}"}}}}', 400, None, "unknown type"),
     ("POST", "create", '{"model":"x","from":"x!"}', 400, None, "invalid model name"),
     ("POST", "pull", None, 400, JSON, "missing request body"),
     ("POST", "pull", "{}", 400, JSON, "invalid model name"),
@@ -83,17 +83,17 @@ REFUSALS = [
     ("POST", "blobs/xx", "data", 400, JSON, "invalid digest format"),
     (
         "POST",
-        f"blobs/{NOBODY}",
+        f"blobs/{UNKNOWN_DIGEST}",
         "data",
         400,
         JSON,
-        f'digest mismatch, expected "{NOBODY}", got "{digest_of(b"data")}"',
+        f'digest mismatch, expected "{UNKNOWN_DIGEST}", got "{digest_of(b"data")}"',
     ),
 ]
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status", "kind", "text"), REFUSALS)
-async def test_refusals_have_the_real_status_and_text(
+async def test_refusals_have_ollamas_status_and_text(
     either: aiohttp.ClientSession,
     *,
     method: str,
@@ -108,31 +108,31 @@ async def test_refusals_have_the_real_status_and_text(
         assert response.headers["Content-Type"] == (kind or "application/json")
 
 
-async def test_pages_and_unknown_paths_are_the_real_ones(either: aiohttp.ClientSession) -> None:
+async def test_unknown_paths_are_answered_like_ollama(either: aiohttp.ClientSession) -> None:
     for method, path, status, text in (
         ("GET", "/", 200, "Ollama is running"),
         ("HEAD", "/", 200, ""),
         ("GET", "/api/nope", 404, "404 page not found"),
         ("POST", "/api/tags", 405, "405 method not allowed"),
         ("HEAD", "/api/blobs/xx", 400, ""),
-        ("HEAD", f"/api/blobs/{NOBODY}", 404, ""),
+        ("HEAD", f"/api/blobs/{UNKNOWN_DIGEST}", 404, ""),
     ):
         async with either.request(method, path) as response:
             assert (response.status, await response.text()) == (status, text)
 
 
-async def test_a_native_pull_of_nothing_is_a_line_after_the_manifest(ollama: StandInOllama, client: Driver) -> None:
-    nothing = {"error": "pull model manifest: file does not exist"}
-    assert await client.lines("/api/pull", model="hf.co/a/b") == [{"status": "pulling manifest"}, nothing]
-    assert await client.one("POST", "/api/pull", model="hf.co/a/b", stream=False) == (500, nothing)
+async def test_a_native_pull_without_a_manifest_fails(ollama: StandInOllama, client: Driver) -> None:
+    missing = {"error": "pull model manifest: file does not exist"}
+    assert await client.lines("/api/pull", model="hf.co/a/b") == [{"status": "pulling manifest"}, missing]
+    assert await client.request("POST", "/api/pull", model="hf.co/a/b", stream=False) == (500, missing)
     assert dict(ollama.models) == {}
 
 
-async def test_a_native_pull_counts_up_and_leaves_the_model(ollama: StandInOllama, client: Driver) -> None:
+async def test_a_native_pull_shows_progress_and_installs(ollama: StandInOllama, client: Driver) -> None:
     ollama.native["hf.co/Org/Repo:Q4_K_M"] = 4_000_000
     answer = await client.lines("/api/pull", name="hf.co/org/repo:q4_k_m", model="")
-    said = list(dict.fromkeys(statuses(answer)))
-    assert (said[0], said[3:]) == (
+    steps = list(dict.fromkeys(statuses(answer)))
+    assert (steps[0], steps[3:]) == (
         "pulling manifest",
         ["verifying sha256 digest", "writing manifest", "success"],
     )
@@ -142,16 +142,14 @@ async def test_a_native_pull_counts_up_and_leaves_the_model(ollama: StandInOllam
     assert list(ollama.models) == ["hf.co/org/repo:q4_k_m"]
     again = await client.lines("/api/pull", model="hf.co/org/repo:q4_k_m")
     assert [line["completed"] for line in again if "digest" in line] == [4_000_000, 487]
-    assert await client.one("POST", "/api/pull", model="hf.co/org/repo:Q4_K_M", stream=False) == (
+    assert await client.request("POST", "/api/pull", model="hf.co/org/repo:Q4_K_M", stream=False) == (
         200,
         {"status": "success"},
     )
 
 
-async def test_a_local_registry_hands_blobs_to_a_model_that_a_delete_takes_along(
-    ollama: StandInOllama, client: Driver
-) -> None:
-    """A client gets rid in this way of the blobs that it uploaded."""
+async def test_deleting_a_pulled_manifest_deletes_its_blobs(ollama: StandInOllama, client: Driver) -> None:
+    """In this way, a client can remove blobs that it uploaded: a local registry lists them in a manifest."""
     files = await client.upload({"a": b"aaa", "b": b"bb"})
 
     async def manifest(_: web.Request) -> web.Response:
@@ -168,17 +166,17 @@ async def test_a_local_registry_hands_blobs_to_a_model_that_a_delete_takes_along
     await runner.cleanup()
     assert answer[-1] == {"status": "success"}
     assert ollama.blobs.keys() == set(files.values())
-    assert (await client.one("DELETE", "/api/delete", model=name))[0] == 200
+    assert (await client.request("DELETE", "/api/delete", model=name))[0] == 200
     assert ollama.blobs == {}
 
 
 @asynccontextmanager
 async def offering(config: bytes, layers: dict[str, bytes], sizes: int) -> AsyncIterator[str]:
-    """The name of a model of these layers, whose manifest says of each that it has this size."""
+    """The name of a model with these layers. Its manifest has the same size for each layer."""
 
     async def answer(_: web.Request) -> web.Response:
-        described = [Layer(kind, Blob(digest_of(content), sizes)) for kind, content in layers.items()]
-        return web.Response(body=manifest(Blob(digest_of(config), sizes), described))
+        descriptors = [Layer(kind, Blob(digest_of(content), sizes)) for kind, content in layers.items()]
+        return web.Response(body=manifest(Blob(digest_of(config), sizes), descriptors))
 
     app = web.Application()
     app.add_routes([web.get("/v2/acme/x/manifests/y", answer)])
@@ -189,9 +187,8 @@ async def offering(config: bytes, layers: dict[str, bytes], sizes: int) -> Async
     await runner.cleanup()
 
 
-async def test_a_manifest_is_a_model_with_all_its_layers_and_tells_true_sizes_while_it_is_pulled(
-    ollama: StandInOllama, client: Driver
-) -> None:
+async def test_a_pulled_manifest_becomes_a_model(ollama: StandInOllama, client: Driver) -> None:
+    """The model has all layers and the manifest's sizes. The progress lines have the blobs' true sizes."""
     image = "application/vnd.ollama.image."
     weights = {f"{image}model": tiny_gguf(), f"{image}projector": tiny_projector(), f"{image}adapter": b"GGUF adapter"}
     layers = weights | {"application/vnd.ollama-hf-proxy.blob": b"x", f"{image}system": b"Be terse."}
@@ -200,12 +197,12 @@ async def test_a_manifest_is_a_model_with_all_its_layers_and_tells_true_sizes_wh
     async with offering(config, layers, 7) as name:
         lines = await client.lines("/api/pull", model=name, insecure=True)
     assert lines[-1] == {"status": "success"}
-    told = {line["digest"]: line["total"] for line in lines if "digest" in line}
-    assert told == {digest_of(content): len(content) for content in (*layers.values(), config)}
+    totals = {line["digest"]: line["total"] for line in lines if "digest" in line}
+    assert totals == {digest_of(content): len(content) for content in (*layers.values(), config)}
     [model] = ollama.models.values()
     assert model.size == 7 * 6
     assert (model.runner, model.system, model.parameter_count) == ("llamacpp", "Be terse.", 394_496)
-    _, shown = await client.one("POST", "/api/show", model=name)
+    _, shown = await client.request("POST", "/api/show", model=name)
     commands = [line.split(" ")[0] for line in shown["modelfile"].splitlines() if "/blobs/sha256-" in line]
     assert commands == ["FROM", "ADAPTER", "FROM"]
     assert shown["capabilities"] == ["completion", "vision"]
@@ -222,13 +219,13 @@ async def test_a_manifest_is_a_model_with_all_its_layers_and_tells_true_sizes_wh
     ],
 )
 @pytest.mark.parametrize("version", ["0.24.0", "0.34.0", "0.34.1", "0.40.0"])
-async def test_the_newest_take_no_config_that_is_none(
+async def test_invalid_configs_are_refused_from_0_34_1_on(
     ollama: StandInOllama, client: Driver, version: str, config: bytes, error: str | None
 ) -> None:
     ollama.version = version
     await client.upload({"config": config})
     async with offering(config, {}, 1) as name:
-        status, answer = await client.one("POST", "/api/pull", model=name, insecure=True, stream=False)
+        status, answer = await client.request("POST", "/api/pull", model=name, insecure=True, stream=False)
     if error is None or version < "0.34.1":
         assert (status, len(ollama.models)) == (200, 1)
     else:
@@ -236,17 +233,15 @@ async def test_the_newest_take_no_config_that_is_none(
         assert error in answer["error"]
 
 
-async def test_names_are_found_in_any_case_and_keep_the_case_of_the_first(
-    ollama: StandInOllama, client: Driver
-) -> None:
+async def test_names_ignore_case_and_keep_the_first_one(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     await client.lines("/api/create", model="Org/Tiny:Q8_0", files=files)
     await client.lines("/api/create", model="org/tiny:q8_0", files=files)
     assert list(ollama.models) == ["Org/Tiny:Q8_0"]
-    # v0.24 spells each part as any other model does.
+    # v0.24 takes the case of each part from any installed model.
     await client.lines("/api/create", model="https://hf.co/other/thing:q8_0", files=files)
     assert "hf.co/other/thing:Q8_0" in list(ollama.models)
-    assert (await client.one("POST", "/api/copy", source="ORG/TINY:q8_0", destination="copy"))[0] == 200
+    assert (await client.request("POST", "/api/copy", source="ORG/TINY:q8_0", destination="copy"))[0] == 200
     assert list(ollama.models)[-1] == "copy:latest"
 
 
@@ -258,7 +253,7 @@ async def test_a_blob_is_stored_once_under_its_true_digest(ollama: StandInOllama
         for start in range(0, len(data), 1 << 18):
             yield data[start : start + (1 << 18)]
 
-    async with client.session.post(f"/api/blobs/{NOBODY}", data=chunks()) as response:
+    async with client.session.post(f"/api/blobs/{UNKNOWN_DIGEST}", data=chunks()) as response:
         assert response.status == 400
     assert ollama.blobs == {digest: len(data)}
     async with client.session.head(f"/api/blobs/{digest}") as response:
@@ -266,7 +261,7 @@ async def test_a_blob_is_stored_once_under_its_true_digest(ollama: StandInOllama
     assert ollama.requests[0].received == len(data)
 
 
-async def test_a_blob_that_is_there_is_answered_without_reading_the_body(ollama: StandInOllama, client: Driver) -> None:
+async def test_an_existing_blobs_upload_is_not_read(ollama: StandInOllama, client: Driver) -> None:
     digest = digest_of(b"data")
     ollama.blobs[digest] = 4
     headers = {"Expect": "100-continue"}
@@ -285,12 +280,12 @@ async def test_an_upload_that_breaks_off_leaves_nothing(ollama: StandInOllama, c
         raise OSError("the source is gone")
 
     with pytest.raises(aiohttp.ClientOSError):
-        await client.session.post(f"/api/blobs/{NOBODY}", data=chunks())
+        await client.session.post(f"/api/blobs/{UNKNOWN_DIGEST}", data=chunks())
     ollama.fail_upload_after = 1000
     with pytest.raises(aiohttp.ClientError):
-        await client.session.post(f"/api/blobs/{NOBODY}", data=bytes(5000))
+        await client.session.post(f"/api/blobs/{UNKNOWN_DIGEST}", data=bytes(5000))
     ollama.upload_status = 507
-    async with client.session.post(f"/api/blobs/{NOBODY}", data=b"data") as response:
+    async with client.session.post(f"/api/blobs/{UNKNOWN_DIGEST}", data=b"data") as response:
         assert response.status == 507
     assert ollama.blobs == {}
 
@@ -317,8 +312,8 @@ async def test_the_python_client_pulls_shows_chats_and_deletes(ollama: StandInOl
         assert list((await theirs.list()).models) == []
 
 
-async def test_the_log_has_paths_as_written_bodies_and_statuses(ollama: StandInOllama, client: Driver) -> None:
-    await client.one("POST", URL("/api/show?a=%41", encoded=True), model="x")
+async def test_the_log_has_raw_paths_bodies_and_statuses(ollama: StandInOllama, client: Driver) -> None:
+    await client.request("POST", URL("/api/show?a=%41", encoded=True), model="x")
     [logged] = ollama.requests
     assert (logged.method, logged.path, logged.status) == ("POST", "/api/show?a=%41", 404)
     assert orjson.loads(logged.body or b"") == {"model": "x"}

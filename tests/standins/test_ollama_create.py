@@ -1,4 +1,4 @@
-"""The stand-in Ollama makes models as v0.24 does, and fails, waits and crashes as a test tells it."""
+"""The stand-in Ollama creates models like v0.24, and fails, waits and crashes as a test has set it."""
 
 import asyncio
 
@@ -8,10 +8,10 @@ import pytest
 
 from proxy.standins.ollama import StandInOllama
 from tests.kit.support import digest_of
-from tests.standins.driver import FILES, GGUF, NOBODY, Driver, statuses
+from tests.standins.driver import FILES, GGUF, UNKNOWN_DIGEST, Driver, statuses
 
 
-async def test_a_create_dresses_and_shows_the_model(ollama: StandInOllama, client: Driver) -> None:
+async def test_a_create_applies_settings_and_show_has_them(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     answer = await client.lines(
         "/api/create",
@@ -31,7 +31,7 @@ async def test_a_create_dresses_and_shows_the_model(ollama: StandInOllama, clien
         "writing manifest",
         "success",
     ]
-    status, shown = await client.one("POST", "/api/show", model="HF.co/org/tiny:F16")
+    status, shown = await client.request("POST", "/api/show", model="HF.co/org/tiny:F16")
     assert status == 200
     assert shown["details"] == {
         "parent_model": "",
@@ -49,11 +49,11 @@ async def test_a_create_dresses_and_shows_the_model(ollama: StandInOllama, clien
     ):
         assert part in shown["modelfile"]
     assert (shown["license"], shown["capabilities"]) == ("Free", ["completion"])
-    [listed] = (await client.one("GET", "/api/tags"))[1]["models"]
+    [listed] = (await client.request("GET", "/api/tags"))[1]["models"]
     assert (listed["name"], listed["digest"]) == ("hf.co/Org/Tiny:f16", ollama.models["hf.co/org/tiny:f16"].digest)
 
 
-async def test_the_same_files_give_the_same_model(ollama: StandInOllama, client: Driver) -> None:
+async def test_the_same_files_make_the_same_model(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     first = await client.lines("/api/create", model="x", files=files)
     second = await client.lines("/api/create", model="y", files=files)
@@ -61,42 +61,42 @@ async def test_the_same_files_give_the_same_model(ollama: StandInOllama, client:
     assert statuses(second) == [line.replace("creating new", "using existing") for line in statuses(first)]
 
 
-async def test_a_model_of_another_one_keeps_its_layers(ollama: StandInOllama, client: Driver) -> None:
-    """Deleting the first one then frees what only that had."""
+async def test_from_shares_the_layers_of_another_model(ollama: StandInOllama, client: Driver) -> None:
+    """Deleting the first model then removes only the layers that the second one does not use."""
     files = await client.upload(GGUF)
     await client.lines("/api/create", model="temporary", files=files, system="old")
     answer = await client.lines("/api/create", model="x", **{"from": "temporary"}, system="new")
     assert answer[-1] == {"status": "success"}
     kinds = {layer.kind: layer.digest for layer in ollama.models["temporary"].layers}
     before = set(ollama.blobs)
-    await client.one("DELETE", "/api/delete", model="temporary")
+    await client.request("DELETE", "/api/delete", model="temporary")
     assert kinds["system"] not in ollama.blobs
     assert before - ollama.blobs.keys() <= {kinds["system"], kinds["config"]}
     assert all(layer.digest in ollama.blobs for layer in ollama.models["x"].layers)
 
 
 @pytest.mark.parametrize("path", ["model.gguf", "other.gguf"])
-async def test_a_file_that_is_missing_is_an_error_after_the_first_line(
+async def test_a_missing_blob_is_an_error_after_the_first_line(
     ollama: StandInOllama, client: Driver, path: str
 ) -> None:
-    given = {**await client.upload(GGUF), path: NOBODY}
-    answer = await client.lines("/api/create", model="x", files=given)
+    files = {**await client.upload(GGUF), path: UNKNOWN_DIGEST}
+    answer = await client.lines("/api/create", model="x", files=files)
     assert answer[0] == {"status": "parsing GGUF"}
     assert answer[-1] == {"error": f"open {path}: no such file or directory"}
     assert dict(ollama.models) == {}
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "0.40.0"])
-async def test_what_is_no_gguf_is_refused(ollama: StandInOllama, client: Driver, version: str) -> None:
-    """Repositories are not converted: nobody asks this stand-in for that."""
+async def test_files_that_are_not_gguf_are_refused(ollama: StandInOllama, client: Driver, version: str) -> None:
+    """The stand-in does not convert safetensors: the product never asks Ollama for that."""
     ollama.version = version
     files = await client.upload(FILES)
-    refused = (400, {"error": "unknown type"})
-    assert await client.one("POST", "/api/create", model="x", files=files) == refused
+    refusal = (400, {"error": "unknown type"})
+    assert await client.request("POST", "/api/create", model="x", files=files) == refusal
     assert not ollama.models
 
 
-async def test_a_gguf_is_taken_as_it_is(ollama: StandInOllama, client: Driver) -> None:
+async def test_a_gguf_becomes_a_layer_unchanged(ollama: StandInOllama, client: Driver) -> None:
     def string(text: str) -> bytes:
         return len(text).to_bytes(8, "little") + text.encode()
 
@@ -124,17 +124,17 @@ async def test_a_gguf_is_taken_as_it_is(ollama: StandInOllama, client: Driver) -
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_create_can_be_told_to_fail(ollama: StandInOllama, client: Driver, *, stream: bool) -> None:
+async def test_fail_create(ollama: StandInOllama, client: Driver, *, stream: bool) -> None:
     files = await client.upload(GGUF)
     ollama.fail_create = "no space left on device"
     async with client.session.post("/api/create", json={"model": "x", "files": files, "stream": stream}) as response:
-        said = (await response.read()).splitlines()
-        assert orjson.loads(said[-1]) == {"error": "no space left on device"}
-        assert (response.status, len(said)) == ((200, 2) if stream else (500, 1))
+        lines = (await response.read()).splitlines()
+        assert orjson.loads(lines[-1]) == {"error": "no space left on device"}
+        assert (response.status, len(lines)) == ((200, 2) if stream else (500, 1))
     assert dict(ollama.models) == {}
 
 
-async def test_a_create_can_be_told_to_crash(ollama: StandInOllama, client: Driver) -> None:
+async def test_crash_create(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     ollama.crash_create = True
     ollama.hold_making = asyncio.Event()
@@ -146,14 +146,14 @@ async def test_a_create_can_be_told_to_crash(ollama: StandInOllama, client: Driv
     assert dict(ollama.models) == {}
 
 
-async def test_a_create_can_be_told_to_end_without_success(ollama: StandInOllama, client: Driver) -> None:
+async def test_end_create_early(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     ollama.end_create_early = True
     assert await client.lines("/api/create", model="x", files=files) == [{"status": "parsing GGUF"}]
     assert dict(ollama.models) == {}
 
 
-async def test_a_create_can_be_held_after_its_first_line(ollama: StandInOllama, client: Driver) -> None:
+async def test_hold_making_stops_a_create_after_its_first_line(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     ollama.hold_making = asyncio.Event()
     async with client.session.post("/api/create", json={"model": "x", "files": files}) as response:
@@ -164,7 +164,8 @@ async def test_a_create_can_be_held_after_its_first_line(ollama: StandInOllama, 
     assert list(ollama.models) == ["x:latest"]
 
 
-async def test_a_create_whose_client_leaves_makes_no_model(ollama: StandInOllama, client: Driver) -> None:
+async def test_a_streamed_create_ends_with_its_client(ollama: StandInOllama, client: Driver) -> None:
+    """It makes no model."""
     files = await client.upload(GGUF)
     ollama.hold_making = asyncio.Event()
     response = await client.session.post("/api/create", json={"model": "x", "files": files})
@@ -177,9 +178,8 @@ async def test_a_create_whose_client_leaves_makes_no_model(ollama: StandInOllama
     assert dict(ollama.models) == {}
 
 
-async def test_without_a_stream_a_create_completes_though_its_client_has_left(
-    ollama: StandInOllama, client: Driver
-) -> None:
+async def test_an_unstreamed_create_survives_its_client(ollama: StandInOllama, client: Driver) -> None:
+    """It completes and makes its model."""
     files = await client.upload(GGUF)
     ollama.hold_making = asyncio.Event()
     body = {"model": "x", "files": files, "stream": False}
@@ -195,7 +195,7 @@ async def test_without_a_stream_a_create_completes_though_its_client_has_left(
     assert ollama.abandoned_creates == 0
 
 
-async def test_replacing_a_model_frees_the_layers_of_the_old_one(ollama: StandInOllama, client: Driver) -> None:
+async def test_replacing_a_model_removes_its_old_layers(ollama: StandInOllama, client: Driver) -> None:
     files = await client.upload(GGUF)
     await client.lines("/api/create", model="x", files=files, system="old")
     old = {layer.digest for layer in ollama.models["x"].layers if layer.kind in {"system", "config"}}
@@ -205,17 +205,17 @@ async def test_replacing_a_model_frees_the_layers_of_the_old_one(ollama: StandIn
     assert all(layer.digest in ollama.blobs for layer in ollama.models["x"].layers)
 
 
-async def test_closing_is_prompt_while_creates_wait() -> None:
+async def test_close_does_not_wait_for_creates() -> None:
     async with StandInOllama(version="0.33.0") as ollama, aiohttp.ClientSession(ollama.url) as session:
         client = Driver(session)
-        assert await client.one("GET", "/api/version") == (200, {"version": "0.33.0"})
+        assert await client.request("GET", "/api/version") == (200, {"version": "0.33.0"})
         files = await client.upload(GGUF)
         ollama.hold_making = asyncio.Event()
         bodies = [{"model": "x", "files": files, "stream": stream} for stream in (True, False)]
         waiting = [asyncio.create_task(client.session.post("/api/create", json=body).__aenter__()) for body in bodies]
         while not (ollama._unwatched and waiting[0].done()):
             await asyncio.sleep(0)
-        async with asyncio.timeout(30):  # a graceful end would wait for a minute
+        async with asyncio.timeout(30):  # a graceful shutdown would wait for a minute
             await ollama.close()
         streamed, unstreamed = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(unstreamed, aiohttp.ClientError)
@@ -225,9 +225,9 @@ async def test_closing_is_prompt_while_creates_wait() -> None:
     assert dict(ollama.models) == {}
 
 
-async def test_from_0_34_1_on_no_adapter_is_taken(ollama: StandInOllama, client: Driver) -> None:
+async def test_adapters_are_refused_from_0_34_1_on(ollama: StandInOllama, client: Driver) -> None:
     ollama.version = "0.40.0"
-    adapters = {"a.gguf": NOBODY}
-    refused = (400, {"error": "LoRA adapters are no longer supported"})
-    assert await client.one("POST", "/api/create", model="x", **{"from": "y"}, adapters=adapters) == refused
+    adapters = {"a.gguf": UNKNOWN_DIGEST}
+    refusal = (400, {"error": "LoRA adapters are no longer supported"})
+    assert await client.request("POST", "/api/create", model="x", **{"from": "y"}, adapters=adapters) == refusal
     assert not ollama.models

@@ -1,4 +1,4 @@
-"""The tiny Llama is a repository that the ecosystem's own readers accept."""
+"""`tiny_llama` is a valid repository: safetensors and tokenizers read it."""
 
 import math
 from pathlib import Path
@@ -18,26 +18,26 @@ def write(files: dict[str, bytes], folder: Path) -> None:
 
 def shapes(files: dict[str, bytes], folder: Path) -> dict[str, list[int]]:
     write(files, folder)
-    found: dict[str, list[int]] = {}
+    shape_of: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as weights:
             assert weights.metadata() == {"format": "pt"}
-            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+            for name in weights.keys():  # noqa: SIM118 - it is not a mapping
                 piece = weights.get_slice(name)
                 assert piece.get_dtype() == "BF16"
-                found[name] = piece.get_shape()
-    return found
+                shape_of[name] = piece.get_shape()
+    return shape_of
 
 
 def test_safetensors_reads_its_weights(tmp_path: Path) -> None:
     files = tiny_llama()
-    found = shapes(files, tmp_path)
+    shape_of = shapes(files, tmp_path)
     config = orjson.loads(files["config.json"])
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    assert found["model.embed_tokens.weight"] == found["lm_head.weight"] == [vocabulary, hidden]
-    assert found["model.layers.1.mlp.down_proj.weight"] == [hidden, config["intermediate_size"]]
-    assert found["model.layers.0.self_attn.k_proj.weight"] == [hidden // 2, hidden]
-    assert len(found) == 3 + 9 * config["num_hidden_layers"]
+    assert shape_of["model.embed_tokens.weight"] == shape_of["lm_head.weight"] == [vocabulary, hidden]
+    assert shape_of["model.layers.1.mlp.down_proj.weight"] == [hidden, config["intermediate_size"]]
+    assert shape_of["model.layers.0.self_attn.k_proj.weight"] == [hidden // 2, hidden]
+    assert len(shape_of) == 3 + 9 * config["num_hidden_layers"]
     assert 3e6 < sum(len(data) for data in files.values()) < 5e6
 
 
@@ -53,7 +53,7 @@ def test_tokenizers_reads_its_tokenizer() -> None:
     assert len(tokenizer.encode("hello").ids) < len("hello")
 
 
-def test_its_template_is_in_the_tokenizers_configuration() -> None:
+def test_tokenizer_config_has_the_chat_template() -> None:
     config = orjson.loads(tiny_llama()["tokenizer_config.json"])
     assert config["chat_template"] == CHAT_TEMPLATE
     assert config["add_bos_token"] is True
@@ -68,19 +68,19 @@ def test_every_weight_is_a_small_finite_number() -> None:
     assert math.isfinite(2.0 ** (2 * max(exponents) - 127))
 
 
-def test_the_seed_alone_decides_the_bytes() -> None:
+def test_the_seed_determines_the_bytes() -> None:
     assert tiny_llama(seed=7) == tiny_llama(seed=7)
     one, other = tiny_llama(seed=7), tiny_llama(seed=8)
     assert [path for path in one if one[path] != other[path]] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("shards", [2, 3, 21])
-def test_shards_hold_the_same_tensors_as_their_index_says(shards: int, tmp_path: Path) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
+def test_shards_have_the_same_tensors_and_a_correct_index(shards: int, tmp_path: Path) -> None:
+    whole, sharded = tmp_path / "whole", tmp_path / "sharded"
     whole.mkdir()
-    parted.mkdir()
+    sharded.mkdir()
     files = tiny_llama(shards=shards)
-    assert shapes(files, parted) == shapes(tiny_llama(), whole)
+    assert shapes(files, sharded) == shapes(tiny_llama(), whole)
     index = orjson.loads(files["model.safetensors.index.json"])
     names = {path for path in files if path.endswith(".safetensors")}
     assert set(index["weight_map"].values()) == names

@@ -1,10 +1,11 @@
-"""The repositories that the stand-in Hub serves: files, commits and branches."""
+"""A repository of the stand-in Hub: files, commits and branches."""
 
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 CHUNK = 512 * 1024
 LFS_SUFFIXES = (".safetensors", ".gguf", ".bin")
@@ -15,7 +16,7 @@ def lfs_by_default(path: str, size: int) -> bool:
 
 
 class StoredFile:
-    """One version of one file, in memory or on disk; a file on disk is only ever read in pieces."""
+    """One version of one file, in memory or on disk. A file on disk is read in pieces."""
 
     def __init__(self, content: bytes | Path, *, lfs: bool = False, sha256: str | None = None) -> None:
         self.content = content
@@ -37,7 +38,7 @@ class StoredFile:
         return self._sha256
 
     async def pointer(self) -> bytes:
-        """The text that git holds in the place of an LFS file."""
+        """The pointer that git stores instead of an LFS file."""
         lines = (
             "version https://git-lfs.github.com/spec/v1",
             f"oid sha256:{await self.sha256()}",
@@ -73,30 +74,29 @@ def _git_sha1(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class StandInRepository:
-    """A repository whose state a test edits: its flags, its branches, and its files by another commit."""
+class RepositoryProperties(TypedDict, total=False):
+    lfs: Callable[[str], bool] | None  # decides by a path whether a file is in LFS
+    gated: bool
+    private: bool
+    disabled: bool
+    quantized_from: str  # id of the repository that this one is a quantization of
+    downloads: int
 
-    def __init__(
-        self,
-        repo_id: str,
-        *,
-        lfs: Callable[[str], bool] | None = None,
-        gated: bool = False,
-        private: bool = False,
-        disabled: bool = False,
-        quantized_from: str = "",
-        downloads: int = 0,
-    ) -> None:
+
+class StandInRepository:
+    """A repository. A test may change its flags and branches, and commits files with `update`."""
+
+    def __init__(self, repo_id: str, **properties: Unpack[RepositoryProperties]) -> None:
         self.repo_id = repo_id
-        self.quantized_from = quantized_from
-        self.downloads = downloads
-        self.gated = gated
-        self.private = private
-        self.disabled = disabled
+        self.quantized_from = properties.get("quantized_from", "")
+        self.downloads = properties.get("downloads", 0)
+        self.gated = properties.get("gated", False)
+        self.private = properties.get("private", False)
+        self.disabled = properties.get("disabled", False)
         self.branches: dict[str, str] = {}
         self.commits: dict[str, dict[str, StoredFile]] = {}
         self.dates: dict[str, datetime] = {}
-        self._lfs = lfs
+        self._lfs = properties.get("lfs")
 
     @property
     def commit(self) -> str:
@@ -107,9 +107,9 @@ class StandInRepository:
         return self.commits[self.commit]
 
     def update(self, files: Mapping[str, bytes | Path | None], *, digests: Mapping[str, str] | None = None) -> str:
-        """Commit to main, and say which commit it is. A file given as `None` is removed.
+        """Commit to main and return the commit. A file given as `None` is removed.
 
-        `digests` spares the hashing of files whose sha256 is known.
+        Files whose sha256 is in `digests` are not hashed.
         """
         tree = dict(self.files) if self.branches else {}
         for path, content in files.items():
@@ -117,7 +117,7 @@ class StandInRepository:
                 del tree[path]
             else:
                 tree[path] = self._store(path, content, (digests or {}).get(path))
-        # Files are hashed late or never, so a commit cannot be named after what is in it.
+        # Large files are hashed late or never, so the commit's hash does not depend on their contents.
         name = f"{self.repo_id} {len(self.commits)} {' '.join(sorted(tree))}"
         commit = hashlib.sha1(name.encode()).hexdigest()
         self.commits[commit] = tree
@@ -131,6 +131,6 @@ class StandInRepository:
         return file
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch or a commit's own name stands for."""
+        """The commit of a branch, or the commit itself; None if there is none."""
         commit = self.branches.get(revision, revision)
         return commit if commit in self.commits else None
