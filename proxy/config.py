@@ -33,8 +33,8 @@ REMOVED_KEYS = {"pull.converter": "was removed: the proxy converts every model i
 LOOPBACK_OF_WILDCARD = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 """The loopback address that reaches a wildcard listener. With asyncio, `::` accepts IPv6 only."""
 MIB = 1024 * 1024
-LEAST_MEMORY = 16 * MIB
-LEAST_RATE = 10_000
+MIN_MEMORY = 16 * MIB
+MIN_RATE = 10_000
 
 
 class Quantization(StrEnum):
@@ -111,7 +111,7 @@ class MemorySize(int):
     @classmethod
     def parse(cls, value: object) -> Self:
         size = _bytes(_convert_plain(value, int | str))
-        if size < LEAST_MEMORY:
+        if size < MIN_MEMORY:
             raise ValueError(f"must be at least 16MiB, not {value!r}")
         return cls(size)
 
@@ -125,7 +125,7 @@ class ByteRate(int):
         if text == "":
             return cls(0)
         rate = _bytes(text)
-        if rate < LEAST_RATE:
+        if rate < MIN_RATE:
             raise ValueError(f"must be at least 10kB (per second), not {value!r}; an empty text means no limit")
         return cls(rate)
 

@@ -39,7 +39,7 @@ INPUTS: Mapping[str, str] = {"/api/chat": "messages", "/api/generate": "prompt"}
 """The field of the input. A call without it only loads the model, or unloads it."""
 NO_TIME = (0, "0", "0s", "0m", "0h")
 ANTHROPIC = "/v1/messages"
-MOST_BODY_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES = 64 * 1024 * 1024
 """The longest body that waits in memory during a pull. A longer one goes to Ollama at once."""
 QUIET_SECONDS = 5.0
 """How long a stream waits before its first byte: a refusal within this time can have its own HTTP status."""
@@ -67,7 +67,7 @@ class OnDemand:
         return request.method == hdrs.METH_POST and request.path in NAMED_BY
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await read_body(request, MOST_BODY_BYTES)
+        body = await read_body(request, MAX_BODY_BYTES)
         fields = (json_fields(body) if request.content.at_eof() else None) or {}
         name = fields.get(NAMED_BY[request.path])
         reference = parse(name) if isinstance(name, str) and not _unloads(request.path, fields) else None

@@ -18,7 +18,7 @@ import pytest
 from proxy import __version__
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import COMMAND, PATIENCE, Client, eventually, serving
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import PATIENCE, Client, eventually, fetched, making, serving
 
 NAME = "hf.co/acme/tiny:q4_K_M"

@@ -12,7 +12,7 @@ from proxy.inspection import Inspection, inspect
 from proxy.planning.plan import Base, Format, Plan
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.support import digest_of, fetched, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector

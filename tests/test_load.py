@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from proxy.app import App
-from proxy.forward.upstream import MOST_IDLE
+from proxy.forward.upstream import MAX_IDLE
 from tests.kit.support import eventually, listening_raw, serving, settings, talk
 
 NO_HUB = "http://127.0.0.1:9"
@@ -84,7 +84,7 @@ async def test_a_thousand_streams_arrive_complete_without_a_leak() -> None:
         for round_number in range(3):
             whole = await asyncio.gather(*(one_stream(url, f"{round_number}-{number}") for number in range(STREAMS)))
             assert all(whole)
-            await eventually(lambda: open_files(process) <= before + MOST_IDLE)
+            await eventually(lambda: open_files(process) <= before + MAX_IDLE)
             resident.append(resident_bytes(process))
     assert resident[2] - resident[1] < 8 * 1024 * 1024, resident
 
@@ -152,7 +152,7 @@ async def test_ten_thousand_disconnects_leak_nothing(caplog: pytest.LogCaptureFi
         await eventually(lambda: app._upstream._open == set(app._upstream._idle))
         # Each idle connection has a task of this test at Ollama's side.
         await eventually(lambda: len(asyncio.all_tasks()) <= tasks + len(app._upstream._idle))
-        assert len(app._upstream._idle) <= MOST_IDLE
+        assert len(app._upstream._idle) <= MAX_IDLE
         response = await talk(app.address.url, b"GET /stream HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert unchunked(response.partition(b"\r\n\r\n")[2]) == b"abc" * 20
     assert not [record for record in caplog.records if record.exc_info]

@@ -13,7 +13,7 @@ from proxy import on_demand
 from proxy.app import App
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import Client, eventually, fetched, making, settings
 from tests.kit.tiny_gguf import tiny_gguf
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-LEAST_SETUPTOOLS = 77
+MIN_SETUPTOOLS = 77
 PLATFORMS = {
     ("linux", "x86_64"): "libggml-python",
     ("linux", "aarch64"): "libggml-python",
@@ -47,8 +47,8 @@ def installed(tmp_path: Path, **environment: str) -> Path:
     for module in ("pip", "setuptools"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    if int(version("setuptools").partition(".")[0]) < LEAST_SETUPTOOLS:
-        pytest.skip(f"setuptools is older than {LEAST_SETUPTOOLS}")
+    if int(version("setuptools").partition(".")[0]) < MIN_SETUPTOOLS:
+        pytest.skip(f"setuptools is older than {MIN_SETUPTOOLS}")
     source, target = tmp_path / "source", tmp_path / "installed"
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
     shutil.copytree("proxy", source / "proxy", ignore=ignored, dirs_exist_ok=True)

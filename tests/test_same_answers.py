@@ -5,7 +5,7 @@ import asyncio
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.same_answers import CASES, MODEL, differences
 from tests.kit.support import Client
 

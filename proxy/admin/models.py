@@ -15,7 +15,7 @@ from proxy.store.journal import Journal, Record
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 4
+MAX_AT_ONCE = 4
 LONGEST_SECONDS = 10.0
 """For all models together, because a page waits for the answer."""
 
@@ -28,7 +28,7 @@ class Models:
         self._ollama = ollama
         self._planner = planner
         self._journal = journal
-        self._asking = asyncio.Semaphore(MOST_AT_ONCE)
+        self._asking = asyncio.Semaphore(MAX_AT_ONCE)
         self._changed: dict[tuple[str, str], bool] = {}
 
     async def all(self, *, ask: bool) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ _START_END = re.compile(r"<\|(START|END)_([A-Z_]*(?:THINK|REASON)[A-Z_]*)\|>")
 _OPENING = re.compile(r"(<[^<>\s]{1,40}>\w*|\[[A-Z_]{1,40}\])\s*\Z")
 _CLOSING = re.compile(r"\s*(<[^<>\s]{1,40}>|\[/[A-Z_]{1,40}\])")
 _TOGGLE = re.compile(r"\b[a-z_]*(?:think|reason)[a-z_]*\b")
-_MOST_TOGGLES = 12
+_MAX_TOGGLES = 12
 
 
 def detect_dialect(sandbox: Sandbox) -> Dialect:
@@ -99,7 +99,7 @@ def _detect_toggle(sandbox: Sandbox, dialect: Dialect) -> str:
     """The variable that changes the output; "" if there is none."""
     names = {match[0] for match in _TOGGLE.finditer(sandbox.source)}
     likely_first = sorted(names, key=lambda name: (name not in sandbox.variables, len(name), name))
-    for name in likely_first[:_MOST_TOGGLES]:
+    for name in likely_first[:_MAX_TOGGLES]:
         renderer = Renderer(sandbox, replace(dialect, toggle=name))
         for shape in ("U", "SU", "UAU"):
             outputs: set[str] = set()

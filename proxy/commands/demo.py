@@ -17,7 +17,7 @@ from proxy.errors import OllamaError, ProxyError
 from proxy.ollama.client import Ollama, upstream_session
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 
 REPOSITORY = "demo/tiny-llama"
 NAME = f"hf.co/{REPOSITORY}:q4_K_M"

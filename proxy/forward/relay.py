@@ -29,7 +29,7 @@ HOP_BY_HOP = frozenset(
 )
 STATUS = web.RequestKey("status", int)
 """The status of Ollama's response to a request."""
-MOST_UNSENT = 64 * 1024
+MAX_UNSENT = 64 * 1024
 """Bytes: the high-water mark of the transports of asyncio and uvloop."""
 LAST_CHUNK = b"0\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -210,7 +210,7 @@ class Relay:
         client = self._client
         if client is not None and not client.is_closing():
             client.write(b"".join(self._out))
-            if client.get_write_buffer_size() > MOST_UNSENT and not self._ended:
+            if client.get_write_buffer_size() > MAX_UNSENT and not self._ended:
                 self._connection.pause_reading()
                 self._client_is_full = True
                 self._notify()

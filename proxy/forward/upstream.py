@@ -9,7 +9,7 @@ from yarl import URL
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 15.0
-MOST_IDLE = 64
+MAX_IDLE = 64
 
 
 class Receiver(Protocol):
@@ -123,7 +123,7 @@ class Upstream:
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back. It closes after 15 to 30 idle seconds, or at once if 64 others are idle."""
-        if connection.closing or len(self._idle) >= MOST_IDLE:
+        if connection.closing or len(self._idle) >= MAX_IDLE:
             connection.abort()
             return
         connection.idle_since = self._loop.time()

@@ -49,9 +49,9 @@ from proxy.gguf.transforms import (
 
 _STACK = 3
 """The number of dimensions of a stack of matrices."""
-_MOST_SCALES = 4 * 1024 * 1024
+_MAX_SCALES = 4 * 1024 * 1024
 """Bytes of MXFP4 scales that may be held while their blocks are read."""
-_LEAST_RANGE = 1 << 15
+_MIN_RANGE = 1 << 15
 """Heads of fewer bytes get no range of their own; they are reordered in memory."""
 _ALWAYS_F32 = (
     *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
@@ -111,7 +111,7 @@ def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor
         problem = "are missing" if scales is None else f"have the shape {list(scales.shape)}"
         raise _wrong_shape(tensor, f"and its scales {problem}")
     matrices, rows, groups = scales.shape
-    step = max(_MOST_SCALES // (groups * count), 1) * count
+    step = max(_MAX_SCALES // (groups * count), 1) * count
     spans = [(first, min(first + step, matrices * rows)) for first in range(0, matrices * rows, step)]
     targets = []
     for index, name in enumerate(rule.names):
@@ -293,7 +293,7 @@ def _reordered(rule: Reordered, config: ModelConfig, tensor: MatchedTensor) -> T
     head_bytes = size * (WIDTHS[tensor.dtype] if rule.across else tensor.row_size)
     steps = [piece.transform for piece in target.pieces if isinstance(piece, SourceRange) and piece.transform]
     unchanged_rows = [_transformed(tensor.rows(0, before), steps)] if before else []
-    if rule.across or head_bytes < _LEAST_RANGE:
+    if rule.across or head_bytes < _MIN_RANGE:
         heads_piece = _transformed(tensor.rows(before), [interleave(head_bytes, heads, groups), *steps])
         return replace(target, pieces=(*unchanged_rows, heads_piece))
     in_group = heads // groups

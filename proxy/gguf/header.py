@@ -13,19 +13,19 @@ VERSION = 3
 READABLE_VERSIONS = (2, 3)  # version 3 only adds big-endian files
 ALIGNMENT = "general.alignment"
 ARCHITECTURE = "general.architecture"
-MOST_ALIGNMENT = 1 << 16
-MOST_DIMENSIONS = 4
+MAX_ALIGNMENT = 1 << 16
+MAX_DIMENSIONS = 4
 # Limits against hostile files, which can claim any size, and whose small entries take 20 times their size in memory.
 # Real headers stay far below: 260,000 tokens with their merges take about 15 MB, and the largest models have fewer
 # than 5,000 tensors.
-MOST_BYTES = 128 << 20
-MOST_ENTRIES = 1 << 16
+MAX_BYTES = 128 << 20
+MAX_ENTRIES = 1 << 16
 FIRST_BYTES = 64 << 10
 
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
-_LEAST_PAIR = 8 + 1 + 4 + 1
-_LEAST_TENSOR = 8 + 4 + 4 + 8
+_MIN_PAIR = 8 + 1 + 4 + 1
+_MIN_TENSOR = 8 + 4 + 4 + 8
 
 _T = TypeVar("_T", int, float, bool, str, list[Any])
 
@@ -233,8 +233,8 @@ def read_header(content: bytes, *, size: int | None = None) -> GgufHeader:
     cursor = _Cursor(content, size)
     version = _read_version(cursor)
     tensor_count, pair_count = cursor.u64(), cursor.u64()
-    cursor.check_claim("metadata", pair_count, _LEAST_PAIR)
-    cursor.check_claim("tensors", tensor_count, _LEAST_TENSOR)
+    cursor.check_claim("metadata", pair_count, _MIN_PAIR)
+    cursor.check_claim("tensors", tensor_count, _MIN_TENSOR)
     metadata: dict[str, Field] = {}
     for _ in range(pair_count):
         key = cursor.name()
@@ -272,8 +272,8 @@ def _alignment(metadata: Mapping[str, Field]) -> int:
     value = field.value
     if field.kind is not ValueType.UINT32 or not isinstance(value, int):
         raise GgufError(f"{ALIGNMENT} is of the kind {field.kind.name.lower()} instead of uint32")
-    if not 0 < value <= MOST_ALIGNMENT or value & (value - 1):
-        raise GgufError(f"{ALIGNMENT} is {value}, not a power of two up to {MOST_ALIGNMENT}")
+    if not 0 < value <= MAX_ALIGNMENT or value & (value - 1):
+        raise GgufError(f"{ALIGNMENT} is {value}, not a power of two up to {MAX_ALIGNMENT}")
     return value
 
 
@@ -307,14 +307,14 @@ class _Cursor:
             return
         if self._size is not None and stop > self._size:
             raise GgufError(f"the file ends after {self._size} bytes, inside its header")
-        if stop > MOST_BYTES:
-            raise GgufError(f"the header claims to be longer than {MOST_BYTES} bytes")
+        if stop > MAX_BYTES:
+            raise GgufError(f"the header claims to be longer than {MAX_BYTES} bytes")
         at_least = max(stop, estimate, 2 * available, FIRST_BYTES)
-        raise Incomplete(min(at_least, MOST_BYTES, at_least if self._size is None else self._size))
+        raise Incomplete(min(at_least, MAX_BYTES, at_least if self._size is None else self._size))
 
     def check_claim(self, what: str, count: int, least: int) -> None:
         """Raises GgufError for a count that no file, or not this file, can have."""
-        if count > MOST_ENTRIES or (self._size is not None and count * least > self._size - self.position):
+        if count > MAX_ENTRIES or (self._size is not None and count * least > self._size - self.position):
             raise GgufError(f"the file claims {count} {what}, more than it can hold")
 
     def take(self, count: int) -> bytes:
@@ -350,8 +350,8 @@ class _Cursor:
     def tensor(self) -> TensorInfo:
         name = self.name()
         count = self.u32()
-        if count > MOST_DIMENSIONS:
-            raise GgufError(f"the tensor {shown(name)} has {count} dimensions, more than {MOST_DIMENSIONS}")
+        if count > MAX_DIMENSIONS:
+            raise GgufError(f"the tensor {shown(name)} has {count} dimensions, more than {MAX_DIMENSIONS}")
         *shape, kind, offset = struct.unpack(f"<{count}QIQ", self.take(8 * count + 12))
         tensor = TensorInfo(name, tuple(shape), kind, offset)
         if max(shape, default=0) >> 63 or tensor.size >> 63 or offset >> 63:

@@ -9,7 +9,7 @@ from proxy.gguf.completeness import check_complete
 from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
-from proxy.gguf.header import MOST_DIMENSIONS
+from proxy.gguf.header import MAX_DIMENSIONS
 from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
@@ -85,7 +85,7 @@ def _check_source(tensor: LocatedTensor, types: Mapping[str, TensorType]) -> Non
     if dtype not in types:
         raise CannotConvert(f"{shown(tensor.name)} is of the type {dtype}, not one of {', '.join(types)}")
     size = prod(shape) * WIDTHS.get(dtype, 1)
-    if not 0 < len(shape) <= MOST_DIMENSIONS or size == 0 or size != tensor.source.stop - tensor.source.start:
+    if not 0 < len(shape) <= MAX_DIMENSIONS or size == 0 or size != tensor.source.stop - tensor.source.start:
         raise CannotConvert(f"{shown(tensor.name)} has the shape {shown(shape)}, unknown for this architecture")
 
 

@@ -25,7 +25,7 @@ from proxy.transfer.progress import Subscription
 
 log = logging.getLogger(__name__)
 
-MOST_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 1024 * 1024
 COMMAND_LINE = "ollama/"
 """How the User-Agent of Ollama's command line begins (api/client.go). Its Python and JavaScript clients have others."""
 
@@ -124,7 +124,7 @@ class DeleteHandler:
 
 async def _read(request: web.BaseRequest) -> tuple[bytes, PullRequest | None]:
     """The body as far as it was read, and what it asks for; None for the latter if Ollama has to answer."""
-    body = await read_body(request, MOST_BODY_BYTES)
+    body = await read_body(request, MAX_BODY_BYTES)
     return body, read_request(body) if request.content.at_eof() else None
 
 

@@ -22,7 +22,7 @@ from proxy.transfer.progress import Progress, Subscription, printable
 
 log = logging.getLogger(__name__)
 
-MOST_ENDED = 100
+MAX_ENDED = 100
 """Ended jobs that are still shown."""
 CREATE_SECONDS = 0.5
 """How long the proxy waits at its end for models that Ollama is creating."""
@@ -198,7 +198,7 @@ class Jobs:
         self._numbers = count(1)
         self._running: dict[str, Job] = {}
         self._unfinished: list[Job] = []
-        self._ended: deque[Job] = deque(maxlen=MOST_ENDED)
+        self._ended: deque[Job] = deque(maxlen=MAX_ENDED)
         self.closing = False
 
     @contextmanager

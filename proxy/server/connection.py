@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 # Bytes. Go's server accepts 1 MiB of head in total (net/http, DefaultMaxHeaderBytes).
 LONGEST_LINE = 1024 * 1024
 LONGEST_FIELD = 128 * 1024
-MOST_FIELDS = 4096
+MAX_FIELDS = 4096
 # Go waits this long for a client to read its response before it resets an unwanted upload (rstAvoidanceDelay).
 LINGER_SECONDS = 0.5
 NOT_HTTP = b"HTTP/1.1 %(reason)b\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n%(reason)b"
@@ -34,7 +34,7 @@ class Server(HookedServer):
             auto_decompress=False,
             max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_FIELD,
-            max_headers=MOST_FIELDS,
+            max_headers=MAX_FIELDS,
             lingering_time=LINGER_SECONDS,
         )
 

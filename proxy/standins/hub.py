@@ -21,7 +21,7 @@ __all__ = ["Fault", "LoggedRequest", "StandInHub", "StandInRepository", "StoredF
 DISABLED = "Access to this resource is disabled."
 INVALID_CREDENTIALS = "Invalid credentials in Authorization header"
 SIGNING_KEY = b"known to this hub and its cdn"
-MOST_GZIPPED = 16 << 20
+MAX_GZIPPED = 16 << 20
 
 
 class StandInHub(StandIn):
@@ -182,7 +182,7 @@ class StandInHub(StandIn):
         file = _entry(repository, commit, path)
         etag = f'"{await file.blob_id()}"'
         headers = {"X-Repo-Commit": commit, "ETag": etag, "Accept-Ranges": "bytes"}
-        if _accepts_gzip(request) and file.size <= MOST_GZIPPED and "Range" not in request.headers:
+        if _accepts_gzip(request) and file.size <= MAX_GZIPPED and "Range" not in request.headers:
             data = await file.read(0, file.size)
             if b"\0" not in data:  # git decides in the same way what is text
                 return await self._send_gzipped(request, path, data, {**headers, "ETag": f"W/{etag}"})

@@ -20,7 +20,7 @@ from proxy.tokenizing.llama_tokenizer import LlamaTokenizer, UnknownTokenizer
 from proxy.tokenizing.sample_texts import COMMON_TEXTS, RARE_TEXTS, common_texts
 from proxy.tokenizing.verdict import Verdict, not_compared
 
-_MOST_SPECIALS = 64
+_MAX_SPECIALS = 64
 _SHOWN_TOKENS = 6
 _NON_ASCII_BYTE = re.compile(r"<0x[89A-F][0-9A-F]>")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -122,7 +122,7 @@ class _Comparison:
             names = ", ".join(map(shown, missing[:3]))
             yield f"tokens of {TOKENIZER} that the GGUF lacks: {len(missing)}, such as {names}"
         specials = [at for at, token in self._added.items() if token.special and at < len(self._llama.texts)]
-        used_first = sorted(specials, key=lambda token_id: token_id not in self._used)[:_MOST_SPECIALS]
+        used_first = sorted(specials, key=lambda token_id: token_id not in self._used)[:_MAX_SPECIALS]
         wrong = [self._added[token_id].content for token_id in used_first if self._difference_around(token_id)]
         if wrong:
             yield f"llama.cpp makes other tokens than {TOKENIZER} next to {', '.join(map(shown, wrong[:3]))}"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 BUFFERED_SECONDS = 0.2
-LEAST_BUFFER = 32 * 1024
+MIN_BUFFER = 32 * 1024
 
 
 class Bandwidth:
@@ -20,7 +20,7 @@ class Bandwidth:
 
         With the default of several megabytes, the bytes of a slow line arrive in bursts.
         """
-        return max(LEAST_BUFFER, int(self._rate * BUFFERED_SECONDS / connections)) if self._rate else None
+        return max(MIN_BUFFER, int(self._rate * BUFFERED_SECONDS / connections)) if self._rate else None
 
     def take(self, size: int) -> float:
         """Count bytes that arrived; the seconds to wait until they fit the rate."""

@@ -16,8 +16,8 @@ import orjson
 from proxy.timings import DEFAULT
 
 LINE_SECONDS = 0.06
-MOST_BARS = 16
-MOST_COLUMNS = 58
+MAX_BARS = 16
+MAX_COLUMNS = 58
 """Ollama's command line draws 3 more columns after a status, and expects one row. A status of two rows leaves a row on
 the screen ten times a second. Its bars need 61 columns."""
 RATE_SECONDS = 10
@@ -58,7 +58,7 @@ class Line:
             return [self]
         # The characters of some scripts take two columns.
         wide = any(east_asian_width(character) in "FW" for character in self.status)
-        columns = MOST_COLUMNS // 2 if wide else MOST_COLUMNS
+        columns = MAX_COLUMNS // 2 if wide else MAX_COLUMNS
         return [Line(row) for row in wrap(self.status, columns, break_on_hyphens=False)]
 
 
@@ -152,7 +152,7 @@ class Progress:
         for digest, size, held in blobs:
             if digest in self._bar_of:  # files with the same content move once
                 continue
-            bar = digest if len(self._bars) < MOST_BARS else next(reversed(self._bars))
+            bar = digest if len(self._bars) < MAX_BARS else next(reversed(self._bars))
             self._bar_of[digest] = bar
             self._files[digest] = FileProgress(self._paths.get(digest, ""), size, size if held else 0)
             line = self._bars.get(bar, Line(f"pulling {bar.removeprefix('sha256:')[:12]}", bar))

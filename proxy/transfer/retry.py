@@ -10,8 +10,8 @@ from proxy.transfer.progress import ProgressListener
 
 log = logging.getLogger(__name__)
 
-MOST_TRIES = 10
-MOST_SECONDS = 900.0
+MAX_TRIES = 10
+MAX_SECONDS = 900.0
 LONGEST_WAIT = 600.0
 """Twice the five minutes over which the Hub counts requests."""
 
@@ -50,11 +50,11 @@ class Retries:
         if error.wait is not None:
             self._throttle(error, error.wait)
             pause = error.wait + random.uniform(0, 1)  # noqa: S311
-        if self._failures >= MOST_TRIES or now + pause - self._began > MOST_SECONDS:
+        if self._failures >= MAX_TRIES or now + pause - self._began > MAX_SECONDS:
             raise SourceError(
                 f"{error}; given up after {self._failures} tries; pull again: finished files are kept"
             ) from error
-        log.warning("%s; try %d of %d in %.1f s", error, self._failures + 1, MOST_TRIES, pause)
+        log.warning("%s; try %d of %d in %.1f s", error, self._failures + 1, MAX_TRIES, pause)
         await asyncio.sleep(pause)
 
     def _backoff(self) -> float:

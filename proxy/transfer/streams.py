@@ -10,7 +10,7 @@ from proxy.transfer.concurrency import ConcurrencyControl
 from proxy.transfer.slow_streams import SlowStreamWatch
 
 MIB = 1024 * 1024
-LEAST_SPAN, MOST_SPAN = 8 * MIB, 32 * MIB
+MIN_SPAN, MAX_SPAN = 8 * MIB, 32 * MIB
 FIRST_STREAMS = 4
 
 
@@ -24,7 +24,7 @@ class Streams:
     def __init__(
         self, connections: int, memory: int, timings: Timings = DEFAULT, *, span_bytes: int | None = None
     ) -> None:
-        self.span_bytes = span_bytes or max(LEAST_SPAN, min(MOST_SPAN, memory // (2 * connections)))
+        self.span_bytes = span_bytes or max(MIN_SPAN, min(MAX_SPAN, memory // (2 * connections)))
         self._timings = timings
         self._admission = Admission(memory)
         self._concurrency = ConcurrencyControl(min(FIRST_STREAMS, connections), connections, timings)

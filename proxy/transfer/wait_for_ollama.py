@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MOST_RUNS = 5
+MAX_RUNS = 5
 """How often the same work runs if Ollama goes away again and again."""
 
 
@@ -28,7 +28,7 @@ class WaitForOllama:
 
         Raises what `work` raises; OllamaGone when Ollama does not come back.
         """
-        for _ in range(MOST_RUNS - 1):
+        for _ in range(MAX_RUNS - 1):
             try:
                 return await work()
             except OllamaGone as error:

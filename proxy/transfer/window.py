@@ -25,7 +25,7 @@ JOINED_BYTES = 1024 * 1024
 """Chunks are joined up to this size while the processor has them in its cache: each costs time in all later steps."""
 GAINED_BYTES = 256 * 1024
 """What a try has to fetch so that the next failure counts as the first one."""
-MOST_SLOW_RESTARTS = 3
+MAX_SLOW_RESTARTS = 3
 WHOLE_BYTES = 8 * 1024 * 1024
 """Bytes of a non-range download that may be buffered."""
 
@@ -237,7 +237,7 @@ class _Fetch:
 
     async def _receive_watched(self) -> None:
         """Receive, and return early when the stream is far slower than the others: it restarts on a new connection."""
-        is_watched = self._ranged and self._slow_restarts < MOST_SLOW_RESTARTS
+        is_watched = self._ranged and self._slow_restarts < MAX_SLOW_RESTARTS
         try:
             async with asyncio.timeout(None) as scope:
                 with self._streams.watched(self._stream, scope) if is_watched else nullcontext():

@@ -13,7 +13,7 @@ from proxy.admin import events
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.administration import NAME, SLOW, call, listening, proxying, start, wait_for_pull
 from tests.kit.support import PATIENCE, Client, eventually, settled
 

@@ -10,7 +10,7 @@ from proxy.inspection import inspect
 from proxy.planning.capabilities import UNSUPPORTED
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.administration import call, proxying
 from tests.kit.support import Client, settings
 from tests.kit.tiny_adapter import tiny_adapter

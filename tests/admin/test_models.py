@@ -11,7 +11,7 @@ from proxy.app import App
 from proxy.sources import huggingface
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInModel, StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.administration import NAME, call, start, wait_for_pull
 from tests.kit.support import PATIENCE, Client, settings
 

@@ -20,7 +20,7 @@ from tests.kit.support import Client
 
 KEY = "sk-own"
 
-LEAST_SETUPTOOLS = 77
+MIN_SETUPTOOLS = 77
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
@@ -111,8 +111,8 @@ async def test_a_wheel_holds_the_page(tmp_path: Path) -> None:
         if name.startswith(("proxy/", "pyproject", "README", "LICENSE")):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(Path(name).read_bytes())
-    if int(version("setuptools").partition(".")[0]) < LEAST_SETUPTOOLS:
-        pytest.skip(f"a wheel is built by setuptools {LEAST_SETUPTOOLS} or newer, which is not installed")
+    if int(version("setuptools").partition(".")[0]) < MIN_SETUPTOOLS:
+        pytest.skip(f"a wheel is built by setuptools {MIN_SETUPTOOLS} or newer, which is not installed")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "."]
     built = await asyncio.create_subprocess_exec(*build, cwd=tmp_path)
     assert await built.wait() == 0

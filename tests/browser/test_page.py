@@ -16,7 +16,7 @@ from proxy.planning.capabilities import UNSUPPORTED
 from proxy.planning.quantizations import USUAL
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.browser.devtools import Page
 from tests.kit.support import Client, eventually, settings
 from tests.kit.tiny_gguf import tiny_gguf

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.support import COMMAND, Client, digest_of, no_manifests, serving
 

@@ -7,7 +7,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import Client, talk
 
 NAME = "hf.co/acme/tiny"

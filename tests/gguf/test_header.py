@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.gguf.header import (
     FIRST_BYTES,
-    MOST_BYTES,
+    MAX_BYTES,
     Field,
     GgufHeader,
     Incomplete,
@@ -305,12 +305,12 @@ def test_counts_must_fit_into_the_file() -> None:
 
 
 def test_never_needs_more_bytes_than_the_limit() -> None:
-    content = raw([(b"a", 9, struct.pack("<IQ", 8, MOST_BYTES // 9) + text(b"x" * 1000))])
+    content = raw([(b"a", 9, struct.pack("<IQ", 8, MAX_BYTES // 9) + text(b"x" * 1000))])
     with pytest.raises(Incomplete) as caught:
         read_header(content)
-    assert caught.value.at_least == MOST_BYTES
+    assert caught.value.at_least == MAX_BYTES
     with pytest.raises(GgufError, match="longer than"):
-        read_header(raw([(b"a", 0, b"\0"), (b"b", 8, struct.pack("<Q", MOST_BYTES))]))
+        read_header(raw([(b"a", 0, b"\0"), (b"b", 8, struct.pack("<Q", MAX_BYTES))]))
 
 
 def test_tensors_end_within_the_file() -> None:
@@ -353,7 +353,7 @@ def test_mutations_never_surprise(data: st.DataObject) -> None:
         assert read_header(write_header(result.metadata, result.tensors)).tensors == result.tensors
     elif isinstance(result, Incomplete):
         assert size is None
-        assert len(content) < result.at_least <= MOST_BYTES
+        assert len(content) < result.at_least <= MAX_BYTES
 
 
 @given(st.binary(max_size=200))

@@ -22,7 +22,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "generation_config.json",
 )
-MOST_VALUES = 16
+MAX_VALUES = 16
 WINDOW = 1 << 16
 
 
@@ -104,7 +104,7 @@ def value_of(kind: ValueType, raw: bytes, value: Any) -> dict[str, Any]:
     if kind is not ValueType.ARRAY:
         return {"kind": kind.name, "value": value}
     items = ValueType(int.from_bytes(raw[:4], "little")).name
-    if len(value) <= MOST_VALUES:
+    if len(value) <= MAX_VALUES:
         return {"array": items, "values": value}
     digest = hashlib.sha256(json.dumps(value, ensure_ascii=True).encode()).hexdigest()
     return {"array": items, "length": len(value), "sha256": digest}

@@ -8,7 +8,7 @@ from aiohttp import hdrs
 
 from proxy.standins.hub import LoggedRequest, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.support import Client, digest_of, fetched
 

@@ -35,8 +35,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Timings:
 
 def use_spans(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Spans of so many bytes."""
-    monkeypatch.setattr(streams, "LEAST_SPAN", size)
-    monkeypatch.setattr(streams, "MOST_SPAN", size)
+    monkeypatch.setattr(streams, "MIN_SPAN", size)
+    monkeypatch.setattr(streams, "MAX_SPAN", size)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from proxy.store.reclaim import TEMPORARY
 
 COMMAND = [sys.executable, "-m", "proxy"]
 
-MOST_SAID = 1 << 26
+MAX_SAID = 1 << 26
 """Bytes of a log that are read before anybody wants them: who writes to a full pipe stops."""
 
 MAKING = ("/api/create", "/api/pull")
@@ -157,7 +157,7 @@ async def serving(
         *("serve", "--listen", "127.0.0.1:0", *arguments),
         stderr=subprocess.PIPE,
         env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},
-        limit=MOST_SAID,
+        limit=MAX_SAID,
     )
     assert process.stderr is not None
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from proxy.standins.repository import FEED_FORWARD, HEADS, HIDDEN, KV_HEADS, LAYERS
+from proxy.standins.tiny_llama import FEED_FORWARD, HEADS, HIDDEN, KV_HEADS, LAYERS
 
 KEYS = HIDDEN // HEADS * KV_HEADS
 SHAPES = {

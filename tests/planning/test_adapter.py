@@ -24,7 +24,7 @@ from proxy.planning.adapter import (
 )
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
-from proxy.standins.repository import HEADS, HIDDEN, KV_HEADS, tiny_llama
+from proxy.standins.tiny_llama import HEADS, HIDDEN, KV_HEADS, tiny_llama
 from tests.kit import tiny_adapter as tiny
 from tests.kit.assembling import assembled
 from tests.kit.tiny_adapter import Tensors, adapter_config, adapter_tensors

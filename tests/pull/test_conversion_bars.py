@@ -11,7 +11,7 @@ from proxy.app import App
 from proxy.sources import http_file
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.transfer.progress import MOST_BARS
+from proxy.transfer.progress import MAX_BARS
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import conversion, from_each_file, striped, weights_of
 from tests.kit.support import Client, digest_of, settings
@@ -84,14 +84,14 @@ async def test_more_shards_than_bars_share_the_last_bar(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     """Also for experts, whose tensors are read from all shards in turn."""
-    files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MOST_BARS + 4)
+    files = striped(replace(REPOSITORIES["qwen3moe"], shards=1).files(), shards=MAX_BARS + 4)
     hub.add("acme/tiny", files)
     plan = conversion(files)
     async with App(settings(hub.endpoint, ollama.url)) as app:
         batches = await bars_over_time(Client(app.address.url, session), NAME)
     bars = batches[-1]
-    assert len(weights_of(files)) == MOST_BARS + 4
-    assert len(bars) == MOST_BARS
+    assert len(weights_of(files)) == MAX_BARS + 4
+    assert len(bars) == MAX_BARS
     assert sum(total for _, total in bars.values()) == sum(from_each_file(files, plan, sys.maxsize).values())
     assert all(completed == total for completed, total in bars.values())
 

@@ -21,7 +21,7 @@ from aiohttp.typedefs import Handler
 from proxy.standins.hub import StandInHub
 from proxy.standins.listener import reset
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.support import Client, digest_of, fetched, serving
 

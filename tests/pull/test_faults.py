@@ -273,7 +273,7 @@ async def test_a_failing_hub_is_retried_a_limited_number_of_times(
     hub.faults.append(Fault(WEIGHTS, "status", status=status, times=-1))
     error = (await pull("hf.co/acme/other:q8_0"))[-1]["error"]
     assert f"acme/other/{WEIGHTS}: 127.0.0.1 answered {status}" in error
-    assert f"given up after {retry.MOST_TRIES} tries; pull again" in error
+    assert f"given up after {retry.MAX_TRIES} tries; pull again" in error
 
 
 @pytest.mark.parametrize("times", [1, -1])

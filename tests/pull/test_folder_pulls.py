@@ -14,7 +14,7 @@ from proxy.app import App
 from proxy.inspection import inspect
 from proxy.sources import folder
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.ollama_log import last_bars, uploads
 from tests.kit.support import MAKING, PLAIN, Client, digest_of, eventually, making, settings

@@ -14,7 +14,7 @@ from proxy.planning.weights import choose_files
 from proxy.pull.handler import read_request
 from proxy.pull.reference import parse
 from proxy.sources.base import RepositoryFile
-from proxy.transfer.progress import MOST_BARS, Progress
+from proxy.transfer.progress import MAX_BARS, Progress
 from tests.planning.listings import BASE, LFS, Listing, listing
 
 ANY_JSON = st.recursive(
@@ -104,5 +104,5 @@ def test_bars_never_go_back_or_over_a_constant_total(
     for number, size in moves:
         progress.moved(f"sha256:{number:064x}", size)
         check()
-    assert len(seen) == min(len(blobs), MOST_BARS)
+    assert len(seen) == min(len(blobs), MAX_BARS)
     assert sum(total for total, _ in seen.values()) == sum(size for size, _ in blobs)

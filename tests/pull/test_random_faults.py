@@ -17,7 +17,7 @@ from proxy.pull import reading
 from proxy.sources import http_file
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from proxy.transfer import window
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import converted, striped

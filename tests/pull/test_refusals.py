@@ -14,7 +14,7 @@ from proxy.inspection import inspect
 from proxy.ollama import disk
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.kit.conversions import converted
 from tests.kit.support import Client, digest_of, settings

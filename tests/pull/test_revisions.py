@@ -12,7 +12,7 @@ from proxy.gguf.families import FAMILIES
 from proxy.planning import identity
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import Client, fetched, making
 from tests.kit.tiny_gguf import tiny_gguf
 

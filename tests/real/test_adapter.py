@@ -13,7 +13,7 @@ from proxy.gguf.header import read_header
 from proxy.gguf.tensors import TensorType
 from proxy.planning import safetensors as headers
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import HEADS, KV_HEADS, tiny_llama
+from proxy.standins.tiny_llama import HEADS, KV_HEADS, tiny_llama
 from tests.kit import tiny_adapter as tiny
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client, settings

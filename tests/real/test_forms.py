@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.kit.tiny_families import (

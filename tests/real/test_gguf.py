@@ -12,7 +12,7 @@ from proxy.app import App
 from proxy.gguf.header import Field, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.gguf.splitting import split
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client, digest_of

@@ -11,7 +11,7 @@ import pytest
 from proxy.app import App
 from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client, digest_of, fetched, settings
 from tests.kit.tiny_adapter import tiny_adapter

@@ -20,7 +20,7 @@ import pytest
 from proxy.app import App
 from proxy.config import Config
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.journal import state_file
 from tests.kit.real_ollama import RealOllama, running
 from tests.kit.support import Client, digest_of, eventually, fetched, serving, settings

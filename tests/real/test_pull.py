@@ -13,7 +13,7 @@ from proxy.config import Quantization
 from proxy.planning.capabilities import UNSUPPORTED
 from proxy.pull.execute import REMOVING
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client, settings
 

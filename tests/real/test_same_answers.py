@@ -6,7 +6,7 @@ import pytest
 
 from proxy.app import App
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.real_ollama import RealOllama
 from tests.kit.same_answers import CASES, MODEL, Case, differences
 from tests.kit.support import Client

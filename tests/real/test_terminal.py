@@ -14,8 +14,8 @@ import pytest
 from proxy.app import App
 from proxy.config import Config
 from proxy.standins.hub import Fault, StandInHub
-from proxy.standins.repository import tiny_llama
-from proxy.transfer.progress import MOST_BARS, Line
+from proxy.standins.tiny_llama import tiny_llama
+from proxy.transfer.progress import MAX_BARS, Line
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import NO_TEMPLATE, Client, fetched, settings
 from tests.kit.terminal import CTRL_C, ROWS, Terminal, in_terminal
@@ -134,7 +134,7 @@ async def test_every_row_stays_in_its_place(
     bars = reached([row for frame in terminal.frames for row in frame])
     warning = [] if case.chats else [row.status for row in Line(NO_TEMPLATE).rows()]
     expected = ["pulling manifest", *warning, *bars, *ENDS]
-    assert len(bars) == min(case.shards, MOST_BARS)
+    assert len(bars) == min(case.shards, MAX_BARS)
     assert len(expected) - len(warning) <= ROWS
     assert steady(terminal) == expected
     assert set(reached(terminal.rows).values()) == {100}

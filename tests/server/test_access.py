@@ -14,7 +14,7 @@ from proxy.config import ServerConfig
 from proxy.server.access import Access
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import Client, settings, talk
 
 KEY = "sk-Own.key_1~+="

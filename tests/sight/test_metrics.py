@@ -15,7 +15,7 @@ from proxy.app import App
 from proxy.ollama.blobs import PROBE
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.reclaim import CONFIG_CONTENT
 from tests.kit.sight import NAME, SUCCESS, cancel, moment, pulls, wait_for_bytes
 from tests.kit.support import PATIENCE, Client, eventually, fetched, serving, settings

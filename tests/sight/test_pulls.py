@@ -12,7 +12,7 @@ from proxy.standins import manifests
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.names import ModelName
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.pauses import use_timings
 from tests.kit.sight import NAME, SLOW, SUCCESS, cancel, moment, pulls, wait_for_bytes
 from tests.kit.support import PATIENCE, Client, eventually, making, settings

@@ -14,7 +14,7 @@ from proxy.errors import Refusal, SourceError
 from proxy.sources import folder
 from proxy.sources.folder import Folder, FolderRepository
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.support import PATIENCE, Client, digest_of, settings
 

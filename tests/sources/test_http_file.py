@@ -23,7 +23,7 @@ from proxy.sources.base import RepositoryFile
 from proxy.sources.http_file import HttpFile, Location, bearer, source_session
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import Client, listening, serving, settings
 
 CONTENT = bytes(range(256)) * 64

@@ -14,7 +14,7 @@ from proxy.sources.base import RepositoryFile
 from proxy.sources.huggingface import HuggingFace
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.support import Client, digest_of, listening, settings
 

@@ -19,7 +19,7 @@ from proxy.sources.modelscope import ModelScope, ModelScopeRepository
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.pauses import use_spans, use_timings
 from tests.kit.stand_in_modelscope import StandInModelScope

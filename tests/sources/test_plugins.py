@@ -22,7 +22,7 @@ from proxy.sources.modelscope import ModelScope
 from proxy.sources.plugins import GROUP, build_sources
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import Client, own_entry_points, settings
 
 MODULE = "attic_shelf"

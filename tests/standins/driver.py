@@ -8,7 +8,7 @@ import orjson
 from yarl import URL
 
 from proxy.gguf.header import Field
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.support import digest_of
 from tests.kit.tiny_gguf import tiny_gguf
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from wcwidth import wcswidth
 
-from proxy.transfer.progress import MOST_BARS, MOST_COLUMNS, NOTHING_DIGEST, BlobProgress, Line, Progress
+from proxy.transfer.progress import MAX_BARS, MAX_COLUMNS, NOTHING_DIGEST, BlobProgress, Line, Progress
 
 
 def digest(number: int) -> str:
@@ -51,18 +51,18 @@ def rows(text: str) -> list[str]:
 
 
 def test_a_status_too_long_for_a_terminal_is_several_lines() -> None:
-    fits = "a" * MOST_COLUMNS
+    fits = "a" * MAX_COLUMNS
     assert rows(fits) == [fits]
     assert rows(f"{fits}b") == [fits, "b"]
     text = "warning: " + "Qwen3-Coder says 'hello'; " * 10
     assert " ".join(rows(text)) == text.strip()
-    assert all(len(row) <= MOST_COLUMNS for row in rows(text))
+    assert all(len(row) <= MAX_COLUMNS for row in rows(text))
     assert not any(row.endswith("-") for row in rows(text))
 
 
 @pytest.mark.parametrize("text", ["模板不能用" * 20, "<｜User｜> is unknown; " * 5], ids=["chinese", "deepseek"])
 def test_wide_characters_take_two_columns(text: str) -> None:
-    assert all(wcswidth(row) <= MOST_COLUMNS for row in rows(text))
+    assert all(wcswidth(row) <= MAX_COLUMNS for row in rows(text))
     assert "".join(rows(text)).replace(" ", "") == text.replace(" ", "")
 
 
@@ -97,7 +97,7 @@ async def test_more_files_than_bars_share_the_last_bar() -> None:
     await asyncio.sleep(0)
     progress.success()
     bars = [line for line in await reader if "digest" in line]
-    assert len(bars) == MOST_BARS
+    assert len(bars) == MAX_BARS
     assert {line["total"] for line in bars[:-1]} == {10}
     assert bars[-1]["total"] == bars[-1]["completed"] == 50
 

@@ -8,7 +8,7 @@ from proxy.gguf.header import read_header
 from proxy.standins.hub import StandInHub
 from proxy.standins.model_store import StoredLayer
 from proxy.standins.ollama import StandInModel, StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.adapter_pulls import ADAPTER, BASE, WEIGHTS, layer_of
 from tests.kit.conversions import converted
 from tests.kit.job_clients import UNREACHED

@@ -12,7 +12,7 @@ from proxy.app import App
 from proxy.inspection import inspect
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInModel, StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.adapter_pulls import ADAPTER, BASE, WEIGHTS, layer_of
 from tests.kit.conversions import converted
 from tests.kit.job_clients import UNREACHED

@@ -11,7 +11,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.ollama_log import Lines
 from tests.kit.repeated_pulls import NAME, Pull
 from tests.kit.support import Client, settings

@@ -9,7 +9,7 @@ import pytest
 from proxy.pull.freshness import UNQUANTIZED
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.ollama_log import last_bars
 from tests.kit.repeated_pulls import (
     Pull,

@@ -14,7 +14,7 @@ from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.pull import reading
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.job_clients import UNREACHED
 from tests.kit.ollama_log import created, uploads

@@ -12,7 +12,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from proxy.transfer.streams import FIRST_STREAMS
 from tests.kit.job_clients import UNREACHED
 from tests.kit.ollama_log import created, uploads

@@ -14,8 +14,8 @@ from proxy.standins.listener import reset
 from proxy.standins.manifests import offered_manifest
 from proxy.standins.names import ModelName
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
 from proxy.standins.responses import ErrorAnswer
+from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.reclaim import TEMPORARY
 from tests.kit.conversions import weights_of
 from tests.kit.interrupted_installs import (

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.standins.hub import StandInHub
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.job_clients import SLOW
 from tests.kit.pauses import use_timings
 

@@ -9,7 +9,7 @@ from aiohttp import hdrs
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.job_clients import (
     NAME,
     SAME_NAME,

@@ -12,7 +12,7 @@ from proxy.app import SHUTDOWN_SECONDS, App
 from proxy.pull.jobs import CREATE_SECONDS
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.job_clients import (
     GGUF_NAME,
     NAME,

@@ -8,7 +8,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.pauses import use_timings
 from tests.kit.reclaiming import NAME, OTHER, REFUSED, SUCCESS, Gate, made_of, orphans, proxy
 from tests.kit.support import no_manifests

@@ -9,7 +9,7 @@ from aiohttp.typedefs import Handler
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
 from tests.kit.ollama_log import created
 from tests.kit.reclaiming import (

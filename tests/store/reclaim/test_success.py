@@ -10,7 +10,7 @@ import pytest
 from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.repository import tiny_llama
+from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.reclaim import TEMPORARY
 from tests.kit.conversions import converted
 from tests.kit.ollama_log import created

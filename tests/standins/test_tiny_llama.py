@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from proxy.standins.repository import CHAT_TEMPLATE, tiny_llama
+from proxy.standins.tiny_llama import CHAT_TEMPLATE, tiny_llama
 
 
 def write(files: dict[str, bytes], folder: Path) -> None:
