@@ -67,7 +67,7 @@ async def test_only_the_text_of_a_vision_model_is_converted(
     hub.add("acme/tiny", files)
     lines = await client.pull(f"{NAME}:bf16")
     assert lines[-1] == {"status": "success"}
-    assert any(line["status"].startswith("warning: this model cannot see: the proxy makes") for line in lines)
+    assert any(line["status"].startswith("warning: this model cannot see: the proxy converts") for line in lines)
     assert digest_of(converted(files)) in ollama.models.used_digests()
 
 
