@@ -71,3 +71,13 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_pictures_are_there() -> None:
     pictures = re.findall(r'<img src="(.*?)"', (ROOT / "README.md").read_text())
     assert {ROOT / picture for picture in pictures} == set((ROOT / ".readme").iterdir())
+
+
+def test_files_that_the_map_names_exist() -> None:
+    """In ARCHITECTURE.md and CONTRIBUTING.md, from the root or from `proxy`; NAME stands for any name."""
+    for page in ("ARCHITECTURE.md", "CONTRIBUTING.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        paths = {path for path in re.findall(r"`([\w./]+(?:\.py|/))`", text) if "NAME" not in path}
+        assert len(paths) > 8
+        missing = [path for path in paths if not any((base / path).exists() for base in (ROOT, ROOT / "proxy"))]
+        assert [path for path in missing if not any((ROOT / "proxy").rglob(path))] == [], page

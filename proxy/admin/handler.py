@@ -28,7 +28,7 @@ INSTANCE_HEADER = "X-Ollama-HF-Proxy"
 class Admin:
     """Every answer has `instance` in a header, so that a proxy recognises itself as its upstream."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self, config: Config, backend: Backend, jobs: Jobs, reclaim: Reclaim, models: Models, metrics: Metrics
     ) -> None:
         """It has more than five arguments because each path needs another service, which `App` makes once."""
@@ -41,7 +41,7 @@ class Admin:
         self._metrics = metrics
         self.instance = secrets.token_hex(8)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: C901, PLR0911, PLR0912 - a table of paths
         if _is_foreign(request):
             return self._answer({"error": "other sites may not administer the proxy"}, HTTPStatus.FORBIDDEN)
         changes = request.method not in (hdrs.METH_GET, hdrs.METH_HEAD)

@@ -60,7 +60,9 @@ _ALWAYS_F32 = (
 """Stems of the matrices that llama.cpp keeps in F32, beside all norms and vectors."""
 
 
-def apply(rule: Rule, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
+def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
+    rule: Rule, config: ModelConfig, tensor: MatchedTensor
+) -> list[Target]:
     """The GGUF tensors that a rule builds from one source tensor.
 
     Raises CannotConvert for a shape that the rule does not expect.

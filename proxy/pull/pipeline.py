@@ -28,7 +28,7 @@ class Pipeline:
     It has more than five arguments because each one is a service that `App` makes once.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         config: Config,
         planner: Planner,

@@ -11,21 +11,18 @@ from typing import Any, NamedTuple
 from tests.gguf.tiny_repositories.sentencepiece import pieces_model
 from tests.kit.tiny_models import (
     LETTERS,
-    QWEN_TEMPLATE,
     Array,
     Pooling,
     Random,
     Tensors,
-    _added_token,
-    _field,
-    _json,
-    _ones,
-    _piece,
-    _qwen_tokenizer,
-    _zeros,
+    ones,
+    protobuf_field,
+    protobuf_piece,
     safetensors,
     sentence_transformer,
+    zeros,
 )
+from tests.kit.tiny_tokenizers import QWEN_TEMPLATE, added_token, json_bytes, qwen_tokenizer
 
 Files = dict[str, bytes]
 
@@ -60,7 +57,7 @@ class StoredTensor(NamedTuple):
 
 
 def tiny_qwen2(*, seed: int = 0) -> Files:
-    tokenizer = _qwen_tokenizer()
+    tokenizer = qwen_tokenizer()
     rows = tokenizer.pop("rows")
     specials = json.loads(tokenizer["tokenizer.json"])["added_tokens"]
     end = next(token["id"] for token in specials if token["content"] == "<|im_end|>")
@@ -76,7 +73,7 @@ def tiny_qwen2(*, seed: int = 0) -> Files:
     template = json.loads(tokenizer["tokenizer_config.json"]) | {"chat_template": QWEN_TEMPLATE}
     return {
         **tokenizer,
-        "tokenizer_config.json": _json(template),
+        "tokenizer_config.json": json_bytes(template),
         **_repository(config, tensors, {"eos_token_id": end}),
     }
 
@@ -105,16 +102,16 @@ def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
         # Not the values that Ollama assumes for missing keys.
         config |= {"rope_theta": 500000.0, "rope_local_base_freq": 5000.0, "sliding_window_pattern": 2}
     # Gemma's norms add 1 to their weights.
-    tensors = _decoder(Random(seed), config, norms=_zeros)
+    tensors = _decoder(Random(seed), config, norms=zeros)
     _only_words(tensors["model.embed_tokens.weight"], tokenizer.words, tokenizer.rows)
     for layer in range(LAYERS):
         start = f"model.layers.{layer}."
         if generation > 1:
-            tensors |= _zeros(f"{start}pre_feedforward_layernorm.weight", HIDDEN)
-            tensors |= _zeros(f"{start}post_feedforward_layernorm.weight", HIDDEN)
+            tensors |= zeros(f"{start}pre_feedforward_layernorm.weight", HIDDEN)
+            tensors |= zeros(f"{start}post_feedforward_layernorm.weight", HIDDEN)
         if generation == 3:
-            tensors |= _zeros(f"{start}self_attn.q_norm.weight", HEAD)
-            tensors |= _zeros(f"{start}self_attn.k_norm.weight", HEAD)
+            tensors |= zeros(f"{start}self_attn.q_norm.weight", HEAD)
+            tensors |= zeros(f"{start}self_attn.k_norm.weight", HEAD)
     return {**tokenizer.files, **_repository(config, tensors, {"bos_token_id": 2, "eos_token_id": [1, 5]})}
 
 
@@ -153,7 +150,7 @@ def with_json(files: Files, path: str, change: Callable[[dict[str, Any]], object
     """The files with `change` applied to the object in one of them."""
     value = json.loads(files[path])
     change(value)
-    return files | {path: _json(value)}
+    return files | {path: json_bytes(value)}
 
 
 def with_config(files: Files, **fields: Any) -> Files:
@@ -248,7 +245,7 @@ def _decoder(
     random: Random,
     config: Mapping[str, Any],
     *,
-    norms: Callable[[str, int], Tensors] = _ones,
+    norms: Callable[[str, int], Tensors] = ones,
     attention: bool = True,
     feed_forward: bool = True,
 ) -> Tensors:
@@ -272,8 +269,8 @@ def _decoder(
 
 def _repository(config: Mapping[str, Any], tensors: Tensors, generation: Mapping[str, Any]) -> Files:
     return {
-        "config.json": _json(config),
-        "generation_config.json": _json(generation),
+        "config.json": json_bytes(config),
+        "generation_config.json": json_bytes(generation),
         "model.safetensors": safetensors(tensors, "BF16"),
     }
 
@@ -292,8 +289,12 @@ def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix
     pieces += merged
     pieces += [(text, -float(len(merged) + number), NORMAL) for number, text in enumerate(singles)]
     # The trainer type BPE, and a normalizer that does not change the text.
-    normalizer = _field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
-    model = b"".join(_field(1, _piece(*piece)) for piece in pieces) + _field(2, b"\x18\x02") + _field(3, normalizer)
+    normalizer = protobuf_field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
+    model = (
+        b"".join(protobuf_field(1, protobuf_piece(*piece)) for piece in pieces)
+        + protobuf_field(2, b"\x18\x02")
+        + protobuf_field(3, normalizer)
+    )
     extra = {text: len(pieces) + number for number, text in enumerate(added)}
     numbers = {text: number for number, text in enumerate(specials)} | extra
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
@@ -303,7 +304,7 @@ def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(text, number) for text, number in numbers.items()],
+        "added_tokens": [added_token(text, number) for text, number in numbers.items()],
         "normalizer": {
             "type": "Sequence",
             "normalizers": [
@@ -319,17 +320,17 @@ def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": {str(number): _added_token(text, number) for text, number in numbers.items()},
+        "added_tokens_decoder": {str(number): added_token(text, number) for text, number in numbers.items()},
         "chat_template": template,
         "tokenizer_class": "LlamaTokenizer" if prefix else "GemmaTokenizer",
         **names,
     }
     files = {
         "tokenizer.model": model,
-        "tokenizer.json": _json(tokenizer),
-        "tokenizer_config.json": _json(config),
-        "special_tokens_map.json": _json(names),
+        "tokenizer.json": json_bytes(tokenizer),
+        "tokenizer_config.json": json_bytes(config),
+        "special_tokens_map.json": json_bytes(names),
     }
     if extra:
-        files["added_tokens.json"] = _json(extra)
+        files["added_tokens.json"] = json_bytes(extra)
     return _Tokenizer(files, len(pieces) + len(extra), len(specials) + 256, len(pieces))

@@ -1,12 +1,11 @@
-"""Tiny random repositories that do more than chat: embedding models and models that see.
+"""Tiny random repositories of embedding models, and of chat models with one answer.
 
-Every maker gives the files of one repository, the same bytes for the same arguments.
+Every function returns the files of one repository, the same bytes for the same arguments.
 `tiny_llama` is in `proxy.standins`.
 """
 
 import json
 import struct
-import zlib
 from base64 import b64encode
 from typing import Any, Literal
 
@@ -15,12 +14,11 @@ import numpy.typing as npt
 
 from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import headers
+from tests.kit.tiny_tokenizers import added_token, json_bytes
 
 Array = npt.NDArray[np.float32]
 Tensors = dict[str, Array]
 Pooling = Literal["mean", "cls", "max", "lasttoken"]
-
-# Ollama v0.24 writes these rows of the embedding table around an image, whatever the tokenizer says.
 
 
 _NODES = {0: 0x2000, 1: 0x909, 2: 0x50A, 3: 0x80000000, 5: 0x190D}
@@ -33,37 +31,6 @@ WORDS = (
 )
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 POOLING_MODES = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens", "lasttoken": "lasttoken"}
-QWEN_SPECIALS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-QWEN_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
-    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-MISTRAL_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '[INST]' if message['role'] == 'user' else '' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}{{ '[IMG]' }}{% elif 'text' in part %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '[/INST]' if message['role'] == 'user' else eos_token }}{% endfor %}"
-)
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
@@ -118,7 +85,7 @@ def tiny_bert(
         "vocab_size": len(vocabulary),
     }
     return {
-        "config.json": _json(config),
+        "config.json": json_bytes(config),
         "model.safetensors": _bert_weights(config, seed),
         **bert_tokenizer(vocabulary),
         **sentence_transformer(hidden, pooling, normalize=normalize),
@@ -162,7 +129,7 @@ def tiny_xlm_roberta(*, positions: int = 128) -> dict[str, bytes]:
         "pad_token_id": 1,
         "eos_token_id": 2,
     }
-    return files | {"config.json": _json(config), **tokenizer, "model.safetensors": _bert_weights(config, seed=1)}
+    return files | {"config.json": json_bytes(config), **tokenizer, "model.safetensors": _bert_weights(config, seed=1)}
 
 
 def unigram_tokenizer() -> tuple[dict[str, bytes], int]:
@@ -177,7 +144,7 @@ def unigram_tokenizer() -> tuple[dict[str, bytes], int]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(text, pieces.index(text)) for text in (*specials, "<mask>")],
+        "added_tokens": [added_token(text, pieces.index(text)) for text in (*specials, "<mask>")],
         "normalizer": {"type": "Precompiled", "precompiled_charsmap": b64encode(SPACES_CHARSMAP).decode()},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, space]},
         "post_processor": {
@@ -199,7 +166,7 @@ def unigram_tokenizer() -> tuple[dict[str, bytes], int]:
     names = {f"{kind}_token": text for kind, text in zip(("bos", "pad", "eos", "unk"), specials, strict=True)}
     names |= {"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
     config = {**names, "tokenizer_class": "XLMRobertaTokenizer"}
-    return {"tokenizer.json": _json(tokenizer), "tokenizer_config.json": _json(config)}, len(pieces)
+    return {"tokenizer.json": json_bytes(tokenizer), "tokenizer_config.json": json_bytes(config)}, len(pieces)
 
 
 def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
@@ -215,7 +182,7 @@ def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
         "pooling_mode": next(name for name, mode in POOLING_MODES.items() if pooling[f"pooling_mode_{mode}"]),
         "include_prompt": True,
     }
-    return files | {"modules.json": _json(modules), "1_Pooling/config.json": _json(newer)}
+    return files | {"modules.json": json_bytes(modules), "1_Pooling/config.json": json_bytes(newer)}
 
 
 def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
@@ -256,7 +223,7 @@ def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
         tensors[f"{prefix}ffn_gate.weight"] = random.weights(feed_forward, hidden)
         tensors |= _layer_norm(f"{prefix}output.LayerNorm", hidden)
     return {
-        "config.json": _json(config),
+        "config.json": json_bytes(config),
         "model.safetensors": safetensors(tensors, "F16"),
         **bert_tokenizer(vocabulary),
         **sentence_transformer(hidden, "mean", normalize=True),
@@ -278,7 +245,7 @@ def tiny_embedding_gemma(*, seed: int = 0) -> dict[str, bytes]:
     modules = ("Transformer", "Pooling", "Dense", "Dense", "Normalize")
     paths = ("", "1_Pooling", "2_Dense", "3_Dense", "4_Normalize")
     return {
-        "config.json": _json(config),
+        "config.json": json_bytes(config),
         "model.safetensors": safetensors(tensors, "F32"),
         **tokenizer,
         "modules.json": _modules(modules, paths),
@@ -288,20 +255,6 @@ def tiny_embedding_gemma(*, seed: int = 0) -> dict[str, bytes]:
         "3_Dense/config.json": _dense(dense, hidden),
         "3_Dense/model.safetensors": safetensors({"linear.weight": random.weights(hidden, dense)}, "F32"),
     }
-
-
-def png(width: int = 64, height: int = 64, color: tuple[int, int, int] = (200, 30, 60)) -> bytes:
-    """A picture with a gradient in it, because one colour alone is normalized away."""
-    rows = b"".join(
-        b"\0" + bytes(value for x in range(width) for value in (color[0], color[1] * y // height, 255 * x // width))
-        for y in range(height)
-    )
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def safetensors(tensors: Tensors, dtype: Literal["F32", "F16", "BF16"]) -> bytes:
@@ -348,24 +301,20 @@ class Random:
         return tensors | {f"{name}.bias": self.weights(shape[0])} if bias else tensors
 
 
-def _json(value: object) -> bytes:
-    return json.dumps(value, indent=2).encode() + b"\n"
-
-
-def _ones(name: str, size: int) -> Tensors:
+def ones(name: str, size: int) -> Tensors:
     return {name: np.ones(size, np.float32)}
 
 
-def _zeros(name: str, size: int) -> Tensors:
+def zeros(name: str, size: int) -> Tensors:
     return {name: np.zeros(size, np.float32)}
 
 
 def _layer_norm(name: str, size: int) -> Tensors:
-    return _ones(f"{name}.weight", size) | _zeros(f"{name}.bias", size)
+    return ones(f"{name}.weight", size) | zeros(f"{name}.bias", size)
 
 
 def _modules(names: tuple[str, ...], paths: tuple[str, ...]) -> bytes:
-    return _json(
+    return json_bytes(
         [
             {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{name}"}
             for number, (name, path) in enumerate(zip(names, paths, strict=True))
@@ -375,12 +324,12 @@ def _modules(names: tuple[str, ...], paths: tuple[str, ...]) -> bytes:
 
 def _pooling(hidden: int, pooling: Pooling) -> bytes:
     modes = {f"pooling_mode_{mode}": name == pooling for name, mode in POOLING_MODES.items()}
-    return _json({"word_embedding_dimension": hidden, **modes, "pooling_mode_mean_sqrt_len_tokens": False})
+    return json_bytes({"word_embedding_dimension": hidden, **modes, "pooling_mode_mean_sqrt_len_tokens": False})
 
 
 def _dense(inner: int, outer: int) -> bytes:
     activation = "torch.nn.modules.linear.Identity"
-    return _json({"in_features": inner, "out_features": outer, "bias": False, "activation_function": activation})
+    return json_bytes({"in_features": inner, "out_features": outer, "bias": False, "activation_function": activation})
 
 
 def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool, dense: int = 0) -> dict[str, bytes]:
@@ -390,7 +339,7 @@ def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool, dens
     files = {
         "modules.json": _modules(("Transformer", *names), ("", *paths)),
         "1_Pooling/config.json": _pooling(hidden, pooling),
-        "sentence_bert_config.json": _json({"max_seq_length": 128, "do_lower_case": False}),
+        "sentence_bert_config.json": json_bytes({"max_seq_length": 128, "do_lower_case": False}),
     }
     random = Random(5)
     for path, inner, outer in zip(paths[1:3], (hidden, dense), (dense, hidden), strict=False) if dense else ():
@@ -407,18 +356,13 @@ def wordpieces(*, early: bool = False) -> dict[str, int]:
     return {piece: number for number, piece in enumerate(pieces)}
 
 
-def _added_token(text: str, number: int) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": text, **flags, "special": True}
-
-
 def bert_tokenizer(vocabulary: dict[str, int]) -> dict[str, bytes]:
     cls, sep = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("[CLS]", "[SEP]"))
     tokenizer = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(text, vocabulary[text]) for text in BERT_SPECIALS],
+        "added_tokens": [added_token(text, vocabulary[text]) for text in BERT_SPECIALS],
         "normalizer": {
             "type": "BertNormalizer",
             "clean_text": True,
@@ -446,31 +390,10 @@ def bert_tokenizer(vocabulary: dict[str, int]) -> dict[str, bytes]:
     }
     names = {f"{text[1:-1].lower()}_token": text for text in BERT_SPECIALS}
     return {
-        "tokenizer.json": _json(tokenizer),
-        "tokenizer_config.json": _json({**names, "do_lower_case": True, "tokenizer_class": "BertTokenizer"}),
-        "special_tokens_map.json": _json(names),
+        "tokenizer.json": json_bytes(tokenizer),
+        "tokenizer_config.json": json_bytes({**names, "do_lower_case": True, "tokenizer_class": "BertTokenizer"}),
+        "special_tokens_map.json": json_bytes(names),
         "vocab.txt": "".join(f"{piece}\n" for piece in vocabulary).encode(),
-    }
-
-
-def _qwen_tokenizer() -> dict[str, Any]:
-    """Llama's byte pairs under Qwen's pattern and names; `rows` is how many tokens there are."""
-    tokenizer = json.loads(tiny_llama()["tokenizer.json"])
-    base = len(tokenizer["model"]["vocab"])
-    tokenizer["added_tokens"] = [_added_token(text, base + number) for number, text in enumerate(QWEN_SPECIALS)]
-    tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": QWEN_SPLIT}
-    tokenizer["model"]["ignore_merges"] = False
-    config = {
-        "add_bos_token": False,
-        "chat_template": QWEN_TEMPLATE,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "tokenizer_class": "Qwen2Tokenizer",
-    }
-    return {
-        "tokenizer.json": _json(tokenizer),
-        "tokenizer_config.json": _json(config),
-        "rows": base + len(QWEN_SPECIALS),
     }
 
 
@@ -485,15 +408,17 @@ def _gemma_tokenizer() -> dict[str, Any]:
     words = ["\u2581", *LETTERS, *"0123456789.,!?:", *(f"\u2581{letter}" for letter in LETTERS)]
     words += [first + second for first in LETTERS for second in LETTERS]
     pieces += [(word, normal) for word in words]
-    model = b"".join(_field(1, _piece(text, -float(number), kind)) for number, (text, kind) in enumerate(pieces))
+    model = b"".join(
+        protobuf_field(1, protobuf_piece(text, -float(number), kind)) for number, (text, kind) in enumerate(pieces)
+    )
     # The byte pairs' trainer, and a normalizer that leaves the text alone.
-    model += _field(2, b"\x18\x02") + _field(3, _field(1, b"identity") + b"\x18\x00\x20\x00")
+    model += protobuf_field(2, b"\x18\x02") + protobuf_field(3, protobuf_field(1, b"identity") + b"\x18\x00\x20\x00")
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     ids = {text: number for number, (text, kind) in enumerate(pieces) if kind in (control, unknown)}
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
-        "added_tokens_decoder": {str(number): _added_token(text, number) for text, number in ids.items()},
+        "added_tokens_decoder": {str(number): added_token(text, number) for text, number in ids.items()},
         "chat_template": GEMMA_TEMPLATE,
         "tokenizer_class": "GemmaTokenizer",
         **names,
@@ -501,9 +426,9 @@ def _gemma_tokenizer() -> dict[str, Any]:
     return {
         "tokenizer.model": model,
         # The converter takes the special tokens' numbers from here even when it reads tokenizer.model.
-        "tokenizer.json": _json(
+        "tokenizer.json": json_bytes(
             {
-                "added_tokens": [_added_token(text, number) for text, number in ids.items()],
+                "added_tokens": [added_token(text, number) for text, number in ids.items()],
                 "model": {
                     "type": "BPE",
                     "vocab": {text: number for number, (text, _) in enumerate(pieces)},
@@ -511,13 +436,13 @@ def _gemma_tokenizer() -> dict[str, Any]:
                 },
             }
         ),
-        "tokenizer_config.json": _json(config),
-        "special_tokens_map.json": _json(names),
+        "tokenizer_config.json": json_bytes(config),
+        "special_tokens_map.json": json_bytes(names),
         "rows": len(pieces),
     }
 
 
-def _field(number: int, content: bytes) -> bytes:
+def protobuf_field(number: int, content: bytes) -> bytes:
     """A length-delimited field of a protocol buffer."""
     size, length = len(content), bytearray()
     while True:
@@ -527,8 +452,8 @@ def _field(number: int, content: bytes) -> bytes:
             return bytes([number << 3 | 2, *length]) + content
 
 
-def _piece(text: str, score: float, kind: int) -> bytes:
-    return _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
+def protobuf_piece(text: str, score: float, kind: int) -> bytes:
+    return protobuf_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
 
 
 def _gemma3_text(hidden: int, rows: int) -> dict[str, Any]:
@@ -553,16 +478,16 @@ def _gemma3_text(hidden: int, rows: int) -> dict[str, Any]:
 
 def _gemma3_layers(random: Random, prefix: str, config: dict[str, Any]) -> Tensors:
     hidden, head, feed_forward = config["hidden_size"], config["head_dim"], config["intermediate_size"]
-    tensors = _zeros(f"{prefix}norm.weight", hidden)
+    tensors = zeros(f"{prefix}norm.weight", hidden)
     for layer in range(config["num_hidden_layers"]):
         start = f"{prefix}layers.{layer}."
         for part, heads in (("q", "num_attention_heads"), ("k", "num_key_value_heads"), ("v", "num_key_value_heads")):
             tensors[f"{start}self_attn.{part}_proj.weight"] = random.weights(config[heads] * head, hidden)
         tensors[f"{start}self_attn.o_proj.weight"] = random.weights(hidden, config["num_attention_heads"] * head)
-        tensors |= _zeros(f"{start}self_attn.q_norm.weight", head) | _zeros(f"{start}self_attn.k_norm.weight", head)
+        tensors |= zeros(f"{start}self_attn.q_norm.weight", head) | zeros(f"{start}self_attn.k_norm.weight", head)
         tensors[f"{start}mlp.gate_proj.weight"] = random.weights(feed_forward, hidden)
         tensors[f"{start}mlp.up_proj.weight"] = random.weights(feed_forward, hidden)
         tensors[f"{start}mlp.down_proj.weight"] = random.weights(hidden, feed_forward)
         for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-            tensors |= _zeros(f"{start}{norm}_layernorm.weight", hidden)
+            tensors |= zeros(f"{start}{norm}_layernorm.weight", hidden)
     return tensors

@@ -105,7 +105,10 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (POINTER, "m-Q4_K_M.gguf is not a GGUF that can be used: a GGUF begins with b'GGUF', but this file begins with b'vers'"),
+        (
+            POINTER,
+            "is not a GGUF that can be used: a GGUF begins with b'GGUF', but this file begins with b'vers'",
+        ),
         (b"PK\3\4" + WHOLE[4:], "begins with b'GGUF', but this file begins with"),
         (WHOLE[:100_000], "is not a GGUF that can be used: the tensors end at byte"),
         (WHOLE[:500], "the file ends after 500 bytes, inside its header"),
