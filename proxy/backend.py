@@ -8,7 +8,7 @@ from proxy.sources.plugins import build_sources
 from proxy.store.journal import Journal
 from proxy.timings import DEFAULT, Timings
 from proxy.transfer.bandwidth import Bandwidth
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.streams import MIB, Streams
 from proxy.transfer.transfer import Transfer
 from proxy.transfer.wait_for_ollama import WaitForOllama

@@ -10,7 +10,7 @@ The package works on its own:
 
 The package never parses a template, it only probes it. In this order:
 
-1. `probe` starts a process with time and memory limits (`worker`), which runs `describe`.
+1. `probe` starts a process with time and memory limits (`template_worker`), which runs `describe`.
 2. `sandbox` renders as transformers does, `renderer` in the template's dialect; `detection` finds this dialect.
 3. `search` tries scopes, from the largest to the smallest. In each of them, `learner` renders `conversations` of
    sentinels, `segmentation` splits the outputs at the sentinels, and a `decision_tree` learns the text between them.

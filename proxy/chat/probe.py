@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
-from proxy.chat.worker import LARGEST_ANSWER
+from proxy.chat.template_worker import LARGEST_ANSWER
 from proxy.workers.processes import ask_worker
 from proxy.workers.recent import RecentResults
 
@@ -36,7 +36,9 @@ class Prober:
         return chat
 
     async def _ask(self, question: bytes) -> ChatTemplate:
-        answer = await ask_worker("proxy.chat.worker", [question], seconds=self._seconds, largest=LARGEST_ANSWER)
+        answer = await ask_worker(
+            "proxy.chat.template_worker", [question], seconds=self._seconds, largest=LARGEST_ANSWER
+        )
         try:
             return ChatTemplate.parse(json.loads(answer))
         except (ValueError, KeyError, TypeError):

@@ -10,9 +10,9 @@ One conversion:
 `convert` reads parsed headers and small files only. The data of the GGUF is `pieces`: fixed bytes, or byte ranges of
 the source with a transform, which the caller applies while it downloads. Read in this order:
 
-1. `families`: what each architecture declares, as data (`families/rules`). `config` reads config.json key by key;
+1. `families`: what each architecture declares, as data (`families/rules`). `model_config` reads config.json key by key;
    `unread_keys` and `ignored_keys` decide about every key that a family did not read.
-2. `targets` and `apply_rules`: which ranges (`sources`) and changes (`transforms`) make each tensor.
+2. `targets` and `apply_rules`: which ranges (`tensor_sources`) and changes (`transforms`) make each tensor.
 3. `hyperparameters` and `description`: metadata from config.json, and from the repository's name and card.
 4. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
    (`sentencepiece`, `unigram`, `wordpiece`; `pretokenizers` for byte-level BPE), and `special_tokens` and `spaces`.

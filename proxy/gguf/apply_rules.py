@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import accumulate, islice
 from math import prod
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.rules import (
     AddOne,
     Auxiliary,
@@ -29,7 +28,8 @@ from proxy.gguf.families.rules import (
     Ungrouped,
     Unused,
 )
-from proxy.gguf.sources import MATRIX, TYPES, LocatedTensor, MatchedTensor, SourceRange, Target
+from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.tensor_sources import MATRIX, TYPES, LocatedTensor, MatchedTensor, SourceRange, Target
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
 from proxy.gguf.transforms import (
     MXFP4_BYTES,

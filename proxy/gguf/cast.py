@@ -3,9 +3,9 @@
 from dataclasses import replace
 from functools import partial
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, engine_for, engine_names
-from proxy.gguf.sources import SourceRange, Target
+from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.tensor_sources import SourceRange, Target
 from proxy.gguf.tensor_types import already_quantized
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chain, to_f32

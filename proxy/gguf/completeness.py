@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import output_names
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import BLOCK, TensorName
 
 _LAYER_PREFIX = f"{BLOCK}{{}}."

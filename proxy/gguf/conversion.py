@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from proxy.gguf.cast import cast
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.common_tensors import DENSE
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType, write_header
 from proxy.gguf.loadable import check_loadable
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.requantize import QUANTIZATION_VERSION
-from proxy.gguf.sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
+from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles

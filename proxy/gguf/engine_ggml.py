@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from proxy.gguf.config import CannotConvert
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import BLOCKS, TensorType
 from proxy.gguf.transforms import WIDTHS
 

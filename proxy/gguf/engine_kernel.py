@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from proxy.gguf import _kernel
-from proxy.gguf.config import CannotConvert
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import BLOCKS, TensorType
 
 _SCALES: Mapping[TensorType, tuple[int, ...]] = {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from proxy.gguf.config import CannotConvert
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import TensorType
 from proxy.gguf.transforms import WIDTHS
 

@@ -8,8 +8,8 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.header import Field, ValueType
+from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 
 Pairs = Iterator[tuple[str, Field]]

@@ -8,10 +8,10 @@ Without these checks, a config.json that does not fit its weights would make a f
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from proxy.gguf.config import MAX_BLOCKS, CannotConvert
 from proxy.gguf.families.common_tensors import SHARED_EXPERT_STEMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
+from proxy.gguf.model_config import MAX_BLOCKS, CannotConvert
 from proxy.gguf.tensors import TensorInfo, TensorName
 
 _SHAPES: Mapping[str, str] = {

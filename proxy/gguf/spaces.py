@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.gguf.config import CannotConvert
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import SENTENCEPIECE, TOKENIZER
 from proxy.gguf.tokens import SPACE

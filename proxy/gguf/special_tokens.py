@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig, as_integer
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import CannotConvert, ModelConfig, as_integer
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TOKENIZER, TOKENIZER_CONFIG, TokenizerFiles, read_added_tokens_decoder
 

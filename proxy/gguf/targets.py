@@ -6,11 +6,11 @@ from math import prod
 
 from proxy.gguf.apply_rules import apply, apply_mxfp4, apply_stacked
 from proxy.gguf.completeness import check_complete
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MAX_DIMENSIONS
-from proxy.gguf.sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, SourceTensor, Target
+from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.tensor_sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
 

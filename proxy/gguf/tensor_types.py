@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import ARCHITECTURE, Field
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType, shown
 
 F16, Q4_0, Q5_0, Q5_1, Q8_0 = TensorType.F16, TensorType.Q4_0, TensorType.Q5_0, TensorType.Q5_1, TensorType.Q8_0

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.sentencepiece import MAX_TOKENS
 from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.tensors import shown

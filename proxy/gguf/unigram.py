@@ -4,9 +4,9 @@ from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.spaces import metaspace_scheme
 from proxy.gguf.special_tokens import merge_added_tokens

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.config import LOCAL_ROPE_PREFIX, ROPE_PREFIX, CannotConvert, ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.ignored_keys import HARMLESS_IN_ROPE, is_harmless
+from proxy.gguf.model_config import LOCAL_ROPE_PREFIX, ROPE_PREFIX, CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
 KNOWN_TRANSFORMERS = (5, 24)

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from proxy.gguf import unigram, wordpiece
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.sentencepiece import BPE, TokenPiece, count_pieces, read_model_type, read_pieces
 from proxy.gguf.sentencepiece import PieceType as Type

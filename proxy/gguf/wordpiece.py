@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.special_tokens import merge_added_tokens
 from proxy.gguf.tensors import shown

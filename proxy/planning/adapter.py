@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import Refusal
-from proxy.gguf.config import as_integer
 from proxy.gguf.header import Field, write_header
+from proxy.gguf.model_config import as_integer
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 from proxy.gguf.transforms import Transform, interleave, multiply
 from proxy.planning.json_files import UPLOAD_AGAIN, json_object

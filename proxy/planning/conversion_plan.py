@@ -12,7 +12,7 @@ from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.conversion import Conversion, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
-from proxy.gguf.sources import FixedBytes, SourceRange, SourceTensor
+from proxy.gguf.tensor_sources import FixedBytes, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos

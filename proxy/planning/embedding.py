@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Pooling
 from proxy.gguf.families.common_tensors import DENSE
-from proxy.gguf.sources import SourceTensor
+from proxy.gguf.tensor_sources import SourceTensor
 from proxy.planning.json_files import UPLOAD_AGAIN, json_object, json_value
 from proxy.planning.weights import CONFIG, NotConvertible
 

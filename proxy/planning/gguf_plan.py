@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import GgufHeader, Incomplete, read_header
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.gguf.split import COUNT, MergedGguf, Padding, ShardRange, SplitName, merge
 from proxy.gguf.tensor_types import ModelFacts, is_quantized

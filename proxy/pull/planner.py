@@ -28,7 +28,7 @@ from proxy.planning.conversion_plan import (
     kept_quantization,
     plan_conversion,
 )
-from proxy.planning.convert import converter
+from proxy.planning.conversion_process import converter
 from proxy.planning.embedding import MODULES, module_files, pooling_of
 from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
 from proxy.planning.gguf_plan import plan_gguf, plan_native

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 
 from proxy.gguf.tokenizer_files import SPECIALS, TOKENIZER, TOKENIZER_CONFIG
+from proxy.tokenizing.token_worker import LARGEST_ANSWER, build_question
 from proxy.tokenizing.verdict import Verdict, not_compared
-from proxy.tokenizing.worker import LARGEST_ANSWER, build_question
 from proxy.workers.processes import LoopLock, ask_worker
 from proxy.workers.recent import RecentResults
 
@@ -44,7 +44,9 @@ class Comparer:
         return verdict
 
     async def _ask(self, question: Sequence[bytes]) -> Verdict:
-        answer = await ask_worker("proxy.tokenizing.worker", question, seconds=self._seconds, largest=LARGEST_ANSWER)
+        answer = await ask_worker(
+            "proxy.tokenizing.token_worker", question, seconds=self._seconds, largest=LARGEST_ANSWER
+        )
         try:
             return Verdict.parse(json.loads(answer))
         except (ValueError, KeyError, TypeError):

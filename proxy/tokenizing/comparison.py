@@ -1,6 +1,6 @@
 """Compares a repository's tokenizer.json with llama.cpp's reading of the GGUF made from it. Pure.
 
-It imports the `tokenizers` package, which the server must not load: import it from `worker` only.
+It imports the `tokenizers` package, which the server must not load: import it from `token_worker` only.
 """
 
 import json

@@ -5,7 +5,7 @@ import logging
 import random
 
 from proxy.errors import Interrupted, ProxyError, SourceError
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import ProgressListener
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from proxy.sources.base import Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.tasks import gather_or_cancel
 from proxy.transfer.assembly import check_digest
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import BlobProgress, Progress
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber, UploadListener

@@ -12,7 +12,7 @@ from proxy.errors import Interrupted
 from proxy.planning.recipe import Recipe, Span
 from proxy.sources.base import Repository
 from proxy.transfer.admission import Stream
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from proxy.workers.limits import READY
+from proxy.workers.process_limits import READY
 
 _ROOT = Path(__file__).parents[2]
 _START_SECONDS = 30.0

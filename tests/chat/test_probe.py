@@ -112,7 +112,11 @@ async def test_a_worker_that_cannot_start_is_a_warning(monkeypatch: pytest.Monke
 def run_worker(source: str) -> subprocess.CompletedProcess[bytes]:
     question = json.dumps({"jinja": source, "facts": FACTS.as_json()}).encode()
     return subprocess.run(
-        [sys.executable, "-m", "proxy.chat.worker"], input=question, capture_output=True, timeout=60, check=False
+        [sys.executable, "-m", "proxy.chat.template_worker"],
+        input=question,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
 
 

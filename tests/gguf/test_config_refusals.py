@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.gguf.config import CannotConvert
+from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.llama import MINISTRAL3
 from tests.gguf.tiny_repositories.repository import YARN

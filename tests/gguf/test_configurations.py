@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from proxy.gguf import conversion
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import read_header
 from proxy.gguf.ignored_keys import is_harmless
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.unread_keys import check_unread_keys
 from tests.gguf.tiny_repositories import REPOSITORIES

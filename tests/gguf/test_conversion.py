@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from proxy.gguf.conversion import ModelDescription, convert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header
-from proxy.gguf.sources import SourceRange
+from proxy.gguf.tensor_sources import SourceRange
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
 from tests.gguf.differences import ADD_EOS, HALVES, ONLY_OURS, ONLY_THEIRS, WITHOUT_FIGURES, llama_cpp_figures

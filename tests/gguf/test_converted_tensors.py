@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import read_header
+from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import EXPERTS, HEAD, HEADS, HIDDEN, Weights
 from tests.gguf.tiny_repositories.tokenizer import dump

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from proxy.errors import Refusal
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.families import NOT_SERVED
 from proxy.gguf.header import read_header
+from proxy.gguf.model_config import CannotConvert
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.conversion_plan import architecture_of
 from proxy.planning.embedding import pooling_of

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.gguf import engine_ggml
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.engine import Engine, engine_for
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import BLOCKS, TensorType
 from proxy.gguf.transforms import WIDTHS
 from tests.kit.dtypes import numbers_of_all_sizes, to_floats, weights

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.header import read_header
 from proxy.gguf.hyperparameters import llama3_frequencies
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import GgufError
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import YARN

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.families.qwen3_next import QWEN3_NEXT
 from proxy.gguf.header import Field
 from proxy.gguf.loadable import check_loadable
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import TensorInfo, TensorType
 
 METADATA: Mapping[str, Field] = {

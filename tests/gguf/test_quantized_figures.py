@@ -11,8 +11,8 @@ from functools import lru_cache
 import pytest
 
 from proxy.gguf.cast import cast_transform
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import GgufHeader, read_header
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from tests.gguf.make_quantized import NAMES, REFUSED, SMOLLM2, converted, data_digest, figures, types_digest

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from proxy.gguf.cast import cast, cast_transform
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import read_header
-from proxy.gguf.sources import SourceRange, Target
+from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.tensor_sources import SourceRange, Target
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import chain, interleave, transpose

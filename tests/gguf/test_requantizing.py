@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import ValueType
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.requantize import TransformedRange, requantize
 from proxy.gguf.tensors import GgufError, TensorType
 from tests.gguf import oracle

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, ValueType
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, is_quantized, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType
 from tests.gguf.make_tensor_types import FIGURES, MODELS, REFUSED, group_by_type

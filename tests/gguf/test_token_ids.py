@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.gguf.config import CannotConvert
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.pretokenizers import PRE_TOKENIZER_NAMES, name_pre_tokenizer
 from tests.gguf.pre_tokenizer_cases import (
     DEVIATIONS,

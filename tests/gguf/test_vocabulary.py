@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.pretokenizers import name_pre_tokenizer
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.conversion import ModelDescription, convert
+from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import REPOSITORIES

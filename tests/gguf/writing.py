@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.header import GgufHeader, ValueType
-from proxy.gguf.sources import FixedBytes, SourceRange
+from proxy.gguf.tensor_sources import FixedBytes, SourceRange
 from proxy.gguf.tensors import TensorType
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of

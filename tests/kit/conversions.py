@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
-from proxy.gguf.sources import SourceRange
+from proxy.gguf.tensor_sources import SourceRange
 from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import SafetensorsHeader, header_size, read_header

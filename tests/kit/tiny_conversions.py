@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.gguf.conversion import Conversion
 from proxy.gguf.header import GgufHeader, read_header
-from proxy.gguf.sources import FixedBytes
+from proxy.gguf.tensor_sources import FixedBytes
 from proxy.gguf.tensors import GgufError, TensorInfo
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import Weights

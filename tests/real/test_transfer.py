@@ -13,7 +13,7 @@ from proxy.sources.huggingface import HuggingFace
 from proxy.standins.hub import StandInHub
 from proxy.store.journal import Journal
 from proxy.transfer.bandwidth import Bandwidth
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer

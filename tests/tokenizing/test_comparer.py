@@ -10,8 +10,8 @@ import pytest
 
 from proxy.tokenizing.comparer import Comparer, compare
 from proxy.tokenizing.comparison import compare_tokenizers
+from proxy.tokenizing.token_worker import build_question
 from proxy.tokenizing.verdict import Verdict
-from proxy.tokenizing.worker import build_question
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.writing import plan
 
@@ -79,7 +79,7 @@ async def test_a_broken_file_is_a_remark(tokenizer: bytes) -> None:
     assert "could not be compared" in remark
 
 
-WORKER_WITH_LIMITS = "import sys, proxy.tokenizing.worker as w; w._SECONDS, w._MEMORY = {}; w.main()"
+WORKER_WITH_LIMITS = "import sys, proxy.tokenizing.token_worker as w; w._SECONDS, w._MEMORY = {}; w.main()"
 
 
 def run_worker(seconds: float, memory: int) -> subprocess.CompletedProcess[bytes]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from proxy.chat.describe import describe
-from proxy.gguf.config import CannotConvert
 from proxy.gguf.header import Field, read_header, write_header
+from proxy.gguf.model_config import CannotConvert
 from proxy.planning.modelfile import chat_metadata_of_files
 from proxy.tokenizing.comparison import compare_tokenizers
 from proxy.tokenizing.verdict import Verdict

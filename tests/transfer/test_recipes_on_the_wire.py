@@ -25,7 +25,7 @@ from proxy.store.journal import Journal
 from proxy.transfer import upload as upload_module
 from proxy.transfer import window
 from proxy.transfer.bandwidth import Bandwidth
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer

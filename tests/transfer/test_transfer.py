@@ -15,7 +15,7 @@ from proxy.sources.base import RepositoryFile
 from proxy.standins.ollama import StandInOllama
 from proxy.store.journal import Journal
 from proxy.transfer.bandwidth import Bandwidth
-from proxy.transfer.limits import FetchLimits
+from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import Progress
 from proxy.transfer.streams import Streams
 from proxy.transfer.transfer import Transfer

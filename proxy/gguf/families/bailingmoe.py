@@ -1,11 +1,11 @@
 """Ling 2 (Bailing MoE 2). Pure."""
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED
 from proxy.gguf.families.common_tensors import LAYER, MLP, NORMS, ROUTED_EXPERTS, SHARED_EXPERTS
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, flag, number, partial_head_dimensions
+from proxy.gguf.model_config import ModelConfig
 
 
 def _no_prediction_layers(config: ModelConfig) -> Pairs:

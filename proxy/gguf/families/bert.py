@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import RowsFrom, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, always
+from proxy.gguf.model_config import ModelConfig
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 ENCODER_LAYER = "encoder.layer.{}."

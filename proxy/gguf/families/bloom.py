@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.rules import MergedQkv, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, number
+from proxy.gguf.model_config import ModelConfig
 
 _TENSORS: Mapping[str, Rule | str] = {
     "word_embeddings": "token_embd",

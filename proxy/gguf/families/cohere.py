@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, check_rope_base, head_dim, no_rope_scaling, window_pattern
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -16,6 +15,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, number, partial_rope_dimensions
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _COHERE_TENSORS: Mapping[str, Rule | str] = {
     **EMBEDDING_AND_OUTPUT,

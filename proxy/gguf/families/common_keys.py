@@ -6,9 +6,9 @@ that llama.cpp would run differently.
 
 from collections.abc import Collection, Mapping
 
-from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, Writer, llama3_frequencies
+from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 

@@ -5,8 +5,8 @@ The keys are names in the weights, and the values are names in the GGUF (see pro
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.rules import Permuted, Rule, Size, Split, Stacked
+from proxy.gguf.model_config import ModelConfig
 
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 DENSE = ("dense_2", "dense_3")

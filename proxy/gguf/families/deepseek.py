@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, no_rope_scaling
 from proxy.gguf.families.common_tensors import (
     ATTENTION_BIAS,
@@ -19,6 +18,7 @@ from proxy.gguf.families.llama import LLAMA_TENSORS
 from proxy.gguf.families.rules import MlaKvB
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 DEEPSEEK = Family(
     "deepseek",

@@ -1,6 +1,5 @@
 """Baidu's ERNIE 4.5, dense and with experts. Pure."""
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, space_prefix
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -18,6 +17,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, count
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
 ERNIE_TRAINING_KEYS = frozenset(

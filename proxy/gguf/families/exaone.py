@@ -1,10 +1,10 @@
 """LG's EXAONE 3 and EXAONE 4. Pure."""
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, LLAMA_ROPES, rope_frequencies, rotary_dimensions, sliding_layers
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.olmo import OLMO2_TENSORS
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, number
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _LAYER = "transformer.h.{}."
 

@@ -1,10 +1,10 @@
 """Falcon, in its new decoder architecture. Pure."""
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import MergedQkv
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import always, count, number
+from proxy.gguf.model_config import ModelConfig
 
 _LAYER = "transformer.h.{}."
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, check_unlimited_steps, head_dim
 from proxy.gguf.families.common_tensors import BOTH_BIASES, LAYER, same_shape
 from proxy.gguf.families.family import Family
@@ -10,6 +9,7 @@ from proxy.gguf.families.llama import LLAMA_BIASES
 from proxy.gguf.families.mamba import MAMBA2_SHAPES, mamba2_tensors
 from proxy.gguf.families.rules import Reshaped, Scaled
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, count, number, rope_base
+from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 
 _Shares = tuple[tuple[int, tuple[float, ...]], ...]
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_tensors import QKV
 from proxy.gguf.families.rules import Rule
 from proxy.gguf.families.text_part import TextPart
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 _LEGACY_NORM_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}

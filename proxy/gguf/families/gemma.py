@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import rope_bases, window_pattern
 from proxy.gguf.families.common_tensors import ATTENTION, BARE_PREFIXES, DENSE, LAYER, MLP
 from proxy.gguf.families.family import Family
@@ -12,6 +11,7 @@ from proxy.gguf.families.rules import AddOne, Rule
 from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer, count, nonzero, number
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, ModelConfig, as_integer
 from proxy.gguf.families.common_keys import rope_bases, sliding_by_layer
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -22,6 +21,7 @@ from proxy.gguf.families.rules import Padded, Stacked
 from proxy.gguf.families.text_part import VISION_AUDIO_TEXT
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
+from proxy.gguf.model_config import CannotConvert, ModelConfig, as_integer
 from proxy.gguf.tensors import shown
 
 _OWN_KV_LAYERS = 20

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, window_pattern
 from proxy.gguf.families.common_tensors import ATTENTION, EMBEDDING_AND_OUTPUT, LAYER, QKV
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Auxiliary, Deinterleaved, Mxfp4Experts, Rule
 from proxy.gguf.hyperparameters import BASIC, count
+from proxy.gguf.model_config import ModelConfig
 
 _EXPERTS = LAYER + "mlp.experts."
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import (
     ANY_SILU,
     LLAMA_ROPES,
@@ -28,6 +27,7 @@ from proxy.gguf.families.mamba import MAMBA2_SHAPES, UNLIMITED_CONTEXT, mamba2_t
 from proxy.gguf.families.rules import Rule, Split
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, count, nonzero, number, rope_dimensions
+from proxy.gguf.model_config import ModelConfig
 
 GRANITE_KEYS = (
     *BASIC,

@@ -1,12 +1,12 @@
 """InternLM 2. Pure."""
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED
 from proxy.gguf.families.common_tensors import LAYER
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import SplitQkv
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import ModelConfig
 from proxy.gguf.sentencepiece import adds_dummy_prefix
 from proxy.gguf.tokenizer_files import TokenizerFiles, read_added_tokens_decoder
 

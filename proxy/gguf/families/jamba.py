@@ -1,6 +1,5 @@
 """AI21's Jamba: layers of attention among layers of Mamba, some with experts. Pure."""
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU
 from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count
 from proxy.gguf.families.family import Family
@@ -8,6 +7,7 @@ from proxy.gguf.families.mamba import MAMBA_SHAPES, mamba_tensors
 from proxy.gguf.families.rules import Stacked
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, count, number
+from proxy.gguf.model_config import ModelConfig
 
 
 def _layers(config: ModelConfig) -> Pairs:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.bert import (
     BIDIRECTIONAL,
     EMBEDDINGS_AND_ATTENTION,
@@ -15,6 +14,7 @@ from proxy.gguf.families.common_tensors import FUSED_MLP_SHAPES, QKV, size_from
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule, Split
 from proxy.gguf.hyperparameters import BASIC
+from proxy.gguf.model_config import ModelConfig
 
 _GATE_SIZE = size_from("intermediate_size")
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig, finite
 from proxy.gguf.families.common_keys import (
     ANY_SILU,
     check_layer_types,
@@ -25,6 +24,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number
+from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles, is_id
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import check_layer_types
 from proxy.gguf.families.common_tensors import ATTENTION, LAYER, expert_count, size_from, squeezed
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule, Split, Stacked
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _TENSORS: Mapping[str, Rule | str] = {
     "model.embed_tokens": "token_embd",

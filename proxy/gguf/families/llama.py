@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import (
     ANY_SILU,
     LLAMA_ROPES,
@@ -28,6 +27,7 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Stacked
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, rope_dimensions
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 LLAMA_TENSORS = {**EMBEDDING_AND_OUTPUT, **NORMS, **PERMUTED_ATTENTION, **MLP}

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.common_tensors import same_shape, squeezed
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Reshaped, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, always, count, number
+from proxy.gguf.model_config import ModelConfig
 
 UNLIMITED_CONTEXT = 1 << 20
 """The context length of models without positions."""

@@ -1,12 +1,12 @@
 """OpenBMB's MiniCPM: a Llama with three scales. Pure."""
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU
 from proxy.gguf.families.common_tensors import ATTENTION_BIAS
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_BIASES, LLAMA_TENSORS
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, longrope_factors
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
 

@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, LLAMA_ROPES, check_no_window, head_dim
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_KEYS, LLAMA_TENSORS, MISTRAL
 from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
 

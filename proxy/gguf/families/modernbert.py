@@ -1,12 +1,12 @@
 """ModernBERT: an encoder that embeds texts, with RoPE and sliding windows. Pure."""
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.bert import BIDIRECTIONAL
 from proxy.gguf.families.common_keys import no_rope_scaling, rope_bases, sliding_by_layer
 from proxy.gguf.families.common_tensors import FUSED_MLP_SHAPES
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, number
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 
 def _windows(config: ModelConfig) -> Pairs:

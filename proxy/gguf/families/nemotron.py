@@ -1,12 +1,12 @@
 """NVIDIA's Nemotron 3 and 4. Pure."""
 
-from proxy.gguf.config import ModelConfig, finite
 from proxy.gguf.families.common_keys import UNTIED, head_dim
 from proxy.gguf.families.common_tensors import ATTENTION, BOTH_BIASES, EMBEDDING_AND_OUTPUT, LAYER, QKV
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import AddOne
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, number
+from proxy.gguf.model_config import ModelConfig, finite
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import check_layer_types, head_dim
 from proxy.gguf.families.common_tensors import ATTENTION_BIAS, LAYER, PERMUTED_ATTENTION, QKV, expert_count
 from proxy.gguf.families.family import Family
@@ -12,6 +11,7 @@ from proxy.gguf.families.mamba import GROUP_COUNT_KEYS, MAMBA2_SHAPES, UNLIMITED
 from proxy.gguf.families.rules import Rule, Stacked, stems_of
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import VOCABULARY_SIZE, Pairs, always, count, flag, number, rope_base
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 _MIXER = LAYER + "mixer."
 

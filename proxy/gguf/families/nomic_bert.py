@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy.gguf.config import ModelConfig
 from proxy.gguf.families.bert import BIDIRECTIONAL, NORM_STEMS, token_type_count
 from proxy.gguf.families.common_keys import ANY_SILU, check_rope_base
 from proxy.gguf.families.common_tensors import expert_count
@@ -11,6 +10,7 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Rule, StackedExperts, Unused
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, count
+from proxy.gguf.model_config import ModelConfig
 
 _LAYER = "encoder.layers.{}."
 

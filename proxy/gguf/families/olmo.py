@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, rope_bases, sliding_layers
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -19,6 +18,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, Pairs, always, number
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 
 OLMO = Family(
     "olmo",

@@ -2,7 +2,6 @@
 
 import math
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import (
     ANY_SILU,
     UNTIED,
@@ -15,6 +14,7 @@ from proxy.gguf.families.common_tensors import EMBEDDING_AND_OUTPUT, FUSED_MLP_S
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs, count, longrope_factors, number, rope_base
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.gguf.config import CannotConvert, ModelConfig
 from proxy.gguf.families.common_keys import ANY_SILU
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -22,6 +21,7 @@ from proxy.gguf.families.rules import AddOne, Copy, Reordered, Reshaped, Rule, S
 from proxy.gguf.families.text_part import TextPart
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
 _FIXED_YARN: Mapping[str, tuple[object, ...]] = {

@@ -7,7 +7,7 @@ stands for each number in the source's name. A `Size` is a number that depends o
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from proxy.gguf.config import ModelConfig
+from proxy.gguf.model_config import ModelConfig
 from proxy.gguf.tensors import TensorName
 
 Size = Callable[[ModelConfig], int]

@@ -123,7 +123,7 @@ async def test_every_quantization_is_the_converters_file(
 async def test_a_plan_made_in_a_process_is_the_same(
     client: Client, hub: StandInHub, ollama: StandInOllama, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("proxy.planning.convert.THREAD_BYTES", 0)
+    monkeypatch.setattr("proxy.planning.conversion_process.THREAD_BYTES", 0)
     files = REPOSITORIES[name].files()
     hub.add("acme/tiny", files)
     tag = "mxfp4_moe" if name == "gpt_oss" else "q4_k_m"

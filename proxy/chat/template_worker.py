@@ -1,9 +1,9 @@
-"""The process that probes one template: `python -m proxy.chat.worker`, one question, one answer, both in JSON."""
+"""The process that probes one template: `python -m proxy.chat.template_worker`, one question, one answer, in JSON."""
 
 import json
 
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
-from proxy.workers.limits import answer_once
+from proxy.workers.process_limits import answer_once
 
 LARGEST_ANSWER = 1024 * 1024
 _MEMORY = 768 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""The process that compares one tokenizer: `python -m proxy.tokenizing.worker`, one question, one answer.
+"""The process that compares one tokenizer: `python -m proxy.tokenizing.token_worker`, one question, one answer.
 
 The question starts with a line of JSON: the sample conversation and the sizes of the parts. The parts follow in the
 order of their paths: the GGUF's header and the repository's files.
@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 
 from proxy.tokenizing.verdict import Verdict, not_compared
-from proxy.workers.limits import answer_once
+from proxy.workers.process_limits import answer_once
 
 LARGEST_ANSWER = 64 * 1024
 HEADER = ""

@@ -1,4 +1,4 @@
-"""The process that plans large conversions, `python -m proxy.planning.worker`: it reads calls and writes answers.
+"""The process that plans large conversions, `python -m proxy.planning.plan_worker`: it reads calls and writes answers.
 
 A call is a pickle of one of our functions and its arguments. An answer is the size of a pickle, and the pickle.
 """
@@ -8,7 +8,7 @@ import pickle
 import sys
 from typing import Any
 
-from proxy.workers.limits import announce_ready, limit_time
+from proxy.workers.process_limits import announce_ready, limit_time
 
 SIZE_BYTES = 8
 _MEMORY = 4 * 1024 * 1024 * 1024

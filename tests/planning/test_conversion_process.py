@@ -14,7 +14,7 @@ from proxy.config import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
-from proxy.planning.convert import THREAD_BYTES, Converter, converter
+from proxy.planning.conversion_process import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
 from proxy.planning.modelfile import ChatMetadata, Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
@@ -84,7 +84,7 @@ async def test_a_refusal_is_the_same_and_the_process_goes_on() -> None:
     ("error", "raised", "text"), [(KeyError, KeyError, "x"), (MemoryError, Refusal, "too much memory")]
 )
 async def test_what_goes_wrong_there_is_raised_here(error: type[Exception], raised: type[Exception], text: str) -> None:
-    async with start_worker("proxy.planning.worker") as worker:
+    async with start_worker("proxy.planning.plan_worker") as worker:
         with pytest.raises(raised, match=text):
             await Converter(worker)._call(_Raises(error))
 
@@ -110,7 +110,7 @@ async def test_what_is_small_needs_no_process(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_an_ended_process_is_explained() -> None:
-    async with start_worker("proxy.planning.worker") as worker:
+    async with start_worker("proxy.planning.plan_worker") as worker:
         worker._process.kill()
         await worker._process.wait()
         with pytest.raises(Refusal, match="has ended: the repository's small files need too much time or memory"):
@@ -119,7 +119,7 @@ async def test_an_ended_process_is_explained() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="this platform has no such clock")
 def test_the_process_ends_itself_after_its_time_of_the_processor() -> None:
-    program = "import proxy.planning.worker as w; w._SECONDS = 0.01; w.main()"
+    program = "import proxy.planning.plan_worker as w; w._SECONDS = 0.01; w.main()"
     # Of a sum that takes hours.
     call = b"c__builtin__\nsum\n(c__builtin__\nrange\n(I100000000000\ntRt\x86."
     ended = subprocess.run([sys.executable, "-c", program], input=call, capture_output=True, timeout=60, check=False)

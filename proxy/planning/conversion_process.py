@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Conversion
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
+from proxy.planning.plan_worker import SIZE_BYTES
 from proxy.planning.recipe import Literal, Range, Recipe
-from proxy.planning.worker import SIZE_BYTES
 from proxy.workers.processes import LoopLock, Worker, start_worker
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_ONE_WORKER.lock())
         try:
-            worker = await stack.enter_async_context(start_worker("proxy.planning.worker"))
+            worker = await stack.enter_async_context(start_worker("proxy.planning.plan_worker"))
         except OSError as error:
             raise Refusal(
                 f"the process that plans conversions does not start ({error}); free memory on the proxy's machine, and "
