@@ -76,14 +76,14 @@ async def test_ollamas_own_pull_is_followed(
     pull = StandInOllama._pull_natively
 
     async def slowly(self: StandInOllama, name: str, lines: Any, **options: Any) -> None:
-        write_line = lines.say
+        write_line = lines.send
 
-        async def say(line: dict[str, Any]) -> None:
+        async def send(line: dict[str, Any]) -> None:
             await write_line(line)
             if line.get("completed") == 2_000_000:
                 await go_on.wait()
 
-        monkeypatch.setattr(lines, "say", say)
+        monkeypatch.setattr(lines, "send", send)
         await pull(self, name, lines, **options)
 
     monkeypatch.setattr(StandInOllama, "_pull_natively", slowly)
