@@ -31,7 +31,7 @@ def weight_bytes(hub: StandInHub, path: str = ".gguf") -> int:
 async def pull(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, name: str = NAME, /, **sections: Any
 ) -> Lines:
-    """`Client.pull` through a proxy with these settings."""
+    """Pull through a proxy that has these settings and runs only for this pull."""
     async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
         return await Client(app.address.url, session).pull(name, insecure=True)
 

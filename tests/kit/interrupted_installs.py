@@ -1,4 +1,4 @@
-"""Scripted trouble of Ollama while a model is installed."""
+"""Scripted failures of Ollama while the proxy installs a model."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +29,7 @@ restarting: list[asyncio.Task[None]] = []
 
 
 class Script:
-    """Interferes with the n-th call of one kind, once. `held` waits before and after it until `go` is set."""
+    """Interferes once, with the n-th call of `step`: it runs `trouble`, or sets `held` and waits for `go`."""
 
     def __init__(self, ollama: StandInOllama, step: str, number: int, trouble: Trouble | None = None) -> None:
         self._ollama = ollama
@@ -63,7 +63,7 @@ async def proxy(
 
 
 def weights(ollama: StandInOllama, name: str) -> str:
-    """The digest of a model's weights. All its blobs have to be there."""
+    """The digest of a model's weights. Checks that Ollama has all blobs of the model."""
     model = ollama.models[name]
     assert {layer.digest for layer in model.layers} <= ollama.blobs.keys()
     return next(layer.digest for layer in model.layers if layer.kind == "model")

@@ -30,7 +30,7 @@ SLOW = 200_000
 
 
 class Attached:
-    """A client during its pull. `lines` has the lines that it has read."""
+    """A client of a running pull. `lines` are the lines that it has read so far."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ class Attached:
 
 
 UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
-"""Settings: Ollama does not reach the proxy for a manifest, so that models are made by creates."""
+"""Settings: Ollama cannot reach the proxy for a manifest, so that the proxy creates the models."""
 WAYS = [pytest.param({}, id="manifest"), pytest.param(UNREACHED, id="create")]
 
 
@@ -99,12 +99,12 @@ def weights_of(files: dict[str, bytes]) -> dict[str, int]:
 
 
 def weight_uploads(ollama: StandInOllama) -> list[str]:
-    """Uploads of weights, including those that did not end."""
+    """Uploads of weights, including unfinished ones."""
     return uploads(ollama, least=LARGEST_SMALL_FILE)
 
 
 def named_models(ollama: StandInOllama) -> list[str]:
-    """The models that got their names, in order."""
+    """The final names of the installed models, in order."""
     creates = [body["model"] for body in created(ollama)]
     copies = [body["destination"] for body in bodies(ollama, "/api/copy")]
     return [name for name in (*creates, *copies) if not TEMPORARY.fullmatch(name)]
@@ -121,7 +121,7 @@ async def remove(client: Client, **body: str) -> tuple[int, bytes]:
 
 
 async def start_transfer(app: App, client: Client, name: str = NAME) -> Attached:
-    """A client of a pull in transfer: some bytes have reached Ollama, but most have not."""
+    """Attach a client, and wait until some bytes of its pull have reached Ollama, but not most of them."""
     attached = Attached(client, name)
     await eventually(lambda: attached.completed)
     assert newest(app).state == "transferring"

@@ -1,4 +1,4 @@
-"""Modelfiles for tests: chat metadata of tiny repositories, and what is chosen from it."""
+"""Modelfiles for tests: chat metadata of tiny repositories, and the choice from it."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def chosen(
     adds_bos: bool | None = None,
     embeds: bool = False,
 ) -> Modelfile:
-    """For a safetensors repository; `chat` is the result of probing, if there is a Jinja."""
+    """The Modelfile for a safetensors repository. `chat` is the probed template; it needs a Jinja template."""
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
     metadata = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
     probed = chat if metadata.jinja else None
@@ -60,7 +60,7 @@ def chosen(
 
 
 def gguf(**metadata: Field) -> GgufHeader:
-    """Two underscores in a key stand for a dot."""
+    """A header with more metadata. Two underscores in a key stand for a dot."""
     fields = {
         "general.architecture": Field.string("llama"),
         "tokenizer.ggml.tokens": Field.strings(["<unk>", "<s>", "</s>", "<|im_end|>", "a"]),

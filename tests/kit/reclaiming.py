@@ -1,4 +1,4 @@
-"""Helpers for tests of reclaiming: a proxy that reclaims, and what an Ollama holds after it."""
+"""Helpers for tests of reclaiming: a proxy that reclaims, and checks of what Ollama still stores."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +39,7 @@ def assert_clean(ollama: StandInOllama) -> None:
 
 
 def pull_uploads(ollama: StandInOllama) -> list[str]:
-    """Without the configs of removals."""
+    """The uploads of pulls, without the configs that removals upload."""
     return [path for path in uploads(ollama) if not path.endswith(reclaim.CONFIG.digest)]
 
 
@@ -66,7 +66,7 @@ async def proxy(
 
 
 class Gate:
-    """Holds the calls of a method until it is opened."""
+    """Holds the calls of a method until `open` is set."""
 
     def __init__(self, work: Work) -> None:
         self._work = work

@@ -36,7 +36,7 @@ def added_token(text: str, number: int) -> dict[str, Any]:
 
 
 def qwen_tokenizer() -> dict[str, Any]:
-    """The byte pairs of the tiny Llama with Qwen's pattern and token names; `rows` is the number of tokens."""
+    """The tiny Llama's byte pairs with Qwen's pattern and token names. `rows` is the number of tokens."""
     tokenizer = json.loads(tiny_llama()["tokenizer.json"])
     base = len(tokenizer["model"]["vocab"])
     tokenizer["added_tokens"] = [added_token(text, base + number) for number, text in enumerate(QWEN_SPECIALS)]
