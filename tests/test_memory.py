@@ -68,7 +68,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def large_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes | Path], dict[str, str]]:
-    """Its files, and the digest of the weights, which would take too long for each test."""
+    """The files, and the digest of the weights. Computing it for each test would take too long."""
     header, end = {}, 0
     for name, shape in SHAPES.items():
         start, end = end, end + 2 * prod(shape)

@@ -91,7 +91,7 @@ def _fused_experts(weights: Weights) -> None:
 
 
 def _linear_attention(weights: Weights) -> None:
-    """Qwen3-Next and Qwen3.5: attention by `layer_types`, with or without experts, and layers for further tokens."""
+    """Qwen3-Next and Qwen3.5: attention by `layer_types`, with or without experts, and multi-token prediction."""
     config = weights.config
     weights.ends()
     for number, layer in enumerate(weights.layers(), 1):

@@ -1,4 +1,4 @@
-"""A journal in memory, a file for one, and a clock."""
+"""A journal in memory, and a clock."""
 
 from collections.abc import Iterator
 from contextlib import closing

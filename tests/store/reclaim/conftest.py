@@ -35,7 +35,7 @@ async def app(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSes
 
 @pytest.fixture
 def creates(ollama: StandInOllama) -> None:
-    """Ollama pulls no manifests, so that models are made by its create."""
+    """Ollama pulls no manifests, so that the proxy creates the models."""
     ollama.around = no_manifests
 
 
@@ -43,9 +43,9 @@ def creates(ollama: StandInOllama) -> None:
 async def left_blobs(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> dict[str, int]:
-    """The blobs that an earlier proxy without reclaim left in addition to NAME, by digest. Use it before `app`.
+    """Digest → size of the blobs that an earlier proxy without reclaim left. Use it before `app`.
 
-    They are those of OTHER, which Ollama rejected.
+    Ollama has the model NAME. It rejected OTHER, and the blobs belong to that model.
     """
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         assert (await client.pull(NAME))[-1] == SUCCESS
@@ -65,7 +65,7 @@ def left_gguf(left_blobs: dict[str, int], files: dict[str, bytes]) -> str:
 
 @pytest.fixture
 def pull_gate(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Holds Ollama's pull of the removal model."""
+    """Holds the pull of the removal model by Ollama."""
     gate = Gate(app.backend.ollama.pull)
     monkeypatch.setattr(app.backend.ollama, "pull", gate)
     return gate
