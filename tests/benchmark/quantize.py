@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmark.conversion import lines_of, make_files
 from tests.benchmark.transfer import RATE, Ends, one_by_one, process, side_by_side
 from tests.gguf.writing import written_to
-from tests.kit.real_ollama import measured, running
+from tests.kit.real_ollama import measured_usage, running
 
 ROUNDS = 3
 LAYERS = 8
@@ -61,7 +61,7 @@ def pull(hub: str, tag: str, *, engine: str = "all", connections: int = 8) -> Pu
             assert proxy.stderr is not None
             try:
                 url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
-                with measured(ollama.home / "models" / "blobs") as sizes:
+                with measured_usage(ollama.home / "models" / "blobs") as sizes:
                     lines = lines_of(url, f"hf.co/acme/model:{tag}")
                 memory = peak_memory(proxy.pid)
             finally:

@@ -84,7 +84,7 @@ class EventStream:
 
 
 @asynccontextmanager
-async def listening(client: Client) -> AsyncIterator[EventStream]:
+async def event_stream(client: Client) -> AsyncIterator[EventStream]:
     async with client.session.get(f"{client.url}/-/events") as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"

@@ -43,7 +43,7 @@ def converted(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any)
     return write(conversion(files, name, **options), files)
 
 
-def kept(files: Mapping[str, bytes]) -> str:
+def native_tag(files: Mapping[str, bytes]) -> str:
     """The tag that keeps the types of the weights. Quantized weights allow no other tag."""
     tensors = [tensor for header in headers(files).values() for tensor in header.tensors.values()]
     if any(tensor.dtype == "U8" for tensor in tensors):
@@ -56,7 +56,7 @@ def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
     return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
 
 
-def from_each_file(files: Mapping[str, bytes], plan: Conversion, reached: int) -> dict[str, int]:
+def bytes_per_file(files: Mapping[str, bytes], plan: Conversion, reached: int) -> dict[str, int]:
     """How many of the first `reached` fetched bytes come from each file.
 
     A conversion in file order fetches whole files. Other conversions fetch only the ranges that they need.

@@ -23,13 +23,13 @@ def to_bytes(dtype: str, numbers: npt.NDArray[np.floating]) -> bytes:
         return wide.astype(_NUMPY_DTYPES[dtype]).tobytes()
 
 
-def numbers_of_all_sizes(dtype: str, count: int, seed: int = 0) -> bytes:
+def numbers_of_all_magnitudes(dtype: str, count: int, seed: int = 0) -> bytes:
     """Random numbers of both signs. Each block of 32 has one magnitude, and every magnitude has a reciprocal."""
     generator = np.random.default_rng(seed)
     sizes = np.exp2(generator.integers(-24 if dtype == "F16" else -120, 15, (count // _BLOCK, 1)))
     return to_bytes(dtype, (generator.uniform(-1, 1, (count // _BLOCK, _BLOCK)) * sizes).astype(np.float32))
 
 
-def weights(dtype: str, count: int, seed: int = 0) -> bytes:
+def weight_numbers(dtype: str, count: int, seed: int = 0) -> bytes:
     """Random numbers with the distribution of a model's weights."""
     return to_bytes(dtype, np.random.default_rng(seed).standard_normal(count).astype(np.float32) / np.float32(16))

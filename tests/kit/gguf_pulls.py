@@ -18,7 +18,7 @@ NAME = f"hf.co/{REPOSITORY}:q4_K_M"
 HEADER_BYTES = 4096
 
 
-def weights(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
+def gguf_layers(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
     """Kind and digest of the layers that are GGUFs."""
     kinds = ("model", "projector", "adapter")
     return [(layer.kind, layer.digest) for layer in ollama.models[name].layers if layer.kind in kinds]

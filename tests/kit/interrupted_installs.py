@@ -62,7 +62,7 @@ async def proxy(
         yield app, Client(app.address.url, session)
 
 
-def weights(ollama: StandInOllama, name: str) -> str:
+def weights_digest(ollama: StandInOllama, name: str) -> str:
     """The digest of a model's weights. Checks that Ollama has all blobs of the model."""
     model = ollama.models[name]
     assert {layer.digest for layer in model.layers} <= ollama.blobs.keys()

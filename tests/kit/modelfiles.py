@@ -29,7 +29,7 @@ CHAT = ChatTemplate(
 FAILED = ChatTemplate(warnings=("the chat template cannot be rendered: of a test",))
 TOKENS = {1: "<s>", 2: "</s>", 3: "<|im_end|>"}
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": JINJA}
-UNSAID = {"repeat_penalty": 1.0, "stop": ["<|im_end|>", "</s>"]}
+DEFAULT_PARAMETERS = {"repeat_penalty": 1.0, "stop": ["<|im_end|>", "</s>"]}
 
 
 def encoded(files: dict[str, Any]) -> dict[str, bytes]:

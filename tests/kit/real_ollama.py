@@ -75,7 +75,7 @@ class RealOllama:
         return int(major), int(minor)
 
     @property
-    def copies_what_it_creates(self) -> bool:
+    def rewrites_created_ggufs(self) -> bool:
         """Since v0.30, a create writes a new GGUF, whose bytes may differ."""
         return self.version >= (0, 30)
 
@@ -87,7 +87,7 @@ class RealOllama:
         }
 
     @property
-    def half_written(self) -> list[Path]:
+    def partial_blobs(self) -> list[Path]:
         """Unfinished blobs. Ollama removes them at its start when they are older than an hour."""
         return [self.home / "models" / "blobs" / name for name in self._stored() if not BLOB.fullmatch(name)]
 
@@ -101,26 +101,26 @@ class RealOllama:
         return sizes
 
     @property
-    def named_by_models(self) -> set[str]:
+    def used_digests(self) -> set[str]:
         """The digests in all manifests. Since v0.40, manifests are blobs too, and their digests count."""
-        named: set[str] = set()
+        digests: set[str] = set()
         for folder in ("manifests", "manifests-v2"):
             for path in (self.home / "models" / folder).rglob("*"):
                 if not path.is_file():
                     continue
                 if BLOB.fullmatch(path.resolve().name):
-                    named.add(path.resolve().name.replace("-", ":", 1))
+                    digests.add(path.resolve().name.replace("-", ":", 1))
                 manifest = json.loads(path.read_bytes())
-                named |= {layer["digest"] for layer in (*manifest["layers"], manifest["config"])}
-        return named
+                digests |= {layer["digest"] for layer in (*manifest["layers"], manifest["config"])}
+        return digests
 
     @property
     def orphans(self) -> dict[str, int]:
         """Digest → size of the blobs that no model uses."""
-        named = self.named_by_models
-        return {digest: size for digest, size in self.blobs.items() if digest not in named}
+        used = self.used_digests
+        return {digest: size for digest, size in self.blobs.items() if digest not in used}
 
-    def asked_since(self, position: int) -> list[tuple[str, str]]:
+    def requests_since(self, position: int) -> list[tuple[str, str]]:
         """Method and path of the requests in the log after `position`, an earlier `log_size`."""
         with (self.home / "log").open("rb") as log:
             log.seek(position)
@@ -173,13 +173,13 @@ def running(home: Path) -> Iterator[RealOllama]:
 
 
 @contextmanager
-def measured(folder: Path) -> Iterator[list[int]]:
+def measured_usage(folder: Path) -> Iterator[list[int]]:
     """Measure the disk usage of a folder every 20 ms."""
-    sizes, ended = [size_of(folder)], threading.Event()
+    sizes, ended = [disk_usage(folder)], threading.Event()
 
     def measure() -> None:
         while not ended.wait(0.02):
-            sizes.append(size_of(folder))
+            sizes.append(disk_usage(folder))
 
     thread = threading.Thread(target=measure)
     thread.start()
@@ -190,7 +190,7 @@ def measured(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-def size_of(folder: Path) -> int:
+def disk_usage(folder: Path) -> int:
     """The disk usage of a folder. Hard links count once."""
     sizes = {}
     for path in folder.rglob("*"):

@@ -11,7 +11,7 @@ from proxy.transfer.streams import Streams
 NO_TICKS = Timings(concurrency_tick=3600)
 
 
-class Clock:
+class LoopClock:
     """Replaces the event loop's clock. Its steps are exact in binary, so that their sums are exact."""
 
     def __init__(self) -> None:
@@ -22,9 +22,9 @@ class Clock:
 
 
 @pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+async def clock(monkeypatch: pytest.MonkeyPatch) -> LoopClock:
     """Time passes only when the test moves the clock, even on a busy machine."""
-    clock = Clock()
+    clock = LoopClock()
     monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
     return clock
 

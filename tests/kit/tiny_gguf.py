@@ -5,7 +5,7 @@ import random
 from proxy.gguf.header import Field, ValueType, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 
-KINDS = {
+GGUF_TYPES = {
     "F32": (TensorType.F32, 0),
     "F16": (TensorType.F16, 1),
     "BF16": (TensorType.BF16, 32),
@@ -20,7 +20,7 @@ def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, blocks: int = 4, **metada
 
     Two underscores in a key of `metadata` stand for a dot. None leaves a key out.
     """
-    matrix, file_type = KINDS[label]
+    matrix, file_type = GGUF_TYPES[label]
     shapes = {"token_embd.weight": (256, 512), "output_norm.weight": (256,)}
     for block in range(blocks):
         shapes |= {f"blk.{block}.attn_norm.weight": (256,), f"blk.{block}.attn_q.weight": (256, 256)}

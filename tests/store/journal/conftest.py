@@ -7,12 +7,12 @@ import pytest
 
 from proxy.store import journal as module
 from proxy.store.journal import Journal
-from tests.kit.journals import Clock
+from tests.kit.journals import WallClock
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock(1_000_000.0)
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    clock = WallClock(1_000_000.0)
     monkeypatch.setattr(module, "time", clock)
     return clock
 
