@@ -105,9 +105,3 @@ class Dequantized(ABC):
     def _name(self, name: str) -> str:
         *block, part, _ = name.split(".")
         return ".".join(["model", *(["layers", block[1]] if block else []), self.tensors[part], "weight"])
-
-
-def added_token(number: int, content: str, *, special: bool) -> dict[str, Any]:
-    """An entry of `added_tokens` in tokenizer.json."""
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": number, "content": content, "special": special, **plain}

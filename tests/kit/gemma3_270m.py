@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from proxy.gguf.header import Field, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
-from tests.kit.dequantized import CONTROL, TENSORS, Dequantized, added_token
+from tests.kit.dequantized import CONTROL, TENSORS, Dequantized
+from tests.kit.tiny_tokenizers import added_token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,7 @@ class Gemma3(Dequantized):
         return {
             "version": "1.0",
             "added_tokens": [
-                added_token(number, tokens[number], special=token_type == CONTROL)
+                added_token(tokens[number], number, special=token_type == CONTROL)
                 for number, token_type in enumerate(types)
                 if token_type in {CONTROL, USER_DEFINED}
             ],

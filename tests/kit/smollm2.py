@@ -4,7 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tests.kit.dequantized import CONTROL, TENSORS, Dequantized, added_token
+from tests.kit.dequantized import CONTROL, TENSORS, Dequantized
+from tests.kit.tiny_tokenizers import added_token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ class Smollm2(Dequantized):
         digits = {"type": "Digits", "individual_digits": True}
         return {
             "version": "1.0",
-            "added_tokens": [added_token(number, tokens[number], special=True) for number in special],
+            "added_tokens": [added_token(tokens[number], number) for number in special],
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]},
             "decoder": byte_level,
             "model": {

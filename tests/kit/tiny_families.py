@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.gguf.tiny_repositories.sentencepiece import pieces_model
+from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_models import (
     LETTERS,
     Array,
@@ -16,8 +17,6 @@ from tests.kit.tiny_models import (
     Random,
     Tensors,
     ones,
-    protobuf_field,
-    protobuf_piece,
     safetensors,
     sentence_transformer,
     zeros,
@@ -284,12 +283,8 @@ def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix
     pieces += merged
     pieces += [(text, -float(len(merged) + number), NORMAL) for number, text in enumerate(singles)]
     # The trainer type BPE, and a normalizer that does not change the text.
-    normalizer = protobuf_field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
-    model = (
-        b"".join(protobuf_field(1, protobuf_piece(*piece)) for piece in pieces)
-        + protobuf_field(2, b"\x18\x02")
-        + protobuf_field(3, normalizer)
-    )
+    normalizer = bytes_field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
+    model = b"".join(piece_field(*piece) for piece in pieces) + bytes_field(2, b"\x18\x02") + bytes_field(3, normalizer)
     extra = {text: len(pieces) + number for number, text in enumerate(added)}
     numbers = {text: number for number, text in enumerate(specials)} | extra
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import headers
+from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_tokenizers import added_token, json_bytes
 
 Array = npt.NDArray[np.float32]
@@ -408,13 +409,11 @@ def _gemma_tokenizer() -> dict[str, Any]:
     words = ["\u2581", *LETTERS, *"0123456789.,!?:", *(f"\u2581{letter}" for letter in LETTERS)]
     words += [first + second for first in LETTERS for second in LETTERS]
     pieces += [(word, normal) for word in words]
-    model = b"".join(
-        protobuf_field(1, protobuf_piece(text, -float(number), kind)) for number, (text, kind) in enumerate(pieces)
-    )
+    model = b"".join(piece_field(text, -float(number), piece_type) for number, (text, piece_type) in enumerate(pieces))
     # The trainer type BPE, and a normalizer that does not change the text.
-    model += protobuf_field(2, b"\x18\x02") + protobuf_field(3, protobuf_field(1, b"identity") + b"\x18\x00\x20\x00")
+    model += bytes_field(2, b"\x18\x02") + bytes_field(3, bytes_field(1, b"identity") + b"\x18\x00\x20\x00")
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    ids = {text: number for number, (text, kind) in enumerate(pieces) if kind in (control, unknown)}
+    ids = {text: number for number, (text, piece_type) in enumerate(pieces) if piece_type in (control, unknown)}
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
@@ -440,20 +439,6 @@ def _gemma_tokenizer() -> dict[str, Any]:
         "special_tokens_map.json": json_bytes(names),
         "rows": len(pieces),
     }
-
-
-def protobuf_field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer."""
-    size, length = len(content), bytearray()
-    while True:
-        size, low = size >> 7, size & 0x7F
-        length.append(low | (0x80 if size else 0))
-        if not size:
-            return bytes([number << 3 | 2, *length]) + content
-
-
-def protobuf_piece(text: str, score: float, kind: int) -> bytes:
-    return protobuf_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
 
 
 def _gemma3_text(hidden: int, rows: int) -> dict[str, Any]:

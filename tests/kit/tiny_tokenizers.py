@@ -30,9 +30,10 @@ QWEN_TEMPLATE = (
 )
 
 
-def added_token(text: str, number: int) -> dict[str, Any]:
+def added_token(text: str, token_id: int, *, special: bool = True) -> dict[str, Any]:
+    """An entry of `added_tokens` in tokenizer.json."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": text, **flags, "special": True}
+    return {"id": token_id, "content": text, **flags, "special": special}
 
 
 def qwen_tokenizer() -> dict[str, Any]:

@@ -4,7 +4,8 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from tests.gguf.tiny_repositories.tokenizer import WORDS, Tokenizer, added_token, decoder_of, dump, frequent_merges
+from tests.gguf.tiny_repositories.tokenizer import WORDS, Tokenizer, decoder_of, dump, frequent_merges
+from tests.kit.tiny_tokenizers import added_token
 
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from tests.gguf.tiny_repositories.repository import EXPERTS, FEED_FORWARD, HEADS, HIDDEN, KV_HEADS, TIED, Tiny, Weights
-from tests.gguf.tiny_repositories.sentencepiece import bytes_field, piece_field, pieces_model
+from tests.gguf.tiny_repositories.sentencepiece import pieces_model
 from tests.gguf.tiny_repositories.tokenizer import (
     SPACE,
     WORDS,
     Tokenizer,
-    added_token,
     decoder_of,
     dump,
     edit_tokenizer,
     frequent_merges,
 )
+from tests.kit.protobuf import bytes_field, piece_field
+from tests.kit.tiny_tokenizers import added_token
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] + "

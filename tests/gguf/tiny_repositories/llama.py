@@ -19,8 +19,10 @@ from tests.gguf.tiny_repositories.repository import (
     plain_weights,
     qwen2_weights,
 )
-from tests.gguf.tiny_repositories.sentencepiece import bytes_field, instruct_pieces, piece_field, sentence_pieces
-from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, edit_tokenizer
+from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces, sentence_pieces
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.kit.protobuf import bytes_field, piece_field
+from tests.kit.tiny_tokenizers import added_token
 
 
 def _ending_pieces() -> Tokenizer:

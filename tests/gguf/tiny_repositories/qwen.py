@@ -16,7 +16,8 @@ from tests.gguf.tiny_repositories.repository import (
     Weights,
     qwen2_weights,
 )
-from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, edit_tokenizer
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.kit.tiny_tokenizers import added_token
 
 
 def _odd_byte_pairs() -> Tokenizer:

@@ -44,11 +44,6 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def added_token(text: str, token_id: int, *, special: bool = True) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token_id, "content": text, **flags, "special": special}
-
-
 def decoder_of(tokens: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """`added_tokens_decoder` of tokenizer_config.json."""
     return {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens}
