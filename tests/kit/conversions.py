@@ -43,6 +43,11 @@ def converted(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any)
     return write(conversion(files, name, **options), files)
 
 
+def gguf_digest(files: Mapping[str, bytes], name: str) -> str:
+    """The digest of the GGUF that the proxy makes for the model `name`, whose tag is a quantization."""
+    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
+
+
 def native_tag(files: Mapping[str, bytes]) -> str:
     """The tag that keeps the types of the weights. Quantized weights allow no other tag."""
     tensors = [tensor for header in headers(files).values() for tensor in header.tensors.values()]
@@ -52,8 +57,9 @@ def native_tag(files: Mapping[str, bytes]) -> str:
 
 
 def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
-    """The size of each weight file by its digest."""
-    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+    """Digest → size of the weight files."""
+    weights = (".safetensors", ".gguf")
+    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(weights)}
 
 
 def bytes_per_file(files: Mapping[str, bytes], plan: Conversion, reached: int) -> dict[str, int]:

@@ -14,8 +14,7 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.conversions import converted
-from tests.kit.support import Client, digest_of, settings
+from tests.kit.support import Client, settings
 
 NAME = "hf.co/acme/tiny:bf16"
 QUANTIZED = "hf.co/acme/tiny:q4_K_M"
@@ -67,11 +66,6 @@ def weights_digest(ollama: StandInOllama, name: str) -> str:
     model = ollama.models[name]
     assert {layer.digest for layer in model.layers} <= ollama.blobs.keys()
     return next(layer.digest for layer in model.layers if layer.kind == "model")
-
-
-def expected(name: str, files: dict[str, bytes]) -> str:
-    """The digest of the GGUF that the proxy makes for a name."""
-    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
 
 
 def check_clean(ollama: StandInOllama, *names: str) -> None:

@@ -16,15 +16,14 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.store.reclaim import TEMPORARY
-from tests.kit.ollama_log import bodies, created, uploads
-from tests.kit.support import PATIENCE, Client, digest_of, eventually, fetched, making, settings
+from tests.kit.ollama_log import bodies, created
+from tests.kit.support import PATIENCE, Client, eventually, fetched, making, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"
 GGUF_NAME = "hf.co/acme/tiny:q8_0"
 SUCCESS = {"status": "success"}
 WEIGHTS = re.compile(r"\.(safetensors|gguf)(\?|$)")
-LARGEST_SMALL_FILE = 10_000
 SLOW = 200_000
 """Bytes a second of `hub.line`: the transfer of a tiny model lasts 15 seconds, or until the line is opened."""
 
@@ -91,16 +90,6 @@ def weights_fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
 def fetched_bytes(hub: StandInHub, path: str = "") -> int:
     """Bytes of weights that left the Hub."""
     return sum(request.body_bytes for request in weights_fetched(hub, path))
-
-
-def weights_of(files: dict[str, bytes]) -> dict[str, int]:
-    """The sizes of the weight files, by digest."""
-    return {digest_of(content): len(content) for path, content in files.items() if WEIGHTS.search(path)}
-
-
-def weight_uploads(ollama: StandInOllama) -> list[str]:
-    """Uploads of weights, including unfinished ones."""
-    return uploads(ollama, least=LARGEST_SMALL_FILE)
 
 
 def named_models(ollama: StandInOllama) -> list[str]:

@@ -25,6 +25,11 @@ def uploads(ollama: StandInOllama, *, least: int = 0) -> list[str]:
     return [request.path for request in blobs if request.received >= least]
 
 
+def weight_uploads(ollama: StandInOllama) -> list[str]:
+    """The paths of all uploads of weights, including unfinished ones. Other layers are smaller than 1000 bytes."""
+    return uploads(ollama, least=1000)
+
+
 def last_bars(lines: Lines) -> dict[str, tuple[int, int]]:
     """The last total and completed of each bar. Checks what the contract promises for every line of a bar."""
     bars: dict[str, tuple[int, int]] = {}

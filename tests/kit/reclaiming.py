@@ -12,9 +12,8 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.store import reclaim
-from tests.kit.conversions import converted
 from tests.kit.ollama_log import Lines, uploads
-from tests.kit.support import Client, digest_of, settings
+from tests.kit.support import Client, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 OTHER = "hf.co/acme/tiny:q8_0"
@@ -49,11 +48,6 @@ def uploaded_bytes(ollama: StandInOllama) -> int:
 
 def statuses(lines: Lines) -> list[str]:
     return [line["status"] for line in lines if "digest" not in line]
-
-
-def made_of(files: dict[str, bytes], name: str = NAME) -> str:
-    """The digest of the GGUF that the proxy makes of a repository for a name."""
-    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
 
 
 @asynccontextmanager

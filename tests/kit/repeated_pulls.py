@@ -6,17 +6,12 @@ from typing import Any
 from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
-from tests.kit.ollama_log import Lines, uploads
+from tests.kit.ollama_log import Lines
 from tests.kit.support import digest_of, fetched
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 WEIGHTS = "model.safetensors"
 Pull = Callable[..., Awaitable[Lines]]
-
-
-def weight_uploads(ollama: StandInOllama) -> list[str]:
-    """Without those of small layers."""
-    return uploads(ollama, least=1000)
 
 
 def lines_of_held(bars: Iterable[bytes]) -> Lines:

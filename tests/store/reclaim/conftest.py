@@ -9,8 +9,9 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.conversions import gguf_digest
 from tests.kit.pauses import use_timings
-from tests.kit.reclaiming import NAME, OTHER, REFUSED, SUCCESS, Gate, made_of, orphans, proxy
+from tests.kit.reclaiming import NAME, OTHER, REFUSED, SUCCESS, Gate, orphans, proxy
 from tests.kit.support import no_manifests
 
 
@@ -53,14 +54,14 @@ async def left_blobs(
         assert REFUSED in (await client.pull(OTHER))[-1]["error"]
     ollama.around = ollama.fail_create = None
     assert list(ollama.models) == [NAME]
-    assert made_of(files, OTHER) in orphans(ollama)
+    assert gguf_digest(files, OTHER) in orphans(ollama)
     return {digest: ollama.blobs[digest] for digest in orphans(ollama)}
 
 
 @pytest.fixture
 def left_gguf(left_blobs: dict[str, int], files: dict[str, bytes]) -> str:
     """The digest of the GGUF among the left blobs."""
-    return made_of(files, OTHER)
+    return gguf_digest(files, OTHER)
 
 
 @pytest.fixture
