@@ -52,7 +52,10 @@ def chosen(
     adds_bos: bool | None = None,
     embeds: bool = False,
 ) -> Modelfile:
-    """The Modelfile for a safetensors repository. `chat` is the probed template; it needs a Jinja template."""
+    """The Modelfile for a safetensors repository. `chat` is the probed template; it needs a Jinja template.
+
+    Each argument is one input of the choice. A test names only those that it changes.
+    """
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
     metadata = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
     probed = chat if metadata.jinja else None
