@@ -1,5 +1,5 @@
 FROM python:3.13-slim AS build
-# The compiler is for the kernel, and stays in this stage.
+# Only the kernel needs the compiler. It stays in this stage.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 WORKDIR /source
 COPY pyproject.toml setup.py README.md LICENSE ./
@@ -16,6 +16,6 @@ VOLUME /state
 EXPOSE 11435
 HEALTHCHECK --interval=30s --timeout=10s --start-period=10s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:11435/-/health', timeout=8)"]
-# Docker's own SIGTERM is what ends it well: within five seconds, with a line to every client.
+# Docker stops the proxy with SIGTERM. The proxy then ends within five seconds, and sends a last line to every client.
 ENTRYPOINT ["ollama-hf-proxy"]
 CMD ["serve"]

@@ -1,4 +1,4 @@
-"""The proxy between the two stand-ins, over real sockets."""
+"""Fixtures for all tests: the proxy between the two stand-ins, connected by real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,19 +19,22 @@ from tests.browser import devtools
 from tests.kit.real_ollama import RealOllama, running
 from tests.kit.support import PATIENCE, Client, settings
 
-# A busy machine is not a failure.
+# A busy machine must not fail a test.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The tests run on the loop that serves."""
+    """Run the tests on uvloop, as `serve` does."""
     return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    """pytest-timeout stops its clock when a test fails, and uvloop never ends a loop with bytes that nobody takes."""
+    """Limit the time of the teardown: pytest-timeout stops its timer when a test fails, and uvloop may then hang.
+
+    A uvloop loop never closes while it has unsent bytes whose receiver does not read.
+    """
     settings = pytest_timeout.get_env_settings(item.config)
     if settings.timeout:
         item.ihook.pytest_timeout_cancel_timer(item=item)
@@ -53,7 +56,7 @@ async def hub() -> AsyncIterator[StandInHub]:
 
 @pytest.fixture
 def public_hub(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in takes the part of huggingface.co, from which Ollama pulls by itself."""
+    """The stand-in acts as huggingface.co, from which Ollama can pull directly."""
     monkeypatch.setattr(huggingface, "PUBLIC_ENDPOINT", hub.endpoint)
 
 
@@ -76,7 +79,7 @@ def client(app: App, session: aiohttp.ClientSession) -> Client:
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The person's own token, proxies and configuration stay out of the tests."""
+    """Tests do not use the developer's own token, proxies and configuration."""
     for variable in ("HF_TOKEN", "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
@@ -93,7 +96,7 @@ def real_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealOllama
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = devtools.find_chromium()
     if binary is None:
-        pytest.skip("there is no Chromium: install one, or say where it is with CHROMIUM")
+        pytest.skip("no Chromium: install one, or set CHROMIUM to its path")
     with devtools.running(binary, tmp_path_factory.mktemp("chromium")) as address:
         yield address
 
@@ -106,8 +109,8 @@ async def page(chromium: str) -> AsyncIterator[devtools.Page]:
 
 @pytest.fixture
 def only_numpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine without the kernel and without ggml's library."""
-    # numpy is imported where a test needs it.
+    """Simulate a machine without the kernel and without ggml's library."""
+    # Only tests that need numpy import it.
     from proxy.gguf.engine_numpy import NumpyEngine
 
     monkeypatch.setattr(engine, "_kernel", lambda: None)

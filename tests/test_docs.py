@@ -1,4 +1,4 @@
-"""README and `docs/` describe the program as it is."""
+"""The pages in the root and in `docs/` match the program."""
 
 import ast
 import gc
@@ -15,7 +15,7 @@ CLIENTS_OWN = {"Error: could not connect to …", "connection refused", "does no
 
 def texts() -> list[str]:
     """The string constants of the program: the fixed parts of its messages."""
-    # Python 3.11's parser fails where a collection runs other code meanwhile: "recursion depth mismatch".
+    # Python 3.11's parser fails if a garbage collection runs other code meanwhile: "recursion depth mismatch".
     gc.disable()
     try:
         return [
@@ -74,7 +74,7 @@ def test_pictures_are_there() -> None:
 
 
 def test_files_that_the_map_names_exist() -> None:
-    """In ARCHITECTURE.md and CONTRIBUTING.md, from the root or from `proxy`; NAME stands for any name."""
+    """ARCHITECTURE.md and CONTRIBUTING.md name files from the root or from `proxy`. NAME stands for any name."""
     for page in ("ARCHITECTURE.md", "CONTRIBUTING.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         paths = {path for path in re.findall(r"`([\w./]+(?:\.py|/))`", text) if "NAME" not in path}

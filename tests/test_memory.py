@@ -20,6 +20,10 @@ GIB = 1024**3
 MIB = 1024**2
 
 
+pytestmark = pytest.mark.timeout(400)
+"""A gigabyte takes minutes on a busy machine."""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("shards", [1, 8])
 async def test_a_gigabyte_needs_less_than_150_mib(
@@ -68,7 +72,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def large_llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes | Path], dict[str, str]]:
-    """Its files, and the digest of the weights, which would take too long for each test."""
+    """The files, and the digest of the weights. Computing it for each test would take too long."""
     header, end = {}, 0
     for name, shape in SHAPES.items():
         start, end = end, end + 2 * prod(shape)

@@ -14,14 +14,14 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.administration import NAME, SLOW, call, listening, proxying, start, wait_for_pull
+from tests.kit.administration import NAME, SLOW, call, event_stream, proxying, start, wait_for_pull
 from tests.kit.support import PATIENCE, Client, eventually, settled
 
 
 async def test_the_stream_begins_with_all_pulls(client: Client, files: dict[str, bytes]) -> None:
     await client.pull_at_once("hf.co/acme/none")
     await client.pull(NAME)
-    async with listening(client) as stream:
+    async with event_stream(client) as stream:
         assert await stream.next() == ("running", [])
         name, ended = await stream.next()
     assert name == "ended"
@@ -33,7 +33,7 @@ async def test_the_stream_shows_a_pull_from_begin_to_end(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
     hub.line = SLOW
-    async with listening(client) as stream:
+    async with event_stream(client) as stream:
         await start(client, NAME)
         [pull] = await stream.until("running", state="transferring")
         while not pull["files"]["moving"]:
@@ -51,7 +51,7 @@ async def test_the_stream_shows_a_pull_from_begin_to_end(
 async def test_the_stream_shows_a_quantization_and_a_cancel(
     client: Client, hub: StandInHub, files: dict[str, bytes]
 ) -> None:
-    async with listening(client) as stream:
+    async with event_stream(client) as stream:
         await start(client, "hf.co/acme/tiny:q8_0")
         [done] = await stream.until("ended", state="done")
         assert done["completed"] == done["total"] > 0
@@ -70,7 +70,7 @@ async def test_the_stream_writes_at_most_four_times_a_second(
     assert events.PAUSE_SECONDS == 0.25
     hub.line = SLOW
     began = time.monotonic()  # before the first event: events may wait here for any time before they are read
-    async with listening(client) as stream:
+    async with event_stream(client) as stream:
         await start(client, NAME)
         await stream.until("running", state="transferring")
         for _ in range(6):
@@ -86,7 +86,7 @@ async def test_a_silent_stream_sends_keep_alives(client: Client, monkeypatch: py
     monkeypatch.setattr(events, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(events, "SILENCE_SECONDS", 0.05)
     began = time.monotonic()  # before the stream can be silent
-    async with listening(client) as stream:
+    async with event_stream(client) as stream:
         assert [await stream.next(), await stream.next()] == [("running", []), ("ended", [])]
         waiting = asyncio.create_task(stream.next())
         await eventually(lambda: len(stream.comments) >= 3)

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.administration import NAME, SLOW, call, listening, proxying, start, wait_for_pull
+from tests.kit.administration import NAME, SLOW, call, event_stream, proxying, start, wait_for_pull
 from tests.kit.support import Client
 
 
@@ -91,7 +91,7 @@ async def test_ollamas_own_pull_is_followed(
     visitor = asyncio.create_task(client.pull(GGUF))
     on_its_way = await wait_for_pull(client, clients=1, state="transferring", completed=2_000_000)
     assert (on_its_way["total"], on_its_way["rate"] > 0) == (4_000_000, True)
-    async with listening(client) as stream:
+    async with event_stream(client) as stream:
         [job] = await stream.until("running")
     assert job["files"]["moving"] == [{"path": file, "total": 4_000_000, "completed": 2_000_000}]
     go_on.set()

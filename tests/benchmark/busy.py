@@ -35,15 +35,15 @@ async def measure(ports: dict[str, int]) -> dict[str, list[float]]:
             connection = loop.create_connection(partial(Listener, ask, latencies[name]), "127.0.0.1", port)
             listeners.append((await connection)[1])
     await asyncio.gather(*(listener.done for listener in listeners))
-    return {name: sorted(one / 1000 for one in each) for name, each in latencies.items()}
+    return {name: sorted(value / 1000 for value in values) for name, values in latencies.items()}
 
 
 def report(name: str, latencies: dict[str, list[float]]) -> None:
     text = "  ".join(
-        f"{where} p50 {each[len(each) // 2]:5.2f} p99 {each[len(each) * 99 // 100]:6.2f} most {each[-1]:6.2f}"
-        for where, each in latencies.items()
+        f"{port} p50 {values[len(values) // 2]:5.2f} p99 {values[len(values) * 99 // 100]:6.2f} most {values[-1]:6.2f}"
+        for port, values in latencies.items()
     )
-    p99 = {where: each[len(each) * 99 // 100] for where, each in latencies.items()}
+    p99 = {port: values[len(values) * 99 // 100] for port, values in latencies.items()}
     print(f"{name:24} ms: {text}   added p99 {p99['proxy'] - p99['direct']:6.2f}", flush=True)
 
 

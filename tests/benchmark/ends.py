@@ -21,7 +21,7 @@ RANGE = re.compile(rb"\r\nrange: bytes=(\d+)-(\d*)", re.IGNORECASE)
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 MISNAMED: set[str] = set()
-"""The true digests of blobs that came under another one: Ollama keeps these blobs."""
+"""The real digests of blobs that arrived with a wrong digest. Ollama keeps such blobs."""
 
 Answer = Callable[[socket.socket, str, str, bytes, bytes], None]
 

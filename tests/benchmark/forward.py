@@ -25,7 +25,11 @@ import uvloop
 ROUNDS = 5
 CONNECTIONS, SECONDS = 32, 2.0
 CALLS = 3000
-STREAMS = {1: (400, 0.005), 50: (100, 0.02), 1000: (6, 0.5)}  # streams: chunks of each, seconds between two
+STREAMS = {
+    1: (400, 0.005),
+    50: (100, 0.02),
+    1000: (6, 0.5),
+}  # streams: chunks of each, seconds between chunks
 MEGABYTES = 512
 IDLE_CONNECTIONS = 1000
 HEAD = "Host: localhost\r\nUser-Agent: ollama/0.24.0 (amd64 linux) Go/go1.26\r\nAccept: application/json\r\n"
@@ -83,7 +87,7 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[int]:
 
 @contextmanager
 def fast_upstream() -> Iterator[tuple[int, int]]:
-    """The server of `upstream.py`: its port and its process."""
+    """Run the server of `upstream.py`; yields its port and its process id."""
     command = [sys.executable, str(Path(__file__).with_name("upstream.py"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
@@ -95,14 +99,14 @@ def fast_upstream() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def contestants() -> Iterator[dict[str, tuple[int, int]]]:
-    """The port and the process of everything that is compared, by name."""
+    """The name of each server in the comparison → its port and its process id."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port, upstream = stack.enter_context(fast_upstream())
         contestants = {"direct": (port, upstream)}
         for name, text, arguments in (
-            ("nginx", NGINX, ["-c"]),
-            ("caddy", CADDY, ["run", "--adapter", "caddyfile", "--config"]),
+            ("nginx", NGINX, ("-c",)),
+            ("caddy", CADDY, RUN_CADDY),
         ):
             if program := shutil.which(name):
                 own = free_port()
@@ -127,7 +131,7 @@ def contestants() -> Iterator[dict[str, tuple[int, int]]]:
 
 
 class Caller(asyncio.Protocol):
-    """Sends the next request as soon as it has its answer."""
+    """Sends the next request as soon as it has received the answer."""
 
     def __init__(self) -> None:
         self.answers = 0
@@ -182,7 +186,7 @@ async def requests_per_second(port: int) -> float:
 
 
 async def chunk_microseconds(port: int, streams: int) -> float:
-    """The median over all chunks."""
+    """The median latency of all chunks."""
     chunks, seconds = STREAMS[streams]
     ask = f"POST /api/chat?chunks={chunks}&seconds={seconds} HTTP/1.1\r\n{HEAD}Content-Length: 2\r\n\r\n{{}}".encode()
     latencies: list[float] = []
@@ -197,7 +201,7 @@ async def chunk_microseconds(port: int, streams: int) -> float:
 
 
 def call_microseconds(port: int) -> tuple[float, float]:
-    """p50 and p99 of calls on one connection."""
+    """p50 and p99 of the calls on one connection."""
     latencies = []
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -276,7 +280,7 @@ def main() -> None:
                 rounds.setdefault(name, []).append(measure(port, process))
         many = {name: megabytes_with_idle_connections(*where) for name, where in compared.items()}
     medians = {
-        name: {key: statistics.median(one[key] for one in results) for key in results[0]}
+        name: {key: statistics.median(result[key] for result in results) for key in results[0]}
         | {"MB idle": idle[name], f"MB, {IDLE_CONNECTIONS} idle clients": many[name]}
         for name, results in rounds.items()
     }

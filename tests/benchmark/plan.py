@@ -1,4 +1,4 @@
-"""The time of a plan for a very large model, and how much it slows a chat: a mixture of 235B in 118 sparse files.
+"""The time of a plan for a mixture-of-experts model with 235B in 118 sparse files, and how much it slows a chat.
 
 Run it as `python tests/benchmark/plan.py [TOKENIZER]`. TOKENIZER is a folder with the tokenizer files of a real Qwen 3;
 without it, a tiny tokenizer is used. The floor is the time of curl in the same run for the small files and all headers,
@@ -134,13 +134,13 @@ def floor(hub: int, small: list[str], headers: Mapping[str, int]) -> float:
     ranges = [f"-r 0-{size - 1} http://127.0.0.1:{hub}/cdn/{path}" for path, size in headers.items()]
     everything = [*urls, *ranges]
     commands = [
-        "; ".join(f"curl -sS -f -o /dev/null {one}" for one in everything[at::CONNECTIONS]) for at in range(CONNECTIONS)
+        "; ".join(f"curl -sS -fo /dev/null {part}" for part in everything[at::CONNECTIONS]) for at in range(CONNECTIONS)
     ]
     return side_by_side(commands)
 
 
 def plan(port: int, number: int) -> float:
-    """The seconds of a plan. Each number is another tag, and so another plan."""
+    """The seconds of a plan. Each number selects another tag, and so another plan."""
     tag = ("Q4_K_M", "Q5_K_M", "Q6_K")[number]
     began = time.perf_counter()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/inspect?name=hf.co/acme/model:{tag}") as answer:
@@ -171,7 +171,7 @@ def main() -> None:
                 planning = thread.submit(lambda: [plan(own, number) for number in range(ROUNDS)])
                 report("while three plans are made", uvloop.run(measure(ports)))
                 print("the plans were still being made" if not planning.done() else "the plans had ended before")
-                print("seconds each:", *(f"{one:.2f}" for one in planning.result()))
+                print("seconds each:", *(f"{seconds:.2f}" for seconds in planning.result()))
 
 
 if __name__ == "__main__":

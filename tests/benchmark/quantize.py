@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.benchmark.conversion import lines_of, make_files
 from tests.benchmark.transfer import RATE, Ends, one_by_one, process, side_by_side
 from tests.gguf.writing import written_to
-from tests.kit.real_ollama import measured, running
+from tests.kit.real_ollama import measured_usage, running
 
 ROUNDS = 3
 LAYERS = 8
@@ -35,7 +35,7 @@ sys.argv[1:] = sys.argv[2:]
 from proxy.cli import main
 main()
 """
-"""Starts the proxy, with ggml alone if the first argument is `ggml`."""
+"""Starts the proxy. If the first argument is `ggml`, it has only that engine."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def pull(hub: str, tag: str, *, engine: str = "all", connections: int = 8) -> Pu
             assert proxy.stderr is not None
             try:
                 url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
-                with measured(ollama.home / "models" / "blobs") as sizes:
+                with measured_usage(ollama.home / "models" / "blobs") as sizes:
                     lines = lines_of(url, f"hf.co/acme/model:{tag}")
                 memory = peak_memory(proxy.pid)
             finally:
@@ -94,23 +94,23 @@ def compare(ways: dict[str, Callable[[], PullResult | float]], against: str, sou
         for name, way in ways.items():
             result = way()
             results[name].append(result if isinstance(result, PullResult) else PullResult(result, 0, 0))
-    seconds = {name: statistics.median(one.seconds for one in each) for name, each in results.items()}
-    for name, each in results.items():
+    seconds = {name: statistics.median(pull.seconds for pull in pulls) for name, pulls in results.items()}
+    for name, pulls in results.items():
         print(
             f"{name:34} {seconds[name]:6.1f} s  / {against} {seconds[name] / seconds[against]:5.2f}  memory "
-            f"{max(one.memory for one in each) / 2**20:4.0f} MiB  store / source "
-            f"{max(one.store for one in each) / source:4.2f}",
+            f"{max(pull.memory for pull in pulls) / 2**20:4.0f} MiB  store / source "
+            f"{max(pull.store for pull in pulls) / source:4.2f}",
             flush=True,
         )
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as plain:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as served, tempfile.TemporaryDirectory() as plain:
+        folder = Path(served)
         source = make_files(folder, int(sys.argv[1]) if len(sys.argv) > 1 else LAYERS)
         whole = written_to(Path(plain) / "bf16.gguf", folder)
         print(f"{source / 1e9:.2f} GB of BF16, {THREADS} threads each")
-        with process("hub", made, "0") as port:
+        with process("hub", served, "0") as port:
             hub = f"http://127.0.0.1:{port}"
             ways: dict[str, Callable[[], PullResult | float]] = {
                 "llama-quantize alone": lambda: llama_quantize(whole),
@@ -119,7 +119,7 @@ def main() -> None:
                 "pull bf16": lambda: pull(hub, "bf16"),
             }
             compare(ways, "llama-quantize alone", source)
-        with process("hub", made, str(RATE)) as port:
+        with process("hub", served, str(RATE)) as port:
             hub = f"http://127.0.0.1:{port}"
             files = sorted(folder.glob("*.safetensors"))
             ends = Ends(files, hub, "", limited=True)

@@ -1,6 +1,6 @@
 """The time until `serve` listens, compared with a bare interpreter that imports the same two libraries.
 
-Run it as `python tests/benchmark/start.py`. Each round starts both programs; the medians and their ratio are printed.
+Run it as `python tests/benchmark/start.py`. Each round starts both programs. It prints the medians and their ratio.
 """
 
 import statistics

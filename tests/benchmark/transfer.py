@@ -3,7 +3,7 @@
 Run it as `python tests/benchmark/transfer.py [GIB ...]`. The Hub sends as fast as it can, or 60 MB/s to a connection.
 Ollama's end hashes and discards; a real Ollama is measured too if `OLLAMA_BIN` or the PATH has one. The floor is the
 largest time of a parallel download, an upload, and `curl | curl` from end to end. The last one is left out for one file
-at 60 MB/s, where its single connection would flatter the proxy. The manual way is that download to disk, then
+at 60 MB/s: its single connection would be too slow for a fair comparison. The manual way is that download to disk, then
 `sha256sum`, then the upload.
 """
 
@@ -90,7 +90,7 @@ def make_files(folder: Path, size: int, shards: int) -> list[Path]:
 
 @contextmanager
 def process(*command: str) -> Iterator[int]:
-    """Run a server of `ends.py`; its port."""
+    """Run a server of `ends.py`; yields its port."""
     with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("ends.py")), *command], stdout=subprocess.PIPE
     ) as server:
@@ -104,7 +104,7 @@ def process(*command: str) -> Iterator[int]:
 def side_by_side(commands: list[str]) -> float:
     began = time.perf_counter()
     running = [subprocess.Popen(["bash", "-c", f"set -o pipefail; {command}"]) for command in commands]
-    assert all(one.wait() == 0 for one in running)
+    assert all(process.wait() == 0 for process in running)
     return time.perf_counter() - began
 
 

@@ -1,6 +1,6 @@
-"""A fast stand-in for Ollama, which understands only the requests of the benchmarks. Prints its port.
+"""A fast stand-in for Ollama that answers only the requests of the benchmarks. It prints its port.
 
-Like Ollama, it hashes uploads; it keeps only their digests.
+Like Ollama, it hashes uploads, but it keeps only their digests.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._stored() if self._announced else ANSWER)
 
     def _stored(self) -> bytes:
-        """Answers an upload like Ollama, which keeps data with a wrong digest under the right one."""
+        """Answer an upload like Ollama, which stores data with a wrong digest under the right one."""
         digest = self._digest.hexdigest().encode()
         self.held.add(b"sha256:" + digest)
         if self._announced == b"sha256:" + digest:
@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
     async def _stream(self, chunks: int, seconds: float) -> None:
         self._transport.write(STREAM)
         for number in range(1, chunks + 1):
-            # Streams in step would measure how long they wait for each other.
+            # Random pauses: otherwise all streams send at the same moment and wait for each other.
             await asyncio.sleep(seconds * random.uniform(0.5, 1.5))
             line = LINE % (time.monotonic_ns(), b"true" if number == chunks else b"false")
             self._transport.write(b"%x\r\n%b\r\n" % (len(line), line))

@@ -1,4 +1,4 @@
-"""Tests of the page in a real browser; they are skipped without one."""
+"""Fixtures for tests of the page in a real browser. Without a browser, the tests are skipped."""
 
 import pytest
 

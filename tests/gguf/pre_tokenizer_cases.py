@@ -21,7 +21,8 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_characters, byte_pairs
 from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
 from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
-from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, decoder_of, edit_tokenizer
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, decoder_of, edit_tokenizer
+from tests.kit.tiny_tokenizers import added_token
 
 PreTokenizer = tuple[Fingerprint, bool]
 SEPARATOR = "<|next|>"

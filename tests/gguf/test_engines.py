@@ -14,7 +14,7 @@ from proxy.gguf.engine import Engine, engine_for
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensors import BLOCKS, TensorType
 from proxy.gguf.transforms import WIDTHS
-from tests.kit.dtypes import numbers_of_all_sizes, to_floats, weights
+from tests.kit.dtypes import numbers_of_all_magnitudes, to_floats, weight_numbers
 from tests.kit.engines import ENGINES, GGML, NUMPY, every_engine, needs_ggml, reference
 
 BLOCK = 32
@@ -44,7 +44,7 @@ def q8_0(engine: Engine, *numbers: float) -> tuple[int, list[int]]:
 @pytest.mark.parametrize(("engine", "dtype", "kind"), CASTS)
 def test_blocks_are_those_of_the_gguf_package(engine: Engine, dtype: str, kind: TensorType) -> None:
     """More numbers than an engine converts at a time."""
-    make = numbers_of_all_sizes if kind in NUMPY.types else weights
+    make = numbers_of_all_magnitudes if kind in NUMPY.types else weight_numbers
     content = make(dtype, 1 << 17)
     blocks = engine.quantize(kind, dtype, content)
     assert blocks == reference(to_floats(dtype, content), kind)
@@ -66,7 +66,7 @@ def test_any_block_is_that_of_the_gguf_package(engine: Engine, numbers: list[flo
 @pytest.mark.parametrize("kind", sorted(NUMPY.types), ids=lambda kind: kind.name)
 def test_both_engines_make_the_same_bits(dtype: str, kind: TensorType) -> None:
     assert GGML is not None
-    for content in (numbers_of_all_sizes(dtype, 1 << 12, 3), weights(dtype, 1 << 12, 4), bytes(1 << 12)):
+    for content in (numbers_of_all_magnitudes(dtype, 1 << 12, 3), weight_numbers(dtype, 1 << 12, 4), bytes(1 << 12)):
         assert GGML.quantize(kind, dtype, content) == NUMPY.quantize(kind, dtype, content)
 
 
@@ -78,7 +78,7 @@ def test_dtype_and_cuts_do_not_change_the_blocks(kind: TensorType) -> None:
         pytest.skip("no engine for this type")
     block_numbers, block_bytes = BLOCKS[kind]
     for dtype in ("F16", "BF16"):
-        content = weights(dtype, 1 << 11)
+        content = weight_numbers(dtype, 1 << 11)
         blocks = engine.quantize(kind, dtype, content)
         assert blocks == engine.quantize(kind, "F32", to_floats(dtype, content).tobytes())
         assert len(blocks) == (1 << 11) // block_numbers * block_bytes
@@ -114,7 +114,7 @@ def test_blocks_at_the_limits_of_floats(numbers: tuple[float, ...], scale: int, 
 @pytest.mark.parametrize("bad", [(INFINITY, 5.0), (5.0, -INFINITY, 5.0), (5.0,) * 31 + (NAN,)])
 def test_a_block_without_a_scale_is_refused(engine: Engine, bad: tuple[float, ...]) -> None:
     """C's maximum ignores a NaN unless it is the last number; only then is ggml's scale invalid."""
-    good = numbers_of_all_sizes("F32", 3 * BLOCK)
+    good = numbers_of_all_magnitudes("F32", 3 * BLOCK)
     block = struct.pack("<32f", *bad, *[0.0] * (BLOCK - len(bad)))
     with pytest.raises(CannotConvert, match="NaN"):
         engine.quantize(TensorType.Q8_0, "F32", good + block + good)
@@ -226,7 +226,7 @@ def test_no_bits_end_the_process(kind: TensorType, bits: list[int], set_bits: in
 @pytest.mark.parametrize("index", [0, 100, 255])
 def test_a_bad_number_does_not_end_the_process(bad: float, index: int) -> None:
     assert GGML is not None
-    array = np.frombuffer(weights("F32", 256), "<f4").copy()
+    array = np.frombuffer(weight_numbers("F32", 256), "<f4").copy()
     array[index] = bad
     for kind in sorted(engine_ggml.TYPES):
         block_numbers, block_bytes = BLOCKS[kind]

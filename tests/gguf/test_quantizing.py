@@ -19,7 +19,7 @@ from tests.gguf.make_quantized import REFUSED, data_digest, figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import HIDDEN
 from tests.gguf.writing import plan, write
-from tests.kit.dtypes import numbers_of_all_sizes, to_floats
+from tests.kit.dtypes import numbers_of_all_magnitudes, to_floats
 from tests.kit.engines import needs_ggml, reference
 from tests.kit.tiny_conversions import converted, read, repository, tensors_of
 
@@ -111,7 +111,7 @@ def test_a_refusal_names_the_tensor() -> None:
 
 
 def test_a_cast_follows_other_transforms() -> None:
-    matrix = np.frombuffer(numbers_of_all_sizes("BF16", 24 * 64), "<u2").reshape(24, 64)
+    matrix = np.frombuffer(numbers_of_all_magnitudes("BF16", 24 * 64), "<u2").reshape(24, 64)
     permuted = matrix.reshape(3, 2, 4, 64).swapaxes(1, 2)
     heads = matrix[:, :32].reshape(3, 8, 32).swapaxes(1, 2)  # three heads of 8 rows become heads of 32 rows of 8
     for change, content, expected in (

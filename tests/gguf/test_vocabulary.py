@@ -21,9 +21,10 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.gemma import gemma4_pieces
 from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
-from tests.gguf.tiny_repositories.tokenizer import added_token, dump, edit_tokenizer
+from tests.gguf.tiny_repositories.tokenizer import dump, edit_tokenizer
 from tests.gguf.writing import plan
 from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, plan_with, repository
+from tests.kit.tiny_tokenizers import added_token
 
 ADD_BOS = "tokenizer.ggml.add_bos_token"
 

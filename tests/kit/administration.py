@@ -1,4 +1,4 @@
-"""Calls of `/-/` and waiting for their answers."""
+"""Calls of the administration API under `/-/`."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,17 +38,17 @@ async def start(client: Client, name: str) -> dict[str, Any]:
 
 
 async def wait_for_pull(client: Client, **fields: Any) -> dict[str, Any]:
-    """The newest pull, as soon as its fields have these values."""
+    """Return the newest pull as soon as its fields have these values."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            shown = (await call(client, "GET", "pulls"))[1]
-            if shown and all(shown[0][field] == value for field, value in fields.items()):
-                return dict(shown[0])
+            pulls = (await call(client, "GET", "pulls"))[1]
+            if pulls and all(pulls[0][field] == value for field, value in fields.items()):
+                return dict(pulls[0])
             await asyncio.sleep(0.01)
 
 
-class Stream:
-    """The events that an EventSource would get."""
+class EventStream:
+    """The events that a browser's EventSource receives."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.response = response
@@ -56,7 +56,7 @@ class Stream:
         self.comments: list[str] = []
 
     async def next(self) -> tuple[str, list[dict[str, Any]]]:
-        """The next event and its data."""
+        """The name and the data of the next event."""
         while True:
             name, data = "message", []
             while line := (await self.response.content.readline()).decode().rstrip("\n"):
@@ -75,7 +75,7 @@ class Stream:
             assert not self.response.content.at_eof(), "the stream has ended"
 
     async def until(self, name: str, **fields: Any) -> list[dict[str, Any]]:
-        """An event of this name whose first pull has these fields."""
+        """Wait for an event of this name whose first pull has these fields, and return its pulls."""
         async with asyncio.timeout(PATIENCE):
             while True:
                 event, pulls = await self.next()
@@ -84,9 +84,9 @@ class Stream:
 
 
 @asynccontextmanager
-async def listening(client: Client) -> AsyncIterator[Stream]:
+async def event_stream(client: Client) -> AsyncIterator[EventStream]:
     async with client.session.get(f"{client.url}/-/events") as response:
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/event-stream"
         assert response.headers["Cache-Control"] == "no-store"
-        yield Stream(response)
+        yield EventStream(response)

@@ -1,4 +1,4 @@
-"""The blob that a recipe makes, without a transfer."""
+"""Assembles the blob of a recipe without a transfer."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ from proxy.transfer.assembly import Assembly
 
 
 def assembled(recipe: Recipe, chunks: Sequence[bytes], repository: str = "") -> bytes:
-    """The whole blob, from the bytes of its ranges."""
+    """Make the whole blob from the bytes of its ranges."""
     with ThreadPoolExecutor(2) as pool:
         assembly = Assembly(recipe, pool, repository)
         blob = b"".join(assembly.join(assembly.cut(chunks)))

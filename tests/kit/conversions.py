@@ -1,4 +1,4 @@
-"""What the proxy has to make of a tiny repository, for tests of pulls that it converts itself."""
+"""The expected results of converting a tiny repository, for tests of whole pulls."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ def headers(files: Mapping[str, bytes]) -> dict[str, SafetensorsHeader]:
 
 
 def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any) -> Conversion:
-    """Of a repository of this name."""
+    """Plan the conversion of a repository of this name."""
     weights = name_tensors("acme/tiny", files, {path: header.tensors for path, header in headers(files).items()})
     tokenizer = json.loads(files["tokenizer_config.json"])
     template = tokenizer.get("chat_template")
     generation = json.loads(files.get("generation_config.json", b"{}"))
-    # A conversation that has no BOS gets none, whatever the tokenizer adds to other texts.
+    # A chat template without BOS decides for conversations, even if the tokenizer adds BOS to other texts.
     adds_bos = False if template and not ("bos_token" in template and tokenizer.get("bos_token")) else None
     pooling = pooling_of("acme/tiny", files, embeds=False)
     description = ModelDescription(
@@ -39,12 +39,17 @@ def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any
 
 
 def converted(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any) -> bytes:
-    """The GGUF that has to come of it."""
+    """The bytes of the expected GGUF."""
     return write(conversion(files, name, **options), files)
 
 
-def kept(files: Mapping[str, bytes]) -> str:
-    """The tag that leaves the weights as they are, or the only one of those that are quantized already."""
+def gguf_digest(files: Mapping[str, bytes], name: str) -> str:
+    """The digest of the GGUF that the proxy makes for the model `name`, whose tag is a quantization."""
+    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
+
+
+def native_tag(files: Mapping[str, bytes]) -> str:
+    """The tag that keeps the types of the weights. Quantized weights allow no other tag."""
     tensors = [tensor for header in headers(files).values() for tensor in header.tensors.values()]
     if any(tensor.dtype == "U8" for tensor in tensors):
         return "MXFP4_MOE"
@@ -52,25 +57,29 @@ def kept(files: Mapping[str, bytes]) -> str:
 
 
 def weights_of(files: Mapping[str, bytes]) -> dict[str, int]:
-    """The size of each weight file by its digest."""
-    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(".safetensors")}
+    """Digest → size of the weight files."""
+    weights = (".safetensors", ".gguf")
+    return {digest_of(content): len(content) for path, content in files.items() if path.endswith(weights)}
 
 
-def from_each_file(files: Mapping[str, bytes], made: Conversion, reached: int) -> dict[str, int]:
-    """How many of the first bytes that are fetched for a GGUF come of which file: all of each, or the pieces alone."""
+def bytes_per_file(files: Mapping[str, bytes], plan: Conversion, reached: int) -> dict[str, int]:
+    """How many of the first `reached` fetched bytes come from each file.
+
+    A conversion in file order fetches whole files. Other conversions fetch only the ranges that they need.
+    """
     weights = {path: len(content) for path, content in sorted(files.items()) if path.endswith(".safetensors")}
-    whole = [part for piece in made.pieces if isinstance(piece, SourceRange) for part in (piece.beside, piece) if part]
-    pieces = [(piece.path, piece.stop - piece.start) for piece in whole]
+    ranges = [part for piece in plan.pieces if isinstance(piece, SourceRange) for part in (piece.beside, piece) if part]
+    pieces = [(part.path, part.stop - part.start) for part in ranges]
     counts = dict.fromkeys(weights, 0)
-    for path, size in weights.items() if made.in_file_order else pieces:
+    for path, size in weights.items() if plan.in_file_order else pieces:
         counts[path] += min(size, reached)
         reached -= min(size, reached)
     return counts
 
 
 def striped(files: Mapping[str, bytes], shards: int = 2) -> dict[str, bytes]:
-    """The same repository with its tensors in so many shards by turns."""
-    found = [
+    """The same repository in several shards. Tensor n is in shard n modulo `shards`."""
+    tensors = [
         (name, tensor, files[path][tensor.start : tensor.stop])
         for path, header in headers(files).items()
         for name, tensor in header.tensors.items()
@@ -81,9 +90,9 @@ def striped(files: Mapping[str, bytes], shards: int = 2) -> dict[str, bytes]:
         path = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         header: dict[str, Any] = {}
         data = b""
-        for name, tensor, content in found[number::shards]:
-            place = [len(data), len(data) + len(content)]
-            header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": place}
+        for name, tensor, content in tensors[number::shards]:
+            offsets = [len(data), len(data) + len(content)]
+            header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
             data += content
             index[name] = path
         text = orjson.dumps(header)

@@ -1,4 +1,4 @@
-"""A safetensors repository made of a real model's GGUF: its weights dequantized, its vocabulary as a tokenizer.json."""
+"""Turns the GGUF of a real model into a safetensors repository: dequantized weights, and a tokenizer.json."""
 
 import json
 import struct
@@ -22,18 +22,18 @@ TENSORS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""llama.cpp's names of a tensor, less the block, and transformers' own, where all architectures agree."""
+"""llama.cpp's tensor names without the block → the names of transformers. All architectures here share them."""
 CONTROL = 3
-"""llama.cpp's type of the special tokens."""
+"""llama.cpp's token type of special tokens."""
 
 
 class Dequantized(ABC):
-    """A repository as the model's authors have it."""
+    """The repository that the model's authors published."""
 
     tensors: ClassVar[Mapping[str, str]]
-    """As TENSORS, with those of the architecture."""
+    """TENSORS and the names that only this architecture has."""
     special_tokens: ClassVar[Mapping[str, str]]
-    """In tokenizer_config.json."""
+    """The entries in tokenizer_config.json."""
     generation_config: ClassVar[bytes]
 
     def __init__(self, gguf: Path) -> None:
@@ -42,7 +42,7 @@ class Dequantized(ABC):
         self._reader = GGUFReader(gguf)
 
     def files(self, dtype: str) -> dict[str, bytes]:
-        """All but tokenizer_config.json; `dtype` is that of all tensors, F16 or BF16."""
+        """All files except tokenizer_config.json. All tensors have this `dtype`, F16 or BF16."""
         return {
             "config.json": json.dumps(self._config()).encode(),
             "generation_config.json": self.generation_config,
@@ -67,10 +67,10 @@ class Dequantized(ABC):
 
     @abstractmethod
     def _restored(self, part: str, numbers: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """A tensor as it was before llama.cpp's converter; `part` is its name there, less the block."""
+        """Undo what llama.cpp's converter did to a tensor. `part` is its name there without the block."""
 
     def _sizes(self, architecture: str) -> dict[str, Any]:
-        """What config.json has in common."""
+        """The entries of config.json that all architectures have."""
         return {
             "tie_word_embeddings": True,
             "torch_dtype": "bfloat16",
@@ -86,7 +86,7 @@ class Dequantized(ABC):
         }
 
     def _weights(self, dtype: str) -> Iterator[bytes]:
-        """A safetensors file: its header, and the tensors."""
+        """The parts of a safetensors file: first the header, then each tensor."""
         import gguf
 
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -105,9 +105,3 @@ class Dequantized(ABC):
     def _name(self, name: str) -> str:
         *block, part, _ = name.split(".")
         return ".".join(["model", *(["layers", block[1]] if block else []), self.tensors[part], "weight"])
-
-
-def added_token(number: int, content: str, *, special: bool) -> dict[str, Any]:
-    """As tokenizer.json has it among its `added_tokens`."""
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": number, "content": content, "special": special, **plain}

@@ -1,4 +1,4 @@
-"""The bytes of numbers in the dtypes of safetensors."""
+"""Conversions between numbers and their bytes in the dtypes of safetensors."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ def to_floats(dtype: str, content: bytes) -> Floats:
 
 
 def to_bytes(dtype: str, numbers: npt.NDArray[np.floating]) -> bytes:
-    """BF16 is cut off, not rounded: the tests need any BF16, not the nearest."""
+    """BF16 is truncated, not rounded: the tests need any BF16 value, not the nearest one."""
     with np.errstate(all="ignore"):
         wide = numbers.astype("<f4")
         if dtype == "BF16":
@@ -23,13 +23,13 @@ def to_bytes(dtype: str, numbers: npt.NDArray[np.floating]) -> bytes:
         return wide.astype(_NUMPY_DTYPES[dtype]).tobytes()
 
 
-def numbers_of_all_sizes(dtype: str, count: int, seed: int = 0) -> bytes:
-    """Each 32 numbers have about one size. The sizes are all that have a reciprocal, with both signs."""
+def numbers_of_all_magnitudes(dtype: str, count: int, seed: int = 0) -> bytes:
+    """Random numbers of both signs. Each block of 32 has one magnitude, and every magnitude has a reciprocal."""
     generator = np.random.default_rng(seed)
     sizes = np.exp2(generator.integers(-24 if dtype == "F16" else -120, 15, (count // _BLOCK, 1)))
     return to_bytes(dtype, (generator.uniform(-1, 1, (count // _BLOCK, _BLOCK)) * sizes).astype(np.float32))
 
 
-def weights(dtype: str, count: int, seed: int = 0) -> bytes:
-    """Numbers like the weights of a model."""
+def weight_numbers(dtype: str, count: int, seed: int = 0) -> bytes:
+    """Random numbers with the distribution of a model's weights."""
     return to_bytes(dtype, np.random.default_rng(seed).standard_normal(count).astype(np.float32) / np.float32(16))

@@ -1,4 +1,4 @@
-"""The engines for the tests: numpy's, and ggml's where its library is installed."""
+"""The engines under test: numpy's, and ggml's if its library is installed."""
 
 import gguf.quants
 import numpy as np
@@ -20,7 +20,7 @@ needs_ggml = pytest.mark.skipif(GGML is None, reason="libggml-python is not inst
 
 
 def reference(numbers: Floats, kind: TensorType) -> bytes:
-    """The blocks from the `gguf` package, for numbers whose scales have a reciprocal."""
+    """Quantize with the `gguf` package. It needs numbers whose scales have a reciprocal."""
     if kind is TensorType.F32:
         return numbers.tobytes()
     with np.errstate(all="ignore"):

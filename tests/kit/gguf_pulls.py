@@ -18,7 +18,7 @@ NAME = f"hf.co/{REPOSITORY}:q4_K_M"
 HEADER_BYTES = 4096
 
 
-def weights(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
+def gguf_layers(ollama: StandInOllama, name: str) -> list[tuple[str, str]]:
     """Kind and digest of the layers that are GGUFs."""
     kinds = ("model", "projector", "adapter")
     return [(layer.kind, layer.digest) for layer in ollama.models[name].layers if layer.kind in kinds]
@@ -31,7 +31,7 @@ def weight_bytes(hub: StandInHub, path: str = ".gguf") -> int:
 async def pull(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, name: str = NAME, /, **sections: Any
 ) -> Lines:
-    """`Client.pull` through a proxy with these settings."""
+    """Pull through a proxy that has these settings and runs only for this pull."""
     async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
         return await Client(app.address.url, session).pull(name, insecure=True)
 

@@ -1,4 +1,4 @@
-"""Scripted trouble of Ollama while a model is installed."""
+"""Scripted failures of Ollama while the proxy installs a model."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,8 +14,7 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.conversions import converted
-from tests.kit.support import Client, digest_of, settings
+from tests.kit.support import Client, settings
 
 NAME = "hf.co/acme/tiny:bf16"
 QUANTIZED = "hf.co/acme/tiny:q4_K_M"
@@ -29,7 +28,7 @@ restarting: list[asyncio.Task[None]] = []
 
 
 class Script:
-    """Interferes with the n-th call of one kind, once. `held` waits before and after it until `go` is set."""
+    """Interferes once, with the n-th call of `step`: it runs `trouble`, or sets `held` and waits for `go`."""
 
     def __init__(self, ollama: StandInOllama, step: str, number: int, trouble: Trouble | None = None) -> None:
         self._ollama = ollama
@@ -62,16 +61,11 @@ async def proxy(
         yield app, Client(app.address.url, session)
 
 
-def weights(ollama: StandInOllama, name: str) -> str:
-    """The digest of a model's weights. All its blobs have to be there."""
+def weights_digest(ollama: StandInOllama, name: str) -> str:
+    """The digest of a model's weights. Checks that Ollama has all blobs of the model."""
     model = ollama.models[name]
     assert {layer.digest for layer in model.layers} <= ollama.blobs.keys()
     return next(layer.digest for layer in model.layers if layer.kind == "model")
-
-
-def expected(name: str, files: dict[str, bytes]) -> str:
-    """The digest of the GGUF that the proxy makes for a name."""
-    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
 
 
 def check_clean(ollama: StandInOllama, *names: str) -> None:

@@ -16,21 +16,20 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.store.reclaim import TEMPORARY
-from tests.kit.ollama_log import bodies, created, uploads
-from tests.kit.support import PATIENCE, Client, digest_of, eventually, fetched, making, settings
+from tests.kit.ollama_log import bodies, created
+from tests.kit.support import PATIENCE, Client, eventually, fetched, making, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"
 GGUF_NAME = "hf.co/acme/tiny:q8_0"
 SUCCESS = {"status": "success"}
 WEIGHTS = re.compile(r"\.(safetensors|gguf)(\?|$)")
-LARGEST_SMALL_FILE = 10_000
 SLOW = 200_000
 """Bytes a second of `hub.line`: the transfer of a tiny model lasts 15 seconds, or until the line is opened."""
 
 
 class Attached:
-    """A client during its pull. `lines` has the lines that it has read."""
+    """A client of a running pull. `lines` are the lines that it has read so far."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.lines: list[dict[str, Any]] = []
@@ -68,7 +67,7 @@ class Attached:
 
 
 UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
-"""Settings: Ollama does not reach the proxy for a manifest, so that models are made by creates."""
+"""Settings: Ollama cannot reach the proxy for a manifest, so that the proxy creates the models."""
 WAYS = [pytest.param({}, id="manifest"), pytest.param(UNREACHED, id="create")]
 
 
@@ -93,18 +92,8 @@ def fetched_bytes(hub: StandInHub, path: str = "") -> int:
     return sum(request.body_bytes for request in weights_fetched(hub, path))
 
 
-def weights_of(files: dict[str, bytes]) -> dict[str, int]:
-    """The sizes of the weight files, by digest."""
-    return {digest_of(content): len(content) for path, content in files.items() if WEIGHTS.search(path)}
-
-
-def weight_uploads(ollama: StandInOllama) -> list[str]:
-    """Uploads of weights, including those that did not end."""
-    return uploads(ollama, least=LARGEST_SMALL_FILE)
-
-
 def named_models(ollama: StandInOllama) -> list[str]:
-    """The models that got their names, in order."""
+    """The final names of the installed models, in order."""
     creates = [body["model"] for body in created(ollama)]
     copies = [body["destination"] for body in bodies(ollama, "/api/copy")]
     return [name for name in (*creates, *copies) if not TEMPORARY.fullmatch(name)]
@@ -121,7 +110,7 @@ async def remove(client: Client, **body: str) -> tuple[int, bytes]:
 
 
 async def start_transfer(app: App, client: Client, name: str = NAME) -> Attached:
-    """A client of a pull in transfer: some bytes have reached Ollama, but most have not."""
+    """Attach a client, and wait until some bytes of its pull have reached Ollama, but not most of them."""
     attached = Attached(client, name)
     await eventually(lambda: attached.completed)
     assert newest(app).state == "transferring"

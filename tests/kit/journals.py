@@ -8,7 +8,7 @@ MODEL = "hf.co/acme/tiny:q4_k_m"
 RECORD = Record("d" * 64, "request", "weights", "settings", ((A, 10), (B, 20)), "acme/tiny", "c" * 40)
 
 
-class Clock:
+class WallClock:
     def __init__(self, now: float) -> None:
         self.now = now
 

@@ -1,4 +1,4 @@
-"""A tiny repository at several Hubs, and the requests that each of them got."""
+"""A tiny repository on several Hubs, and the requests that each Hub received."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -27,7 +27,7 @@ Pull = Callable[..., AbstractAsyncContextManager[Client]]
 
 @asynccontextmanager
 async def another_hub() -> AsyncIterator[StandInHub]:
-    """A Hub with the same repository. It must never get a token."""
+    """A Hub with the same repository. It must never receive a token."""
     async with StandInHub() as hub:
         hub.add("acme/tiny", FILES)
         yield hub

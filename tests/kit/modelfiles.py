@@ -1,4 +1,4 @@
-"""Modelfiles for tests: chat metadata of tiny repositories, and what is chosen from it."""
+"""Modelfiles for tests: chat metadata of tiny repositories, and the choice from it."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ CHAT = ChatTemplate(
 FAILED = ChatTemplate(warnings=("the chat template cannot be rendered: of a test",))
 TOKENS = {1: "<s>", 2: "</s>", 3: "<|im_end|>"}
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": JINJA}
-UNSAID = {"repeat_penalty": 1.0, "stop": ["<|im_end|>", "</s>"]}
+DEFAULT_PARAMETERS = {"repeat_penalty": 1.0, "stop": ["<|im_end|>", "</s>"]}
 
 
 def encoded(files: dict[str, Any]) -> dict[str, bytes]:
@@ -52,7 +52,10 @@ def chosen(
     adds_bos: bool | None = None,
     embeds: bool = False,
 ) -> Modelfile:
-    """For a safetensors repository; `chat` is the result of probing, if there is a Jinja."""
+    """The Modelfile for a safetensors repository. `chat` is the probed template; it needs a Jinja template.
+
+    Each argument is one input of the choice. A test names only those that it changes.
+    """
     contents = encoded({"tokenizer_config.json": CONFIG} | (files or {}))
     metadata = replace(chat_metadata_of_files("acme/model", contents, TOKENS), adds_bos=adds_bos, embeds=embeds)
     probed = chat if metadata.jinja else None
@@ -60,7 +63,7 @@ def chosen(
 
 
 def gguf(**metadata: Field) -> GgufHeader:
-    """Two underscores in a key stand for a dot."""
+    """A header with more metadata. Two underscores in a key stand for a dot."""
     fields = {
         "general.architecture": Field.string("llama"),
         "tokenizer.ggml.tokens": Field.strings(["<unk>", "<s>", "</s>", "<|im_end|>", "a"]),

@@ -20,13 +20,18 @@ def created(ollama: StandInOllama) -> list[dict[str, Any]]:
 
 
 def uploads(ollama: StandInOllama, *, least: int = 0) -> list[str]:
-    """The paths of all uploads of at least so many bytes."""
+    """The paths of all uploads of at least `least` bytes."""
     blobs = [request for request in ollama.requests if request.method == "POST" and "/api/blobs/" in request.path]
     return [request.path for request in blobs if request.received >= least]
 
 
+def weight_uploads(ollama: StandInOllama) -> list[str]:
+    """The paths of all uploads of weights, including unfinished ones. Other layers are smaller than 1000 bytes."""
+    return uploads(ollama, least=1000)
+
+
 def last_bars(lines: Lines) -> dict[str, tuple[int, int]]:
-    """Total and completed of each bar at the end. Checks the contract's promises for each line with a bar."""
+    """The last total and completed of each bar. Checks what the contract promises for every line of a bar."""
     bars: dict[str, tuple[int, int]] = {}
     for line in lines:
         if (digest := line.get("digest")) and line["status"].startswith("pulling "):

@@ -16,7 +16,7 @@ SHORT = Timings(first_retry_pause=0.001, longest_retry_pause=0.01, ollama_poll=0
 
 
 def use_timings(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Timings:
-    """Set timings for every proxy that this test starts without its own. Several calls add up."""
+    """Set timings for every proxy that this test starts without its own timings. Several calls add up."""
     timings: Timings = replace(signature(App).parameters["timings"].default, **seconds)
     for constructor in (App.__init__, Backend.__init__):
         monkeypatch.setattr(constructor, "__kwdefaults__", {"timings": timings})
@@ -34,14 +34,14 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Timings:
 
 
 def use_spans(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Spans of so many bytes."""
+    """Fetch weights in spans of `size` bytes."""
     monkeypatch.setattr(streams, "MIN_SPAN", size)
     monkeypatch.setattr(streams, "MAX_SPAN", size)
 
 
 @pytest.fixture
 def small_spans(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A tiny model is many spans of so many bytes."""
+    """Make the spans so small that a tiny model needs many. Returns their size in bytes."""
     size = 256 * 1024
     use_spans(monkeypatch, size)
     monkeypatch.setattr(reading, "GGUF_BYTES", GGUF_BYTES)

@@ -1,4 +1,4 @@
-"""A real Ollama of our own: `$OLLAMA_BIN`, or `ollama` on the PATH, with a store that goes when the tests end."""
+"""Runs a real Ollama, from `$OLLAMA_BIN` or the PATH, with a temporary store."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ START_SECONDS = 60
 
 @dataclass(frozen=True)
 class RealOllama:
-    """A running server, and its command line pointed where a test wants it."""
+    """A running server, and its command line, which can talk to any host."""
 
     binary: str
     url: str
@@ -42,7 +42,7 @@ class RealOllama:
         wait_for(f"{self.url}/api/version", server)
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """End the server like a crash."""
         self.servers[-1].kill()
         self.servers[-1].wait()
 
@@ -61,7 +61,7 @@ class RealOllama:
         return process.returncode, output.decode()
 
     def environment(self, host: str) -> dict[str, str]:
-        """What its command line runs in, to ask `host`."""
+        """The environment in which the command line talks to `host`."""
         return {"OLLAMA_HOST": host, "HOME": str(self.home), "PATH": os.environ["PATH"]}
 
     @property
@@ -75,20 +75,20 @@ class RealOllama:
         return int(major), int(minor)
 
     @property
-    def copies_what_it_creates(self) -> bool:
-        """From v0.30 on a create makes another GGUF of one, and its bytes may be others."""
+    def rewrites_created_ggufs(self) -> bool:
+        """Since v0.30, a create writes a new GGUF, whose bytes may differ."""
         return self.version >= (0, 30)
 
     @property
     def blobs(self) -> dict[str, int]:
-        """Digest → size, of those that are finished."""
+        """Digest → size of the finished blobs."""
         return {
             name.replace("-", ":", 1): size for name, size in self._stored().items() if BLOB.fullmatch(name) is not None
         }
 
     @property
-    def half_written(self) -> list[Path]:
-        """What Ollama has begun and not finished; it removes that at a start, once it is an hour old."""
+    def partial_blobs(self) -> list[Path]:
+        """Unfinished blobs. Ollama removes them at its start when they are older than an hour."""
         return [self.home / "models" / "blobs" / name for name in self._stored() if not BLOB.fullmatch(name)]
 
     def _stored(self) -> dict[str, int]:
@@ -96,37 +96,32 @@ class RealOllama:
         for path in (self.home / "models" / "blobs").glob("*"):
             try:
                 sizes[path.name] = path.stat().st_size
-            except FileNotFoundError:  # it is gone since it was listed
+            except FileNotFoundError:  # Ollama has removed it since
                 continue
         return sizes
 
     @property
-    def named_by_models(self) -> set[str]:
-        """The digests in all manifests, and from 0.40 on those of the manifests, which are blobs too."""
-        named: set[str] = set()
+    def used_digests(self) -> set[str]:
+        """The digests in all manifests. Since v0.40, manifests are blobs too, and their digests count."""
+        digests: set[str] = set()
         for folder in ("manifests", "manifests-v2"):
             for path in (self.home / "models" / folder).rglob("*"):
                 if not path.is_file():
                     continue
                 if BLOB.fullmatch(path.resolve().name):
-                    named.add(path.resolve().name.replace("-", ":", 1))
+                    digests.add(path.resolve().name.replace("-", ":", 1))
                 manifest = json.loads(path.read_bytes())
-                named |= {layer["digest"] for layer in (*manifest["layers"], manifest["config"])}
-        return named
+                digests |= {layer["digest"] for layer in (*manifest["layers"], manifest["config"])}
+        return digests
 
     @property
     def orphans(self) -> dict[str, int]:
-        """Blobs that no model names, with their sizes."""
-        named = self.named_by_models
-        return {digest: size for digest, size in self.blobs.items() if digest not in named}
+        """Digest → size of the blobs that no model uses."""
+        used = self.used_digests
+        return {digest: size for digest, size in self.blobs.items() if digest not in used}
 
-    def begins_with(self, digest: str) -> bytes:
-        """The first four bytes of a blob."""
-        with (self.home / "models" / "blobs" / digest.replace(":", "-")).open("rb") as blob:
-            return blob.read(4)
-
-    def asked_since(self, position: int) -> list[tuple[str, str]]:
-        """Method and path of the requests in its log, from where `log_size` was."""
+    def requests_since(self, position: int) -> list[tuple[str, str]]:
+        """Method and path of the requests in the log after `position`, an earlier `log_size`."""
         with (self.home / "log").open("rb") as log:
             log.seek(position)
             text = log.read().decode(errors="replace")
@@ -137,7 +132,7 @@ class RealOllama:
         return (self.home / "log").stat().st_size
 
     async def gguf_of(self, name: str) -> bytes:
-        """What a model's weights are made of."""
+        """The content of a model's GGUF."""
         return (await self.gguf_file(name)).read_bytes()
 
     async def gguf_file(self, name: str) -> Path:
@@ -160,9 +155,9 @@ def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def running(home: Path) -> Iterator[RealOllama]:
-    """A server of the real program with `home` for its own; the tests that want it are skipped where there is none."""
+    """Run a server that keeps all its files in `home`. Skips the test if Ollama is not installed."""
     if BINARY is None:
-        pytest.skip("no real Ollama here: put `ollama` on the PATH, or its path in OLLAMA_BIN")
+        pytest.skip("no real Ollama: put `ollama` on the PATH, or set OLLAMA_BIN to its path")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{free.getsockname()[1]}"
@@ -178,13 +173,13 @@ def running(home: Path) -> Iterator[RealOllama]:
 
 
 @contextmanager
-def measured(folder: Path) -> Iterator[list[int]]:
-    """The bytes that the files of a folder take, every 20 ms."""
-    sizes, ended = [size_of(folder)], threading.Event()
+def measured_usage(folder: Path) -> Iterator[list[int]]:
+    """Measure the disk usage of a folder every 20 ms."""
+    sizes, ended = [disk_usage(folder)], threading.Event()
 
     def measure() -> None:
         while not ended.wait(0.02):
-            sizes.append(size_of(folder))
+            sizes.append(disk_usage(folder))
 
     thread = threading.Thread(target=measure)
     thread.start()
@@ -195,12 +190,12 @@ def measured(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-def size_of(folder: Path) -> int:
-    """Each file once, whatever links to it."""
+def disk_usage(folder: Path) -> int:
+    """The disk usage of a folder. Hard links count once."""
     sizes = {}
     for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # it is gone since it was listed
-            found = path.lstat()
-            if stat.S_ISREG(found.st_mode):
-                sizes[found.st_ino] = found.st_blocks * 512
+        with suppress(FileNotFoundError):  # Ollama has removed it since
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                sizes[status.st_ino] = status.st_blocks * 512
     return sum(sizes.values())

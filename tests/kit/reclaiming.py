@@ -1,4 +1,4 @@
-"""Helpers for tests of reclaiming: a proxy that reclaims, and what an Ollama holds after it."""
+"""Helpers for tests of reclaiming: a proxy that reclaims, and checks of what Ollama still stores."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,9 +12,8 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.store import reclaim
-from tests.kit.conversions import converted
 from tests.kit.ollama_log import Lines, uploads
-from tests.kit.support import Client, digest_of, settings
+from tests.kit.support import Client, settings
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 OTHER = "hf.co/acme/tiny:q8_0"
@@ -39,7 +38,7 @@ def assert_clean(ollama: StandInOllama) -> None:
 
 
 def pull_uploads(ollama: StandInOllama) -> list[str]:
-    """Without the configs of removals."""
+    """The uploads of pulls, without the configs that removals upload."""
     return [path for path in uploads(ollama) if not path.endswith(reclaim.CONFIG.digest)]
 
 
@@ -49,11 +48,6 @@ def uploaded_bytes(ollama: StandInOllama) -> int:
 
 def statuses(lines: Lines) -> list[str]:
     return [line["status"] for line in lines if "digest" not in line]
-
-
-def made_of(files: dict[str, bytes], name: str = NAME) -> str:
-    """The digest of the GGUF that the proxy makes of a repository for a name."""
-    return digest_of(converted(files, quantization=name.rpartition(":")[2].upper()))
 
 
 @asynccontextmanager
@@ -66,7 +60,7 @@ async def proxy(
 
 
 class Gate:
-    """Holds the calls of a method until it is opened."""
+    """Holds the calls of a method until `open` is set."""
 
     def __init__(self, work: Work) -> None:
         self._work = work

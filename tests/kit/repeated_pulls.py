@@ -1,4 +1,4 @@
-"""Helpers for tests of repeated pulls: what the second pull of a model costs."""
+"""Helpers for tests of repeated pulls: the requests and lines of a second pull."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
-from tests.kit.ollama_log import Lines, uploads
+from tests.kit.ollama_log import Lines
 from tests.kit.support import digest_of, fetched
 
 NAME = "hf.co/acme/tiny:q4_K_M"
@@ -14,13 +14,8 @@ WEIGHTS = "model.safetensors"
 Pull = Callable[..., Awaitable[Lines]]
 
 
-def weight_uploads(ollama: StandInOllama) -> list[str]:
-    """Without those of small layers."""
-    return uploads(ollama, least=1000)
-
-
 def lines_of_held(bars: Iterable[bytes]) -> Lines:
-    """The lines that Ollama itself sends for a model that it has."""
+    """The lines that Ollama itself sends for a model that it already has."""
     return [
         {"status": "pulling manifest"},
         *(
@@ -54,7 +49,7 @@ def assert_nothing_but_metadata(hub: StandInHub, ollama: StandInOllama, reposito
 
 
 def assert_only_looked(hub: StandInHub, ollama: StandInOllama) -> None:
-    """Metadata, small files, headers of weights; nothing that changes Ollama."""
+    """The pull read only metadata, small files and headers of weights, and changed nothing in Ollama."""
     assert not fetched(hub)
     assert {request.method for request in ollama.requests if request.path != "/api/show"} <= {"GET", "HEAD"}
 
@@ -68,6 +63,6 @@ SETTINGS: dict[str, Any] = {
 
 
 def with_settings(**changes: Any) -> dict[str, Any]:
-    """Sections with these settings, without those that are None."""
-    chosen = {key: value for key, value in {**SETTINGS, **changes}.items() if value is not None}
-    return {"models": {"hf.co/acme/tiny": chosen}}
+    """A configuration with SETTINGS and these changes. None removes a setting."""
+    settings = {key: value for key, value in {**SETTINGS, **changes}.items() if value is not None}
+    return {"models": {"hf.co/acme/tiny": settings}}

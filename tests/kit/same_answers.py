@@ -1,4 +1,4 @@
-"""Requests that are sent to Ollama directly and through the proxy, and the comparison of what comes back."""
+"""Sends requests to Ollama directly and through the proxy, and compares the answers."""
 
 import gzip
 import re
@@ -17,15 +17,15 @@ MODEL = "hf.co/acme/tiny:q4_K_M"
 SECONDS = 60
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "date"}
-# They differ between two calls of one server.
+# These values differ between two calls of the same server.
 VOLATILE = re.compile(r".*(duration|_at|modified|expires.*)|created|id|item_id|request_id|call_id|logprobs")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request, with `{host}` where its own server's address stands; `before` goes to Ollama directly.
+    """One request. `{host}` stands for the address of its server.
 
-    `proxied` stands in for what cannot be done twice.
+    `before` are earlier requests, sent directly to Ollama. `proxied` replaces a request that cannot be sent twice.
     """
 
     name: str
@@ -50,7 +50,7 @@ def ask(
     headers: Iterable[str] = (),
     version: str = "1.1",
 ) -> bytes:
-    """A request as bytes; what is neither bytes nor None becomes JSON."""
+    """A request as bytes. A `body` that is neither bytes nor None becomes JSON."""
     content = body if isinstance(body, bytes | None) else orjson.dumps(body)
     lines = [f"{method} {target} HTTP/{version}", *headers]
     if not any(line.lower().startswith("host:") for line in lines):
@@ -81,7 +81,7 @@ def send(url: str, request: bytes) -> Answer:
 
 
 def differences(direct: str, proxied: str, cases: Iterable[Case]) -> list[str]:
-    found = []
+    differences = []
     for case in cases:
         answers = []
         for url, request in ((direct, case.request), (proxied, case.proxied or case.request)):
@@ -89,12 +89,12 @@ def differences(direct: str, proxied: str, cases: Iterable[Case]) -> list[str]:
                 send(direct, earlier)
             answers.append(send(url, request))
         if answers[0] != answers[1]:
-            found.append(f"{case.name}:\n  direct  {answers[0]}\n  proxied {answers[1]}")
-    return found
+            differences.append(f"{case.name}:\n  direct  {answers[0]}\n  proxied {answers[1]}")
+    return differences
 
 
 def _steady(body: bytes) -> Any:
-    """A body without what differs from call to call: JSON, lines of JSON or server-sent events of JSON."""
+    """A body without its volatile values. It can be JSON, lines of JSON or server-sent events of JSON."""
     lines = []
     for line in body.split(b"\n"):
         prefix, text = (b"data: ", line[6:]) if line.startswith(b"data: ") else (b"", line)
@@ -109,13 +109,13 @@ def _steady(body: bytes) -> Any:
 
 def _without_volatile(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_volatile(found) for key, found in value.items() if not VOLATILE.fullmatch(key)}
+        return {key: _without_volatile(item) for key, item in value.items() if not VOLATILE.fullmatch(key)}
     if not isinstance(value, list):
         return value
-    # Models of one second are listed in any order.
-    found = [_without_volatile(one) for one in value]
-    models = all(isinstance(one, dict) and ("model" in one or one.get("object") == "model") for one in found)
-    return sorted(found, key=str) if models else found
+    # Ollama lists models of the same second in any order.
+    items = [_without_volatile(item) for item in value]
+    are_models = all(isinstance(item, dict) and ("model" in item or item.get("object") == "model") for item in items)
+    return sorted(items, key=str) if are_models else items
 
 
 def _chunked(*chunks: bytes) -> bytes:
@@ -151,27 +151,27 @@ CASES = [
     ),
     Case("a model of /v1", ask("GET", f"/v1/models/{MODEL.replace('/', '%2F')}")),
     Case("show", ask("POST", "/api/show", {"model": MODEL}, headers=[JSON])),
-    Case("show of nothing", ask("POST", "/api/show", {"model": "missing"})),
+    Case("show of a missing model", ask("POST", "/api/show", {"model": "missing"})),
     Case("bad JSON", ask("POST", "/api/show", b"{nonsense", headers=[JSON])),
     Case("no body", ask("POST", "/api/show")),
     Case("an empty body", ask("POST", "/api/chat", b"")),
     Case("JSON of another type", ask("POST", "/api/chat", b"[1, 2]")),
     Case("copy", COPY),
-    Case("copy of nothing", ask("POST", "/api/copy", {"source": "missing", "destination": "x"})),
+    Case("copy of a missing model", ask("POST", "/api/copy", {"source": "missing", "destination": "x"})),
     Case("delete with a body", ask("DELETE", "/api/delete", {"model": "copied"}), (COPY,)),
     Case(
         "delete with a chunked body",
         ask("DELETE", "/api/delete", headers=[CHUNKED]) + _chunked(b'{"model":', b'"copied"}'),
         (COPY,),
     ),
-    Case("delete of nothing", ask("DELETE", "/api/delete", {"model": "missing"})),
+    Case("delete of a missing model", ask("DELETE", "/api/delete", {"model": "missing"})),
     Case("delete without a body", ask("DELETE", "/api/delete")),
     Case("load", LOAD),
     Case("loaded models", ask("GET", "/api/ps"), (LOAD,)),
     Case("generate, streamed", ask("POST", "/api/generate", PROMPT)),
     Case("generate, whole", ask("POST", "/api/generate", PROMPT | {"stream": False})),
     Case("unload", ask("POST", "/api/generate", {"model": MODEL, "keep_alive": 0}), (LOAD,)),
-    Case("generate with nothing", ask("POST", "/api/generate", PROMPT | {"model": "missing"})),
+    Case("generate with a missing model", ask("POST", "/api/generate", PROMPT | {"model": "missing"})),
     Case("chat, streamed", ask("POST", "/api/chat", CHAT)),
     Case("chat, whole", ask("POST", "/api/chat", CHAT | {"stream": False})),
     Case(
@@ -181,27 +181,25 @@ CASES = [
     Case("embed", ask("POST", "/api/embed", {"model": "missing", "input": "hello"})),
     Case("embeddings", ask("POST", "/api/embeddings", {"model": "missing", "prompt": "hello"})),
     Case("a blob that is not there", ask("HEAD", f"/api/blobs/{digest_of(b'none')}")),
-    Case("a blob of no digest", ask("HEAD", "/api/blobs/nonsense")),
+    Case("a blob with an invalid digest", ask("HEAD", "/api/blobs/nonsense")),
     Case(
         "a blob that is there",
         ask("HEAD", f"/api/blobs/{digest_of(BLOB)}"),
         (_upload(BLOB),),
     ),
     Case(
-        "upload of what is there",
+        "upload of a blob that is there",
         _upload(BLOB),
         (_upload(BLOB),),
     ),
     Case("upload", _upload(b"one"), proxied=_upload(b"two")),
     Case("upload in chunks", _upload(b"tic", CHUNKED), proxied=_upload(b"tac", CHUNKED)),
-    Case("upload that asks first", _upload(b"may", EXPECT), proxied=_upload(b"can", EXPECT)),
-    Case("upload of something else", ask("POST", f"/api/blobs/{digest_of(b'x')}", b"y")),
-    Case(
-        "an expectation of another kind", ask("POST", "/api/show", {"model": MODEL}, headers=["Expect: the-unexpected"])
-    ),
+    Case("upload with Expect", _upload(b"may", EXPECT), proxied=_upload(b"can", EXPECT)),
+    Case("upload with a wrong digest", ask("POST", f"/api/blobs/{digest_of(b'x')}", b"y")),
+    Case("an unknown expectation", ask("POST", "/api/show", {"model": MODEL}, headers=["Expect: the-unexpected"])),
     Case("create without files", ask("POST", "/api/create", {"model": "new"})),
-    Case("create of no name", ask("POST", "/api/create", {"model": "///"})),
-    Case("pull of no name", ask("POST", "/api/pull", {"model": ""})),
+    Case("create with an invalid name", ask("POST", "/api/create", {"model": "///"})),
+    Case("pull without a name", ask("POST", "/api/pull", {"model": ""})),
     Case("pull of a bad name", ask("POST", "/api/pull", {"model": "hf.co/a b/c"})),
     Case("pull of bad JSON", ask("POST", "/api/pull", b"{")),
     Case("pull without a body", ask("POST", "/api/pull")),
@@ -209,7 +207,7 @@ CASES = [
         "pull of a Hub name by a foreign page",
         ask("POST", "/api/pull", {"model": MODEL}, headers=["Origin: https://evil.example"]),
     ),
-    Case("push of nothing", ask("POST", "/api/push", {"model": "missing", "stream": False})),
+    Case("push of a missing model", ask("POST", "/api/push", {"model": "missing", "stream": False})),
     Case("/v1 chat, streamed", ask("POST", "/v1/chat/completions", OPENAI | {"stream": True}, headers=[JSON])),
     Case("/v1 chat, whole", ask("POST", "/v1/chat/completions", OPENAI, headers=[JSON])),
     Case(
@@ -249,10 +247,10 @@ CASES = [
         ask("OPTIONS", "/api/chat", headers=["Origin: https://evil.example", "Access-Control-Request-Method: POST"]),
     ),
     Case("a page's request", ask("GET", "/api/version", headers=["Origin: http://localhost:3000"])),
-    Case("a page of this very server", ask("GET", "/api/version", headers=["Origin: http://{host}"])),
+    Case("a page of this server", ask("GET", "/api/version", headers=["Origin: http://{host}"])),
     Case("a page of this server by https", ask("GET", "/api/version", headers=["Origin: https://{host}"])),
     Case("a foreign page's request", ask("GET", "/api/version", headers=["Origin: https://evil.example"])),
-    Case("no origin to speak of", ask("GET", "/api/version", headers=["Origin: null"])),
+    Case("the origin null", ask("GET", "/api/version", headers=["Origin: null"])),
     Case("an empty origin", ask("GET", "/api/version", headers=["Origin:"])),
     Case(
         "two origins", ask("GET", "/api/version", headers=["Origin: http://localhost:1", "Origin: http://localhost:2"])
@@ -285,7 +283,7 @@ CASES = [
     Case("HTTP/1.0", ask("GET", "/api/version", version="1.0")),
     Case("HTTP/1.0 without a host", b"GET /api/version HTTP/1.0\r\n\r\n"),
     Case("HTTP/1.0, streamed", ask("POST", "/api/chat", CHAT, version="1.0")),
-    Case("the last of a connection", ask("GET", "/api/version", headers=["Connection: close"])),
+    Case("the last request of a connection", ask("GET", "/api/version", headers=["Connection: close"])),
     Case(
         "headers for the next hop",
         ask("GET", "/api/version", headers=["Connection: keep-alive, X-Hop", "X-Hop: 1", "TE: trailers"]),

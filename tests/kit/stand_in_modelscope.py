@@ -1,4 +1,4 @@
-"""A stand-in for ModelScope on two local ports: one for lists and small files, one for large files."""
+"""A stand-in for ModelScope with two local ports: one for lists and small files, one for large files."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,10 +22,10 @@ class StandInModelScope(StandIn):
         self.repositories: dict[str, StandInRepository] = {}
         self.requests: list[LoggedRequest] = []
         self.faults: list[Fault] = []
-        self.token: str | None = None  # opens private and gated repositories
+        self.token: str | None = None  # gives access to private and gated repositories
         self.refusal = 404  # the status for a missing or private repository
-        self.range_status = 200  # as ModelScope; other servers answer 206
-        self.overrides: dict[str, Any] = {}  # fields of `Data` in a list
+        self.range_status = 200  # ModelScope answers 200; other servers answer 206
+        self.overrides: dict[str, Any] = {}  # replaces fields of `Data` in a list
         self._signed_for = 0
         counter = FaultCounter(self.faults)
         self._delivery = Delivery(counter)
@@ -80,11 +80,11 @@ class StandInModelScope(StandIn):
         return await self._send(request, path, file)
 
     async def _linked(self, request: web.Request) -> web.StreamResponse:
-        place = request.match_info
-        if place["number"] != str(self._signed_for) or not request.raw_path.endswith("?auth_key=a%2Fb"):
+        parts = request.match_info
+        if parts["number"] != str(self._signed_for) or not request.raw_path.endswith("?auth_key=a%2Fb"):
             return web.Response(status=403, text="expired")
-        files = self.repositories[f"{place['org']}/{place['repo']}"].commits[place["commit"]]
-        return await self._send(request, place["path"], files[place["path"]])
+        files = self.repositories[f"{parts['org']}/{parts['repo']}"].commits[parts["commit"]]
+        return await self._send(request, parts["path"], files[parts["path"]])
 
     async def _send(self, request: web.Request, path: str, file: StoredFile) -> web.StreamResponse:
         piece = RequestedRange.of(request, file)

@@ -1,4 +1,4 @@
-"""Tests of streams: a clock that the test moves, and streams that are taken and given back."""
+"""Helpers for tests of streams: a clock that the test moves, and functions to enter and leave."""
 
 import asyncio
 
@@ -11,8 +11,8 @@ from proxy.transfer.streams import Streams
 NO_TICKS = Timings(concurrency_tick=3600)
 
 
-class Clock:
-    """Replaces the loop's clock. Its steps are exact in binary, so that sums of them are exact."""
+class LoopClock:
+    """Replaces the event loop's clock. Its steps are exact in binary, so that their sums are exact."""
 
     def __init__(self) -> None:
         self.now = 1024.0
@@ -22,9 +22,9 @@ class Clock:
 
 
 @pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Time passes only when the test moves it: a busy machine changes nothing."""
-    clock = Clock()
+async def clock(monkeypatch: pytest.MonkeyPatch) -> LoopClock:
+    """Time passes only when the test moves the clock, even on a busy machine."""
+    clock = LoopClock()
     monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
     return clock
 

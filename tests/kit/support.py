@@ -1,4 +1,4 @@
-"""What the tests share: settings for two stand-ins, a client, small servers, and waiting."""
+"""Shared helpers: settings for the two stand-ins, a client, small servers, and functions that wait."""
 
 import asyncio
 import hashlib
@@ -22,26 +22,26 @@ from yarl import URL
 from proxy.config import Config, check
 from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
-from proxy.standins.responses import ErrorAnswer as Refused
+from proxy.standins.responses import ErrorAnswer
 from proxy.store.reclaim import TEMPORARY
 
 COMMAND = [sys.executable, "-m", "proxy"]
 
-MAX_SAID = 1 << 26
-"""Bytes of a log that are read before anybody wants them: who writes to a full pipe stops."""
+MAX_LOG_BYTES = 1 << 26
+"""Bytes of a process's log that are buffered: a process that writes to a full pipe stops."""
 
 MAKING = ("/api/create", "/api/pull")
 
 PATIENCE = 60.0
-"""Seconds that a test waits for what comes soon: a busy machine is not a failure, and what hangs takes longer."""
+"""Seconds that a test waits for an event. It is long, so that a busy machine does not fail the test."""
 
 GGUF_BYTES = 7000
-"""What tests of small spans have read of a GGUF first."""
+"""Size of the first read of a GGUF in tests with small spans."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 PULL_STATUSES = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
-"""The lines without a digest that a pull has, in the contract's order."""
+"""The statuses of a pull without a digest, in the contract's order."""
 
 
 def digest_of(content: bytes) -> str:
@@ -49,19 +49,19 @@ def digest_of(content: bytes) -> str:
 
 
 def own_entry_points() -> EntryPoints:
-    """What this tree says of itself: what is installed may be older."""
+    """The entry points in this tree's pyproject.toml: an installed package may be older."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     points = project["entry-points"].items()
-    return EntryPoints(EntryPoint(name, value, group) for group, named in points for name, value in named.items())
+    return EntryPoints(EntryPoint(name, value, group) for group, entries in points for name, value in entries.items())
 
 
 PLAIN = {"template": "{{ .Prompt }}", "parameters": {"repeat_penalty": 1.0, "stop": []}}
-"""What a model without a chat template is created with."""
+"""The template and parameters of a created model without a chat template."""
 NO_TEMPLATE = "warning: it has no chat template: it continues texts; set template in [models] where it can chat"
 
 
 def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
-    """Requests for the bytes of a weight file, beyond its header."""
+    """Requests for the bytes of a weight file after its header."""
     return [
         request
         for request in hub.requests
@@ -72,23 +72,23 @@ def fetched(hub: StandInHub, path: str = "") -> list[LoggedRequest]:
 
 
 def making(requests: Iterable[LoggedRequest]) -> list[str]:
-    """The names that Ollama was told to make models under: by a create, or by a pull of a manifest."""
-    bodies = [(one.path, orjson.loads(one.body or b"{}")) for one in requests if one.path in MAKING]
-    named = [(path, str(body.get("model"))) for path, body in bodies]
-    return [name for path, name in named if path == "/api/create" or TEMPORARY.fullmatch(name)]
+    """The names of the models that Ollama had to make, by a create or by a pull of a manifest."""
+    bodies = [(request.path, orjson.loads(request.body or b"{}")) for request in requests if request.path in MAKING]
+    names = [(path, str(body.get("model"))) for path, body in bodies]
+    return [name for path, name in names if path == "/api/create" or TEMPORARY.fullmatch(name)]
 
 
 async def no_manifests(request: web.Request, handler: TypedHandler) -> web.StreamResponse:
-    """`around` a stand-in Ollama: it pulls no manifest of a model that is to stay, so that it is asked to create it."""
+    """Set as `around`, it makes the stand-in refuse manifests of new models, so that the proxy creates them."""
     if request.path == "/api/pull" and TEMPORARY.fullmatch(orjson.loads(await request.read())["model"]):
-        raise Refused("the stand-in was told to refuse", 500)
+        raise ErrorAnswer("the stand-in refuses manifests", 500)
     return await handler(request)
 
 
 def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
-    """A configuration that dials the two given URLs and nothing else.
+    """A configuration that connects only to these two URLs.
 
-    What Ollama was sent stays, for tests that look at it; those of reclaiming say `reclaim`.
+    Reclaiming is off, so that tests can inspect all blobs that Ollama has received.
     """
     return check(
         {
@@ -101,7 +101,7 @@ def settings(hub: str, ollama: str, /, **sections: dict[str, Any]) -> Config:
 
 
 class Client:
-    """What a user's client does, at a proxy or at Ollama itself."""
+    """Sends the requests of a user's client, to the proxy or to Ollama itself."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
@@ -115,7 +115,7 @@ class Client:
             return [orjson.loads(line) for line in (await response.read()).splitlines()]
 
     async def pull_at_once(self, name: str) -> tuple[int, dict[str, Any]]:
-        """Status and answer with `stream: false`."""
+        """Status and body of the answer with `stream: false`."""
         body = {"model": name, "stream": False}
         async with self.session.post(f"{self.url}/api/pull", json=body) as response:
             return response.status, orjson.loads(await response.read())
@@ -130,20 +130,20 @@ class Client:
 
 
 async def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait until a condition holds; fail when it does not."""
+    """Wait until a condition is true. Fails after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 async def settled(value: Callable[[], int]) -> int:
-    """What a number is once it goes no further: this loop, and who works in it, had its turn 25 times meanwhile."""
+    """Wait until a number has stayed the same for 25 pauses of the event loop, and return it."""
     async with asyncio.timeout(PATIENCE):
-        last, seen = value(), 0
-        while seen < 25:
+        last, unchanged = value(), 0
+        while unchanged < 25:
             await asyncio.sleep(0.02)
             last, before = value(), last
-            seen = seen + 1 if last == before else 0
+            unchanged = unchanged + 1 if last == before else 0
     return last
 
 
@@ -151,13 +151,13 @@ async def settled(value: Callable[[], int]) -> int:
 async def serving(
     *arguments: str, verify: bool = False, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A `serve` process and the URL that it says it listens on."""
+    """A `serve` process, and the URL from its first log line."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND,
         *("serve", "--listen", "127.0.0.1:0", *arguments),
         stderr=subprocess.PIPE,
         env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},
-        limit=MAX_SAID,
+        limit=MAX_LOG_BYTES,
     )
     assert process.stderr is not None
     try:
@@ -172,7 +172,7 @@ async def serving(
 
 @asynccontextmanager
 async def listening(handler: Handler) -> AsyncIterator[str]:
-    """The URL of a small server whose one handler answers everything."""
+    """The URL of a small server whose only handler answers all requests."""
     server = web.Server(handler, handler_cancellation=True, auto_decompress=False, max_field_size=64 * 1024)
     runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
@@ -188,15 +188,15 @@ RawHandler = Callable[[bytes, asyncio.StreamReader, asyncio.StreamWriter], Await
 
 @asynccontextmanager
 async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
-    """The URL of a server that gives each request's head and its connection to `handler`, as long as that reads on."""
-    serving: set[asyncio.Task[None]] = set()
+    """The URL of a server that passes the head of each request, and its connection, to `handler`."""
+    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # uvloop has a RuntimeError for writing to a connection that ended.
+        # uvloop raises RuntimeError for a write to a closed connection.
         with suppress(ConnectionError, asyncio.IncompleteReadError, RuntimeError):
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
-                if head.startswith(b"GET /-/ "):  # the proxy asks at start whether it is its own upstream
+                if head.startswith(b"GET /-/ "):  # at its start, the proxy checks whether it is its own upstream
                     writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                     writer.close()
                 else:
@@ -215,22 +215,22 @@ async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
 
     def start(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(own(reader, writer))
-        serving.add(task)
-        task.add_done_callback(serving.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     server = await asyncio.start_server(start, "127.0.0.1", 0, backlog=4096)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        # A connection that outlives its test fails whichever test runs next.
-        for task in list(serving):
+        # A connection that outlives its test would fail the next test.
+        for task in list(tasks):
             task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def talk(url: str, *parts: bytes, pause: float = 0.02) -> bytes:
-    """All that a server answers to bytes, which are sent with a pause between the parts, until it closes."""
+    """Send bytes with a pause after each part. Returns all bytes that the server sends until it closes."""
     address = URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:

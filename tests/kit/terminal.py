@@ -1,4 +1,4 @@
-"""A program in a terminal of 24 rows: what its screen shows each time that the program has drawn it anew."""
+"""Runs a program in a terminal of 24 rows, and records the screen after each redraw."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ from wcwidth import wcswidth
 ROWS = 24
 PROMPT = "$"
 DRAWING = 2026
-"""The mode that programs leave when their drawing is done and may be shown."""
+"""Synchronized output: a program leaves this mode when its drawing is complete."""
 CTRL_C = b"\x03"
 
 
 class Screen(pyte.HistoryScreen):
-    """Answers, as terminals do, keeps what it has shown, and knows what went wrong."""
+    """Answers the program like a terminal, and records frames, wrapped lines and unknown sequences."""
 
     def __init__(self, columns: int, rows: int, answer: Callable[[bytes], object]) -> None:
         self._answer = answer
@@ -43,14 +43,14 @@ class Screen(pyte.HistoryScreen):
         self._answer(data.encode())
 
     def debug(self, *sequence: Any, **_: Any) -> None:
-        """A sequence that terminals do not know."""
+        """Record a sequence that the terminal does not know."""
         self.unknown.append(sequence)
 
     @property
     def rows(self) -> list[str]:
-        """All that can be seen, also by scrolling back, behind the prompt."""
-        gone = ["".join(row[column].data for column in range(self.columns)) for row in self.history.top]
-        rows = [row.rstrip() for row in (*gone, *self.display)]
+        """All rows after the prompt, including those that have scrolled off the screen."""
+        scrolled_off = ["".join(row[column].data for column in range(self.columns)) for row in self.history.top]
+        rows = [row.rstrip() for row in (*scrolled_off, *self.display)]
         begin = next((number for number, row in enumerate(rows) if row.startswith(PROMPT)), -1) + 1
         end = max((number for number, row in enumerate(rows, 1) if row), default=0)
         return rows[begin:end]
@@ -71,14 +71,14 @@ class Terminal:
 
     @property
     def frames(self) -> list[list[str]]:
-        """The rows each time that the program had drawn them."""
+        """The rows after each redraw, and the rows now."""
         return [*self.screen.frames, self.rows]
 
     def press(self, keys: bytes) -> None:
         os.write(self._file, keys)
 
     async def until(self, holds: Callable[[list[str]], object], seconds: float = 60) -> None:
-        """Wait until something holds of the rows."""
+        """Wait until `holds` is true for the rows."""
         async with asyncio.timeout(seconds):
             while not holds(self.rows):
                 assert not self._closed, self.rows
@@ -86,7 +86,7 @@ class Terminal:
                 await self._news.wait()
 
     async def ended(self, seconds: float = 120) -> int:
-        """The exit status, once all is read."""
+        """Wait for the end of the program and of its output. Returns the exit status."""
         async with asyncio.timeout(seconds):
             while not self._closed:
                 self._news.clear()
@@ -96,7 +96,7 @@ class Terminal:
     def read(self) -> None:
         try:
             data = os.read(self._file, 1 << 16)
-        except OSError:  # there is no program left at the other end
+        except OSError:  # the program at the other end has ended
             data = b""
         self._stream.feed(data)
         if not data:
@@ -112,7 +112,7 @@ class Terminal:
 async def in_terminal(
     command: Sequence[str], environment: Mapping[str, str], *, columns: int = 80, above: int = 0
 ) -> AsyncIterator[Terminal]:
-    """Run a program behind a prompt, with so many rows of others above that."""
+    """Run a program below a prompt. `above` is the number of earlier rows above the prompt."""
     ours, theirs = pty.openpty()
     screen = Screen(columns, ROWS, partial(os.write, ours))
     pyte.Stream(screen).feed("earlier\r\n" * above + PROMPT + "\r\n")

@@ -1,4 +1,4 @@
-"""A complete PEFT LoRA repository for the demo's tiny Llama, made on the spot."""
+"""Makes a complete PEFT LoRA repository for the demo's tiny Llama."""
 
 import random
 import struct
@@ -34,7 +34,7 @@ def tiny_adapter(
     dtype: str = "F32",
     **config: Any,
 ) -> dict[str, bytes]:
-    """The files; `config` goes into adapter_config.json. The change is as large as the weights themselves."""
+    """The files. `config` goes into adapter_config.json. The adapter's change is as large as the base weights."""
     return {
         "adapter_config.json": adapter_config(base, rank=rank, target_modules=[*modules], **config),
         "adapter_model.safetensors": safetensors(adapter_tensors(rank=rank, modules=modules, seed=seed, dtype=dtype)),

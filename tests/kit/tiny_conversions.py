@@ -1,4 +1,4 @@
-"""Converts the tiny repositories by name, also with changes, and checks the result of random changes."""
+"""Converts the tiny repositories by name, with or without changes, and checks the results."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -38,14 +38,14 @@ def repository(name: str) -> Mapping[str, bytes]:
 
 @lru_cache(maxsize=8)
 def converted(name: str, quantization: str | None = None) -> bytes:
-    """The whole GGUF; without a quantization in the repository's own types."""
+    """The whole GGUF. Without a quantization, it has the repository's own types."""
     return write(plan(repository(name), quantization=quantization), repository(name))
 
 
 def plan_with(
     name: str, config: Mapping[str, Any] | None = None, tokenizer: Mapping[str, Any] | None = None
 ) -> Conversion:
-    """The plan with other values in config.json and tokenizer.json."""
+    """The plan after changes in config.json and tokenizer.json."""
     files = dict(repository(name))
     files["config.json"] = dump(json.loads(files["config.json"]) | dict(config or {}))
     files["tokenizer.json"] = dump(json.loads(files["tokenizer.json"]) | dict(tokenizer or {}))
@@ -53,7 +53,7 @@ def plan_with(
 
 
 def edited_weights(name: str, edit: Callable[[Weights], None]) -> dict[str, bytes]:
-    """The repository with its tensors after `edit`."""
+    """The files of the repository after `edit` has changed its tensors."""
     tiny = REPOSITORIES[name]
 
     def make(weights: Weights) -> None:

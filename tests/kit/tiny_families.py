@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.gguf.tiny_repositories.sentencepiece import pieces_model
+from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_models import (
     LETTERS,
     Array,
@@ -16,8 +17,6 @@ from tests.kit.tiny_models import (
     Random,
     Tensors,
     ones,
-    protobuf_field,
-    protobuf_piece,
     safetensors,
     sentence_transformer,
     zeros,
@@ -40,11 +39,6 @@ GEMMA_TEMPLATE = (
 PHI_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
-)
-MISTRAL_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
-    "{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
 
@@ -99,7 +93,7 @@ def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
     if generation == 2:
         config |= {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
     if generation == 3:
-        # Not the values that Ollama assumes for missing keys.
+        # These differ from the values that Ollama assumes for missing keys.
         config |= {"rope_theta": 500000.0, "rope_local_base_freq": 5000.0, "sliding_window_pattern": 2}
     # Gemma's norms add 1 to their weights.
     tensors = _decoder(Random(seed), config, norms=zeros)
@@ -116,7 +110,7 @@ def tiny_gemma(generation: int = 1, *, seed: int = 0) -> Files:
 
 
 def tiny_phi3(*, long: bool = True, seed: int = 0) -> Files:
-    """`long` adds factors for long contexts, as in the models with 128k; those with 4k have none."""
+    """`long` adds factors for long contexts. The 128k models have them, the 4k models do not."""
     added = ("<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>")
     tokenizer = _sentencepiece(("<unk>", "<s>", "</s>"), added, prefix=True, template=PHI_TEMPLATE)
     first = tokenizer.rows - len(added)
@@ -188,7 +182,7 @@ def pack_safetensors(tensors: Mapping[str, StoredTensor]) -> bytes:
 
 
 def embedding_form(files: Files, pooling: Pooling = "lasttoken") -> Files:
-    """The decoder as an embedding model of sentence-transformers: no output, and no `model.` before the names."""
+    """The decoder as a sentence-transformers embedding model: no output weights, and no `model.` in names."""
     tensors = {
         name.removeprefix("model."): tensor
         for name, tensor in unpack_safetensors(files["model.safetensors"]).items()
@@ -202,12 +196,12 @@ def embedding_form(files: Files, pooling: Pooling = "lasttoken") -> Files:
 
 
 def with_tensors(files: Files, change: Callable[[dict[str, StoredTensor]], dict[str, StoredTensor]]) -> Files:
-    """The files with other tensors."""
+    """The files after `change` of the tensors."""
     return files | {"model.safetensors": pack_safetensors(change(unpack_safetensors(files["model.safetensors"])))}
 
 
 class _Tokenizer(NamedTuple):
-    """`words` is the first token that is neither special nor a byte, `words_end` the first special one after them."""
+    """`words` is the first token that is neither special nor a byte. `words_end` is the token after the words."""
 
     files: Files
     rows: int
@@ -216,7 +210,7 @@ class _Tokenizer(NamedTuple):
 
 
 def _only_words(table: Array, first: int, end: int) -> Array:
-    """Keeps the model from generating special tokens and bytes: Ollama v0.33 fails on half a letter."""
+    """Keep the model from generating special tokens and bytes: Ollama v0.33 fails on half a letter."""
     table[:first] = 0
     table[end:] = 0
     return table
@@ -249,7 +243,7 @@ def _decoder(
     attention: bool = True,
     feed_forward: bool = True,
 ) -> Tensors:
-    """The tensors that all these families have; some lack those of `attention` or `feed_forward`."""
+    """The tensors that all these families have. Some have no separate tensors for attention or feed-forward."""
     tensors = {"model.embed_tokens.weight": random.weights(config["vocab_size"], HIDDEN)}
     tensors |= norms("model.norm.weight", HIDDEN)
     for layer in range(LAYERS):
@@ -276,9 +270,9 @@ def _repository(config: Mapping[str, Any], tensors: Tensors, generation: Mapping
 
 
 def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix: bool, template: str) -> _Tokenizer:
-    """All bytes, letters, and pairs of letters, in the files of a SentencePiece tokenizer.
+    """The files of a SentencePiece tokenizer with all bytes, letters, and pairs of letters.
 
-    `added` are tokens after the pieces; `prefix` puts a space before a text.
+    `added` are tokens after the pieces. `prefix` adds a space before each text.
     """
     singles = [BLANK, *LETTERS, *"0123456789.,!?:|<>_/[]", "\n"]
     pairs = [(first, second) for first in (BLANK, *LETTERS) for second in LETTERS]
@@ -289,12 +283,8 @@ def _sentencepiece(specials: Sequence[str], added: Sequence[str] = (), *, prefix
     pieces += merged
     pieces += [(text, -float(len(merged) + number), NORMAL) for number, text in enumerate(singles)]
     # The trainer type BPE, and a normalizer that does not change the text.
-    normalizer = protobuf_field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
-    model = (
-        b"".join(protobuf_field(1, protobuf_piece(*piece)) for piece in pieces)
-        + protobuf_field(2, b"\x18\x02")
-        + protobuf_field(3, normalizer)
-    )
+    normalizer = bytes_field(1, b"identity") + bytes([0x18, prefix, 0x20, 0])
+    model = b"".join(piece_field(*piece) for piece in pieces) + bytes_field(2, b"\x18\x02") + bytes_field(3, normalizer)
     extra = {text: len(pieces) + number for number, text in enumerate(added)}
     numbers = {text: number for number, text in enumerate(specials)} | extra
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}

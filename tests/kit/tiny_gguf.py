@@ -1,26 +1,26 @@
-"""Small GGUFs that have what a plan looks at: the right header, random data, and nothing that could be loaded."""
+"""Small GGUFs for plans: valid headers and random data. No program can load them as models."""
 
 import random
 
 from proxy.gguf.header import Field, ValueType, read_header, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType, lay_out, padding
 
-KINDS = {
+GGUF_TYPES = {
     "F32": (TensorType.F32, 0),
     "F16": (TensorType.F16, 1),
     "BF16": (TensorType.BF16, 32),
     "Q8_0": (TensorType.Q8_0, 7),
     "Q4_K_M": (TensorType.Q4_K, 15),
 }
-"""Of each label the type of the matrices and what `general.file_type` says."""
+"""Label → the type of the matrices, and the value of `general.file_type`."""
 
 
 def tiny_gguf(label: str = "Q4_K_M", *, seed: int = 0, blocks: int = 4, **metadata: Field | None) -> bytes:
-    """A file of a few hundred kilobytes, or of more `blocks`.
+    """A file of a few hundred kilobytes. More `blocks` make it larger.
 
-    A dot in a key is written as two underscores; None leaves a key out.
+    Two underscores in a key of `metadata` stand for a dot. None leaves a key out.
     """
-    matrix, file_type = KINDS[label]
+    matrix, file_type = GGUF_TYPES[label]
     shapes = {"token_embd.weight": (256, 512), "output_norm.weight": (256,)}
     for block in range(blocks):
         shapes |= {f"blk.{block}.attn_norm.weight": (256,), f"blk.{block}.attn_q.weight": (256, 256)}
@@ -50,7 +50,7 @@ def tiny_projector(*, seed: int = 0, rows: int = 64) -> bytes:
 
 
 def finite(content: bytes) -> bytes:
-    """The same with numbers below 2 only, since what is no number cannot be quantized."""
+    """The same GGUF with finite numbers below 2 only. NaN and infinity cannot be quantized."""
     header = read_header(content, size=len(content))
     numbers = bytearray(content)
     for tensor in header.tensors:
@@ -62,7 +62,7 @@ def finite(content: bytes) -> bytes:
 
 
 def large_header(number: int, shards: int, size: int) -> bytes:
-    """Of a shard, or of a whole GGUF, with one tensor of F16, whose data has so many bytes, a multiple of 512."""
+    """The header of a shard, or of a whole GGUF, with one F16 tensor of `size` bytes, a multiple of 512."""
     fields = {
         "general.architecture": Field.string("llama"),
         "general.file_type": Field.uint32(1),

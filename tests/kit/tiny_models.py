@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import headers
+from tests.kit.protobuf import bytes_field, piece_field
 from tests.kit.tiny_tokenizers import added_token, json_bytes
 
 Array = npt.NDArray[np.float32]
@@ -23,7 +24,7 @@ Pooling = Literal["mean", "cls", "max", "lasttoken"]
 
 _NODES = {0: 0x2000, 1: 0x909, 2: 0x50A, 3: 0x80000000, 5: 0x190D}
 SPACES_CHARSMAP = struct.pack("<257I", 1024, *(_NODES.get(at, at) for at in range(256))) + b" \0"
-"""SentencePiece's map of characters to others, which makes spaces of tabs and line ends, as that of XLM-R does."""
+"""A SentencePiece character map that turns tabs and line ends into spaces, as XLM-R's map does."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = (
     "the a an of and to in is was are on at it with for as that this man woman cat dog bird child king queen eats "
@@ -44,17 +45,17 @@ GEMMA_TEMPLATE = (
 
 
 def tiny_parrot(word: str = "hi", *, seed: int = 0, shards: int = 1) -> dict[str, bytes]:
-    """A Llama that says one word, a token, over and over, whatever it is asked."""
+    """A Llama that repeats one word, a single token, in every answer."""
     files = tiny_llama(seed=seed, shards=shards)
     token = json.loads(files["tokenizer.json"])["model"]["vocab"][word]
     for path, header in headers(files).items():
         content = bytearray(files[path])
         for name, tensor in header.tensors.items():
-            # The first number of what it reads is always large, and weighs for this word alone.
+            # The first number of every embedding is large, and only the output row of this word uses it.
             rows = {"model.embed_tokens.weight": range(tensor.shape[0]), "lm_head.weight": [token]}
             for row in rows.get(name, []):
-                place = tensor.start + row * tensor.shape[1] * 2
-                content[place : place + 2] = b"\x80\x3f"  # 1 in bfloat16
+                start = tensor.start + row * tensor.shape[1] * 2
+                content[start : start + 2] = b"\x80\x3f"  # 1 in bfloat16
         files[path] = bytes(content)
     return files
 
@@ -62,9 +63,9 @@ def tiny_parrot(word: str = "hi", *, seed: int = 0, shards: int = 1) -> dict[str
 def tiny_bert(
     *, pooling: Pooling = "mean", normalize: bool = True, early_specials: bool = False, seed: int = 0
 ) -> dict[str, bytes]:
-    """A BertModel in the shape of all-MiniLM: 256 numbers a text; the weights do not depend on `pooling`.
+    """A BertModel like all-MiniLM with embeddings of 256 numbers. The weights do not depend on `pooling`.
 
-    With `early_specials` [CLS] is token 2, and v0.33 begins every text with token 101 all the same.
+    With `early_specials`, [CLS] is token 2, although Ollama v0.33 begins every text with token 101.
     """
     vocabulary = wordpieces(early=early_specials)
     hidden, feed_forward, layers, positions = 256, 256, 2, 128
@@ -115,7 +116,7 @@ def _bert_weights(config: dict[str, Any], seed: int) -> bytes:
 
 
 def tiny_xlm_roberta(*, positions: int = 128) -> dict[str, bytes]:
-    """An XLMRobertaModel as transformers 5 writes it: two more positions than texts have, and a Unigram tokenizer."""
+    """An XLMRobertaModel as transformers 5 saves it, with two extra positions and a Unigram tokenizer."""
     files = tiny_bert()
     tokenizer, rows = unigram_tokenizer()
     config = json.loads(files["config.json"]) | {
@@ -170,12 +171,12 @@ def unigram_tokenizer() -> tuple[dict[str, bytes], int]:
 
 
 def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The same embedding model as sentence-transformers 5.4 and later write it, which Ollama takes for unpooled."""
+    """The same model as sentence-transformers 5.4 and later save it. Ollama does not recognize its pooling."""
     modules = json.loads(files["modules.json"])
     for module in modules:
         name = module["type"].rpartition(".")[2]
-        place = "sentence_transformer" if name == "Pooling" else "base"
-        module["type"] = f"sentence_transformers.{place}.modules.{name.lower()}.{name}"
+        package = "sentence_transformer" if name == "Pooling" else "base"
+        module["type"] = f"sentence_transformers.{package}.modules.{name.lower()}.{name}"
     pooling = json.loads(files["1_Pooling/config.json"])
     newer = {
         "embedding_dimension": pooling["word_embedding_dimension"],
@@ -186,9 +187,9 @@ def newer_sentence_transformer(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
-    """A NomicBertModel in the names and keys that only Ollama before v0.34.1 took, and no repository has.
+    """A NomicBertModel with names and keys that only Ollama before v0.34.1 reads. No real repository has them.
 
-    nomic-ai's own have others (`n_layer`, `attn.Wqkv`), and transformers' too.
+    The names of nomic-ai (`n_layer`, `attn.Wqkv`) and of transformers differ.
     """
     vocabulary = wordpieces()
     hidden, feed_forward, layers = 256, 256, 2
@@ -219,7 +220,7 @@ def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
         tensors |= _layer_norm(f"{prefix}attention.output.LayerNorm", hidden)
         tensors |= random.linear(f"{prefix}mlp.up", feed_forward, hidden, bias=False)
         tensors |= random.linear(f"{prefix}mlp.down", hidden, feed_forward, bias=False)
-        # The name in the GGUF: the converter had no rename that made a gate.
+        # This is the name in the GGUF: no rename of that converter results in a gate.
         tensors[f"{prefix}ffn_gate.weight"] = random.weights(feed_forward, hidden)
         tensors |= _layer_norm(f"{prefix}output.LayerNorm", hidden)
     return {
@@ -231,10 +232,10 @@ def tiny_nomic_bert(*, seed: int = 0) -> dict[str, bytes]:
 
 
 def tiny_embedding_gemma(*, seed: int = 0) -> dict[str, bytes]:
-    """A Gemma3TextModel with its two Dense modules: 64 numbers a text."""
+    """A Gemma3TextModel with two Dense modules and embeddings of 64 numbers."""
     hidden, dense = 64, 128
     tokenizer = _gemma_tokenizer()
-    # Every sixth layer sees the whole text, and llama.cpp stumbles when none does.
+    # Every sixth layer has full attention. llama.cpp fails when no layer has it.
     config = _gemma3_text(hidden, tokenizer.pop("rows")) | {
         "architectures": ["Gemma3TextModel"],
         "num_hidden_layers": 6,
@@ -258,20 +259,20 @@ def tiny_embedding_gemma(*, seed: int = 0) -> dict[str, bytes]:
 
 
 def safetensors(tensors: Tensors, dtype: Literal["F32", "F16", "BF16"]) -> bytes:
-    """Not the package's own writer: numpy has no bfloat16. Bytes stay bytes."""
+    """A safetensors file. The safetensors package cannot write it, as numpy has no bfloat16. U8 tensors stay U8."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts: list[bytes] = []
     end = 0
     for name, tensor in tensors.items():
-        kind: str = "U8" if tensor.dtype == np.uint8 else dtype
-        if kind == "U8":
+        stored: str = "U8" if tensor.dtype == np.uint8 else dtype
+        if stored == "U8":
             data = tensor.tobytes()
-        elif kind == "BF16":
+        elif stored == "BF16":
             data = (np.ascontiguousarray(tensor, "<f4").view("<u4") >> 16).astype("<u2").tobytes()
         else:
             data = tensor.astype("<f2" if dtype == "F16" else "<f4").tobytes()
         start, end = end, end + len(data)
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": stored, "shape": list(tensor.shape), "data_offsets": [start, end]}
         parts.append(data)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -279,7 +280,7 @@ def safetensors(tensors: Tensors, dtype: Literal["F32", "F16", "BF16"]) -> bytes
 
 
 class Random:
-    """Weights small enough to keep every activation finite, large enough to tell two texts apart."""
+    """Random weights: small enough for finite activations, large enough to distinguish two texts."""
 
     def __init__(self, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
@@ -288,11 +289,11 @@ class Random:
         return self._generator.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
 
     def octets(self, low: int, high: int, *shape: int) -> npt.NDArray[Any]:
-        """From `low` up to `high`, without it."""
+        """Random bytes from `low` to `high` - 1."""
         return self._generator.integers(low, high, shape, np.uint8)
 
     def table(self, rows: int, width: int) -> Array:
-        """An embedding table that repeats itself: a hundred megabytes of noise would take a second."""
+        """An embedding table that repeats itself: 100 MB of random numbers would take a second."""
         block = self.weights(1024, width)
         return np.resize(block, (rows, width))
 
@@ -333,7 +334,7 @@ def _dense(inner: int, outer: int) -> bytes:
 
 
 def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool, dense: int = 0) -> dict[str, bytes]:
-    """With `dense`, two matrices come behind the pooling, with so many numbers between them."""
+    """The files of the modules. With `dense`, two matrices follow the pooling, with `dense` numbers between them."""
     names = ("Pooling", *(("Dense", "Dense") if dense else ()), *(("Normalize",) if normalize else ()))
     paths = [f"{number}_{name}" for number, name in enumerate(names, 1)]
     files = {
@@ -349,7 +350,7 @@ def sentence_transformer(hidden: int, pooling: Pooling, *, normalize: bool, dens
 
 
 def wordpieces(*, early: bool = False) -> dict[str, int]:
-    """The special tokens where Google's vocabularies have them, [CLS] at 101, or `early`, all at the beginning."""
+    """A WordPiece vocabulary. [CLS] is token 101, as in Google's. With `early`, all special tokens come first."""
     alone = [*LETTERS, *"0123456789.,!?'-"]
     specials = [BERT_SPECIALS[0], *(f"[unused{number}]" for number in range(0 if early else 99)), *BERT_SPECIALS[1:]]
     pieces = [*specials, *alone, *(f"##{text}" for text in alone), *(word for word in WORDS.split() if len(word) > 1)]
@@ -398,7 +399,7 @@ def bert_tokenizer(vocabulary: dict[str, int]) -> dict[str, bytes]:
 
 
 def _gemma_tokenizer() -> dict[str, Any]:
-    """A SentencePiece model with Gemma 3's first 109 tokens where they belong; `rows` is how many there are."""
+    """A SentencePiece model whose first 109 tokens are those of Gemma 3. `rows` is the number of tokens."""
     control, byte, normal, unknown = 3, 6, 1, 2
     pieces = [("<pad>", control), ("<eos>", control), ("<bos>", control), ("<unk>", unknown)]
     pieces += [("<start_of_image>", control), ("<end_of_image>", control), ("<image_soft_token>", control)]
@@ -408,13 +409,11 @@ def _gemma_tokenizer() -> dict[str, Any]:
     words = ["\u2581", *LETTERS, *"0123456789.,!?:", *(f"\u2581{letter}" for letter in LETTERS)]
     words += [first + second for first in LETTERS for second in LETTERS]
     pieces += [(word, normal) for word in words]
-    model = b"".join(
-        protobuf_field(1, protobuf_piece(text, -float(number), kind)) for number, (text, kind) in enumerate(pieces)
-    )
-    # The byte pairs' trainer, and a normalizer that leaves the text alone.
-    model += protobuf_field(2, b"\x18\x02") + protobuf_field(3, protobuf_field(1, b"identity") + b"\x18\x00\x20\x00")
+    model = b"".join(piece_field(text, -float(number), piece_type) for number, (text, piece_type) in enumerate(pieces))
+    # The trainer type BPE, and a normalizer that does not change the text.
+    model += bytes_field(2, b"\x18\x02") + bytes_field(3, bytes_field(1, b"identity") + b"\x18\x00\x20\x00")
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-    ids = {text: number for number, (text, kind) in enumerate(pieces) if kind in (control, unknown)}
+    ids = {text: number for number, (text, piece_type) in enumerate(pieces) if piece_type in (control, unknown)}
     config = {
         "add_bos_token": True,
         "add_eos_token": False,
@@ -425,7 +424,7 @@ def _gemma_tokenizer() -> dict[str, Any]:
     }
     return {
         "tokenizer.model": model,
-        # The converter takes the special tokens' numbers from here even when it reads tokenizer.model.
+        # The converter reads the ids of special tokens from here even when it reads tokenizer.model.
         "tokenizer.json": json_bytes(
             {
                 "added_tokens": [added_token(text, number) for text, number in ids.items()],
@@ -440,20 +439,6 @@ def _gemma_tokenizer() -> dict[str, Any]:
         "special_tokens_map.json": json_bytes(names),
         "rows": len(pieces),
     }
-
-
-def protobuf_field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer."""
-    size, length = len(content), bytearray()
-    while True:
-        size, low = size >> 7, size & 0x7F
-        length.append(low | (0x80 if size else 0))
-        if not size:
-            return bytes([number << 3 | 2, *length]) + content
-
-
-def protobuf_piece(text: str, score: float, kind: int) -> bytes:
-    return protobuf_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
 
 
 def _gemma3_text(hidden: int, rows: int) -> dict[str, Any]:

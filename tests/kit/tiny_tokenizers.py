@@ -30,13 +30,14 @@ QWEN_TEMPLATE = (
 )
 
 
-def added_token(text: str, number: int) -> dict[str, Any]:
+def added_token(text: str, token_id: int, *, special: bool = True) -> dict[str, Any]:
+    """An entry of `added_tokens` in tokenizer.json."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": number, "content": text, **flags, "special": True}
+    return {"id": token_id, "content": text, **flags, "special": special}
 
 
 def qwen_tokenizer() -> dict[str, Any]:
-    """The byte pairs of the tiny Llama with Qwen's pattern and token names; `rows` is the number of tokens."""
+    """The tiny Llama's byte pairs with Qwen's pattern and token names. `rows` is the number of tokens."""
     tokenizer = json.loads(tiny_llama()["tokenizer.json"])
     base = len(tokenizer["model"]["vocab"])
     tokenizer["added_tokens"] = [added_token(text, base + number) for number, text in enumerate(QWEN_SPECIALS)]

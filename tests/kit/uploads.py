@@ -1,4 +1,4 @@
-"""Uploads of single blobs, without a pull."""
+"""Uploads single blobs without a pull."""
 
 from proxy.planning.plan import Upload
 from proxy.planning.recipe import Literal, Range, Recipe
@@ -7,7 +7,7 @@ from proxy.transfer.window import Fetching
 
 
 class Uploads:
-    """Uploads blobs that are made of parts. `moved_sizes` are the sizes that were reported of all of them."""
+    """Uploads blobs made from parts. `moved_sizes` are all sizes that the transfer has reported."""
 
     def __init__(self, transfer: Transfer, fetching: Fetching) -> None:
         self._transfer = transfer

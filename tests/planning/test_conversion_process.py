@@ -22,7 +22,7 @@ from proxy.planning.weights import INDEX, NotConvertible, choose_files
 from proxy.sources.base import RepositoryFile
 from proxy.workers.processes import start_worker
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.kit.conversions import headers, kept
+from tests.kit.conversions import headers, native_tag
 from tests.planning.listings import LFS, Listing
 
 LARGE = [THREAD_BYTES + 1]
@@ -59,7 +59,7 @@ async def test_a_process_plans_what_a_thread_plans() -> None:
         for tiny in REPOSITORIES.values():
             files = tiny.files()
             whole = material(files)
-            tag = kept(files)
+            tag = native_tag(files)
             conversion, recipe = await one.convert(whole, tag)
             expected, as_expected = convert_material(whole, tag)
             assert conversion == expected

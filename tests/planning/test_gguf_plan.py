@@ -23,7 +23,7 @@ from proxy.planning.recipe import Recipe
 from proxy.sources.base import RepositoryFile
 from tests.gguf.splitting import split, with_offsets
 from tests.kit.assembling import assembled
-from tests.kit.tiny_gguf import KINDS, finite, tiny_gguf, tiny_projector
+from tests.kit.tiny_gguf import GGUF_TYPES, finite, tiny_gguf, tiny_projector
 from tests.planning.listings import Listing
 
 WHOLE = tiny_gguf()
@@ -454,7 +454,7 @@ def test_a_split_of_one_is_a_file() -> None:
 @pytest.mark.parametrize("label", ["Q4_K_M", "Q8_0"])
 @pytest.mark.parametrize("shards", [1, 2])
 def test_what_is_only_named_unquantized_is_not_quantized_again(label: str, shards: int) -> None:
-    kind, content = KINDS[label][0].name, tiny_gguf(label)
+    kind, content = GGUF_TYPES[label][0].name, tiny_gguf(label)
     parts = {"m-F16.gguf": content} if shards == 1 else split(content, shards, prefix="m-F16")
     with pytest.raises(
         Refusal,

@@ -22,11 +22,11 @@ from tests.kit.modelfiles import (
     BOTH,
     CHAT,
     CONFIG,
+    DEFAULT_PARAMETERS,
     FAILED,
     JINJA,
     NEW,
     OLD,
-    UNSAID,
     chosen,
     gguf,
     of_gguf,
@@ -111,7 +111,7 @@ def test_the_repositorys_own_files(version: str) -> None:
     modelfile = chosen(files, version=version, architecture="Gemma4ForCausalLM")
     assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("template", None, ())
     assert (modelfile.settings.template, modelfile.settings.system) == ("{{ .Prompt }}!", "Be kind. é")
-    assert modelfile.settings.parameters == UNSAID | {"temperature": 0.1}
+    assert modelfile.settings.parameters == DEFAULT_PARAMETERS | {"temperature": 0.1}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,20 @@ from proxy.gguf.header import Field
 from proxy.planning.modelfile import (
     PLAIN,
 )
-from tests.kit.modelfiles import BOTH, CHAT, CONFIG, FAILED, GO, JINJA, NEW, OLD, UNSAID, chosen, gguf, of_gguf
+from tests.kit.modelfiles import (
+    BOTH,
+    CHAT,
+    CONFIG,
+    DEFAULT_PARAMETERS,
+    FAILED,
+    GO,
+    JINJA,
+    NEW,
+    OLD,
+    chosen,
+    gguf,
+    of_gguf,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +46,7 @@ def test_what_ollama_renders_itself_gets_no_template(architecture: str, version:
     modelfile = chosen(architecture=architecture, version=version)
     assert (modelfile.source, modelfile.settings.template) == (source, None if source == "ollama" else GO)
     assert (modelfile.exact, modelfile.warnings) == (None if source == "ollama" else True, ())
-    assert modelfile.settings.parameters == UNSAID
+    assert modelfile.settings.parameters == DEFAULT_PARAMETERS
 
 
 @pytest.mark.parametrize("version", ["0.30.0", NEW])
@@ -158,7 +171,7 @@ def test_a_foreign_template_gets_bos_from_the_model(
 def test_below_0_30_the_probed_template_and_its_stops(version: str) -> None:
     modelfile = chosen(version=version)
     assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("tokenizer_config.json", True, ())
-    assert (modelfile.settings.template, modelfile.settings.parameters) == (GO, UNSAID)
+    assert (modelfile.settings.template, modelfile.settings.parameters) == (GO, DEFAULT_PARAMETERS)
     assert modelfile.jinja == JINJA
 
 

@@ -13,7 +13,7 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.transfer.progress import MAX_BARS
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.kit.conversions import conversion, from_each_file, striped, weights_of
+from tests.kit.conversions import bytes_per_file, conversion, striped, weights_of
 from tests.kit.support import Client, digest_of, settings
 
 NAME = "hf.co/acme/tiny:bf16"
@@ -72,11 +72,11 @@ async def test_a_bar_shows_the_progress_of_its_shard(
             continue
         reached = sum(completed for completed, _ in bars.values())
         under_way += 0 < reached < sum(total for _, total in bars.values())
-        assert {path: bars[digest_of(files[path])][0] for path in (first, second)} == from_each_file(
+        assert {path: bars[digest_of(files[path])][0] for path in (first, second)} == bytes_per_file(
             files, plan, reached
         )
     assert under_way
-    expected = from_each_file(files, plan, sys.maxsize)
+    expected = bytes_per_file(files, plan, sys.maxsize)
     assert batches[-1] == {digest_of(files[path]): (expected[path],) * 2 for path in (first, second)}
 
 
@@ -92,7 +92,7 @@ async def test_more_shards_than_bars_share_the_last_bar(
     bars = batches[-1]
     assert len(weights_of(files)) == MAX_BARS + 4
     assert len(bars) == MAX_BARS
-    assert sum(total for _, total in bars.values()) == sum(from_each_file(files, plan, sys.maxsize).values())
+    assert sum(total for _, total in bars.values()) == sum(bytes_per_file(files, plan, sys.maxsize).values())
     assert all(completed == total for completed, total in bars.values())
 
 
@@ -109,6 +109,6 @@ async def test_a_restarted_upload_resets_every_bar(
         ollama.fail_upload_after = None
         batches = await bars_over_time(client, NAME)
     plan = conversion(files)
-    expected = from_each_file(files, plan, sys.maxsize)
+    expected = bytes_per_file(files, plan, sys.maxsize)
     for path in (path for path in files if path.endswith(".safetensors")):
         assert batches[-1][digest_of(files[path])] == (expected[path],) * 2

@@ -69,7 +69,7 @@ async def test_a_gguf_and_its_projector_are_installed_unchanged(
     name = "hf.co/acme/install:Q4_K_M"
     async with proxy(hub, real_ollama, session) as (_, client):
         assert (await client.pull(name))[-1] == SUCCESS
-        assert ("POST", "/api/create") not in real_ollama.asked_since(log)
+        assert ("POST", "/api/create") not in real_ollama.requests_since(log)
         shown = await show(client, name)
         assert weights_in(shown) == [f"FROM {hexadecimal(weights)}", f"FROM {hexadecimal(projector)}"]
         details = shown["details"]
@@ -94,7 +94,7 @@ async def test_an_adapter_shares_the_weights_of_its_base(
         if base_is_there:
             assert (await client.pull(BASE))[-1] == SUCCESS
         assert (await client.pull(ADAPTER))[-1] == SUCCESS
-        assert ("POST", "/api/create") not in real_ollama.asked_since(log)
+        assert ("POST", "/api/create") not in real_ollama.requests_since(log)
         base, shown = await show(client, BASE), await show(client, ADAPTER)
         weights, adapter = weights_in(shown)
         assert weights_in(base) == [weights]
@@ -126,7 +126,7 @@ async def test_new_settings_reuse_the_weights(
     async with proxy(hub, real_ollama, session, models=models) as (_, client):
         assert (await client.pull(BASE))[-1] == SUCCESS
         assert not fetched(hub)
-        assert ("POST", "/api/create") not in real_ollama.asked_since(log)
+        assert ("POST", "/api/create") not in real_ollama.requests_since(log)
         shown, model = await show(client, BASE), await listed(client, BASE)
         assert weights_in(shown) == weights_in(old)
         assert (shown["details"], shown["template"]) == (old["details"], old["template"])

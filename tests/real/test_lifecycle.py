@@ -183,8 +183,8 @@ async def test_a_pull_leaves_only_blobs_that_models_use(
     assert all(text in output for text in shown), output
     assert "warning" not in output, output
     assert own_ollama.orphans == {}
-    assert own_ollama.named_by_models <= set(own_ollama.blobs)
-    assert own_ollama.half_written == []
+    assert own_ollama.used_digests <= set(own_ollama.blobs)
+    assert own_ollama.partial_blobs == []
     assert await own_models(own_ollama, session) == []
     await reply(Client(own_app.address.url, session), name)
     assert own_ollama.orphans == {}
@@ -207,12 +207,12 @@ async def test_a_shared_gguf_stays_until_no_model_uses_it(
         assert (await client.pull(name))[-1] == SUCCESS
         # From v0.30 on, a create copies the GGUF, and the copy's bytes may differ.
         used = digest_of(await own_ollama.gguf_of(name))
-        assert used == digest_of(gguf) or own_ollama.copies_what_it_creates
+        assert used == digest_of(gguf) or own_ollama.rewrites_created_ggufs
         body = {"model": "other", "files": {"other.gguf": used}, "stream": False}
         status, answer = await direct.post("/api/create", body)
         assert status == 200, answer
         kept = digest_of(await own_ollama.gguf_of("other"))
-        assert kept == used or own_ollama.copies_what_it_creates
+        assert kept == used or own_ollama.rewrites_created_ggufs
         assert own_ollama.orphans == {}
         await remove(client, name)
         async with session.post(f"{client.url}/-/reclaim", json={}) as response:
@@ -277,7 +277,7 @@ async def test_a_pull_waits_for_an_ollama_that_was_killed(
     hub.add("acme/tiny", larger_llama(tmp_path / "files"))
     hub.rate = 4_000_000
     pulling = asyncio.create_task(own_client.pull(NAME))
-    await eventually(lambda: own_ollama.half_written or len(own_ollama.blobs) > 2, 30)
+    await eventually(lambda: own_ollama.partial_blobs or len(own_ollama.blobs) > 2, 30)
     await asyncio.sleep(1)
     own_ollama.kill()
     assert not pulling.done()
@@ -330,7 +330,7 @@ async def test_after_a_kill_of_the_proxy_the_next_pull_succeeds(
             assert (await client.pull(name))[-1] == SUCCESS, (number, after)
             uploaded = {
                 path.removeprefix("/api/blobs/")
-                for method, path in own_ollama.asked_since(position)
+                for method, path in own_ollama.requests_since(position)
                 if method == "POST" and path.startswith("/api/blobs/")
             }
             assert not uploaded & finished, (number, after)
@@ -338,12 +338,12 @@ async def test_after_a_kill_of_the_proxy_the_next_pull_succeeds(
             assert own_ollama.orphans == {}, (number, after)
             await reply(client, name)
             await remove(client, name)
-    print(f"Ollama left {len(own_ollama.half_written)} half-written files")
-    for path in own_ollama.half_written:
+    print(f"Ollama left {len(own_ollama.partial_blobs)} half-written files")
+    for path in own_ollama.partial_blobs:
         os.utime(path, (time.time() - 2 * 3600,) * 2)
     own_ollama.kill()
     await asyncio.to_thread(own_ollama.start)
-    assert own_ollama.half_written == []
+    assert own_ollama.partial_blobs == []
 
 
 async def remove(client: Client, name: str) -> None:
@@ -379,9 +379,9 @@ async def pull_of_the_unchanged(ollama: RealOllama, hub: StandInHub, client: Cli
     assert lines[-3:] == [{"status": "verifying sha256 digest"}, {"status": "writing manifest"}, SUCCESS]
     assert all(line["completed"] == line["total"] for line in lines if "digest" in line)
     assert fetched(hub) == []
-    await eventually(lambda: ollama.asked_since(position))
-    assert {method for method, path in ollama.asked_since(position) if path.startswith("/api/blobs/")} <= {"HEAD"}
-    assert "/api/create" not in [path for _, path in ollama.asked_since(position)]
+    await eventually(lambda: ollama.requests_since(position))
+    assert {method for method, path in ollama.requests_since(position) if path.startswith("/api/blobs/")} <= {"HEAD"}
+    assert "/api/create" not in [path for _, path in ollama.requests_since(position)]
     assert await client.get("/api/tags") == models
     assert ollama.orphans == {}
 
@@ -407,7 +407,7 @@ async def test_a_changed_template_moves_no_weights(
         assert shown["details"]["quantization_level"] == "Q4_K_M"
         await reply(client, NAME)
         weights = digest_of(await own_ollama.gguf_of(NAME))
-    assert ("POST", f"/api/blobs/{weights}") not in own_ollama.asked_since(position)
+    assert ("POST", f"/api/blobs/{weights}") not in own_ollama.requests_since(position)
     assert fetched(hub) == []
     assert own_ollama.orphans == {}
 
@@ -429,4 +429,4 @@ async def test_a_model_is_the_same_with_and_without_reclaim(
             models.append((gguf, described, parameters, await reply(client, NAME)))
             await remove(client, NAME)
     assert models[0] == models[1]
-    assert models[0][3] or own_ollama.copies_what_it_creates
+    assert models[0][3] or own_ollama.rewrites_created_ggufs

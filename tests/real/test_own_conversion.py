@@ -11,7 +11,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.kit.real_ollama import RealOllama, measured
+from tests.kit.real_ollama import RealOllama, measured_usage
 from tests.kit.smollm2 import Smollm2
 from tests.kit.support import Client, settings
 from tests.real.test_lifecycle import reply
@@ -51,7 +51,7 @@ async def test_the_store_grows_only_by_the_result(
     before = set(real_ollama.orphans)
     config = settings(hub.endpoint, real_ollama.url, ollama={"reclaim": True})
     async with App(config) as app:
-        with measured(real_ollama.home / "models" / "blobs") as sizes:
+        with measured_usage(real_ollama.home / "models" / "blobs") as sizes:
             lines = await lines_of(Client(app.address.url, session), name)
         assert lines[-1][1] == "success"
         result = (await real_ollama.gguf_file(name)).stat().st_size

@@ -68,7 +68,7 @@ async def test_tensors_equal_llama_quantizes_and_the_model_answers(
     status, shown = await real_ollama.cli(app.address.url, "pull", name)
     assert status == 0, shown
     assert "success" in shown
-    assert ("POST", "/api/create") not in real_ollama.asked_since(log)
+    assert ("POST", "/api/create") not in real_ollama.requests_since(log)
     _, answer = await client.post("/api/show", {"model": name})
     assert orjson.loads(answer)["details"]["quantization_level"] == quantization
     path = await real_ollama.gguf_file(name)

@@ -37,7 +37,7 @@ async def second() -> AsyncIterator[StandInHub]:
 def proxy(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> Pull:
     @asynccontextmanager
     async def run(*mirrors: StandInHub) -> AsyncIterator[Client]:
-        """A proxy with a token and these mirrors. At the end of the block it must have released all connections."""
+        """A proxy with a token and these mirrors. At the end, it must have released all connections."""
         table = {"token": TOKEN, "mirrors": [mirror.endpoint for mirror in mirrors]}
         async with App(settings(hub.endpoint, ollama.url, hub=table)) as app:
             yield Client(app.address.url, session)

@@ -1,4 +1,4 @@
-"""Fixtures of tests with transfers."""
+"""Fixtures for tests with transfers."""
 
 from tests.kit.pauses import short_pauses, small_spans
 

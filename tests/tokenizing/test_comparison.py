@@ -16,9 +16,10 @@ from proxy.tokenizing.verdict import Verdict
 from tests.gguf.pre_tokenizer_cases import covering_pieces
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.sentencepiece import PIECES_TEMPLATE
-from tests.gguf.tiny_repositories.tokenizer import SPACE, added_token, edit_tokenizer
+from tests.gguf.tiny_repositories.tokenizer import SPACE, edit_tokenizer
 from tests.gguf.writing import plan
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
+from tests.kit.tiny_tokenizers import added_token
 from tests.tokenizing.make_llama_tokens import CASES
 
 Change = Callable[[dict[str, dict[str, Any]]], None]

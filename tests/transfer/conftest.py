@@ -1,4 +1,4 @@
-"""The fixtures of tests that transfer."""
+"""Fixtures for tests with transfers."""
 
 from tests.kit.pauses import short_pauses, small_spans
 from tests.kit.streams import clock

@@ -3,10 +3,10 @@
 import pytest
 
 from proxy.transfer.bandwidth import Bandwidth
-from tests.kit.streams import Clock
+from tests.kit.streams import LoopClock
 
 
-async def test_the_bandwidth_is_shared_by_all_bytes(clock: Clock) -> None:
+async def test_the_bandwidth_is_shared_by_all_bytes(clock: LoopClock) -> None:
     waits: list[float] = []
     bandwidth = Bandwidth(1 << 20)
     for seconds, size in ((0, 1 << 17), (0, 1 << 16), (0.0625, 1 << 19)):
@@ -15,7 +15,7 @@ async def test_the_bandwidth_is_shared_by_all_bytes(clock: Clock) -> None:
     assert waits == [0.125, 0.1875, 0.6875 - 0.0625]
 
 
-async def test_unused_bandwidth_is_not_saved_up(clock: Clock) -> None:
+async def test_unused_bandwidth_is_not_saved_up(clock: LoopClock) -> None:
     bandwidth = Bandwidth(1 << 20)
     bandwidth.take(1 << 10)
     clock.now += 1

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.timings import DEFAULT, Timings
 from proxy.transfer.streams import FIRST_STREAMS, Streams
-from tests.kit.streams import NO_TICKS, Clock, entering, give_back, settle
+from tests.kit.streams import NO_TICKS, LoopClock, entering, give_back, settle
 
 MEMORY = 100
 MANY = 100
@@ -33,7 +33,7 @@ async def crowd(streams: Streams, size: int = 1) -> AsyncIterator[None]:
 class Line:
     """A line with `rate(n)` bytes a second for n streams. It moves the clock."""
 
-    def __init__(self, streams: Streams, clock: Clock, rate: Callable[[int], float]) -> None:
+    def __init__(self, streams: Streams, clock: LoopClock, rate: Callable[[int], float]) -> None:
         self.rate = rate
         self.limits: list[int] = []
         self._streams = streams
@@ -60,7 +60,7 @@ class Line:
             give_back(streams, stream)
 
 
-async def test_each_throttle_pause_halves_the_streams_down_to_one(clock: Clock) -> None:
+async def test_each_throttle_pause_halves_the_streams_down_to_one(clock: LoopClock) -> None:
     streams = Streams(8, MEMORY, NO_TICKS)
     limits = []
     for _ in range(3):
@@ -101,7 +101,7 @@ async def test_a_stream_is_admitted_only_after_a_throttle_pause() -> None:
     ],
 )
 async def test_streams_double_while_the_rate_grows_by_a_tenth(
-    clock: Clock, rate: Callable[[int], float], limit: int
+    clock: LoopClock, rate: Callable[[int], float], limit: int
 ) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
@@ -113,7 +113,7 @@ async def test_streams_double_while_the_rate_grows_by_a_tenth(
         assert len(streams._admission.open) == limit
 
 
-async def test_a_clear_gain_doubles_the_streams_quickly(clock: Clock) -> None:
+async def test_a_clear_gain_doubles_the_streams_quickly(clock: LoopClock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda n: 10**6 * n)
@@ -121,7 +121,7 @@ async def test_a_clear_gain_doubles_the_streams_quickly(clock: Clock) -> None:
         assert line.limits == [4, 8, 16, 30]
 
 
-async def test_more_streams_are_tried_again_after_a_while(clock: Clock) -> None:
+async def test_more_streams_are_tried_again_after_a_while(clock: LoopClock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda _: 10**6)
@@ -132,7 +132,7 @@ async def test_more_streams_are_tried_again_after_a_while(clock: Clock) -> None:
         assert line.limits == [4, 8, 4, 8, 16, 30]
 
 
-async def test_nothing_is_judged_before_bytes_have_arrived(clock: Clock) -> None:
+async def test_nothing_is_judged_before_bytes_have_arrived(clock: LoopClock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda _: 0)
@@ -147,7 +147,7 @@ async def test_nothing_is_judged_before_bytes_have_arrived(clock: Clock) -> None
         await line.run_until(30)
 
 
-async def test_more_streams_are_not_tried_when_memory_is_the_limit(clock: Clock) -> None:
+async def test_more_streams_are_not_tried_when_memory_is_the_limit(clock: LoopClock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     async with crowd(streams, size=MEMORY // FIRST_STREAMS):
         line = Line(streams, clock, lambda n: 10**6 * n)
@@ -155,7 +155,7 @@ async def test_more_streams_are_not_tried_when_memory_is_the_limit(clock: Clock)
         assert line.limits == [FIRST_STREAMS]
 
 
-async def test_more_streams_are_not_tried_when_nothing_waits(clock: Clock) -> None:
+async def test_more_streams_are_not_tried_when_nothing_waits(clock: LoopClock) -> None:
     streams = Streams(30, MEMORY, NO_TICKS)
     busy = [await streams.enter("pull", order, 1) for order in range(FIRST_STREAMS)]
     line = Line(streams, clock, lambda n: 10**6 * n)
@@ -165,7 +165,7 @@ async def test_more_streams_are_not_tried_when_nothing_waits(clock: Clock) -> No
         give_back(streams, stream)
 
 
-async def test_a_throttle_pause_delays_the_next_doubling(clock: Clock) -> None:
+async def test_a_throttle_pause_delays_the_next_doubling(clock: LoopClock) -> None:
     streams = Streams(6, MEMORY, NO_TICKS)
     async with crowd(streams):
         line = Line(streams, clock, lambda n: 10**6 * n)

@@ -7,7 +7,7 @@ import pytest
 from proxy.timings import DEFAULT, Timings
 from proxy.transfer.admission import Stream
 from proxy.transfer.streams import Streams
-from tests.kit.streams import NO_TICKS, Clock, give_back, settle
+from tests.kit.streams import NO_TICKS, LoopClock, give_back, settle
 from tests.kit.support import PATIENCE, eventually
 
 MEMORY = 100
@@ -21,7 +21,7 @@ async def hold(streams: Streams, stream: Stream) -> None:
 
 
 async def slow_streams(
-    streams: Streams, clock: Clock, watched: list[Stream], periods: list[list[int]], seconds: float
+    streams: Streams, clock: LoopClock, watched: list[Stream], periods: list[list[int]], seconds: float
 ) -> list[int]:
     """Which streams expire as slow when they receive these bytes in periods of so many seconds."""
     tasks = [asyncio.create_task(hold(streams, stream)) for stream in watched]
@@ -56,7 +56,7 @@ async def slow_streams(
     ],
 )
 async def test_a_stream_below_a_tenth_of_the_usual_rate_is_slow(
-    clock: Clock, periods: list[list[int]], seconds: float, slow: list[int]
+    clock: LoopClock, periods: list[list[int]], seconds: float, slow: list[int]
 ) -> None:
     streams = Streams(4, MEMORY, NO_TICKS)
     watched = [await streams.enter("pull", number, 1) for number, _ in enumerate(periods[0])]
@@ -64,7 +64,7 @@ async def test_a_stream_below_a_tenth_of_the_usual_rate_is_slow(
 
 
 @pytest.mark.parametrize(("size", "slow"), [(90, [0]), (110, [])])
-async def test_a_lone_stream_is_compared_with_ended_ones(clock: Clock, size: int, slow: list[int]) -> None:
+async def test_a_lone_stream_is_compared_with_ended_ones(clock: LoopClock, size: int, slow: list[int]) -> None:
     streams = Streams(4, MEMORY, NO_TICKS)
     for ended_size in (1, 1000, 100_000):
         stream = await streams.enter("pull", 0, 1)

@@ -1,4 +1,4 @@
-"""Tiny repositories of many families with random weights, the same in every run. The conversion is tested on them.
+"""Tiny repositories of many families for tests of the conversion. Their random weights are the same in every run.
 
 Rows are multiples of 256 numbers, so that Ollama can quantize them. `python -m tests.gguf.tiny_repositories FOLDER`
 writes them into folders. llama.cpp's converter made the figures in `tests/gguf/expected` from such folders.
@@ -17,4 +17,4 @@ REPOSITORIES: dict[str, Tiny] = {
     **qwen.REPOSITORIES,
     **state_spaces.REPOSITORIES,
 }
-"""By the name of the file in `tests/gguf/expected`."""
+"""The name of the file in `tests/gguf/expected` → the repository."""

@@ -1,4 +1,4 @@
-"""Writes the repositories, or the named ones, into a folder each."""
+"""Writes all repositories, or the named ones, into one folder each."""
 
 import sys
 from pathlib import Path
@@ -14,5 +14,5 @@ def write(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for each in sys.argv[2:] or REPOSITORIES:
-        write(each, Path(sys.argv[1]) / each)
+    for name in sys.argv[2:] or REPOSITORIES:
+        write(name, Path(sys.argv[1]) / name)

@@ -4,7 +4,8 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from tests.gguf.tiny_repositories.tokenizer import WORDS, Tokenizer, added_token, decoder_of, dump, frequent_merges
+from tests.gguf.tiny_repositories.tokenizer import WORDS, Tokenizer, decoder_of, dump, frequent_merges
+from tests.kit.tiny_tokenizers import added_token
 
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -31,7 +32,7 @@ TEMPLATE = (
 
 
 def _split(*patterns: str, lines: bool = False) -> dict[str, Any]:
-    """With `lines`, line ends stay with the next line."""
+    """With `lines`, line ends belong to the next line."""
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": False}
         for pattern, behavior in (
@@ -84,9 +85,9 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 @cache
 def byte_characters() -> tuple[str, ...]:
     """The character for each byte in byte-level BPE."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(256, 512))
-    return tuple(chr(byte) if byte in kept else chr(next(others)) for byte in range(256))
+    return tuple(chr(byte) if byte in printable else chr(next(others)) for byte in range(256))
 
 
 @cache
@@ -95,7 +96,7 @@ def byte_pairs(
     *,
     begins: bool = False,
     merge_lists: bool = False,
-    kind: str = "PreTrainedTokenizerFast",
+    tokenizer_class: str = "PreTrainedTokenizerFast",
     more: tuple[str, ...] = (),
 ) -> Tokenizer:
     """With `begins`, the post-processor puts a token before each text."""
@@ -145,7 +146,7 @@ def byte_pairs(
         "chat_template": TEMPLATE,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 2048,
-        "tokenizer_class": kind,
+        "tokenizer_class": tokenizer_class,
     }
     files = {"tokenizer.json": dump(tokenizer), "tokenizer_config.json": dump(config)}
     rows = len(vocabulary) + len(specials) + 2  # two rows without a token, as trained models often have

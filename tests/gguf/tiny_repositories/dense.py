@@ -1,4 +1,4 @@
-"""Further dense families."""
+"""Dense families that have no file of their own."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def _phi4_mini_byte_pairs() -> Tokenizer:
     def change(files: dict[str, dict[str, Any]]) -> None:
         files["tokenizer.json"]["model"]["ignore_merges"] = True
 
-    return edit_tokenizer(byte_pairs("gpt-4o", kind="GPT2Tokenizer"), change)
+    return edit_tokenizer(byte_pairs("gpt-4o", tokenizer_class="GPT2Tokenizer"), change)
 
 
 def _olmo(weights: Weights) -> None:
@@ -393,7 +393,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "Phi3ForCausalLM",
         "phi3",
         _phi3,
-        lambda: byte_pairs("gpt-2", kind="GPT2Tokenizer"),
+        lambda: byte_pairs("gpt-2", tokenizer_class="GPT2Tokenizer"),
         {"sliding_window": None, "original_max_position_embeddings": 2048, "partial_rotary_factor": 0.75},
     ),
     "stablelm": Tiny(

@@ -32,11 +32,11 @@ def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenize
         tokenizer, config = files["tokenizer.json"], files["tokenizer_config.json"]
         numbers = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
         begin, end = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ENCODER_TOKENS[:2])
-        one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+        first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
         template = {
             "type": "TemplateProcessing",
-            "single": [begin, one, end],
-            "pair": [begin, one, end, two, end],
+            "single": [begin, first, end],
+            "pair": [begin, first, end, second, end],
             "special_tokens": {
                 name: {"id": name, "ids": [numbers[name]], "tokens": [name]} for name in ENCODER_TOKENS[:2]
             },
@@ -55,7 +55,7 @@ def encoder_byte_pairs(pre: str = "gpt-2", *, roberta: bool = False) -> Tokenize
 
 
 def _of_class(name: str) -> Callable[[dict[str, dict[str, Any]]], None]:
-    """llama.cpp's converter reads the class."""
+    """A change of the class, which llama.cpp's converter reads."""
     return lambda files: files["tokenizer_config.json"].update(tokenizer_class=name)
 
 

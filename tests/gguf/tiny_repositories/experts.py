@@ -65,7 +65,7 @@ def dense_or_experts(weights: Weights, number: int, layer: str) -> None:
 
 
 def deepseek2_weights(weights: Weights) -> None:
-    """With an extra layer for further tokens if `num_nextn_predict_layers` is set."""
+    """With an extra layer for multi-token prediction if `num_nextn_predict_layers` is set."""
     config = weights.config
     weights.ends()
     nope, turned, value = config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]
@@ -249,7 +249,7 @@ REPOSITORIES: dict[str, Tiny] = {
             **MLA,
             "num_key_value_heads": HEADS,
             "q_lora_rank": None,
-            # llama.cpp expects no low rank of Q with this number of layers.
+            # With this number of layers, llama.cpp expects a Q without low rank.
             "num_hidden_layers": 26,
             "first_k_dense_replace": 25,
             "intermediate_size": HIDDEN,

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 
 from tests.gguf.tiny_repositories.repository import EXPERTS, FEED_FORWARD, HEADS, HIDDEN, KV_HEADS, TIED, Tiny, Weights
-from tests.gguf.tiny_repositories.sentencepiece import bytes_field, piece_field, pieces_model
+from tests.gguf.tiny_repositories.sentencepiece import pieces_model
 from tests.gguf.tiny_repositories.tokenizer import (
     SPACE,
     WORDS,
     Tokenizer,
-    added_token,
     decoder_of,
     dump,
     edit_tokenizer,
     frequent_merges,
 )
+from tests.kit.protobuf import bytes_field, piece_field
+from tests.kit.tiny_tokenizers import added_token
 
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + message['role'] + '\n' + message['content'] + "
@@ -27,18 +28,18 @@ GEMMA_TEMPLATE = (
 
 @cache
 def gemma_pieces(*, model: bool = True, ends: bool = False) -> Tokenizer:
-    """Tokens in Gemma's order: control, code, turns, lines, bytes, text. No space stands before a text.
+    """Tokens in Gemma's order: control, code, turns, lines, bytes, text. The tokenizer adds no space before a text.
 
     `model` includes tokenizer.model; `ends` adds EOS after each text.
     """
     first = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<unused{number}>" for number in range(103))]
     first[67:71] = ["<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"]
     first[106:] = ["<start_of_turn>", "<end_of_turn>", "\n\n", "\n\n\n"]
-    kinds = {"<pad>": 3, "<eos>": 3, "<bos>": 3, "<unk>": 2}
+    types = {"<pad>": 3, "<eos>": 3, "<bos>": 3, "<unk>": 2}
     words = Counter((*(SPACE if at else ""), *word) for at, word in enumerate(WORDS))
     characters = sorted({SPACE, "\n", *"".join(WORDS), *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?:'"})
     merges = list(frequent_merges(words, 200))
-    pieces = [(text, 0.0, kinds.get(text, 4)) for text in first]
+    pieces = [(text, 0.0, types.get(text, 4)) for text in first]
     pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
     pieces += [(a + b, -float(rank), 1) for rank, (a, b) in enumerate(merges)]
     pieces += [(text, -float(len(merges) + at), 1) for at, text in enumerate(characters)]
@@ -80,7 +81,7 @@ def gemma_pieces(*, model: bool = True, ends: bool = False) -> Tokenizer:
         "add_bos_token": True,
         "add_eos_token": ends,
         "added_tokens_decoder": decoder_of(tokens),
-        **{f"{kind}_token": f"<{kind}>" for kind in ("bos", "eos", "pad", "unk")},
+        **{f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")},
         "chat_template": GEMMA_TEMPLATE,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 2048,
@@ -110,8 +111,8 @@ def gemma4_pieces() -> Tokenizer:
         tokenizer["model"]["vocab"] = {text: number for number, text in vocabulary.items()}
         tokenizer["model"]["merges"][:0] = [["\n", "\n"], ["\n\n", "\n"]]
         del more[107]
-        named = dict(enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))) | more
-        added = [added_token(text, number) for number, text in named.items()]
+        specials = dict(enumerate(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))) | more
+        added = [added_token(text, number) for number, text in specials.items()]
         tokenizer["added_tokens"] = [*added, *(added_token("\n" * (at - 106), at, special=False) for at in (108, 109))]
         config["added_tokens_decoder"] = decoder_of(tokenizer["added_tokens"])
         config["extra_special_tokens"] = list(more.values())
@@ -123,7 +124,7 @@ def gemma4_pieces() -> Tokenizer:
 
 def _gemma(weights: Weights) -> None:
     """Gemma 1 has two norms a layer, Gemma 2 and 3 have four, and Gemma 3 also has norms of Q and K."""
-    first, last = (weights.config["model_type"] == kind for kind in ("gemma", "gemma3_text"))
+    first, last = (weights.config["model_type"] == name for name in ("gemma", "gemma3_text"))
     weights.ends()
     for layer in weights.layers():
         weights.norms(layer)
@@ -134,7 +135,7 @@ def _gemma(weights: Weights) -> None:
 
 
 def _gemma4(weights: Weights) -> None:
-    """Full-attention heads have another size and may have no V; the last layers may share earlier K and V."""
+    """Heads with full attention have another size and may have no V. The last layers may share earlier K and V."""
     config = weights.config
     layers, inputs = config["num_hidden_layers"], config["hidden_size_per_layer_input"]
     weights.ends()

@@ -19,12 +19,14 @@ from tests.gguf.tiny_repositories.repository import (
     plain_weights,
     qwen2_weights,
 )
-from tests.gguf.tiny_repositories.sentencepiece import bytes_field, instruct_pieces, piece_field, sentence_pieces
-from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, edit_tokenizer
+from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces, sentence_pieces
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.kit.protobuf import bytes_field, piece_field
+from tests.kit.tiny_tokenizers import added_token
 
 
 def _ending_pieces() -> Tokenizer:
-    """As in e5-mistral: the post-processor adds BOS; only tokenizer_config.json asks for EOS."""
+    """As in e5-mistral: the post-processor adds BOS; only tokenizer_config.json requires EOS."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         begin, *sequences = (
@@ -65,7 +67,7 @@ def _odd_pieces() -> Tokenizer:
 
 
 def _internlm2_pieces() -> Tokenizer:
-    """As in InternLM, pieces are reserved for added tokens, and no space stands before a text."""
+    """As in InternLM: pieces are reserved for added tokens, and the tokenizer adds no space before a text."""
 
     def change(files: dict[str, dict[str, Any]]) -> None:
         last = max(files["tokenizer.json"]["model"]["vocab"].values())
@@ -171,7 +173,7 @@ MINISTRAL3: dict[str, Any] = {
 
 
 LLAMA4: dict[str, Any] = {
-    "num_hidden_layers": 5,  # the fourth has no rope
+    "num_hidden_layers": 5,  # the fourth layer has no RoPE
     "head_dim": 128,
     "rms_norm_eps": 1e-4,
     "intermediate_size_mlp": 2 * FEED_FORWARD,

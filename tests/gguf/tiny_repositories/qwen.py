@@ -16,7 +16,8 @@ from tests.gguf.tiny_repositories.repository import (
     Weights,
     qwen2_weights,
 )
-from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, added_token, edit_tokenizer
+from tests.gguf.tiny_repositories.tokenizer import SPACE, Tokenizer, edit_tokenizer
+from tests.kit.tiny_tokenizers import added_token
 
 
 def _odd_byte_pairs() -> Tokenizer:
@@ -91,7 +92,7 @@ def _fused_experts(weights: Weights) -> None:
 
 
 def _linear_attention(weights: Weights) -> None:
-    """Qwen3-Next and Qwen3.5: attention by `layer_types`, with or without experts, and layers for further tokens."""
+    """Qwen3-Next and Qwen3.5: attention by `layer_types`, with or without experts, and multi-token prediction."""
     config = weights.config
     weights.ends()
     for number, layer in enumerate(weights.layers(), 1):

@@ -39,7 +39,7 @@ class Tiny:
     card: str | None = None
     """The front matter of README.md."""
     part_of: str | None = None
-    """Model type of a vision model that has this model as its text part, after one vision tensor."""
+    """Model type of the vision model around this text model. The vision model has one tensor before the text."""
     prefixes: tuple[str, str] = ("language_model.model.", "vision_tower.")
     """Name prefixes in such a model: of text tensors and of vision tensors."""
     pooling: Pooling | None = None
@@ -64,7 +64,7 @@ class Tiny:
             "rope_theta": 10000.0,
             "tie_word_embeddings": False,
             "torch_dtype": "bfloat16",
-            **{f"{kind}_token_id": number for kind, number in tokenizer.specials.items()},
+            **{f"{name}_token_id": number for name, number in tokenizer.specials.items()},
             **self.change,
         }
         return {key: value for key, value in config.items() if key not in self.drop}
@@ -84,7 +84,7 @@ class Tiny:
         if self.pooling:
             weights.tensors = {name.removeprefix("model."): x for name, x in weights.tensors.items()}
         names = list(weights.tensors)
-        each = -(-len(names) // self.shards)
+        per_shard = -(-len(names) // self.shards)
         files = {
             "config.json": dump(config),
             **self.tokenizer().files,
@@ -99,20 +99,20 @@ class Tiny:
         index: dict[str, str] = {}
         for number in range(self.shards):
             path = f"model-{number + 1:05d}-of-{self.shards:05d}.safetensors"
-            part = {name: weights.tensors[name] for name in names[number * each : (number + 1) * each]}
+            part = {name: weights.tensors[name] for name in names[number * per_shard : (number + 1) * per_shard]}
             files[path] = safetensors(part, self.dtype)
             index |= dict.fromkeys(part, path)
         return files | {"model.safetensors.index.json": dump({"metadata": {}, "weight_map": index})}
 
 
 def _renamed(name: str, text: str) -> str:
-    """The output has the prefix of the text part only if that part is a complete model."""
+    """The output weights have the prefix of the text part only if that part is a complete model."""
     output = "language_model.lm_head." if text == "language_model.model." else "lm_head."
     return text + name.removeprefix("model.") if name.startswith("model.") else name.replace("lm_head.", output)
 
 
 def _vision_config(config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """The config of a vision model, with the text part's in `text_config`."""
+    """The config of a vision model. `text_config` is the config of its text part."""
     outer = ("architectures", "torch_dtype", "bos_token_id", "eos_token_id", "tie_word_embeddings")
     outside = {key: config[key] for key in outer if key in config}
     within = {key: value for key, value in config.items() if key not in outside}
@@ -131,7 +131,7 @@ class Weights:
         self.tensors[name] = self._random.weights(*shape)
 
     def decays(self, name: str, *shape: int) -> None:
-        """In each row the logarithms of 1, 2, 3 and so on, with which state spaces are initialized."""
+        """Each row has the logarithms of 1, 2, 3 and so on, the initial values of state spaces."""
         self.tensors[name] = np.resize(np.log(np.arange(1, shape[-1] + 1, dtype=np.float32)), shape)
 
     def norm(self, name: str, *shape: int, bias: bool = False) -> None:
@@ -264,7 +264,7 @@ GRANITE = {
 MOE = {"num_experts": EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": HIDDEN}
 
 
-FOUR_LAYERS = {"num_hidden_layers": 4}  # in some families, llama.cpp gives full attention to every fourth layer only
+FOUR_LAYERS = {"num_hidden_layers": 4}  # in some families, only every fourth layer has full attention in llama.cpp
 
 
 TIED = {"tie_word_embeddings": True}

@@ -1,6 +1,5 @@
 """Tiny SentencePiece BPE tokenizers."""
 
-import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -10,11 +9,12 @@ from tests.gguf.tiny_repositories.tokenizer import (
     SPACE,
     WORDS,
     Tokenizer,
-    added_token,
     decoder_of,
     dump,
     frequent_merges,
 )
+from tests.kit.protobuf import bytes_field, piece_field
+from tests.kit.tiny_tokenizers import added_token
 
 PIECES_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + "
@@ -89,22 +89,6 @@ def sentence_pieces(*, model: bool = True, added: bool = False) -> Tokenizer:
         files["tokenizer.model"] = content
     rows = len(pieces) + (2 if added else 0)
     return Tokenizer(files, rows, {"bos": 1, "eos": 2})
-
-
-def piece_field(text: str, score: float, piece_type: int) -> bytes:
-    return bytes_field(
-        1, bytes_field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([0x18, piece_type])
-    )
-
-
-def bytes_field(number: int, content: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer."""
-    size, length = len(content), bytearray()
-    while True:
-        size, low = size >> 7, size & 0x7F
-        length.append(low | (0x80 if size else 0))
-        if not size:
-            return bytes([number << 3 | 2, *length]) + content
 
 
 def instruct_pieces() -> Tokenizer:

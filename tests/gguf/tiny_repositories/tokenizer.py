@@ -1,4 +1,4 @@
-"""The files of a tiny tokenizer, and helpers for all kinds."""
+"""The files of a tiny tokenizer, and helpers that all tokenizers use."""
 
 import json
 from collections import Counter
@@ -44,11 +44,6 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def added_token(text: str, token_id: int, *, special: bool = True) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token_id, "content": text, **flags, "special": special}
-
-
 def decoder_of(tokens: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """`added_tokens_decoder` of tokenizer_config.json."""
     return {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens}
@@ -56,7 +51,7 @@ def decoder_of(tokens: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`rows` is the size of the vocabulary; `specials` maps kinds such as `bos` to token ids."""
+    """`rows` is the size of the vocabulary; `specials` maps names such as `bos` to token ids."""
 
     files: Mapping[str, bytes]
     rows: int
@@ -64,7 +59,7 @@ class Tokenizer:
 
 
 def edit_tokenizer(base: Tokenizer, change: Callable[[dict[str, dict[str, Any]]], None], rows: int = 0) -> Tokenizer:
-    """A copy with `rows` more tokens. `change` edits the parsed files and may add new ones."""
+    """A copy with `rows` more tokens. `change` edits the parsed files and may add files."""
     files = {path: json.loads(content) for path, content in base.files.items() if path.endswith(".json")}
     change(files)
     binary = {path: content for path, content in base.files.items() if not path.endswith(".json")}

@@ -20,7 +20,7 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_pairs
 from tests.gguf.tiny_repositories.repository import YARN
 from tests.gguf.writing import plan
-from tests.kit.conversions import converted, headers, kept, striped, weights_of
+from tests.kit.conversions import converted, headers, native_tag, striped, weights_of
 from tests.kit.ollama_log import created
 from tests.kit.pauses import use_timings
 from tests.kit.support import Client, digest_of, fetched, settings
@@ -38,7 +38,7 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
 ) -> None:
     files = REPOSITORIES[name].files()
     hub.add("acme/tiny", files)
-    tag = kept(files).lower()
+    tag = native_tag(files).lower()
     lines = await client.pull(f"{NAME}:{tag}")
     conversion = plan(files)
     if not CAPABLE.runs(conversion.architecture):

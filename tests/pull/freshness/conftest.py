@@ -1,4 +1,4 @@
-"""A repository, and pulls through a new proxy each."""
+"""A repository, and a new proxy for each pull."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def files(hub: StandInHub) -> dict[str, bytes]:
 
 @pytest.fixture
 def pull(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession) -> Pull:
-    """`Client.pull` through a proxy that runs only for this pull."""
+    """Pulls through a proxy that runs only for this pull."""
 
     async def pull(name: str = NAME, **sections: Any) -> Lines:
         async with App(settings(hub.endpoint, ollama.url, **sections)) as app:

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.responses import ErrorAnswer
+from tests.kit.ollama_log import weight_uploads
 from tests.kit.repeated_pulls import (
     NAME,
     SETTINGS,
@@ -20,7 +21,6 @@ from tests.kit.repeated_pulls import (
     assert_only_looked,
     clear,
     lines_of_held,
-    weight_uploads,
     with_settings,
 )
 from tests.kit.support import Client, digest_of, fetched, making

@@ -10,14 +10,13 @@ from proxy.pull.freshness import UNQUANTIZED
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.ollama_log import last_bars
+from tests.kit.ollama_log import last_bars, weight_uploads
 from tests.kit.repeated_pulls import (
     Pull,
     assert_nothing_but_metadata,
     assert_only_looked,
     clear,
     lines_of_held,
-    weight_uploads,
     with_settings,
 )
 from tests.kit.support import fetched

@@ -7,7 +7,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.ollama_log import created
+from tests.kit.ollama_log import created, weight_uploads
 from tests.kit.repeated_pulls import (
     NAME,
     SETTINGS,
@@ -16,7 +16,6 @@ from tests.kit.repeated_pulls import (
     assert_nothing_but_metadata,
     clear,
     lines_of_held,
-    weight_uploads,
     with_settings,
 )
 from tests.kit.support import fetched

@@ -8,7 +8,7 @@ import pytest
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.ollama_log import created
+from tests.kit.ollama_log import created, weight_uploads
 from tests.kit.repeated_pulls import (
     NAME,
     WEIGHTS,
@@ -17,7 +17,6 @@ from tests.kit.repeated_pulls import (
     assert_only_looked,
     clear,
     lines_of_held,
-    weight_uploads,
     with_settings,
 )
 from tests.kit.support import Client

@@ -10,7 +10,7 @@ from tests.kit.gguf_pulls import FLOATS, HEADER_BYTES, REPOSITORY
 
 @pytest.fixture(autouse=True)
 def short_headers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read only a small part of a tiny file first."""
+    """Make the first read of a GGUF smaller than the tiny files."""
     monkeypatch.setattr(reading, "GGUF_BYTES", HEADER_BYTES)
 
 

@@ -12,7 +12,7 @@ from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from tests.gguf.splitting import split
 from tests.kit.conversions import converted
-from tests.kit.gguf_pulls import FLOATS, NAME, PRIVATE, REPOSITORY, WHOLE, pull, weight_bytes, weights
+from tests.kit.gguf_pulls import FLOATS, NAME, PRIVATE, REPOSITORY, WHOLE, gguf_layers, pull, weight_bytes
 from tests.kit.ollama_log import bodies, created, last_bars
 from tests.kit.support import NO_TEMPLATE, PLAIN, Client, digest_of
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
@@ -82,7 +82,7 @@ async def test_the_proxy_pulls_from_any_other_hub(
     ]
     assert last_bars(lines) == {digest_of(WHOLE): (len(WHOLE), len(WHOLE))}
     assert not created(ollama)
-    assert weights(ollama, NAME) == [("model", digest_of(WHOLE))]
+    assert gguf_layers(ollama, NAME) == [("model", digest_of(WHOLE))]
     model = ollama.models[NAME]
     assert (model.template, model.runner) == (PLAIN["template"], "llamacpp")
     assert (model.family, model.parameter_size, model.quantization_level) == ("llama", "394K", "Q4_K_M")
@@ -98,7 +98,7 @@ async def test_an_unreached_proxy_creates_a_gguf_as_it_is(
     assert lines[-1] == {"status": "success"}
     files = files_of({"m-Q4_K_M.gguf": WHOLE, "mmproj-F16.gguf": projector})
     assert created(ollama) == [{"model": NAME, "files": files, "stream": False, **PLAIN}]
-    assert weights(ollama, NAME) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
+    assert gguf_layers(ollama, NAME) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
 
 
 @pytest.mark.parametrize(("tag", "default", "native"), [("latest", "Q8_0", False), ("latest", "Q4_K_M", True)])
@@ -162,7 +162,7 @@ async def test_beside_safetensors_a_gguf_wins_for_its_own_tag(
     client: Client, ollama: StandInOllama, mixed: dict[str, bytes], tag: str, path: str
 ) -> None:
     assert (await client.pull(f"hf.co/acme/mixed:{tag}"))[-1] == {"status": "success"}
-    assert weights(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(mixed[path]))]
+    assert gguf_layers(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(mixed[path]))]
     assert not created(ollama)
 
 
@@ -172,14 +172,14 @@ async def test_for_every_other_tag_the_safetensors_win(
 ) -> None:
     assert (await client.pull(f"hf.co/acme/mixed:{tag}"))[-1] == {"status": "success"}
     gguf = converted(mixed, "mixed", quantization=quantization)
-    assert weights(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(gguf))]
+    assert gguf_layers(ollama, f"hf.co/acme/mixed:{tag}") == [("model", digest_of(gguf))]
 
 
 async def test_a_folder_for_each_quantization(hub: StandInHub, client: Client, ollama: StandInOllama) -> None:
     other = tiny_gguf("Q8_0")
     hub.add(REPOSITORY, {"Q8_0/model.gguf": other, "Q4_K_M/model.gguf": WHOLE})
     assert (await client.pull(f"hf.co/{REPOSITORY}:q8_0"))[-1] == {"status": "success"}
-    assert weights(ollama, f"hf.co/{REPOSITORY}:q8_0") == [("model", digest_of(other))]
+    assert gguf_layers(ollama, f"hf.co/{REPOSITORY}:q8_0") == [("model", digest_of(other))]
     assert digest_of(WHOLE) not in ollama.blobs
 
 
@@ -202,7 +202,7 @@ async def test_a_projector_comes_along_but_no_other_companion(
     lines = await client.pull(f"hf.co/{REPOSITORY}")
     assert lines[-1] == {"status": "success"}
     name = f"hf.co/{REPOSITORY}"
-    assert weights(ollama, name) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
+    assert gguf_layers(ollama, name) == [("model", digest_of(WHOLE)), ("projector", digest_of(projector))]
     assert set(last_bars(lines)) == {digest_of(WHOLE), digest_of(projector)}
     details = ollama.models[name].layers[-1]
     assert orjson.loads(ollama.beginning(details.digest))["model_families"] == ["llama", "clip"]

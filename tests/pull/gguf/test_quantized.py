@@ -21,9 +21,9 @@ from tests.kit.gguf_pulls import (
     PRIVATE,
     REPOSITORY,
     WHOLE,
+    gguf_layers,
     pull,
     weight_bytes,
-    weights,
 )
 from tests.kit.ollama_log import created, last_bars
 from tests.kit.support import Client, digest_of, settings
@@ -41,7 +41,7 @@ async def test_unquantized_weights_are_quantized_to_the_tag(
     lines = await client.pull(NAME)
     assert lines[-1] == {"status": "success"}
     assert not created(ollama)
-    [(kind, digest)] = weights(ollama, NAME)
+    [(kind, digest)] = gguf_layers(ollama, NAME)
     assert kind == "model"
     assert ollama.blobs[digest] < len(content) / 2
     assert ollama.models[NAME].quantization_level == "Q4_K_M"
@@ -77,7 +77,7 @@ async def test_shards_are_quantized_on_their_way(
     assert lines[-1] == {"status": "success"}
     assert not created(ollama)
     expected = requantized(content, "Q5_K_M")
-    assert weights(ollama, name) == [("model", digest_of(expected))]
+    assert gguf_layers(ollama, name) == [("model", digest_of(expected))]
     assert ollama.blobs[digest_of(expected)] == len(expected)
     model = ollama.models[name]
     assert (model.family, model.parameter_size, model.quantization_level) == ("llama", "394K", "Q5_K_M")
@@ -187,7 +187,7 @@ async def test_a_split_in_a_folder_of_this_machine(
     async with App(settings("http://127.0.0.1:9", ollama.url, sources=sources)) as app:
         lines = await Client(app.address.url, session).pull("home/acme/tiny:f16")
     assert lines[-1] == {"status": "success"}
-    assert weights(ollama, "home/acme/tiny:f16") == [("model", digest_of(FLOATS))]
+    assert gguf_layers(ollama, "home/acme/tiny:f16") == [("model", digest_of(FLOATS))]
     bars = last_bars(lines)
     assert len(bars) == 3
     assert all(total == completed for total, completed in bars.values())

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.gguf_pulls import F16_NAME, FLOATS, NAME, REPOSITORY, weight_bytes, weights
+from tests.kit.gguf_pulls import F16_NAME, FLOATS, NAME, REPOSITORY, gguf_layers, weight_bytes
 from tests.kit.ollama_log import created, last_bars
 from tests.kit.support import Client, digest_of
 
@@ -18,7 +18,7 @@ async def test_shards_become_one_blob_that_is_the_unsplit_file(
     ollama.version = version
     lines = await client.pull(F16_NAME)
     assert lines[-1] == {"status": "success"}
-    assert weights(ollama, F16_NAME) == [("model", digest_of(FLOATS))]
+    assert gguf_layers(ollama, F16_NAME) == [("model", digest_of(FLOATS))]
     assert ollama.blobs[digest_of(FLOATS)] == len(FLOATS)
     assert ollama.models[F16_NAME].quantization_level == "F16"
     bars = last_bars(lines)

@@ -11,7 +11,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.conversions import weights_of
+from tests.kit.conversions import gguf_digest, weights_of
 from tests.kit.interrupted_installs import (
     COPIES,
     NAME,
@@ -21,11 +21,10 @@ from tests.kit.interrupted_installs import (
     SUCCESS,
     Script,
     check_clean,
-    expected,
     proxy,
     replace,
     sweep,
-    weights,
+    weights_digest,
 )
 from tests.kit.support import Client, eventually, fetched, settings
 from tests.kit.tiny_gguf import tiny_gguf
@@ -48,12 +47,12 @@ async def test_a_sweep_leaves_a_running_install_alone(
         # The sweep may remove what no model needs: the probe for mismatched digests.
         assert reclaimed["models"] == []
         assert not {blob["digest"] for blob in reclaimed["blobs"]} & (
-            {expected(NAME, NEW)} | ollama.models.used_digests()
+            {gguf_digest(NEW, NAME)} | ollama.models.used_digests()
         )
         assert (set(ollama.blobs), set(ollama.models)) == before
     script.go.set()
     assert (await pulling)[-1] == SUCCESS
-    assert weights(ollama, NAME) == expected(NAME, NEW)
+    assert weights_digest(ollama, NAME) == gguf_digest(NEW, NAME)
     check_clean(ollama, NAME)
 
 
@@ -73,7 +72,7 @@ async def test_a_cancelled_install_ends_and_leaves_nothing(
     assert "was cancelled" in (await pulling)[-1]["error"]
     script.go.set()
     await eventually(lambda: job.ended)
-    assert weights(ollama, NAME) == expected(NAME, NEW)
+    assert weights_digest(ollama, NAME) == gguf_digest(NEW, NAME)
     await sweep(client)
     check_clean(ollama, NAME)
     hub.requests.clear()
@@ -126,14 +125,14 @@ async def test_two_names_share_a_transfer_and_are_two_models(
     answers = await asyncio.gather(*(client.pull(name) for name in names))
     assert [lines[-1] for lines in answers] == [SUCCESS, SUCCESS]
     assert sum(one.body_bytes for one in fetched(hub)) == sum(weights_of(NEW).values())
-    of = expected(names[0], NEW)
-    assert [weights(ollama, name) for name in names] == [of] * 2
+    of = gguf_digest(NEW, names[0])
+    assert [weights_digest(ollama, name) for name in names] == [of] * 2
     check_clean(ollama, *names)
     for gone, left in ((names[0], names[1:]), (names[1], [])):
         async with client.session.delete(f"{client.url}/api/delete", json={"model": gone}) as response:
             assert response.status == 200
         check_clean(ollama, *left)
-        assert all(weights(ollama, name) == of for name in left)
+        assert all(weights_digest(ollama, name) == of for name in left)
 
 
 @pytest.mark.parametrize("linger", ["5m", "0s"])
@@ -167,9 +166,9 @@ async def test_thirty_clients_share_three_quantizations(
         await eventually(lambda: all(job.ended for job in app.jobs.all()))
         await sweep(client)
         assert app.backend.streams.idle
-        assert weights(ollama, names[0]) == expected(NAME, NEW)
-        assert weights(ollama, names[1]) == expected(names[1], NEW)
-        assert weights(ollama, names[2]) == expected(names[2], NEW)
+        assert weights_digest(ollama, names[0]) == gguf_digest(NEW, NAME)
+        assert weights_digest(ollama, names[1]) == gguf_digest(NEW, names[1])
+        assert weights_digest(ollama, names[2]) == gguf_digest(NEW, names[2])
         check_clean(ollama, *names)
         if linger == "5m":
             assert sum(one.body_bytes for one in fetched(hub)) == 3 * sum(weights_of(NEW).values())
@@ -188,7 +187,7 @@ async def test_an_unusable_template_is_refused(
         error = (await client.pull(NAME))[-1]["error"]
         assert error == f"Ollama cannot use the template of {NAME}: template: :1: unclosed action"
         assert not fetched(hub)
-        assert weights(ollama, NAME) == expected(NAME, OLD)
+        assert weights_digest(ollama, NAME) == gguf_digest(OLD, NAME)
         await sweep(client)
         check_clean(ollama, NAME)
 

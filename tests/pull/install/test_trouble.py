@@ -17,7 +17,7 @@ from proxy.standins.ollama import StandInOllama
 from proxy.standins.responses import ErrorAnswer
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.reclaim import TEMPORARY
-from tests.kit.conversions import weights_of
+from tests.kit.conversions import gguf_digest, weights_of
 from tests.kit.interrupted_installs import (
     COPIES,
     NAME,
@@ -28,12 +28,11 @@ from tests.kit.interrupted_installs import (
     Script,
     Trouble,
     check_clean,
-    expected,
     proxy,
     replace,
     restarting,
     sweep,
-    weights,
+    weights_digest,
 )
 from tests.kit.ollama_log import created
 from tests.kit.support import Client, eventually, fetched, settings
@@ -97,11 +96,11 @@ async def test_a_refused_copy_keeps_the_model_for_the_next_pull(
         assert "Ollama cannot copy" in lines[-1]["error"]
         assert "the stand-in was told to refuse" in lines[-1]["error"]
         is_replaced = number == 2 and trouble is refused_when_done
-        assert weights(ollama, name) == expected(name, NEW if is_replaced else OLD)
+        assert weights_digest(ollama, name) == gguf_digest(NEW if is_replaced else OLD, name)
         hub.requests.clear()
         assert (await client.pull(name))[-1] == SUCCESS
         assert not fetched(hub)
-        assert weights(ollama, name) == expected(name, NEW)
+        assert weights_digest(ollama, name) == gguf_digest(NEW, name)
         check_clean(ollama, name)
 
 
@@ -132,7 +131,7 @@ async def test_a_pull_waits_for_ollama_during_the_copy(
         assert script.was_reached
         assert lines[-1] == SUCCESS
         assert WAITING in lines
-        assert weights(ollama, name) == expected(name, NEW)
+        assert weights_digest(ollama, name) == gguf_digest(NEW, name)
         check_clean(ollama, name)
         assert sum(one.body_bytes for one in fetched(hub)) == sum(weights_of(NEW).values())
 
@@ -146,7 +145,7 @@ async def test_a_pull_waits_for_ollama_during_the_manifest(
     assert script.was_reached
     assert lines[-1] == SUCCESS
     assert WAITING in lines
-    assert weights(ollama, NAME) == expected(NAME, NEW)
+    assert weights_digest(ollama, NAME) == gguf_digest(NEW, NAME)
     check_clean(ollama, NAME)
 
 
@@ -165,12 +164,12 @@ async def test_an_ollama_that_stays_away_costs_nothing_later(
         app.backend.transfer.wait_for_ollama.patience = 0.1
         Script(ollama, "POST /api/copy", 2, gone)
         assert "cannot be reached" in (await client.pull(NAME))[-1]["error"]
-        assert weights(ollama, NAME) == expected(NAME, OLD)
+        assert weights_digest(ollama, NAME) == gguf_digest(OLD, NAME)
         await ollama.start()
         hub.requests.clear()
         assert (await client.pull(NAME))[-1] == SUCCESS
         assert not fetched(hub)
-        assert weights(ollama, NAME) == expected(NAME, NEW)
+        assert weights_digest(ollama, NAME) == gguf_digest(NEW, NAME)
         check_clean(ollama, NAME)
 
 
@@ -184,7 +183,7 @@ async def test_a_left_temporary_model_goes_with_the_next_sweep(
     script = Script(ollama, "DELETE /api/delete", number, trouble)
     assert (await client.pull(NAME))[-1] == SUCCESS
     assert script.was_reached
-    assert weights(ollama, NAME) == expected(NAME, NEW)
+    assert weights_digest(ollama, NAME) == gguf_digest(NEW, NAME)
     await eventually(lambda: all(task.done() for task in restarting))
     await sweep(client)
     check_clean(ollama, NAME)
@@ -202,9 +201,9 @@ async def test_a_refused_manifest_becomes_a_create(
     Script(ollama, "POST /api/pull", 1, refused_with_the_manifest if asked_for else refused)
     assert (await client.pull(NAME))[-1] == SUCCESS
     [body] = created(ollama)
-    assert body["files"] == {"model.gguf": expected(NAME, NEW)}
+    assert body["files"] == {"model.gguf": gguf_digest(NEW, NAME)}
     assert "quantize" not in body
-    assert weights(ollama, NAME) == expected(NAME, NEW)
+    assert weights_digest(ollama, NAME) == gguf_digest(NEW, NAME)
     check_clean(ollama, NAME)
     [line] = [record.message for record in caplog.records if "is made by Ollama's create" in record.message]
     assert ("does not pull it from the proxy" in line) == asked_for
@@ -240,19 +239,19 @@ async def test_an_interrupted_create_keeps_the_old_model(
     """The next pull fetches nothing again."""
     async with proxy(hub, ollama, session) as (_, client):
         await replace(client, hub, QUANTIZED)
-        old = weights(ollama, QUANTIZED)
+        old = weights_digest(ollama, QUANTIZED)
         script = CreateInstead(ollama)
         script.restarts = trouble is None
         ollama.fail_create = trouble
         assert error in (await client.pull(QUANTIZED))[-1]["error"]
-        assert weights(ollama, QUANTIZED) == old
+        assert weights_digest(ollama, QUANTIZED) == old
         ollama.fail_create = None
         script.restarts = False
         await asyncio.gather(*restarting)
         hub.requests.clear()
         assert (await client.pull(QUANTIZED))[-1] == SUCCESS
         assert not fetched(hub)
-        assert weights(ollama, QUANTIZED) == expected(QUANTIZED, NEW)
+        assert weights_digest(ollama, QUANTIZED) == gguf_digest(NEW, QUANTIZED)
         check_clean(ollama, QUANTIZED)
 
 
@@ -261,11 +260,11 @@ async def test_files_that_ollama_rejects_are_removed(
 ) -> None:
     async with proxy(hub, ollama, session) as (_, client):
         await replace(client, hub, QUANTIZED)
-        old = weights(ollama, QUANTIZED)
+        old = weights_digest(ollama, QUANTIZED)
         Script(ollama, "POST /api/pull", 1, refused)
         ollama.fail_create = "unsupported architecture"
         assert "unsupported architecture" in (await client.pull(QUANTIZED))[-1]["error"]
-        assert weights(ollama, QUANTIZED) == old
+        assert weights_digest(ollama, QUANTIZED) == old
         check_clean(ollama, QUANTIZED)
 
 
@@ -289,13 +288,13 @@ async def test_an_unrecorded_model_is_found_by_the_next_pull(
         script.go.set()
     assert (await pulling)[-1] == ({"error": "enough"} if cancelled else SUCCESS)
     assert script.was_reached
-    assert weights(ollama, name) == expected(name, newest)
+    assert weights_digest(ollama, name) == gguf_digest(newest, name)
     await eventually(lambda: app.jobs.all()[0].ended)
     hub.requests.clear()
     for _ in range(2):
         assert (await client.pull(name))[-1] == SUCCESS
         assert not fetched(hub)
-    assert weights(ollama, name) == expected(name, newest)
+    assert weights_digest(ollama, name) == gguf_digest(newest, name)
     check_clean(ollama, name)
 
 
@@ -328,5 +327,5 @@ async def test_a_cancelled_recreate_is_found_by_the_next_pull(
         assert not fetched(hub)
         assert not [one for one in ollama.requests if one.path == "/api/create"]
     assert ollama.models[name].template == "{{ .Prompt }}!"
-    assert weights(ollama, name) == expected(name, NEW)
+    assert weights_digest(ollama, name) == gguf_digest(NEW, name)
     check_clean(ollama, name)

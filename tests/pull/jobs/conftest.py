@@ -1,4 +1,4 @@
-"""A model that is transferred slowly."""
+"""A model with a slow transfer."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.kit.pauses import use_timings
 
 @pytest.fixture
 def files(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """A model whose transfer lasts until `hub.line` is None. Converted bytes go to Ollama soon."""
+    """A model whose transfer lasts until `hub.line` is None. Converted bytes reach Ollama quickly."""
     use_timings(monkeypatch, batch=0.01)
     files = tiny_llama()
     hub.add("acme/tiny", files)

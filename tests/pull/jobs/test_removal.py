@@ -10,6 +10,7 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.conversions import weights_of
 from tests.kit.job_clients import (
     NAME,
     SAME_NAME,
@@ -24,7 +25,6 @@ from tests.kit.job_clients import (
     remove,
     start_transfer,
     wait_for_make,
-    weights_of,
 )
 from tests.kit.ollama_log import bodies
 from tests.kit.support import Client, eventually, making

@@ -11,6 +11,7 @@ import pytest
 from proxy.app import App
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
+from tests.kit.conversions import weights_of
 from tests.kit.job_clients import (
     NAME,
     SAME_NAME,
@@ -22,9 +23,8 @@ from tests.kit.job_clients import (
     proxying,
     remove,
     start_transfer,
-    weight_uploads,
-    weights_of,
 )
+from tests.kit.ollama_log import weight_uploads
 from tests.kit.support import Client, eventually
 from tests.kit.tiny_gguf import tiny_gguf
 

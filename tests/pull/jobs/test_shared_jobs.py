@@ -10,6 +10,7 @@ from proxy.app import App
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.conversions import weights_of
 from tests.kit.job_clients import (
     GGUF_NAME,
     NAME,
@@ -24,11 +25,9 @@ from tests.kit.job_clients import (
     proxying,
     start_transfer,
     wait_for_make,
-    weight_uploads,
     weights_fetched,
-    weights_of,
 )
-from tests.kit.ollama_log import created
+from tests.kit.ollama_log import created, weight_uploads
 from tests.kit.support import Client, digest_of, eventually, making
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 

@@ -13,6 +13,7 @@ from proxy.pull.jobs import CREATE_SECONDS
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.conversions import weights_of
 from tests.kit.job_clients import (
     GGUF_NAME,
     NAME,
@@ -24,7 +25,6 @@ from tests.kit.job_clients import (
     proxying,
     start_transfer,
     wait_for_make,
-    weights_of,
 )
 from tests.kit.support import PATIENCE, Client, digest_of, eventually, making, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector

@@ -1,4 +1,4 @@
-"""A journal in memory, a file for one, and a clock."""
+"""A journal in memory, and a clock."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -7,12 +7,12 @@ import pytest
 
 from proxy.store import journal as module
 from proxy.store.journal import Journal
-from tests.kit.journals import Clock
+from tests.kit.journals import WallClock
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock(1_000_000.0)
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    clock = WallClock(1_000_000.0)
     monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -1,7 +1,7 @@
 """Leases protect blobs and temporary models until they are released or expire."""
 
 from proxy.store.journal import Journal
-from tests.kit.journals import MODEL, A, B, C, Clock, is_interrupted, unneeded
+from tests.kit.journals import MODEL, A, B, C, WallClock, is_interrupted, unneeded
 
 
 def test_a_lease_protects_its_blobs_until_it_is_released(journal: Journal) -> None:
@@ -57,7 +57,7 @@ def test_a_finished_model_unprotects_its_temporary_model(journal: Journal) -> No
     assert unneeded(journal) == []
 
 
-def test_an_interrupted_lease_expires(journal: Journal, clock: Clock) -> None:
+def test_an_interrupted_lease_expires(journal: Journal, clock: WallClock) -> None:
     """Also before anything deletes its row."""
     journal.track(A, 1)
     pull = journal.acquire(MODEL, "temporary", [A])
@@ -79,7 +79,7 @@ def test_an_interrupted_lease_expires(journal: Journal, clock: Clock) -> None:
     )
 
 
-def test_interrupted_leases_of_a_model_can_be_released(journal: Journal, clock: Clock) -> None:
+def test_interrupted_leases_of_a_model_can_be_released(journal: Journal, clock: WallClock) -> None:
     for digest in (A, B, C):
         journal.track(digest, 1)
     journal.expire_at(journal.acquire(MODEL, None, [A]), clock.now + 100)
@@ -107,7 +107,7 @@ def test_a_running_lease_does_not_expire(journal: Journal) -> None:
     assert unneeded(journal) == []
 
 
-def test_a_start_expires_only_leases_that_ran(journal: Journal, clock: Clock) -> None:
+def test_a_start_expires_only_leases_that_ran(journal: Journal, clock: WallClock) -> None:
     """A lease that was interrupted earlier keeps its time."""
     for digest in (A, B):
         journal.track(digest, 1)

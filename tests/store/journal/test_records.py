@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from proxy.ollama.registry import Blob
 from proxy.store.journal import RESPITE_SECONDS, Journal
-from tests.kit.journals import MODEL, RECORD, A, B, C, Clock, unneeded
+from tests.kit.journals import MODEL, RECORD, A, B, C, WallClock, unneeded
 
 
 def test_the_smallest_blob_comes_first(journal: Journal) -> None:
@@ -27,7 +27,7 @@ def test_a_blob_tracked_twice_is_listed_once(journal: Journal) -> None:
     assert journal.unneeded() == [Blob(A, 1)]
 
 
-def test_a_touched_blob_stays_for_an_hour(journal: Journal, clock: Clock) -> None:
+def test_a_touched_blob_stays_for_an_hour(journal: Journal, clock: WallClock) -> None:
     journal.track(A, 1)
     journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
@@ -36,7 +36,7 @@ def test_a_touched_blob_stays_for_an_hour(journal: Journal, clock: Clock) -> Non
     assert unneeded(journal) == [A]
 
 
-def test_a_blob_touched_before_its_upload_stays_too(journal: Journal, clock: Clock) -> None:
+def test_a_blob_touched_before_its_upload_stays_too(journal: Journal, clock: WallClock) -> None:
     journal.touch(A)
     clock.now += RESPITE_SECONDS / 2
     journal.track(A, 1)
@@ -45,7 +45,7 @@ def test_a_blob_touched_before_its_upload_stays_too(journal: Journal, clock: Clo
     assert unneeded(journal) == [A]
 
 
-def test_another_touch_restarts_the_hour(journal: Journal, clock: Clock) -> None:
+def test_another_touch_restarts_the_hour(journal: Journal, clock: WallClock) -> None:
     journal.track(A, 1)
     journal.touch(A)
     clock.now += RESPITE_SECONDS - 1
@@ -54,7 +54,7 @@ def test_another_touch_restarts_the_hour(journal: Journal, clock: Clock) -> None
     assert unneeded(journal) == []
 
 
-def test_old_touches_take_no_memory(journal: Journal, clock: Clock) -> None:
+def test_old_touches_take_no_memory(journal: Journal, clock: WallClock) -> None:
     for number in range(100):
         journal.touch(f"sha256:{number:064}")
     clock.now += RESPITE_SECONDS + 1

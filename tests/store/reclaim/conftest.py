@@ -9,8 +9,9 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from tests.kit.conversions import gguf_digest
 from tests.kit.pauses import use_timings
-from tests.kit.reclaiming import NAME, OTHER, REFUSED, SUCCESS, Gate, made_of, orphans, proxy
+from tests.kit.reclaiming import NAME, OTHER, REFUSED, SUCCESS, Gate, orphans, proxy
 from tests.kit.support import no_manifests
 
 
@@ -35,7 +36,7 @@ async def app(hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSes
 
 @pytest.fixture
 def creates(ollama: StandInOllama) -> None:
-    """Ollama pulls no manifests, so that models are made by its create."""
+    """Ollama pulls no manifests, so that the proxy creates the models."""
     ollama.around = no_manifests
 
 
@@ -43,9 +44,9 @@ def creates(ollama: StandInOllama) -> None:
 async def left_blobs(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> dict[str, int]:
-    """The blobs that an earlier proxy without reclaim left in addition to NAME, by digest. Use it before `app`.
+    """Digest → size of the blobs that an earlier proxy without reclaim left. Use it before `app`.
 
-    They are those of OTHER, which Ollama rejected.
+    Ollama has the model NAME. It rejected OTHER, and the blobs belong to that model.
     """
     async with proxy(hub, ollama, session, ollama={"reclaim": False}) as (_, client):
         assert (await client.pull(NAME))[-1] == SUCCESS
@@ -53,19 +54,19 @@ async def left_blobs(
         assert REFUSED in (await client.pull(OTHER))[-1]["error"]
     ollama.around = ollama.fail_create = None
     assert list(ollama.models) == [NAME]
-    assert made_of(files, OTHER) in orphans(ollama)
+    assert gguf_digest(files, OTHER) in orphans(ollama)
     return {digest: ollama.blobs[digest] for digest in orphans(ollama)}
 
 
 @pytest.fixture
 def left_gguf(left_blobs: dict[str, int], files: dict[str, bytes]) -> str:
     """The digest of the GGUF among the left blobs."""
-    return made_of(files, OTHER)
+    return gguf_digest(files, OTHER)
 
 
 @pytest.fixture
 def pull_gate(app: App, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """Holds Ollama's pull of the removal model."""
+    """Holds the pull of the removal model by Ollama."""
     gate = Gate(app.backend.ollama.pull)
     monkeypatch.setattr(app.backend.ollama, "pull", gate)
     return gate

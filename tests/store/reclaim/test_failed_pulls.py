@@ -16,12 +16,12 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.responses import ErrorAnswer
 from proxy.store.reclaim import TEMPORARY
+from tests.kit.conversions import gguf_digest
 from tests.kit.reclaiming import (
     NAME,
     REFUSED,
     SUCCESS,
     assert_clean,
-    made_of,
     orphans,
     proxy,
     pull_uploads,
@@ -107,9 +107,9 @@ async def test_files_of_a_failed_pull_stay_for_the_next(
     trouble(ollama, script)
     async with proxy(hub, ollama, session) as (_, client):
         assert "error" in (await client.pull(NAME))[-1]
-        assert made_of(files) in ollama.blobs
+        assert gguf_digest(files, NAME) in ollama.blobs
         assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} <= {PROBE_DIGEST}
-        assert made_of(files) in ollama.blobs
+        assert gguf_digest(files, NAME) in ollama.blobs
         end_trouble(ollama)
         hub.requests.clear()
         before = pull_uploads(ollama)
@@ -158,9 +158,9 @@ async def test_expired_files_are_removed(
     ollama.fail_create = NO_SPACE
     async with proxy(hub, ollama, session, pull={"keep": 0}) as (app, client):
         assert "error" in (await client.pull(NAME))[-1]
-        assert made_of(files) in ollama.blobs
+        assert gguf_digest(files, NAME) in ollama.blobs
         assert app._journal.interrupted_since(NAME.lower()) is not None
-        assert made_of(files) in {blob["digest"] for blob in (await reclaim_now(client))["blobs"]}
+        assert gguf_digest(files, NAME) in {blob["digest"] for blob in (await reclaim_now(client))["blobs"]}
         assert app._journal.interrupted_since(NAME.lower()) is None
     assert ollama.blobs == {}
 
@@ -176,7 +176,7 @@ async def test_a_dry_run_lists_expired_files(
     async with proxy(hub, ollama, session, pull={"keep": 0}) as (_, client):
         assert "error" in (await client.pull(NAME))[-1]
         would = await reclaim_now(client, dry_run=True)
-        assert made_of(files) in {blob["digest"] for blob in would["blobs"]}
+        assert gguf_digest(files, NAME) in {blob["digest"] for blob in would["blobs"]}
         assert would["blobs"] == (await reclaim_now(client))["blobs"]
 
 

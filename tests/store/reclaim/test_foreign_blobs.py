@@ -10,9 +10,9 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.model_store import StoredLayer
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.store import journal
-from tests.kit.conversions import converted
+from tests.kit.conversions import converted, gguf_digest
 from tests.kit.ollama_log import created
-from tests.kit.reclaiming import NAME, REFUSED, assert_clean, head, made_of, orphans, reclaim_now
+from tests.kit.reclaiming import NAME, REFUSED, assert_clean, head, orphans, reclaim_now
 from tests.kit.support import Client, digest_of, eventually
 from tests.kit.tiny_gguf import tiny_gguf
 
@@ -71,7 +71,7 @@ async def test_a_blob_that_a_client_uses_stays_for_an_hour(
     ollama.fail_create = REFUSED
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
-    digest = made_of(files)
+    digest = gguf_digest(files, NAME)
     size = ollama.blobs[digest]
     url = f"{client.url}/api/blobs/{digest.replace(':', separator)}"
     async with client.session.request(method, url) as response:
@@ -90,7 +90,7 @@ async def test_a_blob_that_a_client_missed_stays_too(
     creates: None, client: Client, files: dict[str, bytes], ollama: StandInOllama
 ) -> None:
     """The client asked for it before the pull uploaded it."""
-    digest = made_of(files)
+    digest = gguf_digest(files, NAME)
     assert await head(client, digest) == 404
     ollama.fail_create = REFUSED
     assert REFUSED in (await client.pull(NAME))[-1]["error"]
@@ -113,7 +113,7 @@ async def test_a_blob_of_another_model_goes_with_that_model(
     ollama.fail_create = REFUSED
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: created(ollama))
-    layer = StoredLayer("model", made_of(files), ollama.blobs[made_of(files)])
+    layer = StoredLayer("model", gguf_digest(files, NAME), ollama.blobs[gguf_digest(files, NAME)])
     ollama.models["mine"] = StandInModel(layers=(layer,))
     ollama.hold_making.set()
     assert REFUSED in (await pulling)[-1]["error"]

@@ -8,7 +8,8 @@ import pytest
 
 from proxy.ollama.blobs import PROBE_DIGEST
 from proxy.standins.ollama import StandInModel, StandInOllama
-from tests.kit.reclaiming import LEFT_TEMPORARY, NAME, SUCCESS, assert_clean, left_models, made_of, orphans, reclaim_now
+from tests.kit.conversions import gguf_digest
+from tests.kit.reclaiming import LEFT_TEMPORARY, NAME, SUCCESS, assert_clean, left_models, orphans, reclaim_now
 from tests.kit.support import Client, eventually, making
 
 
@@ -68,7 +69,7 @@ async def test_reclaim_removes_nothing_of_a_running_pull(
     pulling = asyncio.create_task(client.pull(NAME))
     await eventually(lambda: making(ollama.requests))
     assert {blob["digest"] for blob in (await reclaim_now(client))["blobs"]} <= {PROBE_DIGEST}
-    assert made_of(files) in ollama.blobs
+    assert gguf_digest(files, NAME) in ollama.blobs
     ollama.hold_making.set()
     assert (await pulling)[-1] == SUCCESS
     assert_clean(ollama)

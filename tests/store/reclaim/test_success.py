@@ -12,14 +12,13 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.reclaim import TEMPORARY
-from tests.kit.conversions import converted
+from tests.kit.conversions import converted, gguf_digest
 from tests.kit.ollama_log import created
 from tests.kit.reclaiming import (
     NAME,
     OTHER,
     SUCCESS,
     assert_clean,
-    made_of,
     proxy,
     pull_uploads,
     reclaim_now,
@@ -60,7 +59,7 @@ async def test_a_create_leaves_only_its_model(
     assert_clean(ollama)
     assert list(ollama.models) == [name]
     [body] = created(ollama)
-    assert (body["model"], body["files"]) == (name, {"model.gguf": made_of(files, name)})
+    assert (body["model"], body["files"]) == (name, {"model.gguf": gguf_digest(files, name)})
 
 
 async def test_the_model_is_the_same_without_reclaim(

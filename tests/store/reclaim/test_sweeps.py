@@ -11,6 +11,7 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.model_store import StoredLayer
 from proxy.standins.ollama import StandInModel, StandInOllama
 from proxy.store.reclaim import REMOVAL
+from tests.kit.conversions import gguf_digest
 from tests.kit.pauses import use_timings
 from tests.kit.reclaiming import (
     LEFT_TEMPORARY,
@@ -20,7 +21,6 @@ from tests.kit.reclaiming import (
     Gate,
     assert_clean,
     left_models,
-    made_of,
     orphans,
     proxy,
     pull_uploads,
@@ -151,8 +151,8 @@ async def test_an_interrupted_removal_ends_before_the_next_pull(
     assert REFUSED in (await client.pull(NAME))[-1]["error"]
     ollama.around = ollama.fail_create = None
     assert left_models(ollama) == [broken_off[0].removeprefix("http://")]
-    assert made_of(files) in ollama.blobs
+    assert gguf_digest(files, NAME) in ollama.blobs
     before = len(pull_uploads(ollama))
     assert (await client.pull(NAME))[-1] == SUCCESS
-    assert f"/api/blobs/{made_of(files)}" in pull_uploads(ollama)[before:]
+    assert f"/api/blobs/{gguf_digest(files, NAME)}" in pull_uploads(ollama)[before:]
     assert_clean(ollama)
