@@ -11,11 +11,13 @@ NETWORK_FAILURES = (aiohttp.ClientError, OSError)
 
 
 @contextmanager
-def translate_failures(translate: Callable[[Exception], Exception]) -> Iterator[None]:
-    """Raises what `translate` makes of a NETWORK_FAILURE inside the block; the failure becomes its cause."""
+def translate_failures(
+    translate: Callable[[Exception], Exception], failures: tuple[type[Exception], ...] = NETWORK_FAILURES
+) -> Iterator[None]:
+    """Raises what `translate` makes of one of the `failures` inside the block; the failure becomes its cause."""
     try:
         yield
-    except NETWORK_FAILURES as error:
+    except failures as error:
         raise translate(error) from error
 
 

@@ -1,15 +1,15 @@
 """Sends HTTP requests to Ollama. Network errors become OllamaGone here, and only here."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import aiohttp
 import orjson
 
 from proxy.errors import OllamaError, OllamaGone
-from proxy.network_errors import reason_of
+from proxy.network_errors import reason_of, translate_failures
 from proxy.timings import DEFAULT, Timings
 
 
@@ -27,13 +27,11 @@ class OllamaApi:
             "The proxy looks for it at ollama.url (--ollama URL)"
         )
 
-    @contextmanager
-    def _translated_errors(self, translate: Callable[[Exception], OllamaError] | None = None) -> Iterator[None]:
+    def _translated_errors(
+        self, translate: Callable[[Exception], OllamaError] | None = None
+    ) -> AbstractContextManager[None]:
         """Raises what `translate` makes of a network error in the block, by default OllamaGone."""
-        try:
-            yield
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise (translate or self.unreachable)(error) from error
+        return translate_failures(translate or self.unreachable, (aiohttp.ClientError, TimeoutError))
 
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         """Status and body of the response."""

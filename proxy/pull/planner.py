@@ -108,18 +108,20 @@ class Planner:
         capabilities.check_usable()
         reading = Reading(self._transfer, repository, progress)
         try:
-            plan = await self._plan(reference, reading, capabilities)
+            settings = self._config.settings_for(reference.name)
+            request = PlanRequest(reference.name, repository, settings, capabilities)
+            plan = await self._plan(reference, reading, request)
         except NotConvertible as refusal:
             raise Refusal(f"{refusal}; {await _other_forms(reference, repository)}") from refusal
         warnings = dict.fromkeys(filter(None, (capabilities.warning, *plan.warnings)))
         return replace(plan, warnings=tuple(warnings))
 
-    async def _plan(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
-        if choice := self._gguf(reference, reading.repository):
-            return await self._plan_gguf(reference, choice, reading, capabilities)
-        if _is_adapter(reading.repository):
-            return await self._plan_adapter(reference, reading, capabilities)
-        return await self._plan_safetensors(reference, reading, capabilities)
+    async def _plan(self, reference: ModelReference, reading: Reading, request: PlanRequest) -> Plan:
+        if choice := self._gguf(reference, request.repository):
+            return await self._plan_gguf(choice, reading, request)
+        if _is_adapter(request.repository):
+            return await self._plan_adapter(reference, reading, request)
+        return await self._plan_safetensors(reference, reading, request)
 
     def _gguf(self, reference: ModelReference, repository: Repository) -> GgufChoice | None:
         """The GGUF for the tag. If the repository has safetensors too, only a GGUF that the tag names."""
@@ -138,10 +140,8 @@ class Planner:
         settings = self._config.settings_for(reference.name)
         return repository.public and choice.as_the_hub and settings == NO_SETTINGS
 
-    async def _plan_gguf(
-        self, reference: ModelReference, choice: GgufChoice, reading: Reading, capabilities: Capabilities
-    ) -> Plan:
-        repository = reading.repository
+    async def _plan_gguf(self, choice: GgufChoice, reading: Reading, request: PlanRequest) -> Plan:
+        repository = request.repository
         headers = await reading.gguf_headers(choice.model.files)
         projector = choose_projector(choice.model, repository.files)
         await reading.read(files_to_read(repository.files))
@@ -149,22 +149,20 @@ class Planner:
             metadata = await asyncio.to_thread(chat_metadata_of_gguf, headers[0])
         except GgufError as error:
             raise Refusal(f"{repository.id}/{choice.model.files[0].path} cannot be used: {error}") from error
-        settings, chat = self._config.settings_for(reference.name), await _probed(metadata)
-        request = PlanRequest(reference.name, repository, settings, capabilities)
-        modelfile = choose_modelfile(request, "", metadata, chat, reading.contents)
+        modelfile = choose_modelfile(request, "", metadata, await _probed(metadata), reading.contents)
         return await asyncio.to_thread(plan_gguf, request, choice, headers, projector, modelfile)
 
-    async def _plan_safetensors(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
-        repository = reading.repository
+    async def _plan_safetensors(self, reference: ModelReference, reading: Reading, request: PlanRequest) -> Plan:
+        repository = request.repository
         await reading.read(file for file in repository.files if file.path in (CONFIG, INDEX, MODULES))
         module_paths = module_files(reading.contents.get(MODULES))
         selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), module_paths)
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
-        architecture = architecture_of(f"{repository.id}/{CONFIG}", config, capabilities)
+        architecture = architecture_of(f"{repository.id}/{CONFIG}", config, request.capabilities)
         config["architectures"] = [architecture]
         default = self._config.pull.default_quantization
         kept = kept_quantization(architecture, config)
-        quantization = read_quantization(repository.id, reference.tag, default, capabilities, kept=kept)
+        quantization = read_quantization(repository.id, reference.tag, default, request.capabilities, kept=kept)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files, card=True))
@@ -176,8 +174,7 @@ class Planner:
             pooling = pooling_of(repository.id, contents, embeds=FAMILIES[architecture].embeds)
             metadata = chat_metadata_of_files(repository.id, contents, tokens)
             metadata = replace(metadata, embeds=pooling is not None, adds_bos=adds_bos)
-            settings, chat = self._config.settings_for(reference.name), await _probed(metadata)
-            request = PlanRequest(reference.name, repository, settings, capabilities)
+            chat = await _probed(metadata)
             modelfile = choose_modelfile(request, architecture, metadata, chat, contents)
             # Ollama embeds texts without a chat template.
             sample = chat.sample if chat and pooling is None else ""
@@ -191,8 +188,8 @@ class Planner:
             raise NotConvertible(f"{repository.id}: {verdict.refusal}")
         return replace(plan, warnings=(*plan.warnings, *verdict.remarks))
 
-    async def _plan_adapter(self, reference: ModelReference, reading: Reading, capabilities: Capabilities) -> Plan:
-        repository = reading.repository
+    async def _plan_adapter(self, reference: ModelReference, reading: Reading, request: PlanRequest) -> Plan:
+        repository = request.repository
         files = {file.path: file for file in repository.files}
         if ADAPTER_WEIGHTS not in files:
             raise Refusal(f"{repository.id} is a LoRA adapter without {ADAPTER_WEIGHTS}; ask its owner for safetensors")
@@ -203,20 +200,19 @@ class Planner:
             raise Refusal(
                 f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, a name that Ollama does not take"
             )
-        base_plan, facts = await self._base(base, config.revision, capabilities, reading.progress)
+        base_plan, facts = await self._base(base, config.revision, request.capabilities, reading.progress)
         file = files[ADAPTER_WEIGHTS]
         headers = await reading.headers([file])
         recipe = adapter_recipe(f"{repository.id}/{file.path}", file, headers[file.path], config, facts)
-        settings = self._config.settings_for(reference.name)
         return Plan(
-            reference.name,
+            request.name,
             repository,
             Format.ADAPTER,
             f"a LoRA adapter on {base.name}, written as a GGUF by the proxy: Ollama's own conversion of it is wrong",
             (weight_upload(repository, ADAPTER_GGUF, recipe, "adapter"),),
             is_converted=True,
-            settings=settings,
-            template_source="base" if settings.template is None else "config",
+            settings=request.settings,
+            template_source="base" if request.settings.template is None else "config",
             base=Base(base.name, base_plan),
             warnings=base_plan.warnings if base_plan else (),
         )

@@ -12,7 +12,8 @@ from proxy.timings import Timings
 from proxy.transfer import streams
 from tests.kit.support import GGUF_BYTES
 
-SHORT = Timings(first_retry_pause=0.001, longest_retry_pause=0.01, ollama_poll=0.01)
+SHORT_PAUSES = {"first_retry_pause": 0.001, "longest_retry_pause": 0.01, "ollama_poll": 0.01}
+SHORT = Timings(**SHORT_PAUSES)
 
 
 def use_timings(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Timings:
@@ -25,12 +26,7 @@ def use_timings(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Timings:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> Timings:
-    return use_timings(
-        monkeypatch,
-        first_retry_pause=SHORT.first_retry_pause,
-        longest_retry_pause=SHORT.longest_retry_pause,
-        ollama_poll=SHORT.ollama_poll,
-    )
+    return use_timings(monkeypatch, **SHORT_PAUSES)
 
 
 def use_spans(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
