@@ -14,7 +14,8 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.administration import NAME, SLOW, call, event_stream, proxying, start, wait_for_pull
+from tests.kit.administration import NAME, SLOW, call, event_stream, start, wait_for_pull
+from tests.kit.proxying import proxying
 from tests.kit.support import PATIENCE, Client, eventually, settled
 
 
@@ -134,7 +135,7 @@ async def test_a_stream_ends_with_the_proxy_at_once(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.app.SHUTDOWN_SECONDS", 3600)
-    async with asyncio.timeout(PATIENCE), proxying(hub, ollama, session) as client:
+    async with asyncio.timeout(PATIENCE), proxying(hub, ollama, session) as (_, client):
         response = await session.get(f"{client.url}/-/events")
         assert await response.content.readline() == b"retry: 1000\n"
     await response.read()

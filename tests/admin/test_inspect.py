@@ -11,7 +11,8 @@ from proxy.planning.capabilities import UNSUPPORTED
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.administration import call, proxying
+from tests.kit.administration import call
+from tests.kit.proxying import proxying
 from tests.kit.support import Client, settings
 from tests.kit.tiny_adapter import tiny_adapter
 from tests.kit.tiny_gguf import tiny_gguf
@@ -44,7 +45,7 @@ async def test_every_offer_has_the_size_of_its_own_plan(
     session: aiohttp.ClientSession,
     files: dict[str, bytes],
 ) -> None:
-    async with proxying(hub, ollama, session) as client:
+    async with proxying(hub, ollama, session) as (_, client):
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/tiny"))[1]["offers"]
         assert [offer["quantization"] for offer in offers] == QUANTIZATIONS
         for offer in offers:
@@ -56,7 +57,7 @@ async def test_every_offer_has_the_size_of_its_own_plan(
 async def test_the_usual_quantizations_come_first_and_say_so(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
-    async with proxying(hub, ollama, session) as client:
+    async with proxying(hub, ollama, session) as (_, client):
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/tiny:q3_k_s"))[1]["offers"]
     assert [offer["quantization"] for offer in offers[:6]] == USUAL
     assert [offer["usual"] for offer in offers] == [True] * 6 + [False] * (len(QUANTIZATIONS) - 6)
@@ -98,7 +99,7 @@ async def test_converted_offers_follow_the_gguf_ones(
     """No tag is offered twice."""
     gguf = tiny_gguf("Q8_0")
     hub.add("acme/both", files | {"tiny.Q8_0.gguf": gguf, "tiny.Q3_K_S.gguf": gguf})
-    async with proxying(hub, ollama, session) as client:
+    async with proxying(hub, ollama, session) as (_, client):
         offers = (await call(client, "GET", "inspect?name=hf.co/acme/both"))[1]["offers"]
     converted = [one for one in QUANTIZATIONS if one not in ("Q8_0", "Q3_K_S")]
     assert [offer["quantization"] for offer in offers] == ["Q3_K_S", "Q8_0", *converted]
@@ -138,7 +139,7 @@ async def test_a_tag_that_the_proxy_refuses_gets_those_that_it_makes(
     tag: str,
     message: str,
 ) -> None:
-    async with proxying(hub, ollama, session) as client:
+    async with proxying(hub, ollama, session) as (_, client):
         inspection = (await call(client, "GET", f"inspect?name=hf.co/acme/tiny:{tag}"))[1]
     assert message in inspection["refusal"]
     assert [offer["quantization"] for offer in inspection["offers"]] == QUANTIZATIONS

@@ -15,7 +15,8 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.administration import NAME, call, proxying
+from tests.kit.administration import NAME, call
+from tests.kit.proxying import proxying
 from tests.kit.support import Client
 
 KEY = "sk-own"
@@ -134,7 +135,7 @@ async def test_without_a_key_nothing_is_shown(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, method: str, path: str
 ) -> None:
     server = {"listen": "127.0.0.1:0", "api_keys": [KEY]}
-    async with proxying(hub, ollama, session, server=server) as client:
+    async with proxying(hub, ollama, session, server=server) as (_, client):
         for prefix in ("", "key/wrong/-/", "key/-/"):
             status, answer = await call(client, method, prefix + path, json={"name": NAME})
             assert (status, list(answer)) == (401, ["error"])
@@ -147,7 +148,7 @@ async def test_a_page_without_a_key_explains_how_to_send_one(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
     server = {"listen": "127.0.0.1:0", "api_keys": [KEY]}
-    async with proxying(hub, ollama, session, server=server) as client:
+    async with proxying(hub, ollama, session, server=server) as (_, client):
         async with session.get(f"{client.url}/-/", headers=BROWSER) as response:
             text = (await response.read()).decode()
             assert response.status == 401

@@ -9,14 +9,15 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.administration import NAME, SLOW, call, event_stream, proxying, start, wait_for_pull
+from tests.kit.administration import NAME, SLOW, call, event_stream, start, wait_for_pull
+from tests.kit.proxying import proxying
 from tests.kit.support import Client
 
 
 async def test_a_started_pull_needs_no_client(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
-    async with proxying(hub, ollama, session, pull={"linger": "0s"}) as client:
+    async with proxying(hub, ollama, session, pull={"linger": "0s"}) as (_, client):
         hub.line = SLOW
         job = await start(client, f"https://{NAME} ")
         assert (job["id"], job["name"], job["state"], job["clients"]) == ("1", NAME, "planning", 0)
@@ -35,7 +36,7 @@ async def test_a_started_pull_needs_no_client(
 async def test_a_clients_pull_can_be_kept_without_it(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, files: dict[str, bytes]
 ) -> None:
-    async with proxying(hub, ollama, session, pull={"linger": "2s"}) as client:
+    async with proxying(hub, ollama, session, pull={"linger": "2s"}) as (_, client):
         hub.line = SLOW
         visitor = asyncio.create_task(client.pull(NAME))
         await wait_for_pull(client, state="transferring")

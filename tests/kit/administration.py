@@ -8,21 +8,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-from proxy.app import App
-from proxy.standins.hub import StandInHub
-from proxy.standins.ollama import StandInOllama
-from tests.kit.support import PATIENCE, Client, settings
+from tests.kit.support import PATIENCE, Client
 
 NAME = "hf.co/acme/tiny:f16"
 SLOW = 300_000
-
-
-@asynccontextmanager
-async def proxying(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
-) -> AsyncIterator[Client]:
-    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
-        yield Client(app.address.url, session)
 
 
 async def call(client: Client, method: str, path: str, **options: Any) -> tuple[int, Any]:

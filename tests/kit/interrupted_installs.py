@@ -1,8 +1,8 @@
 """Scripted failures of Ollama while the proxy installs a model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -14,7 +14,8 @@ from proxy.app import App
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.support import Client, settings
+from tests.kit.proxying import proxying
+from tests.kit.support import Client
 
 NAME = "hf.co/acme/tiny:bf16"
 QUANTIZED = "hf.co/acme/tiny:q4_K_M"
@@ -52,13 +53,10 @@ class Script:
         return await handler(request)
 
 
-@asynccontextmanager
-async def proxy(
+def proxy(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **pull: Any
-) -> AsyncIterator[tuple[App, Client]]:
-    config = settings(hub.endpoint, ollama.url, ollama={"reclaim": True, "patience": "10s"}, pull={**pull})
-    async with App(config) as app:
-        yield app, Client(app.address.url, session)
+) -> AbstractAsyncContextManager[tuple[App, Client]]:
+    return proxying(hub, ollama, session, ollama={"reclaim": True, "patience": "10s"}, pull=pull)
 
 
 def weights_digest(ollama: StandInOllama, name: str) -> str:

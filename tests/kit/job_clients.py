@@ -2,11 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 
@@ -17,7 +14,7 @@ from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.store.reclaim import TEMPORARY
 from tests.kit.ollama_log import bodies, created
-from tests.kit.support import PATIENCE, Client, eventually, fetched, making, settings
+from tests.kit.support import PATIENCE, Client, eventually, fetched, making
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 SAME_NAME = "HF.co/Acme/TINY:Q4_k_m"
@@ -69,14 +66,6 @@ class Attached:
 UNREACHED = {"advertise_url": "http://127.0.0.1:9"}
 """Settings: Ollama cannot reach the proxy for a manifest, so that the proxy creates the models."""
 WAYS = [pytest.param({}, id="manifest"), pytest.param(UNREACHED, id="create")]
-
-
-@asynccontextmanager
-async def proxying(
-    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
-) -> AsyncIterator[tuple[App, Client]]:
-    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
-        yield app, Client(app.address.url, session)
 
 
 def newest(app: App) -> Job:

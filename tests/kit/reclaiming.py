@@ -1,8 +1,8 @@
 """Helpers for tests of reclaiming: a proxy that reclaims, and checks of what Ollama still stores."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
@@ -13,7 +13,8 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.store import reclaim
 from tests.kit.ollama_log import Lines, uploads
-from tests.kit.support import Client, settings
+from tests.kit.proxying import proxying
+from tests.kit.support import Client
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 OTHER = "hf.co/acme/tiny:q8_0"
@@ -50,13 +51,12 @@ def statuses(lines: Lines) -> list[str]:
     return [line["status"] for line in lines if "digest" not in line]
 
 
-@asynccontextmanager
-async def proxy(
+def proxy(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, /, **sections: dict[str, Any]
-) -> AsyncIterator[tuple[App, Client]]:
+) -> AbstractAsyncContextManager[tuple[App, Client]]:
+    """A proxy that reclaims."""
     sections["ollama"] = {"reclaim": True, **sections.get("ollama", {})}
-    async with App(settings(hub.endpoint, ollama.url, **sections)) as app:
-        yield app, Client(app.address.url, session)
+    return proxying(hub, ollama, session, **sections)
 
 
 class Gate:

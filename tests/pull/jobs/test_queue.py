@@ -13,17 +13,8 @@ from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
-from tests.kit.job_clients import (
-    SLOW,
-    SUCCESS,
-    WAYS,
-    Attached,
-    named_models,
-    proxying,
-    remove,
-    start_transfer,
-    weights_fetched,
-)
+from tests.kit.job_clients import SLOW, SUCCESS, WAYS, Attached, named_models, remove, start_transfer, weights_fetched
+from tests.kit.proxying import proxying
 from tests.kit.support import MAKING, Client, eventually, making
 
 

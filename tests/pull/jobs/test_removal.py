@@ -21,12 +21,12 @@ from tests.kit.job_clients import (
     fetched_bytes,
     named_models,
     newest,
-    proxying,
     remove,
     start_transfer,
     wait_for_make,
 )
 from tests.kit.ollama_log import bodies
+from tests.kit.proxying import proxying
 from tests.kit.support import Client, eventually, making
 
 

@@ -20,11 +20,11 @@ from tests.kit.job_clients import (
     fetched_bytes,
     named_models,
     newest,
-    proxying,
     remove,
     start_transfer,
 )
 from tests.kit.ollama_log import weight_uploads
+from tests.kit.proxying import proxying
 from tests.kit.support import Client, eventually
 from tests.kit.tiny_gguf import tiny_gguf
 

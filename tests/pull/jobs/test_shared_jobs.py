@@ -22,12 +22,12 @@ from tests.kit.job_clients import (
     fetched_bytes,
     named_models,
     newest,
-    proxying,
     start_transfer,
     wait_for_make,
     weights_fetched,
 )
 from tests.kit.ollama_log import created, weight_uploads
+from tests.kit.proxying import proxying
 from tests.kit.support import Client, digest_of, eventually, making
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 

@@ -22,10 +22,10 @@ from tests.kit.job_clients import (
     Attached,
     fetched_bytes,
     newest,
-    proxying,
     start_transfer,
     wait_for_make,
 )
+from tests.kit.proxying import proxying
 from tests.kit.support import PATIENCE, Client, digest_of, eventually, making, settings
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
