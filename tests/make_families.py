@@ -22,7 +22,7 @@ from proxy.planning.capabilities import (
     RUNS_SINCE,
     Version,
 )
-from tests.gguf.differences import WITHOUT_FIGURES, differences, llama_cpp_figures
+from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
 from tests.real.measuring import FILES, MEASURED
 from tests.real.test_embedding import EMBEDDERS
@@ -38,9 +38,10 @@ family under another name: Qwen2Model has those of Qwen2ForCausalLM. The columns
 
 - **GGUF**: llama.cpp's name of the architecture.
 - **from**: the first Ollama that runs the family. A repository may need a newer one for its tokenizer or its RoPE.
-- **converter**: `equal` if tensors and metadata are bit by bit those of llama.cpp's converter (b11434). Otherwise the
-  number of keys that differ, [with the reasons](#differences-from-llamacpps-converter). `1 of 2` means that llama.cpp's
-  converter does [not make](#what-llamacpps-converter-does-not-make) the other repository.
+- **converter**: `equal` if tensors and metadata are bit by bit those of llama.cpp's converter (b11434), without the
+  keys that the proxy never writes. Otherwise the number of keys that differ,
+  [with the reasons](#differences-from-llamacpps-converter). `1 of 2` means that llama.cpp's converter does
+  [not make](#what-llamacpps-converter-does-not-make) the other repository.
 - **a column for each Ollama**: first the largest difference between the logprobs of the first token in Ollama and in
   transformers 5.24, both in F32. The limit is {TOLERANCE}, and lower for flat logits. The prompts had equally many
   tokens in both, and the greedy tokens were the same. For models that embed texts, it is the smallest cosine between
@@ -166,7 +167,10 @@ def _differences() -> list[str]:
     for name in FILES.keys() - WITHOUT_FIGURES.keys():
         for key, reason in differences(name).items():
             repositories.setdefault((key, reason), []).append(name)
-    return [f"- `{key}` ({_listed(names)}): {reason}." for (key, reason), names in sorted(repositories.items())]
+    return [
+        *(f"- `{key}` (all): {reason}." for key, reason in LEFT_OUT.items()),
+        *(f"- `{key}` ({_listed(names)}): {reason}." for (key, reason), names in sorted(repositories.items())),
+    ]
 
 
 def _by_reason(reasons: Mapping[str, str]) -> list[str]:

@@ -1,13 +1,14 @@
 """Plans the conversion of safetensors to a GGUF: its header, and its data as byte ranges of the source. Pure.
 
 A plan reads no tensor data, and each transform works piece by piece, so a GGUF can be written while its source is
-downloaded. Tensors and keys are those of llama.cpp's converter. The family or the vocabulary gives the reason for
-each deliberate difference.
+downloaded. Tensors and keys are those of llama.cpp's converter, but for its sampling values and its texts of the model
+card: Ollama has parameters and a license beside the GGUF, where a new value moves no weights. The family or the
+vocabulary gives the reason for each other deliberate difference.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 from proxy.gguf.cast import cast
@@ -15,7 +16,7 @@ from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.common_tensors import DENSE
 from proxy.gguf.families.family import Family
-from proxy.gguf.header import Field, ValueType, write_header
+from proxy.gguf.header import Field, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.requantize import QUANTIZATION_VERSION
@@ -29,16 +30,6 @@ from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.unread_keys import check_unread_keys
 from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
-
-_SAMPLING = {
-    "top_k": ("top_k", False),
-    "top_p": ("top_p", True),
-    "min_p": ("min_p", True),
-    "temperature": ("temp", True),
-    "penalty_last_n": ("penalty_last_n", False),
-    "penalty_repeat": ("penalty_repeat", True),
-}
-"""Key of generation_config.json → (GGUF key after `general.sampling.`, whether it may be a fraction)."""
 
 
 class Pooling(IntEnum):
@@ -84,11 +75,7 @@ class ModelDescription:
 
     name: str
     """The repository's, without its owner."""
-    card: Mapping[str, object] = field(default_factory=dict)
-    """The front matter of README.md."""
     chat_template: str | None = None
-    generation: Mapping[str, object] = field(default_factory=dict)
-    """The fields of generation_config.json."""
     adds_bos: bool | None = None
     """Whether llama.cpp puts BOS before each text; None leaves it to the tokenizer files."""
     sample: str = ""
@@ -295,16 +282,11 @@ def _dense(family: Family, infos: Iterable[TensorInfo]) -> dict[str, Field]:
 def _general(
     family: Family, description: ModelDescription, infos: Sequence[TensorInfo], file_type: int
 ) -> dict[str, Field]:
-    fields = {"general.architecture": Field.string(family.architecture), "general.type": Field.string("model")}
-    for key, (name, fraction) in _SAMPLING.items():
-        value = description.generation.get(key)
-        if isinstance(value, int | float) and type(value) in ((int, float) if fraction else (int,)):
-            value_type = ValueType.FLOAT32 if fraction else ValueType.INT32
-            fields[f"general.sampling.{name}"] = Field.of(value_type, value)
     parameters = sum(info.numbers for info in infos)
     return {
-        **fields,
-        **describe(description.name, description.card, parameters, _size_label(infos)),
+        "general.architecture": Field.string(family.architecture),
+        "general.type": Field.string("model"),
+        **describe(description.name, parameters, _size_label(infos)),
         "general.file_type": Field.uint32(file_type),
         "general.quantization_version": Field.uint32(QUANTIZATION_VERSION),
     }

@@ -1,97 +1,27 @@
-"""The `general.*` texts of a GGUF, from the repository's name and its model card. Pure.
+"""The `general.*` texts of a GGUF, from the repository's name. Pure.
 
-The keys are those of llama.cpp's converter. People write cards by hand, so values that are not text are left out.
+The keys are those of llama.cpp's converter.
 """
 
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
 from proxy.gguf.header import Field
 
-MAX_TEXT = 1000
-"""Characters; a longer text is left out."""
-MAX_ITEMS = 100
 
-_TEXTS: Mapping[str, tuple[str, ...]] = {
-    "name": ("name", "model_name"),
-    "version": ("version", "model_version"),
-    "finetune": ("finetune", "model_finetune"),
-    "basename": ("basename", "model_basename", "model_type"),
-    "size_label": ("size_label", "model_size_label"),
-    "license": ("license",),
-    "license.name": ("license_name",),
-    "license.link": ("license_link",),
-}
-"""GGUF key after `general.` → the card's fields; the first that is a text counts."""
-_LISTS = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "language")}
-"""The texts of all these fields are written."""
-_PARENTS = {
-    "base_model": ("base_model", "base_models", "base_model_sources"),
-    "dataset": ("datasets", "dataset", "dataset_sources"),
-}
-
-
-def describe(name: str, card: Mapping[str, object], parameters: int, size_label: str) -> dict[str, Field]:
+def describe(name: str, parameters: int, size_label: str) -> dict[str, Field]:
     """`name` is the repository's, without its owner. `size_label` is written if the name has no size."""
     parts = _Name.read(name, parameters)
-    named = {
+    texts = {
         "name": parts.title,
         "version": parts.version,
         "finetune": parts.finetune,
         "basename": parts.basename,
         "size_label": parts.size or size_label,
     }
-    fields = {}
-    for key, sources in _TEXTS.items():
-        text = next((text for source in sources if (text := _text(card.get(source))) is not None), named.get(key))
-        if text is not None:
-            fields[f"general.{key}"] = Field.string(text)
-    for key, sources in _PARENTS.items():
-        for part, field in _parents(_texts(next((card[source] for source in sources if source in card), None))):
-            fields[f"general.{key}.{part}"] = field
-    for key, sources in _LISTS.items():
-        if texts := [text for source in sources for text in _texts(card.get(source))]:
-            fields[f"general.{key}"] = Field.strings(texts)
-    return fields
+    return {f"general.{key}": Field.string(text) for key, text in texts.items() if text is not None}
 
-
-def _text(value: object) -> str | None:
-    """Several texts are joined with commas, as for a model with two licenses."""
-    if isinstance(value, list):
-        value = ",".join(_texts(value)) or None
-    return value if isinstance(value, str) and len(value) <= MAX_TEXT else None
-
-
-def _texts(value: object) -> list[str]:
-    items = value if isinstance(value, list) else [value]
-    return [item for item in items if isinstance(item, str) and len(item) <= MAX_TEXT][:MAX_ITEMS]
-
-
-def _parents(texts: list[str]) -> Iterator[tuple[str, Field]]:
-    """Each text is the id of a repository on the Hub, or an address."""
-    if texts:
-        yield "count", Field.uint32(len(texts))
-    for number, text in enumerate(texts):
-        is_address = text.startswith(("http://", "https://", "ssh://"))
-        repository = _HUB_ADDRESS.fullmatch(text) if is_address else _REPOSITORY_ID.fullmatch(text)
-        if repository is not None:
-            name = _Name.read(repository["name"])
-            owner = repository["owner"]
-            yield f"{number}.name", Field.string(name.title)
-            if owner:
-                yield f"{number}.organization", Field.string(_title(owner))
-            if name.version:
-                yield f"{number}.version", Field.string(name.version)
-            if owner and not is_address:
-                yield f"{number}.repo_url", Field.string(f"https://huggingface.co/{owner}/{repository['name']}")
-        if is_address:
-            yield f"{number}.repo_url", Field.string(text)
-
-
-_HUB_ADDRESS = re.compile(r"https?://huggingface\.co/(?P<owner>[^/]+)/(?P<name>[^/]+)")
-_REPOSITORY_ID = re.compile(r"(?:(?:\.[^/]*|(?P<owner>[^/]*))/)?(?P<name>.*)", re.DOTALL)
 
 _VERSION = re.compile(r"(?:v|iter)?\d+(?:\.\d+)*", re.IGNORECASE)
 _TYPE = re.compile(r"i?q\d(?:_\w)*|b?fp?(?:16|32)", re.IGNORECASE)
@@ -111,7 +41,7 @@ class _Name:
     size: str | None = None
 
     @classmethod
-    def read(cls, name: str, parameters: int = 0) -> "_Name":
+    def read(cls, name: str, parameters: int) -> "_Name":
         """`parameters` is the model's count: a size far from it is the length of a context."""
         if " " in name:
             return cls(name)

@@ -17,11 +17,10 @@ from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.capabilities import OLDEST, RUNS_SINCE, Capabilities
-from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors
 from proxy.planning.identity import family_revision
 from proxy.planning.json_files import UPLOAD_AGAIN
-from proxy.planning.modelfile import README, ChatMetadata, Modelfile
+from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest, weight_upload
 from proxy.planning.quantizations import naming_file, no_engine_refusal, offers
 from proxy.planning.recipe import Literal, Range, Recipe, cover_file, verify_header
@@ -97,7 +96,6 @@ class Material:
     """Of the weight files, by path."""
     contents: Mapping[str, bytes]
     """Of the small files, by path."""
-    chat_metadata: ChatMetadata
     modelfile: Modelfile
     pooling: Pooling | None = None
     """Set for an embedding model."""
@@ -180,9 +178,7 @@ def convert_material(material: Material, quantization: str) -> tuple[Conversion,
     repository = material.repository
     description = ModelDescription(
         repository.rpartition("/")[2],
-        read_card(material.contents.get(README, b"")),
         chat_template=material.modelfile.jinja,
-        generation=material.chat_metadata.generation,
         adds_bos=material.modelfile.adds_bos,
         sample=material.sample,
         pooling=material.pooling,

@@ -15,7 +15,7 @@ from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.parameters import parameters
 from proxy.config import ModelSettings
 from proxy.errors import Refusal
-from proxy.gguf.header import GgufHeader
+from proxy.gguf.header import Field, GgufHeader, ValueType
 from proxy.gguf.sentencepiece import PieceType
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.card import read_card
@@ -34,6 +34,21 @@ MAX_BYTES = 1024 * 1024
 PLAIN = "{{ .Prompt }}"
 """The template of a model without a chat template: it continues the prompt."""
 ADDED_TYPES = (PieceType.CONTROL, PieceType.USER_DEFINED)
+GGUF_SAMPLING: Mapping[str, str] = {
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typ_p": "typical_p",
+    "penalty_last_n": "repeat_last_n",
+    "penalty_repeat": "repetition_penalty",
+    "penalty_present": "presence_penalty",
+    "penalty_freq": "frequency_penalty",
+}
+"""GGUF key after `general.sampling.` → the key of generation_config.json with this meaning.
+
+Ollama reads these GGUF keys from 0.33.3 on, and its parameters win over them (types/model/generation.go).
+"""
 # From these versions on Ollama renders the conversations of these architectures itself (server/create.go). It does so
 # for Laguna too, but always as for the first model (XS.2): without an entry here it uses the model's own Jinja.
 RENDERED: Mapping[str, Version] = {
@@ -58,7 +73,7 @@ class ChatMetadata:
     """The file that has the Jinja, `gguf`, or `none`."""
     facts: TokenizerFacts
     generation: Mapping[str, Any]
-    """generation_config.json."""
+    """generation_config.json, or the sampling values of a GGUF under its keys."""
     embeds: bool = False
     """Whether it is an embedding model."""
     adds_bos: bool | None = None
@@ -81,14 +96,14 @@ class Modelfile:
     warnings: tuple[str, ...] = ()
 
 
-def files_to_read(files: Iterable[RepositoryFile], *, card: bool = False) -> list[RepositoryFile]:
+def files_to_read(files: Iterable[RepositoryFile]) -> list[RepositoryFile]:
     """The small files in the top folder that the Modelfile is made from, beside those of the tokenizer.
 
-    The model card is one of them if there is no license file, or if `card` is set.
+    The model card is one of them if there is no license file.
     """
     by_path = {file.path: file for file in files if file.path in READ and 0 < file.size <= MAX_BYTES}
     license_file = next((path for path in (*LICENSES, README) if path in by_path), None)
-    needed = {*OWN_FILES, license_file, README if card else None}
+    needed = {*OWN_FILES, license_file}
     return [file for path, file in by_path.items() if path in needed]
 
 
@@ -135,7 +150,18 @@ def chat_metadata_of_gguf(header: GgufHeader) -> ChatMetadata:
         adds_bos=header.get("tokenizer.ggml.add_bos_token", bool) is not False,
     )
     embeds = f"{header.architecture}.pooling_type" in header.metadata
-    return ChatMetadata(header.get("tokenizer.chat_template", str), "gguf", facts, {}, embeds, facts.adds_bos)
+    jinja = header.get("tokenizer.chat_template", str)
+    return ChatMetadata(jinja, "gguf", facts, _gguf_sampling(header), embeds, facts.adds_bos)
+
+
+def _gguf_sampling(header: GgufHeader) -> dict[str, Any]:
+    fields = ((key, header.metadata.get(f"general.sampling.{name}")) for name, key in GGUF_SAMPLING.items())
+    return {key: _shortest(field) for key, field in fields if field is not None}
+
+
+def _shortest(field: Field) -> Any:
+    """The value; of a float32 the shortest decimal, such as 0.95 for 0.949999988079071."""
+    return float(f"{field.value:.7g}") if field.kind is ValueType.FLOAT32 else field.value
 
 
 def choose_modelfile(

@@ -165,7 +165,7 @@ class Planner:
         quantization = read_quantization(repository.id, reference.tag, default, request.capabilities, kept=kept)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
-        await reading.read(files_to_read(repository.files, card=True))
+        await reading.read(files_to_read(repository.files))
         contents = reading.contents
         async with converter(
             [*map(len, contents.values()), *(header.size for header in headers.values())]
@@ -178,9 +178,7 @@ class Planner:
             modelfile = choose_modelfile(request, architecture, metadata, chat, contents)
             # Ollama embeds texts without a chat template.
             sample = chat.sample if chat and pooling is None else ""
-            material = Material(
-                repository.id, config, selection, headers, contents, metadata, modelfile, pooling, sample
-            )
+            material = Material(repository.id, config, selection, headers, contents, modelfile, pooling, sample)
             conversion, recipe = await converting.convert(material, quantization)
         plan = await asyncio.to_thread(plan_conversion, request, material, quantization, conversion, recipe)
         verdict = await compare(contents, conversion.header, sample)

@@ -19,7 +19,11 @@ def test_sampling_parameters_are_translated() -> None:
         "top_p": 0.95,
         "top_k": 20.0,
         "min_p": 0.1,
+        "typical_p": 0.9,
         "repetition_penalty": 1.05,
+        "repeat_last_n": 128.0,
+        "presence_penalty": 1.5,
+        "frequency_penalty": -0.5,
         "do_sample": True,
     }
     values = parameters(config, FACTS, ("<|im_end|>",))
@@ -28,10 +32,29 @@ def test_sampling_parameters_are_translated() -> None:
         "top_p": 0.95,
         "top_k": 20,
         "min_p": 0.1,
+        "typical_p": 0.9,
         "repeat_penalty": 1.05,
+        "repeat_last_n": 128,
+        "presence_penalty": 1.5,
+        "frequency_penalty": -0.5,
         "stop": ["<|im_end|>", "</s>"],
     }
-    assert isinstance(values["top_k"], int)
+    assert {type(values[key]) for key in ("top_k", "repeat_last_n")} == {int}
+
+
+def test_other_names_of_a_value_are_read() -> None:
+    """As llama.cpp's converter and Ollama's import for MLX do; transformers' own name wins."""
+    values = parameters({"penalty_repeat": 1.2, "penalty_last_n": -1}, FACTS, ())
+    assert (values["repeat_penalty"], values["repeat_last_n"]) == (1.2, -1)
+    assert parameters({"repetition_penalty": 1.1, "repeat_penalty": 1.2}, FACTS, ())["repeat_penalty"] == 1.1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("typical_p", 1.0), ("typical_p", 0), ("repetition_penalty", 0), ("presence_penalty", 3)]
+)
+def test_values_without_effect_or_out_of_range_are_left_out(key: str, value: float) -> None:
+    """typical_p is 1 in many older files, and newer Ollamas create no model with the parameter."""
+    assert parameters({key: value}, FACTS, ()) == parameters({}, FACTS, ())
 
 
 def test_an_empty_config_has_defaults() -> None:
@@ -57,6 +80,11 @@ def test_values_that_are_not_numbers_are_left_out(value: object) -> None:
     assert values == {"repeat_penalty": 1.0, "stop": ["</s>"]}
 
 
-@given(st.dictionaries(st.sampled_from(["temperature", "top_k", "top_p", "min_p", "do_sample"]), st.from_type(object)))
+@given(
+    st.dictionaries(
+        st.sampled_from(["temperature", "top_k", "repetition_penalty", "repeat_last_n", "do_sample"]),
+        st.from_type(object),
+    )
+)
 def test_any_config_gives_parameters(config: dict[str, Any]) -> None:
     assert isinstance(parameters(config, FACTS, ())["stop"], list)

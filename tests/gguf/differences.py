@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {
     **{name: {"qwen3next.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_next", "qwen3_next_v5")},
 }
 """Repository → key that only llama.cpp's converter writes → reason."""
+_MANIFEST = "Ollama has it beside the GGUF, in its parameters and its license, where a change moves no weights"
+LEFT_OUT: Mapping[str, str] = {
+    "general.sampling.*": _MANIFEST,
+    "general.license*": _MANIFEST,
+    **dict.fromkeys(
+        ("general.base_model.*", "general.dataset.*", "general.languages", "general.tags"),
+        "nothing in Ollama reads these texts of the model card, and a change would move the weights again",
+    ),
+}
+"""Pattern of keys that the proxy writes for no repository → reason."""
 HALVES: Mapping[str, tuple[str, ...]] = {"jina_bert_code": ("ffn_up", "ffn_gate")}
 """Repository → tensors of each layer that llama.cpp's converter leaves in one tensor.
 
@@ -75,8 +86,14 @@ WITHOUT_FIGURES: Mapping[str, str] = {
 
 
 def llama_cpp_figures(name: str) -> Any:
-    """Metadata and tensors of a repository as llama.cpp's converter writes them."""
-    return json.loads((EXPECTED / f"{name}.json").read_text())
+    """Metadata and tensors of a repository as llama.cpp's converter writes them, without the keys of LEFT_OUT."""
+    figures = json.loads((EXPECTED / f"{name}.json").read_text())
+    metadata = {
+        key: value
+        for key, value in figures["metadata"].items()
+        if not any(fnmatchcase(key, pattern) for pattern in LEFT_OUT)
+    }
+    return {**figures, "metadata": metadata}
 
 
 def differences(name: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.header import GgufHeader, ValueType
 from proxy.gguf.tensor_sources import FixedBytes, SourceRange
 from proxy.gguf.tensors import TensorType
-from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import header_size, read_header
 
@@ -28,7 +27,6 @@ WINDOW = 1 << 16
 
 def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = "", **options: Any) -> Conversion:
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
-    generation = json.loads(files.get("generation_config.json", b"{}"))
     return convert(
         json.loads(files["config.json"]),
         {path: files[path] for path in TOKENIZER_FILES if path in files},
@@ -43,9 +41,7 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
         ),
         ModelDescription(
             name,
-            read_card(files.get("README.md", b"")),
             template,
-            generation,
             sample=sample,
             pooling=pooling_of("acme/tiny", files, embeds=False),
         ),

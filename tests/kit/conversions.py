@@ -8,7 +8,6 @@ import orjson
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.tensor_sources import SourceRange
-from proxy.planning.card import read_card
 from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import SafetensorsHeader, header_size, read_header
 from tests.gguf.writing import write
@@ -28,13 +27,10 @@ def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any
     weights = name_tensors("acme/tiny", files, {path: header.tensors for path, header in headers(files).items()})
     tokenizer = json.loads(files["tokenizer_config.json"])
     template = tokenizer.get("chat_template")
-    generation = json.loads(files.get("generation_config.json", b"{}"))
     # A chat template without BOS decides for conversations, even if the tokenizer adds BOS to other texts.
     adds_bos = False if template and not ("bos_token" in template and tokenizer.get("bos_token")) else None
     pooling = pooling_of("acme/tiny", files, embeds=False)
-    description = ModelDescription(
-        name, read_card(files.get("README.md", b"")), template, generation, adds_bos, pooling=pooling
-    )
+    description = ModelDescription(name, template, adds_bos, pooling=pooling)
     return convert(json.loads(files["config.json"]), files, weights, description, **options)
 
 

@@ -13,7 +13,7 @@ from proxy.planning.modelfile import (
     chat_metadata_of_gguf,
     choose_modelfile,
 )
-from tests.kit.modelfiles import BOTH, CHAT, JINJA, OLD, TOKENS, chosen, encoded, gguf, request
+from tests.kit.modelfiles import BOTH, CHAT, JINJA, OLD, TOKENS, chosen, encoded, gguf, of_gguf, request
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,40 @@ def test_what_a_gguf_brings() -> None:
     )
     facts = TokenizerFacts("<s>", ("<|im_end|>", "</s>"), "<unk>", "", ("<s>", "</s>", "<|im_end|>"), adds_bos=True)
     assert chat_metadata_of_gguf(header) == ChatMetadata(JINJA, "gguf", facts, {}, adds_bos=True)
+
+
+@BOTH
+def test_the_sampling_values_of_a_gguf_become_parameters(version: str) -> None:
+    """Ollama reads them itself only from 0.33.3 on, and then our penalty of 1 would win over the authors'."""
+    header = gguf(
+        general__sampling__temp=Field.float32(0.6),
+        general__sampling__top_k=Field.int32(20),
+        general__sampling__top_p=Field.float32(0.95),
+        general__sampling__min_p=Field.float32(0.05),
+        general__sampling__typ_p=Field.float32(0.9),
+        general__sampling__penalty_last_n=Field.int32(256),
+        general__sampling__penalty_repeat=Field.float32(1.05),
+        general__sampling__penalty_present=Field.float32(1.5),
+        general__sampling__penalty_freq=Field.float32(0.25),
+        general__sampling__mirostat=Field.int32(2),
+    )
+    assert of_gguf(header, None, version).settings.parameters == {
+        "temperature": 0.6,
+        "top_k": 20,
+        "top_p": 0.95,
+        "min_p": 0.05,
+        "typical_p": 0.9,
+        "repeat_last_n": 256,
+        "repeat_penalty": 1.05,
+        "presence_penalty": 1.5,
+        "frequency_penalty": 0.25,
+        "stop": [],
+    }
+
+
+def test_sampling_values_of_a_wrong_kind_are_left_out() -> None:
+    header = gguf(general__sampling__temp=Field.string("hot"), general__sampling__top_k=Field.boolean(True))
+    assert of_gguf(header, None, OLD).settings.parameters == {"repeat_penalty": 1.0, "stop": []}
 
 
 @pytest.mark.parametrize(

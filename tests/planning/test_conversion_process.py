@@ -9,14 +9,13 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from proxy.chat.facts import TokenizerFacts
 from proxy.config import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens
 from proxy.planning.conversion_process import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
-from proxy.planning.modelfile import ChatMetadata, Modelfile
+from proxy.planning.modelfile import Modelfile
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.planning.weights import INDEX, NotConvertible, choose_files
 from proxy.sources.base import RepositoryFile
@@ -37,7 +36,6 @@ def material(files: Mapping[str, bytes]) -> Material:
         choose_files(listed, files.get(INDEX), module_files(files.get(MODULES))),
         headers(files),
         files,
-        ChatMetadata(None, "", TokenizerFacts(), {}),
         modelfile,
     )
 
