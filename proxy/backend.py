@@ -24,7 +24,7 @@ class Backend:
         self._sources = build_sources(config, bandwidth.receive_buffer(pull.connections))
         self.tls = ollama_tls(config.ollama.url)
         self.session = upstream_session(self.tls)
-        self.ollama = Ollama(config.ollama.url, self.session, timings)
+        self.ollama = Ollama(config.ollama.url, self.session, timings, config.ollama.models)
         aiohttp_buffers = min(pull.connections * MIB, pull.memory_bytes // 4)
         self.streams = Streams(pull.connections, pull.memory_bytes - aiohttp_buffers, timings)
         self.transfer = Transfer(

@@ -14,7 +14,9 @@ from aiohttp import hdrs
 from proxy.errors import OllamaError, OllamaGone
 from proxy.ollama.api import error_text
 from proxy.ollama.blobs import BlobApi
+from proxy.ollama.disk import blob_file
 from proxy.ollama.models import ModelApi
+from proxy.timings import DEFAULT, Timings
 
 
 def ollama_tls(url: str) -> ssl.SSLContext | None:
@@ -42,6 +44,15 @@ def upstream_session(tls: ssl.SSLContext | None = None) -> aiohttp.ClientSession
 
 class Ollama(BlobApi, ModelApi):
     """All calls of Ollama's API that the proxy makes."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, timings: Timings = DEFAULT, models: str = "") -> None:
+        """`models` is Ollama's folder of models on this machine; empty means the usual folders."""
+        super().__init__(url, session, timings)
+        self._models = models
+
+    def blob_file(self, digest: str) -> Path | None:
+        """As `disk.blob_file`."""
+        return blob_file(self._models, digest)
 
     async def version(self) -> str:
         """The version of `GET /api/version`. Raises OllamaError if there is no response within 5 seconds."""

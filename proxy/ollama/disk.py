@@ -1,4 +1,4 @@
-"""Free disk space for Ollama's models, if they are certainly on this machine."""
+"""Ollama's folder of models, if it is on this machine: its free disk space, and the files of its blobs."""
 
 import asyncio
 import os
@@ -7,13 +7,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.config import OllamaConfig
-from proxy.ollama.client import Ollama
+from proxy.ollama.blobs import BlobApi
 
 USUAL_FOLDERS = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama/models")
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
-async def free_disk(config: OllamaConfig, ollama: Ollama) -> int | None:
+async def free_disk(config: OllamaConfig, ollama: BlobApi) -> int | None:
     """Bytes; None if unknown, for example because Ollama runs on another machine or in a container.
 
     A usual folder belongs to this Ollama if Ollama has the newest blob of the folder. Raises OllamaError.
@@ -25,6 +25,18 @@ async def free_disk(config: OllamaConfig, ollama: Ollama) -> int | None:
             digest = await asyncio.to_thread(_newest_blob, Path(folder, "blobs"))
             if digest is not None and await ollama.has_blob(digest):
                 return await asyncio.to_thread(_free, Path(folder))
+    return None
+
+
+def blob_file(models: str, digest: str) -> Path | None:
+    """The file of a blob that the proxy may read. `models` is `ollama.models`; empty means the usual folders.
+
+    The file may belong to another Ollama or be damaged: compare its bytes with the digest.
+    """
+    for folder in (models,) if models else USUAL_FOLDERS:
+        file = Path(folder, "blobs", digest.replace(":", "-", 1)).expanduser()
+        if os.access(file, os.R_OK):
+            return file
     return None
 
 

@@ -24,7 +24,7 @@ CHUNK_BYTES = 1024 * 1024
 MAX_FILES = 10_000
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # Windows has neither
 PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-BLOB = re.compile(r"[0-9a-f]{64}")
+BLOB = re.compile(r"(?:sha256-)?([0-9a-f]{64})")
 
 
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -172,6 +172,12 @@ class FolderRepository:
             yield chunk
 
 
+def one_file(path: Path) -> FolderRepository | None:
+    """A repository with this file alone; None if there is no such file. Blocking."""
+    local = _local_file(path.name, _real_path(path))
+    return FolderRepository(str(path.parent), [local]) if local is not None else None
+
+
 def _read_errors(label: str) -> AbstractContextManager[None]:
     return translate_failures(
         lambda error: SourceError(f"{label} cannot be read: {reason_of(error)}; check it, and pull again")
@@ -218,9 +224,9 @@ def _local_file(name: str, real_path: Path) -> _LocalFile | None:
         raise
     if not stat.S_ISREG(status.st_mode):
         return None
-    # huggingface_hub's cache names the blobs of LFS files by their SHA-256.
-    is_cached = real_path.parent.name == "blobs" and BLOB.fullmatch(real_path.name)
-    sha256 = real_path.name if is_cached else None
+    # huggingface_hub's cache names the blobs of LFS files by their SHA-256, and so does Ollama.
+    named = BLOB.fullmatch(real_path.name) if real_path.parent.name == "blobs" else None
+    sha256 = named[1] if named else None
     return _LocalFile(RepositoryFile(name, status.st_size, sha256), real_path, _FileState.of(status))
 
 

@@ -1,7 +1,7 @@
 """One upload of a blob for all pulls that need it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,6 +78,10 @@ class SingleFlightUpload:
     def status(self, text: str) -> None:
         for subscriber in self._subscribers:
             subscriber.progress.status(text)
+
+    def warn(self, texts: Sequence[str]) -> None:
+        for subscriber in self._subscribers:
+            subscriber.progress.warn(texts)
 
     def retried(self) -> None:
         for subscriber in self._subscribers:

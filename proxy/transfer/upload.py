@@ -1,5 +1,6 @@
 """The upload of one blob: made from its ranges, written to Ollama meanwhile, and begun again when that fails."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +8,24 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.errors import Damaged, DigestMismatch, Interrupted, OllamaError, ProxyError, RangesIgnored, SourceError
+from proxy.errors import (
+    Damaged,
+    DigestMismatch,
+    Interrupted,
+    OllamaError,
+    ProxyError,
+    RangesIgnored,
+    SourceError,
+    TransferError,
+)
 from proxy.ollama.blobs import PROBE, PROBE_DIGEST, Write
+from proxy.planning.identity import data_identity
 from proxy.planning.plan import Upload
+from proxy.planning.recipe import Recipe
 from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest
+from proxy.transfer.held_data import HeldData
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import UploadListener
 from proxy.transfer.spool import open_spool
@@ -20,6 +33,11 @@ from proxy.transfer.wait_for_ollama import WaitForOllama
 from proxy.transfer.window import Fetching, Window
 
 log = logging.getLogger(__name__)
+
+NOT_COPIED = (
+    "only the header of the GGUF has changed, but its weights are fetched again: the proxy cannot copy them from "
+    "Ollama's files; set ollama.models if these are on this machine"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +66,12 @@ class BlobUpload:
         self._ollama = services.wait_for_ollama.ollama
         self._journal = services.journal
         self._fetching = fetching
+        self._planned = upload
         self._recipe = upload.recipe
+        self._source: tuple[Fetching, Recipe] | None = None
+        """What to use when the tensor data cannot be copied from a blob that Ollama has."""
+        self._data: str | None = None
+        """The identity of the tensor data."""
         self._what = f"{fetching.repository.id}/{upload.path}"
         self._order = order
         self._listener = listener
@@ -64,6 +87,7 @@ class BlobUpload:
         if isinstance(self._fetching.repository, Mirrored):
             for file in self._recipe.unchecked:
                 self._fetching.repository.keep_to_source(file)
+        await self._find_held_data()
         retries = Retries(self._fetching.progress, self._fetching.limits)
         while True:
             try:
@@ -71,8 +95,36 @@ class BlobUpload:
             except ProxyError as error:
                 await self._recover(error, retries)
 
+    async def _find_held_data(self) -> None:
+        """Copy the tensor data from a blob of Ollama, if one has them and the proxy can read it."""
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._services.hashers)
+        fetching = self._fetching
+        self._data = await in_thread(data_identity, fetching.repository, self._planned)
+        digest = self._journal.digest_of(self._data) if self._data is not None else None
+        if digest is None:
+            return
+        has_blob = partial(self._ollama.has_blob, digest)
+        if not await self._services.wait_for_ollama.run(has_blob, self._what, fetching.progress):
+            return
+        held = await in_thread(HeldData.find, self._ollama, digest, self._recipe)
+        if held is None:
+            self._warn_of_fetching()
+            return
+        self._source = fetching, self._recipe
+        self._fetching, self._recipe = held.fetching(fetching), held.recipe
+
+    def _warn_of_fetching(self) -> None:
+        log.warning("%s: %s", self._what, NOT_COPIED)
+        self._fetching.progress.warn([NOT_COPIED])
+
     async def _recover(self, error: ProxyError, retries: Retries) -> None:
         """Returns when a re-upload may help; else raises the error that ends this upload."""
+        if self._source is not None and isinstance(error, SourceError | TransferError):
+            log.warning("%s: %s", self._what, error)
+            self._warn_of_fetching()
+            self._fetching, self._recipe = self._source
+            self._source = None
+            return
         match error:
             case Damaged():
                 retries.refetch_once(with_origin(error, self._fetching.repository, self._recipe.files))
@@ -162,6 +214,8 @@ class BlobUpload:
             self._listener.digest_known(digest)
             if not await self._ollama.has_blob(digest):
                 self._journal.track(digest, self._recipe.size)
+        if self._data is not None:
+            self._journal.remember_digest(self._data, digest)
         self._digest = digest
         await send(ready)
 
