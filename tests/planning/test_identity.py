@@ -1,6 +1,6 @@
 """Identities of plans: the bytes and their transforms count, the place and the texts do not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from proxy.config import ModelSettings
+from proxy.gguf.header import Field, write_header
+from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import Transform
 from proxy.planning import identity
 from proxy.planning.identity import (
+    data_identity,
     settings_identity,
     upload_identity,
     weights_identity,
@@ -120,6 +123,47 @@ def test_a_transform_id_replaces_commit_and_version(
 def test_bytes_that_are_only_read_do_not_count() -> None:
     more = made_of(skip(HASHED, 0, 50), TAIL, verify_header("it", HASHED, 10, bool))
     assert {upload_identity(where, more) for where in (HERE, MOVED)} == {upload_identity(HERE, made_of(TAIL))}
+
+
+# ---- the tensor data
+
+
+def gguf_of(
+    tensors: Sequence[TensorInfo] = (TensorInfo("a", (32,), TensorType.F32, 0),),
+    data: Literal | Range = HEAD,
+    **metadata: Field,
+) -> Upload:
+    """A GGUF that the proxy makes."""
+    return made_of(Literal(write_header(metadata, tensors)), skip(HASHED, 0, 50), data)
+
+
+def test_metadata_do_not_identify_tensor_data() -> None:
+    ggufs = gguf_of(), gguf_of(template=Field.string("a")), gguf_of(template=Field.string("longer" * 99))
+    assert len({upload_identity(HERE, gguf) for gguf in ggufs}) == 3
+    assert len({data_identity(where, gguf) for gguf in ggufs for where in (HERE, MOVED)}) == 1
+
+
+def test_whatever_the_data_depend_on_identifies_them() -> None:
+    """Two types may need the same number of bytes, such as Q4_0 and IQ4_NL: the header tells them apart."""
+    ggufs = [
+        gguf_of(),
+        gguf_of(data=TAIL),
+        gguf_of(data=replace(HEAD, transform=UPPER, transform_id="a")),
+        gguf_of(data=replace(HEAD, transform=UPPER, transform_id="b")),
+        gguf_of(tensors=[TensorInfo("b", (32,), TensorType.F32, 0)]),
+        gguf_of(tensors=[TensorInfo("a", (2, 16), TensorType.F32, 0)]),
+        gguf_of(tensors=[TensorInfo("a", (32,), TensorType.Q4_0, 0)]),
+        gguf_of(tensors=[TensorInfo("a", (32,), TensorType.IQ4_NL, 0)]),
+        gguf_of(tensors=[TensorInfo("a", (32,), TensorType.F32, 32)]),
+    ]
+    assert len({data_identity(HERE, gguf) for gguf in ggufs}) == len(ggufs)
+
+
+def test_other_blobs_have_no_tensor_data() -> None:
+    header = Literal(write_header({}, []))
+    whole_file = weight_file(HERE, "model.gguf", HASHED)
+    for blob in (CONFIG, whole_file, made_of(header), made_of(Literal(b"GGUF"), HEAD), made_of(HEAD, TAIL)):
+        assert data_identity(HERE, blob) is None
 
 
 # ---- a plan

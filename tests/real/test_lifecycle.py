@@ -19,6 +19,7 @@ import pytest
 
 from proxy.app import App
 from proxy.config import Config
+from proxy.gguf.header import read_header
 from proxy.standins.hub import StandInHub
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.journal import state_file
@@ -409,6 +410,37 @@ async def test_a_changed_template_moves_no_weights(
         weights = digest_of(await own_ollama.gguf_of(NAME))
     assert ("POST", f"/api/blobs/{weights}") not in own_ollama.requests_since(position)
     assert fetched(hub) == []
+    assert own_ollama.orphans == {}
+
+
+@pytest.mark.parametrize("update", ["tokenizer_config.json", "generation_config.json"])
+async def test_a_changed_small_file_fetches_no_weights(
+    own_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession, update: str
+) -> None:
+    """Another chat template is a new header before the data that Ollama has; sampling values are a new manifest."""
+    files = tiny_llama()
+    hub.add("acme/tiny", files)
+    config = with_reclaim(hub, own_ollama, ollama={"models": str(own_ollama.home / "models")})
+    jinja = "{{ bos_token }}{{ messages[0].content }}"
+    changes = {"chat_template": jinja, "temperature": 0.25}
+    async with App(config) as app:
+        client = Client(app.address.url, session)
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        before = await own_ollama.gguf_of(NAME)
+        hub.repositories["acme/tiny"].update({update: json.dumps(json.loads(files[update]) | changes).encode()})
+        hub.requests.clear()
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        assert fetched(hub) == []
+        after = await own_ollama.gguf_of(NAME)
+        await reply(client, NAME)
+        _, answer = await client.post("/api/show", {"model": NAME})
+    old, new = (read_header(content) for content in (before, after))
+    assert after[new.data_start :] == before[old.data_start :]
+    if update == "tokenizer_config.json":
+        assert str(new.get("tokenizer.chat_template", str)).endswith(jinja)
+    else:
+        assert after == before
+        assert re.search(r"^temperature +0\.25$", orjson.loads(answer)["parameters"], re.MULTILINE)
     assert own_ollama.orphans == {}
 
 

@@ -90,16 +90,6 @@ def test_the_text_model_depends_on_ollamas_version(version: str, here: bool) -> 
     assert capabilities_of(version).runs(FAMILIES["Gemma3nForConditionalGeneration"].architecture) is here
 
 
-async def test_the_model_card_is_in_the_gguf(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
-    files = REPOSITORIES["qwen3"].files()
-    card = b"---\nlicense: mit\ntags:\n- small\n---\n"
-    hub.add("acme/tiny", files | {"README.md": card, "LICENSE": b"MIT License"})
-    assert (await client.pull(f"{NAME}:bf16"))[-1] == {"status": "success"}
-    expected = converted(files | {"README.md": card})
-    assert digest_of(expected) in ollama.models.used_digests()
-    assert expected != converted(files)
-
-
 RUN = [one for one in Quantization if CAPABLE.runs_quantization(one) and is_available(one)]
 
 

@@ -1,6 +1,7 @@
 """A change beside the tensors moves no weights: a new manifest, or a new header before the data that Ollama has."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
+from proxy.store.journal import Journal, state_file
 from proxy.transfer.upload import NOT_COPIED
 from tests.kit.conversions import converted, gguf_digest
 from tests.kit.ollama_log import created, last_bars, weight_uploads
 from tests.kit.repeated_pulls import NAME, WEIGHTS, Pull, assert_nothing_but_metadata, clear
-from tests.kit.support import digest_of, fetched
+from tests.kit.support import digest_of, fetched, settings
 
 RECLAIM: dict[str, Any] = {"ollama": {"reclaim": True}}
 CARD = b"---\nlicense: apache-2.0\ntags:\n- new\nbase_model: acme/large\nname: Another\n---\nMore.\n"
@@ -63,6 +65,22 @@ async def test_what_the_gguf_does_not_hold_costs_a_manifest(
         assert expected in (model.template, model.system, *model.licenses)
     clear(hub, ollama)
     assert (await pull(name, **RECLAIM))[-1] == {"status": "success"}
+    assert_nothing_but_metadata(hub, ollama)
+
+
+async def test_a_model_of_an_older_version_is_not_made_again(
+    pull: Pull, files: dict[str, bytes], hub: StandInHub, ollama: StandInOllama
+) -> None:
+    """Older versions wrote more into the header, so their identity of the weights is another one."""
+    await pull()
+    state = state_file(settings(hub.endpoint, ollama.url))
+    journal = Journal(state)
+    record = journal.record(NAME.lower())
+    assert record is not None
+    journal.remember(NAME.lower(), replace(record, weights="of another header"))
+    journal.close()
+    clear(hub, ollama)
+    assert (await pull())[-1] == {"status": "success"}
     assert_nothing_but_metadata(hub, ollama)
 
 
