@@ -222,7 +222,8 @@ def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
 def _recipe(material: Material, conversion: Conversion) -> Recipe:
     files = {file.path: file for file in sorted(material.selection.weights, key=lambda file: file.path)}
     parts: list[Literal | Range] = [Literal(conversion.header)]
-    # A conversion depends on these two and on the headers, which are in the blob's identity anyway.
+    # A conversion depends on these two, on the headers of the files, which their digests identify, and on the tensors'
+    # types, which upload_identity and data_identity take from the header of the GGUF.
     inputs = material.contents[CONFIG] + family_revision(material.architecture).encode()
     ranges = _Ranges(files, hashlib.sha256(inputs).hexdigest())
     if conversion.in_file_order:

@@ -30,7 +30,7 @@ class HeldData:
         header, *data = recipe.parts
         start = file.size - sum(part.size for part in data)
         # The blob is read whole, so that its digest is checked before the last bytes of the new one are sent.
-        if file.sha256 is None or start < 0:
+        if f"sha256:{file.sha256}" != digest or start < 0:
             return None
         return cls(repository, replace(recipe, parts=(header, *cover_file(file, 0, [Range(file, start, file.size)]))))
 
