@@ -83,7 +83,8 @@ class App:
     def _build(self, backend: Backend, journal: Journal, metrics: Metrics) -> None:
         config, ollama = self._config, backend.ollama
         self._registry = Registry()
-        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc)
+        remove_spools = backend.checkpoints.remove_old
+        self.reclaim = Reclaim(config, journal, ollama, self._registry, metrics.reclaimed.inc, remove_spools)
         install = Install(ollama, self._registry, verify=config.pull.verify)
         pipeline = Pipeline(config, backend.planner, ollama, backend.transfer, journal, self.reclaim, install)
         self.jobs = Jobs(pipeline, config.pull.linger_seconds, metrics, self._timings.keep_alive)

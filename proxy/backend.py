@@ -1,13 +1,16 @@
 """The objects that plan and execute a pull, without a listener. `serve` and `inspect` use them."""
 
-from proxy.config import Config
+from pathlib import Path
+
+from proxy.config import NO_SPOOL, Config
 from proxy.metrics import Metrics
 from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.pull.planner import Planner
 from proxy.sources.plugins import build_sources
-from proxy.store.journal import Journal
+from proxy.store.journal import Journal, state_file
 from proxy.timings import DEFAULT, Timings
 from proxy.transfer.bandwidth import Bandwidth
+from proxy.transfer.checkpoints import Checkpoints
 from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.streams import MIB, Streams
 from proxy.transfer.transfer import Transfer
@@ -27,12 +30,15 @@ class Backend:
         self.ollama = Ollama(config.ollama.url, self.session, timings, config.ollama.models)
         aiohttp_buffers = min(pull.connections * MIB, pull.memory_bytes // 4)
         self.streams = Streams(pull.connections, pull.memory_bytes - aiohttp_buffers, timings)
+        self.checkpoints = Checkpoints(spool_folder(config), pull.keep_seconds)
+        metrics.show_spool(self.checkpoints.size)
         self.transfer = Transfer(
             WaitForOllama(self.ollama, config.ollama.patience_seconds),
             FetchLimits(self.streams, bandwidth, timings),
             journal,
             metrics.uploaded.inc,
             pull.threads,
+            self.checkpoints,
         )
         by_host = {host: source for source in self._sources for host in source.hosts}
         self.planner = Planner(config, by_host, self.ollama, self.transfer)
@@ -42,3 +48,12 @@ class Backend:
         for source in self._sources:
             await source.close()
         await self.session.close()
+
+
+def spool_folder(config: Config) -> Path | None:
+    """Each Ollama has its own, as it has its own journal; None if nothing is to be kept."""
+    if config.pull.spool == NO_SPOOL:
+        return None
+    journal = state_file(config)
+    folder = Path(config.pull.spool).expanduser() if config.pull.spool else journal.parent
+    return folder / f"{journal.stem}.spool"

@@ -123,6 +123,8 @@ def reclaim(options: CommonOptions, dry_run: bool) -> None:
         click.echo(model)
     verb = "would be removed" if dry_run else "removed"
     click.echo(f"{len(removed['blobs'])} blobs and {len(removed['models'])} models {verb}, {decimal(removed['bytes'])}")
+    if removed["spooled"]:
+        click.echo(f"the proxy's own files of unfinished pulls {verb}, {decimal(removed['spooled'])}")
 
 
 @cli.command()

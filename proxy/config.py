@@ -237,6 +237,10 @@ class HubConfig(_Section, frozen=True):
         return f"HubConfig(endpoint={self.endpoint!r}, token={token}, hosts={self.hosts!r}, mirrors={self.mirrors!r})"
 
 
+NO_SPOOL = "off"
+"""The value of `pull.spool` with which nothing is kept on disk."""
+
+
 class PullConfig(_Section, frozen=True):
     default_quantization: Quantization = Quantization.Q4_K_M
     gguf: GgufPulls = GgufPulls.AUTO
@@ -247,6 +251,7 @@ class PullConfig(_Section, frozen=True):
     jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     linger_seconds: Seconds = field(default=Seconds(5 * 60), name="linger")
     keep_seconds: Seconds = field(default=Seconds(24 * 3600), name="keep")
+    spool: str = ""
     verify: bool = False
     on_demand: bool = False
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -47,6 +47,11 @@ class Metrics:
     def show_jobs(self, count: Callable[[], Mapping[str, int]]) -> None:
         """Count the pulls in each state whenever the metrics are read."""
         self._registry.register(_Jobs(count))
+
+    def show_spool(self, size: Callable[[], int]) -> None:
+        """`size` is asked for the bytes on disk whenever the metrics are read."""
+        text = "Bytes on disk of blobs that are not finished."
+        Gauge("ollama_hf_proxy_spool_bytes", text, registry=self._registry).set_function(size)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -9,6 +9,7 @@ import aiohttp
 from rich.filesize import decimal
 
 from proxy.admin.handler import INSTANCE_HEADER, PREFIX
+from proxy.backend import spool_folder
 from proxy.commands.reclaim import check_reached, outdated
 from proxy.config import Config, Quantization
 from proxy.errors import ConfigError, ProxyError
@@ -19,6 +20,7 @@ from proxy.ollama.disk import free_disk
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.quantizations import is_available
 from proxy.sources.hub_check import check_endpoint, check_mirror
+from proxy.transfer.checkpoints import Checkpoints
 from proxy.transfer.threads import cores, worker_count
 
 LOW_DISK_BYTES = 10 * 10**9
@@ -49,6 +51,7 @@ async def examine(config: Config) -> AsyncIterator[Finding]:
     for mirror in config.hub.mirrors:
         yield await _finding_of(check_mirror(mirror))
     yield await asyncio.to_thread(_engines, config.pull.threads)
+    yield await asyncio.to_thread(_spool, config)
     if config.server.is_open_to_network:
         url = config.server.address.url
         yield Finding("note", f"every client that reaches {url} can pull with this proxy's token; set api_keys")
@@ -109,6 +112,14 @@ async def _outdated(config: Config) -> AsyncIterator[Finding]:
         return
     for name, why in models.items():
         yield Finding("note", f"the next pull of {name} rebuilds it: {why}")
+
+
+def _spool(config: Config) -> Finding:
+    folder = spool_folder(config)
+    if folder is None:
+        return Finding("note", "an interrupted pull begins each unfinished file again, because pull.spool is off")
+    size = Checkpoints(folder, config.pull.keep_seconds).size()
+    return Finding("ok", f"{folder} keeps {decimal(size)} of unfinished pulls")
 
 
 def _engines(threads: int) -> Finding:

@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from proxy.errors import Damaged
 from proxy.gguf.transforms import Transform
@@ -80,6 +81,16 @@ def _discard(_: bytes) -> bytes:
     return b""
 
 
+class Position(NamedTuple):
+    """A place in a recipe: before the part with this number, or after `taken` bytes of its range."""
+
+    part: int
+    taken: int = 0
+
+
+START = Position(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One blob."""
@@ -104,6 +115,33 @@ class Recipe:
             return ()
         spans = self.spans(sys.maxsize)
         return tuple(dict.fromkeys(span.file for span in spans if not span.whole or span.file.sha256 is None))
+
+    def after(self, position: Position) -> Iterator[tuple[Position, Literal | Range]]:
+        """The parts that are left, each with the position of its first byte.
+
+        Of the ranges `beside` the range that the position is in, only the shares of its other blocks are left.
+        """
+        number, taken = position
+        if taken and isinstance(begun := self.parts[number], Range):
+            beside = self._beside(number)
+            used = sum(part.stop - part.start for part in beside) * taken // (begun.stop - begun.start)
+            for one in beside:
+                start = min(one.start + used, one.stop)
+                used -= start - one.start
+                yield position, replace(one, start=start)
+            yield position, replace(begun, start=begun.start + taken)
+            number += 1
+        for following, part in enumerate(self.parts[number:], number):
+            yield Position(following), part
+
+    def _beside(self, number: int) -> list[Range]:
+        """The ranges `beside` the part with this number."""
+        beside: list[Range] = []
+        for part in reversed(self.parts[:number]):
+            if not isinstance(part, Range) or not part.beside:
+                break
+            beside.insert(0, part)
+        return beside
 
     def spans(self, max_bytes: int) -> Iterator["Span"]:
         """The requests to send, in order: neighbouring ranges are merged, then cut into spans of `max_bytes`."""

@@ -43,10 +43,14 @@ class NotReclaimed(ProxyError):
 
 @dataclass(frozen=True, slots=True)
 class Reclaimed:
-    """What was removed, or would be removed in a dry run. The sizes of temporary models are not known."""
+    """What was removed, or would be removed in a dry run. The sizes of temporary models are not known.
+
+    `spooled` is in bytes: what the proxy itself kept on disk of unfinished blobs.
+    """
 
     blobs: tuple[Blob, ...] = ()
     models: tuple[str, ...] = ()
+    spooled: int = 0
 
     @property
     def size(self) -> int:
@@ -54,7 +58,7 @@ class Reclaimed:
 
     def to_json(self) -> dict[str, Any]:
         blobs = [blob._asdict() for blob in self.blobs]
-        return {"blobs": blobs, "models": list(self.models), "bytes": self.size}
+        return {"blobs": blobs, "models": list(self.models), "bytes": self.size, "spooled": self.spooled}
 
 
 class Reclaim:
@@ -65,16 +69,22 @@ class Reclaim:
     only under that lock, because a create may reuse their layers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         config: Config,
         journal: Journal,
         ollama: Ollama,
         registry: Registry,
         count: Callable[[int], object] = lambda _: None,
+        remove_spools: Callable[[bool], int] = lambda _: 0,
     ) -> None:
-        """`count` gets the number of bytes that were removed."""
+        """`count` gets the number of bytes that were removed from Ollama.
+
+        `remove_spools` removes what the proxy keeps of blobs that no pull needs any more, and returns its bytes; with
+        True it only counts them. It blocks. There are more than five arguments because each is a service of `App`.
+        """
         self._count = count
+        self._remove_spools = remove_spools
         self.enabled = config.ollama.reclaim
         self._keep = config.pull.keep_seconds
         self._journal = journal
@@ -194,7 +204,7 @@ class Reclaim:
             for name in models:
                 log.info("removed %s, which no pull needs", name)
         collected = await self.collect(dry_run=dry_run) if blobs else Reclaimed()
-        return Reclaimed(collected.blobs, tuple(models))
+        return Reclaimed(collected.blobs, tuple(models), await asyncio.to_thread(self._remove_spools, dry_run))
 
     async def clean_up(self, model: str) -> Reclaimed:
         """Remove what interrupted pulls of a finished model left, and everything else that no lease protects."""

@@ -3,21 +3,34 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from proxy.errors import Damaged, TransferError
 from proxy.gguf.transforms import Transform
-from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.recipe import START, Literal, Position, Range, Recipe
 from proxy.sources.base import RepositoryFile
+from proxy.transfer.checkpoints import Checkpoint, CheckpointWriter, FileState, Kept
+from proxy.transfer.sha256 import new_sha256, restored_sha256, saved_state
 from proxy.transfer.threads import lower_priority
 from proxy.transfer.window import Window
 
 SLICE = 256 * 1024
 """Bytes of a range that one thread transforms at a time; one block when blocks are larger."""
 
-Output = bytes | Future[bytes]
+CHECKPOINT_BYTES = 16 * 1024 * 1024
+"""Bytes of the ranges between two checkpoints; more if a single block is larger."""
+
+
+class _Mark(NamedTuple):
+    """A checkpoint that waits for the outputs before it."""
+
+    position: Position
+    file: FileState | None
+
+
+Output = bytes | Future[bytes] | _Mark
 """The next bytes of a blob, perhaps still in a thread."""
 
 
@@ -25,15 +38,33 @@ class Assembly:
     """Makes one blob and its digest. `pool` runs the transforms; `repository` names the files in errors.
 
     One thread may cut while another joins. Files that the blob takes whole are checked against their digests, unless
-    the blob is just one of them: then its own digest is enough.
+    the blob is just one of them: then its own digest is enough. `writer` gets all bytes, and checkpoints between them;
+    `kept` says where to begin.
     """
 
-    def __init__(self, recipe: Recipe, pool: Executor, repository: str = "") -> None:
-        self._parts = iter(recipe.parts)
+    def __init__(
+        self,
+        recipe: Recipe,
+        pool: Executor,
+        repository: str = "",
+        writer: CheckpointWriter | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        self._parts = recipe.after(kept.checkpoint.position if kept else START)
         self._pool = pool
         self._repository = repository
         self._checks_files = recipe.digest is None or len(recipe.parts) > 1
         self._check: _FileCheck | None = None
+        if kept and (state := kept.checkpoint.file):
+            self._check = _FileCheck.restored(state, recipe.files)
+        self._writer = writer
+        self._position = START
+        """Of the present range."""
+        self._range_size = 0
+        self._since_mark = 0
+        """Bytes of ranges since the last checkpoint."""
+        self._until_mark = 0
+        """Bytes of the present range before the next checkpoint."""
         self._missing = 0
         """Bytes of the present range that have not arrived."""
         self._transform: Transform | None = None
@@ -47,8 +78,8 @@ class Assembly:
         self._begun = False
         self._ended = False
         self._expected = recipe.size
-        self._hash = hashlib.sha256()
-        self._size = 0
+        self._hash = kept.hash.copy() if kept else hashlib.sha256()
+        self._size = kept.checkpoint.size if kept else 0
 
     def cut(self, chunks: Sequence[bytes]) -> list[Output]:
         """Take bytes of the ranges; the next outputs. Blocking: for a thread."""
@@ -61,8 +92,10 @@ class Assembly:
             while rest:
                 if self._ended:
                     raise TransferError("more bytes arrived than the recipe has ranges for")
-                content, rest = rest[: self._missing], rest[self._missing :]
+                limit = min(self._missing, self._until_mark)
+                content, rest = rest[:limit], rest[limit:]
                 self._add(content, outputs)
+                self._mark(outputs)
                 if self._missing == 0:
                     self._next_range(outputs)
         return outputs
@@ -71,9 +104,16 @@ class Assembly:
         """The bytes of the oldest outputs of `cut`. Raises what a transform raised. Blocking: for a thread."""
         ready = []
         for output in outputs:
+            if isinstance(output, _Mark):
+                if self._writer:
+                    digest = self._hash.copy().hexdigest()
+                    self._writer.mark(Checkpoint(self._size, digest, output.position, output.file))
+                continue
             content = output if isinstance(output, bytes) else self._transforming.popleft().result()
             self._hash.update(content)
             self._size += len(content)
+            if self._writer:
+                self._writer.write(content)
             ready.append(content)
         return ready
 
@@ -91,6 +131,8 @@ class Assembly:
     def _add(self, content: bytes, outputs: list[Output]) -> None:
         """Add bytes of the present range."""
         self._missing -= len(content)
+        self._since_mark += len(content)
+        self._until_mark -= len(content)
         if self._check:
             self._check.add(self._repository, content)
         if self._is_beside:
@@ -103,7 +145,7 @@ class Assembly:
 
     def _slices(self, transform: Transform) -> Iterator[Output]:
         """The held bytes in slices of whole blocks; the last slice of a range may be shorter."""
-        size = max(SLICE // transform.block, 1) * transform.block
+        size = _slice_size(transform)
         start = beside_start = 0
         while len(self._held) - start >= size or (self._missing == 0 and start < len(self._held)):
             blocks = self._held[start : start + size]
@@ -114,15 +156,41 @@ class Assembly:
             start, beside_start = start + size, beside_stop
         del self._held[:start], self._beside[:beside_start]
 
+    def _mark(self, outputs: list[Output]) -> None:
+        """Add a checkpoint at the end of enough bytes, or of the present range after enough bytes."""
+        is_due = self._until_mark == 0 or (self._missing == 0 and self._since_mark >= CHECKPOINT_BYTES)
+        if self._until_mark == 0:
+            self._until_mark = self._mark_distance()
+        if not is_due or self._writer is None or self._is_beside:
+            return
+        state = None
+        if self._check and self._check.reached < self._check.file.size:
+            state = self._check.state()
+            if state is None or self._beside:
+                return
+        part, taken = self._position
+        position = Position(part + 1)
+        if self._missing:
+            position = Position(part, taken + self._range_size - self._missing)
+        self._since_mark = 0
+        outputs.append(_Mark(position, state))
+
+    def _mark_distance(self) -> int:
+        """Whole slices: after them, no byte is held for the next slice."""
+        slice_size = _slice_size(self._transform) if self._transform else SLICE
+        return max(CHECKPOINT_BYTES // slice_size, 1) * slice_size
+
     def _next_range(self, outputs: list[Output]) -> None:
-        for part in self._parts:
+        for position, part in self._parts:
+            self._position = position
             if isinstance(part, Literal):
                 outputs.append(part.content)
             elif part.stop > part.start:
-                self._missing = part.stop - part.start
+                self._missing = self._range_size = part.stop - part.start
                 self._check = self._next_check(part)
                 self._transform = part.transform
                 self._is_beside = part.beside
+                self._until_mark = self._mark_distance()
                 blocks = self._missing // (part.transform.block if part.transform else 1)
                 self._beside_per_block = len(self._beside) // blocks if self._beside else 0
                 return
@@ -133,6 +201,10 @@ class Assembly:
             return self._check
         expected = part.file.sha256 if self._checks_files and part.start == 0 else None
         return _FileCheck(part.file, expected) if expected is not None else None
+
+
+def _slice_size(transform: Transform) -> int:
+    return max(SLICE // transform.block, 1) * transform.block
 
 
 async def assembled(assembly: Assembly, window: Window, ahead: int) -> AsyncGenerator[list[bytes], None]:
@@ -200,7 +272,19 @@ class _FileCheck:
         self.file = file
         self.reached = 0
         self._expected = expected
-        self._hash = hashlib.sha256()
+        self._hash = new_sha256()
+
+    def state(self) -> FileState | None:
+        """None if the hash cannot be saved."""
+        saved = saved_state(self._hash)
+        return FileState(self.file.path, self.reached, saved) if saved else None
+
+    @classmethod
+    def restored(cls, state: FileState, files: Iterable[RepositoryFile]) -> "_FileCheck":
+        file = next(file for file in files if file.path == state.path)
+        check = cls(file, str(file.sha256))
+        check.reached, check._hash = state.reached, restored_sha256(state.hash)
+        return check
 
     def add(self, repository: str, content: bytes) -> None:
         """Raises Damaged at the file's last byte."""

@@ -15,6 +15,7 @@ from proxy.sources.base import Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.tasks import gather_or_cancel
 from proxy.transfer.assembly import check_digest
+from proxy.transfer.checkpoints import Checkpoints
 from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import BlobProgress, Progress
 from proxy.transfer.retry import Retries
@@ -34,15 +35,19 @@ BATCH_THREADS = 4
 
 
 class Transfer:
-    """The files of all pulls. `sent` gets the number of bytes that went to Ollama; `threads` as in `pull.threads`."""
+    """The files of all pulls. `sent` gets the number of bytes that went to Ollama; `threads` as in `pull.threads`.
 
-    def __init__(
+    It has more than five arguments because each one is a service or a setting that `Backend` has once.
+    """
+
+    def __init__(  # noqa: PLR0913
         self,
         wait_for_ollama: WaitForOllama,
         limits: FetchLimits,
         journal: Journal,
         sent: Callable[[int], object] = lambda _: None,
         threads: int = 0,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.wait_for_ollama = wait_for_ollama
         self._limits = limits
@@ -53,7 +58,9 @@ class Transfer:
         self._hashers = ThreadPoolExecutor(HASHERS, thread_name_prefix="hash")
         self._workers = worker_pool(threads)
         ahead = BATCHES_AHEAD + worker_count(threads) // BATCH_THREADS
-        self._services = UploadServices(wait_for_ollama, journal, sent, self._hashers, self._workers, ahead)
+        self._services = UploadServices(
+            wait_for_ollama, journal, checkpoints or Checkpoints(None, 0), sent, self._hashers, self._workers, ahead
+        )
 
     def close(self) -> None:
         self._hashers.shutdown(wait=False)

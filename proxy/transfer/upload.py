@@ -2,11 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import ParamSpec, TypeVar
+
+from rich.filesize import decimal
 
 from proxy.errors import (
     Damaged,
@@ -19,12 +22,13 @@ from proxy.errors import (
     TransferError,
 )
 from proxy.ollama.blobs import PROBE, PROBE_DIGEST, Write
-from proxy.planning.identity import data_identity
+from proxy.planning.identity import data_identity, upload_identity
 from proxy.planning.plan import Upload
 from proxy.planning.recipe import Recipe
 from proxy.sources.base import Mirrored, Repository, RepositoryFile
 from proxy.store.journal import Journal
 from proxy.transfer.assembly import Assembly, assembled, check_digest
+from proxy.transfer.checkpoints import CheckpointFile, Checkpoints, NotKept
 from proxy.transfer.held_data import HeldData
 from proxy.transfer.retry import Retries
 from proxy.transfer.sharing import UploadListener
@@ -33,6 +37,10 @@ from proxy.transfer.wait_for_ollama import WaitForOllama
 from proxy.transfer.window import Fetching, Window
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Sent = Callable[[int], object]
 
 NOT_COPIED = (
     "only the header of the GGUF has changed, but its weights are fetched again: the proxy cannot copy them from "
@@ -44,12 +52,14 @@ NOT_COPIED = (
 class UploadServices:
     """What all uploads share.
 
-    `sent` gets the number of bytes that went to Ollama. `hashers` are threads for hashes and for the disk, `workers`
-    transform and quantize. `ahead` is the number of batches that may be in work before the oldest one is sent.
+    `checkpoints` keep on disk what is made. `sent` gets the number of bytes that went to Ollama. `hashers` are threads
+    for hashes and for the disk, `workers` transform and quantize. `ahead` is the number of batches that may be in work
+    before the oldest one is sent.
     """
 
     wait_for_ollama: WaitForOllama
     journal: Journal
+    checkpoints: Checkpoints
     sent: Callable[[int], object]
     hashers: ThreadPoolExecutor
     workers: ThreadPoolExecutor
@@ -72,6 +82,7 @@ class BlobUpload:
         """What to use when the tensor data cannot be copied from a blob that Ollama has."""
         self._data: str | None = None
         """The identity of the tensor data."""
+        self._file: CheckpointFile | None = None
         self._what = f"{fetching.repository.id}/{upload.path}"
         self._order = order
         self._listener = listener
@@ -88,6 +99,19 @@ class BlobUpload:
             for file in self._recipe.unchecked:
                 self._fetching.repository.keep_to_source(file)
         await self._find_held_data()
+        if self._source is None:
+            await self._open_checkpoints()
+        try:
+            digest = await self._run()
+        except BaseException:
+            if self._file:
+                self._file.close()
+            raise
+        if self._file:
+            await self._in_thread(self._file.remove)
+        return digest
+
+    async def _run(self) -> str:
         retries = Retries(self._fetching.progress, self._fetching.limits)
         while True:
             try:
@@ -95,18 +119,31 @@ class BlobUpload:
             except ProxyError as error:
                 await self._recover(error, retries)
 
+    async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._services.hashers, partial(call, *arguments, **named))
+
+    async def _open_checkpoints(self) -> None:
+        identity = await self._in_thread(upload_identity, self._fetching.repository, self._planned)
+        try:
+            self._file = await self._in_thread(
+                self._services.checkpoints.open, identity, self._what, self._recipe.size
+            )
+        except NotKept as error:
+            log.warning("%s", error)
+            self._fetching.progress.warn([str(error)])
+
     async def _find_held_data(self) -> None:
         """Copy the tensor data from a blob of Ollama, if one has them and the proxy can read it."""
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._services.hashers)
         fetching = self._fetching
-        self._data = await in_thread(data_identity, fetching.repository, self._planned)
+        self._data = await self._in_thread(data_identity, fetching.repository, self._planned)
         digest = self._journal.digest_of(self._data) if self._data is not None else None
         if digest is None:
             return
         has_blob = partial(self._ollama.has_blob, digest)
         if not await self._services.wait_for_ollama.run(has_blob, self._what, fetching.progress):
             return
-        held = await in_thread(HeldData.find, self._ollama, digest, self._recipe)
+        held = await self._in_thread(HeldData.find, self._ollama, digest, self._recipe)
         if held is None:
             self._warn_of_fetching()
             return
@@ -124,7 +161,10 @@ class BlobUpload:
             self._warn_of_fetching()
             self._fetching, self._recipe = self._source
             self._source = None
+            await self._open_checkpoints()
             return
+        if isinstance(error, Damaged | DigestMismatch | RangesIgnored) and self._file:
+            await self._in_thread(self._file.discard)
         match error:
             case Damaged():
                 retries.refetch_once(with_origin(error, self._fetching.repository, self._recipe.files))
@@ -150,7 +190,6 @@ class BlobUpload:
 
     async def _upload(self) -> str:
         """Make the blob in Ollama from its first byte; its digest."""
-        self._count(-self._reached)
         self._digest = ""
         digest = self._recipe.digest
         if digest is None:
@@ -158,10 +197,8 @@ class BlobUpload:
         # Another pull may have uploaded it meanwhile, or the answer to an earlier upload may have been lost.
         elif not await self._ollama.has_blob(digest):
             self._journal.track(digest, self._recipe.size)
-            async with self._window() as window:
-                is_ours = await self._ollama.push_blob(
-                    digest, self._recipe.size, lambda write: self._make(window, partial(self._send, write))
-                )
+            async with self._making() as make:
+                is_ours = await self._ollama.push_blob(digest, self._recipe.size, lambda write: make(write, self._sent))
             if not is_ours:
                 self._journal.untrack([digest])
         self._count(self._recipe.size - self._reached)
@@ -173,10 +210,8 @@ class BlobUpload:
             self._journal.track(PROBE_DIGEST, len(PROBE))
         if not await self._ollama.keeps_unnamed_blobs():
             return await self._upload_spooled()
-        async with self._window() as window:
-            digest = await self._ollama.push_unnamed_blob(
-                self._recipe.size, lambda write: self._make(window, partial(self._send, write))
-            )
+        async with self._making() as make:
+            digest = await self._ollama.push_unnamed_blob(self._recipe.size, lambda write: make(write, self._sent))
         # Ollama's answer may come before the proxy has finished the blob.
         if digest != self._digest:
             raise DigestMismatch(f"Ollama received {digest}, but {self._digest or 'an unfinished blob'} was sent")
@@ -186,22 +221,50 @@ class BlobUpload:
 
     async def _upload_spooled(self) -> str:
         with open_spool(self._what, self._recipe.size, self._services.hashers) as spool:
-            async with self._window() as window:
-                await self._make(window, partial(_write_all, spool.write))
+            async with self._making() as make:
+                await make(spool.write, lambda _: None)
+            self._count(-self._reached)
 
             async def produce(write: Write) -> None:
                 async for piece in spool.read():
-                    await self._send(write, [piece])
+                    await write(piece)
+                    self._sent(len(piece))
 
             await self._ollama.push_blob(self._digest, self._recipe.size, produce)
         return self._digest
 
-    def _window(self) -> Window:
-        return Window(self._fetching, self._recipe, self._order)
+    @asynccontextmanager
+    async def _making(self) -> AsyncIterator[Callable[[Write, Sent], Awaitable[None]]]:
+        """Begin to fetch what is not kept; yields what writes the blob."""
+        kept = await self._in_thread(self._file.last_good) if self._file else None
+        if kept and self._fetching.ranges_ignored.is_set():
+            kept = None
+        writer = await self._in_thread(self._file.begin, kept) if self._file else None
+        reached = kept.checkpoint.size if kept else 0
+        self._count(reached - self._reached)
+        recipe = self._recipe
+        if kept:
+            self._fetching.progress.status(f"resuming {self._what}: {decimal(reached)} are kept")
+            recipe = replace(recipe, parts=tuple(part for _, part in recipe.after(kept.checkpoint.position)))
+        assembly = Assembly(self._recipe, self._services.workers, self._fetching.repository.id, writer, kept)
+        async with Window(self._fetching, recipe, self._order) as window:
+            yield partial(self._make, window, assembly, reached)
 
-    async def _make(self, window: Window, send: Callable[[Sequence[bytes]], Awaitable[None]]) -> None:
-        """Write the blob. The last batch is sent after the digest is checked: Ollama keeps what ends cleanly."""
-        assembly = Assembly(self._recipe, self._services.workers, self._fetching.repository.id)
+    async def _make(self, window: Window, assembly: Assembly, kept: int, write: Write, sent: Sent) -> None:
+        """Write the blob. The last batch is sent after the digest is checked: Ollama keeps what ends cleanly.
+
+        The first `kept` bytes come from the disk. `sent` gets the sizes of all others.
+        """
+        if self._file and kept:
+            pieces = self._file.read(kept)
+            while piece := await self._in_thread(next, pieces, b""):
+                await write(piece)
+                self._services.sent(len(piece))
+
+        async def send(pieces: Sequence[bytes]) -> None:
+            await _write_all(write, pieces)
+            sent(sum(map(len, pieces)))
+
         ready: list[bytes] = []
         async with aclosing(assembled(assembly, window, self._services.ahead)) as batches:
             async for batch in batches:
@@ -219,10 +282,8 @@ class BlobUpload:
         self._digest = digest
         await send(ready)
 
-    async def _send(self, write: Write, pieces: Sequence[bytes]) -> None:
-        """Write to Ollama, and report the bytes that reached it."""
-        await _write_all(write, pieces)
-        size = sum(map(len, pieces))
+    def _sent(self, size: int) -> None:
+        """Bytes reached Ollama for the first time."""
         self._services.sent(size)
         self._fetching.progress.sent(size)
         self._count(size)

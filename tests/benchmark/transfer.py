@@ -4,7 +4,7 @@ Run it as `python tests/benchmark/transfer.py [GIB ...]`. The Hub sends as fast 
 Ollama's end hashes and discards; a real Ollama is measured too if `OLLAMA_BIN` or the PATH has one. The floor is the
 largest time of a parallel download, an upload, and `curl | curl` from end to end. The last one is left out for one file
 at 60 MB/s: its single connection would be too slow for a fair comparison. The manual way is that download to disk, then
-`sha256sum`, then the upload.
+`sha256sum`, then the upload. The proxy pulls as it does by default, and with `pull.spool = "off"`.
 """
 
 import hashlib
@@ -121,10 +121,13 @@ def manual(ends: Ends) -> float:
         )
 
 
-def pull(ends: Ends) -> tuple[float, float]:
-    """Seconds until all bytes have arrived, and the proxy's peak memory in MiB."""
+def pull(ends: Ends, spool: str) -> tuple[float, float]:
+    """Seconds until all bytes have arrived, and the proxy's peak memory in MiB. `spool` is `pull.spool`."""
+    environment = os.environ | {"OLLAMA_HF_PROXY_PULL_SPOOL": spool}
     command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
-    with subprocess.Popen([*command, "--hub", ends.hub, "--ollama", ends.ollama], stderr=subprocess.PIPE) as proxy:
+    with subprocess.Popen(
+        [*command, "--hub", ends.hub, "--ollama", ends.ollama], stderr=subprocess.PIPE, env=environment
+    ) as proxy:
         assert proxy.stderr is not None
         try:
             url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()
@@ -157,15 +160,17 @@ def compare(ends: Ends, label: str, renew: Callable[[], Ends]) -> None:
             ways["curl|curl"] = lambda ends: (side_by_side if ends.limited else one_by_one)(ends.end_to_end())
         for name, way in ways.items():
             seconds_of.setdefault(name, []).append(way(renew()))
-        seconds, peak = pull(renew())
-        seconds_of.setdefault("proxy", []).append(seconds)
-        peaks.append(peak)
+        for name, spool in (("proxy", ""), ("no spool", "off")):
+            seconds, peak = pull(renew(), spool)
+            seconds_of.setdefault(name, []).append(seconds)
+            peaks.append(peak)
     medians = {name: statistics.median(values) for name, values in seconds_of.items()}
     floor = max(medians[name] for name in ("download", "upload", "curl|curl") if name in medians)
     parts = "  ".join(f"{name} {medians[name]:6.2f}" for name in ("download", "upload", "curl|curl") if name in medians)
     print(
         f"{label:28} {parts}  proxy {medians['proxy']:6.2f}  proxy/floor {medians['proxy'] / floor:4.2f}  "
-        f"manual/proxy {medians['manual'] / medians['proxy']:4.2f}  peak {max(peaks):4.0f} MiB",
+        f"manual/proxy {medians['manual'] / medians['proxy']:4.2f}  "
+        f"with/without spool {medians['proxy'] / medians['no spool']:4.2f}  peak {max(peaks):4.0f} MiB",
         flush=True,
     )
 

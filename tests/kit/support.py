@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -149,11 +149,14 @@ async def settled(value: Callable[[], int]) -> int:
 
 @asynccontextmanager
 async def serving(
-    *arguments: str, verify: bool = False, environment: Mapping[str, str] = os.environ
+    *arguments: str,
+    verify: bool = False,
+    environment: Mapping[str, str] = os.environ,
+    command: Sequence[str] = COMMAND,
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process, and the URL from its first log line."""
     process = await asyncio.create_subprocess_exec(
-        *COMMAND,
+        *command,
         *("serve", "--listen", "127.0.0.1:0", *arguments),
         stderr=subprocess.PIPE,
         env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},

@@ -1,4 +1,5 @@
-/* The extension module `proxy.gguf._kernel`: quantizes to ggml's blocks, with the widest registers of the CPU. */
+/* The extension module `proxy.gguf._kernel`: quantizes to ggml's blocks, with the widest registers of the CPU. It also
+ * hashes, because no library saves the state of a SHA-256. */
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
@@ -117,6 +118,12 @@ static bool has(const struct width *width) {
     return width != NULL;
 }
 
+/* ---- SHA-256 ---- */
+
+#include "sha256.h"
+
+static void (*sha256_chosen)(uint32_t *state, const uint8_t *from, size_t blocks) = sha256_generic;
+
 /* ---- The types ---- */
 
 static const struct kind {
@@ -224,14 +231,40 @@ static PyObject *use(PyObject *module, PyObject *args) {
     return PyErr_Format(PyExc_ValueError, "this CPU or build has no %s", name);
 }
 
+static PyObject *sha256(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer state, source;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*:sha256", &state, &source)) return NULL;
+    uint32_t words[SHA256_WORDS];
+    if (state.len != sizeof words || source.len % SHA256_BLOCK) {
+        PyErr_Format(PyExc_ValueError, "%zd bytes are no state, or %zd bytes no whole blocks", state.len, source.len);
+    } else {
+        memcpy(words, state.buf, sizeof words);
+        Py_BEGIN_ALLOW_THREADS
+        sha256_chosen(words, source.buf, (size_t)source.len / SHA256_BLOCK);
+        Py_END_ALLOW_THREADS
+        result = PyBytes_FromStringAndSize((const char *)words, sizeof words);
+    }
+    PyBuffer_Release(&state);
+    PyBuffer_Release(&source);
+    return result;
+}
+
 static int start(PyObject *module) {
     (void)module;
     for (used = WIDTHS; !has(used);) used++;
+#if defined(__x86_64__)
+    uint32_t a, b, c, d;
+    const uint32_t sha = 1u << 29;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && b & sha) sha256_chosen = sha256_x86;
+#endif
     return 0;
 }
 
 static PyMethodDef METHODS[] = {
     {"quantize", quantize, METH_VARARGS, "quantize(type_number, dtype, source): the blocks of a type."},
+    {"sha256", sha256, METH_VARARGS, "sha256(state, source): the state after whole blocks."},
     {"types", types, METH_NOARGS, "types(): the numbers of the types that the kernel makes."},
     {"width", width, METH_NOARGS, "width(): the width of the registers in use."},
     {"use", use, METH_VARARGS, "use(width): use registers of this width, for tests."},

@@ -22,13 +22,13 @@ async def test_reclaim_returns_what_it_removed(
     before = dict(ollama.blobs)
     would = await reclaim_now(client, dry_run=True)
     total = sum(left_blobs.values())
-    assert would == {"dry_run": True, "blobs": expected, "models": [LEFT_TEMPORARY], "bytes": total}
+    assert would == {"dry_run": True, "blobs": expected, "models": [LEFT_TEMPORARY], "bytes": total, "spooled": 0}
     assert ollama.blobs == before
     assert LEFT_TEMPORARY in ollama.models
     assert await reclaim_now(client, dry_run=False) == would | {"dry_run": False}
     assert not orphans(ollama) & left_blobs.keys()
     assert left_models(ollama) == []
-    nothing: dict[str, Any] = {"blobs": [], "models": [], "bytes": 0}
+    nothing: dict[str, Any] = {"blobs": [], "models": [], "bytes": 0, "spooled": 0}
     assert await reclaim_now(client) == {"dry_run": False, **nothing}
     assert await reclaim_now(client, dry_run=True) == {"dry_run": True, **nothing}
 

@@ -1,0 +1,233 @@
+"""Keeps on disk what was made of a blob, so that a restart of the proxy or of Ollama does not fetch it again.
+
+A blob has two files in the folder: `IDENTITY.blob` with its first bytes, and `IDENTITY.jsonl` with one checkpoint a
+line. The identity is that of the recipe (planning/identity.py), so no other plan uses the files. A checkpoint is only
+used if the bytes before it have its digest: what a crash, a full disk or a person has damaged is made again.
+"""
+
+import hashlib
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from rich.filesize import decimal
+
+from proxy.errors import ProxyError
+from proxy.planning.recipe import Position
+from proxy.transfer.sha256 import restored_sha256
+
+log = logging.getLogger(__name__)
+
+MIN_BYTES = 64 * 1024 * 1024
+"""Smaller blobs are not kept: to fetch them again takes seconds."""
+PIECE_BYTES = 1024 * 1024
+DATA, RECORD = ".blob", ".jsonl"
+
+
+class FileState(msgspec.Struct, frozen=True):
+    """The check of a repository file that goes on after a checkpoint: the bytes so far, and their hash."""
+
+    path: str
+    reached: int
+    hash: str
+    """As transfer/sha256.py saves it."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """The first `size` bytes of a blob are made; `digest` is their SHA-256 in hex. The recipe goes on at `position`."""
+
+    size: int
+    digest: str
+    position: Position
+    file: FileState | None = None
+
+
+class Kept(NamedTuple):
+    """What can be used: the last good checkpoint, and the running hash of the bytes before it."""
+
+    checkpoint: Checkpoint
+    hash: "hashlib._Hash"
+
+
+class NotKept(ProxyError):
+    """A blob is made without checkpoints: there is no room for them."""
+
+
+class Checkpoints:
+    """The folder of all kept blobs. `keep` is how long a blob stays there, in seconds, after its last bytes came."""
+
+    def __init__(self, folder: Path | None, keep: float) -> None:
+        """Without a folder nothing is kept."""
+        self._folder = folder
+        self._keep = keep
+        self._open: set[str] = set()
+
+    def open(self, identity: str, what: str, size: int) -> "CheckpointFile | None":
+        """The files of one blob of `size` bytes; None for a small blob. Raises NotKept. Blocking."""
+        name = identity.removeprefix("sha256:")
+        if self._folder is None or size < MIN_BYTES or name in self._open:
+            return None
+        data = self._folder / f"{name}{DATA}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            missing = size - (data.stat().st_size if data.exists() else 0)
+            free = shutil.disk_usage(self._folder).free
+            # Ollama's store is often on the same disk, and grows by as many bytes.
+            if free < 2 * missing:
+                raise NotKept(
+                    f"{what} starts again after an interruption: {self._folder} has only {decimal(free)} free"
+                )
+            opened = CheckpointFile(data, what, lambda: self._open.discard(name))
+        except OSError as error:
+            raise NotKept(
+                f"{what} starts again after an interruption: {self._folder} cannot be used ({error.strerror}); set "
+                "pull.spool to a writable folder"
+            ) from error
+        self._open.add(name)
+        return opened
+
+    def size(self) -> int:
+        """Bytes of all kept blobs. Blocking."""
+        return sum(_size(path) for path in self._files())
+
+    def remove_old(self, dry_run: bool) -> int:
+        """Remove the blobs that no upload has open and that did not grow for `keep` seconds; their bytes. Blocking."""
+        oldest = time.time() - self._keep
+        removed = 0
+        for path in self._files():
+            if path.stem not in self._open and _modified(path) < oldest:
+                removed += _size(path)
+                if not dry_run:
+                    path.unlink(missing_ok=True)
+        return removed
+
+    def _files(self) -> Iterator[Path]:
+        if self._folder is not None and self._folder.is_dir():
+            yield from (path for path in self._folder.iterdir() if path.suffix in (DATA, RECORD))
+
+
+class CheckpointFile:
+    """The kept bytes of one blob. All methods block."""
+
+    def __init__(self, data: Path, what: str, closed: Callable[[], object]) -> None:
+        self._what = what
+        self._closed = closed
+        self._data_path, self._record_path = data, data.with_suffix(RECORD)
+        self._lock = threading.Lock()
+        self._writer: CheckpointWriter | None = None
+        # Unbuffered: what is written survives the process.
+        self._data = data.open("a+b", buffering=0)
+        self._record = self._record_path.open("a+b", buffering=0)
+
+    def begin(self, kept: Kept | None) -> "CheckpointWriter":
+        """Write after `kept`. A writer of an earlier try writes nothing any more."""
+        with self._lock:
+            if kept is None:
+                self._truncate(0, 0)
+            self._writer = CheckpointWriter(self)
+            return self._writer
+
+    def last_good(self) -> Kept | None:
+        """The last checkpoint whose bytes are whole. What comes after it is removed."""
+        with self._lock:
+            self._writer = None
+            kept, record_size = self._verify()
+            self._truncate(kept.checkpoint.size if kept else 0, record_size)
+            return kept
+
+    def _verify(self) -> tuple[Kept | None, int]:
+        self._record.seek(0)
+        kept, record_size, running = None, 0, hashlib.sha256()
+        with self._data_path.open("rb") as data:
+            for line in self._record.readlines():
+                try:
+                    checkpoint = msgspec.json.decode(line, type=Checkpoint)
+                    if checkpoint.file:
+                        restored_sha256(checkpoint.file.hash)
+                except (msgspec.MsgspecError, ValueError):
+                    break
+                missing = checkpoint.size - data.tell()
+                while missing > 0 and (piece := data.read(min(missing, PIECE_BYTES))):
+                    running.update(piece)
+                    missing -= len(piece)
+                if missing or running.hexdigest() != checkpoint.digest:
+                    log.warning("%s: what was kept is damaged before byte %d", self._what, checkpoint.size)
+                    break
+                kept, record_size = Kept(checkpoint, running.copy()), record_size + len(line)
+        return kept, record_size
+
+    def read(self, size: int) -> Iterator[bytes]:
+        """The first `size` bytes."""
+        with self._data_path.open("rb") as data:
+            while size > 0 and (piece := data.read(min(size, PIECE_BYTES))):
+                size -= len(piece)
+                yield piece
+
+    def close(self) -> None:
+        """Keep the files for the next upload."""
+        with self._lock:
+            self._writer = None
+            self._data.close()
+            self._record.close()
+        self._closed()
+
+    def discard(self) -> None:
+        """Forget all bytes: they may be wrong."""
+        with self._lock:
+            self._writer = None
+            self._truncate(0, 0)
+
+    def remove(self) -> None:
+        self.close()
+        self._record_path.unlink(missing_ok=True)
+        self._data_path.unlink(missing_ok=True)
+
+    def write(self, writer: "CheckpointWriter", content: bytes, *, record: bool = False) -> None:
+        """Nothing if `writer` is not the newest. After a failure nothing is written any more."""
+        with self._lock:
+            if self._writer is not writer:
+                return
+            rest = memoryview(content)
+            try:
+                while rest:
+                    rest = rest[(self._record if record else self._data).write(rest) :]
+            except OSError as error:
+                log.warning("%s is not kept any more: %s cannot be written (%s)", self._what, self._data_path, error)
+                self._writer = None
+
+    def _truncate(self, data: int, record: int) -> None:
+        # Opened for appending, both are written at their new ends.
+        self._data.truncate(data)
+        self._record.truncate(record)
+
+
+class CheckpointWriter:
+    """Writes the bytes of one try."""
+
+    def __init__(self, file: CheckpointFile) -> None:
+        self._file = file
+
+    def write(self, content: bytes) -> None:
+        self._file.write(self, content)
+
+    def mark(self, checkpoint: Checkpoint) -> None:
+        self._file.write(self, msgspec.json.encode(checkpoint) + b"\n", record=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
