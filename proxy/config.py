@@ -17,6 +17,7 @@ import msgspec
 from msgspec import field
 
 from proxy.errors import ConfigError
+from proxy.names import divide
 
 ENVIRONMENT_PREFIX = "OLLAMA_HF_PROXY_"
 ECOSYSTEM_VARIABLES = {"HF_ENDPOINT": ("hub", "endpoint"), "HF_TOKEN": ("hub", "token")}
@@ -268,8 +269,12 @@ class ModelSettings(_Section, frozen=True):
     parameters: dict[str, Parameter] = {}
     license: str | list[str] | None = None
     revision: str | None = None
+    name: str | None = None
+    """HOST/ORG/REPO under which clients pull the model: the repository's own name may break Ollama's rules."""
 
     def __post_init__(self) -> None:
+        if self.name is not None:
+            _check_short_name(self.name)
         if self.template_file is not None:
             if self.template is not None:
                 raise ValueError("template_file: set template or template_file, not both")
@@ -281,6 +286,14 @@ class ModelSettings(_Section, frozen=True):
         if isinstance(stop := self.parameters.get("stop"), str):
             # Ollama accepts a bare string in a create and then fails every chat.
             msgspec.structs.force_setattr(self, "parameters", {**self.parameters, "stop": [stop]})
+
+
+def _check_short_name(name: str) -> None:
+    parts = divide(name)
+    if parts is None or parts.model != name:
+        raise ValueError(f"name: must be HOST/ORG/REPO without a tag, such as hf.co/me/short, not {name!r}")
+    if parts.broken_rule is not None:
+        raise ValueError(f"name: Ollama does not take {name!r}: {parts.broken_rule}")
 
 
 NO_SETTINGS = ModelSettings()
@@ -303,6 +316,13 @@ class Config(_Section, frozen=True):
             if model in seen:
                 raise ValueError(f"models: {key!r} and {seen[model]!r} are the same model; case and tag are ignored")
             seen[model] = key
+        for key, settings in self.models.items():
+            if settings.name is None:
+                continue
+            model = self._model_key(settings.name)
+            if model in seen:
+                raise ValueError(f"models: the name {settings.name!r} of {key!r} belongs to {seen[model]!r} already")
+            seen[model] = key
 
     def __repr__(self) -> str:
         shown = [f"{field}={getattr(self, field)!r}" for field in self.__struct_fields__ if field != "sources"]
@@ -311,12 +331,30 @@ class Config(_Section, frozen=True):
 
     def _model_key(self, name: str) -> str:
         """The part of a name that selects its settings: without scheme and tag, in lower case, one host for the Hub."""
-        host, _, repository = name.lower().rpartition("://")[2].partition("/")
-        return f"{'hub' if host in self.hub.hosts else host}/{repository.partition(':')[0]}"
+        host, repository = host_and_repository(name.lower())
+        return f"{'hub' if host in self.hub.hosts else host}/{repository}"
 
     def settings_for(self, name: str) -> ModelSettings:
+        """The settings of a repository, under its own name or under the one that its table gives it."""
         model = self._model_key(name)
-        return next((settings for key, settings in self.models.items() if self._model_key(key) == model), NO_SETTINGS)
+        for key, settings in self.models.items():
+            if model in (self._model_key(key), self._model_key(settings.name or key)):
+                return settings
+        return NO_SETTINGS
+
+    def repository_of(self, name: str) -> tuple[str, str]:
+        """The host and ORG/REPO of the repository that a name means."""
+        model = self._model_key(name)
+        for key, settings in self.models.items():
+            if settings.name is not None and self._model_key(settings.name) == model:
+                return host_and_repository(key)
+        return host_and_repository(name)
+
+
+def host_and_repository(name: str) -> tuple[str, str]:
+    """The two parts of a name without its scheme and tag."""
+    host, _, repository = name.rpartition("://")[2].partition("/")
+    return host, repository.partition(":")[0]
 
 
 def load(

@@ -18,7 +18,7 @@ from proxy.planning.capabilities import capabilities_of
 from proxy.planning.gguf_files import choose_projector, file_name, gguf_models
 from proxy.planning.plan import Plan, QuantizationOffer, Upload
 from proxy.pull.planner import NativePull
-from proxy.pull.reference import ModelReference, parse
+from proxy.pull.reference import ModelReference, parse, select
 from proxy.sources.base import Repository
 from proxy.store.journal import Journal
 from proxy.transfer.progress import Progress, printable
@@ -186,9 +186,10 @@ async def _inspect(config: Config, backend: Backend, reference: ModelReference) 
 
 async def _other_offers(config: Config, backend: Backend, reference: ModelReference) -> tuple[QuantizationOffer, ...]:
     """The tags that would work, if the requested tag does not."""
-    if reference.tag.lower() == "latest":
+    chosen = select(reference.tag)
+    if chosen.quantization.lower() == "latest":
         return ()
-    return (await _inspect(config, backend, replace(reference, tag="latest"))).offers
+    return (await _inspect(config, backend, replace(reference, tag=chosen.tag("latest")))).offers
 
 
 async def _version(backend: Backend) -> str | None:
@@ -215,11 +216,12 @@ async def _compare(config: Config, backend: Backend, reference: ModelReference, 
 def _offers(reference: ModelReference, plan: Plan) -> Iterator[QuantizationOffer]:
     """The tags that there are: the GGUF files of the repository, and the quantizations of its other weights."""
     tags = set()
+    chosen = select(reference.tag, (file.path for file in plan.repository.files))
     for offer in (*_gguf_offers(plan.repository), *plan.steps[0].offers):
-        tag = offer.quantization
-        if tag.upper() not in tags and parse(f"{reference.host}/{reference.repository}:{tag}") is not None:
+        tag = chosen.tag(offer.quantization)
+        if tag.upper() not in tags and parse(replace(reference, tag=tag).name) is not None:
             tags.add(tag.upper())
-            yield offer
+            yield offer._replace(quantization=tag)
 
 
 def _gguf_offers(repository: Repository) -> Iterator[QuantizationOffer]:

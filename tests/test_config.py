@@ -60,6 +60,21 @@ def test_ollama_host_is_not_read() -> None:
         ('[models."hf.co/o/r"]\ntemplate_file = "none"\n', "template_file: cannot be read"),
         ('[hub]\nmirrors = ["hf-mirror.com"]\n', "hub.mirrors: must be a URL that begins with http:// or https://"),
         ('[models."hf.co/o/r"]\ntemplate = "x"\ntemplate_file = "y"\n', "set template or template_file, not both"),
+        ('[models."hf.co/o/r"]\nname = "short"\n', 'models."hf.co/o/r".name: must be HOST/ORG/REPO without a tag'),
+        ('[models."hf.co/o/r"]\nname = "hf.co/me/s:q8_0"\n', 'models."hf.co/o/r".name: must be HOST/ORG/REPO without'),
+        (
+            '[models."hf.co/o/r"]\nname = "hf.co/m.e/s"\n',
+            "Ollama does not take 'hf.co/m.e/s': the organization contains",
+        ),
+        (f'[models."hf.co/o/r"]\nname = "hf.co/me/{"s" * 81}"\n', "the repository's name has 81 characters"),
+        (
+            '[models."hf.co/o/r"]\nname = "hf.co/me/s"\n[models."hf.co/o/q"]\nname = "HuggingFace.co/Me/S"\n',
+            "the name 'HuggingFace.co/Me/S' of 'hf.co/o/q' belongs to 'hf.co/o/r' already",
+        ),
+        (
+            '[models."hf.co/o/r"]\nname = "hf.co/o/q"\n[models."hf.co/o/q"]\n',
+            "the name 'hf.co/o/q' of 'hf.co/o/r' belongs to 'hf.co/o/q' already",
+        ),
         ("[pull\n", "is not TOML"),
     ],
 )
@@ -115,6 +130,18 @@ def test_model_settings_match_any_spelling_of_the_name() -> None:
     for name in ("hf.co/org/repo:latest", "hf.co/ORG/REPO:Q4_K_M", "huggingface.co/Org/repo:latest"):
         assert config.settings_for(name).system == "yes"
     assert config.settings_for("hf.co/org/other:latest").system is None
+
+
+def test_a_repository_may_have_another_name() -> None:
+    """Its key may be longer than a name of Ollama. Its settings hold for both names."""
+    long = f"Org/{'Repo' * 24}"
+    config = check({"models": {f"hf.co/{long}": {"name": "hf.co/me/short", "system": "yes"}}})
+    for name in ("hf.co/me/short:latest", "HuggingFace.co/Me/SHORT:q8_0"):
+        assert config.settings_for(name).system == "yes"
+        assert config.repository_of(name) == ("hf.co", long)
+    assert config.settings_for(f"hf.co/{long}").system == "yes"
+    assert config.repository_of(f"huggingface.co/{long}:q8_0") == ("huggingface.co", long)
+    assert config.repository_of("hf.co/Me/other:q8_0") == ("hf.co", "Me/other")
 
 
 def test_a_template_file_is_found_beside_the_configuration(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(floor.split())
     for floor in (
-        "__init__ errors logs tasks timings allocator workers network_errors gguf standins",
+        "__init__ errors names logs tasks timings allocator workers network_errors gguf standins",
         "config metrics chat",
         "tokenizing sources ollama",
         "planning store",

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from proxy.ollama.client import Ollama
 from proxy.planning.identity import outdated_reason
 from proxy.pull.freshness import seconds_of
 from proxy.pull.planner import Planner
-from proxy.pull.reference import ModelReference, parse
+from proxy.pull.reference import ModelReference, parse, select
 from proxy.store.journal import Journal, Record
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Models:
         commit = record.commit if record else ""
         return {
             "name": reference.name,
-            "repository": record.repository if record and record.repository else reference.repository,
+            "repository": record.repository if record and record.repository else self._planner.repository(reference),
             "commit": commit or None,
             "digest": listed.get("digest"),
             "size": listed.get("size"),
@@ -63,7 +64,7 @@ class Models:
         }
 
     async def _ask(self, models: list[Model]) -> None:
-        """Ask for each repository once. One that does not answer in time does not delay the others."""
+        """Ask for each repository and revision once. One that does not answer in time does not delay the others."""
         commits: dict[str, set[str]] = {}
         references = {}
         for reference, record, _ in models:
@@ -93,4 +94,5 @@ class Models:
 
 
 def _repository(reference: ModelReference) -> str:
-    return f"{reference.host}/{reference.repository}".casefold()
+    """Equal for names whose newest commit is the same."""
+    return replace(reference, tag=select(reference.tag).tag("")).key

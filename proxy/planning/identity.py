@@ -18,8 +18,8 @@ from proxy.sources.base import Repository, RepositoryFile
 
 UNKNOWN = "?"
 """`made_by` of a model that a version of the proxy without this field recorded."""
-REDUNDANT_SETTINGS = ("revision", "template_file")
-"""The commit and the template already identify these."""
+REDUNDANT_SETTINGS = ("revision", "template_file", "name")
+"""The commit, the template and the name of the model already identify these."""
 
 
 def upload_identity(repository: Repository, upload: Upload) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import hdrs, web
@@ -45,6 +45,18 @@ class PullRequest:
 
 def read_request(body: bytes) -> PullRequest | None:
     """None if Ollama has to answer: for a body that it refuses, and for a name that is not HOST/ORG/REPO."""
+    fields = _read_fields(body)
+    reference = parse(fields.name) if fields else None
+    return PullRequest(reference, fields.stream, fields.given) if fields and reference else None
+
+
+class _Fields(NamedTuple):
+    name: str
+    stream: bool
+    given: Mapping[str, Any]
+
+
+def _read_fields(body: bytes) -> _Fields | None:
     if (fields := json_fields(body)) is None:
         return None
     # Go's decoder ignores the case of keys, treats null as absent, and refuses values of other types.
@@ -54,8 +66,7 @@ def read_request(body: bytes) -> PullRequest | None:
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(flag, bool) for flag in flags):
         return None
     # Ollama's command line sends an empty `model` together with the `name`.
-    reference = parse(texts[0] or texts[1])
-    return PullRequest(reference, flags[0], fields) if reference else None
+    return _Fields(texts[0] or texts[1], flags[0], fields)
 
 
 class PullHandler:
@@ -67,16 +78,24 @@ class PullHandler:
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         body, pull = await _read(request)
-        if pull is None or not self._pipeline.claims(pull.reference):
-            return await self._forward(request, prefix=body)
-        headers = await self._cors.headers(request)
+        refusal = "" if pull else self._refusal(body)
+        is_ours = refusal or (pull and self._pipeline.claims(pull.reference))
+        headers = await self._cors.headers(request) if is_ours else None
         if headers is None:
             return await self._forward(request, prefix=body)
+        if pull is None:
+            # Ollama answers such a name with the same status, but without the reason.
+            return error_response(refusal, HTTPStatus.BAD_REQUEST, headers)
         with self._jobs.attach(pull.reference) as (job, subscription):
             response = await (
                 _stream(request, subscription, headers) if pull.stream else _wait(job, subscription, headers)
             )
         return response or await self._forward(request, body=pull.without_insecure())
+
+    def _refusal(self, body: bytes) -> str:
+        """The answer to a name of a source that Ollama does not take; empty if Ollama has to answer."""
+        fields = _read_fields(body)
+        return self._pipeline.name_refusal(fields.name) if fields else ""
 
 
 class DeleteHandler:

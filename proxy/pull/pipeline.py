@@ -50,6 +50,9 @@ class Pipeline:
     def claims(self, reference: ModelReference) -> bool:
         return self._planner.claims(reference)
 
+    def name_refusal(self, name: str) -> str:
+        return self._planner.name_refusal(name)
+
     async def run(self, reference: ModelReference, progress: Progress, enter: Enter) -> None:
         """Raises NativePull before the first line, or ProxyError."""
         try:

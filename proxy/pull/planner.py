@@ -11,6 +11,7 @@ from proxy.config import NO_SETTINGS, Config, GgufPulls
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.tensors import GgufError
+from proxy.names import divide
 from proxy.ollama.client import Ollama
 from proxy.planning.adapter import (
     ADAPTER_CONFIG,
@@ -44,7 +45,7 @@ from proxy.planning.plan import Base, Format, Plan, PlanRequest, weight_upload
 from proxy.planning.quantizations import read_quantization
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights
 from proxy.pull.reading import Reading
-from proxy.pull.reference import ModelReference, parse
+from proxy.pull.reference import GGUF, ModelReference, Selection, parse, select
 from proxy.sources.base import Repository, Source
 from proxy.tokenizing.comparer import compare
 from proxy.transfer.progress import Progress
@@ -76,8 +77,28 @@ class Planner:
         """Read a name that a person typed. Raises Refusal if it is not a name of a source."""
         reference = parse(name)
         if reference is None or not self.claims(reference):
-            raise Refusal(f"{name!r} is not a name of the form {self._config.hub.hosts[0]}/ORG/REPO[:TAG]")
+            form = f"is not a name of the form {self._config.hub.hosts[0]}/ORG/REPO[:TAG]"
+            hosts = ", ".join(sorted(self._sources))
+            raise Refusal(self.name_refusal(name) or f"{name!r} {form}; it can begin with: {hosts}")
         return reference
+
+    def name_refusal(self, name: str) -> str:
+        """Why Ollama does not take a name that begins with a source's host, and what to do; empty for other names."""
+        parts = divide(name)
+        if parts is None or parts.host.lower() not in self._sources or (broken := parts.broken_rule) is None:
+            return ""
+        if parts._replace(tag="latest").broken_rule is None:
+            remedy = "use a quantization such as Q4_K_M; a revision that no tag can contain goes into [models] revision"
+        elif short := self._config.settings_for(name).name:
+            remedy = f"pull it as {short}, its name in the proxy's configuration"
+        else:
+            table = f'[models."{parts.model}"] name = "{parts.host}/me/short"'
+            remedy = f"give the repository a short name in the proxy's configuration: {table}"
+        return f"Ollama does not take the name {name!r}: {broken}; {remedy}"
+
+    def repository(self, reference: ModelReference) -> str:
+        """ORG/REPO at the source; the name may have another."""
+        return self._config.repository_of(reference.name)[1]
 
     async def commit(self, reference: ModelReference) -> str:
         """The repository's newest commit."""
@@ -93,8 +114,23 @@ class Planner:
         return repository
 
     async def _open(self, reference: ModelReference) -> Repository:
-        revision = self._config.settings_for(reference.name).revision
-        return await self._sources[reference.host.lower()].open(reference.repository, revision)
+        """The revision of the tag wins over that of `[models]`."""
+        host, name = self._config.repository_of(reference.name)
+        source, default = self._sources[host.lower()], self._config.settings_for(reference.name).revision
+        chosen = select(reference.tag)
+        if chosen.revision is None:
+            return await source.open(name, default)
+        if not chosen.quantization:
+            raise Refusal(
+                f"{reference.name}: the tag names the revision {chosen.revision!r} and no quantization; pull with "
+                f"{chosen.tag(self._config.pull.default_quantization)}, or {chosen.tag('latest')} for the default"
+            )
+        if chosen.quantization.lower().endswith(GGUF):
+            # The tag may be the name of a file that contains the separator.
+            repository = await source.open(name, default)
+            if _selection(reference, repository).revision is None:
+                return repository
+        return await source.open(name, chosen.revision)
 
     async def capabilities(self, progress: Progress) -> Capabilities:
         """What this Ollama can run. Waits if Ollama is gone. Raises OllamaError."""
@@ -112,7 +148,8 @@ class Planner:
             request = PlanRequest(reference.name, repository, settings, capabilities)
             plan = await self._plan(reference, reading, request)
         except NotConvertible as refusal:
-            raise Refusal(f"{refusal}; {await _other_forms(reference, repository)}") from refusal
+            host, _ = self._config.repository_of(reference.name)
+            raise Refusal(f"{refusal}; {await _other_forms(host, repository)}") from refusal
         warnings = dict.fromkeys(filter(None, (capabilities.warning, *plan.warnings)))
         return replace(plan, warnings=tuple(warnings))
 
@@ -126,14 +163,18 @@ class Planner:
     def _gguf(self, reference: ModelReference, repository: Repository) -> GgufChoice | None:
         """The GGUF for the tag. If the repository has safetensors too, only a GGUF that the tag names."""
         default = self._config.pull.default_quantization
-        if not any(file.path.lower().endswith(".gguf") for file in repository.files):
+        if not any(file.path.lower().endswith(GGUF) for file in repository.files):
             return None
-        if not has_weights(repository.files) and not _is_adapter(repository):
-            return choose_gguf(repository.id, repository.files, reference.tag, default)
-        named = find_gguf(gguf_models(repository.id, repository.files), reference.tag)
+        with _naming_the_revision(reference, repository) as tag:
+            if not has_weights(repository.files) and not _is_adapter(repository):
+                return choose_gguf(repository.id, repository.files, tag, default)
+            named = find_gguf(gguf_models(repository.id, repository.files), tag)
         return GgufChoice(named, None, as_the_hub=not named.is_split) if named else None
 
     def _is_native(self, reference: ModelReference, repository: Repository, choice: GgufChoice) -> bool:
+        has_other_name = self._config.repository_of(reference.name) != (reference.host, reference.repository)
+        if has_other_name or _selection(reference, repository).revision is not None:
+            return False  # by this name, Ollama would ask for another repository, or for a tag that there is not
         mode = self._config.pull.gguf
         if mode is not GgufPulls.AUTO:
             return mode is GgufPulls.NATIVE
@@ -162,7 +203,8 @@ class Planner:
         config["architectures"] = [architecture]
         default = self._config.pull.default_quantization
         kept = kept_quantization(architecture, config)
-        quantization = read_quantization(repository.id, reference.tag, default, request.capabilities, kept=kept)
+        with _naming_the_revision(reference, repository) as tag:
+            quantization = read_quantization(repository.id, tag, default, request.capabilities, kept=kept)
         await reading.read(selection.to_read)
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files))
@@ -193,7 +235,8 @@ class Planner:
             raise Refusal(f"{repository.id} is a LoRA adapter without {ADAPTER_WEIGHTS}; ask its owner for safetensors")
         await reading.read([files[ADAPTER_CONFIG]])
         config = read_adapter_config(f"{repository.id}/{ADAPTER_CONFIG}", reading.contents[ADAPTER_CONFIG])
-        base = parse(f"{reference.host}/{config.base}:{reference.tag}")
+        host, _ = self._config.repository_of(reference.name)
+        base = parse(f"{host}/{config.base}:{_selection(reference, repository).quantization}")
         if base is None:
             raise Refusal(
                 f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, a name that Ollama does not take"
@@ -249,13 +292,32 @@ def _naming_the_base() -> Iterator[None]:
         raise Refusal(f"the adapter's base model cannot be pulled: {refusal}") from refusal
 
 
+def _selection(reference: ModelReference, repository: Repository) -> Selection:
+    return select(reference.tag, (file.path for file in repository.files))
+
+
+@contextmanager
+def _naming_the_revision(reference: ModelReference, repository: Repository) -> Iterator[str]:
+    """The tag without its revision. The tags that a refusal lists have no revision either, so this one explains it."""
+    chosen = _selection(reference, repository)
+    try:
+        yield chosen.quantization
+    except Refusal as refusal:
+        if chosen.revision is None:
+            raise
+        raise Refusal(
+            f"{refusal}. The tag {reference.tag!r} is the revision {chosen.revision!r} and the quantization "
+            f"{chosen.quantization!r}; put {chosen.tag('')} before another quantization too"
+        ) from refusal
+
+
 def _is_adapter(repository: Repository) -> bool:
     return any(file.path == ADAPTER_CONFIG for file in repository.files) and not has_weights(repository.files)
 
 
-async def _other_forms(reference: ModelReference, repository: Repository) -> str:
+async def _other_forms(host: str, repository: Repository) -> str:
     repositories = await repository.gguf_repositories()
     if not repositories:
         return "look for a GGUF of the same model"
-    names = ", ".join(f"{reference.host}/{name}" for name in repositories)
+    names = ", ".join(f"{host}/{name}" for name in repositories)
     return f"the same model as GGUF, which Ollama runs as it is: {names}"

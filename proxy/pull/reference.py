@@ -1,16 +1,13 @@
-"""A model's name as clients write it, parsed once by Ollama's own rules (types/model/name.go, v0.33)."""
+"""A model's name as clients write it, parsed once, and what its tag chooses."""
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-_PART = r"[A-Za-z0-9_]"
-_NAME = re.compile(
-    rf"(?:https?://)?"
-    rf"(?P<host>{_PART}[A-Za-z0-9_.:-]{{0,349}})"
-    rf"/(?P<organization>{_PART}[A-Za-z0-9_-]{{0,79}})"
-    rf"/(?P<model>{_PART}[A-Za-z0-9_.-]{{0,79}})"
-    rf"(?::(?P<tag>{_PART}[A-Za-z0-9_.-]{{0,79}}))?"
-)
+from proxy.names import divide
+
+REVISION_END = "--"
+GGUF = ".gguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +29,34 @@ class ModelReference:
         return self.name.casefold()
 
 
+class Selection(NamedTuple):
+    """What a tag chooses: `[REVISION--]QUANTIZATION`."""
+
+    revision: str | None
+    """A branch, a tag or a commit; None if the tag names none."""
+    quantization: str
+    """A quantization, `latest`, or the label or file name of a GGUF; empty if the tag ends with the revision."""
+
+    def tag(self, quantization: str) -> str:
+        """The tag that chooses another quantization of the same revision."""
+        return quantization if self.revision is None else f"{self.revision}{REVISION_END}{quantization}"
+
+
 def parse(name: str) -> ModelReference | None:
     """Read a name with a host. None if Ollama has to answer: for short, malformed and cloud names."""
-    match = _NAME.fullmatch(name.strip())
-    if match is None:
+    parts = divide(name)
+    if parts is None or parts.broken_rule is not None:
         return None
-    tag = match["tag"] or "latest"
     # From v0.17.6 on, these tags mean Ollama's own cloud, on every host.
-    if tag.lower() in ("cloud", "local") or tag.lower().endswith("-cloud"):
+    if parts.tag.lower() in ("cloud", "local") or parts.tag.lower().endswith("-cloud"):
         return None
-    return ModelReference(match["host"], f"{match['organization']}/{match['model']}", tag)
+    return ModelReference(parts.host, f"{parts.organization}/{parts.repository}", parts.tag)
+
+
+def select(tag: str, paths: Iterable[str] = ()) -> Selection:
+    """Divide a tag. `paths` are the files of the repository: a tag that is the name of one of them has no revision."""
+    if REVISION_END not in tag or any(path.rpartition("/")[2].casefold() == tag.casefold() for path in paths):
+        return Selection(None, tag)
+    # No quantization contains the separator, but the name of a file may.
+    parts = tag.partition(REVISION_END) if tag.lower().endswith(GGUF) else tag.rpartition(REVISION_END)
+    return Selection(parts[0], parts[2])

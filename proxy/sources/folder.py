@@ -74,8 +74,8 @@ class Folder:
     async def open(self, repository: str, revision: str | None) -> "FolderRepository":
         if revision is not None:
             raise Refusal(
-                f"{repository} is a folder of [sources.{self._name}], which has no revision {revision!r}; remove "
-                "`revision` from its [models] settings"
+                f"{repository} is a folder of [sources.{self._name}], which has no revision {revision!r}; remove it "
+                "from the tag, or `revision` from its [models] settings"
             )
 
         def unreadable(error: Exception) -> SourceError:

@@ -23,11 +23,11 @@ def explain(error: Exception, endpoint: str, repository: str, revision: str | No
         case errors.DisabledRepoError():
             return Refusal(f"{where} has been disabled by the Hub; look for another repository of the model")
         case errors.RevisionNotFoundError():
-            return Refusal(f"{where} has no revision {revision!r}; check [models] revision in the configuration")
+            return Refusal(f"{where} has no revision {revision!r}; check the spelling, or use a whole commit")
         case errors.HFValidationError():
-            return Refusal(f"{repository} cannot be a repository's name on the Hub: {error}")
+            return Refusal(f"{repository} cannot be a repository's name on the Hub; check the spelling: {error}")
         case errors.HfHubHTTPError():
-            return _explain_status(error, endpoint, repository, with_token=with_token)
+            return _explain_status(error, endpoint, repository, revision, with_token=with_token)
         case ValueError() | LookupError() | TypeError() | AttributeError():
             return SourceError(
                 f"{endpoint} does not answer as the Hub does to a request for {repository} ({reason_of(error)}); check "
@@ -52,7 +52,9 @@ def gated(endpoint: str, repository: str, *, with_token: bool) -> Refusal:
     return Refusal(f"{where}; {ask}, then {_set_token(endpoint)}")
 
 
-def _explain_status(error: errors.HfHubHTTPError, endpoint: str, repository: str, *, with_token: bool) -> ProxyError:
+def _explain_status(
+    error: errors.HfHubHTTPError, endpoint: str, repository: str, revision: str | None, *, with_token: bool
+) -> ProxyError:
     where = f"{repository} at {endpoint}"
     status = error.response.status_code
     if status == HTTPStatus.UNAUTHORIZED and with_token:
@@ -68,7 +70,8 @@ def _explain_status(error: errors.HfHubHTTPError, endpoint: str, repository: str
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
         hint = "give the proxy a token that may read it" if with_token else _set_token(endpoint)
-        return Refusal(f"there is no repository {where}; check the spelling; if it is private, {hint}")
+        with_revision = f" with the revision {revision!r}" if revision else ""
+        return Refusal(f"there is no repository {where}{with_revision}; check the spelling; if it is private, {hint}")
     if status == HTTPStatus.FORBIDDEN:
         hint = "check what the proxy's token may read" if with_token else _set_token(endpoint)
         return Refusal(f"{where} may not be read: it answered {_first_line(error)}; {hint}")

@@ -16,6 +16,7 @@ from proxy.errors import ProxyError, Refusal, SourceError
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.http_file import CHECK_TOKEN, SHA256, HttpFile, Location, bearer, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_url
+from proxy.sources.hub_revisions import NOT_FOUND, resolve
 from proxy.sources.mirrors import Endpoint, MirroredFile
 from proxy.sources.threads import in_daemon_thread
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METADATA_SECONDS = 12.0
-NOT_FOUND = (HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND)
-"""olah answers 401 for what does not exist."""
 HINT_SECONDS = 3.0
 
 
@@ -178,6 +177,9 @@ class HuggingFace:
         try:
             return api.model_info(repository, revision=revision, files_metadata=True, timeout=METADATA_SECONDS)
         except errors.HfHubHTTPError as error:
+            if revision is not None and isinstance(error, errors.RevisionNotFoundError):
+                known = resolve(api, repository, revision)
+                return api.model_info(repository, revision=known, files_metadata=True, timeout=METADATA_SECONDS)
             status = error.response.status_code
             if revision is not None or api.endpoint == PUBLIC_ENDPOINT or status not in NOT_FOUND:
                 raise

@@ -1,12 +1,13 @@
 """Makes the sources: the Hub from `[hub]`, a plugin for each `[sources.NAME]`, and ModelScope, which needs no table."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from proxy.config import Config, convert
+from proxy.config import Config, convert, host_and_repository
+from proxy.errors import ConfigError
 from proxy.network_errors import reason_of
 from proxy.sources.base import Source, SourcePlugin, SourceSettings
 from proxy.sources.huggingface import HuggingFace
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "ollama_hf_proxy.sources"
-# The host of a model name in Ollama's grammar, in lower case: proxy/pull/reference.py.
+# The host of a model name in Ollama's grammar, in lower case: proxy/names.py.
 HOST = re.compile(r"[a-z0-9_][a-z0-9_.:-]{0,349}")
 
 
@@ -33,7 +34,7 @@ def build_sources(config: Config, receive_buffer: int | None = None) -> list[Sou
     """All sources, the Hub first. ModelScope is added last, for its hosts that no table uses.
 
     `receive_buffer`: as in SourceSettings. Raises ConfigError for a missing plugin, for settings that a plugin does not
-    accept, and for a host that two sources use.
+    accept, for a host that two sources use, and for a `name` in `[models]` that no source serves.
     """
     hub = config.hub
     sources: list[Source] = [
@@ -51,7 +52,17 @@ def build_sources(config: Config, receive_buffer: int | None = None) -> list[Sou
         hosts := tuple(host for host in MODELSCOPE_HOSTS if host not in table_of_host)
     ):
         sources.append(ModelScope(hosts=hosts, receive_buffer=receive_buffer))
+    _check_short_names(config, {host for source in sources for host in source.hosts})
     return sources
+
+
+def _check_short_names(config: Config, hosts: Collection[str]) -> None:
+    for key, settings in config.models.items():
+        for name in (settings.name, key) if settings.name is not None else ():
+            if host_and_repository(name)[0].lower() not in hosts:
+                raise ConfigError(
+                    f'models."{key}".name: no source has the host of {name!r}; the hosts are {", ".join(sorted(hosts))}'
+                )
 
 
 def _settings(name: str, values: Mapping[str, Any], receive_buffer: int | None) -> tuple[SourceSettings, str]:

@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.standins.delivery import Delivery, Fault, FaultCounter, RequestedRange
 from proxy.standins.hub_repository import RepositoryProperties, StandInRepository, StoredFile
 from proxy.standins.listener import LoggedRequest, LoggingServer, StandIn
-from proxy.standins.listing import model_info, summary, tree
+from proxy.standins.listing import commits, model_info, refs, summary, tree
 
 __all__ = ["Fault", "LoggedRequest", "StandInHub", "StandInRepository", "StoredFile"]
 
@@ -98,6 +98,8 @@ class StandInHub(StandIn):
             web.get("/api/models/{org}/{repo}", self._describe),
             web.get("/api/models/{org}/{repo}/revision/{revision}", self._describe),
             web.get("/api/models/{org}/{repo}/auth-check", self._check_access),
+            web.get("/api/models/{org}/{repo}/refs", self._refs),
+            web.get("/api/models/{org}/{repo}/commits/{revision}", self._commits),
             web.get("/api/models/{org}/{repo}/tree/{revision}", self._tree),
             web.get("/api/models/{org}/{repo}/tree/{revision}/", self._tree),  # as olah asks
             web.post("/api/models/{org}/{repo}/paths-info/{revision}", self._paths_info),
@@ -140,6 +142,17 @@ class StandInHub(StandIn):
             query = urlencode({**request.query, "cursor": start + self.tree_page})
             headers["Link"] = f'<{self.next_pages or self.endpoint}{request.path}?{query}>; rel="next"'
         return await self._send_json(request, entries[start : start + self.tree_page], headers)
+
+    async def _refs(self, request: web.Request) -> web.StreamResponse:
+        repository, _ = self._open(request, gate=False)
+        if self.mirror:
+            raise web.HTTPNotFound(text="404 page not found")
+        return await self._send_json(request, refs(repository))
+
+    async def _commits(self, request: web.Request) -> web.StreamResponse:
+        """All commits, whatever the revision: the stand-in does not know which commit came from which."""
+        repository, _ = self._open(request, gate=False)
+        return await self._send_json(request, commits(repository))
 
     async def _paths_info(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)

@@ -25,6 +25,23 @@ async def model_info(
     }
 
 
+def commits(repository: StandInRepository) -> list[dict[str, Any]]:
+    """The newest first."""
+    return [
+        {"id": commit, "authors": [], "date": _date(repository, commit), "title": "", "message": ""}
+        for commit in reversed(repository.commits)
+    ]
+
+
+def refs(repository: StandInRepository) -> dict[str, Any]:
+    """Branches and tags; a stand-in has no tags."""
+    branches = [
+        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
+        for name, commit in repository.branches.items()
+    ]
+    return {"branches": branches, "converts": [], "tags": []}
+
+
 def summary(repository: StandInRepository) -> dict[str, Any]:
     """One entry of a list of models."""
     first = next(iter(repository.commits))

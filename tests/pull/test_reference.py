@@ -2,7 +2,8 @@
 
 import pytest
 
-from proxy.pull.reference import parse
+from proxy.names import divide
+from proxy.pull.reference import parse, select
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,58 @@ def test_names_that_differ_in_case_are_one_model() -> None:
     assert left is not None
     assert right is not None
     assert left.key == right.key
+
+
+@pytest.mark.parametrize(
+    "name", [f"hf.co/{'o' * 80}/{'r' * 80}:{'t' * 80}", f"{'h' * 350}/_/0:_", "a.b-c:1/o-_/r.-_:t.-_"]
+)
+def test_a_name_at_every_limit_breaks_no_rule(name: str) -> None:
+    parts = divide(name)
+    assert parts is not None
+    assert parts.broken_rule is None
+    assert parse(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        (f"{'h' * 351}/o/r", "the host has 351 characters, and Ollama takes at most 350"),
+        ("h,f/o/r", "the host contains ',', and Ollama takes only letters, digits and _ - . :"),
+        (f"hf.co/{'o' * 81}/r", "the organization has 81 characters, and Ollama takes at most 80"),
+        ("hf.co/o.o/r", "the organization contains '.', and Ollama takes only letters, digits and _ -"),
+        (f"hf.co/o/{'r' * 96}", "the repository's name has 96 characters, and Ollama takes at most 80"),
+        ("hf.co/o/r~", "the repository's name contains '~', and Ollama takes only letters, digits and _ - ."),
+        ("hf.co/o/ü", "the repository's name does not begin with a letter, a digit or _, as Ollama demands"),
+        ("hf.co/o/r:.q", "the tag does not begin with a letter, a digit or _, as Ollama demands"),
+        (f"hf.co/o/r:{'t' * 81}", "the tag has 81 characters, and Ollama takes at most 80"),
+        ("hf.co/o/r:q 4", "the tag contains ' ', and Ollama takes only letters, digits and _ - ."),
+        (f"{'h' * 351}/{'o' * 81}/r", "the host has 351 characters, and Ollama takes at most 350"),
+    ],
+)
+def test_the_first_broken_rule_is_named(name: str, rule: str) -> None:
+    parts = divide(name)
+    assert parts is not None
+    assert parts.broken_rule == rule
+    assert parse(name) is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "revision", "quantization"),
+    [
+        ("latest", None, "latest"),
+        ("q4_K_M", None, "q4_K_M"),
+        ("main--q4_K_M", "main", "q4_K_M"),
+        ("v1.0--latest", "v1.0", "latest"),
+        ("a--b--Q8_0", "a--b", "Q8_0"),
+        ("main--", "main", ""),
+        ("main--tiny-Q8_0.gguf", "main", "tiny-Q8_0.gguf"),
+        ("main--tiny--Q8_0.gguf", "main", "tiny--Q8_0.gguf"),
+        ("tiny--q8_0.gguf", None, "tiny--q8_0.gguf"),
+    ],
+)
+def test_a_tag_is_a_revision_and_a_quantization_unless_a_file_has_its_name(
+    tag: str, revision: str | None, quantization: str
+) -> None:
+    chosen = select(tag, ["folder/tiny--Q8_0.gguf", "config.json"])
+    assert chosen == (revision, quantization)
+    assert chosen.tag(quantization) == tag

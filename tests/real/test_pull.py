@@ -169,8 +169,9 @@ async def test_a_template_that_ollama_cannot_parse_is_an_error_line(
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"null", b'{"name": 5}', b'{"name": ""}', b'{"name": "hf.co/gpt2"}', b'{"name": "hf.co/a.b/c"}',
-     b'{"name": "hf.co/a/b/c"}', b'{"name": "hf.co/a/b", "stream": 1}', b'{"name": "hf.co/a/b@x"}'],
+    [b"", b"{", b"[]", b"null", b'{"name": 5}', b'{"name": ""}', b'{"name": "hf.co/gpt2"}',
+     b'{"name": "x.example/a.b/c"}', b'{"name": "hf.co/a/b/c"}', b'{"name": "hf.co/a/b", "stream": 1}',
+     b'{"name": "hf.co/a/b@x"}'],
 )  # fmt: skip
 async def test_invalid_pulls_get_ollamas_own_answer(real_client: Client, real_ollama: RealOllama, body: bytes) -> None:
     answers = []
@@ -179,3 +180,31 @@ async def test_invalid_pulls_get_ollamas_own_answer(real_client: Client, real_ol
             answers.append((response.status, response.headers["Content-Type"], await response.read()))
     assert answers[0] == answers[1]
     assert answers[0][0] == 400
+
+
+async def test_a_revision_in_the_tag_and_a_short_name_with_the_command_line(
+    real_ollama: RealOllama, hub: StandInHub, session: aiohttp.ClientSession
+) -> None:
+    long = f"acme/{'very-long-' * 9}llama"
+    repository = hub.add(long, tiny_llama())
+    commit = repository.commit
+    repository.update(tiny_llama(seed=9))
+    name = f"hf.co/me/short:{commit[:7]}--q8_0"
+    models = {f"hf.co/{long}": {"name": "hf.co/me/short", "system": "Be terse."}}
+    async with App(settings(hub.endpoint, real_ollama.url, models=models)) as app:
+        status, output = await real_ollama.cli(app.address.url, "pull", f"hf.co/{long}:q8_0")
+        assert status == 1
+        assert (
+            "the repository's name has 95 characters, and Ollama takes at most 80; pull it as hf.co/me/short" in output
+        )
+        status, output = await real_ollama.cli(app.address.url, "pull", name)
+        assert status == 0, output
+        # Ollama may use the tag in the case of another model's tag.
+        assert name.casefold() in (await real_ollama.cli(app.address.url, "list"))[1].casefold()
+        assert "Be terse." in (await real_ollama.cli(app.address.url, "show", "--modelfile", name))[1]
+        client = Client(app.address.url, session)
+        assert await answers(client, name)
+        _, shown = await client.get("/-/models")
+        commits = {model["name"].casefold(): model["commit"] for model in orjson.loads(shown)}
+        assert commits[name.casefold()] == commit
+        assert (await real_ollama.cli(app.address.url, "rm", name))[0] == 0

@@ -44,6 +44,55 @@ async def test_a_revision_is_resolved(hub: StandInHub) -> None:
         await source.open("acme/tiny", "none")
 
 
+async def test_the_first_digits_of_a_commit_are_enough(hub: StandInHub) -> None:
+    """The Hub takes only whole commits. A commit may be of a branch that the list of commits does not show."""
+    added = hub.add("acme/tiny", {"config.json": b"1"})
+    source = HuggingFace(hub.endpoint, "", HOSTS)
+    assert (await source.open("acme/tiny", added.commit[:7])).commit == added.commit
+    assert (await source.open("acme/tiny", added.commit[:39].upper())).commit == added.commit
+    with pytest.raises(Refusal, match=f"no revision '{added.commit[:6]}'; use a commit, or one of .*: main$"):
+        await source.open("acme/tiny", added.commit[:6])
+
+
+async def test_digits_of_two_commits_are_refused_with_both(hub: StandInHub) -> None:
+    added = hub.add("acme/tiny", {"config.json": b"1"})
+    twin = added.commit[:8] + "0" * 32
+    added.commits[twin], added.dates[twin] = added.files, added.dates[added.commit]
+    both = ", ".join(sorted((twin, added.commit)))
+    with pytest.raises(Refusal, match=f"no revision '{twin[:8]}'; it may be one of these: {both}"):
+        await HuggingFace(hub.endpoint, "", HOSTS).open("acme/tiny", twin[:8])
+
+
+async def test_a_name_in_another_case_is_one_only_if_there_is_no_other(hub: StandInHub) -> None:
+    """Ollama gives a tag the case of another model's."""
+    added = hub.add("acme/tiny", {"config.json": b"1"})
+    old = added.commit
+    added.update({"config.json": b"2"})
+    added.branches |= {"V1": old, "v2": old, "V2": added.commit}
+    source = HuggingFace(hub.endpoint, "", HOSTS)
+    assert (await source.open("acme/tiny", "v1")).commit == old
+    assert [(await source.open("acme/tiny", name)).commit for name in ("v2", "V2")] == [old, added.commit]
+    added.branches |= {"Dev": old, "DEV": old}
+    with pytest.raises(Refusal, match="no revision 'dev'; it may be one of these: DEV, Dev"):
+        await source.open("acme/tiny", "dev")
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (False, "has no revision 'none'; check the spelling"),
+        (True, "no repository acme/tiny at .* with the revision 'none'"),
+    ],
+)
+async def test_a_mirror_without_a_list_of_branches_refuses_a_revision_too(
+    hub: StandInHub, plain: bool, message: str
+) -> None:
+    hub.add("acme/tiny", {"config.json": b"1"})
+    hub.mirror, hub.plain_errors = True, plain
+    with pytest.raises(Refusal, match=message):
+        await HuggingFace(hub.endpoint, "", HOSTS).open("acme/tiny", "none")
+
+
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize(
     ("added", "token", "message"),

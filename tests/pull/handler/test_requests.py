@@ -30,6 +30,9 @@ from tests.kit.support import (
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 NAME = "hf.co/acme/tiny:q4_K_M"
+LONG = "a" * 81
+ALIAS = "in the proxy's configuration: [models.\""
+"""The remedy for a repository's name."""
 
 
 def layer(ollama: StandInOllama, kind: str, name: str = NAME) -> str:
@@ -159,7 +162,10 @@ async def test_the_two_names_of_the_hub_are_two_models(
         b'{"name": 5}',
         b'{"name": ""}',
         b'{"name": "hf.co/gpt2"}',
-        b'{"name": "hf.co/a.b/c"}',
+        b'{"name": "hf.co/a/b/c"}',
+        b'{"name": "hf.co/a/b@sha256:abc"}',
+        b'{"name": "registry.example/a.b/c"}',
+        b'{"name": "hf.co/a.b/c", "stream": 1}',
         b'{"name": "hf.co/a/b", "stream": 1}',
         b'{"name": "llama3.2"}',
         b'{"name": "registry.example/a/b:c"}',
@@ -172,6 +178,32 @@ async def test_ollama_answers_what_no_source_claims(client: Client, ollama: Stan
         async with client.session.post(f"{url}/api/pull", data=body) as response:
             answers.append((response.status, response.content_type, await response.read()))
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("name", "rule", "remedy"),
+    [
+        (f"hf.co/acme/{LONG}", "the repository's name has 81 characters, and Ollama takes at most 80", ALIAS),
+        (f"https://HF.co/acme/{LONG}:q8_0", "the repository's name has 81 characters", ALIAS),
+        (f"hf.co/{LONG}/tiny", "the organization has 81 characters, and Ollama takes at most 80", ALIAS),
+        ("hf.co/a.b/c", "the organization contains '.', and Ollama takes only letters, digits and _ -", ALIAS),
+        ("hf.co/acme/-tiny", "the repository's name does not begin with a letter, a digit or _", ALIAS),
+        (f"hf.co/acme/tiny:{LONG}", "the tag has 81 characters, and Ollama takes at most 80", "[models] revision"),
+        ("hf.co/acme/tiny:v1+2--q8_0", "the tag contains '+'", "[models] revision"),
+    ],
+)
+async def test_a_name_of_a_source_that_breaks_a_rule_of_ollama_is_refused_with_the_rule(
+    client: Client, ollama: StandInOllama, name: str, rule: str, remedy: str, stream: bool
+) -> None:
+    """With Ollama's own status. Ollama says only that the name is invalid."""
+    status, answer = await client.post("/api/pull", {"name": name, "stream": stream})
+    error = orjson.loads(answer)["error"]
+    assert status == 400
+    assert rule in error
+    assert remedy in error
+    async with client.session.post(f"{ollama.url}/api/pull", json={"name": name}) as response:
+        assert (response.status, await response.json()) == (400, {"error": "invalid model name"})
 
 
 async def test_an_endless_body_is_forwarded_without_buffering(client: Client, ollama: StandInOllama) -> None:
