@@ -18,7 +18,8 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         *("use_flash_attn", "use_cache", "cache_implementation", "chunk_size_feed_forward", "pretraining_tp"),
         *("output_attentions", "output_hidden_states", "return_dict", "torchscript", "tf_legacy_loss"),
         *("residual_in_fp32", "use_mambapy", "use_associative_scan", "use_mamba_kernels", "num_logits_to_keep"),
-        *("mamba_chunk_size", "slow_but_exact", "calc_logits_for_entire_prompt", "tie_last_hidden_states"),
+        *("mamba_chunk_size", "mamba_ssm_dtype", "slow_but_exact", "calc_logits_for_entire_prompt"),
+        *("tie_last_hidden_states",),
         *("gradient_checkpointing", "gradient_checkpointing_use_reentrant", "keys_to_ignore_at_inference"),
     ),
     "encoder-decoder models, which no family here is": (
@@ -51,7 +52,9 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         *("embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob"),
         *("recompute", "use_recompute", "altup_coef_clip", "full_attn_mod", "mtp_loss_scaling_factor"),
     ),
-    "layers that predict further tokens, which are left out": ("num_nextn_predict_layers", "num_mtp_layers"),
+    "layers that predict further tokens, which are left out": (
+        *("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"),
+    ),
     "notes of tools": ("unsloth_fixed", "unsloth_version", "axolotl_config", "tokenizer_model_max_length"),
 }
 HARMLESS = frozenset(key for keys in _GROUPS.values() for key in keys)

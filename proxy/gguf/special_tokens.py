@@ -60,13 +60,20 @@ def special_texts(specials: Mapping[str, Any], config: Mapping[str, Any]) -> Ite
             text = _text(source.get(f"{name}_token"))
             if text is not None:
                 yield text
-        more = source.get("additional_special_tokens")
-        for token in more if isinstance(more, list) else []:
+        yield from _more_texts(source)
+    class_name = config.get("tokenizer_class")
+    yield from _CLASS_TOKENS.get(class_name.removesuffix("Fast"), ()) if isinstance(class_name, str) else ()
+
+
+def _more_texts(source: Mapping[str, Any]) -> Iterator[str]:
+    """`extra_special_tokens`, transformers 5's name, may be an object from names such as `image_token` to tokens."""
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = source.get(key)
+        tokens = more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+        for token in tokens:
             text = _text(token)
             if text is not None:
                 yield text
-    class_name = config.get("tokenizer_class")
-    yield from _CLASS_TOKENS.get(class_name.removesuffix("Fast"), ()) if isinstance(class_name, str) else ()
 
 
 def _text(token: object) -> str | None:

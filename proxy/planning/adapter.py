@@ -9,7 +9,7 @@ finished GGUF is stored unchanged, so a later fix of that converter does not aff
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,36 @@ _PERMUTED = "llama"
 """The converters of Ollama and llama.cpp permute the rows of q_proj and k_proj in this architecture."""
 _TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 _MATRIX = 2
-_BASE_KEEPING_INITS = (None, True, False, "gaussian", "orthogonal", "eva")
-"""Values of `init_lora_weights` that leave the base's weights unchanged; pissa, olora, corda and loftq change them."""
+_BASE_KEEPING_INITS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+"""Values of `init_lora_weights` that leave the base's weights unchanged; pissa, olora, corda, loftq and lora_ga change
+them."""
+_FEATURES = {
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "kasa_config": "KaSA",
+    "arrow_config": "Arrow routing",
+    "lora_bias": "a bias in LoRA",
+    "modules_to_save": "fully trained modules",
+    "trainable_token_indices": "fully trained tokens",
+    "layer_replication": "repeated layers",
+    "alora_invocation_tokens": "invocation tokens",
+}
+"""Settings that make the adapter more than B * A, as texts for errors."""
+_PEFT = "0.21"
+"""The version of PEFT whose settings are known here."""
+_SETTINGS = frozenset(
+    (
+        *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("inference_mode", "r", "target_modules", "target_parameters", "exclude_modules", "lora_alpha"),
+        *("lora_dropout", "fan_in_fan_out", "bias", "use_rslora", "init_lora_weights", "layers_to_transform"),
+        *("layers_pattern", "rank_pattern", "alpha_pattern", "megatron_config", "megatron_core", "loftq_config"),
+        *("eva_config", "corda_config", "lora_ga_config", "velora_config", "qalora_group_size", "monteclora_config"),
+        *("runtime_config", "ensure_weight_tying", *_FEATURES),
+    )
+)
+"""The fields of PEFT's LoraConfig. A finished adapter calculates B * A whatever the values of those that are not read
+here: they belong to training, or choose the modules that the weights name anyway."""
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,99})*")
@@ -60,6 +88,7 @@ class AdapterConfig:
     """Alpha for modules whose name ends with the key."""
     rank_stabilized: bool = False
     """rsLoRA: the scale is alpha / sqrt(rank), not alpha / rank."""
+    warnings: tuple[str, ...] = ()
 
     def alpha_of(self, module: str, rank: int) -> float:
         """llama.cpp divides this by the rank, and gets PEFT's scale of B·A for the module."""
@@ -128,6 +157,7 @@ def read_adapter_config(where: str, content: bytes) -> AdapterConfig:
         alpha=_alpha(where, "lora_alpha", fields.get("lora_alpha")),
         alpha_pattern=_alpha_pattern(where, fields.get("alpha_pattern") or {}),
         rank_stabilized=bool(fields.get("use_rslora")),
+        warnings=tuple(_unknown_settings(where, fields)),
     )
 
 
@@ -218,20 +248,22 @@ def _check_features(where: str, fields: _Fields) -> None:
             f"{where} has init_lora_weights = {init!r:.100}, so its training changed the base model too; ask its owner "
             "for an adapter that was converted to plain LoRA"
         )
-    for name, feature in (
-        ("use_dora", "DoRA"),
-        ("use_qalora", "QALoRA"),
-        ("lora_bias", "a bias in LoRA"),
-        ("modules_to_save", "fully trained modules"),
-        ("trainable_token_indices", "fully trained tokens"),
-        ("layer_replication", "repeated layers"),
-        ("alora_invocation_tokens", "invocation tokens"),
-    ):
+    for name, feature in _FEATURES.items():
         if fields.get(name):
             raise Refusal(f"{where} sets {name}: Ollama does not support adapters with {feature}; {_MERGE}")
     if fields.get("bias") not in (None, "none"):
         bias = fields.get("bias")
         raise Refusal(f"{where} has bias = {bias!r:.100}: Ollama's adapters cannot change biases; {_MERGE}")
+
+
+def _unknown_settings(where: str, fields: _Fields) -> Iterator[str]:
+    """PEFT ignores a setting that it does not know, so one that has an effect comes from a newer PEFT."""
+    unknown = sorted(name for name, value in fields.values.items() if value and name not in _SETTINGS)
+    if unknown:
+        yield (
+            f"{where} sets {', '.join(unknown)[:100]}, which PEFT {_PEFT} does not have: a newer PEFT may calculate "
+            "something else with it"
+        )
 
 
 def _base(where: str, name: object) -> str:

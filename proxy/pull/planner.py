@@ -255,7 +255,7 @@ class Planner:
             settings=request.settings,
             template_source="base" if request.settings.template is None else "config",
             base=Base(base.name, base_plan),
-            warnings=base_plan.warnings if base_plan else (),
+            warnings=(*config.warnings, *(base_plan.warnings if base_plan else ())),
         )
 
     async def _base(

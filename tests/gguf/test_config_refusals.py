@@ -116,6 +116,7 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
         ("glm4moelite", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("glm4moelite", {"attention_bias": True}, "attention_bias"),
         ("ernie4_5moe", {"moe_layer_interval": 2}, "moe_layer_interval"),
+        ("qwen3_5", {"output_gate_type": "sigmoid"}, "output_gate_type"),
         ("internlm2", {"bias": True}, "bias"),
         ("jamba", {"attn_layer_period": 0}, "attn_layer_period"),
         ("jamba", {"mamba_dt_rank": "some"}, "mamba_dt_rank"),

@@ -354,6 +354,10 @@ DEEPSEEK_NOTES = {
 }
 
 
+NEWER = {"transformers_version": "99.0.0"}
+"""The proxy does not ignore unknown keys of such a file."""
+
+
 @pytest.mark.parametrize(
     ("name", "notes"),
     [
@@ -367,6 +371,8 @@ DEEPSEEK_NOTES = {
         ("qwen2moe", {"qkv_bias": True, "max_window_layers": 21, "shared_expert_intermediate_size": 512}),
         ("qwen3_next", {"router_aux_loss_coef": 0.001, "use_sliding_window": False}),
         ("qwen3_5", {"mtp_num_hidden_layers": 1, "mamba_ssm_dtype": "float32", "full_attention_interval": 4}),
+        ("qwen3_5", {"mtp_num_hidden_layers": 2, "mtp_use_dedicated_embeddings": True, **NEWER}),
+        ("qwen3_5_eyes", {"mamba_ssm_dtype": "float32", "output_gate_type": "swish", **NEWER}),
         ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
         ("gemma2", {"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh"}),
         ("gemma3", {"cache_implementation": "hybrid", "use_bidirectional_attention": False}),

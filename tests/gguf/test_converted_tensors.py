@@ -41,6 +41,24 @@ def test_experts_may_be_fused(name: str, experts: str, parts: tuple[str, str, st
     assert fused_figures["tensors"] == expected["tensors"]
 
 
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5moe", "gemma3n"])
+def test_text_model_may_have_names_of_the_multimodal_one(name: str) -> None:
+    """Fine-tunes of the text part are saved so; transformers loads them (vllm-project/vllm 50355)."""
+
+    def renamed(weights: Weights) -> None:
+        weights.tensors = {
+            key.replace("model.", "model.language_model.", 1) if key.startswith("model.") else key: tensor
+            for key, tensor in weights.tensors.items()
+        }
+        if name != "gemma3n":
+            weights.add("model.visual.merger.norm.weight", HIDDEN)
+
+    files = edited_weights(name, renamed)
+    contents = [write(plan(files), files), converted(name)]
+    renamed_figures, expected = (figures(read_header(content, size=len(content)), content) for content in contents)
+    assert renamed_figures == expected
+
+
 def test_experts_of_nemotron_h_may_be_fused() -> None:
     """As transformers 5 holds them in memory, with other names for the layers too."""
 

@@ -135,6 +135,29 @@ def test_added_tokens_of_merged_pieces_are_user_defined() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "is_special"),
+    [
+        ("model_max_length", 4096, False),
+        ("additional_special_tokens", ["<think>"], True),
+        ("extra_special_tokens", ["<think>"], True),
+        ("extra_special_tokens", [{"content": "<think>"}], True),
+        ("extra_special_tokens", {"thought_token": "<think>"}, True),
+        ("extra_special_tokens", ["<think>no", 5, None], False),
+    ],
+)
+def test_extra_special_tokens_are_special(key: str, value: object, is_special: bool) -> None:
+    """Gemma 4 has the list (ggml-org/llama.cpp 24781), Qwen VL the object; transformers 5 adds both as special."""
+    files = dict(repository("qwen2"))
+    config = json.loads(files["tokenizer_config.json"])
+    config.pop("additional_special_tokens", None)
+    for token in config.get("added_tokens_decoder", {}).values():
+        assert token["content"] != "<think>" or not token["special"]
+    header = read_header(plan(files | {"tokenizer_config.json": dump(config | {key: value})}).header)
+    tokens, types = (header.get(f"tokenizer.ggml.{name}", list) or [] for name in ("tokens", "token_type"))
+    assert types[tokens.index("<think>")] == (3 if is_special else 4)
+
+
+@pytest.mark.parametrize(
     ("normalizer", "token", "named"),
     [(None, None, "normalizer"), ("space", None, "space before each text"), (None, "a\nb", "line")],
 )

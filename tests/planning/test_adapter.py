@@ -204,6 +204,10 @@ def test_a_config_says_which_model_the_adapter_is_for() -> None:
         ({"peft_type": "LOHA"}, "'LOHA'"),
         ({"peft_type": None}, "has peft_type = None"),
         ({"use_dora": True}, "DoRA"),
+        ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
+        ({"kasa_config": {"beta": 1e-4}}, "KaSA"),
+        ({"arrow_config": {"top_k": 3}}, "Arrow"),
+        ({"init_lora_weights": "lora_ga"}, "lora_ga"),
         ({"bias": "lora_only"}, "biases"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"trainable_token_indices": [1]}, "tokens"),
@@ -235,6 +239,14 @@ def test_what_ollama_has_no_adapters_for_is_refused(fields: dict[str, Any], word
     with pytest.raises(Refusal, match=CONFIG_AT) as refusal:
         config_of(**fields)
     assert words in str(refusal.value)
+
+
+def test_a_setting_of_a_newer_peft_is_a_warning() -> None:
+    training = {"velora_config": {"scale": 1.0}, "target_parameters": ["mlp.experts.down_proj"], "eva_config": {"r": 4}}
+    assert config_of(**training, init_lora_weights="mica", new_switch=False, new_config=None).warnings == ()
+    (warning,) = config_of(new_config={"a": 1}, another=2.0).warnings
+    assert "sets another, new_config, which PEFT 0.21 does not have" in warning
+    assert CONFIG_AT in warning
 
 
 @pytest.mark.parametrize("read", [read_adapter_config, read_adapter_base])

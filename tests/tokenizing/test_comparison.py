@@ -240,6 +240,20 @@ def test_added_tokens_that_transformers_renumbers_are_refused() -> None:
     assert refusal.startswith(f"tokenizer.json gives the token '{first['content']}' the id {len(vocabulary)}, but")
 
 
+def test_padding_and_truncation_of_tokenizer_json_change_nothing() -> None:
+    """Training leaves them in the file, and transformers resets them (spiceai/spiceai 13416)."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        files["tokenizer.json"] |= {
+            "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None}
+            | {"pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"},
+        }
+
+    files = repository("llama-2", change)
+    assert compared(files) == Verdict()
+
+
 def test_a_missing_end_token_is_refused() -> None:
     """An embedding model may need it at the end of each text."""
     files = REPOSITORIES["olmo2_tokens"].files()

@@ -18,7 +18,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA3
 from proxy.gguf.families.rules import Padded, Stacked
-from proxy.gguf.families.text_part import VISION_AUDIO_TEXT
+from proxy.gguf.families.text_part import TEXT_OF_MULTIMODAL, VISION_AUDIO_TEXT
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, number
 from proxy.gguf.model_config import CannotConvert, ModelConfig, as_integer
@@ -160,6 +160,7 @@ GEMMA3N = Family(
     optional_biases=frozenset(),
     has_local_rope=True,
     shapes=_SHAPES,
+    prefix_aliases=TEXT_OF_MULTIMODAL,
 )
 
 GEMMA3N_MULTIMODAL = replace(GEMMA3N, text_part=VISION_AUDIO_TEXT)

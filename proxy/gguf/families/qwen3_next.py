@@ -18,7 +18,7 @@ from proxy.gguf.families.common_tensors import (
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.qwen import EXPERTS_IN_EVERY_LAYER, GATED_SHARED_EXPERT, MOE_SIZES
 from proxy.gguf.families.rules import AddOne, Copy, Reordered, Reshaped, Rule, Size, Ungrouped
-from proxy.gguf.families.text_part import TextPart
+from proxy.gguf.families.text_part import TEXT_OF_MULTIMODAL, TextPart
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import BASIC, FEED_FORWARD, Pairs, count, partial_head_dimensions
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -215,6 +215,8 @@ QWEN3_NEXT = Family(
     shapes=_SHAPES,
 )
 
+_SIGHT = ("model.visual.",)
+
 QWEN3_5 = replace(
     QWEN3_NEXT,
     architecture="qwen35",
@@ -228,9 +230,12 @@ QWEN3_5 = replace(
         "num_hidden_layers": 32,
         "num_key_value_heads": 4,
     },
-    accepted_values={**_ACCEPTED_VALUES, "attn_output_gate": (True, None)},
+    # vLLM reads output_gate_type, and gates with SiLU without it.
+    accepted_values={**_ACCEPTED_VALUES, "attn_output_gate": (True, None), "output_gate_type": ("swish", "silu", None)},
     # In a text all axes have the same position.
     harmless_keys=frozenset({"mrope_interleaved"}),
+    skipped_prefixes=(*QWEN3_NEXT.skipped_prefixes, *_SIGHT),
+    prefix_aliases=TEXT_OF_MULTIMODAL,
 )
 
 QWEN3_5_MOE = replace(
@@ -248,6 +253,6 @@ QWEN3_5_MOE = replace(
     },
 )
 
-_TEXT = TextPart({"model.language_model.": "model."}, ("model.visual.",), "see")
+_TEXT = TextPart(TEXT_OF_MULTIMODAL, _SIGHT, "see")
 
 QWEN3_5_MULTIMODAL, QWEN3_5_MOE_MULTIMODAL = (replace(family, text_part=_TEXT) for family in (QWEN3_5, QWEN3_5_MOE))

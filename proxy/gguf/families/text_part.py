@@ -16,8 +16,12 @@ class TextPart:
     """What the converted model cannot do; it completes "this model cannot …"."""
 
 
+TEXT_OF_MULTIMODAL: Mapping[str, str] = {"model.language_model.": "model."}
+"""The prefix in transformers 5. It removes it when it loads a text model of Qwen 3.5 or Gemma 3n, which fine-tunes of
+the multimodal model save with it (conversion_mapping.py of 5.24)."""
+
 VISION_AUDIO_TEXT = TextPart(
-    {"model.language_model.": "model."},
+    TEXT_OF_MULTIMODAL,
     ("model.vision_tower.", "model.embed_vision.", "model.audio_tower.", "model.embed_audio."),
     "see or hear",
 )

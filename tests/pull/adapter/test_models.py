@@ -59,6 +59,14 @@ async def test_a_missing_base_is_pulled_first_in_the_same_stream(
     assert sorted(ollama.models) == [ADAPTER, BASE]
 
 
+async def test_a_setting_of_a_newer_peft_is_shown(client: Client, hub: StandInHub, base: dict[str, bytes]) -> None:
+    hub.add("acme/newer", tiny_adapter("acme/tiny", new_config={"a": 1}))
+    lines = await client.pull("hf.co/acme/newer:bf16")
+    (warning,) = (line["status"] for line in lines if line.get("status", "").startswith("warning: "))
+    assert "acme/newer/adapter_config.json sets new_config" in warning
+    assert lines[-1] == {"status": "success"}
+
+
 @pytest.mark.parametrize("version", ["0.24.0", "0.33.0", "0.40.0"])
 async def test_the_model_is_its_base_with_one_more_layer(
     hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession, base: dict[str, bytes], version: str
