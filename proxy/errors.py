@@ -18,7 +18,7 @@ class SourceError(ProxyError):
 
 
 class Interrupted(SourceError):
-    """A download stopped, or did not match the request. A retry may help.
+    """An answer failed, stopped, or did not match the request. A retry may help.
 
     `wait` is the number of seconds that the source requests before a retry, or None.
     """

@@ -169,12 +169,12 @@ async def look(config: Config, backend: Backend, name: str) -> Inspection:
 
 
 async def _inspect(config: Config, backend: Backend, reference: ModelReference) -> Inspection:
-    inspection = Inspection(reference.name)
+    inspection, progress = Inspection(reference.name), Progress()
     try:
-        repository = await backend.planner.open(reference)
+        repository = await backend.planner.open(reference, progress)
         inspection = replace(inspection, repository=repository.id, commit=repository.commit)
         capabilities = capabilities_of(await _version(backend), config.ollama.version)
-        plan = await backend.planner.plan(reference, repository, capabilities, Progress())
+        plan = await backend.planner.plan(reference, repository, capabilities, progress)
     except NativePull as native:
         plan = native.plan
     except Refusal as refusal:

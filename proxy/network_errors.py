@@ -21,6 +21,17 @@ def translate_failures(
         raise translate(error) from error
 
 
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed later: a server was reached, but broke off; or something took too long."""
+    match error:
+        case TimeoutError():
+            return True
+        case aiohttp.ClientConnectorError() | aiohttp.ClientHttpProxyError():
+            return False
+        case _:
+            return isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | ConnectionError)
+
+
 def reason_of(error: BaseException) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():

@@ -181,7 +181,8 @@ class Job:
         try:
             await pipeline.run(self.reference, self.progress, self._enter)
         except NativePull as native:
-            if not self._needs_no_client:
+            # Ollama can answer a client only with its own first line.
+            if not (self._needs_no_client or self.progress.has_begun):
                 raise
             await pipeline.run_native(self.reference, native.plan, self.progress, self._enter)
 

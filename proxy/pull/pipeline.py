@@ -54,15 +54,15 @@ class Pipeline:
         return self._planner.name_refusal(name)
 
     async def run(self, reference: ModelReference, progress: Progress, enter: Enter) -> None:
-        """Raises NativePull before the first line, or ProxyError."""
+        """Raises NativePull, or ProxyError. Before a NativePull, there are lines only if the source made it wait."""
         try:
-            repository = await self._planner.open(reference)
+            repository = await self._planner.open(reference, progress)
         except NativePull as native:
             # Ollama may have these blobs already, and the proxy may be about to remove them.
             for digest in filter(None, (upload.digest for upload in native.plan.uploads)):
                 await self._reclaim.touch(digest)
             raise
-        progress.status("pulling manifest")
+        progress.begin()
         freshness = self._freshness
         wait_for_ollama = partial(self._wait_for_ollama.run, what=reference.name, progress=progress)
         if record := await wait_for_ollama(lambda: freshness.unchanged_record(reference, repository)):
@@ -101,8 +101,11 @@ class Pipeline:
         async with aclosing(self._ollama.pull_lines(name)) as lines:
             async for line in lines:
                 digest, total, now = line.get("digest"), line.get("total"), line.get("completed", 0)
+                status = str(line.get("status", ""))
+                if status == "success":  # the job sends its own at its end
+                    continue
                 if not digest or not total:
-                    progress.status(str(line.get("status", "")))
+                    progress.status(status)
                     continue
                 if digest in completed:
                     progress.sent(max(0, now - completed[digest]))

@@ -1,7 +1,7 @@
 """From a name to the plan of its pull. Reads small files, and the headers of weight files."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -50,6 +50,9 @@ from proxy.sources.base import Repository, Source
 from proxy.tokenizing.comparer import compare
 from proxy.transfer.progress import Progress
 from proxy.transfer.transfer import Transfer
+
+OpenAt = Callable[[str | None], Awaitable[Repository]]
+"""Opens a repository at a revision, or at its default branch."""
 
 
 class NativePull(Exception):
@@ -101,25 +104,29 @@ class Planner:
         return self._config.repository_of(reference.name)[1]
 
     async def commit(self, reference: ModelReference) -> str:
-        """The repository's newest commit."""
-        return (await self._open(reference)).commit
+        """The repository's newest commit. Does not wait: raises Interrupted if its source throttles or fails."""
+        source, name = self._source(reference), self.repository(reference)
+        return (await self._open_by_tag(reference, lambda one: source.open(name, one))).commit
 
-    async def open(self, reference: ModelReference) -> Repository:
+    async def open(self, reference: ModelReference, progress: Progress) -> Repository:
         """The repository at a fixed commit. Raises NativePull if Ollama pulls it by itself."""
-        repository = await self._open(reference)
+        repository = await self._open(reference, progress)
         choice = self._gguf(reference, repository)
         if choice is not None and self._is_native(reference, repository, choice):
             reason = "as pull.gguf says" if self._config.pull.gguf is GgufPulls.NATIVE else "one public file"
             raise NativePull(plan_native(reference.name, repository, choice, reason))
         return repository
 
-    async def _open(self, reference: ModelReference) -> Repository:
-        """The revision of the tag wins over that of `[models]`."""
-        host, name = self._config.repository_of(reference.name)
-        source, default = self._sources[host.lower()], self._config.settings_for(reference.name).revision
+    async def _open(self, reference: ModelReference, progress: Progress) -> Repository:
+        source, name = self._source(reference), self.repository(reference)
+        return await self._open_by_tag(reference, lambda one: self._transfer.open(source, name, one, progress))
+
+    async def _open_by_tag(self, reference: ModelReference, open_at: OpenAt) -> Repository:
+        """`open_at` opens a revision. That of the tag wins over that of `[models]`."""
+        default = self._config.settings_for(reference.name).revision
         chosen = select(reference.tag)
         if chosen.revision is None:
-            return await source.open(name, default)
+            return await open_at(default)
         if not chosen.quantization:
             raise Refusal(
                 f"{reference.name}: the tag names the revision {chosen.revision!r} and no quantization; pull with "
@@ -127,10 +134,13 @@ class Planner:
             )
         if chosen.quantization.lower().endswith(GGUF):
             # The tag may be the name of a file that contains the separator.
-            repository = await source.open(name, default)
+            repository = await open_at(default)
             if _selection(reference, repository).revision is None:
                 return repository
-        return await source.open(name, chosen.revision)
+        return await open_at(chosen.revision)
+
+    def _source(self, reference: ModelReference) -> Source:
+        return self._sources[self._config.repository_of(reference.name)[0].lower()]
 
     async def capabilities(self, progress: Progress) -> Capabilities:
         """What this Ollama can run. Waits if Ollama is gone. Raises OllamaError."""
@@ -262,9 +272,9 @@ class Planner:
         self, base: ModelReference, revision: str | None, capabilities: Capabilities, progress: Progress
     ) -> tuple[Plan | None, AdapterBase]:
         """The plan of an adapter's base model, None if Ollama has it, and the facts that the adapter's plan needs."""
-        pinned = self._config.settings_for(base.name).revision or revision
         with _naming_the_base():
-            repository = await self._sources[base.host.lower()].open(base.repository, pinned)
+            pinned = self._config.settings_for(base.name).revision or revision
+            repository = await self._transfer.open(self._source(base), base.repository, pinned, progress)
         if _is_adapter(repository):
             raise Refusal(f"{repository.id}, the adapter's base model, is an adapter itself; merge the two")
         reading = Reading(self._transfer, repository, progress)

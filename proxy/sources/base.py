@@ -123,8 +123,10 @@ class Source(Protocol):
     async def open(self, repository: str, revision: str | None) -> Repository:
         """Resolve ORG/REPO to a commit and list its files. No revision means the default branch.
 
-        Returns within 15 seconds. Raises Refusal if there is no such repository or revision, or if it may not be
-        read; SourceError if the source cannot be reached.
+        Returns or raises within 15 seconds, and does not wait for a source that throttles. Raises Refusal if there is
+        no such repository or revision, or if it may not be read; Interrupted if the source throttles, fails or is
+        silent, with the `wait` that it requests: a pull then waits, shows this to its clients, and calls `open` again;
+        SourceError for everything else, such as a source that cannot be reached.
         """
 
     async def close(self) -> None: ...

@@ -30,7 +30,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 THROTTLED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 CHECK_TOKEN = "check that the proxy's token (HF_TOKEN) may read this repository"  # noqa: S105 - a text
 SHA256 = re.compile(r"[0-9a-f]{64}")
-RESET_SECONDS = re.compile(r";\s*t=(\d+)")
+RESET_SECONDS = re.compile(r";\s*r=0\s*;\s*t=(\d+)")
+"""The Hub sends the header RateLimit with every answer. It explains a refusal only if no requests remain (r=0)."""
 
 
 def source_session(receive_buffer: int | None = None) -> aiohttp.ClientSession:
@@ -185,9 +186,8 @@ class HttpFile:
     def _refuse(self, response: aiohttp.ClientResponse) -> None:
         host, status = response.url.host, response.status
         answered = f"{self._label}: {host} answered {status} {response.reason}"
-        wait = _requested_wait(response.headers) if status in THROTTLED else None
-        if wait is not None or status in THROTTLED or status == HTTPStatus.REQUEST_TIMEOUT or status >= 500:  # noqa: PLR2004
-            raise Interrupted(answered, wait)
+        if interruption := interruption_of(answered, status, response.headers):
+            raise interruption
         match status:
             case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
                 raise SourceError(f"{answered}; {self._location.if_denied}")
@@ -210,6 +210,17 @@ class HttpFile:
                 return SourceError(f"{self._label}: {self._url.host} redirects to an invalid URL; pull again later")
             case _:
                 return Interrupted(text)
+
+
+def interruption_of(text: str, status: int, headers: Mapping[str, str]) -> Interrupted | None:
+    """The error, with the wait that the server requests, for a status after which the same request may succeed later.
+
+    None for every other status.
+    """
+    if status in THROTTLED:
+        return Interrupted(text, _requested_wait(headers))
+    is_temporary = status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+    return Interrupted(text) if is_temporary or status == HTTPStatus.REQUEST_TIMEOUT else None
 
 
 def _socket_factory(receive_buffer: int) -> Callable[[aiohttp.AddrInfoType], socket.socket]:

@@ -2,10 +2,12 @@
 
 from http import HTTPStatus
 
+import httpx2
 from huggingface_hub import errors
 
-from proxy.errors import ProxyError, Refusal, SourceError
+from proxy.errors import Interrupted, ProxyError, Refusal, SourceError
 from proxy.network_errors import reason_of
+from proxy.sources.http_file import interruption_of
 from proxy.sources.hub_files import PUBLIC_ENDPOINT
 
 INVALID_CREDENTIALS = "Invalid credentials"
@@ -28,6 +30,8 @@ def explain(error: Exception, endpoint: str, repository: str, revision: str | No
             return Refusal(f"{repository} cannot be a repository's name on the Hub; check the spelling: {error}")
         case errors.HfHubHTTPError():
             return _explain_status(error, endpoint, repository, revision, with_token=with_token)
+        case httpx2.TimeoutException() | httpx2.ReadError() | httpx2.WriteError() | httpx2.RemoteProtocolError():
+            return Interrupted(f"{where}: the connection failed ({reason_of(error)})")
         case ValueError() | LookupError() | TypeError() | AttributeError():
             return SourceError(
                 f"{endpoint} does not answer as the Hub does to a request for {repository} ({reason_of(error)}); check "
@@ -75,7 +79,9 @@ def _explain_status(
     if status == HTTPStatus.FORBIDDEN:
         hint = "check what the proxy's token may read" if with_token else _set_token(endpoint)
         return Refusal(f"{where} may not be read: it answered {_first_line(error)}; {hint}")
-    return SourceError(f"{where} cannot be read: it answered {_first_line(error)}; pull again later")
+    answered = f"{where}: it answered {_first_line(error)}"
+    interruption = interruption_of(answered, status, error.response.headers)
+    return interruption or SourceError(f"{answered}; the repository cannot be read: pull again later")
 
 
 def _set_token(endpoint: str) -> str:

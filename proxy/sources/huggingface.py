@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from proxy.config import HubConfig
-from proxy.errors import ProxyError, Refusal, SourceError
+from proxy.errors import Interrupted, ProxyError, Refusal, SourceError
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.http_file import CHECK_TOKEN, SHA256, HttpFile, Location, bearer, source_session
 from proxy.sources.hub_files import PUBLIC_ENDPOINT, HubFiles, ListedFile, resolve_url
 from proxy.sources.hub_revisions import NOT_FOUND, resolve
-from proxy.sources.mirrors import Endpoint, MirroredFile
+from proxy.sources.mirrors import Endpoint, MirroredFile, failure_of_all
 from proxy.sources.threads import in_daemon_thread
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class HuggingFace:
         self._token = token or None
         self._receive_buffer = receive_buffer
         self._opened: aiohttp.ClientSession | None = None
+        self._answered: dict[tuple[str, str, str], dict[str, ListedFile]] = {}
+        """What `HubFiles.complete` keeps for a retry, by endpoint, repository and commit."""
 
     @classmethod
     def from_settings(cls, settings: SourceSettings) -> "HuggingFace":
@@ -81,7 +83,7 @@ class HuggingFace:
                 if failures:
                     log.warning("%s; using the description of %s by %s instead", failures[0], repository, endpoint.url)
                 return opened
-        raise SourceError("; ".join(str(error) for error in failures))
+        raise failure_of_all("; ".join(str(error) for error in failures), failures)
 
     async def _open_at(
         self, endpoint: Endpoint, repository: str, revision: str | None, seconds: float
@@ -91,10 +93,8 @@ class HuggingFace:
                 info, access_checked = await in_daemon_thread(lambda: self._describe(endpoint, repository, revision))
                 return await self._list(endpoint, info, access_checked=access_checked, pinned=revision is not None)
         except TimeoutError:
-            raise SourceError(
-                f"{endpoint.url} did not answer within {seconds:.0f} s to a request for {repository}; "
-                "try again, or set hub.endpoint to a mirror that you can reach"
-            ) from None
+            text = f"{endpoint.url} did not answer within {seconds:.0f} s to a request for {repository}"
+            raise Interrupted(text) from None
 
     async def close(self) -> None:
         if self._opened is not None:
@@ -141,12 +141,14 @@ class HuggingFace:
 
         Blocking: huggingface_hub is synchronous, and slow to import.
         """
-        from huggingface_hub import HfApi, get_token
+        from huggingface_hub import HfApi, get_session, get_token
 
         from proxy.sources.hub_errors import explain
 
         if self._token is None and self.endpoint == PUBLIC_ENDPOINT:
             self._token = get_token()
+        # By default it has no limit, and `auth_check` has no parameter for one.
+        get_session().timeout = METADATA_SECONDS
         token = self._token_for(endpoint)
         # Not None: with None the library would send the user's own token.
         api = HfApi(endpoint=endpoint.url, token=token or False, library_name="ollama-hf-proxy")
@@ -186,8 +188,8 @@ class HuggingFace:
             try:
                 # olah 0.5.4 finds its own repositories only with a branch.
                 return api.model_info(repository, revision="main", files_metadata=True, timeout=METADATA_SECONDS)
-            except errors.HfHubHTTPError:
-                raise error from None
+            except errors.HfHubHTTPError as second:
+                raise (error if second.response.status_code in NOT_FOUND else second) from None
 
     async def _list(
         self, endpoint: Endpoint, info: "ModelInfo", *, access_checked: bool, pinned: bool
@@ -197,10 +199,12 @@ class HuggingFace:
                 f"{endpoint.url} names no commit of {info.id}; pull again, or set hub.endpoint to another mirror"
             )
         hub_files = self._files(endpoint, info.id, info.sha)
-        listed = [_listed(sibling) for sibling in info.siblings or ()]
+        listed = await hub_files.list_all([_listed(sibling) for sibling in info.siblings or ()])
         if not access_checked:
             await self._check_access(endpoint, hub_files, info.id, listed)
-        files = await hub_files.complete(listed)
+        key = (endpoint.url, info.id, info.sha)
+        files = await hub_files.complete(listed, self._answered.setdefault(key, {}))
+        self._answered.pop(key, None)
         # Ollama's own pull uses no mirrors.
         is_public_hub = self.endpoint == PUBLIC_ENDPOINT and len(self._endpoints) == 1
         public = is_public_hub and not info.private and not info.gated

@@ -2,12 +2,12 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import aiohttp
 
-from proxy.errors import Interrupted, RangesIgnored, SourceError
+from proxy.errors import Interrupted, ProxyError, RangesIgnored, SourceError
 from proxy.sources.base import RepositoryFile
 from proxy.sources.http_file import HttpFile
 
@@ -141,14 +141,18 @@ class MirroredFile:
         return any(not (other is endpoint or other.is_open or other in self._refused) for other in self._files)
 
     def _failure(self, failures: Mapping[Endpoint, SourceError]) -> SourceError:
-        """One error for all endpoints; it is an Interrupted, with the shortest wait, if a retry may help."""
+        """One error for all endpoints, as `failure_of_all`."""
         in_order = [endpoint for endpoint in self._files if endpoint in failures]
         reasons = (f"{one.url}: {str(failures[one]).removeprefix(f'{self._label}: ')}" for one in in_order)
         text = f"{self._label}: {'; '.join(reasons)}"
-        errors = list(failures.values())
-        if any(isinstance(error, RangesIgnored) for error in errors):
+        if any(isinstance(error, RangesIgnored) for error in failures.values()):
             return RangesIgnored(text)
-        interrupted = [error for error in errors if isinstance(error, Interrupted)]
-        if not interrupted:
-            return SourceError(text)
-        return Interrupted(text, min((error.wait for error in interrupted if error.wait is not None), default=None))
+        return failure_of_all(text, failures.values())
+
+
+def failure_of_all(text: str, errors: Iterable[ProxyError]) -> SourceError:
+    """One error for several endpoints: an Interrupted, with the shortest wait, if a retry of any of them may help."""
+    interrupted = [error for error in errors if isinstance(error, Interrupted)]
+    if not interrupted:
+        return SourceError(text)
+    return Interrupted(text, min((error.wait for error in interrupted if error.wait is not None), default=None))

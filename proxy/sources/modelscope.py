@@ -17,10 +17,19 @@ from aiohttp import hdrs
 from yarl import URL
 
 from proxy.config import http_url
-from proxy.errors import ProxyError, Refusal, SourceError
-from proxy.network_errors import reason_of, translate_failures
+from proxy.errors import Interrupted, ProxyError, Refusal, SourceError
+from proxy.network_errors import may_pass, reason_of, translate_failures
 from proxy.sources.base import RepositoryFile, SourceSettings
-from proxy.sources.http_file import REDIRECTS, SHA256, HttpFile, Location, bearer, responses, source_session
+from proxy.sources.http_file import (
+    REDIRECTS,
+    SHA256,
+    HttpFile,
+    Location,
+    bearer,
+    interruption_of,
+    responses,
+    source_session,
+)
 
 NAME = "modelscope"
 """The table in `[sources]` that may configure this source. It exists without a table too."""
@@ -75,10 +84,11 @@ class ModelScope:
     async def open(self, repository: str, revision: str | None) -> "ModelScopeRepository":
         def unreachable(error: Exception) -> SourceError:
             if isinstance(error, TimeoutError):
-                return SourceError(
-                    f"{self._endpoint} did not answer within {LIST_SECONDS:.0f} s to a request for {repository}; "
-                    "pull again later"
+                return Interrupted(
+                    f"{self._endpoint} did not answer within {LIST_SECONDS:.0f} s to a request for {repository}"
                 )
+            if may_pass(error):
+                return Interrupted(f"{repository} at {self._endpoint}: the connection failed ({reason_of(error)})")
             return SourceError(
                 f"{self._endpoint} cannot be reached ({reason_of(error)}); check the network, or endpoint in "
                 f"[sources.{self._name}]"
@@ -115,6 +125,9 @@ class ModelScope:
         async with aclosing(responses(self._session(), "GET", url, url.origin(), self._credentials)) as chain:
             async for response in chain:
                 if response.status not in REDIRECTS:
+                    answered = f"{repository} at {self._endpoint}: it answered {response.status} {response.reason}"
+                    if interruption := interruption_of(answered, response.status, response.headers):
+                        raise interruption
                     return response.status, _envelope(response.status, await response.read())
         raise ValueError("redirects without an end")
 
@@ -139,7 +152,7 @@ class ModelScope:
     def _refused(self, repository: str, revision: str | None, status: int, message: str) -> ProxyError:
         where = f"{repository} at {self._endpoint}"
         answered = f"it answered {status} {message}".partition("\n")[0].strip()
-        if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.REQUEST_TIMEOUT) or status >= 500:  # noqa: PLR2004
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return SourceError(f"{where} cannot be read: {answered}; pull again later")
         hint = self._access_hint(repository)
         if status in NOT_ALLOWED:

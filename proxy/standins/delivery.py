@@ -16,7 +16,8 @@ from proxy.standins.listener import LOGGED, flush, reset
 class Fault:
     """Something that goes wrong with the next answers about a file.
 
-    `path` is a file's path in its repository, `"*"` for every file, or `"api"` for a model's description.
+    `path` is a file's path in its repository, `"*"` for every file, `"api"` for every call of the API, or one call of
+    it: `"api:info"` (a model's description), `"api:tree"`, `"api:auth-check"`, `"api:list"`.
     `after` counts bytes of the answer's body, but for "corrupt" bytes of the file. A range that ends before `after`
     is served correctly.
 
@@ -63,7 +64,8 @@ class FaultCounter:
         self, path: str, request: web.Request, *, at: str = "bytes", start: int = 0, length: int = 0
     ) -> Fault | None:
         for fault in self._faults:
-            matches = fault.at == at and (fault.path == path or (fault.path == "*" and path != "api"))
+            every = "api" if path.partition(":")[0] == "api" else "*"
+            matches = fault.at == at and fault.path in (path, every)
             strikes = self._fired.get(fault, 0)
             if matches and strikes != fault.times and fault.strikes(request.method, start, length):
                 self._fired[fault] = strikes + 1

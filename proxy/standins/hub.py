@@ -32,6 +32,7 @@ class StandInHub(StandIn):
         self.mirror = False  # sends files like the mirror olah: whole, without redirect, length, ETag or ranges
         self.branches_only = False  # like olah, finds repositories only by revision
         self.listing: Literal["full", "sizes", "names"] = "full"  # what a model's description has about its files
+        self.listed: int | None = None  # a model's description has only so many of its files; None: all
         self.trees = True  # False: requests for a tree get 404
         self.tree_page = 1000  # files and folders in one answer
         self.next_pages: str | None = None  # base of the links to a tree's next page, if not this Hub
@@ -122,14 +123,14 @@ class StandInHub(StandIn):
         ]
         if request.query.get("sort") == "downloads":
             models.sort(key=lambda model: -int(model["downloads"]))
-        return await self._send_json(request, models[: int(request.query.get("limit", 1000))])
+        return await self._send_json(request, "list", models[: int(request.query.get("limit", 1000))])
 
     async def _describe(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)
         sizes = request.query.get("blobs", "").lower() in {"true", "1"} and self.listing != "names"
-        return await self._send_json(
-            request, await model_info(repository, commit, sizes=sizes, digests=self.listing == "full")
-        )
+        info = await model_info(repository, commit, sizes=sizes, digests=self.listing == "full")
+        info["siblings"] = info["siblings"][: self.listed]
+        return await self._send_json(request, "info", info)
 
     async def _tree(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)
@@ -141,28 +142,28 @@ class StandInHub(StandIn):
         if start + self.tree_page < len(entries):
             query = urlencode({**request.query, "cursor": start + self.tree_page})
             headers["Link"] = f'<{self.next_pages or self.endpoint}{request.path}?{query}>; rel="next"'
-        return await self._send_json(request, entries[start : start + self.tree_page], headers)
+        return await self._send_json(request, "tree", entries[start : start + self.tree_page], headers)
 
     async def _refs(self, request: web.Request) -> web.StreamResponse:
         repository, _ = self._open(request, gate=False)
         if self.mirror:
             raise web.HTTPNotFound(text="404 page not found")
-        return await self._send_json(request, refs(repository))
+        return await self._send_json(request, "refs", refs(repository))
 
     async def _commits(self, request: web.Request) -> web.StreamResponse:
         """All commits, whatever the revision: the stand-in does not know which commit came from which."""
         repository, _ = self._open(request, gate=False)
-        return await self._send_json(request, commits(repository))
+        return await self._send_json(request, "commits", commits(repository))
 
     async def _paths_info(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request, gate=False)
         paths = (await request.post()).getall("paths", [])
         entries = await tree(repository.commits[commit])
-        return await self._send_json(request, [entry for entry in entries if entry["path"] in paths])
+        return await self._send_json(request, "paths-info", [entry for entry in entries if entry["path"] in paths])
 
-    async def _check_access(self, request: web.Request) -> web.Response:
+    async def _check_access(self, request: web.Request) -> web.StreamResponse:
         self._open(request)
-        return web.json_response({})
+        return await self._send_json(request, "auth-check", {})
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
         repository, commit = self._open(request)
@@ -261,13 +262,15 @@ class StandInHub(StandIn):
         return repository, commit
 
     async def _send_json(
-        self, request: web.Request, value: object, headers: Mapping[str, str] | None = None
+        self, request: web.Request, call: str, value: object, headers: Mapping[str, str] | None = None
     ) -> web.StreamResponse:
+        """`call`: as faults name it."""
+        path = f"api:{call}"
         data = orjson.dumps(value)
         headers = {**(headers or {}), "Content-Type": "application/json; charset=utf-8"}
         if _accepts_gzip(request):
-            return await self._send_gzipped(request, "api", data, headers)
-        return await self._pages.send(request, "api", RequestedRange(StoredFile(data), 0, len(data)), headers)
+            return await self._send_gzipped(request, path, data, headers)
+        return await self._pages.send(request, path, RequestedRange(StoredFile(data), 0, len(data)), headers)
 
     async def _send_gzipped(
         self, request: web.Request, path: str, data: bytes, headers: Mapping[str, str]

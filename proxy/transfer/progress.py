@@ -133,6 +133,16 @@ class Progress:
         """`paths` by the digests with which the files will be announced."""
         self._paths |= paths
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether clients have got a line."""
+        return self._first is not None
+
+    def begin(self) -> None:
+        """Show the first line of every pull, unless clients have got it."""
+        if not self.has_begun:
+            self.status("pulling manifest")
+
     def status(self, text: str) -> None:
         """Show what happens now; only once, even if it happens to many streams or files."""
         text = printable(text)

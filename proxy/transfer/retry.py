@@ -1,7 +1,8 @@
-"""How often and after which pauses a range is retried: limited, with jitter, counted and logged."""
+"""How often and after which pauses a request is repeated: limited, with jitter, counted and logged."""
 
 import asyncio
 import logging
+import math
 import random
 
 from proxy.errors import Interrupted, ProxyError, SourceError
@@ -48,12 +49,16 @@ class Retries:
         self._progress.retried()
         pause = self._backoff()
         if error.wait is not None:
-            self._throttle(error, error.wait)
+            if error.wait > LONGEST_WAIT:
+                raise SourceError(
+                    f"{error} and asks to wait {error.wait:.0f} s; pull again then: finished files are kept"
+                ) from error
             pause = error.wait + random.uniform(0, 1)  # noqa: S311
         if self._failures >= MAX_TRIES or now + pause - self._began > MAX_SECONDS:
             raise SourceError(
                 f"{error}; given up after {self._failures} tries; pull again: finished files are kept"
             ) from error
+        self._show(error, pause)
         log.warning("%s; try %d of %d in %.1f s", error, self._failures + 1, MAX_TRIES, pause)
         await asyncio.sleep(pause)
 
@@ -61,11 +66,15 @@ class Retries:
         doubled = self._timings.first_retry_pause * 2.0 ** (self._failures - 1)
         return random.uniform(0.5, 1) * min(self._timings.longest_retry_pause, doubled)  # noqa: S311
 
-    def _throttle(self, error: Interrupted, wait: float) -> None:
-        """The source asked to wait. Raises SourceError when it asks for too long a time."""
-        if wait > LONGEST_WAIT:
-            raise SourceError(
-                f"{error} and asks to wait {wait:.0f} s; pull again then: finished files are kept"
-            ) from error
-        if self._streams.throttle(wait):
-            self._progress.status(f"waiting {wait:.0f} s: {error}")
+    def _show(self, error: Interrupted, pause: float) -> None:  # noqa: ARG002
+        if error.wait is not None and self._streams.throttle(error.wait):
+            self._progress.status(f"waiting {error.wait:.0f} s: {error}")
+
+
+class OpeningRetries(Retries):
+    """The retries of the opening of a repository. No stream waits: the Hub counts requests for metadata separately."""
+
+    def _show(self, error: Interrupted, pause: float) -> None:
+        """Every pause, because nothing else happens in this pull."""
+        wait = pause if error.wait is None else error.wait
+        self._progress.status(f"waiting {math.ceil(wait)} s: {error}")

@@ -11,14 +11,14 @@ from functools import partial
 from proxy.errors import Damaged, Interrupted, RangesIgnored, SourceError, TransferError
 from proxy.planning.identity import upload_identity
 from proxy.planning.plan import Plan, Upload
-from proxy.sources.base import Repository, RepositoryFile
+from proxy.sources.base import Repository, RepositoryFile, Source
 from proxy.store.journal import Journal
 from proxy.tasks import gather_or_cancel
 from proxy.transfer.assembly import check_digest
 from proxy.transfer.checkpoints import Checkpoints
 from proxy.transfer.fetch_limits import FetchLimits
 from proxy.transfer.progress import BlobProgress, Progress
-from proxy.transfer.retry import Retries
+from proxy.transfer.retry import OpeningRetries, Retries
 from proxy.transfer.sharing import OnDigest, SingleFlightUpload, Subscriber, UploadListener
 from proxy.transfer.threads import worker_count, worker_pool
 from proxy.transfer.upload import BlobUpload, UploadServices, with_origin
@@ -65,6 +65,16 @@ class Transfer:
     def close(self) -> None:
         self._hashers.shutdown(wait=False)
         self._workers.shutdown(wait=False, cancel_futures=True)
+
+    async def open(self, source: Source, repository: str, revision: str | None, progress: Progress) -> Repository:
+        """As `Source.open`, but it waits for a source that throttles, fails or is silent."""
+        retries = OpeningRetries(progress, self._limits)
+        while True:
+            try:
+                return await source.open(repository, revision)
+            except Interrupted as error:
+                progress.begin()
+                await retries.pause(error)
 
     async def read(
         self, repository: Repository, files: Sequence[RepositoryFile], progress: Progress

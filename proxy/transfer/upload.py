@@ -126,9 +126,7 @@ class BlobUpload:
     async def _open_checkpoints(self) -> None:
         identity = await self._in_thread(upload_identity, self._fetching.repository, self._planned)
         try:
-            self._file = await self._in_thread(
-                self._services.checkpoints.open, identity, self._what, self._recipe.size
-            )
+            self._file = await self._in_thread(self._services.checkpoints.open, identity, self._what, self._recipe.size)
         except NotKept as error:
             log.warning("%s", error)
             self._fetching.progress.warn([str(error)])

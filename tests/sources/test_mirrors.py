@@ -9,8 +9,9 @@ import pytest
 from aiohttp import hdrs, web
 
 from proxy.app import App
-from proxy.errors import SourceError
+from proxy.errors import Interrupted, SourceError
 from proxy.sources.base import RepositoryFile
+from proxy.sources.hub_files import CONCURRENT_HEADS
 from proxy.sources.huggingface import HuggingFace
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
@@ -23,6 +24,7 @@ CONFIG = b'{"architectures": []}'
 FILES = {
     "config.json": CONFIG,
     "model.safetensors": WEIGHTS,
+    "tokenizer_config.json": b"{}",
     "onnx/model.onnx": b"o" * 50,
     "logo.png": b"p" * 60,
     "LICENSE": b"MIT",
@@ -168,20 +170,51 @@ async def test_only_what_can_be_a_digest_is_taken_for_one(
     assert (file.size, file.sha256, file.git_sha1) == (len(WEIGHTS), sha256, git_sha1)
 
 
-async def test_a_file_whose_size_nothing_tells_is_named(hub: StandInHub, source: HuggingFace) -> None:
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_file_whose_size_nothing_tells_is_named(hub: StandInHub, source: HuggingFace, status: int) -> None:
     hub.add("acme/tiny", FILES)
     hub.trees, hub.listing = False, "names"
-    hub.faults.append(Fault("model.safetensors", "status", status=500, at="resolve", times=-1))
-    with pytest.raises(SourceError, match=r"acme/tiny/model.safetensors: .* does not report its size.*answered 500"):
+    hub.faults.append(Fault("model.safetensors", "status", status=status, at="resolve", times=-1))
+    named = rf"acme/tiny/model.safetensors: .* does not report its size.*answered {status}"
+    with pytest.raises(SourceError, match=named) as failure:
         await source.open("acme/tiny", None)
+    assert not isinstance(failure.value, Interrupted)
 
 
-async def test_a_digest_that_cannot_be_had_is_no_failure(hub: StandInHub, source: HuggingFace) -> None:
+@pytest.mark.parametrize("status", [404, 405, 501])
+async def test_a_digest_that_cannot_be_had_is_no_failure(hub: StandInHub, source: HuggingFace, status: int) -> None:
     hub.add("acme/tiny", FILES)
     hub.trees, hub.listing = False, "sizes"
-    hub.faults.append(Fault("model.safetensors", "status", status=500, at="resolve", times=-1))
+    hub.faults.append(Fault("model.safetensors", "status", status=status, at="resolve", times=-1))
     file = (await opened(source))["model.safetensors"]
     assert (file.size, file.sha256) == (len(WEIGHTS), None)
+
+
+@pytest.mark.parametrize("listing", ["sizes", "names"])
+async def test_a_retry_asks_only_for_what_is_missing(hub: StandInHub, source: HuggingFace, listing: Any) -> None:
+    """Of 40 files, 20 fail once: that is one retry, not twenty."""
+    files = FILES | {f"extra-{number:02}.safetensors": bytes([number]) * 9 for number in range(40)}
+    hub.add("acme/tiny", files)
+    hub.trees, hub.listing = False, listing
+    hub.faults += [Fault(f"extra-{number:02}.safetensors", "status", at="resolve") for number in range(20)]
+    with pytest.raises(Interrupted, match=r"acme/tiny/extra-\d\d.safetensors: ") as failure:
+        await source.open("acme/tiny", None)
+    assert failure.value.wait is None
+    before = len(requested_paths(hub, "/resolve/", "HEAD"))
+    assert {path: file.sha256 for path, file in (await opened(source)).items() if path.startswith("extra-")} == {
+        path: hashlib.sha256(content).hexdigest() for path, content in files.items() if path.startswith("extra-")
+    }
+    assert len(requested_paths(hub, "/resolve/", "HEAD")) - before == 20
+
+
+async def test_after_a_throttle_no_more_files_are_asked_for(hub: StandInHub, source: HuggingFace) -> None:
+    hub.add("acme/tiny", FILES | {f"extra-{number:02}.safetensors": b"x" for number in range(40)})
+    hub.trees, hub.listing = False, "names"
+    hub.faults.append(Fault("*", "status", status=429, headers={"Retry-After": "7"}, at="resolve", times=-1))
+    with pytest.raises(Interrupted) as failure:
+        await source.open("acme/tiny", None)
+    assert failure.value.wait == 7
+    assert len(requested_paths(hub, "/resolve/", "HEAD")) <= CONCURRENT_HEADS
 
 
 async def test_a_mirror_that_hangs_at_sizes_is_given_up(

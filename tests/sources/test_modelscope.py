@@ -277,9 +277,15 @@ async def test_an_address_that_expires_is_renewed(scope: StandInModelScope, sour
         (Fault(FIRST, "status", status=404, times=-1), f"acme/tiny/{FIRST}: 127.0.0.1 answered 404 .*cannot be read"),
         (Fault(FIRST, "corrupt", after=100_000, times=-1), f"acme/tiny/{FIRST} arrived damaged"),
         (Fault(FIRST, "drop", times=-1), f"acme/tiny/{FIRST}: the connection to 127.0.0.1 failed .*given up after"),
-        (Fault("api", "status", status=429, times=-1), "acme/tiny at .*it answered 429.*pull again later"),
-        (Fault("api", "status", status=502, times=-1), "acme/tiny at .*it answered 502.*pull again later"),
-        (Fault("api", "drop", times=-1), r"cannot be reached .*endpoint in \[sources.modelscope\]"),
+        (
+            Fault("api", "status", status=429, times=-1),
+            "acme/tiny at .*it answered 429.*given up after 10 tries; pull again",
+        ),
+        (
+            Fault("api", "status", status=502, times=-1),
+            "acme/tiny at .*it answered 502.*given up after 10 tries; pull again",
+        ),
+        (Fault("api", "drop", times=-1), "acme/tiny at .*the connection failed .*given up after 10 tries; pull again"),
         (Fault("api", "hang", times=-1), "did not answer within 0 s to a request for acme/tiny"),
     ],
     ids=lambda value: f"{value.path}-{value.kind}" if isinstance(value, Fault) else "",
