@@ -1,6 +1,7 @@
 """The Hub as a source: its listings, and the errors if it has none."""
 
 import re
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,10 +29,18 @@ WHOLE = [
 """A list of files that needs no further request."""
 
 
-async def test_a_listing_has_sizes_and_digests_at_one_commit(hub: StandInHub) -> None:
+@pytest.fixture
+async def source(hub: StandInHub) -> AsyncIterator[HuggingFace]:
+    """The stand-in, without a token."""
+    source = HuggingFace(hub.endpoint, "", HOSTS)
+    yield source
+    await source.close()
+
+
+async def test_a_listing_has_sizes_and_digests_at_one_commit(hub: StandInHub, source: HuggingFace) -> None:
     small = {"config.json": b"{}", "tokenizer_config.json": b"{}"}
     added = hub.add("acme/tiny", {"model.safetensors": b"weights", **small})
-    repository = await HuggingFace(hub.endpoint, "", HOSTS).open("acme/tiny", None)
+    repository = await source.open("acme/tiny", None)
     files = {file.path: file for file in repository.files}
     assert repository.commit == added.commit
     assert files["model.safetensors"].size == 7
@@ -40,43 +49,40 @@ async def test_a_listing_has_sizes_and_digests_at_one_commit(hub: StandInHub) ->
     assert files["config.json"].git_sha1 == "9e26dfeeb6e641a33dae4961196235bdb965b21b"  # git's name of b"{}"
 
 
-async def test_a_revision_is_resolved(hub: StandInHub) -> None:
+async def test_a_revision_is_resolved(hub: StandInHub, source: HuggingFace) -> None:
     added = hub.add("acme/tiny", {"tiny.gguf": b"1"})
     old = added.commit
     added.update({"tiny.gguf": b"2"})
-    source = HuggingFace(hub.endpoint, "", HOSTS)
     assert (await source.open("acme/tiny", old)).commit == old
     assert (await source.open("acme/tiny", "main")).commit == added.commit
     with pytest.raises(Refusal, match="no revision 'none'"):
         await source.open("acme/tiny", "none")
 
 
-async def test_the_first_digits_of_a_commit_are_enough(hub: StandInHub) -> None:
+async def test_the_first_digits_of_a_commit_are_enough(hub: StandInHub, source: HuggingFace) -> None:
     """The Hub takes only whole commits. A commit may be of a branch that the list of commits does not show."""
     added = hub.add("acme/tiny", {"config.json": b"1"})
-    source = HuggingFace(hub.endpoint, "", HOSTS)
     assert (await source.open("acme/tiny", added.commit[:7])).commit == added.commit
     assert (await source.open("acme/tiny", added.commit[:39].upper())).commit == added.commit
     with pytest.raises(Refusal, match=f"no revision '{added.commit[:6]}'; use a commit, or one of .*: main$"):
         await source.open("acme/tiny", added.commit[:6])
 
 
-async def test_digits_of_two_commits_are_refused_with_both(hub: StandInHub) -> None:
+async def test_digits_of_two_commits_are_refused_with_both(hub: StandInHub, source: HuggingFace) -> None:
     added = hub.add("acme/tiny", {"config.json": b"1"})
     twin = added.commit[:8] + "0" * 32
     added.commits[twin], added.dates[twin] = added.files, added.dates[added.commit]
     both = ", ".join(sorted((twin, added.commit)))
     with pytest.raises(Refusal, match=f"no revision '{twin[:8]}'; it may be one of these: {both}"):
-        await HuggingFace(hub.endpoint, "", HOSTS).open("acme/tiny", twin[:8])
+        await source.open("acme/tiny", twin[:8])
 
 
-async def test_a_name_in_another_case_is_one_only_if_there_is_no_other(hub: StandInHub) -> None:
+async def test_a_name_in_another_case_is_one_only_if_there_is_no_other(hub: StandInHub, source: HuggingFace) -> None:
     """Ollama gives a tag the case of another model's."""
     added = hub.add("acme/tiny", {"config.json": b"1"})
     old = added.commit
     added.update({"config.json": b"2"})
     added.branches |= {"V1": old, "v2": old, "V2": added.commit}
-    source = HuggingFace(hub.endpoint, "", HOSTS)
     assert (await source.open("acme/tiny", "v1")).commit == old
     assert [(await source.open("acme/tiny", name)).commit for name in ("v2", "V2")] == [old, added.commit]
     added.branches |= {"Dev": old, "DEV": old}
@@ -92,12 +98,12 @@ async def test_a_name_in_another_case_is_one_only_if_there_is_no_other(hub: Stan
     ],
 )
 async def test_a_mirror_without_a_list_of_branches_refuses_a_revision_too(
-    hub: StandInHub, plain: bool, message: str
+    hub: StandInHub, source: HuggingFace, plain: bool, message: str
 ) -> None:
     hub.add("acme/tiny", {"config.json": b"1"})
     hub.mirror, hub.plain_errors = True, plain
     with pytest.raises(Refusal, match=message):
-        await HuggingFace(hub.endpoint, "", HOSTS).open("acme/tiny", "none")
+        await source.open("acme/tiny", "none")
 
 
 @pytest.mark.parametrize("plain", [False, True])
