@@ -15,11 +15,10 @@ from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.metrics import Metrics
 from proxy.ollama.disk import free_disk
 from proxy.planning.capabilities import capabilities_of
-from proxy.planning.gguf_files import choose_projector, file_name, gguf_models
+from proxy.planning.gguf_files import choose_projector
 from proxy.planning.plan import Plan, QuantizationOffer, Upload
 from proxy.pull.planner import NativePull
-from proxy.pull.reference import ModelReference, parse, select
-from proxy.sources.base import Repository
+from proxy.pull.reference import ModelReference, divide_tag, parse
 from proxy.store.journal import Journal
 from proxy.transfer.progress import Progress, printable
 
@@ -186,7 +185,7 @@ async def _inspect(config: Config, backend: Backend, reference: ModelReference) 
 
 async def _other_offers(config: Config, backend: Backend, reference: ModelReference) -> tuple[QuantizationOffer, ...]:
     """The tags that would work, if the requested tag does not."""
-    chosen = select(reference.tag)
+    chosen = divide_tag(reference.tag)
     if chosen.quantization.lower() == "latest":
         return ()
     return (await _inspect(config, backend, replace(reference, tag=chosen.tag("latest")))).offers
@@ -201,34 +200,39 @@ async def _version(backend: Backend) -> str | None:
 
 async def _compare(config: Config, backend: Backend, reference: ModelReference, plan: Plan) -> Inspection:
     """Add what Ollama holds already, or a warning if Ollama cannot be asked."""
-    offers = tuple(_offers(reference, plan))
-    inspection = Inspection(plan.name, plan.repository.id, plan.repository.commit, plan, offers=offers)
+    offers, untagged = _offers(backend, reference, plan)
+    inspection = Inspection(
+        plan.name, plan.repository.id, plan.repository.commit, plan, warnings=untagged, offers=offers
+    )
     try:
         # A plan without known digests asks Ollama for no blob; this finds out whether Ollama is there.
         await backend.ollama.version()
         held = await backend.transfer.held(*plan.steps)
         free = await free_disk(config.ollama, backend.ollama)
     except OllamaError as error:
-        return replace(inspection, warnings=(str(error),))
+        return replace(inspection, warnings=(*untagged, str(error)))
     return replace(inspection, held=frozenset(held), free_disk=free)
 
 
-def _offers(reference: ModelReference, plan: Plan) -> Iterator[QuantizationOffer]:
-    """The tags that there are: the GGUF files of the repository, and the quantizations of its other weights."""
-    tags = set()
-    chosen = select(reference.tag, (file.path for file in plan.repository.files))
-    for offer in (*_gguf_offers(plan.repository), *plan.steps[0].offers):
+def _offers(
+    backend: Backend, reference: ModelReference, plan: Plan
+) -> tuple[tuple[QuantizationOffer, ...], tuple[str, ...]]:
+    """The tags that there are: the GGUF files of the repository, and the quantizations of its other weights.
+
+    The second value says which GGUF files have no tag, and why.
+    """
+    files = plan.repository.files
+    chosen = divide_tag(reference.tag, (file.path for file in files))
+    gguf_tags, untagged = backend.planner.gguf_tags(plan.repository)
+    offers = [
+        QuantizationOffer(
+            tag, sum(file.size for file in (*model.files, *filter(None, [choose_projector(model, files)])))
+        )
+        for tag, model in gguf_tags.items()
+    ]
+    tags: dict[str, QuantizationOffer] = {}
+    for offer in (*offers, *plan.steps[0].offers):
         tag = chosen.tag(offer.quantization)
-        if tag.upper() not in tags and parse(replace(reference, tag=tag).name) is not None:
-            tags.add(tag.upper())
-            yield offer._replace(quantization=tag)
-
-
-def _gguf_offers(repository: Repository) -> Iterator[QuantizationOffer]:
-    """If several files have one label, the first gets it as its tag; the others get their file names."""
-    labels = set()
-    for model in gguf_models(repository.id, repository.files):
-        projector = choose_projector(model, repository.files)
-        size = sum(file.size for file in (*model.files, *filter(None, [projector])))
-        yield QuantizationOffer(file_name(model.files[0]) if model.tag in labels else model.tag, size)
-        labels.add(model.tag)
+        if parse(replace(reference, tag=tag).name) is not None:
+            tags.setdefault(tag.upper(), offer._replace(quantization=tag))
+    return tuple(tags.values()), tuple(untagged)

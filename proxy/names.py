@@ -56,3 +56,13 @@ def divide(name: str) -> NameParts | None:
     """The parts of a name, whether or not Ollama takes them; None if it is not of the form HOST/ORG/REPO[:TAG]."""
     match = FORM.fullmatch(name.strip())
     return NameParts(match[1], match[2], match[3], match[4] or "latest") if match else None
+
+
+def is_tag(text: str) -> bool:
+    """Whether the text can be typed as a tag that means a model on this machine."""
+    return TAG.broken_by(text) is None and not is_cloud(text)
+
+
+def is_cloud(tag: str) -> bool:
+    """From v0.17.6 on, these tags mean Ollama's own cloud, on every host."""
+    return tag.lower() in ("cloud", "local") or tag.lower().endswith("-cloud")

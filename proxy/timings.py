@@ -24,6 +24,8 @@ class Timings:
     """The longest silence in the stream of a pull: clients may see at most 10 s."""
     ollama_answer: float = 5.0
     """For answers that Ollama gives without work."""
+    load: float = 600.0
+    """For loading a model to verify it. Ollama itself waits 5 minutes for its runner (OLLAMA_LOAD_TIMEOUT)."""
     ollama_poll: float = 1.0
     """Between two tries to reach an Ollama that is gone."""
     first_sweep: float = 2.0

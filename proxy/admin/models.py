@@ -11,7 +11,7 @@ from proxy.ollama.client import Ollama
 from proxy.planning.identity import outdated_reason
 from proxy.pull.freshness import seconds_of
 from proxy.pull.planner import Planner
-from proxy.pull.reference import ModelReference, parse, select
+from proxy.pull.reference import ModelReference, divide_tag, parse
 from proxy.store.journal import Journal, Record
 
 log = logging.getLogger(__name__)
@@ -95,4 +95,4 @@ class Models:
 
 def _repository(reference: ModelReference) -> str:
     """Equal for names whose newest commit is the same."""
-    return replace(reference, tag=select(reference.tag).tag("")).key
+    return replace(reference, tag=divide_tag(reference.tag).tag("")).key

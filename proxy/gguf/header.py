@@ -1,7 +1,7 @@
 """Reads and writes the header of a GGUF: its metadata and tensor infos, from the first bytes of the file. Pure."""
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -99,17 +99,24 @@ class Field:
             raise GgufError(f"{shown(self.value)} is not an array")
         return int(_U64.unpack_from(self.raw, 4)[0])
 
-    def _items(self) -> list[Any]:
-        kind, count = struct.unpack_from("<IQ", self.raw)
+    @property
+    def item_kind(self) -> ValueType | None:
+        """The type of an array's items; None for other values."""
+        return ValueType(_U32.unpack_from(self.raw)[0]) if self.kind is ValueType.ARRAY else None
+
+    def texts(self) -> Iterator[bytes]:
+        """The texts of an array of strings, as the file has them: not all are UTF-8."""
         position = 12
-        if kind != ValueType.STRING:
-            return list(struct.unpack_from(f"<{count}{_CODES[ValueType(kind)]}", self.raw, position))
-        items = []
-        for _ in range(count):
+        for _ in range(self.length):
             start = position + 8
             position = start + _U64.unpack_from(self.raw, position)[0]
-            items.append(self.raw[start:position].decode(errors="replace"))
-        return items
+            yield self.raw[start:position]
+
+    def _items(self) -> list[Any]:
+        if self.item_kind is ValueType.STRING:
+            return [text.decode(errors="replace") for text in self.texts()]
+        kind, count = struct.unpack_from("<IQ", self.raw)
+        return list(struct.unpack_from(f"<{count}{_CODES[ValueType(kind)]}", self.raw, 12))
 
     @classmethod
     def of(cls, kind: ValueType, value: float | bool | str) -> "Field":
@@ -249,7 +256,9 @@ def read_header(content: bytes, *, size: int | None = None) -> GgufHeader:
     _check_tensors(tensors, alignment)
     header = GgufHeader(metadata, tensors, data_start, version)
     if size is not None and tensors and data_start + header.data_size > size:
-        raise GgufError(f"the tensors end at byte {data_start + header.data_size} of a file of {size} bytes")
+        raise GgufError(
+            f"the tensors end at byte {data_start + header.data_size} of a file of {size} bytes: it is incomplete"
+        )
     return header
 
 
@@ -306,7 +315,7 @@ class _Cursor:
         if stop <= available:
             return
         if self._size is not None and stop > self._size:
-            raise GgufError(f"the file ends after {self._size} bytes, inside its header")
+            raise GgufError(f"the file ends after {self._size} bytes, inside its header: it is incomplete")
         if stop > MAX_BYTES:
             raise GgufError(f"the header claims to be longer than {MAX_BYTES} bytes")
         at_least = max(stop, estimate, 2 * available, FIRST_BYTES)

@@ -25,9 +25,27 @@ kanana2 kimi-k2 kormo laguna lfm2 llada-moe llama-bpe llama-v3 llama3 llama4 meg
 minicpm5 minimax-m2 modern-bert mpt olmo phi-2 pixtral poro-chat qwen2 qwen35 refact roberta-bpe sarvam-moe seed-coder
 smaug-bpe smollm solar-open stablelm2 starcoder superbpe talkie tekken tiny_aya trillion viking whitespace youtu
 """
+_TOKENIZERS = "bert gemma4 gpt2 hybriddna llama no_vocab none plamo2 rwkv t5 whitespace"
 BEFORE_LLAMA_SERVER = frozenset(_BEFORE_LLAMA_SERVER.split())
 """Architectures that Ollama 0.24 loads, from llama/llama.cpp/src/llama-arch.cpp and from its own model/models."""
 SINCE_LLAMA_SERVER = frozenset(_SINCE_LLAMA_SERVER.split())
 """Architectures that llama.cpp b10488 adds; Ollama 0.30 and newer run it."""
 PRE_TOKENIZERS = frozenset(_PRE_TOKENIZERS.split())
 """Pre-tokenizers of byte-level BPE in llama-vocab.cpp, in both versions."""
+_OWN_ENGINE = """
+bert deepseek2 deepseekocr gemma3 gemma3n gemma4 glm4moelite glmocr gpt-oss gptoss laguna lfm2 lfm2moe llama4 mistral3
+mllama nemotron_h nemotron_h_moe nemotron_h_omni nomic-bert olmo3 qwen25vl qwen3 qwen35 qwen35moe qwen3moe qwen3next
+qwen3vl qwen3vlmoe
+"""
+_TRANSLATED = """
+bert deepseekocr gemma3 gemma3n gemma4 glm4moelite glmocr gptoss laguna lfm2 llama4 mistral3 nemotron_h_moe
+nemotron_h_omni olmo3 qwen25vl qwen35 qwen35moe qwen3next qwen3vl qwen3vlmoe
+"""
+RUN_BY_OWN_ENGINE = frozenset(_OWN_ENGINE.split())
+"""Architectures that Ollama's own engine loads before 0.30 (OllamaEngineRequired, fs/ggml/ggml.go at 0.24)."""
+TRANSLATED = frozenset(_TRANSLATED.split())
+"""Architectures whose metadata and tensors Ollama may translate before llama.cpp sees them (llama/compat, 0.33)."""
+TOKENIZERS = frozenset(
+    ["bert", "gemma4", "gpt2", "hybriddna", "llama", "no_vocab", "none", "plamo2", "rwkv", "t5", "whitespace"]
+)
+"""Values of `tokenizer.ggml.model` in llama-vocab.cpp, in both versions."""

@@ -117,6 +117,18 @@ def read_additions(files: TokenizerFiles) -> Mapping[str, bool]:
 
 _PHI3 = re.compile("(phi)-?(3)", re.IGNORECASE)
 _PHI3_UNSTRIPPED = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+PHI3_TOKENS = ("</s>", "<unk>", "<s>", "<|endoftext|>")
+"""Tokens without which llama.cpp's loader ends with `unordered_map::at` if `is_named_phi3` (llama-vocab.cpp)."""
+
+
+def is_named_phi3(name: str) -> bool:
+    """Whether llama.cpp treats a model with this `general.name` as Phi-3."""
+    return _PHI3.search(name) is not None
+
+
+def unlike_phi3(name: str) -> str:
+    """The name as a text that llama.cpp does not take for Phi-3's."""
+    return _PHI3.sub(r"\1 \2", name)
 
 
 def name_for_loader(name: str, files: TokenizerFiles, tokens: Field) -> str:
@@ -126,13 +138,13 @@ def name_for_loader(name: str, files: TokenizerFiles, tokens: Field) -> str:
     vocabulary without these three and `</s>` is not loaded (llama-vocab.cpp at b10488).
     """
     strips = {token["content"]: token.get("rstrip") is True for token in files.added_tokens}
-    is_named_phi3 = _PHI3.search(name) is not None
-    if not is_named_phi3 and not any(strips.values()):
+    is_named = is_named_phi3(name)
+    if not is_named and not any(strips.values()):
         return name
     like_phi3 = all(stripping == (text not in _PHI3_UNSTRIPPED) for text, stripping in strips.items())
-    if strips and like_phi3 and {"</s>", *_PHI3_UNSTRIPPED} <= set(tokens.value):  # type: ignore[arg-type]
-        return name if is_named_phi3 else f"{name} (Phi-3)"
-    return _PHI3.sub(r"\1 \2", name)
+    if strips and like_phi3 and set(PHI3_TOKENS) <= set(tokens.value):  # type: ignore[arg-type]
+        return name if is_named else f"{name} (Phi-3)"
+    return unlike_phi3(name)
 
 
 _CONFIG_DECIDES = frozenset(

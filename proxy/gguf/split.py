@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from proxy.gguf.foreign import without_misleading_name
 from proxy.gguf.header import Field, GgufHeader, write_header
 from proxy.gguf.tensors import GgufError, TensorInfo, lay_out, padding, shown
 
@@ -88,7 +89,8 @@ def tensors_of(headers: Sequence[GgufHeader]) -> list[TensorInfo]:
 
 def whole_metadata(first: GgufHeader) -> dict[str, Field]:
     """The metadata of the whole file, from its first part. llama-gguf-split instead keeps `split.count` as 0."""
-    return {key: field for key, field in first.metadata.items() if not key.startswith("split.")}
+    metadata = without_misleading_name(first.metadata)
+    return {key: field for key, field in metadata.items() if not key.startswith("split.")}
 
 
 def _check_numbers(headers: Sequence[GgufHeader]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs
@@ -9,6 +10,8 @@ from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.sentencepiece import MAX_TOKENS
 from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.tensors import shown
+
+_Text = TypeVar("_Text", str, bytes)
 
 SPACE = "\u2581"
 _UNUSED_SCORE = -10000.0
@@ -59,9 +62,9 @@ class Tokens:
         yield "token_type", Field.array(ValueType.INT32, self.types)
 
 
-def first_duplicate(texts: Iterable[str]) -> str | None:
+def first_duplicate(texts: Iterable[_Text]) -> _Text | None:
     """The first text that repeats an earlier one; None if all differ."""
-    seen: set[str] = set()
+    seen: set[_Text] = set()
     for text in texts:
         if text in seen:
             return text

@@ -1,5 +1,6 @@
 """Ollama's models: list, show, create, pull, copy, load and delete them."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -85,7 +86,17 @@ class ModelApi(OllamaApi):
         raise OllamaError(f"Ollama cannot copy {source} to {destination}: {error_text(answer)}")
 
     async def load(self, name: str) -> None:
-        """Load a model, generate one token or embed one, and unload it. Raises OllamaError with Ollama's reason."""
+        """Load a model, generate one token or embed one, and unload it.
+
+        Raises OllamaError with Ollama's reason, or if there is no response within `Timings.load` seconds.
+        """
+        try:
+            async with asyncio.timeout(self._timings.load):
+                await self._load(name)
+        except TimeoutError as error:
+            raise OllamaError(f"there is no response after {self._timings.load:g} s") from error
+
+    async def _load(self, name: str) -> None:
         details = await self.show(name) or {}
         body = {"model": name, "keep_alive": 0, "stream": False, "options": {"num_predict": 1, "num_ctx": LOAD_CONTEXT}}
         if "embedding" in details.get("capabilities", ()):

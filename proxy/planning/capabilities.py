@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.errors import Refusal
-from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER
+from proxy.gguf.loader_names import (
+    BEFORE_LLAMA_SERVER,
+    PRE_TOKENIZERS,
+    RUN_BY_OWN_ENGINE,
+    SINCE_LLAMA_SERVER,
+    TOKENIZERS,
+    TRANSLATED,
+)
 from proxy.gguf.wordpiece import CASED, UNCASED
 
 
@@ -98,6 +105,8 @@ EQUIVALENT_PRE_TOKENIZERS: Mapping[str, tuple[Version, str]] = {
     **dict.fromkeys(RUN_AS_QWEN3, (OWN_ENGINE, "qwen2")),
 }
 """From this version to LLAMA_SERVER Ollama's own engine runs these, always with this pre-tokenizer."""
+NEWER_TENSOR_TYPE = 40
+"""The first number of a tensor type, NVFP4, that ggml does not have in Ollama 0.24."""
 UNSUPPORTED = ("TQ1_0", "TQ2_0")
 """From 0.30 on a create fails with "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
 
@@ -129,6 +138,21 @@ class Capabilities:
         if architecture in BEFORE_LLAMA_SERVER or self.version > NEWEST:
             return OLDEST
         return LLAMA_SERVER if architecture in SINCE_LLAMA_SERVER else NEVER
+
+    def loads_unchanged(self, architecture: str) -> bool:
+        """Whether llama.cpp loads a GGUF of this architecture as the file is, so that its loader's rules hold.
+
+        False for Ollama's own engine, and for files that Ollama translates.
+        """
+        return architecture not in (TRANSLATED if self.runs_llama_server else RUN_BY_OWN_ENGINE)
+
+    def knows_tokenizer(self, model: str) -> bool:
+        """Whether a GGUF with this `tokenizer.ggml.model` may load."""
+        return model in TOKENIZERS or self.version > NEWEST
+
+    def tensor_type_since(self, tensor_type: int) -> Version:
+        """The first version that loads tensors of this type (ggml.h)."""
+        return OLDEST if tensor_type < NEWER_TENSOR_TYPE else LLAMA_SERVER
 
     def knows_pre_tokenizer(self, name: str) -> bool:
         """Whether a GGUF with this pre-tokenizer may load."""

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
+from proxy.gguf.foreign import MODEL, PRE, check_layout, check_tensors, check_vocabulary, without_misleading_name
 from proxy.gguf.header import GgufHeader, Incomplete, read_header
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.requantize import TransformedRange, requantize
-from proxy.gguf.split import COUNT, MergedGguf, Padding, ShardRange, SplitName, merge
+from proxy.gguf.split import COUNT, MergedGguf, Padding, ShardRange, SplitName, check_parts, merge, tensors_of
 from proxy.gguf.tensor_types import ModelFacts, is_quantized
 from proxy.gguf.tensors import GgufError, TensorType, shown
-from proxy.gguf.tokens import first_duplicate
 from proxy.planning.capabilities import NEVER, NEWEST, Capabilities
 from proxy.planning.gguf_files import GgufChoice, GgufModel, choose_projector, file_name
 from proxy.planning.modelfile import Modelfile
@@ -58,7 +58,9 @@ def plan_gguf(
         read_quantization(repository.id, quantization, quantization, capabilities)
     try:
         _check(where, choice, headers)
-        _check_loads(where, headers[0], capabilities)
+        if model.is_split:
+            check_parts(headers)
+        _check_loads(where, choice, headers, capabilities)
         upload = _upload(repository, model, headers, quantization)
     except NoEngine as error:
         raise no_engine_refusal(repository.id, error) from error
@@ -112,6 +114,7 @@ def plan_native(name: str, repository: Repository, choice: GgufChoice, why: str)
         f"the GGUF {choice.model.tag}, {why}: Ollama pulls it by itself",
         tuple(weight_file(repository, file.path, file) for file in files),
         template_source="gguf",
+        warnings=choice.warnings,
         result_size=sum(file.size for file in files),
     )
 
@@ -139,9 +142,10 @@ def _check(where: str, choice: GgufChoice, headers: Sequence[GgufHeader]) -> Non
                 )
 
 
-def _check_loads(where: str, first: GgufHeader, capabilities: Capabilities) -> None:
+def _check_loads(where: str, choice: GgufChoice, headers: Sequence[GgufHeader], capabilities: Capabilities) -> None:
     """Raises Refusal for a GGUF that crashes the loader, before 0.30 together with Ollama (two equal tokens, v0.24)."""
-    architecture, pre_tokenizer = str(first.architecture), first.get("tokenizer.ggml.pre", str)
+    first, tensors = headers[0], tensors_of(headers)
+    architecture = str(first.architecture)
     since = capabilities.architecture_since(architecture)
     if since == NEVER:
         raise Refusal(
@@ -150,19 +154,34 @@ def _check_loads(where: str, first: GgufHeader, capabilities: Capabilities) -> N
         )
     if capabilities.version < since:
         raise Refusal(f"{where}: {capabilities.ollama} does not run {architecture}; update it to {since} or newer")
-    is_byte_level = first.get("tokenizer.ggml.model", str) == "gpt2"
-    if pre_tokenizer is not None and is_byte_level and not capabilities.knows_pre_tokenizer(pre_tokenizer):
+    for tensor in tensors:
+        if capabilities.version < (since := capabilities.tensor_type_since(tensor.type)):
+            raise Refusal(
+                f"{where} has the tensor {shown(tensor.name)} in {TensorType(tensor.type).name}, which "
+                f"{capabilities.ollama} does not run; update it to {since} or newer, or pull another file of the model"
+            )
+    if not capabilities.loads_unchanged(architecture):
+        return
+    model, pre_tokenizer = first.get(MODEL, str), first.get(PRE, str)
+    if model is not None and not capabilities.knows_tokenizer(model):
+        raise Refusal(
+            f"{where} has the tokenizer {shown(model)}, which no Ollama up to {NEWEST} knows; pull another file of the "
+            "model"
+        )
+    if pre_tokenizer is not None and model == "gpt2" and not capabilities.knows_pre_tokenizer(pre_tokenizer):
         raise Refusal(
             f"{where} has the pre-tokenizer {shown(pre_tokenizer)}, which no Ollama up to {NEWEST} knows; pull another "
             "file of the model"
         )
-    # llama.cpp gives each empty token a text of its own.
-    token = first_duplicate(filter(None, first.get("tokenizer.ggml.tokens", list) or []))
-    if token is not None:
-        raise Refusal(
-            f"{where} has two tokens with the text {shown(token)}, so Ollama cannot load it; pull another file of the "
-            "model"
-        )
+    is_rewritten = choice.model.is_split or choice.quantization is not None
+    metadata = without_misleading_name(first.metadata) if is_rewritten else first.metadata
+    try:
+        check_vocabulary(metadata, tensors)
+        check_tensors(metadata, tensors)
+        if not is_rewritten:
+            check_layout(first)
+    except GgufError as error:
+        raise Refusal(f"{where}: {error}, so Ollama cannot load it; pull another file of the model") from error
 
 
 def _summary(headers: Sequence[GgufHeader], quantization: str | None) -> GgufSummary:

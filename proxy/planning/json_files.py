@@ -32,6 +32,8 @@ def json_value(where: str, content: bytes) -> Any:
 
 def parse_json(content: bytes) -> Any:
     """Raises ValueError for invalid JSON, and for JSON that could not be copied or sent to a client later."""
+    if not content:
+        raise ValueError("empty")
     try:
         # Not orjson: it would round a `model_max_length` of 10**30, which many repositories have.
         value = json.loads(content.decode("utf-8-sig"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.errors import Refusal
+from proxy.planning.file_kinds import check_pointer, substitute
 from proxy.planning.json_files import UPLOAD_AGAIN, parse_json
 
 LENGTH_BYTES = 8
@@ -55,15 +56,13 @@ class SafetensorsHeader:
 
 def header_size(where: str, first: bytes, file_size: int) -> int:
     """The size of the header in bytes, from the first eight bytes. Raises Refusal if it is not a safetensors file."""
-    if first.startswith(b"version "):
-        raise Refusal(
-            f"{where} is a Git LFS pointer, not the weights: it was uploaded without Git LFS; "
-            "ask the repository's owner to upload the file itself"
-        )
+    check_pointer(where, first)
     length = int.from_bytes(first[:LENGTH_BYTES], "little")
     if len(first) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, file_size - LENGTH_BYTES):
+        what = substitute(first)
+        instead = f", it is {what}" if what else ""
         raise Refusal(
-            f"{where} is not a safetensors file: it does not begin with the length of a header; {UPLOAD_AGAIN}"
+            f"{where} is not a safetensors file: it does not begin with the length of a header{instead}; {UPLOAD_AGAIN}"
         )
     return LENGTH_BYTES + length
 

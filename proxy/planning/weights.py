@@ -28,6 +28,7 @@ COMPANIONS = (
 )
 """Small files that a conversion reads."""
 WEIGHTS = re.compile(r"(model|consolidated)[^/]*\.safetensors")
+_SHARD = re.compile(r"(?P<name>.*)-(?P<number>\d{1,9})-of-(?P<count>\d{1,9})\.safetensors", re.ASCII)
 
 
 class NotConvertible(Refusal):
@@ -47,6 +48,8 @@ class Selection:
     chat_template: RepositoryFile | None
     weight_map: Mapping[str, str] | None = None
     """From the index: tensor to shard."""
+    warnings: tuple[str, ...] = ()
+    """Why better weights of the repository are not taken."""
 
     @property
     def to_read(self) -> tuple[RepositoryFile, ...]:
@@ -60,17 +63,13 @@ def has_weights(files: Iterable[RepositoryFile]) -> bool:
 
 
 def choose_files(repository: Repository, index: bytes | None, more: Iterable[str] = ()) -> Selection:
-    """The weights that the index names (else one set of shards), and the companions.
+    """The weights that the index names, else the best whole set of weights by their names; and the companions.
 
     `more`: paths of further files that the repository itself names. Raises Refusal for a repository that cannot become
     a model, and for an unsafe path in it.
     """
     files = {file.path: file for file in repository.files}
-    weight_map = None if index is None else _weight_map(f"{repository.id}/{INDEX}", files, index)
-    if weight_map is None:
-        weights = _weights_by_name(repository.id, files)
-    else:
-        weights = tuple(files[shard] for shard in sorted(set(weight_map.values())))
+    weights, weight_map, warnings = _choose_weights(repository.id, files, index)
     present = [files[path] for path in (*COMPANIONS, *more) if path in files and files[path].size]
     weights += tuple(file for file in present if _is_weights(file.path))
     companions = tuple(file for file in present if not _is_weights(file.path))
@@ -81,7 +80,7 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
     if not any(path in files and files[path].size for path in TOKENIZERS):
         only = f" but {TEKKEN}, Mistral's own format, which the proxy does not read" if TEKKEN in files else ""
         raise NotConvertible(f"{repository.id} has no tokenizer{only}: it needs one of {' and '.join(TOKENIZERS)}")
-    return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map)
+    return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map, warnings)
 
 
 def token_text(token: Any, default: str = "") -> str:
@@ -106,27 +105,61 @@ def check_path(where: str, path: object) -> None:
         raise Refusal(f"{where} names an unsafe file, {path!r}; the proxy fetches nothing from this repository")
 
 
-def _weights_by_name(repository: str, files: Mapping[str, RepositoryFile]) -> tuple[RepositoryFile, ...]:
-    # A repository may hold the model twice, in two sets of files: take one set.
-    for pattern in ("model", r"model-\d+-of-\d+", "model[^/]*", "consolidated[^/]*"):
-        shards = [files[path] for path in sorted(files) if re.fullmatch(rf"{pattern}\.safetensors", path)]
-        if shards:
-            _check_count(repository, shards)
-            return tuple(shards)
+class _Incomplete(Refusal):
+    """A set of weights is not whole; another set may be."""
+
+
+def _choose_weights(
+    repository: str, files: Mapping[str, RepositoryFile], index: bytes | None
+) -> tuple[tuple[RepositoryFile, ...], Mapping[str, str] | None, tuple[str, ...]]:
+    """The weights, what the index says of them, and warnings. Raises Refusal if no set of weights is whole."""
+    reasons: list[_Incomplete] = []
+    if index is not None:
+        try:
+            weight_map = _weight_map(f"{repository}/{INDEX}", files, index)
+            return tuple(files[shard] for shard in sorted(set(weight_map.values()))), weight_map, ()
+        except _Incomplete as reason:
+            reasons.append(reason)
+    whole = []
+    for weights in _sets_by_name(files):
+        try:
+            _check_whole(repository, weights)
+            whole.append(weights)
+        except _Incomplete as reason:
+            reasons.append(reason)
+    if whole:
+        return whole[0], None, tuple(f"{reason}; the proxy takes {whole[0][0].path}" for reason in reasons)
+    if reasons:
+        raise reasons[0]
     pickled = next((path for path in sorted(files) if path.endswith((".bin", ".pt", ".pth"))), None)
     instead = f"; {pickled} is a pickle, which may run any code when it is loaded" if pickled else ""
     raise NotConvertible(f"{repository} has no safetensors weights in its top folder (model*.safetensors){instead}")
 
 
-def _check_count(repository: str, shards: Sequence[RepositoryFile]) -> None:
-    """Without an index, the name of each shard has the number of shards."""
-    for shard in shards:
-        counted = re.search(r"-of-0*(\d{1,9})\.safetensors$", shard.path)
-        if counted and int(counted[1]) != len(shards):
-            raise Refusal(
-                f"{repository} has {len(shards)} shards, but {shard.path} is one of {counted[1]}; its upload is "
-                f"incomplete or mixes two models: {UPLOAD_AGAIN}"
-            )
+def _sets_by_name(files: Mapping[str, RepositoryFile]) -> Iterable[tuple[RepositoryFile, ...]]:
+    """A repository may hold the model several times. The best set of weights goes first."""
+    sets: dict[tuple[int, str, str], list[RepositoryFile]] = {}
+    for path in sorted(files):
+        if not WEIGHTS.fullmatch(path):
+            continue
+        shard = _SHARD.fullmatch(path)
+        name, count = (shard["name"], shard["count"]) if shard else (path.removesuffix(".safetensors"), "")
+        rank = 3 if name.startswith("consolidated") else 2 if name != "model" else 1 if shard else 0
+        sets.setdefault((rank, name if shard else "", count), []).append(files[path])
+    return (tuple(sets[key]) for key in sorted(sets))
+
+
+def _check_whole(repository: str, weights: Sequence[RepositoryFile]) -> None:
+    """Raises _Incomplete for an empty file, and for missing shards: without an index, their names have their count."""
+    if empty := next((file.path for file in weights if not file.size), None):
+        raise _Incomplete(f"{repository}/{empty} is empty; {UPLOAD_AGAIN}")
+    shards = [shard for file in weights if (shard := _SHARD.fullmatch(file.path))]
+    if shards and (count := int(shards[0]["count"])) != len(shards):
+        missing = set(range(1, count + 1)) - {int(shard["number"]) for shard in shards}
+        lacks = f", but number {min(missing)} is not in the repository" if missing else ""
+        raise _Incomplete(
+            f"{repository}: {weights[0].path} is one of {count} shards{lacks}; its upload is incomplete: {UPLOAD_AGAIN}"
+        )
 
 
 def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -> Mapping[str, str]:
@@ -141,10 +174,9 @@ def _weight_map(where: str, files: Mapping[str, RepositoryFile], index: bytes) -
     for shard in weight_map.values():
         check_path(where, shard)
     shards = set(weight_map.values())
-    if missing := sorted(shard for shard in shards if shard not in files):
-        raise Refusal(
-            f"{where} names {missing[0]}, which the repository does not have; its upload is incomplete: {UPLOAD_AGAIN}"
-        )
+    if missing := sorted(shard for shard in shards if shard not in files or not files[shard].size):
+        lack = "is empty" if missing[0] in files else "the repository does not have"
+        raise _Incomplete(f"{where} names {missing[0]}, which {lack}; its upload is incomplete: {UPLOAD_AGAIN}")
     if nested := sorted(shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")):
         raise Refusal(
             f"{where} names {nested[0]}, but the proxy reads only *.safetensors in the top folder; pull a GGUF of the "

@@ -34,6 +34,8 @@ class Install:
         self._ollama = ollama
         self._registry = registry
         self._verifies = verify
+        self._interrupted: set[str] = set()
+        """Temporary models during whose load Ollama went away."""
 
     async def pull_manifest(self, temporary: str, config: Blob, layers: Sequence[Layer]) -> str:
         """Have Ollama pull a manifest of its own blobs as a model; the model's name. Raises ManifestRefused.
@@ -85,8 +87,17 @@ class Install:
         progress.status(VERIFYING)
         try:
             await self._ollama.load(temporary)
-        except OllamaGone:
-            raise
+        except OllamaGone as error:
+            # Before 0.30 some models end Ollama itself (two equal tokens, v0.24), and a service starts it again.
+            lost = f"{plan.name} is made, but Ollama went away while it loaded the model"
+            if temporary not in self._interrupted:
+                self._interrupted.add(temporary)
+                raise OllamaGone(f"{lost}; nothing was replaced: {error}") from error
+            self._interrupted.discard(temporary)
+            raise OllamaError(
+                f"{lost}, twice; nothing was replaced. See Ollama's log; try another quantization, or "
+                "pull.verify = false to keep it anyway"
+            ) from error
         except OllamaError as error:
             if not LACK_OF_MEMORY.search(str(error)):
                 raise OllamaError(

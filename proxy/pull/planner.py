@@ -31,7 +31,17 @@ from proxy.planning.conversion_plan import (
 )
 from proxy.planning.conversion_process import converter
 from proxy.planning.embedding import MODULES, module_files, pooling_of
-from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
+from proxy.planning.gguf_files import (
+    GgufChoice,
+    GgufModel,
+    choose_gguf,
+    choose_named,
+    choose_projector,
+    gguf_models,
+    latest_gguf,
+    passed_over,
+    tags_of,
+)
 from proxy.planning.gguf_plan import plan_gguf, plan_native
 from proxy.planning.json_files import json_object
 from proxy.planning.modelfile import (
@@ -43,9 +53,9 @@ from proxy.planning.modelfile import (
 )
 from proxy.planning.plan import Base, Format, Plan, PlanRequest, weight_upload
 from proxy.planning.quantizations import read_quantization
-from proxy.planning.weights import CONFIG, INDEX, NotConvertible, choose_files, has_weights
+from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection, choose_files, has_weights
 from proxy.pull.reading import Reading
-from proxy.pull.reference import GGUF, ModelReference, Selection, parse, select
+from proxy.pull.reference import GGUF, ModelReference, TagParts, divide_tag, parse
 from proxy.sources.base import Repository, Source
 from proxy.tokenizing.comparer import compare
 from proxy.transfer.progress import Progress
@@ -124,7 +134,7 @@ class Planner:
     async def _open_by_tag(self, reference: ModelReference, open_at: OpenAt) -> Repository:
         """`open_at` opens a revision. That of the tag wins over that of `[models]`."""
         default = self._config.settings_for(reference.name).revision
-        chosen = select(reference.tag)
+        chosen = divide_tag(reference.tag)
         if chosen.revision is None:
             return await open_at(default)
         if not chosen.quantization:
@@ -135,7 +145,7 @@ class Planner:
         if chosen.quantization.lower().endswith(GGUF):
             # The tag may be the name of a file that contains the separator.
             repository = await open_at(default)
-            if _selection(reference, repository).revision is None:
+            if _divide_tag(reference, repository).revision is None:
                 return repository
         return await open_at(chosen.revision)
 
@@ -165,25 +175,33 @@ class Planner:
 
     async def _plan(self, reference: ModelReference, reading: Reading, request: PlanRequest) -> Plan:
         if choice := self._gguf(reference, request.repository):
-            return await self._plan_gguf(choice, reading, request)
-        if _is_adapter(request.repository):
-            return await self._plan_adapter(reference, reading, request)
-        return await self._plan_safetensors(reference, reading, request)
+            plan, warnings = await self._plan_gguf(choice, reading, request), choice.warnings
+        else:
+            repository = request.repository
+            warnings = passed_over(gguf_models(repository.id, repository.files), reference.tag)
+            make = self._plan_adapter if _is_adapter(repository) else self._plan_safetensors
+            plan = await make(reference, reading, request)
+        return replace(plan, warnings=(*warnings, *plan.warnings))
 
     def _gguf(self, reference: ModelReference, repository: Repository) -> GgufChoice | None:
         """The GGUF for the tag. If the repository has safetensors too, only a GGUF that the tag names."""
-        default = self._config.pull.default_quantization
         if not any(file.path.lower().endswith(GGUF) for file in repository.files):
             return None
         with _naming_the_revision(reference, repository) as tag:
-            if not has_weights(repository.files) and not _is_adapter(repository):
+            if not _has_other_weights(repository):
+                default = self._config.pull.default_quantization
                 return choose_gguf(repository.id, repository.files, tag, default)
-            named = find_gguf(gguf_models(repository.id, repository.files), tag)
-        return GgufChoice(named, None, as_the_hub=not named.is_split) if named else None
+            return choose_named(gguf_models(repository.id, repository.files), tag)
+
+    def gguf_tags(self, repository: Repository) -> tuple[dict[str, GgufModel], list[str]]:
+        """A tag for each GGUF, and for each other GGUF why no tag means it."""
+        models = gguf_models(repository.id, repository.files)
+        latest = None if _has_other_weights(repository) else latest_gguf(models, self._config.pull.default_quantization)
+        return tags_of(models, latest)
 
     def _is_native(self, reference: ModelReference, repository: Repository, choice: GgufChoice) -> bool:
         has_other_name = self._config.repository_of(reference.name) != (reference.host, reference.repository)
-        if has_other_name or _selection(reference, repository).revision is not None:
+        if has_other_name or _divide_tag(reference, repository).revision is not None:
             return False  # by this name, Ollama would ask for another repository, or for a tag that there is not
         mode = self._config.pull.gguf
         if mode is not GgufPulls.AUTO:
@@ -208,6 +226,14 @@ class Planner:
         await reading.read(file for file in repository.files if file.path in (CONFIG, INDEX, MODULES))
         module_paths = module_files(reading.contents.get(MODULES))
         selection = await asyncio.to_thread(choose_files, repository, reading.contents.get(INDEX), module_paths)
+        with _naming_what_was_passed_over(selection):
+            plan = await self._plan_conversion(reference, reading, request, selection)
+        return replace(plan, warnings=(*selection.warnings, *plan.warnings))
+
+    async def _plan_conversion(
+        self, reference: ModelReference, reading: Reading, request: PlanRequest, selection: Selection
+    ) -> Plan:
+        repository = request.repository
         config = json_object(f"{repository.id}/{CONFIG}", reading.contents[CONFIG])
         architecture = architecture_of(f"{repository.id}/{CONFIG}", config, request.capabilities)
         config["architectures"] = [architecture]
@@ -246,7 +272,7 @@ class Planner:
         await reading.read([files[ADAPTER_CONFIG]])
         config = read_adapter_config(f"{repository.id}/{ADAPTER_CONFIG}", reading.contents[ADAPTER_CONFIG])
         host, _ = self._config.repository_of(reference.name)
-        base = parse(f"{host}/{config.base}:{_selection(reference, repository).quantization}")
+        base = parse(f"{host}/{config.base}:{_divide_tag(reference, repository).quantization}")
         if base is None:
             raise Refusal(
                 f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, a name that Ollama does not take"
@@ -294,6 +320,15 @@ async def _probed(metadata: ChatMetadata) -> ChatTemplate | None:
 
 
 @contextmanager
+def _naming_what_was_passed_over(selection: Selection) -> Iterator[None]:
+    """The weights that are taken instead may be no model of their own."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise type(refusal)("; ".join((str(refusal), *selection.warnings))) from refusal
+
+
+@contextmanager
 def _naming_the_base() -> Iterator[None]:
     """A user who pulls an adapter may not know its base model."""
     try:
@@ -302,14 +337,14 @@ def _naming_the_base() -> Iterator[None]:
         raise Refusal(f"the adapter's base model cannot be pulled: {refusal}") from refusal
 
 
-def _selection(reference: ModelReference, repository: Repository) -> Selection:
-    return select(reference.tag, (file.path for file in repository.files))
+def _divide_tag(reference: ModelReference, repository: Repository) -> TagParts:
+    return divide_tag(reference.tag, (file.path for file in repository.files))
 
 
 @contextmanager
 def _naming_the_revision(reference: ModelReference, repository: Repository) -> Iterator[str]:
     """The tag without its revision. The tags that a refusal lists have no revision either, so this one explains it."""
-    chosen = _selection(reference, repository)
+    chosen = _divide_tag(reference, repository)
     try:
         yield chosen.quantization
     except Refusal as refusal:
@@ -319,6 +354,11 @@ def _naming_the_revision(reference: ModelReference, repository: Repository) -> I
             f"{refusal}. The tag {reference.tag!r} is the revision {chosen.revision!r} and the quantization "
             f"{chosen.quantization!r}; put {chosen.tag('')} before another quantization too"
         ) from refusal
+
+
+def _has_other_weights(repository: Repository) -> bool:
+    """Whether `latest` means other weights than a GGUF."""
+    return has_weights(repository.files) or _is_adapter(repository)
 
 
 def _is_adapter(repository: Repository) -> bool:

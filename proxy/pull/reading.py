@@ -9,6 +9,8 @@ from proxy.errors import Refusal
 from proxy.gguf.header import GgufHeader, Incomplete
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.gguf.tensors import GgufError
+from proxy.planning.file_kinds import check_kind
+from proxy.planning.json_files import UPLOAD_AGAIN
 from proxy.planning.safetensors import LENGTH_BYTES, SafetensorsHeader, header_size, read_header
 from proxy.sources.base import Repository, RepositoryFile
 from proxy.tasks import gather_or_cancel
@@ -38,11 +40,15 @@ class Reading:
         self._parsing = asyncio.Lock()
 
     async def read(self, files: Iterable[RepositoryFile]) -> None:
-        """Put small files into `contents`. Raises Refusal if they are too large."""
+        """Put small files into `contents`. Raises Refusal if they are too large, or are Git LFS pointers or HTML."""
         missing = [file for file in files if file.path not in self.contents]
         kept = sum(len(content) for content in self.contents.values())
         check_readable(self.repository.id, missing, READABLE_BYTES - kept)
-        self.contents |= await self._transfer.read(self.repository, missing, self.progress)
+        contents = await self._transfer.read(self.repository, missing, self.progress)
+        for path, content in contents.items():
+            if content:
+                check_kind(f"{self.repository.id}/{path}", content)
+        self.contents |= contents
 
     async def headers(self, files: Iterable[RepositoryFile]) -> dict[str, SafetensorsHeader]:
         """The headers of safetensors files, by path."""
@@ -73,16 +79,20 @@ class Reading:
         return await gather_or_cancel(self._retry_once(self._gguf_header, file) for file in files)
 
     async def _gguf_header(self, file: RepositoryFile) -> GgufHeader:
+        where = f"{self.repository.id}/{file.path}"
         content, size = b"", GGUF_BYTES
         while True:
             content += await self._part(file, len(content), min(size, file.size))
+            check_kind(where, content)
             try:
                 async with self._parsing:
                     return await asyncio.to_thread(read_gguf_header, content, size=file.size)
             except Incomplete as error:
                 size = error.at_least
             except GgufError as error:
-                raise Refusal(f"{self.repository.id}/{file.path} is not a GGUF that can be used: {error}") from error
+                raise Refusal(
+                    f"{where} is not a GGUF that can be used: {error}; pull another file, or {UPLOAD_AGAIN}"
+                ) from error
 
     async def _part(self, file: RepositoryFile, start: int, stop: int) -> bytes:
         if (content := self.contents.get(file.path)) is not None:

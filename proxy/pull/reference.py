@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proxy.names import divide
+from proxy.names import divide, is_cloud
 
 REVISION_END = "--"
 GGUF = ".gguf"
@@ -29,8 +29,8 @@ class ModelReference:
         return self.name.casefold()
 
 
-class Selection(NamedTuple):
-    """What a tag chooses: `[REVISION--]QUANTIZATION`."""
+class TagParts(NamedTuple):
+    """The parts of a tag: `[REVISION--]QUANTIZATION`."""
 
     revision: str | None
     """A branch, a tag or a commit; None if the tag names none."""
@@ -47,16 +47,15 @@ def parse(name: str) -> ModelReference | None:
     parts = divide(name)
     if parts is None or parts.broken_rule is not None:
         return None
-    # From v0.17.6 on, these tags mean Ollama's own cloud, on every host.
-    if parts.tag.lower() in ("cloud", "local") or parts.tag.lower().endswith("-cloud"):
+    if is_cloud(parts.tag):
         return None
     return ModelReference(parts.host, f"{parts.organization}/{parts.repository}", parts.tag)
 
 
-def select(tag: str, paths: Iterable[str] = ()) -> Selection:
+def divide_tag(tag: str, paths: Iterable[str] = ()) -> TagParts:
     """Divide a tag. `paths` are the files of the repository: a tag that is the name of one of them has no revision."""
     if REVISION_END not in tag or any(path.rpartition("/")[2].casefold() == tag.casefold() for path in paths):
-        return Selection(None, tag)
+        return TagParts(None, tag)
     # No quantization contains the separator, but the name of a file may.
     parts = tag.partition(REVISION_END) if tag.lower().endswith(GGUF) else tag.rpartition(REVISION_END)
-    return Selection(parts[0], parts[2])
+    return TagParts(parts[0], parts[2])

@@ -141,11 +141,18 @@ async def test_a_server_that_is_not_ollama_is_an_error(body: bytes) -> None:
             await api.version()
 
 
-async def test_a_silent_ollama_is_unreachable() -> None:
-    async def hanging(_: web.BaseRequest) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        raise AssertionError
+async def hanging(_: web.BaseRequest) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
 
+
+async def test_a_load_that_never_ends_is_ended() -> None:
+    async with listening(hanging) as url, upstream_session() as session:
+        with pytest.raises(OllamaError, match="^there is no response after 0.1 s$"):
+            await Ollama(url, session, Timings(load=0.1)).load("m")
+
+
+async def test_a_silent_ollama_is_unreachable() -> None:
     async with listening(hanging) as url, upstream_session() as session:
         with pytest.raises(OllamaError, match="cannot be reached"):
             await Ollama(url, session, Timings(ollama_answer=0.1)).version()

@@ -6,7 +6,15 @@ from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
 from proxy.planning.capabilities import UNSUPPORTED
-from proxy.planning.gguf_files import GgufChoice, choose_gguf, choose_projector, find_gguf, gguf_models
+from proxy.planning.gguf_files import (
+    GgufChoice,
+    choose_gguf,
+    choose_projector,
+    find_gguf,
+    gguf_models,
+    passed_over,
+)
+from proxy.sources.base import RepositoryFile
 from tests.planning.listings import listing
 
 Q4_K_M = Quantization.Q4_K_M
@@ -117,6 +125,70 @@ def test_a_missing_shard_is_refused_with_its_number() -> None:
     files = ("m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf")
     with pytest.raises(Refusal, match="acme/model: m-Q8_0-00001-of-00003.gguf is one of 3 shards, but number 2 is not"):
         chosen("q8_0", *files)
+
+
+INCOMPLETE = "m-Q4_K_M-00001-of-00003.gguf"
+
+
+@pytest.mark.parametrize(
+    "incomplete", ["m-00002-of-00002.gguf", INCOMPLETE, f"a/{INCOMPLETE}", "Q4_0-00003-of-00003.gguf"]
+)
+def test_an_incomplete_split_only_spoils_its_own_tag(incomplete: str) -> None:
+    files = (incomplete, "m-Q8_0.gguf", "m-Q2_K-00001-of-00002.gguf", "m-Q2_K-00002-of-00002.gguf")
+    assert paths_of(chosen("q8_0", *files)) == ["m-Q8_0.gguf"]
+    assert paths_of(chosen("q2_k", *files)) == list(files[2:])
+    assert chosen("q8_0", *files).warnings == ()
+    own = incomplete.rpartition("/")[2]
+    with pytest.raises(Refusal, match=f"{incomplete} is one of . shards, .* incomplete; .*these: .*Q8_0"):
+        chosen(own, *files)
+
+
+def test_latest_is_the_best_whole_model() -> None:
+    choice = chosen("latest", INCOMPLETE, "m-Q4_0.gguf", "m-Q8_0.gguf")
+    assert paths_of(choice) == ["m-Q4_0.gguf"]
+    assert not choice.as_the_hub  # its registry would take the shard
+    [warning] = choice.warnings
+    assert (
+        f"{INCOMPLETE} is one of 3 shards, but number 2 is not in the repository: its upload is incomplete" in warning
+    )
+    assert chosen("latest", "m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf").warnings == ()
+
+
+def test_of_two_with_one_label_the_whole_one_is_taken() -> None:
+    choice = chosen("q4_k_m", INCOMPLETE, "whole/m-Q4_K_M.gguf")
+    assert paths_of(choice) == ["whole/m-Q4_K_M.gguf"]
+    assert not choice.as_the_hub
+    assert "incomplete" in choice.warnings[0]
+
+
+@needs_ggml
+def test_the_proxy_makes_what_is_incomplete_from_unquantized_weights() -> None:
+    choice = chosen("q4_k_m", INCOMPLETE, "m-F16.gguf")
+    assert (paths_of(choice), choice.quantization) == (["m-F16.gguf"], Quantization.Q4_K_M)
+    assert "incomplete" in choice.warnings[0]
+    with pytest.raises(Refusal, match="m-IQ1_S-00001-of-00002.gguf is one of 2 shards"):
+        chosen("iq1_s", "m-IQ1_S-00001-of-00002.gguf", "m-F16.gguf")
+
+
+def test_an_empty_file_is_no_model_and_no_projector() -> None:
+    empty = [RepositoryFile("m-Q4_K_M.gguf", 0), RepositoryFile("mmproj-F16.gguf", 0)]
+    files = [*empty, *listing("m-Q8_0.gguf").files]
+    choice = choose_gguf("acme/model", files, "latest", Q4_K_M)
+    assert paths_of(choice) == ["m-Q8_0.gguf"]
+    assert "acme/model/m-Q4_K_M.gguf is empty" in choice.warnings[0]
+    assert choose_projector(choice.model, files) is None
+    with pytest.raises(
+        Refusal, match="acme/model/m-Q4_K_M.gguf is empty; ask the repository's owner to upload it again"
+    ):
+        choose_gguf("acme/model", empty, "latest", Q4_K_M)
+
+
+def test_beside_other_weights_an_incomplete_gguf_is_passed_over() -> None:
+    models = gguf_models("acme/model", listing(INCOMPLETE, "m-Q8_0.gguf").files)
+    assert passed_over(models, "q8_0") == passed_over(models, "latest") == ()
+    assert "incomplete" in passed_over(models, "q4_k_m")[0]
+    with pytest.raises(Refusal, match="its upload is incomplete; ask the repository's owner to upload it again"):
+        passed_over(models, INCOMPLETE)
 
 
 def test_a_shard_alone_is_a_whole_file_where_it_is_one_of_one() -> None:
@@ -241,8 +313,45 @@ def test_a_refusal_lists_the_tags_that_there_are() -> None:
     with pytest.raises(Refusal) as refusal:
         chosen("q5_k_m", "m-Q8_0.gguf", "Q8_0/m.gguf", "m-UD-Q4_K_XL.gguf", "plain.gguf", "mmproj-F16.gguf")
     assert str(refusal.value) == (
-        "acme/model has no GGUF for the tag 'q5_k_m'; pull with one of these: Q8_0, UD-Q4_K_XL, plain.gguf"
+        "acme/model has no GGUF for the tag 'q5_k_m'; pull with one of these: Q8_0, UD-Q4_K_XL, plain.gguf, m.gguf"
     )
+
+
+LONG = f"{'a' * 76}.gguf"
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        (LONG, "the tag has 81 characters, and Ollama takes at most 80"),
+        ("a model.gguf", "the tag contains ' ', and Ollama takes only letters, digits and _ - ."),
+        ("-m.gguf", "the tag does not begin with a letter, a digit or _, as Ollama demands"),
+        ("é.gguf", "the tag does not begin with a letter, a digit or _, as Ollama demands"),
+    ],
+)
+def test_a_name_that_cannot_be_typed_is_not_offered(name: str, rule: str) -> None:
+    """A tag of Ollama has at most 80 characters."""
+    with pytest.raises(Refusal) as refusal:
+        chosen("q5_k_m", "b.gguf", f"z/{name}")
+    assert str(refusal.value) == (
+        f"acme/model has no GGUF for the tag 'q5_k_m'; no tag means z/{name}: {rule}; pull with one of these: b.gguf"
+    )
+
+
+def test_the_longest_name_that_can_be_typed_is_offered() -> None:
+    with pytest.raises(Refusal, match=f": {LONG[1:]}$"):
+        chosen("q5_k_m", LONG[1:])
+
+
+def test_without_a_name_that_can_be_typed_the_offer_is_latest() -> None:
+    with pytest.raises(Refusal, match="; pull with one of these: latest$"):
+        chosen("q5_k_m", LONG)
+    assert paths_of(chosen("latest", LONG)) == [LONG]
+
+
+def test_a_second_file_of_one_name_is_not_offered() -> None:
+    with pytest.raises(Refusal, match="; no tag means b/m.gguf: another file has this name too; .*: m.gguf$"):
+        chosen("q5_k_m", "a/m.gguf", "b/M.gguf".replace("M", "m"))
 
 
 def offered(refused: pytest.ExceptionInfo[Refusal]) -> list[str]:

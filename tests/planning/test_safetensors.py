@@ -51,9 +51,10 @@ def test_what_the_library_writes_is_read() -> None:
 @pytest.mark.parametrize(
     ("first", "size", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\n"[:8], 130, "is a Git LFS pointer, not the weights"),
-        (b"<!doctyp", 5000, "does not begin with the length of a header"),
-        (b"", 0, "does not begin with the length"),
+        (b"version https://git-lfs.github.com/spec/v1\n"[:8], 130, "is a Git LFS pointer, not the file itself"),
+        (b"<!doctyp", 5000, "does not begin with the length of a header, it is an HTML page"),
+        (b"<HTML><h", 5000, "does not begin with the length of a header, it is an HTML page"),
+        (b"", 0, "does not begin with the length of a header, it is empty; ask"),
         (b"\x10\0\0", 3, "does not begin with the length"),
         ((93).to_bytes(8, "little"), 100, "does not begin with the length"),
         ((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 10**12, "does not begin with the length"),

@@ -70,7 +70,6 @@ def test_an_unsafe_path_in_the_index_is_refused(path: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (index("gone.safetensors"), "names gone.safetensors, which the repository does not have"),
         (index("sub/model.safetensors"), "reads only"),
         (index(5), "unsafe file"),
         (index(["model.safetensors"]), "unsafe file"),
@@ -84,6 +83,73 @@ def test_a_broken_index_is_refused_by_name(content: bytes, message: str) -> None
     with pytest.raises(Refusal, match=message) as error:
         choose_files(listing("model.safetensors", "sub/model.safetensors", *BASE), content)
     assert "acme/model/model.safetensors.index.json" in str(error.value)
+
+
+def test_an_index_of_missing_shards_is_refused() -> None:
+    with pytest.raises(
+        Refusal, match=r"index\.json names gone\.safetensors, which the repository does not have; .*incompl"
+    ):
+        choose_files(
+            listing("sub/model.safetensors", "model-00001-of-00002.safetensors", *BASE), index("gone.safetensors")
+        )
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [["model.safetensors"], ["model-1-of-2.safetensors", "model-2-of-2.safetensors"], ["consolidated.safetensors"]],
+)
+def test_beside_an_index_of_missing_shards_whole_weights_are_taken(whole: list[str]) -> None:
+    shards = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    selection = choose_files(listing(*whole, *shards[:2], *BASE), index(*shards))
+    assert [file.path for file in selection.weights] == whole
+    assert selection.weight_map is None
+    assert f"names {shards[2]}, which the repository does not have" in selection.warnings[0]
+    assert all(warning.endswith(f"; the proxy takes {whole[0]}") for warning in selection.warnings)
+
+
+@pytest.mark.parametrize(
+    ("whole", "incomplete"),
+    [
+        (["consolidated.safetensors"], ["model-00001-of-00002.safetensors"]),
+        (["consolidated.safetensors"], ["model-1-of-3.safetensors", "model-3-of-3.safetensors"]),
+        (["model.fp16.safetensors"], ["model-00002-of-00002.safetensors"]),
+        (["consolidated-1-of-2.safetensors", "consolidated-2-of-2.safetensors"], ["model-1-of-2.safetensors"]),
+        (
+            ["model-1-of-3.safetensors", "model-2-of-3.safetensors", "model-3-of-3.safetensors"],
+            ["model-1-of-2.safetensors"],
+        ),
+    ],
+)
+def test_whole_weights_are_taken_and_the_incomplete_named(whole: list[str], incomplete: list[str]) -> None:
+    selection = choose_files(listing(*whole, *incomplete, *BASE), None)
+    assert [file.path for file in selection.weights] == whole
+    assert selection.weight_map is None
+    [warning] = selection.warnings
+    assert f"{incomplete[0]} is one of " in warning
+    assert "its upload is incomplete" in warning
+
+
+def test_an_empty_weight_file_is_not_taken() -> None:
+    files = (RepositoryFile("model.safetensors", 0), *listing("consolidated.safetensors", *BASE).files)
+    selection = choose_files(Listing(files), None)
+    assert [file.path for file in selection.weights] == ["consolidated.safetensors"]
+    assert selection.warnings[0].startswith("acme/model/model.safetensors is empty; ask the repository's owner")
+    with pytest.raises(Refusal, match=r"names model\.safetensors, which is empty"):
+        choose_files(Listing(files[:1] + files[2:]), index("model.safetensors"))
+
+
+def test_shards_may_be_counted_from_zero() -> None:
+    shards = ["model-00000-of-00002.safetensors", "model-00001-of-00002.safetensors"]
+    assert [file.path for file in choose_files(listing(*shards, *BASE), None).weights] == shards
+
+
+@pytest.mark.parametrize(
+    ("present", "missing"), [((1,), 2), ((2,), 1), ((1, 3), 2), ((0, 1), 2), ((1, 2), 3), ((3,), 1)]
+)
+def test_incomplete_weights_alone_are_refused(present: tuple[int, ...], missing: int) -> None:
+    shards = [f"model-0000{number}-of-00003.safetensors" for number in present]
+    with pytest.raises(Refusal, match=f"{shards[0]} is one of 3 shards, but number {missing} is not .* incomplete"):
+        choose_files(listing(*shards, *BASE), None)
 
 
 @pytest.mark.parametrize(

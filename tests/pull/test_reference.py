@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.names import divide
-from proxy.pull.reference import parse, select
+from proxy.pull.reference import divide_tag, parse
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,6 @@ def test_the_first_broken_rule_is_named(name: str, rule: str) -> None:
 def test_a_tag_is_a_revision_and_a_quantization_unless_a_file_has_its_name(
     tag: str, revision: str | None, quantization: str
 ) -> None:
-    chosen = select(tag, ["folder/tiny--Q8_0.gguf", "config.json"])
+    chosen = divide_tag(tag, ["folder/tiny--Q8_0.gguf", "config.json"])
     assert chosen == (revision, quantization)
     assert chosen.tag(quantization) == tag

@@ -171,8 +171,11 @@ CASES = [
     ),
     Case(
         "shards of two counts without an index",
-        {**without(INDEX, files=SHARDED), "model-00003-of-00003.safetensors": SHARDED[SHARD]},
-        ("acme/model has 3 shards, but model-00001-of-00002.safetensors is one of 2", "incomplete or mixes two models"),
+        {**without(INDEX, SHARD, files=SHARDED), "model-00003-of-00003.safetensors": SHARDED[SHARD]},
+        (
+            "acme/model: model-00001-of-00002.safetensors is one of 2 shards, but number 2 is not",
+            "upload is incomplete",
+        ),
         other=False,
     ),
     Case(
@@ -181,10 +184,19 @@ CASES = [
         ("acme/model/model.safetensors is a Git LFS pointer", "upload the file itself"),
         other=False,
     ),
+    *(
+        Case(f"{path}: {what}", {**TINY, path: content}, (f"acme/model/{path} is {what}", "upload"), other=False)
+        for path, what, content in (
+            ("config.json", "a Git LFS pointer, not the file itself", POINTER),
+            ("tokenizer.json", "a Git LFS pointer, not the file itself", POINTER),
+            ("config.json", "an HTML page, not the file itself", b"<!DOCTYPE html>\n<html>"),
+            ("config.json", "empty", b""),
+        )
+    ),
     Case(
         "a page of HTML",
         {**TINY, "model.safetensors": b"<!doctype html><title>404</title>"},
-        ("acme/model/model.safetensors is not a safetensors file",),
+        ("acme/model/model.safetensors is not a safetensors file", "it is an HTML page"),
         other=False,
     ),
     Case(

@@ -107,11 +107,18 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
     [
         (
             POINTER,
-            "is not a GGUF that can be used: a GGUF begins with b'GGUF', but this file begins with b'vers'",
+            "is a Git LFS pointer, not the file itself: it was uploaded without Git LFS; ask the repository's owner",
+        ),
+        (
+            b"\n<!DOCTYPE html><html>",
+            "is an HTML page, not the file itself; ask the repository's owner to upload the file",
         ),
         (b"PK\3\4" + WHOLE[4:], "begins with b'GGUF', but this file begins with"),
-        (WHOLE[:100_000], "is not a GGUF that can be used: the tensors end at byte"),
-        (WHOLE[:500], "the file ends after 500 bytes, inside its header"),
+        (
+            WHOLE[:100_000],
+            "of a file of 100000 bytes: it is incomplete; pull another file, or ask the repository's owner",
+        ),
+        (WHOLE[:500], "the file ends after 500 bytes, inside its header: it is incomplete"),
         (WHOLE[:4] + b"\1\0\0\0" + WHOLE[8:], "GGUF version 1 cannot be read"),
         (WHOLE[:8] + b"\xff" * 8 + WHOLE[16:], "tensors, more than it can hold"),
         (tiny_projector() + bytes(10_000), "m-Q4_K_M.gguf is not a complete model (mmproj)"),
@@ -119,7 +126,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64
         (tiny_gguf(general__architecture=Field.uint32(7)), "general.architecture is of the kind uint32"),
         (tiny_gguf(split__count=Field.uint16(4)), "is the first of 4 shards"),
     ],
-    ids=["pointer", "zip", "cut", "cut header", "version", "claim", "clip", "adapter", "kind", "first shard"],
+    ids=["pointer", "page", "zip", "cut", "cut header", "version", "claim", "clip", "adapter", "kind", "first shard"],
 )
 async def test_a_gguf_that_is_no_model_is_refused_by_its_header(
     hub: StandInHub, client: Client, ollama: StandInOllama, content: bytes, message: str

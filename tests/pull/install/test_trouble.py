@@ -136,6 +136,31 @@ async def test_a_pull_waits_for_ollama_during_the_copy(
         assert sum(one.body_bytes for one in fetched(hub)) == sum(weights_of(NEW).values())
 
 
+async def test_a_model_that_ends_ollama_is_named(
+    hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
+) -> None:
+    """Ollama is started again each time, as a service is. The pull ends, and the old model stays."""
+    loads: list[str] = []
+
+    async def ends_at_each_load(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path != "/api/generate":
+            return await handler(request)
+        loads.append(request.path)
+        return await restarted(ollama, request, handler)
+
+    async with proxy(hub, ollama, session, verify=True) as (_, client):
+        await replace(client, hub, NAME)
+        ollama.around = ends_at_each_load
+        error = (await client.pull(NAME))[-1]["error"]
+        ollama.around = None
+        assert error.startswith(f"{NAME} is made, but Ollama went away while it loaded the model, twice;")
+        assert "pull.verify = false" in error
+        assert len(loads) == 2
+        assert weights_digest(ollama, NAME) == gguf_digest(OLD, NAME)
+        assert (await client.pull(NAME))[-1] == SUCCESS
+        check_clean(ollama, NAME)
+
+
 async def test_a_pull_waits_for_ollama_during_the_manifest(
     client: Client, hub: StandInHub, ollama: StandInOllama
 ) -> None:
