@@ -252,7 +252,7 @@ def test_a_setting_of_a_newer_peft_is_a_warning() -> None:
 @pytest.mark.parametrize("read", [read_adapter_config, read_adapter_base])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_object_is_refused(read: Any, content: bytes) -> None:
-    with pytest.raises(Refusal, match=r"a/b\.json is not"):
+    with pytest.raises(Refusal, match=r"a/b\.json is (not|empty)"):
         read("a/b.json", content)
 
 
