@@ -17,6 +17,7 @@ from proxy.ollama.client import Ollama
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.reference import ModelReference, parse
+from proxy.server.connection import cancel_on_half_close
 from proxy.server.request_body import json_fields, read_body
 from proxy.server.responses import json_response
 
@@ -77,6 +78,7 @@ class OnDemand:
         if headers is None:
             return await self._forward(request, prefix=body)
         log.info("%s %s asks for %s, which is pulled first", request.method, request.path, reference.name)
+        cancel_on_half_close(request)
         pulling = asyncio.create_task(self._pull(reference))
         try:
             if _streams(request.path, fields):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -9,11 +10,13 @@ from aiohttp import StreamReader, hdrs, web
 
 from proxy.errors import OllamaError
 from proxy.forward.cors import Cors
-from proxy.forward.relay import HOP_BY_HOP, LAST_CHUNK, Relay, chunk_of, end_to_end
+from proxy.forward.relay import HOP_BY_HOP, Relay, chunk_of, end_to_end, last_chunk
 from proxy.forward.upstream import Connection, Upstream
 from proxy.network_errors import reason_of
 from proxy.ollama.client import Ollama
 from proxy.server.access import KEY_IN_HEADER
+from proxy.server.connection import cancel_on_half_close, connection_of
+from proxy.server.request_parser import Body
 from proxy.server.responses import CLOSED, KEPT_ALIVE, error_response
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,8 @@ log = logging.getLogger(__name__)
 NOT_FORWARDED = HOP_BY_HOP | {b"host"}
 # Sent once more if a pooled connection was already closed. RFC 9110 §9.2.2 allows this for these methods.
 REPEATABLE = frozenset((hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS))
+
+ABSOLUTE = re.compile(r"(?i:https?)://[^/?#]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,8 @@ class Forward:
         target = _origin_form(request.raw_path)
         if target is None:
             return error_response("the request's target is not a path", HTTPStatus.BAD_REQUEST)
-        coding = request.headers.get(hdrs.TRANSFER_ENCODING)
-        if coding is not None and coding.lower() != "chunked":
-            return error_response(f"the transfer coding {coding!r} is not supported", HTTPStatus.NOT_IMPLEMENTED)
-        outgoing = self._build(request, target, prefix, body, chunked=coding is not None and body is None)
+        chunked = body is None and hdrs.TRANSFER_ENCODING in request.headers
+        outgoing = self._build(request, target, prefix, body, chunked=chunked)
         try:
             relay = await self._exchange(request, outgoing)
             if relay.stale and request.method in REPEATABLE and not request.body_exists:
@@ -72,9 +75,13 @@ class Forward:
         relay = Relay(request, connection)
         connection.begin(relay)
         connection.write(outgoing.start)
+        if connection.can_half_close:
+            connection_of(request).on_half_close(relay.half_close)
+        else:
+            cancel_on_half_close(request)
         sending = None
         if outgoing.rest is None:
-            relay.request_sent = True
+            relay.finish_request()
         else:
             sending = asyncio.create_task(_send_rest(outgoing.rest, connection, relay, chunked=outgoing.chunked))
         try:
@@ -106,7 +113,7 @@ class Forward:
         if origin is not None:
             new_origin = origin.encode(errors="surrogateescape")
             headers = [(name, new_origin if name.lower() == b"origin" else value) for name, value in headers]
-        lines += [b"%b: %b" % header for header in headers]
+        lines += [b": ".join(header) for header in headers]
         if chunked:
             lines.append(b"Transfer-Encoding: chunked")
         if body is not None:
@@ -116,10 +123,14 @@ class Forward:
             body = (prefix or b"") + request.content.read_nowait()
             if not request.content.at_eof():
                 rest = request.content
-        lines += (b"", _framed(body, last=rest is None) if chunked else body)
+        lines += (b"", _framed(body, request.content if rest is None else None) if chunked else body)
         return _Outgoing(b"\r\n".join(lines), rest, chunked)
 
     def _failed(self, request: web.BaseRequest, relay: Relay, error: Exception) -> web.StreamResponse:
+        if relay.client_is_half_closed and isinstance(error, OSError):
+            # Most such clients have left. Ollama ends their requests, some of them without a response.
+            relay.abort_client()
+            return CLOSED
         if relay.begun:
             log.warning("%s %s: Ollama's response ended early: %s", request.method, request.path, reason_of(error))
             relay.abort_client()
@@ -144,21 +155,24 @@ async def _send_rest(rest: StreamReader, connection: Connection, relay: Relay, *
         relay.fail(error)
         return
     if chunked:
-        connection.write(LAST_CHUNK)
-    relay.request_sent = True
+        connection.write(_framed(b"", rest))
+    relay.finish_request()
 
 
-def _framed(body: bytes, *, last: bool) -> bytes:
+def _framed(body: bytes, complete: StreamReader | None) -> bytes:
+    """The body in the chunked coding; with its end, if this is the last part of the body `complete`."""
     chunk = chunk_of(body) if body else b""
-    return chunk + LAST_CHUNK if last else chunk
+    if complete is None:
+        return chunk
+    return chunk + last_chunk(complete.trailers if isinstance(complete, Body) else ())
 
 
 def _origin_form(target: str) -> str | None:
     """Path and query of a request target, unchanged; None if the target has another form."""
     if target.startswith("/") or target == "*":
         return target
-    scheme, _, rest = target.partition("://")
-    if scheme.lower() not in ("http", "https"):
+    absolute = ABSOLUTE.match(target)
+    if absolute is None:
         return None
-    host, _, path = rest.partition("/")
-    return None if "?" in host or "#" in host else f"/{path}"
+    path = target[absolute.end() :]
+    return path if path.startswith("/") else f"/{path}"

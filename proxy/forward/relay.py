@@ -10,6 +10,7 @@ from aiohttp import HttpVersion11, web
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from proxy.forward.upstream import Connection
+from proxy.server.access import key_prefix
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -22,16 +23,16 @@ HOP_BY_HOP = frozenset(
         b"proxy-authorization",
         b"proxy-connection",
         b"te",
-        b"trailer",
         b"transfer-encoding",
         b"upgrade",
     )
 )
+# A trailer cannot change where the message ends, or who sent it (RFC 9110 §6.5.1).
+NOT_IN_TRAILERS = HOP_BY_HOP | {b"authorization", b"content-length", b"host", b"trailer"}
 STATUS = web.RequestKey("status", int)
 """The status of Ollama's response to a request."""
 MAX_UNSENT = 64 * 1024
 """Bytes: the high-water mark of the transports of asyncio and uvloop."""
-LAST_CHUNK = b"0\r\n\r\n"
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -40,14 +41,20 @@ def chunk_of(body: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body), body)
 
 
+def last_chunk(trailers: Headers = ()) -> bytes:
+    """The end of the chunked transfer coding."""
+    return b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % trailer for trailer in end_to_end(trailers, NOT_IN_TRAILERS)])
+
+
 def end_to_end(headers: Headers, dropped: frozenset[bytes] = HOP_BY_HOP) -> list[tuple[bytes, bytes]]:
-    """The headers without `dropped` (names in lower case) and without those that `Connection` lists."""
-    names = [name.lower() for name, _ in headers]
-    if b"connection" in names:
-        values = b",".join(value for (_, value), name in zip(headers, names, strict=True) if name == b"connection")
-        # If `Connection` could remove the length, a sender could change where the message ends.
-        dropped |= {token.strip() for token in values.lower().split(b",")} - {b"content-length"}
-    return [header for header, name in zip(headers, names, strict=True) if name not in dropped]
+    """The headers without `dropped`, which contains HOP_BY_HOP, and without those that `Connection` lists."""
+    kept = [header for header in headers if header[0].lower() not in dropped]
+    options = [value for name, value in headers if name.lower() == b"connection"] if len(kept) < len(headers) else []
+    if not options:
+        return kept
+    # If `Connection` could remove the length, a sender could change where the message ends.
+    listed = {token.strip() for token in b",".join(options).lower().split(b",")} - {b"content-length"}
+    return [header for header in kept if header[0].lower() not in listed]
 
 
 class Relay:
@@ -59,6 +66,7 @@ class Relay:
     error: Exception | None = None
     begun = False  # the head was written to the client
     request_sent = False  # completely
+    client_is_half_closed = False  # or it has left
 
     _ended = False
     _has_received = False
@@ -76,8 +84,9 @@ class Relay:
         self._connection = connection
         self._was_used = connection.used
         self._is_http_1_1 = request.version >= HttpVersion11
-        self.keep_alive = request.keep_alive and self._is_http_1_1
+        self.keep_alive = request.keep_alive
         self._headers: list[tuple[bytes, bytes]] = []
+        self._trailers: list[tuple[bytes, bytes]] = []
         self._out: list[bytes] = []
         self._changed: asyncio.Future[None] = connection.loop.create_future()
         self._parser = HttpResponseParser(self)
@@ -96,6 +105,19 @@ class Relay:
                 self._client_is_full = False
                 self._changed = self._connection.loop.create_future()
                 self._connection.resume_reading()
+
+    def finish_request(self) -> None:
+        """The whole request was written."""
+        self.request_sent = True
+        if self.client_is_half_closed:
+            self._connection.half_close()
+
+    def half_close(self) -> None:
+        """Show Ollama what the client did: it decides whether it still answers."""
+        if not self._ended and not self.client_is_half_closed:
+            self.client_is_half_closed = True
+            if self.request_sent:
+                self._connection.half_close()
 
     def fail(self, error: Exception) -> None:
         """End the response with an error that this object did not see itself."""
@@ -149,8 +171,7 @@ class Relay:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.begun:
-            self._headers.append((name, value))
+        (self._trailers if self.begun else self._headers).append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._ended:
@@ -177,7 +198,7 @@ class Relay:
     def on_message_complete(self) -> None:
         if self.begun and not self._ended:
             if self._chunked:
-                self._out.append(LAST_CHUNK)
+                self._out.append(last_chunk(self._trailers))
             self._end(None)
 
     def _begin(self, status: int) -> None:
@@ -191,20 +212,33 @@ class Relay:
         if not self._reusable and not self.request_sent:
             # Ollama does not read the rest of the request's body, so the client's connection cannot be reused.
             self.keep_alive = False
+        if self._client_sees_end_by_close:
+            self.keep_alive = False
         headers = end_to_end(self._headers)
+        if b"location" in names:
+            headers = [(name, self._located(name, value)) for name, value in headers]
         if self._chunked:
             headers.append((b"Transfer-Encoding", b"chunked"))
         if not self.keep_alive:
             headers.append((b"Connection", b"close"))
+        elif not self._is_http_1_1:
+            headers.append((b"Connection", b"keep-alive"))
         self._put_head(status, headers)
         self._request[STATUS] = status
         self.begun = True
 
+    def _located(self, name: bytes, value: bytes) -> bytes:
+        """The value of a header; a Location in Ollama leads back through the proxy, with the client's key."""
+        if name.lower() != b"location":
+            return value
+        path = self._connection.upstream.path_of(value.decode(errors="surrogateescape"))
+        is_path = path.startswith("/") and not path.startswith("//")
+        return (key_prefix(self._request) + path if is_path else path).encode(errors="surrogateescape")
+
     def _put_head(self, status: int, headers: Headers) -> None:
         version = b"1.1" if self._is_http_1_1 else b"1.0"
-        self._out.append(b"HTTP/%b %d %b\r\n" % (version, status, self._reason))
-        self._out += [b"%b: %b\r\n" % header for header in headers]
-        self._out.append(b"\r\n")
+        lines = [b"HTTP/%b %d %b" % (version, status, self._reason), *map(b": ".join, headers), b"", b""]
+        self._out.append(b"\r\n".join(lines))
 
     def _write(self) -> None:
         client = self._client

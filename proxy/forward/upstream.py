@@ -1,6 +1,7 @@
 """A pool of connections to Ollama for forwarded requests."""
 
 import asyncio
+import re
 import ssl
 from contextlib import suppress
 from typing import Protocol, cast
@@ -26,17 +27,19 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, upstream: "Upstream", loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._upstream = upstream
+        self.upstream = upstream
         self._transport: asyncio.Transport
+        self.can_half_close: bool
         self._receiver: Receiver | None = None
         self._writable: asyncio.Future[None] | None = None
         self.lost: asyncio.Future[None] = loop.create_future()
         self.used = False
+        self._is_half_closed = False
         self.idle_since = 0.0
 
     @property
     def closing(self) -> bool:
-        return self._transport.is_closing()
+        return self._is_half_closed or self._transport.is_closing()
 
     def begin(self, receiver: Receiver) -> None:
         """Pass received bytes to `receiver` until `release` or `abort`."""
@@ -51,6 +54,12 @@ class Connection(asyncio.Protocol):
         if self._writable is not None:
             await asyncio.shield(self._writable)
 
+    def half_close(self) -> None:
+        """Close the sending side, so that Ollama sees what the client did."""
+        self._is_half_closed = True
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
     def pause_reading(self) -> None:
         self._transport.pause_reading()
 
@@ -62,7 +71,7 @@ class Connection(asyncio.Protocol):
         """Return the connection to the pool, after a complete response."""
         self._receiver = None
         self.used = True
-        self._upstream.keep(self)
+        self.upstream.keep(self)
 
     def abort(self) -> None:
         """Close the connection at once. This also cancels a request that Ollama is still processing."""
@@ -71,6 +80,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.can_half_close = self._transport.can_write_eof()  # not with TLS
 
     def data_received(self, data: bytes) -> None:
         if self._receiver is None:
@@ -81,7 +91,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.resume_writing()
         self.lost.set_result(None)
-        self._upstream.forget(self)
+        self.upstream.forget(self)
         if self._receiver is not None:
             self._receiver.connection_lost(exc)
 
@@ -102,6 +112,7 @@ class Upstream:
         self._loop = asyncio.get_running_loop()
         parts = URL(url)
         self.base = parts.raw_path.rstrip("/")
+        self._own_url = re.compile(rf"(?i:(?:{parts.scheme}:)?//{re.escape(parts.authority)})(?=[/?#]|$)")
         self._host, self._port = parts.host or "", parts.port or 0
         self._tls = tls
         self._open: set[Connection] = set()
@@ -120,6 +131,17 @@ class Upstream:
             )
         self._open.add(connection)
         return connection
+
+    def path_of(self, location: str) -> str:
+        """A Location of Ollama as a path of Ollama, if it is one; else as it is."""
+        path = self._own_url.sub("", location, count=1)
+        is_absolute = path != location
+        if not path.startswith("/") and not is_absolute:
+            return location
+        if self.base and not re.match(rf"{re.escape(self.base)}(?:[/?#]|$)", path):
+            return location
+        path = path.removeprefix(self.base)
+        return path if path.startswith("/") else f"/{path}"
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back. It closes after 15 to 30 idle seconds, or at once if 64 others are idle."""

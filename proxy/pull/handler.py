@@ -18,6 +18,7 @@ from proxy.ollama.client import Ollama
 from proxy.pull.jobs import Job, Jobs
 from proxy.pull.pipeline import Pipeline
 from proxy.pull.reference import ModelReference, parse
+from proxy.server.connection import cancel_on_half_close
 from proxy.server.request_body import json_fields, read_body
 from proxy.server.responses import error_response, json_response
 from proxy.store.reclaim import Reclaim
@@ -86,6 +87,7 @@ class PullHandler:
         if pull is None:
             # Ollama answers such a name with the same status, but without the reason.
             return error_response(refusal, HTTPStatus.BAD_REQUEST, headers)
+        cancel_on_half_close(request)
         with self._jobs.attach(pull.reference) as (job, subscription):
             response = await (
                 _stream(request, subscription, headers) if pull.stream else _wait(job, subscription, headers)

@@ -6,7 +6,7 @@ import socket
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address, ip_network
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from aiohttp import hdrs, web
 
@@ -36,6 +36,12 @@ def split_key(target: str) -> tuple[str | None, str]:
         key, mark, rest = key.partition("?")
         rest = mark + rest
     return unquote(key), f"/{rest}"
+
+
+def key_prefix(request: web.BaseRequest) -> str:
+    """What a path of Ollama needs in front of it, so that it leads the client of `request` back through the proxy."""
+    key = request.get(KEY_IN_PATH)
+    return "" if key is None else KEY_PREFIX + quote(key, safe="")
 
 
 class Access:

@@ -6,9 +6,10 @@ Run that test with a new release of aiohttp before you raise the bound.
 
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
-from aiohttp import StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
@@ -16,12 +17,14 @@ from yarl import URL
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RequestHead = RawRequestMessage
+Message = tuple[RawRequestMessage | _ErrInfo, StreamReader]
 
 PRIVATE_NAMES: Mapping[type, Sequence[str]] = {
     RawRequestMessage: ("path", "url", "_replace"),
-    _ErrInfo: ("message",),
+    _ErrInfo: ("exc",),
+    web.BaseRequest: ("_prepare_hook",),
     web.Server: ("_loop", "_kwargs"),
-    web.RequestHandler: ("_current_request", "_messages", "_lingering_time", "handle_error"),
+    web.RequestHandler: ("_loop", "_messages", "_parser", "_request_count", "_waiter", "handle_error", "log_exception"),
 }
 """What this module uses of each class of aiohttp."""
 
@@ -47,39 +50,40 @@ class HookedServer(web.Server):
         writer: AbstractStreamWriter,
         task: "Task[None]",
     ) -> web.BaseRequest:
-        return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
+        return Request(message, payload, protocol, writer, task, self._loop)
 
 
 class HookedConnection(web.RequestHandler):
-    """A connection of `HookedServer` that can see the request in progress and the error behind it.
-
-    aiohttp 3.14 puts a parse error into the queue of later requests, even if the body of the request in progress caused
-    it. The handler that reads this body would then wait for ever.
-    """
+    """A connection of `HookedServer` with another parser. It can see whether a request waits or is in progress."""
 
     __slots__ = ()
 
+    def use_parser(self, parser: Any) -> None:
+        """`parser` has the methods of aiohttp's HttpRequestParser that a server calls."""
+        self._parser = parser
+
     @property
-    def request_in_progress(self) -> web.BaseRequest | None:
-        return self._current_request
+    def has_queued_requests(self) -> bool:
+        return bool(self._messages)
 
-    def take_parse_error(self) -> str | None:
-        """Remove the parse error from the queue and return its text. The connection then closes without a delay."""
-        last = self._messages[-1][0] if self._messages else None
-        if not isinstance(last, _ErrInfo):
-            return None
-        self._messages.clear()
-        self._lingering_time = 0
-        return last.message
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or is in progress."""
+        return not self._messages and (self._request_count == 0 or self._waiter is not None)
 
 
-def target_of(message: RequestHead) -> str:
-    """The request target. aiohttp 3.14 has None here for a CONNECT without a target."""
-    return message.path or ""
+class Request(web.BaseRequest):
+    """A request whose answers by aiohttp do not name Python's and aiohttp's versions, as Go's do not name Go's."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.pop(hdrs.SERVER, None)
+
+
+def refusal_message(error: Exception) -> Message:
+    """A message for aiohttp's queue of requests: in its turn, `handle_error` answers it, with `error` as `exc`."""
+    return _ErrInfo(HTTPStatus.BAD_REQUEST, error, ""), EMPTY_PAYLOAD
 
 
 def with_target(message: RequestHead, target: str) -> RequestHead:
-    if not target:
-        return message._replace(path="", url=URL())
     path, _, query = target.partition("?")
     return message._replace(path=target, url=URL.build(path=path, query_string=query, encoded=True))

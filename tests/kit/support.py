@@ -32,6 +32,9 @@ MAX_LOG_BYTES = 1 << 26
 
 MAKING = ("/api/create", "/api/pull")
 
+MAX_HEAD_BYTES = 1 << 21
+"""Bytes of a request's head that a small server reads."""
+
 PATIENCE = 60.0
 """Seconds that a test waits for an event. It is long, so that a busy machine does not fail the test."""
 
@@ -221,7 +224,7 @@ async def listening_raw(handler: RawHandler) -> AsyncIterator[str]:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(start, "127.0.0.1", 0, backlog=4096)
+    server = await asyncio.start_server(start, "127.0.0.1", 0, backlog=4096, limit=MAX_HEAD_BYTES)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
