@@ -16,7 +16,7 @@ The package never parses a template, it only probes it. In this order:
    sentinels, `segmentation` splits the outputs at the sentinels, and a `decision_tree` learns the text between them.
 4. `synthesis` builds a `program` from the learned format, and `go_template` writes it in Go.
 5. `verify` runs the program on other conversations and compares the outputs with the Jinja's. `llama_server` does the
-   same for llama.cpp's own renderer.
+   same for llama.cpp's own renderer, and `preference` chooses between the two.
 6. `stops` and `tool_calls` follow the rules of Ollama's parsers; `parameters` translates generation_config.json.
 
 Pure: no network, no files, no Ollama.

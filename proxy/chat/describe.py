@@ -16,7 +16,7 @@ from proxy.chat.sandbox import Sandbox, Unrenderable
 from proxy.chat.search import Attempt, Search, call_blocks
 from proxy.chat.segmentation import UnsupportedTemplate
 from proxy.chat.stops import find_stops
-from proxy.chat.verify import is_exact, verify_native
+from proxy.chat.verify import is_exact, verify_native, verify_thinking
 
 LARGEST = 256 * 1024
 _SAMPLES = ("SUAU", "UAU", "U")
@@ -47,9 +47,11 @@ def describe(source: str, facts: TokenizerFacts) -> ChatTemplate:
 def _describe_jinja(sandbox: Sandbox, facts: TokenizerFacts, dialect: Dialect) -> ChatTemplate:
     """The facts that hold without a Go template too."""
     server = LlamaServer(sandbox.source, facts, sandbox.now)
-    native, loads = verify_native(server, Renderer(sandbox, dialect))
     return ChatTemplate(
-        native=native, loads=loads, trims=_trims(sandbox, dialect), sample=_render_sample(sandbox, dialect)
+        native=verify_native(server, Renderer(sandbox, dialect), toggles=bool(dialect.toggle)),
+        loads=server.starts(),
+        trims=_trims(sandbox, dialect),
+        sample=_render_sample(sandbox, dialect),
     )
 
 
@@ -81,6 +83,9 @@ def _add_go_template(chat: ChatTemplate, sandbox: Sandbox, facts: TokenizerFacts
     think_tags = detect_think_tags(sandbox, dialect)
     search = Search(sandbox, dialect, think_tags)
     best = search.best()
+    thinking: dict[str, bool] = {}
+    if dialect.toggle:
+        thinking = verify_thinking(best.program, Renderer(sandbox, dialect), thinks=think_tags is not None)
     call_openers = [block.then[0].text for block in call_blocks(best.program) if isinstance(block.then[0], Text)]
     inner_text = "".join((*call_openers, *(think_tags or ())))
     chat_format = best.chat_format
@@ -92,7 +97,7 @@ def _add_go_template(chat: ChatTemplate, sandbox: Sandbox, facts: TokenizerFacts
         end_of_turn=end_of_turn,
         capabilities=frozenset(_capabilities(best.scope, thinks=think_tags is not None)),
         exact=is_exact(best.shapes),
-        shapes=best.shapes,
+        shapes=thinking | best.shapes,
         emits_bos=best.emits_bos,
         think_tags=think_tags,
         warnings=tuple(_warnings(best, search.failures, sandbox, dialect)),

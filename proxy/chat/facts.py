@@ -45,7 +45,8 @@ class ChatTemplate:
     - `shapes`: for each group of conversations that the Jinja renders, whether the Go template writes the same texts.
     - `exact`: it writes the same texts for the four plain shapes and the long one.
     - `emits_bos`: the Jinja begins with BOS; `template` never does.
-    - `native`: as `shapes`, for llama.cpp's own server with the Jinja; only the plain shapes and the long one.
+    - `native`: as `shapes`, for llama.cpp's own server with the Jinja; only the plain shapes, the long one, and how a
+      request sets `think`.
     - `loads`: this server starts with the Jinja.
     - `trims`: the Jinja strips whitespace from the ends of messages; `template` does not.
     - `sample`: a conversation as the Jinja renders it, with BOS; "" if it renders none.

@@ -15,6 +15,8 @@ from proxy.chat.sandbox import Unrenderable
 from proxy.chat.segmentation import Block, Segmenter, Slot, UnsupportedTemplate
 
 _ASSISTANT = ("thinking", "assistant", "calls")
+_OF_CONVERSATION = ("tools", "think", "system")
+"""The features of a whole conversation: a Go template knows no others before the first message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Learner:
         openings = _most_common_openings(gaps)
         heads, others = _split_shared(gaps, "start", openings)
         closers, others = _split_shared(others, "system", openings)
-        heads = [replace(gap, kind="head") for gap in heads]
+        heads = [Gap("head", {name: gap.features[name] for name in _OF_CONVERSATION}, gap.text) for gap in heads]
         closers = [replace(gap, kind="closer") for gap in closers]
         headers, others = self._split_headers(others)
         return heads + closers + headers + others
@@ -207,7 +209,7 @@ def _split_shared(gaps: Sequence[Gap], prev: str, openings: Mapping[str, str]) -
             shared.append(replace(gap, text=""))
             others.append(gap)
         else:
-            groups.setdefault(tuple(gap.features[name] for name in ("tools", "think", "system")), []).append(gap)
+            groups.setdefault(tuple(gap.features[name] for name in _OF_CONVERSATION), []).append(gap)
     for group in groups.values():
         common = _text_before_openings(group, openings)
         for gap in group:

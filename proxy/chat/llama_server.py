@@ -13,8 +13,9 @@ from typing import Any, SupportsIndex
 import jinja2
 from jinja2.filters import FILTERS
 
-from proxy.chat.conversations import Conversation, Dialect
+from proxy.chat.conversations import Conversation, Dialect, compose
 from proxy.chat.facts import TokenizerFacts
+from proxy.chat.preference import jinja_capabilities
 from proxy.chat.sandbox import Sandbox, Unrenderable
 
 _MARKER = "STRING_MARKER"
@@ -24,16 +25,43 @@ class LlamaServer:
     """Renders conversations without tools. Raises Unrenderable if the template does not compile."""
 
     def __init__(self, source: str, facts: TokenizerFacts, now: datetime) -> None:
+        self._has_tags = "thinking" in jinja_capabilities(source)
+        self._dates = {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
         self._sandbox = Sandbox(source, facts, now=now, filters=_FILTERS)
         self._dialect = replace(Dialect(bare=True), parts=self._takes_parts_only())
         self._reads_system = self._detect_system_role()
 
+    def starts(self) -> bool:
+        """Whether the server starts with this template. Before, it renders these conversations, the first for its log.
+
+        Ollama sets the log's level to 4 (llm/llama_server.go, 0.33 to 0.40).
+        """
+        for shape in ("SUAU", "U"):
+            try:
+                self._render(compose(shape, lambda index, kind: f"{kind}{index}"), thinks=True)
+            except Unrenderable as error:
+                # For the server's engine an undefined value is an empty text.
+                if not isinstance(error.__cause__, jinja2.UndefinedError):
+                    return False
+        return True
+
     def render(self, conversation: Conversation) -> str:
-        """Without a leading BOS. Raises Unrenderable if the server answers with an error."""
+        """Without a leading BOS. Raises Unrenderable if the server answers with an error, or if it is not known.
+
+        If a request does not set `think`, Ollama sets it for a template with the usual tags. For other templates the
+        server decides by an analysis of its own.
+        """
+        text = self._render(conversation, thinks=conversation.think != "off")
+        if not (conversation.think or self._has_tags) and text != self._render(conversation, thinks=False):
+            raise Unrenderable("llama-server decides whether it thinks")
+        return text
+
+    def _render(self, conversation: Conversation, *, thinks: bool) -> str:
         messages = self._dialect.messages(conversation, str)
         if not self._reads_system and messages[0]["role"] == "system":
             messages = self._merge_system(messages)
-        text = self._sandbox.render([_with_server_text(message) for message in messages])
+        values: dict[str, Any] = {"enable_thinking": thinks, **self._dates}
+        text = self._sandbox.render([_with_server_text(message) for message in messages], **values)
         return text.removeprefix(self._sandbox.bos)
 
     def _merge_system(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -79,6 +107,10 @@ class _Message(dict[str, str]):
     def __getitem__(self, key: str) -> str:
         self.was_read = self.was_read or key == "content"
         return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.was_read = self.was_read or key == "content"
+        return super().get(key, default)
 
 
 def _with_server_text(message: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Compares a program with the Jinja on conversations from which it was not learned."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from proxy.chat.conversations import Conversation, compose, ordinary_text
 from proxy.chat.json_objects import next_object
@@ -11,6 +12,8 @@ from proxy.chat.renderer import Renderer
 from proxy.chat.sandbox import Unrenderable
 
 CORE = {"user": ("U",), "system": ("SU",), "turns": ("UAU",), "system turns": ("SUAU",), "long": ("UAUAUAUAUAUAU",)}
+THINKING = {"think not set": "", "thinking on": "on", "thinking off": "off"}
+"""How a request sets `think`, for templates that depend on it."""
 _MORE = {"opened by assistant": ("AU", "AUAUAU"), "late system": ("UASU", "SUAUASU")}
 _WITHOUT_CALLS = ("U", "SU", "UAU", "SUAUAU")
 _THOUGHTS = ("UKU", "SUKUKU")
@@ -30,24 +33,46 @@ def verify(program: Sequence[Node], renderer: Renderer, *, tools: bool, think: b
     return shapes
 
 
-def verify_native(server: LlamaServer, renderer: Renderer) -> tuple[dict[str, bool], bool]:
-    """For each shape of CORE, whether llama.cpp's server writes the same text; and whether it starts with the Jinja.
+def verify_thinking(program: Sequence[Node], renderer: Renderer, *, thinks: bool) -> dict[str, bool]:
+    """For each kind of THINKING, whether the program writes the Jinja's texts for all shapes of CORE.
 
-    At its start the server renders a user's message. If that fails, it exits.
+    `thinks`: Ollama takes the model for a thinking one. Then it sets `think` where a request does not.
     """
-    shapes, loads = {}, True
+    default = "on" if thinks else ""
+
+    def write(conversation: Conversation) -> str:
+        return run(program, replace(conversation, think=conversation.think or default), renderer.sandbox.now)
+
+    return {
+        kind: all(_compare(write, renderer, value).values()) for kind, value in THINKING.items() if thinks or not value
+    }
+
+
+def verify_native(server: LlamaServer, renderer: Renderer, *, toggles: bool) -> dict[str, bool]:
+    """For each kind of CORE, and of THINKING if the Jinja `toggles` it, whether llama.cpp's server writes its texts.
+
+    A kind of CORE is right if it is with one setting of thinking: the kinds of THINKING tell which settings are.
+    """
+    settings = THINKING.items() if toggles else [("", "")]
+    results = {kind: _compare(server.render, renderer, value) for kind, value in settings}
+    core = {name: any(result.get(name, False) for result in results.values()) for name in next(iter(results.values()))}
+    return core | ({kind: all(result.values()) for kind, result in results.items()} if toggles else {})
+
+
+def _compare(write: Callable[[Conversation], str], renderer: Renderer, think: str) -> dict[str, bool]:
+    """By shape of CORE, whether `write` gives the Jinja's text. The shapes that the Jinja refuses are left out."""
+    same = {}
     for name, (shape,) in CORE.items():
-        conversation = compose(shape, ordinary_text)
+        conversation = compose(shape, ordinary_text, 0, think)
         try:
             expected = renderer.render(conversation)
         except Unrenderable:
             continue
         try:
-            shapes[name] = server.render(conversation) == expected
+            same[name] = write(conversation) == expected
         except Unrenderable:
-            shapes[name] = False
-            loads = loads and name != "user"
-    return shapes, loads
+            same[name] = False
+    return same
 
 
 def is_exact(shapes: Mapping[str, bool]) -> bool:

@@ -11,8 +11,8 @@ How to read it:
      `conversion_plan.py` makes the plan through `convert.py` and its process `worker.py`.
    - GGUF: `gguf_files.py` chooses the files, `gguf_plan.py` makes the plan.
    - LoRA adapter: `adapter.py`.
-4. What the model gets beside its weights: `modelfile.py` chooses it, `card.py` reads the model card, `ollama_layers.py`
-   writes it as Ollama does.
+4. What the model gets beside its weights: `modelfile.py` chooses it, `chat_templates.py` finds the chat template,
+   `card.py` reads the model card, `ollama_layers.py` writes it as Ollama does.
 5. `identity.py`: whether two plans make the same model. `json_files.py`: reads the repository's JSON files.
 
 How to add a quantization:

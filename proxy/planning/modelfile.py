@@ -5,7 +5,7 @@ gives no warning about the others.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,15 +13,17 @@ from msgspec.structs import replace
 
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.parameters import parameters
+from proxy.chat.preference import needs_go
 from proxy.config import ModelSettings
 from proxy.errors import Refusal
 from proxy.gguf.header import Field, GgufHeader, ValueType
 from proxy.gguf.sentencepiece import PieceType
 from proxy.planning.capabilities import NEVER, Capabilities, Version
 from proxy.planning.card import read_card
+from proxy.planning.chat_templates import find_gguf_template, find_template
 from proxy.planning.json_files import UPLOAD_AGAIN, json_object
 from proxy.planning.plan import PlanRequest
-from proxy.planning.weights import CHAT_TEMPLATE, CONFIG, TOKENIZER_CONFIG, token_text
+from proxy.planning.weights import CONFIG, TOKENIZER_CONFIG, token_text
 from proxy.sources.base import RepositoryFile
 
 GENERATION_CONFIG = "generation_config.json"
@@ -58,9 +60,13 @@ RENDERED: Mapping[str, Version] = {
     "NemotronH_Nano_VL_V2": Version(0, 22, 0),
     "NemotronH_Nano_Omni_Reasoning_V3": Version(0, 22, 0),
 }
-# Ollama replaces a template by one of its own if the two differ by only a few characters. This comment makes them
-# differ by more.
-OPENING = f"{{#{' as its authors wrote it:' * 5} #}}"
+# Ollama replaces a template by one of its own that differs from it by fewer than 100 characters (template/template.go:
+# Named). With this comment every template differs by more: tests/planning/test_opening.py. The line break after a
+# comment is not rendered. Without it, the spaces that the first line begins with would be.
+OPENING = (
+    "{# The authors of this model wrote the chat template below. ollama-hf-proxy put only this comment before it, so "
+    "that Ollama does not take it for one of its own templates. #}\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class ChatMetadata:
     facts: TokenizerFacts
     generation: Mapping[str, Any]
     """generation_config.json, or the sampling values of a GGUF under its keys."""
+    unchosen: tuple[str, ...] = ()
+    """The names of its chat templates, if there are several and none of them is the default."""
     embeds: bool = False
     """Whether it is an embedding model."""
     adds_bos: bool | None = None
@@ -114,7 +122,7 @@ def chat_metadata_of_files(repository: str, contents: Mapping[str, bytes], token
         for path in (CONFIG, TOKENIZER_CONFIG, GENERATION_CONFIG)
     }
     config = json_files[TOKENIZER_CONFIG]
-    jinja, source = _jinja(repository, contents, config)
+    template = find_template(repository, contents, config)
     ends = [token_text(config.get("eos_token"))]
     for fields in (json_files[GENERATION_CONFIG], json_files[CONFIG]):
         ids = fields.get("eos_token_id")
@@ -127,7 +135,7 @@ def chat_metadata_of_files(repository: str, contents: Mapping[str, bytes], token
         added=tuple(tokens.values()),
         adds_bos=bool(config.get("add_bos_token")),
     )
-    return ChatMetadata(jinja, source, facts, json_files[GENERATION_CONFIG])
+    return ChatMetadata(template.jinja, template.source, facts, json_files[GENERATION_CONFIG], template.unchosen)
 
 
 def chat_metadata_of_gguf(header: GgufHeader) -> ChatMetadata:
@@ -149,9 +157,10 @@ def chat_metadata_of_gguf(header: GgufHeader) -> ChatMetadata:
         # Without this key Ollama's engines begin each text with BOS.
         adds_bos=header.get("tokenizer.ggml.add_bos_token", bool) is not False,
     )
+    template = find_gguf_template(header)
     embeds = f"{header.architecture}.pooling_type" in header.metadata
-    jinja = header.get("tokenizer.chat_template", str)
-    return ChatMetadata(jinja, "gguf", facts, _gguf_sampling(header), embeds, facts.adds_bos)
+    sampling = _gguf_sampling(header)
+    return ChatMetadata(template.jinja, template.source, facts, sampling, template.unchosen, embeds, facts.adds_bos)
 
 
 def _gguf_sampling(header: GgufHeader) -> dict[str, Any]:
@@ -225,20 +234,23 @@ def _from_jinja(
 ) -> Modelfile:
     source, uses_jinja = metadata.source, capabilities.runs_llama_server
     if chat is None:
-        warning = "it has no chat template: it continues texts; set template in [models] where it can chat"
+        named = ", ".join(metadata.unchosen)
+        missing = f"none of its chat templates ({named}) is the default" if named else "it has no chat template"
+        warning = f"{missing}: it continues texts; set template in [models] where it can chat"
         return Modelfile(replace(settings, template=PLAIN), "none", None, warnings=(warning,))
-    if uses_jinja and source != "gguf" and chat.shapes and not _needs_go(metadata.jinja or "", chat):
+    if uses_jinja and source != "gguf" and chat.native and not needs_go(metadata.jinja or "", chat):
         # From 0.30 on llama-server renders the Jinja itself, if the model has no Go template. If the model adds BOS,
         # llama-server removes the BOS that the Jinja writes; otherwise it keeps it (b10488).
-        exact, problem = all(chat.native.values()), "cannot be rendered exactly by llama-server"
-        differs = () if exact else (_differs(source, problem, chat.native),)
-        return Modelfile(settings, source, exact, warnings=(*differs, *_without_bos(metadata, chat)))
+        differing = _differing(chat.native)
+        differs = _differs(source, "cannot be rendered exactly by llama-server", differing)
+        return Modelfile(settings, source, not differing, warnings=(*differs, *_without_bos(metadata, chat)))
     if chat.template:
-        differs = () if chat.exact else (_differs(source, "cannot be written exactly for Ollama", chat.shapes),)
+        differing = _differing(chat.shapes)
+        differs = _differs(source, "cannot be written exactly for Ollama", differing)
         trims = f"the chat template of {source} removes spaces at the ends of messages, and Ollama does not"
         bos = metadata.facts.bos if chat.emits_bos and metadata.adds_bos is False else ""
         warnings = (*differs, *((trims,) if chat.trims else ()), *_without_bos(metadata, chat))
-        return Modelfile(replace(settings, template=bos + chat.template), source, chat.exact, warnings=warnings)
+        return Modelfile(replace(settings, template=bos + chat.template), source, not differing, warnings=warnings)
     reason = chat.warnings[0] if chat.warnings else "it cannot be written for Ollama"
     if uses_jinja and chat.loads:
         warning = f"the chat template of {source} could not be checked: {reason}"
@@ -254,37 +266,17 @@ def _without_bos(metadata: ChatMetadata, chat: ChatTemplate) -> tuple[str, ...]:
     return (f"a text without the chat template begins without {metadata.facts.bos}, which this tokenizer would add",)
 
 
-def _needs_go(jinja: str, chat: ChatTemplate) -> bool:
-    """Whether llama-server does not render the Jinja correctly, and Ollama would use a Go template that is correct.
-
-    Ollama prefers the Jinja if that seems to support more: shouldPreferChatTemplate in server/images.go (0.33).
-    """
-    has_tools = "tools" in jinja or "tool_call" in jinja
-    has_thinking = "<think>" in jinja and "</think>" in jinja
-    prefers_jinja = has_tools > ("tools" in chat.capabilities) or has_thinking > ("thinking" in chat.capabilities)
-    return not chat.loads or (chat.exact and not all(chat.native.values()) and not prefers_jinja)
+def _differing(matches: Mapping[str, bool]) -> list[str]:
+    # Ollama's users do not write a system message in mid-conversation.
+    return [kind for kind, is_same in matches.items() if not is_same and kind != "late system"]
 
 
-def _differs(source: str, problem: str, matches: Mapping[str, bool]) -> str:
-    """Names the kinds of conversation in `matches` that differ."""
-    differing = ", ".join(kind for kind, is_same in matches.items() if not is_same) or "all"
-    return (
-        f"the chat template of {source} {problem}: these differ: {differing}; set template in [models] if the answers "
-        "suffer"
-    )
-
-
-def _jinja(repository: str, contents: Mapping[str, bytes], config: Mapping[str, Any]) -> tuple[str | None, str]:
-    if contents.get(CHAT_TEMPLATE, b"").strip():
-        try:
-            return contents[CHAT_TEMPLATE].decode(), CHAT_TEMPLATE
-        except UnicodeDecodeError as error:
-            raise Refusal(f"{repository}/{CHAT_TEMPLATE} is not UTF-8 text; {UPLOAD_AGAIN}") from error
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        entries = (entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default")
-        template = next((entry.get("template") for entry in entries), "")
-    return (template, TOKENIZER_CONFIG) if isinstance(template, str) and template else (None, "none")
+def _differs(source: str, problem: str, kinds: Sequence[str]) -> tuple[str, ...]:
+    """A warning that names the kinds of conversation that differ, if there are any."""
+    if not kinds:
+        return ()
+    which = f"these differ: {', '.join(kinds)}"
+    return (f"the chat template of {source} {problem}: {which}; set template in [models] if the answers suffer",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from proxy.sources.base import Repository, RepositoryFile
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-CHAT_TEMPLATE = "chat_template.jinja"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 TEKKEN = "tekken.json"
 COMPANIONS = (
@@ -45,16 +44,10 @@ class Selection:
     weights: tuple[RepositoryFile, ...]
     companions: tuple[RepositoryFile, ...]
     """COMPANIONS, and small files that the repository itself names."""
-    chat_template: RepositoryFile | None
     weight_map: Mapping[str, str] | None = None
     """From the index: tensor to shard."""
     warnings: tuple[str, ...] = ()
     """Why better weights of the repository are not taken."""
-
-    @property
-    def to_read(self) -> tuple[RepositoryFile, ...]:
-        """The small files that planning reads whole."""
-        return (*self.companions, *([self.chat_template] if self.chat_template else []))
 
 
 def has_weights(files: Iterable[RepositoryFile]) -> bool:
@@ -80,7 +73,7 @@ def choose_files(repository: Repository, index: bytes | None, more: Iterable[str
     if not any(path in files and files[path].size for path in TOKENIZERS):
         only = f" but {TEKKEN}, Mistral's own format, which the proxy does not read" if TEKKEN in files else ""
         raise NotConvertible(f"{repository.id} has no tokenizer{only}: it needs one of {' and '.join(TOKENIZERS)}")
-    return Selection(weights, companions, files.get(CHAT_TEMPLATE), weight_map, warnings)
+    return Selection(weights, companions, weight_map, warnings)
 
 
 def token_text(token: Any, default: str = "") -> str:

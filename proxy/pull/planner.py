@@ -23,6 +23,7 @@ from proxy.planning.adapter import (
     read_adapter_config,
 )
 from proxy.planning.capabilities import Capabilities, capabilities_of
+from proxy.planning.chat_templates import template_files
 from proxy.planning.conversion_plan import (
     Material,
     architecture_of,
@@ -241,7 +242,7 @@ class Planner:
         kept = kept_quantization(architecture, config)
         with _naming_the_revision(reference, repository) as tag:
             quantization = read_quantization(repository.id, tag, default, request.capabilities, kept=kept)
-        await reading.read(selection.to_read)
+        await reading.read((*selection.companions, *template_files(repository.id, repository.files)))
         headers = await reading.headers(selection.weights)
         await reading.read(files_to_read(repository.files))
         contents = reading.contents

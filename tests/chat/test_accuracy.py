@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from proxy.chat.conversations import Conversation, Dialect, compose, ordinary_text
+from proxy.chat.decision_tree import Leaf, Tree
 from proxy.chat.describe import describe
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
+from proxy.chat.learner import Learner, Scope
 from proxy.chat.renderer import Renderer
 from proxy.chat.sandbox import Sandbox, Unrenderable
 from proxy.chat.verify import CORE, canonical_json
@@ -113,6 +115,25 @@ def test_refused_system_messages_open_the_first_user_message() -> None:
     assert output.startswith("<start_of_turn>user\ns0\n\nu1<end_of_turn>\n<start_of_turn>model\na2")
     assert output.count("s0") == 1
     assert any("refuses system" in warning for warning in chat.warnings)
+
+
+def features_of(tree: Tree) -> set[str]:
+    if isinstance(tree, Leaf):
+        return set()
+    return {tree.feature, *features_of(tree.other)}.union(*(features_of(branch) for _, branch in tree.branches))
+
+
+def test_the_head_depends_on_the_whole_conversation_only() -> None:
+    """Before the first message, a Go template knows no position (Bielik's template got one)."""
+    head = (
+        "{% if messages[0].role == 'system' or tools %}<|im_start|>system\n"
+        "{{ messages[0].content if messages[0].role == 'system' else '' }}"
+        "{{ tools | tojson if tools else '' }}{{ 'Think.' if enable_thinking else '' }}<|im_end|>\n{% endif %}"
+    )
+    source = head + own_templates.TOOLS[own_templates.TOOLS.index("{%- set ns = namespace(last=-1)") :]
+    renderer = Renderer(Sandbox(source, FACTS), Dialect(toggle="enable_thinking"))
+    chat_format = Learner(renderer, None).learn(Scope(tools=True, think=True, system_place="head", lenient=True))
+    assert features_of(chat_format.gaps["head"]) == {"tools", "think", "system"}
 
 
 @pytest.mark.timeout(600)

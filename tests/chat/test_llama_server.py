@@ -9,6 +9,7 @@ from proxy.chat.describe import describe
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.llama_server import LlamaServer
 from proxy.chat.sandbox import Unrenderable
+from proxy.chat.verify import THINKING
 from tests.chat import own_templates
 
 FACTS = TokenizerFacts(bos="<s>", eos=("</s>",))
@@ -69,6 +70,73 @@ def test_content_parts_are_not_merged() -> None:
     assert render(source, "U") == "u0"
     with pytest.raises(Unrenderable, match="cannot merge content parts"):
         render(source, "SU")
+
+
+@pytest.mark.parametrize(
+    ("source", "shape", "think", "text"),
+    [
+        ("{{ date_string is defined }}", "U", "", "True"),
+        ("{{ date_string }}, {{ datetime }}", "U", "", "05 Mar 2031, Mar 05 2031"),
+        ("{{ enable_thinking }}<think></think>", "U", "", "True<think></think>"),
+        ("{{ enable_thinking }}", "U", "on", "True"),
+        ("{{ enable_thinking }}", "U", "off", "False"),
+        ("{{ messages[0].get('content') }}", "SU", "", "s0"),
+    ],
+)
+def test_what_the_server_passes_to_a_template(source: str, shape: str, think: str, text: str) -> None:
+    conversation = compose(shape, lambda index, kind: f"{kind}{index}", 0, think)
+    assert LlamaServer(source, FACTS, datetime(2031, 3, 5)).render(conversation) == text  # noqa: DTZ001
+
+
+def test_a_default_that_the_server_decides_is_unknown() -> None:
+    with pytest.raises(Unrenderable, match="llama-server decides"):
+        render("{{ enable_thinking }}", "U")
+
+
+def test_dates_that_only_the_server_defines_differ() -> None:
+    """Llama 3.1's template writes a date of its own where the caller gives none."""
+    source = "{% if date_string is not defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}\n"
+    chat = describe(source + own_templates.CHATML, FACTS)
+    assert chat.exact
+    assert not any(chat.native.values())
+
+
+@pytest.mark.parametrize(
+    ("default", "kinds"),
+    [
+        ("true", set()),
+        # If a request does not set `think`, Ollama does.
+        ("false", {"think not set"}),
+    ],
+)
+def test_the_settings_of_thinking_are_kinds_too(default: str, kinds: set[str]) -> None:
+    source = (
+        own_templates.CHATML + "{% if enable_thinking is not defined %}{% set enable_thinking = " + default + " %}"
+        "{% endif %}{{ '<think>' if enable_thinking else '<think></think>' }}"
+    )
+    chat = describe(source, FACTS)
+    assert chat.native.keys() == ALL | set(THINKING)
+    assert different(chat) == kinds
+    assert {name for name, same in chat.shapes.items() if not same} == kinds
+
+
+def test_a_variable_of_another_name_does_not_switch_llama_server() -> None:
+    chat = describe(own_templates.TOGGLED.replace("enable_thinking", "reasoning"), FACTS)
+    assert different(chat) == {"thinking off"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "starts"),
+    [
+        ("{% if messages | length > 1 %}{{ raise_exception('short!') }}{% endif %}", False),
+        ("{% if messages | length == 1 %}{{ raise_exception('long!') }}{% endif %}", False),
+        ("{% if messages[0].role == 'system' and messages[0].content %}{{ raise_exception('no!') }}{% endif %}", False),
+        ("{% if messages | length == 2 %}{{ raise_exception('two!') }}{% endif %}", True),
+        ("{{ '' if messages[0].role == 'system' else 'a' + guideline }}", True),
+    ],
+)
+def test_the_server_renders_two_conversations_at_its_start(refusal: str, *, starts: bool) -> None:
+    assert LlamaServer(refusal + own_templates.CHATML, FACTS, datetime(2031, 3, 5)).starts() is starts  # noqa: DTZ001
 
 
 def test_a_template_without_a_go_template_is_checked_too() -> None:

@@ -23,9 +23,8 @@ OLD, NEW = "0.24.0", "0.33.0"
 BOTH = pytest.mark.parametrize("version", [OLD, NEW])
 JINJA = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 GO = "{{ range .Messages }}<|im_start|>{{ .Content }}<|im_end|>{{ end }}"
-CHAT = ChatTemplate(
-    GO, ("<|im_end|>",), "<|im_end|>", exact=True, shapes={"user": True, "system": True}, emits_bos=True
-)
+RIGHT = {"user": True, "system": True}
+CHAT = ChatTemplate(GO, ("<|im_end|>",), "<|im_end|>", exact=True, shapes=RIGHT, native=RIGHT, emits_bos=True)
 FAILED = ChatTemplate(warnings=("the chat template cannot be rendered: of a test",))
 TOKENS = {1: "<s>", 2: "</s>", 3: "<|im_end|>"}
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": JINJA}

@@ -1,12 +1,15 @@
 """What tokenizer_config.json and a GGUF say about conversations."""
 
+import re
 from typing import Any
 
 import pytest
 
 from proxy.chat.facts import TokenizerFacts
+from proxy.errors import Refusal
 from proxy.gguf.header import Field
 from proxy.gguf.tensors import GgufError
+from proxy.planning.chat_templates import template_files
 from proxy.planning.modelfile import (
     ChatMetadata,
     chat_metadata_of_files,
@@ -14,28 +17,121 @@ from proxy.planning.modelfile import (
     choose_modelfile,
 )
 from tests.kit.modelfiles import BOTH, CHAT, JINJA, OLD, TOKENS, chosen, encoded, gguf, of_gguf, request
+from tests.planning.listings import listing
 
 
+def templates(**texts: str) -> dict[str, Any]:
+    return {"chat_template": texts}
+
+
+def listed(**texts: str) -> dict[str, Any]:
+    return {"chat_template": [{"name": name, "template": text} for name, text in texts.items()]}
+
+
+OTHER = "additional_chat_templates/tool_use.jinja"
+NAMED_DEFAULT = "additional_chat_templates/default.jinja"
+PLACES: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "text": ({"tokenizer_config.json": {"chat_template": "plain"}}, "plain", "tokenizer_config.json"),
+    "list": ({"tokenizer_config.json": listed(tool_use="tools", default="plain")}, "plain", "tokenizer_config.json"),
+    "object": (
+        {"tokenizer_config.json": templates(tool_use="tools", default="plain")},
+        "plain",
+        "tokenizer_config.json",
+    ),
+    "only one in a list": ({"tokenizer_config.json": listed(tool_use="tools")}, "tools", "tokenizer_config.json"),
+    "only one in an object": ({"tokenizer_config.json": templates(x="one")}, "one", "tokenizer_config.json"),
+    "only one file": ({OTHER: b"tools"}, "tools", OTHER),
+    "file": ({"chat_template.jinja": b"plain", OTHER: b"tools"}, "plain", "chat_template.jinja"),
+    "file before text": (
+        {"chat_template.jinja": b"plain", "tokenizer_config.json": {"chat_template": "x"}},
+        "plain",
+        "chat_template.jinja",
+    ),
+    "named file before file": ({NAMED_DEFAULT: b"plain", "chat_template.jinja": b"x"}, "plain", NAMED_DEFAULT),
+    "default before other files": (
+        {OTHER: b"tools", "tokenizer_config.json": {"chat_template": "plain"}},
+        "plain",
+        "tokenizer_config.json",
+    ),
+    "processor": ({"processor_config.json": {"chat_template": "plain"}}, "plain", "processor_config.json"),
+    "old processor": ({"chat_template.json": {"chat_template": "plain"}}, "plain", "chat_template.json"),
+    "tokenizer before processor": (
+        {"tokenizer_config.json": {"chat_template": "plain"}, "chat_template.json": {"chat_template": "x"}},
+        "plain",
+        "tokenizer_config.json",
+    ),
+    "processor before old processor": (
+        {"processor_config.json": {"chat_template": "plain"}, "chat_template.json": {"chat_template": "x"}},
+        "plain",
+        "processor_config.json",
+    ),
+    "object of an old processor": ({"chat_template.json": templates(default="plain")}, "plain", "chat_template.json"),
+    "no text": ({"tokenizer_config.json": {"chat_template": [{"name": "default", "template": 5}]}}, None, "none"),
+    "no names": (
+        {"tokenizer_config.json": {"chat_template": [{"name": ["default"], "template": "x"}, {"name": {}}, 5, None]}},
+        None,
+        "none",
+    ),
+    "empty list": ({"tokenizer_config.json": {"chat_template": []}}, None, "none"),
+    "empty text": ({"tokenizer_config.json": {"chat_template": ""}}, None, "none"),
+    "null": ({"tokenizer_config.json": {"chat_template": None}}, None, "none"),
+    "number": ({"tokenizer_config.json": {"chat_template": 7}}, None, "none"),
+    "another folder": ({"sub/chat_template.jinja": b"x", "additional_chat_templates/a/b.jinja": b"x"}, None, "none"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_template_is_where_transformers_reads_it(place: str) -> None:
+    files, jinja, source = PLACES[place]
+    contents = encoded(files)
+    metadata = chat_metadata_of_files("acme/model", contents, {})
+    assert (metadata.jinja, metadata.source, metadata.unchosen) == (jinja, source, ())
+    if jinja:
+        assert choose_modelfile(request(OLD), "X", metadata, CHAT, contents).jinja == jinja
+        read = [file.path for file in template_files("acme/model", listing(*files).files)]
+        assert source in [*read, "tokenizer_config.json"]
+
+
+@BOTH
 @pytest.mark.parametrize(
-    ("template", "jinja"),
+    "files",
     [
-        ([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}], "plain"),
-        ([{"name": "tool_use", "template": "tools"}], None),
-        ([{"name": "default", "template": 5}], None),
-        ([{"name": ["default"], "template": "x"}, {"name": {}}, 5, None], None),
-        ([], None),
-        ("", None),
-        (None, None),
-        (7, None),
+        {"tokenizer_config.json": listed(tool_use="tools", rag="grounded")},
+        {"tokenizer_config.json": templates(tool_use="tools", rag="grounded")},
+        {OTHER: b"tools", "additional_chat_templates/rag.jinja": b"grounded", "tokenizer_config.json": {}},
+        {"tokenizer_config.json": {}, "chat_template.json": templates(tool_use="tools", rag="grounded")},
     ],
 )
-def test_of_a_list_the_entry_default_counts(template: Any, jinja: str | None) -> None:
-    contents = encoded({"tokenizer_config.json": {"chat_template": template}})
-    metadata = chat_metadata_of_files("acme/model", contents, {})
-    assert (metadata.jinja, metadata.source) == (jinja, "tokenizer_config.json" if jinja else "none")
-    if jinja:
-        modelfile = choose_modelfile(request(OLD), "X", metadata, CHAT, contents)
-        assert modelfile.jinja == jinja
+def test_several_templates_without_a_default_are_named(files: dict[str, Any], version: str) -> None:
+    modelfile = chosen(files, version=version)
+    assert (modelfile.source, modelfile.jinja) == ("none", None)
+    [warning] = modelfile.warnings
+    named = re.search(r"none of its chat templates \((.*)\) is the default", warning)
+    assert named
+    assert sorted(named[1].split(", ")) == ["rag", "tool_use"]
+
+
+def test_a_template_that_counts_has_to_be_readable() -> None:
+    broken = {"processor_config.json": b"{", "tokenizer_config.json": {"chat_template": "plain"}}
+    assert chosen(broken).jinja == "plain"
+    with pytest.raises(Refusal, match="acme/model/processor_config.json is not JSON"):
+        chosen(broken | {"tokenizer_config.json": {}})
+    with pytest.raises(Refusal, match="tool_use.jinja is not UTF-8 text"):
+        chosen({OTHER: b"\xff"})
+    with pytest.raises(Refusal, match="unsafe file"):
+        template_files("acme/model", listing("additional_chat_templates/a\\b.jinja").files)
+
+
+def test_the_templates_of_a_gguf() -> None:
+    names = Field.strings(["tool_use", "rag"])
+    tools = {"tokenizer__chat_template.tool_use": Field.string("tools")}
+    found = chat_metadata_of_gguf(gguf(tokenizer__chat_templates=names, **tools))
+    assert (found.jinja, found.source) == ("tools", "gguf")
+    grounded = {"tokenizer__chat_template.rag": Field.string("grounded")}
+    found = chat_metadata_of_gguf(gguf(tokenizer__chat_templates=names, **tools, **grounded))
+    assert (found.jinja, found.source, found.unchosen) == (None, "gguf", ("tool_use", "rag"))
+    plain = {"tokenizer__chat_template": Field.string("plain")}
+    assert chat_metadata_of_gguf(gguf(tokenizer__chat_templates=names, **tools, **plain)).jinja == "plain"
 
 
 @BOTH

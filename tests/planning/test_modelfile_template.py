@@ -8,9 +8,7 @@ import pytest
 from proxy.chat.facts import ChatTemplate
 from proxy.config import NO_SETTINGS, ModelSettings
 from proxy.gguf.header import Field
-from proxy.planning.modelfile import (
-    PLAIN,
-)
+from proxy.planning.modelfile import OPENING, PLAIN
 from tests.kit.modelfiles import (
     BOTH,
     CHAT,
@@ -55,14 +53,11 @@ def test_from_0_30_on_the_jinja_goes_into_the_gguf_alone(version: str, chat: Cha
     modelfile = chosen(version=version, chat=chat)
     assert (modelfile.source, modelfile.exact, modelfile.warnings) == ("tokenizer_config.json", True, ())
     assert modelfile.settings.template is None
-    assert modelfile.jinja is not None
-    opening, _, rest = modelfile.jinja.partition("#}")
-    assert opening.startswith("{#")
-    assert len(opening) > 100
-    assert rest == JINJA
+    assert modelfile.jinja == OPENING + JINJA
 
 
 OTHERWISE = replace(CHAT, native={"user": True, "system": False})
+USER_ONLY = {"user": True, "system": False}
 
 
 def with_jinja(jinja: str) -> dict[str, Any]:
@@ -77,12 +72,35 @@ def test_jinja_that_llama_server_renders_wrongly_needs_go() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shapes", "native", "template", "differing"),
+    [
+        ({"user": True, "turns": True, "long": False}, {"user": True, "turns": False, "long": False}, GO, "long"),
+        ({"user": True, "turns": False, "long": False}, {"user": True, "turns": True, "long": False}, None, "long"),
+        ({"user": True, "turns": False}, {"user": False, "turns": True}, None, "user"),
+        # Only the kinds that are known of both count.
+        ({"user": True, "tools": True}, {"user": True, "thinking off": False}, None, "thinking off"),
+        ({"user": True, "tools": False}, {"user": False}, GO, "tools"),
+        ({"user": True, "thinking off": True}, {"user": True, "thinking off": False}, GO, ""),
+        ({}, {"user": False, "system": True}, None, "user"),
+    ],
+)
+def test_of_two_inexact_ones_the_better_is_used(
+    shapes: dict[str, bool], native: dict[str, bool], template: str | None, differing: str
+) -> None:
+    modelfile = chosen(version=NEW, chat=replace(CHAT, exact=False, shapes=shapes, native=native))
+    assert (modelfile.settings.template, modelfile.exact) == (template, not differing)
+    assert len(modelfile.warnings) == bool(differing)
+    assert all(f"these differ: {differing};" in warning for warning in modelfile.warnings)
+
+
+@pytest.mark.parametrize(
     ("chat", "jinja"),
     [
-        (replace(OTHERWISE, exact=False), JINJA),
+        (replace(OTHERWISE, exact=False, shapes=USER_ONLY), JINJA),
         (OTHERWISE, JINJA + "{{ tools }}"),
         (OTHERWISE, JINJA + "{{ message.tool_calls }}"),
         (OTHERWISE, JINJA + "<think></think>"),
+        (OTHERWISE, JINJA + "{{ m.content.split('</think>')[-1] }}"),
     ],
 )
 def test_where_nothing_is_exact_a_warning_says_so(chat: ChatTemplate, jinja: str) -> None:
@@ -93,10 +111,19 @@ def test_where_nothing_is_exact_a_warning_says_so(chat: ChatTemplate, jinja: str
     assert "cannot be rendered exactly by llama-server: these differ: system; set" in warning
 
 
-def test_a_go_template_that_does_as_much_is_used() -> None:
-    jinja = JINJA + "{{ tools }}<think></think>"
-    chat = replace(OTHERWISE, capabilities=frozenset(("tools", "thinking", "system")))
-    assert chosen(with_jinja(jinja), version=NEW, chat=chat).settings.template == GO
+@pytest.mark.parametrize(
+    ("jinja", "go", "is_used"),
+    [
+        ("{{ tools }}<think></think>", "{{ .ToolCalls }}", True),
+        ("{{ tools }}<think></think>", "", False),
+        ("{{ tools }}<think></think>[CALL_ID]{{ tool_call.id }}", "{{ .ToolCalls }}", False),
+        ("<think></think>", "", True),
+    ],
+)
+def test_a_go_template_that_does_as_much_is_used(jinja: str, go: str, *, is_used: bool) -> None:
+    chat = replace(OTHERWISE, template=GO + go, capabilities=frozenset(("tools", "thinking", "system")))
+    modelfile = chosen(with_jinja(JINJA + jinja), version=NEW, chat=chat)
+    assert modelfile.settings.template == (GO + go if is_used else None)
 
 
 REFUSED = replace(OTHERWISE, native={"user": False, "system": False}, loads=False)
@@ -106,7 +133,7 @@ REFUSED = replace(OTHERWISE, native={"user": False, "system": False}, loads=Fals
     ("chat", "template", "warning"),
     [
         (REFUSED, GO, None),
-        (replace(REFUSED, exact=False), GO, "written exactly"),
+        (replace(REFUSED, exact=False, shapes=USER_ONLY), GO, "written exactly"),
         (replace(REFUSED, template="", shapes={}), PLAIN, "is not used"),
     ],
 )
@@ -186,7 +213,8 @@ def test_a_base_model_continues_texts(version: str) -> None:
 
 
 def test_an_inexact_template_is_a_warning() -> None:
-    modelfile = chosen(chat=replace(CHAT, exact=False, shapes={"user": True, "system": False, "long": False}))
+    shapes = {"user": True, "system": False, "long": False, "late system": False}
+    modelfile = chosen(chat=replace(CHAT, exact=False, shapes=shapes))
     assert (modelfile.source, modelfile.exact, modelfile.settings.template) == ("tokenizer_config.json", False, GO)
     [warning] = modelfile.warnings
     assert "tokenizer_config.json cannot be written exactly for Ollama" in warning
@@ -197,7 +225,8 @@ def test_a_go_template_that_does_not_trim_is_a_warning() -> None:
     chat = replace(CHAT, trims=True)
     [warning] = chosen(chat=chat).warnings
     assert "tokenizer_config.json removes spaces at the ends of messages" in warning
-    assert chosen(version=NEW, chat=chat).warnings == ()
+    assert chosen(version=NEW, chat=chat).warnings == (), "llama-server renders the Jinja"
+    assert chosen(version=NEW, chat=replace(OTHERWISE, trims=True)).warnings == (warning,), "Ollama renders in Go"
 
 
 @pytest.mark.parametrize(

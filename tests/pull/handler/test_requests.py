@@ -390,11 +390,21 @@ async def test_the_users_settings_go_into_the_model(
         assert orjson.loads(texts["params"]) == parameters
 
 
-async def test_a_jinja_file_is_the_template_of_the_gguf(client: Client, hub: StandInHub, ollama: StandInOllama) -> None:
+@pytest.mark.parametrize(
+    "place", ["chat_template.jinja", "additional_chat_templates/default.jinja", "chat_template.json"]
+)
+async def test_a_template_file_is_the_template_of_the_gguf(
+    client: Client, hub: StandInHub, ollama: StandInOllama, place: str
+) -> None:
     files = tiny_llama()
     config = json.loads(files["tokenizer_config.json"])
     template = config["chat_template"] + "{# from the file #}"
-    hub.add("acme/tiny", files | {"chat_template.jinja": template.encode()})
+    if place.endswith(".json"):
+        del config["chat_template"]
+        more = {place: json.dumps({"chat_template": template}), "tokenizer_config.json": json.dumps(config)}
+    else:
+        more = {place: template}
+    hub.add("acme/tiny", files | {path: text.encode() for path, text in more.items()})
     await client.pull(NAME)
     config["chat_template"] = template
     expected = converted(files | {"tokenizer_config.json": json.dumps(config).encode()}, quantization="Q4_K_M")
