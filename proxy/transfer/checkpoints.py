@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 from rich.filesize import decimal
 
-from proxy.errors import ProxyError
+from proxy.errors import Damaged, ProxyError
 from proxy.planning.recipe import Position
 from proxy.transfer.sha256 import restored_sha256
 
@@ -74,7 +74,8 @@ class Checkpoints:
             return None
         data = self._folder / f"{name}{DATA}"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            # A gated or private model is not for every user of this machine.
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             missing = size - (data.stat().st_size if data.exists() else 0)
             free = shutil.disk_usage(self._folder).free
             # Ollama's store is often on the same disk, and grows by as many bytes.
@@ -136,7 +137,11 @@ class CheckpointFile:
         """The last checkpoint whose bytes are whole. What comes after it is removed."""
         with self._lock:
             self._writer = None
-            kept, record_size = self._verify()
+            try:
+                kept, record_size = self._verify()
+            except OSError as error:
+                log.warning("%s: what was kept cannot be read (%s)", self._what, error)
+                kept, record_size = None, 0
             self._truncate(kept.checkpoint.size if kept else 0, record_size)
             return kept
 
@@ -162,11 +167,22 @@ class CheckpointFile:
         return kept, record_size
 
     def read(self, size: int) -> Iterator[bytes]:
-        """The first `size` bytes."""
-        with self._data_path.open("rb") as data:
-            while size > 0 and (piece := data.read(min(size, PIECE_BYTES))):
-                size -= len(piece)
-                yield piece
+        """The first `size` bytes. Raises Damaged if they are not there any more."""
+        try:
+            with self._data_path.open("rb") as data:
+                while size > 0 and (piece := data.read(min(size, PIECE_BYTES))):
+                    size -= len(piece)
+                    yield piece
+        except OSError as error:
+            raise Damaged(f"{self._what}: {self._data_path} cannot be read ({error.strerror}); pull again") from error
+        if size > 0:
+            raise Damaged(f"{self._what}: {self._data_path} was cut off by another program; pull again")
+
+    def discard(self) -> None:
+        """Forget all bytes: they may be wrong."""
+        with self._lock:
+            self._writer = None
+            self._truncate(0, 0)
 
     def close(self) -> None:
         """Keep the files for the next upload."""
@@ -176,16 +192,13 @@ class CheckpointFile:
             self._record.close()
         self._closed()
 
-    def discard(self) -> None:
-        """Forget all bytes: they may be wrong."""
-        with self._lock:
-            self._writer = None
-            self._truncate(0, 0)
-
     def remove(self) -> None:
         self.close()
-        self._record_path.unlink(missing_ok=True)
-        self._data_path.unlink(missing_ok=True)
+        try:
+            self._record_path.unlink(missing_ok=True)
+            self._data_path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s stays: %s", self._data_path, error)
 
     def write(self, writer: "CheckpointWriter", content: bytes, *, record: bool = False) -> None:
         """Nothing if `writer` is not the newest. After a failure nothing is written any more."""
@@ -201,9 +214,12 @@ class CheckpointFile:
                 self._writer = None
 
     def _truncate(self, data: int, record: int) -> None:
-        # Opened for appending, both are written at their new ends.
-        self._data.truncate(data)
-        self._record.truncate(record)
+        # Opened for appending, both are written at their new ends. The record comes first: without it, no byte counts.
+        try:
+            self._record.truncate(record)
+            self._data.truncate(data)
+        except OSError as error:
+            log.warning("%s: %s cannot be cut (%s)", self._what, self._data_path, error)
 
 
 class CheckpointWriter:

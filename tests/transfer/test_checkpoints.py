@@ -185,9 +185,24 @@ def test_a_writer_of_an_earlier_try_writes_nothing_more(tmp_path: Path) -> None:
     late = file.begin(None)
     early.write(b"early")
     late.write(b"late")
-    assert b"".join(file.read(9)) == b"late"
+    assert (tmp_path / f"00{DATA}").read_bytes() == b"late"
     file.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_that_disappear_while_they_are_read_are_damage(tmp_path: Path) -> None:
+    """The upload is then begun again without them: a shorter body would be another blob."""
+    file = Checkpoints(tmp_path, 3600).open("00", WHAT, 1 << 20)
+    assert file is not None
+    file.begin(None).write(b"123")
+    with pytest.raises(Damaged, match="was cut off"):
+        b"".join(file.read(4))
+    [path] = tmp_path.glob(f"*{DATA}")
+    path.unlink()
+    with pytest.raises(Damaged, match="cannot be read"):
+        b"".join(file.read(3))
+    assert file.last_good() is None
+    file.remove()
 
 
 def test_one_upload_at_a_time_has_the_files(tmp_path: Path) -> None:
