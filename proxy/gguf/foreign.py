@@ -26,11 +26,12 @@ _SIZED_LIKE_TOKENS = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 _ODD_NAME = re.compile(r"blk\.(?!\d{1,6}\.)")
 """Begins like the name of a layer's tensor, and is none."""
 _EQUAL = """
-arcee command-r exaone falcon gemma gemma2 gptneox granite internlm2 llama minicpm nemotron olmo olmo2 phi2 phi3 qwen2
+arcee command-r exaone falcon gemma gemma2 gptneox granite internlm2 llama minicpm nemotron olmo2 phi2 phi3 qwen2
 qwen3 seed_oss smollm3 stablelm starcoder2
 """
 _EQUAL_LAYERS = frozenset(_EQUAL.split())
-"""Decoders whose layers all have the same tensors, unless the model has experts."""
+"""Decoders that need all of _NEEDED, and whose layers all have the same tensors, unless the model has experts."""
+_NEEDED = ("token_embd.weight", "output_norm.weight")
 _SHAPES = {
     "token_embd": ("embedding_length",),
     "output": ("embedding_length",),
@@ -141,7 +142,10 @@ def _check_layers(architecture: str, metadata: Mapping[str, Field], tensors: Seq
     if missing := next((rest for rest, number in layers.items() if number < count), None):
         present = {name.block for name in names if name.rest == missing}
         block = next(block for block in range(count) if block not in present)
-        raise GgufError(f"the tensor {TensorName(block, missing).full} is missing")
+        raise GgufError(f"the tensor {TensorName(block, missing).full} is missing, which other layers have")
+    names_present = {name.full for name in names}
+    if needed := next((name for name in _NEEDED if name not in names_present), None):
+        raise GgufError(f"the tensor {needed} is missing")
 
 
 def _size(field: Field | None, block: int | None) -> int | None:

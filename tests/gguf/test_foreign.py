@@ -128,7 +128,12 @@ def test_what_the_loader_refuses_is_refused(changes: dict[str, Field | None], me
             r"'blk.2.attn_norm.weight' has the shape \[32\], but embedding_length is 256",
         ),
         (shaped("token_embd.weight", 256, 500), "it has 512 tokens, but token_embd.weight has 500 rows"),
-        (without("token_embd.weight"), "is at byte 73728 of the data instead of 0"),
+        (without("token_embd.weight"), "the tensor token_embd.weight is missing"),
+        (without("output_norm.weight"), "the tensor output_norm.weight is missing"),
+        (
+            with_tensors(lambda tensor: replace(tensor, offset=tensor.offset + 32)),
+            "'token_embd.weight' is at byte 32 of the data instead of 0",
+        ),
         (
             with_tensors(lambda tensor: replace(tensor, name=f"{tensor.name}.{'x' * 60}")),
             "has more than 63 bytes",
