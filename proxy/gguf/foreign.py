@@ -72,16 +72,6 @@ def check_vocabulary(metadata: Mapping[str, Field], tensors: Sequence[TensorInfo
         raise GgufError(f"it has {tokens.length} tokens, but token_embd.weight has {rows} rows")
 
 
-def _check_rows(metadata: Mapping[str, Field], tokens: int, tensors: Sequence[TensorInfo]) -> None:
-    # Draft models have the embedding of another vocabulary: only families that the proxy itself writes are known.
-    if not any(family.architecture == _architecture(metadata) for family in FAMILIES.values()):
-        return
-    for tensor in tensors:
-        rows = tensor.shape[1] if len(tensor.shape) > 1 else 1
-        if tensor.name in ("token_embd.weight", "output.weight") and rows != tokens:
-            raise GgufError(f"it has {tokens} tokens, but {tensor.name} has {rows} rows")
-
-
 def check_layout(header: GgufHeader) -> None:
     """Raises GgufError for a file that has to stay as it is and whose tensors are not one after another."""
     end = 0
