@@ -127,6 +127,6 @@ async def test_an_invalid_gguf_is_refused_before_its_upload(
     hub.add("acme/pointer", {"m-Q4_K_M.gguf": pointer})
     status, output = await real_ollama.cli(real_app.address.url, "pull", "hf.co/acme/pointer:q4_K_M")
     assert status == 1
-    assert "m-Q4_K_M.gguf is not a GGUF that can be used" in output
+    assert "m-Q4_K_M.gguf is a Git LFS pointer, not the file itself" in output
     async with real_client.session.head(f"{real_ollama.url}/api/blobs/{digest_of(pointer)}") as response:
         assert response.status == 404
