@@ -200,7 +200,7 @@ CASES = [
     Case("create without files", ask("POST", "/api/create", {"model": "new"})),
     Case("create with an invalid name", ask("POST", "/api/create", {"model": "///"})),
     Case("pull without a name", ask("POST", "/api/pull", {"model": ""})),
-    Case("pull of a bad name", ask("POST", "/api/pull", {"model": "hf.co/a b/c"})),
+    Case("pull of a bad name", ask("POST", "/api/pull", {"model": "example.com/a b/c"})),
     Case("pull of bad JSON", ask("POST", "/api/pull", b"{")),
     Case("pull without a body", ask("POST", "/api/pull")),
     Case(

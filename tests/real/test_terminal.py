@@ -30,7 +30,9 @@ SLOW = 400_000
 NARROW = 62  # Ollama's bars need at least 61 columns
 BAR = re.compile(r"(pulling [0-9a-f]{12}): +(\d+)% ▕█* *▏ +[.\d]+ [KMG]?B(/ *[.\d]+ [KMG]?B.*)?")
 SPINNER = re.compile(r"(.*?)(?: [⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏])?")
-ENDS = ["verifying sha256 digest", "writing manifest", "success"]
+ENDS = ["verifying sha256 digest", "writing manifest"]
+REMOVING = "removing unused layers"
+"""Only if no other test has left the small blob with which a proxy finds out how Ollama keeps blobs."""
 
 
 class Case(NamedTuple):
@@ -134,6 +136,7 @@ async def test_every_row_stays_in_its_place(
     bars = reached([row for frame in terminal.frames for row in frame])
     warning = [] if case.chats else [row.status for row in Line(NO_TEMPLATE).rows()]
     expected = ["pulling manifest", *warning, *bars, *ENDS]
+    expected += [*([REMOVING] if any(REMOVING in row for frame in terminal.frames for row in frame) else []), "success"]
     assert len(bars) == min(case.shards, MAX_BARS)
     assert len(expected) - len(warning) <= ROWS
     assert steady(terminal) == expected
