@@ -18,8 +18,8 @@ from tests.real.test_lifecycle import reply
 
 pytestmark = pytest.mark.timeout(300)
 
-MAX_SILENT = 5
-"""The longest allowed time without a line, in seconds."""
+MAX_SILENT = 10
+"""The longest allowed time without a line, in seconds: that of the contract."""
 
 
 @pytest.fixture(scope="module")
