@@ -141,7 +141,8 @@ class HubFiles:
                 try:
                     file = answered[file.path] = answered.get(file.path) or await self._head(file)
                 except Interrupted as error:
-                    self._throttled = error if error.wait is not None else None
+                    if error.wait is not None:
+                        self._throttled = error
                     return error
         return RepositoryFile(file.path, file.size or 0, file.sha256, None if file.sha256 else file.git_sha1)
 

@@ -6,7 +6,7 @@ What happens                                     The word           Who handles 
 A signed URL has expired                         renew              HttpFile           sources/http_file.py
 An endpoint fails or is slow; there is another   fail over          MirroredFile       sources/mirrors.py
 A stream is far slower than the others           restart            SlowStreamWatch    transfer/slow_streams.py
-A range broke off, or its source throttles       retry              Retries            transfer/retry.py
+A range broke off, or a source throttles          retry              Retries            transfer/retry.py
 Bytes arrived damaged                            refetch            Retries            transfer/retry.py
 Ollama is gone                                   wait for Ollama    WaitForOllama      transfer/wait_for_ollama.py
 An upload to Ollama failed                       re-upload          BlobUpload         transfer/upload.py
