@@ -132,3 +132,16 @@ def test_why_no_template_is_sent(source: str, reason: str) -> None:
     assert inspection.template is None
     assert reason in inspection.why_no_template
     assert replace(inspection, plan=replace(plan, settings=ModelSettings(template="mine"))).template == "mine"
+
+
+async def test_each_gguf_has_a_tag_or_a_reason(hub: StandInHub, ollama: StandInOllama) -> None:
+    long, incomplete = f"{'z' * 80}.gguf", "m-Q4_K_M-00001-of-00002.gguf"
+    hub.add("acme/tiny-gguf", dict.fromkeys((long, incomplete, "m-Q8_0.gguf"), tiny_gguf("Q8_0")))
+    inspection = (await inspect(settings(hub.endpoint, ollama.url), "hf.co/acme/tiny-gguf:q8_0")).to_json()
+    assert inspection["refusal"] is None
+    assert [offer["quantization"] for offer in inspection["offers"]] == ["Q8_0"]
+    reason = f"{incomplete} is one of 2 shards, but number 2 is not in the repository: its upload is incomplete"
+    assert inspection["warnings"][:2] == [
+        f"acme/tiny-gguf: {reason}",
+        f"no tag means {long}: the tag has 85 characters, and Ollama takes at most 80",
+    ]

@@ -8,8 +8,8 @@ from proxy.chat.template_worker import LARGEST_ANSWER
 from proxy.workers.processes import ask_worker
 from proxy.workers.recent import RecentResults
 
-# The worker ends itself after a second of CPU time. This limit is for a worker that waits or shares its CPU.
-_SECONDS = 5.0
+# The worker limits its processor time itself. This limit is for a worker that waits, or shares a busy processor.
+_SECONDS = 60.0
 
 
 class Prober:

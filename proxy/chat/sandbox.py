@@ -73,8 +73,8 @@ def mark_date(form: str, now: datetime) -> tuple[str, bool]:
 class Sandbox:
     """One compiled template. `now` is the time that it writes; `filters` replace filters of Jinja.
 
-    `frozen_dates` is set when a rendering with marks contains a part of the date that Ollama cannot fill in.
-    Raises Unrenderable if the template does not compile.
+    `results` is for renderers. `frozen_dates` is set when a rendering with marks contains a part of the date that
+    Ollama cannot fill in. Raises Unrenderable if the template does not compile.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Sandbox:
         self.source, self.bos = source, facts.bos
         self.now = now or datetime.now()  # noqa: DTZ005 - strftime_now is local time in transformers
         self.frozen_dates = False
+        self.results: dict[Any, str | Unrenderable] = {}
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )

@@ -16,7 +16,7 @@ def check_kind(where: str, first: bytes) -> None:
 
     A file that may be text of any kind passes.
     """
-    if not where.endswith(_KINDS):
+    if not where.lower().endswith(_KINDS):
         return
     check_pointer(where, first)
     if what := substitute(first):

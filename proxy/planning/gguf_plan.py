@@ -160,8 +160,6 @@ def _check_loads(where: str, choice: GgufChoice, headers: Sequence[GgufHeader], 
                 f"{where} has the tensor {shown(tensor.name)} in {TensorType(tensor.type).name}, which "
                 f"{capabilities.ollama} does not run; update it to {since} or newer, or pull another file of the model"
             )
-    if not capabilities.loads_unchanged(architecture):
-        return
     model, pre_tokenizer = first.get(MODEL, str), first.get(PRE, str)
     if model is not None and not capabilities.knows_tokenizer(model):
         raise Refusal(
@@ -173,6 +171,8 @@ def _check_loads(where: str, choice: GgufChoice, headers: Sequence[GgufHeader], 
             f"{where} has the pre-tokenizer {shown(pre_tokenizer)}, which no Ollama up to {NEWEST} knows; pull another "
             "file of the model"
         )
+    if not capabilities.loads_unchanged(architecture):
+        return
     is_rewritten = choice.model.is_split or choice.quantization is not None
     metadata = without_misleading_name(first.metadata) if is_rewritten else first.metadata
     try:

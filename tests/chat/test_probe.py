@@ -44,11 +44,11 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_template_costs_one_second(name: str) -> None:
+async def test_a_hostile_template_costs_seconds(name: str) -> None:
     prober = Prober()
     start = time.monotonic()
     chat = await prober.probe(HOSTILE[name], FACTS)
-    assert time.monotonic() - start < 20, "wall-clock time on a busy machine; the CPU time is one second"
+    assert time.monotonic() - start < 55, "wall-clock time on a busy machine; the processor time is 5 seconds"
     assert chat.warnings
     assert not chat.exact or name == "endless for tools"
 
@@ -121,7 +121,7 @@ def run_worker(source: str) -> subprocess.CompletedProcess[bytes]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="this platform has no such clock")
-def test_the_worker_ends_itself_after_one_second_of_cpu_time() -> None:
+def test_the_worker_limits_its_processor_time() -> None:
     assert run_worker(HOSTILE["endless"]).returncode == -signal.SIGPROF
 
 

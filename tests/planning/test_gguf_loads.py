@@ -59,7 +59,6 @@ def test_files_that_llama_cpp_does_not_see_as_they_are_pass(architecture: str, v
     content = model(
         general__architecture=Field.string(architecture),
         tokenizer__ggml__tokens=Field.strings(["a", "a"]),
-        tokenizer__ggml__pre=Field.string("scissors"),
         tokenizer__ggml__model=Field.string("gpt2"),
     )
     assert planned({"x-Q4_K_M.gguf": content}, version=version).uploads
