@@ -43,8 +43,8 @@ T = TypeVar("T")
 Sent = Callable[[int], object]
 
 NOT_COPIED = (
-    "only the header of the GGUF has changed, but its weights are fetched again: the proxy cannot copy them from "
-    "Ollama's files; set ollama.models if these are on this machine"
+    "Ollama has these weights already, with another header, but the proxy cannot read Ollama's files, so it fetches "
+    "the weights again; set ollama.models if the files are on this machine"
 )
 
 

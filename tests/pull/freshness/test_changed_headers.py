@@ -10,7 +10,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from proxy.standins.tiny_llama import tiny_llama
+from proxy.standins.tiny_llama import CHAT_TEMPLATE, tiny_llama
 from proxy.store.journal import Journal, state_file
 from proxy.transfer.upload import NOT_COPIED
 from tests.kit.conversions import converted, gguf_digest
@@ -26,7 +26,7 @@ def changed_json(path: str, **values: object) -> dict[str, bytes]:
     return {path: orjson.dumps({**orjson.loads(tiny_llama().get(path, b"{}")), **values})}
 
 
-TEMPLATE = changed_json("tokenizer_config.json", chat_template="{{ bos_token }}{{ messages[0].content }}")
+TEMPLATE = changed_json("tokenizer_config.json", chat_template=CHAT_TEMPLATE.replace("\n\n", "\n"))
 WARNING = f"warning: {NOT_COPIED}"
 
 
