@@ -150,7 +150,6 @@ class Stage:
             async with self.proxy() as client:
                 lines = await pull(client, way.name)
         assert lines[-1] == {"status": "success"}, lines[-3:]
-        assert way.digest in self.ollama.blobs
         return self.sent()
 
 

@@ -52,3 +52,4 @@ async def test_a_kill_costs_only_the_last_bytes(session: aiohttp.ClientSession, 
             sent = await stage.interrupted(way, victim, undisturbed * (number + chance.random()) / KILLS)
             print(f"{sent - undisturbed} bytes of {undisturbed} were fetched twice")
             assert sent - undisturbed <= LOST
+            assert way.digest in stage.ollama.blobs
