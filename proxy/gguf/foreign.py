@@ -134,7 +134,8 @@ def _check_layers(architecture: str, metadata: Mapping[str, Field], tensors: Seq
         block = next(block for block in range(count) if block not in present)
         raise GgufError(f"the tensor {TensorName(block, missing).full} is missing, which other layers have")
     names_present = {name.full for name in names}
-    if needed := next((name for name in _NEEDED if name not in names_present), None):
+    needed = next((name for name in _NEEDED if name not in names_present), None)
+    if needed and MODEL in metadata:
         raise GgufError(f"the tensor {needed} is missing")
 
 

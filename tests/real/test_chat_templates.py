@@ -66,7 +66,9 @@ async def rendered(client: Client, name: str, conversation: Conversation, settin
     """The text that Ollama renders without BOS, or its error."""
     messages = [{"role": message.role, "content": message.content} for message in conversation.messages]
     body: dict[str, Any] = {"model": name, "messages": messages, "stream": False, "_debug_render_only": True}
-    _, answer = await client.post("/api/chat", body | SETTINGS[setting] | {"options": {"num_ctx": 512}})
+    # The tiny tokenizer has many tokens for few words: without this, Ollama would drop messages.
+    body["truncate"] = False
+    _, answer = await client.post("/api/chat", body | SETTINGS[setting])
     reply = orjson.loads(answer)
     return str(reply["_debug_info"]["rendered_template"] if "_debug_info" in reply else reply).removeprefix(FACTS.bos)
 
