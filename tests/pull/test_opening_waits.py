@@ -69,8 +69,13 @@ async def retries(client: Client) -> int:
     return int(pull["retries"])
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(("status", "headers"), [*THROTTLES, *FAILURES])
+@pytest.mark.parametrize(
+    ("call", "status", "headers"),
+    [
+        *((CALLS[0], *answer) for answer in (*THROTTLES, *FAILURES)),
+        *((call, *answer) for call in CALLS[1:] for answer in (THROTTLES[0], THROTTLES[2], FAILURES[2])),
+    ],
+)
 async def test_each_call_is_waited_for(
     app: App, client: Client, hub: StandInHub, call: str, status: int, headers: Mapping[str, str]
 ) -> None:
