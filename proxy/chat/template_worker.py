@@ -7,7 +7,7 @@ from proxy.workers.process_limits import answer_once
 
 LARGEST_ANSWER = 1024 * 1024
 _MEMORY = 768 * 1024 * 1024
-_SECONDS = 4.0
+_SECONDS = 3.0
 """Of processor time. The slowest of 190 templates of public models takes 2 (Cohere2 MoE, 12 kB)."""
 
 
