@@ -53,6 +53,7 @@ async def test_metrics_keep_their_names_types_and_labels(client: Client, hub: St
         f"{PREFIX}pulls": "counter",
         f"{PREFIX}pull_duration_seconds": "histogram",
         f"{PREFIX}pulls_running": "gauge",
+        f"{PREFIX}spool_bytes": "gauge",
     }
     assert all(family.documentation for family in families.values())
     [running] = families[f"{PREFIX}pulls_running"].samples
