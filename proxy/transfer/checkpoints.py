@@ -7,12 +7,14 @@ used if the bytes before it have its digest: what a crash, a full disk or a pers
 
 import hashlib
 import logging
+import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 from rich.filesize import decimal
@@ -23,9 +25,16 @@ from proxy.transfer.sha256 import restored_sha256
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 MIN_BYTES = 64 * 1024 * 1024
 """Smaller blobs are not kept: to fetch them again takes seconds."""
 PIECE_BYTES = 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
+"""What is written at once. One batch may wait for the disk while the next one is collected."""
+MAX_WAIT, MIN_WAIT_SECONDS = 0.03, 0.25
+"""The part of the time of an upload that it may wait for the disk, and what it may wait in any case."""
 DATA, RECORD = ".blob", ".jsonl"
 
 
@@ -83,7 +92,7 @@ class Checkpoints:
                 raise NotKept(
                     f"{what} starts again after an interruption: {self._folder} has only {decimal(free)} free"
                 )
-            opened = CheckpointFile(data, what, lambda: self._open.discard(name))
+            opened = CheckpointFile(data, what, size, lambda: self._open.discard(name))
         except OSError as error:
             raise NotKept(
                 f"{what} starts again after an interruption: {self._folder} cannot be used ({error.strerror}); set "
@@ -113,37 +122,42 @@ class Checkpoints:
 
 
 class CheckpointFile:
-    """The kept bytes of one blob. All methods block."""
+    """The kept bytes of one blob of `size` bytes. All methods block. One thread does all work on the two files."""
 
-    def __init__(self, data: Path, what: str, closed: Callable[[], object]) -> None:
+    def __init__(self, data: Path, what: str, size: int, closed: Callable[[], object]) -> None:
         self._what = what
+        self._size = size
         self._closed = closed
         self._data_path, self._record_path = data, data.with_suffix(RECORD)
-        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._writer: CheckpointWriter | None = None
         # Unbuffered: what is written survives the process.
-        self._data = data.open("a+b", buffering=0)
-        self._record = self._record_path.open("a+b", buffering=0)
+        self._data: FileIO = data.open("a+b", buffering=0)
+        self._record: FileIO = self._record_path.open("a+b", buffering=0)
 
     def begin(self, kept: Kept | None) -> "CheckpointWriter":
         """Write after `kept`. A writer of an earlier try writes nothing any more."""
-        with self._lock:
-            if kept is None:
-                self._truncate(0, 0)
-            self._writer = CheckpointWriter(self)
-            return self._writer
+        return self._in_thread(self._begin, kept)
+
+    def _begin(self, kept: Kept | None) -> "CheckpointWriter":
+        if kept is None:
+            self._truncate(0, 0)
+        self._writer = CheckpointWriter(self, self._size - (kept.checkpoint.size if kept else 0))
+        return self._writer
 
     def last_good(self) -> Kept | None:
         """The last checkpoint whose bytes are whole. What comes after it is removed."""
-        with self._lock:
-            self._writer = None
-            try:
-                kept, record_size = self._verify()
-            except OSError as error:
-                log.warning("%s: what was kept cannot be read (%s)", self._what, error)
-                kept, record_size = None, 0
-            self._truncate(kept.checkpoint.size if kept else 0, record_size)
-            return kept
+        return self._in_thread(self._last_good)
+
+    def _last_good(self) -> Kept | None:
+        self._writer = None
+        try:
+            kept, record_size = self._verify()
+        except OSError as error:
+            log.warning("%s: what was kept cannot be read (%s)", self._what, error)
+            kept, record_size = None, 0
+        self._truncate(kept.checkpoint.size if kept else 0, record_size)
+        return kept
 
     def _verify(self) -> tuple[Kept | None, int]:
         self._record.seek(0)
@@ -180,38 +194,58 @@ class CheckpointFile:
 
     def discard(self) -> None:
         """Forget all bytes: they may be wrong."""
-        with self._lock:
-            self._writer = None
-            self._truncate(0, 0)
+        self._in_thread(self._begin, None)
 
     def close(self) -> None:
         """Keep the files for the next upload."""
-        with self._lock:
-            self._writer = None
-            self._data.close()
-            self._record.close()
+        self._in_thread(self._close)
+        self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        self._writer = None
+        self._data.close()
+        self._record.close()
         self._closed()
 
     def remove(self) -> None:
-        self.close()
+        """The names are gone at once. The disk frees gigabytes in seconds, and nobody waits for that."""
         try:
             self._record_path.unlink(missing_ok=True)
             self._data_path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s stays: %s", self._data_path, error)
+        self._thread.submit(self._close)
+        self._thread.shutdown(wait=False)
 
-    def write(self, writer: "CheckpointWriter", content: bytes, *, record: bool = False) -> None:
+    def submit(self, writer: "CheckpointWriter", batch: list[bytes], line: bytes) -> "Future[None]":
+        """Write a batch, and after it a line of the record."""
+        return self._thread.submit(self._write, writer, batch, line)
+
+    def give_up(self, writer: "CheckpointWriter") -> None:
+        """End the keeping because the disk holds the upload up."""
+        if self._writer is writer:
+            self._writer = None
+            log.warning(
+                "%s is not kept any more: the disk of %s is slower than the pull", self._what, self._data_path.parent
+            )
+
+    def _write(self, writer: "CheckpointWriter", batch: list[bytes], line: bytes) -> None:
         """Nothing if `writer` is not the newest. After a failure nothing is written any more."""
-        with self._lock:
-            if self._writer is not writer:
-                return
-            rest = memoryview(content)
-            try:
-                while rest:
-                    rest = rest[(self._record if record else self._data).write(rest) :]
-            except OSError as error:
-                log.warning("%s is not kept any more: %s cannot be written (%s)", self._what, self._data_path, error)
-                self._writer = None
+        if self._writer is not writer:
+            return
+        try:
+            for content in batch:
+                _write_all(self._data, content)
+            _write_all(self._record, line)
+            if hasattr(os, "posix_fadvise"):
+                # Linux begins to write to the disk now, and soon has its memory back for Ollama's files.
+                os.posix_fadvise(self._data.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            log.warning("%s is not kept any more: %s cannot be written (%s)", self._what, self._data_path, error)
+            self._writer = None
+
+    def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return self._thread.submit(call, *arguments, **named).result()
 
     def _truncate(self, data: int, record: int) -> None:
         # Opened for appending, both are written at their new ends. The record comes first: without it, no byte counts.
@@ -223,16 +257,51 @@ class CheckpointFile:
 
 
 class CheckpointWriter:
-    """Writes the bytes of one try."""
+    """Writes the bytes of one try, `size` of them. An upload that waits too long for the disk goes on without it."""
 
-    def __init__(self, file: CheckpointFile) -> None:
+    def __init__(self, file: CheckpointFile, size: int) -> None:
         self._file = file
+        self._size = size
+        self._batch: list[bytes] = []
+        self._batch_size = 0
+        self._written = 0
+        self._writing: Future[None] | None = None
+        self._began = time.monotonic()
+        self._waited = 0.0
 
     def write(self, content: bytes) -> None:
-        self._file.write(self, content)
+        self._batch.append(content)
+        self._batch_size += len(content)
+        if self._batch_size >= BATCH_BYTES:
+            self.flush()
 
     def mark(self, checkpoint: Checkpoint) -> None:
-        self._file.write(self, msgspec.json.encode(checkpoint) + b"\n", record=True)
+        self.flush(msgspec.json.encode(checkpoint) + b"\n")
+
+    def flush(self, line: bytes = b"") -> None:
+        """Write the batch, and after it a line of the record."""
+        self._wait()
+        self._writing = self._file.submit(self, self._batch, line)
+        self._written += self._batch_size
+        self._batch, self._batch_size = [], 0
+
+    def _wait(self) -> None:
+        """Wait for the batch before; no more than `MAX_WAIT` of the time that the upload takes at its pace so far."""
+        if self._writing is None or self._writing.done():
+            return
+        began = time.monotonic()
+        self._writing.result()
+        now = time.monotonic()
+        self._waited += now - began
+        expected = (now - self._began) * self._size / max(self._written, 1)
+        if self._waited > max(MAX_WAIT * expected, MIN_WAIT_SECONDS):
+            self._file.give_up(self)
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _size(path: Path) -> int:

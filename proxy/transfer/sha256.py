@@ -4,9 +4,9 @@ import hashlib
 from typing import Protocol, Self
 
 try:
-    from proxy.gguf import _kernel
+    from proxy.gguf._kernel import sha256 as _sha256
 except ImportError:
-    _kernel = None  # type: ignore[assignment]
+    _sha256 = None  # type: ignore[assignment]
 
 BLOCK = 64
 _WORDS = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
@@ -37,17 +37,17 @@ class SavableSha256:
             self._rest += content[:missing]
             if len(self._rest) < BLOCK:
                 return
-            self._blocks = _kernel.sha256(self._blocks, self._rest)
+            self._blocks = _sha256(self._blocks, self._rest)
             content = content[missing:]
         whole = len(content) // BLOCK * BLOCK
         view = memoryview(content)
-        self._blocks = _kernel.sha256(self._blocks, view[:whole])
+        self._blocks = _sha256(self._blocks, view[:whole])
         self._rest = bytes(view[whole:])
 
     def hexdigest(self) -> str:
         zeros = bytes(-(len(self._rest) + 9) % BLOCK)
         end = b"".join((self._rest, b"\x80", zeros, (self._size * 8).to_bytes(8, "big")))
-        words = _kernel.sha256(self._blocks, end)
+        words = _sha256(self._blocks, end)
         return b"".join(words[at : at + 4][::-1] for at in range(0, _STATE_BYTES, 4)).hex()
 
     def save(self) -> str:
@@ -65,7 +65,7 @@ class SavableSha256:
 
 def new_sha256() -> Hash:
     """A hash that can be saved if the kernel is installed, else hashlib's."""
-    return hashlib.sha256() if _kernel is None else SavableSha256()
+    return hashlib.sha256() if _sha256 is None else SavableSha256()
 
 
 def saved_state(running: Hash) -> str | None:
@@ -75,6 +75,6 @@ def saved_state(running: Hash) -> str | None:
 
 def restored_sha256(saved: str) -> Hash:
     """Raises ValueError for a text that `saved_state` did not write, or without the kernel."""
-    if _kernel is None:
+    if _sha256 is None:
         raise ValueError("a saved hash needs the kernel")
     return SavableSha256.restore(saved)

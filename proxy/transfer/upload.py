@@ -105,7 +105,7 @@ class BlobUpload:
             digest = await self._run()
         except BaseException:
             if self._file:
-                self._file.close()
+                await self._in_thread(self._file.close)
             raise
         if self._file:
             await self._in_thread(self._file.remove)

@@ -123,11 +123,15 @@ def manual(ends: Ends) -> float:
 
 def pull(ends: Ends, spool: str) -> tuple[float, float]:
     """Seconds until all bytes have arrived, and the proxy's peak memory in MiB. `spool` is `pull.spool`."""
-    environment = os.environ | {"OLLAMA_HF_PROXY_PULL_SPOOL": spool}
     command = [sys.executable, "-m", "proxy", "serve", "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(
-        [*command, "--hub", ends.hub, "--ollama", ends.ollama], stderr=subprocess.PIPE, env=environment
-    ) as proxy:
+    # A new state: from an old one, the proxy would know which blobs Ollama has.
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"OLLAMA_HF_PROXY_PULL_SPOOL": spool, "OLLAMA_HF_PROXY_SERVER_STATE": f"{folder}/state"}
+        return _pull([*command, "--hub", ends.hub, "--ollama", ends.ollama], os.environ | settings)
+
+
+def _pull(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as proxy:
         assert proxy.stderr is not None
         try:
             url = proxy.stderr.readline().decode().rpartition(" ")[2].strip()

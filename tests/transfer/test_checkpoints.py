@@ -1,8 +1,10 @@
 """What was made of a blob survives a restart: any recipe, stopped and damaged anywhere, becomes the same blob."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from itertools import count
 from pathlib import Path
 
@@ -11,12 +13,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import Damaged
-from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.recipe import Literal, Position, Range, Recipe
 from proxy.sources.base import RepositoryFile
 from proxy.transfer import assembly as assembly_module
 from proxy.transfer import checkpoints as module
 from proxy.transfer.assembly import Assembly
-from proxy.transfer.checkpoints import DATA, RECORD, CheckpointFile, Checkpoints, CheckpointWriter, Kept, NotKept
+from proxy.transfer.checkpoints import (
+    DATA,
+    RECORD,
+    Checkpoint,
+    CheckpointFile,
+    Checkpoints,
+    CheckpointWriter,
+    Kept,
+    NotKept,
+)
 from tests.kit.support import digest_of
 from tests.planning.random_recipes import CONTENTS, SUMMED, blob_of, content_of, recipes
 
@@ -42,6 +53,13 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
+def keep(writer: CheckpointWriter, content: bytes) -> None:
+    """Write it now; the second call waits for the first one's bytes."""
+    writer.write(content)
+    writer.flush()
+    writer.flush()
+
+
 class Tries:
     """One recipe, made in several tries: each may stop, and the next one goes on with what is kept."""
 
@@ -49,16 +67,16 @@ class Tries:
         self._checkpoints = Checkpoints(folder / str(next(folders)), 3600)
         self._pool = pool
         self._recipe = recipe
-        self.file = self._open()
+        self.file = self.open()
 
-    def _open(self) -> CheckpointFile:
+    def open(self) -> CheckpointFile:
         file = self._checkpoints.open("sha256:" + 64 * "0", WHAT, 1 << 20)
         assert file is not None
         return file
 
     def restart(self) -> None:
         self.file.close()
-        self.file = self._open()
+        self.file = self.open()
 
     def missing(self, kept: Kept | None) -> bytes:
         parts = [part for _, part in self._recipe.after(kept.checkpoint.position)] if kept else self._recipe.parts
@@ -111,7 +129,7 @@ def test_damaged_files_never_make_another_blob(
     [path] = tmp_path.glob(f"{next(folders) - 1}/*{RECORD if in_record else DATA}")
     content = path.read_bytes()
     path.write_bytes(content[:at] if cut else content[:at] + junk + content[at + len(junk) :])
-    tries.restart()
+    tries.file = tries.open()
     assert tries.finish() == (blob_of(recipe.parts), digest_of(blob_of(recipe.parts)))
     tries.file.remove()
 
@@ -138,7 +156,7 @@ def test_without_the_kernel_the_checkpoints_lie_between_checked_files(
     tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hashlib cannot save the hash of a file that is half read."""
-    monkeypatch.setattr("proxy.transfer.sha256._kernel", None)
+    monkeypatch.setattr("proxy.transfer.sha256._sha256", None)
     tries = Tries(tmp_path, pool, Recipe(tuple(Range(file, 0, file.size) for file in WHOLE)))
     tries.make(None, tries.missing(None)[:40], 5)
     kept = tries.file.last_good()
@@ -153,7 +171,7 @@ def test_a_hash_saved_by_the_kernel_is_not_used_without_it(
 ) -> None:
     tries = Tries(tmp_path, pool, Recipe(tuple(Range(file, 0, file.size) for file in WHOLE)))
     tries.make(None, tries.missing(None)[:20], 5)
-    monkeypatch.setattr("proxy.transfer.sha256._kernel", None)
+    monkeypatch.setattr("proxy.transfer.sha256._sha256", None)
     assert tries.file.last_good() is None
     tries.file.remove()
 
@@ -170,6 +188,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_blob(
     with full.open("wb", buffering=0) as device, monkeypatch.context() as patch:
         patch.setattr(tries.file, "_data", device)
         assembly, made = tries.make_with(writer, None, tries.missing(None), 5)
+        assert tries.file.last_good() is None
     assert made == blob_of(recipe.parts)
     assert assembly.digest() == digest_of(made)
     assert "is not kept any more" in caplog.text
@@ -183,18 +202,75 @@ def test_a_writer_of_an_earlier_try_writes_nothing_more(tmp_path: Path) -> None:
     assert file is not None
     early = file.begin(None)
     late = file.begin(None)
-    early.write(b"early")
-    late.write(b"late")
+    keep(early, b"early")
+    keep(late, b"late")
+    file.close()
     assert (tmp_path / f"00{DATA}").read_bytes() == b"late"
+
+
+def test_nothing_stays_of_a_finished_blob(tmp_path: Path) -> None:
+    """The names are gone before `remove` returns: a next pull of the blob begins with new files."""
+    checkpoints = Checkpoints(tmp_path, 3600)
+    file = checkpoints.open("00", WHAT, 1 << 20)
+    assert file is not None
+    keep(file.begin(None), b"123")
     file.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_disk_holds_no_upload_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was kept before stays. Most of the bytes are still to come when the disk has cost its part of the time."""
+    checkpoints = Checkpoints(tmp_path, 3600)
+    file = checkpoints.open("00", WHAT, 1 << 20)
+    assert file is not None
+    monkeypatch.setattr(module, "MIN_WAIT_SECONDS", 0.01)
+    writer = file.begin(None)
+    writer.write(b"123")
+    writer.mark(Checkpoint(3, hashlib.sha256(b"123").hexdigest(), Position(0)))
+    write_all = module._write_all
+
+    def slowly(file: FileIO, content: bytes) -> None:
+        time.sleep(0.1)
+        write_all(file, content)
+
+    monkeypatch.setattr(module, "_write_all", slowly)
+    monkeypatch.setattr(module, "MAX_WAIT", 0)
+    for _ in range(5):
+        writer.write(b"456")
+        writer.flush()
+    kept = file.last_good()
+    assert kept is not None
+    assert kept.checkpoint.size == len(b"123")
+    assert caplog.text.count(f"{WHAT} is not kept any more: the disk of {tmp_path} is slower than the pull") == 1
+    file.remove()
+
+
+def test_a_short_wait_for_the_disk_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Checkpoints(tmp_path, 3600).open("00", WHAT, 1 << 20)
+    assert file is not None
+    monkeypatch.setattr(module, "MIN_WAIT_SECONDS", 60)
+    write_all = module._write_all
+
+    def slowly(file: FileIO, content: bytes) -> None:
+        time.sleep(0.05)
+        write_all(file, content)
+
+    monkeypatch.setattr(module, "_write_all", slowly)
+    writer = file.begin(None)
+    for _ in range(5):
+        writer.write(b"123")
+        writer.flush()
+    file.close()
+    assert (tmp_path / f"00{DATA}").read_bytes() == 5 * b"123"
 
 
 def test_bytes_that_disappear_while_they_are_read_are_damage(tmp_path: Path) -> None:
     """The upload is then begun again without them: a shorter body would be another blob."""
     file = Checkpoints(tmp_path, 3600).open("00", WHAT, 1 << 20)
     assert file is not None
-    file.begin(None).write(b"123")
+    keep(file.begin(None), b"123")
     with pytest.raises(Damaged, match="was cut off"):
         b"".join(file.read(4))
     [path] = tmp_path.glob(f"*{DATA}")
@@ -235,7 +311,7 @@ def test_old_files_are_removed_unless_an_upload_has_them(tmp_path: Path, monkeyp
     assert old is not None
     assert used is not None
     for file in (old, used):
-        file.begin(None).write(b"123")
+        keep(file.begin(None), b"123")
     old.close()
     assert checkpoints.size() == 2 * len(b"123")
     assert checkpoints.remove_old(dry_run=False) == 0
