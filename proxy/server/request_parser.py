@@ -306,7 +306,8 @@ def _length(headers: CIMultiDictProxy[str], version: HttpVersion) -> int | None:
     if lengths is None:
         return 0
     [length, *others] = lengths
-    if others or not (length.isascii() and length.isdecimal()) or int(length[:20]) > MAX_LENGTH:
+    is_number = length.isascii() and length.isdecimal() and len(length) <= len(str(MAX_LENGTH))
+    if others or not is_number or int(length) > MAX_LENGTH:
         raise BadRequest("400 Bad Request: bad Content-Length")
     return int(length)
 

@@ -145,6 +145,7 @@ async def test_an_http_1_0_client_can_keep_its_connection(url: str) -> None:
         (request("GET a/b"), "the request's target is not a path"),
         (request("POST /x", "Content-Length: 3", "Transfer-Encoding: chunked"), "unexpected Transfer-Encoding"),
         (request("POST /x", "Content-Length: 9223372036854775808"), "bad Content-Length"),
+        (request("POST /x", f"Content-Length: {5000 * '0'}"), "bad Content-Length"),
         (request("POST /x", "Content-Length: 3", "Content-Length: 3", body=b"abc"), "bad Content-Length"),
         (request("POST /x", "Content-Length: \u0663"), "bad Content-Length"),
     ],
