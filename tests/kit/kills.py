@@ -28,6 +28,7 @@ from proxy.pull import reading
 from proxy.transfer import assembly, checkpoints, streams
 reading.GGUF_BYTES = {GGUF_BYTES}
 checkpoints.MIN_BYTES = 0
+checkpoints.MIN_WAIT_SECONDS = 60
 assembly.CHECKPOINT_BYTES = {STEP}
 assembly.SLICE = {SPAN}
 streams.MIN_SPAN = streams.MAX_SPAN = {SPAN}
