@@ -18,8 +18,8 @@ from tests.kit.support import GGUF_BYTES, Client, fetched, serving
 STEP = 32 * 1024
 SPAN = 16 * 1024
 CONNECTIONS = 8
-LOST = STEP + (CONNECTIONS + 4) * SPAN
-"""Bytes that a kill may cost: since the last checkpoint, and in flight."""
+LOST = 2 * STEP + (CONNECTIONS + 4) * SPAN
+"""Bytes that a kill may cost: since the last checkpoint, before it if it waits for the disk, and in flight."""
 HUB_RATE = 1_500_000
 """Bytes a second of each connection."""
 PROXY, OLLAMA, BOTH = "proxy", "ollama", "both"

@@ -20,6 +20,7 @@ import pytest
 from proxy.app import App
 from proxy.config import Config
 from proxy.gguf.header import read_header
+from proxy.pull.execute import REMOVING
 from proxy.standins.hub import StandInHub
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.store.journal import state_file
@@ -173,15 +174,12 @@ async def test_a_pull_leaves_only_blobs_that_models_use(
     name = f"hf.co/acme/tiny:{quantization}"
     status, output = await own_ollama.cli(own_app.address.url, "pull", name)
     assert status == 0, output
-    shown = [
-        "pulling manifest",
-        "verifying sha256 digest",
-        "writing manifest",
-        "removing unused layers",
-        "success",
-    ]
-    assert [output.find(text) for text in shown] == sorted(output.find(text) for text in shown), output
+    shown = ["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]
+    # The sweep that the proxy makes two seconds after its start may remove the probe before this pull does.
+    if REMOVING in output:
+        shown.insert(-1, REMOVING)
     assert all(text in output for text in shown), output
+    assert [output.find(text) for text in shown] == sorted(output.find(text) for text in shown), output
     assert "warning" not in output, output
     assert own_ollama.orphans == {}
     assert own_ollama.used_digests <= set(own_ollama.blobs)
