@@ -12,12 +12,13 @@ the source with a transform, which the caller applies while it downloads. Read i
 
 1. `families`: what each architecture declares, as data (`families/rules`). `model_config` reads config.json key by key;
    `unread_keys` and `ignored_keys` decide about every key that a family did not read.
-2. `targets` and `apply_rules`: which ranges (`tensor_sources`) and changes (`transforms`) make each tensor.
-3. `hyperparameters` and `description`: metadata from config.json, and from the repository's name and card.
-4. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
+2. `packed` and `scaled_bytes`: tensors that are stored quantized are seen as F32.
+3. `targets` and `apply_rules`: which ranges (`tensor_sources`) and changes (`transforms`) make each tensor.
+4. `hyperparameters` and `description`: metadata from config.json, and from the repository's name and card.
+5. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
    (`sentencepiece`, `unigram`, `wordpiece`; `pretokenizers` for byte-level BPE), and `special_tokens` and `spaces`.
-5. `completeness` and `loadable`: refuse a result that llama.cpp would not load.
-6. `tensor_types`, `cast` and `engine`: the type of each tensor in a quantized file, and who computes it.
+6. `completeness` and `loadable`: refuse a result that llama.cpp would not load.
+7. `tensor_types`, `cast` and `engine`: the type of each tensor in a quantized file, and who computes it.
 
 `header` and `tensors` know the file format. `requantize` and `split` start from a GGUF instead of safetensors.
 

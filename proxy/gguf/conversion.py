@@ -19,10 +19,11 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.packed import packed_forms, unpack_weights
 from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
-from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target
+from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target, unpacked
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -57,6 +58,8 @@ class Conversion:
     sources: tuple[TensorInfo, ...]
     """The tensors before quantization."""
     facts: ModelFacts
+    stored_as: tuple[str, ...] = ()
+    """How the repository stores weights that it has quantized, such as `FP8`."""
     warnings: tuple[str, ...] = ()
     """How llama.cpp's result differs from the authors' model."""
 
@@ -105,6 +108,7 @@ def convert(
     # An embedding model needs no output matrix and may have none: its embeddings count as the output.
     settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
     family = family.resolve(settings)
+    weights = unpack_weights(settings, weights)
     _check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
@@ -117,7 +121,12 @@ def convert(
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)
     check_loadable(family, metadata, sources)
-    warnings = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
+    stored_as = packed_forms(weights)
+    warnings = [
+        *filter(None, [family.caveat(settings)]),
+        *check_unread_keys(family, settings, config),
+        *_second_quantization(stored_as, file_type),
+    ]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
@@ -131,12 +140,21 @@ def convert(
         str(scaling.value) if scaling else "",
         write_header(metadata, placed),
         tuple(_aligned(order)),
-        all(target.in_source_order for target in targets),
+        all(target.is_in_order for target in targets),
         placed,
         sources,
         facts,
+        stored_as,
         tuple(warnings),
     )
+
+
+def _second_quantization(stored_as: Sequence[str], file_type: str) -> Iterator[str]:
+    if stored_as and file_type not in WIDTHS:
+        yield (
+            f"the repository has these weights in {' and '.join(stored_as)}, and {file_type} makes them less exact "
+            "once more; pull BF16, or the repository that they were made from"
+        )
 
 
 def _model_metadata(
@@ -167,7 +185,8 @@ def _pre_tokenizer(metadata: Mapping[str, Field]) -> str:
 
 def _aligned(targets: Iterable[Target]) -> Iterator[SourceRange | FixedBytes]:
     for target in targets:
-        yield from target.pieces
+        for piece in target.pieces:
+            yield from unpacked(piece)
         if gap := padding(target.info.size):
             yield FixedBytes(bytes(gap))
 
@@ -334,7 +353,7 @@ def _data_order(targets: Sequence[Target], paths: Sequence[str]) -> list[Target]
         first = target.pieces[0]
         return (places[first.path], first.start) if isinstance(first, SourceRange) else (-1, 0)
 
-    if all(target.in_source_order for target in targets):
+    if all(target.is_in_order for target in targets):
         return sorted(targets, key=source)
     # The experts of a block are spread over a file. Block by block, their ranges stay close together.
     return sorted(targets, key=lambda target: (target.block is None, target.block or 0, *source(target)))

@@ -75,13 +75,13 @@ class GgmlEngine:
 
     def _check_finite(self, kind: TensorType, numbers: _Numbers, count: int) -> None:
         """Refuses all numbers beyond F16's range: no real weight is so large, and ggml's search could overflow."""
-        if not _NOT_FINITE[TensorType.F16].isdisjoint(self._cast(TensorType.F16, numbers, count)[1::2]):
+        if _may_not_be_finite(TensorType.F16, self._cast(TensorType.F16, numbers, count).raw):
             raise CannotConvert(f"it holds a NaN, an infinity or a number too large for {kind.name}")
 
     def _to_halves(self, kind: TensorType, numbers: _Numbers, count: int) -> bytes:
         """Casts to F16 or BF16. Keeps NaNs and infinities, but refuses a finite number that becomes an infinity."""
         halves = self._cast(kind, numbers, count)
-        if not _NOT_FINITE[kind].isdisjoint(halves[1::2]):
+        if _may_not_be_finite(kind, halves.raw):
             wide = ctypes.create_string_buffer(4 * count)
             self._widen[kind.name](halves, wide, count)
             pairs = zip(array("f", bytes(numbers)), array("f", bytes(wide)), strict=True)
@@ -98,6 +98,12 @@ class GgmlEngine:
         if not self._validate(kind, blocks, len(blocks)):
             raise CannotConvert(f"it holds a NaN, an infinity or a number too large for {kind.name}")
         return blocks.raw
+
+
+def _may_not_be_finite(kind: TensorType, halves: bytes) -> bool:
+    # A search for one byte is ten times as fast as a look at each.
+    upper = halves[1::2]
+    return any(byte in upper for byte in _NOT_FINITE[kind])
 
 
 def load() -> GgmlEngine | None:

@@ -1,10 +1,13 @@
 """Tensors of safetensors files, their byte ranges, and the GGUF tensors that are built from them. Pure."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
-from proxy.gguf.transforms import Transform
+from proxy.gguf.transforms import WIDTHS, Transform
 
 TYPES = {"F32": TensorType.F32, "F16": TensorType.F16, "BF16": TensorType.BF16}
 """ggml's type for each safetensors dtype."""
@@ -30,7 +33,7 @@ class SourceRange:
     """The bytes from offset `start` up to `stop` of a file, and their transform.
 
     The range `beside` is read first and split evenly among the blocks. A call of the transform gets the shares of its
-    blocks, then the blocks.
+    blocks (or all of `beside`: Transform.whole_beside), then the blocks.
     """
 
     path: str
@@ -38,6 +41,8 @@ class SourceRange:
     stop: int
     transform: Transform | None = None
     beside: "SourceRange | None" = None
+    packed: "PackedTensor | None" = None
+    """If set, the offsets count the F32 numbers that are calculated from this tensor."""
 
     @property
     def size(self) -> int:
@@ -54,6 +59,31 @@ class FixedBytes:
     @property
     def size(self) -> int:
         return len(self.content)
+
+
+class PackedTensor(ABC):
+    """A tensor that is stored quantized. A family's rules see the F32 numbers that it stands for."""
+
+    dtype = "F32"
+
+    def __init__(self, form: str, shape: tuple[int, ...], start: int) -> None:
+        """`form` names how it is stored. `start` is its offset in the file: tensors are made in this order."""
+        self.form = form
+        self.shape = shape
+        self.start = start
+        self.stop = start + WIDTHS[self.dtype] * prod(shape)
+
+    @abstractmethod
+    def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
+        """The ranges of the file that make `piece`, which is whole rows. Raises CannotConvert."""
+
+
+def unpacked(piece: SourceRange | FixedBytes) -> Iterator[SourceRange | FixedBytes]:
+    """The ranges of the file that make a piece. Raises CannotConvert."""
+    if isinstance(piece, SourceRange) and piece.packed is not None:
+        yield from piece.packed.unpack(piece)
+    else:
+        yield piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +115,8 @@ class LocatedTensor:
         """The rows from `first` up to `stop`, each `size` bytes long; by default all rows."""
         size = self.row_size if size is None else size
         start = self.source.start + first * size
-        return SourceRange(self.path, start, self.source.stop if stop is None else self.source.start + stop * size)
+        end = self.source.stop if stop is None else self.source.start + stop * size
+        return SourceRange(self.path, start, end, packed=self.source if isinstance(self.source, PackedTensor) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +147,8 @@ class Target:
     @property
     def block(self) -> int | None:
         return TensorName.of(self.info.name).block
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether its ranges are read in the order of the file. Scales are read before their tensor."""
+        return self.in_source_order and not any(isinstance(one, SourceRange) and one.packed for one in self.pieces)

@@ -29,6 +29,8 @@ class Transform:
     block: int
     output_block: int
     change: Callable[[bytes], bytes]
+    whole_beside: bool = False
+    """Each call gets all bytes beside the blocks, not only the shares of its blocks."""
 
     def size(self, size: int) -> int:
         """The number of output bytes for `size` input bytes, which must be whole blocks."""
@@ -63,6 +65,11 @@ def repeat(size: int, times: int) -> Transform:
 def to_f32(dtype: str) -> Transform:
     """F16 or BF16 to F32."""
     return Transform(WIDTHS[dtype], WIDTHS["F32"], _bf16_to_f32 if dtype == "BF16" else _f16_to_f32)
+
+
+def widen(dtype: str, content: bytes) -> bytes:
+    """F32 for numbers of any dtype of WIDTHS."""
+    return content if dtype == "F32" else _bf16_to_f32(content) if dtype == "BF16" else _f16_to_f32(content)
 
 
 def add_one(dtype: str) -> Transform:
@@ -116,6 +123,7 @@ def chain(transforms: Sequence[Transform]) -> Transform | None:
             between // first.output_block * first.block,
             between // second.block * second.output_block,
             partial(_chain, first.change, second.change),
+            first.whole_beside,
         )
     return first
 
@@ -193,7 +201,7 @@ def _neg_exp(dtype: str, content: bytes) -> bytes:
 
 
 def _each_number(dtype: str, content: bytes, change: Callable[[float], float]) -> bytes:
-    wide = content if dtype == "F32" else _bf16_to_f32(content) if dtype == "BF16" else _f16_to_f32(content)
+    wide = widen(dtype, content)
     count = len(wide) // 4
     return struct.pack(f"<{count}f", *map(change, struct.unpack(f"<{count}f", wide)))
 

@@ -123,7 +123,7 @@ def plan_conversion(
         request.name,
         request.repository,
         Format.SAFETENSORS,
-        f"the proxy converts {material.architecture}",
+        f"the proxy converts {material.architecture}{_stored_as(conversion)}",
         (upload,),
         quantization=quantization,
         is_converted=True,
@@ -165,6 +165,10 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
     ):
         if capabilities.version < since:
             raise Refusal(f"{material.repository}: {capabilities.ollama} {problem}; update it to {since} or newer")
+
+
+def _stored_as(conversion: Conversion) -> str:
+    return f" from {' and '.join(conversion.stored_as)}" if conversion.stored_as else ""
 
 
 def _lost_abilities(architecture: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ class Range:
     """Not part of the blob, but a second input for the transform of the next range, such as the scales of MXFP4.
 
     Each block of the next range has an equal share of these bytes. The transform gets the shares of several blocks,
-    followed by these blocks.
+    followed by these blocks; all of these bytes, where it wants them (Transform.whole_beside).
     """
 
     @property
@@ -119,12 +119,15 @@ class Recipe:
     def after(self, position: Position) -> Iterator[tuple[Position, Literal | Range]]:
         """The parts that are left, each with the position of its first byte.
 
-        Of the ranges `beside` the range that the position is in, only the shares of its other blocks are left.
+        Of the ranges `beside` the range that the position is in, only the shares of its other blocks are left, unless
+        its transform needs the whole of them.
         """
         number, taken = position
         if taken and isinstance(begun := self.parts[number], Range):
             beside = self._beside(number)
             used = sum(part.stop - part.start for part in beside) * taken // (begun.stop - begun.start)
+            if begun.transform and begun.transform.whole_beside:
+                used = 0
             for one in beside:
                 start = min(one.start + used, one.stop)
                 used -= start - one.start

@@ -150,7 +150,8 @@ class Assembly:
         while len(self._held) - start >= size or (self._missing == 0 and start < len(self._held)):
             blocks = self._held[start : start + size]
             beside_stop = beside_start + len(blocks) // transform.block * self._beside_per_block
-            output = self._pool.submit(transform.change, b"".join((self._beside[beside_start:beside_stop], blocks)))
+            beside = self._beside if transform.whole_beside else self._beside[beside_start:beside_stop]
+            output = self._pool.submit(transform.change, b"".join((beside, blocks)))
             self._transforming.append(output)
             yield output
             start, beside_start = start + size, beside_stop
@@ -181,6 +182,8 @@ class Assembly:
         return max(CHECKPOINT_BYTES // slice_size, 1) * slice_size
 
     def _next_range(self, outputs: list[Output]) -> None:
+        if not self._is_beside:
+            self._beside.clear()
         for position, part in self._parts:
             self._position = position
             if isinstance(part, Literal):
@@ -192,7 +195,8 @@ class Assembly:
                 self._is_beside = part.beside
                 self._until_mark = self._mark_distance()
                 blocks = self._missing // (part.transform.block if part.transform else 1)
-                self._beside_per_block = len(self._beside) // blocks if self._beside else 0
+                shares = 0 if part.transform and part.transform.whole_beside else len(self._beside)
+                self._beside_per_block = shares // blocks
                 return
         self._ended = True
 

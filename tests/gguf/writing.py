@@ -61,6 +61,8 @@ def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: in
     for index, start in enumerate(range(piece.start, piece.stop, blocks * block)):
         content = files[piece.path][start : min(start + blocks * block, piece.stop)]
         shares = beside[index * blocks * share : (index + 1) * blocks * share]
+        if piece.transform and piece.transform.whole_beside:
+            shares = beside
         yield piece.transform.change(shares + content) if piece.transform else content
 
 

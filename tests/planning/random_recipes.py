@@ -30,7 +30,15 @@ def zipped(content: bytes) -> bytes:
     return b"".join(bytes([content[at], *content[count + 2 * at :][:2]]) for at in range(count))
 
 
+def raised(content: bytes) -> bytes:
+    """Each byte after the first RAISED_BY, raised by their sum."""
+    by = sum(content[:RAISED_BY])
+    return bytes((byte + by) % 256 for byte in content[RAISED_BY:])
+
+
+RAISED_BY = 4
 DOUBLED, SUMMED, ZIPPED = Transform(1, 2, doubled), Transform(WINDOW, 1, summed), Transform(2, 3, zipped)
+RAISED = Transform(2, 2, raised, whole_beside=True)
 
 
 def content_of(part: Range) -> bytes:
@@ -68,7 +76,10 @@ def ranges(draw: st.DrawFn, least: int = 0) -> Range:
 def pairs(draw: st.DrawFn) -> tuple[Range, Range]:
     """A range, after the range beside it."""
     beside, file = draw(st.sampled_from(list(FILES.values()))), draw(st.sampled_from(list(FILES.values())))
-    blocks = draw(st.integers(1, 12))
+    blocks, is_whole = draw(st.integers(1, 12)), draw(st.booleans())
+    if is_whole:
+        first, start = draw(st.integers(0, beside.size - RAISED_BY)), draw(st.integers(0, file.size - 2 * blocks))
+        return Range(beside, first, first + RAISED_BY, beside=True), Range(file, start, start + 2 * blocks, RAISED)
     first, start = draw(st.integers(0, beside.size - blocks)), draw(st.integers(0, file.size - 2 * blocks))
     return Range(beside, first, first + blocks, beside=True), Range(file, start, start + 2 * blocks, ZIPPED)
 

@@ -1,0 +1,188 @@
+"""Weights that are stored in FP8 or INT8, compared with llama.cpp's converter (b11434) and torch 2.15.
+
+`packed.json` has the digest of each tensor that the converter writes with `--outtype f32` from the folders that
+`python -m tests.gguf.tiny_repositories.packed FOLDER` writes.
+"""
+
+import hashlib
+import json
+import random
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from proxy.gguf import scaled_bytes as module
+from proxy.gguf.engine import has_kernel
+from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.scaled_bytes import NUMBERS, ScaledBytes, find_grid
+from proxy.gguf.tensor_sources import SourceRange
+from proxy.gguf.transforms import interleave
+from tests.gguf.tiny_repositories.packed import BLOCK, REPOSITORIES, WEIGHTS, Stored, read, write
+from tests.gguf.tiny_repositories.tokenizer import dump
+from tests.gguf.writing import made, plan
+from tests.gguf.writing import write as write_gguf
+from tests.kit.dtypes import to_bytes, to_floats
+from tests.kit.tiny_conversions import tensors_of
+
+EXPECTED = json.loads((Path(__file__).parent / "packed.json").read_text())
+
+
+@pytest.fixture(params=["kernel", "Python"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "Python":
+        monkeypatch.setattr(module, "_scale_bytes", None)
+    elif not has_kernel():
+        pytest.skip("the kernel is not built")
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("name", REPOSITORIES)
+def test_tensors_match_llama_cpp(name: str) -> None:
+    files = REPOSITORIES[name].files()
+    conversion = plan(files, quantization="F32")
+    tensors = tensors_of(write_gguf(conversion, files, 1 << 14))
+    assert {tensor: hashlib.sha256(content).hexdigest() for tensor, (_, content) in tensors.items()} == EXPECTED[name]
+    assert conversion.stored_as == (("INT8",) if "int8" in name else ("FP8",))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digest"),
+    [
+        ("F8_E4M3", "0c5d81084420441d5c98db2c276b865fc29738d60fba9c32b55aa8214762b794"),
+        ("F8_E5M2", "f3e7031368f3245d56c8114ed15a46144bf609430c117e10fc3e0f5114d773b3"),
+    ],
+)
+def test_each_number_is_that_of_torch(dtype: str, digest: str) -> None:
+    """`torch.arange(256, dtype=torch.uint8).view(torch.float8_…).float()`, NaN as 0."""
+    numbers = array("f", [0.0 if number != number else number for number in NUMBERS[dtype]])  # noqa: PLR0124
+    assert hashlib.sha256(numbers.tobytes()).hexdigest() == digest
+
+
+@dataclass
+class Tensor:
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def layouts() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None]]:
+    """The shape, that of the scales, and the block."""
+    generator = random.Random(3)
+    for stack in ((), (3,)):
+        for rows, columns in ((12, 8), (7, 10), (1, 4), (24, 6)):
+            shape = (*stack, rows, columns)
+            yield shape, (), None
+            yield shape, (*stack, rows, 1), None
+            yield shape, (*stack, 1, 1), None
+            for _ in range(3):
+                block = generator.randint(2, 5), generator.randint(2, 4)
+                yield shape, (*stack, ceil(rows / block[0]), ceil(columns / block[1])), block
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("scale_dtype", ["F32", "BF16", "F16"])
+def test_any_rows_are_the_products(scale_dtype: str) -> None:
+    for shape, scale_shape, block in layouts():
+        check_products(shape, scale_shape, block, scale_dtype)
+
+
+def check_products(
+    shape: tuple[int, ...], scale_shape: tuple[int, ...], block: tuple[int, int] | None, scale_dtype: str
+) -> None:
+    generator = np.random.default_rng(5)
+    codes = generator.integers(0, 256, shape, np.uint8)
+    scales = to_bytes(scale_dtype, generator.standard_normal(prod(scale_shape)).astype(np.float32))
+    wide = to_floats(scale_dtype, scales).reshape(scale_shape)
+    if block:
+        wide = wide.repeat(block[0], -2).repeat(block[1], -1)[..., : shape[-2], : shape[-1]]
+    expected = (codes.view(np.int8).astype(np.float32) * wide).reshape(-1, shape[-1])
+    files = {"x": b"..." + scales + codes.tobytes() + b"."}
+    source = Tensor("I8", shape, 3 + len(scales), 3 + len(scales) + codes.size)
+    scale_source = Tensor(scale_dtype, scale_shape, 3, 3 + len(scales))
+    tensor = ScaledBytes("x", source, "x", scale_source, find_grid("w", shape, scale_source, block))
+
+    def numbers(first: int, stop: int, **after: object) -> object:
+        row = 4 * shape[-1]
+        piece = SourceRange("x", tensor.start + first * row, tensor.start + stop * row, **after)  # type: ignore[arg-type]
+        content = b"".join(part for one in tensor.unpack(piece) for part in made(one, files, 3 * shape[-1]))
+        return np.frombuffer(content, np.float32).reshape(-1, shape[-1])
+
+    count = len(expected)
+    for first, stop in ((0, count), (0, 1), (count - 1, count), (count // 3, count), (1, count - 1)):
+        if first < stop:
+            np.testing.assert_array_equal(numbers(first, stop), expected[first:stop])
+    if len(shape) == len(BLOCK) and count % 2 == 0:
+        halves = expected.reshape(2, count // 2, -1).swapaxes(0, 1).reshape(count, -1)
+        np.testing.assert_array_equal(numbers(0, count, transform=interleave(4 * shape[-1], count)), halves)
+
+
+def test_scales_that_are_powers_of_two() -> None:
+    """F8_E8M0 is what newer DeepSeek models have; 127 is 1."""
+    assert module._as_f32("F8_E8M0", bytes((127, 128, 0))) == struct.pack("<3f", 1, 2, 2.0**-127)
+
+
+def changed(name: str, tensors: dict[str, Stored | None], config: dict[str, object] | None = None) -> dict[str, bytes]:
+    """The repository with other tensors; None removes one."""
+    files = REPOSITORIES[name].files()
+    merged = {**read(files[WEIGHTS]), **tensors}
+    settings = json.loads(files["config.json"])
+    if config is not None:
+        settings["quantization_config"] = config
+    kept = {tensor: stored for tensor, stored in merged.items() if stored is not None}
+    return files | {WEIGHTS: write(kept), "config.json": dump(settings)}
+
+
+Q = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "reason"),
+    [
+        ({f"{Q}_scale_inv": None}, None, r"quantized already \('fp8'\)"),
+        ({f"{Q}_scale_inv": ("F32", (2, 2), bytes(16))}, None, rf"{Q} has the shape .* \(F32\) have \[2, 2\]: they do"),
+        ({f"{Q}_scale_inv": ("I32", (), bytes(4))}, None, r"its scales \(I32\) have \[\]"),
+        ({}, {"quant_method": "fp8"}, "they do not fit each other"),
+        ({}, {"weight_block_size": [0, 128]}, r"a quantization_config with blocks of \[0, 128\]"),
+        ({}, {"weight_block_size": "128"}, "a quantization_config with blocks of '128'"),
+        ({f"{Q}_zero_point": ("I8", (1,), bytes(1))}, None, "quantized already"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tensors: dict[str, Stored | None], config: dict[str, object] | None, reason: str
+) -> None:
+    with pytest.raises(CannotConvert, match=reason):
+        plan(changed("llama_fp8_blocks", tensors, config), quantization="F32")
+
+
+def test_numbers_without_scales_are_refused_by_name() -> None:
+    """Without a quantization_config too: the weights decide."""
+    files = changed("llama_fp8_tensors", {f"{Q}_scale": None}, {})
+    with pytest.raises(CannotConvert, match=rf"'{Q}' is of the type F8_E4M3, not one of F32"):
+        plan(files, quantization="F32")
+
+
+def test_scales_may_be_in_another_file() -> None:
+    files = REPOSITORIES["llama_fp8_blocks"].files()
+    tensors = read(files.pop(WEIGHTS))
+    scales = {name: stored for name, stored in tensors.items() if name.endswith("_scale_inv")}
+    files["model-1.safetensors"] = write(scales)
+    files["model-2.safetensors"] = write({name: stored for name, stored in tensors.items() if name not in scales})
+    conversion = plan(files, quantization="F32")
+    digests = {
+        name: hashlib.sha256(content).hexdigest()
+        for name, (_, content) in tensors_of(write_gguf(conversion, files)).items()
+    }
+    assert digests == EXPECTED["llama_fp8_blocks"]
+
+
+@pytest.mark.parametrize(("quantization", "warns"), [("Q4_K_M", True), ("Q8_0", True), ("BF16", False), ("F32", False)])
+def test_a_second_quantization_is_said(quantization: str, warns: bool) -> None:
+    warnings = plan(REPOSITORIES["llama_fp8_blocks"].files(), quantization=quantization).warnings
+    assert any(f"in FP8, and {quantization} makes them less exact once more" in one for one in warnings) == warns
