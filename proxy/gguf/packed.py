@@ -5,6 +5,7 @@ The tensors decide, not config.json: a tensor of FP8 or INT8 numbers with a tens
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.scaled_bytes import NUMBERS, ScaledBytes, find_grid
@@ -33,7 +34,8 @@ def unpack_weights(config: ModelConfig, weights: Weights) -> Weights:
     if not scale_names and not config.find("quantization_config"):
         return weights
     hidden = set(scale_names.values())
-    block = _block(config) if scale_names else None
+    settings = config.find("quantization_config")
+    block = _block(settings) if scale_names and isinstance(settings, dict) else None
     return {
         path: {
             name: _scaled(name, located, scale_names[name], block) if name in scale_names else tensor
@@ -66,16 +68,27 @@ def _scaled(
     return ScaledBytes(path, source, scale_path, scales, find_grid(name, source.shape, scales, block))
 
 
-def _block(config: ModelConfig) -> tuple[int, int] | None:
-    """Rows and columns that share a scale, where config.json has them. Raises CannotConvert for other values."""
-    settings = config.find("quantization_config")
-    if not isinstance(settings, dict):
-        return None
+def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, where the quantization_config has them.
+
+    Raises CannotConvert for other values, and where the model rotates its activations for the weights to fit.
+    """
+    if _groups(settings.get("transform_config")):
+        raise CannotConvert(
+            "config.json has a quantization_config with a transform_config, which llama.cpp does not run"
+        )
     block = settings.get("weight_block_size")
-    for group in (settings.get("config_groups") or {}).values():
-        block = block or ((group.get("weights") or {}).get("block_structure"))
+    for group in _groups(settings):
+        weights = group.get("weights") if isinstance(group, dict) else None
+        block = block or (weights.get("block_structure") if isinstance(weights, dict) else None)
     if block is None:
         return None
     if not isinstance(block, list) or len(block) != 2 or not all(type(size) is int and size > 0 for size in block):  # noqa: PLR2004
         raise CannotConvert(f"config.json has a quantization_config with blocks of {block!r:.100}")
     return block[0], block[1]
+
+
+def _groups(settings: object) -> list[Any]:
+    """The values of the config_groups of compressed-tensors."""
+    groups = settings.get("config_groups") if isinstance(settings, dict) else None
+    return list(groups.values()) if isinstance(groups, dict) else []

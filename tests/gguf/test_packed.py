@@ -150,6 +150,12 @@ Q = "model.layers.0.self_attn.q_proj.weight"
         ({f"{Q}_scale_inv": ("I32", (), bytes(4))}, None, r"its scales \(I32\) have \[\]"),
         ({}, {"quant_method": "fp8"}, "they do not fit each other"),
         ({}, {"weight_block_size": [0, 128]}, r"a quantization_config with blocks of \[0, 128\]"),
+        (
+            {},
+            {"transform_config": {"config_groups": {"R1": {}}}},
+            "with a transform_config, which llama.cpp does not run",
+        ),
+        ({}, {"config_groups": {"a": {"weights": None}, "b": 1}}, "they do not fit each other"),
         ({}, {"weight_block_size": "128"}, "a quantization_config with blocks of '128'"),
         ({f"{Q}_zero_point": ("I8", (1,), bytes(1))}, None, "quantized already"),
     ],
