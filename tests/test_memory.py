@@ -50,7 +50,7 @@ async def test_a_gigabyte_needs_less_than_150_mib(
         assert peak(process.pid) - before < 150 * MIB
 
 
-VOCABULARY, HIDDEN, HEAD, KV_HEADS = 152_588, 8192, 128, 8
+VOCABULARY, HIDDEN, HEAD, KV_HEADS = 48_828, 8192, 128, 8
 LAYER = {
     "self_attn.q_proj": (HIDDEN, HIDDEN),
     "self_attn.k_proj": (KV_HEADS * HEAD, HIDDEN),
@@ -67,7 +67,7 @@ SHAPES = {
     "model.norm.weight": (HIDDEN,),
     **{f"model.layers.0.{name}.weight": shape for name, shape in LAYER.items()},
 }
-"""The tensors of a Llama with an embedding of 2.5 GB, and with Q and K heads that are permuted."""
+"""The tensors of a Llama with an embedding of 0.8 GB, and with Q and K heads that are permuted."""
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def large_hub(hub: StandInHub, large_llama: tuple[dict[str, bytes | Path], dict[
 async def test_a_conversion_needs_less_than_200_mib(
     tag: str, ratio: float, large_hub: StandInHub, ollama: StandInOllama, session: aiohttp.ClientSession
 ) -> None:
-    """Although one tensor has 2.5 GB."""
+    """Although one tensor has 0.8 GB."""
     async with serving("--ollama", ollama.url, "--hub", large_hub.endpoint) as (process, url):
         lines = await Client(url, session).pull(f"hf.co/acme/large:{tag}")
         assert lines[-1] == {"status": "success"}

@@ -33,7 +33,7 @@ MIN_BYTES = 64 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
 """What is written at once. One batch may wait for the disk while the next one is collected."""
-MAX_WAIT, MIN_WAIT_SECONDS = 0.03, 1.0
+MAX_WAIT, MIN_WAIT_SECONDS = 0.03, 0.5
 """The part of the time of an upload that it may wait for the disk, and what it may wait in any case."""
 DATA, RECORD = ".blob", ".jsonl"
 
