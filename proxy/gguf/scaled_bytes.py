@@ -70,13 +70,19 @@ class Grid(NamedTuple):
 
     def groups(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """The rows from `first` up to `stop` in pieces: as many whole groups as there are, and parts of a group."""
+        for start, end in self.matrices(first, stop):
+            row = start
+            while row < end:
+                inside = row % self.matrix_rows % self.rows
+                is_part = inside or end - row < self.rows
+                after = min(end, row + self.rows - inside) if is_part else end - (end - row) % self.rows
+                yield row, after
+                row = after
+
+    def matrices(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The rows from `first` up to `stop` in pieces that end where groups end in any case."""
         while first < stop:
-            inside = first % self.matrix_rows
-            end = min(stop, first - inside + self.matrix_rows)
-            if inside % self.rows or end - first < self.rows:
-                end = min(end, first + self.rows - inside % self.rows)
-            else:
-                end -= (end - first) % self.rows
+            end = min(stop, first - first % self.matrix_rows + self.matrix_rows)
             yield first, end
             first = end
 
@@ -93,12 +99,18 @@ class ScaledBytes(PackedTensor):
     def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
         row_size = _F32 * self._grid.width
         first, stop = ((offset - self.start) // row_size for offset in (piece.start, piece.stop))
-        ranges = [self._range(*rows, piece.transform) for rows in self._grid.groups(first, stop)]
         # The step after this one may need blocks that end in the middle of a group.
-        is_divided = all((one.stop - one.start) % one.transform.block == 0 for one in ranges if one.transform)
-        yield from ranges if is_divided else [self._range(first, stop, piece.transform, is_one_block=True)]
+        for pieces, is_one_block in ((self._grid.groups, False), (self._grid.matrices, True)):
+            ranges = [self._range(*rows, piece.transform, is_one_block=is_one_block) for rows in pieces(first, stop)]
+            if all((one.stop - one.start) % one.transform.block == 0 for one in ranges if one.transform):
+                yield from ranges
+                return
+        raise CannotConvert(
+            f"a tensor of the shape {list(self.shape)} has scales for each {self._grid.rows} rows, which do not fit "
+            "the order in which llama.cpp wants its rows"
+        )
 
-    def _range(self, first: int, stop: int, after: Transform | None, *, is_one_block: bool = False) -> SourceRange:
+    def _range(self, first: int, stop: int, after: Transform | None, *, is_one_block: bool) -> SourceRange:
         grid, count = self._grid, stop - first
         scale_size = SCALE_BYTES[self._scales.dtype] * grid.scales
         group, last = grid.group(first), grid.group(stop - 1)

@@ -195,8 +195,8 @@ class Assembly:
                 self._is_beside = part.beside
                 self._until_mark = self._mark_distance()
                 blocks = self._missing // (part.transform.block if part.transform else 1)
-                shares = 0 if part.transform and part.transform.whole_beside else len(self._beside)
-                self._beside_per_block = shares // blocks
+                has_shares = self._beside and not (part.transform and part.transform.whole_beside)
+                self._beside_per_block = len(self._beside) // blocks if has_shares else 0
                 return
         self._ended = True
 

@@ -22,7 +22,7 @@ from proxy.gguf.engine import has_kernel
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.scaled_bytes import NUMBERS, ScaledBytes, find_grid
 from proxy.gguf.tensor_sources import SourceRange
-from proxy.gguf.transforms import interleave
+from proxy.gguf.transforms import interleave, transpose
 from tests.gguf.tiny_repositories.packed import BLOCK, REPOSITORIES, WEIGHTS, Stored, read, write
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import made, plan
@@ -121,6 +121,25 @@ def check_products(
     if len(shape) == len(BLOCK) and count % 2 == 0:
         halves = expected.reshape(2, count // 2, -1).swapaxes(0, 1).reshape(count, -1)
         np.testing.assert_array_equal(numbers(0, count, transform=interleave(4 * shape[-1], count)), halves)
+
+
+@pytest.mark.usefixtures("each_way")
+def test_a_step_for_whole_matrices_gets_each_matrix_with_its_own_scales() -> None:
+    """The last group of a matrix has fewer rows; that of the next matrix does not go on with it."""
+    shape, block = (3, 7, 8), (4, 4)
+    codes = np.random.default_rng(5).integers(0, 256, shape, np.uint8)
+    scales = np.arange(1, 13, dtype=np.float32).reshape(3, 2, 2)
+    wide = scales.repeat(4, 1).repeat(4, 2)[:, :7]
+    expected = (codes.view(np.int8).astype(np.float32) * wide).swapaxes(1, 2)
+    files = {"x": scales.tobytes() + codes.tobytes()}
+    source, scale_source = Tensor("I8", shape, 48, 48 + codes.size), Tensor("F32", (3, 2, 2), 0, 48)
+    tensor = ScaledBytes("x", source, "x", scale_source, find_grid("w", shape, scale_source, block))
+    piece = SourceRange("x", tensor.start, tensor.stop, transpose(7, 8, 4))
+    content = b"".join(part for one in tensor.unpack(piece) for part in made(one, files))
+    np.testing.assert_array_equal(np.frombuffer(content, np.float32).reshape(3, 8, 7), expected)
+    two_matrices = SourceRange("x", tensor.start, tensor.start + 2 * 4 * 56, interleave(4 * 8, 14))
+    with pytest.raises(CannotConvert, match="scales for each 4 rows, which do not fit the order"):
+        list(tensor.unpack(two_matrices))
 
 
 def test_scales_that_are_powers_of_two() -> None:
