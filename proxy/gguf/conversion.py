@@ -122,11 +122,7 @@ def convert(
     metadata["general.name"] = Field.string(name)
     check_loadable(family, metadata, sources)
     stored_as = packed_forms(weights)
-    warnings = [
-        *filter(None, [family.caveat(settings)]),
-        *check_unread_keys(family, settings, config),
-        *_second_quantization(stored_as, file_type),
-    ]
+    caveats = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True)
@@ -145,7 +141,7 @@ def convert(
         sources,
         facts,
         stored_as,
-        tuple(warnings),
+        (*caveats, *_second_quantization(stored_as, file_type)),
     )
 
 

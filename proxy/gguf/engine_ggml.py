@@ -75,24 +75,24 @@ class GgmlEngine:
 
     def _check_finite(self, kind: TensorType, numbers: _Numbers, count: int) -> None:
         """Refuses all numbers beyond F16's range: no real weight is so large, and ggml's search could overflow."""
-        if _may_not_be_finite(TensorType.F16, self._cast(TensorType.F16, numbers, count).raw):
+        if _may_not_be_finite(TensorType.F16, self._cast(TensorType.F16, numbers, count)):
             raise CannotConvert(f"it holds a NaN, an infinity or a number too large for {kind.name}")
 
     def _to_halves(self, kind: TensorType, numbers: _Numbers, count: int) -> bytes:
         """Casts to F16 or BF16. Keeps NaNs and infinities, but refuses a finite number that becomes an infinity."""
         halves = self._cast(kind, numbers, count)
-        if _may_not_be_finite(kind, halves.raw):
+        if _may_not_be_finite(kind, halves):
             wide = ctypes.create_string_buffer(4 * count)
             self._widen[kind.name](halves, wide, count)
             pairs = zip(array("f", bytes(numbers)), array("f", bytes(wide)), strict=True)
             if any(math.isfinite(number) and math.isinf(result) for number, result in pairs):
                 raise CannotConvert(f"it holds a number beyond what {kind.name} can hold")
-        return halves.raw
+        return halves
 
-    def _cast(self, kind: TensorType, numbers: _Numbers, count: int) -> "ctypes.Array[ctypes.c_char]":
+    def _cast(self, kind: TensorType, numbers: _Numbers, count: int) -> bytes:
         halves = ctypes.create_string_buffer(2 * count)
         self._narrow[kind](numbers, halves, count)
-        return halves
+        return halves.raw
 
     def _validated(self, kind: TensorType, blocks: "ctypes.Array[ctypes.c_char]") -> bytes:
         if not self._validate(kind, blocks, len(blocks)):

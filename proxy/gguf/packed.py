@@ -31,11 +31,14 @@ def unpack_weights(config: ModelConfig, weights: Weights) -> Weights:
         for name, (_, tensor) in located.items()
         if tensor.dtype in NUMBERS and (scales := _scales_of(name, located)) is not None
     }
-    if not scale_names and not config.find("quantization_config"):
+    settings = config.find("quantization_config")
+    if not scale_names and not settings:
         return weights
     hidden = set(scale_names.values())
-    settings = config.find("quantization_config")
-    block = _block(settings) if scale_names and isinstance(settings, dict) else None
+    block = None
+    if scale_names and isinstance(settings, dict):
+        _refuse_rotations(settings)
+        block = _block(settings)
     return {
         path: {
             name: _scaled(name, located, scale_names[name], block) if name in scale_names else tensor
@@ -68,15 +71,16 @@ def _scaled(
     return ScaledBytes(path, source, scale_path, scales, find_grid(name, source.shape, scales, block))
 
 
-def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns that share a scale, where the quantization_config has them.
-
-    Raises CannotConvert for other values, and where the model rotates its activations for the weights to fit.
-    """
+def _refuse_rotations(settings: Mapping[str, Any]) -> None:
+    """Raises CannotConvert where the model rotates its activations for the weights to fit."""
     if _groups(settings.get("transform_config")):
         raise CannotConvert(
             "config.json has a quantization_config with a transform_config, which llama.cpp does not run"
         )
+
+
+def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns that share a scale, where the quantization_config has them. Raises CannotConvert."""
     block = settings.get("weight_block_size")
     for group in _groups(settings):
         weights = group.get("weights") if isinstance(group, dict) else None

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from io import FileIO
+from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -132,8 +132,8 @@ class CheckpointFile:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._writer: CheckpointWriter | None = None
         # Unbuffered: what is written survives the process.
-        self._data: FileIO = data.open("a+b", buffering=0)
-        self._record: FileIO = self._record_path.open("a+b", buffering=0)
+        self._data: RawIOBase = data.open("a+b", buffering=0)
+        self._record: RawIOBase = self._record_path.open("a+b", buffering=0)
 
     def begin(self, kept: Kept | None) -> "CheckpointWriter":
         """Write after `kept`. A writer of an earlier try writes nothing any more."""
@@ -235,8 +235,8 @@ class CheckpointFile:
             return
         try:
             for content in batch:
-                _write_all(self._data, content)
-            _write_all(self._record, line)
+                write_all(self._data, content)
+            write_all(self._record, line)
             if hasattr(os, "posix_fadvise"):
                 # Linux begins to write to the disk now, and soon has its memory back for Ollama's files.
                 os.posix_fadvise(self._data.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -298,7 +298,8 @@ class CheckpointWriter:
             self._file.give_up(self)
 
 
-def _write_all(file: FileIO, content: bytes) -> None:
+def write_all(file: RawIOBase, content: bytes) -> None:
+    """An unbuffered file may take less than it gets. Raises OSError."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import RawIOBase
 
 from proxy.errors import TransferError
+from proxy.transfer.checkpoints import write_all
 
 PIECE_BYTES = 1024 * 1024
 
@@ -41,10 +42,8 @@ class Spool:
         await asyncio.get_running_loop().run_in_executor(self._executor, self._write, piece)
 
     def _write(self, piece: bytes) -> None:
-        rest = memoryview(piece)
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            write_all(self._file, piece)
         except OSError as error:
             raise TransferError(
                 f"{self._what} cannot be kept in {tempfile.gettempdir()} before its digest is known "
