@@ -1,7 +1,7 @@
 """Weights that are stored in FP8 or INT8, compared with llama.cpp's converter (b11434) and torch 2.15.
 
 `packed.json` has the digest of each tensor that the converter writes with `--outtype f32` from the folders that
-`python -m tests.gguf.tiny_repositories.packed FOLDER` writes.
+`python -m tests.gguf.tiny_repositories FOLDER` writes.
 """
 
 import hashlib
@@ -23,14 +23,18 @@ from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.scaled_bytes import NUMBERS, ScaledBytes, find_grid
 from proxy.gguf.tensor_sources import SourceRange
 from proxy.gguf.transforms import interleave, transpose
-from tests.gguf.tiny_repositories.packed import BLOCK, REPOSITORIES, WEIGHTS, Stored, read, write
+from tests.gguf.tiny_repositories.packed import BLOCK, REPOSITORIES, WEIGHTS
 from tests.gguf.tiny_repositories.tokenizer import dump
-from tests.gguf.writing import made, plan
-from tests.gguf.writing import write as write_gguf
+from tests.gguf.writing import made, plan, write
 from tests.kit.dtypes import to_bytes, to_floats
 from tests.kit.tiny_conversions import tensors_of
+from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 EXPECTED = json.loads((Path(__file__).parent / "packed.json").read_text())
+
+
+def digests(gguf: bytes) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, (_, content) in tensors_of(gguf).items()}
 
 
 @pytest.fixture(params=["kernel", "Python"])
@@ -46,8 +50,7 @@ def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_tensors_match_llama_cpp(name: str) -> None:
     files = REPOSITORIES[name].files()
     conversion = plan(files, quantization="F32")
-    tensors = tensors_of(write_gguf(conversion, files, 1 << 14))
-    assert {tensor: hashlib.sha256(content).hexdigest() for tensor, (_, content) in tensors.items()} == EXPECTED[name]
+    assert digests(write(conversion, files, 1 << 14)) == EXPECTED[name]
     assert conversion.stored_as == (("INT8",) if "int8" in name else ("FP8",))
 
 
@@ -147,15 +150,17 @@ def test_scales_that_are_powers_of_two() -> None:
     assert module._as_f32("F8_E8M0", bytes((127, 128, 0))) == struct.pack("<3f", 1, 2, 2.0**-127)
 
 
-def changed(name: str, tensors: dict[str, Stored | None], config: dict[str, object] | None = None) -> dict[str, bytes]:
+def changed(
+    name: str, tensors: dict[str, StoredTensor | None], config: dict[str, object] | None = None
+) -> dict[str, bytes]:
     """The repository with other tensors; None removes one."""
     files = REPOSITORIES[name].files()
-    merged = {**read(files[WEIGHTS]), **tensors}
+    merged = {**unpack_safetensors(files[WEIGHTS]), **tensors}
     settings = json.loads(files["config.json"])
     if config is not None:
         settings["quantization_config"] = config
     kept = {tensor: stored for tensor, stored in merged.items() if stored is not None}
-    return files | {WEIGHTS: write(kept), "config.json": dump(settings)}
+    return files | {WEIGHTS: pack_safetensors(kept), "config.json": dump(settings)}
 
 
 Q = "model.layers.0.self_attn.q_proj.weight"
@@ -165,8 +170,12 @@ Q = "model.layers.0.self_attn.q_proj.weight"
     ("tensors", "config", "reason"),
     [
         ({f"{Q}_scale_inv": None}, None, r"quantized already \('fp8'\)"),
-        ({f"{Q}_scale_inv": ("F32", (2, 2), bytes(16))}, None, rf"{Q} has the shape .* \(F32\) have \[2, 2\]: they do"),
-        ({f"{Q}_scale_inv": ("I32", (), bytes(4))}, None, r"its scales \(I32\) have \[\]"),
+        (
+            {f"{Q}_scale_inv": StoredTensor("F32", (2, 2), bytes(16))},
+            None,
+            rf"{Q} has the shape .* \(F32\) have \[2, 2\]: they do",
+        ),
+        ({f"{Q}_scale_inv": StoredTensor("I32", (), bytes(4))}, None, r"its scales \(I32\) have \[\]"),
         ({}, {"quant_method": "fp8"}, "they do not fit each other"),
         ({}, {"weight_block_size": [0, 128]}, r"a quantization_config with blocks of \[0, 128\]"),
         (
@@ -176,11 +185,11 @@ Q = "model.layers.0.self_attn.q_proj.weight"
         ),
         ({}, {"config_groups": {"a": {"weights": None}, "b": 1}}, "they do not fit each other"),
         ({}, {"weight_block_size": "128"}, "a quantization_config with blocks of '128'"),
-        ({f"{Q}_zero_point": ("I8", (1,), bytes(1))}, None, "quantized already"),
+        ({f"{Q}_zero_point": StoredTensor("I8", (1,), bytes(1))}, None, "quantized already"),
     ],
 )
 def test_what_does_not_fit_is_refused(
-    tensors: dict[str, Stored | None], config: dict[str, object] | None, reason: str
+    tensors: dict[str, StoredTensor | None], config: dict[str, object] | None, reason: str
 ) -> None:
     with pytest.raises(CannotConvert, match=reason):
         plan(changed("llama_fp8_blocks", tensors, config), quantization="F32")
@@ -195,16 +204,14 @@ def test_numbers_without_scales_are_refused_by_name() -> None:
 
 def test_scales_may_be_in_another_file() -> None:
     files = REPOSITORIES["llama_fp8_blocks"].files()
-    tensors = read(files.pop(WEIGHTS))
+    tensors = unpack_safetensors(files.pop(WEIGHTS))
     scales = {name: stored for name, stored in tensors.items() if name.endswith("_scale_inv")}
-    files["model-1.safetensors"] = write(scales)
-    files["model-2.safetensors"] = write({name: stored for name, stored in tensors.items() if name not in scales})
+    files["model-1.safetensors"] = pack_safetensors(scales)
+    files["model-2.safetensors"] = pack_safetensors(
+        {name: stored for name, stored in tensors.items() if name not in scales}
+    )
     conversion = plan(files, quantization="F32")
-    digests = {
-        name: hashlib.sha256(content).hexdigest()
-        for name, (_, content) in tensors_of(write_gguf(conversion, files)).items()
-    }
-    assert digests == EXPECTED["llama_fp8_blocks"]
+    assert digests(write(conversion, files)) == EXPECTED["llama_fp8_blocks"]
 
 
 @pytest.mark.parametrize(("quantization", "warns"), [("Q4_K_M", True), ("Q8_0", True), ("BF16", False), ("F32", False)])

@@ -60,9 +60,8 @@ def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: in
     share = len(beside) * block // (piece.stop - piece.start)
     for index, start in enumerate(range(piece.start, piece.stop, blocks * block)):
         content = files[piece.path][start : min(start + blocks * block, piece.stop)]
-        shares = beside[index * blocks * share : (index + 1) * blocks * share]
-        if piece.transform and piece.transform.whole_beside:
-            shares = beside
+        is_whole = piece.transform and piece.transform.whole_beside
+        shares = beside if is_whole else beside[index * blocks * share : (index + 1) * blocks * share]
         yield piece.transform.change(shares + content) if piece.transform else content
 
 

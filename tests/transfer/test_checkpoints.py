@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import FileIO
+from io import RawIOBase
 from itertools import count
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from proxy.transfer.checkpoints import (
     CheckpointWriter,
     Kept,
     NotKept,
+    write_all,
 )
 from tests.kit.support import digest_of
 from tests.planning.random_recipes import CONTENTS, SUMMED, blob_of, content_of, recipes
@@ -218,6 +219,16 @@ def test_nothing_stays_of_a_finished_blob(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Each write takes so long."""
+
+    def slowly(file: RawIOBase, content: bytes) -> None:
+        time.sleep(seconds)
+        write_all(file, content)
+
+    monkeypatch.setattr(module, "write_all", slowly)
+
+
 def test_a_slow_disk_holds_no_upload_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,13 +240,7 @@ def test_a_slow_disk_holds_no_upload_up(
     writer = file.begin(None)
     writer.write(b"123")
     writer.mark(Checkpoint(3, hashlib.sha256(b"123").hexdigest(), Position(0)))
-    write_all = module._write_all
-
-    def slowly(file: FileIO, content: bytes) -> None:
-        time.sleep(0.1)
-        write_all(file, content)
-
-    monkeypatch.setattr(module, "_write_all", slowly)
+    slow_down(monkeypatch, 0.1)
     monkeypatch.setattr(module, "MAX_WAIT", 0)
     for _ in range(5):
         writer.write(b"456")
@@ -251,13 +256,7 @@ def test_a_short_wait_for_the_disk_ends_nothing(tmp_path: Path, monkeypatch: pyt
     file = Checkpoints(tmp_path, 3600).open("00", WHAT, 1 << 20)
     assert file is not None
     monkeypatch.setattr(module, "MIN_WAIT_SECONDS", 60)
-    write_all = module._write_all
-
-    def slowly(file: FileIO, content: bytes) -> None:
-        time.sleep(0.05)
-        write_all(file, content)
-
-    monkeypatch.setattr(module, "_write_all", slowly)
+    slow_down(monkeypatch, 0.05)
     writer = file.begin(None)
     for _ in range(5):
         writer.write(b"123")

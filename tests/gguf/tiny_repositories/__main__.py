@@ -3,16 +3,19 @@
 import sys
 from pathlib import Path
 
-from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories import REPOSITORIES, packed
+from tests.gguf.tiny_repositories.repository import Tiny
+
+ALL: dict[str, Tiny | packed.Packed] = {**REPOSITORIES, **packed.REPOSITORIES}
 
 
 def write(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for path, content in REPOSITORIES[name].files().items():
+    for path, content in ALL[name].files().items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[2:] or REPOSITORIES:
+    for name in sys.argv[2:] or ALL:
         write(name, Path(sys.argv[1]) / name)

@@ -2,11 +2,9 @@
 
 import json
 import struct
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +13,11 @@ from tests.gguf.tiny_repositories import dense, llama, qwen
 from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.kit.dtypes import to_bytes
+from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 WEIGHTS = "model.safetensors"
-WIDTH = {"F32": 4, "BF16": 2}
 DEVIATION = 0.05
 """Of the weights, about."""
-
-Stored = tuple[str, tuple[int, ...], bytes]
-"""Dtype, shape and bytes of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +25,25 @@ class Packed:
     """A repository in which `pack` replaces each matrix that a layer multiplies with."""
 
     tiny: Tiny
-    pack: Callable[["Codes", str, tuple[int, ...]], Iterator[tuple[str, Stored]]]
+    pack: Callable[["Codes", str, tuple[int, ...]], Iterator[tuple[str, StoredTensor]]]
     quantization_config: Mapping[str, Any]
-    added: Mapping[str, Stored] = field(default_factory=dict)
+    added: Mapping[str, StoredTensor] = field(default_factory=dict)
     """More tensors, by the end of the name of each packed matrix's layer."""
 
     def files(self) -> dict[str, bytes]:
         files = self.tiny.files()
         config = json.loads(files["config.json"]) | {"quantization_config": self.quantization_config}
         codes = Codes()
-        tensors: dict[str, Stored] = {}
-        for name, (dtype, shape, content) in read(files[WEIGHTS]).items():
-            if name.endswith("_proj.weight") and len(shape) > 1:
-                tensors |= dict(self.pack(codes, name, shape))
+        tensors: dict[str, StoredTensor] = {}
+        for name, tensor in unpack_safetensors(files[WEIGHTS]).items():
+            if name.endswith("_proj.weight") and len(tensor.shape) > 1:
+                tensors |= dict(self.pack(codes, name, tuple(tensor.shape)))
                 stem = name.removesuffix(".weight")
                 tensors |= {stem + end: stored for end, stored in self.added.items()}
             else:
-                tensors[name] = dtype, shape, content
-        return files | {"config.json": dump(config), WEIGHTS: write(tensors)}
+                tensors[name] = tensor
+        # The package safetensors writes tensors of one type in the order of their names.
+        return files | {"config.json": dump(config), WEIGHTS: pack_safetensors(dict(sorted(tensors.items())))}
 
 
 class Codes:
@@ -56,16 +52,16 @@ class Codes:
     def __init__(self) -> None:
         self._random = np.random.default_rng(11)
 
-    def numbers(self, dtype: str, shape: tuple[int, ...]) -> Stored:
+    def numbers(self, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
         """FP8 from about -30 to 30, or any INT8."""
         content = self._random.integers(0, 256, shape, np.uint8)
         # Without the largest exponents there is neither a NaN nor an infinity.
-        return dtype, shape, (content & (0xFF if dtype == "I8" else 0xCF)).tobytes()
+        return StoredTensor(dtype, shape, (content & (0xFF if dtype == "I8" else 0xCF)).tobytes())
 
-    def scales(self, dtype: str, shape: tuple[int, ...], deviation: float) -> Stored:
+    def scales(self, dtype: str, shape: tuple[int, ...], deviation: float) -> StoredTensor:
         """For weights of DEVIATION, from numbers of `deviation`."""
         numbers = self._random.uniform(0.5, 1.5, prod(shape)).astype(np.float32) * np.float32(DEVIATION / deviation)
-        return dtype, shape, to_bytes(dtype, numbers)
+        return StoredTensor(dtype, shape, to_bytes(dtype, numbers))
 
 
 FP8_DEVIATION, INT8_DEVIATION = 0.7, 74.0
@@ -73,29 +69,29 @@ BLOCK = (96, 80)
 """Other than DeepSeek's 128 by 128: no matrix here is a multiple of it."""
 
 
-def by_block(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Stored]]:
+def by_block(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
     yield name, codes.numbers("F8_E4M3", shape)
     counts = (ceil(shape[0] / BLOCK[0]), ceil(shape[1] / BLOCK[1]))
     yield f"{name}_scale_inv", codes.scales("F32", counts, FP8_DEVIATION)
 
 
-def by_row(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Stored]]:
+def by_row(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
     yield name, codes.numbers("F8_E4M3", shape)
     yield f"{name}_scale", codes.scales("BF16", (shape[0], 1), FP8_DEVIATION)
 
 
-def by_tensor(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Stored]]:
+def by_tensor(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
     yield name, codes.numbers("F8_E4M3", shape)
     yield f"{name}_scale", codes.scales("F32", (), FP8_DEVIATION)
 
 
-def e5m2(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Stored]]:
-    dtype, shape, content = codes.numbers("F8_E5M2", shape)
-    yield name, (dtype, shape, (np.frombuffer(content, np.uint8) & 0xBF).tobytes())
+def e5m2(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
+    numbers = codes.numbers("F8_E5M2", shape)
+    yield name, numbers._replace(data=(np.frombuffer(numbers.data, np.uint8) & 0xBF).tobytes())
     yield f"{name}_scale_inv", codes.scales("F32", (), FP8_DEVIATION)
 
 
-def int8(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Stored]]:
+def int8(codes: Codes, name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, StoredTensor]]:
     yield name, codes.numbers("I8", shape)
     yield f"{name}_scale", codes.scales("F32", (shape[0], 1), INT8_DEVIATION)
 
@@ -106,7 +102,7 @@ def compressed(form: str, kind: str) -> dict[str, Any]:
     return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups, "ignore": ["lm_head"]}
 
 
-ONE: Stored = ("F32", (), struct.pack("<f", 1.5))
+ONE = StoredTensor("F32", (), struct.pack("<f", 1.5))
 BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "fmt": "e4m3", "weight_block_size": list(BLOCK)}
 
 REPOSITORIES: dict[str, Packed] = {
@@ -125,36 +121,4 @@ REPOSITORIES: dict[str, Packed] = {
     ),
     "llama_int8_rows": Packed(llama.REPOSITORIES["llama"], int8, compressed("int-quantized", "int")),
 }
-"""The name of the file in `tests/gguf/expected` → the repository."""
-
-
-def read(content: bytes) -> dict[str, Stored]:
-    size = 8 + struct.unpack("<Q", content[:8])[0]
-    header = json.loads(content[8:size])
-    return {
-        name: (entry["dtype"], tuple(entry["shape"]), content[slice(*(size + at for at in entry["data_offsets"]))])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
-
-
-def write(tensors: Mapping[str, Stored]) -> bytes:
-    """In the order of the names, as the package safetensors writes tensors of one type."""
-    header: dict[str, Any] = {}
-    parts: list[bytes] = []
-    end = 0
-    for name, (dtype, shape, content) in sorted(tensors.items()):
-        start, end = end, end + len(content)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-        parts.append(content)
-    text = dump(header)
-    text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text, *parts])
-
-
-if __name__ == "__main__":
-    for repository_name, repository in REPOSITORIES.items():
-        folder = Path(sys.argv[1]) / repository_name
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in repository.files().items():
-            (folder / path).write_bytes(content)
+"""The name in `tests/gguf/packed.json` → the repository."""
