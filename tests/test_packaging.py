@@ -15,14 +15,15 @@ from packaging.requirements import Requirement
 
 MIN_SETUPTOOLS = 77
 PLATFORMS = {
-    ("linux", "x86_64"): "libggml-python",
-    ("linux", "aarch64"): "libggml-python",
-    ("linux", "riscv64"): "numpy",
-    ("darwin", "arm64"): "libggml-python",
-    ("darwin", "x86_64"): "numpy",
-    ("win32", "AMD64"): "libggml-python",
-    ("win32", "ARM64"): "numpy",
+    ("linux", "x86_64"): True,
+    ("linux", "aarch64"): True,
+    ("linux", "riscv64"): False,
+    ("darwin", "arm64"): True,
+    ("darwin", "x86_64"): False,
+    ("win32", "AMD64"): True,
+    ("win32", "ARM64"): False,
 }
+"""Whether libggml-python has a wheel."""
 
 
 def required() -> list[Requirement]:
@@ -31,14 +32,15 @@ def required() -> list[Requirement]:
 
 
 @pytest.mark.parametrize(("system", "machine"), PLATFORMS)
-def test_each_platform_gets_one_quantizer(system: str, machine: str) -> None:
+def test_each_platform_gets_a_quantizer(system: str, machine: str) -> None:
     platform = {"sys_platform": system, "platform_machine": machine}
     names = {
         requirement.name
         for requirement in required()
         if requirement.marker is None or requirement.marker.evaluate(platform)
     }
-    assert names & {"libggml-python", "numpy"} == {PLATFORMS[system, machine]}
+    assert "numpy" in names
+    assert ("libggml-python" in names) is PLATFORMS[system, machine]
     assert ("uvloop" in names) is (system != "win32")
 
 

@@ -5,13 +5,6 @@ from typing_extensions import Buffer
 # Raises ValueError unless `source` is whole blocks of dtype "F32", "F16" or "BF16". Releases the GIL.
 def quantize(type_number: int, dtype: str, source: Buffer, /) -> bytes: ...
 
-# F32 products of the numbers that `table` (256 F32) gives for the bytes of `source`, and of `scales` (F32). A row has
-# `width` bytes; a group of `rows` rows, of which the first lacks `skipped`, has a scale for each `columns` columns.
-# Raises ValueError for lengths that do not fit. Releases the GIL.
-def scale_bytes(
-    table: Buffer, source: Buffer, scales: Buffer, width: int, rows: int, columns: int, skipped: int, /
-) -> bytes: ...
-
 # SHA-256: the state of 32 bytes after `source`, which is whole blocks of 64 bytes. Each word has the CPU's byte order.
 # Raises ValueError for other lengths. Releases the GIL.
 def sha256(state: bytes, source: Buffer, /) -> bytes: ...

@@ -122,7 +122,7 @@ def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor
             replace(
                 tensor.rows(*span, size=groups * MXFP4_BYTES),
                 transform=transform,
-                beside=scales.rows(*span, size=groups),
+                beside=(scales.beside(*span, size=groups),),
             )
             for span in spans
         ]

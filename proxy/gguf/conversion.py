@@ -19,7 +19,6 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.model_config import CannotConvert, ModelConfig
-from proxy.gguf.packed import packed_forms, unpack_weights
 from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
@@ -28,6 +27,7 @@ from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
+from proxy.gguf.unpacking import are_plain, packed_forms, unpack_weights
 from proxy.gguf.unread_keys import check_unread_keys
 from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
@@ -224,7 +224,7 @@ def _check_unquantized(family: Family, config: ModelConfig, weights: Mapping[str
     # MLX writes `quantization`.
     quantized = config.find("quantization_config") or config.find("quantization")
     is_known = (
-        _are_plain(weights) if family.kept_quant_method is None else _has_method(quantized, family.kept_quant_method)
+        are_plain(weights) if family.kept_quant_method is None else _has_method(quantized, family.kept_quant_method)
     )
     if quantized and not is_known:
         method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
@@ -232,11 +232,6 @@ def _check_unquantized(family: Family, config: ModelConfig, weights: Mapping[str
             f"config.json has a quantization_config: the weights are quantized already ({shown(method)}); pull the "
             "repository that they were quantized from"
         )
-
-
-def _are_plain(weights: Mapping[str, Mapping[str, SourceTensor]]) -> bool:
-    """If so, a quantization_config is a leftover from the model that these weights were made from."""
-    return all(tensor.dtype in WIDTHS for tensors in weights.values() for tensor in tensors.values())
 
 
 def _has_method(quantized: object, method: str) -> bool:

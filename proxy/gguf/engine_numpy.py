@@ -45,20 +45,20 @@ def _by_slices(dtype: str, change: Callable[[str, Array], Array], content: bytes
         return b"".join(change(dtype, numbers[i : i + step]).tobytes() for i in range(0, len(numbers), step))
 
 
-def _floats(dtype: str, bits: Array) -> Array:
-    """The numbers as F32; an array of F32 is not copied."""
+def to_floats(dtype: str, bits: Array) -> Array:
+    """The numbers of `bits`, unsigned integers of the dtype's width, as F32; F32 is not copied."""
     if dtype == "F32":
         return bits.view("<f4")
     return bits.view("<f2").astype("<f4") if dtype == "F16" else (bits.astype("<u4") << 16).view("<f4")
 
 
 def _to_f32(dtype: str, bits: Array) -> Array:
-    return _floats(dtype, bits)
+    return to_floats(dtype, bits)
 
 
 def _to_bf16(dtype: str, bits: Array) -> Array:
     """Rounds to the nearest, ties to even. A NaN keeps its upper half and becomes quiet."""
-    floats = _floats(dtype, bits)
+    floats = to_floats(dtype, bits)
     wide = floats.view("<u4")
     upper = wide >> 16
     halves = np.where(np.isnan(floats), upper | 0x40, wide + 0x7FFF + (upper & 1) >> 16).astype("<u2")
@@ -69,7 +69,7 @@ def _to_bf16(dtype: str, bits: Array) -> Array:
 
 def _to_f16(dtype: str, bits: Array) -> Array:
     """Rounds to the nearest, ties to even. Every NaN becomes the same one, with its sign."""
-    floats = _floats(dtype, bits)
+    floats = to_floats(dtype, bits)
     halves = _halves(floats).view("<u2")
     is_nan = np.isnan(floats)
     halves[is_nan] = halves[is_nan] & 0x8000 | 0x7E00
@@ -90,11 +90,11 @@ def _to_q8_0(dtype: str, bits: Array) -> Array:
 
     Where the reciprocal of a scale is not finite, C does not define the result. Here it is 0, as on x86.
     """
-    scale = _floats(dtype, (bits & _MAGNITUDE[dtype]).reshape(-1, 32).max(axis=1)) / np.float32(127)
+    scale = to_floats(dtype, (bits & _MAGNITUDE[dtype]).reshape(-1, 32).max(axis=1)) / np.float32(127)
     if not np.isfinite(scale).all():
         raise CannotConvert("it holds a NaN or an infinity, which Q8_0 cannot hold")
     factor = 1 / scale
-    floats = _floats(dtype, bits).reshape(-1, 32) * factor[:, None]
+    floats = to_floats(dtype, bits).reshape(-1, 32) * factor[:, None]
     floats[~np.isfinite(scale * factor)] = 0
     floats += np.copysign(_BELOW_HALF, floats)
     blocks = np.empty(len(scale), _Q8_0)

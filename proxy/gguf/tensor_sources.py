@@ -29,18 +29,30 @@ class SourceTensor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BesideRange:
+    """The bytes from offset `start` up to `stop` of a file, a second input for the transform of a range.
+
+    They are split evenly among the blocks of the range; with `is_whole`, each call of the transform gets all of them.
+    """
+
+    path: str
+    start: int
+    stop: int
+    is_whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SourceRange:
     """The bytes from offset `start` up to `stop` of a file, and their transform.
 
-    The range `beside` is read first and split evenly among the blocks. A call of the transform gets the shares of its
-    blocks (or all of `beside`: Transform.whole_beside), then the blocks.
+    The ranges `beside` are read first. A call of the transform gets its bytes of each of them, then its blocks.
     """
 
     path: str
     start: int
     stop: int
     transform: Transform | None = None
-    beside: "SourceRange | None" = None
+    beside: tuple[BesideRange, ...] = ()
     packed: "PackedTensor | None" = None
     """If set, the offsets count the F32 numbers that are calculated from this tensor."""
 
@@ -117,6 +129,11 @@ class LocatedTensor:
         start = self.source.start + first * size
         end = self.source.stop if stop is None else self.source.start + stop * size
         return SourceRange(self.path, start, end, packed=self.source if isinstance(self.source, PackedTensor) else None)
+
+    def beside(self, first: int, stop: int, *, size: int) -> BesideRange:
+        """The rows from `first` up to `stop`, each `size` bytes long, beside another range."""
+        start = self.source.start
+        return BesideRange(self.path, start + first * size, start + stop * size)
 
 
 @dataclass(frozen=True, slots=True)

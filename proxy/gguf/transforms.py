@@ -6,7 +6,7 @@ Blocks are independent of each other, so several threads can transform parts of 
 import math
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from operator import mul
@@ -29,8 +29,8 @@ class Transform:
     block: int
     output_block: int
     change: Callable[[bytes], bytes]
-    whole_beside: bool = False
-    """Each call gets all bytes beside the blocks, not only the shares of its blocks."""
+    portions: Callable[[bytes], Iterator[bytes]] | None = None
+    """Makes what `change` makes in portions, for blocks whose output is large. `chain` needs to hold only one then."""
 
     def size(self, size: int) -> int:
         """The number of output bytes for `size` input bytes, which must be whole blocks."""
@@ -119,17 +119,32 @@ def chain(transforms: Sequence[Transform]) -> Transform | None:
     first, *others = transforms
     for second in others:
         between = math.lcm(first.output_block, second.block)
+        portions = first.portions and partial(_portions, first.portions, second)
         first = Transform(
             between // first.output_block * first.block,
             between // second.block * second.output_block,
-            partial(_chain, first.change, second.change),
-            first.whole_beside,
+            partial(_chain, first.change, second.change) if portions is None else partial(_joined, portions),
+            portions,
         )
     return first
 
 
 def _chain(first: Callable[[bytes], bytes], second: Callable[[bytes], bytes], content: bytes) -> bytes:
     return second(first(content))
+
+
+def _portions(first: Callable[[bytes], Iterator[bytes]], second: Transform, content: bytes) -> Iterator[bytes]:
+    held = b""
+    for portion in first(content):
+        held += portion
+        whole = len(held) - len(held) % second.block
+        if whole:
+            yield second.change(held[:whole])
+            held = held[whole:]
+
+
+def _joined(portions: Callable[[bytes], Iterable[bytes]], content: bytes) -> bytes:
+    return b"".join(portions(content))
 
 
 def _each_block(size: int, change: Callable[[bytes], bytes], content: bytes) -> bytes:

@@ -23,7 +23,7 @@ from proxy.planning.json_files import UPLOAD_AGAIN
 from proxy.planning.modelfile import Modelfile
 from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest, weight_upload
 from proxy.planning.quantizations import naming_file, no_engine_refusal, offers
-from proxy.planning.recipe import Literal, Range, Recipe, cover_file, verify_header
+from proxy.planning.recipe import Beside, Literal, Range, Recipe, cover_file, verify_header
 from proxy.planning.safetensors import SafetensorsHeader
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 from proxy.sources.base import RepositoryFile
@@ -259,10 +259,11 @@ class _Ranges:
         self._files, self._transform_id, self._naming_file = files, transform_id, cache(naming_file)
 
     def parts(self, piece: SourceRange | FixedBytes) -> Iterator[Literal | Range]:
-        """The part for a piece, after the range beside it, if there is one."""
-        if isinstance(piece, SourceRange) and (beside := piece.beside) is not None:
-            file = self._files[beside.path]
-            yield Range(file, beside.start, beside.stop, transform_id=self._transform_id, beside=True)
+        """The part for a piece, after the ranges beside it."""
+        if isinstance(piece, SourceRange):
+            for one in piece.beside:
+                beside = Beside.WHOLE if one.is_whole else Beside.SHARE
+                yield Range(self._files[one.path], one.start, one.stop, None, self._transform_id, beside)
         yield self.part(piece)
 
     def part(self, piece: SourceRange | FixedBytes) -> Literal | Range:

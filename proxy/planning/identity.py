@@ -58,7 +58,7 @@ def _parts(repository: Repository, parts: Iterable[Literal | Range]) -> list[lis
 
 
 def _is_beside(part: Literal | Range) -> bool:
-    return isinstance(part, Range) and part.beside
+    return isinstance(part, Range) and part.beside is not None
 
 
 def _part(repository: Repository, part: Literal | Range) -> list[Any]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +21,14 @@ class Literal:
         return len(self.content)
 
 
+class Beside(Enum):
+    """What a call of the transform gets of a range `beside` its blocks."""
+
+    SHARE = auto()
+    """Each block has an equal share, such as the scales of a row: the shares of its blocks."""
+    WHOLE = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """The bytes of a file from offset `start` up to `stop`."""
@@ -30,11 +39,10 @@ class Range:
     transform: Transform | None = None
     transform_id: str = ""
     """Identifies all inputs of `transform` but the bytes. Empty: it may depend on anything in the commit."""
-    beside: bool = False
-    """Not part of the blob, but a second input for the transform of the next range, such as the scales of MXFP4.
+    beside: Beside | None = None
+    """Set if it is no part of the blob, but a second input for the transform of the next range without `beside`.
 
-    Each block of the next range has an equal share of these bytes. The transform gets the shares of several blocks,
-    followed by these blocks; all of these bytes, where it wants them (Transform.whole_beside).
+    The transform gets its bytes of each range `beside`, then its blocks.
     """
 
     @property
@@ -119,19 +127,13 @@ class Recipe:
     def after(self, position: Position) -> Iterator[tuple[Position, Literal | Range]]:
         """The parts that are left, each with the position of its first byte.
 
-        Of the ranges `beside` the range that the position is in, only the shares of its other blocks are left, unless
-        its transform needs the whole of them.
+        Of the ranges `beside` the range that the position is in, only the shares of its other blocks are left.
         """
         number, taken = position
         if taken and isinstance(begun := self.parts[number], Range):
-            beside = self._beside(number)
-            used = sum(part.stop - part.start for part in beside) * taken // (begun.stop - begun.start)
-            if begun.transform and begun.transform.whole_beside:
-                used = 0
-            for one in beside:
-                start = min(one.start + used, one.stop)
-                used -= start - one.start
-                yield position, replace(one, start=start)
+            for one in self._beside(number):
+                used = (one.stop - one.start) * taken // (begun.stop - begun.start)
+                yield position, one if one.beside is Beside.WHOLE else replace(one, start=one.start + used)
             yield position, replace(begun, start=begun.start + taken)
             number += 1
         for following, part in enumerate(self.parts[number:], number):

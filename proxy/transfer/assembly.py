@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from proxy.errors import Damaged, TransferError
 from proxy.gguf.transforms import Transform
-from proxy.planning.recipe import START, Literal, Position, Range, Recipe
+from proxy.planning.recipe import START, Beside, Literal, Position, Range, Recipe
 from proxy.sources.base import RepositoryFile
 from proxy.transfer.checkpoints import Checkpoint, CheckpointWriter, FileState, Kept
 from proxy.transfer.sha256 import new_sha256, restored_sha256, saved_state
@@ -71,9 +71,8 @@ class Assembly:
         self._held = bytearray()
         """Bytes of the present range that do not fill a slice yet."""
         self._is_beside = False
-        self._beside = bytearray()
-        """Bytes of the range before, for the transform of the present one."""
-        self._beside_per_block = 0
+        self._beside: list[_BesideBytes] = []
+        """Of the ranges before, for the transform of the present one."""
         self._transforming: deque[Future[bytes]] = deque()
         self._begun = False
         self._ended = False
@@ -136,7 +135,7 @@ class Assembly:
         if self._check:
             self._check.add(self._repository, content)
         if self._is_beside:
-            self._beside += content
+            self._beside[-1].content += content
         elif self._transform is None:
             outputs.append(content)
         else:
@@ -146,16 +145,15 @@ class Assembly:
     def _slices(self, transform: Transform) -> Iterator[Output]:
         """The held bytes in slices of whole blocks; the last slice of a range may be shorter."""
         size = _slice_size(transform)
-        start = beside_start = 0
+        start = 0
         while len(self._held) - start >= size or (self._missing == 0 and start < len(self._held)):
             blocks = self._held[start : start + size]
-            beside_stop = beside_start + len(blocks) // transform.block * self._beside_per_block
-            beside = self._beside if transform.whole_beside else self._beside[beside_start:beside_stop]
-            output = self._pool.submit(transform.change, b"".join((beside, blocks)))
+            beside = [one.take(len(blocks) // transform.block) for one in self._beside]
+            output = self._pool.submit(transform.change, b"".join((*beside, blocks)))
             self._transforming.append(output)
             yield output
-            start, beside_start = start + size, beside_stop
-        del self._held[:start], self._beside[:beside_start]
+            start += size
+        del self._held[:start]
 
     def _mark(self, outputs: list[Output]) -> None:
         """Add a checkpoint at the end of enough bytes, or of the present range after enough bytes."""
@@ -167,7 +165,7 @@ class Assembly:
         state = None
         if self._check and self._check.reached < self._check.file.size:
             state = self._check.state()
-            if state is None or self._beside:
+            if state is None or any(one.is_left for one in self._beside):
                 return
         part, taken = self._position
         position = Position(part + 1)
@@ -192,11 +190,13 @@ class Assembly:
                 self._missing = self._range_size = part.stop - part.start
                 self._check = self._next_check(part)
                 self._transform = part.transform
-                self._is_beside = part.beside
                 self._until_mark = self._mark_distance()
-                blocks = self._missing // (part.transform.block if part.transform else 1)
-                has_shares = self._beside and not (part.transform and part.transform.whole_beside)
-                self._beside_per_block = len(self._beside) // blocks if has_shares else 0
+                self._is_beside = part.beside is not None
+                if part.beside:
+                    self._beside.append(_BesideBytes(is_whole=part.beside is Beside.WHOLE))
+                elif part.transform:
+                    for one in self._beside:
+                        one.split(self._missing // part.transform.block)
                 return
         self._ended = True
 
@@ -205,6 +205,31 @@ class Assembly:
             return self._check
         expected = part.file.sha256 if self._checks_files and part.start == 0 else None
         return _FileCheck(part.file, expected) if expected is not None else None
+
+
+class _BesideBytes:
+    """The bytes of a range beside the blocks."""
+
+    def __init__(self, *, is_whole: bool) -> None:
+        self.content = bytearray()
+        self._is_whole = is_whole
+        self._per_block = self._start = 0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether later blocks need some of them."""
+        return self._start < len(self.content)
+
+    def split(self, blocks: int) -> None:
+        """All are there, for so many blocks."""
+        self._per_block = 0 if self._is_whole else len(self.content) // blocks
+
+    def take(self, blocks: int) -> bytearray:
+        """Those for the next blocks."""
+        if self._is_whole:
+            return self.content
+        start, self._start = self._start, self._start + blocks * self._per_block
+        return self.content[start : self._start]
 
 
 def _slice_size(transform: Transform) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.header import GgufHeader, ValueType
-from proxy.gguf.tensor_sources import FixedBytes, SourceRange
+from proxy.gguf.tensor_sources import BesideRange, FixedBytes, SourceRange
 from proxy.gguf.tensors import TensorType
 from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import header_size, read_header
@@ -56,13 +56,22 @@ def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: in
         return
     block = piece.transform.block if piece.transform else 1
     blocks = max(window // block, 1)
-    beside = b"".join(made(piece.beside, files)) if piece.beside else b""
-    share = len(beside) * block // (piece.stop - piece.start)
-    for index, start in enumerate(range(piece.start, piece.stop, blocks * block)):
-        content = files[piece.path][start : min(start + blocks * block, piece.stop)]
-        is_whole = piece.transform and piece.transform.whole_beside
-        shares = beside if is_whole else beside[index * blocks * share : (index + 1) * blocks * share]
-        yield piece.transform.change(shares + content) if piece.transform else content
+    size = piece.stop - piece.start
+    for start in range(0, size, blocks * block):
+        stop = min(start + blocks * block, size)
+        parts = [
+            files[one.path][one.start : one.stop]
+            if one.is_whole
+            else files[one.path][one.start : one.stop][_share(one, start, size) : _share(one, stop, size)]
+            for one in piece.beside
+        ]
+        content = b"".join((*parts, files[piece.path][piece.start + start : piece.start + stop]))
+        yield piece.transform.change(content) if piece.transform else content
+
+
+def _share(beside: BesideRange, reached: int, size: int) -> int:
+    """Its bytes for the first `reached` bytes of a range of `size` bytes."""
+    return (beside.stop - beside.start) * reached // size
 
 
 def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WINDOW) -> bytes:

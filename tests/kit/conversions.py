@@ -64,8 +64,11 @@ def bytes_per_file(files: Mapping[str, bytes], plan: Conversion, reached: int) -
     A conversion in file order fetches whole files. Other conversions fetch only the ranges that they need.
     """
     weights = {path: len(content) for path, content in sorted(files.items()) if path.endswith(".safetensors")}
-    ranges = [part for piece in plan.pieces if isinstance(piece, SourceRange) for part in (piece.beside, piece) if part]
-    pieces = [(part.path, part.stop - part.start) for part in ranges]
+    pieces = []
+    for piece in plan.pieces:
+        if isinstance(piece, SourceRange):
+            pieces += [(beside.path, beside.stop - beside.start) for beside in piece.beside]
+            pieces.append((piece.path, piece.stop - piece.start))
     counts = dict.fromkeys(weights, 0)
     for path, size in weights.items() if plan.in_file_order else pieces:
         counts[path] += min(size, reached)

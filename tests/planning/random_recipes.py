@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from hypothesis import strategies as st
 
 from proxy.gguf.transforms import Transform
-from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.recipe import Beside, Literal, Range, Recipe
 from proxy.sources.base import RepositoryFile
 
 CONTENTS = {"a": bytes(range(24)), "b": bytes(range(80, 104)), "c": bytes(range(160, 184))}
@@ -36,9 +36,16 @@ def raised(content: bytes) -> bytes:
     return bytes((byte + by) % 256 for byte in content[RAISED_BY:])
 
 
+def both(content: bytes) -> bytes:
+    """As `zipped`, with the bytes beside raised by the sum of the first RAISED_BY."""
+    count = (len(content) - RAISED_BY) // 3
+    beside = RAISED_BY + count
+    return zipped(raised(content[:beside]) + content[beside:])
+
+
 RAISED_BY = 4
 DOUBLED, SUMMED, ZIPPED = Transform(1, 2, doubled), Transform(WINDOW, 1, summed), Transform(2, 3, zipped)
-RAISED = Transform(2, 2, raised, whole_beside=True)
+RAISED, BOTH = Transform(2, 2, raised), Transform(2, 3, both)
 
 
 def content_of(part: Range) -> bytes:
@@ -51,7 +58,7 @@ def blob_of(parts: Iterable[Part]) -> bytes:
         if isinstance(part, Literal):
             blob.append(part.content)
         elif part.beside:
-            beside = content_of(part)
+            beside += content_of(part)
         else:
             content, beside = beside + content_of(part), b""
             blob.append(part.transform.change(content) if part.transform else content)
@@ -73,22 +80,32 @@ def ranges(draw: st.DrawFn, least: int = 0) -> Range:
 
 
 @st.composite
-def pairs(draw: st.DrawFn) -> tuple[Range, Range]:
-    """A range, after the range beside it."""
-    beside, file = draw(st.sampled_from(list(FILES.values()))), draw(st.sampled_from(list(FILES.values())))
-    blocks, is_whole = draw(st.integers(1, 12)), draw(st.booleans())
-    if is_whole:
-        first, start = draw(st.integers(0, beside.size - RAISED_BY)), draw(st.integers(0, file.size - 2 * blocks))
-        return Range(beside, first, first + RAISED_BY, beside=True), Range(file, start, start + 2 * blocks, RAISED)
-    first, start = draw(st.integers(0, beside.size - blocks)), draw(st.integers(0, file.size - 2 * blocks))
-    return Range(beside, first, first + blocks, beside=True), Range(file, start, start + 2 * blocks, ZIPPED)
+def assisted(draw: st.DrawFn) -> tuple[Range, ...]:
+    """A range, after one or two ranges beside it."""
+    file, blocks = draw(st.sampled_from(list(FILES.values()))), draw(st.integers(1, 12))
+    transform, sizes = draw(
+        st.sampled_from(
+            [
+                (ZIPPED, {Beside.SHARE: blocks}),
+                (RAISED, {Beside.WHOLE: RAISED_BY}),
+                (BOTH, {Beside.WHOLE: RAISED_BY, Beside.SHARE: blocks}),
+            ]
+        )
+    )
+    parts = []
+    for kind, size in sizes.items():
+        beside = draw(st.sampled_from(list(FILES.values())))
+        first = draw(st.integers(0, beside.size - size))
+        parts.append(Range(beside, first, first + size, beside=kind))
+    start = draw(st.integers(0, file.size - 2 * blocks))
+    return *parts, Range(file, start, start + 2 * blocks, transform)
 
 
 @st.composite
 def recipes(draw: st.DrawFn, least: int = 0) -> Recipe:
-    """Literals, ranges of at least `least` blocks (some cut in two), and pairs."""
+    """Literals, ranges of at least `least` blocks (some cut in two), and ranges after ranges beside them."""
     parts: list[Part] = []
-    for part in draw(st.lists(st.builds(Literal, st.binary(max_size=5)) | ranges(least) | pairs(), max_size=8)):
+    for part in draw(st.lists(st.builds(Literal, st.binary(max_size=5)) | ranges(least) | assisted(), max_size=8)):
         if isinstance(part, tuple):
             parts += part
         elif isinstance(part, Range) and part.transform is None and part.stop - part.start > 1 and draw(st.booleans()):

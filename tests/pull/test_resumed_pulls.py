@@ -45,7 +45,7 @@ async def staged(session: aiohttp.ClientSession, way: Way) -> AsyncIterator[Stag
         yield Stage(hub, StandInVictim(ollama), session)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + 30 * KILLS)
 @pytest.mark.parametrize(("kind", "victim"), CASES)
 async def test_a_kill_costs_only_the_last_bytes(session: aiohttp.ClientSession, kind: str, victim: str) -> None:
     way = WAYS[kind]()

@@ -251,46 +251,6 @@ static PyObject *sha256(PyObject *module, PyObject *args) {
     return result;
 }
 
-/* One byte a number: products[i] = table[source[i]] * its scale. A row has `width` numbers; `rows` rows, of which the
- * first group lacks `skipped`, and `columns` columns share a scale. */
-static void scale_rows(const float *table, const uint8_t *source, size_t count, const float *scales, size_t width,
-                       size_t rows, size_t columns, size_t skipped, float *products) {
-    const size_t per_group = (width + columns - 1) / columns;
-    for (size_t row = 0; row * width < count; row++) {
-        const float *scale = scales + (skipped + row) / rows * per_group;
-        for (size_t first = 0; first < width; first += columns, scale++) {
-            const size_t stop = first + columns < width ? first + columns : width;
-            const uint8_t *from = source + row * width;
-            float *to = products + row * width;
-            for (size_t i = first; i < stop; i++) to[i] = table[from[i]] * *scale;
-        }
-    }
-}
-
-static PyObject *scale_bytes(PyObject *module, PyObject *args) {
-    (void)module;
-    Py_buffer table, source, scales;
-    Py_ssize_t width, rows, columns, skipped;
-    PyObject *result = NULL;
-    if (!PyArg_ParseTuple(args, "y*y*y*nnnn", &table, &source, &scales, &width, &rows, &columns, &skipped)) return NULL;
-    const int is_valid = width > 0 && rows > 0 && columns > 0 && skipped >= 0 && source.len % width == 0;
-    const Py_ssize_t groups = is_valid ? (source.len / width + skipped + rows - 1) / rows : 0;
-    if (!is_valid || table.len != 256 * (Py_ssize_t)sizeof(float) ||
-        scales.len / (Py_ssize_t)sizeof(float) < groups * ((width + columns - 1) / columns)) {
-        PyErr_SetString(PyExc_ValueError, "the table, the numbers and the scales do not fit each other");
-    } else if ((result = PyBytes_FromStringAndSize(NULL, source.len * (Py_ssize_t)sizeof(float)))) {
-        float *products = (float *)(void *)PyBytes_AsString(result);
-        Py_BEGIN_ALLOW_THREADS
-        scale_rows(table.buf, source.buf, (size_t)source.len, scales.buf, (size_t)width, (size_t)rows, (size_t)columns,
-                   (size_t)skipped, products);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&table);
-    PyBuffer_Release(&source);
-    PyBuffer_Release(&scales);
-    return result;
-}
-
 static int start(PyObject *module) {
     (void)module;
     for (used = WIDTHS; !has(used);) used++;
@@ -304,7 +264,6 @@ static int start(PyObject *module) {
 
 static PyMethodDef METHODS[] = {
     {"quantize", quantize, METH_VARARGS, "quantize(type_number, dtype, source): the blocks of a type."},
-    {"scale_bytes", scale_bytes, METH_VARARGS, "scale_bytes(table, source, scales, ...): the products, in F32."},
     {"sha256", sha256, METH_VARARGS, "sha256(state, source): the state after whole blocks."},
     {"types", types, METH_NOARGS, "types(): the numbers of the types that the kernel makes."},
     {"width", width, METH_NOARGS, "width(): the width of the registers in use."},

@@ -121,4 +121,4 @@ REPOSITORIES: dict[str, Packed] = {
     ),
     "llama_int8_rows": Packed(llama.REPOSITORIES["llama"], int8, compressed("int-quantized", "int")),
 }
-"""The name in `tests/gguf/packed.json` → the repository."""
+"""The name in `tests/gguf/packing/scaled_bytes.json` → the repository."""

@@ -1,13 +1,12 @@
 """Weights that are stored in FP8 or INT8, compared with llama.cpp's converter (b11434) and torch 2.15.
 
-`packed.json` has the digest of each tensor that the converter writes with `--outtype f32` from the folders that
+`scaled_bytes.json` has the digest of each tensor that the converter writes with `--outtype f32` from the folders that
 `python -m tests.gguf.tiny_repositories FOLDER` writes.
 """
 
 import hashlib
 import json
 import random
-import struct
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proxy.gguf import scaled_bytes as module
-from proxy.gguf.engine import has_kernel
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.scaled_bytes import NUMBERS, ScaledBytes, find_grid
-from proxy.gguf.tensor_sources import SourceRange
+from proxy.gguf.packing.scaled_bytes import NUMBERS, find_grid, scale_numbers, scaled_bytes
+from proxy.gguf.tensor_sources import LocatedTensor, SourceRange
 from proxy.gguf.transforms import interleave, transpose
 from tests.gguf.tiny_repositories.packed import BLOCK, REPOSITORIES, WEIGHTS
 from tests.gguf.tiny_repositories.tokenizer import dump
@@ -30,22 +27,13 @@ from tests.kit.dtypes import to_bytes, to_floats
 from tests.kit.tiny_conversions import tensors_of
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
-EXPECTED = json.loads((Path(__file__).parent / "packed.json").read_text())
+EXPECTED = json.loads((Path(__file__).parent / "scaled_bytes.json").read_text())
 
 
 def digests(gguf: bytes) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, (_, content) in tensors_of(gguf).items()}
 
 
-@pytest.fixture(params=["kernel", "Python"])
-def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "Python":
-        monkeypatch.setattr(module, "_scale_bytes", None)
-    elif not has_kernel():
-        pytest.skip("the kernel is not built")
-
-
-@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_tensors_match_llama_cpp(name: str) -> None:
     files = REPOSITORIES[name].files()
@@ -89,7 +77,6 @@ def layouts() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int
                 yield shape, (*stack, ceil(rows / block[0]), ceil(columns / block[1])), block
 
 
-@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("scale_dtype", ["F32", "BF16", "F16"])
 def test_any_rows_are_the_products(scale_dtype: str) -> None:
     for shape, scale_shape, block in layouts():
@@ -109,7 +96,11 @@ def check_products(
     files = {"x": b"..." + scales + codes.tobytes() + b"."}
     source = Tensor("I8", shape, 3 + len(scales), 3 + len(scales) + codes.size)
     scale_source = Tensor(scale_dtype, scale_shape, 3, 3 + len(scales))
-    tensor = ScaledBytes("x", source, "x", scale_source, find_grid("w", shape, scale_source, block))
+    tensor = scaled_bytes(
+        LocatedTensor("x", "w", source),
+        LocatedTensor("x", "w_scale", scale_source),
+        find_grid("w", shape, scale_source, block),
+    )
 
     def numbers(first: int, stop: int, **after: object) -> object:
         row = 4 * shape[-1]
@@ -126,7 +117,6 @@ def check_products(
         np.testing.assert_array_equal(numbers(0, count, transform=interleave(4 * shape[-1], count)), halves)
 
 
-@pytest.mark.usefixtures("each_way")
 def test_a_step_for_whole_matrices_gets_each_matrix_with_its_own_scales() -> None:
     """The last group of a matrix has fewer rows; that of the next matrix does not go on with it."""
     shape, block = (3, 7, 8), (4, 4)
@@ -136,7 +126,11 @@ def test_a_step_for_whole_matrices_gets_each_matrix_with_its_own_scales() -> Non
     expected = (codes.view(np.int8).astype(np.float32) * wide).swapaxes(1, 2)
     files = {"x": scales.tobytes() + codes.tobytes()}
     source, scale_source = Tensor("I8", shape, 48, 48 + codes.size), Tensor("F32", (3, 2, 2), 0, 48)
-    tensor = ScaledBytes("x", source, "x", scale_source, find_grid("w", shape, scale_source, block))
+    tensor = scaled_bytes(
+        LocatedTensor("x", "w", source),
+        LocatedTensor("x", "w_scale", scale_source),
+        find_grid("w", shape, scale_source, block),
+    )
     piece = SourceRange("x", tensor.start, tensor.stop, transpose(7, 8, 4))
     content = b"".join(part for one in tensor.unpack(piece) for part in made(one, files))
     np.testing.assert_array_equal(np.frombuffer(content, np.float32).reshape(3, 8, 7), expected)
@@ -147,7 +141,7 @@ def test_a_step_for_whole_matrices_gets_each_matrix_with_its_own_scales() -> Non
 
 def test_scales_that_are_powers_of_two() -> None:
     """F8_E8M0 is what newer DeepSeek models have; 127 is 1."""
-    assert module._as_f32("F8_E8M0", bytes((127, 128, 0))) == struct.pack("<3f", 1, 2, 2.0**-127)
+    assert list(scale_numbers("F8_E8M0", memoryview(bytes((127, 128, 0))))) == [1, 2, 2.0**-127]
 
 
 def changed(

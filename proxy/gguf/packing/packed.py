@@ -1,0 +1,240 @@
+"""How F32 rows are made from the bytes of packed tensors, a few rows at a time. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.tensor_sources import BesideRange, LocatedTensor, PackedTensor, SourceRange
+from proxy.gguf.transforms import Transform, chain
+
+Located = Mapping[str, LocatedTensor]
+"""All tensors of a repository, by name."""
+Array = NDArray[Any]
+
+_F32 = 4
+_LARGE = 1 << 22
+"""Bytes of a group of rows that is not decoded at once, if its rows need not be."""
+_PORTION = 1 << 20
+"""Numbers of a transposed matrix that are decoded at a time."""
+
+
+class Found(NamedTuple):
+    """A packed tensor, and what it takes the place of."""
+
+    name: str
+    """What families expect, such as `model.layers.0.mlp.up_proj.weight`."""
+    path: str
+    """The file that it counts as being in."""
+    tensor: PackedTensor
+    replaced: tuple[str, ...]
+    """The names of the tensors that it is made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A tensor that belongs to the numbers of another, such as their scales."""
+
+    tensor: LocatedTensor
+    group_size: int = 0
+    """Its bytes for a group of rows. 0: a decoder gets all of its bytes each time."""
+
+
+class RowSlice(NamedTuple):
+    """Some rows of a tensor whose groups of rows share scales."""
+
+    rows: int
+    skipped: int
+    """Rows at the beginning of the first group that are not among them."""
+
+
+DecodeRows = Callable[[RowSlice, memoryview, Sequence[memoryview]], Array]
+"""Makes F32 rows from their numbers and the bytes of each companion, from the first of their groups to the last."""
+DecodeMatrix = Callable[[memoryview, Sequence[memoryview], range], Array]
+"""Makes the F32 rows that the range has from all numbers and all bytes of each companion."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroups:
+    """The groups of rows of a tensor that share their companions' bytes: `rows` consecutive rows each."""
+
+    companions: tuple[Companion, ...]
+    rows: int
+    matrix_rows: int
+    """A group ends at the last of so many rows, also if it has fewer rows than others."""
+    are_alike: bool = True
+    """Whether a row is decoded alike at each place in its group."""
+
+    def number(self, row: int) -> int:
+        """The number of the group that a row is in."""
+        matrix, inside = divmod(row, self.matrix_rows)
+        return matrix * -(-self.matrix_rows // self.rows) + inside // self.rows
+
+    def skipped(self, row: int) -> int:
+        """The rows before it in its group."""
+        return row % self.matrix_rows % self.rows
+
+    def split(self, first: int, stop: int, *, one_by_one: bool = False) -> Iterator[tuple[int, int]]:
+        """The rows from `first` up to `stop` in pieces: as many whole groups as there are, and parts of a group."""
+        for start, end in self.matrices(first, stop):
+            row = start
+            while row < end:
+                inside = self.skipped(row)
+                is_one = one_by_one or inside or end - row < self.rows
+                after = min(end, row + self.rows - inside) if is_one else end - (end - row) % self.rows
+                yield row, after
+                row = after
+
+    def matrices(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The rows from `first` up to `stop` in pieces that end where groups end in any case."""
+        while first < stop:
+            end = min(stop, first - first % self.matrix_rows + self.matrix_rows)
+            yield first, end
+            first = end
+
+
+class PackedRows(PackedTensor):
+    """A tensor whose rows follow each other in `numbers`, each in equally many bytes. A decoder can be pickled."""
+
+    def __init__(
+        self,
+        form: str,
+        shape: tuple[int, ...],
+        numbers: LocatedTensor,
+        decode: DecodeRows,
+        groups: RowGroups,
+    ) -> None:
+        """Raises CannotConvert if the numbers do not fill the rows."""
+        rows, size = prod(shape[:-1]), numbers.source.stop - numbers.source.start
+        if not rows or size % rows:
+            raise CannotConvert(f"{numbers.name} has {size} bytes for {rows} rows, which do not fit each other")
+        super().__init__(form, shape, numbers.source.start)
+        self._numbers, self._decode, self._groups = numbers, decode, groups
+        self._row_size = size // rows
+        """Bytes of the numbers of a row."""
+
+    def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
+        row_size = _F32 * self.shape[-1]
+        first, stop = ((offset - self.start) // row_size for offset in (piece.start, piece.stop))
+        is_large = self._groups.are_alike and self._groups.rows * self._row_size > _LARGE
+        split = partial(self._groups.split, one_by_one=is_large)
+        # The step after this one may need blocks that end in the middle of a group.
+        for pieces, is_one_block in ((split, False), (self._groups.matrices, True)):
+            ranges = [self._range(*rows, piece.transform, is_one_block=is_one_block) for rows in pieces(first, stop)]
+            if all((one.stop - one.start) % one.transform.block == 0 for one in ranges if one.transform):
+                yield from ranges
+                return
+        raise CannotConvert(
+            f"a tensor of the shape {list(self.shape)} has scales for each {self._groups.rows} rows, which do not fit "
+            "the order in which llama.cpp wants its rows"
+        )
+
+    def _range(self, first: int, stop: int, after: Transform | None, *, is_one_block: bool) -> SourceRange:
+        groups = self._groups
+        group, last = groups.number(first), groups.number(stop - 1)
+        is_within_group = group == last and not is_one_block and groups.are_alike
+        is_one_block = is_one_block or (group == last and not groups.are_alike)
+        beside = [_beside(one, group, last, is_whole=is_within_group or is_one_block) for one in groups.companions]
+        layout = _Layout(
+            stop - first if is_one_block else 1 if is_within_group else groups.rows,
+            groups.skipped(first) if is_one_block else 0,
+            self._row_size,
+            tuple(
+                between.stop - between.start if between.is_whole else -one.group_size
+                for one, between in zip(groups.companions, beside, strict=True)
+            ),
+        )
+        output = _F32 * layout.rows * self.shape[-1]
+        step = Transform(layout.rows * self._row_size, output, partial(_decode_rows, self._decode, layout))
+        start = self._numbers.source.start
+        return SourceRange(
+            self._numbers.path,
+            start + first * self._row_size,
+            start + stop * self._row_size,
+            chain([step] if after is None else [step, after]),
+            tuple(beside),
+        )
+
+
+class PackedMatrix(PackedTensor):
+    """A matrix of `shape` that is stored transposed, so that each of its rows needs all `numbers`."""
+
+    def __init__(
+        self,
+        form: str,
+        shape: tuple[int, int],
+        numbers: LocatedTensor,
+        decode: DecodeMatrix,
+        companions: Sequence[LocatedTensor] = (),
+    ) -> None:
+        super().__init__(form, shape, numbers.source.start)
+        self._numbers, self._decode, self._companions = numbers, decode, tuple(companions)
+
+    def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
+        width, source = self.shape[-1], self._numbers.source
+        first, stop = ((offset - self.start) // (_F32 * width) for offset in (piece.start, piece.stop))
+        sizes = tuple(one.source.stop - one.source.start for one in self._companions)
+        portions = partial(_decode_matrix, self._decode, sizes, range(first, stop), max(_PORTION // width, 1))
+        size = source.stop - source.start
+        step = Transform(size, piece.stop - piece.start, partial(_join, portions), portions)
+        transform = chain([step] if piece.transform is None else [step, piece.transform])
+        if transform is None or transform.block != size:
+            raise CannotConvert(
+                f"{self._numbers.name} is stored transposed, which does not fit the order in which llama.cpp wants "
+                "its rows"
+            )
+        beside = [BesideRange(one.path, one.source.start, one.source.stop, is_whole=True) for one in self._companions]
+        yield SourceRange(self._numbers.path, source.start, source.stop, transform, tuple(beside))
+
+
+class _Layout(NamedTuple):
+    """What a transform gets: the bytes of each companion, then rows of numbers."""
+
+    rows: int
+    """Rows of a block."""
+    skipped: int
+    row_size: int
+    """Bytes of the numbers of a row."""
+    sizes: tuple[int, ...]
+    """The bytes of each companion; below 0: as many for each block."""
+
+
+def _beside(companion: Companion, group: int, last: int, *, is_whole: bool) -> BesideRange:
+    source, size = companion.tensor.source, companion.group_size
+    if not size:
+        return BesideRange(companion.tensor.path, source.start, source.stop, is_whole=True)
+    stop = min(source.start + (last + 1) * size, source.stop)
+    return BesideRange(companion.tensor.path, source.start + group * size, stop, is_whole)
+
+
+def _decode_rows(decode: DecodeRows, layout: _Layout, content: bytes) -> bytes:
+    fixed = sum(size for size in layout.sizes if size > 0)
+    shares = sum(-size for size in layout.sizes if size < 0)
+    blocks = (len(content) - fixed) // (layout.rows * layout.row_size + shares)
+    companions, numbers = _cut(content, [size if size > 0 else -size * blocks for size in layout.sizes])
+    return decode(RowSlice(blocks * layout.rows, layout.skipped), numbers, companions).tobytes()
+
+
+def _decode_matrix(
+    decode: DecodeMatrix, sizes: Sequence[int], rows: range, step: int, content: bytes
+) -> Iterator[bytes]:
+    companions, numbers = _cut(content, sizes)
+    for first in range(0, len(rows), step):
+        yield decode(numbers, companions, rows[first : first + step]).tobytes()
+
+
+def _cut(content: bytes, sizes: Sequence[int]) -> tuple[list[memoryview], memoryview]:
+    """The bytes of each companion, and the rest."""
+    view, start, companions = memoryview(content), 0, []
+    for size in sizes:
+        companions.append(view[start : start + size])
+        start += size
+    return companions, view[start:]
+
+
+def _join(portions: Callable[[bytes], Iterator[bytes]], content: bytes) -> bytes:
+    return b"".join(portions(content))
