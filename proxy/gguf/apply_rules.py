@@ -36,7 +36,6 @@ from proxy.gguf.transforms import (
     WIDTHS,
     Transform,
     add_one,
-    chain,
     interleave,
     neg_exp,
     pick_part,
@@ -156,12 +155,7 @@ def _target(
     info = TensorInfo(name, tuple(reversed(shape)), TensorType.F32 if is_f32 else TYPES[tensor.dtype])
     if is_f32:
         steps = [*steps, *_f32_steps(tensor.dtype)]
-    return Target(info, tuple(_transformed(piece, steps) for piece in pieces), in_source_order=len(pieces) == 1)
-
-
-def _transformed(piece: SourceRange, steps: Sequence[Transform]) -> SourceRange:
-    first = [] if piece.transform is None else [piece.transform]
-    return replace(piece, transform=chain([*first, *steps]))
+    return Target(info, tuple(piece.then(steps) for piece in pieces), in_source_order=len(pieces) == 1)
 
 
 def _f32_steps(dtype: str) -> list[Transform]:
@@ -187,7 +181,7 @@ def _add_one(rule: AddOne, tensor: MatchedTensor) -> Target:
     if tensor.suffix == ".bias":
         return _target(tensor, tensor.new_name(rule.name), tensor.shape)
     info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TensorType.F32)
-    return Target(info, (_transformed(tensor.rows(), [add_one(tensor.dtype)]),))
+    return Target(info, (tensor.rows().then([add_one(tensor.dtype)]),))
 
 
 def _permuted(rule: Permuted, config: ModelConfig, tensor: MatchedTensor) -> Target:
@@ -227,7 +221,7 @@ def _transposed(rule: Transposed, config: ModelConfig, tensor: MatchedTensor) ->
     for (name, _), size in zip(rule.parts, sizes, strict=True):
         step = transpose(rows, columns, WIDTHS[tensor.dtype], range(first, first + size))
         info = TensorInfo(tensor.new_name(name), (rows, size, *reversed(stack)), TYPES[tensor.dtype])
-        targets.append(Target(info, (_transformed(tensor.rows(), [step]),), in_source_order=len(sizes) == 1))
+        targets.append(Target(info, (tensor.rows().then([step]),), in_source_order=len(sizes) == 1))
         first += size
     return targets
 
@@ -294,14 +288,14 @@ def _reordered(rule: Reordered, config: ModelConfig, tensor: MatchedTensor) -> T
         return target
     head_bytes = size * (WIDTHS[tensor.dtype] if rule.across else tensor.row_size)
     steps = [piece.transform for piece in target.pieces if isinstance(piece, SourceRange) and piece.transform]
-    unchanged_rows = [_transformed(tensor.rows(0, before), steps)] if before else []
+    unchanged_rows = [tensor.rows(0, before).then(steps)] if before else []
     if rule.across or head_bytes < _MIN_RANGE:
-        heads_piece = _transformed(tensor.rows(before), [interleave(head_bytes, heads, groups), *steps])
+        heads_piece = tensor.rows(before).then([interleave(head_bytes, heads, groups), *steps])
         return replace(target, pieces=(*unchanged_rows, heads_piece))
     in_group = heads // groups
     order = (head for index in range(in_group) for head in range(index, heads, in_group))
     starts = (before + head * size for head in order)
-    pieces = [*unchanged_rows, *(_transformed(tensor.rows(start, start + size), steps) for start in starts)]
+    pieces = [*unchanged_rows, *(tensor.rows(start, start + size).then(steps) for start in starts)]
     return replace(target, pieces=tuple(pieces), in_source_order=False)
 
 
@@ -311,7 +305,7 @@ def _reshaped(rule: Reshaped, config: ModelConfig, tensor: MatchedTensor) -> Tar
         raise _wrong_shape(tensor, f"which cannot be reshaped to {list(shape)}")
     info = TensorInfo(rule.name.format(*tensor.numbers), tuple(reversed(shape)), TensorType.F32)
     steps = [neg_exp(tensor.dtype)] if rule.exponential else _f32_steps(tensor.dtype)
-    return Target(info, (_transformed(tensor.rows(), steps),))
+    return Target(info, (tensor.rows().then(steps),))
 
 
 def _rows_from(rule: RowsFrom, config: ModelConfig, tensor: MatchedTensor) -> Target:
@@ -331,8 +325,8 @@ def _scaled(rule: Scaled, config: ModelConfig, tensor: MatchedTensor) -> Target:
     for rows, (_, factors) in zip(counts, shares, strict=True):
         if rows:
             piece = tensor.rows(first, first + rows)
-            pieces.append(_transformed(piece, [scale(dtype, factors)]))
-            f32_pieces.append(_transformed(piece, [scale(dtype, factors, "F32")]))
+            pieces.append(piece.then([scale(dtype, factors)]))
+            f32_pieces.append(piece.then([scale(dtype, factors, "F32")]))
         first += rows
     info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TYPES[dtype])
     return Target(info, tuple(pieces), f32_pieces=tuple(f32_pieces))
@@ -345,7 +339,7 @@ def _padded(rule: Padded, config: ModelConfig, tensor: MatchedTensor) -> Target:
         raise _wrong_shape(tensor, f"of which {rows} rows are wanted")
     pieces = [tensor.rows()]
     if missing:
-        pieces.append(_transformed(tensor.rows(0, 1), [repeat(tensor.row_size, missing)]))
+        pieces.append(tensor.rows(0, 1).then([repeat(tensor.row_size, missing)]))
     return _target(tensor, tensor.new_name(rule.name), (rows, tensor.shape[1]), pieces)
 
 
@@ -357,7 +351,7 @@ def _mla_kv_b(rule: MlaKvB, config: ModelConfig, tensor: MatchedTensor) -> list[
         raise _wrong_shape(tensor, f"not {heads} heads of {head_rows} rows")
     starts = range(0, heads * head_rows, head_rows)
     step = transpose(key_rows, rank, WIDTHS[tensor.dtype])
-    keys = [_transformed(tensor.rows(start, start + key_rows), [step]) for start in starts]
+    keys = [tensor.rows(start, start + key_rows).then([step]) for start in starts]
     values = [tensor.rows(start + key_rows, start + head_rows) for start in starts]
     key_info = TensorInfo(tensor.new_name(rule.key), (key_rows, rank, heads), TYPES[tensor.dtype])
     value_info = TensorInfo(tensor.new_name(rule.value), (rank, value_rows, heads), TYPES[tensor.dtype])

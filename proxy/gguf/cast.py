@@ -8,7 +8,7 @@ from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_sources import SourceRange, Target
 from proxy.gguf.tensor_types import already_quantized
 from proxy.gguf.tensors import BLOCKS, TensorInfo, TensorType
-from proxy.gguf.transforms import WIDTHS, Transform, chain, to_f32
+from proxy.gguf.transforms import WIDTHS, Transform, to_f32
 
 
 class NoEngine(CannotConvert):
@@ -23,11 +23,7 @@ def cast(target: Target, kind: TensorType) -> Target:
         info = replace(target.info, type=TensorType.F32)
         return cast(replace(target, info=info, pieces=target.f32_pieces, f32_pieces=None), kind)
     step = cast_transform(target.info, kind)
-    pieces = [
-        replace(piece, transform=chain([piece.transform, step] if piece.transform else [step]))
-        for piece in target.pieces
-        if isinstance(piece, SourceRange)
-    ]
+    pieces = [piece.then([step]) for piece in target.pieces if isinstance(piece, SourceRange)]
     return replace(target, info=replace(target.info, type=kind), pieces=tuple(pieces))
 
 

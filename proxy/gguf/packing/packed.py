@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -148,14 +148,12 @@ class PackedRows(PackedTensor):
                 for one, between in zip(groups.companions, beside, strict=True)
             ),
         )
-        output = _F32 * layout.rows * self.shape[-1]
-        step = Transform(layout.rows * self._row_size, output, partial(_decode_rows, self._decode, layout))
         start = self._numbers.source.start
         return SourceRange(
             self._numbers.path,
             start + first * self._row_size,
             start + stop * self._row_size,
-            chain([step] if after is None else [step, after]),
+            _transform(self._decode, layout, self.shape[-1], after),
             tuple(beside),
         )
 
@@ -201,6 +199,14 @@ class _Layout(NamedTuple):
     """Bytes of the numbers of a row."""
     sizes: tuple[int, ...]
     """The bytes of each companion; below 0: as many for each block."""
+
+
+@lru_cache(maxsize=1024)
+def _transform(decode: DecodeRows, layout: _Layout, width: int, after: Transform | None) -> Transform | None:
+    """Cached, because tens of thousands of experts share a few."""
+    size, output = layout.rows * layout.row_size, _F32 * layout.rows * width
+    step = Transform(size, output, partial(_decode_rows, decode, layout))
+    return chain([step] if after is None else [step, after])
 
 
 def _beside(companion: Companion, group: int, last: int, *, is_whole: bool) -> BesideRange:

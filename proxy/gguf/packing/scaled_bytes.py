@@ -7,7 +7,7 @@ of rows and columns. A product is rounded once, to F32, as in transformers and i
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from math import ceil, nan, prod
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
 from proxy.gguf.tensor_sources import LocatedTensor, SourceTensor
 
 SCALE_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F8_E8M0": 1}
@@ -51,9 +51,10 @@ _MISTRAL = (".weight", ".qscale_weight")
 
 def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
     """The tensors of FP8 and INT8 numbers that have scales. Raises CannotConvert where these do not fit."""
+    block = _block(settings)
     for name, numbers in weights.items():
         if numbers.dtype in NUMBERS and (scales := _scales_of(name, weights)) is not None:
-            tensor = scaled_bytes(numbers, scales, find_grid(name, numbers.shape, scales.source, _block(settings)))
+            tensor = scaled_bytes(numbers, scales, find_grid(name, numbers.shape, scales.source, block))
             yield Found(name, numbers.path, tensor, (name, scales.name))
 
 
@@ -128,7 +129,7 @@ def scaled_bytes(numbers: LocatedTensor, scales: LocatedTensor, grid: Grid) -> P
         FORMS[numbers.dtype],
         numbers.shape,
         numbers,
-        partial(_products, _Layout(numbers.dtype, scales.dtype, grid)),
+        _decoder(_Layout(numbers.dtype, scales.dtype, grid)),
         RowGroups((Companion(scales, SCALE_BYTES[scales.dtype] * grid.scales),), grid.rows, grid.matrix_rows),
     )
 
@@ -137,6 +138,11 @@ class _Layout(NamedTuple):
     dtype: str
     scale_dtype: str
     grid: Grid
+
+
+@lru_cache(maxsize=1024)
+def _decoder(layout: _Layout) -> DecodeRows:
+    return partial(_products, layout)
 
 
 def _products(layout: _Layout, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:

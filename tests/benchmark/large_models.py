@@ -1,0 +1,186 @@
+"""The configurations and tensors of real mixtures of experts, for sparse files without weights."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+from tests.gguf.tiny_repositories import REPOSITORIES
+
+Tensor = tuple[str, str, tuple[int, ...]]
+"""Name, safetensors dtype, shape."""
+WIDTHS = {"BF16": 2, "F32": 4, "F8_E4M3": 1}
+BLOCK = 128
+"""Rows and columns of FP8 numbers that share a scale."""
+SETTINGS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
+
+
+@dataclass(frozen=True)
+class LargeModel:
+    tiny: str
+    """The repository in REPOSITORIES that has the same architecture."""
+    shards: int
+    config: Mapping[str, Any]
+    tensors: Callable[[Mapping[str, Any]], Iterator[Tensor]]
+
+    def write(self, folder: Path, tokenizer: Mapping[str, bytes], vocabulary: int) -> dict[str, int]:
+        """Writes the files that the Hub serves; returns the size of each shard's header."""
+        config = json.loads(REPOSITORIES[self.tiny].files()["config.json"]) | self.config | {"vocab_size": vocabulary}
+        tensors = list(self.tensors(config))
+        share = sum(map(size_of, tensors)) / self.shards
+        shards: list[list[Tensor]] = [[] for _ in range(self.shards)]
+        before = 0
+        for tensor in tensors:
+            shards[int(before / share)].append(tensor)
+            before += size_of(tensor)
+        headers: dict[str, int] = {}
+        weight_map: dict[str, str] = {}
+        for number, shard in enumerate(shards, 1):
+            path = f"model-{number:05}-of-{self.shards:05}.safetensors"
+            headers[path] = write_sparse(folder / path, shard)
+            weight_map |= {name: path for name, _, _ in shard}
+        index = json.dumps({"metadata": {"total_size": before}, "weight_map": weight_map}).encode()
+        small = {**tokenizer, "config.json": json.dumps(config).encode(), "model.safetensors.index.json": index}
+        for path, content in small.items():
+            (folder / path).write_bytes(content)
+            (folder / f"{path}.sha256").write_text(sha256(content).hexdigest())
+        return headers
+
+
+def size_of(tensor: Tensor) -> int:
+    """In bytes."""
+    _, dtype, shape = tensor
+    return WIDTHS[dtype] * prod(shape)
+
+
+def write_sparse(path: Path, tensors: list[Tensor]) -> int:
+    """Writes a sparse safetensors file of zeros; returns the size of its header."""
+    header, end = {}, 0
+    # The package safetensors sorts by type, then by name.
+    for name, dtype, shape in sorted(tensors, key=lambda tensor: (-WIDTHS[tensor[1]], tensor[0])):
+        start, end = end, end + size_of((name, dtype, shape))
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    path.with_name(f"{path.name}.sha256").write_text(sha256(path.name.encode()).hexdigest())
+    return 8 + len(text)
+
+
+def qwen3_moe(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    hidden, head = config["hidden_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    yield from ends(config)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{number}"
+        for name, shape in {
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+            "self_attn.q_norm": (head,),
+            "self_attn.k_norm": (head,),
+            "self_attn.q_proj": (queries, hidden),
+            "self_attn.k_proj": (keys, hidden),
+            "self_attn.v_proj": (keys, hidden),
+            "self_attn.o_proj": (hidden, queries),
+            "mlp.gate": (config["num_experts"], hidden),
+        }.items():
+            yield f"{layer}.{name}.weight", "BF16", shape
+        for expert in range(config["num_experts"]):
+            for name, shape in feed_forward(f"{layer}.mlp.experts.{expert}", config["moe_intermediate_size"], hidden):
+                yield name, "BF16", shape
+
+
+def deepseek_v3(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    """In FP8, with the layer for multi-token prediction."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    low, shared_low, turned = config["q_lora_rank"], config["kv_lora_rank"], config["qk_rope_head_dim"]
+    nope, value, experts = config["qk_nope_head_dim"], config["v_head_dim"], config["n_routed_experts"]
+    yield from ends(config)
+    for number in range(config["num_hidden_layers"] + config["num_nextn_predict_layers"]):
+        layer = f"model.layers.{number}"
+        for name, size in {
+            "input_layernorm": hidden,
+            "post_attention_layernorm": hidden,
+            "self_attn.q_a_layernorm": low,
+            "self_attn.kv_a_layernorm": shared_low,
+        }.items():
+            yield f"{layer}.{name}.weight", "BF16", (size,)
+        matrices = {
+            "self_attn.q_a_proj": (low, hidden),
+            "self_attn.q_b_proj": (heads * (nope + turned), low),
+            "self_attn.kv_a_proj_with_mqa": (shared_low + turned, hidden),
+            "self_attn.kv_b_proj": (heads * (nope + value), shared_low),
+            "self_attn.o_proj": (hidden, heads * value),
+        }
+        named = [(f"{layer}.{name}.weight", shape) for name, shape in matrices.items()]
+        if number < config["first_k_dense_replace"]:
+            named += feed_forward(f"{layer}.mlp", config["intermediate_size"], hidden)
+        else:
+            yield f"{layer}.mlp.gate.weight", "BF16", (experts, hidden)
+            yield f"{layer}.mlp.gate.e_score_correction_bias", "F32", (experts,)
+            names = [f"{layer}.mlp.experts.{expert}" for expert in range(experts)] + [f"{layer}.mlp.shared_experts"]
+            for name in names:
+                named += feed_forward(name, config["moe_intermediate_size"], hidden)
+        for name, shape in named:
+            yield name, "F8_E4M3", shape
+            yield f"{name}_scale_inv", "F32", (ceil(shape[0] / BLOCK), ceil(shape[1] / BLOCK))
+
+
+def ends(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    yield "model.embed_tokens.weight", "BF16", (vocabulary, hidden)
+    yield "model.norm.weight", "BF16", (hidden,)
+    yield "lm_head.weight", "BF16", (vocabulary, hidden)
+
+
+def feed_forward(prefix: str, size: int, hidden: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    for name, shape in (("gate", (size, hidden)), ("up", (size, hidden)), ("down", (hidden, size))):
+        yield f"{prefix}.{name}_proj.weight", shape
+
+
+MODELS = {
+    "Qwen3-235B-A22B": LargeModel(
+        "qwen3moe",
+        118,
+        {
+            "num_hidden_layers": 94,
+            "hidden_size": 4096,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "moe_intermediate_size": 1536,
+            "intermediate_size": 12288,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+        },
+        qwen3_moe,
+    ),
+    "DeepSeek-V3": LargeModel(
+        "deepseek3",
+        160,
+        {
+            "num_hidden_layers": 61,
+            "hidden_size": 7168,
+            "num_attention_heads": 128,
+            "num_key_value_heads": 128,
+            "intermediate_size": 18432,
+            "moe_intermediate_size": 2048,
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+            "n_group": 8,
+            "topk_group": 4,
+            "first_k_dense_replace": 3,
+            "q_lora_rank": 1536,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+            "quantization_config": SETTINGS,
+        },
+        deepseek_v3,
+    ),
+}
