@@ -141,16 +141,8 @@ def convert(
         sources,
         facts,
         stored_as,
-        (*caveats, *_second_quantization(stored_as, file_type)),
+        tuple(caveats),
     )
-
-
-def _second_quantization(stored_as: Sequence[str], file_type: str) -> Iterator[str]:
-    if stored_as and file_type not in WIDTHS:
-        yield (
-            f"the repository has these weights in {' and '.join(stored_as)}, and {file_type} makes them less exact "
-            "once more; pull BF16, or the repository that they were made from"
-        )
 
 
 def _model_metadata(

@@ -15,6 +15,7 @@ from proxy.gguf.families import FAMILIES, NOT_SERVED
 from proxy.gguf.tensor_sources import FixedBytes, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
+from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.capabilities import OLDEST, RUNS_SINCE, Capabilities
 from proxy.planning.embedding import name_tensors
@@ -26,7 +27,7 @@ from proxy.planning.quantizations import naming_file, no_engine_refusal, offers
 from proxy.planning.recipe import Beside, Literal, Range, Recipe, cover_file, verify_header
 from proxy.planning.safetensors import SafetensorsHeader
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
-from proxy.sources.base import RepositoryFile
+from proxy.sources.base import Derived, Repository, RepositoryFile
 
 FILE = "model.gguf"
 
@@ -134,6 +135,7 @@ def plan_conversion(
         warnings=(
             *_lost_abilities(material.architecture),
             *conversion.warnings,
+            *_second_quantization(request.repository, conversion.stored_as, quantization),
             *capabilities.pre_tokenizer_warnings(conversion.pre_tokenizer),
             *modelfile.warnings,
         ),
@@ -169,6 +171,16 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
 
 def _stored_as(conversion: Conversion) -> str:
     return f" from {' and '.join(conversion.stored_as)}" if conversion.stored_as else ""
+
+
+def _second_quantization(repository: Repository, stored_as: Sequence[str], quantization: str) -> Iterator[str]:
+    if stored_as and quantization not in WIDTHS:
+        original = repository.quantized_from if isinstance(repository, Derived) else None
+        better = f"{original}, which they were made from" if original else "the repository that they were made from"
+        yield (
+            f"the repository has these weights in {' and '.join(stored_as)}, and {quantization} makes them less exact "
+            f"once more; pull BF16, or {better}"
+        )
 
 
 def _lost_abilities(architecture: str) -> tuple[str, ...]:

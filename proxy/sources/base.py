@@ -113,6 +113,15 @@ class Mirrored(Protocol):
         """Call this before reading a file that no digest will check: it must not come from a mirror."""
 
 
+@runtime_checkable
+class Derived(Protocol):
+    """An optional addition to `Repository`: it knows from which repository its weights were quantized."""
+
+    @property
+    def quantized_from(self) -> str | None:
+        """ORG/REPO; None if the source does not know any."""
+
+
 class Source(Protocol):
     """Opens repositories."""
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_QUANTIZED_FROM = re.compile(r"base_model:quantized:([\w.-]+/[\w.-]+)", re.ASCII)
+"""A tag that the Hub makes from `base_model` in the model card."""
 METADATA_SECONDS = 12.0
 HINT_SECONDS = 3.0
 
@@ -210,7 +213,9 @@ class HuggingFace:
         public = is_public_hub and not info.private and not info.gated
         # `last_modified` is of the default branch, also in the description of another revision.
         modified = info.last_modified.timestamp() if info.last_modified and not pinned else None
-        return HubRepository(self, endpoint, info.id, info.sha, files, public, modified)
+        return HubRepository(
+            self, endpoint, info.id, info.sha, files, public, modified, _quantized_from(info.tags or ())
+        )
 
     async def _check_access(
         self, endpoint: Endpoint, hub_files: HubFiles, repository: str, files: Sequence[ListedFile]
@@ -224,7 +229,7 @@ class HuggingFace:
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A `Repository` that is also `Mirrored`."""
+    """A `Repository` that is also `Mirrored` and `Derived`."""
 
     source: HuggingFace
     described_by: Endpoint
@@ -234,6 +239,7 @@ class HubRepository:
     files: tuple[RepositoryFile, ...]
     public: bool
     modified: float | None
+    quantized_from: str | None = None
     _opened: dict[str, HttpFile | MirroredFile] = field(default_factory=dict)
 
     def stream(
@@ -257,6 +263,10 @@ class HubRepository:
 
     async def gguf_repositories(self) -> Sequence[str]:
         return await self.source.gguf_of(self)
+
+
+def _quantized_from(tags: Iterable[str]) -> str | None:
+    return next((found[1] for tag in tags if (found := _QUANTIZED_FROM.fullmatch(tag))), None)
 
 
 def _listed(sibling: "RepoSibling") -> ListedFile:

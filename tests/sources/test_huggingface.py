@@ -197,7 +197,15 @@ def no_such_page(*_: object) -> None:
 async def test_public_is_what_anybody_gets_at_huggingface_co(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, described: dict[str, object], public: bool
 ) -> None:
-    fields = {"id": "a/b", "sha": "c" * 40, "siblings": WHOLE, "gated": False, "private": False, "last_modified": None}
+    fields = {
+        "id": "a/b",
+        "sha": "c" * 40,
+        "siblings": WHOLE,
+        "gated": False,
+        "private": False,
+        "last_modified": None,
+        "tags": None,
+    }
     fields |= described
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(**fields))
     monkeypatch.setattr(huggingface_hub.HfApi, "auth_check", lambda *_: None)
@@ -271,7 +279,9 @@ async def test_the_token_of_the_login_goes_to_huggingface_co_only(
 
     def answer(api: huggingface_hub.HfApi, *_: object, **__: object) -> SimpleNamespace:
         tokens.append(api.token)
-        return SimpleNamespace(id="a/b", sha="c" * 40, siblings=WHOLE, gated=False, private=False, last_modified=None)
+        return SimpleNamespace(
+            id="a/b", sha="c" * 40, siblings=WHOLE, gated=False, private=False, last_modified=None, tags=None
+        )
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", answer)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_login")

@@ -206,9 +206,3 @@ def test_scales_may_be_in_another_file() -> None:
     )
     conversion = plan(files, quantization="F32")
     assert digests(write(conversion, files)) == EXPECTED["llama_fp8_blocks"]
-
-
-@pytest.mark.parametrize(("quantization", "warns"), [("Q4_K_M", True), ("Q8_0", True), ("BF16", False), ("F32", False)])
-def test_a_second_quantization_is_said(quantization: str, warns: bool) -> None:
-    warnings = plan(REPOSITORIES["llama_fp8_blocks"].files(), quantization=quantization).warnings
-    assert any(f"in FP8, and {quantization} makes them less exact once more" in one for one in warnings) == warns

@@ -5,6 +5,7 @@ import pytest
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from tests.gguf.tiny_repositories.packed import REPOSITORIES
+from tests.kit.administration import call
 from tests.kit.conversions import gguf_digest
 from tests.kit.support import Client
 
@@ -28,3 +29,16 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     warned = [at for at, line in enumerate(lines) if line["status"].startswith(SECOND.format(form))]
     assert len(warned) == (tag == "q4_K_M")
     assert all("completed" not in line for line in lines[: warned[0] if warned else 0])
+
+
+@pytest.mark.parametrize(("tag", "warns"), [("Q4_K_M", True), ("Q8_0", True), ("BF16", False), ("F32", False)])
+@pytest.mark.parametrize("original", ["", "acme/Original-1B"])
+async def test_a_second_quantization_names_the_original(
+    client: Client, hub: StandInHub, tag: str, warns: bool, original: str
+) -> None:
+    hub.add("acme/tiny", REPOSITORIES["llama_int8_rows"].files(), quantized_from=original)
+    _, inspection = await call(client, "GET", f"inspect?name=hf.co/acme/tiny:{tag}")
+    assert inspection["reason"] == "the proxy converts LlamaForCausalLM from INT8"
+    end = f"{original}, which they were made from" if original else "the repository that they were made from"
+    warned = [text for text in inspection["warnings"] if text.endswith(f"once more; pull BF16, or {end}")]
+    assert len(warned) == warns
