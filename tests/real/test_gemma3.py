@@ -16,7 +16,7 @@ from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.kit.tiny_families import GEMMA_TEMPLATE
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(2400)
 
 PROMPTS = (
     "The capital of France is",
