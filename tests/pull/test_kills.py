@@ -22,9 +22,9 @@ from tests.kit.support import Client, digest_of, eventually, fetched, making, se
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 SEEDS = (8, 9)
-"""Pairs of a Hub and an Ollama that run at the same time: two take half the time."""
+"""Each is a test with a Hub and an Ollama of its own, so that workers share them."""
 KILLS = 25
-"""Kills for each pair."""
+"""Kills for each seed."""
 FILES = 2
 """Weights and a projector."""
 HUB_RATE = 1_500_000
@@ -208,19 +208,16 @@ async def duration(place: Place, client: Client) -> float:
 
 
 @pytest.mark.timeout(900)
-async def test_the_pull_after_a_kill_at_any_moment(
-    session: aiohttp.ClientSession,
-) -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_the_pull_after_a_kill_at_any_moment(session: aiohttp.ClientSession, seed: int) -> None:
     """It succeeds, moves no finished file again, and leaves nothing."""
     states = Counter[str]()
-    async with asyncio.TaskGroup() as places:
-        for seed in SEEDS:
-            places.create_task(life_of(session, random.Random(seed), states))
-    assert states.total() == KILLS * len(SEEDS)
+    await life_of(session, random.Random(seed), states)
+    assert states.total() == KILLS
     # The kills have to hit different states.
-    assert min(states[f"{count} of {FILES} files"] for count in range(FILES + 1)) >= 3, states
-    assert states["a temporary model"] >= 3, states
-    assert states["the model"] >= 3, states
+    assert min(states[f"{count} of {FILES} files"] for count in range(FILES + 1)) >= 2, states
+    assert states["a temporary model"] >= 2, states
+    assert states["the model"] >= 2, states
 
 
 async def life_of(session: aiohttp.ClientSession, chance: random.Random, states: Counter[str]) -> None:
