@@ -88,7 +88,7 @@ class Conversation:
 
 def conversation(dice: random.Random) -> Conversation:
     made = Conversation()
-    requests = dice.randint(1, 4)
+    requests = dice.choice((1, 2, 3, 4, 60, 120))
     kind = dice.random()
     for number in range(requests):
         made.sent += _request(dice, made.methods, is_last=number == requests - 1)
@@ -113,7 +113,9 @@ def _request(dice: random.Random, methods: list[str], *, is_last: bool) -> bytes
     fields.append(("X-Framing", dice.choice(FRAMINGS + LAST_FRAMINGS * is_last)))
     body = b""
     if method not in BODILESS and dice.random() < 0.6:
-        content = dice.randbytes(dice.choice((0, 1, 3, 10, 100, 1000, 5000, 200_000)))
+        # A rare large body costs as much as hundreds of small ones.
+        size = 200_000 if dice.random() < 0.002 else dice.choice((0, 1, 3, 10, 100, 1000, 5000))
+        content = dice.randbytes(size)
         if dice.random() < 0.5:
             fields.append(("Content-Length", str(len(content))))
             body = content
@@ -129,7 +131,9 @@ def _request(dice: random.Random, methods: list[str], *, is_last: bool) -> bytes
 
 
 def _chunked(dice: random.Random, content: bytes) -> bytes:
-    size = dice.choice((1, 7, 4096, 100_000)) if len(content) < 6000 else dice.choice((4096, 100_000))
+    # Many tiny chunks are rare for the same reason.
+    is_tiny = len(content) <= 100 or (len(content) < 6000 and dice.random() < 0.02)
+    size = dice.choice((1, 7, 4096, 100_000)) if is_tiny else dice.choice((1000, 4096, 100_000))
     framed = b""
     for start in range(0, len(content), size):
         piece = content[start : start + size]
