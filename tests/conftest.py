@@ -1,11 +1,9 @@
 """Fixtures for all tests: the proxy between the two stand-ins, connected by real sockets."""
 
 import asyncio
-import importlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -31,23 +29,6 @@ hypothesis.settings.load_profile("unhurried")
 # Some images switch bytecode off. Then each process that a test starts, and each worker of pytest, compiles everything.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection(session: pytest.Session) -> None:
-    """In a fresh clone, pytest-xdist's workers compile the tests together: each begins with other modules.
-
-    Otherwise each worker rewrites the asserts of all modules, because all begin with the same one.
-    """
-    config = session.config
-    worker: dict[str, str | int] | None = getattr(config, "workerinput", None)
-    if worker is None or config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
-        return
-    number, count = int(str(worker["workerid"]).removeprefix("gw")), int(worker["workercount"])
-    for path in sorted((config.rootpath / "tests").rglob("test_*.py"))[number::count]:
-        # The collection tells what is wrong with a module, or why it is skipped.
-        with suppress(Exception, pytest.skip.Exception):
-            importlib.import_module(".".join(path.relative_to(config.rootpath).with_suffix("").parts))
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
