@@ -29,6 +29,17 @@ class SourceTensor(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadTensor:
+    """A small tensor whose bytes the plan has read."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class BesideRange:
     """The bytes from offset `start` up to `stop` of a file, a second input for the transform of a range.
 

@@ -13,6 +13,8 @@ from proxy.gguf.transforms import WIDTHS
 
 Weights = Mapping[str, Mapping[str, SourceTensor]]
 
+READ_MARKS = (b".quant_state.bitsandbytes__", b".weight_format")
+"""A header with none of these has no tensor whose bytes a plan has to read."""
 _OF_ACTIVATIONS = (
     *(".input_scale", ".output_scale", ".activation_scale", "_activation_scale", ".qscale_act"),
     *(".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".prob_scale"),
@@ -28,13 +30,10 @@ def unpack_weights(config: ModelConfig, weights: Weights) -> Weights:
     # This needs numpy, whose import takes 0.1 s.
     from proxy.gguf.packing.schemes import find_packed
 
-    located = {
-        name: LocatedTensor(path, name, tensor) for path, tensors in weights.items() for name, tensor in tensors.items()
-    }
     settings = settings if isinstance(settings, dict) else {}
     if not are_plain(weights):
         _refuse_rotations(settings)
-    found = find_packed(located, settings)
+    found = find_packed(_located(weights), settings)
     replaced = {name for one in found for name in one.replaced}
     unpacked: dict[str, dict[str, SourceTensor]] = {
         path: {
@@ -49,6 +48,13 @@ def unpack_weights(config: ModelConfig, weights: Weights) -> Weights:
     return unpacked
 
 
+def tensors_to_read(weights: Weights) -> list[LocatedTensor]:
+    """The small tensors whose bytes `unpack_weights` needs: it wants a ReadTensor for each. Raises CannotConvert."""
+    from proxy.gguf.packing.bitsandbytes import wanted
+
+    return list(wanted(_located(weights)))
+
+
 def packed_forms(weights: Weights) -> tuple[str, ...]:
     """How the tensors are stored that are stored quantized, such as `FP8`."""
     tensors = (tensor for tensors in weights.values() for tensor in tensors.values())
@@ -58,6 +64,12 @@ def packed_forms(weights: Weights) -> tuple[str, ...]:
 def are_plain(weights: Weights) -> bool:
     """If so, a quantization_config is a leftover from the model that these weights were made from."""
     return all(tensor.dtype in WIDTHS for tensors in weights.values() for tensor in tensors.values())
+
+
+def _located(weights: Weights) -> Mapping[str, LocatedTensor]:
+    return {
+        name: LocatedTensor(path, name, tensor) for path, tensors in weights.items() for name, tensor in tensors.items()
+    }
 
 
 def _refuse_rotations(settings: Mapping[str, Any]) -> None:

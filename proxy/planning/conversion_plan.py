@@ -3,19 +3,20 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.conversion import Conversion, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
-from proxy.gguf.tensor_sources import FixedBytes, SourceRange, SourceTensor
+from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
+from proxy.gguf.unpacking import READ_MARKS, tensors_to_read
 from proxy.gguf.vocabulary import adds_bos
 from proxy.planning.capabilities import OLDEST, RUNS_SINCE, Capabilities
 from proxy.planning.embedding import name_tensors
@@ -102,6 +103,13 @@ class Material:
     """Set for an embedding model."""
     sample: str = ""
     """A conversation as the chat template renders it."""
+    read: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
+    """The bytes of the small tensors that `parts_to_read` wants, by path and first offset."""
+
+    @property
+    def may_need_parts(self) -> bool:
+        """False if `parts_to_read` finds none, which is far quicker to know than what it finds."""
+        return any(mark in header.content for header in self.headers.values() for mark in READ_MARKS)
 
     @property
     def architecture(self) -> str:
@@ -205,6 +213,21 @@ def convert_material(material: Material, quantization: str) -> tuple[Conversion,
     return replace(conversion, pieces=()), _recipe(material, conversion)
 
 
+class FilePart(NamedTuple):
+    """The bytes of a file from offset `start` up to `stop`."""
+
+    path: str
+    start: int
+    stop: int
+
+
+def parts_to_read(material: Material) -> list[FilePart]:
+    """The small tensors whose bytes a conversion needs (`Material.read`). Raises NotConvertible."""
+    with _conversion_errors(material.repository):
+        wanted = tensors_to_read(_tensors(material))
+    return [FilePart(one.path, one.source.start, one.source.stop) for one in wanted]
+
+
 def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
     """The tensors by file and name, sorted by path. If two files have a tensor, the index decides.
 
@@ -212,7 +235,7 @@ def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
     no index. Raises NotConvertible as `name_tensors` does.
     """
     index, repository = material.selection.weight_map or {}, material.repository
-    in_files = {file.path: material.headers[file.path].tensors for file in material.selection.weights}
+    in_files = {file.path: _tensors_of(material, file.path) for file in material.selection.weights}
     for name, path in index.items():
         if name not in in_files[path]:
             raise Refusal(
@@ -233,6 +256,19 @@ def _tensors(material: Material) -> dict[str, Mapping[str, SourceTensor]]:
                     "chooses one; the repository mixes two models: pull another one"
                 )
     return named
+
+
+def _tensors_of(material: Material, path: str) -> Mapping[str, SourceTensor]:
+    tensors: Mapping[str, SourceTensor] = material.headers[path].tensors
+    if not material.read:
+        return tensors
+    return {
+        name: ReadTensor(tensor.dtype, tensor.shape, tensor.start, tensor.stop, content)
+        if (content := material.read.get((path, tensor.start))) is not None
+        and len(content) == tensor.stop - tensor.start
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def _recipe(material: Material, conversion: Conversion) -> Recipe:

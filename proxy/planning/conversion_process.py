@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from proxy.errors import Refusal
 from proxy.gguf.conversion import Conversion
-from proxy.planning.conversion_plan import Material, convert_material, read_tokens
+from proxy.planning.conversion_plan import FilePart, Material, convert_material, parts_to_read, read_tokens
 from proxy.planning.plan_worker import SIZE_BYTES
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.workers.processes import LoopLock, Worker, start_worker
@@ -39,6 +39,10 @@ class Converter:
     ) -> tuple[dict[int, str], bool]:
         """As `conversion_plan.read_tokens`."""
         return await self._call(read_tokens, repository, config, contents)
+
+    async def parts_to_read(self, material: Material) -> list[FilePart]:
+        """As `conversion_plan.parts_to_read`."""
+        return await self._call(parts_to_read, material) if material.may_need_parts else []
 
     async def convert(self, material: Material, quantization: str) -> tuple[Conversion, Recipe]:
         """As `conversion_plan.convert_material`."""

@@ -258,6 +258,8 @@ class Planner:
             # Ollama embeds texts without a chat template.
             sample = chat.sample if chat and pooling is None else ""
             material = Material(repository.id, config, selection, headers, contents, modelfile, pooling, sample)
+            parts = await converting.parts_to_read(material)
+            material = replace(material, read=await reading.parts(selection.weights, parts))
             conversion, recipe = await converting.convert(material, quantization)
         plan = await asyncio.to_thread(plan_conversion, request, material, quantization, conversion, recipe)
         verdict = await compare(contents, conversion.header, sample)

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import TypeVar
 
 from proxy.errors import Refusal
 from proxy.gguf.header import GgufHeader, Incomplete
 from proxy.gguf.header import read_header as read_gguf_header
 from proxy.gguf.tensors import GgufError
+from proxy.planning.conversion_plan import FilePart
 from proxy.planning.file_kinds import check_kind
 from proxy.planning.json_files import UPLOAD_AGAIN
 from proxy.planning.safetensors import LENGTH_BYTES, SafetensorsHeader, header_size, read_header
@@ -25,6 +26,11 @@ READABLE_BYTES = 64 * 1024 * 1024
 """Bytes of small files that one pull may hold in memory."""
 GGUF_BYTES = 256 * 1024
 """Bytes of a GGUF that are read first. In most models the vocabulary is longer, and more bytes follow."""
+
+NEIGHBOUR_BYTES = 64 * 1024
+"""Parts of a file with at most so many bytes between them are read at once."""
+MOST_PARTS = 1024
+"""Requests for parts of weight files that one plan may need."""
 
 
 class Reading:
@@ -75,6 +81,22 @@ class Reading:
         async with self._parsing:
             return await asyncio.to_thread(read_header, where, content, file.size)
 
+    async def parts(self, files: Iterable[RepositoryFile], parts: Iterable[FilePart]) -> dict[tuple[str, int], bytes]:
+        """Small parts of the files, by path and first offset; neighbours are one request. Raises Refusal for many."""
+        by_path = {file.path: file for file in files}
+        runs = list(_runs(sorted(parts)))
+        if len(runs) > MOST_PARTS:
+            raise Refusal(
+                f"{self.repository.id}: a plan would have to read {len(runs)} parts of its weight files, and may read "
+                f"at most {MOST_PARTS}; pull the repository that these weights were made from"
+            )
+        contents = await gather_or_cancel(self._part(by_path[run[0].path], run[0].start, run[-1].stop) for run in runs)
+        return {
+            (part.path, part.start): content[part.start - run[0].start : part.stop - run[0].start]
+            for run, content in zip(runs, contents, strict=True)
+            for part in run
+        }
+
     async def gguf_headers(self, files: Iterable[RepositoryFile]) -> list[GgufHeader]:
         return await gather_or_cancel(self._retry_once(self._gguf_header, file) for file in files)
 
@@ -100,6 +122,18 @@ class Reading:
         if start == stop:
             return b""
         return await self._transfer.read_part(self.repository, file, start, stop, self.progress)
+
+
+def _runs(parts: Iterable[FilePart]) -> Iterator[list[FilePart]]:
+    """The sorted parts in groups of neighbours."""
+    run: list[FilePart] = []
+    for part in parts:
+        if run and (part.path != run[0].path or part.start > run[-1].stop + NEIGHBOUR_BYTES):
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
 
 
 def check_readable(repository: str, files: list[RepositoryFile], most: int = READABLE_BYTES) -> None:
