@@ -8,8 +8,9 @@ from typing import Any
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.header import GgufHeader, ValueType
-from proxy.gguf.tensor_sources import BesideRange, FixedBytes, SourceRange
+from proxy.gguf.tensor_sources import BesideRange, FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import TensorType
+from proxy.gguf.unpacking import tensors_to_read
 from proxy.planning.embedding import name_tensors, pooling_of
 from proxy.planning.safetensors import header_size, read_header
 
@@ -30,15 +31,7 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
     return convert(
         json.loads(files["config.json"]),
         {path: files[path] for path in TOKENIZER_FILES if path in files},
-        name_tensors(
-            "acme/tiny",
-            files,
-            {
-                path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content)).tensors
-                for path, content in sorted(files.items())
-                if path.endswith(".safetensors")
-            },
-        ),
+        with_bytes(tensors_of(files), files),
         ModelDescription(
             name,
             template,
@@ -47,6 +40,32 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
         ),
         **options,
     )
+
+
+def tensors_of(files: Mapping[str, bytes]) -> Mapping[str, Mapping[str, SourceTensor]]:
+    """The tensors of the weight files, by path and name."""
+    tensors = {
+        path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content)).tensors
+        for path, content in sorted(files.items())
+        if path.endswith(".safetensors")
+    }
+    return name_tensors("acme/tiny", files, tensors)
+
+
+def with_bytes(
+    weights: Mapping[str, Mapping[str, SourceTensor]], files: Mapping[str, bytes]
+) -> Mapping[str, Mapping[str, SourceTensor]]:
+    """The same tensors, with the bytes of those that a plan reads."""
+    read = {
+        (one.path, one.name): ReadTensor(
+            one.dtype, one.shape, one.source.start, one.source.stop, files[one.path][one.source.start : one.source.stop]
+        )
+        for one in tensors_to_read(weights)
+    }
+    return {
+        path: {name: read.get((path, name), tensor) for name, tensor in tensors.items()}
+        for path, tensors in weights.items()
+    }
 
 
 def made(piece: SourceRange | FixedBytes, files: Mapping[str, bytes], window: int = WINDOW) -> Iterator[bytes]:

@@ -8,9 +8,9 @@ import orjson
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.tensor_sources import SourceRange
-from proxy.planning.embedding import name_tensors, pooling_of
+from proxy.planning.embedding import pooling_of
 from proxy.planning.safetensors import SafetensorsHeader, header_size, read_header
-from tests.gguf.writing import write
+from tests.gguf.writing import tensors_of, with_bytes, write
 from tests.kit.support import digest_of
 
 
@@ -24,7 +24,7 @@ def headers(files: Mapping[str, bytes]) -> dict[str, SafetensorsHeader]:
 
 def conversion(files: Mapping[str, bytes], name: str = "tiny", /, **options: Any) -> Conversion:
     """Plan the conversion of a repository of this name."""
-    weights = name_tensors("acme/tiny", files, {path: header.tensors for path, header in headers(files).items()})
+    weights = with_bytes(tensors_of(files), files)
     tokenizer = json.loads(files["tokenizer_config.json"])
     template = tokenizer.get("chat_template")
     # A chat template without BOS decides for conversations, even if the tokenizer adds BOS to other texts.

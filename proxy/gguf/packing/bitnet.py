@@ -25,7 +25,8 @@ from proxy.gguf.transforms import WIDTHS
 _SCALE = "_scale"
 _PER_BYTE = 4
 _BITS = 2
-_AT_ONCE = 1 << 16
+_LOWEST = 3
+_AT_ONCE = 1 << 17
 """Numbers that are decoded at a time: they fit into the processor's cache."""
 
 
@@ -101,11 +102,11 @@ def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryvie
     while first < rows.stop:
         number, inside = divmod(first, quarter)
         count = min(step, quarter - inside, rows.stop - first)
-        codes = packed[inside : inside + count] >> np.uint8(_BITS * number)
-        codes &= np.uint8(3)
+        # The two bits stay in their place, where the number counts `unit` times: no shift, and no other result.
+        unit = 1 << _BITS * number
         part = decoded[first - rows.start : first - rows.start + count]
-        part[...] = codes
-        part -= np.float32(1)
-        part *= factor
+        part[...] = packed[inside : inside + count] & np.uint8(_LOWEST * unit)
+        part -= np.float32(unit)
+        part *= factor / np.float32(unit)
         first += count
     return decoded

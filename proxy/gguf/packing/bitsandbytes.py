@@ -37,7 +37,7 @@ _NF4 = (
     *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 _FP4_SIZES = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
-_NUMBERS = {"nf4": _NF4, "fp4": (*_FP4_SIZES, 0.0, *(-size for size in _FP4_SIZES[1:]))}
+_NUMBERS = {"nf4": _NF4, "fp4": (*_FP4_SIZES, *(-size for size in _FP4_SIZES))}
 """The number of each 4 bits, before it is multiplied by its scale."""
 _PER_BYTE = 2
 _BLOCKS = tuple(2**power for power in range(5, 13))

@@ -3,10 +3,10 @@
 import sys
 from pathlib import Path
 
-from tests.gguf.tiny_repositories import REPOSITORIES, packed
+from tests.gguf.tiny_repositories import REPOSITORIES, packed, packed_bnb
 from tests.gguf.tiny_repositories.repository import Tiny
 
-ALL: dict[str, Tiny | packed.Packed] = {**REPOSITORIES, **packed.REPOSITORIES}
+ALL: dict[str, Tiny | packed.Packed] = {**REPOSITORIES, **packed.REPOSITORIES, **packed_bnb.REPOSITORIES}
 
 
 def write(name: str, folder: Path) -> None:
