@@ -169,8 +169,7 @@ def _find_4bit(weights: Located, name: str, state: LocatedTensor, expected: _Sta
         expected.shape,
         numbers,
         partial(_decode_4bit, name, expected._replace(offset=0.0)),
-        companions,
-        RowGroups(expected.group, rows, are_alike=expected.group == 1),
+        RowGroups(tuple(companions), expected.group, rows, are_alike=expected.group == 1),
     )
     known = (name, f"{name}.quant_map", *(one.tensor.name for one in companions))
     return Found(name, numbers.path, tensor, known)
@@ -199,7 +198,7 @@ def _decode_4bit(
             f"the quant_state of {name} has {_shown(actual)}, unlike {_shown(expected)} in other layers"
         )
     width, block = actual.shape[1], actual.block
-    count, skipped = rows.count * width, rows.skipped * width
+    count, skipped = rows.rows * width, rows.skipped * width
     first, inside = divmod(skipped, block)
     scales = _scales(actual, others)[first : -(-(skipped + count) // block)]
     codes = np.frombuffer(numbers, np.uint8)
@@ -207,7 +206,7 @@ def _decode_4bit(
         # A row may begin and end within a block.
         codes = np.pad(codes, (inside // _PER_BYTE, (missing - inside) // _PER_BYTE))
     products = _products(actual.kind, codes, scales, block)
-    return products[inside : inside + count].reshape(rows.count, width)
+    return products[inside : inside + count].reshape(rows.rows, width)
 
 
 def _shown(state: _State) -> str:
@@ -274,16 +273,16 @@ def _find_int8(weights: Located, name: str) -> Found:
         if len(content) != 1 or content[0] != _ROW_FORMAT:
             raise CannotConvert(f"{form.name} is {content.hex() or 'unread'}; only rows ({_ROW_FORMAT:02x}) are known")
     decode = partial(_decode_int8, numbers.shape[1])
-    tensor = PackedRows("INT8", numbers.shape, numbers, decode, [Companion(scales, _F32)])
+    tensor = PackedRows("INT8", numbers.shape, numbers, decode, RowGroups((Companion(scales, _F32),), 1, rows))
     return Found(name, numbers.path, tensor, (name, scales.name, _format_name(name)))
 
 
 def _decode_int8(width: int, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
-    codes = np.frombuffer(numbers, np.int8).reshape(rows.count, width)
+    codes = np.frombuffer(numbers, np.int8).reshape(rows.rows, width)
     scales = np.frombuffer(companions[0], np.float32)[:, None]
     products = np.empty(codes.shape, np.float32)
     step = max(_AT_ONCE // width, 1)
-    for first in range(0, rows.count, step):
+    for first in range(0, rows.rows, step):
         part = products[first : first + step]
         part[...] = codes[first : first + step]
         part *= scales[first : first + step]

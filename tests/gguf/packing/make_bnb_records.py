@@ -27,9 +27,7 @@ def four_bit(files: Mapping[str, bytes]) -> Iterator[tuple[str, Any]]:
     functional = import_module("bitsandbytes.functional")
     tensors = loaded(files)
     for name, numbers in tensors.items():
-        parts = {
-            key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")
-        }
+        parts = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         if parts:
             state = functional.QuantState.from_dict(parts, device="cpu")
             state.dtype = import_module("torch").float32
