@@ -80,7 +80,9 @@ def wanted(weights: Located) -> Iterator[LocatedTensor]:
     Of matrices whose names differ in numbers only, such as those of layers and experts, and which have equally many
     bytes, one state is enough. Those of the others are checked when their matrix is read.
     """
-    states = {_kin(weights, name, state): state for name, state in _states(weights)}
+    states: dict[tuple[str, int], LocatedTensor] = {}
+    for name, state in _states(weights):
+        states.setdefault(_kin(weights, name, state), state)
     yield from (state for state in states.values() if state.source.stop - state.source.start <= _MAX_STATE)
     yield from (weights[name] for name in map(_format_name, _int8_names(weights)) if name in weights)
 

@@ -73,7 +73,9 @@ def main() -> None:
         figures = {
             name: digests(make(packed.files())) for make, each in makers.items() for name, packed in each.items()
         }
-        (FOLDER / path).write_text(json.dumps(figures, indent=1) + "\n")
+        # bitnet.json has figures of llama.cpp's converter too.
+        kept = json.loads((FOLDER / path).read_text()) if (FOLDER / path).exists() else {}
+        (FOLDER / path).write_text(json.dumps({**kept, **figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from proxy.gguf.unpacking import unpack_weights
 from tests.gguf.tiny_repositories.packed import WEIGHTS
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import made, tensors_of, with_bytes
+from tests.kit.tiny_conversions import tensors_of as tensors_in
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 
@@ -26,6 +27,11 @@ def rows(tensor: LocatedTensor, files: Mapping[str, bytes], first: int = 0, stop
     assert isinstance(tensor.source, PackedTensor)
     ranges = tensor.source.unpack(tensor.rows(first, stop))
     return b"".join(part for one in ranges for part in made(one, files, 1 << 13))
+
+
+def contents(gguf: bytes) -> dict[str, tuple[int, bytes]]:
+    """The type and the bytes of each tensor."""
+    return {name: (info.type, content) for name, (info, content) in tensors_in(gguf).items()}
 
 
 def as_plain(files: Mapping[str, bytes]) -> dict[str, bytes]:
