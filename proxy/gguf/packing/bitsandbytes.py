@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor, ReadTensor
 
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
@@ -170,7 +170,7 @@ def _find_4bit(weights: Located, name: str, state: LocatedTensor, expected: _Sta
         expected.kind.upper(),
         expected.shape,
         numbers,
-        partial(_decode_4bit, name, expected._replace(offset=0.0)),
+        _four_bit_decoder(expected._replace(offset=0.0)),
         RowGroups(tuple(companions), expected.group, rows, are_alike=expected.group == 1),
     )
     known = (name, f"{name}.quant_map", *(one.tensor.name for one in companions))
@@ -187,17 +187,20 @@ def _check_size(tensor: LocatedTensor, dtype: str | None, size: int) -> None:
         )
 
 
-def _decode_4bit(
-    name: str, expected: _State, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]
-) -> Array:
+@lru_cache(maxsize=1024)
+def _four_bit_decoder(expected: _State) -> DecodeRows:
+    return partial(_decode_4bit, expected)
+
+
+def _decode_4bit(expected: _State, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
     *others, state = companions
     try:
         actual = _read_state(bytes(state))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise CannotConvert(f"the quant_state of {name} cannot be read ({error})") from error
+        raise CannotConvert(f"the quant_state of a matrix cannot be read ({error})") from error
     if actual._replace(offset=0.0) != expected:
         raise CannotConvert(
-            f"the quant_state of {name} has {_shown(actual)}, unlike {_shown(expected)} in other layers"
+            f"the quant_state of a matrix has {_shown(actual)}, unlike {_shown(expected)} in other layers"
         )
     width, block = actual.shape[1], actual.block
     count, skipped = rows.rows * width, rows.skipped * width
@@ -274,9 +277,14 @@ def _find_int8(weights: Located, name: str) -> Found:
         content = form.source.content if isinstance(form.source, ReadTensor) else b""
         if len(content) != 1 or content[0] != _ROW_FORMAT:
             raise CannotConvert(f"{form.name} is {content.hex() or 'unread'}; only rows ({_ROW_FORMAT:02x}) are known")
-    decode = partial(_decode_int8, numbers.shape[1])
+    decode = _int8_decoder(numbers.shape[1])
     tensor = PackedRows("INT8", numbers.shape, numbers, decode, RowGroups((Companion(scales, _F32),), 1, rows))
     return Found(name, numbers.path, tensor, (name, scales.name, _format_name(name)))
+
+
+@lru_cache(maxsize=1024)
+def _int8_decoder(width: int) -> DecodeRows:
+    return partial(_decode_int8, width)
 
 
 def _decode_int8(width: int, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:

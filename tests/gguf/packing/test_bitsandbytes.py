@@ -199,7 +199,7 @@ def test_a_layer_with_another_state_is_found_when_it_is_read() -> None:
 def test_a_state_that_is_damaged_is_found_when_it_is_read() -> None:
     files = changed("llama_nf4", {NF4.replace(".0.", ".1."): StoredTensor("U8", (1,), b"{")})
     conversion = plan(files, quantization="F32")
-    with pytest.raises(CannotConvert, match=r"the quant_state of model\.layers\.1\.\S+ cannot be read"):
+    with pytest.raises(CannotConvert, match="the quant_state of a matrix cannot be read"):
         write(conversion, files)
 
 
