@@ -1,13 +1,15 @@
-"""Weights that are stored in FP8 or INT8: a real Ollama runs what the proxy makes of them."""
+"""Weights that are stored quantized: a real Ollama runs what the proxy makes of them."""
 
 import pytest
 
 from proxy.standins.hub import StandInHub
-from tests.gguf.tiny_repositories.packed import REPOSITORIES
+from tests.gguf.tiny_repositories import packed, packed_bnb
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.real.test_conversion import shown_quantization
 from tests.real.test_pull import answers
+
+REPOSITORIES = {**packed.REPOSITORIES, **packed_bnb.REPOSITORIES}
 
 pytestmark = pytest.mark.timeout(300)
 
