@@ -1,7 +1,9 @@
-"""Writes logprobs.json: transformers' answers to raw prompts, for each tiny repository of a chat model.
+"""Writes transformers' answers to raw prompts, for each tiny repository of a chat model.
 
-`python -m tests.real.make_logprobs [NAME…]` needs torch, transformers, accelerate and sentencepiece, which this project
-does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32 with eager attention.
+`python -m tests.real.make_logprobs [NAME…]` writes logprobs.json; with `packed` as the first argument it writes
+packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate and
+sentencepiece, which this project does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32
+with eager attention.
 """
 
 import json
@@ -14,12 +16,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.gguf.packing.rows import as_plain
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_characters
 from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, LAYERS
+from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 
-FIGURES = Path(__file__).with_name("logprobs.json")
+FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs.json", "packed_logprobs.json"))
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
 WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE)
 """Chat models that are not in the file, with the reason."""
@@ -184,27 +188,37 @@ def longest(oracle: Oracle, prompts: Iterable[str]) -> dict[str, Any]:
     return best
 
 
-def figures(name: str) -> list[dict[str, Any]]:
+def figures(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
     """The figures of three prompts for this repository."""
     with tempfile.TemporaryDirectory() as folder:
-        for path, content in text_alone(name).items():
+        for path, content in files.items():
             (Path(folder) / path).write_bytes(content)
         model = oracle(Path(folder))
     return [longest(model, prompts) for prompts in PROMPTS]
 
 
-def main() -> None:
-    import_module("torch").set_num_threads(1)
-    recorded: dict[str, Any] = json.loads(FIGURES.read_bytes()) if sys.argv[1:] else {}
-    chat = [name for name, tiny in REPOSITORIES.items() if not tiny.pooling and name not in WITHOUT_LOGPROBS]
-    for name in sys.argv[1:] or chat:
-        recorded[name] = figures(name)
+def write(path: Path, names: Iterable[str], files: Callable[[str], Mapping[str, bytes]]) -> None:
+    """Adds the figures of these repositories to a file."""
+    recorded: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    for name in names:
+        recorded[name] = figures(files(name))
         print(name, [len(one["continuation"]) for one in recorded[name]], flush=True)
     lines = [
         f"{json.dumps(name)}: [\n" + ",\n".join(f" {json.dumps(one)}" for one in recorded[name]) + "\n]"
         for name in sorted(recorded)
     ]
-    FIGURES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def main() -> None:
+    import_module("torch").set_num_threads(1)
+    names = sys.argv[1:]
+    if names[:1] == ["packed"]:
+        # transformers reads few of the schemes on a CPU: it gets the weights that they stand for.
+        write(PACKED_FIGURES, names[1:] or PACKED, lambda name: as_plain(PACKED[name].files()))
+        return
+    chat = [name for name, tiny in REPOSITORIES.items() if not tiny.pooling and name not in WITHOUT_LOGPROBS]
+    write(FIGURES, names or chat, text_alone)
 
 
 if __name__ == "__main__":
