@@ -3,12 +3,18 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.packing import bitnet, bitsandbytes, scaled_bytes
+from proxy.gguf.packing import bitnet, bitsandbytes, microscaling, packed_integers, scaled_bytes
 from proxy.gguf.packing.packed import Found, Located
 
 Scheme = Callable[[Located, Mapping[str, Any]], Iterator[Found]]
 
-SCHEMES: tuple[Scheme, ...] = (scaled_bytes.find, bitsandbytes.find, bitnet.find)
+SCHEMES: tuple[Scheme, ...] = (
+    scaled_bytes.find,
+    packed_integers.find,
+    microscaling.find,
+    bitsandbytes.find,
+    bitnet.find,
+)
 
 
 def find_packed(weights: Located, settings: Mapping[str, Any]) -> list[Found]:

@@ -1,0 +1,139 @@
+"""Numbers of four bits (E2M1) in small blocks with scales of eight bits: NVFP4 and MXFP4. Pure.
+
+NVFP4 has a scale of E4M3 for each 16 numbers, and one of F32 for the whole matrix. compressed-tensors
+(`nvfp4-pack-quantized`) names them `weight_packed`, `weight_scale` and `weight_global_scale`, and divides by the last;
+ModelOpt names them `weight`, `weight_scale` and `weight_scale_2`, and multiplies. The scales are combined first, in F32,
+and then the products are rounded to F32 (compressed-tensors 0.20.1: `_dequantize` in lifecycle/forward_helpers.py;
+ModelOpt 0.47.0: `NVFP4QTensor.dequantize`).
+
+MXFP4 has a power of two (E8M0) for each 32 numbers. compressed-tensors (`mxfp4-pack-quantized`) names the tensors as
+above, OpenAI `_blocks` and `_scales`. Each product is exact. 255 stands for NaN, as in the standard; transformers 5.24
+(`convert_moe_packed_tensors`) makes infinities of it.
+
+The lower half of a byte comes first. All but ModelOpt know a negative zero.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.packing.bit_fields import pieces, write_numbers
+from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.scaled_bytes import NUMBERS, multiply_columns, scale_numbers
+from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
+
+_SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_E2M1 = (*_SIZES, *(-size for size in _SIZES))
+_E2M1_OF_MODELOPT = (*_SIZES, 0.0, *(-size for size in _SIZES[1:]))
+
+_NVFP4, _MXFP4 = 16, 32
+"""Numbers of a block."""
+_POWERS_OF_TWO = ("U8", "F8_E8M0")
+_PACKED, _OF_MODELOPT = ".weight_packed", ".weight"
+
+
+class Part(NamedTuple):
+    """Which rows of a tensor are decoded: row `index` (from 0) of each `count` rows."""
+
+    count: int = 1
+    index: int = 0
+
+
+class _GlobalScale(NamedTuple):
+    divides: bool
+    numbers: tuple[float, ...]
+
+
+def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
+    """The matrices of NVFP4 and MXFP4 but those of GPT-OSS. Raises CannotConvert where their tensors do not fit."""
+    for name, numbers in weights.items():
+        if numbers.dtype != "U8":
+            continue
+        if name.endswith(_PACKED):
+            yield _compressed(name.removesuffix("_packed"), weights)
+        elif name.endswith(_OF_MODELOPT) and (scales := weights.get(f"{name}_scale")) and scales.dtype == "F8_E4M3":
+            yield _nvfp4_of(name, [numbers, scales], f"{name}_scale_2", weights)
+
+
+def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> PackedRows:
+    """Row `part.index` of each `part.count` rows of blocks, where `scales` has one number for each block.
+
+    The blocks may be a dimension of their own (GPT-OSS). Raises CannotConvert if the scales do not fit the rows.
+    """
+    *stack, rows, blocks = scales.shape
+    if scales.dtype not in _POWERS_OF_TWO or rows % part.count or prod(numbers.shape) != prod(scales.shape) * _MXFP4 // 2:
+        raise _unfit("MXFP4", [numbers, scales])
+    return PackedRows(
+        "MXFP4",
+        (*stack, rows // part.count, blocks * _MXFP4),
+        numbers,
+        partial(_mxfp4, part),
+        RowGroups((Companion(scales, blocks * part.count),), 1, rows // part.count),
+    )
+
+
+def _compressed(name: str, weights: Located) -> Found:
+    numbers, scales = weights[f"{name}_packed"], weights.get(f"{name}_scale")
+    if scales is None or f"{name}_zero_point" in weights:
+        raise CannotConvert(f"{name}_packed has numbers of four bits with other tensors than a scale, or without it")
+    if scales.dtype not in _POWERS_OF_TWO:
+        return _nvfp4_of(name, [numbers, scales], f"{name}_global_scale", weights)
+    if numbers.shape[:-1] != scales.shape[:-1] or len(scales.shape) != MATRIX:
+        raise _unfit("MXFP4", [numbers, scales])
+    return _found(name, [numbers, scales], mxfp4_rows(numbers, scales, Part()), weights)
+
+
+def _nvfp4_of(name: str, tensors: Sequence[LocatedTensor], global_name: str, weights: Located) -> Found:
+    numbers, scales = tensors
+    if (one := weights.get(global_name)) is None:
+        raise CannotConvert(f"the weights have {numbers.name} without {global_name}")
+    width = 2 * numbers.shape[-1]
+    fits = len(numbers.shape) == MATRIX and scales.shape == (numbers.shape[0], width // _NVFP4) and width % _NVFP4 == 0
+    if not fits or scales.dtype != "F8_E4M3" or one.dtype != "F32" or prod(one.shape) != 1:
+        raise _unfit("NVFP4", [*tensors, one])
+    is_modelopt = numbers.name.endswith(_OF_MODELOPT)
+    scale = _GlobalScale(not is_modelopt, _E2M1_OF_MODELOPT if is_modelopt else _E2M1)
+    groups = RowGroups((Companion(one), Companion(scales, scales.shape[1])), 1, numbers.shape[0])
+    tensor = PackedRows("NVFP4", (numbers.shape[0], width), numbers, partial(_nvfp4, scale), groups)
+    return _found(name, [*tensors, one], tensor, weights)
+
+
+def _found(name: str, tensors: Sequence[LocatedTensor], tensor: PackedRows, weights: Located) -> Found:
+    of_activations = name.removesuffix("weight") + "input_global_scale"
+    replaced = [one.name for one in tensors] + [of_activations] * (of_activations in weights)
+    return Found(name, tensors[0].path, tensor, tuple(replaced))
+
+
+def _unfit(form: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
+    shown = ", ".join(f"{one.name} {list(one.shape)} ({one.dtype})" for one in tensors)
+    return CannotConvert(f"tensors of {form} do not fit each other: {shown}")
+
+
+def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
+    global_scale, scales = np.frombuffer(companions[0], "<f4"), np.frombuffer(companions[1], np.uint8)
+    factors = np.array(NUMBERS["F8_E4M3"], np.float32)
+    with np.errstate(all="ignore"):
+        factors = factors / global_scale if one.divides else factors * global_scale
+    codes = np.frombuffer(packed, np.uint8).reshape(rows.rows, -1)
+    return _scaled(one.numbers, codes, factors[scales].reshape(rows.rows, -1), _NVFP4)
+
+
+def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
+    codes, scales = (
+        content.reshape(rows.rows, part.count, -1)[:, part.index]
+        for content in (np.frombuffer(packed, np.uint8), scale_numbers("F8_E8M0", companions[0]))
+    )
+    return _scaled(_E2M1, codes, scales, _MXFP4)
+
+
+def _scaled(numbers: tuple[float, ...], codes: Array, scales: Array, columns: int) -> Array:
+    weights = np.empty((len(codes), 2 * codes.shape[1]), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for some in pieces(*codes.shape):
+            write_numbers(numbers, 2, codes[some], weights[some])
+            multiply_columns(weights[some], scales[some], columns)
+    return weights

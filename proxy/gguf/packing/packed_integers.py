@@ -1,0 +1,322 @@
+"""Integers of 2 to 8 bits that compressed-tensors has packed into I32 (`pack-quantized`), such as Kimi K2's. Pure.
+
+A matrix `X.weight` is stored as `X.weight_packed`, `X.weight_scale`, `X.weight_shape`, for asymmetric numbers also
+`X.weight_zero_point`, and where columns were ordered by their activations `X.weight_g_idx`. Each number is unsigned: a
+signed one, plus 2^(bits - 1). From version 0.13 on compressed-tensors lets a number of 3, 5, 6 or 7 bits go on in the
+next I32; earlier versions leave the upper bits of each I32 unused (compressors/…/pack_quantized, 0.9.4 and 0.20.1).
+
+A weight is (number - zero point) * scale, and only the product is rounded. compressed-tensors rounds it to the type of
+its scales, llama.cpp's converter (`dequant_packed` in conversion/base.py, b11434) to F32, as here.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import ceil, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.packing.bit_fields import pieces, write_numbers
+from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.scaled_bytes import config_groups, scale_numbers
+from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
+from proxy.gguf.transforms import WIDTHS
+
+_WORD = 4
+"""Bytes of an I32."""
+_WORD_BITS = 32
+_NIBBLE = 4
+_BITS = range(2, 9)
+
+
+def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
+    """The matrices of packed integers. Raises CannotConvert where the config or the tensors do not say what they are."""
+    schemes = None
+    for name, numbers in weights.items():
+        if name.endswith(".weight_packed") and numbers.dtype == "I32":
+            schemes = _schemes(settings) if schemes is None else schemes
+            yield _found(name.removesuffix("_packed"), weights, schemes)
+
+
+class _Scheme(NamedTuple):
+    """What a group of the quantization_config says of its matrices."""
+
+    bits: int
+    columns: int
+    """Columns that share a scale; 0: all."""
+    rows: int
+    """Rows that share a scale; 0: all."""
+    is_symmetric: bool
+    targets: tuple[str, ...]
+
+
+class _Layout(NamedTuple):
+    """What a decoder gets."""
+
+    name: str
+    """For error messages."""
+    shape: tuple[int, int]
+    bits: int
+    unit: int
+    """Bytes after which a number begins at the first bit again."""
+    columns: int
+    """Columns that share a scale."""
+    rows: int
+    """Rows that share a scale."""
+    scale_dtype: str
+    zeros: str
+    """The dtype of the zero points; empty without them."""
+    is_ordered: bool
+
+    @property
+    def scales(self) -> int:
+        """Scales of a row."""
+        return ceil(self.shape[1] / self.columns)
+
+    @property
+    def group_rows(self) -> int:
+        """Rows whose companions begin at whole bytes."""
+        return self.zero_rows if self.zeros == "I32" else self.rows
+
+    @property
+    def zero_rows(self) -> int:
+        """Rows after which packed zero points begin at the first bit of an I32 again."""
+        return _WORD_BITS if self.is_dense else _WORD_BITS // self.bits
+
+    @property
+    def zero_words(self) -> int:
+        """Packed I32 of so many rows, in each column."""
+        return self.bits if self.is_dense else 1
+
+    @property
+    def is_dense(self) -> bool:
+        return self.unit == self.bits and _WORD_BITS % self.bits > 0
+
+    def words(self, numbers: int) -> int:
+        """I32 for so many numbers."""
+        return ceil(numbers * self.bits / _WORD_BITS) if self.is_dense else ceil(numbers / (_WORD_BITS // self.bits))
+
+
+def _schemes(settings: Mapping[str, Any]) -> list[_Scheme]:
+    schemes = [_scheme(group) for group in config_groups(settings) if isinstance(group, dict)]
+    return [scheme for scheme in schemes if scheme]
+
+
+def _scheme(group: Mapping[str, Any]) -> _Scheme | None:
+    """None for numbers that are no integers, or whose scales this module does not know."""
+    weights, targets = group.get("weights"), group.get("targets")
+    if not isinstance(weights, dict) or weights.get("type", "int") != "int" or weights.get("num_bits") not in _BITS:
+        return None
+    size = weights.get("group_size")
+    default = "tensor" if size is None else "channel" if size == -1 else "group"
+    grid = _grid(weights.get("strategy") or default, size, weights.get("block_structure"))
+    if grid is None:
+        return None
+    named = tuple(one for one in targets if isinstance(one, str)) if isinstance(targets, list) else ()
+    return _Scheme(weights["num_bits"], *grid, weights.get("symmetric", True) is True, named)
+
+
+def _grid(strategy: object, size: object, block: object) -> tuple[int, int] | None:
+    """The columns and the rows that share a scale; 0: all."""
+    match strategy, size, block:
+        case "group", int(), _ if type(size) is int and size > 0:
+            return size, 1
+        case "channel", _, _:
+            return 0, 1
+        case "tensor", _, _:
+            return 0, 0
+        case "block", _, [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return columns, rows
+    return None
+
+
+def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
+    numbers = weights[f"{name}_packed"]
+    scales, shape = (_companion(f"{name}_{end}", weights) for end in ("scale", "shape"))
+    zeros, order = weights.get(f"{name}_zero_point"), weights.get(f"{name}_g_idx")
+    layout = _layout(name, numbers, scales, schemes, zeros)
+    columns = layout.shape[1]
+    if (shape.dtype, shape.shape) != ("I64", (MATRIX,)) or (
+        order and ((order.dtype, order.shape) != ("I32", (columns,)) or layout.columns == columns or layout.rows > 1)
+    ):
+        raise _unfit(name, [numbers, shape, *filter(None, [order])])
+    group = layout.group_rows
+    scale_size = WIDTHS[scales.dtype] * layout.scales * (group // layout.rows)
+    companions = [Companion(shape), Companion(scales, scale_size)]
+    if zeros:
+        size = _WORD * layout.zero_words if zeros.dtype == "I32" else group // layout.rows
+        companions.append(Companion(zeros, size * layout.scales))
+    if order:
+        companions.append(Companion(order))
+    tensor = PackedRows(
+        f"INT{layout.bits}",
+        layout.shape,
+        numbers,
+        partial(_weights, layout._replace(is_ordered=order is not None)),
+        RowGroups(tuple(companions), group, layout.shape[0], are_alike=layout.zeros != "I32"),
+    )
+    replaced = [numbers, scales, shape, *filter(None, [zeros, order])]
+    return Found(name, numbers.path, tensor, tuple(one.name for one in replaced))
+
+
+def _companion(name: str, weights: Located) -> LocatedTensor:
+    if name not in weights:
+        raise CannotConvert(f"the weights have packed integers without {name}")
+    return weights[name]
+
+
+def _layout(
+    name: str,
+    numbers: LocatedTensor,
+    scales: LocatedTensor,
+    schemes: Sequence[_Scheme],
+    zeros: LocatedTensor | None,
+) -> _Layout:
+    """The only layout that the shapes and the config allow."""
+    if not schemes:
+        raise CannotConvert(f"{name}_packed has packed integers, but config.json does not say of how many bits")
+    tensors = [numbers, scales, *([zeros] if zeros else [])]
+    fitting = [(scheme, layout) for scheme in schemes for layout in _layouts(name, tensors, scheme)]
+    if len({layout for _, layout in fitting}) > 1:
+        fitting = [(scheme, layout) for scheme, layout in fitting if scheme in _targeting(name, schemes)]
+    layouts = {layout for _, layout in fitting}
+    if len(layouts) != 1:
+        raise _unfit(name, tensors)
+    return layouts.pop()
+
+
+def _unfit(name: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
+    shown = ", ".join(f"{one.name.rpartition('.')[2]} {list(one.shape)} ({one.dtype})" for one in tensors)
+    return CannotConvert(
+        f"{name} is stored as packed integers that the proxy cannot read for certain: the tensors {shown} and the "
+        "quantization_config in config.json do not fit each other"
+    )
+
+
+def _layouts(name: str, tensors: Sequence[LocatedTensor], scheme: _Scheme) -> Iterator[_Layout]:
+    """Each way to read the tensors by a scheme that fits their shapes."""
+    numbers, scales, *zeros = tensors
+    if len(numbers.shape) != MATRIX or scales.dtype not in WIDTHS or not (scheme.is_symmetric or zeros):
+        return
+    rows, words = numbers.shape
+    bits = scheme.bits
+    units = (_WORD,) if _WORD_BITS % bits == 0 else (bits, _WORD)
+    for unit in units:
+        width = _width(scheme, unit, words, scales)
+        layout = _Layout(
+            name,
+            (rows, width),
+            bits,
+            unit,
+            scheme.columns or width,
+            scheme.rows or rows,
+            scales.dtype,
+            zeros[0].dtype if zeros else "",
+            is_ordered=False,
+        )
+        if width and layout.words(width) == words and _fit(layout, scales, zeros):
+            yield layout
+
+
+def _width(scheme: _Scheme, unit: int, words: int, scales: LocatedTensor) -> int:
+    """Columns of the matrix; 0 if the shapes do not tell."""
+    if scheme.columns and scheme.rows == 1:
+        return scheme.columns * scales.shape[-1] if len(scales.shape) == MATRIX else 0
+    return words * _WORD_BITS // scheme.bits if _WORD_BITS % scheme.bits == 0 and unit == _WORD else 0
+
+
+def _fit(layout: _Layout, scales: LocatedTensor, zeros: Sequence[LocatedTensor]) -> bool:
+    counts = (ceil(layout.shape[0] / layout.rows), layout.scales)
+    is_scalar = prod(counts) == prod(scales.shape) == 1
+    if scales.shape != counts and not is_scalar and (scales.shape, layout.scales) != (counts[:1], 1):
+        return False
+    for one in zeros:
+        packed = (layout.words(layout.shape[0]), layout.scales)
+        if (one.dtype, one.shape) not in (("I8", scales.shape), ("I32", packed)) or (
+            one.dtype == "I32" and layout.rows > 1
+        ):
+            return False
+    return True
+
+
+def _targeting(name: str, schemes: Sequence[_Scheme]) -> list[_Scheme]:
+    """Those of the most specific targets: a name, else a pattern, else a class (`match_targets` of utils/match.py)."""
+    module = name.removesuffix(".weight")
+    for is_target in (module.__eq__, partial(_matches, module), "Linear".__eq__):
+        targeting = [scheme for scheme in schemes if any(map(is_target, scheme.targets))]
+        if targeting:
+            return targeting
+    return []
+
+
+def _matches(module: str, target: str) -> bool:
+    """Whether a pattern matches. Patterns that could take long are not tried: they come from a repository."""
+    pattern = target.removeprefix("re:")
+    repeats = re.findall(r"(?<!\\)[*+{]", pattern)
+    if pattern == target or len(repeats) > 3 or len(pattern) > 200 or re.search(r"\)[*+{]", pattern):  # noqa: PLR2004
+        return False
+    try:
+        return re.match(pattern, module) is not None
+    except re.error:
+        return False
+
+
+def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
+    shape, scale_bytes, *others = companions
+    if tuple(np.frombuffer(shape, "<i8")) != layout.shape:
+        raise CannotConvert(
+            f"{layout.name}_shape is {np.frombuffer(shape, '<i8').tolist()}, but its numbers have the shape "
+            f"{list(layout.shape)}"
+        )
+    each = (rows.skipped + np.arange(rows.rows)) // layout.rows
+    scales = scale_numbers(layout.scale_dtype, scale_bytes).reshape(-1, layout.scales)[each]
+    zeros = _zeros(layout, others.pop(0))[each] if layout.zeros else None
+    order = _order(layout, others[0]) if layout.is_ordered else None
+    codes = np.frombuffer(packed, np.uint8).reshape(rows.rows, -1)
+    weights = np.empty((rows.rows, layout.shape[1]), np.float32)
+    for some in pieces(*codes.shape):
+        write_numbers(_numbers(layout), layout.unit, codes[some], weights[some])
+        part = _split(weights[some], order, layout.columns)
+        if zeros is not None:
+            part -= _of_groups(zeros[some], order)
+        part *= _of_groups(scales[some], order)
+    return weights
+
+
+def _numbers(layout: _Layout) -> tuple[float, ...]:
+    """What each code means: a signed number, or an unsigned one where the zero points are unsigned."""
+    first = 0 if layout.zeros == "I32" else -1 << (layout.bits - 1)
+    return tuple(range(first, first + (1 << layout.bits)))
+
+
+def _zeros(layout: _Layout, content: memoryview) -> Array:
+    """The zero points of each row, in F32."""
+    if layout.zeros == "I8":
+        return np.frombuffer(content, np.int8).reshape(-1, layout.scales).astype(np.float32)
+    words = np.frombuffer(content, "<u4").reshape(-1, layout.scales)
+    columns = np.ascontiguousarray(words.T).view(np.uint8)
+    zeros = np.empty((layout.scales, 8 * columns.shape[1] // (8 * layout.unit) * (8 * layout.unit // layout.bits)), np.float32)
+    write_numbers(_numbers(layout), layout.unit, columns, zeros)
+    return np.ascontiguousarray(zeros.T)
+
+
+def _order(layout: _Layout, content: memoryview) -> Array | None:
+    """The group of each column; None if they follow each other, for which compressed-tensors writes -1."""
+    order = np.frombuffer(content, "<i4")
+    if (order == -1).any():
+        return None
+    if order.min() < 0 or order.max() >= layout.scales:
+        raise CannotConvert(f"{layout.name}_g_idx has groups that {layout.name}_scale does not have")
+    return order
+
+
+def _split(rows: Array, order: Array | None, columns: int) -> Array:
+    """The rows by their groups of columns; each column is a group where an order assigns them."""
+    return rows.reshape(len(rows), -1, columns if order is None else 1)
+
+
+def _of_groups(scales: Array, order: Array | None) -> Array:
+    """What each group of columns of `_split` has: a scale or a zero point."""
+    return (scales if order is None else np.take(scales, order, axis=1))[:, :, None]
