@@ -11,7 +11,7 @@ its scales, llama.cpp's converter (`dequant_packed` in conversion/base.py, b1143
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil, prod
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.bit_fields import pieces, write_numbers
-from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
 from proxy.gguf.packing.scaled_bytes import config_groups, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 from proxy.gguf.transforms import WIDTHS
@@ -53,10 +53,8 @@ class _Scheme(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """What a decoder gets."""
+    """What a decoder gets. It has no names: tens of thousands of experts share a few decoders."""
 
-    name: str
-    """For error messages."""
     shape: tuple[int, int]
     bits: int
     unit: int
@@ -154,7 +152,7 @@ def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
         f"INT{layout.bits}",
         layout.shape,
         numbers,
-        partial(_weights, layout._replace(is_ordered=order is not None)),
+        _decoder(layout._replace(is_ordered=order is not None)),
         RowGroups(tuple(companions), group, layout.shape[0], are_alike=layout.zeros != "I32"),
     )
     replaced = [numbers, scales, shape, *filter(None, [zeros, order])]
@@ -178,7 +176,7 @@ def _layout(
     if not schemes:
         raise CannotConvert(f"{name}_packed has packed integers, but config.json does not say of how many bits")
     tensors = [numbers, scales, *([zeros] if zeros else [])]
-    fitting = [(scheme, layout) for scheme in schemes for layout in _layouts(name, tensors, scheme)]
+    fitting = [(scheme, layout) for scheme in schemes for layout in _layouts(tensors, scheme)]
     if len({layout for _, layout in fitting}) > 1:
         fitting = [(scheme, layout) for scheme, layout in fitting if scheme in _targeting(name, schemes)]
     layouts = {layout for _, layout in fitting}
@@ -195,7 +193,7 @@ def _unfit(name: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
     )
 
 
-def _layouts(name: str, tensors: Sequence[LocatedTensor], scheme: _Scheme) -> Iterator[_Layout]:
+def _layouts(tensors: Sequence[LocatedTensor], scheme: _Scheme) -> Iterator[_Layout]:
     """Each way to read the tensors by a scheme that fits their shapes."""
     numbers, scales, *zeros = tensors
     if len(numbers.shape) != MATRIX or scales.dtype not in WIDTHS or not (scheme.is_symmetric or zeros):
@@ -206,7 +204,6 @@ def _layouts(name: str, tensors: Sequence[LocatedTensor], scheme: _Scheme) -> It
     for unit in units:
         width = _width(scheme, unit, words, scales)
         layout = _Layout(
-            name,
             (rows, width),
             bits,
             unit,
@@ -263,12 +260,17 @@ def _matches(module: str, target: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=1024)
+def _decoder(layout: _Layout) -> DecodeRows:
+    return partial(_weights, layout)
+
+
 def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
     shape, scale_bytes, *others = companions
     if tuple(np.frombuffer(shape, "<i8")) != layout.shape:
         raise CannotConvert(
-            f"{layout.name}_shape is {np.frombuffer(shape, '<i8').tolist()}, but its numbers have the shape "
-            f"{list(layout.shape)}"
+            f"a weight_shape is {np.frombuffer(shape, '<i8').tolist()}, but its weight_packed has numbers for the "
+            f"shape {list(layout.shape)}"
         )
     each = (rows.skipped + np.arange(rows.rows)) // layout.rows
     scales = scale_numbers(layout.scale_dtype, scale_bytes).reshape(-1, layout.scales)[each]
@@ -297,7 +299,8 @@ def _zeros(layout: _Layout, content: memoryview) -> Array:
         return np.frombuffer(content, np.int8).reshape(-1, layout.scales).astype(np.float32)
     words = np.frombuffer(content, "<u4").reshape(-1, layout.scales)
     columns = np.ascontiguousarray(words.T).view(np.uint8)
-    zeros = np.empty((layout.scales, 8 * columns.shape[1] // (8 * layout.unit) * (8 * layout.unit // layout.bits)), np.float32)
+    units = ceil(columns.shape[1] / layout.unit)
+    zeros = np.empty((layout.scales, units * (8 * layout.unit // layout.bits)), np.float32)
     write_numbers(_numbers(layout), layout.unit, columns, zeros)
     return np.ascontiguousarray(zeros.T)
 
@@ -308,7 +311,7 @@ def _order(layout: _Layout, content: memoryview) -> Array | None:
     if (order == -1).any():
         return None
     if order.min() < 0 or order.max() >= layout.scales:
-        raise CannotConvert(f"{layout.name}_g_idx has groups that {layout.name}_scale does not have")
+        raise CannotConvert("a weight_g_idx has groups that its weight_scale does not have")
     return order
 
 

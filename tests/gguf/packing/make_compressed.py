@@ -5,7 +5,10 @@ tests.gguf.tiny_repositories FOLDER gpt_oss` have written. It needs torch 2.15, 
 compressed-tensors 0.20.1 and, as `OLD=FOLDER`, compressed-tensors 0.12.2 for what only earlier versions wrote: ordered
 columns and padded words. `compressed.json` gets the digest of each matrix in F32, by repository and name.
 
-compressed-tensors calculates in the type of the scales, so they are widened to F32 first; `rounded` are the names of
+`llama.cpp` has the digest of each tensor that its converter (b11434, `--outtype f32`) makes of two of the repositories;
+its check of the pre-tokenizer was switched off (`TextModel.get_vocab_base_pre`). This script keeps them.
+
+compressed-tensors calculates in the type of the scales, so they are widened to F32 first; `rounded` counts
 the matrices whose F32 numbers are, rounded to BF16, those that it makes of the scales as they are stored.
 """
 
@@ -158,7 +161,8 @@ def of_gpt_oss(tensors: dict[str, Any]) -> dict[str, str]:
 
 
 def main(folder: Path) -> None:
-    result: dict[str, Any] = {"matrices": {}, "rounded": {}}
+    kept = json.loads(RESULT.read_text())["llama.cpp"] if RESULT.exists() else {}
+    result: dict[str, Any] = {"matrices": {}, "rounded": {}, "llama.cpp": kept}
     for repository in sorted(folder.iterdir()):
         config = json.loads((repository / "config.json").read_text())["quantization_config"]
         tensors = load_file(repository / "model.safetensors")
