@@ -111,6 +111,9 @@ def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor
     if scales is None or (*scales.shape, MXFP4_BYTES) != shape or len(shape) <= _STACK or shape[1] % count:
         problem = "are missing" if scales is None else f"have the shape {list(scales.shape)}"
         raise _wrong_shape(tensor, f"and its scales {problem}")
+    # This needs numpy, whose import takes 0.1 s.
+    from proxy.gguf.packing.microscaling import Part, mxfp4_rows
+
     matrices, rows, groups = scales.shape
     step = max(_MAX_SCALES // (groups * count), 1) * count
     spans = [(first, min(first + step, matrices * rows)) for first in range(0, matrices * rows, step)]
@@ -126,7 +129,10 @@ def apply_mxfp4(rule: Mxfp4Experts, tensor: MatchedTensor, scales: LocatedTensor
             for span in spans
         ]
         info = TensorInfo(tensor.new_name(name), (32 * groups, rows // count, matrices), TensorType.MXFP4)
-        targets.append(Target(info, tuple(pieces), in_source_order=False))
+        packed = mxfp4_rows(tensor, scales, Part(count, index))
+        numbers, size = LocatedTensor(tensor.path, tensor.name, packed), WIDTHS["F32"] * info.shape[0]
+        f32_pieces = [numbers.rows(first // count, stop // count, size=size) for first, stop in spans]
+        targets.append(Target(info, tuple(pieces), in_source_order=False, f32_pieces=tuple(f32_pieces)))
     return targets
 
 

@@ -33,6 +33,10 @@ from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
 
 
+AGAIN = frozenset((TensorType.MXFP4,))
+"""The types of the GGUF's tensors that may stay as the repository has them, or be quantized again."""
+
+
 class Pooling(IntEnum):
     """How the vectors of a text's tokens become one vector; the numbers are llama.cpp's (llama.h)."""
 
@@ -121,12 +125,12 @@ def convert(
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)
     check_loadable(family, metadata, sources)
-    stored_as = packed_forms(weights)
     caveats = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
     facts = ModelFacts.of(metadata)
     if quantization is not None:
-        types = quantized_types(quantization, facts, sources, as_ollama=True)
+        types = quantized_types(quantization, facts, sources, as_ollama=True, again=AGAIN)
         targets = [cast(target, types[target.info.name]) for target in targets]
+    stored_as = _stored_as(weights, sources, targets)
     scaling = metadata.get(f"{family.architecture}.rope.scaling.type")
     order = _data_order(targets, list(weights))
     placed = lay_out(target.info for target in order)
@@ -143,6 +147,14 @@ def convert(
         stored_as,
         tuple(caveats),
     )
+
+
+def _stored_as(
+    weights: Mapping[str, Mapping[str, SourceTensor]], sources: Sequence[TensorInfo], targets: Sequence[Target]
+) -> tuple[str, ...]:
+    """The forms of quantized weights that do not stay as they are."""
+    changed = {before.type for before, target in zip(sources, targets, strict=True) if target.info.type != before.type}
+    return tuple(sorted({*packed_forms(weights), *(TensorType(kind).name for kind in changed if kind in AGAIN)}))
 
 
 def _model_metadata(

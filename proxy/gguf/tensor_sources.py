@@ -176,7 +176,7 @@ class Target:
     in_source_order: bool = True
     """False where the tensor has several ranges, or shares a range with another: then ranges are not read in order."""
     f32_pieces: tuple[SourceRange, ...] | None = None
-    """The pieces of a calculated tensor in F32, before they are rounded to its type: what a quantizer gets."""
+    """The pieces of a calculated or a quantized tensor in F32: what a quantizer gets."""
 
     @property
     def block(self) -> int | None:

@@ -5,7 +5,7 @@ This is `llama_tensor_get_type` of src/llama-quant.cpp at b10488, without an imp
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -232,12 +232,17 @@ server/quantization.go."""
 
 
 def quantized_types(
-    file_type: str, facts: ModelFacts, tensors: Iterable[TensorInfo], *, as_ollama: bool = False
+    file_type: str,
+    facts: ModelFacts,
+    tensors: Iterable[TensorInfo],
+    *,
+    as_ollama: bool = False,
+    again: Collection[int] = (),
 ) -> dict[str, TensorType]:
     """The type of each tensor, in llama.cpp's order, which may differ from the file's.
 
-    `as_ollama` makes some tensors of a few architectures more precise, as Ollama 0.33 does. Raises CannotConvert where
-    llama-quantize refuses.
+    `as_ollama` makes some tensors of a few architectures more precise, as Ollama 0.33 does. Quantized tensors of the
+    types in `again` are quantized once more. Raises CannotConvert where llama-quantize refuses, which is for others.
     """
     if file_type not in FILE_TYPES:
         raise CannotConvert(_unknown(file_type))
@@ -253,7 +258,7 @@ def quantized_types(
         else:
             override = next((kind for pattern, kind in overrides if re.search(pattern, tensor.name)), None)
             types[tensor.name] = _fitting(tensor, rules.choose(tensor) if override is None else override)
-        if BLOCKS[tensor.type][0] > 1 and types[tensor.name] != tensor.type:
+        if BLOCKS[tensor.type][0] > 1 and types[tensor.name] != tensor.type and tensor.type not in again:
             raise CannotConvert(f"{tensor.name} is {already_quantized(tensor.type)}")
     return types
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import Conversion, ModelDescription, Pooling, convert
+from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
 from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
@@ -55,7 +55,7 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
 
 
 def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantization | None:
-    """The only quantization for weights that are already quantized and stay so; None if the proxy may choose one."""
+    """The quantization that keeps weights which are quantized already: no tag means it. None if there is none."""
     stays = FAMILIES[architecture].kept_quant_method and config.get("quantization_config")
     return Quantization.MXFP4_MOE if stays else None
 
@@ -149,7 +149,7 @@ def plan_conversion(
         ),
         result_size=upload.size,
         gguf_summary=GgufSummary(conversion.architecture, conversion.parameters, quantization),
-        offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities),
+        offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities, AGAIN),
     )
 
 

@@ -1,6 +1,6 @@
 """The quantizations that the proxy makes: which one a tag means, which this machine can make, and how large each is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -42,19 +42,14 @@ def read_quantization(
 ) -> Quantization:
     """The quantization that a tag of a safetensors repository means.
 
-    `kept` is set if the weights are already quantized: it is then the only choice. Raises Refusal for an unknown
-    quantization, and for one that this Ollama does not run.
+    `kept` is set if the weights are already quantized and can stay so: no tag means it then. Raises Refusal for an
+    unknown quantization, and for one that this Ollama does not run.
     """
     quantization = (kept or default) if tag.lower() == "latest" else known_quantization(repository, tag)
-    if kept not in (None, quantization):
-        raise Refusal(
-            f"{repository}: the weights are quantized already, and the proxy does not quantize them again; pull "
-            f"without a tag, which means {kept} here"
-        )
     if quantization is None:
         raise Refusal(
             f"{repository}: there is no quantization {tag!r}; pull with one of these tags: {_available_tags()} "
-            f"(no tag means {default})"
+            f"(no tag means {kept or default})"
         )
     if not capabilities.runs_quantization(quantization):
         raise Refusal(
@@ -65,17 +60,22 @@ def read_quantization(
 
 
 def offers(
-    header: int, facts: ModelFacts, tensors: Sequence[TensorInfo], capabilities: Capabilities
+    header: int,
+    facts: ModelFacts,
+    tensors: Sequence[TensorInfo],
+    capabilities: Capabilities,
+    again: Collection[int] = (),
 ) -> tuple[QuantizationOffer, ...]:
     """The quantizations that this machine can make and this Ollama can run, with the size of a GGUF of each.
 
-    `header` is the size of the GGUF's header in bytes; `tensors` are those of the unquantized GGUF.
+    `header` is the size of the GGUF's header in bytes; `tensors` are those of the unquantized GGUF, of which those of
+    the types in `again` can be quantized once more.
     """
     return tuple(
         QuantizationOffer(quantization, header + size, quantization in USUAL)
         for quantization in Quantization
         if capabilities.runs_quantization(quantization)
-        if (size := _size(quantization, facts, tensors)) is not None
+        if (size := _size(quantization, facts, tensors, again)) is not None
     )
 
 
@@ -105,9 +105,11 @@ def _has_engine(tensor_type: TensorType) -> bool:
     return tensor_type is TensorType.F32 or engine_for(tensor_type) is not None
 
 
-def _size(quantization: Quantization, facts: ModelFacts, tensors: Sequence[TensorInfo]) -> int | None:
+def _size(
+    quantization: Quantization, facts: ModelFacts, tensors: Sequence[TensorInfo], again: Collection[int]
+) -> int | None:
     try:
-        types = quantized_types(quantization, facts, tensors, as_ollama=True)
+        types = quantized_types(quantization, facts, tensors, as_ollama=True, again=again)
     except CannotConvert:
         return None
     if quantization is Quantization.MXFP4_MOE and TensorType.MXFP4 not in types.values():

@@ -3,7 +3,7 @@
 Several codes are the index of a table that has their numbers side by side.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
@@ -23,13 +23,18 @@ def pieces(rows: int, row_size: int) -> Iterator[slice]:
     return (slice(first, min(first + step, rows)) for first in range(0, rows, step))
 
 
-def write_numbers(numbers: tuple[float, ...], unit: int, packed: Array, output: Array) -> None:
-    """Writes the number of each code to `output`, contiguous F32 rows; `numbers` has one for each code.
+def f32_of(numbers: Iterable[float]) -> bytes:
+    """What `write_numbers` wants: bytes, because 0 and -0 are equal as numbers."""
+    return np.array(tuple(numbers), np.float32).tobytes()
+
+
+def write_numbers(numbers: bytes, unit: int, packed: Array, output: Array) -> None:
+    """Writes the number of each code to `output`, contiguous F32 rows; `numbers` has an F32 for each code.
 
     A code begins at the first bit of each `unit` bytes; bits that hold no whole code are not used, and neither are the
     codes after the columns of `output`. `packed` has rows of bytes.
     """
-    bits = (len(numbers) - 1).bit_length()
+    bits = _bits(numbers)
     places = 8 * unit // bits
     together = next(count for count in _ITEMS if places % count == 0 and count * bits <= _MAX_INDEX_BITS)
     indexes = _indexes(together * bits, unit, packed)
@@ -41,10 +46,15 @@ def write_numbers(numbers: tuple[float, ...], unit: int, packed: Array, output: 
 
 
 @cache
-def _table(numbers: tuple[float, ...], together: int) -> Array:
-    bits = (len(numbers) - 1).bit_length()
-    codes = np.arange(1 << together * bits)[:, None] >> np.arange(0, together * bits, bits) & len(numbers) - 1
-    return np.array(numbers, np.float32)[codes].view(_ITEMS[together]).ravel()
+def _table(numbers: bytes, together: int) -> Array:
+    bits = _bits(numbers)
+    codes = np.arange(1 << together * bits)[:, None] >> np.arange(0, together * bits, bits) & (1 << bits) - 1
+    return np.frombuffer(numbers, np.float32)[codes].view(_ITEMS[together]).ravel()
+
+
+def _bits(numbers: bytes) -> int:
+    """The bits of a code."""
+    return (len(numbers) // 4 - 1).bit_length()
 
 
 def _indexes(bits: int, unit: int, packed: Array) -> Array:

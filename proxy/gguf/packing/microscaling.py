@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import pieces, write_numbers
+from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
 from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
 from proxy.gguf.packing.scaled_bytes import NUMBERS, multiply_columns, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 
 _SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_E2M1 = (*_SIZES, *(-size for size in _SIZES))
-_E2M1_OF_MODELOPT = (*_SIZES, 0.0, *(-size for size in _SIZES[1:]))
+_E2M1 = f32_of((*_SIZES, *(-size for size in _SIZES)))
+_E2M1_OF_MODELOPT = f32_of((*_SIZES, 0.0, *(-size for size in _SIZES[1:])))
 
 _NVFP4, _MXFP4 = 16, 32
 """Numbers of a block."""
@@ -45,7 +45,8 @@ class Part(NamedTuple):
 
 class _GlobalScale(NamedTuple):
     divides: bool
-    numbers: tuple[float, ...]
+    numbers: bytes
+    """The F32 number of each code."""
 
 
 def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
@@ -136,7 +137,7 @@ def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[
     return _scaled(_E2M1, codes, scales, _MXFP4)
 
 
-def _scaled(numbers: tuple[float, ...], codes: Array, scales: Array, columns: int) -> Array:
+def _scaled(numbers: bytes, codes: Array, scales: Array, columns: int) -> Array:
     weights = np.empty((len(codes), 2 * codes.shape[1]), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for some in pieces(*codes.shape):

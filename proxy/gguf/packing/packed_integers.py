@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import pieces, write_numbers
+from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
 from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
 from proxy.gguf.packing.scaled_bytes import config_groups, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
@@ -287,10 +287,11 @@ def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Se
     return weights
 
 
-def _numbers(layout: _Layout) -> tuple[float, ...]:
+@lru_cache
+def _numbers(layout: _Layout) -> bytes:
     """What each code means: a signed number, or an unsigned one where the zero points are unsigned."""
     first = 0 if layout.zeros == "I32" else -1 << (layout.bits - 1)
-    return tuple(range(first, first + (1 << layout.bits)))
+    return f32_of(range(first, first + (1 << layout.bits)))
 
 
 def _zeros(layout: _Layout, content: memoryview) -> Array:
