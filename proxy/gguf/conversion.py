@@ -32,7 +32,6 @@ from proxy.gguf.unread_keys import check_unread_keys
 from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
 
-
 AGAIN = frozenset((TensorType.MXFP4,))
 """The types of the GGUF's tensors that may stay as the repository has them, or be quantized again."""
 

@@ -39,13 +39,6 @@ def test_mxfp4_blocks_without_their_scales_are_refused(shape: tuple[int, ...] | 
         plan(edited_weights("gpt_oss", other))
 
 
-@pytest.mark.parametrize("quantization", ["Q4_K_M", "Q8_0", "BF16", "F32"])
-def test_quantized_weights_are_not_quantized_again(quantization: str) -> None:
-    """llama-quantize does not either, except with MXFP4_MOE, which leaves them unchanged."""
-    with pytest.raises(CannotConvert, match="ffn_down_exps.weight is MXFP4 already"):
-        plan(repository("gpt_oss"), quantization=quantization)
-
-
 def test_missing_expert_is_refused() -> None:
     def fewer(weights: Weights) -> None:
         del weights.tensors["model.layers.1.block_sparse_moe.experts.2.w1.weight"]

@@ -125,12 +125,6 @@ CASES = [
         other=False,
     ),
     Case(
-        "gpt-oss with a tag",
-        REPOSITORIES["gpt_oss"].files(),
-        ("acme/model: the weights are quantized already", "pull without a tag, which means MXFP4_MOE here"),
-        other=False,
-    ),
-    Case(
         "gpt-oss whose config.json does not say that it is quantized",
         changed("config.json", REPOSITORIES["gpt_oss"].files(), quantization_config=...),
         ("acme/model: 'model.layers.0.mlp.experts.gate_up_proj_blocks' is of the type U8",),

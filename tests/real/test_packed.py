@@ -5,30 +5,32 @@ import json
 import pytest
 
 from proxy.standins.hub import StandInHub
+from tests.gguf.tiny_repositories import experts
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.real.make_logprobs import PACKED_FIGURES
 from tests.real.test_conversion import shown_quantization
-from tests.real.test_logprobs import answer, check_same
+from tests.real.test_logprobs import LOGPROBS, answer, check_same
 from tests.real.test_pull import answers
 
 pytestmark = pytest.mark.timeout(300)
 
-FIGURES = json.loads(PACKED_FIGURES.read_bytes())
+REPOSITORIES = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
+FIGURES = {**json.loads(PACKED_FIGURES.read_bytes()), "gpt_oss": LOGPROBS["gpt_oss"]}
 
 
 async def pulled(client: Client, hub: StandInHub, name: str, tag: str) -> str:
     # llama.cpp treats models with phi3 in their names in a special way.
     repository = name.replace("phi3", "phi-mini")
-    hub.add(f"acme/{repository}", PACKED[name].files())
+    hub.add(f"acme/{repository}", REPOSITORIES[name].files())
     model = f"hf.co/acme/{repository}:{tag}"
     lines = await client.pull(model)
     assert lines[-1] == {"status": "success"}, lines[-1]
     return model
 
 
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", REPOSITORIES)
 async def test_tokens_and_logprobs_equal_those_of_transformers(real_client: Client, hub: StandInHub, name: str) -> None:
     """With the weights that the stored ones stand for."""
     model = await pulled(real_client, hub, name, "F32")
@@ -37,7 +39,7 @@ async def test_tokens_and_logprobs_equal_those_of_transformers(real_client: Clie
 
 
 @pytest.mark.parametrize("tag", ["q4_K_M", "bf16"])
-@pytest.mark.parametrize("name", PACKED)
+@pytest.mark.parametrize("name", REPOSITORIES)
 async def test_it_answers(real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str, tag: str) -> None:
     model = await pulled(real_client, hub, name, tag)
     assert await shown_quantization(real_client, model) == tag.upper()

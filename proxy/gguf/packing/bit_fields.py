@@ -49,7 +49,8 @@ def write_numbers(numbers: bytes, unit: int, packed: Array, output: Array) -> No
 def _table(numbers: bytes, together: int) -> Array:
     bits = _bits(numbers)
     codes = np.arange(1 << together * bits)[:, None] >> np.arange(0, together * bits, bits) & (1 << bits) - 1
-    return np.frombuffer(numbers, np.float32)[codes].view(_ITEMS[together]).ravel()
+    items: Array = np.frombuffer(numbers, np.float32)[codes].view(_ITEMS[together])
+    return items.ravel()
 
 
 def _bits(numbers: bytes) -> int:

@@ -2,9 +2,9 @@
 
 NVFP4 has a scale of E4M3 for each 16 numbers, and one of F32 for the whole matrix. compressed-tensors
 (`nvfp4-pack-quantized`) names them `weight_packed`, `weight_scale` and `weight_global_scale`, and divides by the last;
-ModelOpt names them `weight`, `weight_scale` and `weight_scale_2`, and multiplies. The scales are combined first, in F32,
-and then the products are rounded to F32 (compressed-tensors 0.20.1: `_dequantize` in lifecycle/forward_helpers.py;
-ModelOpt 0.47.0: `NVFP4QTensor.dequantize`).
+ModelOpt names them `weight`, `weight_scale` and `weight_scale_2`, and multiplies. First the scales are combined and
+rounded to F32, then the products (compressed-tensors 0.20.1: `_dequantize` in lifecycle/forward_helpers.py; ModelOpt
+0.47.0: `NVFP4QTensor.dequantize`).
 
 MXFP4 has a power of two (E8M0) for each 32 numbers. compressed-tensors (`mxfp4-pack-quantized`) names the tensors as
 above, OpenAI `_blocks` and `_scales`. Each product is exact. 255 stands for NaN, as in the standard; transformers 5.24
@@ -37,10 +37,10 @@ _PACKED, _OF_MODELOPT = ".weight_packed", ".weight"
 
 
 class Part(NamedTuple):
-    """Which rows of a tensor are decoded: row `index` (from 0) of each `count` rows."""
+    """Which rows of a tensor are decoded: row `place` (from 0) of each `every` rows."""
 
-    count: int = 1
-    index: int = 0
+    every: int = 1
+    place: int = 0
 
 
 class _GlobalScale(NamedTuple):
@@ -61,19 +61,23 @@ def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
 
 
 def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> PackedRows:
-    """Row `part.index` of each `part.count` rows of blocks, where `scales` has one number for each block.
+    """Row `part.place` of each `part.every` rows of blocks, where `scales` has one number for each block.
 
     The blocks may be a dimension of their own (GPT-OSS). Raises CannotConvert if the scales do not fit the rows.
     """
     *stack, rows, blocks = scales.shape
-    if scales.dtype not in _POWERS_OF_TWO or rows % part.count or prod(numbers.shape) != prod(scales.shape) * _MXFP4 // 2:
+    if (
+        scales.dtype not in _POWERS_OF_TWO
+        or rows % part.every
+        or prod(numbers.shape) != prod(scales.shape) * _MXFP4 // 2
+    ):
         raise _unfit("MXFP4", [numbers, scales])
     return PackedRows(
         "MXFP4",
-        (*stack, rows // part.count, blocks * _MXFP4),
+        (*stack, rows // part.every, blocks * _MXFP4),
         numbers,
         _decoder(_mxfp4, part),
-        RowGroups((Companion(scales, blocks * part.count),), 1, rows // part.count),
+        RowGroups((Companion(scales, blocks * part.every),), 1, rows // part.every),
     )
 
 
@@ -131,7 +135,7 @@ def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Se
 
 def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
     codes, scales = (
-        content.reshape(rows.rows, part.count, -1)[:, part.index]
+        content.reshape(rows.rows, part.every, -1)[:, part.place]
         for content in (np.frombuffer(packed, np.uint8), scale_numbers("F8_E8M0", companions[0]))
     )
     return _scaled(_E2M1, codes, scales, _MXFP4)

@@ -32,7 +32,7 @@ _BITS = range(2, 9)
 
 
 def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
-    """The matrices of packed integers. Raises CannotConvert where the config or the tensors do not say what they are."""
+    """The matrices of packed integers. Raises CannotConvert where they and the config do not say how to."""
     schemes = None
     for name, numbers in weights.items():
         if name.endswith(".weight_packed") and numbers.dtype == "I32":

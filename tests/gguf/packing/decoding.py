@@ -16,7 +16,7 @@ _F32 = 4
 
 
 def packed_tensors(files: Mapping[str, bytes], config: Mapping[str, Any] | None = None) -> dict[str, PackedTensor]:
-    """The tensors that the schemes find, by name; `config` is used in the place of the quantization_config."""
+    """The tensors that the schemes find, by name; `config` replaces the quantization_config."""
     located = {
         name: LocatedTensor(path, name, tensor)
         for path, content in files.items()

@@ -12,6 +12,8 @@ compressed-tensors calculates in the type of the scales, so they are widened to 
 the matrices whose F32 numbers are, rounded to BF16, those that it makes of the scales as they are stored.
 """
 
+# mypy: disable-error-code="import-not-found,import-untyped"
+
 import hashlib
 import importlib
 import json
@@ -53,7 +55,8 @@ def of_compressed_tensors(tensors: dict[str, Any], config: dict[str, Any]) -> tu
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.compressors.format import infer_module_format
 
-    digests, rounded = {}, []
+    digests: dict[str, str] = {}
+    rounded: list[str] = []
     for name in [one for one in tensors if one.endswith(".weight_packed")]:
         module = name.removesuffix(".weight_packed")
         scheme = scheme_for(config, module)
@@ -83,7 +86,7 @@ def decompressed_in_f32(compressor: Any, state: dict[str, Any], scheme: Any) -> 
 
     rows, size = state["weight_packed"].shape
     unpacked = unpack_fp4_from_uint8(state["weight_packed"], rows, 2 * size)
-    scale = compressor._decompress_scale(state["weight_scale"], torch.float32)  # noqa: SLF001
+    scale = compressor._decompress_scale(state["weight_scale"], torch.float32)
     return dequantize(
         x_q=unpacked,
         scale=scale,
@@ -95,7 +98,7 @@ def decompressed_in_f32(compressor: Any, state: dict[str, Any], scheme: Any) -> 
 
 def is_padded(state: dict[str, Any], scheme: Any) -> bool:
     bits, columns = scheme.weights.num_bits, int(state["weight_shape"][1]) if "weight_shape" in state else 0
-    return 32 % bits > 0 and state["weight_packed"].shape[1] != -(-columns * bits // 32)
+    return bool(32 % bits) and bool(state["weight_packed"].shape[1] != -(-columns * bits // 32))
 
 
 def of_old(state: dict[str, Any], scheme: Any) -> Any:
@@ -103,10 +106,17 @@ def of_old(state: dict[str, Any], scheme: Any) -> Any:
     import pickle
     import subprocess
 
-    work = {"state": {key: one.numpy() if one.dtype != torch.bfloat16 else one.float().numpy() for key, one in state.items()}, "args": scheme.weights.model_dump(mode="json")}
+    work = {
+        "state": {
+            key: one.numpy() if one.dtype != torch.bfloat16 else one.float().numpy() for key, one in state.items()
+        },
+        "args": scheme.weights.model_dump(mode="json"),
+    }
     env = {**os.environ, "PYTHONPATH": os.environ["OLD"] + ":" + os.environ["PYTHONPATH"]}
-    made = subprocess.run([sys.executable, __file__, "--old"], input=pickle.dumps(work), env=env, check=True, stdout=subprocess.PIPE)  # noqa: S603
-    return torch.from_numpy(pickle.loads(made.stdout))  # noqa: S301
+    made = subprocess.run(
+        [sys.executable, __file__, "--old"], input=pickle.dumps(work), env=env, check=True, stdout=subprocess.PIPE
+    )
+    return torch.from_numpy(pickle.loads(made.stdout))
 
 
 def old() -> None:
@@ -116,7 +126,7 @@ def old() -> None:
     from compressed_tensors.quantization import QuantizationArgs
     from compressed_tensors.quantization.lifecycle.forward import dequantize
 
-    work = pickle.loads(sys.stdin.buffer.read())  # noqa: S301
+    work = pickle.loads(sys.stdin.buffer.read())
     args = QuantizationArgs.model_validate(work["args"])
     state = {key: torch.from_numpy(one) for key, one in work["state"].items()}
     shape = torch.Size(state["weight_shape"].tolist())
@@ -167,10 +177,11 @@ def main(folder: Path) -> None:
         config = json.loads((repository / "config.json").read_text())["quantization_config"]
         tensors = load_file(repository / "model.safetensors")
         method = config["quant_method"]
+        rounded: list[str] = []
         if method == "mxfp4":
-            digests, rounded = of_gpt_oss(tensors), []
+            digests = of_gpt_oss(tensors)
         elif method == "modelopt":
-            digests, rounded = of_modelopt(tensors), []
+            digests = of_modelopt(tensors)
         else:
             digests, rounded = of_compressed_tensors(tensors, config)
         result["matrices"][repository.name] = digests

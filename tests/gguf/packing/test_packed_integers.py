@@ -14,7 +14,7 @@ import pytest
 
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.packing.decoding import packed_tensors, rows_of
-from tests.gguf.tiny_repositories.packed import WEIGHTS
+from tests.gguf.tiny_repositories.packed import WEIGHTS, Packed
 from tests.gguf.tiny_repositories.packed_compressed import INT4_GROUPS, MATRICES, REPOSITORIES, Integers, Matrix
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan, write
@@ -23,7 +23,7 @@ from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safet
 
 RECORDED = json.loads((Path(__file__).parent / "compressed.json").read_text())
 EXPECTED: dict[str, dict[str, str]] = RECORDED["matrices"]
-ALL = {**MATRICES, **{name: one for name, one in REPOSITORIES.items() if "int" in name}}
+ALL: dict[str, Matrix | Packed] = {**MATRICES, **{name: one for name, one in REPOSITORIES.items() if "int" in name}}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -103,7 +103,7 @@ def zeros(dtype: str, *shape: int) -> StoredTensor:
         ({f"{W}_scale": None}, f"packed integers without {W}_scale"),
         ({f"{W}_shape": None}, f"packed integers without {W}_shape"),
         ({f"{W}_shape": zeros("I64", 3)}, rf"{W} is stored as packed integers .*weight_shape \[3\]"),
-        ({f"{W}_scale": zeros("BF16", 16, 3)}, rf"weight_scale \[16, 3\] \(BF16\) and the quantization_config"),
+        ({f"{W}_scale": zeros("BF16", 16, 3)}, r"weight_scale \[16, 3\] \(BF16\) and the quantization_config"),
         ({f"{W}_scale": zeros("I8", 16, 2)}, r"weight_scale \[16, 2\] \(I8\)"),
         ({f"{W}_zero_point": zeros("I32", 16, 2)}, r"weight_zero_point \[16, 2\] \(I32\)"),
         ({f"{W}_g_idx": zeros("I32", 63)}, r"weight_g_idx \[63\]"),

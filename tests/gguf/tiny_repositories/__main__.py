@@ -3,10 +3,15 @@
 import sys
 from pathlib import Path
 
-from tests.gguf.tiny_repositories import REPOSITORIES, packed, packed_bnb
+from tests.gguf.tiny_repositories import REPOSITORIES, packed, packed_bnb, packed_compressed
 from tests.gguf.tiny_repositories.repository import Tiny
 
-ALL: dict[str, Tiny | packed.Packed] = {**REPOSITORIES, **packed.REPOSITORIES, **packed_bnb.REPOSITORIES}
+ALL: dict[str, Tiny | packed.Packed] = {
+    **REPOSITORIES,
+    **packed.REPOSITORIES,
+    **packed_bnb.REPOSITORIES,
+    **packed_compressed.REPOSITORIES,
+}
 
 
 def write(name: str, folder: Path) -> None:

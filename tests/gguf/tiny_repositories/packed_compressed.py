@@ -177,7 +177,8 @@ MATRICES = {
 
 
 def main(folder: Path) -> None:
-    for name, repository in {**REPOSITORIES, **MATRICES}.items():
+    everything: dict[str, Packed | Matrix] = {**REPOSITORIES, **MATRICES}
+    for name, repository in everything.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for path, content in repository.files().items():
             (folder / name / path).write_bytes(content)

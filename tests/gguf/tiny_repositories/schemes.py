@@ -1,6 +1,6 @@
 """All tiny repositories whose matrices are stored quantized."""
 
-from tests.gguf.tiny_repositories import packed, packed_bnb
+from tests.gguf.tiny_repositories import packed, packed_bnb, packed_compressed
 from tests.gguf.tiny_repositories.packed import Packed
 
-PACKED: dict[str, Packed] = {**packed.REPOSITORIES, **packed_bnb.REPOSITORIES}
+PACKED: dict[str, Packed] = {**packed.REPOSITORIES, **packed_bnb.REPOSITORIES, **packed_compressed.REPOSITORIES}
