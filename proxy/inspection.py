@@ -1,6 +1,7 @@
 """`inspect`: the plan of a pull, without the pull."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,11 +152,12 @@ class Inspection:
 
 async def inspect(config: Config, name: str) -> Inspection:
     """Never raises a ProxyError: its text is in `refusal`."""
-    backend = Backend(config, Journal(), Metrics())
-    try:
-        return await look(config, backend, name)
-    finally:
-        await backend.close()
+    with closing(Journal()) as journal:
+        backend = Backend(config, journal, Metrics())
+        try:
+            return await look(config, backend, name)
+        finally:
+            await backend.close()
 
 
 async def look(config: Config, backend: Backend, name: str) -> Inspection:

@@ -121,7 +121,6 @@ class Journal:
             except sqlite3.DatabaseError as error:
                 if path is None or error.sqlite_errorcode not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                     raise
-                self._db.close()
                 broken = path.replace(path.with_suffix(".broken"))
                 log.warning("%s is damaged (%s); it was renamed to %s, and a new file replaces it", path, error, broken)
                 self._open()
@@ -142,6 +141,13 @@ class Journal:
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self._path or ":memory:", isolation_level=None, timeout=0)
+        try:
+            self._prepare()
+        except sqlite3.Error:
+            self._db.close()
+            raise
+
+    def _prepare(self) -> None:
         # The operating system ends the lock with the process. NORMAL writes no fsync at a commit: a commit survives a
         # killed process without one.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -6,6 +6,8 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from tests.gguf.tiny_repositories import experts
+from tests.gguf.tiny_repositories.packed import Packed
+from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
@@ -16,7 +18,7 @@ from tests.real.test_pull import answers
 
 pytestmark = pytest.mark.timeout(300)
 
-REPOSITORIES = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
+REPOSITORIES: dict[str, Packed | Tiny] = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
 FIGURES = {**json.loads(PACKED_FIGURES.read_bytes()), "gpt_oss": LOGPROBS["gpt_oss"]}
 
 

@@ -41,11 +41,13 @@ async def engine(hub: StandInHub, ollama: RealOllama) -> AsyncIterator[tuple[Upl
     limits = FetchLimits(Streams(4, 128 * MIB), Bandwidth(0))
     async with upstream_session() as session:
         api = Ollama(ollama.url, session)
-        transfer = Transfer(WaitForOllama(api, 60), limits, Journal())
+        journal = Journal()
+        transfer = Transfer(WaitForOllama(api, 60), limits, journal)
         repository = await source.open("acme/tiny", None)
         file = next(file for file in repository.files if file.path == "model.safetensors")
         yield Uploads(transfer, Fetching(repository, limits, Progress())), Range(file, 0, file.size), api
         transfer.close()
+        journal.close()
     await source.close()
     assert limits.streams.idle
 

@@ -51,10 +51,12 @@ async def uploads(hub: StandInHub, ollama: StandInOllama) -> AsyncIterator[Uploa
     source = HuggingFace(hub.endpoint, "", ("hf.co",))
     limits = FetchLimits(Streams(4, 16 * MIB, span_bytes=SPAN), Bandwidth(0), SHORT)
     async with upstream_session() as session:
-        transfer = Transfer(WaitForOllama(Ollama(ollama.url, session), 1), limits, Journal())
+        journal = Journal()
+        transfer = Transfer(WaitForOllama(Ollama(ollama.url, session), 1), limits, journal)
         repository = await source.open("acme/tiny", None)
         yield Uploads(transfer, Fetching(repository, limits, Progress()))
         transfer.close()
+        journal.close()
     await source.close()
     assert limits.streams.idle
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 
 import pytest
@@ -84,11 +84,11 @@ def upload(digest: str = SHA256, path: str = FILE.path) -> Upload:
 async def transferring(ollama: StandInOllama, connections: int = 8, memory: int = MEMORY) -> AsyncIterator[Transfer]:
     streams = Streams(connections, memory)
     async with upstream_session() as session:
-        transfer = Transfer(
-            WaitForOllama(Ollama(ollama.url, session), 1), FetchLimits(streams, Bandwidth(0), SHORT), Journal()
-        )
-        yield transfer
-        transfer.close()
+        with closing(Journal()) as journal:
+            waiting = WaitForOllama(Ollama(ollama.url, session), 1)
+            transfer = Transfer(waiting, FetchLimits(streams, Bandwidth(0), SHORT), journal)
+            yield transfer
+            transfer.close()
     assert streams.idle
 
 

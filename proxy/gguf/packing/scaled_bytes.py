@@ -15,6 +15,7 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.packing.bit_fields import f32_of, write_numbers
 from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
 from proxy.gguf.tensor_sources import LocatedTensor, SourceTensor
 
@@ -147,26 +148,21 @@ def _decoder(layout: _Layout) -> DecodeRows:
 
 def _products(layout: _Layout, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
     grid = layout.grid
-    codes = np.frombuffer(numbers, np.uint8)
+    codes = np.frombuffer(numbers, np.int8 if layout.dtype == "I8" else np.uint8).reshape(rows.rows, grid.width)
     scales = scale_numbers(layout.scale_dtype, companions[0]).reshape(-1, grid.scales)
     products = np.empty((rows.rows, grid.width), np.float32)
     step = max(_AT_ONCE // grid.width, 1)
     for first in range(0, rows.rows, step):
         part = products[first : first + step]
-        _look_up(layout.dtype, codes[first * grid.width : (first + step) * grid.width], part.reshape(-1))
+        if layout.dtype == "I8":
+            part[...] = codes[first : first + step]
+        else:
+            # Two numbers at a time are half again as fast.
+            unit = 1 if grid.width % 2 else 2
+            write_numbers(_numbers(layout.dtype), unit, codes[first : first + step], part)
         groups = (rows.skipped + np.arange(first, first + len(part))) // grid.rows
         multiply_columns(part, scales[groups], grid.columns)
     return products
-
-
-def _look_up(dtype: str, codes: Array, numbers: Array) -> None:
-    """Fills `numbers` with those of the codes. A table of all pairs is half again as fast as one of single numbers."""
-    if dtype == "I8":
-        numbers[...] = codes.view(np.int8)
-        return
-    even = len(codes) - len(codes) % 2
-    np.take(_pairs(dtype), codes[:even].view("<u2"), out=numbers[:even].view(np.uint64), mode="clip")
-    numbers[even:] = _table(dtype)[codes[even:]]
 
 
 def multiply_columns(rows: Array, scales: Array, columns: int) -> None:
@@ -185,14 +181,8 @@ def scale_numbers(dtype: str, content: memoryview) -> Array:
 
 
 @cache
-def _table(dtype: str) -> Array:
-    return np.array(NUMBERS[dtype], np.float32)
-
-
-@cache
-def _pairs(dtype: str) -> Array:
-    """The two numbers of each two bytes, side by side."""
-    return _table(dtype)[np.arange(1 << 16, dtype="<u2").view(np.uint8)].view(np.uint64)
+def _numbers(dtype: str) -> bytes:
+    return f32_of(NUMBERS[dtype])
 
 
 @cache

@@ -3,15 +3,12 @@
 import sys
 from pathlib import Path
 
-from tests.gguf.tiny_repositories import REPOSITORIES, packed, packed_bnb, packed_compressed
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.packed import Packed
 from tests.gguf.tiny_repositories.repository import Tiny
+from tests.gguf.tiny_repositories.schemes import PACKED
 
-ALL: dict[str, Tiny | packed.Packed] = {
-    **REPOSITORIES,
-    **packed.REPOSITORIES,
-    **packed_bnb.REPOSITORIES,
-    **packed_compressed.REPOSITORIES,
-}
+ALL: dict[str, Tiny | Packed] = {**REPOSITORIES, **PACKED}
 
 
 def write(name: str, folder: Path) -> None:

@@ -4,17 +4,16 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.gguf.tiny_repositories import experts, packed, packed_compressed
+from tests.gguf.tiny_repositories import experts
+from tests.gguf.tiny_repositories.packed import Packed
+from tests.gguf.tiny_repositories.repository import Tiny
+from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.kit.administration import call
 from tests.kit.conversions import gguf_digest
-from tests.kit.support import Client
+from tests.kit.support import Client, fetched
 
-REPOSITORIES = {
-    **packed.REPOSITORIES,
-    **packed_compressed.REPOSITORIES,
-    "gpt_oss": experts.REPOSITORIES["gpt_oss"],
-}
-SECOND = "warning: the repository has these weights in {}, and Q4_K_M makes them less exact once more; pull BF16"
+REPOSITORIES: dict[str, Packed | Tiny] = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
+SECOND = "the repository has these weights in {}, and Q4_K_M makes them less exact once more; pull BF16"
 
 
 @pytest.mark.parametrize("tag", ["q4_K_M", "bf16"])
@@ -31,6 +30,10 @@ SECOND = "warning: the repository has these weights in {}, and Q4_K_M makes them
         ("qwen3moe_nvfp4", "NVFP4"),
         ("qwen2_mxfp4", "MXFP4"),
         ("gpt_oss", "MXFP4"),
+        ("llama_nf4_double", "NF4"),
+        ("phi3_fp4", "FP4"),
+        ("llama_bnb_int8", "INT8"),
+        ("llama_bitnet", "BitNet"),
     ],
 )
 async def test_the_blob_is_the_converters_file_byte_for_byte(
@@ -44,7 +47,7 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     assert lines[-1] == {"status": "success"}, lines[-1]
     [weights] = [layer for layer in ollama.models[model].layers if layer.kind == "model"]
     assert weights.digest == gguf_digest(files, model)
-    warned = [at for at, line in enumerate(lines) if line["status"].startswith(SECOND.format(form))]
+    warned = [at for at, line in enumerate(lines) if SECOND.format(form) in line["status"]]
     assert len(warned) == (tag == "q4_K_M")
     assert all("completed" not in line for line in lines[: warned[0] if warned else 0])
 
@@ -60,3 +63,19 @@ async def test_a_second_quantization_names_the_original(
     end = f"{original}, which they were made from" if original else "the repository that they were made from"
     warned = [text for text in inspection["warnings"] if text.endswith(f"once more; pull BF16, or {end}")]
     assert len(warned) == warns
+
+
+@pytest.mark.parametrize(("name", "most"), [("qwen3moe_nf4_double", 7), ("llama_bnb_int8", 14)])
+async def test_a_plan_asks_for_few_parts(client: Client, hub: StandInHub, name: str, most: int) -> None:
+    """Of 32 matrices of 7 kinds, 7 states; the format of each of 14 matrices. Neighbours are one request."""
+    files = PACKED[name].files()
+    counts = []
+    for added in (PACKED[name].tiny.files(), files):
+        hub.add("acme/tiny", added)
+        hub.requests.clear()
+        status, inspection = await call(client, "GET", "inspect", params={"name": "hf.co/acme/tiny"})
+        assert status == 200
+        assert inspection["refusal"] is None
+        counts.append(len(fetched(hub, "model.safetensors")))
+    assert counts[0] == 0
+    assert 0 < counts[1] <= most
