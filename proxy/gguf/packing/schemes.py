@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from proxy.gguf.packing import bitnet, bitsandbytes, microscaling, packed_integers, scaled_bytes
+from proxy.gguf.packing import awq, bitnet, bitsandbytes, gptq, microscaling, packed_integers, scaled_bytes
 from proxy.gguf.packing.packed import Found, Located
 
 Scheme = Callable[[Located, Mapping[str, Any]], Iterator[Found]]
@@ -14,6 +14,8 @@ SCHEMES: tuple[Scheme, ...] = (
     microscaling.find,
     bitsandbytes.find,
     bitnet.find,
+    gptq.find,
+    awq.find,
 )
 
 

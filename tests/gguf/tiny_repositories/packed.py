@@ -50,17 +50,17 @@ class Codes:
     """Random bytes: which number each is, matters to the reader only."""
 
     def __init__(self) -> None:
-        self._random = np.random.default_rng(11)
+        self.random = np.random.default_rng(11)
 
     def numbers(self, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
         """FP8 from about -30 to 30, or any INT8."""
-        content = self._random.integers(0, 256, shape, np.uint8)
+        content = self.random.integers(0, 256, shape, np.uint8)
         # Without the largest exponents there is neither a NaN nor an infinity.
         return StoredTensor(dtype, shape, (content & (0xFF if dtype == "I8" else 0xCF)).tobytes())
 
     def scales(self, dtype: str, shape: tuple[int, ...], deviation: float) -> StoredTensor:
         """For weights of DEVIATION, from numbers of `deviation`."""
-        numbers = self._random.uniform(0.5, 1.5, prod(shape)).astype(np.float32) * np.float32(DEVIATION / deviation)
+        numbers = self.random.uniform(0.5, 1.5, prod(shape)).astype(np.float32) * np.float32(DEVIATION / deviation)
         return StoredTensor(dtype, shape, to_bytes(dtype, numbers))
 
 
