@@ -111,7 +111,10 @@ def by_auto_round(layer: Layer, how: How) -> Any:
     end = "" if how.form == "gptq_v2" else "_zp"
     kind = import_module(f"auto_round_extension.torch.qlinear_torch{end}").QuantLinear
     inputs, outputs = shape_of(layer, how)
-    return answered(filled(kind(how.bits, how.group or -1, inputs, outputs, bias=False), layer, how), inputs, layer)
+    # With g_idx it calculates no more outputs than there are inputs.
+    consecutive = {key: tensor for key, tensor in layer.items() if key != "g_idx"}
+    module = filled(kind(how.bits, how.group or -1, inputs, outputs, bias=False), consecutive, how)
+    return answered(module, inputs, layer)
 
 
 def by_awq(module: str, layer: Layer, how: How) -> Any:
@@ -129,8 +132,7 @@ def readers(how: How) -> Mapping[str, Callable[[Layer, How], Any]]:
             "auto-round": "auto_round.export.export_to_awq.utils",
         }
         return {
-            library: lambda layer, how, module=module: by_awq(module, layer, how)
-            for library, module in modules.items()
+            library: lambda layer, how, module=module: by_awq(module, layer, how) for library, module in modules.items()
         }
     found: dict[str, Callable[[Layer, How], Any]] = {}
     if how.has_groups:

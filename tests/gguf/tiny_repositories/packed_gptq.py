@@ -137,14 +137,21 @@ HOWS: dict[str, How] = {
     "phi3_awq": How(4, "gemm", group=32),
     "qwen3moe_auto_round_awq": How(4, "gemm", scales="BF16"),
 }
-_TINY = {"llama": llama.REPOSITORIES, "qwen2": qwen.REPOSITORIES, "qwen3moe": qwen.REPOSITORIES, "phi3": dense.REPOSITORIES}
+_TINY = {
+    "llama": llama.REPOSITORIES,
+    "qwen2": qwen.REPOSITORIES,
+    "qwen3moe": qwen.REPOSITORIES,
+    "phi3": dense.REPOSITORIES,
+}
 _SETTINGS: dict[str, Mapping[str, Any]] = {
     "llama_auto_round": auto_round(HOWS["llama_auto_round"], "auto_round"),
     "qwen3moe_auto_round_awq": auto_round(HOWS["qwen3moe_auto_round_awq"], "auto_round:auto_awq"),
 }
 
 REPOSITORIES: dict[str, Packed] = {
-    name: Packed(_TINY[name.partition("_")[0]][name.partition("_")[0]], _packing(how), _SETTINGS.get(name, settings(how)))
+    name: Packed(
+        _TINY[name.partition("_")[0]][name.partition("_")[0]], _packing(how), _SETTINGS.get(name, settings(how))
+    )
     for name, how in HOWS.items()
 }
 """The name in `tests/gguf/packing/gptq.json` → the repository."""
