@@ -1,11 +1,11 @@
 """AWQ: integers of 4 bits, eight outputs in a word, in groups of inputs. Pure.
 
-AutoAWQ (version `gemm`), gptqmodel and AutoRound write a layer as `qweight` [in, out / 8], `qzeros` [groups, out / 8] and
-`scales` [groups, out]. From its lowest bits on, a word has the outputs 0, 2, 4, 6, 1, 3, 5 and 7 of its eight.
+AutoAWQ (version `gemm`), gptqmodel and AutoRound write a layer as `qweight` [in, out / 8], `qzeros` [groups, out / 8]
+and `scales` [groups, out]. From its lowest bits on, a word has the outputs 0, 2, 4, 6, 1, 3, 5 and 7 of its eight.
 
 A number is (integer - zero point) · scale, as in AutoAWQ 0.2.9 (`dequantize_gemm` in utils/packing_utils.py), gptqmodel
-7.7.0 (quantization/awq/utils/packing_utils.py) and AutoRound 0.16.1 (export/export_to_awq/utils.py). We multiply in F32,
-which is exact for scales of F16 and BF16; they round the product to the type of the scales.
+7.7.0 (quantization/awq/utils/packing_utils.py) and AutoRound 0.16.1 (export/export_to_awq/utils.py). We multiply in
+F32, which is exact for scales of F16 and BF16; they round the product to the type of the scales.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.grouped_integers import LINE, scale_runs, transposed
+from proxy.gguf.packing.grouped_integers import scale_runs, signed, transposed, unpack_columns
 from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
@@ -52,27 +52,17 @@ def _find_layout(layer: QuantizedLayer) -> _Layout:
 
 
 def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:
-    first = rows.start // len(ORDER)
-    span = slice(first, -(-rows.stop // len(ORDER)))
-    outputs = slice(first * len(ORDER), min(span.stop * len(ORDER), layout.outputs))
+    span = slice(rows.start // len(ORDER), -(-rows.stop // len(ORDER)))
+    outputs = slice(span.start * len(ORDER), span.stop * len(ORDER))
     words, zeros = (
         np.frombuffer(content, "<u4").reshape(-1, layout.outputs // len(ORDER))[:, span]
         for content in (numbers, companions[0])
     )
     bits = np.frombuffer(companions[1], f"<u{WIDTHS[layout.scales]}").reshape(-1, layout.outputs)[:, outputs]
-    products = np.empty((outputs.stop - outputs.start, layout.inputs), np.float32)
-
-    def unpack(outputs: slice, inputs: slice) -> Array:
-        return _unpack(words[inputs, outputs.start // len(ORDER) : -(-outputs.stop // len(ORDER))])
-
-    scale_runs(unpack, (_unpack(zeros), transposed(to_floats(layout.scales, bits))), products, len(ORDER) * LINE)
+    products = scale_runs(_unpack(words), _unpack(zeros), transposed(to_floats(layout.scales, bits)))
     return products[rows.start - outputs.start : rows.stop - outputs.start]
 
 
 def _unpack(words: Array) -> Array:
     """The integers: eight rows for each column of words."""
-    columns = transposed(words)
-    numbers = np.empty((len(columns), len(ORDER), columns.shape[1]), np.int8)
-    for index, output in enumerate(ORDER):
-        numbers[:, output] = columns >> (BITS * index) & ((1 << BITS) - 1)
-    return numbers.reshape(-1, columns.shape[1])
+    return signed(unpack_columns(transposed(words), BITS, ORDER), BITS)

@@ -18,14 +18,12 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.grouped_integers import WORD_BITS, scale_columns, signed, unpack_columns
+from proxy.gguf.packing.grouped_integers import STRADDLING, WORD_BITS, scale_columns, signed, unpack_columns
 from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
 BITS = (2, 3, 4, 8)
-_STRADDLING = 3
-"""Bits of an integer that may begin in one word and end in the next."""
 
 
 class Zeros(Enum):
@@ -77,7 +75,7 @@ def _find_layout(layer: QuantizedLayer, zeros: Zeros, stated_size: object) -> _L
         inputs = layer.group_of.shape[0] if len(layer.group_of.shape) == 1 else 0
         if layer.group_of.dtype != "I32" or _words(inputs, bits) != words:
             raise CannotConvert(f"{layer.shapes()}: g_idx does not fit numbers of {bits} bits")
-    if bits == _STRADDLING and (inputs % WORD_BITS or outputs % WORD_BITS):
+    if bits == STRADDLING and (inputs % WORD_BITS or outputs % WORD_BITS):
         raise CannotConvert(f"{layer.shapes()}: numbers of 3 bits come in multiples of 32")
     size = _group_size(inputs, groups, stated_size)
     if not size and layer.group_of is None:
@@ -116,10 +114,10 @@ def _zeros(layout: _Layout, content: memoryview, groups: int, outputs: slice) ->
     first = outputs.start // WORD_BITS * WORD_BITS
     span = slice(_words(first, bits), _words(first + -(-(outputs.stop - first) // WORD_BITS) * WORD_BITS, bits))
     words = np.frombuffer(content, "<u4").reshape(groups, -1)[:, span]
-    if layout.zeros is Zeros.WORDS_LESS_ONE and bits != _STRADDLING:
+    if layout.zeros is Zeros.WORDS_LESS_ONE and bits != STRADDLING:
         words = words + np.uint32(sum(1 << shift for shift in range(0, WORD_BITS, bits)))
     numbers = unpack_columns(words.T.copy(), bits)[outputs.start - first : outputs.stop - first].T
-    if layout.zeros is Zeros.WORDS_LESS_ONE and bits == _STRADDLING:
+    if layout.zeros is Zeros.WORDS_LESS_ONE and bits == STRADDLING:
         numbers = numbers + 1 & (1 << bits) - 1
     zeros = signed(numbers.copy(), bits)
     return zeros + 1 if layout.zeros is Zeros.LESS_ONE else zeros

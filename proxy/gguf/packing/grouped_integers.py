@@ -4,21 +4,22 @@ The matrices are stored transposed: a word belongs to one input and several outp
 output (GPTQ). Each input is in a group, which has a scale and a zero point for each output.
 """
 
-from collections.abc import Callable, Iterator
-from math import gcd, lcm
+from collections.abc import Sequence
+from math import gcd
 
 import numpy as np
 
 from proxy.gguf.packing.packed import Array
 
 WORD_BITS = 32
-LINE = 16
-"""Words of a cache line of 64 bytes."""
+STRADDLING = 3
+"""Bits of an integer that may begin in one word and end in the next."""
 WIDE = 8
 """Bits of an integer whose difference to a zero point needs 16 bits."""
-_AT_ONCE = 1 << 16
-"""Numbers that are decoded at a time: they stay in the processor's cache, in all their forms."""
-_LONGEST_RUN = 1 << 11
+_AT_ONCE = 1 << 17
+"""Numbers that are transposed at a time: they stay in the processor's cache."""
+_LINES = 64
+"""Outputs that are transposed at a time: as many words fill whole lines of the cache."""
 _SHORTEST_RUN = 16
 """Inputs of a group that follow each other; numpy is slow at broadcasting to fewer."""
 _SPREADING: dict[int, tuple[str, tuple[tuple[int, int], ...]]] = {
@@ -27,25 +28,43 @@ _SPREADING: dict[int, tuple[str, tuple[tuple[int, int], ...]]] = {
     4: ("<u2", ((1 << 4, 0x0F0F),)),
 }
 """By the bits of an integer: the type for as many integers as whole bytes have, and the steps that move each integer
-into a byte of its own: what is added after a multiplication, and what is kept. numpy multiplies faster than it shifts."""
+into a byte of its own: a multiplication, whose product is added, and what is kept. numpy multiplies faster than it
+shifts."""
 
 
-def unpack_columns(words: Array, bits: int) -> Array:
-    """The integers of each column, one below the other: the lowest bits of a word come first.
+def unpack_columns(words: Array, bits: int, order: Sequence[int] | None = None) -> Array:
+    """The integers of each column, one below the other; `order` has the place of each integer of a word among them.
 
-    An integer of 3 bits may begin in one word and end in the next. The words are a multiple of 3 then, as in auto-gptq
-    0.7.1 (nn_modules/qlinear/qlinear_cuda.py) and in gptqmodel 7.7.0 (nn_modules/qlinear/__init__.py).
+    The lowest bits of a word come first, unless there is an order.
     """
-    length = lcm(bits, WORD_BITS) // WORD_BITS
-    blocks = words.reshape(-1, length, words.shape[1])
-    count = length * WORD_BITS // bits
-    codes = np.empty((len(blocks), count, words.shape[1]), np.uint8)
-    for index in range(count):
-        word, shift = divmod(index * bits, WORD_BITS)
+    if bits == STRADDLING:
+        return _unpack_threes(words)
+    count, each = WORD_BITS // bits, 8 // bits
+    order = order or range(count)
+    codes = np.empty((len(words), count, words.shape[1]), np.uint8)
+    for index in range(0, count, each):
+        content = (words >> (bits * index)).astype(np.uint8)
+        for place in range(each):
+            np.right_shift(content, bits * place, out=codes[:, order[index + place]])
+    if bits < WIDE:
+        codes &= (1 << bits) - 1
+    return codes.reshape(-1, words.shape[1])
+
+
+def _unpack_threes(words: Array) -> Array:
+    """32 integers of 3 bits in 3 words, where some begin in one word and end in the next.
+
+    So in auto-gptq 0.7.1 (nn_modules/qlinear/qlinear_cuda.py) and gptqmodel 7.7.0 (nn_modules/qlinear/__init__.py).
+    """
+    blocks = words.reshape(-1, STRADDLING, words.shape[1])
+    codes = np.empty((len(blocks), WORD_BITS, words.shape[1]), np.uint8)
+    for index in range(WORD_BITS):
+        word, shift = divmod(index * STRADDLING, WORD_BITS)
         part = blocks[:, word] >> shift
-        if shift + bits > WORD_BITS:
+        if shift + STRADDLING > WORD_BITS:
             part |= blocks[:, word + 1] << (WORD_BITS - shift)
-        codes[:, index] = part & ((1 << bits) - 1)
+        codes[:, index] = part
+    codes &= (1 << STRADDLING) - 1
     return codes.reshape(-1, words.shape[1])
 
 
@@ -55,7 +74,7 @@ def unpack_rows(words: Array, bits: int) -> Array:
     if bits == WIDE:
         return content
     kind, steps = _SPREADING[bits]
-    if bits == 3:  # noqa: PLR2004 - eight integers are in three bytes
+    if bits == STRADDLING:
         triples = content.reshape(len(content), -1, bits)
         spread = triples[:, :, 0].astype(kind)
         for place in (1, 2):
@@ -79,38 +98,24 @@ def run_length(groups: Array) -> int:
 def scale_columns(words: Array, bits: int, groups: Array, zeros: Array, scales: Array) -> Array:
     """The F32 products: a row for each column of `words`.
 
-    `groups` has the group of each input, and a group has a row of F32 `scales` and of `zeros`, from signed_zeros.
+    `groups` has the group of each input, and a group has a row of F32 `scales` and of `zeros`, from `signed`.
     """
-    products = np.empty((words.shape[1], len(groups)), np.float32)
-    run = gcd(run_length(groups), _LONGEST_RUN)
+    run = run_length(groups)
     if run < _SHORTEST_RUN:
-        _scale_each(words, bits, groups, (zeros, scales), products)
-        return products
-
-    def unpack(outputs: slice, inputs: slice) -> Array:
-        return signed(unpack_rows(transposed(words[_words_of(inputs, bits), outputs]), bits), bits)
-
+        return _scale_each(words, bits, groups, zeros, scales)
+    codes = signed(unpack_rows(transposed(words), bits)[:, : len(groups)], bits)
     first = groups[::run]
-    scale_runs(unpack, (transposed(zeros[first]), transposed(scales[first])), products, 2 * LINE)
-    return products
+    return scale_runs(codes, transposed(zeros[first]), transposed(scales[first]))
 
 
-def scale_runs(
-    unpack: Callable[[slice, slice], Array], factors: tuple[Array, Array], products: Array, unit: int
-) -> None:
-    """Fills the rows of `products`. Each so many numbers of a row share a zero point and a scale: a row of `factors`.
+def scale_runs(codes: Array, zeros: Array, scales: Array) -> Array:
+    """The F32 products for rows of signed integers, which change.
 
-    `unpack` gets outputs, beginning at a multiple of `unit`, and inputs, beginning at a multiple of WORD_BITS. It gives
-    signed integers: a row for each output, perhaps with more of them than inputs.
+    A row of zeros and of scales has one for each so many integers.
     """
-    zeros, scales = factors
-    run = products.shape[1] // scales.shape[1]
-    by_run = products.reshape(len(products), -1, run)
-    for outputs, inputs in _tiles(products.shape, unit, lcm(run, WORD_BITS)):
-        runs = slice(inputs.start // run, inputs.stop // run)
-        part = by_run[outputs, runs]
-        codes = unpack(outputs, inputs)[:, : inputs.stop - inputs.start].reshape(part.shape)
-        np.multiply(codes - zeros[outputs, runs, None], scales[outputs, runs, None], out=part)
+    runs = codes.reshape(*scales.shape, -1)
+    runs -= zeros[:, :, None]
+    return np.multiply(runs, scales[:, :, None]).reshape(codes.shape)
 
 
 def transposed(matrix: Array) -> Array:
@@ -123,23 +128,16 @@ def signed(codes: Array, bits: int) -> Array:
     return codes.astype(np.int16) if bits == WIDE else codes.view(np.int8)
 
 
-def _scale_each(words: Array, bits: int, groups: Array, factors: tuple[Array, Array], products: Array) -> None:
-    """Where neighbouring inputs are in any groups: an input gets its products for several outputs, then they move."""
-    for outputs, inputs in _tiles(products.shape, 4 * LINE, WORD_BITS):
-        own = groups[inputs]
-        zeros, scales = (one[:, outputs].take(own, axis=0) for one in factors)
-        codes = unpack_columns(words[_words_of(inputs, bits), outputs].copy(), bits)[: len(own)]
-        products[outputs, inputs] = ((signed(codes, bits) - zeros) * scales).T
-
-
-def _words_of(inputs: slice, bits: int) -> slice:
-    return slice(inputs.start * bits // WORD_BITS, -(-inputs.stop * bits // WORD_BITS))
-
-
-def _tiles(shape: tuple[int, ...], height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Parts of a matrix that stay in the cache: about as many times `height` rows and `width` columns as fit."""
-    columns = min(max(_AT_ONCE // height // width, 1) * width, shape[1])
-    rows = max(_AT_ONCE // columns // height, 1) * height
-    for row in range(0, shape[0], rows):
-        for column in range(0, shape[1], columns):
-            yield slice(row, min(row + rows, shape[0])), slice(column, min(column + columns, shape[1]))
+def _scale_each(words: Array, bits: int, groups: Array, zeros: Array, scales: Array) -> Array:
+    """Where neighbouring inputs are in any groups: an input gets its products for some outputs, then they move."""
+    products = np.empty((words.shape[1], len(groups)), np.float32)
+    step = max(_AT_ONCE // _LINES // WORD_BITS, 1) * WORD_BITS
+    for first in range(0, len(groups), step):
+        own = groups[first : first + step]
+        span = slice(first * bits // WORD_BITS, -(-(first + len(own)) * bits // WORD_BITS))
+        for output in range(0, words.shape[1], _LINES):
+            outputs = slice(output, output + _LINES)
+            codes = signed(unpack_columns(words[span, outputs].copy(), bits)[: len(own)], bits)
+            codes -= zeros[:, outputs].take(own, axis=0)
+            products[outputs, first : first + len(own)] = (codes * scales[:, outputs].take(own, axis=0)).T
+    return products

@@ -127,8 +127,8 @@ def _named(method: str, known: Mapping[str, Packing], names: list[str], default:
     if len(names) == 1 and names[0] in known:
         return known[names[0]]
     raise CannotConvert(
-        f"config.json has a quantization_config of the method {method} with the format {' and '.join(names) or 'None'}; "
-        f"known are {', '.join(known)}"
+        f"config.json has a quantization_config of the method {method} with the format "
+        f"{' and '.join(names) or 'None'}; known are {', '.join(known)}"
     )
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -131,9 +132,7 @@ def readers(how: How) -> Mapping[str, Callable[[Layer, How], Any]]:
             "gptqmodel": "gptqmodel.quantization.awq.utils.packing_utils",
             "auto-round": "auto_round.export.export_to_awq.utils",
         }
-        return {
-            library: lambda layer, how, module=module: by_awq(module, layer, how) for library, module in modules.items()
-        }
+        return {library: partial(by_awq, module) for library, module in modules.items()}
     found: dict[str, Callable[[Layer, How], Any]] = {}
     if how.has_groups:
         found["gptqmodel"] = by_gptqmodel

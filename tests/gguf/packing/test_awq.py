@@ -47,9 +47,9 @@ def test_config_json_names_the_packing(config: Mapping[str, Any]) -> None:
     np.testing.assert_array_equal(rows(FOUR, layer, config), products(FOUR, layer))
 
 
-PACKED = {
-    f"a{end}": stored for end, stored in FOUR.pack(random_layer(np.random.default_rng(1), (64, 128), FOUR)).items()
-}
+LAYER = random_layer(np.random.default_rng(1), (64, 128), FOUR)
+PACKED = {f"a{end}": stored for end, stored in FOUR.pack(LAYER).items()}
+DIFFERS = "they do not fit each other as AWQ's of 4 bits do"
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ PACKED = {
         ({}, {"backend": "llm-awq"}, "with the format llm-awq"),
         ({}, {"backend": "llm-awq", "version": "gemm"}, "with the format gemm and llm-awq"),
         ({}, {"quant_method": "gptq"}, "they do not fit each other as GPTQ's do"),
-        ({"a.qzeros": StoredTensor("I32", (4, 4), bytes(64))}, {}, "they do not fit each other as AWQ's of 4 bits do"),
+        ({"a.qzeros": StoredTensor("I32", (4, 4), bytes(64))}, {}, DIFFERS),
         (
             {"a.scales": StoredTensor("F16", (3, 64), bytes(384))},
             {},
-            "they do not fit each other as AWQ's of 4 bits do",
+            DIFFERS,
         ),
-        ({"a.g_idx": StoredTensor("I32", (128,), bytes(512))}, {}, "they do not fit each other as AWQ's of 4 bits do"),
+        ({"a.g_idx": StoredTensor("I32", (128,), bytes(512))}, {}, DIFFERS),
     ],
 )
 def test_what_is_not_known_is_refused(

@@ -96,9 +96,8 @@ def test_tensors_match_llama_cpp(name: str) -> None:
 @pytest.mark.parametrize("name", HOWS)
 def test_rows_match_the_libraries(name: str) -> None:
     """Rounded to the type of the scales, as the libraries round them."""
-    found, files = located(
-        unpack_safetensors(REPOSITORIES[name].files()[WEIGHTS]), REPOSITORIES[name].quantization_config
-    )
+    repository = REPOSITORIES[name]
+    found, files = located(unpack_safetensors(repository.files()[WEIGHTS]), repository.quantization_config)
     ours = digest(rounded(HOWS[name].scales, rows_of(one, files)) for one in sorted(found, key=lambda one: one.name))
     assert set(EXPECTED[name]["rows"].values()) == {ours}
 

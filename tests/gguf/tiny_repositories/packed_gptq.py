@@ -56,7 +56,8 @@ def pack_words(codes: Array, bits: int) -> Array:
     padded = np.zeros((-(-len(stream) // 32) * 32, codes.shape[1]), np.uint64)
     padded[: len(stream)] = stream
     words = padded.reshape(-1, 32, codes.shape[1]) << np.arange(32, dtype=np.uint64)[:, None]
-    return words.sum(axis=1).astype("<u4")
+    packed: Array = words.sum(axis=1).astype("<u4")
+    return packed
 
 
 def pack_zeros(zeros: Array, bits: int, form: Format) -> Array:
@@ -71,7 +72,8 @@ def pack_zeros(zeros: Array, bits: int, form: Format) -> Array:
 
 def pack_awq(codes: Array) -> Array:
     eights = codes.reshape(len(codes), -1, 8)[:, :, list(AWQ_ORDER)]
-    return (eights.astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
+    packed: Array = (eights.astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
+    return packed
 
 
 @dataclass(frozen=True)
@@ -137,21 +139,14 @@ HOWS: dict[str, How] = {
     "phi3_awq": How(4, "gemm", group=32),
     "qwen3moe_auto_round_awq": How(4, "gemm", scales="BF16"),
 }
-_TINY = {
-    "llama": llama.REPOSITORIES,
-    "qwen2": qwen.REPOSITORIES,
-    "qwen3moe": qwen.REPOSITORIES,
-    "phi3": dense.REPOSITORIES,
-}
+_TINY = {**llama.REPOSITORIES, **qwen.REPOSITORIES, **dense.REPOSITORIES}
 _SETTINGS: dict[str, Mapping[str, Any]] = {
     "llama_auto_round": auto_round(HOWS["llama_auto_round"], "auto_round"),
     "qwen3moe_auto_round_awq": auto_round(HOWS["qwen3moe_auto_round_awq"], "auto_round:auto_awq"),
 }
 
 REPOSITORIES: dict[str, Packed] = {
-    name: Packed(
-        _TINY[name.partition("_")[0]][name.partition("_")[0]], _packing(how), _SETTINGS.get(name, settings(how))
-    )
+    name: Packed(_TINY[name.partition("_")[0]], _packing(how), _SETTINGS.get(name, settings(how)))
     for name, how in HOWS.items()
 }
 """The name in `tests/gguf/packing/gptq.json` → the repository."""
