@@ -11,7 +11,7 @@ others round the product to the type of the scales.
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.grouped_integers import STRADDLING, WORD_BITS, scale_columns, signed, unpack_columns
-from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix
+from proxy.gguf.packing.packed import Array, DecodeMatrix, Found, Located, PackedMatrix
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
@@ -57,10 +57,8 @@ def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
         layout = _find_layout(
             layer, Zeros.AS_THEY_ARE if layer.packing is Packing.GPTQ_V2 else zeros, settings.get("group_size")
         )
-        decode = partial(_decode, layout)
-        yield layer.found(
-            PackedMatrix("GPTQ", (layout.outputs, layout.inputs), layer.numbers, decode, layer.tensors[1:])
-        )
+        shape, decode = (layout.outputs, layout.inputs), _decoder(layout)
+        yield layer.found(PackedMatrix("GPTQ", shape, layer.numbers, decode, layer.tensors[1:]))
 
 
 def _find_layout(layer: QuantizedLayer, zeros: Zeros, stated_size: object) -> _Layout:
@@ -97,12 +95,17 @@ def _group_size(inputs: int, groups: int, stated: object) -> int:
     return size if size * groups == inputs and size & size - 1 == 0 else 0
 
 
+@lru_cache(maxsize=1024)
+def _decoder(layout: _Layout) -> DecodeMatrix:
+    return partial(_decode, layout)
+
+
 def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:
     outputs = slice(rows.start, rows.stop)
     words = np.frombuffer(numbers, "<u4").reshape(-1, layout.outputs)[:, outputs]
     zeros, scales, *group_of = companions
     bits = np.frombuffer(scales, f"<u{WIDTHS[layout.scales]}").reshape(-1, layout.outputs)[:, outputs]
-    groups = _groups(layout, group_of, len(bits))
+    groups = _groups(layout, b"".join(group_of), len(bits))
     return scale_columns(
         words, layout.bits, groups, _zeros(layout, zeros, len(bits), outputs), to_floats(layout.scales, bits)
     )
@@ -123,14 +126,15 @@ def _zeros(layout: _Layout, content: memoryview, groups: int, outputs: slice) ->
     return zeros + 1 if layout.zeros is Zeros.LESS_ONE else zeros
 
 
-def _groups(layout: _Layout, stored: Sequence[memoryview], count: int) -> Array:
-    """The group of each input. Raises CannotConvert.
+@lru_cache(maxsize=16)
+def _groups(layout: _Layout, stored: bytes, count: int) -> Array:
+    """The group of each input; `stored` is g_idx, if there is one. Raises CannotConvert.
 
-    A g_idx of zeros stands for consecutive groups, as text-generation-inference reads it (utils/weights.py): no
+    A g_idx of zeros stands for consecutive groups, as text-generation-inference reads it (layers/gptq/__init__.py): no
     quantizer writes groups that are not used.
     """
-    for content in stored:
-        groups = np.frombuffer(content, "<i4").astype(np.intp)
+    groups = np.frombuffer(stored, "<i4").astype(np.intp)
+    if len(groups):
         if groups.min() < 0 or groups.max() >= count:
             raise CannotConvert(f"a g_idx has groups from {groups.min()} to {groups.max()}, but there are {count}")
         if groups.any() or count == 1:
