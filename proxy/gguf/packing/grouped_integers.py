@@ -16,10 +16,10 @@ STRADDLING = 3
 """Bits of an integer that may begin in one word and end in the next."""
 WIDE = 8
 """Bits of an integer whose difference to a zero point needs 16 bits."""
-_AT_ONCE = 1 << 17
-"""Numbers that are transposed at a time: they stay in the processor's cache."""
-_LINES = 64
-"""Outputs that are transposed at a time: as many words fill whole lines of the cache."""
+_AT_ONCE = 1 << 18
+"""Numbers that are calculated at a time before they are transposed."""
+_TILE = 256
+"""Inputs whose numbers are transposed at a time: rows that are a power of two apart share few lines of the cache."""
 _SHORTEST_RUN = 16
 """Inputs of a group that follow each other; numpy is slow at broadcasting to fewer."""
 _SPREADING: dict[int, tuple[str, tuple[tuple[int, int], ...]]] = {
@@ -37,18 +37,26 @@ def unpack_columns(words: Array, bits: int, order: Sequence[int] | None = None) 
 
     The lowest bits of a word come first, unless there is an order.
     """
+    planes = _unpack_planes(words, bits)
+    codes = np.empty((planes.shape[1], len(planes), words.shape[1]), np.uint8)
+    for plane, place in zip(planes, order or range(len(planes)), strict=True):
+        codes[:, place] = plane
+    return codes.reshape(-1, words.shape[1])
+
+
+def _unpack_planes(words: Array, bits: int) -> Array:
+    """The first integer of each word, the second of each word, and so on; of three words where they have 3 bits."""
     if bits == STRADDLING:
         return _unpack_threes(words)
     count, each = WORD_BITS // bits, 8 // bits
-    order = order or range(count)
-    codes = np.empty((len(words), count, words.shape[1]), np.uint8)
+    planes = np.empty((count, *words.shape), np.uint8)
     for index in range(0, count, each):
-        content = (words >> (bits * index)).astype(np.uint8)
-        for place in range(each):
-            np.right_shift(content, bits * place, out=codes[:, order[index + place]])
+        planes[index] = words >> (bits * index)  # the lowest byte
+        for place in range(1, each):
+            np.right_shift(planes[index], bits * place, out=planes[index + place])
     if bits < WIDE:
-        codes &= (1 << bits) - 1
-    return codes.reshape(-1, words.shape[1])
+        planes &= (1 << bits) - 1
+    return planes
 
 
 def _unpack_threes(words: Array) -> Array:
@@ -56,16 +64,16 @@ def _unpack_threes(words: Array) -> Array:
 
     So in auto-gptq 0.7.1 (nn_modules/qlinear/qlinear_cuda.py) and gptqmodel 7.7.0 (nn_modules/qlinear/__init__.py).
     """
-    blocks = words.reshape(-1, STRADDLING, words.shape[1])
-    codes = np.empty((len(blocks), WORD_BITS, words.shape[1]), np.uint8)
+    blocks = words.reshape(-1, STRADDLING, words.shape[1]).swapaxes(0, 1).copy()
+    planes = np.empty((WORD_BITS, *blocks.shape[1:]), np.uint8)
     for index in range(WORD_BITS):
         word, shift = divmod(index * STRADDLING, WORD_BITS)
-        part = blocks[:, word] >> shift
+        part = blocks[word] >> shift
         if shift + STRADDLING > WORD_BITS:
-            part |= blocks[:, word + 1] << (WORD_BITS - shift)
-        codes[:, index] = part
-    codes &= (1 << STRADDLING) - 1
-    return codes.reshape(-1, words.shape[1])
+            part |= blocks[word + 1] << (WORD_BITS - shift)
+        planes[index] = part
+    planes &= (1 << STRADDLING) - 1
+    return planes
 
 
 def unpack_rows(words: Array, bits: int) -> Array:
@@ -129,15 +137,16 @@ def signed(codes: Array, bits: int) -> Array:
 
 
 def _scale_each(words: Array, bits: int, groups: Array, zeros: Array, scales: Array) -> Array:
-    """Where neighbouring inputs are in any groups: an input gets its products for some outputs, then they move."""
+    """Where neighbouring inputs are in any groups: an input gets its products for all outputs, then they move."""
     products = np.empty((words.shape[1], len(groups)), np.float32)
-    step = max(_AT_ONCE // _LINES // WORD_BITS, 1) * WORD_BITS
+    step = max(_AT_ONCE // words.shape[1] // WORD_BITS, 1) * WORD_BITS
     for first in range(0, len(groups), step):
         own = groups[first : first + step]
         span = slice(first * bits // WORD_BITS, -(-(first + len(own)) * bits // WORD_BITS))
-        for output in range(0, words.shape[1], _LINES):
-            outputs = slice(output, output + _LINES)
-            codes = signed(unpack_columns(words[span, outputs].copy(), bits)[: len(own)], bits)
-            codes -= zeros[:, outputs].take(own, axis=0)
-            products[outputs, first : first + len(own)] = (codes * scales[:, outputs].take(own, axis=0)).T
+        differences = signed(unpack_columns(words[span].copy(), bits)[: len(own)], bits)
+        differences -= zeros.take(own, axis=0)
+        by_input = differences * scales.take(own, axis=0)
+        for start in range(0, len(own), _TILE):
+            tile = by_input[start : start + _TILE]
+            products[:, first + start : first + start + len(tile)] = tile.T
     return products
