@@ -34,6 +34,9 @@ SECOND = "the repository has these weights in {}, and Q4_K_M makes them less exa
         ("phi3_fp4", "FP4"),
         ("llama_bnb_int8", "INT8"),
         ("llama_bitnet", "BitNet"),
+        ("llama_gptq_act_order", "GPTQ"),
+        ("qwen3moe_gptq", "GPTQ"),
+        ("llama_awq", "AWQ"),
     ],
 )
 async def test_the_blob_is_the_converters_file_byte_for_byte(
