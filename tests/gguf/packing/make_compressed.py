@@ -9,7 +9,8 @@ columns and padded words. `compressed.json` gets the digest of each matrix in F3
 its check of the pre-tokenizer was switched off (`TextModel.get_vocab_base_pre`). This script keeps them.
 
 compressed-tensors calculates in the type of the scales, so they are widened to F32 first; `rounded` counts
-the matrices whose F32 numbers are, rounded to BF16, those that it makes of the scales as they are stored.
+the matrices whose F32 numbers are, rounded to their type, those that it makes of the scales as they are stored (0 where
+version 0.20.1 makes none, and for other packages).
 """
 
 # mypy: disable-error-code="import-not-found,import-untyped"
