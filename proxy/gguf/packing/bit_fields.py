@@ -12,7 +12,8 @@ from proxy.gguf.packing.packed import Array
 
 _AT_ONCE = 1 << 17
 """Bytes that are unpacked at a time: their F32 numbers stay in the processor's cache."""
-_MAX_INDEX_BITS = 16
+_MAX_INDEX_BITS = 14
+"""A table of 16 bits has 512 KiB or more, which leaves no room in the cache for what it is read for."""
 _ITEMS = {4: np.complex128, 2: np.float64, 1: np.float32}
 """A type of the size of so many F32 numbers."""
 

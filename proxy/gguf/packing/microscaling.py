@@ -145,6 +145,6 @@ def _scaled(numbers: bytes, codes: Array, scales: Array, columns: int) -> Array:
     weights = np.empty((len(codes), 2 * codes.shape[1]), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for some in pieces(*codes.shape):
-            write_numbers(numbers, 2, codes[some], weights[some])
+            write_numbers(numbers, 1, codes[some], weights[some])
             multiply_columns(weights[some], scales[some], columns)
     return weights
