@@ -27,6 +27,8 @@ FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
 WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE)
 """Chat models that are not in the file, with the reason."""
+PACKED_WITHOUT_LOGPROBS = frozenset(("phi3_gptq_2bit",))
+"""With its weights of two bits, no prompt has a continuation that is likely enough."""
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 READ_AS: Mapping[str, Mapping[str, Any]] = {
     # transformers 5 does not read the `rope_theta` of transformers 4 for layers with a window.
@@ -215,7 +217,11 @@ def main() -> None:
     names = sys.argv[1:]
     if names[:1] == ["packed"]:
         # transformers reads few of the schemes on a CPU: it gets the weights that they stand for.
-        write(PACKED_FIGURES, names[1:] or PACKED, lambda name: as_plain(PACKED[name].files()))
+        write(
+            PACKED_FIGURES,
+            names[1:] or PACKED.keys() - PACKED_WITHOUT_LOGPROBS,
+            lambda name: as_plain(PACKED[name].files()),
+        )
         return
     chat = [name for name, tiny in REPOSITORIES.items() if not tiny.pooling and name not in WITHOUT_LOGPROBS]
     write(FIGURES, names or chat, text_alone)

@@ -11,7 +11,7 @@ from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
-from tests.real.make_logprobs import PACKED_FIGURES
+from tests.real.make_logprobs import PACKED_FIGURES, PACKED_WITHOUT_LOGPROBS
 from tests.real.test_conversion import shown_quantization
 from tests.real.test_logprobs import LOGPROBS, answer, check_same
 from tests.real.test_pull import answers
@@ -32,7 +32,7 @@ async def pulled(client: Client, hub: StandInHub, name: str, tag: str) -> str:
     return model
 
 
-@pytest.mark.parametrize("name", REPOSITORIES)
+@pytest.mark.parametrize("name", FIGURES)
 async def test_tokens_and_logprobs_equal_those_of_transformers(real_client: Client, hub: StandInHub, name: str) -> None:
     """With the weights that the stored ones stand for."""
     model = await pulled(real_client, hub, name, "F32")
@@ -46,3 +46,7 @@ async def test_it_answers(real_ollama: RealOllama, real_client: Client, hub: Sta
     model = await pulled(real_client, hub, name, tag)
     assert await shown_quantization(real_client, model) == tag.upper()
     assert await answers(real_client, model)
+
+
+def test_every_repository_has_figures() -> None:
+    assert FIGURES.keys() | PACKED_WITHOUT_LOGPROBS == REPOSITORIES.keys()
