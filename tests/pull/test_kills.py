@@ -1,6 +1,7 @@
 """The proxy is killed at any moment of a pull: the next pull continues from what is there, and leaves nothing."""
 
 import asyncio
+import os
 import random
 import re
 import time
@@ -21,8 +22,8 @@ from proxy.standins.ollama import StandInOllama
 from tests.kit.support import Client, digest_of, eventually, fetched, making, serving
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
-SEEDS = (8, 9)
-"""Each is a test with a Hub and an Ollama of its own, so that workers share them."""
+SEEDS = tuple(map(int, os.environ.get("KILL_SEEDS", "8").split()))
+"""Each is a test with a Hub and an Ollama of its own. By hand there can be more."""
 KILLS = 25
 """Kills for each seed."""
 FILES = 2

@@ -130,8 +130,7 @@ def _zeros(layout: _Layout, content: memoryview, groups: int, outputs: slice) ->
 def _groups(layout: _Layout, stored: bytes, count: int) -> Array:
     """The group of each input; `stored` is g_idx, if there is one. Raises CannotConvert.
 
-    A g_idx of zeros stands for consecutive groups, as text-generation-inference reads it (layers/gptq/__init__.py): no
-    quantizer writes groups that are not used.
+    A g_idx of zeros stands for consecutive groups: no quantizer writes groups that are not used.
     """
     groups = np.frombuffer(stored, "<i4").astype(np.intp)
     if len(groups):
