@@ -24,9 +24,11 @@ from tests.kit.engines import needs_ggml, reference
 from tests.kit.tiny_conversions import converted, read, repository, tensors_of
 
 _ROUND = 8
+QUANTIZED_AGAIN = "gpt_oss"
+"""llama-quantize refuses its MXFP4; `packing/test_microscaling.py` compares it with its unquantized twin."""
 CASES = [
     (name, file_type)
-    for number, name in enumerate(sorted(REPOSITORIES))
+    for number, name in enumerate(sorted(REPOSITORIES.keys() - {QUANTIZED_AGAIN}))
     for file_type in tuple(FILE_TYPES)[number % _ROUND :: _ROUND]
 ]
 
