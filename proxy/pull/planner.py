@@ -280,7 +280,8 @@ class Planner:
             raise Refusal(
                 f"{repository.id}/{ADAPTER_CONFIG} names the base model {config.base}, a name that Ollama does not take"
             )
-        base_plan, facts = await self._base(base, config.revision, request.capabilities, reading.progress)
+        base_repository, remarks = await self._open_base(base, config.revision, reading.progress)
+        base_plan, facts = await self._base(base, base_repository, request.capabilities, reading.progress)
         file = files[ADAPTER_WEIGHTS]
         headers = await reading.headers([file])
         recipe = adapter_recipe(f"{repository.id}/{file.path}", file, headers[file.path], config, facts)
@@ -294,16 +295,31 @@ class Planner:
             settings=request.settings,
             template_source="base" if request.settings.template is None else "config",
             base=Base(base.name, base_plan),
-            warnings=(*config.warnings, *(base_plan.warnings if base_plan else ())),
+            warnings=(*config.warnings, *remarks, *(base_plan.warnings if base_plan else ())),
+        )
+
+    async def _open_base(
+        self, base: ModelReference, revision: str | None, progress: Progress
+    ) -> tuple[Repository, tuple[str, ...]]:
+        """An adapter's base model at the revision that the adapter names, and warnings."""
+        source, pinned = self._source(base), self._config.settings_for(base.name).revision
+        with _naming_the_base():
+            try:
+                return await self._transfer.open(source, base.repository, pinned or revision, progress), ()
+            except Refusal:
+                # Some trainers write a branch of their own: unsloth's adapters have "unsloth" here.
+                if pinned or revision is None:
+                    raise
+                repository = await self._transfer.open(source, base.repository, None, progress)
+        return repository, (
+            f"the adapter names the revision {revision} of its base model, which {repository.id} does not have; its "
+            "default branch is taken",
         )
 
     async def _base(
-        self, base: ModelReference, revision: str | None, capabilities: Capabilities, progress: Progress
+        self, base: ModelReference, repository: Repository, capabilities: Capabilities, progress: Progress
     ) -> tuple[Plan | None, AdapterBase]:
         """The plan of an adapter's base model, None if Ollama has it, and the facts that the adapter's plan needs."""
-        with _naming_the_base():
-            pinned = self._config.settings_for(base.name).revision or revision
-            repository = await self._transfer.open(self._source(base), base.repository, pinned, progress)
         if _is_adapter(repository):
             raise Refusal(f"{repository.id}, the adapter's base model, is an adapter itself; merge the two")
         reading = Reading(self._transfer, repository, progress)

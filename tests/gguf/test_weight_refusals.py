@@ -115,9 +115,10 @@ def test_leftover_quantization_config_is_accepted() -> None:
 
 
 def test_packed_weights_are_refused_for_their_quantization() -> None:
-    weights = {"model.safetensors": {"model.layers.0.self_attn.q_proj.qweight": Tensor("I32", (16, 16), 0, 1024)}}
-    config = {**json.loads(repository("llama")["config.json"]), "quantization_config": {"quant_method": "gptq"}}
-    with pytest.raises(CannotConvert, match="quantized already"):
+    """A method that nobody can read exactly."""
+    weights = {"model.safetensors": {"model.layers.0.self_attn.q_proj.W_q": Tensor("U8", (16, 16), 0, 256)}}
+    config = {**json.loads(repository("llama")["config.json"]), "quantization_config": {"quant_method": "hqq"}}
+    with pytest.raises(CannotConvert, match=r"quantized already \('hqq'\)"):
         convert(config, {}, weights, ModelDescription("x"))
 
 

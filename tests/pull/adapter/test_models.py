@@ -243,6 +243,17 @@ async def test_the_adapter_names_the_revision_of_its_base(
     assert layer_of(ollama, BASE, "model").digest == made_of(base)
 
 
+async def test_a_revision_that_the_base_does_not_have_is_its_default_branch(
+    hub: StandInHub, client: Client, ollama: StandInOllama, base: dict[str, bytes]
+) -> None:
+    """Report F18: unsloth's adapters name the revision `unsloth`. The stream says so."""
+    hub.add("acme/adapter", tiny_adapter("acme/tiny", revision="unsloth"))
+    lines = await client.pull(ADAPTER)
+    assert lines[-1] == {"status": "success"}
+    assert any("the revision unsloth of its base model, which acme/tiny does not have" in str(line) for line in lines)
+    assert layer_of(ollama, BASE, "model").digest == made_of(base)
+
+
 async def test_a_base_of_many_shards_shares_its_last_bar(
     hub: StandInHub, client: Client, adapter: dict[str, bytes]
 ) -> None:
