@@ -311,10 +311,8 @@ class Planner:
                 if pinned or revision is None:
                     raise
                 repository = await self._transfer.open(source, base.repository, None, progress)
-        return repository, (
-            f"the adapter names the revision {revision} of its base model, which {repository.id} does not have; its "
-            "default branch is taken",
-        )
+        remark = f"the adapter names the revision {revision} of its base model, which {repository.id} does not have"
+        return repository, (f"{remark}; its default branch is taken",)
 
     async def _base(
         self, base: ModelReference, repository: Repository, capabilities: Capabilities, progress: Progress
