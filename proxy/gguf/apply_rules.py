@@ -206,7 +206,7 @@ def _split(rule: Split, config: ModelConfig, tensor: MatchedTensor) -> list[Targ
     sizes = [size(config) for _, size in rule.parts]
     if sum(sizes) != rows or len(shape) > _STACK:
         raise _wrong_shape(tensor, f"not {_sum(sizes)} rows")
-    row_size = (tensor.source.stop - tensor.source.start) // (matrices * rows)
+    row_size = tensor.size // (matrices * rows)
     targets, first = [], 0
     for (name, _), size in zip(rule.parts, sizes, strict=True):
         starts = (matrix * rows + first for matrix in range(matrices))

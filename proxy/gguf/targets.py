@@ -85,7 +85,7 @@ def _check_source(tensor: LocatedTensor, types: Mapping[str, TensorType]) -> Non
     if dtype not in types:
         raise CannotConvert(f"{shown(tensor.name)} is of the type {dtype}, not one of {', '.join(types)}")
     size = prod(shape) * WIDTHS.get(dtype, 1)
-    if not 0 < len(shape) <= MAX_DIMENSIONS or size == 0 or size != tensor.source.stop - tensor.source.start:
+    if not 0 < len(shape) <= MAX_DIMENSIONS or size == 0 or size != tensor.size:
         raise CannotConvert(f"{shown(tensor.name)} has the shape {shown(shape)}, unknown for this architecture")
 
 

@@ -132,13 +132,18 @@ class LocatedTensor:
         return self.source.shape
 
     @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.source.stop - self.source.start
+
+    @property
     def row_count(self) -> int:
         return self.shape[0] if self.shape else 0
 
     @property
     def row_size(self) -> int:
         """Bytes per row."""
-        return (self.source.stop - self.source.start) // self.row_count if self.row_count else 0
+        return self.size // self.row_count if self.row_count else 0
 
     def rows(self, first: int = 0, stop: int | None = None, *, size: int | None = None) -> SourceRange:
         """The rows from `first` up to `stop`, each `size` bytes long; by default all rows."""

@@ -119,14 +119,17 @@ def chain(transforms: Sequence[Transform]) -> Transform | None:
     first, *others = transforms
     for second in others:
         between = math.lcm(first.output_block, second.block)
-        portions = first.portions and partial(_portions, first.portions, second)
-        first = Transform(
-            between // first.output_block * first.block,
-            between // second.block * second.output_block,
-            partial(_chain, first.change, second.change) if portions is None else partial(_joined, portions),
-            portions,
-        )
+        block, output_block = between // first.output_block * first.block, between // second.block * second.output_block
+        if first.portions:
+            first = portioned(block, output_block, partial(_portions, first.portions, second))
+        else:
+            first = Transform(block, output_block, partial(_chain, first.change, second.change))
     return first
+
+
+def portioned(block: int, output_block: int, portions: Callable[[bytes], Iterator[bytes]]) -> Transform:
+    """Makes the output in portions (`Transform.portions`)."""
+    return Transform(block, output_block, partial(_joined, portions), portions)
 
 
 def _chain(first: Callable[[bytes], bytes], second: Callable[[bytes], bytes], content: bytes) -> bytes:

@@ -24,14 +24,14 @@ _OF_ACTIVATIONS = (
 
 def unpack_weights(config: ModelConfig, weights: Weights) -> Weights:
     """The same tensors; those that are stored quantized have F32 numbers. Raises CannotConvert."""
-    settings = config.find("quantization_config")
-    if not settings and are_plain(weights):
+    settings, is_plain = config.find("quantization_config"), are_plain(weights)
+    if not settings and is_plain:
         return weights
     # This needs numpy, whose import takes 0.1 s.
     from proxy.gguf.packing.schemes import find_packed
 
     settings = settings if isinstance(settings, dict) else {}
-    if not are_plain(weights):
+    if not is_plain:
         _refuse_rotations(settings)
     found = find_packed(_located(weights), settings)
     replaced = {name for one in found for name in one.replaced}

@@ -9,7 +9,6 @@ F32, which is exact for scales of F16 and BF16; they round the product to the ty
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.grouped_integers import scale_runs, signed, transposed, unpack_columns
-from proxy.gguf.packing.packed import Array, DecodeMatrix, Found, Located, PackedMatrix
+from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
@@ -37,7 +36,7 @@ def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
     """The matrices of AWQ's layers. Raises CannotConvert where they do not fit, or nobody says how they are stored."""
     for layer in find_layers(weights, settings, Packing.AWQ):
         layout = _find_layout(layer)
-        shape, decode = (layout.outputs, layout.inputs), _decoder(layout)
+        shape, decode = (layout.outputs, layout.inputs), decoder(_decode, layout)
         yield layer.found(PackedMatrix("AWQ", shape, layer.numbers, decode, (layer.zeros, layer.scales)))
 
 
@@ -47,11 +46,6 @@ def _find_layout(layer: QuantizedLayer) -> _Layout:
     if inputs % groups or words * len(ORDER) != outputs or layer.zeros.shape != (groups, words) or layer.group_of:
         raise CannotConvert(f"{layer.shapes()}: they do not fit each other as AWQ's of 4 bits do")
     return _Layout(inputs, outputs, layer.scales.dtype)
-
-
-@lru_cache(maxsize=1024)
-def _decoder(layout: _Layout) -> DecodeMatrix:
-    return partial(_decode, layout)
 
 
 def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:

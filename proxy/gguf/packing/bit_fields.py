@@ -12,8 +12,8 @@ from proxy.gguf.packing.packed import Array
 
 _AT_ONCE = 1 << 17
 """Bytes that are unpacked at a time: their F32 numbers stay in the processor's cache."""
-_MAX_INDEX_BITS = 14
-"""A table of 16 bits has 512 KiB or more, which leaves no room in the cache for what it is read for."""
+_MAX_TABLE = 1 << 19
+"""Bytes: a larger table leaves no room in the cache for the numbers that it is read for."""
 _ITEMS = {4: np.complex128, 2: np.float64, 1: np.float32}
 """A type of the size of so many F32 numbers."""
 
@@ -37,7 +37,7 @@ def write_numbers(numbers: bytes, unit: int, packed: Array, output: Array) -> No
     """
     bits = _bits(numbers)
     places = 8 * unit // bits
-    together = next(count for count in _ITEMS if places % count == 0 and count * bits <= _MAX_INDEX_BITS)
+    together = next(count for count in _ITEMS if places % count == 0 and 4 * count << count * bits <= _MAX_TABLE)
     indexes = _indexes(together * bits, unit, packed)
     whole, columns = indexes.shape[1] * together, output.shape[1]
     target = output if whole == columns else np.empty((len(output), whole), np.float32)

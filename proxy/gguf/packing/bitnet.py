@@ -10,7 +10,6 @@ same). llama.cpp's converter (b11434, `dequant_bitnet` in conversion/base.py) di
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix
+from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 from proxy.gguf.transforms import WIDTHS
 
@@ -45,7 +44,7 @@ def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
         _check(numbers, scale)
         if scale is not None:
             rows, width = numbers.shape
-            decode = partial(_decode, _Layout(width, scale.dtype, divides))
+            decode = decoder(_decode, _Layout(width, scale.dtype, divides))
             tensor = PackedMatrix("BitNet", (_PER_BYTE * rows, width), numbers, decode, [scale])
             yield Found(name, numbers.path, tensor, (name, scale.name))
 

@@ -13,14 +13,15 @@ model before quantization. The table of 4 bits is the library's: it ignores the 
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.bit_fields import pieces
+from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor, ReadTensor
 
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
@@ -83,14 +84,14 @@ def wanted(weights: Located) -> Iterator[LocatedTensor]:
     states: dict[tuple[str, int], LocatedTensor] = {}
     for name, state in _states(weights):
         states.setdefault(_kin(weights, name, state), state)
-    yield from (state for state in states.values() if state.source.stop - state.source.start <= _MAX_STATE)
+    yield from (state for state in states.values() if state.size <= _MAX_STATE)
     yield from (weights[name] for name in map(_format_name, _int8_names(weights)) if name in weights)
 
 
 def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
     """The matrices of bitsandbytes. Raises CannotConvert where their tensors do not fit each other."""
     known = {
-        _kin(weights, name, state): _state_of(state, state.source.content)
+        _kin(weights, name, state): _state_of(state.name, state.source.content)
         for name, state in _states(weights)
         if isinstance(state.source, ReadTensor)
     }
@@ -112,7 +113,7 @@ def _states(weights: Located) -> Iterator[tuple[str, LocatedTensor]]:
 
 def _kin(weights: Located, name: str, state: LocatedTensor) -> tuple[str, int]:
     numbers = _get(weights, name, state.name)
-    return re.sub(r"\d+", "0", state.name), numbers.source.stop - numbers.source.start
+    return re.sub(r"\d+", "0", state.name), numbers.size
 
 
 def _get(weights: Located, name: str, beside: str) -> LocatedTensor:
@@ -121,11 +122,11 @@ def _get(weights: Located, name: str, beside: str) -> LocatedTensor:
     return weights[name]
 
 
-def _state_of(tensor: LocatedTensor, content: bytes) -> _State:
+def _state_of(name: str, content: bytes) -> _State:
     try:
         return _read_state(content)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise CannotConvert(f"{tensor.name} cannot be read ({error})") from error
+        raise CannotConvert(f"{name} cannot be read ({error})") from error
 
 
 @lru_cache(maxsize=64)
@@ -170,7 +171,7 @@ def _find_4bit(weights: Located, name: str, state: LocatedTensor, expected: _Sta
         expected.kind.upper(),
         expected.shape,
         numbers,
-        _four_bit_decoder(expected._replace(offset=0.0)),
+        decoder(_decode_4bit, expected._replace(offset=0.0)),
         RowGroups(tuple(companions), expected.group, rows, are_alike=expected.group == 1),
     )
     known = (name, f"{name}.quant_map", *(one.tensor.name for one in companions))
@@ -179,25 +180,16 @@ def _find_4bit(weights: Located, name: str, state: LocatedTensor, expected: _Sta
 
 def _check_size(tensor: LocatedTensor, dtype: str | None, size: int) -> None:
     """`dtype` None: any, for its bytes are what matters (`quant_storage`)."""
-    found = tensor.source.stop - tensor.source.start
-    if (dtype or tensor.dtype) != tensor.dtype or found != size:
+    if (dtype or tensor.dtype) != tensor.dtype or tensor.size != size:
         raise CannotConvert(
-            f"{tensor.name} has {found} bytes of the type {tensor.dtype}, but its quant_state wants {size} bytes"
+            f"{tensor.name} has {tensor.size} bytes of the type {tensor.dtype}, but its quant_state wants {size} bytes"
             + (f" of {dtype}" if dtype else "")
         )
 
 
-@lru_cache(maxsize=1024)
-def _four_bit_decoder(expected: _State) -> DecodeRows:
-    return partial(_decode_4bit, expected)
-
-
 def _decode_4bit(expected: _State, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
     *others, state = companions
-    try:
-        actual = _read_state(bytes(state))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise CannotConvert(f"the quant_state of a matrix cannot be read ({error})") from error
+    actual = _state_of("the quant_state of a matrix", bytes(state))
     if actual._replace(offset=0.0) != expected:
         raise CannotConvert(
             f"the quant_state of a matrix has {_shown(actual)}, unlike {_shown(expected)} in other layers"
@@ -277,24 +269,18 @@ def _find_int8(weights: Located, name: str) -> Found:
         content = form.source.content if isinstance(form.source, ReadTensor) else b""
         if len(content) != 1 or content[0] != _ROW_FORMAT:
             raise CannotConvert(f"{form.name} is {content.hex() or 'unread'}; only rows ({_ROW_FORMAT:02x}) are known")
-    decode = _int8_decoder(numbers.shape[1])
+    decode = decoder(_decode_int8, numbers.shape[1])
     tensor = PackedRows("INT8", numbers.shape, numbers, decode, RowGroups((Companion(scales, _F32),), 1, rows))
     return Found(name, numbers.path, tensor, (name, scales.name, _format_name(name)))
-
-
-@lru_cache(maxsize=1024)
-def _int8_decoder(width: int) -> DecodeRows:
-    return partial(_decode_int8, width)
 
 
 def _decode_int8(width: int, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
     codes = np.frombuffer(numbers, np.int8).reshape(rows.rows, width)
     scales = np.frombuffer(companions[0], np.float32)[:, None]
     products = np.empty(codes.shape, np.float32)
-    step = max(_AT_ONCE // width, 1)
-    for first in range(0, rows.rows, step):
-        part = products[first : first + step]
-        part[...] = codes[first : first + step]
-        part *= scales[first : first + step]
+    for some in pieces(*codes.shape):
+        part = products[some]
+        part[...] = codes[some]
+        part *= scales[some]
         part *= _INT8_FACTOR
     return products

@@ -11,7 +11,7 @@ others round the product to the type of the scales.
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.grouped_integers import STRADDLING, WORD_BITS, scale_columns, signed, unpack_columns
-from proxy.gguf.packing.packed import Array, DecodeMatrix, Found, Located, PackedMatrix
+from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
@@ -57,7 +57,7 @@ def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
         layout = _find_layout(
             layer, Zeros.AS_THEY_ARE if layer.packing is Packing.GPTQ_V2 else zeros, settings.get("group_size")
         )
-        shape, decode = (layout.outputs, layout.inputs), _decoder(layout)
+        shape, decode = (layout.outputs, layout.inputs), decoder(_decode, layout)
         yield layer.found(PackedMatrix("GPTQ", shape, layer.numbers, decode, layer.tensors[1:]))
 
 
@@ -93,11 +93,6 @@ def _group_size(inputs: int, groups: int, stated: object) -> int:
         return stated
     size = inputs // groups
     return size if size * groups == inputs and size & size - 1 == 0 else 0
-
-
-@lru_cache(maxsize=1024)
-def _decoder(layout: _Layout) -> DecodeMatrix:
-    return partial(_decode, layout)
 
 
 def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:

@@ -13,8 +13,7 @@ above, OpenAI `_blocks` and `_scales`. Each product is exact. 255 stands for NaN
 The lower half of a byte comes first. All but ModelOpt know a negative zero.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
-from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.packing.scaled_bytes import NUMBERS, multiply_columns, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 
@@ -76,7 +75,7 @@ def mxfp4_rows(numbers: LocatedTensor, scales: LocatedTensor, part: Part) -> Pac
         "MXFP4",
         (*stack, rows // part.every, blocks * _MXFP4),
         numbers,
-        _decoder(_mxfp4, part),
+        decoder(_mxfp4, part),
         RowGroups((Companion(scales, blocks * part.every),), 1, rows // part.every),
     )
 
@@ -103,7 +102,7 @@ def _nvfp4_of(name: str, tensors: Sequence[LocatedTensor], global_name: str, wei
     is_modelopt = numbers.name.endswith(_OF_MODELOPT)
     scale = _GlobalScale(not is_modelopt, _E2M1_OF_MODELOPT if is_modelopt else _E2M1)
     groups = RowGroups((Companion(one), Companion(scales, scales.shape[1])), 1, numbers.shape[0])
-    tensor = PackedRows("NVFP4", (numbers.shape[0], width), numbers, _decoder(_nvfp4, scale), groups)
+    tensor = PackedRows("NVFP4", (numbers.shape[0], width), numbers, decoder(_nvfp4, scale), groups)
     return _found(name, [*tensors, one], tensor, weights)
 
 
@@ -116,12 +115,6 @@ def _found(name: str, tensors: Sequence[LocatedTensor], tensor: PackedRows, weig
 def _unfit(form: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
     shown = ", ".join(f"{one.name} {list(one.shape)} ({one.dtype})" for one in tensors)
     return CannotConvert(f"tensors of {form} do not fit each other: {shown}")
-
-
-@lru_cache(maxsize=64)
-def _decoder(decode: Callable[..., Array], how: Part | _GlobalScale) -> DecodeRows:
-    """One for each way: tens of thousands of experts share it."""
-    return partial(decode, how)
 
 
 def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:

@@ -1,16 +1,17 @@
 """How F32 rows are made from the bytes of packed tensors, a few rows at a time. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_sources import BesideRange, LocatedTensor, PackedTensor, SourceRange
-from proxy.gguf.transforms import Transform, chain
+from proxy.gguf.transforms import Transform, chain, portioned
 
 Located = Mapping[str, LocatedTensor]
 """All tensors of a repository, by name."""
@@ -51,11 +52,21 @@ class RowSlice(NamedTuple):
     skipped: int
     """Rows at the beginning of the first group that are not among them."""
 
+    def groups(self, rows: int) -> Array:
+        """The group of each row, if each has so many rows; the first is 0."""
+        return (self.skipped + np.arange(self.rows)) // rows
+
 
 DecodeRows = Callable[[RowSlice, memoryview, Sequence[memoryview]], Array]
 """Makes F32 rows from their numbers and the bytes of each companion, from the first of their groups to the last."""
 DecodeMatrix = Callable[[memoryview, Sequence[memoryview], range], Array]
 """Makes the F32 rows that the range has from all numbers and all bytes of each companion."""
+
+
+@lru_cache(maxsize=1024)
+def decoder(decode: Callable[..., Array], layout: Hashable) -> Callable[..., Array]:
+    """`decode` with its first argument. Cached: tens of thousands of experts share one, so that a plan stays small."""
+    return partial(decode, layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +120,7 @@ class PackedRows(PackedTensor):
         groups: RowGroups,
     ) -> None:
         """Raises CannotConvert if the numbers do not fill the rows."""
-        rows, size = prod(shape[:-1]), numbers.source.stop - numbers.source.start
+        rows, size = prod(shape[:-1]), numbers.size
         if not rows or size % rows:
             raise CannotConvert(f"{numbers.name} has {size} bytes for {rows} rows, which do not fit each other")
         super().__init__(form, shape, numbers.source.start)
@@ -175,10 +186,10 @@ class PackedMatrix(PackedTensor):
     def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
         width, source = self.shape[-1], self._numbers.source
         first, stop = ((offset - self.start) // (_F32 * width) for offset in (piece.start, piece.stop))
-        sizes = tuple(one.source.stop - one.source.start for one in self._companions)
+        sizes = tuple(one.size for one in self._companions)
         portions = partial(_decode_matrix, self._decode, sizes, range(first, stop), max(_PORTION // width, 1))
-        size = source.stop - source.start
-        step = Transform(size, piece.stop - piece.start, partial(_join, portions), portions)
+        size = self._numbers.size
+        step = portioned(size, piece.stop - piece.start, portions)
         transform = chain([step] if piece.transform is None else [step, piece.transform])
         if transform is None or transform.block != size:
             raise CannotConvert(
@@ -240,7 +251,3 @@ def _cut(content: bytes, sizes: Sequence[int]) -> tuple[list[memoryview], memory
         companions.append(view[start : start + size])
         start += size
     return companions, view[start:]
-
-
-def _join(portions: Callable[[bytes], Iterator[bytes]], content: bytes) -> bytes:
-    return b"".join(portions(content))

@@ -19,7 +19,7 @@ import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
-from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.packing.scaled_bytes import config_groups, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 from proxy.gguf.transforms import WIDTHS
@@ -152,7 +152,7 @@ def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
         f"INT{layout.bits}",
         layout.shape,
         numbers,
-        _decoder(layout._replace(is_ordered=order is not None)),
+        decoder(_weights, layout._replace(is_ordered=order is not None)),
         RowGroups(tuple(companions), group, layout.shape[0], are_alike=layout.zeros != "I32"),
     )
     replaced = [numbers, scales, shape, *filter(None, [zeros, order])]
@@ -260,11 +260,6 @@ def _matches(module: str, target: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=1024)
-def _decoder(layout: _Layout) -> DecodeRows:
-    return partial(_weights, layout)
-
-
 def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
     shape, scale_bytes, *others = companions
     if tuple(np.frombuffer(shape, "<i8")) != layout.shape:
@@ -272,7 +267,7 @@ def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Se
             f"a weight_shape is {np.frombuffer(shape, '<i8').tolist()}, but its weight_packed has numbers for the "
             f"shape {list(layout.shape)}"
         )
-    each = (rows.skipped + np.arange(rows.rows)) // layout.rows
+    each = rows.groups(layout.rows)
     scales = scale_numbers(layout.scale_dtype, scale_bytes).reshape(-1, layout.scales)[each]
     zeros = _zeros(layout, others.pop(0))[each] if layout.zeros else None
     order = _order(layout, others[0]) if layout.is_ordered else None

@@ -7,7 +7,7 @@ of rows and columns. A product is rounded once, to F32, as in transformers and i
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, lru_cache, partial
+from functools import cache
 from math import ceil, nan, prod
 from typing import Any, NamedTuple
 
@@ -15,14 +15,12 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import f32_of, write_numbers
-from proxy.gguf.packing.packed import Array, Companion, DecodeRows, Found, Located, PackedRows, RowGroups, RowSlice
+from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
+from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.tensor_sources import LocatedTensor, SourceTensor
 
 SCALE_BYTES = {"F32": 4, "BF16": 2, "F16": 2, "F8_E8M0": 1}
 """Bytes of a scale, by its safetensors dtype."""
-_AT_ONCE = 1 << 16
-"""Numbers that are decoded at a time: their products stay in the processor's cache."""
 
 
 def _e4m3(bits: int) -> float:
@@ -130,7 +128,7 @@ def scaled_bytes(numbers: LocatedTensor, scales: LocatedTensor, grid: Grid) -> P
         FORMS[numbers.dtype],
         numbers.shape,
         numbers,
-        _decoder(_Layout(numbers.dtype, scales.dtype, grid)),
+        decoder(_products, _Layout(numbers.dtype, scales.dtype, grid)),
         RowGroups((Companion(scales, SCALE_BYTES[scales.dtype] * grid.scales),), grid.rows, grid.matrix_rows),
     )
 
@@ -141,27 +139,20 @@ class _Layout(NamedTuple):
     grid: Grid
 
 
-@lru_cache(maxsize=1024)
-def _decoder(layout: _Layout) -> DecodeRows:
-    return partial(_products, layout)
-
-
 def _products(layout: _Layout, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
     grid = layout.grid
     codes = np.frombuffer(numbers, np.int8 if layout.dtype == "I8" else np.uint8).reshape(rows.rows, grid.width)
-    scales = scale_numbers(layout.scale_dtype, companions[0]).reshape(-1, grid.scales)
+    scales = scale_numbers(layout.scale_dtype, companions[0]).reshape(-1, grid.scales)[rows.groups(grid.rows)]
     products = np.empty((rows.rows, grid.width), np.float32)
-    step = max(_AT_ONCE // grid.width, 1)
-    for first in range(0, rows.rows, step):
-        part = products[first : first + step]
+    # Two numbers at a time are half again as fast.
+    unit = 1 if grid.width % 2 else 2
+    for some in pieces(*codes.shape):
+        part = products[some]
         if layout.dtype == "I8":
-            part[...] = codes[first : first + step]
+            part[...] = codes[some]
         else:
-            # Two numbers at a time are half again as fast.
-            unit = 1 if grid.width % 2 else 2
-            write_numbers(_numbers(layout.dtype), unit, codes[first : first + step], part)
-        groups = (rows.skipped + np.arange(first, first + len(part))) // grid.rows
-        multiply_columns(part, scales[groups], grid.columns)
+            write_numbers(_numbers(layout.dtype), unit, codes[some], part)
+        multiply_columns(part, scales[some], grid.columns)
     return products
 
 
