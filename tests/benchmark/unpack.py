@@ -8,7 +8,6 @@ of processor time of one thread, and the time for each number as a multiple of B
 import sys
 import time
 from collections import deque
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -16,41 +15,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from proxy.allocator import tune
 from proxy.gguf.engine import engine_for
 from proxy.gguf.packing.schemes import find_packed
-from proxy.gguf.tensor_sources import LocatedTensor, ReadTensor, SourceRange
+from proxy.gguf.tensor_sources import SourceRange
 from proxy.gguf.tensors import TensorType
 from proxy.gguf.transforms import Transform
-from proxy.gguf.unpacking import tensors_to_read
-from proxy.planning.safetensors import header_size, read_header
 from proxy.transfer.assembly import SLICE
+from tests.gguf.packing.rows import located
 from tests.gguf.tiny_repositories.packed import Codes, Packed
 from tests.gguf.tiny_repositories.schemes import PACKED
-from tests.kit.tiny_families import StoredTensor, pack_safetensors
 
 SHAPE = (4096, 4096)
 ROUNDS = 5
-
-
-def located(tensors: dict[str, StoredTensor]) -> tuple[bytes, dict[str, LocatedTensor]]:
-    """The file, and its tensors."""
-    content = pack_safetensors(tensors)
-    header = read_header("x", content[: header_size("x", content[:8], len(content))], len(content))
-    return content, {name: LocatedTensor("x", name, tensor) for name, tensor in header.tensors.items()}
-
-
-def read(weights: dict[str, LocatedTensor], content: bytes) -> dict[str, LocatedTensor]:
-    """With the bytes of the tensors that a plan reads."""
-    small = {one.name for one in tensors_to_read({"x": {name: one.source for name, one in weights.items()}})}
-    return {
-        name: replace(
-            one,
-            source=ReadTensor(
-                one.dtype, one.shape, *(span := (one.source.start, one.source.stop)), content[slice(*span)]
-            ),
-        )
-        if name in small
-        else one
-        for name, one in weights.items()
-    }
 
 
 def calls(content: bytes, one: SourceRange) -> list[bytes]:
@@ -97,12 +71,11 @@ def of_bf16() -> float:
 
 def measure(repository: Packed) -> tuple[float, float]:
     """The least seconds for the matrix, and the bytes of its source."""
-    tensors = dict(repository.pack(Codes(), "model.layers.0.mlp.up_proj.weight", SHAPE))
-    content, weights = located(tensors)
-    [found] = find_packed(read(weights, content), repository.quantization_config)
+    weights, content = located(dict(repository.pack(Codes(), "model.layers.0.mlp.up_proj.weight", SHAPE)))
+    [found] = find_packed(weights, repository.quantization_config)
     ranges = list(found.tensor.unpack(SourceRange("x", found.tensor.start, found.tensor.stop)))
     work = [(one.transform, calls(content, one)) for one in ranges if one.transform]
-    size = sum(tensor.source.stop - tensor.source.start for tensor in weights.values())
+    size = sum(tensor.size for tensor in weights.values())
     return min(sum(seconds(*each) for each in work) for _ in range(ROUNDS)), size
 
 

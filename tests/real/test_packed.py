@@ -5,10 +5,7 @@ import json
 import pytest
 
 from proxy.standins.hub import StandInHub
-from tests.gguf.tiny_repositories import experts
-from tests.gguf.tiny_repositories.packed import Packed
-from tests.gguf.tiny_repositories.repository import Tiny
-from tests.gguf.tiny_repositories.schemes import PACKED
+from tests.gguf.tiny_repositories.schemes import QUANTIZED
 from tests.kit.real_ollama import RealOllama
 from tests.kit.support import Client
 from tests.real.make_logprobs import PACKED_FIGURES, PACKED_WITHOUT_LOGPROBS
@@ -18,14 +15,13 @@ from tests.real.test_pull import answers
 
 pytestmark = pytest.mark.timeout(300)
 
-REPOSITORIES: dict[str, Packed | Tiny] = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
 FIGURES = {**json.loads(PACKED_FIGURES.read_bytes()), "gpt_oss": LOGPROBS["gpt_oss"]}
 
 
 async def pulled(client: Client, hub: StandInHub, name: str, tag: str) -> str:
     # llama.cpp treats models with phi3 in their names in a special way.
     repository = name.replace("phi3", "phi-mini")
-    hub.add(f"acme/{repository}", REPOSITORIES[name].files())
+    hub.add(f"acme/{repository}", QUANTIZED[name].files())
     model = f"hf.co/acme/{repository}:{tag}"
     lines = await client.pull(model)
     assert lines[-1] == {"status": "success"}, lines[-1]
@@ -43,7 +39,7 @@ async def test_tokens_and_logprobs_equal_those_of_transformers(
 
 
 @pytest.mark.parametrize("tag", ["q4_K_M", "bf16"])
-@pytest.mark.parametrize("name", REPOSITORIES)
+@pytest.mark.parametrize("name", QUANTIZED)
 async def test_it_answers(real_ollama: RealOllama, real_client: Client, hub: StandInHub, name: str, tag: str) -> None:
     model = await pulled(real_client, hub, name, tag)
     assert await shown_quantization(real_client, model) == tag.upper()
@@ -51,4 +47,4 @@ async def test_it_answers(real_ollama: RealOllama, real_client: Client, hub: Sta
 
 
 def test_every_repository_has_figures() -> None:
-    assert FIGURES.keys() | PACKED_WITHOUT_LOGPROBS == REPOSITORIES.keys()
+    assert FIGURES.keys() | PACKED_WITHOUT_LOGPROBS == QUANTIZED.keys()

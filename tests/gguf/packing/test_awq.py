@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from proxy.gguf.model_config import CannotConvert
-from tests.gguf.packing.test_gptq import located, products, rows
+from tests.gguf.packing.test_gptq import found_in, products, rows
 from tests.gguf.tiny_repositories.packed_gptq import How, auto_round, random_layer, settings
 from tests.kit.tiny_families import StoredTensor
 
@@ -75,4 +75,4 @@ def test_what_is_not_known_is_refused(
     changed: Mapping[str, StoredTensor], config: Mapping[str, Any], reason: str
 ) -> None:
     with pytest.raises(CannotConvert, match=reason):
-        located({**PACKED, **changed}, {"quant_method": "awq", **config})
+        found_in({**PACKED, **changed}, {"quant_method": "awq", **config})

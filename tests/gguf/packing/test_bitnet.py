@@ -5,7 +5,6 @@ that `convert_hf_to_gguf.py --no-lazy --outtype f32` writes; its `get_vocab_base
 does not know the tiny tokenizer.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ import numpy as np
 import pytest
 
 from proxy.gguf.model_config import CannotConvert
-from tests.gguf.packing.rows import as_plain, contents, packed_tensors, rows
+from tests.gguf.packing.rows import check_file, packed_tensors, row_digests, rows_of, tensor_digests
 from tests.gguf.tiny_repositories.packed import WEIGHTS
 from tests.gguf.tiny_repositories.packed_bnb import AUTO, BITNET, TERNARY
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan, write
-from tests.kit.tiny_conversions import tensors_of
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 EXPECTED = json.loads((Path(__file__).parent / "bitnet.json").read_text())
@@ -28,45 +26,37 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 
 @pytest.mark.parametrize("name", TERNARY)
 def test_rows_are_those_of_transformers(name: str) -> None:
-    files = TERNARY[name].files()
-    assert {one.name: hashlib.sha256(rows(one, files)).hexdigest() for one in packed_tensors(files)} == EXPECTED[name]
+    assert row_digests(TERNARY[name].files()) == EXPECTED[name]
 
 
 def test_tensors_match_llama_cpp() -> None:
     """Where the scales divide. It divides by those of `autobitlinear` too, which multiply."""
     files = TERNARY["llama_bitnet"].files()
     conversion = plan(files, quantization="F32")
-    tensors = tensors_of(write(conversion, files, 1 << 14))
-    digests = {name: hashlib.sha256(content).hexdigest() for name, (_, content) in tensors.items()}
-    assert digests == EXPECTED["llama.cpp"]
+    assert tensor_digests(write(conversion, files, 1 << 14)) == EXPECTED["llama.cpp"]
     assert conversion.stored_as == ("BitNet",)
 
 
 @pytest.mark.parametrize("name", TERNARY)
 def test_the_file_is_that_of_the_rows(name: str) -> None:
-    files = TERNARY[name].files()
-    plain = as_plain(files)
-    for quantization in ("F32", "Q8_0"):
-        packed = contents(write(plan(files, quantization=quantization), files, 1 << 14))
-        assert packed == contents(write(plan(plain, quantization=quantization), plain))
+    check_file(TERNARY[name].files(), "F32", "Q8_0")
 
 
 @pytest.mark.parametrize("name", TERNARY)
 def test_any_rows_are_those_of_the_whole(name: str) -> None:
     files = TERNARY[name].files()
-    for one in list(packed_tensors(files))[:3]:
-        whole, count = np.frombuffer(rows(one, files), np.float32).reshape(one.shape), one.row_count
+    for one in list(packed_tensors(files).values())[:3]:
+        whole, count = rows_of(one, files), one.shape[0]
         assert len(np.unique(whole)) == 3
         for first, stop in ((0, 1), (count - 1, count), (count // 4 - 1, 3 * count // 4 + 1)):
-            some = np.frombuffer(rows(one, files, first, stop), np.float32).reshape(stop - first, -1)
-            np.testing.assert_array_equal(some, whole[first:stop])
+            np.testing.assert_array_equal(rows_of(one, files, first, stop), whole[first:stop])
 
 
 @pytest.mark.parametrize("name", TERNARY)
 def test_bf16_is_exact_where_the_scales_multiply(name: str) -> None:
     """The scales are BF16 numbers; what they divide is not."""
     files = TERNARY[name].files()
-    numbers = np.concatenate([np.frombuffer(rows(one, files), np.uint32) for one in packed_tensors(files)])
+    numbers = np.concatenate([rows_of(one, files).view(np.uint32).ravel() for one in packed_tensors(files).values()])
     assert (not (numbers & 0xFFFF).any()) == (name == "llama_bitnet_auto")
 
 

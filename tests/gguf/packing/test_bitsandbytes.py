@@ -1,6 +1,5 @@
 """Weights of bitsandbytes, compared with bitsandbytes 0.50.2: `make_bnb_records.py` writes `bitsandbytes.json`."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from math import prod
@@ -15,7 +14,7 @@ from proxy.gguf.packing.bitsandbytes import find, wanted
 from proxy.gguf.tensor_sources import LocatedTensor, ReadTensor, SourceRange
 from proxy.gguf.transforms import interleave
 from proxy.gguf.unpacking import READ_MARKS, tensors_to_read
-from tests.gguf.packing.rows import as_plain, contents, packed_tensors, rows
+from tests.gguf.packing.rows import check_file, located, row_digests
 from tests.gguf.tiny_repositories.packed import WEIGHTS, Codes
 from tests.gguf.tiny_repositories.packed_bnb import FOUR_BITS, INT8, FourBit, four_bit
 from tests.gguf.tiny_repositories.tokenizer import dump
@@ -31,29 +30,15 @@ NF4 = f"{Q}.quant_state.bitsandbytes__nf4"
 
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_rows_are_those_of_bitsandbytes(name: str) -> None:
-    files = REPOSITORIES[name].files()
-    assert {one.name: hashlib.sha256(rows(one, files)).hexdigest() for one in packed_tensors(files)} == EXPECTED[name]
+    assert row_digests(REPOSITORIES[name].files()) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_the_file_is_that_of_the_rows(name: str) -> None:
     files = REPOSITORIES[name].files()
-    plain = as_plain(files)
-    for quantization in ("F32", "Q4_K_M"):
-        packed = contents(write(plan(files, quantization=quantization), files, 1 << 14))
-        assert packed == contents(write(plan(plain, quantization=quantization), plain))
+    check_file(files, "F32", "Q4_K_M")
     form = "INT8" if "int8" in name else "NF4" if "nf4" in name else "FP4"
     assert plan(files, quantization="F32").stored_as == (form,)
-
-
-def located(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, LocatedTensor], bytes]:
-    """The tensors in one file `x`, and its bytes. The plan has read them all."""
-    weights, content = {}, b"..."
-    for name, (dtype, shape, data) in tensors.items():
-        source = ReadTensor(dtype, tuple(shape), len(content), len(content) + len(data), data)
-        weights[name] = LocatedTensor("x", name, source)
-        content += data
-    return weights, content
 
 
 def expected_rows(tensors: Mapping[str, StoredTensor], shape: tuple[int, int], form: FourBit) -> Any:
@@ -225,5 +210,4 @@ def test_int8_that_does_not_fit_is_refused(tensors: dict[str, StoredTensor | Non
 def test_int8_without_a_format_is_of_rows() -> None:
     """Bitsandbytes wrote none at first, and reads such files as rows (nn/modules.py)."""
     files = changed("llama_bnb_int8", {FORMAT: None})
-    for one in packed_tensors(files):
-        assert hashlib.sha256(rows(one, files)).hexdigest() == EXPECTED["llama_bnb_int8"][one.name]
+    assert row_digests(files) == EXPECTED["llama_bnb_int8"]

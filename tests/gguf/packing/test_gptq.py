@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,53 +15,30 @@ from proxy.gguf.engine_numpy import NumpyEngine
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.packed import Found
 from proxy.gguf.packing.schemes import find_packed
-from proxy.gguf.tensor_sources import LocatedTensor, SourceRange
 from proxy.gguf.tensors import TensorType
+from tests.gguf.packing.rows import located, rows_of, tensor_digests
 from tests.gguf.tiny_repositories.packed import WEIGHTS, Packed
 from tests.gguf.tiny_repositories.packed_gptq import HOWS, REPOSITORIES, How, Layer, auto_round, random_layer, settings
-from tests.gguf.writing import made, plan, write
+from tests.gguf.writing import plan, write
 from tests.kit.dtypes import to_bytes, to_floats
-from tests.kit.tiny_conversions import tensors_of
 from tests.kit.tiny_families import StoredTensor, unpack_safetensors
 
 EXPECTED = json.loads((Path(__file__).parent / "gptq.json").read_text())
 GPTQ = [name for name, how in HOWS.items() if how.form != "gemm"]
 
 
-@dataclass
-class Tensor:
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-def located(
+def found_in(
     tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
 ) -> tuple[list[Found], Mapping[str, bytes]]:
     """The packed tensors of a file, and the file."""
-    content, found = b"...", {}
-    for name, stored in tensors.items():
-        tensor = Tensor(stored.dtype, tuple(stored.shape), len(content), len(content) + len(stored.data))
-        found[name] = LocatedTensor("x", name, tensor)
-        content += stored.data
-    return find_packed(found, settings), {"x": content}
-
-
-def rows_of(found: Found, files: Mapping[str, bytes], first: int = 0, stop: int | None = None) -> Any:
-    outputs, inputs = found.tensor.shape
-    start = found.tensor.start
-    piece = SourceRange(
-        "x", start + 4 * inputs * first, start + 4 * inputs * (outputs if stop is None else stop), packed=found.tensor
-    )
-    content = b"".join(part for one in found.tensor.unpack(piece) for part in made(one, files))
-    return np.frombuffer(content, np.float32).reshape(-1, inputs)
+    weights, content = located(tensors)
+    return find_packed(weights, settings), {"x": content}
 
 
 def rows(how: How, layer: Layer, config: Mapping[str, Any], first: int = 0, stop: int | None = None) -> Any:
-    [found], files = located({f"w{end}": stored for end, stored in how.pack(layer).items()}, config)
+    [found], files = found_in({f"w{end}": stored for end, stored in how.pack(layer).items()}, config)
     assert (found.name, found.tensor.form) == ("w.weight", "AWQ" if how.form == "gemm" else "GPTQ")
-    return rows_of(found, files, first, stop)
+    return rows_of(found.tensor, files, first, stop)
 
 
 def products(how: How, layer: Layer) -> Any:
@@ -86,10 +63,7 @@ def digest(parts: Iterator[bytes]) -> str:
 def test_tensors_match_llama_cpp(name: str) -> None:
     files = REPOSITORIES[name].files()
     conversion = plan(files, quantization="F32")
-    written = tensors_of(write(conversion, files))
-    assert {name: hashlib.sha256(content).hexdigest() for name, (_, content) in written.items()} == EXPECTED[name][
-        "tensors"
-    ]
+    assert tensor_digests(write(conversion, files)) == EXPECTED[name]["tensors"]
     assert conversion.stored_as == ("GPTQ",)
 
 
@@ -97,8 +71,10 @@ def test_tensors_match_llama_cpp(name: str) -> None:
 def test_rows_match_the_libraries(name: str) -> None:
     """Rounded to the type of the scales, as the libraries round them."""
     repository = REPOSITORIES[name]
-    found, files = located(unpack_safetensors(repository.files()[WEIGHTS]), repository.quantization_config)
-    ours = digest(rounded(HOWS[name].scales, rows_of(one, files)) for one in sorted(found, key=lambda one: one.name))
+    found, files = found_in(unpack_safetensors(repository.files()[WEIGHTS]), repository.quantization_config)
+    ours = digest(
+        rounded(HOWS[name].scales, rows_of(one.tensor, files)) for one in sorted(found, key=lambda one: one.name)
+    )
     assert set(EXPECTED[name]["rows"].values()) == {ours}
 
 
@@ -239,7 +215,7 @@ def test_what_is_not_known_is_refused(
     """Before any number is read."""
     tensors = {name: stored for name, stored in {**PACKED, **changed}.items() if stored is not None}
     full = config if config in ({}, {"bits": 4}) and not changed else {"quant_method": "gptq", **config}
-    find = partial(located, tensors, full)
+    find = partial(found_in, tensors, full)
     if reason is None:
         assert len(find()[0]) == 1
         return
@@ -257,17 +233,17 @@ def test_layers_without_a_known_group_size_are_refused() -> None:
 def test_embeddings_are_refused() -> None:
     tensors = {name.replace("a.b", "model.embed_tokens"): stored for name, stored in PACKED.items()}
     with pytest.raises(CannotConvert, match=r"model\.embed_tokens is an embedding"):
-        located(tensors, {"quant_method": "gptq"})
+        found_in(tensors, {"quant_method": "gptq"})
 
 
 def test_layers_of_other_methods_are_left() -> None:
-    assert located(PACKED, {"quant_method": "qqq"})[0] == []
+    assert found_in(PACKED, {"quant_method": "qqq"})[0] == []
 
 
 def test_unquantized_layers_stay() -> None:
     """`dynamic` of gptqmodel leaves layers as they are; a bias is plain in any case."""
     bias = {"a.b.bias": StoredTensor("F16", (64,), bytes(128)), "c.weight": StoredTensor("F16", (2, 2), bytes(8))}
-    [found], _ = located(PACKED | bias, {"quant_method": "gptq"})
+    [found], _ = found_in(PACKED | bias, {"quant_method": "gptq"})
     assert found.replaced == ("a.b.qweight", "a.b.qzeros", "a.b.scales", "a.b.g_idx")
 
 
@@ -276,9 +252,9 @@ def test_a_repository_may_be_mixed() -> None:
     eight = replace(FOUR, bits=8)
     layer = random_layer(np.random.default_rng(1), (64, 128), eight)
     tensors = PACKED | {f"c{end}": stored for end, stored in eight.pack(layer).items()}
-    _, found = located(tensors, settings(FOUR))[0]
-    files = located(tensors, settings(FOUR))[1]
-    np.testing.assert_array_equal(rows_of(found, files), products(eight, layer))
+    _, found = found_in(tensors, settings(FOUR))[0]
+    files = found_in(tensors, settings(FOUR))[1]
+    np.testing.assert_array_equal(rows_of(found.tensor, files), products(eight, layer))
 
 
 def test_whole_repositories_are_converted() -> None:

@@ -3,7 +3,6 @@
 `compressed.json` has the digests; `make_compressed.py` recorded them.
 """
 
-import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -15,7 +14,7 @@ from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing import microscaling
 from proxy.gguf.packing.microscaling import Part
 from proxy.gguf.packing.packed import RowSlice
-from tests.gguf.packing.decoding import packed_tensors, rows_of
+from tests.gguf.packing.rows import packed_tensors, row_digests, rows_of, tensor_digests
 from tests.gguf.packing.test_packed_integers import EXPECTED, zeros
 from tests.gguf.tiny_repositories.packed import WEIGHTS
 from tests.gguf.tiny_repositories.packed_compressed import REPOSITORIES
@@ -30,11 +29,7 @@ FP4 = {name: one for name, one in REPOSITORIES.items() if "fp4" in name}
 def test_matrices_are_those_of_their_authors(name: str) -> None:
     files = FP4[name].files()
     for window in (1 << 16, 100):
-        made = {
-            one: hashlib.sha256(rows_of(tensor, files, window=window).tobytes()).hexdigest()
-            for one, tensor in packed_tensors(files).items()
-        }
-        assert made == EXPECTED[name]
+        assert row_digests(files, window) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", FP4)
@@ -53,7 +48,7 @@ def test_gpt_oss_in_other_types(quantization: str) -> None:
     assert conversion.stored_as == ("MXFP4",)
     content = write(conversion, files, 1 << 14)
     assert len(content) == conversion.size
-    made = {name: hashlib.sha256(one).hexdigest() for name, (_, one) in tensors_of(content).items()}
+    made = tensor_digests(content)
     if quantization == "F32":
         assert {name: made[name] for name in EXPECTED["gpt_oss"]} == EXPECTED["gpt_oss"]
 

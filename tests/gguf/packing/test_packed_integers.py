@@ -3,7 +3,6 @@
 `compressed.json` has the digests; `make_compressed.py` recorded them.
 """
 
-import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -13,12 +12,11 @@ import numpy as np
 import pytest
 
 from proxy.gguf.model_config import CannotConvert
-from tests.gguf.packing.decoding import packed_tensors, rows_of
+from tests.gguf.packing.rows import packed_tensors, row_digests, rows_of, tensor_digests
 from tests.gguf.tiny_repositories.packed import WEIGHTS, Packed
 from tests.gguf.tiny_repositories.packed_compressed import INT4_GROUPS, MATRICES, REPOSITORIES, Integers, Matrix
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan, write
-from tests.kit.tiny_conversions import tensors_of
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 RECORDED = json.loads((Path(__file__).parent / "compressed.json").read_text())
@@ -31,22 +29,14 @@ def test_matrices_are_those_of_compressed_tensors(name: str) -> None:
     """In F32; and rounded to BF16 they are what it makes of the scales as they are stored (`rounded`)."""
     files = ALL[name].files()
     for window in (1 << 16, 100):
-        made = {
-            one: hashlib.sha256(rows_of(tensor, files, window=window).tobytes()).hexdigest()
-            for one, tensor in packed_tensors(files).items()
-        }
-        assert made == EXPECTED[name]
+        assert row_digests(files, window) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", [name for name in RECORDED["llama.cpp"] if "int" in name])
 def test_files_are_those_of_llama_cpp(name: str) -> None:
     files = REPOSITORIES[name].files()
     conversion = plan(files, quantization="F32")
-    made = {
-        tensor: hashlib.sha256(content).hexdigest()
-        for tensor, (_, content) in tensors_of(write(conversion, files, 1 << 14)).items()
-    }
-    assert made == RECORDED["llama.cpp"][name]
+    assert tensor_digests(write(conversion, files, 1 << 14)) == RECORDED["llama.cpp"][name]
 
 
 @pytest.mark.parametrize("name", MATRICES)

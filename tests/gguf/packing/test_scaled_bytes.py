@@ -9,7 +9,6 @@ import json
 import random
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 
@@ -20,25 +19,22 @@ from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.scaled_bytes import NUMBERS, find_grid, scale_numbers, scaled_bytes
 from proxy.gguf.tensor_sources import LocatedTensor, SourceRange
 from proxy.gguf.transforms import interleave, transpose
+from proxy.planning.safetensors import Tensor
+from tests.gguf.packing.rows import tensor_digests
 from tests.gguf.tiny_repositories.packed import BLOCK, REPOSITORIES, WEIGHTS
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import made, plan, write
 from tests.kit.dtypes import to_bytes, to_floats
-from tests.kit.tiny_conversions import tensors_of
 from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 EXPECTED = json.loads((Path(__file__).parent / "scaled_bytes.json").read_text())
-
-
-def digests(gguf: bytes) -> dict[str, str]:
-    return {name: hashlib.sha256(content).hexdigest() for name, (_, content) in tensors_of(gguf).items()}
 
 
 @pytest.mark.parametrize("name", REPOSITORIES)
 def test_tensors_match_llama_cpp(name: str) -> None:
     files = REPOSITORIES[name].files()
     conversion = plan(files, quantization="F32")
-    assert digests(write(conversion, files, 1 << 14)) == EXPECTED[name]
+    assert tensor_digests(write(conversion, files, 1 << 14)) == EXPECTED[name]
     assert conversion.stored_as == (("INT8",) if "int8" in name else ("FP8",))
 
 
@@ -53,14 +49,6 @@ def test_each_number_is_that_of_torch(dtype: str, digest: str) -> None:
     """`torch.arange(256, dtype=torch.uint8).view(torch.float8_…).float()`, NaN as 0."""
     numbers = array("f", [0.0 if number != number else number for number in NUMBERS[dtype]])  # noqa: PLR0124
     assert hashlib.sha256(numbers.tobytes()).hexdigest() == digest
-
-
-@dataclass
-class Tensor:
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
 
 
 def layouts() -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None]]:
@@ -205,4 +193,4 @@ def test_scales_may_be_in_another_file() -> None:
         {name: stored for name, stored in tensors.items() if name not in scales}
     )
     conversion = plan(files, quantization="F32")
-    assert digests(write(conversion, files)) == EXPECTED["llama_fp8_blocks"]
+    assert tensor_digests(write(conversion, files)) == EXPECTED["llama_fp8_blocks"]

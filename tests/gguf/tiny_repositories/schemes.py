@@ -1,7 +1,8 @@
-"""All tiny repositories whose matrices are stored quantized."""
+"""All tiny repositories whose weights are stored quantized."""
 
-from tests.gguf.tiny_repositories import packed, packed_bnb, packed_compressed, packed_gptq
+from tests.gguf.tiny_repositories import experts, packed, packed_bnb, packed_compressed, packed_gptq
 from tests.gguf.tiny_repositories.packed import Packed
+from tests.gguf.tiny_repositories.repository import Tiny
 
 PACKED: dict[str, Packed] = {
     **packed.REPOSITORIES,
@@ -9,3 +10,5 @@ PACKED: dict[str, Packed] = {
     **packed_compressed.REPOSITORIES,
     **packed_gptq.REPOSITORIES,
 }
+"""Those whose matrices are."""
+QUANTIZED: dict[str, Packed | Tiny] = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}

@@ -4,15 +4,11 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.gguf.tiny_repositories import experts
-from tests.gguf.tiny_repositories.packed import Packed
-from tests.gguf.tiny_repositories.repository import Tiny
-from tests.gguf.tiny_repositories.schemes import PACKED
+from tests.gguf.tiny_repositories.schemes import PACKED, QUANTIZED
 from tests.kit.administration import call
 from tests.kit.conversions import gguf_digest
 from tests.kit.support import Client, fetched
 
-REPOSITORIES: dict[str, Packed | Tiny] = {**PACKED, "gpt_oss": experts.REPOSITORIES["gpt_oss"]}
 SECOND = "the repository has these weights in {}, and Q4_K_M makes them less exact once more; pull BF16"
 
 
@@ -43,7 +39,7 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
     client: Client, hub: StandInHub, ollama: StandInOllama, name: str, tag: str, form: str
 ) -> None:
     """With a warning before the first byte if the quantization costs quality once more."""
-    files = REPOSITORIES[name].files()
+    files = QUANTIZED[name].files()
     hub.add("acme/tiny", files)
     model = f"hf.co/acme/tiny:{tag}"
     lines = await client.pull(model)
@@ -60,7 +56,7 @@ async def test_the_blob_is_the_converters_file_byte_for_byte(
 async def test_a_second_quantization_names_the_original(
     client: Client, hub: StandInHub, tag: str, warns: bool, original: str
 ) -> None:
-    hub.add("acme/tiny", REPOSITORIES["llama_int8_rows"].files(), quantized_from=original)
+    hub.add("acme/tiny", QUANTIZED["llama_int8_rows"].files(), quantized_from=original)
     _, inspection = await call(client, "GET", f"inspect?name=hf.co/acme/tiny:{tag}")
     assert inspection["reason"] == "the proxy converts LlamaForCausalLM from INT8"
     end = f"{original}, which they were made from" if original else "the repository that they were made from"
