@@ -27,7 +27,7 @@ setup(
         Extension(
             "proxy.gguf._kernel",
             [f"{KERNEL}/module.c"],
-            depends=[f"{KERNEL}/numbers.h", f"{KERNEL}/lanes.h", f"{KERNEL}/sha256.h"],
+            depends=[f"{KERNEL}/numbers.h", f"{KERNEL}/lanes.h", f"{KERNEL}/sha256.h", f"{KERNEL}/decode.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
             # -ffp-contract=off: a fused multiply-add rounds once, but ggml rounds twice.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fno-math-errno", "-g0"],

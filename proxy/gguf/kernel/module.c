@@ -1,5 +1,5 @@
-/* The extension module `proxy.gguf._kernel`: quantizes to ggml's blocks, with the widest registers of the CPU. It also
- * hashes, because no library saves the state of a SHA-256. */
+/* The extension module `proxy.gguf._kernel`: quantizes to ggml's blocks, with the widest registers of the CPU, and makes
+ * F32 numbers of weights that are stored quantized. It also hashes, because no library saves the state of a SHA-256. */
 
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
@@ -124,6 +124,10 @@ static bool has(const struct width *width) {
 
 static void (*sha256_chosen)(uint32_t *state, const uint8_t *from, size_t blocks) = sha256_generic;
 
+/* ---- Stored codes ---- */
+
+#include "decode.h"
+
 /* ---- The types ---- */
 
 static const struct kind {
@@ -203,6 +207,66 @@ static PyObject *quantize(PyObject *module, PyObject *args) {
     return result;
 }
 
+/* What is wrong with the arguments of `decode`; NULL if nothing is. */
+static const char *decode_problem(
+    const struct codes *form, const struct groups *groups, const Py_buffer *buffers, Py_ssize_t numbers,
+    Py_ssize_t row_size, Py_ssize_t width, Py_ssize_t rows
+) {
+    const Py_buffer *source = buffers, *scales = buffers + 1, *zeros = buffers + 2, *order = buffers + 3;
+    if (form->bits < 1 || form->bits > 8 || form->unit < 1 || form->unit > 8 || numbers != 4 << form->bits)
+        return "codes have 1 to 8 bits, units 1 to 8 bytes, and each code has an F32 number";
+    for (int i = 0; form->shifts && i < form->rows; i++) {
+        if (form->unit != 4 || form->shifts[i] + form->bits > 32) return "shifts are those of words of 32 bits";
+    }
+    if (width < 1 || row_size < 1 || source->len % row_size) return "the rows do not fill the source";
+    Py_ssize_t each = form->shifts ? 1 : 8 * form->unit / form->bits;
+    if (width / each * form->unit + (width % each * form->bits + 7) / 8 > row_size) return "a row has too few bytes";
+    if (groups->count < 1 || scales->len != 4 * rows * groups->count || (zeros->buf && zeros->len != scales->len))
+        return "each row has a scale for each group, and a zero point or none";
+    if (!groups->order)
+        return groups->columns > 0 && (width - 1) / groups->columns < groups->count ? NULL : "there are too few scales";
+    if (order->len != 4 * width) return "each column has a group";
+    for (Py_ssize_t i = 0; i < width; i++) {
+        if (groups->order[i] < 0 || groups->order[i] >= groups->count) return "a column has a group without scales";
+    }
+    return NULL;
+}
+
+static PyObject *decode(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer buffers[4] = {{0}};
+    Py_ssize_t row_size, width, shifts, numbers;
+    struct codes form;
+    struct groups groups;
+    const char *table;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(
+            args, "y*nn(iiy#y#)(y*z*nz*):decode", buffers, &row_size, &width, &form.bits, &form.unit, &form.shifts,
+            &shifts, &table, &numbers, buffers + 1, buffers + 2, &groups.columns, buffers + 3
+        ))
+        return NULL;
+    float all[256] = {0};
+    memcpy(all, table, (size_t)(numbers < (Py_ssize_t)sizeof all ? numbers : (Py_ssize_t)sizeof all));
+    form.rows = shifts ? (int)shifts : 1;
+    form.shifts = shifts ? form.shifts : NULL;
+    form.numbers = all;
+    form.are_consecutive = are_consecutive(all, form.bits > 0 && form.bits < 9 ? 1 << form.bits : 0);
+    Py_ssize_t rows = row_size > 0 ? buffers->len / row_size * form.rows : 0;
+    groups.count = rows ? buffers[1].len / 4 / rows : 0;
+    groups.scales = buffers[1].buf, groups.zeros = buffers[2].buf, groups.order = buffers[3].buf;
+    const char *problem = decode_problem(&form, &groups, buffers, numbers, row_size, width, rows);
+    if (problem) {
+        PyErr_SetString(PyExc_ValueError, problem);
+    } else if ((result = PyBytes_FromStringAndSize(NULL, 4 * rows * width))) {
+        float *out = (float *)PyBytes_AsString(result);
+        Py_BEGIN_ALLOW_THREADS
+        decode_rows(&form, &groups, buffers->buf, row_size, rows, width, out);
+        Py_END_ALLOW_THREADS
+    }
+    for (int i = 0; i < 4; i++) PyBuffer_Release(buffers + i);
+    return result;
+}
+
 static PyObject *types(PyObject *module, PyObject *nothing) {
     (void)module, (void)nothing;
     PyObject *tuple = PyTuple_New(KIND_COUNT);
@@ -264,6 +328,7 @@ static int start(PyObject *module) {
 
 static PyMethodDef METHODS[] = {
     {"quantize", quantize, METH_VARARGS, "quantize(type_number, dtype, source): the blocks of a type."},
+    {"decode", decode, METH_VARARGS, "decode(source, row_size, width, codes, groups): F32 numbers of stored codes."},
     {"sha256", sha256, METH_VARARGS, "sha256(state, source): the state after whole blocks."},
     {"types", types, METH_NOARGS, "types(): the numbers of the types that the kernel makes."},
     {"width", width, METH_NOARGS, "width(): the width of the registers in use."},

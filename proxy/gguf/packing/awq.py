@@ -15,14 +15,15 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.grouped_integers import scale_runs, signed, transposed, unpack_columns
-from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder
+from proxy.gguf.packing.coded_rows import ColumnGroups, codes_of, decode, read_codes
+from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder, transposed
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
 BITS = 4
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The output of each integer in a word, from the lowest bits on."""
+_CODES = codes_of(BITS, range(1 << BITS), unit=4, shifts=bytes(BITS * ORDER.index(output) for output in range(8)))
 
 
 class _Layout(NamedTuple):
@@ -56,10 +57,11 @@ def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryvie
         for content in (numbers, companions[0])
     )
     bits = np.frombuffer(companions[1], f"<u{WIDTHS[layout.scales]}").reshape(-1, layout.outputs)[:, outputs]
-    products = scale_runs(_unpack(words), _unpack(zeros), transposed(to_floats(layout.scales, bits)))
-    return products[rows.start - outputs.start : rows.stop - outputs.start]
+    scales = transposed(to_floats(layout.scales, bits))
+    groups = ColumnGroups(scales, read_codes(_CODES, _rows(zeros)), layout.inputs // scales.shape[1])
+    return decode(_CODES, _rows(words), layout.inputs, groups)[rows.start - outputs.start : rows.stop - outputs.start]
 
 
-def _unpack(words: Array) -> Array:
-    """The integers: eight rows for each column of words."""
-    return signed(unpack_columns(transposed(words), BITS, ORDER), BITS)
+def _rows(words: Array) -> Array:
+    """The bytes of each column of words."""
+    return transposed(words).view(np.uint8)

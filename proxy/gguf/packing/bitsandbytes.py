@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import pieces
+from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode
 from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
+from proxy.gguf.packing.scaled_bytes import NUMBERS
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor, ReadTensor
 
 _STATE = re.compile(r"(.+)\.quant_state\.bitsandbytes__(nf4|fp4)")
@@ -41,14 +42,14 @@ _FP4_SIZES = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
 _NUMBERS = {"nf4": _NF4, "fp4": (*_FP4_SIZES, *(-size for size in _FP4_SIZES))}
 """The number of each 4 bits, before it is multiplied by its scale."""
 _PER_BYTE = 2
+_NIBBLE = 4
 _BLOCKS = tuple(2**power for power in range(5, 13))
 """The numbers that may share a scale."""
 _F32 = 4
 _TABLE_SIZE = 256
+_INT8 = codes_of(8, NUMBERS["I8"])
 _INT8_FACTOR = np.float32(7.874015718698502e-3)
 """1/127; bitsandbytes multiplies by the scale first, and rounds both products."""
-_AT_ONCE = 1 << 16
-"""Bytes that are decoded at a time: their numbers fit into the processor's cache."""
 
 
 class _State(NamedTuple):
@@ -198,11 +199,13 @@ def _decode_4bit(expected: _State, rows: RowSlice, numbers: memoryview, companio
     count, skipped = rows.rows * width, rows.skipped * width
     first, inside = divmod(skipped, block)
     scales = _scales(actual, others)[first : -(-(skipped + count) // block)]
-    codes = np.frombuffer(numbers, np.uint8)
+    codes: Array = np.frombuffer(numbers, np.uint8)
     if missing := len(scales) * block - count:
         # A row may begin and end within a block.
         codes = np.pad(codes, (inside // _PER_BYTE, (missing - inside) // _PER_BYTE))
-    products = _products(actual.kind, codes, scales, block)
+    codes = codes << _NIBBLE | codes >> _NIBBLE
+    groups = ColumnGroups(scales[None], None, block)
+    products: Array = decode(_codes(actual.kind), codes[None], len(scales) * block, groups)[0]
     return products[inside : inside + count].reshape(rows.rows, width)
 
 
@@ -221,25 +224,9 @@ def _scales(state: _State, companions: Sequence[memoryview]) -> Array:
     return scales
 
 
-def _products(kind: str, codes: Array, scales: Array, block: int) -> Array:
-    """The numbers of whole blocks, times the scale of each block."""
-    pairs = np.empty(len(codes), np.uint64)
-    numbers = pairs.view(np.float32).reshape(-1, block)
-    table, step = _pairs(kind), _AT_ONCE * _PER_BYTE // block
-    for start in range(0, len(scales), step):
-        stop = start + step
-        begin, end = (at * block // _PER_BYTE for at in (start, stop))
-        np.take(table, codes[begin:end], out=pairs[begin:end], mode="clip")
-        numbers[start:stop] *= scales[start:stop, None]
-    return numbers.reshape(-1)
-
-
 @cache
-def _pairs(kind: str) -> Array:
-    """The two numbers of each byte, side by side."""
-    numbers = np.array(_NUMBERS[kind], np.float32)
-    codes = np.arange(_TABLE_SIZE)
-    return np.stack([numbers[codes >> 4], numbers[codes & 0xF]], axis=1).view(np.uint64).reshape(-1)
+def _codes(kind: str) -> Codes:
+    return codes_of(_NIBBLE, _NUMBERS[kind])
 
 
 def _int8_names(weights: Located) -> Iterator[str]:
@@ -275,12 +262,6 @@ def _find_int8(weights: Located, name: str) -> Found:
 
 
 def _decode_int8(width: int, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
-    codes = np.frombuffer(numbers, np.int8).reshape(rows.rows, width)
+    codes = np.frombuffer(numbers, np.uint8).reshape(rows.rows, width)
     scales = np.frombuffer(companions[0], np.float32)[:, None]
-    products = np.empty(codes.shape, np.float32)
-    for some in pieces(*codes.shape):
-        part = products[some]
-        part[...] = codes[some]
-        part *= scales[some]
-        part *= _INT8_FACTOR
-    return products
+    return decode(_INT8, codes, width, ColumnGroups(scales, None, width)) * _INT8_FACTOR

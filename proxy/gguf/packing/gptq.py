@@ -11,19 +11,22 @@ others round the product to the type of the scales.
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.grouped_integers import STRADDLING, WORD_BITS, scale_columns, signed, unpack_columns
-from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder
+from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode, read_codes
+from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder, transposed
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
 BITS = (2, 3, 4, 8)
+WORD_BITS = 32
+STRADDLING = 3
+"""Bits of an integer that may begin in one word and end in the next."""
 
 
 class Zeros(Enum):
@@ -100,39 +103,46 @@ def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryvie
     words = np.frombuffer(numbers, "<u4").reshape(-1, layout.outputs)[:, outputs]
     zeros, scales, *group_of = companions
     bits = np.frombuffer(scales, f"<u{WIDTHS[layout.scales]}").reshape(-1, layout.outputs)[:, outputs]
-    groups = _groups(layout, b"".join(group_of), len(bits))
-    return scale_columns(
-        words, layout.bits, groups, _zeros(layout, zeros, len(bits), outputs), to_floats(layout.scales, bits)
+    order = _order(layout, b"".join(group_of), len(bits))
+    groups = ColumnGroups(
+        transposed(to_floats(layout.scales, bits)),
+        _zeros(layout, zeros, len(bits), outputs).T,
+        layout.group_size,
+        order,
     )
+    return decode(_codes(layout.bits), transposed(words).view(np.uint8), layout.inputs, groups)
+
+
+@cache
+def _codes(bits: int) -> Codes:
+    return codes_of(bits, range(1 << bits))
 
 
 def _zeros(layout: _Layout, content: memoryview, groups: int, outputs: slice) -> Array:
     """The zero points, a row for each group."""
     bits = layout.bits
     first = outputs.start // WORD_BITS * WORD_BITS
-    span = slice(_words(first, bits), _words(first + -(-(outputs.stop - first) // WORD_BITS) * WORD_BITS, bits))
-    words = np.frombuffer(content, "<u4").reshape(groups, -1)[:, span]
+    words = np.frombuffer(content, "<u4").reshape(groups, -1)[:, _words(first, bits) : _words(outputs.stop, bits)]
     if layout.zeros is Zeros.WORDS_LESS_ONE and bits != STRADDLING:
         words = words + np.uint32(sum(1 << shift for shift in range(0, WORD_BITS, bits)))
-    numbers = unpack_columns(words.T.copy(), bits)[outputs.start - first : outputs.stop - first].T
+    zeros = read_codes(_codes(bits), words.copy().view(np.uint8))[:, outputs.start - first : outputs.stop - first]
     if layout.zeros is Zeros.WORDS_LESS_ONE and bits == STRADDLING:
-        numbers = numbers + 1 & (1 << bits) - 1
-    zeros = signed(numbers.copy(), bits)
-    return zeros + 1 if layout.zeros is Zeros.LESS_ONE else zeros
+        return zeros + 1 & (1 << bits) - 1
+    return zeros.astype(np.uint16) + 1 if layout.zeros is Zeros.LESS_ONE else zeros
 
 
 @lru_cache(maxsize=16)
-def _groups(layout: _Layout, stored: bytes, count: int) -> Array:
-    """The group of each input; `stored` is g_idx, if there is one. Raises CannotConvert.
+def _order(layout: _Layout, stored: bytes, count: int) -> Array | None:
+    """The group of each input; None if they follow each other. `stored` is g_idx, if there is one.
 
-    A g_idx of zeros stands for consecutive groups: no quantizer writes groups that are not used.
+    A g_idx of zeros stands for consecutive groups: no quantizer writes groups that are not used. Raises CannotConvert.
     """
-    groups = np.frombuffer(stored, "<i4").astype(np.intp)
-    if len(groups):
-        if groups.min() < 0 or groups.max() >= count:
-            raise CannotConvert(f"a g_idx has groups from {groups.min()} to {groups.max()}, but there are {count}")
-        if groups.any() or count == 1:
-            return groups
-    if not layout.group_size:
-        raise CannotConvert("a g_idx has zeros only, and how many inputs are in a group is not known")
-    return np.arange(layout.inputs) // layout.group_size
+    groups = np.frombuffer(stored, "<i4")
+    if len(groups) and (groups.min() < 0 or groups.max() >= count):
+        raise CannotConvert(f"a g_idx has groups from {groups.min()} to {groups.max()}, but there are {count}")
+    if not groups.any():
+        if not layout.group_size:
+            raise CannotConvert("a g_idx has zeros only, and how many inputs are in a group is not known")
+        return None
+    is_consecutive = layout.group_size and np.array_equal(groups, np.arange(layout.inputs) // layout.group_size)
+    return None if is_consecutive else groups

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
+from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode
 from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
-from proxy.gguf.packing.scaled_bytes import NUMBERS, multiply_columns, scale_numbers
+from proxy.gguf.packing.scaled_bytes import NUMBERS, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 
 _SIZES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_E2M1 = f32_of((*_SIZES, *(-size for size in _SIZES)))
-_E2M1_OF_MODELOPT = f32_of((*_SIZES, 0.0, *(-size for size in _SIZES[1:])))
+_E2M1 = codes_of(4, (*_SIZES, *(-size for size in _SIZES)))
+_E2M1_OF_MODELOPT = codes_of(4, (*_SIZES, 0.0, *(-size for size in _SIZES[1:])))
 
 _NVFP4, _MXFP4 = 16, 32
 """Numbers of a block."""
@@ -44,8 +44,7 @@ class Part(NamedTuple):
 
 class _GlobalScale(NamedTuple):
     divides: bool
-    numbers: bytes
-    """The F32 number of each code."""
+    codes: Codes
 
 
 def find(weights: Located, _: Mapping[str, Any]) -> Iterator[Found]:
@@ -122,22 +121,16 @@ def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Se
     factors = np.array(NUMBERS["F8_E4M3"], np.float32)
     with np.errstate(all="ignore"):
         factors = factors / global_scale if one.divides else factors * global_scale
-    codes = np.frombuffer(packed, np.uint8).reshape(rows.rows, -1)
-    return _scaled(one.numbers, codes, factors[scales].reshape(rows.rows, -1), _NVFP4)
+    return _scaled(one.codes, np.frombuffer(packed, np.uint8).reshape(rows.rows, -1), factors[scales], _NVFP4)
 
 
 def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
-    codes, scales = (
+    numbers, scales = (
         content.reshape(rows.rows, part.every, -1)[:, part.place]
         for content in (np.frombuffer(packed, np.uint8), scale_numbers("F8_E8M0", companions[0]))
     )
-    return _scaled(_E2M1, codes, scales, _MXFP4)
+    return _scaled(_E2M1, numbers, scales, _MXFP4)
 
 
-def _scaled(numbers: bytes, codes: Array, scales: Array, columns: int) -> Array:
-    weights = np.empty((len(codes), 2 * codes.shape[1]), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for some in pieces(*codes.shape):
-            write_numbers(numbers, 1, codes[some], weights[some])
-            multiply_columns(weights[some], scales[some], columns)
-    return weights
+def _scaled(codes: Codes, packed: Array, scales: Array, columns: int) -> Array:
+    return decode(codes, packed, 2 * packed.shape[1], ColumnGroups(scales.reshape(len(packed), -1), None, columns))

@@ -244,6 +244,11 @@ def _decode_matrix(
         yield decode(numbers, companions, rows[first : first + step]).tobytes()
 
 
+def transposed(matrix: Array) -> Array:
+    """A copy without gaps. The rows are copied to one place first: a stride of a power of two thrashes the cache."""
+    return np.ascontiguousarray(matrix.copy().T)
+
+
 def _cut(content: bytes, sizes: Sequence[int]) -> tuple[list[memoryview], memoryview]:
     """The bytes of each companion, and the rest."""
     view, start, companions = memoryview(content), 0, []

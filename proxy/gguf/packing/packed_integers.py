@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
+from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode, read_codes
 from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.packing.scaled_bytes import config_groups, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
@@ -271,34 +271,24 @@ def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Se
     scales = scale_numbers(layout.scale_dtype, scale_bytes).reshape(-1, layout.scales)[each]
     zeros = _zeros(layout, others.pop(0))[each] if layout.zeros else None
     order = _order(layout, others[0]) if layout.is_ordered else None
-    codes = np.frombuffer(packed, np.uint8).reshape(rows.rows, -1)
-    weights = np.empty((rows.rows, layout.shape[1]), np.float32)
-    for some in pieces(*codes.shape):
-        write_numbers(_numbers(layout), layout.unit, codes[some], weights[some])
-        part = _split(weights[some], order, layout.columns)
-        if zeros is not None:
-            part -= _of_groups(zeros[some], order)
-        part *= _of_groups(scales[some], order)
-    return weights
+    numbers = np.frombuffer(packed, np.uint8).reshape(rows.rows, -1)
+    return decode(_codes(layout), numbers, layout.shape[1], ColumnGroups(scales, zeros, layout.columns, order))
 
 
 @lru_cache
-def _numbers(layout: _Layout) -> bytes:
-    """What each code means: a signed number, or an unsigned one where the zero points are unsigned."""
+def _codes(layout: _Layout) -> Codes:
+    """Signed numbers, or unsigned ones where the zero points are unsigned."""
     first = 0 if layout.zeros == "I32" else -1 << (layout.bits - 1)
-    return f32_of(range(first, first + (1 << layout.bits)))
+    numbers = range(first, first + (1 << layout.bits))
+    return codes_of(layout.bits, numbers, unit=0 if _WORD_BITS % layout.bits == 0 else layout.unit)
 
 
 def _zeros(layout: _Layout, content: memoryview) -> Array:
-    """The zero points of each row, in F32."""
+    """The zero points of each row."""
     if layout.zeros == "I8":
-        return np.frombuffer(content, np.int8).reshape(-1, layout.scales).astype(np.float32)
+        return np.frombuffer(content, np.int8).reshape(-1, layout.scales)
     words = np.frombuffer(content, "<u4").reshape(-1, layout.scales)
-    columns = np.ascontiguousarray(words.T).view(np.uint8)
-    units = ceil(columns.shape[1] / layout.unit)
-    zeros = np.empty((layout.scales, units * (8 * layout.unit // layout.bits)), np.float32)
-    write_numbers(_numbers(layout), layout.unit, columns, zeros)
-    return np.ascontiguousarray(zeros.T)
+    return read_codes(_codes(layout), np.ascontiguousarray(words.T).view(np.uint8)).T
 
 
 def _order(layout: _Layout, content: memoryview) -> Array | None:
@@ -309,13 +299,3 @@ def _order(layout: _Layout, content: memoryview) -> Array | None:
     if order.min() < 0 or order.max() >= layout.scales:
         raise CannotConvert("a weight_g_idx has groups that its weight_scale does not have")
     return order
-
-
-def _split(rows: Array, order: Array | None, columns: int) -> Array:
-    """The rows by their groups of columns; each column is a group where an order assigns them."""
-    return rows.reshape(len(rows), -1, columns if order is None else 1)
-
-
-def _of_groups(scales: Array, order: Array | None) -> Array:
-    """What each group of columns of `_split` has: a scale or a zero point."""
-    return (scales if order is None else np.take(scales, order, axis=1))[:, :, None]

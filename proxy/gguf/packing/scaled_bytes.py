@@ -15,7 +15,7 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.bit_fields import f32_of, pieces, write_numbers
+from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode
 from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.tensor_sources import LocatedTensor, SourceTensor
 
@@ -141,27 +141,9 @@ class _Layout(NamedTuple):
 
 def _products(layout: _Layout, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
     grid = layout.grid
-    codes = np.frombuffer(numbers, np.int8 if layout.dtype == "I8" else np.uint8).reshape(rows.rows, grid.width)
+    packed = np.frombuffer(numbers, np.uint8).reshape(rows.rows, grid.width)
     scales = scale_numbers(layout.scale_dtype, companions[0]).reshape(-1, grid.scales)[rows.groups(grid.rows)]
-    products = np.empty((rows.rows, grid.width), np.float32)
-    # Two numbers at a time are half again as fast.
-    unit = 1 if grid.width % 2 else 2
-    for some in pieces(*codes.shape):
-        part = products[some]
-        if layout.dtype == "I8":
-            part[...] = codes[some]
-        else:
-            write_numbers(_numbers(layout.dtype), unit, codes[some], part)
-        multiply_columns(part, scales[some], grid.columns)
-    return products
-
-
-def multiply_columns(rows: Array, scales: Array, columns: int) -> None:
-    """Multiplies each `columns` numbers of each row by the row's next scale, in place."""
-    whole = rows.shape[1] // columns
-    parts = rows[:, : whole * columns].reshape(len(rows), whole, columns)
-    parts *= scales[:, :whole, None]
-    rows[:, whole * columns :] *= scales[:, whole:]
+    return decode(_codes(layout.dtype), packed, grid.width, ColumnGroups(scales, None, grid.columns))
 
 
 def scale_numbers(dtype: str, content: memoryview) -> Array:
@@ -172,8 +154,8 @@ def scale_numbers(dtype: str, content: memoryview) -> Array:
 
 
 @cache
-def _numbers(dtype: str) -> bytes:
-    return f32_of(NUMBERS[dtype])
+def _codes(dtype: str) -> Codes:
+    return codes_of(8, NUMBERS[dtype])
 
 
 @cache
