@@ -1,7 +1,7 @@
 """Plans the tensors of a GGUF, and the byte ranges for each, by a family's rules. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 from proxy.gguf.apply_rules import apply, apply_mxfp4, apply_stacked
@@ -10,8 +10,8 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MAX_DIMENSIONS
 from proxy.gguf.model_config import CannotConvert, ModelConfig
-from proxy.gguf.tensor_sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, SourceTensor, Target
-from proxy.gguf.tensors import TensorInfo, TensorType, shown
+from proxy.gguf.tensor_sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, ReadTensor, SourceTensor, Target
+from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
 
 _MXFP4_TYPES = {"U8": TensorType.MXFP4}
@@ -43,7 +43,8 @@ def plan_targets(
         elif isinstance(rule, Mxfp4Experts):
             targets += apply_mxfp4(rule, tensor, by_name.get(rule.scales.format(*numbers)))
         else:
-            targets += apply(rule, config, tensor)
+            made = apply(rule, config, tensor)
+            targets += _required(family, made) if _is_zero_bias(tensor) else made
     targets += [apply_stacked(name, stack_rules[name].count(config), stack) for name, stack in stacks.items()]
     check_complete(family, config, [target.info.name for target in targets])
     return targets
@@ -87,6 +88,15 @@ def _check_source(tensor: LocatedTensor, types: Mapping[str, TensorType]) -> Non
     size = prod(shape) * WIDTHS.get(dtype, 1)
     if not 0 < len(shape) <= MAX_DIMENSIONS or size == 0 or size != tensor.size:
         raise CannotConvert(f"{shown(tensor.name)} has the shape {shown(shape)}, unknown for this architecture")
+
+
+def _is_zero_bias(tensor: MatchedTensor) -> bool:
+    """Whether it is known to be zeros, as in auto-gptq's files: without it the model is the same."""
+    return tensor.suffix == ".bias" and isinstance(tensor.source, ReadTensor) and not any(tensor.source.content)
+
+
+def _required(family: Family, targets: Iterable[Target]) -> Iterator[Target]:
+    return (target for target in targets if TensorName.of(target.info.name).stem in family.required_biases)
 
 
 def _layer(name: str) -> int:

@@ -13,7 +13,7 @@ from proxy.gguf.transforms import WIDTHS
 
 Weights = Mapping[str, Mapping[str, SourceTensor]]
 
-READ_MARKS = (b".quant_state.bitsandbytes__", b".weight_format")
+READ_MARKS = (b".quant_state.bitsandbytes__", b".weight_format", b".qweight")
 """A header with none of these has no tensor whose bytes a plan has to read."""
 _OF_ACTIVATIONS = (
     *(".input_scale", ".output_scale", ".activation_scale", "_activation_scale", ".qscale_act"),
@@ -49,8 +49,8 @@ def unpack_weights(config: ModelConfig, weights: Weights) -> Weights:
 
 
 def tensors_to_read(weights: Weights) -> list[LocatedTensor]:
-    """The small tensors whose bytes `unpack_weights` needs: it wants a ReadTensor for each. Raises CannotConvert."""
-    from proxy.gguf.packing.bitsandbytes import wanted
+    """The small tensors whose bytes a conversion needs: it wants a ReadTensor for each. Raises CannotConvert."""
+    from proxy.gguf.packing.schemes import wanted
 
     return list(wanted(_located(weights)))
 

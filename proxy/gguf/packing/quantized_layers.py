@@ -35,6 +35,8 @@ _AUTO_ROUND = {
 """By packing_format, as AutoRound 0.16.1 reads it (inference/backend.py, inference/convert_model.py)."""
 _CHANGES = ("rotation", "rotation_config", "spinquant_config", "adapter")
 """What the reading library adds to a model: Hadamard matrices (gptqmodel, AutoRound), a LoRA (gptqmodel)."""
+_MAX_BIAS = 1 << 20
+"""Bytes of a bias that is read."""
 _PLAIN_BITS = 16
 """Bits of activations that are not quantized, at least."""
 
@@ -61,6 +63,19 @@ class QuantizedLayer(NamedTuple):
 
     def found(self, tensor: PackedTensor) -> Found:
         return Found(f"{self.name}.weight", self.numbers.path, tensor, tuple(one.name for one in self.tensors))
+
+
+def wanted(weights: Located) -> Iterator[LocatedTensor]:
+    """The biases of the layers, whose bytes a plan needs.
+
+    auto-gptq (0.4.2 and 0.7.1: `make_quant` in modeling/_utils.py) gives each layer a bias, of zeros if it has none. It
+    can be left out only then.
+    """
+    for name in weights:
+        if name.endswith(".qweight"):
+            bias = weights.get(f"{name.removesuffix('.qweight')}.bias")
+            if bias is not None and bias.size <= _MAX_BIAS:
+                yield bias
 
 
 def find_layers(weights: Located, settings: Mapping[str, Any], *packings: Packing) -> Iterator[QuantizedLayer]:

@@ -17,11 +17,12 @@ from proxy.gguf.packing.packed import Found
 from proxy.gguf.packing.schemes import find_packed
 from proxy.gguf.tensors import TensorType
 from tests.gguf.packing.rows import located, rows_of, tensor_digests
+from tests.gguf.tiny_repositories import REPOSITORIES as TINY
 from tests.gguf.tiny_repositories.packed import WEIGHTS, Packed
 from tests.gguf.tiny_repositories.packed_gptq import HOWS, REPOSITORIES, How, Layer, auto_round, random_layer, settings
 from tests.gguf.writing import plan, write
 from tests.kit.dtypes import to_bytes, to_floats
-from tests.kit.tiny_families import StoredTensor, unpack_safetensors
+from tests.kit.tiny_families import StoredTensor, pack_safetensors, unpack_safetensors
 
 EXPECTED = json.loads((Path(__file__).parent / "gptq.json").read_text())
 GPTQ = [name for name, how in HOWS.items() if how.form != "gemm"]
@@ -263,3 +264,36 @@ def test_whole_repositories_are_converted() -> None:
         assert isinstance(repository, Packed)
         conversion = plan(repository.files(), quantization="Q8_0")
         assert conversion.stored_as == (("AWQ",) if HOWS[name].form == "gemm" else ("GPTQ",))
+
+
+@pytest.mark.parametrize("quantization", [None, "Q4_K_M"])
+def test_biases_of_zeros_are_left_out(quantization: str | None) -> None:
+    """auto-gptq writes them for layers without a bias, and llama.cpp does not load all of them."""
+    with_biases = REPOSITORIES["llama_gptq_act_order"].files()
+    tensors = unpack_safetensors(with_biases[WEIGHTS])
+    assert any(name.endswith("down_proj.bias") for name in tensors)
+    without = with_biases | {
+        WEIGHTS: pack_safetensors({name: one for name, one in tensors.items() if not name.endswith(".bias")})
+    }
+    files = [write(plan(each, quantization=quantization), each) for each in (with_biases, without)]
+    assert tensor_digests(files[0]) == tensor_digests(files[1])
+
+
+@pytest.mark.parametrize("name", ["self_attn.q_proj", "mlp.down_proj"])
+def test_biases_that_llama_cpp_does_not_load_are_refused(name: str) -> None:
+    files = REPOSITORIES["llama_gptq_act_order"].files()
+    tensors = unpack_safetensors(files[WEIGHTS])
+    bias = tensors[f"model.layers.1.{name}.bias"]
+    tensors[f"model.layers.1.{name}.bias"] = bias._replace(data=bias.data[:-1] + b"\x3c")
+    with pytest.raises(CannotConvert, match=r"bias"):
+        plan(files | {WEIGHTS: pack_safetensors(tensors)})
+
+
+def test_a_bias_that_llama_cpp_needs_stays_though_it_is_zeros() -> None:
+    files = replace(REPOSITORIES["llama_gptq_act_order"], tiny=TINY["starcoder2"]).files()
+    tensors = unpack_safetensors(files[WEIGHTS])
+    biases = [name for name in tensors if name.endswith("o_proj.bias")]
+    tensors |= {name: tensors[name]._replace(data=bytes(len(tensors[name].data))) for name in biases}
+    files |= {WEIGHTS: pack_safetensors(tensors)}
+    made = tensor_digests(write(plan(files), files))
+    assert {f"blk.{number}.attn_output.bias" for number in range(len(biases))} <= made.keys()

@@ -87,6 +87,8 @@ class How:
     has_groups: bool = True
     """Whether g_idx is stored."""
     scales: str = "F16"
+    has_bias: bool = False
+    """Whether each layer has a bias of zeros, as auto-gptq writes it."""
 
     def pack(self, layer: Layer) -> dict[str, StoredTensor]:
         """By the end of the name."""
@@ -99,6 +101,9 @@ class How:
             ".qzeros": StoredTensor("I32", zeros.shape, zeros.astype("<u4").tobytes()),
             ".scales": StoredTensor(self.scales, layer.scales.shape, to_bytes(self.scales, layer.scales.reshape(-1))),
         }
+        if self.has_bias:
+            outputs = layer.scales.shape[1]
+            stored[".bias"] = StoredTensor("F16", (outputs,), bytes(2 * outputs))
         if self.has_groups and self.form != "gemm":
             stored[".g_idx"] = StoredTensor("I32", layer.groups.shape, layer.groups.astype("<i4").tobytes())
         return stored
@@ -128,7 +133,7 @@ def auto_round(how: How, packing_format: str) -> Mapping[str, Any]:
 
 HOWS: dict[str, How] = {
     "llama_gptq": How(4, "gptq", is_symmetric=True),
-    "llama_gptq_act_order": How(4, "gptq", act_order=True),
+    "llama_gptq_act_order": How(4, "gptq", act_order=True, has_bias=True),
     "qwen2_gptq_8bit": How(8, "gptq_v2", group=None, scales="BF16"),
     "qwen3moe_gptq": How(4, "gptq_v2"),
     "phi3_gptq_2bit": How(2, "gptq"),
