@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from proxy.errors import Damaged
 from proxy.gguf.transforms import Transform
+from proxy.planning.spans import Span, merged
 from proxy.sources.base import RepositoryFile
 
 
@@ -148,40 +149,10 @@ class Recipe:
             beside.insert(0, part)
         return beside
 
-    def spans(self, max_bytes: int) -> Iterator["Span"]:
-        """The requests to send, in order: neighbouring ranges are merged, then cut into spans of `max_bytes`."""
-        file, start, stop = None, 0, 0
-        for part in self.parts:
-            if not isinstance(part, Range):
-                continue
-            if part.file is not file or part.start != stop:
-                yield from _cut(file, start, stop, max_bytes)
-                file, start = part.file, part.start
-            stop = part.stop
-        yield from _cut(file, start, stop, max_bytes)
+    def spans(self, max_bytes: int) -> Iterator[Span]:
+        """The bytes of all ranges in order: neighbouring ranges are merged, then cut into spans of `max_bytes`."""
+        return merged((part for part in self.parts if isinstance(part, Range)), max_bytes)
 
     @property
     def takes_whole_files(self) -> bool:
         return all(span.whole for span in self.spans(sys.maxsize))
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Bytes of one file that one request fetches."""
-
-    file: RepositoryFile
-    start: int
-    stop: int
-    whole: bool
-    """Whether it is the whole file, which needs no range."""
-
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
-
-
-def _cut(file: RepositoryFile | None, start: int, stop: int, max_bytes: int) -> Iterator[Span]:
-    if file is not None:
-        for offset in range(start, stop, max_bytes):
-            end = min(offset + max_bytes, stop)
-            yield Span(file, offset, end, whole=end - offset == file.size)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from proxy.errors import Refusal
@@ -13,6 +13,7 @@ from proxy.planning.conversion_plan import FilePart
 from proxy.planning.file_kinds import check_kind
 from proxy.planning.json_files import UPLOAD_AGAIN
 from proxy.planning.safetensors import LENGTH_BYTES, SafetensorsHeader, header_size, read_header
+from proxy.planning.spans import neighbours
 from proxy.sources.base import Repository, RepositoryFile
 from proxy.tasks import gather_or_cancel
 from proxy.transfer.progress import Progress
@@ -27,8 +28,6 @@ READABLE_BYTES = 64 * 1024 * 1024
 GGUF_BYTES = 256 * 1024
 """Bytes of a GGUF that are read first. In most models the vocabulary is longer, and more bytes follow."""
 
-NEIGHBOUR_BYTES = 64 * 1024
-"""Parts of a file with at most so many bytes between them are read at once."""
 MOST_PARTS = 1024
 """Requests for parts of weight files that one plan may need."""
 
@@ -84,7 +83,7 @@ class Reading:
     async def parts(self, files: Iterable[RepositoryFile], parts: Iterable[FilePart]) -> dict[tuple[str, int], bytes]:
         """Small parts of the files, by path and first offset; neighbours are one request. Raises Refusal for many."""
         by_path = {file.path: file for file in files}
-        runs = list(_runs(sorted(parts)))
+        runs = list(neighbours(parts))
         if len(runs) > MOST_PARTS:
             raise Refusal(
                 f"{self.repository.id}: a plan would have to read {len(runs)} parts of its weight files, and may read "
@@ -122,18 +121,6 @@ class Reading:
         if start == stop:
             return b""
         return await self._transfer.read_part(self.repository, file, start, stop, self.progress)
-
-
-def _runs(parts: Iterable[FilePart]) -> Iterator[list[FilePart]]:
-    """The sorted parts in groups of neighbours."""
-    run: list[FilePart] = []
-    for part in parts:
-        if run and (part.path != run[0].path or part.start > run[-1].stop + NEIGHBOUR_BYTES):
-            yield run
-            run = []
-        run.append(part)
-    if run:
-        yield run
 
 
 def check_readable(repository: str, files: list[RepositoryFile], most: int = READABLE_BYTES) -> None:

@@ -9,10 +9,12 @@ from contextlib import nullcontext
 from typing import Self
 
 from proxy.errors import Interrupted
-from proxy.planning.recipe import Recipe, Span
+from proxy.planning.recipe import Recipe
+from proxy.planning.spans import Span
 from proxy.sources.base import Repository
 from proxy.transfer.admission import Stream
 from proxy.transfer.fetch_limits import FetchLimits
+from proxy.transfer.gathering import PIECE_BYTES, Gathering, InOrder
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
 
@@ -65,7 +67,9 @@ class Window:
         self._streams = fetching.limits.streams
         # Another file of the pull may find out that there are no ranges while this one still gets them.
         self._ranged = not fetching.ranges_ignored.is_set() or not recipe.takes_whole_files
-        self._spans = recipe.spans(self._streams.span_bytes if self._ranged else sys.maxsize)
+        gathering = Gathering(recipe, PIECE_BYTES if self._ranged else 0)
+        self._spans = gathering.requests(self._streams.span_bytes if self._ranged else sys.maxsize)
+        self._in_order = InOrder(gathering.steps())
         self._order = order
         self._fetches: deque[_Fetch] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,8 +106,12 @@ class Window:
             if self._failure is not None:
                 raise self._failure
             if self._fetches and (batch := self._fetches[0].take()):
-                self._passed_on.append((self._fetches[0], sum(map(len, batch))))
-                return batch
+                size = sum(map(len, batch))
+                if ready := self._in_order.take(batch):
+                    self._passed_on.append((self._fetches[0], size))
+                    return ready
+                self._fetches[0].free(size)
+                continue
             if self._fetches and self._fetches[0].is_complete:
                 self._fetches.popleft()
                 self._room.set()

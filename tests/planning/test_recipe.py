@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.planning.recipe import Literal, Range, Recipe, Span
+from proxy.planning.recipe import Literal, Range, Recipe
+from proxy.planning.spans import Span
 from tests.planning.random_recipes import CONTENTS, DOUBLED, FILES, SUMMED, Part, blob_of, fetched_for, recipes
 
 A, B = FILES["a"], FILES["b"]

@@ -6,8 +6,9 @@ import pytest
 
 from proxy.errors import Refusal
 from proxy.planning.conversion_plan import FilePart
+from proxy.planning.spans import NEIGHBOUR_BYTES
 from proxy.pull import reading as module
-from proxy.pull.reading import NEIGHBOUR_BYTES, Reading
+from proxy.pull.reading import Reading
 from proxy.sources.base import RepositoryFile
 from proxy.transfer.progress import Progress
 from tests.planning.listings import LFS, Listing
