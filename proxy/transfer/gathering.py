@@ -44,12 +44,12 @@ Step = Span | Gathered | Held
 
 
 class Gathering:
-    """The requests for a recipe's ranges.
+    """The requests for a recipe's ranges, with PIECE_BYTES and HELD_BYTES.
 
     With a `piece_bytes` of 0 nothing is held, and the requests are the recipe's spans.
     """
 
-    def __init__(self, recipe: Recipe, piece_bytes: int = PIECE_BYTES, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, recipe: Recipe, piece_bytes: int, held_bytes: int) -> None:
         self._recipe, self._piece_bytes, self._held_bytes = recipe, piece_bytes, held_bytes
 
     def requests(self, max_bytes: int) -> Iterator[Span]:

@@ -14,7 +14,7 @@ from proxy.planning.spans import Span
 from proxy.sources.base import Repository
 from proxy.transfer.admission import Stream
 from proxy.transfer.fetch_limits import FetchLimits
-from proxy.transfer.gathering import PIECE_BYTES, Gathering, InOrder
+from proxy.transfer.gathering import HELD_BYTES, PIECE_BYTES, Gathering, InOrder
 from proxy.transfer.progress import ProgressListener
 from proxy.transfer.retry import Retries
 
@@ -67,7 +67,7 @@ class Window:
         self._streams = fetching.limits.streams
         # Another file of the pull may find out that there are no ranges while this one still gets them.
         self._ranged = not fetching.ranges_ignored.is_set() or not recipe.takes_whole_files
-        gathering = Gathering(recipe, PIECE_BYTES if self._ranged else 0)
+        gathering = Gathering(recipe, PIECE_BYTES if self._ranged else 0, HELD_BYTES)
         self._spans = gathering.requests(self._streams.span_bytes if self._ranged else sys.maxsize)
         self._in_order = InOrder(gathering.steps())
         self._order = order
@@ -97,7 +97,7 @@ class Window:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def next(self) -> list[bytes]:
-        """The next bytes, about `BATCH_BYTES`; empty at the end. They count as memory until `used`.
+        """The next bytes, at least one, about `BATCH_BYTES`; empty at the end. They count as memory until `used`.
 
         Raises SourceError; Interrupted when a download without ranges has to begin again; RangesIgnored when the
         source ignored a range.

@@ -18,20 +18,21 @@ from tests.kit.support import GGUF_BYTES, Client, fetched, serving
 STEP = 32 * 1024
 SPAN = 16 * 1024
 CONNECTIONS = 8
-LOST = 2 * STEP + (CONNECTIONS + 4) * SPAN
-"""Bytes that a kill may cost: since the last checkpoint, before it if it waits for the disk, and in flight."""
+LOST = 2 * STEP + (CONNECTIONS + 4) * SPAN + 3 * SPAN
+"""Bytes that a kill may cost: since the last checkpoint, before it if it waits for the disk, in flight, and held."""
 HUB_RATE = 1_500_000
 """Bytes a second of each connection."""
 PROXY, OLLAMA, BOTH = "proxy", "ollama", "both"
 PROGRAM = f"""
 from proxy.pull import reading
-from proxy.transfer import assembly, checkpoints, streams
+from proxy.transfer import assembly, checkpoints, streams, window
 reading.GGUF_BYTES = {GGUF_BYTES}
 checkpoints.MIN_BYTES = 0
 checkpoints.MIN_WAIT_SECONDS = 60
 assembly.CHECKPOINT_BYTES = {STEP}
 assembly.SLICE = {SPAN}
 streams.MIN_SPAN = streams.MAX_SPAN = {SPAN}
+window.PIECE_BYTES = window.HELD_BYTES = {SPAN}
 from proxy.cli import main
 main()
 """

@@ -57,13 +57,13 @@ def test_requests_get_fewer_and_what_is_held_is_limited(recipe: Recipe, piece: i
 @patient
 @given(recipes(), st.integers(1, 30))
 def test_without_pieces_the_requests_are_the_recipes_spans(recipe: Recipe, most: int) -> None:
-    assert list(Gathering(recipe, piece_bytes=0).requests(most)) == list(recipe.spans(most))
+    assert list(Gathering(recipe, 0, HELD_BYTES).requests(most)) == list(recipe.spans(most))
 
 
 def requests(*parts: tuple[int, int], file: RepositoryFile = BIG) -> list[tuple[int, int]]:
     """The requests, as offsets, for parts of a large file."""
     recipe = Recipe(tuple(Range(file, *part) for part in parts))
-    return [(span.start, span.stop) for span in Gathering(recipe).requests(8 * MIB)]
+    return [(span.start, span.stop) for span in Gathering(recipe, PIECE_BYTES, HELD_BYTES).requests(8 * MIB)]
 
 
 def test_scales_before_each_of_the_numbers_are_one_request() -> None:
@@ -87,7 +87,7 @@ def test_large_pieces_are_fetched_alone(size: int, count: int) -> None:
 def test_pieces_of_different_files_are_fetched_alone() -> None:
     first, second = (RepositoryFile(path, 100) for path in ("a", "b"))
     recipe = Recipe((Range(first, 0, 8), Range(second, 8, 16)))
-    assert list(Gathering(recipe).requests(MIB)) == list(recipe.spans(MIB))
+    assert list(Gathering(recipe, PIECE_BYTES, HELD_BYTES).requests(MIB)) == list(recipe.spans(MIB))
 
 
 def test_scales_that_several_ranges_need_are_fetched_once() -> None:
@@ -113,7 +113,7 @@ def test_the_memory_does_not_depend_on_the_number_of_pieces() -> None:
             Range(BIG, start, start + size, beside=Beside.SHARE),
             Range(BIG, MIB * (count + 2 * number), MIB * (count + 2 * number) + 2 * size, ZIPPED),
         ]
-    gathering = Gathering(Recipe(tuple(parts)), piece_bytes=size)
+    gathering = Gathering(Recipe(tuple(parts)), size, HELD_BYTES)
     tracemalloc.start()
     in_order = InOrder(gathering.steps())
     passed_on = requested = 0
@@ -130,5 +130,6 @@ def test_the_memory_does_not_depend_on_the_number_of_pieces() -> None:
 
 def test_a_chunk_of_one_range_is_not_copied() -> None:
     chunk = CONTENTS["a"]
-    [passed_on] = InOrder(Gathering(Recipe((Literal(b"x"), Range(A, 0, A.size)))).steps()).take([chunk])
+    recipe = Recipe((Literal(b"x"), Range(A, 0, A.size)))
+    [passed_on] = InOrder(Gathering(recipe, PIECE_BYTES, HELD_BYTES).steps()).take([chunk])
     assert passed_on is chunk

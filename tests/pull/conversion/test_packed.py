@@ -4,6 +4,7 @@ import pytest
 
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
+from proxy.transfer import window
 from tests.gguf.tiny_repositories.schemes import PACKED, QUANTIZED
 from tests.kit.administration import call
 from tests.kit.conversions import gguf_digest
@@ -78,3 +79,34 @@ async def test_a_plan_asks_for_few_parts(client: Client, hub: StandInHub, name: 
         counts.append(len(fetched(hub, "model.safetensors")))
     assert counts[0] == 0
     assert 0 < counts[1] <= most
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("qwen3moe_fp8_blocks", 136, 34),
+        ("deepseek3_int4", 129, 55),
+        ("qwen3moe_nvfp4", 104, 34),
+        ("qwen3moe_gptq", 72, 34),
+    ],
+)
+async def test_scales_need_few_requests(
+    client: Client,
+    hub: StandInHub,
+    ollama: StandInOllama,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    before: int,
+    after: int,
+) -> None:
+    """Those of all experts of a layer are fetched at once; each of the 28 matrices and more is a request as before."""
+    files = QUANTIZED[name].files()
+    hub.add("acme/tiny", files)
+    for tag, piece_bytes, count in (("f16", 0, before), ("bf16", 4096, after)):
+        monkeypatch.setattr(window, "PIECE_BYTES", piece_bytes)
+        hub.requests.clear()
+        model = f"hf.co/acme/tiny:{tag}"
+        assert (await client.pull(model))[-1] == {"status": "success"}
+        [weights] = [layer for layer in ollama.models[model].layers if layer.kind == "model"]
+        assert weights.digest == gguf_digest(files, model)
+        assert len(fetched(hub, "model.safetensors")) == count
