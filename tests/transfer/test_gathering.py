@@ -55,7 +55,7 @@ def test_requests_get_fewer_and_what_is_held_is_limited(recipe: Recipe, piece: i
 
 
 @patient
-@given(recipes(), st.integers(1, 30))
+@given(recipes(least=1), st.integers(1, 30))
 def test_without_pieces_the_requests_are_the_recipes_spans(recipe: Recipe, most: int) -> None:
     assert list(Gathering(recipe, 0, HELD_BYTES).requests(most)) == list(recipe.spans(most))
 
