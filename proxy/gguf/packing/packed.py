@@ -20,7 +20,7 @@ Array = NDArray[Any]
 _F32 = 4
 _LARGE = 1 << 22
 """Bytes of a group of rows that is not decoded at once, if its rows need not be."""
-_PORTION = 1 << 18
+_PORTION = 1 << 19
 """Numbers of a transposed matrix that are decoded at a time."""
 
 
