@@ -158,6 +158,12 @@ def _parts() -> list[str]:
     return sorted(parts)
 
 
+@cache
+def _all_merges() -> list[tuple[str, str]]:
+    """Merges of bytes that make one token of each part."""
+    return _train(_parts(), byte_characters())[1]
+
+
 def _set_pre_tokenizer(pre_tokenizer: PreTokenizer, files: Mapping[str, dict[str, Any]]) -> None:
     steps, ignores_merges = pre_tokenizer
     files["tokenizer.json"]["pre_tokenizer"] = pre_tokenizer_json(steps)
@@ -189,8 +195,7 @@ def covering_bpe(pre_tokenizer: PreTokenizer, name: str, *, composes: bool = Fal
 
     `composes` adds the normalizer NFC, as in Qwen.
     """
-    _, all_merges = _train(_parts(), byte_characters())
-    merges = list(_possible_merges(all_merges, set(byte_characters()), name))
+    merges = list(_possible_merges(_all_merges(), set(byte_characters()), name))
     texts = [*byte_characters(), *dict.fromkeys(left + right for left, right in merges), *UNMERGED_TOKENS]
     vocabulary = {text: token_id for token_id, text in enumerate(texts)}
 

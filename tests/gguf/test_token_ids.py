@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ EQUIVALENT = {"qwen2", "bailingmoe"}
 """Two patterns that split all texts alike."""
 
 
+@cache
 def token_ids(pre_tokenizer: PreTokenizer, name: str) -> dict[str, list[int]]:
     encoder = load_tokenizer(covering_bpe(pre_tokenizer, name))
     return {text: encoder.encode(text, add_special_tokens=False).ids for text in TEXTS}

@@ -1,7 +1,6 @@
 """Pulls whose proxy or Ollama is killed in the middle of a blob."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ import aiohttp
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from tests.kit.conversions import gguf_digest
+from tests.kit.forked import ForkedProcess, serving_forked
 from tests.kit.real_ollama import RealOllama
-from tests.kit.support import GGUF_BYTES, Client, fetched, serving
+from tests.kit.support import GGUF_BYTES, Client, fetched
 
 STEP = 32 * 1024
 SPAN = 16 * 1024
@@ -23,20 +23,14 @@ LOST = 2 * STEP + (CONNECTIONS + 4) * SPAN + 3 * SPAN
 HUB_RATE = 1_500_000
 """Bytes a second of each connection."""
 PROXY, OLLAMA, BOTH = "proxy", "ollama", "both"
-PROGRAM = f"""
-from proxy.pull import reading
-from proxy.transfer import assembly, checkpoints, streams, window
-reading.GGUF_BYTES = {GGUF_BYTES}
-checkpoints.MIN_BYTES = 0
-checkpoints.MIN_WAIT_SECONDS = 60
-assembly.CHECKPOINT_BYTES = {STEP}
-assembly.SLICE = {SPAN}
-streams.MIN_SPAN = streams.MAX_SPAN = {SPAN}
-window.PIECE_BYTES = window.HELD_BYTES = {SPAN}
-from proxy.cli import main
-main()
-"""
-"""The proxy with steps that are small enough for tiny models."""
+STEPS = {
+    "proxy.pull.reading": {"GGUF_BYTES": GGUF_BYTES},
+    "proxy.transfer.checkpoints": {"MIN_BYTES": 0, "MIN_WAIT_SECONDS": 60},
+    "proxy.transfer.assembly": {"CHECKPOINT_BYTES": STEP, "SLICE": SPAN},
+    "proxy.transfer.streams": {"MIN_SPAN": SPAN, "MAX_SPAN": SPAN},
+    "proxy.transfer.window": {"PIECE_BYTES": SPAN, "HELD_BYTES": SPAN},
+}
+"""Steps that are small enough for tiny models."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +100,12 @@ class Stage:
     hub: StandInHub
     ollama: Victim
     session: aiohttp.ClientSession
-    process: asyncio.subprocess.Process | None = None
+    process: ForkedProcess | None = None
 
     @asynccontextmanager
     async def proxy(self) -> AsyncIterator[Client]:
         arguments = ("--hub", self.hub.endpoint, "--ollama", self.ollama.url)
-        async with serving(*arguments, command=[sys.executable, "-c", PROGRAM]) as (process, url):
-            assert process.stderr is not None
+        async with serving_forked(*arguments, changes=STEPS) as (process, url):
             reading = asyncio.create_task(process.stderr.read())  # a process that writes to a full pipe stops
             self.process = process
             try:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -155,11 +155,10 @@ async def serving(
     *arguments: str,
     verify: bool = False,
     environment: Mapping[str, str] = os.environ,
-    command: Sequence[str] = COMMAND,
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A `serve` process, and the URL from its first log line."""
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *COMMAND,
         *("serve", "--listen", "127.0.0.1:0", *arguments),
         stderr=subprocess.PIPE,
         env={**environment, "OLLAMA_HF_PROXY_PULL_VERIFY": str(verify).lower()},
@@ -167,13 +166,18 @@ async def serving(
     )
     assert process.stderr is not None
     try:
-        line = (await process.stderr.readline()).decode()
-        assert "listening on http://127.0.0.1:" in line, line
-        yield process, line.rpartition(" ")[2].strip()
+        yield process, url_from(await process.stderr.readline())
     finally:
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+def url_from(line: bytes) -> str:
+    """The URL in the first log line of `serve`."""
+    text = line.decode()
+    assert "listening on http://127.0.0.1:" in text, text
+    return text.rpartition(" ")[2].strip()
 
 
 @asynccontextmanager

@@ -24,7 +24,8 @@ from proxy.standins.listener import reset
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
-from tests.kit.support import Client, digest_of, fetched, serving
+from tests.kit.forked import ForkedProcess, serving_forked
+from tests.kit.support import Client, digest_of, fetched
 
 SHARDS = 4
 HUB_RATE = 4_000_000
@@ -92,7 +93,7 @@ class Life:
     steps: list[str] = field(default_factory=list)
     commits: int = 0
     kill: Kill | None = None
-    process: asyncio.subprocess.Process | None = None
+    process: ForkedProcess | None = None
 
     @property
     def name(self) -> str:
@@ -160,8 +161,7 @@ class Life:
     @asynccontextmanager
     async def proxy(self) -> AsyncIterator[Client]:
         arguments = ("--hub", self.hub.endpoint, "--ollama", self.ollama.url)
-        async with serving(*arguments, verify=self.way.verify) as (process, url):
-            assert process.stderr is not None
+        async with serving_forked(*arguments, verify=self.way.verify) as (process, url):
             reading = asyncio.create_task(process.stderr.read())  # a process that writes to a full pipe stops
             self.process = process
             try:

@@ -19,7 +19,8 @@ from aiohttp.typedefs import Handler
 from proxy.pull import reading
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
-from tests.kit.support import Client, digest_of, eventually, fetched, making, serving
+from tests.kit.forked import ForkedProcess, serving_forked
+from tests.kit.support import Client, digest_of, eventually, fetched, making
 from tests.kit.tiny_gguf import tiny_gguf, tiny_projector
 
 SEEDS = tuple(map(int, os.environ.get("KILL_SEEDS", "8").split()))
@@ -111,9 +112,8 @@ class Place:
     weights: dict[str, dict[str, str]]
 
     @asynccontextmanager
-    async def proxy(self) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
-        async with serving("--hub", self.hub.endpoint, "--ollama", self.ollama.url) as (process, url):
-            assert process.stderr is not None
+    async def proxy(self) -> AsyncIterator[tuple[ForkedProcess, Client]]:
+        async with serving_forked("--hub", self.hub.endpoint, "--ollama", self.ollama.url) as (process, url):
             reading = asyncio.create_task(process.stderr.read())  # a process that writes to a full pipe stops
             try:
                 yield process, Client(url, self.session)
@@ -253,7 +253,7 @@ async def life_of(session: aiohttp.ClientSession, chance: random.Random, states:
             assert not place.ollama.blobs, why
 
 
-async def kill(process: asyncio.subprocess.Process, moment: Coroutine[Any, Any, None]) -> None:
+async def kill(process: ForkedProcess, moment: Coroutine[Any, Any, None]) -> None:
     await moment
     process.kill()
     await process.wait()
