@@ -63,7 +63,6 @@ async def serving_forked(
         await stderr.read()
         transport.close()
         reader.close()
-        process.close()
 
 
 def _serve(
