@@ -36,6 +36,31 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first: at the end of the run, none of them keeps one worker busy while others idle.
+
+    They mostly wait. So every second worker gets them, while the others use the processor. `--dist worksteal` gives
+    each worker the same number of tests, in this order; a worker that is done takes from the end of another one's.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    longest = [item for item in items if _is_long(item)]
+    others = [item for item in items if not _is_long(item)]
+    waiting = (workers + 1) // 2
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        own = longest[worker // 2 :: waiting] if worker % 2 == 0 else []
+        share = max((len(items) - len(ordered)) // (workers - worker) - len(own), 0)
+        ordered += [*own, *others[:share]]
+        del others[:share]
+    items[:] = ordered
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """It may take longer than other tests."""
+    marker = item.get_closest_marker("timeout")
+    return marker is not None and marker.args[0] > float(item.config.getini("timeout"))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     """Limit the time of the teardown: pytest-timeout stops its timer when a test fails, and uvloop may then hang.
