@@ -11,7 +11,8 @@ from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
 from proxy.standins.tiny_llama import tiny_llama
 from tests.kit.conversions import converted
-from tests.kit.support import COMMAND, Client, digest_of, no_manifests, serving
+from tests.kit.forked import serving_forked
+from tests.kit.support import COMMAND, Client, digest_of, no_manifests
 
 NAME = "hf.co/acme/tiny:q4_K_M"
 OTHER = "hf.co/acme/tiny:q8_0"
@@ -56,7 +57,7 @@ async def test_a_running_proxy_reclaims(
 ) -> None:
     """Also with an API key, which the command reads from the configuration."""
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", keeping(tmp_path, keys=keys))
-    async with serving(*arguments) as (_, url):
+    async with serving_forked(*arguments) as (_, url):
         await leave(f"{url}/-/key/secret" if keys else url, ollama)
         assert leftover in ollama.blobs
         status, preview, err = await reclaim("--dry-run", *arguments)
@@ -76,7 +77,7 @@ async def test_without_a_running_proxy_the_command_reclaims(
     hub: StandInHub, ollama: StandInOllama, leftover: str, tmp_path: Path
 ) -> None:
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint, "--config", keeping(tmp_path))
-    async with serving(*arguments) as (_, url):
+    async with serving_forked(*arguments) as (_, url):
         await leave(url, ollama)
     assert leftover in (await reclaim("--dry-run", *arguments))[1]
     assert leftover in ollama.blobs
@@ -97,7 +98,7 @@ async def test_an_error_is_one_line_and_exit_1(hub: StandInHub, ollama: StandInO
 
 async def test_a_second_proxy_for_the_same_ollama_does_not_start(hub: StandInHub, ollama: StandInOllama) -> None:
     arguments = ("--ollama", ollama.url, "--hub", hub.endpoint)
-    async with serving(*arguments) as (_, url):
+    async with serving_forked(*arguments) as (_, url):
         second = subprocess.run(
             [*COMMAND, "serve", "--listen", "127.0.0.1:0", *arguments], capture_output=True, text=True, check=False
         )

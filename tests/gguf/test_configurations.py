@@ -23,7 +23,8 @@ from proxy.gguf.unread_keys import check_unread_keys
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import YARN
 from tests.gguf.tiny_repositories.tokenizer import dump
-from tests.gguf.writing import plan, value_of
+from tests.gguf.writing import SourceTensors, plan_of, readable_tensors, value_of
+from tests.kit.tiny_conversions import small_files
 from tests.kit.tiny_models import tiny_bert, tiny_xlm_roberta
 
 CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
@@ -62,8 +63,12 @@ ONLY_IN_4_57: Mapping[str, tuple[str, ...]] = {
 
 
 @lru_cache(maxsize=8)
-def repository(name: str) -> Mapping[str, bytes]:
-    return ENCODERS[name][1]() if name in ENCODERS else REPOSITORIES[name].files()
+def repository(name: str) -> tuple[Mapping[str, bytes], SourceTensors]:
+    """Its small files, and its tensors."""
+    if name not in ENCODERS:
+        return small_files(name)
+    files = ENCODERS[name][1]()
+    return files, readable_tensors(files)
 
 
 def architecture_of(name: str) -> str:
@@ -80,7 +85,7 @@ def text_of(config: dict[str, Any], architecture: str) -> dict[str, Any]:
 
 
 def changed(name: str, change: Mapping[str, Any], gone: tuple[str, ...] = ()) -> conversion.Conversion:
-    config = json.loads(repository(name)["config.json"])
+    config = json.loads(repository(name)[0]["config.json"])
     text = text_of(config, architecture_of(name))
     text |= dict(change)
     for key in gone:
@@ -91,7 +96,8 @@ def changed(name: str, change: Mapping[str, Any], gone: tuple[str, ...] = ()) ->
 @lru_cache(maxsize=64)
 def planned(name: str, config: bytes) -> conversion.Conversion:
     """Many changes give the same config.json: without a key that it does not have, or with a default that it has."""
-    return plan({**repository(name), "config.json": config})
+    files, weights = repository(name)
+    return plan_of({**files, "config.json": config}, weights)
 
 
 def differs(result: conversion.Conversion, other: conversion.Conversion) -> bool:
@@ -122,7 +128,7 @@ def test_every_key_of_a_class_is_accounted_for(architecture: str, monkeypatch: p
 
     monkeypatch.setattr(conversion, "check_unread_keys", remember)
     for name in names_of(architecture):
-        plan(repository(name))
+        plan_of(*repository(name))
     family = checked[0][0]
     together = ModelConfig(checked[0][1].fields, set().union(*(config.read_keys for _, config in checked)))
     for key in (*CLASSES[architecture], *OLDER_ROPE_KEYS[:3], *ONLY_IN_4_57.get(architecture, ())):
@@ -179,7 +185,7 @@ def test_every_read_key_changes_the_result_or_is_refused(architecture: str) -> N
 
 
 def _has_effect(name: str, key: str, default: object, before: conversion.Conversion) -> bool:
-    config = text_of(json.loads(repository(name)["config.json"]), architecture_of(name))
+    config = text_of(json.loads(repository(name)[0]["config.json"]), architecture_of(name))
     for value in other_values(config.get(key, default)):
         try:
             if differs(changed(name, {key: value}), before):
@@ -304,7 +310,7 @@ def test_setting_that_llama_cpp_lacks_is_refused(name: str, change: Mapping[str,
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_oss", "deepseek3"])
 def test_original_context_of_a_yarn_defaults_to_the_context(name: str) -> None:
     """As in transformers (modeling_rope_utils.py, 5.24)."""
-    config = text_of(json.loads(repository(name)["config.json"]), architecture_of(name))
+    config = text_of(json.loads(repository(name)[0]["config.json"]), architecture_of(name))
     rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
     explicit = {**rope, "original_max_position_embeddings": config["max_position_embeddings"]}
     headers = [
@@ -330,7 +336,7 @@ def test_attention_factor_of_a_longrope(attention: Mapping[str, Any], factor: fl
 def test_older_rope_keys_win_over_newer_ones() -> None:
     """As in transformers 5.24, which reads both."""
     newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
-    assert changed("qwen2", newer).header == plan(repository("qwen2")).header
+    assert changed("qwen2", newer).header == plan_of(*repository("qwen2")).header
 
 
 def test_equal_ropes_for_both_kinds_of_layers_are_one_rope() -> None:
@@ -426,7 +432,7 @@ NEWER = {"transformers_version": "99.0.0"}
 )  # fmt: skip
 def test_harmless_keys_of_popular_repositories_are_ignored(name: str, notes: Mapping[str, Any]) -> None:
     """The keys are from their config.json, written from memory."""
-    with_notes, unchanged = changed(name, notes), plan(repository(name))
+    with_notes, unchanged = changed(name, notes), plan_of(*repository(name))
     assert with_notes.warnings == unchanged.warnings
     assert with_notes.tensors == unchanged.tensors
 
@@ -442,13 +448,15 @@ def test_unknown_key_with_code_of_the_repository_is_refused(value: object) -> No
 
 @pytest.mark.parametrize("value", [None, False, 0, 1, 1.0, "", [], {}])
 def test_unknown_key_that_is_off_or_neutral_is_ignored(value: object) -> None:
-    assert changed("internlm2", {**OWN_CODE, "attention_gate": value}).header == plan(repository("internlm2")).header
+    assert (
+        changed("internlm2", {**OWN_CODE, "attention_gate": value}).header == plan_of(*repository("internlm2")).header
+    )
 
 
 @pytest.mark.parametrize("code", [{}, {"auto_map": {"AutoTokenizer": "tokenization.T"}}, {"auto_map": None}])
 def test_unknown_key_for_a_class_of_transformers_is_ignored(code: Mapping[str, Any]) -> None:
     result = changed("llama", {**code, "attention_gate": True, "transformers_version": "5.24.1"})
-    assert (result.header, result.warnings) == (plan(repository("llama")).header, ())
+    assert (result.header, result.warnings) == (plan_of(*repository("llama")).header, ())
 
 
 def test_unknown_key_from_newer_transformers_is_a_warning() -> None:

@@ -13,8 +13,8 @@ from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
-from tests.gguf.writing import plan
-from tests.kit.tiny_conversions import edited_weights, plan_with, repository
+from tests.gguf.writing import plan, plan_of
+from tests.kit.tiny_conversions import edited_weights, plan_with, repository, small_files
 
 
 def test_unknown_tensor_is_refused() -> None:
@@ -176,12 +176,12 @@ def _sized() -> list[tuple[str, str]]:
 def test_any_size_that_differs_from_the_weights_is_refused(which: tuple[str, str], size: float) -> None:
     """`/api/create` would answer `success` for a file that cannot be loaded."""
     name, key = which
-    files = dict(repository(name))
+    files, weights = small_files(name)
     config = json.loads(files["config.json"])
     other = int(config[key] * size) if isinstance(size, float) else size
     if other != config[key]:
         with pytest.raises(GgufError):
-            plan(files | {"config.json": json.dumps(config | {key: other}).encode()})
+            plan_of({**files, "config.json": json.dumps(config | {key: other}).encode()}, weights)
 
 
 @pytest.mark.parametrize(("name", "matrix"), [("qwen2", "self_attn.o_proj"), ("olmo2", "mlp.down_proj")])

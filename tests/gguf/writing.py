@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
 from proxy.gguf.header import GgufHeader, ValueType
@@ -22,16 +22,25 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "generation_config.json",
 )
+SourceTensors: TypeAlias = Mapping[str, Mapping[str, SourceTensor]]
+"""Tensors by path and name."""
 MAX_VALUES = 16
 WINDOW = 1 << 16
 
 
-def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = "", **options: Any) -> Conversion:
+def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
+    return plan_of(files, readable_tensors(files), **options)
+
+
+def plan_of(
+    files: Mapping[str, bytes], weights: SourceTensors, *, name: str = "Tiny Model", sample: str = "", **options: Any
+) -> Conversion:
+    """The plan for these `weights`; of `files`, only the small ones are read."""
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
     return convert(
         json.loads(files["config.json"]),
         {path: files[path] for path in TOKENIZER_FILES if path in files},
-        with_bytes(tensors_of(files), files),
+        weights,
         ModelDescription(
             name,
             template,
@@ -42,7 +51,12 @@ def plan(files: Mapping[str, bytes], *, name: str = "Tiny Model", sample: str = 
     )
 
 
-def tensors_of(files: Mapping[str, bytes]) -> Mapping[str, Mapping[str, SourceTensor]]:
+def readable_tensors(files: Mapping[str, bytes]) -> SourceTensors:
+    """The tensors of the weight files, with the bytes of those that a plan reads."""
+    return with_bytes(tensors_of(files), files)
+
+
+def tensors_of(files: Mapping[str, bytes]) -> SourceTensors:
     """The tensors of the weight files, by path and name."""
     tensors = {
         path: read_header(path, content[: header_size(path, content[:8], len(content))], len(content)).tensors
@@ -52,9 +66,7 @@ def tensors_of(files: Mapping[str, bytes]) -> Mapping[str, Mapping[str, SourceTe
     return name_tensors("acme/tiny", files, tensors)
 
 
-def with_bytes(
-    weights: Mapping[str, Mapping[str, SourceTensor]], files: Mapping[str, bytes]
-) -> Mapping[str, Mapping[str, SourceTensor]]:
+def with_bytes(weights: SourceTensors, files: Mapping[str, bytes]) -> SourceTensors:
     """The same tensors, with the bytes of those that a plan reads."""
     read = {
         (one.path, one.name): ReadTensor(

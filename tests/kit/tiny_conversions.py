@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from proxy.gguf.tensors import GgufError, TensorInfo
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import Weights
 from tests.gguf.tiny_repositories.tokenizer import dump
-from tests.gguf.writing import made, plan, write
+from tests.gguf.writing import SourceTensors, made, plan, readable_tensors, write
 
 ODD_VALUES = st.one_of(
     st.none(),
@@ -34,6 +34,14 @@ ODD_VALUES = st.one_of(
 @lru_cache(maxsize=4)
 def repository(name: str) -> Mapping[str, bytes]:
     return REPOSITORIES[name].files()
+
+
+@cache
+def small_files(name: str) -> tuple[Mapping[str, bytes], SourceTensors]:
+    """What plans need: the files without weights, and the tensors. All repositories together have 600 MB of weights."""
+    files = repository(name)
+    small = {path: content for path, content in files.items() if not path.endswith(".safetensors")}
+    return small, readable_tensors(files)
 
 
 @lru_cache(maxsize=8)
