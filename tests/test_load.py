@@ -1,6 +1,7 @@
 """Many clients at once, and many that disconnect: nothing is lost, mixed up or leaked."""
 
 import asyncio
+import os
 import random
 import sys
 from contextlib import suppress
@@ -15,7 +16,8 @@ from tests.kit.support import eventually, listening_raw, serving, settings, talk
 
 NO_HUB = "http://127.0.0.1:9"
 STREAMS = 1000
-CHUNKS = 200
+CHUNKS = int(os.environ.get("LOAD_CHUNKS", "100"))
+"""Lines of each stream: all streams are open at once, also with half of them. By hand there can be more."""
 DISCONNECTS = 10_000
 AT_ONCE = 200
 UPLOAD = b"POST /upload HTTP/1.1\r\nHost: localhost\r\n"

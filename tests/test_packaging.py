@@ -56,7 +56,8 @@ def installed(tmp_path: Path, **environment: str) -> Path:
     shutil.copytree("proxy", source / "proxy", ignore=ignored, dirs_exist_ok=True)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(name, source)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile"]
+    pip += ["--no-build-isolation", "--no-deps", "--no-index"]
     result = subprocess.run(
         [*pip, "--target", str(target), str(source)],
         env=os.environ | environment,
