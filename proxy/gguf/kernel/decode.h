@@ -62,6 +62,8 @@ static void read_units(const uint8_t *from, Py_ssize_t left, int unit, int bits,
 static void read_codes(const struct codes *form, const uint8_t *from, Py_ssize_t left, int count, uint8_t *codes) {
     if (form->bits == 8) memcpy(codes, from, (size_t)count);
     else if (8 * form->unit % form->bits) read_units(from, left, form->unit, form->bits, count, codes);
+    else if (form->bits == 2) read_dense(from, left, 2, count, codes);
+    else if (form->bits == 3) read_dense(from, left, 3, count, codes);
     else if (form->bits == 4) read_dense(from, left, 4, count, codes);
     else read_dense(from, left, form->bits, count, codes);
 }
@@ -93,42 +95,60 @@ static void scale_run(
     }
 }
 
-/* The numbers of the columns from `first` on. */
-static void scale_codes(
-    const struct codes *form, const struct groups *groups, const float *scales, const float *zeros, Py_ssize_t first,
-    int count, const uint8_t *codes, float *out
+typedef float four __attribute__((vector_size(16)));
+typedef double two __attribute__((vector_size(16)));
+
+/* `pairs` has the zero point and the scale of each group; a pair is loaded at once, as if it were a double. */
+static void scale_ordered(
+    const struct codes *form, const uint8_t *codes, int count, const int32_t *order, const float *pairs,
+    float *restrict out
 ) {
-    if (groups->order) {
-        const int32_t *order = groups->order + first;
-        for (int i = 0; i < count; i++) {
-            float zero = zeros ? zeros[order[i]] : 0;
-            out[i] = (form->numbers[codes[i]] - zero) * scales[order[i]];
-        }
-        return;
+    const double *whole = (const double *)(const void *)pairs;
+    int i = 0;
+    scale_run(form, codes, count, 0, 1, out);
+    for (; i + 4 <= count; i += 4, order += 4) {
+        four first = (four)(two){whole[order[0]], whole[order[1]]}, last = (four)(two){whole[order[2]], whole[order[3]]};
+        four numbers;
+        memcpy(&numbers, out + i, sizeof numbers);
+        numbers -= (four){first[0], first[2], last[0], last[2]};
+        numbers *= (four){first[1], first[3], last[1], last[3]};
+        memcpy(out + i, &numbers, sizeof numbers);
     }
+    for (; i < count; i++, order++) out[i] = (out[i] - pairs[2 * *order]) * pairs[2 * *order + 1];
+}
+
+/* The numbers of the columns from `first` on. */
+static void scale_groups(
+    const struct codes *form, const uint8_t *codes, int count, Py_ssize_t columns, Py_ssize_t first,
+    const float *pairs, float *out
+) {
     for (int i = 0, now; i < count; i += now) {
-        Py_ssize_t group = (first + i) / groups->columns, left = (group + 1) * groups->columns - first - i;
+        Py_ssize_t group = (first + i) / columns, left = (group + 1) * columns - first - i;
         now = left < count - i ? (int)left : count - i;
-        scale_run(form, codes + i, now, zeros ? zeros[group] : 0, scales[group], out + i);
+        scale_run(form, codes + i, now, pairs[2 * group], pairs[2 * group + 1], out + i);
     }
 }
 
+/* `pairs` has room for two numbers for each group. */
 static void decode_rows(
     const struct codes *form, const struct groups *groups, const uint8_t *from, Py_ssize_t row_size, Py_ssize_t rows,
-    Py_ssize_t width, float *out
+    Py_ssize_t width, float *pairs, float *out
 ) {
     const int each = form->shifts ? 1 : 8 * form->unit / form->bits, most = DECODED / each / 8 * each * 8;
     uint8_t codes[DECODED + 64];
     for (Py_ssize_t row = 0; row < rows; row++) {
         const uint8_t *own = from + row / form->rows * row_size;
-        const float *scales = groups->scales + row * groups->count;
-        const float *zeros = groups->zeros ? groups->zeros + row * groups->count : NULL;
+        for (Py_ssize_t group = 0, at = row * groups->count; group < groups->count; group++, at++) {
+            pairs[2 * group] = groups->zeros ? groups->zeros[at] : 0;
+            pairs[2 * group + 1] = groups->scales[at];
+        }
         for (Py_ssize_t first = 0; first < width; first += most, out += most) {
             const int count = width - first < most ? (int)(width - first) : most;
             const Py_ssize_t start = first / each * form->unit;
             if (form->shifts) read_words(own + start, form->shifts[row % form->rows], form->bits, count, codes);
             else read_codes(form, own + start, row_size - start, count, codes);
-            scale_codes(form, groups, scales, zeros, first, count, codes, out);
+            if (groups->order) scale_ordered(form, codes, count, groups->order + first, pairs, out);
+            else scale_groups(form, codes, count, groups->columns, first, pairs, out);
             if (count < most) out += count - most;
         }
     }

@@ -245,7 +245,7 @@ static PyObject *decode(PyObject *module, PyObject *args) {
             &shifts, &table, &numbers, buffers + 1, buffers + 2, &groups.columns, buffers + 3
         ))
         return NULL;
-    float all[256] = {0};
+    float all[256] = {0}, *pairs = NULL;
     memcpy(all, table, (size_t)(numbers < (Py_ssize_t)sizeof all ? numbers : (Py_ssize_t)sizeof all));
     form.rows = shifts ? (int)shifts : 1;
     form.shifts = shifts ? form.shifts : NULL;
@@ -257,12 +257,15 @@ static PyObject *decode(PyObject *module, PyObject *args) {
     const char *problem = decode_problem(&form, &groups, buffers, numbers, row_size, width, rows);
     if (problem) {
         PyErr_SetString(PyExc_ValueError, problem);
+    } else if (!(pairs = PyMem_Malloc(8 * (size_t)groups.count))) {
+        PyErr_NoMemory();
     } else if ((result = PyBytes_FromStringAndSize(NULL, 4 * rows * width))) {
         float *out = (float *)PyBytes_AsString(result);
         Py_BEGIN_ALLOW_THREADS
-        decode_rows(&form, &groups, buffers->buf, row_size, rows, width, out);
+        decode_rows(&form, &groups, buffers->buf, row_size, rows, width, pairs, out);
         Py_END_ALLOW_THREADS
     }
+    PyMem_Free(pairs);
     for (int i = 0; i < 4; i++) PyBuffer_Release(buffers + i);
     return result;
 }

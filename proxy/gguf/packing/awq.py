@@ -20,6 +20,7 @@ from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decod
 from proxy.gguf.packing.quantized_layers import Packing, QuantizedLayer, find_layers
 from proxy.gguf.transforms import WIDTHS
 
+_F32 = 4
 BITS = 4
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The output of each integer in a word, from the lowest bits on."""
@@ -49,7 +50,7 @@ def _find_layout(layer: QuantizedLayer) -> _Layout:
     return _Layout(inputs, outputs, layer.scales.dtype)
 
 
-def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:
+def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> bytes:
     span = slice(rows.start // len(ORDER), -(-rows.stop // len(ORDER)))
     outputs = slice(span.start * len(ORDER), span.stop * len(ORDER))
     words, zeros = (
@@ -59,7 +60,8 @@ def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryvie
     bits = np.frombuffer(companions[1], f"<u{WIDTHS[layout.scales]}").reshape(-1, layout.outputs)[:, outputs]
     scales = transposed(to_floats(layout.scales, bits))
     groups = ColumnGroups(scales, read_codes(_CODES, _rows(zeros)), layout.inputs // scales.shape[1])
-    return decode(_CODES, _rows(words), layout.inputs, groups)[rows.start - outputs.start : rows.stop - outputs.start]
+    decoded, size = decode(_CODES, _rows(words), layout.inputs, groups), _F32 * layout.inputs
+    return decoded[size * (rows.start - outputs.start) : size * (rows.stop - outputs.start)]
 
 
 def _rows(words: Array) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from proxy.gguf.engine_numpy import to_floats
 from proxy.gguf.model_config import CannotConvert
-from proxy.gguf.packing.packed import Array, Found, Located, PackedMatrix, decoder
+from proxy.gguf.packing.packed import Found, Located, PackedMatrix, decoder
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 from proxy.gguf.transforms import WIDTHS
 
@@ -89,7 +89,7 @@ class _Layout(NamedTuple):
     divides: bool
 
 
-def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:
+def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> bytes:
     width = layout.width
     packed = np.frombuffer(numbers, np.uint8).reshape(-1, width)
     [scale] = to_floats(layout.scale_dtype, np.frombuffer(companions[0], f"<u{WIDTHS[layout.scale_dtype]}"))
@@ -108,4 +108,4 @@ def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryvie
         part -= np.float32(unit)
         part *= factor / np.float32(unit)
         first += count
-    return decoded
+    return decoded.tobytes()

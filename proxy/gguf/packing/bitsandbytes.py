@@ -188,7 +188,7 @@ def _check_size(tensor: LocatedTensor, dtype: str | None, size: int) -> None:
         )
 
 
-def _decode_4bit(expected: _State, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
+def _decode_4bit(expected: _State, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> bytes:
     *others, state = companions
     actual = _state_of("the quant_state of a matrix", bytes(state))
     if actual._replace(offset=0.0) != expected:
@@ -205,8 +205,8 @@ def _decode_4bit(expected: _State, rows: RowSlice, numbers: memoryview, companio
         codes = np.pad(codes, (inside // _PER_BYTE, (missing - inside) // _PER_BYTE))
     codes = codes << _NIBBLE | codes >> _NIBBLE
     groups = ColumnGroups(scales[None], None, block)
-    products: Array = decode(_codes(actual.kind), codes[None], len(scales) * block, groups)[0]
-    return products[inside : inside + count].reshape(rows.rows, width)
+    products = decode(_codes(actual.kind), codes[None], len(scales) * block, groups)
+    return products[_F32 * inside : _F32 * (inside + count)]
 
 
 def _shown(state: _State) -> str:
@@ -261,7 +261,8 @@ def _find_int8(weights: Located, name: str) -> Found:
     return Found(name, numbers.path, tensor, (name, scales.name, _format_name(name)))
 
 
-def _decode_int8(width: int, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
+def _decode_int8(width: int, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> bytes:
     codes = np.frombuffer(numbers, np.uint8).reshape(rows.rows, width)
     scales = np.frombuffer(companions[0], np.float32)[:, None]
-    return decode(_INT8, codes, width, ColumnGroups(scales, None, width)) * _INT8_FACTOR
+    products = np.frombuffer(decode(_INT8, codes, width, ColumnGroups(scales, None, width)), np.float32)
+    return (products * _INT8_FACTOR).tobytes()

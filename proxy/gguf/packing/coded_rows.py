@@ -59,14 +59,14 @@ class ColumnGroups(NamedTuple):
     """I32: the group of each column, where they are in any order."""
 
 
-def decode(codes: Codes, packed: Array, width: int, groups: ColumnGroups) -> Array:
+def decode(codes: Codes, packed: Array, width: int, groups: ColumnGroups) -> bytes:
     """The F32 numbers [rows, width] of `packed`, which is rows of bytes. Raises ValueError where they do not fit."""
     scales, zeros, columns, order = groups
     aligned = ColumnGroups(_aligned(scales), _aligned(zeros), columns, _aligned(order, np.int32))
     if _decode_in_c is None:
-        return _decode(codes, packed, width, aligned)
+        return _decode(codes, packed, width, aligned).tobytes()
     content = np.ascontiguousarray(packed)
-    return np.frombuffer(_decode_in_c(content, content.shape[1], width, codes, aligned), np.float32).reshape(-1, width)
+    return _decode_in_c(content, content.shape[1], width, codes, aligned)
 
 
 def read_codes(codes: Codes, packed: Array) -> Array:

@@ -98,7 +98,7 @@ def _group_size(inputs: int, groups: int, stated: object) -> int:
     return size if size * groups == inputs and size & size - 1 == 0 else 0
 
 
-def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> Array:
+def _decode(layout: _Layout, numbers: memoryview, companions: Sequence[memoryview], rows: range) -> bytes:
     outputs = slice(rows.start, rows.stop)
     words = np.frombuffer(numbers, "<u4").reshape(-1, layout.outputs)[:, outputs]
     zeros, scales, *group_of = companions

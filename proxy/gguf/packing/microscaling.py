@@ -116,7 +116,7 @@ def _unfit(form: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
     return CannotConvert(f"tensors of {form} do not fit each other: {shown}")
 
 
-def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
+def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> bytes:
     global_scale, scales = np.frombuffer(companions[0], "<f4"), np.frombuffer(companions[1], np.uint8)
     factors = np.array(NUMBERS["F8_E4M3"], np.float32)
     with np.errstate(all="ignore"):
@@ -124,7 +124,7 @@ def _nvfp4(one: _GlobalScale, rows: RowSlice, packed: memoryview, companions: Se
     return _scaled(one.codes, np.frombuffer(packed, np.uint8).reshape(rows.rows, -1), factors[scales], _NVFP4)
 
 
-def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
+def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> bytes:
     numbers, scales = (
         content.reshape(rows.rows, part.every, -1)[:, part.place]
         for content in (np.frombuffer(packed, np.uint8), scale_numbers("F8_E8M0", companions[0]))
@@ -132,5 +132,5 @@ def _mxfp4(part: Part, rows: RowSlice, packed: memoryview, companions: Sequence[
     return _scaled(_E2M1, numbers, scales, _MXFP4)
 
 
-def _scaled(codes: Codes, packed: Array, scales: Array, columns: int) -> Array:
+def _scaled(codes: Codes, packed: Array, scales: Array, columns: int) -> bytes:
     return decode(codes, packed, 2 * packed.shape[1], ColumnGroups(scales.reshape(len(packed), -1), None, columns))

@@ -57,14 +57,14 @@ class RowSlice(NamedTuple):
         return (self.skipped + np.arange(self.rows)) // rows
 
 
-DecodeRows = Callable[[RowSlice, memoryview, Sequence[memoryview]], Array]
+DecodeRows = Callable[[RowSlice, memoryview, Sequence[memoryview]], bytes]
 """Makes F32 rows from their numbers and the bytes of each companion, from the first of their groups to the last."""
-DecodeMatrix = Callable[[memoryview, Sequence[memoryview], range], Array]
+DecodeMatrix = Callable[[memoryview, Sequence[memoryview], range], bytes]
 """Makes the F32 rows that the range has from all numbers and all bytes of each companion."""
 
 
 @lru_cache(maxsize=1024)
-def decoder(decode: Callable[..., Array], layout: Hashable) -> Callable[..., Array]:
+def decoder(decode: Callable[..., bytes], layout: Hashable) -> Callable[..., bytes]:
     """`decode` with its first argument. Cached: tens of thousands of experts share one, so that a plan stays small."""
     return partial(decode, layout)
 
@@ -233,7 +233,7 @@ def _decode_rows(decode: DecodeRows, layout: _Layout, content: bytes) -> bytes:
     shares = sum(-size for size in layout.sizes if size < 0)
     blocks = (len(content) - fixed) // (layout.rows * layout.row_size + shares)
     companions, numbers = _cut(content, [size if size > 0 else -size * blocks for size in layout.sizes])
-    return decode(RowSlice(blocks * layout.rows, layout.skipped), numbers, companions).tobytes()
+    return decode(RowSlice(blocks * layout.rows, layout.skipped), numbers, companions)
 
 
 def _decode_matrix(
@@ -241,7 +241,7 @@ def _decode_matrix(
 ) -> Iterator[bytes]:
     companions, numbers = _cut(content, sizes)
     for first in range(0, len(rows), step):
-        yield decode(numbers, companions, rows[first : first + step]).tobytes()
+        yield decode(numbers, companions, rows[first : first + step])
 
 
 def transposed(matrix: Array) -> Array:

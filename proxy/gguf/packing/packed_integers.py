@@ -260,7 +260,7 @@ def _matches(module: str, target: str) -> bool:
         return False
 
 
-def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> Array:
+def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> bytes:
     shape, scale_bytes, *others = companions
     if tuple(np.frombuffer(shape, "<i8")) != layout.shape:
         raise CannotConvert(

@@ -139,7 +139,7 @@ class _Layout(NamedTuple):
     grid: Grid
 
 
-def _products(layout: _Layout, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> Array:
+def _products(layout: _Layout, rows: RowSlice, numbers: memoryview, companions: Sequence[memoryview]) -> bytes:
     grid = layout.grid
     packed = np.frombuffer(numbers, np.uint8).reshape(rows.rows, grid.width)
     scales = scale_numbers(layout.scale_dtype, companions[0]).reshape(-1, grid.scales)[rows.groups(grid.rows)]

@@ -13,7 +13,7 @@ import pytest
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing import microscaling
 from proxy.gguf.packing.microscaling import Part
-from proxy.gguf.packing.packed import RowSlice
+from proxy.gguf.packing.packed import Array, RowSlice
 from tests.gguf.packing.rows import packed_tensors, row_digests, rows_of, tensor_digests
 from tests.gguf.packing.test_packed_integers import EXPECTED, zeros
 from tests.gguf.tiny_repositories.packed import WEIGHTS
@@ -82,10 +82,15 @@ def test_gpt_oss_keeps_its_blocks() -> None:
             assert of_asked[name][1] == content
 
 
+def mxfp4_rows(packed: memoryview, scales: bytes, part: Part, rows: int) -> Array:
+    made = microscaling._mxfp4(part, RowSlice(rows, 0), packed, [memoryview(scales)])
+    return np.frombuffer(made, np.float32).reshape(rows, -1)
+
+
 def test_scales_that_are_no_numbers() -> None:
     """255 is NaN; 0 is the smallest, whose products F32 has exactly."""
     packed = memoryview(bytes(range(16)) * 3)
-    rows = microscaling._mxfp4(Part(), RowSlice(3, 0), packed, [memoryview(bytes((0, 254, 255)))])
+    rows = mxfp4_rows(packed, bytes((0, 254, 255)), Part(), 3)
     assert rows[0, 2] == 2.0**-128
     assert rows[1, 2] == 2.0**126
     assert np.isnan(rows[2]).all()
@@ -94,10 +99,10 @@ def test_scales_that_are_no_numbers() -> None:
 def test_every_second_row() -> None:
     generator = np.random.default_rng(3)
     packed = memoryview(generator.integers(0, 256, (6, 32), np.uint8).tobytes())
-    scales = memoryview(generator.integers(100, 140, (6, 2), np.uint8).tobytes())
-    whole = microscaling._mxfp4(Part(), RowSlice(6, 0), packed, [scales])
+    scales = generator.integers(100, 140, (6, 2), np.uint8).tobytes()
+    whole = mxfp4_rows(packed, scales, Part(), 6)
     for index in range(2):
-        half = microscaling._mxfp4(Part(2, index), RowSlice(3, 0), packed, [scales])
+        half = mxfp4_rows(packed, scales, Part(2, index), 3)
         np.testing.assert_array_equal(half, whole[index::2])
 
 
