@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from proxy.gguf.cast import cast
 from proxy.gguf.description import describe
@@ -17,8 +18,9 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.common_tensors import DENSE
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, write_header
+from proxy.gguf.keeping import FILE_TYPE, NVFP4, keep
 from proxy.gguf.loadable import check_loadable
-from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.model_config import CannotConvert, CannotKeep, ModelConfig
 from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
@@ -34,6 +36,23 @@ from proxy.gguf.wordpiece import CASED, UNCASED
 
 AGAIN = frozenset((TensorType.MXFP4,))
 """The types of the GGUF's tensors that may stay as the repository has them, or be quantized again."""
+
+
+class Fallback(NamedTuple):
+    """NVFP4 where the repository has it and it can stay, else `quantization`."""
+
+    quantization: str
+
+
+class Nvfp4(NamedTuple):
+    """Whether the matrices of a repository that has NVFP4 can stay so."""
+
+    problem: str
+    """Why not; empty if they can."""
+    size: int
+    """Bytes of the GGUF in which they stay; 0 if they cannot."""
+    other_header: int
+    """Bytes of the header of a GGUF in which they do not stay."""
 
 
 class Pooling(IntEnum):
@@ -61,8 +80,12 @@ class Conversion:
     sources: tuple[TensorInfo, ...]
     """The tensors before quantization."""
     facts: ModelFacts
+    quantization: str
+    """Of the file: one of FILE_TYPES, or NVFP4."""
     stored_as: tuple[str, ...] = ()
-    """How the repository stores weights that it has quantized, such as `FP8`."""
+    """How the repository stores weights that it has quantized and that do not stay so, such as `FP8`."""
+    nvfp4: Nvfp4 | None = None
+    """None if the repository has no matrices in NVFP4."""
     warnings: tuple[str, ...] = ()
     """How llama.cpp's result differs from the authors' model."""
 
@@ -72,7 +95,7 @@ class Conversion:
 
     @property
     def parameters(self) -> int:
-        return sum(tensor.numbers for tensor in self.tensors)
+        return sum(tensor.numbers for tensor in self.sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +119,16 @@ def convert(
     weights: Mapping[str, Mapping[str, SourceTensor]],
     description: ModelDescription,
     *,
-    quantization: str | None = None,
+    quantization: str | Fallback | None = None,
 ) -> Conversion:
     """Plan the GGUF of a repository. `files` are the tokenizer files by path, `weights` the tensors by path and name.
 
-    `quantization` is one of FILE_TYPES; without it, matrices keep their type. The quantized file is bit by bit what
-    llama-quantize makes of the unquantized one, with two exceptions: a few tensors get the higher precision that
-    Ollama 0.33 gives them, and calculated tensors are rounded only once. The data keeps the order of the source unless
-    a tensor is made of several.
+    `quantization` is one of FILE_TYPES, or NVFP4 for a repository that has it (`keeping.py`); without it, matrices keep
+    their type. The quantized file is bit by bit what llama-quantize makes of the unquantized one, with two exceptions:
+    a few tensors get the higher precision that Ollama 0.33 gives them, and calculated tensors are rounded only once.
+    The data keeps the order of the source unless a tensor is made of several.
 
-    Raises CannotConvert, or GgufError for a value that no GGUF can hold.
+    Raises CannotConvert, CannotKeep for NVFP4 that cannot stay, or GgufError for a value that no GGUF can hold.
     """
     family = _family(config)
     # An embedding model needs no output matrix and may have none: its embeddings count as the output.
@@ -115,10 +138,12 @@ def convert(
     _check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
+    kept, problem = _try_to_keep(family, weights, targets)
+    quantization = _chosen(quantization, problem)
     file_type = quantization or _file_type(weights, sources)
     tokenizer = TokenizerFiles.read(files)
     metadata = {
-        **_general(family, description, sources, FILE_TYPES[file_type].number),
+        **_general(family, description, sources, FILE_TYPE if file_type == NVFP4 else FILE_TYPES[file_type].number),
         **_model_metadata(family, settings, tokenizer, description, sources),
     }
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
@@ -126,10 +151,11 @@ def convert(
     check_loadable(family, metadata, sources)
     caveats = [*filter(None, [family.caveat(settings)]), *check_unread_keys(family, settings, config)]
     facts = ModelFacts.of(metadata)
-    if quantization is not None:
+    if quantization == NVFP4:
+        targets = kept
+    elif quantization is not None:
         types = quantized_types(quantization, facts, sources, as_ollama=True, again=AGAIN)
         targets = [cast(target, types[target.info.name]) for target in targets]
-    stored_as = _stored_as(weights, sources, targets)
     scaling = metadata.get(f"{family.architecture}.rope.scaling.type")
     order = _data_order(targets, list(weights))
     placed = lay_out(target.info for target in order)
@@ -143,17 +169,53 @@ def convert(
         placed,
         sources,
         facts,
-        stored_as,
+        file_type,
+        _stored_as(weights, sources, targets),
+        _nvfp4(metadata, kept, sources, problem) if NVFP4 in packed_forms(weights) else None,
         tuple(caveats),
     )
+
+
+def _try_to_keep(
+    family: Family, weights: Mapping[str, Mapping[str, SourceTensor]], targets: Sequence[Target]
+) -> tuple[list[Target], str]:
+    """The targets of a file in which NVFP4 stays; or none, and the reason."""
+    if NVFP4 not in packed_forms(weights):
+        return [], "its matrices are not NVFP4"
+    try:
+        return keep(family.architecture, targets), ""
+    except CannotKeep as problem:
+        return [], str(problem)
+
+
+def _chosen(quantization: str | Fallback | None, problem: str) -> str | None:
+    """Raises CannotKeep for NVFP4 if there is a `problem`."""
+    if isinstance(quantization, Fallback):
+        return quantization.quantization if problem else NVFP4
+    if quantization == NVFP4 and problem:
+        raise CannotKeep(problem)
+    return quantization
 
 
 def _stored_as(
     weights: Mapping[str, Mapping[str, SourceTensor]], sources: Sequence[TensorInfo], targets: Sequence[Target]
 ) -> tuple[str, ...]:
     """The forms of quantized weights that do not stay as they are."""
-    changed = {before.type for before, target in zip(sources, targets, strict=True) if target.info.type != before.type}
-    return tuple(sorted({*packed_forms(weights), *(TensorType(kind).name for kind in changed if kind in AGAIN)}))
+    types = {target.info.name: target.info.type for target in targets}
+    changed = {TensorType(source.type).name for source in sources if source.type in AGAIN - {types[source.name]}}
+    stay = {NVFP4} if TensorType.NVFP4 in types.values() else set()
+    return tuple(sorted({*packed_forms(weights), *changed} - stay))
+
+
+def _nvfp4(metadata: Mapping[str, Field], kept: Sequence[Target], sources: Sequence[TensorInfo], problem: str) -> Nvfp4:
+    header, size = _sizes(metadata, [target.info for target in kept])
+    return Nvfp4(problem, 0 if problem else header + size, _sizes(metadata, sources)[0])
+
+
+def _sizes(metadata: Mapping[str, Field], infos: Iterable[TensorInfo]) -> tuple[int, int]:
+    """The bytes of the header and of the data of a GGUF."""
+    placed = lay_out(infos)
+    return len(write_header(metadata, placed)), sum(info.size + padding(info.size) for info in placed)
 
 
 def _model_metadata(

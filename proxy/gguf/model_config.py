@@ -18,6 +18,10 @@ class CannotConvert(GgufError):
     """The repository cannot become a GGUF; the text names the unknown key, tensor or pre-tokenizer."""
 
 
+class CannotKeep(CannotConvert):
+    """Matrices cannot stay in the type that the repository has them in; the text gives the reason."""
+
+
 class Rope(Mapping[str, Any]):
     """A RoPE's parameters. Each key that is read is added to `read_keys`, after `prefix`."""
 

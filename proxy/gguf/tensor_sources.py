@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType
 from proxy.gguf.transforms import WIDTHS, Transform, chain
@@ -90,6 +90,16 @@ class FixedBytes:
         return len(self.content)
 
 
+class Repacked(NamedTuple):
+    """Rows of a packed tensor in a type of ggml, whose numbers and scales are those of the repository, bit for bit."""
+
+    ranges: tuple[SourceRange, ...]
+    scale: SourceRange
+    """One F32 number, with which all of them are multiplied."""
+    input_scale: SourceRange | None
+    """One F32 number, for what the rows are multiplied with."""
+
+
 class PackedTensor(ABC):
     """A tensor that is stored quantized. A family's rules see the F32 numbers that it stands for."""
 
@@ -105,6 +115,10 @@ class PackedTensor(ABC):
     @abstractmethod
     def unpack(self, piece: SourceRange) -> Iterator[SourceRange]:
         """The ranges of the file that make `piece`, which is whole rows. Raises CannotConvert."""
+
+    def repack(self, piece: SourceRange) -> Repacked | None:  # noqa: ARG002 - for those that can
+        """`piece`, which is whole rows, in NVFP4; None if it is stored in another way. Raises CannotKeep."""
+        return None
 
 
 def unpacked(piece: SourceRange | FixedBytes) -> Iterator[SourceRange | FixedBytes]:

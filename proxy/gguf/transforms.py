@@ -31,6 +31,8 @@ class Transform:
     change: Callable[[bytes], bytes]
     portions: Callable[[bytes], Iterator[bytes]] | None = None
     """Makes what `change` makes in portions, for blocks whose output is large. `chain` needs to hold only one then."""
+    interleaved: tuple[int, int, int] | None = None
+    """The arguments of `interleave`, if this is one: it moves bytes and changes none."""
 
     def size(self, size: int) -> int:
         """The number of output bytes for `size` input bytes, which must be whole blocks."""
@@ -43,7 +45,8 @@ def interleave(row_size: int, rows: int, parts: int = 2) -> Transform:
     A block has `rows` rows of `row_size` bytes, in `parts` equal parts.
     """
     size = row_size * rows
-    return Transform(size, size, partial(_each_block, size, partial(_interleave, row_size, parts)))
+    change = partial(_each_block, size, partial(_interleave, row_size, parts))
+    return Transform(size, size, change, interleaved=(row_size, rows, parts))
 
 
 def transpose(rows: int, columns: int, width: int, selected: range | None = None) -> Transform:

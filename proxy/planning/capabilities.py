@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.errors import Refusal
+from proxy.gguf.keeping import NVFP4
 from proxy.gguf.loader_names import (
     BEFORE_LLAMA_SERVER,
     PRE_TOKENIZERS,
@@ -107,6 +108,8 @@ EQUIVALENT_PRE_TOKENIZERS: Mapping[str, tuple[Version, str]] = {
 """From this version to LLAMA_SERVER Ollama's own engine runs these, always with this pre-tokenizer."""
 NEWER_TENSOR_TYPE = 40
 """The first number of a tensor type, NVFP4, that ggml does not have in Ollama 0.24."""
+NVFP4_SINCE = LLAMA_SERVER
+"""Its llama.cpp (b9452) multiplies by the scales that `proxy/gguf/keeping.py` relies on. Tried: 0.33, 0.34.1, 0.40."""
 UNSUPPORTED = ("TQ1_0", "TQ2_0")
 """From 0.30 on a create fails with "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
 
@@ -180,7 +183,7 @@ class Capabilities:
 
     def runs_quantization(self, quantization: str) -> bool:
         """Whether a GGUF of this file type loads and answers correctly."""
-        return quantization not in UNSUPPORTED
+        return quantization not in UNSUPPORTED and (quantization != NVFP4 or self.version >= NVFP4_SINCE)
 
     @property
     def runs_llama_server(self) -> bool:

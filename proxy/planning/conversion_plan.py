@@ -10,25 +10,27 @@ from typing import Any, NamedTuple
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert
+from proxy.gguf.conversion import AGAIN, Conversion, Fallback, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
+from proxy.gguf.keeping import NVFP4
+from proxy.gguf.model_config import CannotKeep
 from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.unpacking import READ_MARKS, tensors_to_read
 from proxy.gguf.vocabulary import adds_bos
-from proxy.planning.capabilities import OLDEST, RUNS_SINCE, Capabilities
+from proxy.planning.capabilities import NVFP4_SINCE, OLDEST, RUNS_SINCE, Capabilities
 from proxy.planning.embedding import name_tensors
 from proxy.planning.identity import family_revision
 from proxy.planning.json_files import UPLOAD_AGAIN
 from proxy.planning.modelfile import Modelfile
-from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest, weight_upload
-from proxy.planning.quantizations import naming_file, no_engine_refusal, offers
+from proxy.planning.plan import Format, GgufSummary, Plan, PlanRequest, QuantizationOffer, weight_upload
+from proxy.planning.quantizations import cannot_keep_refusal, naming_file, no_engine_refusal, offers
 from proxy.planning.recipe import Beside, Literal, Range, Recipe, cover_file, verify_header
 from proxy.planning.safetensors import SafetensorsHeader
 from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
-from proxy.sources.base import Derived, Repository, RepositoryFile
+from proxy.sources.base import Derived, RepositoryFile
 
 FILE = "model.gguf"
 
@@ -81,6 +83,8 @@ def _conversion_errors(repository: str) -> Iterator[None]:
         yield
     except NoEngine as error:
         raise no_engine_refusal(repository, error) from error
+    except CannotKeep as error:
+        raise cannot_keep_refusal(repository, error) from error
     except GgufError as error:
         raise NotConvertible(f"{repository}: {error}") from error
 
@@ -116,11 +120,9 @@ class Material:
         return str(self.config["architectures"][0])
 
 
-def plan_conversion(
-    request: PlanRequest, material: Material, quantization: str, conversion: Conversion, recipe: Recipe
-) -> Plan:
+def plan_conversion(request: PlanRequest, material: Material, conversion: Conversion, recipe: Recipe) -> Plan:
     """`recipe` makes the converted file. Raises NotConvertible and Refusal for what this Ollama cannot run."""
-    modelfile, capabilities = material.modelfile, request.capabilities
+    modelfile, capabilities, quantization = material.modelfile, request.capabilities, conversion.quantization
     if not capabilities.runs(conversion.architecture):
         raise NotConvertible(
             f"{request.repository.id}: {capabilities.ollama} does not run {conversion.architecture}; Ollama "
@@ -143,14 +145,22 @@ def plan_conversion(
         warnings=(
             *_lost_abilities(material.architecture),
             *conversion.warnings,
-            *_second_quantization(request.repository, conversion.stored_as, quantization),
+            *_second_quantization(request, conversion),
             *capabilities.pre_tokenizer_warnings(conversion.pre_tokenizer),
             *modelfile.warnings,
         ),
         result_size=upload.size,
         gguf_summary=GgufSummary(conversion.architecture, conversion.parameters, quantization),
-        offers=offers(len(conversion.header), conversion.facts, conversion.sources, capabilities, AGAIN),
+        offers=_offers(conversion, capabilities),
     )
+
+
+def _offers(conversion: Conversion, capabilities: Capabilities) -> tuple[QuantizationOffer, ...]:
+    nvfp4 = conversion.nvfp4
+    header = nvfp4.other_header if nvfp4 else len(conversion.header)
+    stays = nvfp4 and not nvfp4.problem and capabilities.runs_quantization(NVFP4)
+    kept = [QuantizationOffer(NVFP4, nvfp4.size)] if nvfp4 and stays else []
+    return (*kept, *offers(header, conversion.facts, conversion.sources, capabilities, AGAIN))
 
 
 def _check_release(material: Material, conversion: Conversion, capabilities: Capabilities) -> None:
@@ -178,17 +188,29 @@ def _check_release(material: Material, conversion: Conversion, capabilities: Cap
 
 
 def _stored_as(conversion: Conversion) -> str:
-    return f" from {' and '.join(conversion.stored_as)}" if conversion.stored_as else ""
+    kept = ", which keeps its NVFP4" if conversion.quantization == NVFP4 else ""
+    return (f" from {' and '.join(conversion.stored_as)}" if conversion.stored_as else "") + kept
 
 
-def _second_quantization(repository: Repository, stored_as: Sequence[str], quantization: str) -> Iterator[str]:
-    if stored_as and quantization not in WIDTHS:
-        original = repository.quantized_from if isinstance(repository, Derived) else None
-        better = f"{original}, which they were made from" if original else "the repository that they were made from"
-        yield (
-            f"the repository has these weights in {' and '.join(stored_as)}, and {quantization} makes them less exact "
-            f"once more; pull BF16, or {better}"
-        )
+def _second_quantization(request: PlanRequest, conversion: Conversion) -> Iterator[str]:
+    stored_as, quantization = conversion.stored_as, conversion.quantization
+    if not stored_as or quantization in (*WIDTHS, NVFP4):
+        return
+    repository = request.repository
+    original = repository.quantized_from if isinstance(repository, Derived) else None
+    source = f"{original}, which they were made from" if original else "the repository that they were made from"
+    better, why = ["BF16", source], ""
+    if nvfp4 := conversion.nvfp4:
+        if not request.capabilities.runs_quantization(NVFP4):
+            why = f" ({request.capabilities.ollama} does not run NVFP4; {NVFP4_SINCE} or newer does)"
+        elif nvfp4.problem:
+            why = f" (NVFP4 cannot stay: {nvfp4.problem})"
+        else:
+            better.insert(0, "NVFP4, which keeps them")
+    yield (
+        f"the repository has these weights in {' and '.join(stored_as)}, and {quantization} makes them less exact "
+        f"once more{why}; pull {', or '.join([', '.join(better[:-1]), better[-1]])}"
+    )
 
 
 def _lost_abilities(architecture: str) -> tuple[str, ...]:
@@ -197,7 +219,7 @@ def _lost_abilities(architecture: str) -> tuple[str, ...]:
     return (f"this model cannot {text.lost_ability}: the proxy converts its text part only",) if text else ()
 
 
-def convert_material(material: Material, quantization: str) -> tuple[Conversion, Recipe]:
+def convert_material(material: Material, quantization: str | Fallback) -> tuple[Conversion, Recipe]:
     """The conversion, with its pieces moved into the recipe. Raises NotConvertible."""
     repository = material.repository
     description = ModelDescription(

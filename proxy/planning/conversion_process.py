@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from proxy.errors import Refusal
-from proxy.gguf.conversion import Conversion
+from proxy.gguf.conversion import Conversion, Fallback
 from proxy.planning.conversion_plan import FilePart, Material, convert_material, parts_to_read, read_tokens
 from proxy.planning.plan_worker import SIZE_BYTES
 from proxy.planning.recipe import Literal, Range, Recipe
@@ -44,7 +44,7 @@ class Converter:
         """As `conversion_plan.parts_to_read`."""
         return await self._call(parts_to_read, material) if material.may_need_parts else []
 
-    async def convert(self, material: Material, quantization: str) -> tuple[Conversion, Recipe]:
+    async def convert(self, material: Material, quantization: str | Fallback) -> tuple[Conversion, Recipe]:
         """As `conversion_plan.convert_material`."""
         if self._worker is None:
             return await asyncio.to_thread(convert_material, material, quantization)
@@ -92,7 +92,7 @@ async def converter(sizes: Iterable[int]) -> AsyncIterator[Converter]:
         yield Converter(worker)
 
 
-def _convert_in_parts(material: Material, quantization: str) -> tuple[Conversion, list[bytes]]:
+def _convert_in_parts(material: Material, quantization: str | Fallback) -> tuple[Conversion, list[bytes]]:
     conversion, recipe = convert_material(material, quantization)
     return conversion, list(_split(recipe.parts))
 

@@ -7,13 +7,15 @@ from functools import partial
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
+from proxy.gguf.conversion import Fallback
 from proxy.gguf.engine import engine_for
 from proxy.gguf.engine_ggml import PACKAGE
-from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.keeping import NVFP4
+from proxy.gguf.model_config import CannotConvert, CannotKeep
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, quantized_types
 from proxy.gguf.tensors import GgufError, TensorInfo, TensorType, padding
 from proxy.gguf.transforms import Transform
-from proxy.planning.capabilities import UNSUPPORTED, Capabilities
+from proxy.planning.capabilities import NVFP4_SINCE, UNSUPPORTED, Capabilities
 from proxy.planning.plan import QuantizationOffer
 
 USUAL = tuple(Quantization)[:6]
@@ -39,24 +41,32 @@ def known_quantization(repository: str, tag: str) -> Quantization | None:
 
 def read_quantization(
     repository: str, tag: str, default: Quantization, capabilities: Capabilities, *, kept: Quantization | None = None
-) -> Quantization:
+) -> str | Fallback:
     """The quantization that a tag of a safetensors repository means.
 
-    `kept` is set if the weights are already quantized and can stay so: no tag means it then. Raises Refusal for an
-    unknown quantization, and for one that this Ollama does not run.
+    `kept` is set if the weights are already quantized and can stay so: no tag means it then. Whether NVFP4 can stay is
+    known when the tensors are. Raises Refusal for an unknown quantization, and for one that this Ollama does not run.
     """
-    quantization = (kept or default) if tag.lower() == "latest" else known_quantization(repository, tag)
+    is_default, quantization = tag.lower() == "latest", _named(repository, tag)
+    if is_default:
+        quantization = kept or default
     if quantization is None:
         raise Refusal(
             f"{repository}: there is no quantization {tag!r}; pull with one of these tags: {_available_tags()} "
             f"(no tag means {kept or default})"
         )
     if not capabilities.runs_quantization(quantization):
+        update = f"update it to {NVFP4_SINCE} or newer, or " if quantization == NVFP4 else ""
         raise Refusal(
-            f"{repository}: {capabilities.ollama} does not run {quantization}; pull with one of these tags: "
+            f"{repository}: {capabilities.ollama} does not run {quantization}; {update}pull with one of these tags: "
             f"{_available_tags()}"
         )
-    return quantization
+    may_keep = is_default and kept is None and capabilities.runs_quantization(NVFP4)
+    return Fallback(quantization) if may_keep else quantization
+
+
+def _named(repository: str, tag: str) -> str | None:
+    return NVFP4 if tag.upper() == NVFP4 else known_quantization(repository, tag)
 
 
 def offers(
@@ -77,6 +87,11 @@ def offers(
         if capabilities.runs_quantization(quantization)
         if (size := _size(quantization, facts, tensors, again)) is not None
     )
+
+
+def cannot_keep_refusal(repository: str, error: CannotKeep) -> Refusal:
+    """Says what the user can do if NVFP4 cannot stay."""
+    return Refusal(f"{repository}: {NVFP4} is not possible: {error}; pull with one of these tags: {_available_tags()}")
 
 
 def no_engine_refusal(repository: str, error: NoEngine) -> Refusal:

@@ -261,7 +261,7 @@ class Planner:
             parts = await converting.parts_to_read(material)
             material = replace(material, read=await reading.parts(selection.weights, parts))
             conversion, recipe = await converting.convert(material, quantization)
-        plan = await asyncio.to_thread(plan_conversion, request, material, quantization, conversion, recipe)
+        plan = await asyncio.to_thread(plan_conversion, request, material, conversion, recipe)
         verdict = await compare(contents, conversion.header, sample)
         if verdict.refusal:
             raise NotConvertible(f"{repository.id}: {verdict.refusal}")

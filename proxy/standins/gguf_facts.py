@@ -12,7 +12,7 @@ _FILE_TYPES = {
     **dict(enumerate(("Q8_0", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"), 7)),
     **dict(enumerate(("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"), 14)),
     **dict(enumerate(("BF16",), 32)),
-    **dict(enumerate(("MXFP4",), 38)),
+    **dict(enumerate(("MXFP4", "NVFP4"), 38)),
 }
 
 

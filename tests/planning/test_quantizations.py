@@ -9,7 +9,7 @@ from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import AGAIN, Conversion
+from proxy.gguf.conversion import AGAIN, Conversion, Fallback
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorType
@@ -25,7 +25,7 @@ RUN = [one for one in Quantization if not one.startswith("TQ")]
 beside_ggml = pytest.mark.skipif(engine_ggml.load() is None, reason="libggml-python is not installed")
 
 
-def read(tag: str, default: Quantization = Quantization.Q4_K_M, capabilities: Capabilities = NEW) -> Quantization:
+def read(tag: str, default: Quantization = Quantization.Q4_K_M, capabilities: Capabilities = NEW) -> str | Fallback:
     return read_quantization("acme/model", tag, default, capabilities)
 
 

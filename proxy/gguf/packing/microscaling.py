@@ -21,6 +21,7 @@ import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode
+from proxy.gguf.packing.nvfp4 import Nvfp4Rows, Scales
 from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
 from proxy.gguf.packing.scaled_bytes import NUMBERS, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
@@ -33,6 +34,8 @@ _NVFP4, _MXFP4 = 16, 32
 """Numbers of a block."""
 _POWERS_OF_TWO = ("U8", "F8_E8M0")
 _PACKED, _OF_MODELOPT = ".weight_packed", ".weight"
+_INPUT_SCALE = "input_global_scale"
+"""The end of its name in compressed-tensors."""
 
 
 class Part(NamedTuple):
@@ -96,17 +99,23 @@ def _nvfp4_of(name: str, tensors: Sequence[LocatedTensor], global_name: str, wei
         raise CannotConvert(f"the weights have {numbers.name} without {global_name}")
     width = 2 * numbers.shape[-1]
     fits = len(numbers.shape) == MATRIX and scales.shape == (numbers.shape[0], width // _NVFP4) and width % _NVFP4 == 0
-    if not fits or scales.dtype != "F8_E4M3" or one.dtype != "F32" or prod(one.shape) != 1:
+    if not fits or scales.dtype != "F8_E4M3" or not _is_one_number(one):
         raise _unfit("NVFP4", [*tensors, one])
     is_modelopt = numbers.name.endswith(_OF_MODELOPT)
     scale = _GlobalScale(not is_modelopt, _E2M1_OF_MODELOPT if is_modelopt else _E2M1)
     groups = RowGroups((Companion(one), Companion(scales, scales.shape[1])), 1, numbers.shape[0])
-    tensor = PackedRows("NVFP4", (numbers.shape[0], width), numbers, decoder(_nvfp4, scale), groups)
+    inputs = weights.get(name.removesuffix("weight") + ("input_scale" if is_modelopt else _INPUT_SCALE))
+    beside = Scales(scales, one, inputs if inputs is None or _is_one_number(inputs) else None, not is_modelopt)
+    tensor = Nvfp4Rows((numbers.shape[0], width), numbers, decoder(_nvfp4, scale), groups, beside)
     return _found(name, [*tensors, one], tensor, weights)
 
 
+def _is_one_number(tensor: LocatedTensor) -> bool:
+    return tensor.dtype == "F32" and prod(tensor.shape) == 1
+
+
 def _found(name: str, tensors: Sequence[LocatedTensor], tensor: PackedRows, weights: Located) -> Found:
-    of_activations = name.removesuffix("weight") + "input_global_scale"
+    of_activations = name.removesuffix("weight") + _INPUT_SCALE
     replaced = [one.name for one in tensors] + [of_activations] * (of_activations in weights)
     return Found(name, tensors[0].path, tensor, tuple(replaced))
 
