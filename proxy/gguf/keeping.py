@@ -28,7 +28,8 @@ _DELTA_NET = frozenset(("attn_gate", "ssm_alpha", "ssm_beta", "ssm_out"))
 _MAMBA = frozenset(("ssm_in", "ssm_out"))
 
 SCALED: Mapping[str, frozenset[str]] = {
-    "gemma4": _DENSE | _EXPERTS,
+    # Its converter folds a scale of the router into that of ffn_down_exps.
+    "gemma4": _DENSE,
     "llama": _DENSE | _EXPERTS,
     "mistral3": _DENSE | _EXPERTS,
     "nemotron_h": _DENSE | _MAMBA,
