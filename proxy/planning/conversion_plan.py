@@ -198,19 +198,22 @@ def _second_quantization(request: PlanRequest, conversion: Conversion) -> Iterat
         return
     repository = request.repository
     original = repository.quantized_from if isinstance(repository, Derived) else None
-    source = f"{original}, which they were made from" if original else "the repository that they were made from"
-    better, why = ["BF16", source], ""
-    if nvfp4 := conversion.nvfp4:
-        if not request.capabilities.runs_quantization(NVFP4):
-            why = f" ({request.capabilities.ollama} does not run NVFP4; {NVFP4_SINCE} or newer does)"
-        elif nvfp4.problem:
-            why = f" (NVFP4 cannot stay: {nvfp4.problem})"
-        else:
-            better.insert(0, "NVFP4, which keeps them")
+    better = f"{original}, which they were made from" if original else "the repository that they were made from"
     yield (
         f"the repository has these weights in {' and '.join(stored_as)}, and {quantization} makes them less exact "
-        f"once more{why}; pull {', or '.join([', '.join(better[:-1]), better[-1]])}"
+        f"once more; pull BF16, or {better}{_about_nvfp4(conversion, request.capabilities)}"
     )
+
+
+def _about_nvfp4(conversion: Conversion, capabilities: Capabilities) -> str:
+    """Whether matrices that do not stay NVFP4 could."""
+    if conversion.nvfp4 is None:
+        return ""
+    if conversion.nvfp4.problem:
+        return f"; they cannot stay {NVFP4}: {conversion.nvfp4.problem}"
+    if capabilities.runs_quantization(NVFP4):
+        return f"; the tag {NVFP4} keeps them as they are"
+    return f"; they could stay {NVFP4}, but {capabilities.ollama} does not run it; {NVFP4_SINCE} or newer does"
 
 
 def _lost_abilities(architecture: str) -> tuple[str, ...]:

@@ -49,7 +49,18 @@ def test_a_short_name_is_the_middle_one(tag: str) -> None:
 @pytest.mark.parametrize("default", [Quantization.Q8_0, Quantization.IQ4_XS])
 @pytest.mark.parametrize("tag", ["latest", "LATEST"])
 def test_no_tag_is_the_default(tag: str, default: Quantization) -> None:
-    assert read(tag, default) is default
+    """Unless the weights are NVFP4, which an older Ollama does not run."""
+    assert read(tag, default) == Fallback(default)
+    assert read(tag, default, capabilities_of("0.24.0")) is default
+
+
+@pytest.mark.parametrize("tag", ["NVFP4", "nvfp4"])
+def test_nvfp4_is_a_tag_but_no_quantization_that_we_make(tag: str) -> None:
+    assert read(tag) == "NVFP4"
+    assert "NVFP4" not in {*Quantization, *FILE_TYPES}
+    with pytest.raises(Refusal, match=r"Ollama 0.29.9 does not run NVFP4; update it to 0.30.0 or newer, or pull with"):
+        read(tag, capabilities=capabilities_of("0.29.9"))
+    assert read(tag, capabilities=capabilities_of("0.30.0")) == "NVFP4"
 
 
 @pytest.mark.parametrize("name", NEED_IMPORTANCE)
