@@ -18,8 +18,8 @@ the source with a transform, which the caller applies while it downloads. Read i
 5. `vocabulary`: metadata from the tokenizer files (`tokenizer_files`). It has one module for each type of tokenizer
    (`sentencepiece`, `unigram`, `wordpiece`; `pretokenizers` for byte-level BPE), and `special_tokens` and `spaces`.
 6. `completeness` and `loadable`: refuse a result that llama.cpp would not load.
-7. `tensor_types`, `cast` and `engine`: the type of each tensor in a quantized file, and who computes it. `keeping`: NVFP4
-   that stays.
+7. `tensor_types`, `cast` and `engine`: the type of each tensor in a quantized file, and who computes it. `keeping`
+   decides where NVFP4 stays.
 
 `header` and `tensors` know the file format. `requantize` and `split` start from a GGUF instead of safetensors.
 

@@ -31,7 +31,7 @@ SCALED: Mapping[str, frozenset[str]] = {
     # Its converter folds a scale of the router into that of ffn_down_exps.
     "gemma4": _DENSE,
     "llama": _DENSE | _EXPERTS,
-    "mistral3": _DENSE | _EXPERTS,
+    "mistral3": _DENSE,
     "nemotron_h": _DENSE | _MAMBA,
     "nemotron_h_moe": _DENSE | _MAMBA | _EXPERTS | _SHARED_EXPERT,
     "qwen3": _DENSE,

@@ -29,6 +29,8 @@ class Packed:
     quantization_config: Mapping[str, Any]
     added: Mapping[str, StoredTensor] = field(default_factory=dict)
     """More tensors, by the end of the name of each packed matrix's layer."""
+    ends: tuple[str, ...] = ("_proj.weight",)
+    """Of the names of the matrices."""
 
     def files(self) -> dict[str, bytes]:
         files = self.tiny.files()
@@ -36,7 +38,7 @@ class Packed:
         codes = Codes()
         tensors: dict[str, StoredTensor] = {}
         for name, tensor in unpack_safetensors(files[WEIGHTS]).items():
-            if name.endswith("_proj.weight") and len(tensor.shape) > 1:
+            if name.endswith(self.ends) and len(tensor.shape) > 1:
                 tensors |= dict(self.pack(codes, name, tuple(tensor.shape)))
                 stem = name.removesuffix(".weight")
                 tensors |= {stem + end: stored for end, stored in self.added.items()}

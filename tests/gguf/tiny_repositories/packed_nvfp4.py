@@ -14,10 +14,15 @@ from tests.gguf.tiny_repositories.packed_compressed import MODELOPT, NVFP4, OF_N
 
 _SCALE = 1 / 700
 """Of a matrix, about."""
+_ENDS = (
+    *("_proj.weight", "_proj_qkv.weight", "_proj_z.weight", "_proj_a.weight", "_proj_b.weight"),
+    *(".w1.weight", ".w2.weight", ".w3.weight"),
+)
 _FAMILIES = {
     "gemma4": TINY["gemma4"],
     "llama": TINY["llama"],
     "ministral3": TINY["ministral3"],
+    "mixtral": replace(TINY["mixtral"], shards=1),
     "nemotron_h": TINY["nemotron_h"],
     "nemotron_h_moe": TINY["nemotron_h_moe"],
     "qwen3": replace(TINY["qwen3"], shards=1),
@@ -39,7 +44,7 @@ def matrix(form: str, codes: Codes, name: str, shape: tuple[int, ...]) -> Tensor
 
 
 REPOSITORIES: dict[str, Packed] = {
-    f"{name}_{layout}": Packed(tiny, partial(matrix, form), config)
+    f"{name}_{layout}": Packed(tiny, partial(matrix, form), config, ends=_ENDS)
     for name, tiny in _FAMILIES.items()
     for layout, form, config in (("compressed", NVFP4, compressed(NVFP4, OF_NVFP4)), ("modelopt", "", MODELOPT))
 }
