@@ -221,8 +221,10 @@ class _Fetch:
         self._give_back(self._reserved)
 
     def _give_back(self, size: int) -> None:
-        self._reserved -= size
-        self._streams.free(size)
+        # After an upload that fails, aiohttp's writer still takes bytes for a moment: all memory is given back then.
+        left = min(size, self._reserved)
+        self._reserved -= left
+        self._streams.free(left)
 
     async def run(self) -> None:
         retries = Retries(self._fetching.progress, self._fetching.limits)
