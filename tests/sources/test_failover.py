@@ -56,13 +56,13 @@ async def test_a_mirror_describes_if_the_endpoint_does_not_answer(
     caplog: pytest.LogCaptureFixture,
     how: Any,
 ) -> None:
-    if how == "hang":
-        monkeypatch.setattr(huggingface, "METADATA_SECONDS", 4)
     if how == "gone":
         await hub.close()
         mirror.listing = "names"
     else:
         hub.faults += [Fault("api", how, status=502, times=-1), Fault("*", how, at="resolve", status=502, times=-1)]
+    if how == "hang":
+        monkeypatch.setattr(huggingface, "METADATA_SECONDS", 4)
         monkeypatch.setattr(http_file, "READ_SECONDS", 0.3)
     async with proxy(mirror) as client:
         check_success(await client.pull(NAME), ollama)
