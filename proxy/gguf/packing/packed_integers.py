@@ -27,7 +27,6 @@ from proxy.gguf.transforms import WIDTHS
 _WORD = 4
 """Bytes of an I32."""
 _WORD_BITS = 32
-_NIBBLE = 4
 _BITS = range(2, 9)
 
 

@@ -35,6 +35,7 @@ _AUTO_ROUND = {
 """By packing_format, as AutoRound 0.16.1 reads it (inference/backend.py, inference/convert_model.py)."""
 _CHANGES = ("rotation", "rotation_config", "spinquant_config", "adapter")
 """What the reading library adds to a model: Hadamard matrices (gptqmodel, AutoRound), a LoRA (gptqmodel)."""
+_NUMBERS = ".qweight"
 _MAX_BIAS = 1 << 20
 """Bytes of a bias that is read."""
 _PLAIN_BITS = 16
@@ -71,25 +72,26 @@ def wanted(weights: Located) -> Iterator[LocatedTensor]:
     auto-gptq (0.4.2 and 0.7.1: `make_quant` in modeling/_utils.py) gives each layer a bias, of zeros if it has none. It
     can be left out only then.
     """
-    for name in weights:
-        if name.endswith(".qweight"):
-            bias = weights.get(f"{name.removesuffix('.qweight')}.bias")
-            if bias is not None and bias.size <= _MAX_BIAS:
-                yield bias
+    for layer in _names(weights):
+        bias = weights.get(f"{layer}.bias")
+        if bias is not None and bias.size <= _MAX_BIAS:
+            yield bias
 
 
 def find_layers(weights: Located, settings: Mapping[str, Any], *packings: Packing) -> Iterator[QuantizedLayer]:
     """The layers that have one of the packings. Raises CannotConvert where tensors or settings are not known."""
-    for name in weights:
-        layer, is_numbers, _ = name.rpartition(".qweight")
-        if is_numbers and name.endswith(".qweight"):
-            packing = _packing_of(name, settings)
-            if packing in packings:
-                yield _find_layer(layer, packing, weights)
+    for layer in _names(weights):
+        packing = _packing_of(f"{layer}{_NUMBERS}", settings)
+        if packing in packings:
+            yield _find_layer(layer, packing, weights)
+
+
+def _names(weights: Located) -> Iterator[str]:
+    return (name.removesuffix(_NUMBERS) for name in weights if name.endswith(_NUMBERS))
 
 
 def _find_layer(name: str, packing: Packing, weights: Located) -> QuantizedLayer:
-    ends = (".qweight", ".qzeros", ".scales")
+    ends = (_NUMBERS, ".qzeros", ".scales")
     missing = [name + end for end in ends if name + end not in weights]
     if missing:
         raise CannotConvert(f"{name}.qweight is there without {' and '.join(missing)}")
