@@ -6,21 +6,21 @@ card: Ollama has parameters and a license beside the GGUF, where a new value mov
 vocabulary gives the reason for each other deliberate difference.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
 from proxy.gguf.cast import cast
+from proxy.gguf.config_checks import check_settings
 from proxy.gguf.description import describe
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.common_tensors import DENSE
 from proxy.gguf.families.family import Family
 from proxy.gguf.header import Field, write_header
-from proxy.gguf.keeping import FILE_TYPE, NVFP4, keep
+from proxy.gguf.keeping import FILE_TYPE, NVFP4, Fallback, choose, try_to_keep
 from proxy.gguf.loadable import check_loadable
-from proxy.gguf.model_config import CannotConvert, CannotKeep, ModelConfig
+from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.requantize import QUANTIZATION_VERSION
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
@@ -29,19 +29,13 @@ from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
-from proxy.gguf.unpacking import are_plain, packed_forms, unpack_weights
+from proxy.gguf.unpacking import packed_forms, unpack_weights
 from proxy.gguf.unread_keys import check_unread_keys
 from proxy.gguf.vocabulary import write_vocabulary
 from proxy.gguf.wordpiece import CASED, UNCASED
 
 AGAIN = frozenset((TensorType.MXFP4,))
 """The types of the GGUF's tensors that may stay as the repository has them, or be quantized again."""
-
-
-class Fallback(NamedTuple):
-    """NVFP4 where the repository has it and it can stay, else `quantization`."""
-
-    quantization: str
 
 
 class Nvfp4(NamedTuple):
@@ -135,11 +129,12 @@ def convert(
     settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
     family = family.resolve(settings)
     weights = unpack_weights(settings, weights)
-    _check_settings(family, settings, weights)
+    forms = packed_forms(weights)
+    check_settings(family, settings, weights)
     targets = plan_targets(family, settings, weights)
     sources = tuple(target.info for target in targets)
-    kept, problem = _try_to_keep(family, weights, targets)
-    quantization = _chosen(quantization, problem)
+    kept, problem = try_to_keep(family.architecture, forms, targets)
+    quantization = choose(quantization, problem)
     file_type = quantization or _file_type(weights, sources)
     tokenizer = TokenizerFiles.read(files)
     metadata = {
@@ -170,41 +165,18 @@ def convert(
         sources,
         facts,
         file_type,
-        _stored_as(weights, sources, targets),
-        _nvfp4(metadata, kept, sources, problem) if NVFP4 in packed_forms(weights) else None,
+        _stored_as(forms, sources, targets),
+        _nvfp4(metadata, kept, sources, problem) if NVFP4 in forms else None,
         tuple(caveats),
     )
 
 
-def _try_to_keep(
-    family: Family, weights: Mapping[str, Mapping[str, SourceTensor]], targets: Sequence[Target]
-) -> tuple[list[Target], str]:
-    """The targets of a file in which NVFP4 stays; or none, and the reason."""
-    if NVFP4 not in packed_forms(weights):
-        return [], "its matrices are not NVFP4"
-    try:
-        return keep(family.architecture, targets), ""
-    except CannotKeep as problem:
-        return [], str(problem)
-
-
-def _chosen(quantization: str | Fallback | None, problem: str) -> str | None:
-    """Raises CannotKeep for NVFP4 if there is a `problem`."""
-    if isinstance(quantization, Fallback):
-        return quantization.quantization if problem else NVFP4
-    if quantization == NVFP4 and problem:
-        raise CannotKeep(problem)
-    return quantization
-
-
-def _stored_as(
-    weights: Mapping[str, Mapping[str, SourceTensor]], sources: Sequence[TensorInfo], targets: Sequence[Target]
-) -> tuple[str, ...]:
+def _stored_as(forms: Sequence[str], sources: Sequence[TensorInfo], targets: Sequence[Target]) -> tuple[str, ...]:
     """The forms of quantized weights that do not stay as they are."""
     types = {target.info.name: target.info.type for target in targets}
     changed = {TensorType(source.type).name for source in sources if source.type in AGAIN - {types[source.name]}}
     stay = {NVFP4} if TensorType.NVFP4 in types.values() else set()
-    return tuple(sorted({*packed_forms(weights), *changed} - stay))
+    return tuple(sorted({*forms, *changed} - stay))
 
 
 def _nvfp4(metadata: Mapping[str, Field], kept: Sequence[Target], sources: Sequence[TensorInfo], problem: str) -> Nvfp4:
@@ -259,80 +231,6 @@ def _family(config: Mapping[str, object]) -> Family:
     if family is None:
         raise CannotConvert(f"config.json has the unknown architecture {shown(name)}")
     return family
-
-
-def _check_settings(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
-    if not family.has_local_rope and config.has_two_ropes:
-        raise CannotConvert("config.json has other rope_parameters for sliding_attention than for full_attention")
-    rope_type = config.rope.get("rope_type", "default")
-    if rope_type is not None and (not isinstance(rope_type, str) or rope_type not in family.rope_types):
-        raise CannotConvert(
-            f"config.json has a rope scaling of the type {shown(rope_type)}, unknown for this architecture"
-        )
-    _check_unquantized(family, config, weights)
-    if config.find("is_causal") is False and not family.embeds:
-        raise CannotConvert("config.json has is_causal = False, unknown for this architecture")
-    _check_yarn(family, config)
-    for key, values in family.accepted_values.items():
-        value = config.rope.get(key, config.find(key))
-        if value not in values:
-            raise CannotConvert(f"config.json has {key} = {shown(value)}, unknown for this architecture")
-    indivisible = config.find("head_dim") is None and config.hidden % config.heads
-    if indivisible or config.heads % config.kv_heads or config.head_size % 2 or not config.head_size:
-        raise CannotConvert(
-            f"config.json has hidden_size = {config.hidden}, num_attention_heads = {config.heads}, "
-            f"num_key_value_heads = {config.kv_heads} and heads of {config.head_size}, which do not fit each other"
-        )
-
-
-def _check_unquantized(family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]) -> None:
-    # MLX writes `quantization`.
-    quantized = config.find("quantization_config") or config.find("quantization")
-    is_known = (
-        are_plain(weights) if family.kept_quant_method is None else _has_method(quantized, family.kept_quant_method)
-    )
-    if quantized and not is_known:
-        method = quantized.get("quant_method", "MLX") if isinstance(quantized, dict) else quantized
-        raise CannotConvert(
-            f"config.json has a quantization_config: the weights are quantized already ({shown(method)}); pull the "
-            "repository that they were quantized from"
-        )
-
-
-def _has_method(quantized: object, method: str) -> bool:
-    return isinstance(quantized, dict) and quantized.get("quant_method") == method
-
-
-_FIXED_YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "extrapolation_factor": 1}
-"""llama.cpp uses these values for every yarn, whatever the file has (b10488)."""
-
-
-def _check_yarn(family: Family, config: ModelConfig) -> None:
-    """Refuses a yarn for which llama.cpp (llama-context.cpp) calculates something else than transformers does.
-
-    transformers has its own factor for attention (modeling_rope_utils.py).
-    """
-    rope = ModelConfig(config.rope)
-    if rope.find("rope_type") != "yarn":
-        return
-    for key, fixed in _FIXED_YARN.items():
-        value = rope.find(key)
-        if value not in (fixed, None) and key not in family.yarn_keys:
-            raise CannotConvert(
-                f"config.json has a yarn with {key} = {shown(value)}, but llama.cpp always uses {fixed}"
-            )
-    if family.checks_own_yarn:
-        return
-    factor, scales = rope.number("factor"), (rope.optional_number("mscale"), rope.optional_number("mscale_all_dim"))
-    llama_cpp, *scaled = (1 + 0.1 * (scale or 0.0) * math.log(max(factor, 1.0)) for scale in (1.0, *scales))
-    transformers = rope.optional_number("attention_factor")
-    if transformers is None:
-        transformers = scaled[0] / scaled[1] if all(scales) else llama_cpp
-    if not math.isclose(transformers, llama_cpp, rel_tol=1e-5):
-        raise CannotConvert(
-            f"config.json has a yarn scaling that multiplies attention with {transformers:.4f}, but llama.cpp uses "
-            f"{llama_cpp:.4f}"
-        )
 
 
 def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:

@@ -5,8 +5,9 @@ Beside a tensor `NAME.weight` of NVFP4, llama.cpp's converter writes `NAME.scale
 of src/models do not hand the scale on to the multiplication: such a model answers nonsense, without an error.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from proxy.gguf.cast import cast
 from proxy.gguf.model_config import CannotKeep
@@ -42,7 +43,32 @@ SCALED: Mapping[str, frozenset[str]] = {
 """By architecture, the stems of the matrices whose scale src/models (b10488) multiplies with."""
 
 
-def keep(architecture: str, targets: Sequence[Target]) -> list[Target]:
+class Fallback(NamedTuple):
+    """NVFP4 where the repository has it and it can stay, else `quantization`."""
+
+    quantization: str
+
+
+def choose(quantization: str | Fallback | None, problem: str) -> str | None:
+    """The quantization of the file. Raises CannotKeep for NVFP4 if there is a `problem`."""
+    if isinstance(quantization, Fallback):
+        return quantization.quantization if problem else NVFP4
+    if quantization == NVFP4 and problem:
+        raise CannotKeep(problem)
+    return quantization
+
+
+def try_to_keep(architecture: str, forms: Collection[str], targets: Sequence[Target]) -> tuple[list[Target], str]:
+    """The targets of a file in which NVFP4 stays; or none, and the reason. `forms`: how the weights are stored."""
+    if NVFP4 not in forms:
+        return [], "its matrices are not NVFP4"
+    try:
+        return _keep(architecture, targets), ""
+    except CannotKeep as problem:
+        return [], str(problem)
+
+
+def _keep(architecture: str, targets: Sequence[Target]) -> list[Target]:
     """The tensors of a file with NVFP4, and their scales. Other tensors keep their type.
 
     Matrices that are stored quantized in another way become BF16, as in llama.cpp's converter. Raises CannotKeep where

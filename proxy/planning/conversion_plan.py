@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import AGAIN, Conversion, Fallback, ModelDescription, Pooling, convert
+from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert
 from proxy.gguf.families import FAMILIES, NOT_SERVED
-from proxy.gguf.keeping import NVFP4
+from proxy.gguf.keeping import NVFP4, Fallback
 from proxy.gguf.model_config import CannotKeep
 from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError

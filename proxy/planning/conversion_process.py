@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from proxy.errors import Refusal
-from proxy.gguf.conversion import Conversion, Fallback
+from proxy.gguf.conversion import Conversion
+from proxy.gguf.keeping import Fallback
 from proxy.planning.conversion_plan import FilePart, Material, convert_material, parts_to_read, read_tokens
 from proxy.planning.plan_worker import SIZE_BYTES
 from proxy.planning.recipe import Literal, Range, Recipe

@@ -7,10 +7,9 @@ from functools import partial
 from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import Fallback
 from proxy.gguf.engine import engine_for
 from proxy.gguf.engine_ggml import PACKAGE
-from proxy.gguf.keeping import NVFP4
+from proxy.gguf.keeping import NVFP4, Fallback
 from proxy.gguf.model_config import CannotConvert, CannotKeep
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE, ModelFacts, quantized_types
 from proxy.gguf.tensors import GgufError, TensorInfo, TensorType, padding

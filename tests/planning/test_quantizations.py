@@ -9,7 +9,8 @@ from proxy.config import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
 from proxy.gguf.cast import NoEngine
-from proxy.gguf.conversion import AGAIN, Conversion, Fallback
+from proxy.gguf.conversion import AGAIN, Conversion
+from proxy.gguf.keeping import Fallback
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.tensor_types import FILE_TYPES, NEED_IMPORTANCE
 from proxy.gguf.tensors import TensorType

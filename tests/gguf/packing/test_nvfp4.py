@@ -14,9 +14,8 @@ import gguf
 import numpy as np
 import pytest
 
-from proxy.gguf.conversion import Fallback
 from proxy.gguf.header import read_header
-from proxy.gguf.keeping import SCALED
+from proxy.gguf.keeping import SCALED, Fallback
 from proxy.gguf.model_config import CannotConvert, CannotKeep
 from proxy.gguf.packing import nvfp4
 from proxy.gguf.tensors import TensorType
