@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from proxy.gguf.model_config import CannotConvert, CannotKeep
+from proxy.gguf.packing.halves import in_halves
 from proxy.gguf.packing.packed import Array, DecodeRows, PackedRows, RowGroups
 from proxy.gguf.tensor_sources import BesideRange, LocatedTensor, Repacked, SourceRange
 from proxy.gguf.tensors import BLOCKS, TensorType
@@ -118,18 +119,8 @@ def _repack(content: bytes) -> bytes:
     codes = codes.reshape(len(blocks), -1)
     for first in range(0, len(blocks), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
-        blocks[some, _SCALES:] = _in_halves(codes[some])
+        blocks[some, _SCALES:] = in_halves(codes[some], 8)
     return blocks.tobytes()
-
-
-def _in_halves(codes: Array) -> Array:
-    """Eight bytes with the numbers 2i and 2i + 1, from the lower bits on, become eight with the numbers i and i + 8."""
-    words = codes.view("<u4")
-    first, second = words[:, ::2], words[:, 1::2]
-    even = first & 0x0F0F0F0F | (second & 0x0F0F0F0F) << 4
-    odd = first >> 4 & 0x0F0F0F0F | second & 0xF0F0F0F0
-    halves: Array = even.view(np.uint8) | odd.view(np.uint8).astype("<u2") << 8
-    return halves.view(np.uint8)
 
 
 def _one_number(tensor: LocatedTensor, *, divides: bool) -> SourceRange:
