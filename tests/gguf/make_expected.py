@@ -1,0 +1,53 @@
+"""Records what llama.cpp's converter makes of tiny repositories, in `expected`.
+
+`LLAMA_CPP=FOLDER python -m tests.gguf.make_expected NAME…` needs llama.cpp's sources (b11434), and torch,
+transformers, sentencepiece and protobuf, which this project does not depend on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from proxy.gguf.header import read_header
+from tests.gguf.differences import EXPECTED
+from tests.gguf.tiny_repositories.__main__ import write
+from tests.gguf.writing import figures, written_to
+
+FOLDER = "tiny-model"
+"""The converter makes general.name of it."""
+_CONVERT = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
+import conversion.base
+import convert_hf_to_gguf
+pre = sys.argv[2]
+conversion.base.TextModel.get_vocab_base_pre = lambda *_: pre
+sys.argv[1:] = sys.argv[3:]
+convert_hf_to_gguf.main()
+"""
+"""The converter knows a pre-tokenizer by the tokens that real tokenizers make of a text, so it does not know tiny
+ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name."""
+
+
+def record(name: str, llama_cpp: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        repository, file = Path(folder) / FOLDER, Path(folder) / "theirs.gguf"
+        write(name, repository)
+        ours = written_to(Path(folder) / "ours.gguf", repository).read_bytes()
+        pre = read_header(ours, size=len(ours)).metadata.get("tokenizer.ggml.pre")
+        arguments = [str(llama_cpp), str(pre.value if pre else "default"), str(repository), "--outfile", str(file)]
+        subprocess.run([sys.executable, "-c", _CONVERT, *arguments, "--outtype", "auto"], check=True)
+        content = file.read_bytes()
+        made = {
+            part: dict(sorted(one.items()))
+            for part, one in figures(read_header(content, size=len(content)), content).items()
+        }
+        (EXPECTED / f"{name}.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    for one in sys.argv[1:]:
+        record(one, Path(os.environ["LLAMA_CPP"]))
