@@ -14,7 +14,8 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from proxy.admin.handler import INSTANCE_HEADER, PREFIX, Admin
 from proxy.admin.models import Models
 from proxy.backend import Backend
-from proxy.config import Address, Config
+from proxy.config.sections import Config
+from proxy.config.values import Address
 from proxy.errors import ConfigError
 from proxy.forward.cors import Cors
 from proxy.forward.handler import Forward

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from proxy.config import NO_SPOOL, Config
+from proxy.config.sections import NO_SPOOL, Config
 from proxy.metrics import Metrics
 from proxy.ollama.client import Ollama, ollama_tls, upstream_session
 from proxy.pull.planner import Planner

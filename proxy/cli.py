@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import click
 
-from proxy import __version__, config, logs
+from proxy import __version__, logs
+from proxy.config.loading import load
+from proxy.config.sections import Config
 from proxy.errors import ProxyError
 
 T = TypeVar("T")
@@ -30,9 +32,9 @@ class CommonOptions:
     ollama: str | None
     hub: str | None
 
-    def load(self, listen: str | None = None) -> config.Config:
+    def load(self, listen: str | None = None) -> Config:
         """Raises ConfigError."""
-        return config.load(self.file, flags={"--listen": listen, "--ollama": self.ollama, "--hub": self.hub})
+        return load(self.file, flags={"--listen": listen, "--ollama": self.ollama, "--hub": self.hub})
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:

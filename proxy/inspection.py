@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.backend import Backend
-from proxy.config import NO_SETTINGS, Config
+from proxy.config.sections import NO_SETTINGS, Config
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.metrics import Metrics
 from proxy.ollama.disk import free_disk

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config import Address, Config, Quantization, check, load
+from proxy.config.loading import check, load
+from proxy.config.sections import Config
+from proxy.config.values import Address, Quantization
 from proxy.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from proxy.config import ModelSettings
+from proxy.config.sections import ModelSettings
 from proxy.inspection import Inspection, inspect
 from proxy.planning.plan import Base, Format, Plan
 from proxy.standins.hub import StandInHub

@@ -11,7 +11,7 @@ from proxy import __version__
 from proxy.admin.events import stream_pulls
 from proxy.admin.models import Models
 from proxy.backend import Backend
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.errors import OllamaError, ProxyError, Refusal
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.pull.jobs import Jobs

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from proxy.app import App
-from proxy.config import Config, HubConfig, OllamaConfig, ServerConfig
+from proxy.config.sections import Config, HubConfig, OllamaConfig, ServerConfig
 from proxy.errors import OllamaError, ProxyError
 from proxy.ollama.client import Ollama, upstream_session
 from proxy.standins.hub import StandInHub

@@ -11,7 +11,8 @@ from rich.filesize import decimal
 from proxy.admin.handler import INSTANCE_HEADER, PREFIX
 from proxy.backend import spool_folder
 from proxy.commands.reclaim import check_reached, outdated
-from proxy.config import Config, Quantization
+from proxy.config.sections import Config
+from proxy.config.values import Quantization
 from proxy.errors import ConfigError, ProxyError
 from proxy.gguf.engine import engine_names, has_kernel
 from proxy.gguf.engine_ggml import PACKAGE

@@ -8,7 +8,7 @@ import orjson
 from msgspec.structs import replace
 
 from proxy.app import App
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.errors import ProxyError
 from proxy.network_errors import reason_of
 from proxy.store.journal import Locked

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from proxy.config import OllamaConfig
+from proxy.config.sections import OllamaConfig
 from proxy.ollama.blobs import BlobApi
 
 USUAL_FOLDERS = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama/models")

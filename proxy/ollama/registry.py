@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
-from proxy.config import LOOPBACK_OF_WILDCARD, Address, OllamaConfig
+from proxy.config.sections import OllamaConfig
+from proxy.config.values import LOOPBACK_OF_WILDCARD, Address
 
 NAMESPACE = "ollama-hf-proxy"
 PREFIX = f"/v2/{NAMESPACE}/"

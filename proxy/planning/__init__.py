@@ -17,7 +17,7 @@ How to read it:
 
 How to add a quantization:
 
-1. `Quantization` in proxy/config.py, in the order in which it is offered (the first six are the usual ones).
+1. `Quantization` in proxy/config/values.py, in the order in which it is offered (the first six are the usual ones).
 2. `FILE_TYPES` in proxy/gguf/tensor_types.py: the type of each tensor. `NEED_IMPORTANCE` there has the refused ones.
 3. An engine that makes the type: proxy/gguf/engine.py chooses between ggml, the kernel and numpy.
 4. `FILE_TYPE_NAMES` in `gguf_plan.py`: how Ollama shows it. `UNSUPPORTED` in `capabilities.py` if Ollama cannot run it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.split import SplitName
 from proxy.names import TAG, is_tag

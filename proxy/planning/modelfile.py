@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from proxy.chat.facts import ChatTemplate, TokenizerFacts
 from proxy.chat.parameters import parameters
 from proxy.chat.preference import needs_go
-from proxy.config import ModelSettings
+from proxy.config.sections import ModelSettings
 from proxy.errors import Refusal
 from proxy.gguf.header import Field, GgufHeader, ValueType
 from proxy.gguf.sentencepiece import PieceType

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from proxy.config import ModelSettings
+from proxy.config.sections import ModelSettings
 from proxy.planning.plan import GgufSummary, Plan
 
 CONFIG = "config"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config.sections import NO_SETTINGS, ModelSettings
 from proxy.planning.capabilities import Capabilities
 from proxy.planning.recipe import Literal, Range, Recipe
 from proxy.sources.base import Repository, RepositoryFile

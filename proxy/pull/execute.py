@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from proxy.config import ModelSettings, OllamaConfig
+from proxy.config.sections import ModelSettings, OllamaConfig
 from proxy.errors import OllamaError, OllamaGone, ProxyError, Refusal, Rejected
 from proxy.ollama.client import Ollama
 from proxy.ollama.disk import free_disk

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.ollama.client import Ollama
 from proxy.planning.identity import digest_of_value, outdated_reason, settings_identity, weights_identity
 from proxy.planning.ollama_layers import HeldModel, held_model, layers_of, shown_parameters

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import aclosing
 from functools import partial
 
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.ollama.client import Ollama
 from proxy.planning.identity import with_known_digests
 from proxy.planning.plan import Plan, bar_digest

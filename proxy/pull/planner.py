@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from proxy.chat.facts import ChatTemplate
 from proxy.chat.probe import probe
-from proxy.config import NO_SETTINGS, Config, GgufPulls
+from proxy.config.sections import NO_SETTINGS, Config
+from proxy.config.values import GgufPulls
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.tensors import GgufError

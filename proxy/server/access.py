@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from aiohttp import hdrs, web
 
-from proxy.config import ServerConfig
+from proxy.config.sections import ServerConfig
 from proxy.server.page import locked_page
 from proxy.server.responses import error_response
 

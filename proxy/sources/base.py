@@ -37,7 +37,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from proxy.config import convert
+from proxy.config.loading import convert
 from proxy.errors import ConfigError
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from http import HTTPStatus
 import aiohttp
 from yarl import URL
 
-from proxy.config import HubConfig
+from proxy.config.sections import HubConfig
 from proxy.errors import SourceError
 from proxy.network_errors import reason_of, translate_failures
 from proxy.sources.http_file import bearer, proxy_for, source_session

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from proxy.config import HubConfig
+from proxy.config.sections import HubConfig
 from proxy.errors import Interrupted, ProxyError, Refusal, SourceError
 from proxy.sources.base import RepositoryFile, SourceSettings
 from proxy.sources.http_file import CHECK_TOKEN, SHA256, HttpFile, Location, bearer, source_session

@@ -16,7 +16,7 @@ import orjson
 from aiohttp import hdrs
 from yarl import URL
 
-from proxy.config import http_url
+from proxy.config.values import http_url
 from proxy.errors import Interrupted, ProxyError, Refusal, SourceError
 from proxy.network_errors import may_pass, reason_of, translate_failures
 from proxy.sources.base import RepositoryFile, SourceSettings

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from proxy.config import Config, convert, host_and_repository
+from proxy.config.loading import convert
+from proxy.config.sections import Config, host_and_repository
 from proxy.errors import ConfigError
 from proxy.network_errors import reason_of
 from proxy.sources.base import Source, SourcePlugin, SourceSettings

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 import platformdirs
 
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.errors import ConfigError, ProxyError
 from proxy.ollama.registry import Blob
 

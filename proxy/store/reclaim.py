@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.errors import OllamaError, OllamaGone, ProxyError
 from proxy.ollama.blobs import PROBE, Write
 from proxy.ollama.client import Ollama

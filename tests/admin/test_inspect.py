@@ -4,7 +4,7 @@ import aiohttp
 import orjson
 import pytest
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.gguf import engine_ggml
 from proxy.inspection import inspect
 from proxy.planning.capabilities import UNSUPPORTED

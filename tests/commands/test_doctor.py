@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.commands.doctor import Finding, examine
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.gguf import engine, engine_ggml
 from proxy.gguf.engine import engine_names
 from proxy.gguf.engine_numpy import NumpyEngine

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.chat.facts import ChatTemplate
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config.sections import NO_SETTINGS, ModelSettings
 from proxy.gguf.header import Field, GgufHeader, ValueType
 from proxy.planning.capabilities import capabilities_of
 from proxy.planning.modelfile import (

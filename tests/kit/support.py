@@ -19,7 +19,8 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler as TypedHandler
 from yarl import URL
 
-from proxy.config import Config, check
+from proxy.config.loading import check
+from proxy.config.sections import Config
 from proxy.standins.hub import StandInHub
 from proxy.standins.listener import LoggedRequest
 from proxy.standins.responses import ErrorAnswer

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.loader_names import BEFORE_LLAMA_SERVER, PRE_TOKENIZERS, SINCE_LLAMA_SERVER

@@ -9,7 +9,7 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from proxy.config import NO_SETTINGS
+from proxy.config.sections import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform
 from proxy.planning.conversion_plan import Material, convert_material, read_tokens

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
 from proxy.planning.capabilities import UNSUPPORTED

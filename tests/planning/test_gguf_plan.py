@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.config import NO_SETTINGS, ModelSettings, Quantization
+from proxy.config.sections import NO_SETTINGS, ModelSettings
+from proxy.config.values import Quantization
 from proxy.errors import Damaged, Refusal
 from proxy.gguf import engine_ggml
 from proxy.gguf.engine import engine_for

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import ModelSettings
+from proxy.config.sections import ModelSettings
 from proxy.gguf.header import Field, write_header
 from proxy.gguf.tensors import TensorInfo, TensorType
 from proxy.gguf.transforms import Transform

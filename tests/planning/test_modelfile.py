@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.chat.facts import ChatTemplate
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config.sections import NO_SETTINGS, ModelSettings
 from proxy.errors import Refusal
 from proxy.gguf.header import Field
 from proxy.planning.modelfile import (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.chat.facts import ChatTemplate
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config.sections import NO_SETTINGS, ModelSettings
 from proxy.gguf.header import Field
 from proxy.planning.modelfile import OPENING, PLAIN
 from tests.kit.modelfiles import (

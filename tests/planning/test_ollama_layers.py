@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.config import ModelSettings
+from proxy.config.sections import ModelSettings
 from proxy.planning.ollama_layers import (
     OllamaConfigFile,
     held_model,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf import engine_ggml
 from proxy.gguf.cast import NoEngine

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import NO_SETTINGS, ModelSettings
+from proxy.config.sections import NO_SETTINGS, ModelSettings
 from proxy.planning.plan import Base, Format, Plan, weight_file
 from proxy.pull.create import model_body
 from tests.planning.listings import LFS, listing

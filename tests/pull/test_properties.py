@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.planning.gguf_files import choose_gguf, gguf_models
 from proxy.planning.weights import choose_files

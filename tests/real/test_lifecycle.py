@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.gguf.header import read_header
 from proxy.pull.execute import REMOVING
 from proxy.standins.hub import StandInHub

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.planning.capabilities import UNSUPPORTED
 from proxy.pull.execute import REMOVING
 from proxy.standins.hub import StandInHub

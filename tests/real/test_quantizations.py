@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.gguf.header import read_header
 from proxy.gguf.tensor_types import ModelFacts, quantized_types
 from proxy.gguf.tensors import TensorInfo, TensorType

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from proxy.app import App
-from proxy.config import Config
+from proxy.config.sections import Config
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.tiny_llama import tiny_llama
 from proxy.transfer.progress import MAX_BARS, Line

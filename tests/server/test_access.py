@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import ServerConfig
+from proxy.config.sections import ServerConfig
 from proxy.server.access import Access
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama

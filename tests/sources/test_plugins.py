@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from proxy.app import App
-from proxy.config import check
+from proxy.config.loading import check
 from proxy.errors import ConfigError
 from proxy.pull.reference import parse
 from proxy.sources import plugins

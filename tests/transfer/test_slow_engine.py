@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import GgufPulls
+from proxy.config.values import GgufPulls
 from proxy.gguf import cast
 from proxy.gguf.tensors import TensorType
 from proxy.sources import http_file

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from proxy.app import App
-from proxy.config import Quantization
+from proxy.config.values import Quantization
 from proxy.gguf.families import FAMILIES
 from proxy.inspection import inspect
 from proxy.ollama.blobs import PROBE_DIGEST

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from proxy.config import check
+from proxy.config.loading import check
 from proxy.errors import ConfigError
 from proxy.ollama.registry import Blob
 from proxy.standins.ollama import StandInOllama

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from proxy.app import App
-from proxy.config import Address, OllamaConfig
+from proxy.config.sections import OllamaConfig
+from proxy.config.values import Address
 from proxy.ollama.registry import url_for_ollama
 from proxy.standins.hub import StandInHub
 from proxy.standins.ollama import StandInOllama
