@@ -13,6 +13,7 @@ from typing import Any
 
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.family import Family
+from proxy.gguf.families.refused import REFUSED
 from proxy.planning.capabilities import (
     CORRECT_SINCE,
     EMBEDDING_ARCHITECTURES,
@@ -208,6 +209,7 @@ def page() -> str:
         ),
         ("## Logprobs that were not compared\n", _by_reason(WITHOUT_LOGPROBS)),
         ("## Refusals\n", _refusals(measured)),
+        ("## Architectures that no Ollama runs\n", _by_reason(REFUSED)),
     ]
     return "\n".join([INTRODUCTION, *("\n".join([title, *lines]).lstrip("\n") + "\n" for title, lines in sections)])
 

@@ -11,7 +11,8 @@ from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert
-from proxy.gguf.families import FAMILIES, NOT_SERVED
+from proxy.gguf.families import FAMILIES
+from proxy.gguf.families.refused import REFUSED
 from proxy.gguf.keeping import NVFP4, Fallback
 from proxy.gguf.model_config import CannotKeep
 from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
@@ -39,14 +40,14 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
     """The first of config.json's `architectures`; in older files that is a text, not a list.
 
     Raises NotConvertible if there is none, if the proxy does not know it, or if this Ollama does not run it, and
-    Refusal for an architecture that Ollama has no use for.
+    Refusal for one that no Ollama runs.
     """
     names = config.get("architectures")
     name = names if isinstance(names, str) else names[0] if isinstance(names, list) and names else None
     if not isinstance(name, str) or not name.isidentifier():
         raise NotConvertible(f"{where} names no architecture, so the proxy cannot know what the weights are")
-    if reason := NOT_SERVED.get(name):
-        raise Refusal(f"{where}: {reason}, and {name} does nothing else; pull another model")
+    if reason := REFUSED.get(name):
+        raise Refusal(f"{where}: {name} {reason}; pull another model")
     family = FAMILIES.get(name)
     if family is None:
         raise NotConvertible(f"{where}: this proxy does not know the architecture {name}")

@@ -7,12 +7,8 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import Refusal
-from proxy.gguf.families import NOT_SERVED
 from proxy.gguf.header import read_header
 from proxy.gguf.model_config import CannotConvert
-from proxy.planning.capabilities import capabilities_of
-from proxy.planning.conversion_plan import architecture_of
 from proxy.planning.embedding import pooling_of
 from proxy.planning.weights import NotConvertible
 from tests.gguf.differences import OTHER_VALUES, llama_cpp_figures
@@ -294,12 +290,6 @@ def test_window_pattern_of_modern_bert_follows_layer_types(kinds: list[str], eve
 def test_roberta_processor_without_a_token_is_refused(key: str) -> None:
     with pytest.raises(CannotConvert, match="unknown post-processor"):
         plan(tokenizer_of(REPOSITORIES["roberta"].files(), **{f"post_processor__{key}": None}))
-
-
-@pytest.mark.parametrize("architecture", NOT_SERVED)
-def test_reranker_is_refused_by_its_architecture(architecture: str) -> None:
-    with pytest.raises(Refusal, match=f"Ollama serves neither reranking nor classification, and {architecture} does"):
-        architecture_of("acme/tiny/config.json", {"architectures": [architecture]}, capabilities_of("0.40.0"))
 
 
 def test_jina_v3_is_refused_for_its_adapters() -> None:

@@ -151,15 +151,3 @@ FAMILIES: Mapping[str, Family] = {
     "XLMRobertaModel": XLM_ROBERTA,
 }
 """By the first of `architectures` in config.json."""
-
-NOT_SERVED: Mapping[str, str] = dict.fromkeys(
-    (
-        "BertForSequenceClassification",
-        "ModernBertForSequenceClassification",
-        "Qwen3ForSequenceClassification",
-        "RobertaForSequenceClassification",
-        "XLMRobertaForSequenceClassification",
-    ),
-    "Ollama serves neither reranking nor classification",
-)
-"""Architectures that llama.cpp runs and Ollama does not serve, with the reason."""

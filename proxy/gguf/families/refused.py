@@ -1,0 +1,44 @@
+"""Architectures that no Ollama runs: the proxy refuses them by name, with the reason, before it reads weights. Pure."""
+
+from collections.abc import Mapping
+
+_RANKS = "only ranks or classifies texts, and Ollama serves neither"
+_RANKING = """
+BertForSequenceClassification ModernBertForSequenceClassification Qwen3ForSequenceClassification
+RobertaForSequenceClassification XLMRobertaForSequenceClassification
+"""
+_DIFFUSES = "generates by diffusion, which Ollama's llama.cpp server cannot do"
+_DIFFUSING = "DreamModel LLaDAModelLM LLaDAMoEModel LLaDAMoEModelLM RND1"
+"""llama.cpp has a tool of its own for them. On 0.40 its server ends with an assertion when it loads one."""
+_ENCODES = "generates from what an encoder has read, and Ollama's llama.cpp server does not run such an encoder"
+_ENCODING = """
+BartForConditionalGeneration BigBirdPegasusForConditionalGeneration BlenderbotForConditionalGeneration
+BlenderbotSmallForConditionalGeneration FSMTForConditionalGeneration LEDForConditionalGeneration
+LongT5ForConditionalGeneration M2M100ForConditionalGeneration MBartForConditionalGeneration
+MT5ForConditionalGeneration MarianMTModel MvpForConditionalGeneration NllbMoeForConditionalGeneration
+PLBartForConditionalGeneration PegasusForConditionalGeneration PegasusXForConditionalGeneration
+ProphetNetForConditionalGeneration SwitchTransformersForConditionalGeneration T5ForConditionalGeneration
+T5Gemma2ForConditionalGeneration T5GemmaForConditionalGeneration T5WithLMHeadModel UMT5ForConditionalGeneration
+"""
+"""Tried on 0.40 with a T5 of llama.cpp's converter: it answers with tokens other than those of transformers."""
+_LACKS = "runs in no Ollama up to 0.40: its llama.cpp (b10488) has no such architecture"
+_LACKING = """
+BioGptForCausalLM BltForCausalLM CTRLLMHeadModel CodeGenForCausalLM CpmAntForCausalLM CwmForCausalLM
+DiffLlamaForCausalLM DogeForCausalLM Dots3NoteForCausalLM Dots3NoteForConditionalGeneration Emu3ForCausalLM
+FlexOlmoForCausalLM FuyuForCausalLM GPTJForCausalLM GPTNeoForCausalLM GPTNeoXJapaneseForCausalLM
+Glm5NextForConditionalGeneration GraniteMoeSWAForCausalLM GraniteSWAForCausalLM HYV4ForCausalLM HeliumForCausalLM
+HrmTextForCausalLM JetMoeForCausalLM Lfm3ForCausalLM LongcatFlashForCausalLM MapleForCausalLM
+ModernBertDecoderForCausalLM NanoChatForCausalLM OPTForCausalLM OlmoHybridForCausalLM OpenAIGPTLMHeadModel
+PersimmonForCausalLM Qwen4ExpForCausalLM Qwen4ExpForConditionalGeneration RecurrentGemmaForCausalLM RwkvForCausalLM
+Spark2_5ForCausalLM VaultGemmaForCausalLM XGLMForCausalLM XLNetLMHeadModel Zamba2ForCausalLM ZambaForCausalLM
+ZayaForCausalLM xLSTMForCausalLM
+"""
+"""Names that conversion/*.py of llama.cpp b10488 does not register, and that its src/models has no graph for."""
+
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(_RANKING.split(), _RANKS),
+    **dict.fromkeys(_DIFFUSING.split(), _DIFFUSES),
+    **dict.fromkeys(_ENCODING.split(), _ENCODES),
+    **dict.fromkeys(_LACKING.split(), _LACKS),
+}
+"""By the first of `architectures` in config.json: what to say after the name."""
