@@ -67,6 +67,9 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
     Raises CannotConvert for a shape that the rule does not expect.
     """
     match rule:
+        case Copy(_, True):
+            info = TensorInfo(tensor.new_name(rule.name), tensor.shape[::-1], TYPES[tensor.dtype])
+            return [Target(info, (tensor.rows(),))]
         case Copy():
             return [_target(tensor, tensor.new_name(rule.name), tensor.shape)]
         case AddOne():

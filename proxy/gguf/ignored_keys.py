@@ -49,7 +49,14 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
         *("rescale_prenorm_residual", "time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min"),
         *("time_step_scale", "router_aux_loss_coef", "output_router_logits", "router_jitter_noise"),
         *("router_z_loss_coef", "aux_loss_alpha", "seq_aux", "ep_size", "z_loss_weight", "neftune_noise_alpha"),
-        *("embd_pdrop", "attn_pdrop", "resid_pdrop", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+        *(
+            "embd_pdrop",
+            "emb_pdrop",
+            "attn_pdrop",
+            "resid_pdrop",
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+        ),
         *("recompute", "use_recompute", "altup_coef_clip", "full_attn_mod", "mtp_loss_scaling_factor"),
     ),
     "layers that predict further tokens, which are left out": (
@@ -65,4 +72,6 @@ HARMLESS_IN_ROPE = frozenset({"type", "rope_type", "finetuned"})
 
 
 def is_harmless(key: str) -> bool:
+    """`key` may be `object.key`, as in proxy/gguf/families/family.py."""
+    key = key.rpartition(".")[2] if key not in HARMLESS else key
     return key in HARMLESS or key.startswith(_PREFIXES) or key.endswith(_SUFFIXES)

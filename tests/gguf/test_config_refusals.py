@@ -67,6 +67,10 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"rope_parameters": {"full_attention": {**YARN_4, "rope_theta": 5e4}, "sliding_attention": local}}
 
 
+def _dbrx_experts(**change: Any) -> dict[str, Any]:
+    return {"ffn_config": {**REPOSITORIES["dbrx"].change["ffn_config"], **change}}
+
+
 @pytest.mark.parametrize(
     ("name", "config", "named"),
     [
@@ -240,6 +244,14 @@ def _two_ropes(local: Mapping[str, Any] | None) -> dict[str, Any]:
             ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")
             for sections in ([11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")
         ),
+        ("dbrx", {"attn_config": ["clip_qkv"]}, "attn_config = .*, which is not an object"),
+        ("dbrx", {"attn_config": {"kv_n_heads": 2, "rope_theta": 20000.0}}, "no clip_qkv"),
+        ("dbrx", {"attn_config": {"clip_qkv": 1.5, "kv_n_heads": 2}}, "no rope_theta"),
+        ("dbrx", {"hidden_size": 512}, "d_model = 256, and hidden_size = 512"),
+        ("dbrx", _dbrx_experts(ffn_act_fn={"name": "gelu"}), "ffn_act_fn"),
+        ("dbrx", _dbrx_experts(moe_normalize_expert_weights=None), "moe_normalize_expert_weights = None"),
+        ("dbrx", {"auto_map": {"AutoModel": "m.M"}, **_dbrx_experts(moe_gate="relu")}, "ffn_config.moe_gate = 'relu'"),
+        ("dbrx", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "another rope_theta"),
     ],
 )
 def test_config_of_a_family_is_refused(name: str, config: Mapping[str, Any], named: str) -> None:

@@ -33,6 +33,8 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 READ_AS: Mapping[str, Mapping[str, Any]] = {
     # transformers 5 does not read the `rope_theta` of transformers 4 for layers with a window.
     "olmo3": {"rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
+    # transformers 5 does not read the `rope_theta` in `attn_config`, which is DBRX's.
+    "dbrx": {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
     # transformers has no class for MiniCPM. Granite's class computes the same; its factors have these names.
     "minicpm": {
         "architectures": ["GraniteForCausalLM"],

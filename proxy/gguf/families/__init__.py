@@ -25,6 +25,7 @@ from proxy.gguf.families.bailingmoe import BAILING_MOE2
 from proxy.gguf.families.bert import BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
 from proxy.gguf.families.cohere import COHERE, COHERE2
+from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
@@ -69,6 +70,7 @@ FAMILIES: Mapping[str, Family] = {
     "BloomForCausalLM": BLOOM,
     "Cohere2ForCausalLM": COHERE2,
     "CohereForCausalLM": COHERE,
+    "DbrxForCausalLM": DBRX,
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,

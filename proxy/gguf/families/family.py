@@ -9,6 +9,7 @@ from proxy.gguf.families.rules import Rule
 from proxy.gguf.families.text_part import TextPart
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
 _LEGACY_NORM_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
@@ -29,6 +30,9 @@ class Family:
     `wordpiece`, `unigram`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """transformers' values for keys that config.json leaves out."""
+    key_aliases: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json under which it has what everything here reads under the second name: `d_model` for
+    `hidden_size`. `object.key` is a key within an object."""
     computed_tensors: Callable[[ModelConfig], Mapping[str, bytes]] = lambda _: {}
     """One-dimensional F32 tensors that are computed from config.json, such as RoPE frequencies."""
     rope_types: frozenset[str] = frozenset({"default", "linear", "dynamic", "yarn"})
@@ -105,13 +109,39 @@ class Family:
     def config(self, fields: Mapping[str, Any]) -> ModelConfig:
         """config.json with the family's defaults. Raises CannotConvert if a multimodal one has no `text_config`."""
         if self.text_part is None:
-            return ModelConfig({**self.defaults, **fields})
+            self._check_aliases(fields)
+            return ModelConfig({**self.defaults, **self.renamed(fields)})
         text = fields.get("text_config")
         if not isinstance(text, dict):
             raise CannotConvert("config.json has no text_config")
         # transformers 5 reads this key from the outer level, even if text_config has it too.
         tied = {key: value for key, value in {**self.defaults, **fields}.items() if key == "tie_word_embeddings"}
         return ModelConfig({**self.defaults, **fields, **text, **tied})
+
+    def renamed(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """config.json with the names that `key_aliases` leads to."""
+        return {self.key_aliases.get(key, key): value for key, value in self._flat(fields).items()}
+
+    def _flat(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without the objects that `key_aliases` names, but with their keys, as `object.key`."""
+        outer = {key: value for key, value in fields.items() if key not in self._objects}
+        inner = {key: value for key, value in fields.items() if key in self._objects and isinstance(value, dict)}
+        return {**outer, **{f"{key}.{name}": one for key, value in inner.items() for name, one in value.items()}}
+
+    @property
+    def _objects(self) -> set[str]:
+        return {alias.partition(".")[0] for alias in self.key_aliases if "." in alias}
+
+    def _check_aliases(self, fields: Mapping[str, Any]) -> None:
+        for key in self._objects & fields.keys():
+            if not isinstance(fields[key], dict):
+                raise CannotConvert(f"config.json has {key} = {shown(fields[key])}, which is not an object")
+        flat = self._flat(fields)
+        for alias, name in self.key_aliases.items():
+            if alias in flat and name in flat and flat[alias] != flat[name]:
+                raise CannotConvert(
+                    f"config.json has {alias} = {shown(flat[alias])}, and {name} = {shown(flat[name])} for the same"
+                )
 
     def name_in_rules(self, tensor: str) -> str | None:
         """The name by which `tensors` has a tensor of the weights; None for a tensor that is skipped."""

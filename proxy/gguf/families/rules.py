@@ -18,6 +18,8 @@ class Copy:
     """The unchanged tensor under another name."""
 
     name: str
+    keeps_type: bool = False
+    """Also where llama.cpp's converter makes F32 of such a tensor for other families."""
 
 
 @dataclass(frozen=True, slots=True)

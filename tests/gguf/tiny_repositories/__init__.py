@@ -4,7 +4,17 @@ Rows are multiples of 256 numbers, so that Ollama can quantize them. `python -m 
 writes them into folders. llama.cpp's converter made the figures in `tests/gguf/expected` from such folders.
 """
 
-from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, qwen, state_spaces
+from tests.gguf.tiny_repositories import (
+    dense,
+    encoders,
+    experts,
+    gemma,
+    glm,
+    large_mixtures,
+    llama,
+    qwen,
+    state_spaces,
+)
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -13,6 +23,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **experts.REPOSITORIES,
     **gemma.REPOSITORIES,
     **glm.REPOSITORIES,
+    **large_mixtures.REPOSITORIES,
     **llama.REPOSITORIES,
     **qwen.REPOSITORIES,
     **state_spaces.REPOSITORIES,

@@ -53,7 +53,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
         "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
         "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
     ),
-    "llama-bpe": _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL),
+    **dict.fromkeys(("llama-bpe", "smaug-bpe"), _split(HEAD_PATTERN + r"|\p{N}{1,3}" + TAIL)),
     "qwen2": _split(HEAD_PATTERN + r"|\p{N}" + TAIL),
     "gpt-4o": _split(
         rf"{_BEFORE}{_UPPER}*{_LOWER}+{_ENDINGS}?|{_BEFORE}{_UPPER}+{_LOWER}*{_ENDINGS}?|\p{{N}}{{1,3}}{_CASED_TAIL}"
