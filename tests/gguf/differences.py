@@ -17,6 +17,7 @@ _RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which mea
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob": _EXPERTS},
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob": _EXPERTS},
+    "distil_bert": {"bert.attention.head_count_kv": _HEADS},
     "eurobert": {"eurobert.attention.key_length": _LENGTHS, "eurobert.attention.value_length": _LENGTHS},
     "exaone": {"exaone.attention.layer_norm_rms_epsilon": "llama.cpp's loader needs it"},
     "gemma": {"gemma.rope.freq_base": _ROPE},
@@ -74,9 +75,14 @@ HALVES: Mapping[str, tuple[str, ...]] = {"jina_bert_code": ("ffn_up", "ffn_gate"
 """Repository → tensors of each layer that llama.cpp's converter leaves in one tensor.
 
 llama.cpp's graph uses the first half as the gate (cosine of the vectors: 0.9), the authors' code the second half."""
+ADDED: Mapping[str, Mapping[str, str]] = {
+    "distil_bert": {"token_types.weight": "it is zeros, without which Ollama below 0.30 does not run the model"},
+}
+"""Repository → tensor that only the proxy writes → reason."""
 ADD_EOS = "tokenizer.ggml.add_eos_token"
 """llama.cpp's converter also writes False; its loader assumes False if the key is missing."""
 WITHOUT_FIGURES: Mapping[str, str] = {
+    "camembert": "llama.cpp's converter treats its Unigram tokens as WordPieces, and its positions as BERT's",
     "gemma3_json": "without tokenizer.model, llama.cpp's converter treats its tokens as byte-level",
     "ministral": "llama.cpp's converter does not know this name",
     "mistral_model": "llama.cpp's converter does not know this name",
@@ -102,4 +108,4 @@ def differences(name: str) -> dict[str, str]:
         HALVES.get(name, ()), "llama.cpp keeps both in one tensor, but uses the other half as the gate"
     )
     other_values = {key: reason for key, (_, reason) in OTHER_VALUES.get(name, {}).items()}
-    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves}
+    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves, **ADDED.get(name, {})}

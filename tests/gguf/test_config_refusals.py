@@ -244,6 +244,8 @@ def _dbrx_experts(**change: Any) -> dict[str, Any]:
             ("qwen3_5moe", {"rope_scaling": {"mrope_section": sections}}, "mrope_section")
             for sections in ([11, 11], [0, 0, 0], [30, 30, 30], [6, 5, 5.0], "6, 5, 5")
         ),
+        ("distil_bert", {"activation": "relu"}, "activation = 'relu'"),
+        ("distil_bert", {"hidden_size": 512}, "dim = 256, and hidden_size = 512"),
         ("dbrx", {"attn_config": ["clip_qkv"]}, "attn_config = .*, which is not an object"),
         ("dbrx", {"attn_config": {"kv_n_heads": 2, "rope_theta": 20000.0}}, "no clip_qkv"),
         ("dbrx", {"attn_config": {"clip_qkv": 1.5, "kv_n_heads": 2}}, "no rope_theta"),

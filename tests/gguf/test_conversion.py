@@ -21,7 +21,7 @@ from proxy.gguf.header import read_header
 from proxy.gguf.tensor_sources import SourceRange
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
-from tests.gguf.differences import ADD_EOS, HALVES, ONLY_OURS, ONLY_THEIRS, WITHOUT_FIGURES, llama_cpp_figures
+from tests.gguf.differences import ADD_EOS, ADDED, HALVES, ONLY_OURS, ONLY_THEIRS, WITHOUT_FIGURES, llama_cpp_figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import HIDDEN
 from tests.gguf.writing import figures, plan, write
@@ -42,6 +42,9 @@ def test_metadata_and_tensors_match_llama_cpp(name: str) -> None:
         assert key not in theirs["metadata"]
         del ours["metadata"][key]
     assert ours["metadata"] == theirs["metadata"]
+    for tensor in ADDED.get(name, ()):
+        assert tensor not in theirs["tensors"]
+        del ours["tensors"][tensor]
     for tensors in (ours["tensors"], theirs["tensors"]):
         for tensor in [tensor for tensor in tensors if tensor.split(".")[-2] in HALVES.get(name, ())]:
             del tensors[tensor]

@@ -116,7 +116,11 @@ def write(conversion: Conversion, files: Mapping[str, bytes], window: int = WIND
 
 def written_to(target: Path, folder: Path) -> Path:
     """Writes the unquantized GGUF of the repository in `folder` to `target`."""
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".sha256" and path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix != ".sha256" and path.is_file()
+    }
     conversion = plan(files)
     with target.open("wb") as file:
         file.write(conversion.header)

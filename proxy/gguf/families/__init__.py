@@ -22,7 +22,7 @@ To add a family:
 from collections.abc import Mapping
 
 from proxy.gguf.families.bailingmoe import BAILING_MOE2
-from proxy.gguf.families.bert import BERT, ROBERTA, XLM_ROBERTA
+from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.dbrx import DBRX
@@ -68,12 +68,14 @@ FAMILIES: Mapping[str, Family] = {
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "BertModel": BERT,
     "BloomForCausalLM": BLOOM,
+    "CamembertModel": XLM_ROBERTA,
     "Cohere2ForCausalLM": COHERE2,
     "CohereForCausalLM": COHERE,
     "DbrxForCausalLM": DBRX,
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
+    "DistilBertModel": DISTIL_BERT,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
     "Ernie4_5ForCausalLM": ERNIE4_5,

@@ -87,3 +87,50 @@ XLM_ROBERTA = replace(
 )
 
 ROBERTA = replace(XLM_ROBERTA, tokenizers=("bpe",))
+
+_DISTILLED_LAYER = "transformer.layer.{}."
+
+
+def _no_token_types(config: ModelConfig) -> Mapping[str, bytes]:
+    """Zeros for a single token type: Ollama's own engine and the llama.cpp of old versions need the tensor."""
+    return {"token_types.weight": bytes(4 * config.hidden)}
+
+
+DISTIL_BERT = replace(
+    BERT,
+    tensors={
+        "embeddings.word_embeddings": "token_embd",
+        "embeddings.position_embeddings": "position_embd",
+        "embeddings.LayerNorm": "token_embd_norm",
+        _DISTILLED_LAYER + "attention.q_lin": "blk.{}.attn_q",
+        _DISTILLED_LAYER + "attention.k_lin": "blk.{}.attn_k",
+        _DISTILLED_LAYER + "attention.v_lin": "blk.{}.attn_v",
+        _DISTILLED_LAYER + "attention.out_lin": "blk.{}.attn_output",
+        _DISTILLED_LAYER + "sa_layer_norm": "blk.{}.attn_output_norm",
+        _DISTILLED_LAYER + "ffn.lin1": "blk.{}.ffn_up",
+        _DISTILLED_LAYER + "ffn.lin2": "blk.{}.ffn_down",
+        _DISTILLED_LAYER + "output_layer_norm": "blk.{}.layer_output_norm",
+    },
+    # transformers always uses this epsilon.
+    hyperparameters=(always("attention.layer_norm_epsilon", Field.float32(1e-12)), *BERT.hyperparameters),
+    computed_tensors=_no_token_types,
+    key_aliases={"dim": "hidden_size", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+    defaults={
+        "hidden_size": 768,
+        "n_heads": 12,
+        "n_layers": 6,
+        "hidden_dim": 3072,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 1,
+    },
+    accepted_values={
+        "activation": BERT.accepted_values["hidden_act"],
+        "is_decoder": (False, None),
+        "add_cross_attention": (False, None),
+    },
+    # Its weights have sinusoidal positions too.
+    harmless_keys=BERT.harmless_keys | {"dropout", "sinusoidal_pos_embds"},
+    prefix_aliases={"distilbert.": ""},
+    skipped_prefixes=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
+)
+"""DistilBERT: BERT with other names and without token types."""

@@ -12,6 +12,7 @@ from tests.gguf.tiny_repositories import (
     glm,
     large_mixtures,
     llama,
+    more_encoders,
     qwen,
     state_spaces,
 )
@@ -25,6 +26,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **glm.REPOSITORIES,
     **large_mixtures.REPOSITORIES,
     **llama.REPOSITORIES,
+    **more_encoders.REPOSITORIES,
     **qwen.REPOSITORIES,
     **state_spaces.REPOSITORIES,
 }

@@ -69,12 +69,12 @@ def _jina_byte_pairs() -> Tokenizer:
     return replace(base, files=files)
 
 
-def _word_pieces() -> Tokenizer:
+def word_pieces() -> Tokenizer:
     pieces = wordpieces()
     return Tokenizer(bert_tokenizer(pieces), len(pieces), {"pad": 0})
 
 
-def _unigram() -> Tokenizer:
+def unigram() -> Tokenizer:
     tokenizer = Tokenizer(*unigram_tokenizer(), {"bos": 0, "pad": 1, "eos": 2})
     return edit_tokenizer(
         tokenizer, lambda files: files["tokenizer_config.json"].update(clean_up_tokenization_spaces=True)
@@ -254,7 +254,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "JinaBertForMaskedLM",
         "bert",
         _jina_bert,
-        lambda: edit_tokenizer(_word_pieces(), _of_class("BertTokenizer")),
+        lambda: edit_tokenizer(word_pieces(), _of_class("BertTokenizer")),
         _jina_bert_of("jinaai/jina-bert-implementation"),
         drop=("num_key_value_heads", "rms_norm_eps", "rope_theta", "tie_word_embeddings"),
         pooling="mean",
@@ -269,13 +269,13 @@ REPOSITORIES: dict[str, Tiny] = {
         pooling="mean",
     ),
     "nomic_bert": Tiny(
-        "NomicBertModel", "nomic_bert", _nomic_bert, _word_pieces, NOMIC_BERT, drop=NOT_IN_NOMIC_BERT, pooling="mean"
+        "NomicBertModel", "nomic_bert", _nomic_bert, word_pieces, NOMIC_BERT, drop=NOT_IN_NOMIC_BERT, pooling="mean"
     ),
     "nomic_bert_moe": Tiny(
         "NomicBertModel",
         "nomic_bert",
         _nomic_bert,
-        _unigram,
+        unigram,
         {
             **NOMIC_BERT,
             **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), True),
@@ -295,7 +295,7 @@ REPOSITORIES: dict[str, Tiny] = {
         "NomicBertModel",
         "nomic_bert",
         _nomic_bert,
-        _word_pieces,
+        word_pieces,
         {
             "type_vocab_size": 2,
             "layer_norm_eps": 1e-4,

@@ -1,0 +1,56 @@
+"""Writes transformers' vectors of texts, for tiny encoders.
+
+`python -m tests.real.make_vectors NAME…` adds them to vectors.json. It needs torch and transformers, which this project
+does not depend on. The vectors are from transformers 5.24 with torch 2.15, in F32 with eager attention.
+"""
+
+import json
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.__main__ import write
+from tests.gguf.tiny_repositories.tokenizer import TEXT
+
+VECTORS = Path(__file__).with_name("vectors.json")
+TEXTS = (
+    "the quick brown fox jumps",
+    "When other people talk about Water,  and fire: 12 cafés",
+    "a",
+    TEXT,
+    "  the story   begins and  ends ",
+)
+DIGITS = 5
+
+
+def vectors(name: str) -> list[dict[str, Any]]:
+    """The vectors of the repository, of length 1, after its pooling. Raises ValueError if a weight is missing."""
+    torch, transformers = import_module("torch"), import_module("transformers")
+    with tempfile.TemporaryDirectory() as folder:
+        write(name, Path(folder))
+        model, loading = transformers.AutoModel.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if missing := [key for key in loading["missing_keys"] if not key.startswith("pooler.")]:
+        raise ValueError(f"transformers did not find all weights of {name}: {missing}")
+    model.eval()
+    made = []
+    for text in TEXTS:
+        tokens = tokenizer(text).input_ids
+        with torch.no_grad():
+            rows = model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+        row = {"mean": rows.mean(0), "cls": rows[0], "lasttoken": rows[-1]}[REPOSITORIES[name].pooling or "mean"]
+        numbers = [round(number, DIGITS) for number in (row / row.norm()).tolist()]
+        made.append({"text": text, "tokens": len(tokens), "vector": numbers})
+    return made
+
+
+if __name__ == "__main__":
+    recorded = json.loads(VECTORS.read_text())
+    recorded |= {name: vectors(name) for name in sys.argv[1:]}
+    lines = [f"{json.dumps(name)}: {json.dumps(one, ensure_ascii=False)}" for name, one in recorded.items()]
+    VECTORS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
