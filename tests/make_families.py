@@ -209,7 +209,7 @@ def page() -> str:
         ),
         ("## Logprobs that were not compared\n", _by_reason(WITHOUT_LOGPROBS)),
         ("## Refusals\n", _refusals(measured)),
-        ("## Architectures that no Ollama runs\n", _by_reason(REFUSED)),
+        ("## Architectures that are refused by name\n", _by_reason(REFUSED)),
     ]
     return "\n".join([INTRODUCTION, *("\n".join([title, *lines]).lstrip("\n") + "\n" for title, lines in sections)])
 

@@ -26,6 +26,7 @@ def test_architecture_that_no_ollama_runs_is_refused_with_its_reason(architectur
         ("LLaDAModelLM", "generates by diffusion"),
         ("T5ForConditionalGeneration", "does not run such an encoder"),
         ("OPTForCausalLM", "no such architecture"),
+        ("GroveMoeForCausalLM", "the output of the large ones"),
     ],
 )
 def test_each_reason_is_for_its_own_architectures(architecture: str, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Architectures that no Ollama runs: the proxy refuses them by name, with the reason, before it reads weights. Pure."""
+"""Architectures that no Ollama runs, or only wrongly: refused by name, with the reason, before any weights. Pure."""
 
 from collections.abc import Mapping
 
@@ -34,11 +34,16 @@ Spark2_5ForCausalLM VaultGemmaForCausalLM XGLMForCausalLM XLNetLMHeadModel Zamba
 ZayaForCausalLM xLSTMForCausalLM
 """
 """Names that conversion/*.py of llama.cpp b10488 does not register, and that its src/models has no graph for."""
+_SWAPS = "is not what its authors made: llama.cpp feeds its small experts with the output of the large ones"
+_SWAPPED = "GroveMoeForCausalLM"
+"""grovemoe.cpp at b10488 and b11434. The authors' small experts get the layer's input; on 0.40 the logprobs are those
+of this difference."""
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_RANKING.split(), _RANKS),
     **dict.fromkeys(_DIFFUSING.split(), _DIFFUSES),
     **dict.fromkeys(_ENCODING.split(), _ENCODES),
     **dict.fromkeys(_LACKING.split(), _LACKS),
+    **dict.fromkeys(_SWAPPED.split(), _SWAPS),
 }
 """By the first of `architectures` in config.json: what to say after the name."""
