@@ -22,6 +22,7 @@ from proxy.gguf.keeping import FILE_TYPE, NVFP4, Fallback, choose, try_to_keep
 from proxy.gguf.loadable import check_loadable
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.requantize import QUANTIZATION_VERSION
+from proxy.gguf.single_numbers import write_numbers
 from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
 from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target, unpacked
@@ -140,6 +141,7 @@ def convert(
     metadata = {
         **_general(family, description, sources, FILE_TYPE if file_type == NVFP4 else FILE_TYPES[file_type].number),
         **_model_metadata(family, settings, tokenizer, description, sources),
+        **dict(write_numbers(family, settings, weights)),
     }
     name = name_for_loader(str(metadata["general.name"].value), tokenizer, metadata["tokenizer.ggml.tokens"])
     metadata["general.name"] = Field.string(name)

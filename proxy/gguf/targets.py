@@ -10,6 +10,7 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import Auxiliary, Copy, Mxfp4Experts, Rule, Stacked
 from proxy.gguf.header import MAX_DIMENSIONS
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.single_numbers import names_of
 from proxy.gguf.tensor_sources import TYPES, FixedBytes, LocatedTensor, MatchedTensor, ReadTensor, SourceTensor, Target
 from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
@@ -54,10 +55,11 @@ def _needed_tensors(
     family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]
 ) -> Iterator[LocatedTensor]:
     """The tensors that the GGUF needs, under the names that the family's rules use."""
+    in_metadata = names_of(family, config.blocks)
     for path, tensors in weights.items():
         for source_name, source in tensors.items():
             name = family.name_in_rules(source_name)
-            if name is None or name.endswith(_NOT_NEEDED):
+            if name is None or name in in_metadata or name.endswith(_NOT_NEEDED):
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue

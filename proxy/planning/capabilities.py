@@ -41,6 +41,7 @@ LLAMA_SERVER = Version(0, 30, 0)
 # already runs those that are not listed. For Qwen with linear attention it is the first version whose own engine loads
 # files of llama.cpp's converter (8da09b1e7).
 RUNS_SINCE: Mapping[str, Version] = {
+    "apertus": Version(0, 12, 6),
     "arcee": Version(0, 11, 5),
     "bailingmoe2": Version(0, 12, 11),
     "ernie4_5": Version(0, 11, 5),

@@ -15,6 +15,7 @@ from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.refused import REFUSED
 from proxy.gguf.keeping import NVFP4, Fallback
 from proxy.gguf.model_config import CannotKeep
+from proxy.gguf.single_numbers import numbers_to_read
 from proxy.gguf.tensor_sources import FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import GgufError
 from proxy.gguf.tokenizer_files import TokenizerFiles
@@ -114,7 +115,9 @@ class Material:
     @property
     def may_need_parts(self) -> bool:
         """False if `parts_to_read` finds none, which is far quicker to know than what it finds."""
-        return any(mark in header.content for header in self.headers.values() for mark in READ_MARKS)
+        return bool(FAMILIES[self.architecture].single_numbers) or any(
+            mark in header.content for header in self.headers.values() for mark in READ_MARKS
+        )
 
     @property
     def architecture(self) -> str:
@@ -250,7 +253,8 @@ class FilePart(NamedTuple):
 def parts_to_read(material: Material) -> list[FilePart]:
     """The small tensors whose bytes a conversion needs (`Material.read`). Raises NotConvertible."""
     with _conversion_errors(material.repository):
-        wanted = tensors_to_read(_tensors(material))
+        tensors, family = _tensors(material), FAMILIES[material.architecture]
+        wanted = [*tensors_to_read(tensors), *numbers_to_read(family, family.config(material.config), tensors)]
     return [FilePart(one.path, one.source.start, one.source.stop) for one in wanted]
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
+from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import GgufHeader, ValueType
+from proxy.gguf.single_numbers import numbers_to_read
 from proxy.gguf.tensor_sources import BesideRange, FixedBytes, ReadTensor, SourceRange, SourceTensor
 from proxy.gguf.tensors import TensorType
 from proxy.gguf.unpacking import tensors_to_read
@@ -68,11 +70,14 @@ def tensors_of(files: Mapping[str, bytes]) -> SourceTensors:
 
 def with_bytes(weights: SourceTensors, files: Mapping[str, bytes]) -> SourceTensors:
     """The same tensors, with the bytes of those that a plan reads."""
+    config = json.loads(files["config.json"])
+    family = FAMILIES[config["architectures"][0]]
+    wanted = [*tensors_to_read(weights), *numbers_to_read(family, family.config(config), weights)]
     read = {
         (one.path, one.name): ReadTensor(
             one.dtype, one.shape, one.source.start, one.source.stop, files[one.path][one.source.start : one.source.stop]
         )
-        for one in tensors_to_read(weights)
+        for one in wanted
     }
     return {
         path: {name: read.get((path, name), tensor) for name, tensor in tensors.items()}

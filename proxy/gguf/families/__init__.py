@@ -21,6 +21,7 @@ To add a family:
 
 from collections.abc import Mapping
 
+from proxy.gguf.families.apertus import APERTUS
 from proxy.gguf.families.bailingmoe import BAILING_MOE2
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
@@ -64,6 +65,7 @@ from proxy.gguf.families.stablelm import STABLELM
 from proxy.gguf.families.starcoder2 import STARCODER2
 
 FAMILIES: Mapping[str, Family] = {
+    "ApertusForCausalLM": APERTUS,
     "ArceeForCausalLM": ARCEE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "BertModel": BERT,

@@ -12,7 +12,7 @@ from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
-_LEGACY_NORM_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}
+_LEGACY_NORM_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Norm parameters of files older than PyTorch's norms; transformers still reads them."""
 
 
@@ -35,6 +35,8 @@ class Family:
     `hidden_size`. `object.key` is a key within an object."""
     computed_tensors: Callable[[ModelConfig], Mapping[str, bytes]] = lambda _: {}
     """One-dimensional F32 tensors that are computed from config.json, such as RoPE frequencies."""
+    single_numbers: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of one number, and the whole GGUF key that has it. With `{}` for the layer, the key has an array."""
     rope_types: frozenset[str] = frozenset({"default", "linear", "dynamic", "yarn"})
     """RoPE scaling types that the GGUF can express, or that change nothing within the original context."""
     accepted_values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)

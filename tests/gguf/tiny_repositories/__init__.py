@@ -16,6 +16,7 @@ from tests.gguf.tiny_repositories import (
     qwen,
     state_spaces,
 )
+from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, qwen, recent, state_spaces
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -28,6 +29,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **llama.REPOSITORIES,
     **more_encoders.REPOSITORIES,
     **qwen.REPOSITORIES,
+    **recent.REPOSITORIES,
     **state_spaces.REPOSITORIES,
 }
 """The name of the file in `tests/gguf/expected` → the repository."""
