@@ -59,6 +59,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "gpt-oss": Version(0, 11, 5),
     "granitehybrid": Version(0, 11, 5),
     "hunyuan-dense": Version(0, 11, 5),
+    "hy_v3": Version(0, 32, 2),
     "jamba": Version(0, 11, 5),
     "jina-bert-v2": Version(0, 11, 5),  # older versions expect the two halves of the MLP in two tensors
     "laguna": Version(0, 32, 3),  # older versions have other names for its tensors and keys
@@ -71,14 +72,19 @@ RUNS_SINCE: Mapping[str, Version] = {
     "nemotron_h_moe": LLAMA_SERVER,
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
+    "maincoder": LLAMA_SERVER,
+    "mellum": Version(0, 30, 9),
     "modern-bert": LLAMA_SERVER,
+    "nanbeige": Version(0, 32, 6),
     "nomic-bert-moe": Version(0, 6, 8),
+    "pangu-embedded": Version(0, 13, 2),
     "qwen3": Version(0, 6, 6),
     "qwen35": Version(0, 17, 5),
     "qwen35moe": Version(0, 17, 5),
     "qwen3moe": Version(0, 6, 6),
     "qwen3next": Version(0, 17, 5),
     "seed_oss": Version(0, 12, 4),
+    "smallthinker": Version(0, 11, 5),
     "smollm3": Version(0, 11, 5),
 }
 # Read from llama-vocab.cpp at every release. Older versions use their default pre-tokenizer without a warning.

@@ -175,3 +175,14 @@ def test_calculated_tensors_are_rounded_once(dtype: str) -> None:
     changes = [{**tiny.change, "lm_head_multiplier": each} for each in (factor, 1.0)]
     scaled, plain = (_output(replace(tiny, change=change).files()) for change in changes)
     assert np.array_equal(scaled, plain * np.float32(factor))
+
+
+def test_layers_of_hy_v3_for_multi_token_prediction_are_left_out() -> None:
+    def with_another_layer(weights: Weights) -> None:
+        added = {
+            name.replace("layers.2.", "layers.3."): x for name, x in weights.tensors.items() if "layers.2." in name
+        }
+        weights.tensors |= added
+        weights.norm("model.layers.3.final_layernorm")
+
+    assert plan(edited_weights("hy_v3", with_another_layer)).tensors == plan(repository("hy_v3")).tensors

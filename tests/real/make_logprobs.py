@@ -25,7 +25,13 @@ from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 
 FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs.json", "packed_logprobs.json"))
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
-WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE)
+WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(
+    (
+        *("bailingmoe2", "deepseek", "internlm2", "maincoder"),
+        *("nanbeige", "smallthinker", "smallthinker_windows"),
+    ),
+    REMOTE_CODE,
+)
 """Chat models that are not in the file, with the reason."""
 PACKED_WITHOUT_LOGPROBS = frozenset(("phi3_gptq_2bit",))
 """With its weights of two bits, no prompt has a continuation that is likely enough."""
@@ -44,6 +50,9 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "logits_scaling": HIDDEN / 128,
         "attention_multiplier": HEAD**-0.5,
     },
+    # Those of one loop and of openPangu are Llama's; openPangu calls its biases otherwise.
+    "nanbeige_once": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+    "pangu": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True},
 }
 """Changes of config.json with which transformers computes the same as the repository's own code."""
 STEPS = 24

@@ -42,6 +42,7 @@ from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
 from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from proxy.gguf.families.hunyuan import HUNYUAN
+from proxy.gguf.families.hy_v3 import HY_V3
 from proxy.gguf.families.internlm2 import INTERNLM2
 from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
@@ -49,18 +50,23 @@ from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
 from proxy.gguf.families.llama import ARCEE, LLAMA, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
+from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
+from proxy.gguf.families.mellum import MELLUM
 from proxy.gguf.families.minicpm import MINICPM
 from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.modernbert import MODERN_BERT
+from proxy.gguf.families.nanbeige import NANBEIGE
 from proxy.gguf.families.nemotron import NEMOTRON
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
 from proxy.gguf.families.seed_oss import SEED_OSS
+from proxy.gguf.families.smallthinker import SMALL_THINKER
 from proxy.gguf.families.stablelm import STABLELM
 from proxy.gguf.families.starcoder2 import STARCODER2
 
@@ -107,6 +113,7 @@ FAMILIES: Mapping[str, Family] = {
     "GraniteMoeHybridForCausalLM": GRANITE_HYBRID,
     "GraniteMoeSharedForCausalLM": GRANITE_MOE,
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
+    "HYV3ForCausalLM": HY_V3,
     "InternLM2ForCausalLM": INTERNLM2,
     "JambaForCausalLM": JAMBA,
     "JinaBertForMaskedLM": JINA_BERT,
@@ -119,7 +126,9 @@ FAMILIES: Mapping[str, Family] = {
     "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
     "LlamaForCausalLM": LLAMA,
     "LlamaModel": LLAMA,
+    "MaincoderForCausalLM": MAINCODER,
     "MambaForCausalLM": MAMBA,
+    "MellumForCausalLM": MELLUM,
     "MiniCPMForCausalLM": MINICPM,
     "Ministral3ForCausalLM": MINISTRAL3,
     "MinistralForCausalLM": MISTRAL,
@@ -128,6 +137,7 @@ FAMILIES: Mapping[str, Family] = {
     "MistralModel": MISTRAL,
     "MixtralForCausalLM": MIXTRAL,
     "ModernBertModel": MODERN_BERT,
+    "NanbeigeForCausalLM": NANBEIGE,
     "NemotronForCausalLM": NEMOTRON,
     "NemotronHForCausalLM": NEMOTRON_H,
     "NomicBertModel": NOMIC_BERT,
@@ -136,6 +146,7 @@ FAMILIES: Mapping[str, Family] = {
     "Olmo3ForCausalLM": OLMO3,
     "OlmoeForCausalLM": OLMOE,
     "OlmoForCausalLM": OLMO,
+    "PanguEmbeddedForCausalLM": PANGU_EMBEDDED,
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,
     "Qwen2ForCausalLM": QWEN2,
@@ -151,6 +162,7 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3NextForCausalLM": QWEN3_NEXT,
     "RobertaModel": ROBERTA,
     "SeedOssForCausalLM": SEED_OSS,
+    "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,
     "StableLmForCausalLM": STABLELM,
     "Starcoder2ForCausalLM": STARCODER2,

@@ -111,6 +111,19 @@ def rope_bases(config: ModelConfig) -> Pairs:
         yield key, Field.float32(finite(f"config.json has {key}", base))
 
 
+def one_rope_base(config: ModelConfig) -> Pairs:
+    """For families in which llama.cpp uses one base for all layers, and scales RoPE only in full-attention layers."""
+    rope = config.find("rope_scaling") or config.find("rope_parameters") or {}
+    if "full_attention" not in rope:
+        return
+    bases = dict(rope_bases(config))
+    if bases["rope.freq_base"] != bases["rope.freq_base_swa"]:
+        raise CannotConvert(
+            "config.json has another rope_theta for sliding_attention, which llama.cpp does not support"
+        )
+    yield from bases.items()
+
+
 def sliding_by_layer(config: ModelConfig) -> list[bool]:
     """For each layer whether it has a sliding window, by `layer_types` or else by `sliding_window_pattern`."""
     if slides := _slides_by_type(config):

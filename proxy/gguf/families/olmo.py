@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, rope_bases, sliding_layers
+from proxy.gguf.families.common_keys import ANY_SILU, UNTIED, one_rope_base, sliding_layers
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
     ATTENTION_BIAS,
@@ -46,23 +46,10 @@ OLMO2 = Family(
 )
 
 
-def _check_one_base(config: ModelConfig) -> Pairs:
-    """llama.cpp uses one base for all layers, and scales RoPE only in full-attention layers."""
-    rope = config.find("rope_scaling") or config.find("rope_parameters") or {}
-    if "full_attention" not in rope:
-        return
-    bases = dict(rope_bases(config))
-    if bases["rope.freq_base"] != bases["rope.freq_base_swa"]:
-        raise CannotConvert(
-            "config.json has another rope_theta for sliding_attention, which llama.cpp does not support"
-        )
-    yield from bases.items()
-
-
 OLMO3 = Family(
     "olmo2",
     OLMO2_TENSORS,
-    (*BASIC, sliding_layers, _check_one_base),
+    (*BASIC, sliding_layers, one_rope_base),
     defaults={**OLMO2.defaults, "rope_theta": 500000.0, "sliding_window": 4096, "sliding_window_pattern": 4},
     tensor_flags=ATTENTION_BIAS,
     accepted_values={**ANY_SILU, **UNTIED},
