@@ -71,8 +71,9 @@ def tensors_of(files: Mapping[str, bytes]) -> SourceTensors:
 def with_bytes(weights: SourceTensors, files: Mapping[str, bytes]) -> SourceTensors:
     """The same tensors, with the bytes of those that a plan reads."""
     config = json.loads(files["config.json"])
-    family = FAMILIES[config["architectures"][0]]
-    wanted = [*tensors_to_read(weights), *numbers_to_read(family, family.config(config), weights)]
+    family = FAMILIES.get((config.get("architectures") or [""])[0])
+    numbers = numbers_to_read(family, family.config(config), weights) if family else []
+    wanted = [*tensors_to_read(weights), *numbers]
     read = {
         (one.path, one.name): ReadTensor(
             one.dtype, one.shape, one.source.start, one.source.stop, files[one.path][one.source.start : one.source.stop]
