@@ -15,6 +15,7 @@ from proxy.gguf.families.rules import (
     Mxfp4Experts,
     Padded,
     Permuted,
+    PermutedHeads,
     Reordered,
     Reshaped,
     RowsFrom,
@@ -75,7 +76,9 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
         case AddOne():
             return [_add_one(rule, tensor)]
         case Permuted():
-            return [_permuted(rule, config, tensor)]
+            return [_permuted(rule, rule.heads(config), tensor)]
+        case PermutedHeads():
+            return [_permuted(rule, tensor.row_count / rule.size(config), tensor)]
         case Split():
             return _split(rule, config, tensor)
         case Transposed():
@@ -193,11 +196,10 @@ def _add_one(rule: AddOne, tensor: MatchedTensor) -> Target:
     return Target(info, (tensor.rows().then([add_one(tensor.dtype)]),))
 
 
-def _permuted(rule: Permuted, config: ModelConfig, tensor: MatchedTensor) -> Target:
-    heads = rule.heads(config)
-    if not heads or tensor.row_count % (2 * heads):
-        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, which {heads} heads cannot share")
-    step = interleave(tensor.row_size, tensor.row_count // heads)
+def _permuted(rule: Permuted | PermutedHeads, heads: float, tensor: MatchedTensor) -> Target:
+    if not heads or heads % 1 or tensor.row_count % (2 * heads):
+        raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, which {heads:g} heads cannot share")
+    step = interleave(tensor.row_size, tensor.row_count // int(heads))
     return _target(tensor, tensor.new_name(rule.name), tensor.shape, steps=[step])
 
 

@@ -5,6 +5,7 @@ Without these checks, a config.json that does not fit its weights would make a f
 (src/llama-model.cpp at b10488) and of each architecture's `load_arch_tensors` (src/models).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -245,9 +246,9 @@ def _check_hyperparameters(sizes: _Sizes, *, heads_fill_embedding: bool) -> None
 
 def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     """Checks that exactly the layers with experts by the metadata have their tensors, shared experts included."""
-    stems: dict[int | None, set[str]] = {}
+    stems: defaultdict[int | None, set[str]] = defaultdict(set)
     for name in (TensorName.of(tensor.name) for tensor in tensors):
-        stems.setdefault(name.block, set()).add(name.stem)
+        stems[name.block].add(name.stem)
     outer = sizes.of(None)
     first = sizes.read("leading_dense_block_count") if outer["n_expert"] else MAX_BLOCKS
     interval = sizes.read("interleave_moe_layer_step", 1)

@@ -44,6 +44,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "apertus": Version(0, 12, 6),
     "arcee": Version(0, 11, 5),
     "bailingmoe2": Version(0, 12, 11),
+    "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "eurobert": LLAMA_SERVER,
@@ -86,6 +87,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "seed_oss": Version(0, 12, 4),
     "smallthinker": Version(0, 11, 5),
     "smollm3": Version(0, 11, 5),
+    "talkie": LLAMA_SERVER,
 }
 # Read from llama-vocab.cpp at every release. Older versions use their default pre-tokenizer without a warning.
 PRE_TOKENIZER_SINCE: Mapping[str, Version] = {

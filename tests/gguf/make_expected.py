@@ -22,14 +22,17 @@ _CONVERT = """
 import sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 import conversion.base
+import conversion.deci
 import convert_hf_to_gguf
 pre = sys.argv[2]
+conversion.deci.DeciModel.set_vocab = conversion.base.TextModel._set_vocab_gpt2
 conversion.base.TextModel.get_vocab_base_pre = lambda *_: pre
 sys.argv[1:] = sys.argv[3:]
 convert_hf_to_gguf.main()
 """
 """The converter knows a pre-tokenizer by the tokens that real tokenizers make of a text, so it does not know tiny
-ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name."""
+ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name. For DeciLM it takes
+every vocabulary of another size than Llama 3's for that of DeciLM-7B."""
 
 
 def record(name: str, llama_cpp: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from proxy.gguf.model_config import CannotConvert
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.llama import MINISTRAL3
+from tests.gguf.tiny_repositories.recent import deci_block
 from tests.gguf.tiny_repositories.repository import YARN
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import plan
@@ -71,6 +72,18 @@ def _dbrx_experts(**change: Any) -> dict[str, Any]:
     return {"ffn_config": {**REPOSITORIES["dbrx"].change["ffn_config"], **change}}
 
 
+def _blocks(layer: int, **parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers of the tiny DeciLM; one of them with other values in these parts."""
+    blocks = [dict(block) for block in REPOSITORIES["deci"].change["block_configs"]]
+    blocks[layer] |= {name: {**blocks[layer][name], **part} for name, part in parts.items()}
+    return {"block_configs": blocks}
+
+
+def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
+    first, *_ = REPOSITORIES["deci_alike"].change["block_configs"]
+    return [first, deci_block(group, size)]
+
+
 @pytest.mark.parametrize(
     ("name", "config", "named"),
     [
@@ -113,6 +126,21 @@ def _dbrx_experts(**change: Any) -> dict[str, Any]:
         ("apertus", {"attention_bias": True}, "attention_bias"),
         ("apertus", {"hidden_act": "silu"}, "hidden_act"),
         ("apertus", {"rope_scaling": None}, "neither rope_scaling nor rope_parameters"),
+        ("deci", {"block_configs": None}, "no block_configs for 5 layers"),
+        ("deci", _blocks(0, attention={"n_heads_in_group": 3}), "n_heads_in_group = 3"),
+        ("deci", _blocks(0, attention={"window_length": 8}), "window_length"),
+        ("deci", _blocks(0, attention={"no_op": True}), "no_op"),
+        ("deci", _blocks(1, attention={"no_op": False, "replace_with_linear": True}), "replace_with_linear"),
+        ("deci", _blocks(0, ffn={"ffn_mult": None, "no_op": True}), "without an ffn in layer 0"),
+        ("deci", _blocks(0, ffn={"ffn_mult": "1"}), "ffn_mult"),
+        ("deci", _blocks(0, ffn={"intermediate_size": 512}), "intermediate_size"),
+        ("deci", _blocks(1, attention={"n_heads_in_group": 1, "no_op": False}), "blk.1.attn_"),
+        ("deci", _blocks(0, attention={"n_heads_in_group": 4}), "attn_k.weight is to have the shape"),
+        ("deci", {"head_dim": 32}, "head_dim"),
+        ("deci_alike", {"block_configs": _alike(None, None)}, "without an ffn in layer 1"),
+        ("talkie", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("talkie", {"num_key_value_heads": 2}, "attn_k.weight is to have the shape"),
+        ("talkie", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         ("hy_v3", {"mlp_layer_types": ["sparse"] * 3}, "blk.0.exp_probs_b"),
         ("hy_v3", {"mlp_layer_types": ["dense", "dense", "sparse"]}, "blk.1.ffn_down"),
         ("hy_v3", {"num_shared_experts": 1}, "ffn_gate_shexp|ffn_up_shexp|ffn_down_shexp"),

@@ -19,7 +19,7 @@ from typing import Any
 from tests.gguf.packing.rows import as_plain
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.byte_level import byte_characters
-from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, LAYERS
+from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HIDDEN, KV_HEADS, LAYERS
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 
@@ -27,8 +27,8 @@ FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
 WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(
     (
-        *("bailingmoe2", "deepseek", "internlm2", "maincoder"),
-        *("nanbeige", "smallthinker", "smallthinker_windows"),
+        *("bailingmoe2", "deci", "deepseek", "internlm2", "maincoder"),
+        *("nanbeige", "smallthinker", "smallthinker_windows", "talkie"),
     ),
     REMOTE_CODE,
 )
@@ -50,7 +50,13 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "logits_scaling": HIDDEN / 128,
         "attention_multiplier": HEAD**-0.5,
     },
-    # Those of one loop and of openPangu are Llama's; openPangu calls its biases otherwise.
+    # These are Llamas: layers that are alike, one loop, and biases by another key.
+    "deci_alike": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "intermediate_size": FEED_FORWARD,
+        "num_key_value_heads": KV_HEADS,
+    },
     "nanbeige_once": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
     "pangu": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True},
 }

@@ -27,6 +27,7 @@ from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.dbrx import DBRX
+from proxy.gguf.families.deci import DECI
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
@@ -69,6 +70,7 @@ from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
 from proxy.gguf.families.stablelm import STABLELM
 from proxy.gguf.families.starcoder2 import STARCODER2
+from proxy.gguf.families.talkie import TALKIE
 
 FAMILIES: Mapping[str, Family] = {
     "ApertusForCausalLM": APERTUS,
@@ -80,6 +82,7 @@ FAMILIES: Mapping[str, Family] = {
     "Cohere2ForCausalLM": COHERE2,
     "CohereForCausalLM": COHERE,
     "DbrxForCausalLM": DBRX,
+    "DeciLMForCausalLM": DECI,
     "DeepseekForCausalLM": DEEPSEEK,
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
@@ -166,6 +169,7 @@ FAMILIES: Mapping[str, Family] = {
     "SmolLM3ForCausalLM": SMOLLM3,
     "StableLmForCausalLM": STABLELM,
     "Starcoder2ForCausalLM": STARCODER2,
+    "TalkieForCausalLM": TALKIE,
     "XLMRobertaModel": XLM_ROBERTA,
 }
 """By the first of `architectures` in config.json."""

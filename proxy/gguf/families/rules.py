@@ -31,6 +31,14 @@ class Permuted:
 
 
 @dataclass(frozen=True, slots=True)
+class PermutedHeads:
+    """The same for layers that differ in their number of heads. A head has `size` rows."""
+
+    name: str
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
 class AddOne:
     """A norm weight to which transformers adds 1 when it applies the norm; llama.cpp expects the sum."""
 
@@ -196,6 +204,7 @@ class Reordered:
 Rule = (
     Copy
     | Permuted
+    | PermutedHeads
     | AddOne
     | Stacked
     | Split
@@ -240,6 +249,7 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
         case (
             Copy()
             | Permuted()
+            | PermutedHeads()
             | AddOne()
             | Stacked()
             | MergedQkv()

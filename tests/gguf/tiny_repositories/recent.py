@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.gguf.tiny_repositories.byte_level import qwen_tokens, tekken_tokens
+from tests.gguf.tiny_repositories.byte_level import byte_pairs, llama3_tokens, qwen_tokens, tekken_tokens
 from tests.gguf.tiny_repositories.repository import (
     EXPERTS,
     FEED_FORWARD,
     HEAD,
+    HEADS,
     HIDDEN,
     LLAMA3_ROPE,
     MOE,
@@ -81,6 +82,53 @@ def _maincoder(weights: Weights) -> None:
         weights.mlp(layer, name="feed_forward")
 
 
+def _deci(weights: Weights) -> None:
+    config = weights.config
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        block = config["block_configs"][number]
+        if group := block["attention"]["n_heads_in_group"]:
+            weights.norm(f"{layer}input_layernorm")
+            for part, heads in (("q", HEADS), ("k", HEADS // group), ("v", HEADS // group)):
+                weights.linear(f"{layer}self_attn.{part}_proj", heads * HEAD, HIDDEN)
+            weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HIDDEN)
+        if size := block["ffn"]["ffn_mult"]:
+            weights.norm(f"{layer}post_attention_layernorm")
+            weights.mlp(layer, 256 if size < 2 else FEED_FORWARD)
+
+
+def _talkie(weights: Weights) -> None:
+    weights.add("model.embed.weight", weights.config["vocab_size"], HIDDEN)
+    weights.add("lm_head", weights.config["vocab_size"], HIDDEN)
+    weights.tensors["lm_head_gain.w_g"] = np.array([1.5], np.float32)
+    for number in range(weights.config["num_hidden_layers"]):
+        block = f"model.blocks.{number}."
+        for part in ("query", "key", "value", "resid"):
+            weights.linear(f"{block}attn.attn_{part}", HIDDEN, HIDDEN)
+        weights.tensors[f"{block}attn.head_gain.head_g"] = np.linspace(0.5, 2, HEADS, dtype=np.float32)
+        for part, rows, columns in (
+            ("gate", FEED_FORWARD, HIDDEN),
+            ("linear", FEED_FORWARD, HIDDEN),
+            ("resid", HIDDEN, FEED_FORWARD),
+        ):
+            weights.linear(f"{block}mlp.mlp_{part}", rows, columns)
+        for name, value in (("attn_gain", 0.5), ("mlp_gain", 0.75), ("embed_skip", 0.25)):
+            weights.tensors[f"{block}{name}.a_g"] = np.array([value + number], np.float32)
+
+
+def deci_block(group: int | None, size: float | None) -> dict[str, Any]:
+    """`group` is the number of Q heads that share K and V. None stands for a part that the layer does not have."""
+    return {
+        "attention": {
+            "n_heads_in_group": group,
+            "no_op": group is None,
+            "replace_with_linear": False,
+            "window_length": None,
+        },
+        "ffn": {"ffn_mult": size, "no_op": size is None, "replace_with_linear": False, "sparsify": None},
+    }
+
+
 SMALL_THINKER: dict[str, Any] = {
     "head_dim": HEAD,
     "moe_num_primary_experts": EXPERTS,
@@ -101,6 +149,32 @@ REPOSITORIES: dict[str, Tiny] = {
         _apertus,
         tekken_tokens,
         {"hidden_act": "xielu", "rope_scaling": {**LLAMA3_ROPE, "factor": 8.0}, "rope_theta": 12e6},
+    ),
+    "deci": Tiny(
+        "DeciLMForCausalLM",
+        "nemotron-nas",
+        _deci,
+        llama3_tokens,
+        {
+            "num_hidden_layers": 5,
+            "block_configs": [
+                deci_block(2, 3.0),
+                deci_block(None, 1.5),
+                deci_block(None, None),
+                deci_block(4, 1.3),
+                deci_block(1, 3.0),
+            ],
+            "rope_theta": 5e5,
+        },
+        drop=("intermediate_size", "num_key_value_heads"),
+    ),
+    "deci_alike": Tiny(
+        "DeciLMForCausalLM",
+        "nemotron-nas",
+        _deci,
+        llama3_tokens,
+        {"block_configs": [deci_block(2, 3.0)] * 2},
+        drop=("intermediate_size", "num_key_value_heads"),
     ),
     "hy_v3": Tiny(
         "HYV3ForCausalLM",
@@ -186,5 +260,13 @@ REPOSITORIES: dict[str, Tiny] = {
             "moe_primary_router_apply_softmax": True,
         },
         drop=("intermediate_size", "hidden_act"),
+    ),
+    "talkie": Tiny(
+        "TalkieForCausalLM",
+        "talkie",
+        _talkie,
+        lambda: byte_pairs("gpt-4o"),
+        {"head_dim": HEAD, "num_key_value_heads": HEADS, "rope_theta": 1e6},
+        drop=("rms_norm_eps",),
     ),
 }
