@@ -14,9 +14,9 @@ from tests.gguf.tiny_repositories import (
     llama,
     more_encoders,
     qwen,
+    recent,
     state_spaces,
 )
-from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, qwen, recent, state_spaces
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
