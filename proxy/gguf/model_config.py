@@ -102,7 +102,7 @@ class ModelConfig:
 
     @property
     def hidden(self) -> int:
-        return self.positive("hidden_size", "n_embd", "n_embed")
+        return self.positive("hidden_size", "n_embd", "n_embed", "d_model")
 
     @property
     def heads(self) -> int:

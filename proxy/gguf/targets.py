@@ -16,7 +16,8 @@ from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, shown
 from proxy.gguf.transforms import WIDTHS
 
 _MXFP4_TYPES = {"U8": TensorType.MXFP4}
-_NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+_NOT_NEEDED = (".attention.masked_bias", ".attention.bias", ".attn.masked_bias", ".attn.bias", ".rotary_emb.inv_freq")
+"""Masks and frequencies, which follow from config.json."""
 _SUFFIXES = ("weight", "bias")
 _NUMBERS = re.compile(r"(?<![^.])(?:0|[1-9][0-9]{0,4})(?![^.])")
 """Numbers between the dots of a name. No model needs more than five digits."""

@@ -12,6 +12,7 @@ _ROPE = "llama.cpp's converter assumes 10,000 for every Gemma, but its loader re
 _GATING = "llama.cpp guesses it from the number of tokens"
 _HEADS = "llama.cpp uses the same number, that of all heads, if it is missing"
 _OLD_FORM = "llama.cpp's converter reads only the older form of config.json, but its loader needs the key"
+_FILE_TYPE = "llama.cpp's converter leaves it out only for these families"
 _LENGTHS = "llama.cpp's converter relies on transformers' defaults, and refuses their classifier_pooling"
 _RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which means the same for these layers"
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
@@ -36,12 +37,19 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "nomic_bert": {"nomic-bert.attention.head_count_kv": _HEADS},
     "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv": _HEADS},
     "roberta": {"bert.attention.head_count_kv": _HEADS},
-    "gptneox": {"general.file_type": "llama.cpp's converter leaves it out only for this family"},
+    "gptneox": {"general.file_type": _FILE_TYPE},
+    "mpt": {"general.file_type": _FILE_TYPE},
 }
 """Repository → key that only the proxy writes → reason."""
 OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
     "bert": {"bert.attention.head_count_kv": (4, _HEADS)},
     "bert_hole": {"bert.attention.head_count_kv": (4, _HEADS)},
+    "gpt2_gelu": {
+        "gpt2.feed_forward_length": (
+            512,
+            "llama.cpp's converter always writes four times the embedding, and its loader then refuses the tensors",
+        )
+    },
     "xlm_roberta": {
         "bert.attention.head_count_kv": (4, _HEADS),
         "tokenizer.ggml.remove_extra_whitespaces": (

@@ -18,6 +18,7 @@ CHOSEN_TYPES = {
     "Llama4ForCausalLM": "llama4_text",
     "LlamaForCausalLM": "llama",
     "LlamaModel": "llama",
+    "MPTForCausalLM": "mpt",
     "Qwen3_5ForCausalLM": "qwen3_5_text",
     "Qwen3_5MoeForCausalLM": "qwen3_5_moe_text",
 }

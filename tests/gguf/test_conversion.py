@@ -21,7 +21,16 @@ from proxy.gguf.header import read_header
 from proxy.gguf.tensor_sources import SourceRange
 from proxy.gguf.tensors import GgufError
 from proxy.planning.safetensors import Tensor
-from tests.gguf.differences import ADD_EOS, ADDED, HALVES, ONLY_OURS, ONLY_THEIRS, WITHOUT_FIGURES, llama_cpp_figures
+from tests.gguf.differences import (
+    ADD_EOS,
+    ADDED,
+    HALVES,
+    ONLY_OURS,
+    ONLY_THEIRS,
+    OTHER_VALUES,
+    WITHOUT_FIGURES,
+    llama_cpp_figures,
+)
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.repository import HIDDEN
 from tests.gguf.writing import figures, plan, write
@@ -35,6 +44,9 @@ def test_metadata_and_tensors_match_llama_cpp(name: str) -> None:
     theirs = llama_cpp_figures(name)
     if ADD_EOS not in ours["metadata"] and ours["metadata"]["tokenizer.ggml.model"]["value"] == "gpt2":
         assert theirs["metadata"].pop(ADD_EOS, {"value": False})["value"] is False
+    for key, (value, _) in OTHER_VALUES.get(name, {}).items():
+        assert ours["metadata"][key]["value"] == value
+        assert ours["metadata"].pop(key) != theirs["metadata"].pop(key)
     for key in ONLY_THEIRS.get(name, ()):
         assert key not in ours["metadata"]
         del theirs["metadata"][key]

@@ -109,6 +109,17 @@ def test_tie_word_embeddings_is_read_outside_text_config() -> None:
         plan({**files, "config.json": dump(config)})
 
 
+def test_masks_are_left_out() -> None:
+    """As in OpenAI's own files; llama.cpp's converter (b11434) fails on them."""
+
+    def with_masks(weights: Weights) -> None:
+        weights.add("h.0.attn.bias", 1, 1, 512, 512)
+        weights.add("h.0.attn.masked_bias", 1)
+
+    files = edited_weights("gpt2", with_masks)
+    assert write(plan(files), files) == converted("gpt2")
+
+
 @pytest.mark.parametrize("name", ["glm4moe", "glm4moelite"])
 def test_layers_for_training_are_left_out(name: str) -> None:
     """llama.cpp's converter keeps GLM's, but nothing runs them."""

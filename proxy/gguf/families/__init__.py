@@ -27,6 +27,7 @@ from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, 
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_MULTIMODAL
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_MULTIMODAL
 from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE
+from proxy.gguf.families.gpt2 import GPT2, STARCODER
 from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
 from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
@@ -46,6 +47,7 @@ from proxy.gguf.families.minicpm import MINICPM
 from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.modernbert import MODERN_BERT
 from proxy.gguf.families.nanbeige import NANBEIGE
+from proxy.gguf.families.mpt import MPT
 from proxy.gguf.families.nemotron import NEMOTRON
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
@@ -97,6 +99,8 @@ FAMILIES: Mapping[str, Family] = {
     "Glm4MoeForCausalLM": GLM4_MOE,
     "Glm4MoeLiteForCausalLM": GLM4_MOE_LITE,
     "GlmForCausalLM": GLM,
+    "GPT2LMHeadModel": GPT2,
+    "GPTBigCodeForCausalLM": STARCODER,
     "GPTNeoXForCausalLM": GPT_NEOX,
     "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,
@@ -129,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
     "MixtralForCausalLM": MIXTRAL,
     "ModernBertModel": MODERN_BERT,
     "NanbeigeForCausalLM": NANBEIGE,
+    "MPTForCausalLM": MPT,
     "NemotronForCausalLM": NEMOTRON,
     "NemotronHForCausalLM": NEMOTRON_H,
     "NomicBertModel": NOMIC_BERT,

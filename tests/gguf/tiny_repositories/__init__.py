@@ -17,9 +17,11 @@ from tests.gguf.tiny_repositories import (
     recent,
     state_spaces,
 )
+from tests.gguf.tiny_repositories import classic, dense, encoders, experts, gemma, glm, llama, qwen, state_spaces
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
+    **classic.REPOSITORIES,
     **dense.REPOSITORIES,
     **encoders.REPOSITORIES,
     **experts.REPOSITORIES,
