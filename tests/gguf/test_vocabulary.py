@@ -23,6 +23,7 @@ from tests.gguf.tiny_repositories.gemma import gemma4_pieces
 from tests.gguf.tiny_repositories.sentencepiece import sentence_pieces
 from tests.gguf.tiny_repositories.tokenizer import dump, edit_tokenizer
 from tests.gguf.writing import plan
+from tests.kit.protobuf import bytes_field
 from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, plan_with, repository
 from tests.kit.tiny_tokenizers import added_token
 
@@ -62,6 +63,17 @@ def test_space_prefix_follows_tokenizer_json_then_model() -> None:
     assert header.metadata["tokenizer.ggml.add_space_prefix"].value is False
     tiny = replace(REPOSITORIES["internlm2"], tokenizer=sentence_pieces)
     assert read_header(plan(tiny.files()).header).metadata["tokenizer.ggml.add_space_prefix"].value is True
+
+
+@pytest.mark.parametrize("name", ["internlm3", "orion"])
+def test_space_prefix_of_tokenizer_model_counts(name: str) -> None:
+    """The authors' code leaves it to SentencePiece, whatever tokenizer_config.json has."""
+    files = {path: content for path, content in repository(name).items() if path != "tokenizer.json"}
+    config = json.loads(files["tokenizer_config.json"])
+    without = files["tokenizer.model"] + bytes_field(3, b"\x18\x00")
+    for written in ({}, {"add_prefix_space": True}):
+        changed = files | {"tokenizer.model": without, "tokenizer_config.json": dump({**config, **written})}
+        assert read_header(plan(changed).header).metadata["tokenizer.ggml.add_space_prefix"].value is False
 
 
 @pytest.mark.parametrize("name", sorted(REPOSITORIES))

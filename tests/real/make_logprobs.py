@@ -41,6 +41,21 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
     # transformers 5 does not read the `rope_theta` in `attn_config`, which is DBRX's.
     "dbrx": {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
+    # transformers has no class for InternLM 3. Llama's class computes the same; its biases have these names.
+    "internlm3": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    # transformers has no class for Orion. StableLM's class computes the same if RoPE rotates all of a head.
+    "orion": {
+        "architectures": ["StableLmForCausalLM"],
+        "model_type": "stablelm",
+        "layer_norm_eps": 1e-4,
+        "partial_rotary_factor": 1.0,
+        "use_qkv_bias": False,
+    },
     # transformers has no class for MiniCPM. Granite's class computes the same; its factors have these names.
     "minicpm": {
         "architectures": ["GraniteForCausalLM"],

@@ -34,6 +34,7 @@ from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
 from proxy.gguf.families.hunyuan import HUNYUAN
 from proxy.gguf.families.hy_v3 import HY_V3
 from proxy.gguf.families.internlm2 import INTERNLM2
+from proxy.gguf.families.internlm3 import INTERNLM3
 from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.laguna import LAGUNA
@@ -53,6 +54,7 @@ from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.pangu import PANGU_EMBEDDED
+from proxy.gguf.families.orion import ORION
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
@@ -110,6 +112,7 @@ FAMILIES: Mapping[str, Family] = {
     "HunYuanDenseV1ForCausalLM": HUNYUAN,
     "HYV3ForCausalLM": HY_V3,
     "InternLM2ForCausalLM": INTERNLM2,
+    "InternLM3ForCausalLM": INTERNLM3,
     "JambaForCausalLM": JAMBA,
     "JinaBertForMaskedLM": JINA_BERT,
     "JinaBertModel": JINA_BERT,
@@ -143,6 +146,7 @@ FAMILIES: Mapping[str, Family] = {
     "OlmoeForCausalLM": OLMOE,
     "OlmoForCausalLM": OLMO,
     "PanguEmbeddedForCausalLM": PANGU_EMBEDDED,
+    "OrionForCausalLM": ORION,
     "Phi3ForCausalLM": PHI3,
     "PhiForCausalLM": PHI2,
     "Qwen2ForCausalLM": QWEN2,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, Writer, llama3_frequencies
 from proxy.gguf.model_config import CannotConvert, ModelConfig, finite
+from proxy.gguf.sentencepiece import adds_dummy_prefix
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 
@@ -60,6 +61,12 @@ def check_head_size(config: ModelConfig) -> Pairs:
 def space_prefix(_: ModelConfig, files: TokenizerFiles) -> Pairs:
     if isinstance(files.config.get("add_prefix_space"), bool):
         yield "add_space_prefix", Field.boolean(files.config["add_prefix_space"])
+
+
+def model_space_prefix(_: ModelConfig, files: TokenizerFiles) -> Pairs:
+    """For families whose tokenizers leave spaces to tokenizer.model, which llama.cpp's converter does not ask."""
+    if files.model is not None and not adds_dummy_prefix(files.model):
+        yield "add_space_prefix", Field.boolean(False)
 
 
 def no_rope_scaling(_: ModelConfig) -> Pairs:

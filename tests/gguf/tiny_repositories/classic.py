@@ -1,7 +1,26 @@
 """Families of 2019 to 2023, from before most models were built like Llama."""
 
+from typing import Any
+
 from tests.gguf.tiny_repositories.byte_level import smollm_tokens
-from tests.gguf.tiny_repositories.repository import HEAD, HEADS, HIDDEN, LAYERS, Tiny, Weights
+from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HEADS, HIDDEN, LAYERS, Tiny, Weights
+from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces, sentence_pieces
+from tests.gguf.tiny_repositories.tokenizer import Tokenizer, decoder_of, edit_tokenizer
+from tests.kit.tiny_tokenizers import added_token
+
+
+def _turn_pieces() -> Tokenizer:
+    """With a special token that ends a turn."""
+
+    def change(files: dict[str, dict[str, Any]]) -> None:
+        token = added_token("<|im_end|>", base.rows)
+        files["tokenizer.json"]["added_tokens"].append(token)
+        config = files["tokenizer_config.json"]
+        config["added_tokens_decoder"] |= decoder_of([token])
+        config["chat_template"] = config["chat_template"].replace("eos_token", "'<|im_end|>'")
+
+    base = sentence_pieces()
+    return edit_tokenizer(base, change, rows=1)
 
 
 def _gpt2(weights: Weights, prefix: str = "") -> None:
@@ -52,6 +71,27 @@ def _mpt(weights: Weights) -> None:
     weights.norm("transformer.norm_f")
 
 
+def _internlm3(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.attention(layer, bias="qkvo")
+        for name, rows, columns in (
+            ("gate_proj", FEED_FORWARD, HIDDEN),
+            ("up_proj", FEED_FORWARD, HIDDEN),
+            ("down_proj", HIDDEN, FEED_FORWARD),
+        ):
+            weights.linear(f"{layer}mlp.{name}", rows, columns, bias=True)
+
+
+def _orion(weights: Weights) -> None:
+    weights.ends(bias=True)
+    for layer in weights.layers():
+        weights.norms(layer, bias=True)
+        weights.attention(layer)
+        weights.mlp(layer)
+
+
 LLAMA_KEYS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "hidden_act", "rms_norm_eps", "rope_theta"),
@@ -76,6 +116,20 @@ REPOSITORIES: dict[str, Tiny] = {
         change={**GPT2, "n_inner": 512, "activation_function": "gelu", "tie_word_embeddings": False},
         drop=LLAMA_KEYS,
     ),
+    "internlm3": Tiny(
+        "InternLM3ForCausalLM",
+        "internlm3",
+        _internlm3,
+        _turn_pieces,
+        {
+            "head_dim": HEAD,
+            "qkv_bias": True,
+            "bias": True,
+            "rms_norm_eps": 1e-4,
+            "rope_theta": 50000.0,
+            "rope_scaling": {"rope_type": "dynamic", "factor": 6.0},
+        },
+    ),
     "mpt": Tiny(
         "MPTForCausalLM",
         "mpt",
@@ -93,6 +147,13 @@ REPOSITORIES: dict[str, Tiny] = {
             "init_config": {"name": "kaiming_normal_", "init_std": 0.02},
         },
         drop=(*LLAMA_KEYS, "tie_word_embeddings"),
+    ),
+    "orion": Tiny(
+        "OrionForCausalLM",
+        "orion",
+        _orion,
+        instruct_pieces,
+        {"rms_norm_eps": 1e-4, "max_sequence_length": 512, "max_position_embeddings": 512},
     ),
     "starcoder": Tiny(
         "GPTBigCodeForCausalLM",
