@@ -402,6 +402,8 @@ NEWER = {"transformers_version": "99.0.0"}
         ("deepseek3", {**DEEPSEEK_NOTES, "topk_method": "noaux_tc"}),
         ("stablelm", {**OWN_CODE, "use_qkv_bias": True, "qk_layernorm": False, "hidden_dropout": 0.0}),
         ("falcon", {**OWN_CODE, "hidden_act": None, "multi_query": True, "parallel_attn": True, "hidden_dropout": 0.0}),
+        ("falcon_7b", {**OWN_CODE, "hidden_act": None, "num_kv_heads": 71, "ffn_hidden_size": 1024}),
+        ("falcon_rw", {**OWN_CODE, "attention_dropout": 0.0, "hidden_dropout": 0.0, "initializer_range": 0.02}),
         ("gptneox", {"hidden_dropout": 0.0, "classifier_dropout": 0.1, "rope_scaling": None}),
         ("bloom", {"masked_softmax_fusion": True, "offset_alibi": 100, "slow_but_exact": False, "unk_token_id": 0}),
         ("olmo2", {"attention_bias": False, "clip_qkv": None}),

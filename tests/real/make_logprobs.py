@@ -56,6 +56,15 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "partial_rotary_factor": 1.0,
         "use_qkv_bias": False,
     },
+    # Falcon's first code had other names for these keys.
+    "falcon_rw": {
+        "architectures": ["FalconForCausalLM"],
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_attention_heads": 4,
+        "num_kv_heads": 2,
+        "num_hidden_layers": LAYERS,
+    },
     # transformers has no class for MiniCPM. Granite's class computes the same; its factors have these names.
     "minicpm": {
         "architectures": ["GraniteForCausalLM"],

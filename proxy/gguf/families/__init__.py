@@ -20,7 +20,7 @@ from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
 from proxy.gguf.families.exaone import EXAONE, EXAONE4
-from proxy.gguf.families.falcon import FALCON
+from proxy.gguf.families.falcon import FALCON, REFINED_WEB
 from proxy.gguf.families.falcon_h1 import FALCON_H1
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
@@ -161,6 +161,7 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3MoeForCausalLM": QWEN3_MOE,
     "Qwen3NextForCausalLM": QWEN3_NEXT,
     "RobertaModel": ROBERTA,
+    "RWForCausalLM": REFINED_WEB,
     "SeedOssForCausalLM": SEED_OSS,
     "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,

@@ -168,6 +168,19 @@ def _falcon(weights: Weights) -> None:
         weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN)
 
 
+def _falcon_7b(weights: Weights) -> None:
+    """One norm for attention and MLP, and one head of K and V."""
+    weights.add("transformer.word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
+    weights.norm("transformer.ln_f", bias=True)
+    for number in range(LAYERS):
+        layer = f"transformer.h.{number}."
+        weights.norms(layer, "input_layernorm", bias=True)
+        weights.linear(f"{layer}self_attention.query_key_value", (HEADS + 2) * HEAD, HIDDEN)
+        weights.linear(f"{layer}self_attention.dense", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.dense_h_to_4h", 4 * HIDDEN, HIDDEN)
+        weights.linear(f"{layer}mlp.dense_4h_to_h", HIDDEN, 4 * HIDDEN)
+
+
 def _bloom(weights: Weights) -> None:
     weights.add("word_embeddings.weight", weights.config["vocab_size"], HIDDEN)
     weights.norms("", "word_embeddings_layernorm", "ln_f", bias=True)
@@ -270,6 +283,40 @@ REPOSITORIES: dict[str, Tiny] = {
         lambda: byte_pairs("falcon"),
         {"layer_norm_epsilon": 1e-5, "num_kv_heads": KV_HEADS, "new_decoder_architecture": True, **TIED},
         drop=("rms_norm_eps", "num_key_value_heads", "intermediate_size"),
+    ),
+    "falcon_7b": Tiny(
+        "FalconForCausalLM",
+        "falcon",
+        _falcon_7b,
+        lambda: byte_pairs("falcon"),
+        # Without num_kv_heads, llama.cpp's converter reads transformers' default and fails.
+        {
+            "layer_norm_epsilon": 1e-4,
+            "multi_query": True,
+            "new_decoder_architecture": False,
+            "num_kv_heads": 1,
+            **TIED,
+        },
+        drop=("rms_norm_eps", "num_key_value_heads", "intermediate_size"),
+    ),
+    "falcon_rw": Tiny(
+        "RWForCausalLM",
+        "RefinedWeb",
+        _falcon,
+        lambda: byte_pairs("falcon"),
+        {
+            "n_head": HEADS,
+            "n_head_kv": KV_HEADS,
+            "n_layer": LAYERS,
+            "layer_norm_epsilon": 1e-4,
+            "parallel_attn": True,
+            "bias": False,
+            "alibi": False,
+        },
+        drop=(
+            *("rms_norm_eps", "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+            *("max_position_embeddings", "rope_theta", "hidden_act", "tie_word_embeddings"),
+        ),
     ),
     "gptneox": Tiny(
         "GPTNeoXForCausalLM",
