@@ -65,6 +65,13 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
         "num_kv_heads": 2,
         "num_hidden_layers": LAYERS,
     },
+    # StableLM's first code had other names for these keys.
+    "stablelm_epoch": {
+        "architectures": ["StableLmForCausalLM"],
+        "model_type": "stablelm",
+        "layer_norm_eps": 1e-4,
+        "partial_rotary_factor": 0.5,
+    },
     # transformers has no class for MiniCPM. Granite's class computes the same; its factors have these names.
     "minicpm": {
         "architectures": ["GraniteForCausalLM"],

@@ -61,6 +61,7 @@ from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MUL
 from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
 from proxy.gguf.families.stablelm import STABLELM
+from proxy.gguf.families.stablelm import STABLELM, STABLELM_EPOCH
 from proxy.gguf.families.starcoder2 import STARCODER2
 from proxy.gguf.families.talkie import TALKIE
 
@@ -165,6 +166,7 @@ FAMILIES: Mapping[str, Family] = {
     "SeedOssForCausalLM": SEED_OSS,
     "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,
+    "StableLMEpochForCausalLM": STABLELM_EPOCH,
     "StableLmForCausalLM": STABLELM,
     "Starcoder2ForCausalLM": STARCODER2,
     "TalkieForCausalLM": TALKIE,

@@ -1,5 +1,7 @@
 """Stability AI's StableLM. Pure."""
 
+from dataclasses import replace
+
 from proxy.gguf.families.common_keys import ANY_SILU, UNTIED
 from proxy.gguf.families.common_tensors import (
     ATTENTION,
@@ -55,3 +57,17 @@ STABLELM = Family(
     shapes=QK_NORM_PER_HEAD_SHAPES,
     heads_fill_embedding=True,
 )
+
+STABLELM_EPOCH = replace(
+    STABLELM,
+    tensors={**EMBEDDING_AND_OUTPUT, **NORMS, **ATTENTION, **MLP},
+    has_transformers_class=False,
+    # Those of the authors' own code. llama.cpp's converter takes a missing use_parallel_residual for true, and
+    # llama.cpp does not read it: the norm before the MLP shows that nothing is parallel.
+    defaults={"max_position_embeddings": 4096, "norm_eps": 1e-5, "rope_pct": 0.25, "num_key_value_heads": 32},
+    optional_tensors=frozenset(),
+    required_biases=STABLELM.required_biases | {"ffn_norm"},
+    optional_biases=QKV,
+    tensor_flags={"use_qkv_bias": STABLELM.tensor_flags["use_qkv_bias"]},
+)
+"""StableLM 3B and 2 1.6B with the code that they came with."""

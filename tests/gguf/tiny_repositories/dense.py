@@ -459,6 +459,14 @@ REPOSITORIES: dict[str, Tiny] = {
         {"partial_rotary_factor": 0.25, "use_qkv_bias": False, "layer_norm_eps": 1e-5, "qk_layernorm": True},
         drop=("rms_norm_eps",),
     ),
+    "stablelm_epoch": Tiny(
+        "StableLMEpochForCausalLM",
+        "stablelm_epoch",
+        _stablelm,
+        qwen_tokens,
+        {"rope_pct": 0.5, "use_qkv_bias": True, "norm_eps": 1e-4},
+        drop=("rms_norm_eps",),
+    ),
     "starcoder2": Tiny(
         "Starcoder2ForCausalLM",
         "starcoder2",
