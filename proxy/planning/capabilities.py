@@ -66,6 +66,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "laguna": Version(0, 32, 3),  # older versions have other names for its tensors and keys
     # Ollama's own engine also normalizes the heads of layers without RoPE.
     "llama4": LLAMA_SERVER,
+    "minimax-m2": Version(0, 13, 2),
     # Ollama's own engine does not read yarn_log_multiplier; 0.40 refuses the key that it reads instead.
     "mistral3": LLAMA_SERVER,
     # Ollama's own engine splits texts differently from the models' tokenizers.

@@ -146,6 +146,7 @@ ELSEWHERE = {"rope_parameters", "tie_word_embeddings"}
 WITHOUT_EFFECT: Mapping[str, frozenset[str]] = {
     # Another name for a key that wins.
     "GptOssForCausalLM": frozenset({"num_experts"}),
+    "MiniMaxM2ForCausalLM": frozenset({"num_experts"}),
     "MixtralForCausalLM": frozenset({"num_experts"}),
     "Lfm2ForCausalLM": frozenset({"full_attn_idxs"}),
     "GraniteMoeHybridForCausalLM": frozenset({"layers_block_type"}),
@@ -274,6 +275,13 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("bailingmoe2", {"norm_head": True}, "norm_head"),
         ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
         ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
+        ("minimax_m2", {"attn_type_list": [0, 1]}, "attn_type_list"),
+        ("minimax_m2", {"rotary_dim": None}, "no rotary_dim"),
+        ("minimax_m2", {"rotary_dim": 33}, "rotary_dim = 33"),
+        ("minimax_m2", {"partial_rotary_factor": 1.0}, "rotary_dim = 32 and partial_rotary_factor = 1.0"),
+        ("minimax_m2", {"shared_intermediate_size": 512}, "shared_intermediate_size"),
+        ("minimax_m2", {"qk_norm_type": "per_head"}, "qk_norm_type"),
+        ("minimax_m2", {"tie_word_embeddings": True}, "tie_word_embeddings"),
         # As in poolside's own repositories of XS.2.
         ("laguna", _laguna_rope(beta_fast=64.0), "beta_fast = 64.0, but llama.cpp always uses 32"),
         ("laguna", _laguna_rope(attention_factor=1.0), "multiplies attention with 1.0000"),
@@ -413,6 +421,11 @@ NEWER = {"transformers_version": "99.0.0"}
         ("falcon_h1", {"time_step_limit": [0.0, {"__float__": "Infinity"}], "attn_layer_indices": None}),
         ("internlm2", {**OWN_CODE, "attn_implementation": "eager", "pretraining_tp": 1}),
         ("minicpm", {**OWN_CODE, "mup_denominator": 32, "attention_bias": False, "head_dim": 64}),
+        ("minimax_m2", {
+            **OWN_CODE,
+            "mlp_intermediate_size": 8192, "mtp_transformer_layers": 1, "num_mtp_modules": 3, "use_mtp": True,
+            "layernorm_mlp_beta": 1.0, "partial_rotary_factor": 0.5, "shared_intermediate_size": 0,
+        }),
         ("exaone", {**OWN_CODE, "embed_dropout": 0.0, "attention_dropout": 0.0}),
         ("bailingmoe2", {
             **OWN_CODE,

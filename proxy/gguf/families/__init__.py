@@ -45,6 +45,7 @@ from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
 from proxy.gguf.families.mellum import MELLUM
 from proxy.gguf.families.minicpm import MINICPM
+from proxy.gguf.families.minimax import MINIMAX_M2
 from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.modernbert import MODERN_BERT
 from proxy.gguf.families.nanbeige import NANBEIGE
@@ -129,6 +130,7 @@ FAMILIES: Mapping[str, Family] = {
     "MambaForCausalLM": MAMBA,
     "MellumForCausalLM": MELLUM,
     "MiniCPMForCausalLM": MINICPM,
+    "MiniMaxM2ForCausalLM": MINIMAX_M2,
     "Ministral3ForCausalLM": MINISTRAL3,
     "MinistralForCausalLM": MISTRAL,
     "Mistral3ForConditionalGeneration": MISTRAL3,

@@ -18,6 +18,7 @@ from tests.gguf.tiny_repositories import (
     state_spaces,
 )
 from tests.gguf.tiny_repositories import classic, dense, encoders, experts, gemma, glm, llama, qwen, state_spaces
+from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, mixtures, qwen, state_spaces
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -30,6 +31,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **large_mixtures.REPOSITORIES,
     **llama.REPOSITORIES,
     **more_encoders.REPOSITORIES,
+    **mixtures.REPOSITORIES,
     **qwen.REPOSITORIES,
     **recent.REPOSITORIES,
     **state_spaces.REPOSITORIES,
