@@ -45,6 +45,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "bailingmoe2": Version(0, 12, 11),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
+    "dots1": Version(0, 11, 5),
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "eurobert": LLAMA_SERVER,
@@ -98,8 +99,13 @@ PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
 }
-CORRECT_SINCE: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
-"""By architecture and pre-tokenizer. Ollama's own engine scales the attention of these by another size (v0.24)."""
+CORRECT_SINCE: Mapping[tuple[str, str], Version] = {
+    # Ollama's own engine scales the attention of these by another size (v0.24).
+    ("deepseek2", "deepseek-v3"): LLAMA_SERVER,
+    # Solar Open, which has no biases: before, llama.cpp loads a glm4moe only with them (v0.24).
+    ("glm4moe", "qwen2"): LLAMA_SERVER,
+}
+"""By architecture and pre-tokenizer."""
 EMBEDDING_ARCHITECTURES = ("bert", "gemma-embedding", "jina-bert-v2", "qwen3")
 """These make embeddings before LLAMA_SERVER too. With others the runner crashes at the first text (v0.24: qwen2),
 supports one kind of pooling only (llama), or splits each text as a cased WordPiece (nomic-bert, nomic-bert-moe).

@@ -17,6 +17,7 @@ from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deci import DECI
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
+from proxy.gguf.families.dots import DOTS1
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
 from proxy.gguf.families.exaone import EXAONE, EXAONE4
@@ -28,6 +29,7 @@ from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_MULTIMODAL
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_MULTIMODAL
 from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE
 from proxy.gguf.families.gpt2 import GPT2, STARCODER
+from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE, SOLAR_OPEN
 from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
 from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
@@ -81,6 +83,7 @@ FAMILIES: Mapping[str, Family] = {
     "DeepseekV2ForCausalLM": DEEPSEEK2,
     "DeepseekV3ForCausalLM": DEEPSEEK3,
     "DistilBertModel": DISTIL_BERT,
+    "Dots1ForCausalLM": DOTS1,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
     "Ernie4_5ForCausalLM": ERNIE4_5,
@@ -169,6 +172,7 @@ FAMILIES: Mapping[str, Family] = {
     "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,
     "StableLMEpochForCausalLM": STABLELM_EPOCH,
+    "SolarOpenForCausalLM": SOLAR_OPEN,
     "StableLmForCausalLM": STABLELM,
     "Starcoder2ForCausalLM": STARCODER2,
     "TalkieForCausalLM": TALKIE,

@@ -1,4 +1,7 @@
-"""Zhipu's GLM 4: dense, with experts, and the Lite (GLM-4.7-Flash), which is built like DeepSeek V3. Pure."""
+"""Zhipu's GLM 4: dense, with experts, and the Lite (GLM-4.7-Flash), which is built like DeepSeek V3.
+
+Upstage's Solar Open is a GLM 4 with experts in every layer. Pure.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -140,6 +143,35 @@ GLM4_MOE = Family(
     optional_tensors=SHARED_EXPERT_STEMS | {"attn_q_norm", "attn_k_norm"},
     # llama.cpp's converter keeps the layer for multi-token prediction, which Ollama does not run.
     skips_extra_layers=True,
+)
+
+SOLAR_OPEN = replace(
+    GLM4_MOE,
+    tensors={name: rule for name, rule in GLM4_MOE.tensors.items() if name not in QK_NORMS.keys() | MLP.keys()},
+    defaults={
+        **GLM4_MOE.defaults,
+        "vocab_size": 196608,
+        "hidden_size": 4096,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 64,
+        "head_dim": 128,
+        "rope_theta": 1000000.0,
+        "partial_rotary_factor": 1.0,
+        "moe_intermediate_size": 1280,
+        "first_k_dense_replace": 0,
+    },
+    required_biases=frozenset(),
+    optional_biases=frozenset(),
+    accepted_values={
+        **ANY_SILU,
+        "attention_bias": (False, None),
+        "first_k_dense_replace": (0, None),
+        "partial_rotary_factor": (1.0,),
+        "use_qk_norm": (False, None),
+    },
+    tensor_flags={},
+    special_tokens={"bos": "<|startoftext|>", "eos": "<|endoftext|>", "eot": "<|endoftext|>", "unk": "<unk>"},
+    optional_tensors=frozenset(),
 )
 
 GLM4_MOE_LITE: Family = replace(

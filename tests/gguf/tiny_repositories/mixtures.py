@@ -1,6 +1,7 @@
 """Further families with experts, newer than those of `experts`."""
 
-from tests.gguf.tiny_repositories.byte_level import byte_pairs
+from tests.gguf.tiny_repositories.byte_level import byte_pairs, qwen_tokens
+from tests.gguf.tiny_repositories.experts import DEEPSEEK, dense_or_experts
 from tests.gguf.tiny_repositories.repository import EXPERTS, HEAD, HEADS, HIDDEN, KV_HEADS, Tiny, Weights
 
 
@@ -16,7 +17,62 @@ def _minimax_m2(weights: Weights) -> None:
             weights.numbered_mlp(f"{layer}block_sparse_moe.experts.{expert}.")
 
 
+def _dots1(weights: Weights) -> None:
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.attention(layer, norms=(HEAD, HEAD))
+        dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+
+
+def _solar_open(weights: Weights) -> None:
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.attention(layer)
+        dense_or_experts(weights, number, layer)
+        weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+
+
 REPOSITORIES: dict[str, Tiny] = {
+    "dots1": Tiny(
+        "Dots1ForCausalLM",
+        "dots1",
+        _dots1,
+        qwen_tokens,
+        {
+            **DEEPSEEK,
+            "num_key_value_heads": HEADS,
+            "n_group": 2,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "rope_theta": 50000.0,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+        },
+    ),
+    "solar_open": Tiny(
+        "SolarOpenForCausalLM",
+        "solar_open",
+        _solar_open,
+        lambda: byte_pairs("qwen2", more=("<|startoftext|>", "<unk>")),
+        {
+            **{key: value for key, value in DEEPSEEK.items() if key != "scoring_func"},
+            "first_k_dense_replace": 0,
+            "head_dim": HEAD,
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "partial_rotary_factor": 1.0,
+            "rms_norm_eps": 1e-4,
+            "rope_scaling": {"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 1024},
+            "routed_scaling_factor": 1.5,
+            "rope_theta": 70000.0,
+        },
+    ),
     "minimax_m2": Tiny(
         "MiniMaxM2ForCausalLM",
         "minimax_m2",
