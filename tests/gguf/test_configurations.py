@@ -322,11 +322,14 @@ def test_setting_that_llama_cpp_lacks_is_refused(name: str, change: Mapping[str,
         changed(name, change)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_oss", "deepseek3"])
-def test_original_context_of_a_yarn_defaults_to_the_context(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "scales"),
+    [("llama", {}), ("qwen2", {}), ("gpt_oss", {}), ("deepseek3", {"mscale": 1.0, "mscale_all_dim": 1.0})],
+)
+def test_original_context_of_a_yarn_defaults_to_the_context(name: str, scales: Mapping[str, Any]) -> None:
     """As in transformers (modeling_rope_utils.py, 5.24)."""
     config = text_of(json.loads(repository(name)[0]["config.json"]), architecture_of(name))
-    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, **scales}
     explicit = {**rope, "original_max_position_embeddings": config["max_position_embeddings"]}
     headers = [
         changed(name, {"rope_scaling": None, "rope_parameters": each}, ("rope_theta",)).header

@@ -84,8 +84,13 @@ def _routing(config: ModelConfig) -> Pairs:
 
 
 def _yarn(config: ModelConfig) -> Pairs:
+    """llama.cpp scales all of the attention, transformers only by `mscale_all_dim`: the two agree if both are set."""
     rope = ModelConfig(config.rope)
     scale = rope.optional_number("mscale_all_dim")
+    if rope.find("rope_type") == "yarn" and not scale:
+        raise CannotConvert(
+            "config.json has a yarn without mscale_all_dim, for which llama.cpp scales attention in another way"
+        )
     if scale and rope.optional_number("mscale") != scale:
         raise CannotConvert(
             f"config.json has mscale_all_dim = {scale} and another mscale, and llama.cpp uses the former for both"
@@ -96,7 +101,7 @@ def _yarn(config: ModelConfig) -> Pairs:
 
 _WHOLE_QUERY: Mapping[str, str] = {LAYER + "self_attn.q_proj": "blk.{}.attn_q"}
 
-_COMPRESSED_QUERY: Mapping[str, str] = {
+COMPRESSED_QUERY: Mapping[str, str] = {
     LAYER + "self_attn.q_a_proj": "blk.{}.attn_q_a",
     LAYER + "self_attn.q_a_layernorm": "blk.{}.attn_q_a_norm",
     LAYER + "self_attn.q_b_proj": "blk.{}.attn_q_b",
@@ -104,11 +109,11 @@ _COMPRESSED_QUERY: Mapping[str, str] = {
 
 
 def with_query_tensors(family: Family, config: ModelConfig) -> Family:
-    query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else _COMPRESSED_QUERY
+    query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else COMPRESSED_QUERY
     return replace(family, tensors={**family.tensors, **query})
 
 
-_LATENT_ATTENTION_SHAPES: Mapping[str, str] = {
+LATENT_ATTENTION_SHAPES: Mapping[str, str] = {
     "attn_q": "n_embd n_q_mla",
     "attn_q_a": "n_embd q_lora_rank",
     "attn_q_a_norm": "q_lora_rank",
@@ -160,6 +165,8 @@ DEEPSEEK2: Family = Family(
         "attention_factor": (None,),
         "topk_method": ("greedy", "group_limited_greedy", "noaux_tc", None),
     },
+    # llama.cpp scales the attention of every other RoPE that is scaled.
+    rope_types=frozenset({"default", "dynamic", "yarn"}),
     # The sum of two other keys.
     harmless_keys=frozenset({"qk_head_dim"}),
     checks_own_yarn=True,
@@ -167,7 +174,7 @@ DEEPSEEK2: Family = Family(
     optional_tensors=frozenset({"exp_probs_b"}),
     optional_biases=frozenset(),
     variant=lambda config: with_query_tensors(DEEPSEEK2, config),
-    shapes=_LATENT_ATTENTION_SHAPES,
+    shapes=LATENT_ATTENTION_SHAPES,
 )
 
 DEEPSEEK3 = replace(
