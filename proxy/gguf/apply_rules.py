@@ -55,7 +55,7 @@ _MIN_RANGE = 1 << 15
 """Heads of fewer bytes get no range of their own; they are reordered in memory."""
 _ALWAYS_F32 = (
     *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
-    *("altup_correct_coef", "altup_predict_coef"),
+    *("altup_correct_coef", "altup_predict_coef", "indexer.proj"),
 )
 """Stems of the matrices that llama.cpp keeps in F32, beside all norms and vectors."""
 

@@ -85,6 +85,7 @@ class _Sizes:
             **self._embedding(),
             **attention,
             **self._latent_attention(attention["n_head"], attention["n_rot"]),
+            **self._indexer(),
             **self._feed_forward(block),
             **self._state_space(),
             **self._short_convolution(attention["n_head_kv"]),
@@ -141,6 +142,11 @@ class _Sizes:
             "n_q_mla": n_head * key_length,
             "n_o_mla": n_head * value_length,
         }
+
+    def _indexer(self) -> dict[str, int]:
+        """Sizes of the indexer of DeepSeek's sparse attention."""
+        heads, size = self.read("attention.indexer.head_count"), self.read("attention.indexer.key_length")
+        return {"n_indexer_head": heads, "n_embd_indexer_head": size, "n_q_indexer": heads * size}
 
     def _feed_forward(self, block: int | None) -> dict[str, int]:
         n_ff = self.read("feed_forward_length", 0, block)

@@ -46,6 +46,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "bailingmoe2": Version(0, 12, 11),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
     "dots1": Version(0, 11, 5),
+    "deepseek32": LLAMA_SERVER,
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "eurobert": LLAMA_SERVER,
@@ -56,6 +57,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     # Ollama's own engine leaves out a scale of each layer and the cap of the logits.
     "gemma3n": LLAMA_SERVER,
     "gemma4": Version(0, 20, 0),
+    "glm-dsa": Version(0, 32, 6),  # older versions attend to all tokens
     "glm4": Version(0, 6, 6),
     "glm4moe": Version(0, 11, 5),
     "gpt-oss": Version(0, 11, 5),

@@ -23,16 +23,22 @@ import sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 import conversion.base
 import conversion.deci
+import conversion.deepseek
 import convert_hf_to_gguf
 pre = sys.argv[2]
 conversion.deci.DeciModel.set_vocab = conversion.base.TextModel._set_vocab_gpt2
 conversion.base.TextModel.get_vocab_base_pre = lambda *_: pre
+conversion.deepseek.DeepseekV32Model.set_vocab = conversion.base.TextModel._set_vocab_gpt2
 sys.argv[1:] = sys.argv[3:]
 convert_hf_to_gguf.main()
 """
 """The converter knows a pre-tokenizer by the tokens that real tokenizers make of a text, so it does not know tiny
 ones. It gets the name from here; tests/gguf/test_vocabulary.py holds how the proxy finds the name. For DeciLM it takes
-every vocabulary of another size than Llama 3's for that of DeciLM-7B."""
+every vocabulary of another size than Llama 3's for that of DeciLM-7B. For DeepSeek V3.2 it demands an attribute that
+tokenizers of transformers 5 never have."""
+
+WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa"))
+"""Repositories with a layer for multi-token prediction, which the converter leaves out only if it is told to."""
 
 
 def record(name: str, llama_cpp: Path) -> None:
@@ -42,7 +48,8 @@ def record(name: str, llama_cpp: Path) -> None:
         ours = written_to(Path(folder) / "ours.gguf", repository).read_bytes()
         pre = read_header(ours, size=len(ours)).metadata.get("tokenizer.ggml.pre")
         arguments = [str(llama_cpp), str(pre.value if pre else "default"), str(repository), "--outfile", str(file)]
-        subprocess.run([sys.executable, "-c", _CONVERT, *arguments, "--outtype", "auto"], check=True)
+        options = ["--outtype", "auto", *(["--no-nextn"] if name in WITHOUT_PREDICTION else [])]
+        subprocess.run([sys.executable, "-c", _CONVERT, *arguments, *options], check=True)
         content = file.read_bytes()
         made = {
             part: dict(sorted(one.items()))

@@ -133,6 +133,8 @@ def test_value_that_is_not_a_count_is_refused(value: object) -> None:
     ("name", "config"),
     [
         ("deepseek3", {"scoring_func": None}),
+        ("glm_dsa", {"indexer_types": None, "index_topk_freq": 2, "index_skip_topk_offset": 1}),
+        ("glm_dsa", {"indexer_types": None, "index_topk_pattern": "FSFS", "scoring_func": None}),
         ("granitehybrid", {"layer_types": {"mamba": "linear_attention", "attention": "full_attention"}}),
         ("cohere2", {"rotary_pct": None, "layer_types": [*["sliding_attention"] * 3, "full_attention"]}),
         ("smollm3", {"no_rope_layers": [1, 1]}),

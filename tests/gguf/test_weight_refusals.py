@@ -147,6 +147,7 @@ NOT_READ = {
     ("nomic_bert_moe", "vocab_size"),
     # The compressed cache has one head.
     *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3", "glm4moelite", "glm4moelite_v5")),
+    *((name, "num_key_value_heads") for name in ("deepseek32", "glm_dsa")),
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.
@@ -158,6 +159,7 @@ NOT_READ = {
     ("laguna", "num_attention_heads"),
     # Further layers are only for training.
     *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
+    ("deepseek32", "num_hidden_layers"),
 }
 """Keys with a size that the weights cannot contradict."""
 

@@ -18,6 +18,7 @@ from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deci import DECI
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
 from proxy.gguf.families.dots import DOTS1
+from proxy.gguf.families.deepseek_sparse import DEEPSEEK32, GLM_DSA
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
 from proxy.gguf.families.exaone import EXAONE, EXAONE4
@@ -84,6 +85,7 @@ FAMILIES: Mapping[str, Family] = {
     "DeepseekV3ForCausalLM": DEEPSEEK3,
     "DistilBertModel": DISTIL_BERT,
     "Dots1ForCausalLM": DOTS1,
+    "DeepseekV32ForCausalLM": DEEPSEEK32,
     "Ernie4_5_ForCausalLM": ERNIE4_5,
     "Ernie4_5_MoeForCausalLM": ERNIE4_5_MOE,
     "Ernie4_5ForCausalLM": ERNIE4_5,
@@ -108,6 +110,7 @@ FAMILIES: Mapping[str, Family] = {
     "GlmForCausalLM": GLM,
     "GPT2LMHeadModel": GPT2,
     "GPTBigCodeForCausalLM": STARCODER,
+    "GlmMoeDsaForCausalLM": GLM_DSA,
     "GPTNeoXForCausalLM": GPT_NEOX,
     "GptOssForCausalLM": GPT_OSS,
     "GraniteForCausalLM": GRANITE,

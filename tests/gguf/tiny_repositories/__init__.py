@@ -19,6 +19,7 @@ from tests.gguf.tiny_repositories import (
 )
 from tests.gguf.tiny_repositories import classic, dense, encoders, experts, gemma, glm, llama, qwen, state_spaces
 from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, mixtures, qwen, state_spaces
+from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, latent, llama, qwen, state_spaces
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -29,6 +30,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **gemma.REPOSITORIES,
     **glm.REPOSITORIES,
     **large_mixtures.REPOSITORIES,
+    **latent.REPOSITORIES,
     **llama.REPOSITORIES,
     **more_encoders.REPOSITORIES,
     **mixtures.REPOSITORIES,
