@@ -60,7 +60,9 @@ _SHAPES: Mapping[str, str] = {
 
 Families override and extend these with `shapes`."""
 
-_EXPERT_STEMS = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"})
+_GATE_AND_UP = frozenset({"ffn_gate_exps", "ffn_up_exps"})
+"""`ffn_gate_up_exps` has both."""
+_EXPERT_STEMS = _GATE_AND_UP | {"ffn_down_exps"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +113,11 @@ class _Sizes:
         n_head_kv = read("attention.head_count_kv", n_head, block)
         # Layers with a sliding window may have heads of another size.
         window = "_swa" if block is not None and read("attention.sliding_window_pattern", 0, block) else ""
-        n_embd_head = read("attention.key_length", read("embedding_length") // n_head if n_head else 0)
-        n_embd_head = read(f"attention.key_length{window}", n_embd_head)
-        value_length = read(f"attention.value_length{window}", read("attention.value_length", n_embd_head))
+        default = read("embedding_length") // n_head if n_head else 0
+        n_embd_head, value_length = (
+            read(f"attention.{part}_length{window}", read(f"attention.{part}_length", default))
+            for part in ("key", "value")
+        )
         n_rot = read(f"rope.dimension_count{window}", read("rope.dimension_count", n_embd_head))
         n_q, n_k, n_v = n_embd_head * n_head, n_embd_head * n_head_kv, value_length * n_head_kv
         return {
@@ -125,6 +129,8 @@ class _Sizes:
             "n_k": n_k,
             "n_v": n_v,
             "n_qkv": n_q + n_k + n_v,
+            "n_kv_b": n_head * (n_embd_head - n_rot + value_length),
+            "n_o": n_head * value_length,
             "n_rot": n_rot,
             "n_rot/2": n_rot // 2,
         }
@@ -254,7 +260,7 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
     """Checks that exactly the layers with experts by the metadata have their tensors, shared experts included."""
     stems: defaultdict[int | None, set[str]] = defaultdict(set)
     for name in (TensorName.of(tensor.name) for tensor in tensors):
-        stems[name.block].add(name.stem)
+        stems[name.block].update(_GATE_AND_UP if name.stem == "ffn_gate_up_exps" else {name.stem})
     outer = sizes.of(None)
     first = sizes.read("leading_dense_block_count") if outer["n_expert"] else MAX_BLOCKS
     interval = sizes.read("interleave_moe_layer_step", 1)

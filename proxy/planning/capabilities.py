@@ -72,6 +72,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "minimax-m2": Version(0, 13, 2),
     # Ollama's own engine does not read yarn_log_multiplier; 0.40 refuses the key that it reads instead.
     "mistral3": LLAMA_SERVER,
+    "mistral4": LLAMA_SERVER,
     # Ollama's own engine splits texts differently from the models' tokenizers.
     "nemotron_h": LLAMA_SERVER,
     "nemotron_h_moe": LLAMA_SERVER,

@@ -15,6 +15,7 @@ _OLD_FORM = "llama.cpp's converter reads only the older form of config.json, but
 _FILE_TYPE = "llama.cpp's converter leaves it out only for these families"
 _LENGTHS = "llama.cpp's converter relies on transformers' defaults, and refuses their classifier_pooling"
 _RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which means the same for these layers"
+_TEMPERATURE = "llama.cpp's converter leaves it out, but its loader and graph use it"
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "qwen3moe": {"qwen3moe.norm_top_k_prob": _EXPERTS},
     "qwen3moe_v5": {"qwen3moe.norm_top_k_prob": _EXPERTS},
@@ -28,6 +29,10 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "jina_bert": {"jina-bert-v2.attention.head_count_kv": _HEADS},
     "jina_bert_code": {"jina-bert-v2.attention.head_count_kv": _HEADS},
     "llama_model": {"llama.pooling_type": "llama.cpp's converter reads it only for other families"},
+    "mistral4_eyes": {
+        "mistral4.attention.temperature_scale": _TEMPERATURE,
+        "mistral4.attention.temperature_length": _TEMPERATURE,
+    },
     "modern_bert": {"modern-bert.attention.head_count_kv": _HEADS},
     "modern_bert_v5": {
         "modern-bert.attention.head_count_kv": _HEADS,

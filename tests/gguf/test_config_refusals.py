@@ -60,6 +60,10 @@ def _yarn(**change: Any) -> dict[str, Any]:
     return {"rope_parameters": {**MINISTRAL3["rope_parameters"], **change}}
 
 
+def _mistral4_rope(**change: Any) -> dict[str, Any]:
+    return {"rope_parameters": {**REPOSITORIES["mistral4_eyes"].change["rope_parameters"], **change}}
+
+
 def _longrope(**change: Any) -> dict[str, Any]:
     return {"rope_parameters": {**REPOSITORIES["phi3_v5"].change["rope_parameters"], **change}}
 
@@ -226,6 +230,14 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("deepseek32", {"q_lora_rank": None}, "no q_lora_rank"),
         ("deepseek32", {"layer_types": ["full_attention", "indexed_attention"]}, "layer_types"),
         ("glm_dsa", {"indexer_rope_interleave": False}, "indexer_rope_interleave"),
+        ("minicpm3", {"scale_emb": 10}, "scale_emb"),
+        ("minicpm3", {"scale_depth": None}, "scale_depth"),
+        ("minicpm3", {"dim_model_base": 128}, "dim_model_base"),
+        ("minicpm3", {"v_head_dim": 32}, "v_head_dim = 32"),
+        ("minicpm3", {"num_key_value_heads": 2}, "2 heads of K and V"),
+        ("minicpm3", {"rope_theta": 20000.0}, "rope_theta = 20000.0"),
+        ("minicpm3", {"q_lora_rank": None}, "no q_lora_rank"),
+        ("minicpm3", {"max_position_embeddings": 4096}, "original_max_position_embeddings = 2048 in a context of 4096"),
         ("glm_dsa", {"indexer_types": ["shared", "full", "full", "full"]}, "first layer without an indexer"),
         ("glm_dsa", {"indexer_types": ["full"] * 4}, r"blk.1.indexer"),
         ("glm_dsa", {"indexer_types": ["full", "shared"]}, "no layer_types for 4 layers"),
@@ -369,7 +381,7 @@ def test_config_of_a_family_is_refused(name: str, config: Mapping[str, Any], nam
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ({"model_type": "mistral4"}, "mistral4"),
+        ({"model_type": "mistral5"}, "mistral5"),
         ({"sliding_window": 1024}, "sliding_window = 1024"),
         ({"rope_scaling": YARN}, "yarn"),
         ({"rms_norm_eps": None}, "epsilon"),
@@ -408,6 +420,26 @@ def test_order_of_windows_in_gemma_4_is_refused(kinds: list[str], named: str) ->
     files["config.json"] = dump({**json.loads(files["config.json"]), "layer_types": kinds})
     with pytest.raises(CannotConvert, match=named):
         plan(files)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"n_group": 2}, "n_group = 2"),
+        ({"scoring_func": "sigmoid"}, "scoring_func = 'sigmoid'"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "type 'default'"),
+        (_mistral4_rope(mscale=0.5), "mscale_all_dim = 1.0 and another mscale"),
+        (_mistral4_rope(mscale=0.5, mscale_all_dim=0.5), "mscale = 0.5"),
+        (_mistral4_rope(beta_fast=4.0), "beta_fast = 4.0"),
+        (_mistral4_rope(partial_rotary_factor=0.5), "partial_rotary_factor = 0.5"),
+        (_mistral4_rope(llama_4_scaling_beta=None), "no llama_4_scaling_beta"),
+    ],
+)
+def test_text_config_of_mistral_4_is_refused(text: Mapping[str, Any], named: str) -> None:
+    files = dict(repository("mistral4_eyes"))
+    config = json.loads(files["config.json"])
+    with pytest.raises(CannotConvert, match=named):
+        plan(files | {"config.json": dump({**config, "text_config": config["text_config"] | text})})
 
 
 def test_no_q_lora_rank_needs_the_layers_of_deepseek_v2_lite() -> None:

@@ -147,7 +147,7 @@ NOT_READ = {
     ("nomic_bert_moe", "vocab_size"),
     # The compressed cache has one head.
     *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3", "glm4moelite", "glm4moelite_v5")),
-    *((name, "num_key_value_heads") for name in ("deepseek32", "glm_dsa")),
+    *((name, "num_key_value_heads") for name in ("deepseek32", "glm_dsa", "mistral4_eyes")),
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.

@@ -92,6 +92,8 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
     "pangu": {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": True},
 }
 """Changes of config.json with which transformers computes the same as the repository's own code."""
+NOT_AUTOMATIC: Mapping[str, str] = {"mistral4": "Mistral4ForCausalLM"}
+"""Model type → its class, where AutoModelForCausalLM knows none."""
 STEPS = 24
 CANDIDATES = 5
 DIGITS = 5
@@ -195,7 +197,9 @@ def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:
 def oracle(folder: Path) -> Oracle:
     """The repository in a folder, loaded with transformers. Raises ValueError if transformers misses a weight."""
     torch, transformers = import_module("torch"), import_module("transformers")
-    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+    model_type = json.loads((folder / "config.json").read_bytes())["model_type"]
+    model_class = getattr(transformers, NOT_AUTOMATIC.get(model_type, "AutoModelForCausalLM"))
+    model, loading = model_class.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:

@@ -49,6 +49,7 @@ from proxy.gguf.families.mamba import MAMBA
 from proxy.gguf.families.mellum import MELLUM
 from proxy.gguf.families.minicpm import MINICPM
 from proxy.gguf.families.minimax import MINIMAX_M2
+from proxy.gguf.families.minicpm3 import MINICPM3
 from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.modernbert import MODERN_BERT
 from proxy.gguf.families.nanbeige import NANBEIGE
@@ -135,6 +136,7 @@ FAMILIES: Mapping[str, Family] = {
     "MaincoderForCausalLM": MAINCODER,
     "MambaForCausalLM": MAMBA,
     "MellumForCausalLM": MELLUM,
+    "MiniCPM3ForCausalLM": MINICPM3,
     "MiniCPMForCausalLM": MINICPM,
     "MiniMaxM2ForCausalLM": MINIMAX_M2,
     "Ministral3ForCausalLM": MINISTRAL3,

@@ -15,10 +15,11 @@ from proxy.gguf.families.common_tensors import (
 )
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_TENSORS
-from proxy.gguf.families.rules import MlaKvB
+from proxy.gguf.families.rules import MlaKvB, Rule
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
 from proxy.gguf.model_config import CannotConvert, ModelConfig
+from proxy.gguf.tensors import shown
 
 DEEPSEEK = Family(
     "deepseek",
@@ -99,6 +100,14 @@ def _yarn(config: ModelConfig) -> Pairs:
         yield "rope.scaling.yarn_log_multiplier", Field.float32(0.1 * scale)
 
 
+def check_yarn_scale(config: ModelConfig) -> Pairs:
+    """llama.cpp assumes that `mscale` is 1, but for DeepSeek 2 and 3 (llama-context.cpp, b10488)."""
+    rope = ModelConfig(config.rope)
+    if rope.find("rope_type") == "yarn" and rope.optional_number("mscale") != 1:
+        raise CannotConvert(f"config.json has a yarn with mscale = {shown(rope.find('mscale'))}, and llama.cpp uses 1")
+    yield from ()
+
+
 _WHOLE_QUERY: Mapping[str, str] = {LAYER + "self_attn.q_proj": "blk.{}.attn_q"}
 
 COMPRESSED_QUERY: Mapping[str, str] = {
@@ -112,6 +121,13 @@ def with_query_tensors(family: Family, config: ModelConfig) -> Family:
     query = _WHOLE_QUERY if config.optional_count("q_lora_rank") is None else COMPRESSED_QUERY
     return replace(family, tensors={**family.tensors, **query})
 
+
+LATENT_ATTENTION: Mapping[str, Rule | str] = {
+    LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
+    LAYER + "self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
+    LAYER + "self_attn.kv_b_proj": MlaKvB("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
+    LAYER + "self_attn.o_proj": "blk.{}.attn_output",
+}
 
 LATENT_ATTENTION_SHAPES: Mapping[str, str] = {
     "attn_q": "n_embd n_q_mla",
@@ -134,10 +150,7 @@ DEEPSEEK2: Family = Family(
         **ROUTED_EXPERTS,
         **SHARED_EXPERTS,
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
-        LAYER + "self_attn.kv_a_proj_with_mqa": "blk.{}.attn_kv_a_mqa",
-        LAYER + "self_attn.kv_a_layernorm": "blk.{}.attn_kv_a_norm",
-        LAYER + "self_attn.kv_b_proj": MlaKvB("blk.{}.attn_k_b", "blk.{}.attn_v_b"),
-        LAYER + "self_attn.o_proj": "blk.{}.attn_output",
+        **LATENT_ATTENTION,
     },
     hyperparameters=(
         *BASIC,

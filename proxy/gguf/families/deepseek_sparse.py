@@ -5,7 +5,13 @@ from dataclasses import replace
 
 from proxy.gguf.families.common_keys import check_layer_types, count_dense_layers
 from proxy.gguf.families.common_tensors import FUSED_EXPERTS, LAYER
-from proxy.gguf.families.deepseek import COMPRESSED_QUERY, DEEPSEEK2, DEEPSEEK3, LATENT_ATTENTION_SHAPES
+from proxy.gguf.families.deepseek import (
+    COMPRESSED_QUERY,
+    DEEPSEEK2,
+    DEEPSEEK3,
+    LATENT_ATTENTION_SHAPES,
+    check_yarn_scale,
+)
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.glm import GLM_MOE_SPECIAL_TOKENS
 from proxy.gguf.header import Field, ValueType
@@ -44,14 +50,6 @@ def _dense_layers(config: ModelConfig) -> int:
 
 def _leading_dense_blocks(config: ModelConfig) -> Pairs:
     yield "leading_dense_block_count", Field.uint32(_dense_layers(config))
-
-
-def _check_yarn(config: ModelConfig) -> Pairs:
-    """llama.cpp assumes that `mscale` is 1, but for DeepSeek 2 and 3 (llama-context.cpp, b10488)."""
-    rope = ModelConfig(config.rope)
-    if rope.find("rope_type") == "yarn" and rope.optional_number("mscale") != 1:
-        raise CannotConvert(f"config.json has a yarn with mscale = {shown(rope.find('mscale'))}, and llama.cpp uses 1")
-    yield from ()
 
 
 def _check_query(config: ModelConfig) -> Pairs:
@@ -113,7 +111,7 @@ DEEPSEEK32: Family = replace(
         _check_layers,
         _leading_dense_blocks,
         _check_query,
-        _check_yarn,
+        check_yarn_scale,
         count("attention.indexer.head_count", "index_n_heads", required=True),
         _indexer,
         count("attention.indexer.top_k", "index_topk", required=True),

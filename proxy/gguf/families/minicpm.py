@@ -16,7 +16,7 @@ def _minicpm_scales(config: ModelConfig) -> Pairs:
     yield "logit_scale", Field.float32(config.hidden / config.positive("dim_model_base"))
 
 
-def _check_attention_scale(config: ModelConfig) -> Pairs:
+def check_attention_scale(config: ModelConfig) -> Pairs:
     """MiniCPM's own code scales attention up if the context is longer than the original one."""
     rope = ModelConfig(config.rope)
     if not rope.find("long_factor"):
@@ -43,7 +43,7 @@ def _sparse_attention_caveat(config: ModelConfig) -> str | None:
 MINICPM = Family(
     "minicpm",
     LLAMA_TENSORS,
-    (*BASIC, _minicpm_scales, _check_attention_scale),
+    (*BASIC, _minicpm_scales, check_attention_scale),
     tokenizers=("sentencepiece",),
     defaults={"tie_word_embeddings": True},
     computed_tensors=lambda config: longrope_factors(config, config.hidden // config.heads),

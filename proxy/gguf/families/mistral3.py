@@ -1,10 +1,11 @@
-"""Ministral 3, and the text parts of Ministral 3 and Mistral Small 3. Pure."""
+"""Ministral 3, and the text parts of Ministral 3 and Mistral Small 3; Mistral Small 4 has the same name. Pure."""
 
 from dataclasses import replace
 
 from proxy.gguf.families.common_keys import ANY_SILU, LLAMA_ROPES, check_no_window, head_dim
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_KEYS, LLAMA_TENSORS, MISTRAL
+from proxy.gguf.families.mistral4 import MISTRAL4
 from proxy.gguf.families.text_part import VISION_TEXT
 from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
@@ -74,6 +75,8 @@ def _variant(config: ModelConfig) -> Family:
     match config.find("model_type"):
         case "ministral3":
             return replace(MINISTRAL3, text_part=VISION_TEXT)
+        case "mistral4":
+            return MISTRAL4.resolve(config)
         case "mistral" | "mistral3" | None:
             return _MISTRAL_SMALL
         case model_type:

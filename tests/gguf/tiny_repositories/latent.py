@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from tests.gguf.tiny_repositories.byte_level import byte_pairs
+from tests.gguf.tiny_repositories.byte_level import byte_pairs, tekken_tokens
 from tests.gguf.tiny_repositories.experts import DEEPSEEK, MLA, dense_or_experts
-from tests.gguf.tiny_repositories.repository import EXPERTS, HEADS, HIDDEN, Tiny, Weights
+from tests.gguf.tiny_repositories.repository import EXPERTS, HEADS, HIDDEN, TIED, Tiny, Weights
+from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer
 
 
@@ -48,6 +49,31 @@ def _sparse(weights: Weights) -> None:
         if number == blocks:
             weights.linear(f"{layer}eh_proj", HIDDEN, 2 * HIDDEN)
             weights.norms(layer, "enorm", "hnorm", "shared_head.norm")
+
+
+def _minicpm3(weights: Weights) -> None:
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        _latent_attention(weights, layer)
+        weights.mlp(layer)
+
+
+def _mistral4(weights: Weights) -> None:
+    """The experts are in two tensors."""
+    config = weights.config
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        _latent_attention(weights, layer)
+        if number < config["first_k_dense_replace"]:
+            weights.mlp(layer)
+            continue
+        size = config["moe_intermediate_size"]
+        weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
+        weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * size, HIDDEN)
+        weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, size)
+        weights.mlp(layer, size, name="mlp.shared_experts")
 
 
 def _glm_tokens() -> Tokenizer:
@@ -109,5 +135,60 @@ REPOSITORIES: dict[str, Tiny] = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
         },
         drop=("rope_theta",),
+    ),
+    "minicpm3": Tiny(
+        "MiniCPM3ForCausalLM",
+        "minicpm3",
+        _minicpm3,
+        instruct_pieces,
+        {
+            **LATENT,
+            "qk_nope_head_dim": 96,
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_scaling": {
+                "type": "longrope",
+                "original_max_position_embeddings": 2048,
+                "long_factor": [1.0 + at / 2 for at in range(16)],
+                "short_factor": [1.0 + at / 8 for at in range(16)],
+            },
+            **TIED,
+        },
+    ),
+    "mistral4_eyes": Tiny(
+        "Mistral3ForConditionalGeneration",
+        "mistral4",
+        _mistral4,
+        tekken_tokens,
+        {
+            **LATENT,
+            "n_routed_experts": EXPERTS,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": HIDDEN,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 1.5,
+            "n_group": 1,
+            "topk_group": 1,
+            "rope_interleave": True,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "type": "yarn",
+                "rope_theta": 1e5,
+                "factor": 16.0,
+                "original_max_position_embeddings": 8,
+                "max_position_embeddings": 2048,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.3,
+            },
+        },
+        drop=("rope_theta",),
+        part_of="mistral3",
     ),
 }
