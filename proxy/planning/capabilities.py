@@ -80,6 +80,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "lfm2moe": Version(0, 12, 6),
     "maincoder": LLAMA_SERVER,
     "mellum": Version(0, 30, 9),
+    "mamba2": Version(0, 11, 5),
     "modern-bert": LLAMA_SERVER,
     "nanbeige": Version(0, 32, 6),
     "nomic-bert-moe": Version(0, 6, 8),

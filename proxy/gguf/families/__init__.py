@@ -47,6 +47,7 @@ from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
 from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
 from proxy.gguf.families.mellum import MELLUM
+from proxy.gguf.families.mamba2 import MAMBA2
 from proxy.gguf.families.minicpm import MINICPM
 from proxy.gguf.families.minimax import MINIMAX_M2
 from proxy.gguf.families.minicpm3 import MINICPM3
@@ -134,6 +135,7 @@ FAMILIES: Mapping[str, Family] = {
     "LlamaForCausalLM": LLAMA,
     "LlamaModel": LLAMA,
     "MaincoderForCausalLM": MAINCODER,
+    "Mamba2ForCausalLM": MAMBA2,
     "MambaForCausalLM": MAMBA,
     "MellumForCausalLM": MELLUM,
     "MiniCPM3ForCausalLM": MINICPM3,

@@ -201,9 +201,9 @@ class Weights:
         heads, groups, state, kernel = (
             next(self.config[key] for key in keys if key in self.config)
             for keys in (
-                ("mamba_n_heads", "mamba_num_heads"),
+                ("mamba_n_heads", "mamba_num_heads", "num_heads"),
                 ("mamba_n_groups", "n_groups"),
-                ("mamba_d_state", "ssm_state_size"),
+                ("mamba_d_state", "ssm_state_size", "state_size"),
                 ("mamba_d_conv", "conv_kernel"),
             )
         )
