@@ -38,6 +38,7 @@ from proxy.gguf.transforms import (
     Transform,
     add_one,
     interleave,
+    interleave_start,
     neg_exp,
     pick_part,
     repack_mxfp4,
@@ -75,10 +76,8 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return [_target(tensor, tensor.new_name(rule.name), tensor.shape)]
         case AddOne():
             return [_add_one(rule, tensor)]
-        case Permuted():
-            return [_permuted(rule, rule.heads(config), tensor)]
-        case PermutedHeads():
-            return [_permuted(rule, tensor.row_count / rule.size(config), tensor)]
+        case Permuted() | PermutedHeads():
+            return [_permuted(rule, config, tensor)]
         case Split():
             return _split(rule, config, tensor)
         case Transposed():
@@ -196,10 +195,18 @@ def _add_one(rule: AddOne, tensor: MatchedTensor) -> Target:
     return Target(info, (tensor.rows().then([add_one(tensor.dtype)]),))
 
 
-def _permuted(rule: Permuted | PermutedHeads, heads: float, tensor: MatchedTensor) -> Target:
+def _permuted(rule: Permuted | PermutedHeads, config: ModelConfig, tensor: MatchedTensor) -> Target:
+    heads = rule.heads(config) if isinstance(rule, Permuted) else tensor.row_count / rule.size(config)
     if not heads or heads % 1 or tensor.row_count % (2 * heads):
         raise CannotConvert(f"{tensor.name} has {tensor.row_count} rows, which {heads:g} heads cannot share")
-    step = interleave(tensor.row_size, tensor.row_count // int(heads))
+    rows = tensor.row_count // int(heads)
+    if isinstance(rule, PermutedHeads) or rule.rotated is None:
+        step = interleave(tensor.row_size, rows)
+    else:
+        count = rule.rotated(config)
+        if count % 2 or count > rows:
+            raise CannotConvert(f"{tensor.name} has heads of {rows} rows, of which RoPE cannot rotate {count}")
+        step = interleave_start(tensor.row_size, rows, count)
     return _target(tensor, tensor.new_name(rule.name), tensor.shape, steps=[step])
 
 

@@ -49,6 +49,12 @@ def interleave(row_size: int, rows: int, parts: int = 2) -> Transform:
     return Transform(size, size, change, interleaved=(row_size, rows, parts))
 
 
+def interleave_start(row_size: int, rows: int, count: int) -> Transform:
+    """Interleaves the two halves of the first `count` rows of each block of `rows` rows; the other rows stay."""
+    size = row_size * rows
+    return Transform(size, size, partial(_each_block, size, partial(_interleave_start, row_size, row_size * count)))
+
+
 def transpose(rows: int, columns: int, width: int, selected: range | None = None) -> Transform:
     """Transposes each matrix of `rows` by `columns` numbers of `width` bytes.
 
@@ -164,6 +170,10 @@ def _interleave(row_size: int, parts: int, block: bytes) -> bytes:
         for offset in range(0, part_size, row_size)
         for start in range(offset, len(block), part_size)
     )
+
+
+def _interleave_start(row_size: int, size: int, block: bytes) -> bytes:
+    return _interleave(row_size, 2, block[:size]) + block[size:]
 
 
 def _transpose(columns: int, selected: range, code: _Code, matrix: bytes) -> bytes:

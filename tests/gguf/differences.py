@@ -92,6 +92,10 @@ ADDED: Mapping[str, Mapping[str, str]] = {
     "distil_bert": {"token_types.weight": "it is zeros, without which Ollama below 0.30 does not run the model"},
 }
 """Repository → tensor that only the proxy writes → reason."""
+PERMUTED: Mapping[str, tuple[str, ...]] = {"bamba": ("attn_q", "attn_k")}
+"""Repository → tensors of each layer in which llama.cpp's converter permutes whole heads.
+
+RoPE rotates only the first half of each head. With the converter's order llama.cpp's logprobs are not transformers'."""
 ADD_EOS = "tokenizer.ggml.add_eos_token"
 """llama.cpp's converter also writes False; its loader assumes False if the key is missing."""
 WITHOUT_FIGURES: Mapping[str, str] = {
@@ -120,5 +124,10 @@ def differences(name: str) -> dict[str, str]:
     halves = dict.fromkeys(
         HALVES.get(name, ()), "llama.cpp keeps both in one tensor, but uses the other half as the gate"
     )
+    permuted = dict.fromkeys(
+        PERMUTED.get(name, ()),
+        "llama.cpp's converter permutes whole heads, but RoPE rotates only the first half of each",
+    )
     other_values = {key: reason for key, (_, reason) in OTHER_VALUES.get(name, {}).items()}
     return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves, **ADDED.get(name, {})}
+    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves, **permuted}

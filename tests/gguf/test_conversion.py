@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,11 +29,12 @@ from tests.gguf.differences import (
     ONLY_OURS,
     ONLY_THEIRS,
     OTHER_VALUES,
+    PERMUTED,
     WITHOUT_FIGURES,
     llama_cpp_figures,
 )
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.tiny_repositories.repository import HIDDEN
+from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN
 from tests.gguf.writing import figures, plan, write
 from tests.kit.tiny_conversions import ODD_VALUES, check_refused_or_valid, converted, repository
 
@@ -58,7 +60,8 @@ def test_metadata_and_tensors_match_llama_cpp(name: str) -> None:
         assert tensor not in theirs["tensors"]
         del ours["tensors"][tensor]
     for tensors in (ours["tensors"], theirs["tensors"]):
-        for tensor in [tensor for tensor in tensors if tensor.split(".")[-2] in HALVES.get(name, ())]:
+        others = (*HALVES.get(name, ()), *PERMUTED.get(name, ()))
+        for tensor in [tensor for tensor in tensors if tensor.split(".")[-2] in others]:
             del tensors[tensor]
     assert ours["tensors"] == theirs["tensors"]
 
@@ -75,6 +78,23 @@ def test_halves_together_match_llama_cpps_one_tensor(name: str) -> None:
         together = b"".join(content[starts[half] : starts[half] + sizes[half]] for half in (first, second))
         assert sizes[first] == sizes[second]
         assert hashlib.sha256(together).hexdigest() == expected[first]["sha256"]
+
+
+@pytest.mark.parametrize("name", PERMUTED)
+def test_rows_that_rope_rotates_are_permuted_in_each_head(name: str) -> None:
+    """llama.cpp's converter makes the same rows of each head, in the order of a RoPE that rotates all of them."""
+    content = converted(name)
+    header = read_header(content, size=len(content))
+    theirs = llama_cpp_figures(name)["tensors"]
+    tensors = [tensor for tensor in header.tensors if tensor.name.split(".")[-2] in PERMUTED[name]]
+    assert tensors
+    for tensor in tensors:
+        start = header.data_start + tensor.offset
+        rows = np.frombuffer(content[start : start + tensor.size], np.uint16).reshape(-1, HEAD, tensor.shape[0])
+        rotated, others = rows[:, : HEAD // 2], rows[:, HEAD // 2 :]
+        source = np.concatenate((rotated[:, ::2], rotated[:, 1::2], others), axis=1)
+        whole = np.stack((source[:, : HEAD // 2], source[:, HEAD // 2 :]), axis=2)
+        assert hashlib.sha256(whole.tobytes()).hexdigest() == theirs[tensor.name]["sha256"]
 
 
 def test_every_family_has_a_repository() -> None:

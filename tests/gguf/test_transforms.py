@@ -14,6 +14,7 @@ from proxy.gguf.transforms import (
     add_one,
     chain,
     interleave,
+    interleave_start,
     multiply,
     neg_exp,
     pick_part,
@@ -43,6 +44,13 @@ def test_rows_are_interleaved_as_torch_permutes_them() -> None:
     matrix = np.random.default_rng(0).integers(0, 2**16, (24, 10), np.uint16)
     heads = matrix.reshape(3, 2, 4, 10).swapaxes(1, 2).reshape(24, 10)
     assert _run(interleave(20, 8), matrix.tobytes()) == heads.tobytes()
+
+
+def test_only_the_first_rows_of_each_head_are_interleaved() -> None:
+    matrix = np.random.default_rng(0).integers(0, 2**16, (3, 8, 10), np.uint16)
+    first = matrix[:, :4].reshape(3, 2, 2, 10).swapaxes(1, 2).reshape(3, 4, 10)
+    heads = np.concatenate((first, matrix[:, 4:]), axis=1)
+    assert _run(interleave_start(20, 8, 4), matrix.tobytes()) == heads.tobytes()
 
 
 def test_heads_are_transposed() -> None:
@@ -125,6 +133,7 @@ def test_negative_exponentials_are_the_nearest_f32() -> None:
 
 TRANSFORMS = (
     *(interleave(row, rows) for row, rows in ((2, 2), (6, 4), (4, 6))),
+    interleave_start(2, 6, 4),
     *(transpose(rows, columns, width) for rows, columns, width in ((2, 3, 2), (3, 2, 4), (1, 5, 4))),
     transpose(3, 4, 2, range(1, 3)),
     *(make(dtype) for make in (to_f32, add_one) for dtype in ("F16", "BF16")),

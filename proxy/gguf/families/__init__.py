@@ -11,14 +11,15 @@ from collections.abc import Mapping
 
 from proxy.gguf.families.apertus import APERTUS
 from proxy.gguf.families.bailingmoe import BAILING_MOE2
+from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
 from proxy.gguf.families.bloom import BLOOM
 from proxy.gguf.families.cohere import COHERE, COHERE2
 from proxy.gguf.families.dbrx import DBRX
 from proxy.gguf.families.deci import DECI
 from proxy.gguf.families.deepseek import DEEPSEEK, DEEPSEEK2, DEEPSEEK3
-from proxy.gguf.families.dots import DOTS1
 from proxy.gguf.families.deepseek_sparse import DEEPSEEK32, GLM_DSA
+from proxy.gguf.families.dots import DOTS1
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
 from proxy.gguf.families.exaone import EXAONE, EXAONE4
@@ -28,9 +29,8 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
 from proxy.gguf.families.gemma3n import GEMMA3N, GEMMA3N_MULTIMODAL
 from proxy.gguf.families.gemma4 import GEMMA4, GEMMA4_MULTIMODAL
-from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE
-from proxy.gguf.families.gpt2 import GPT2, STARCODER
 from proxy.gguf.families.glm import GLM, GLM4, GLM4_MOE, GLM4_MOE_LITE, SOLAR_OPEN
+from proxy.gguf.families.gpt2 import GPT2, STARCODER
 from proxy.gguf.families.gpt_neox import GPT_NEOX
 from proxy.gguf.families.gpt_oss import GPT_OSS
 from proxy.gguf.families.granite import GRANITE, GRANITE_HYBRID, GRANITE_MOE
@@ -46,27 +46,26 @@ from proxy.gguf.families.llama import ARCEE, LLAMA, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
 from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
-from proxy.gguf.families.mellum import MELLUM
 from proxy.gguf.families.mamba2 import MAMBA2
+from proxy.gguf.families.mellum import MELLUM
 from proxy.gguf.families.minicpm import MINICPM
-from proxy.gguf.families.minimax import MINIMAX_M2
 from proxy.gguf.families.minicpm3 import MINICPM3
+from proxy.gguf.families.minimax import MINIMAX_M2
 from proxy.gguf.families.mistral3 import MINISTRAL3, MISTRAL3
 from proxy.gguf.families.modernbert import MODERN_BERT
-from proxy.gguf.families.nanbeige import NANBEIGE
 from proxy.gguf.families.mpt import MPT
+from proxy.gguf.families.nanbeige import NANBEIGE
 from proxy.gguf.families.nemotron import NEMOTRON
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
 from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
-from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.orion import ORION
+from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
 from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
-from proxy.gguf.families.stablelm import STABLELM
 from proxy.gguf.families.stablelm import STABLELM, STABLELM_EPOCH
 from proxy.gguf.families.starcoder2 import STARCODER2
 from proxy.gguf.families.talkie import TALKIE
@@ -75,6 +74,7 @@ FAMILIES: Mapping[str, Family] = {
     "ApertusForCausalLM": APERTUS,
     "ArceeForCausalLM": ARCEE,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
+    "BambaForCausalLM": BAMBA,
     "BertModel": BERT,
     "BloomForCausalLM": BLOOM,
     "CamembertModel": XLM_ROBERTA,

@@ -24,10 +24,14 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Permuted:
-    """Q or K rows, permuted from transformers' half-split RoPE order to llama.cpp's interleaved one."""
+    """Q or K rows, permuted from transformers' half-split RoPE order to llama.cpp's interleaved one.
+
+    RoPE rotates the first `rotated` rows of each head, or all of them if this is None. The other rows stay.
+    """
 
     name: str
     heads: Size
+    rotated: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)

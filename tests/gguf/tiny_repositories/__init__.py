@@ -5,21 +5,22 @@ writes them into folders. llama.cpp's converter made the figures in `tests/gguf/
 """
 
 from tests.gguf.tiny_repositories import (
+    classic,
     dense,
     encoders,
     experts,
     gemma,
     glm,
     large_mixtures,
+    latent,
     llama,
+    mixtures,
     more_encoders,
     qwen,
     recent,
+    recurrent,
     state_spaces,
 )
-from tests.gguf.tiny_repositories import classic, dense, encoders, experts, gemma, glm, llama, qwen, state_spaces
-from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, llama, mixtures, qwen, state_spaces
-from tests.gguf.tiny_repositories import dense, encoders, experts, gemma, glm, latent, llama, qwen, state_spaces
 from tests.gguf.tiny_repositories.repository import Tiny
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -36,6 +37,7 @@ REPOSITORIES: dict[str, Tiny] = {
     **mixtures.REPOSITORIES,
     **qwen.REPOSITORIES,
     **recent.REPOSITORIES,
+    **recurrent.REPOSITORIES,
     **state_spaces.REPOSITORIES,
 }
 """The name of the file in `tests/gguf/expected` → the repository."""
