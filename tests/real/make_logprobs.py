@@ -32,6 +32,10 @@ WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(
     ),
     REMOTE_CODE,
 )
+WITHOUT_LOGPROBS: Mapping[str, str] = {
+    **dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE),
+    "mamba2_codestral": "transformers does not read the names of its tensors",
+}
 """Chat models that are not in the file, with the reason."""
 PACKED_WITHOUT_LOGPROBS = frozenset(("phi3_gptq_2bit",))
 """With its weights of two bits, no prompt has a continuation that is likely enough."""

@@ -60,7 +60,12 @@ MAMBA2 = Family(
     accepted_values={**ANY_SILU, "expand": (2,), "use_bias": (False, None), "use_conv_bias": (True, None)},
     # Chunks of the calculation, and a size that Mamba 2 does not have.
     harmless_keys=frozenset({"chunk_size", "time_step_rank"}),
-    # The authors' name of the embeddings, which transformers reads too.
-    prefix_aliases={"backbone.embedding.": "backbone.embeddings."},
+    # Names of the authors' files; transformers reads the first.
+    prefix_aliases={
+        "backbone.embedding.": "backbone.embeddings.",
+        "model.backbone.embedding.": "backbone.embeddings.",
+        "model.backbone.": "backbone.",
+        "model.lm_head.": "lm_head.",
+    },
     shapes=MAMBA2_SHAPES,
 )

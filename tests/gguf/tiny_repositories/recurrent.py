@@ -1,7 +1,9 @@
 """More families with recurrent layers."""
 
 from tests.gguf.tiny_repositories.byte_level import llama3_tokens
-from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, Tiny, Weights
+from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, TIED, Tiny, Weights
+from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
+from tests.gguf.tiny_repositories.state_spaces import NO_ATTENTION
 
 
 def _bamba(weights: Weights) -> None:
@@ -17,6 +19,41 @@ def _bamba(weights: Weights) -> None:
         else:
             weights.mixer(f"{layer}mamba.", 2 * HIDDEN)
         weights.mlp(layer, name="feed_forward")
+
+
+def _mamba2(weights: Weights) -> None:
+    config = weights.config
+    weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("backbone.norm_f")
+    if not config["tie_word_embeddings"]:
+        weights.add("lm_head.weight", config["vocab_size"], HIDDEN)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"backbone.layers.{number}."
+        weights.norm(f"{layer}norm")
+        weights.mixer(f"{layer}mixer.", config["expand"] * HIDDEN)
+
+
+def _codestral(weights: Weights) -> None:
+    """Mamba 2 with the names of its authors."""
+    _mamba2(weights)
+    weights.tensors = {
+        "model." + name.replace("backbone.embeddings", "backbone.embedding"): tensor
+        for name, tensor in weights.tensors.items()
+    }
+
+
+MAMBA2 = {
+    "vocab_size": 384,
+    "expand": 2,
+    "num_heads": 16,
+    "head_dim": 32,
+    "state_size": 64,
+    "n_groups": 2,
+    "conv_kernel": 3,
+    "layer_norm_epsilon": 2e-5,
+    "chunk_size": 16,
+    **TIED,
+}
 
 
 REPOSITORIES: dict[str, Tiny] = {
@@ -38,5 +75,22 @@ REPOSITORIES: dict[str, Tiny] = {
             "mamba_d_conv": 3,
             "mamba_expand": 2,
         },
+    ),
+    "mamba2": Tiny("Mamba2ForCausalLM", "mamba2", _mamba2, change=MAMBA2, drop=(*NO_ATTENTION, "intermediate_size")),
+    "mamba2_codestral": Tiny(
+        "Mamba2ForCausalLM",
+        "mamba2",
+        _codestral,
+        instruct_pieces,
+        {**MAMBA2, "vocab_size": 448, "tie_word_embeddings": False},
+        drop=(*NO_ATTENTION, "intermediate_size"),
+    ),
+    "mamba2_untied": Tiny(
+        "Mamba2ForCausalLM",
+        "mamba2",
+        _mamba2,
+        instruct_pieces,
+        {**MAMBA2, "vocab_size": 448, "num_heads": 8, "head_dim": 64, "n_groups": 1, "tie_word_embeddings": False},
+        drop=(*NO_ATTENTION, "intermediate_size"),
     ),
 }

@@ -120,18 +120,6 @@ def _mamba(weights: Weights) -> None:
         )
 
 
-def _mamba2(weights: Weights) -> None:
-    config = weights.config
-    weights.add("backbone.embeddings.weight", config["vocab_size"], HIDDEN)
-    weights.norm("backbone.norm_f")
-    if not config["tie_word_embeddings"]:
-        weights.add("lm_head.weight", config["vocab_size"], HIDDEN)
-    for number in range(config["num_hidden_layers"]):
-        layer = f"backbone.layers.{number}."
-        weights.norm(f"{layer}norm")
-        weights.mixer(f"{layer}mixer.", config["expand"] * HIDDEN)
-
-
 def _first_mixer(weights: Weights, name: str, inner: int, state: int, rank: int) -> None:
     """A Mamba 1 mixer."""
     weights.decays(f"{name}A_log", inner, state)
@@ -173,20 +161,6 @@ MAMBA = {
     "conv_kernel": 4,
     "time_step_rank": 16,
     "layer_norm_epsilon": 1e-5,
-    **TIED,
-}
-
-
-MAMBA2 = {
-    "vocab_size": 384,
-    "expand": 2,
-    "num_heads": 16,
-    "head_dim": 32,
-    "state_size": 64,
-    "n_groups": 2,
-    "conv_kernel": 3,
-    "layer_norm_epsilon": 2e-5,
-    "chunk_size": 16,
     **TIED,
 }
 
@@ -318,15 +292,6 @@ REPOSITORIES: dict[str, Tiny] = {
     ),
     "falcon_mamba": Tiny("FalconMambaForCausalLM", "falcon_mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
     "mamba": Tiny("MambaForCausalLM", "mamba", _mamba, change=MAMBA, drop=NO_ATTENTION),
-    "mamba2": Tiny("Mamba2ForCausalLM", "mamba2", _mamba2, change=MAMBA2, drop=(*NO_ATTENTION, "intermediate_size")),
-    "mamba2_untied": Tiny(
-        "Mamba2ForCausalLM",
-        "mamba2",
-        _mamba2,
-        instruct_pieces,
-        {**MAMBA2, "vocab_size": 448, "num_heads": 8, "head_dim": 64, "n_groups": 1, "tie_word_embeddings": False},
-        drop=(*NO_ATTENTION, "intermediate_size"),
-    ),
     "lfm2": Tiny(
         "Lfm2ForCausalLM",
         "lfm2",
