@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from proxy.gguf.families.draft_layer import STEMS
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.rules import output_names
 from proxy.gguf.model_config import CannotConvert, ModelConfig
@@ -25,7 +26,7 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
     rule_names = {name for key, rule in family.tensors.items() for name in output_names(key, rule)}
     layer_names = {name.removeprefix(_LAYER_PREFIX) for name in rule_names if name.startswith(_LAYER_PREFIX)}
     outer_names = {name for name in rule_names if not name.startswith(_LAYER_PREFIX)}
-    blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks)}
+    blocks: dict[int, set[str]] = {number: set() for number in range(config.blocks + family.draft_layers)}
     outer: set[str] = set()
     for name in map(TensorName.of, names):
         _check_bias(family, name, outer_names if name.block is None else layer_names)
@@ -36,12 +37,14 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
         needed_outer -= {"output.weight"}
     if family.absent_tensors is not None:
         _check_layer(family.absent_tensors(config, None), needed_outer, outer, "")
+        of_draft = dict.fromkeys((TensorName.of(name).stem for name in layer_names if name.startswith(STEMS)), False)
         for number, present in blocks.items():
-            _check_layer(family.absent_tensors(config, number), needed_in_layer, present, f"{BLOCK}{number}.")
+            absent = {**family.absent_tensors(config, number), **(of_draft if number < config.blocks else {})}
+            _check_layer(absent, needed_in_layer, present, f"{BLOCK}{number}.")
         return
     if missing := needed_outer - outer:
         raise CannotConvert(f"the weights have nothing that becomes {', '.join(sorted(missing))}")
-    _check_layers(needed_in_layer, blocks)
+    _check_layers(needed_in_layer, blocks, config.blocks)
 
 
 def _check_bias(family: Family, name: TensorName, rule_names: AbstractSet[str]) -> None:
@@ -90,6 +93,7 @@ class _LayerParts:
     recurrent: bool
     attention: bool
     linear_attention: bool
+    draft: bool
 
     def includes(self, stem: str) -> bool:
         """Whether a layer with these parts has the tensor."""
@@ -99,24 +103,30 @@ class _LayerParts:
             return not self.experts
         if _is_recurrent(stem):
             return self.recurrent
+        if stem.startswith(STEMS):
+            return self.draft
         if stem in _LINEAR_ATTENTION:
             return self.linear_attention
         return self.attention or stem not in _ATTENTION
 
 
-def _check_layers(needed: set[str], blocks: dict[int, set[str]]) -> None:
+def _check_layers(needed: set[str], blocks: dict[int, set[str]], first_draft: int) -> None:
     """Checks layers without a list of absent tensors: layers with the same parts must have the same tensors.
 
-    Parts are experts and recurrence, as the layer's own tensors show them.
+    Parts are experts and recurrence, as the layer's own tensors show them. The layers from `first_draft` on draft
+    tokens.
     """
-    groups: dict[tuple[bool, bool], dict[int, set[str]]] = {}
+    groups: dict[tuple[bool, bool, bool], dict[int, set[str]]] = {}
     for number, present in blocks.items():
         experts, recurrent = any("_exp" in name for name in present), any(map(_is_recurrent, present))
-        groups.setdefault((experts, recurrent), {})[number] = present
-    all_recurrent = all(recurrent for _, recurrent in groups)
+        if number < first_draft and (extra := {name for name in present if name.startswith(STEMS)}):
+            raise CannotConvert(f"the weights have {BLOCK}{number}.{min(extra)}, which llama.cpp does not load there")
+        groups.setdefault((experts, recurrent, number >= first_draft), {})[number] = present
+    all_recurrent = all(recurrent for _, recurrent, _ in groups)
     has_state_space = any(TensorName.of(name).stem.startswith("ssm_") for name in needed)
-    for (experts, recurrent), layers in groups.items():
-        parts = _LayerParts(experts, recurrent, all_recurrent or not recurrent, recurrent or not has_state_space)
+    for (experts, recurrent, draft), layers in groups.items():
+        attention, linear_attention = all_recurrent or not recurrent, recurrent or not has_state_space
+        parts = _LayerParts(experts, recurrent, attention, linear_attention, draft)
         expected = {name for name in needed if parts.includes(TensorName.of(name).stem)}.union(*layers.values())
         for number, present in layers.items():
             if missing := expected - present:

@@ -7,13 +7,14 @@ vocabulary gives the reason for each other deliberate difference.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
 from proxy.gguf.cast import cast
 from proxy.gguf.config_checks import check_settings
 from proxy.gguf.description import describe
+from proxy.gguf.draft import DraftRequest, has_draft, with_draft
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.common_tensors import DENSE
 from proxy.gguf.families.family import Family
@@ -27,7 +28,7 @@ from proxy.gguf.special_tokens import name_for_loader
 from proxy.gguf.targets import plan_targets
 from proxy.gguf.tensor_sources import MATRIX, FixedBytes, SourceRange, SourceTensor, Target, unpacked
 from proxy.gguf.tensor_types import FILE_TYPES, ModelFacts, quantized_types
-from proxy.gguf.tensors import TensorInfo, TensorName, TensorType, lay_out, padding, shown
+from proxy.gguf.tensors import GgufError, TensorInfo, TensorName, TensorType, lay_out, padding, shown
 from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.unpacking import packed_forms, unpack_weights
@@ -83,6 +84,10 @@ class Conversion:
     """None if the repository has no matrices in NVFP4."""
     warnings: tuple[str, ...] = ()
     """How llama.cpp's result differs from the authors' model."""
+    draft_layers: int = 0
+    """How many layers for multi-token prediction the GGUF has."""
+    draft_problem: str = ""
+    """Why such layers were left out although they were asked for; empty if the repository has none."""
 
     @property
     def size(self) -> int:
@@ -106,6 +111,8 @@ class ModelDescription:
     """A conversation as the chat template renders it."""
     pooling: Pooling | None = None
     """Set for an embedding model."""
+    draft: DraftRequest | None = None
+    """Set if layers for multi-token prediction are to be kept."""
 
 
 def convert(
@@ -121,14 +128,35 @@ def convert(
     `quantization` is one of FILE_TYPES, or NVFP4 for a repository that has it (`keeping.py`); without it, matrices keep
     their type. The quantized file is bit by bit what llama-quantize makes of the unquantized one, with two exceptions:
     a few tensors get the higher precision that Ollama 0.33 gives them, and calculated tensors are rounded only once.
-    The data keeps the order of the source unless a tensor is made of several.
+    The data keeps the order of the source unless a tensor is made of several. Layers for multi-token prediction that
+    `description.draft` asks for, and that cannot be kept, are left out: `Conversion.draft_problem` has the reason.
 
     Raises CannotConvert, CannotKeep for NVFP4 that cannot stay, or GgufError for a value that no GGUF can hold.
     """
-    family = _family(config)
-    # An embedding model needs no output matrix and may have none: its embeddings count as the output.
-    settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
-    family = family.resolve(settings)
+    plain = replace(description, draft=None)
+    if description.draft is None or not has_draft(*_family(config, plain), _names(weights)):
+        return _convert(config, files, weights, plain, quantization)
+    try:
+        return _convert(config, files, weights, description, quantization)
+    except GgufError as error:
+        problem = str(error)
+    return replace(_convert(config, files, weights, plain, quantization), draft_problem=problem)
+
+
+def _names(weights: Mapping[str, Mapping[str, SourceTensor]]) -> Iterator[str]:
+    return (name for tensors in weights.values() for name in tensors)
+
+
+def _convert(
+    config: Mapping[str, object],
+    files: Mapping[str, bytes],
+    weights: Mapping[str, Mapping[str, SourceTensor]],
+    description: ModelDescription,
+    quantization: str | Fallback | None,
+) -> Conversion:
+    family, settings = _family(config, description)
+    if description.draft is not None:
+        family = with_draft(family, settings, description.draft)
     weights = unpack_weights(settings, weights)
     forms = packed_forms(weights)
     check_settings(family, settings, weights)
@@ -170,6 +198,7 @@ def convert(
         _stored_as(forms, sources, targets),
         _nvfp4(metadata, kept, sources, problem) if NVFP4 in forms else None,
         tuple(caveats),
+        family.draft_layers,
     )
 
 
@@ -226,13 +255,16 @@ def _aligned(targets: Iterable[Target]) -> Iterator[SourceRange | FixedBytes]:
             yield FixedBytes(bytes(gap))
 
 
-def _family(config: Mapping[str, object]) -> Family:
+def _family(config: Mapping[str, object], description: ModelDescription) -> tuple[Family, ModelConfig]:
+    """The family that config.json selects, and config.json with its defaults."""
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         raise CannotConvert(f"config.json has the unknown architecture {shown(name)}")
-    return family
+    # An embedding model needs no output matrix and may have none: its embeddings count as the output.
+    settings = family.config(config if description.pooling is None else {**config, "tie_word_embeddings": True})
+    return family.resolve(settings), settings
 
 
 def _hyperparameters(family: Family, config: ModelConfig) -> dict[str, Field]:

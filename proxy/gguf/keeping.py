@@ -27,6 +27,7 @@ _SHARED_EXPERT = frozenset(f"{stem}_shexp" for stem in _FEED_FORWARD)
 _DENSE = _ATTENTION | _FEED_FORWARD | {"output"}
 _DELTA_NET = frozenset(("attn_gate", "ssm_alpha", "ssm_beta", "ssm_out"))
 _MAMBA = frozenset(("ssm_in", "ssm_out"))
+_DRAFT = frozenset(("nextn.eh_proj",))
 
 SCALED: Mapping[str, frozenset[str]] = {
     # Its converter folds a scale of the router into that of ffn_down_exps.
@@ -36,8 +37,8 @@ SCALED: Mapping[str, frozenset[str]] = {
     "nemotron_h": _DENSE | _MAMBA,
     "nemotron_h_moe": _DENSE | _MAMBA | _EXPERTS | _SHARED_EXPERT,
     "qwen3": _DENSE,
-    "qwen35": _DENSE | _DELTA_NET,
-    "qwen35moe": _DENSE | _DELTA_NET | _EXPERTS | _SHARED_EXPERT,
+    "qwen35": _DENSE | _DELTA_NET | _DRAFT,
+    "qwen35moe": _DENSE | _DELTA_NET | _EXPERTS | _SHARED_EXPERT | _DRAFT,
     "qwen3moe": _DENSE | _EXPERTS,
 }
 """By architecture, the stems of the matrices whose scale src/models (b10488) multiplies with."""

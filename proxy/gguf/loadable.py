@@ -52,6 +52,10 @@ _SHAPES: Mapping[str, str] = {
     "ffn_gate_shexp": "n_embd n_ff_shexp",
     "ffn_up_shexp": "n_embd n_ff_shexp",
     "ffn_down_shexp": "n_ff_shexp n_embd",
+    "nextn.eh_proj": "2n_embd n_embd",
+    "nextn.enorm": "n_embd",
+    "nextn.hnorm": "n_embd",
+    "nextn.shared_head_norm": "n_embd",
     "shortconv.conv": "l_cache n_embd_conv",
     "shortconv.in_proj": "n_embd 3n_embd_conv",
     "shortconv.out_proj": "n_embd_conv n_embd",
@@ -98,6 +102,7 @@ class _Sizes:
         types = self.metadata.get("tokenizer.ggml.token_type_count")
         return {
             "n_embd": n_embd,
+            "2n_embd": 2 * n_embd,
             "n_vocab": self.metadata["tokenizer.ggml.tokens"].length,
             "n_ctx": self.read("context_length"),
             "n_types": types.value if types is not None and isinstance(types.value, int) else 0,
@@ -202,7 +207,7 @@ def check_loadable(family: Family, metadata: Mapping[str, Field], tensors: Seque
     if not family.has_mixed_layers:
         _check_experts(sizes, tensors)
     if interval := sizes.read("full_attention_interval"):
-        _check_recurrent(sizes.read("block_count"), interval, tensors)
+        _check_recurrent(sizes, interval, tensors)
     _check_shapes(sizes, tensors, {**_SHAPES, **family.shapes})
 
 
@@ -273,12 +278,14 @@ def _check_experts(sizes: _Sizes, tensors: Iterable[TensorInfo]) -> None:
             raise CannotConvert(f"the weights have experts in layer {block}, and config.json none")
 
 
-def _check_recurrent(blocks: int, interval: int, tensors: Iterable[TensorInfo]) -> None:
-    """Checks that one layer of each `interval` has attention, and that the others have a state space."""
+def _check_recurrent(sizes: _Sizes, interval: int, tensors: Iterable[TensorInfo]) -> None:
+    """Checks that one layer of each `interval`, and a draft layer, has attention, and each other a state space."""
     names = [TensorName.of(tensor.name) for tensor in tensors]
     recurrent = {name.block for name in names if name.stem == "ssm_a"}
+    blocks = sizes.read("block_count")
+    first_draft = blocks - sizes.read("nextn_predict_layers")
     for block in range(blocks):
-        is_recurrent, has_attention = block in recurrent, (block + 1) % interval == 0
+        is_recurrent, has_attention = block in recurrent, block >= first_draft or (block + 1) % interval == 0
         if is_recurrent is has_attention:
             actual, expected = ("a state space", "attention") if is_recurrent else ("attention", "a state space")
             raise CannotConvert(f"layer {block} of the weights has {actual}, but config.json expects {expected}")

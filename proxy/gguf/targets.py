@@ -29,13 +29,13 @@ def plan_targets(
     stacks: dict[str, dict[int, LocatedTensor]] = {}
     stack_rules: dict[str, Stacked] = {}
     targets = [_calculated(name, content) for name, content in family.computed_tensors(config).items()]
-    tensors, blocks = list(_needed_tensors(family, config, weights)), config.blocks
+    tensors, blocks = list(_needed_tensors(family, config, weights)), config.blocks + family.draft_layers
     by_name = {tensor.name: tensor for tensor in tensors}
     for located in tensors:
         rule, tensor = _match(family, located)
         numbers = tensor.numbers
         if numbers and numbers[0] >= blocks:
-            layers = f"num_hidden_layers = {blocks}"
+            layers = f"num_hidden_layers = {config.blocks}"
             raise CannotConvert(f"{tensor.name} is in layer {numbers[0]}, but config.json has {layers}")
         if isinstance(rule, Stacked):
             stack = tensor.new_name(rule.name)

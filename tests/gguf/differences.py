@@ -69,9 +69,14 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
 }
 """Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
 ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {
-    **{name: {"qwen35.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_5", "qwen3_5_eyes")},
-    **{name: {"qwen35moe.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_5moe", "qwen3_5moe_eyes")},
-    **{name: {"qwen3next.attention.recurrent_layers": _RECURRENT} for name in ("qwen3_next", "qwen3_next_v5")},
+    name + end: {f"{architecture}.attention.recurrent_layers": _RECURRENT}
+    for architecture, names in (
+        ("qwen35", ("qwen3_5", "qwen3_5_eyes")),
+        ("qwen35moe", ("qwen3_5moe", "qwen3_5moe_eyes")),
+        ("qwen3next", ("qwen3_next", "qwen3_next_v5")),
+    )
+    for name in names
+    for end in ("", "_draft")
 }
 """Repository → key that only llama.cpp's converter writes → reason."""
 _MANIFEST = "Ollama has it beside the GGUF, in its parameters and its license, where a change moves no weights"

@@ -11,8 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import read_header
 from tests.gguf.differences import EXPECTED
+from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.__main__ import write
 from tests.gguf.writing import figures, written_to
 
@@ -41,6 +43,11 @@ WITHOUT_PREDICTION = frozenset(("deepseek32", "glm_dsa"))
 """Repositories with a layer for multi-token prediction, which the converter leaves out only if it is told to."""
 
 
+def _leaves_out_prediction(name: str) -> bool:
+    has_draft = name in REPOSITORIES and FAMILIES[REPOSITORIES[name].architecture].draft is not None
+    return has_draft or name in WITHOUT_PREDICTION
+
+
 def record(name: str, llama_cpp: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         repository, file = Path(folder) / FOLDER, Path(folder) / "theirs.gguf"
@@ -48,7 +55,7 @@ def record(name: str, llama_cpp: Path) -> None:
         ours = written_to(Path(folder) / "ours.gguf", repository).read_bytes()
         pre = read_header(ours, size=len(ours)).metadata.get("tokenizer.ggml.pre")
         arguments = [str(llama_cpp), str(pre.value if pre else "default"), str(repository), "--outfile", str(file)]
-        options = ["--outtype", "auto", *(["--no-nextn"] if name in WITHOUT_PREDICTION else [])]
+        options = ["--outtype", "auto", *(["--no-nextn"] if _leaves_out_prediction(name) else [])]
         subprocess.run([sys.executable, "-c", _CONVERT, *arguments, *options], check=True)
         content = file.read_bytes()
         made = {

@@ -277,6 +277,38 @@ def _bailing_moe3() -> Model:
     return Model("bailingmoe3", 20, metadata, _ends(1536, 157184), layers)
 
 
+def _qwen35() -> Model:
+    """With a layer for multi-token prediction behind the 32 others."""
+    hidden = 4096
+    net: Shapes = {
+        "attn_norm": (hidden,),
+        "attn_qkv": (hidden, 8192),
+        "attn_gate": (hidden, 4096),
+        "ssm_conv1d": (4, 8192),
+        "ssm_dt.bias": (32,),
+        "ssm_a": (32,),
+        "ssm_alpha": (hidden, 32),
+        "ssm_beta": (hidden, 32),
+        "ssm_norm": (128,),
+        "ssm_out": (4096, hidden),
+    }
+    attention: Shapes = {
+        **_attention(hidden, 16, 4, 256),
+        "attn_q": (hidden, 2 * 16 * 256),
+        "attn_q_norm": (256,),
+        "attn_k_norm": (256,),
+    }
+    rest: Shapes = {"post_attention_norm": (hidden,), **_feed_forward(hidden, 12288)}
+    norms = dict.fromkeys(("nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm"), (hidden,))
+    layers = {block: {**(net if (block + 1) % 4 else attention), **rest} for block in range(32)}
+    layers[32] = {**attention, **rest, **norms, "nextn.eh_proj": (2 * hidden, hidden)}
+    metadata = {**_keys(hidden, 16, 4), "attention.key_length": 256, "attention.value_length": 256}
+    metadata |= {"nextn_predict_layers": 1, "full_attention_interval": 4, "rope.dimension_sections": [11, 11, 10, 0]}
+    metadata |= {"ssm.conv_kernel": 4, "ssm.inner_size": 4096, "ssm.state_size": 128, "ssm.group_count": 16}
+    metadata |= {"ssm.time_step_rank": 32, "rope.dimension_count": 64, "feed_forward_length": 12288}
+    return Model("qwen35", 33, metadata, _ends(hidden, 248320), {}, layers)
+
+
 def _lfm2() -> Model:
     conv = {"shortconv.conv": (3, 1024), "shortconv.in_proj": (1024, 3072), "shortconv.out_proj": (1024, 1024)}
     layers: dict[int, Shapes] = {}
@@ -353,6 +385,7 @@ MODELS: Mapping[str, Model] = {
     ),
     "Bailing MoE 3": _bailing_moe3(),
     "LFM2 350M": _lfm2(),
+    "Qwen3.5 9B, with its draft layer": _qwen35(),
 }
 
 

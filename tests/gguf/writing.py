@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from proxy.gguf.conversion import Conversion, ModelDescription, convert
+from proxy.gguf.draft import DraftRequest
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.header import GgufHeader, ValueType
 from proxy.gguf.single_numbers import numbers_to_read
@@ -35,7 +36,13 @@ def plan(files: Mapping[str, bytes], **options: Any) -> Conversion:
 
 
 def plan_of(
-    files: Mapping[str, bytes], weights: SourceTensors, *, name: str = "Tiny Model", sample: str = "", **options: Any
+    files: Mapping[str, bytes],
+    weights: SourceTensors,
+    *,
+    name: str = "Tiny Model",
+    sample: str = "",
+    draft: DraftRequest | None = None,
+    **options: Any,
 ) -> Conversion:
     """The plan for these `weights`; of `files`, only the small ones are read."""
     template = json.loads(files["tokenizer_config.json"]).get("chat_template")
@@ -48,6 +55,7 @@ def plan_of(
             template,
             sample=sample,
             pooling=pooling_of("acme/tiny", files, embeds=False),
+            draft=draft,
         ),
         **options,
     )

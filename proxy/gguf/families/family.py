@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.gguf.families.common_tensors import QKV
+from proxy.gguf.families.draft_layer import DraftLayer
 from proxy.gguf.families.rules import Rule
 from proxy.gguf.families.text_part import TextPart
 from proxy.gguf.hyperparameters import BASIC, Pairs, Writer
@@ -84,6 +85,10 @@ class Family:
     """Layers with a sliding window have their own RoPE parameters."""
     skips_extra_layers: bool = False
     """Skip layers beyond the configured number; they only help in training."""
+    draft: DraftLayer | None = None
+    """The layer for multi-token prediction, where llama.cpp's converter writes it and its graph runs it."""
+    draft_layers: int = 0
+    """How many draft layers the GGUF gets; proxy/gguf/draft.py sets it."""
     absent_tensors: Callable[[ModelConfig, int | None], Mapping[str, bool]] | None = None
     """The stems that a layer does not have according to config.json, and whether llama.cpp tolerates them anyway. The
     argument is the layer's number, or None for tensors outside of layers. If this is None, the tensors found in a layer
@@ -155,4 +160,6 @@ class Family:
         for ending, replacement in _LEGACY_NORM_ENDINGS.items():
             name = name.removesuffix(ending) + replacement if name.endswith(ending) else name
         skipped = (*self.skipped_prefixes, *(self.text_part.skipped_prefixes if self.text_part else ()))
+        if self.draft and not self.draft_layers:
+            skipped += self.draft.starts
         return None if name.startswith(skipped) or tensor.startswith(skipped) else name

@@ -15,6 +15,7 @@ from proxy.gguf.families.common_tensors import (
     size_from,
     squeezed,
 )
+from proxy.gguf.families.draft_layer import QWEN_DRAFT
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.qwen import EXPERTS_IN_EVERY_LAYER, GATED_SHARED_EXPERT, MOE_SIZES
 from proxy.gguf.families.rules import AddOne, Copy, Reordered, Reshaped, Rule, Size, Ungrouped
@@ -210,8 +211,7 @@ QWEN3_NEXT = Family(
         "norm_topk_prob": (True,),
         **EXPERTS_IN_EVERY_LAYER,
     },
-    # llama.cpp's converter keeps the layer for multi-token prediction, which Ollama does not run.
-    skipped_prefixes=("mtp.", "model.mtp."),
+    draft=QWEN_DRAFT,
     shapes=_SHAPES,
 )
 
@@ -234,7 +234,7 @@ QWEN3_5 = replace(
     accepted_values={**_ACCEPTED_VALUES, "attn_output_gate": (True, None), "output_gate_type": ("swish", "silu", None)},
     # In a text all axes have the same position.
     harmless_keys=frozenset({"mrope_interleaved"}),
-    skipped_prefixes=(*QWEN3_NEXT.skipped_prefixes, *_SIGHT),
+    skipped_prefixes=_SIGHT,
     prefix_aliases=TEXT_OF_MULTIMODAL,
 )
 

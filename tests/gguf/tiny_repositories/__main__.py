@@ -4,11 +4,12 @@ import sys
 from pathlib import Path
 
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.drafts import DRAFTS
 from tests.gguf.tiny_repositories.packed import Packed
 from tests.gguf.tiny_repositories.repository import Tiny
 from tests.gguf.tiny_repositories.schemes import PACKED
 
-ALL: dict[str, Tiny | Packed] = {**REPOSITORIES, **PACKED}
+ALL: dict[str, Tiny | Packed] = {**REPOSITORIES, **DRAFTS, **PACKED}
 
 
 def write(name: str, folder: Path) -> None:

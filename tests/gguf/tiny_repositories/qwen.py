@@ -100,24 +100,44 @@ def _linear_attention(weights: Weights) -> None:
         if number % config.get("full_attention_interval", 4):
             _delta_net(weights, f"{layer}linear_attn.")
         else:
-            kv_rows = config["num_key_value_heads"] * weights.head
-            for part, rows in (("q", 2 * HEADS * weights.head), ("k", kv_rows), ("v", kv_rows)):
-                weights.linear(f"{layer}self_attn.{part}_proj", rows, HIDDEN)
-            weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * weights.head)
-            weights.norm(f"{layer}self_attn.q_norm", weights.head)
-            weights.norm(f"{layer}self_attn.k_norm", weights.head)
-        if "num_experts" not in config:
-            weights.mlp(layer)
-            continue
-        if "rope_parameters" in config:
-            weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
-            weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
-            weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
-        else:
-            weights.experts(layer)
-        weights.mlp(layer, FEED_FORWARD, name="mlp.shared_expert")
-        weights.linear(f"{layer}mlp.shared_expert_gate", 1, HIDDEN)
+            _gated_attention(weights, layer)
+        _mlp_or_experts(weights, layer)
     weights.linear("mtp.fc", HIDDEN, 2 * HIDDEN)
+
+
+def _gated_attention(weights: Weights, layer: str) -> None:
+    kv_rows = weights.config["num_key_value_heads"] * weights.head
+    for part, rows in (("q", 2 * HEADS * weights.head), ("k", kv_rows), ("v", kv_rows)):
+        weights.linear(f"{layer}self_attn.{part}_proj", rows, HIDDEN)
+    weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HEADS * weights.head)
+    weights.norm(f"{layer}self_attn.q_norm", weights.head)
+    weights.norm(f"{layer}self_attn.k_norm", weights.head)
+
+
+def _mlp_or_experts(weights: Weights, layer: str) -> None:
+    config = weights.config
+    if "num_experts" not in config:
+        weights.mlp(layer)
+        return
+    if "rope_parameters" in config:
+        weights.linear(f"{layer}mlp.gate", EXPERTS, HIDDEN)
+        weights.add(f"{layer}mlp.experts.gate_up_proj", EXPERTS, 2 * HIDDEN, HIDDEN)
+        weights.add(f"{layer}mlp.experts.down_proj", EXPERTS, HIDDEN, HIDDEN)
+    else:
+        weights.experts(layer)
+    weights.mlp(layer, FEED_FORWARD, name="mlp.shared_expert")
+    weights.linear(f"{layer}mlp.shared_expert_gate", 1, HIDDEN)
+
+
+def draft_layer(weights: Weights) -> None:
+    """The layer for multi-token prediction, with all of its tensors."""
+    _linear_attention(weights)
+    for name in ("mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.norm"):
+        weights.norm(name)
+    layer = "mtp.layers.0."
+    weights.norms(layer)
+    _gated_attention(weights, layer)
+    _mlp_or_experts(weights, layer)
 
 
 def _delta_net(weights: Weights, name: str) -> None:
