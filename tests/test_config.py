@@ -244,9 +244,11 @@ def test_lists_and_enums_come_from_the_environment() -> None:
         "OLLAMA_HF_PROXY_HUB_MIRRORS": "https://one.example/, https://two.example",
         "OLLAMA_HF_PROXY_PULL_DEFAULT_QUANTIZATION": "q8_0",
         "OLLAMA_HF_PROXY_PULL_CONNECTIONS": "3",
+        "OLLAMA_HF_PROXY_PULL_DRAFT": "true",
     }
     config = load(None, environment)
     assert config.hub.hosts == ("hf.co", "hub.example")
     assert config.hub.mirrors == ("https://one.example", "https://two.example")
     assert config.pull.default_quantization is Quantization.Q8_0
     assert config.pull.connections == 3
+    assert config.pull.draft

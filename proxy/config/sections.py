@@ -116,6 +116,7 @@ class PullConfig(_Section, frozen=True):
     spool: str = ""
     verify: bool = False
     on_demand: bool = False
+    draft: bool = False
 
 
 Parameter = bool | int | float | str | list[str]

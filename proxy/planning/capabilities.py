@@ -130,6 +130,12 @@ NEWER_TENSOR_TYPE = 40
 """The first number of a tensor type, NVFP4, that ggml does not have in Ollama 0.24."""
 NVFP4_SINCE = LLAMA_SERVER
 """Its llama.cpp (b9452) multiplies by the scales that `proxy/gguf/keeping.py` relies on. Tried: 0.33, 0.34.1, 0.40."""
+DRAFTS_SINCE: Mapping[str, Version] = {
+    "qwen3next": Version(0, 32, 6),
+}
+"""The first version whose llama.cpp drafts tokens with the layers for multi-token prediction of an architecture, read
+from src/models at the llama.cpp of every release. LLAMA_SERVER does with those that are not listed, and it is the first
+version that asks for it: `hasMTPDraft` in llm/llama_server.go."""
 UNSUPPORTED = ("TQ1_0", "TQ2_0")
 """From 0.30 on a create fails with "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
 
@@ -204,6 +210,10 @@ class Capabilities:
     def runs_quantization(self, quantization: str) -> bool:
         """Whether a GGUF of this file type loads and answers correctly."""
         return quantization not in UNSUPPORTED and (quantization != NVFP4 or self.version >= NVFP4_SINCE)
+
+    def drafts_since(self, architecture: str) -> Version:
+        """The first version that uses the layers for multi-token prediction in a GGUF of this architecture."""
+        return DRAFTS_SINCE.get(architecture, LLAMA_SERVER)
 
     @property
     def runs_llama_server(self) -> bool:

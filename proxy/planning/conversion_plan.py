@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
+import msgspec
+
+from proxy.config.sections import ModelSettings
 from proxy.config.values import Quantization
 from proxy.errors import Refusal
 from proxy.gguf.cast import NoEngine
 from proxy.gguf.conversion import AGAIN, Conversion, ModelDescription, Pooling, convert
+from proxy.gguf.draft import DraftRequest
 from proxy.gguf.families import FAMILIES
 from proxy.gguf.families.refused import REFUSED
 from proxy.gguf.keeping import NVFP4, Fallback
@@ -35,6 +39,10 @@ from proxy.planning.weights import CONFIG, INDEX, NotConvertible, Selection
 from proxy.sources.base import Derived, RepositoryFile
 
 FILE = "model.gguf"
+DRAFT_TOKENS = {"draft_num_predict": 4}
+"""How many tokens are drafted at once. It is Ollama's own number for a draft model in another file (`DefaultOptions`,
+api/types.go). Without this parameter Ollama does not use the layers of a model's own GGUF (`modelOptions` in
+server/routes.go)."""
 
 
 def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabilities) -> str:
@@ -62,6 +70,15 @@ def kept_quantization(architecture: str, config: Mapping[str, Any]) -> Quantizat
     """The quantization that keeps weights which are quantized already: no tag means it. None if there is none."""
     stays = FAMILIES[architecture].kept_quant_method and config.get("quantization_config")
     return Quantization.MXFP4_MOE if stays else None
+
+
+def draft_request(request: PlanRequest, architecture: str) -> DraftRequest | None:
+    """What `pull.draft` means for an architecture of FAMILIES on this Ollama."""
+    if not request.draft:
+        return None
+    capabilities, since = request.capabilities, request.capabilities.drafts_since(FAMILIES[architecture].architecture)
+    too_old = capabilities.version < since
+    return DraftRequest(f"{capabilities.ollama} does not use them; {since} or newer does" if too_old else "")
 
 
 def read_tokens(
@@ -111,6 +128,8 @@ class Material:
     """A conversation as the chat template renders it."""
     read: Mapping[tuple[str, int], bytes] = field(default_factory=dict)
     """The bytes of the small tensors that `parts_to_read` wants, by path and first offset."""
+    draft: DraftRequest | None = None
+    """Set if layers for multi-token prediction are to be kept."""
 
     @property
     def may_need_parts(self) -> bool:
@@ -138,16 +157,17 @@ def plan_conversion(request: PlanRequest, material: Material, conversion: Conver
         request.name,
         request.repository,
         Format.SAFETENSORS,
-        f"the proxy converts {material.architecture}{_stored_as(conversion)}",
+        f"the proxy converts {material.architecture}{_stored_as(conversion)}{_with_draft(conversion)}",
         (upload,),
         quantization=quantization,
         is_converted=True,
         made_by=family_revision(material.architecture),
         template_source=modelfile.source,
         template_exact=modelfile.exact,
-        settings=modelfile.settings,
+        settings=_drafting(modelfile.settings) if conversion.draft_layers else modelfile.settings,
         warnings=(
             *_lost_abilities(material.architecture),
+            *_lost_draft(conversion),
             *conversion.warnings,
             *_second_quantization(request, conversion),
             *capabilities.pre_tokenizer_warnings(conversion.pre_tokenizer),
@@ -196,6 +216,21 @@ def _stored_as(conversion: Conversion) -> str:
     return (f" from {' and '.join(conversion.stored_as)}" if conversion.stored_as else "") + kept
 
 
+def _with_draft(conversion: Conversion) -> str:
+    return ", with its layer for multi-token prediction" if conversion.draft_layers else ""
+
+
+def _drafting(settings: ModelSettings) -> ModelSettings:
+    """The settings with which Ollama drafts tokens, unless they have a number already."""
+    return msgspec.structs.replace(settings, parameters={**DRAFT_TOKENS, **settings.parameters})
+
+
+def _lost_draft(conversion: Conversion) -> tuple[str, ...]:
+    """A warning about what `pull.draft` asks for and the model does not get."""
+    problem = conversion.draft_problem
+    return (f"the layers for multi-token prediction (pull.draft) are left out: {problem}",) if problem else ()
+
+
 def _second_quantization(request: PlanRequest, conversion: Conversion) -> Iterator[str]:
     stored_as, quantization = conversion.stored_as, conversion.quantization
     if not stored_as or quantization in (*WIDTHS, NVFP4):
@@ -235,6 +270,7 @@ def convert_material(material: Material, quantization: str | Fallback) -> tuple[
         adds_bos=material.modelfile.adds_bos,
         sample=material.sample,
         pooling=material.pooling,
+        draft=material.draft,
     )
     tensors = _tensors(material)
     with _conversion_errors(repository):

@@ -158,6 +158,8 @@ class PlanRequest:
     settings: ModelSettings
     """The user's, from `[models]`."""
     capabilities: Capabilities
+    draft: bool = False
+    """Whether layers for multi-token prediction are kept, `pull.draft`."""
 
 
 def small_file(path: str, content: bytes) -> Upload:

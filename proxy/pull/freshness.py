@@ -79,7 +79,9 @@ class Freshness:
         settings = msgspec.to_builtins(self._config.settings_for(reference.name))
         pull = self._config.pull
         request = [repository.id, repository.commit, reference.tag.casefold(), settings]
-        return digest_of_value([*request, pull.default_quantization, pull.gguf])
+        # Records of models without drafts stay valid.
+        draft = ["draft"] if pull.draft else []
+        return digest_of_value([*request, pull.default_quantization, pull.gguf, *draft])
 
     async def _still_has(self, reference: ModelReference, record: Record) -> bool:
         model = await self._listed(reference.name)

@@ -28,6 +28,7 @@ from proxy.planning.chat_templates import template_files
 from proxy.planning.conversion_plan import (
     Material,
     architecture_of,
+    draft_request,
     kept_quantization,
     plan_conversion,
 )
@@ -167,7 +168,7 @@ class Planner:
         reading = Reading(self._transfer, repository, progress)
         try:
             settings = self._config.settings_for(reference.name)
-            request = PlanRequest(reference.name, repository, settings, capabilities)
+            request = PlanRequest(reference.name, repository, settings, capabilities, self._config.pull.draft)
             plan = await self._plan(reference, reading, request)
         except NotConvertible as refusal:
             host, _ = self._config.repository_of(reference.name)
@@ -260,7 +261,8 @@ class Planner:
             sample = chat.sample if chat and pooling is None else ""
             material = Material(repository.id, config, selection, headers, contents, modelfile, pooling, sample)
             parts = await converting.parts_to_read(material)
-            material = replace(material, read=await reading.parts(selection.weights, parts))
+            read = await reading.parts(selection.weights, parts)
+            material = replace(material, read=read, draft=draft_request(request, architecture))
             conversion, recipe = await converting.convert(material, quantization)
         plan = await asyncio.to_thread(plan_conversion, request, material, conversion, recipe)
         verdict = await compare(contents, conversion.header, sample)

@@ -93,6 +93,13 @@ def test_which_release_cuts_texts_as_a_tokenizer(
     assert str(capabilities_of(version).pre_tokenizer_since(architecture, pre_tokenizer)) == since
 
 
+@pytest.mark.parametrize(
+    ("architecture", "since"), [("qwen35", "0.30.0"), ("qwen35moe", "0.30.0"), ("qwen3next", "0.32.6")]
+)
+def test_which_release_drafts_tokens(architecture: str, since: str) -> None:
+    assert str(capabilities_of("0.24.0").drafts_since(architecture)) == since
+
+
 @pytest.mark.parametrize(("pre_tokenizer", "since"), [("deepseek-v3", "0.30.0"), ("deepseek-llm", "0.5.5")])
 def test_which_release_calculates_deepseek_as_llama_cpp(pre_tokenizer: str, since: str) -> None:
     assert str(capabilities_of("0.24.0").correct_since("deepseek2", pre_tokenizer)) == since
