@@ -45,8 +45,8 @@ RUNS_SINCE: Mapping[str, Version] = {
     "arcee": Version(0, 11, 5),
     "bailingmoe2": Version(0, 12, 11),
     "deci": Version(0, 7, 0),  # older versions do not know layers without a feed-forward
-    "dots1": Version(0, 11, 5),
     "deepseek32": LLAMA_SERVER,
+    "dots1": Version(0, 11, 5),
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "eurobert": LLAMA_SERVER,
@@ -67,22 +67,22 @@ RUNS_SINCE: Mapping[str, Version] = {
     "jamba": Version(0, 11, 5),
     "jina-bert-v2": Version(0, 11, 5),  # older versions expect the two halves of the MLP in two tensors
     "laguna": Version(0, 32, 3),  # older versions have other names for its tensors and keys
+    "lfm2": Version(0, 11, 5),
+    "lfm2moe": Version(0, 12, 6),
     # Ollama's own engine also normalizes the heads of layers without RoPE.
     "llama4": LLAMA_SERVER,
+    "maincoder": LLAMA_SERVER,
+    "mamba2": Version(0, 11, 5),
+    "mellum": Version(0, 30, 9),
     "minimax-m2": Version(0, 13, 2),
     # Ollama's own engine does not read yarn_log_multiplier; 0.40 refuses the key that it reads instead.
     "mistral3": LLAMA_SERVER,
     "mistral4": LLAMA_SERVER,
+    "modern-bert": LLAMA_SERVER,
+    "nanbeige": Version(0, 32, 6),
     # Ollama's own engine splits texts differently from the models' tokenizers.
     "nemotron_h": LLAMA_SERVER,
     "nemotron_h_moe": LLAMA_SERVER,
-    "lfm2": Version(0, 11, 5),
-    "lfm2moe": Version(0, 12, 6),
-    "maincoder": LLAMA_SERVER,
-    "mellum": Version(0, 30, 9),
-    "mamba2": Version(0, 11, 5),
-    "modern-bert": LLAMA_SERVER,
-    "nanbeige": Version(0, 32, 6),
     "nomic-bert-moe": Version(0, 6, 8),
     "pangu-embedded": Version(0, 13, 2),
     "qwen3": Version(0, 6, 6),

@@ -134,5 +134,5 @@ def differences(name: str) -> dict[str, str]:
         "llama.cpp's converter permutes whole heads, but RoPE rotates only the first half of each",
     )
     other_values = {key: reason for key, (_, reason) in OTHER_VALUES.get(name, {}).items()}
-    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves, **ADDED.get(name, {})}
-    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **halves, **permuted}
+    tensors = {**halves, **permuted, **ADDED.get(name, {})}
+    return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **tensors}

@@ -25,15 +25,14 @@ from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
 
 FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs.json", "packed_logprobs.json"))
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
-WITHOUT_LOGPROBS: Mapping[str, str] = dict.fromkeys(
-    (
-        *("bailingmoe2", "deci", "deepseek", "internlm2", "maincoder"),
-        *("nanbeige", "smallthinker", "smallthinker_windows", "talkie"),
-    ),
-    REMOTE_CODE,
-)
 WITHOUT_LOGPROBS: Mapping[str, str] = {
-    **dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE),
+    **dict.fromkeys(
+        (
+            *("bailingmoe2", "deci", "deepseek", "internlm2", "maincoder"),
+            *("nanbeige", "smallthinker", "smallthinker_windows", "talkie"),
+        ),
+        REMOTE_CODE,
+    ),
     "mamba2_codestral": "transformers does not read the names of its tensors",
 }
 """Chat models that are not in the file, with the reason."""
