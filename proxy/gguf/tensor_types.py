@@ -95,6 +95,7 @@ class ModelFacts:
 
     architecture: str
     blocks: int
+    """Each as often as it runs: llama.cpp counts the layers of all loops (`n_layer_all`)."""
     heads: int = 0
     kv_heads: int = 0
     experts: int = 0
@@ -108,7 +109,7 @@ class ModelFacts:
         heads = _count(metadata, f"{name}.attention.head_count", 0)
         return cls(
             name,
-            _count(metadata, f"{name}.block_count", None),
+            _count(metadata, f"{name}.block_count", None) * max(_count(metadata, f"{name}.num_loops", 1), 1),
             heads,
             _count(metadata, f"{name}.attention.head_count_kv", heads),
             _count(metadata, f"{name}.expert_count", 0),
