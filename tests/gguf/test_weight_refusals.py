@@ -151,10 +151,10 @@ NOT_READ = {
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.
-    *((name, "intermediate_size") for name in ("qwen3_next", "qwen3_next_v5")),
+    *((name, "intermediate_size") for name in ("mellum", "qwen3_next", "qwen3_next_v5")),
     # Q, K and V have the same shapes with any number of heads.
     *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2", "roberta")),
-    *((name, "num_attention_heads") for name in ("jina_bert", "jina_bert_code")),
+    *((name, "num_attention_heads") for name in ("deci", "deci_alike", "jina_bert", "jina_bert_code")),
     # Another key has it for each layer.
     ("laguna", "num_attention_heads"),
     # Further layers are only for training.

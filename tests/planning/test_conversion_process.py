@@ -12,7 +12,7 @@ import pytest
 from proxy.config.sections import NO_SETTINGS
 from proxy.errors import Refusal
 from proxy.gguf.transforms import Transform
-from proxy.planning.conversion_plan import Material, convert_material, read_tokens
+from proxy.planning.conversion_plan import Material, convert_material, parts_to_read, read_tokens
 from proxy.planning.conversion_process import THREAD_BYTES, Converter, converter
 from proxy.planning.embedding import MODULES, module_files
 from proxy.planning.modelfile import Modelfile
@@ -30,7 +30,7 @@ LARGE = [THREAD_BYTES + 1]
 def material(files: Mapping[str, bytes]) -> Material:
     listed = Listing(tuple(RepositoryFile(path, len(content), LFS) for path, content in files.items()), "acme/tiny")
     modelfile = Modelfile(NO_SETTINGS, "none", None)
-    return Material(
+    unread = Material(
         listed.id,
         orjson.loads(files["config.json"]),
         choose_files(listed, files.get(INDEX), module_files(files.get(MODULES))),
@@ -38,6 +38,8 @@ def material(files: Mapping[str, bytes]) -> Material:
         files,
         modelfile,
     )
+    parts = parts_to_read(unread) if unread.may_need_parts else []
+    return replace(unread, read={(one.path, one.start): files[one.path][one.start : one.stop] for one in parts})
 
 
 def described(recipe: Recipe) -> Iterator[object]:
