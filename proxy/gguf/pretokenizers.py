@@ -70,6 +70,10 @@ _SEED = (
     f"{_CONTRACTIONS}|[^\r\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{{1}}"
     "| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
+_EXAONE_MOE = (
+    f"{_CONTRACTIONS}|{_LEADING}(?:\\p{{L}}\\p{{M}}*(?: \\p{{L}}\\p{{M}}*)*)+|\\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 
 PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     **{(steps, True): "llama-bpe" for pattern in _DIGIT_TRIPLES for steps in _matched(pattern)},
@@ -78,6 +82,7 @@ PRE_TOKENIZER_NAMES: Mapping[tuple[Fingerprint, bool], str] = {
     **{(steps, False): "qwen35" for steps in _matched(_QWEN35)},
     **{(steps, True): "tekken" for steps in _matched(_TEKKEN)},
     **{(steps, False): "gpt-4o" for steps in _matched(_GPT_4O)},
+    **{(steps, False): "exaone-moe" for steps in _matched(_EXAONE_MOE)},
     **{(steps, False): "seed-coder" for steps in _matched(_SEED)},
     (
         _split(

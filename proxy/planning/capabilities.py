@@ -50,6 +50,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "ernie4_5": Version(0, 11, 5),
     "ernie4_5-moe": Version(0, 11, 5),
     "eurobert": LLAMA_SERVER,
+    "exaone-moe": LLAMA_SERVER,
     "exaone4": Version(0, 11, 5),
     "falcon-h1": Version(0, 11, 5),
     "gemma-embedding": Version(0, 12, 6),  # 0.12.4 and 0.12.5 leave out the dense layers after the pooling
@@ -98,6 +99,7 @@ RUNS_SINCE: Mapping[str, Version] = {
 # Read from llama-vocab.cpp at every release. Older versions use their default pre-tokenizer without a warning.
 PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     CASED: LLAMA_SERVER,  # Ollama's own engine turns all letters into lower case
+    "exaone-moe": LLAMA_SERVER,
     "gpt-4o": Version(0, 5, 13),
     "laguna": Version(0, 32, 3),
     "qwen35": LLAMA_SERVER,

@@ -14,6 +14,7 @@ from proxy.gguf.families import FAMILIES
 TARGET = Path(__file__).parent / "configurations.json"
 CHOSEN_TYPES = {
     "Ernie4_5_ForCausalLM": "ernie4_5",
+    "ExaoneMoEForCausalLM": "exaone_moe",
     "LFM2ForCausalLM": "lfm2",
     "Llama4ForCausalLM": "llama4_text",
     "LlamaForCausalLM": "llama",

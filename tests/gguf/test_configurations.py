@@ -32,6 +32,7 @@ CLASSES: Mapping[str, Mapping[str, Any]] = json.loads(
 )
 SAME_CLASS = {
     "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
+    "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
     "LFM2ForCausalLM": "Lfm2ForCausalLM",
     "Qwen2Model": "Qwen2ForCausalLM",
     "Qwen3Model": "Qwen3ForCausalLM",
@@ -275,6 +276,13 @@ FACTORS = {"short_factor": [1.0] * 32, "long_factor": [1.5] * 32}
         ("bailingmoe2", {"norm_head": True}, "norm_head"),
         ("bailingmoe2", {"use_sliding_window": True}, "use_sliding_window"),
         ("minicpm", {"sparse_config": {"topk": 64}}, "sparse_config"),
+        # llama.cpp ignores the pattern of the file.
+        ("exaone_moe", {"layer_types": ["sliding_attention"] * 5}, "layer_types that do not repeat 3 layers"),
+        ("exaone_moe", {"layer_types": None}, "sliding_window_pattern"),
+        ("exaone_moe", {"sliding_window": None}, "no sliding_window"),
+        ("exaone_moe", {"mlp_layer_types": ["sparse"] * 5}, "nothing that becomes blk.0"),
+        ("exaone_moe", {"num_shared_experts": 0}, "num_shared_experts = 0"),
+        ("exaone_moe", {"rope_scaling": YARN}, "yarn"),
         ("dots1", {"attention_bias": True}, "attention_bias"),
         ("dots1", {"num_key_value_heads": 2}, "num_key_value_heads = 2 and num_attention_heads = 4"),
         ("dots1", {"scoring_func": "softmax"}, "scoring_func = 'softmax'"),
@@ -431,6 +439,11 @@ NEWER = {"transformers_version": "99.0.0"}
         ("falcon_h1", {"time_step_limit": [0.0, {"__float__": "Infinity"}], "attn_layer_indices": None}),
         ("internlm2", {**OWN_CODE, "attn_implementation": "eager", "pretraining_tp": 1}),
         ("minicpm", {**OWN_CODE, "mup_denominator": 32, "attention_bias": False, "head_dim": 64}),
+        ("exaone_moe", {
+            **OWN_CODE,
+            "first_k_dense_replace": None, "first_last_k_dense_replace": 1, "num_nextn_predict_layers": 1,
+            "is_moe_layer": [False, True, True, True, True], "topk_method": "noaux_tc",
+        }),
         ("dots1", {**OWN_CODE, "scoring_func": "noaux_tc", "moe_layer_freq": 1, "use_sliding_window": False}),
         ("solar_open", {**OWN_CODE, "use_qk_norm": False, "attention_bias": False, "num_nextn_predict_layers": 1}),
         ("minimax_m2", {

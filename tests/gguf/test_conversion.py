@@ -101,6 +101,7 @@ def test_every_family_has_a_repository() -> None:
     architectures = {tiny.architecture for tiny in REPOSITORIES.values()}
     same_as_others = {
         "Ernie4_5_ForCausalLM",
+        "ExaoneMoEForCausalLM",
         "LFM2ForCausalLM",
         "Qwen2Model",
         "Qwen3Model",

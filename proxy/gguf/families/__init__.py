@@ -24,6 +24,8 @@ from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
 from proxy.gguf.families.exaone import EXAONE, EXAONE4
 from proxy.gguf.families.falcon import FALCON, REFINED_WEB
+from proxy.gguf.families.exaone import EXAONE, EXAONE4, EXAONE_MOE
+from proxy.gguf.families.falcon import FALCON
 from proxy.gguf.families.falcon_h1 import FALCON_H1
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
@@ -94,6 +96,8 @@ FAMILIES: Mapping[str, Family] = {
     "EuroBertModel": EURO_BERT,
     "Exaone4ForCausalLM": EXAONE4,
     "ExaoneForCausalLM": EXAONE,
+    "ExaoneMoeForCausalLM": EXAONE_MOE,
+    "ExaoneMoEForCausalLM": EXAONE_MOE,
     "FalconForCausalLM": FALCON,
     "FalconH1ForCausalLM": FALCON_H1,
     "FalconMambaForCausalLM": MAMBA,

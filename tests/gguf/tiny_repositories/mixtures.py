@@ -2,7 +2,7 @@
 
 from tests.gguf.tiny_repositories.byte_level import byte_pairs, qwen_tokens
 from tests.gguf.tiny_repositories.experts import DEEPSEEK, dense_or_experts
-from tests.gguf.tiny_repositories.repository import EXPERTS, HEAD, HEADS, HIDDEN, KV_HEADS, Tiny, Weights
+from tests.gguf.tiny_repositories.repository import EXPERTS, HEAD, HEADS, HIDDEN, KV_HEADS, MOE, Tiny, Weights
 
 
 def _minimax_m2(weights: Weights) -> None:
@@ -36,7 +36,40 @@ def _solar_open(weights: Weights) -> None:
         weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
 
 
+def _exaone_moe(weights: Weights) -> None:
+    weights.ends()
+    for number, layer in enumerate(weights.layers()):
+        weights.norms(layer)
+        weights.attention(layer, norms=(HEAD, HEAD))
+        dense_or_experts(weights, number, layer)
+        if number:
+            weights.add(f"{layer}mlp.e_score_correction_bias", EXPERTS)
+
+
 REPOSITORIES: dict[str, Tiny] = {
+    "exaone_moe": Tiny(
+        "ExaoneMoeForCausalLM",
+        "exaone_moe",
+        _exaone_moe,
+        lambda: byte_pairs("exaone-moe"),
+        {
+            **MOE,
+            "num_hidden_layers": 5,
+            "num_shared_experts": 1,
+            "head_dim": HEAD,
+            "first_k_dense_replace": 1,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention", "sliding_attention"],
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": True,
+            "rms_norm_eps": 1e-4,
+            "rope_theta": 20000.0,
+            "routed_scaling_factor": 1.5,
+            "scoring_func": "sigmoid",
+            "sliding_window": 8,
+            "sliding_window_pattern": "LLLG",
+        },
+    ),
     "dots1": Tiny(
         "Dots1ForCausalLM",
         "dots1",
