@@ -22,6 +22,8 @@ from tests.kit.tiny_conversions import converted, edited_weights, repository
     [
         ("lfm2moe", "feed_forward.experts.", ("w1", "w3", "w2")),
         ("glm4moelite", "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
+        ("dots1", "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
+        ("solar_open", "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
     ],
 )
 def test_experts_may_be_fused(name: str, experts: str, parts: tuple[str, str, str]) -> None:
@@ -126,6 +128,20 @@ def test_layers_for_training_are_left_out(name: str) -> None:
     tiny = REPOSITORIES[name]
     files = replace(tiny, change={**tiny.change, "num_nextn_predict_layers": 1}).files()
     assert len(files["model.safetensors"]) > len(repository(name)["model.safetensors"])
+    assert write(plan(files), files) == converted(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("exaone_moe", "mtp.layers.0.input_layernorm"),
+        ("minimax_m2", "model.layers.2.input_layernorm"),
+        ("dots1", "model.layers.2.input_layernorm"),
+        ("solar_open", "model.layers.2.input_layernorm"),
+    ],
+)
+def test_tensors_of_layers_for_training_are_left_out(name: str, tensor: str) -> None:
+    files = edited_weights(name, lambda weights: weights.norm(tensor))
     assert write(plan(files), files) == converted(name)
 
 
