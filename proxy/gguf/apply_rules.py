@@ -250,29 +250,30 @@ def _merged_qkv(rule: MergedQkv, config: ModelConfig, tensor: MatchedTensor) -> 
 
 
 def _split_qkv(rule: SplitQkv, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:
-    groups, heads = rule.groups(config), rule.heads(config)
-    query, key, value = _qkv_ranges(tensor, groups, heads)
-    head_rows = tensor.row_count // (heads + 2 * groups)
+    groups, heads, kv_heads = rule.groups(config), rule.heads(config), rule.kv_heads(config)
+    query, key, value = _qkv_ranges(tensor, groups, heads, kv_heads)
+    head_rows = tensor.row_count // (heads + 2 * groups * kv_heads)
     permute = interleave(tensor.row_size, head_rows)
     return [
         _target(tensor, tensor.new_name(name), (count * head_rows, *tensor.shape[1:]), pieces, steps)
         for name, count, pieces, steps in (
             (rule.query, heads, query, [permute]),
-            (rule.key, groups, key, [permute]),
-            (rule.value, groups, value, []),
+            (rule.key, groups * kv_heads, key, [permute]),
+            (rule.value, groups * kv_heads, value, []),
         )
     ]
 
 
-def _qkv_ranges(tensor: LocatedTensor, groups: int, heads: int) -> list[list[SourceRange]]:
-    """The ranges of all Q, of all K and of all V, from `groups` that each have several Q heads, one K and one V."""
+def _qkv_ranges(tensor: LocatedTensor, groups: int, heads: int, kv_heads: int = 1) -> list[list[SourceRange]]:
+    """The ranges of all Q, of all K and of all V, from `groups` of several Q heads and `kv_heads` K and V."""
     queries = heads // groups if groups else 0
-    if not queries or heads % groups or tensor.row_count % (groups * (queries + 2)):
+    in_group = queries + 2 * kv_heads
+    if not queries or heads % groups or tensor.row_count % (groups * in_group):
         raise CannotConvert(
             f"{tensor.name} has {tensor.row_count} rows, which {heads} heads in {groups} groups cannot share"
         )
-    head_rows = tensor.row_count // (groups * (queries + 2))
-    return _grouped_ranges(tensor, groups, (queries * head_rows, head_rows, head_rows))
+    head_rows = tensor.row_count // (groups * in_group)
+    return _grouped_ranges(tensor, groups, (queries * head_rows, kv_heads * head_rows, kv_heads * head_rows))
 
 
 def _grouped_ranges(tensor: LocatedTensor, groups: int, sizes: Sequence[int]) -> list[list[SourceRange]]:

@@ -126,7 +126,11 @@ def rope_scaling(config: ModelConfig) -> Pairs:
 FEED_FORWARD = count("feed_forward_length", "intermediate_size", "n_inner", "hidden_dim", required=True)
 BASIC: tuple[Writer, ...] = (
     count("block_count", "n_layers", "num_hidden_layers", "n_layer", "num_layers", required=True),
-    count("context_length", "max_position_embeddings", "n_ctx", "n_positions", "max_sequence_length", required=True),
+    count(
+        "context_length",
+        *("max_position_embeddings", "n_ctx", "n_positions", "max_sequence_length", "model_max_length"),
+        required=True,
+    ),
     count("embedding_length", "hidden_size", "n_embd", required=True),
     FEED_FORWARD,
     count("attention.head_count", "num_attention_heads", "n_head", "n_heads", required=True),

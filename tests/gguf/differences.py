@@ -103,8 +103,11 @@ PERMUTED: Mapping[str, tuple[str, ...]] = {"bamba": ("attn_q", "attn_k")}
 RoPE rotates only the first half of each head. With the converter's order llama.cpp's logprobs are not transformers'."""
 ADD_EOS = "tokenizer.ggml.add_eos_token"
 """llama.cpp's converter also writes False; its loader assumes False if the key is missing."""
+_RECURSION = 'llama.cpp\'s converter fails on it: "maximum recursion depth exceeded"'
 WITHOUT_FIGURES: Mapping[str, str] = {
     "camembert": "llama.cpp's converter treats its Unigram tokens as WordPieces, and its positions as BERT's",
+    "baichuan_13b": _RECURSION,
+    "baichuan_7b": _RECURSION,
     "gemma3_json": "without tokenizer.model, llama.cpp's converter treats its tokens as byte-level",
     "ministral": "llama.cpp's converter does not know this name",
     "mistral_model": "llama.cpp's converter does not know this name",

@@ -34,6 +34,8 @@ WITHOUT_LOGPROBS: Mapping[str, str] = {
         REMOTE_CODE,
     ),
     "mamba2_codestral": "transformers does not read the names of its tensors",
+    **dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE),
+    "baichuan_13b": f"{REMOTE_CODE}, and no class has ALiBi in a model that is otherwise like Llama",
 }
 """Chat models that are not in the file, with the reason."""
 PACKED_WITHOUT_LOGPROBS = frozenset(("phi3_gptq_2bit",))
@@ -44,6 +46,8 @@ READ_AS: Mapping[str, Mapping[str, Any]] = {
     "olmo3": {"rope_parameters": {"sliding_attention": _ROPE, "full_attention": _ROPE}},
     # transformers 5 does not read the `rope_theta` in `attn_config`, which is DBRX's.
     "dbrx": {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
+    # transformers has no class for Baichuan. Llama's class computes the same, with Q, K and V apart.
+    "baichuan_7b": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
     # transformers has no class for InternLM 3. Llama's class computes the same; its biases have these names.
     "internlm3": {
         "architectures": ["LlamaForCausalLM"],
@@ -160,7 +164,8 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     files = tiny.files()
     if tiny.part_of is None:
         config = {**json.loads(files["config.json"]), **READ_AS.get(name, {})}
-        return {**files, "config.json": dump(config)}
+        divided_files = {path: divided(content) for path, content in files.items() if path.endswith(".safetensors")}
+        return {**files, **divided_files, "config.json": dump(config)}
     whole = json.loads(files["config.json"])
     config = {**whole, **whole["text_config"]}
     for key in ("architectures", "text_config", "vision_config"):
@@ -175,6 +180,24 @@ def text_alone(name: str) -> Mapping[str, bytes]:
     renamed = json.dumps(header).encode()
     weights = struct.pack("<Q", len(renamed)) + renamed + content[8 + size :]
     return {**files, "config.json": dump(config), "model.safetensors": weights}
+
+
+def divided(content: bytes) -> bytes:
+    """A safetensors file in which Q, K and V are tensors of their own, where Baichuan has them below each other."""
+    size = struct.unpack("<Q", content[:8])[0]
+    header: dict[str, Any] = {}
+    for name, entry in json.loads(content[8 : 8 + size]).items():
+        if not name.endswith(".W_pack.weight"):
+            header[name] = entry
+            continue
+        (rows, columns), (start, stop) = entry["shape"], entry["data_offsets"]
+        part = (stop - start) // 3
+        for at, letter in enumerate("qkv"):
+            offsets = [start + at * part, start + (at + 1) * part]
+            other = name.replace("W_pack", f"{letter}_proj")
+            header[other] = {**entry, "shape": [rows // 3, columns], "data_offsets": offsets}
+    written = json.dumps(header).encode()
+    return struct.pack("<Q", len(written)) + written + content[8 + size :]
 
 
 def shown(tokens: list[str | None], special: set[str]) -> list[str | None]:

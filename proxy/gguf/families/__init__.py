@@ -23,6 +23,7 @@ To add a family:
 from collections.abc import Mapping
 
 from proxy.gguf.families.apertus import APERTUS
+from proxy.gguf.families.baichuan import BAICHUAN_7B, BAICHUAN_13B
 from proxy.gguf.families.bailingmoe import BAILING_MOE2
 from proxy.gguf.families.bamba import BAMBA
 from proxy.gguf.families.bert import BERT, DISTIL_BERT, ROBERTA, XLM_ROBERTA
@@ -88,6 +89,8 @@ from proxy.gguf.families.talkie import TALKIE
 FAMILIES: Mapping[str, Family] = {
     "ApertusForCausalLM": APERTUS,
     "ArceeForCausalLM": ARCEE,
+    "BaiChuanForCausalLM": BAICHUAN_7B,
+    "BaichuanForCausalLM": BAICHUAN_13B,
     "BailingMoeV2ForCausalLM": BAILING_MOE2,
     "BambaForCausalLM": BAMBA,
     "BertModel": BERT,

@@ -96,13 +96,17 @@ class Ungrouped:
 
 @dataclass(frozen=True, slots=True)
 class SplitQkv:
-    """Fused Q, K and V in groups, as in MergedQkv, split into three tensors. Q and K are also Permuted."""
+    """Fused Q, K and V in groups, as in MergedQkv, split into three tensors. Q and K are also Permuted.
+
+    Each group has `kv_heads` heads of K, and of V.
+    """
 
     query: str
     key: str
     value: str
     groups: Size
     heads: Size
+    kv_heads: Size = lambda _: 1
 
 
 @dataclass(frozen=True, slots=True)

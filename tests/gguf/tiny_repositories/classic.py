@@ -71,6 +71,16 @@ def _mpt(weights: Weights) -> None:
     weights.norm("transformer.norm_f")
 
 
+def _baichuan(weights: Weights) -> None:
+    """So many layers that the MLP is smaller than in other tiny repositories."""
+    weights.ends()
+    for layer in weights.layers():
+        weights.norms(layer)
+        weights.linear(f"{layer}self_attn.W_pack", 3 * HIDDEN, HIDDEN)
+        weights.linear(f"{layer}self_attn.o_proj", HIDDEN, HIDDEN)
+        weights.mlp(layer, HIDDEN)
+
+
 def _internlm3(weights: Weights) -> None:
     weights.ends()
     for layer in weights.layers():
@@ -108,6 +118,22 @@ GPT2 = {
 }
 
 REPOSITORIES: dict[str, Tiny] = {
+    "baichuan_7b": Tiny(
+        "BaiChuanForCausalLM",
+        "baichuan",
+        _baichuan,
+        instruct_pieces,
+        {"num_hidden_layers": 32, "intermediate_size": HIDDEN, "rms_norm_eps": 1e-4},
+        drop=("num_key_value_heads", "rope_theta"),
+    ),
+    "baichuan_13b": Tiny(
+        "BaichuanForCausalLM",
+        "baichuan",
+        _baichuan,
+        instruct_pieces,
+        {"num_hidden_layers": 40, "intermediate_size": HIDDEN, "rms_norm_eps": 1e-4, "model_max_length": 2048},
+        drop=("num_key_value_heads", "rope_theta", "max_position_embeddings"),
+    ),
     "gpt2": Tiny("GPT2LMHeadModel", "gpt2", _gpt2, change=GPT2, drop=LLAMA_KEYS),
     "gpt2_gelu": Tiny(
         "GPT2LMHeadModel",
