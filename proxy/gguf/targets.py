@@ -56,7 +56,8 @@ def _needed_tensors(
     family: Family, config: ModelConfig, weights: Mapping[str, Mapping[str, SourceTensor]]
 ) -> Iterator[LocatedTensor]:
     """The tensors that the GGUF needs, under the names that the family's rules use."""
-    in_metadata = names_of(family, config.blocks)
+    blocks = config.blocks
+    in_metadata = names_of(family, blocks)
     for path, tensors in weights.items():
         for source_name, source in tensors.items():
             name = family.name_in_rules(source_name)
@@ -64,7 +65,7 @@ def _needed_tensors(
                 continue
             if config.tied and not family.keeps_output and name.startswith("lm_head."):
                 continue
-            if family.skips_extra_layers and _layer(name) >= config.blocks:
+            if family.skips_extra_layers and _layer(name) >= blocks:
                 continue
             yield LocatedTensor(path, name, source)
 

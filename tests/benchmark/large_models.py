@@ -12,10 +12,33 @@ from tests.gguf.tiny_repositories import REPOSITORIES
 
 Tensor = tuple[str, str, tuple[int, ...]]
 """Name, safetensors dtype, shape."""
-WIDTHS = {"BF16": 2, "F32": 4, "F8_E4M3": 1}
+WIDTHS = {"BF16": 2, "F32": 4, "I32": 4, "F8_E4M3": 1}
 BLOCK = 128
 """Rows and columns of FP8 numbers that share a scale."""
 SETTINGS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [BLOCK, BLOCK]}
+
+PACKED_GROUP = 32
+"""Packed numbers of a row that share a scale."""
+PACKED_SETTINGS = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|gate_up|down)_proj.*"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 4,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "group",
+                "group_size": PACKED_GROUP,
+                "dynamic": False,
+                "actorder": None,
+            },
+        }
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -130,6 +153,38 @@ def deepseek_v3(config: Mapping[str, Any]) -> Iterator[Tensor]:
             yield f"{name}_scale_inv", "F32", (ceil(shape[0] / BLOCK), ceil(shape[1] / BLOCK))
 
 
+def glm_5(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    """In BF16, with an indexer in each layer and the layer for multi-token prediction."""
+    hidden, low = config["hidden_size"], config["q_lora_rank"]
+    heads, size = config["index_n_heads"], config["index_head_dim"]
+    yield from (
+        (name, "BF16" if dtype == "F8_E4M3" else dtype, shape)
+        for name, dtype, shape in deepseek_v3(config)
+        if not name.endswith("_scale_inv")
+    )
+    for number in range(config["num_hidden_layers"] + config["num_nextn_predict_layers"]):
+        indexer = f"model.layers.{number}.self_attn.indexer"
+        yield f"{indexer}.wq_b.weight", "BF16", (heads * size, low)
+        yield f"{indexer}.wk.weight", "BF16", (size, hidden)
+        yield f"{indexer}.weights_proj.weight", "BF16", (heads, hidden)
+        yield f"{indexer}.k_norm.weight", "BF16", (size,)
+        yield f"{indexer}.k_norm.bias", "BF16", (size,)
+
+
+def kimi_k2(config: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The routed experts are packed integers of 4 bits, as in Kimi-K2-Thinking; all other matrices are BF16."""
+    for name, dtype, shape in deepseek_v3(config):
+        if name.endswith("_scale_inv"):
+            continue
+        if ".mlp.experts." not in name:
+            yield name, "BF16" if dtype == "F8_E4M3" else dtype, shape
+            continue
+        rows, columns = shape
+        yield f"{name}_packed", "I32", (rows, columns // 8)
+        yield f"{name}_scale", "BF16", (rows, columns // PACKED_GROUP)
+        yield f"{name}_shape", "I32", (2,)
+
+
 def ends(config: Mapping[str, Any]) -> Iterator[Tensor]:
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
     yield "model.embed_tokens.weight", "BF16", (vocabulary, hidden)
@@ -182,5 +237,55 @@ MODELS = {
             "quantization_config": SETTINGS,
         },
         deepseek_v3,
+    ),
+    "GLM-5": LargeModel(
+        "glm_dsa",
+        282,
+        {
+            "num_hidden_layers": 78,
+            "hidden_size": 6144,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 64,
+            "intermediate_size": 12288,
+            "moe_intermediate_size": 2048,
+            "n_routed_experts": 256,
+            "num_experts_per_tok": 8,
+            "first_k_dense_replace": 3,
+            "q_lora_rank": 2048,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 192,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 256,
+            "index_n_heads": 32,
+            "index_head_dim": 128,
+            "index_topk": 2048,
+            "indexer_types": None,
+        },
+        glm_5,
+    ),
+    "Kimi-K2": LargeModel(
+        "deepseek3",
+        62,
+        {
+            "num_hidden_layers": 61,
+            "hidden_size": 7168,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 64,
+            "intermediate_size": 18432,
+            "moe_intermediate_size": 2048,
+            "n_routed_experts": 384,
+            "num_experts_per_tok": 8,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+            "q_lora_rank": 1536,
+            "kv_lora_rank": 512,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+            "num_nextn_predict_layers": 0,
+            "quantization_config": PACKED_SETTINGS,
+        },
+        kimi_k2,
     ),
 }

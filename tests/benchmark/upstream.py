@@ -20,7 +20,7 @@ def answer(body: bytes, status: bytes = b"200 OK", *, length: int | None = None)
     ) % (status, len(body) if length is None else length, body)
 
 
-ANSWER = answer(b'{"version":"0.24.0"}')
+ANSWER = answer(b'{"version":"0.40.0"}')
 NO_MODELS = answer(b'{"models":[]}')
 SUCCESS = answer(b'{"status":"success"}\n')
 NOT_FOUND = answer(b"", b"404 Not Found")

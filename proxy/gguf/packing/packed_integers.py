@@ -19,7 +19,17 @@ import numpy as np
 
 from proxy.gguf.model_config import CannotConvert
 from proxy.gguf.packing.coded_rows import Codes, ColumnGroups, codes_of, decode, read_codes
-from proxy.gguf.packing.packed import Array, Companion, Found, Located, PackedRows, RowGroups, RowSlice, decoder
+from proxy.gguf.packing.packed import (
+    Array,
+    Companion,
+    DecodeRows,
+    Found,
+    Located,
+    PackedRows,
+    RowGroups,
+    RowSlice,
+    decoder,
+)
 from proxy.gguf.packing.scaled_bytes import config_groups, scale_numbers
 from proxy.gguf.tensor_sources import MATRIX, LocatedTensor
 from proxy.gguf.transforms import WIDTHS
@@ -28,6 +38,8 @@ _WORD = 4
 """Bytes of an I32."""
 _WORD_BITS = 32
 _BITS = range(2, 9)
+_SHAPE_TYPES = ("I64", "I32")
+"""compressed-tensors writes the first."""
 
 
 def find(weights: Located, settings: Mapping[str, Any]) -> Iterator[Found]:
@@ -96,9 +108,20 @@ class _Layout(NamedTuple):
         return ceil(numbers * self.bits / _WORD_BITS) if self.is_dense else ceil(numbers / (_WORD_BITS // self.bits))
 
 
-def _schemes(settings: Mapping[str, Any]) -> list[_Scheme]:
+class _Form(NamedTuple):
+    """What of a tensor decides about the layout."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: LocatedTensor) -> "_Form":
+        return cls(tensor.dtype, tensor.shape)
+
+
+def _schemes(settings: Mapping[str, Any]) -> tuple[_Scheme, ...]:
     schemes = [_scheme(group) for group in config_groups(settings) if isinstance(group, dict)]
-    return [scheme for scheme in schemes if scheme]
+    return tuple(scheme for scheme in schemes if scheme)
 
 
 def _scheme(group: Mapping[str, Any]) -> _Scheme | None:
@@ -135,8 +158,13 @@ def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
     zeros, order = weights.get(f"{name}_zero_point"), weights.get(f"{name}_g_idx")
     layout = _layout(name, numbers, scales, schemes, zeros)
     columns = layout.shape[1]
-    if (shape.dtype, shape.shape) != ("I64", (MATRIX,)) or (
-        order and ((order.dtype, order.shape) != ("I32", (columns,)) or layout.columns == columns or layout.rows > 1)
+    if (
+        shape.dtype not in _SHAPE_TYPES
+        or shape.shape != (MATRIX,)
+        or (
+            order
+            and ((order.dtype, order.shape) != ("I32", (columns,)) or layout.columns == columns or layout.rows > 1)
+        )
     ):
         raise _unfit(name, [numbers, shape, *filter(None, [order])])
     group = layout.group_rows
@@ -151,11 +179,17 @@ def _found(name: str, weights: Located, schemes: Sequence[_Scheme]) -> Found:
         f"INT{layout.bits}",
         layout.shape,
         numbers,
-        decoder(_weights, layout._replace(is_ordered=order is not None)),
+        _decoder(layout, is_ordered=order is not None),
         RowGroups(tuple(companions), group, layout.shape[0], are_alike=layout.zeros != "I32"),
     )
     replaced = [numbers, scales, shape, *filter(None, [zeros, order])]
     return Found(name, numbers.path, tensor, tuple(one.name for one in replaced))
+
+
+@lru_cache
+def _decoder(layout: _Layout, *, is_ordered: bool) -> DecodeRows:
+    """Cached, because tens of thousands of experts share a few."""
+    return decoder(_weights, layout._replace(is_ordered=is_ordered))
 
 
 def _companion(name: str, weights: Located) -> LocatedTensor:
@@ -175,7 +209,7 @@ def _layout(
     if not schemes:
         raise CannotConvert(f"{name}_packed has packed integers, but config.json does not say of how many bits")
     tensors = [numbers, scales, *([zeros] if zeros else [])]
-    fitting = [(scheme, layout) for scheme in schemes for layout in _layouts(tensors, scheme)]
+    fitting = [(scheme, layout) for scheme in schemes for layout in _layouts(tuple(map(_Form.of, tensors)), scheme)]
     if len({layout for _, layout in fitting}) > 1:
         fitting = [(scheme, layout) for scheme, layout in fitting if scheme in _targeting(name, schemes)]
     layouts = {layout for _, layout in fitting}
@@ -192,8 +226,13 @@ def _unfit(name: str, tensors: Sequence[LocatedTensor]) -> CannotConvert:
     )
 
 
-def _layouts(tensors: Sequence[LocatedTensor], scheme: _Scheme) -> Iterator[_Layout]:
-    """Each way to read the tensors by a scheme that fits their shapes."""
+@lru_cache
+def _layouts(tensors: tuple[_Form, ...], scheme: _Scheme) -> tuple[_Layout, ...]:
+    """Each way to read the tensors by a scheme that fits their shapes. Cached as the decoder is."""
+    return tuple(_fitting(tensors, scheme))
+
+
+def _fitting(tensors: tuple[_Form, ...], scheme: _Scheme) -> Iterator[_Layout]:
     numbers, scales, *zeros = tensors
     if len(numbers.shape) != MATRIX or scales.dtype not in WIDTHS or not (scheme.is_symmetric or zeros):
         return
@@ -216,14 +255,14 @@ def _layouts(tensors: Sequence[LocatedTensor], scheme: _Scheme) -> Iterator[_Lay
             yield layout
 
 
-def _width(scheme: _Scheme, unit: int, words: int, scales: LocatedTensor) -> int:
+def _width(scheme: _Scheme, unit: int, words: int, scales: _Form) -> int:
     """Columns of the matrix; 0 if the shapes do not tell."""
     if scheme.columns and scheme.rows == 1:
         return scheme.columns * scales.shape[-1] if len(scales.shape) == MATRIX else 0
     return words * _WORD_BITS // scheme.bits if _WORD_BITS % scheme.bits == 0 and unit == _WORD else 0
 
 
-def _fit(layout: _Layout, scales: LocatedTensor, zeros: Sequence[LocatedTensor]) -> bool:
+def _fit(layout: _Layout, scales: _Form, zeros: Sequence[_Form]) -> bool:
     counts = (ceil(layout.shape[0] / layout.rows), layout.scales)
     is_scalar = prod(counts) == prod(scales.shape) == 1
     if scales.shape != counts and not is_scalar and (scales.shape, layout.scales) != (counts[:1], 1):
@@ -261,10 +300,10 @@ def _matches(module: str, target: str) -> bool:
 
 def _weights(layout: _Layout, rows: RowSlice, packed: memoryview, companions: Sequence[memoryview]) -> bytes:
     shape, scale_bytes, *others = companions
-    if tuple(np.frombuffer(shape, "<i8")) != layout.shape:
+    sizes = np.frombuffer(shape, f"<i{len(shape) // MATRIX}").tolist()
+    if tuple(sizes) != layout.shape:
         raise CannotConvert(
-            f"a weight_shape is {np.frombuffer(shape, '<i8').tolist()}, but its weight_packed has numbers for the "
-            f"shape {list(layout.shape)}"
+            f"a weight_shape is {sizes}, but its weight_packed has numbers for the shape {list(layout.shape)}"
         )
     each = rows.groups(layout.rows)
     scales = scale_numbers(layout.scale_dtype, scale_bytes).reshape(-1, layout.scales)[each]

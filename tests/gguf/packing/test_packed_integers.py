@@ -123,9 +123,18 @@ def test_a_config_that_does_not_fit_is_refused(weights: list[dict[str, Any]], re
         packed_tensors(changed(INT4_GROUPS, {}), {"config_groups": groups})
 
 
-def test_the_first_rows_show_another_shape() -> None:
+def test_the_shape_may_have_32_bits() -> None:
+    files = changed(INT4_GROUPS, {})
+    narrow = changed(INT4_GROUPS, {f"{W}_shape": StoredTensor("I32", (2,), np.array([16, 64], np.int32).tobytes())})
+    [expected], [rows] = ([rows_of(one, each) for one in packed_tensors(each).values()] for each in (files, narrow))
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize(("dtype", "number"), [("I64", np.int64), ("I32", np.int32)])
+def test_the_first_rows_show_another_shape(dtype: str, number: type[np.signedinteger[Any]]) -> None:
     """The shape is a tensor: it is known when its bytes are there."""
-    files = changed(INT4_GROUPS, {f"{W}_shape": StoredTensor("I64", (2,), np.array([16, 63]).tobytes())})
+    sizes = np.array([16, 63], number)
+    files = changed(INT4_GROUPS, {f"{W}_shape": StoredTensor(dtype, (2,), sizes.tobytes())})
     [tensor] = packed_tensors(files).values()
     with pytest.raises(CannotConvert, match=r"weight_shape is \[16, 63\], .* numbers for the shape \[16, 64\]"):
         rows_of(tensor, files)
