@@ -471,6 +471,15 @@ def test_no_q_lora_rank_needs_the_layers_of_deepseek_v2_lite() -> None:
         plan(few.files())
 
 
+@pytest.mark.parametrize("name", ["deepseek3", "mistral4_eyes"])
+def test_q_lora_rank_with_the_layers_of_deepseek_v2_lite(name: str) -> None:
+    """llama.cpp's loader looks for the tensors of V2-Lite (deepseek2.cpp)."""
+    tiny = REPOSITORIES[name]
+    many = replace(tiny, change={**tiny.change, "num_hidden_layers": 27, "first_k_dense_replace": 26})
+    with pytest.raises(CannotConvert, match="q_lora_rank = 256 and 27 layers"):
+        plan(many.files())
+
+
 @pytest.mark.parametrize(
     ("name", "change", "reason"),
     [

@@ -17,7 +17,16 @@ from proxy.gguf.families.family import Family
 from proxy.gguf.families.llama import LLAMA_TENSORS
 from proxy.gguf.families.rules import MlaKvB, Rule
 from proxy.gguf.header import Field
-from proxy.gguf.hyperparameters import BASIC, VOCABULARY_SIZE, Pairs, always, count, number, rope_dimensions
+from proxy.gguf.hyperparameters import (
+    BASIC,
+    VOCABULARY_SIZE,
+    Pairs,
+    Writer,
+    always,
+    count,
+    number,
+    rope_dimensions,
+)
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import shown
 
@@ -60,11 +69,6 @@ def _latent_attention(config: ModelConfig) -> Pairs:
     rank, rotary = config.positive("kv_lora_rank"), config.positive("qk_rope_head_dim")
     yield "attention.head_count_kv", Field.uint32(1)
     query = config.optional_count("q_lora_rank")
-    if query is None and config.blocks not in _LITE_BLOCKS:
-        raise CannotConvert(
-            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp runs this only with "
-            f"{_LITE_BLOCKS[0]} or {_LITE_BLOCKS[1]} layers"
-        )
     if query is not None:
         yield "attention.q_lora_rank", Field.uint32(query)
     yield "attention.kv_lora_rank", Field.uint32(rank)
@@ -73,6 +77,22 @@ def _latent_attention(config: ModelConfig) -> Pairs:
     yield "attention.key_length_mla", Field.uint32(config.positive("qk_nope_head_dim") + rotary)
     yield "attention.value_length_mla", Field.uint32(config.positive("v_head_dim"))
     yield "rope.dimension_count", Field.uint32(rotary)
+
+
+def _check_lite(config: ModelConfig) -> Pairs:
+    """llama.cpp's loader does not read `q_lora_rank` for models with as many layers as V2-Lite."""
+    is_lite, layers = config.blocks in _LITE_BLOCKS, f"{_LITE_BLOCKS[0]} or {_LITE_BLOCKS[1]} layers"
+    query = config.optional_count("q_lora_rank")
+    if query is None and not is_lite:
+        raise CannotConvert(
+            f"config.json has no q_lora_rank and {config.blocks} layers; llama.cpp runs this only with {layers}"
+        )
+    if query is not None and is_lite:
+        raise CannotConvert(
+            f"config.json has q_lora_rank = {query} and {config.blocks} layers; llama.cpp loads models with {layers} "
+            "only without a q_lora_rank"
+        )
+    yield from ()
 
 
 def _routing(config: ModelConfig) -> Pairs:
@@ -141,6 +161,18 @@ LATENT_ATTENTION_SHAPES: Mapping[str, str] = {
     "attn_output": "n_o_mla n_embd",
 }
 
+LATENT_KEYS: tuple[Writer, ...] = (
+    *BASIC,
+    VOCABULARY_SIZE,
+    _leading_dense_blocks,
+    _latent_attention,
+    _routing,
+    _yarn,
+    count("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
+    count("expert_shared_count", "n_shared_experts", required=True),
+    number("expert_weights_scale", "routed_scaling_factor"),
+)
+
 DEEPSEEK2: Family = Family(
     "deepseek2",
     tensors={
@@ -152,17 +184,7 @@ DEEPSEEK2: Family = Family(
         LAYER + "mlp.gate.e_score_correction_bias": "blk.{}.exp_probs_b",
         **LATENT_ATTENTION,
     },
-    hyperparameters=(
-        *BASIC,
-        VOCABULARY_SIZE,
-        _leading_dense_blocks,
-        _latent_attention,
-        _routing,
-        _yarn,
-        count("expert_feed_forward_length", "moe_intermediate_size", "intermediate_size", required=True),
-        count("expert_shared_count", "n_shared_experts", required=True),
-        number("expert_weights_scale", "routed_scaling_factor"),
-    ),
+    hyperparameters=(*LATENT_KEYS, _check_lite),
     defaults={
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,

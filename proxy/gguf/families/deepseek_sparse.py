@@ -10,6 +10,7 @@ from proxy.gguf.families.deepseek import (
     DEEPSEEK2,
     DEEPSEEK3,
     LATENT_ATTENTION_SHAPES,
+    LATENT_KEYS,
     check_yarn_scale,
 )
 from proxy.gguf.families.family import Family
@@ -107,7 +108,7 @@ DEEPSEEK32: Family = replace(
     architecture="deepseek32",
     tensors=_TENSORS,
     hyperparameters=(
-        *DEEPSEEK3.hyperparameters,
+        *LATENT_KEYS,
         _check_layers,
         _leading_dense_blocks,
         _check_query,
