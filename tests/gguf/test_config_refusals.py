@@ -250,7 +250,7 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("deepseek32", {"index_head_dim": 128}, "index_head_dim = 128 and qk_rope_head_dim = 32"),
         ("deepseek32", {"index_n_heads": 4}, "indexer.attn_q_b.weight is to have the shape"),
         ("deepseek32", {"q_lora_rank": None}, "no q_lora_rank"),
-        ("deepseek32", {"layer_types": ["full_attention", "indexed_attention"]}, "layer_types"),
+        ("deepseek32", {"layer_types": ["sliding_attention", "indexed_attention"]}, "layer_types"),
         ("glm_dsa", {"indexer_rope_interleave": False}, "indexer_rope_interleave"),
         ("minicpm3", {"scale_emb": 10}, "scale_emb"),
         ("minicpm3", {"scale_depth": None}, "scale_depth"),

@@ -426,6 +426,11 @@ NEWER = {"transformers_version": "99.0.0"}
         ("deepseek", {**DEEPSEEK_NOTES, "attention_bias": False}),
         ("deepseek2", {**DEEPSEEK_NOTES, "topk_method": "greedy"}),
         ("deepseek3", {**DEEPSEEK_NOTES, "topk_method": "noaux_tc"}),
+        ("deepseek32", {**DEEPSEEK_NOTES, "topk_method": "noaux_tc", "moe_layer_freq": 1}),
+        ("glm_dsa", {
+            **NEWER, "layer_types": ["indexed_attention"] * 4, "qk_head_dim": 96, "ep_size": 1, "pretraining_tp": 1,
+            "index_share_for_mtp_iteration": True, "index_topk_freq": 4, "index_skip_topk_offset": 3,
+        }),
         ("stablelm", {**OWN_CODE, "use_qkv_bias": True, "qk_layernorm": False, "hidden_dropout": 0.0}),
         ("falcon", {**OWN_CODE, "hidden_act": None, "multi_query": True, "parallel_attn": True, "hidden_dropout": 0.0}),
         ("falcon_7b", {**OWN_CODE, "hidden_act": None, "num_kv_heads": 71, "ffn_hidden_size": 1024}),

@@ -18,7 +18,6 @@ from proxy.gguf.families.glm import GLM_MOE_SPECIAL_TOKENS
 from proxy.gguf.header import Field, ValueType
 from proxy.gguf.hyperparameters import Pairs, count
 from proxy.gguf.model_config import CannotConvert, ModelConfig
-from proxy.gguf.tensors import shown
 
 _INDEXER: Mapping[str, str] = {
     LAYER + "self_attn.indexer.wq_b": "blk.{}.indexer.attn_q_b",
@@ -36,9 +35,9 @@ _LEAST_HEAD = 64
 
 
 def _check_layers(config: ModelConfig) -> Pairs:
-    types, every = config.find("layer_types"), ["indexed_attention"] * config.blocks
-    if types not in (None, every):
-        raise CannotConvert(f"config.json has layer_types = {shown(types)}, unknown for this architecture")
+    """The types only choose a cache in transformers; each layer has the same attention."""
+    if (types := config.find("layer_types")) is not None:
+        check_layer_types(config, types, ("indexed_attention", "deepseek_sparse_attention", "full_attention"))
     yield from ()
 
 
@@ -133,6 +132,9 @@ DEEPSEEK32: Family = replace(
         "scoring_func": ("sigmoid",),
         "topk_method": ("noaux_tc", None),
     },
+    # Those of GLM 5.2 for a prediction layer, and for files without indexer_types.
+    harmless_keys=DEEPSEEK3.harmless_keys
+    | {"index_share_for_mtp_iteration", "index_topk_freq", "index_skip_topk_offset", "index_topk_pattern"},
     optional_tensors=frozenset(),
     required_biases=frozenset({"indexer.k_norm"}),
     variant=None,
