@@ -44,10 +44,11 @@ family under another name: Qwen2Model has those of Qwen2ForCausalLM. The columns
   [with the reasons](#differences-from-llamacpps-converter). `1 of 2` means that llama.cpp's converter does
   [not make](#what-llamacpps-converter-does-not-make) the other repository.
 - **a column for each Ollama**: first the largest difference between the logprobs of the first token in Ollama and in
-  transformers 5.24, both in F32. The limit is {TOLERANCE}, and lower for flat logits. The prompts had equally many
-  tokens in both, and the greedy tokens were the same. For models that embed texts, it is the smallest cosine between
-  the vectors of both. Then the quantization that was pulled, loaded and gave an answer. `1 of 2` means that the other
-  repository was [refused](#refusals) before the download, because this Ollama is too old for it.
+  transformers 5.24, both in F32; for RWKV-7 in its authors' package rwkv 0.8.32. The limit is {TOLERANCE}, and lower
+  for flat logits. The prompts had equally many tokens in both, and the greedy tokens were the same. For models that
+  embed texts, it is the smallest cosine between the vectors of both. Then the quantization that was pulled, loaded
+  and gave an answer. `1 of 2` means that the other repository was [refused](#refusals) before the download, because
+  this Ollama is too old for it.
 """
 
 

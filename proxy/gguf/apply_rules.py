@@ -7,6 +7,7 @@ from math import prod
 
 from proxy.gguf.families.rules import (
     AddOne,
+    AlsoFirst,
     Auxiliary,
     Copy,
     Deinterleaved,
@@ -57,6 +58,7 @@ _MIN_RANGE = 1 << 15
 _ALWAYS_F32 = (
     *("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd", "token_types", "ssm_conv1d"),
     *("altup_correct_coef", "altup_predict_coef", "indexer.proj"),
+    *("time_mix_w1", "time_mix_w2", "time_mix_lerp_fused"),
 )
 """Stems of the matrices that llama.cpp keeps in F32, beside all norms and vectors."""
 
@@ -74,6 +76,8 @@ def apply(  # noqa: C901, PLR0911, PLR0912 - a table of rules
             return [Target(info, (tensor.rows(),))]
         case Copy():
             return [_target(tensor, tensor.new_name(rule.name), tensor.shape)]
+        case AlsoFirst():
+            return _also_first(rule, tensor)
         case AddOne():
             return [_add_one(rule, tensor)]
         case Permuted() | PermutedHeads():
@@ -208,6 +212,14 @@ def _permuted(rule: Permuted | PermutedHeads, config: ModelConfig, tensor: Match
             raise CannotConvert(f"{tensor.name} has heads of {rows} rows, of which RoPE cannot rotate {count}")
         step = interleave_start(tensor.row_size, rows, count)
     return _target(tensor, tensor.new_name(rule.name), tensor.shape, steps=[step])
+
+
+def _also_first(rule: AlsoFirst, tensor: MatchedTensor) -> list[Target]:
+    target = _target(tensor, tensor.new_name(rule.name), tensor.shape)
+    if tensor.numbers[0]:
+        return [target]
+    first = _target(tensor, tensor.new_name(rule.first), tensor.shape)
+    return [replace(one, in_source_order=False) for one in (target, first)]
 
 
 def _split(rule: Split, config: ModelConfig, tensor: MatchedTensor) -> list[Target]:

@@ -94,6 +94,7 @@ class _Sizes:
             **self._indexer(),
             **self._feed_forward(block),
             **self._state_space(),
+            **self._rwkv(block),
             **self._short_convolution(attention["n_head_kv"]),
         }
 
@@ -189,6 +190,16 @@ class _Sizes:
             "d_inner/n_group": d_inner // n_group if n_group else 0,
             "d_mixed": d_mixed,
             "d_in_proj": d_inner + d_mixed + dt_rank,
+        }
+
+    def _rwkv(self, block: int | None) -> dict[str, int]:
+        """In the first layer, llama.cpp expects values of another rank, which it does not use."""
+        iclr, value = self.read("attention.iclr_lora_rank"), self.read("attention.value_residual_mix_lora_rank")
+        return {
+            "n_lora_decay": self.read("attention.decay_lora_rank"),
+            "n_lora_iclr": iclr,
+            "n_lora_value": value if block else iclr,
+            "n_lora_gate": self.read("attention.gate_lora_rank"),
         }
 
     def _short_convolution(self, n_head_kv: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from proxy.gguf.tensors import shown
 
 TOKENIZER = "tokenizer.json"
 SENTENCEPIECE = "tokenizer.model"
+RWKV = "rwkv_vocab_v20230424.txt"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIALS = "special_tokens_map.json"
 ADDED = "added_tokens.json"
@@ -32,12 +33,14 @@ class TokenizerFiles:
     generation: Mapping[str, Any]
     model: bytes | None
     """tokenizer.model, not parsed."""
+    rwkv: bytes | None = None
+    """RWKV's vocabulary, not parsed."""
 
     @classmethod
     def read(cls, contents: Mapping[str, bytes]) -> "TokenizerFiles":
         paths = (TOKENIZER, TOKENIZER_CONFIG, SPECIALS, ADDED, GENERATION_CONFIG)
         tokenizer, config, specials, added, generation = (_object(path, contents.get(path)) for path in paths)
-        return cls(tokenizer, config, specials, added, generation, contents.get(SENTENCEPIECE))
+        return cls(tokenizer, config, specials, added, generation, contents.get(SENTENCEPIECE), contents.get(RWKV))
 
     @property
     def added_tokens(self) -> Sequence[Mapping[str, Any]]:

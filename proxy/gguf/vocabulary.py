@@ -10,6 +10,7 @@ from proxy.gguf.header import Field
 from proxy.gguf.hyperparameters import Pairs
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.pretokenizers import name_pre_tokenizer
+from proxy.gguf.rwkv_vocabulary import read_rwkv, write_ends
 from proxy.gguf.sentencepiece import BPE, TokenPiece, count_pieces, read_model_type, read_pieces
 from proxy.gguf.sentencepiece import PieceType as Type
 from proxy.gguf.spaces import require_space_prefix, space_prefix
@@ -17,6 +18,7 @@ from proxy.gguf.special_tokens import merge_added_tokens, read_additions, write_
 from proxy.gguf.tensors import shown
 from proxy.gguf.tokenizer_files import (
     ADDED,
+    RWKV,
     SENTENCEPIECE,
     TOKENIZER,
     TokenizerFiles,
@@ -40,7 +42,7 @@ _NUL_REPLACEMENT = "\U0001f409"
 """llama.cpp's converter writes this for the piece NUL, which would end a text in C."""
 
 
-_FILES = {"sentencepiece": SENTENCEPIECE}
+_FILES = {"sentencepiece": SENTENCEPIECE, "rwkv": RWKV}
 """Type of tokenizer → its file; all other types stand in tokenizer.json."""
 
 
@@ -94,6 +96,7 @@ def _tokenizer_type(family: Family, files: TokenizerFiles) -> str | None:
         "merged pieces": is_sentencepiece,
         "wordpiece": is_wordpiece(files.tokenizer),
         "unigram": is_unigram(files.tokenizer),
+        "rwkv": files.rwkv is not None,
         "bpe": bool(files.tokenizer),
     }
     return next((name for name, present in is_present.items() if present and name in family.tokenizers), None)
@@ -115,6 +118,11 @@ def _write(family: Family, config: ModelConfig, files: TokenizerFiles) -> Pairs:
             yield from tokens.pairs("t5", "default")
             yield from write_specials(family, config, files, len(tokens), strict=False)
             yield from unigram.write_normalizer(files)
+        case "rwkv":
+            tokens = read_rwkv(config, files)
+            yield from tokens.pairs("rwkv", None)
+            yield from write_specials(family, config, files, len(tokens), strict=True)
+            yield from write_ends(tokens)
         case "bpe":
             yield from _write_byte_level(family, config, files)
         case _:

@@ -91,6 +91,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "qwen35moe": Version(0, 17, 5),
     "qwen3moe": Version(0, 6, 6),
     "qwen3next": Version(0, 17, 5),
+    "rwkv7": Version(0, 6, 6),
     "seed_oss": Version(0, 12, 4),
     "smallthinker": Version(0, 11, 5),
     "smollm3": Version(0, 11, 5),

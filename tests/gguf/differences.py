@@ -66,6 +66,12 @@ OTHER_VALUES: Mapping[str, Mapping[str, tuple[object, str]]] = {
             "llama.cpp's converter does not count <pad> and <mask> as special tokens, but tokenizer.json does",
         ),
     },
+    "rwkv7": {
+        "tokenizer.ggml.tokens": (
+            "<|rwkv_tokenizer_end_of_text|>",
+            "llama.cpp's converter always calls the first token <s>, which no chat template contains",
+        ),
+    },
 }
 """Repository → key → the proxy's value, which differs from that of llama.cpp's converter, and the reason."""
 ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {

@@ -20,6 +20,7 @@ from proxy.planning.safetensors import header_size, read_header
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
+    "rwkv_vocab_v20230424.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

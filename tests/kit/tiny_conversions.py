@@ -56,7 +56,8 @@ def plan_with(
     """The plan after changes in config.json and tokenizer.json."""
     files = dict(repository(name))
     files["config.json"] = dump(json.loads(files["config.json"]) | dict(config or {}))
-    files["tokenizer.json"] = dump(json.loads(files["tokenizer.json"]) | dict(tokenizer or {}))
+    if tokenizer is not None:
+        files["tokenizer.json"] = dump(json.loads(files["tokenizer.json"]) | dict(tokenizer))
     return plan(files)
 
 

@@ -3,7 +3,7 @@
 `python -m tests.real.make_logprobs [NAME…]` writes logprobs.json; with `packed` as the first argument it writes
 packed_logprobs.json, for repositories whose weights are stored quantized. It needs torch, transformers, accelerate and
 sentencepiece, which this project does not depend on. The figures are from transformers 5.24 with torch 2.15, in F32
-with eager attention.
+with eager attention. Those of RWKV-7 are from its authors' package rwkv 0.8.32, which has to be installed for them.
 """
 
 import json
@@ -22,6 +22,7 @@ from tests.gguf.tiny_repositories.byte_level import byte_characters
 from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HIDDEN, KV_HEADS, LAYERS
 from tests.gguf.tiny_repositories.schemes import PACKED
 from tests.gguf.tiny_repositories.tokenizer import SPACE, WORDS, dump
+from tests.real import rwkv_oracle
 
 FIGURES, PACKED_FIGURES = (Path(__file__).with_name(name) for name in ("logprobs.json", "packed_logprobs.json"))
 REMOTE_CODE = "transformers has no class for it: its repositories contain their own code"
@@ -269,11 +270,12 @@ def longest(oracle: Oracle, prompts: Iterable[str]) -> dict[str, Any]:
 
 
 def figures(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """The figures of three prompts for this repository."""
+    """The figures of three prompts for this repository: by transformers, or else by its authors' package."""
     with tempfile.TemporaryDirectory() as folder:
         for path, content in files.items():
             (Path(folder) / path).write_bytes(content)
-        model = oracle(Path(folder))
+        is_rwkv = rwkv_oracle.VOCABULARY in files
+        model = Oracle(*rwkv_oracle.load(Path(folder))) if is_rwkv else oracle(Path(folder))
     return [longest(model, prompts) for prompts in PROMPTS]
 
 

@@ -80,6 +80,7 @@ from proxy.gguf.families.pangu import PANGU_EMBEDDED
 from proxy.gguf.families.phi import PHI2, PHI3
 from proxy.gguf.families.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from proxy.gguf.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_5_MOE_MULTIMODAL, QWEN3_5_MULTIMODAL, QWEN3_NEXT
+from proxy.gguf.families.rwkv7 import RWKV7
 from proxy.gguf.families.seed_oss import SEED_OSS
 from proxy.gguf.families.smallthinker import SMALL_THINKER
 from proxy.gguf.families.stablelm import STABLELM, STABLELM_EPOCH
@@ -195,6 +196,7 @@ FAMILIES: Mapping[str, Family] = {
     "Qwen3NextForCausalLM": QWEN3_NEXT,
     "RobertaModel": ROBERTA,
     "RWForCausalLM": REFINED_WEB,
+    "RWKV7ForCausalLM": RWKV7,
     "SeedOssForCausalLM": SEED_OSS,
     "SmallThinkerForCausalLM": SMALL_THINKER,
     "SmolLM3ForCausalLM": SMOLLM3,

@@ -97,6 +97,8 @@ class Family:
     """Chooses the family by config.json if several share this name."""
     prefix_aliases: Mapping[str, str] = field(default_factory=dict)
     """How tensor names start in some repositories, and how they start in `tensors`."""
+    renamed_parts: Mapping[str, str] = field(default_factory=dict)
+    """Parts of tensor names, and what stands for them in `tensors`; after `prefix_aliases`."""
     caveat: Callable[[ModelConfig], str | None] = lambda _: None
     """A warning for the user if llama.cpp's result differs from that of the authors' model."""
     output_version: int = 2
@@ -157,6 +159,8 @@ class Family:
             if tensor.startswith(prefix):
                 name = replacement + tensor.removeprefix(prefix)
                 break
+        for part, replacement in self.renamed_parts.items():
+            name = name.replace(part, replacement)
         for ending, replacement in _LEGACY_NORM_ENDINGS.items():
             name = name.removesuffix(ending) + replacement if name.endswith(ending) else name
         skipped = (*self.skipped_prefixes, *(self.text_part.skipped_prefixes if self.text_part else ()))

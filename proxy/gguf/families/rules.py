@@ -209,8 +209,17 @@ class Reordered:
     across: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AlsoFirst:
+    """The unchanged tensor, and in the first layer also under the name `first`."""
+
+    name: str
+    first: str
+
+
 Rule = (
     Copy
+    | AlsoFirst
     | Permuted
     | PermutedHeads
     | AddOne
@@ -254,6 +263,8 @@ def output_names(key: str, rule: Rule | str) -> Iterator[str]:
             pass
         case str(name):
             yield name + ending
+        case AlsoFirst(name, first):
+            yield from (name + ending, first + ending)
         case (
             Copy()
             | Permuted()

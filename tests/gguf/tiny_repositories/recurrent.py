@@ -2,6 +2,7 @@
 
 from tests.gguf.tiny_repositories.byte_level import llama3_tokens
 from tests.gguf.tiny_repositories.repository import HEAD, HIDDEN, TIED, Tiny, Weights
+from tests.gguf.tiny_repositories.rwkv_world import world_tokens
 from tests.gguf.tiny_repositories.sentencepiece import instruct_pieces
 from tests.gguf.tiny_repositories.state_spaces import NO_ATTENTION
 
@@ -42,6 +43,54 @@ def _codestral(weights: Weights) -> None:
     }
 
 
+def _rwkv7(weights: Weights) -> None:
+    """With the names of flash-linear-attention. The first layer has a norm of its own, and no use for `v_lora`."""
+    config = weights.config
+    weights.add("model.embeddings.weight", config["vocab_size"], HIDDEN)
+    weights.norm("model.norm", bias=True)
+    weights.add("lm_head.weight", config["vocab_size"], HIDDEN)
+    for number, layer in enumerate(weights.layers()):
+        if not number:
+            weights.norm(f"{layer}pre_norm", bias=True)
+        weights.norms(layer, "attn_norm", "ffn_norm", bias=True)
+        for letter in "rwkvag":
+            weights.add(f"{layer}attn.x_{letter}", 1, 1, HIDDEN)
+        for name in ("k_k", "k_a"):
+            weights.add(f"{layer}attn.{name}", HIDDEN)
+        weights.add(f"{layer}attn.r_k", HIDDEN // 64, 64)
+        for letter, key in (("w", "decay"), ("v", "v"), ("a", "a"), ("g", "gate")):
+            rank = config[f"{key}_low_rank_dim"]
+            weights.linear(f"{layer}attn.{letter}_lora.lora.0", rank, HIDDEN)
+            weights.linear(f"{layer}attn.{letter}_lora.lora.2", HIDDEN, rank, bias=letter != "g")
+        for letter in "rkvo":
+            weights.linear(f"{layer}attn.{letter}_proj", HIDDEN, HIDDEN)
+        weights.norm(f"{layer}attn.g_norm", bias=True)
+        weights.add(f"{layer}ffn.x_k", HIDDEN)
+        weights.linear(f"{layer}ffn.key", config["intermediate_size"], HIDDEN)
+        weights.linear(f"{layer}ffn.value", HIDDEN, config["intermediate_size"])
+
+
+RWKV7 = {
+    "num_hidden_layers": 3,
+    "intermediate_size": 768,
+    "hidden_act": "sqrelu",
+    "head_dim": 64,
+    "num_heads": 4,
+    "value_dim": [HIDDEN] * 3,
+    "a_low_rank_dim": 64,
+    "decay_low_rank_dim": 96,
+    "gate_low_rank_dim": 128,
+    "v_low_rank_dim": 32,
+    "norm_bias": True,
+    "norm_eps": 1e-5,
+    "norm_first": True,
+    "attn": None,
+    "attn_mode": "chunk",
+    "hidden_ratio": 3.0,
+    "fuse_norm": False,
+}
+
+
 MAMBA2 = {
     "vocab_size": 384,
     "expand": 2,
@@ -76,6 +125,7 @@ REPOSITORIES: dict[str, Tiny] = {
             "mamba_expand": 2,
         },
     ),
+    "rwkv7": Tiny("RWKV7ForCausalLM", "rwkv7", _rwkv7, world_tokens, RWKV7, drop=NO_ATTENTION),
     "mamba2": Tiny("Mamba2ForCausalLM", "mamba2", _mamba2, change=MAMBA2, drop=(*NO_ATTENTION, "intermediate_size")),
     "mamba2_codestral": Tiny(
         "Mamba2ForCausalLM",
