@@ -70,6 +70,7 @@ RUNS_SINCE: Mapping[str, Version] = {
     "laguna": Version(0, 32, 3),  # older versions have other names for its tensors and keys
     "lfm2": Version(0, 11, 5),
     "lfm2moe": Version(0, 12, 6),
+    "llama-embed": LLAMA_SERVER,
     # Ollama's own engine also normalizes the heads of layers without RoPE.
     "llama4": LLAMA_SERVER,
     "maincoder": LLAMA_SERVER,

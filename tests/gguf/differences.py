@@ -14,6 +14,7 @@ _HEADS = "llama.cpp uses the same number, that of all heads, if it is missing"
 _OLD_FORM = "llama.cpp's converter reads only the older form of config.json, but its loader needs the key"
 _FILE_TYPE = "llama.cpp's converter leaves it out only for these families"
 _LENGTHS = "llama.cpp's converter relies on transformers' defaults, and refuses their classifier_pooling"
+_POOLING = "llama.cpp's converter reads it only for other families"
 _RECURRENT = "llama.cpp reads it instead of `full_attention_interval`, which means the same for these layers"
 _TEMPERATURE = "llama.cpp's converter leaves it out, but its loader and graph use it"
 ONLY_OURS: Mapping[str, Mapping[str, str]] = {
@@ -33,6 +34,11 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
         "mistral4.attention.temperature_scale": _TEMPERATURE,
         "mistral4.attention.temperature_length": _TEMPERATURE,
     },
+    "llama_bidirectional": {
+        "llama-embed.attention.causal": "without it, llama.cpp lets no token attend to later ones",
+        "llama-embed.pooling_type": _POOLING,
+    },
+    "llama_model": {"llama.pooling_type": _POOLING},
     "modern_bert": {"modern-bert.attention.head_count_kv": _HEADS},
     "modern_bert_v5": {
         "modern-bert.attention.head_count_kv": _HEADS,

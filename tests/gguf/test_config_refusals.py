@@ -397,6 +397,8 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ),
         ("distil_bert", {"activation": "relu"}, "activation = 'relu'"),
         ("distil_bert", {"hidden_size": 512}, "dim = 256, and hidden_size = 512"),
+        ("llama_bidirectional", {"pooling": "last"}, "pooling = 'last'"),
+        ("llama_bidirectional", {"is_causal": True}, "is_causal = True"),
         ("dbrx", {"attn_config": ["clip_qkv"]}, "attn_config = .*, which is not an object"),
         ("dbrx", {"attn_config": {"kv_n_heads": 2, "rope_theta": 20000.0}}, "no clip_qkv"),
         ("dbrx", {"attn_config": {"clip_qkv": 1.5, "kv_n_heads": 2}}, "no rope_theta"),

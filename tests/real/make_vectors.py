@@ -7,6 +7,7 @@ does not depend on. The vectors are from transformers 5.24 with torch 2.15, in F
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ TEXTS = (
     "  the story   begins and  ends ",
 )
 DIGITS = 5
+READ_AS: Mapping[str, Mapping[str, Any]] = {
+    # transformers has no class for it. With an empty mask, Llama's computes the same.
+    "llama_bidirectional": {"architectures": ["LlamaModel"], "model_type": "llama", "auto_map": {}},
+}
+"""Changes of config.json with which transformers computes the same as the repository's own code."""
 
 
 def vectors(name: str) -> list[dict[str, Any]]:
@@ -31,6 +37,8 @@ def vectors(name: str) -> list[dict[str, Any]]:
     torch, transformers = import_module("torch"), import_module("transformers")
     with tempfile.TemporaryDirectory() as folder:
         write(name, Path(folder))
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **READ_AS.get(name, {})}))
         model, loading = transformers.AutoModel.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
         )
@@ -41,8 +49,9 @@ def vectors(name: str) -> list[dict[str, Any]]:
     made = []
     for text in TEXTS:
         tokens = tokenizer(text).input_ids
+        sees = {"attention_mask": torch.zeros(1, 1, len(tokens), len(tokens))} if name in READ_AS else {}
         with torch.no_grad():
-            rows = model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+            rows = model(input_ids=torch.tensor([tokens]), **sees).last_hidden_state[0]
         row = {"mean": rows.mean(0), "cls": rows[0], "lasttoken": rows[-1]}[REPOSITORIES[name].pooling or "mean"]
         numbers = [round(number, DIGITS) for number in (row / row.norm()).tolist()]
         made.append({"text": text, "tokens": len(tokens), "vector": numbers})

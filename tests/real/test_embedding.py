@@ -112,6 +112,7 @@ ENCODERS = {
     "eurobert": "does not run EuroBertModel",
     "gemma_embedding": "",
     "gemma_embedding_v5": "",
+    "llama_bidirectional": "does not run LlamaBidirectionalModel",
     "llama_model": "makes no embeddings with LlamaModel",
     "mistral_model": "makes no embeddings with MistralModel",
     "modern_bert": "does not run ModernBertModel",

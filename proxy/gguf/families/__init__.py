@@ -58,7 +58,7 @@ from proxy.gguf.families.jamba import JAMBA
 from proxy.gguf.families.jina_bert import JINA_BERT
 from proxy.gguf.families.laguna import LAGUNA
 from proxy.gguf.families.lfm2 import LFM2, LFM2_MOE
-from proxy.gguf.families.llama import ARCEE, LLAMA, MISTRAL, MIXTRAL, SMOLLM3
+from proxy.gguf.families.llama import ARCEE, LLAMA, LLAMA_EMBED, MISTRAL, MIXTRAL, SMOLLM3
 from proxy.gguf.families.llama4 import LLAMA4, LLAMA4_MULTIMODAL
 from proxy.gguf.families.maincoder import MAINCODER
 from proxy.gguf.families.mamba import MAMBA
@@ -153,6 +153,7 @@ FAMILIES: Mapping[str, Family] = {
     "Lfm2MoeForCausalLM": LFM2_MOE,
     "Llama4ForCausalLM": LLAMA4,
     "Llama4ForConditionalGeneration": LLAMA4_MULTIMODAL,
+    "LlamaBidirectionalModel": LLAMA_EMBED,
     "LlamaForCausalLM": LLAMA,
     "LlamaModel": LLAMA,
     "MaincoderForCausalLM": MAINCODER,

@@ -1,8 +1,10 @@
 """Llama, Mistral, Mixtral, Arcee and SmolLM 3. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from proxy.gguf.families.bert import BIDIRECTIONAL
 from proxy.gguf.families.common_keys import (
     ANY_SILU,
     LLAMA_ROPES,
@@ -67,6 +69,17 @@ LLAMA = Family(
     prefix_aliases=BARE_PREFIXES,
     vocabulary=llama_vocabulary,
 )
+
+LLAMA_EMBED = replace(
+    LLAMA,
+    architecture="llama-embed",
+    # llama.cpp has the causal attention of Llama without this key.
+    hyperparameters=(*LLAMA_KEYS, BIDIRECTIONAL),
+    accepted_values={**ANY_SILU, "is_causal": (False, None), "pooling": ("avg", None)},
+    has_transformers_class=False,
+    embeds=True,
+)
+"""NVIDIA's Llama without a causal mask, in code of the repositories."""
 
 MISTRAL = Family(
     "llama",

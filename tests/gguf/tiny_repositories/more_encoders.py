@@ -3,9 +3,18 @@
 from dataclasses import replace
 from typing import Any
 
+from tests.gguf.tiny_repositories.byte_level import llama3_tokens
 from tests.gguf.tiny_repositories.encoders import REPOSITORIES as ENCODERS
 from tests.gguf.tiny_repositories.encoders import unigram, word_pieces
-from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEADS, HIDDEN, Tiny, Weights
+from tests.gguf.tiny_repositories.repository import (
+    FEED_FORWARD,
+    HEADS,
+    HIDDEN,
+    TIED,
+    Tiny,
+    Weights,
+    plain_weights,
+)
 from tests.gguf.tiny_repositories.tokenizer import Tokenizer, edit_tokenizer
 
 
@@ -58,6 +67,23 @@ REPOSITORIES: dict[str, Tiny] = {
         model_type="camembert",
         tokenizer=_camembert_pieces,
         change={**ENCODERS["roberta"].change, "max_position_embeddings": 258},
+    ),
+    "llama_bidirectional": Tiny(
+        "LlamaBidirectionalModel",
+        "llama_bidirec",
+        plain_weights,
+        llama3_tokens,
+        {
+            "auto_map": {
+                "AutoConfig": "llama_bidirectional_model.LlamaBidirectionalConfig",
+                "AutoModel": "llama_bidirectional_model.LlamaBidirectionalModel",
+            },
+            "pooling": "avg",
+            "rope_theta": 500000.0,
+            "temperature": 1.0,
+            **TIED,
+        },
+        pooling="mean",
     ),
     "distil_bert": Tiny(
         "DistilBertModel",
