@@ -45,6 +45,7 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
         "modern-bert.attention.layer_norm_epsilon": _OLD_FORM,
         "modern-bert.attention.sliding_window_pattern": _OLD_FORM,
     },
+    "neo_bert": {"neo-bert.attention.head_count_kv": _HEADS},
     "nomic_bert": {"nomic-bert.attention.head_count_kv": _HEADS},
     "nomic_bert_moe": {"nomic-bert-moe.attention.head_count_kv": _HEADS},
     "roberta": {"bert.attention.head_count_kv": _HEADS},
@@ -105,14 +106,17 @@ HALVES: Mapping[str, tuple[str, ...]] = {"jina_bert_code": ("ffn_up", "ffn_gate"
 """Repository → tensors of each layer that llama.cpp's converter leaves in one tensor.
 
 llama.cpp's graph uses the first half as the gate (cosine of the vectors: 0.9), the authors' code the second half."""
+_WHOLE_HEADS = "llama.cpp's converter permutes whole heads, but RoPE rotates only the first half of each"
+OTHER_ORDER: Mapping[str, Mapping[str, str]] = {
+    # With the converter's order, llama.cpp's logprobs are not transformers'.
+    "bamba": {"attn_q": _WHOLE_HEADS, "attn_k": _WHOLE_HEADS},
+    "neo_bert": {"attn_qkv": "llama.cpp's converter leaves Q, K and V head by head, but its graph expects all Q first"},
+}
+"""Repository → tensor of each layer, with the same numbers in another order → reason."""
 ADDED: Mapping[str, Mapping[str, str]] = {
     "distil_bert": {"token_types.weight": "it is zeros, without which Ollama below 0.30 does not run the model"},
 }
 """Repository → tensor that only the proxy writes → reason."""
-PERMUTED: Mapping[str, tuple[str, ...]] = {"bamba": ("attn_q", "attn_k")}
-"""Repository → tensors of each layer in which llama.cpp's converter permutes whole heads.
-
-RoPE rotates only the first half of each head. With the converter's order llama.cpp's logprobs are not transformers'."""
 ADD_EOS = "tokenizer.ggml.add_eos_token"
 """llama.cpp's converter also writes False; its loader assumes False if the key is missing."""
 _RECURSION = 'llama.cpp\'s converter fails on it: "maximum recursion depth exceeded"'
@@ -144,10 +148,6 @@ def differences(name: str) -> dict[str, str]:
     halves = dict.fromkeys(
         HALVES.get(name, ()), "llama.cpp keeps both in one tensor, but uses the other half as the gate"
     )
-    permuted = dict.fromkeys(
-        PERMUTED.get(name, ()),
-        "llama.cpp's converter permutes whole heads, but RoPE rotates only the first half of each",
-    )
     other_values = {key: reason for key, (_, reason) in OTHER_VALUES.get(name, {}).items()}
-    tensors = {**halves, **permuted, **ADDED.get(name, {})}
+    tensors = {**halves, **ADDED.get(name, {}), **OTHER_ORDER.get(name, {})}
     return {**ONLY_OURS.get(name, {}), **ONLY_THEIRS.get(name, {}), **other_values, **tensors}

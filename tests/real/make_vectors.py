@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.__main__ import write
+from tests.gguf.tiny_repositories.repository import FEED_FORWARD, HEAD, HEADS, HIDDEN, LAYERS
 from tests.gguf.tiny_repositories.tokenizer import TEXT
 
 VECTORS = Path(__file__).with_name("vectors.json")
@@ -28,8 +29,38 @@ DIGITS = 5
 READ_AS: Mapping[str, Mapping[str, Any]] = {
     # transformers has no class for it. With an empty mask, Llama's computes the same.
     "llama_bidirectional": {"architectures": ["LlamaModel"], "model_type": "llama", "auto_map": {}},
+    "neo_bert": {
+        "architectures": ["LlamaModel"],
+        "model_type": "llama",
+        "auto_map": {},
+        "intermediate_size": FEED_FORWARD,
+        "rms_norm_eps": 1e-4,
+        "rope_theta": 10000.0,
+    },
 }
 """Changes of config.json with which transformers computes the same as the repository's own code."""
+
+
+def _neo_bert_as_llama(tensors: Any) -> dict[str, Any]:
+    """NeoBERT has Q, K and V head by head, and its RoPE rotates neighbours; Llama's rotates the halves of a head."""
+    torch = import_module("torch")
+    made = {"embed_tokens.weight": tensors["encoder.weight"], "norm.weight": tensors["layer_norm.weight"]}
+    for number in range(LAYERS):
+        old, new = f"transformer_encoder.{number}.", f"layers.{number}."
+        query, key, value = tensors[f"{old}qkv.weight"].reshape(HEADS, 3, HEAD, HIDDEN).unbind(1)
+        halves = (torch.cat((each[:, ::2], each[:, 1::2]), 1) for each in (query, key))
+        for part, each in zip("qkv", (*halves, value), strict=True):
+            made[f"{new}self_attn.{part}_proj.weight"] = each.reshape(HIDDEN, HIDDEN).contiguous()
+        gate, up = tensors[f"{old}ffn.w12.weight"].chunk(2)
+        made |= {f"{new}mlp.gate_proj.weight": gate.contiguous(), f"{new}mlp.up_proj.weight": up.contiguous()}
+        for theirs, ours in (
+            ("wo", "self_attn.o_proj"),
+            ("ffn.w3", "mlp.down_proj"),
+            ("attention_norm", "input_layernorm"),
+            ("ffn_norm", "post_attention_layernorm"),
+        ):
+            made[f"{new}{ours}.weight"] = tensors[f"{old}{theirs}.weight"]
+    return made
 
 
 def vectors(name: str) -> list[dict[str, Any]]:
@@ -39,6 +70,9 @@ def vectors(name: str) -> list[dict[str, Any]]:
         write(name, Path(folder))
         config = Path(folder) / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), **READ_AS.get(name, {})}))
+        if name == "neo_bert":
+            safetensors, weights = import_module("safetensors.torch"), Path(folder) / "model.safetensors"
+            safetensors.save_file(_neo_bert_as_llama(safetensors.load_file(weights)), weights, {"format": "pt"})
         model, loading = transformers.AutoModel.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
         )

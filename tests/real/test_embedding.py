@@ -117,6 +117,7 @@ ENCODERS = {
     "mistral_model": "makes no embeddings with MistralModel",
     "modern_bert": "does not run ModernBertModel",
     "modern_bert_v5": "does not run ModernBertModel",
+    "neo_bert": "makes no embeddings with NeoBERT",
     "nomic_bert": "makes no embeddings with NomicBertModel",
     "nomic_bert_moe": "makes no embeddings with NomicBertModel",
     "nomic_bert_v5": "makes no embeddings with NomicBertModel",

@@ -36,10 +36,8 @@ from proxy.gguf.families.deepseek_sparse import DEEPSEEK32, GLM_DSA
 from proxy.gguf.families.dots import DOTS1
 from proxy.gguf.families.ernie import ERNIE4_5, ERNIE4_5_MOE
 from proxy.gguf.families.eurobert import EURO_BERT
-from proxy.gguf.families.exaone import EXAONE, EXAONE4
-from proxy.gguf.families.falcon import FALCON, REFINED_WEB
 from proxy.gguf.families.exaone import EXAONE, EXAONE4, EXAONE_MOE
-from proxy.gguf.families.falcon import FALCON
+from proxy.gguf.families.falcon import FALCON, REFINED_WEB
 from proxy.gguf.families.falcon_h1 import FALCON_H1
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_MULTIMODAL, GEMMA_EMBEDDING
@@ -73,6 +71,7 @@ from proxy.gguf.families.mpt import MPT
 from proxy.gguf.families.nanbeige import NANBEIGE
 from proxy.gguf.families.nemotron import NEMOTRON
 from proxy.gguf.families.nemotron_h import NEMOTRON_H
+from proxy.gguf.families.neo_bert import NEO_BERT
 from proxy.gguf.families.nomic_bert import NOMIC_BERT, NOMIC_BERT_MOE
 from proxy.gguf.families.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from proxy.gguf.families.orion import ORION
@@ -174,6 +173,7 @@ FAMILIES: Mapping[str, Family] = {
     "NanbeigeForCausalLM": NANBEIGE,
     "NemotronForCausalLM": NEMOTRON,
     "NemotronHForCausalLM": NEMOTRON_H,
+    "NeoBERT": NEO_BERT,
     "NomicBertModel": NOMIC_BERT,
     "NomicBertMoEModel": NOMIC_BERT_MOE,
     "Olmo2ForCausalLM": OLMO2,

@@ -8,6 +8,7 @@ from tests.gguf.tiny_repositories.encoders import REPOSITORIES as ENCODERS
 from tests.gguf.tiny_repositories.encoders import unigram, word_pieces
 from tests.gguf.tiny_repositories.repository import (
     FEED_FORWARD,
+    HEAD,
     HEADS,
     HIDDEN,
     TIED,
@@ -60,6 +61,19 @@ def _distil_bert(weights: Weights) -> None:
         weights.linear(f"{layer}ffn.lin2", HIDDEN, FEED_FORWARD, bias=True)
 
 
+def _neo_bert(weights: Weights) -> None:
+    config = weights.config
+    weights.add("encoder.weight", config["vocab_size"], HIDDEN)
+    weights.norm("layer_norm")
+    for number in range(config["num_hidden_layers"]):
+        layer = f"transformer_encoder.{number}."
+        weights.linear(f"{layer}qkv", 3 * HIDDEN, HIDDEN)
+        weights.linear(f"{layer}wo", HIDDEN, HIDDEN)
+        weights.linear(f"{layer}ffn.w12", 2 * FEED_FORWARD, HIDDEN)
+        weights.linear(f"{layer}ffn.w3", HIDDEN, FEED_FORWARD)
+        weights.norms(layer, "attention_norm", "ffn_norm")
+
+
 REPOSITORIES: dict[str, Tiny] = {
     "camembert": replace(
         ENCODERS["roberta"],
@@ -84,6 +98,25 @@ REPOSITORIES: dict[str, Tiny] = {
             **TIED,
         },
         pooling="mean",
+    ),
+    "neo_bert": Tiny(
+        "NeoBERT",
+        "neobert",
+        _neo_bert,
+        word_pieces,
+        {
+            "auto_map": {"AutoConfig": "model.NeoBERTConfig", "AutoModel": "model.NeoBERT"},
+            "dim_head": HEAD,
+            "embedding_init_range": 0.02,
+            "intermediate_size": FEED_FORWARD * 3 // 2,
+            "max_length": 1024,
+            "norm_eps": 1e-4,
+        },
+        drop=(
+            *("num_key_value_heads", "max_position_embeddings", "hidden_act", "rms_norm_eps", "rope_theta"),
+            "tie_word_embeddings",
+        ),
+        pooling="cls",
     ),
     "distil_bert": Tiny(
         "DistilBertModel",
