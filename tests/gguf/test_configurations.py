@@ -473,6 +473,12 @@ NEWER = {"transformers_version": "99.0.0"}
         ("lfm2", {"block_use_swiglu": True, "block_dim": 256, "conv_dim": 256, "use_pos_enc": True, "num_heads": 4}),
         ("jamba", {**OWN_CODE, "use_mamba_kernels": True, "mamba_inner_layernorms": True, "num_logits_to_keep": 1}),
         ("llama4", {"router_jitter_noise": 0.0, "for_llm_compressor": False}),
+        ("neo_bert", {
+            "classifier_init_range": 0.02, "decoder_init_range": 0.02, "trust_remote_code": True,
+            "kwargs": {"pretrained_model_name_or_path": "google-bert/bert-base-uncased", "trust_remote_code": True},
+        }),
+        ("dbrx", {**OWN_CODE, "emb_pdrop": 0.1, "resid_pdrop": 0.1, "output_router_logits": False}),
+        ("distil_bert", {"qa_dropout": 0.1, "seq_classif_dropout": 0.2, "sinusoidal_pos_embds": True}),
     ],
 )  # fmt: skip
 def test_harmless_keys_of_popular_repositories_are_ignored(name: str, notes: Mapping[str, Any]) -> None:

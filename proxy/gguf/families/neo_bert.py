@@ -53,7 +53,7 @@ NEO_BERT = Family(
     rope_types=frozenset({"default"}),
     # Settings of the authors' own code. It has no key for RoPE's base.
     accepted_values={
-        "hidden_act": ("SwiGLU", None),
+        "hidden_act": ("SwiGLU", "swiglu", None),
         "ngpt": (False, None),
         "rms_norm": (True, None),
         "rope": (True, None),
@@ -62,7 +62,8 @@ NEO_BERT = Family(
     harmless_keys=frozenset(
         {
             *("base_scale", "classifier_init_range", "decoder_init_range", "dropout", "embedding_init_range"),
-            *("flash_attention", "pretrained_model_name_or_path", "tie_word_embeddings", "trust_remote_code"),
+            # The arguments with which the config was made; the model does not read them.
+            *("kwargs", "flash_attention", "pretrained_model_name_or_path", "tie_word_embeddings", "trust_remote_code"),
         }
     ),
     has_transformers_class=False,
