@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from proxy.gguf.families.draft_layer import STEMS
 from proxy.gguf.families.family import Family
-from proxy.gguf.families.rules import output_names
+from proxy.gguf.families.rules import output_names, stems_of
 from proxy.gguf.model_config import CannotConvert, ModelConfig
 from proxy.gguf.tensors import BLOCK, TensorName
 
@@ -37,7 +37,7 @@ def check_complete(family: Family, config: ModelConfig, names: Iterable[str]) ->
         needed_outer -= {"output.weight"}
     if family.absent_tensors is not None:
         _check_layer(family.absent_tensors(config, None), needed_outer, outer, "")
-        of_draft = dict.fromkeys((TensorName.of(name).stem for name in layer_names if name.startswith(STEMS)), False)
+        of_draft = dict.fromkeys(stems_of(family.draft.tensors) if family.draft else (), False)
         for number, present in blocks.items():
             absent = {**family.absent_tensors(config, number), **(of_draft if number < config.blocks else {})}
             _check_layer(absent, needed_in_layer, present, f"{BLOCK}{number}.")

@@ -35,7 +35,7 @@ SCALED: Mapping[str, frozenset[str]] = {
     "llama": _DENSE | _EXPERTS,
     "mistral3": _DENSE,
     "nemotron_h": _DENSE | _MAMBA,
-    "nemotron_h_moe": _DENSE | _MAMBA | _EXPERTS | _SHARED_EXPERT,
+    "nemotron_h_moe": _DENSE | _MAMBA | _EXPERTS | _SHARED_EXPERT | _DRAFT,
     "qwen3": _DENSE,
     "qwen35": _DENSE | _DELTA_NET | _DRAFT,
     "qwen35moe": _DENSE | _DELTA_NET | _EXPERTS | _SHARED_EXPERT | _DRAFT,

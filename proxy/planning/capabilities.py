@@ -139,11 +139,14 @@ NEWER_TENSOR_TYPE = 40
 NVFP4_SINCE = LLAMA_SERVER
 """Its llama.cpp (b9452) multiplies by the scales that `proxy/gguf/keeping.py` relies on. Tried: 0.33, 0.34.1, 0.40."""
 DRAFTS_SINCE: Mapping[str, Version] = {
+    "nemotron_h": Version(0, 32, 10),
     "qwen3next": Version(0, 32, 6),
 }
 """The first version whose llama.cpp drafts tokens with the layers for multi-token prediction of an architecture, read
 from src/models at the llama.cpp of every release. LLAMA_SERVER does with those that are not listed, and it is the first
 version that asks for it: `hasMTPDraft` in llm/llama_server.go."""
+NO_DRAFTS: Mapping[str, tuple[int, int]] = {"nemotron_h": (0, 40)}
+"""A release with an older llama.cpp (b10242) than those before it. Its loader refuses the layer."""
 UNSUPPORTED = ("TQ1_0", "TQ2_0")
 """From 0.30 on a create fails with "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
 
@@ -219,9 +222,12 @@ class Capabilities:
         """Whether a GGUF of this file type loads and answers correctly."""
         return quantization not in UNSUPPORTED and (quantization != NVFP4 or self.version >= NVFP4_SINCE)
 
-    def drafts_since(self, architecture: str) -> Version:
-        """The first version that uses the layers for multi-token prediction in a GGUF of this architecture."""
-        return DRAFTS_SINCE.get(architecture, LLAMA_SERVER)
+    def draft_problem(self, architecture: str) -> str:
+        """Why it uses no layers for multi-token prediction in a GGUF of this architecture; empty if it does."""
+        since = DRAFTS_SINCE.get(architecture, LLAMA_SERVER)
+        if self.version[:2] == NO_DRAFTS.get(architecture):
+            return f"{self.ollama} does not use them; the releases from {since} on do, before this one"
+        return "" if self.version >= since else f"{self.ollama} does not use them; {since} or newer does"
 
     @property
     def runs_llama_server(self) -> bool:

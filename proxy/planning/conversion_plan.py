@@ -76,9 +76,7 @@ def draft_request(request: PlanRequest, architecture: str) -> DraftRequest | Non
     """What `pull.draft` means for an architecture of FAMILIES on this Ollama."""
     if not request.draft:
         return None
-    capabilities, since = request.capabilities, request.capabilities.drafts_since(FAMILIES[architecture].architecture)
-    too_old = capabilities.version < since
-    return DraftRequest(f"{capabilities.ollama} does not use them; {since} or newer does" if too_old else "")
+    return DraftRequest(request.capabilities.draft_problem(FAMILIES[architecture].architecture))
 
 
 def read_tokens(

@@ -92,6 +92,13 @@ ONLY_THEIRS: Mapping[str, Mapping[str, str]] = {
     for end in ("", "_draft")
 }
 """Repository → key that only llama.cpp's converter writes → reason."""
+WIDER: Mapping[str, Mapping[str, str]] = {
+    "nemotron_h_moe_draft": {
+        "blk.4.ffn_gate_inp.weight": "llama.cpp's converter keeps every other router in F32; here it compares the "
+        "layer's number in the repository with that in the GGUF"
+    }
+}
+"""Repository → tensor that is F32 and that llama.cpp's converter writes in BF16, with the same numbers → reason."""
 _MANIFEST = "Ollama has it beside the GGUF, in its parameters and its license, where a change moves no weights"
 LEFT_OUT: Mapping[str, str] = {
     "general.sampling.*": _MANIFEST,

@@ -1,22 +1,24 @@
 """Layers for multi-token prediction that a conversion keeps, against llama.cpp's converter (b11434)."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from proxy.gguf.conversion import Conversion
 from proxy.gguf.draft import DraftRequest
 from proxy.gguf.header import read_header
 from proxy.gguf.model_config import CannotConvert
-from tests.gguf.differences import ADD_EOS, ONLY_THEIRS, llama_cpp_figures
+from tests.gguf.differences import ADD_EOS, ONLY_THEIRS, WIDER, llama_cpp_figures
 from tests.gguf.tiny_repositories import REPOSITORIES
-from tests.gguf.tiny_repositories.drafts import DRAFTS
+from tests.gguf.tiny_repositories.drafts import DRAFTS, nemotron_h
 from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import figures, plan, write
-from tests.kit.tiny_conversions import read
+from tests.kit.tiny_conversions import read, tensors_of
 
 WANTED = DraftRequest()
 
@@ -52,10 +54,14 @@ def test_draft_layer_is_that_of_llama_cpp(name: str) -> None:
     files = DRAFTS[name].files()
     content = write(plan(files, draft=WANTED), files)
     ours, theirs = figures(read(content), content), llama_cpp_figures(name)
-    assert theirs["metadata"].pop(ADD_EOS)["value"] is False
-    for key in ONLY_THEIRS[name]:
+    assert theirs["metadata"].pop(ADD_EOS, {"value": False})["value"] is False
+    for key in ONLY_THEIRS.get(name, ()):
         assert key not in ours["metadata"]
         del theirs["metadata"][key]
+    for tensor in WIDER.get(name, ()):
+        assert ours["tensors"].pop(tensor)["type"] == "F32"
+        upper_halves = np.frombuffer(tensors_of(content)[tensor][1], "<u2")[1::2].tobytes()
+        assert hashlib.sha256(upper_halves).hexdigest() == theirs["tensors"].pop(tensor)["sha256"]
     assert ours == theirs
     assert any(".nextn." in tensor for tensor in ours["tensors"])
 
@@ -105,6 +111,10 @@ def test_names_may_have_the_prefix_of_the_model(name: str) -> None:
         ("qwen3_5moe_draft", "mtp.layers.0.mlp.experts.", "blk.4."),
         ("qwen3_5moe_draft", "mtp.layers.0.mlp.", "blk.4."),
         ("qwen3_next_draft", "mtp.layers.0.post_attention_layernorm.", "blk.4.post_attention_norm.weight"),
+        ("nemotron_h_moe_draft", "mtp.layers.0.mixer.k_proj.", "blk.4.attn_k.weight"),
+        ("nemotron_h_moe_draft", "mtp.layers.0.eh_proj.", "blk.4.nextn.eh_proj.weight"),
+        ("nemotron_h_moe_draft", "mtp.layers.1.norm.", "blk.4.post_attention_norm.weight"),
+        ("nemotron_h_moe_draft", "mtp.layers.1.mixer.shared_experts.", "blk.4.ffn_"),
     ],
 )
 def test_an_incomplete_layer_is_left_out_with_the_reason(name: str, lost: str, reason: str) -> None:
@@ -140,6 +150,12 @@ def test_its_tensors_in_another_layer_are_refused() -> None:
     files = edited("qwen3_5_draft", model__layers__1__eh_proj__weight=(HIDDEN, 2 * HIDDEN))
     with pytest.raises(CannotConvert, match=r"model\.layers\.1\.eh_proj\.weight"):
         plan(files, draft=WANTED)
+
+
+def test_experts_behind_a_latent_size_are_left_out() -> None:
+    """llama.cpp b10488 does not load them in the draft layer of Nemotron-H."""
+    files = nemotron_h("nemotron_h_latent").files()
+    assert_left_out(files, "the proxy does not write them for this architecture")
 
 
 def test_an_ollama_that_does_not_use_them_is_a_reason() -> None:

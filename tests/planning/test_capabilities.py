@@ -94,10 +94,18 @@ def test_which_release_cuts_texts_as_a_tokenizer(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "since"), [("qwen35", "0.30.0"), ("qwen35moe", "0.30.0"), ("qwen3next", "0.32.6")]
+    ("architecture", "since"),
+    [("qwen35", "0.30.0"), ("qwen35moe", "0.30.0"), ("qwen3next", "0.32.6"), ("nemotron_h", "0.32.10")],
 )
 def test_which_release_drafts_tokens(architecture: str, since: str) -> None:
-    assert str(capabilities_of("0.24.0").drafts_since(architecture)) == since
+    assert f"; {since} or newer does" in capabilities_of("0.24.0").draft_problem(architecture)
+    assert capabilities_of(since).draft_problem(architecture) == ""
+    assert capabilities_of("0.34.1").draft_problem(architecture) == ""
+
+
+def test_a_release_with_an_older_llama_cpp_drafts_less() -> None:
+    assert "the releases from 0.32.10 on do" in capabilities_of("0.40.0").draft_problem("nemotron_h")
+    assert capabilities_of("0.40.0").draft_problem("qwen3next") == ""
 
 
 @pytest.mark.parametrize(("pre_tokenizer", "since"), [("deepseek-v3", "0.30.0"), ("deepseek-llm", "0.5.5")])

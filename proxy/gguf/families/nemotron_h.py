@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from proxy.gguf.families.common_keys import check_layer_types, head_dim
 from proxy.gguf.families.common_tensors import ATTENTION_BIAS, LAYER, PERMUTED_ATTENTION, QKV, expert_count
+from proxy.gguf.families.draft_layer import DraftLayer
 from proxy.gguf.families.family import Family
 from proxy.gguf.families.mamba import GROUP_COUNT_KEYS, MAMBA2_SHAPES, UNLIMITED_CONTEXT, mamba2_tensors
 from proxy.gguf.families.rules import Rule, Stacked, stems_of
@@ -76,22 +77,36 @@ _STEMS_BY_TYPE = {
 
 _ANY_STEMS = frozenset().union(*_STEMS_BY_TYPE.values())
 
+_DRAFT_STEMS = _STEMS_BY_TYPE[_ATTENTION] | stems_of(_TENSORS_BY_TYPE[_EXPERTS])
+
 
 def _absent_tensors(config: ModelConfig, layer: int | None) -> Mapping[str, bool]:
-    return {} if layer is None else dict.fromkeys(_ANY_STEMS - _STEMS_BY_TYPE[_layer_types(config)[layer]], False)
+    if layer is None:
+        return {}
+    types = _layer_types(config)
+    present = _DRAFT_STEMS if layer >= len(types) else _STEMS_BY_TYPE[types[layer]]
+    return dict.fromkeys(_ANY_STEMS - present, False)
+
+
+def _kinds(config: ModelConfig, draft: tuple[str, ...] = ()) -> Pairs:
+    """llama.cpp recognizes the type of a layer by its number of K and V heads and by the size of its MLP.
+
+    `draft` are the types that the draft layer has at once.
+    """
+    types = _layer_types(config)
+    size = config.positive("moe_intermediate_size" if _EXPERTS in types else "intermediate_size")
+    layers = [*((name,) for name in types), *([draft] if draft else [])]
+    kv_heads = [config.kv_heads if _ATTENTION in names else 0 for names in layers]
+    sizes = [size if {_MLP, _EXPERTS} & {*names} else 0 for names in layers]
+    yield "attention.head_count_kv", Field.array(ValueType.INT32, kv_heads)
+    yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
 
 
 def _layers(config: ModelConfig) -> Pairs:
-    """llama.cpp recognizes the type of a layer by its number of K and V heads and by the size of its MLP."""
-    types = _layer_types(config)
-    kv_heads = [config.kv_heads if name == _ATTENTION else 0 for name in types]
-    size = config.positive("moe_intermediate_size" if _EXPERTS in types else "intermediate_size")
-    sizes = [size if name in (_MLP, _EXPERTS) else 0 for name in types]
     yield "block_count", Field.uint32(config.blocks)
     # llama.cpp applies no RoPE, whatever this key has.
     yield "rope.dimension_count", Field.uint32(min(config.hidden // config.heads, config.head_size))
-    yield "attention.head_count_kv", Field.array(ValueType.INT32, kv_heads)
-    yield "feed_forward_length", Field.array(ValueType.INT32, sizes)
+    yield from _kinds(config)
     heads = config.count("mamba_num_heads")
     yield "ssm.inner_size", Field.uint32(heads * config.count("mamba_head_dim"))
     yield "ssm.time_step_rank", Field.uint32(heads)
@@ -128,6 +143,27 @@ _EXPERT_KEYS = (
 )
 
 
+_DRAFT = DraftLayer(
+    ("mtp.",),
+    {
+        "mtp.layers.1.norm.": LAYER + "post_attention_layernorm.",
+        "mtp.layers.1.final_layernorm.": LAYER + "shared_head.norm.",
+        "mtp.layers.0.": LAYER,
+        "mtp.layers.1.": LAYER,
+    },
+    {
+        LAYER + "eh_proj": "blk.{}.nextn.eh_proj",
+        LAYER + "enorm": "blk.{}.nextn.enorm",
+        LAYER + "hnorm": "blk.{}.nextn.hnorm",
+        LAYER + "post_attention_layernorm": "blk.{}.post_attention_norm",
+        LAYER + "shared_head.norm": "blk.{}.nextn.shared_head_norm",
+    },
+    (lambda config: _kinds(config, (_ATTENTION, _EXPERTS)),),
+)
+"""The repository has a layer of attention and one of experts; llama.cpp has both in one. It knows no experts behind
+`moe_latent_size` there (b10488)."""
+
+
 def _variant(config: ModelConfig) -> Family:
     types = _layer_types(config)
     if _EXPERTS not in types:
@@ -142,6 +178,8 @@ def _variant(config: ModelConfig) -> Family:
         hyperparameters=(*_KEYS, *_EXPERT_KEYS),
         shapes={**MAMBA2_SHAPES, **_EXPERT_SHAPES},
         has_mixed_layers=True,
+        draft=None if latent else _DRAFT,
+        skipped_prefixes=NEMOTRON_H.skipped_prefixes if latent else (),
     )
 
 

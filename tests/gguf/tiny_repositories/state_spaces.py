@@ -80,28 +80,44 @@ def _nemotron_h(weights: Weights) -> None:
     weights.norm("backbone.norm_f")
     weights.add("lm_head.weight", config["vocab_size"], HIDDEN)
     for number, kind in enumerate(config["hybrid_override_pattern"]):
-        layer = f"backbone.layers.{number}."
-        weights.norm(f"{layer}norm")
-        if kind == "M":
-            weights.mixer(f"{layer}mixer.", config["mamba_num_heads"] * config["mamba_head_dim"])
-        elif kind == "*":
-            for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
-                weights.linear(f"{layer}mixer.{part}_proj", heads * weights.head, HIDDEN)
-            weights.linear(f"{layer}mixer.o_proj", HIDDEN, HEADS * weights.head)
-        elif kind == "-":
-            weights.mlp(layer, gate=False, name="mixer")
-        else:
-            weights.linear(f"{layer}mixer.gate", EXPERTS, HIDDEN)
-            weights.add(f"{layer}mixer.gate.e_score_correction_bias", EXPERTS)
-            latent = config.get("moe_latent_size") or HIDDEN
-            for expert in range(EXPERTS):
-                weights.linear(f"{layer}mixer.experts.{expert}.up_proj", config["moe_intermediate_size"], latent)
-                weights.linear(f"{layer}mixer.experts.{expert}.down_proj", latent, config["moe_intermediate_size"])
-            size = config["moe_shared_expert_intermediate_size"]
-            weights.mlp(layer, size, gate=False, name="mixer.shared_experts")
-            if "moe_latent_size" in config:
-                weights.linear(f"{layer}mixer.fc1_latent_proj", latent, HIDDEN)
-                weights.linear(f"{layer}mixer.fc2_latent_proj", HIDDEN, latent)
+        _nemotron_h_layer(weights, f"backbone.layers.{number}.", kind)
+
+
+def _nemotron_h_layer(weights: Weights, layer: str, kind: str) -> None:
+    config = weights.config
+    weights.norm(f"{layer}norm")
+    if kind == "M":
+        weights.mixer(f"{layer}mixer.", config["mamba_num_heads"] * config["mamba_head_dim"])
+    elif kind == "*":
+        for part, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+            weights.linear(f"{layer}mixer.{part}_proj", heads * weights.head, HIDDEN)
+        weights.linear(f"{layer}mixer.o_proj", HIDDEN, HEADS * weights.head)
+    elif kind == "-":
+        weights.mlp(layer, gate=False, name="mixer")
+    else:
+        weights.linear(f"{layer}mixer.gate", EXPERTS, HIDDEN)
+        weights.add(f"{layer}mixer.gate.e_score_correction_bias", EXPERTS)
+        latent = config.get("moe_latent_size") or HIDDEN
+        for expert in range(EXPERTS):
+            weights.linear(f"{layer}mixer.experts.{expert}.up_proj", config["moe_intermediate_size"], latent)
+            weights.linear(f"{layer}mixer.experts.{expert}.down_proj", latent, config["moe_intermediate_size"])
+        size = config["moe_shared_expert_intermediate_size"]
+        weights.mlp(layer, size, gate=False, name="mixer.shared_experts")
+        if "moe_latent_size" in config:
+            weights.linear(f"{layer}mixer.fc1_latent_proj", latent, HIDDEN)
+            weights.linear(f"{layer}mixer.fc2_latent_proj", HIDDEN, latent)
+
+
+def nemotron_h_drafts(weights: Weights) -> None:
+    """Also the two layers for multi-token prediction, by `mtp_hybrid_override_pattern`."""
+    _nemotron_h(weights)
+    first, second = "mtp.layers.0.", "mtp.layers.1."
+    for norm in ("enorm", "hnorm"):
+        weights.norm(first + norm)
+    weights.linear(f"{first}eh_proj", HIDDEN, 2 * HIDDEN)
+    _nemotron_h_layer(weights, first, "*")
+    _nemotron_h_layer(weights, second, "E")
+    weights.norm(f"{second}final_layernorm")
 
 
 def _mamba(weights: Weights) -> None:

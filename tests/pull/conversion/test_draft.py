@@ -88,6 +88,7 @@ async def test_without_the_setting_there_is_neither(pull: Any, hub: StandInHub, 
     [
         ("qwen3_next_draft", "0.24.0", "Ollama 0.24.0 does not use them; 0.32.6 or newer does"),
         ("qwen3_next_draft", "0.32.5", "Ollama 0.32.5 does not use them; 0.32.6 or newer does"),
+        ("nemotron_h_moe_draft", "0.40.0", "Ollama 0.40.0 does not use them; the releases from 0.32.10 on do, before"),
         ("glm4moe", "0.34.1", "the proxy does not write them for this architecture"),
     ],
 )
