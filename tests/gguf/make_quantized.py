@@ -14,10 +14,12 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
+from proxy.gguf.draft import DraftRequest
 from proxy.gguf.header import read_header
 from proxy.gguf.tensor_types import FILE_TYPES
 from proxy.gguf.tensors import TensorType
 from tests.gguf.tiny_repositories import REPOSITORIES
+from tests.gguf.tiny_repositories.drafts import DRAFTS
 from tests.gguf.writing import plan, write
 from tests.kit.smollm2 import Smollm2, packaged
 
@@ -26,7 +28,7 @@ REFUSED = "refused"
 SMOLLM2 = "SmolLM2-135M-"
 CALCULATED = ("falcon_h1", "falcon_h1_norm")
 """Repositories with tensors that are calculated in F32 and not rounded before they are quantized."""
-NAMES = (*REPOSITORIES, f"{SMOLLM2}BF16", f"{SMOLLM2}F16")
+NAMES = (*REPOSITORIES, f"{SMOLLM2}BF16", f"{SMOLLM2}F16", *DRAFTS)
 _DIGITS = 16
 
 
@@ -61,13 +63,16 @@ def smollm2(dtype: str) -> Mapping[str, bytes] | None:
 
 def files_of(name: str) -> Mapping[str, bytes] | None:
     """The files of a repository, by its name in the figures; None if it cannot be made here."""
-    return smollm2(name.removeprefix(SMOLLM2)) if name.startswith(SMOLLM2) else REPOSITORIES[name].files()
+    if name.startswith(SMOLLM2):
+        return smollm2(name.removeprefix(SMOLLM2))
+    return (DRAFTS if name in DRAFTS else REPOSITORIES)[name].files()
 
 
 def converted(name: str) -> bytes:
     files = files_of(name)
     assert files is not None
-    return write(plan(files, quantization="F32" if name in CALCULATED else None), files)
+    draft = DraftRequest() if name in DRAFTS else None
+    return write(plan(files, quantization="F32" if name in CALCULATED else None, draft=draft), files)
 
 
 def run_quantizer(quantizer: str, source: Path, file_type: str) -> str:
