@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,16 @@ import pytest
 from proxy.gguf.conversion import Conversion
 from proxy.gguf.draft import DraftRequest
 from proxy.gguf.header import read_header
+from proxy.gguf.keeping import NVFP4
 from proxy.gguf.model_config import CannotConvert
+from proxy.gguf.tensors import TensorType
 from tests.gguf.differences import ADD_EOS, ONLY_THEIRS, WIDER, llama_cpp_figures
 from tests.gguf.tiny_repositories import REPOSITORIES
 from tests.gguf.tiny_repositories.drafts import DRAFTS, nemotron_h
+from tests.gguf.tiny_repositories.packed import Packed
+from tests.gguf.tiny_repositories.packed_compressed import NVFP4 as NVFP4_FORM
+from tests.gguf.tiny_repositories.packed_compressed import OF_NVFP4, compressed
+from tests.gguf.tiny_repositories.packed_nvfp4 import ENDS, matrix
 from tests.gguf.tiny_repositories.repository import HIDDEN, Weights
 from tests.gguf.tiny_repositories.tokenizer import dump
 from tests.gguf.writing import figures, plan, write
@@ -186,3 +193,17 @@ def test_the_layer_counts_as_a_layer_behind_the_others() -> None:
     files = {**DRAFTS["qwen3_5_draft"].files(), "config.json": dump({**config, "mtp_num_hidden_layers": 0})}
     conversion = plan(files, draft=WANTED)
     assert (architecture_key(conversion, "block_count"), architecture_key(conversion, "nextn_predict_layers")) == (5, 1)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_draft", "qwen3_5moe_draft", "nemotron_h_moe_draft"])
+def test_the_layer_stays_nvfp4_as_the_others_do(name: str) -> None:
+    """llama.cpp multiplies by the scales of all of its matrices (b10488)."""
+    ends = (*ENDS, "mtp.fc.weight", ".eh_proj.weight")
+    files = Packed(DRAFTS[name], partial(matrix, NVFP4_FORM), compressed(NVFP4_FORM, OF_NVFP4), ends=ends).files()
+    conversion = plan(files, draft=WANTED, quantization=NVFP4)
+    assert conversion.draft_problem == ""
+    types = {tensor.name: tensor.type for tensor in conversion.tensors}
+    for stem in ("attn_k", "attn_output", "nextn.eh_proj"):
+        assert types[f"blk.4.{stem}.weight"] == TensorType.NVFP4
+        assert f"blk.4.{stem}.scale" in types
+    assert types["blk.4.nextn.enorm.weight"] == TensorType.F32

@@ -14,7 +14,7 @@ from tests.gguf.tiny_repositories.packed_compressed import MODELOPT, NVFP4, OF_N
 
 _SCALE = 1 / 700
 """Of a matrix, about."""
-_ENDS = (
+ENDS = (
     *("_proj.weight", "_proj_qkv.weight", "_proj_z.weight", "_proj_a.weight", "_proj_b.weight"),
     *(".w1.weight", ".w2.weight", ".w3.weight"),
 )
@@ -44,7 +44,7 @@ def matrix(form: str, codes: Codes, name: str, shape: tuple[int, ...]) -> Tensor
 
 
 REPOSITORIES: dict[str, Packed] = {
-    f"{name}_{layout}": Packed(tiny, partial(matrix, form), config, ends=_ENDS)
+    f"{name}_{layout}": Packed(tiny, partial(matrix, form), config, ends=ENDS)
     for name, tiny in _FAMILIES.items()
     for layout, form, config in (("compressed", NVFP4, compressed(NVFP4, OF_NVFP4)), ("modelopt", "", MODELOPT))
 }
