@@ -85,9 +85,6 @@ RUNS_SINCE: Mapping[str, Version] = {
     # Ollama's own engine splits texts differently from the models' tokenizers.
     "nemotron_h": LLAMA_SERVER,
     "nemotron_h_moe": LLAMA_SERVER,
-    "lfm2": Version(0, 11, 5),
-    "lfm2moe": Version(0, 12, 6),
-    "modern-bert": LLAMA_SERVER,
     "neo-bert": Version(0, 11, 5),
     "nomic-bert-moe": Version(0, 6, 8),
     "pangu-embedded": Version(0, 13, 2),

@@ -29,7 +29,6 @@ ONLY_OURS: Mapping[str, Mapping[str, str]] = {
     "glm4moelite_v5": {"deepseek2.expert_gating_func": _GATING},
     "jina_bert": {"jina-bert-v2.attention.head_count_kv": _HEADS},
     "jina_bert_code": {"jina-bert-v2.attention.head_count_kv": _HEADS},
-    "llama_model": {"llama.pooling_type": "llama.cpp's converter reads it only for other families"},
     "mistral4_eyes": {
         "mistral4.attention.temperature_scale": _TEMPERATURE,
         "mistral4.attention.temperature_length": _TEMPERATURE,
