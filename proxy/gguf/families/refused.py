@@ -34,6 +34,15 @@ Spark2_5ForCausalLM VaultGemmaForCausalLM XGLMForCausalLM XLNetLMHeadModel Zamba
 ZayaForCausalLM xLSTMForCausalLM
 """
 """Names that conversion/*.py of llama.cpp b10488 does not register, and that its src/models has no graph for."""
+_CHANGES = "is not what its authors made: llama.cpp computes it with another {}"
+_CHANGED: Mapping[str, str] = {
+    "BitNetForCausalLM": "activation, SiLU instead of the square of ReLU",
+    **dict.fromkeys(("PhiMoEForCausalLM", "PhimoeForCausalLM"), "choice and weight of experts, and another norm"),
+}
+"""bitnet.cpp and phi3.cpp at b10488, compared with transformers 5.24's BitNetMLP, PhimoeTopKRouter and norms."""
+_ABORTS = "runs in no Ollama up to 0.40: its llama.cpp (b10488) aborts at the first token"
+_ABORTING = "MiniMaxText01ForCausalLM MiniMaxM1ForCausalLM"
+"""`GGML_ASSERT(i1 >= 0 && i1 < ne1)`, tried on 0.40 and in b10488 itself with a GGUF of llama.cpp's converter."""
 _SWAPS = "is not what its authors made: llama.cpp feeds its small experts with the output of the large ones"
 _SWAPPED = "GroveMoeForCausalLM"
 """grovemoe.cpp at b10488 and b11434. The authors' small experts get the layer's input; on 0.40 the logprobs are those
@@ -44,6 +53,8 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(_DIFFUSING.split(), _DIFFUSES),
     **dict.fromkeys(_ENCODING.split(), _ENCODES),
     **dict.fromkeys(_LACKING.split(), _LACKS),
+    **dict.fromkeys(_ABORTING.split(), _ABORTS),
     **dict.fromkeys(_SWAPPED.split(), _SWAPS),
+    **{name: _CHANGES.format(what) for name, what in _CHANGED.items()},
 }
 """By the first of `architectures` in config.json: what to say after the name."""
