@@ -100,6 +100,7 @@ def _alike(group: int | None, size: float | None) -> list[dict[str, Any]]:
         ("starcoder", {"multi_query": False}, "multi_query"),
         ("mpt", {"attn_config": "alibi"}, "attn_config"),
         ("mpt", {"attn_config": {"alibi": False}}, "alibi = False"),
+        ("mpt", {"attn_config": {"alibi_bias_max": 0}}, "alibi_bias_max = 0"),
         ("mpt", {"attn_config": {"attn_type": "multiquery_attention"}}, "attn_type"),
         ("mpt", {"attn_config": {"kv_n_heads": 2}}, "kv_n_heads = 2"),
         ("mpt", {"attn_config": {"prefix_lm": True}}, "prefix_lm"),

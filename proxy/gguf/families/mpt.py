@@ -37,7 +37,11 @@ def _attention(config: ModelConfig) -> Pairs:
     clamp = attention.optional_number("clip_qkv")
     if clamp:
         yield "attention.clamp_kqv", Field.float32(clamp)
-    yield "attention.max_alibi_bias", Field.float32(attention.number("alibi_bias_max"))
+    largest_bias = attention.number("alibi_bias_max")
+    if largest_bias <= 0:
+        raise CannotConvert(f"config.json has an attn_config with alibi_bias_max = {largest_bias}")
+    # The authors' code reads it; transformers' class always has 8.
+    yield "attention.max_alibi_bias", Field.float32(largest_bias)
     for key, value in attention.fields.items():
         is_known = key in attention.read_keys | _HARMLESS or is_harmless(key)
         if not is_known and value:
