@@ -109,8 +109,9 @@ def _names(row: Row) -> list[str]:
 
 
 def _first_ollama(row: Row) -> Version:
-    embeds = row.architecture.endswith("Model") and row.family.architecture not in EMBEDDING_ARCHITECTURES
-    return max(min(map(_repository_first_ollama, row.repositories)), LLAMA_SERVER if embeds else OLDEST)
+    has_no_head = row.architecture.endswith("Model") and not row.architecture.endswith("LMHeadModel")
+    only_embeds = has_no_head and row.family.architecture not in EMBEDDING_ARCHITECTURES
+    return max(min(map(_repository_first_ollama, row.repositories)), LLAMA_SERVER if only_embeds else OLDEST)
 
 
 def _repository_first_ollama(name: str) -> Version:
