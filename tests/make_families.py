@@ -110,7 +110,7 @@ def _names(row: Row) -> list[str]:
 
 def _first_ollama(row: Row) -> Version:
     has_no_head = row.architecture.endswith("Model") and not row.architecture.endswith("LMHeadModel")
-    only_embeds = has_no_head and row.family.architecture not in EMBEDDING_ARCHITECTURES
+    only_embeds = (has_no_head or row.family.embeds) and row.family.architecture not in EMBEDDING_ARCHITECTURES
     return max(min(map(_repository_first_ollama, row.repositories)), LLAMA_SERVER if only_embeds else OLDEST)
 
 
