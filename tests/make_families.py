@@ -22,6 +22,7 @@ from proxy.planning.capabilities import (
     PRE_TOKENIZER_SINCE,
     RUNS_SINCE,
     Version,
+    runs_since,
 )
 from tests.gguf.differences import LEFT_OUT, WITHOUT_FIGURES, differences, llama_cpp_figures
 from tests.real.make_logprobs import TOLERANCE, WITHOUT_LOGPROBS
@@ -121,7 +122,7 @@ def _repository_first_ollama(name: str) -> Version:
     family = _family(config)
     pre = "" if name in WITHOUT_FIGURES else llama_cpp_figures(name)["metadata"].get(PRE, {}).get("value", "")
     return max(
-        RUNS_SINCE.get(FAMILIES[config["architectures"][0]].architecture, OLDEST),
+        runs_since(config["architectures"][0], FAMILIES[config["architectures"][0]].architecture),
         RUNS_SINCE.get(family.architecture, OLDEST),
         CORRECT_SINCE.get((family.architecture, pre), OLDEST),
         PRE_TOKENIZER_SINCE.get(pre, OLDEST),

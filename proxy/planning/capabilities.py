@@ -99,6 +99,10 @@ RUNS_SINCE: Mapping[str, Version] = {
     "smollm3": Version(0, 11, 5),
     "talkie": LLAMA_SERVER,
 }
+NAMES_SINCE: Mapping[str, Version] = {
+    "SolarOpenForCausalLM": LLAMA_SERVER,  # it has no biases; before, llama.cpp loads a glm4moe only with them (v0.24)
+}
+"""By a name in config.json's `architectures`, where earlier versions run other models of the same architecture."""
 # Read from llama-vocab.cpp at every release. Older versions use their default pre-tokenizer without a warning.
 PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     CASED: LLAMA_SERVER,  # Ollama's own engine turns all letters into lower case
@@ -108,13 +112,8 @@ PRE_TOKENIZER_SINCE: Mapping[str, Version] = {
     "qwen35": LLAMA_SERVER,
     "seed-coder": Version(0, 7, 0),
 }
-CORRECT_SINCE: Mapping[tuple[str, str], Version] = {
-    # Ollama's own engine scales the attention of these by another size (v0.24).
-    ("deepseek2", "deepseek-v3"): LLAMA_SERVER,
-    # Solar Open, which has no biases: before, llama.cpp loads a glm4moe only with them (v0.24).
-    ("glm4moe", "qwen2"): LLAMA_SERVER,
-}
-"""By architecture and pre-tokenizer."""
+CORRECT_SINCE: Mapping[tuple[str, str], Version] = {("deepseek2", "deepseek-v3"): LLAMA_SERVER}
+"""By architecture and pre-tokenizer. Ollama's own engine scales the attention of these by another size (v0.24)."""
 EMBEDDING_ARCHITECTURES = ("bert", "gemma-embedding", "jina-bert-v2", "qwen3")
 """These make embeddings before LLAMA_SERVER too. With others the runner crashes at the first text (v0.24: qwen2),
 supports one kind of pooling only (llama), or splits each text as a cased WordPiece (nomic-bert, nomic-bert-moe).
@@ -146,6 +145,11 @@ NO_DRAFTS: Mapping[str, tuple[int, int]] = {"nemotron_h": (0, 40)}
 """A release with an older llama.cpp (b10242) than those before it. Its loader refuses the layer."""
 UNSUPPORTED = ("TQ1_0", "TQ2_0")
 """From 0.30 on a create fails with "size overflow"; the engine of 0.24 answers with newlines (both were tried)."""
+
+
+def runs_since(name: str, architecture: str) -> Version:
+    """The first version that runs what config.json gives this name, and llama.cpp this architecture."""
+    return max(RUNS_SINCE.get(architecture, OLDEST), NAMES_SINCE.get(name, OLDEST))
 
 
 @dataclass(frozen=True, slots=True)

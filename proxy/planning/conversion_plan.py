@@ -26,7 +26,7 @@ from proxy.gguf.tokenizer_files import TokenizerFiles
 from proxy.gguf.transforms import WIDTHS
 from proxy.gguf.unpacking import READ_MARKS, tensors_to_read
 from proxy.gguf.vocabulary import adds_bos
-from proxy.planning.capabilities import NVFP4_SINCE, OLDEST, RUNS_SINCE, Capabilities
+from proxy.planning.capabilities import NVFP4_SINCE, OLDEST, RUNS_SINCE, Capabilities, runs_since
 from proxy.planning.embedding import name_tensors
 from proxy.planning.identity import family_revision
 from proxy.planning.json_files import UPLOAD_AGAIN
@@ -60,8 +60,7 @@ def architecture_of(where: str, config: Mapping[str, Any], capabilities: Capabil
     family = FAMILIES.get(name)
     if family is None:
         raise NotConvertible(f"{where}: this proxy does not know the architecture {name}")
-    if not capabilities.runs(family.architecture):
-        since = RUNS_SINCE[family.architecture]
+    if capabilities.version < (since := runs_since(name, family.architecture)):
         raise NotConvertible(f"{where}: {capabilities.ollama} does not run {name}; Ollama {since} or newer does")
     return name
 

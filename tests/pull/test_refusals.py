@@ -80,8 +80,8 @@ class Case:
 CASES = [
     Case(
         "an architecture that nobody converts",
-        changed("config.json", architectures=["ApertusForCausalLM"]),
-        ("acme/model/config.json: this proxy does not know the architecture ApertusForCausalLM",),
+        changed("config.json", architectures=["UnheardOfForCausalLM"]),
+        ("acme/model/config.json: this proxy does not know the architecture UnheardOfForCausalLM",),
     ),
     Case(
         "an architecture that newer ones run",

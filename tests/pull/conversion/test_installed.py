@@ -121,7 +121,7 @@ async def test_a_reranker_is_refused_early(client: Client, hub: StandInHub) -> N
     files = tiny_bert()
     config = json.loads(files["config.json"]) | {"architectures": ["BertForSequenceClassification"]}
     hub.add("acme/tiny", files | {"config.json": json.dumps(config).encode()})
-    assert "serves neither reranking" in (await client.pull(NAME))[-1]["error"]
+    assert "only ranks or classifies texts, and Ollama serves neither" in (await client.pull(NAME))[-1]["error"]
     assert not fetched(hub, ".safetensors")
 
 

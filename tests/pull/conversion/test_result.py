@@ -12,7 +12,7 @@ from proxy.config.values import Quantization
 from proxy.gguf.families import FAMILIES
 from proxy.inspection import inspect
 from proxy.ollama.blobs import PROBE_DIGEST
-from proxy.planning.capabilities import capabilities_of
+from proxy.planning.capabilities import capabilities_of, runs_since
 from proxy.planning.quantizations import is_available
 from proxy.standins.hub import Fault, StandInHub
 from proxy.standins.ollama import StandInOllama
@@ -28,7 +28,9 @@ from tests.kit.support import Client, digest_of, fetched, settings
 NAME = "hf.co/acme/tiny"
 CAPABLE = capabilities_of("0.24.0")
 CONVERTED = sorted(
-    name for name, tiny in REPOSITORIES.items() if CAPABLE.runs(FAMILIES[tiny.architecture].architecture)
+    name
+    for name, tiny in REPOSITORIES.items()
+    if CAPABLE.version >= runs_since(tiny.architecture, FAMILIES[tiny.architecture].architecture)
 )
 
 
