@@ -35,7 +35,6 @@ WITHOUT_LOGPROBS: Mapping[str, str] = {
         REMOTE_CODE,
     ),
     "mamba2_codestral": "transformers does not read the names of its tensors",
-    **dict.fromkeys(("bailingmoe2", "deepseek", "internlm2"), REMOTE_CODE),
     "baichuan_13b": f"{REMOTE_CODE}, and no class has ALiBi in a model that is otherwise like Llama",
 }
 """Chat models that are not in the file, with the reason."""

@@ -4,20 +4,7 @@ A `Family` (family.py) has rules (rules.py) that turn the tensors of the weights
 metadata, and the values of config.json that llama.cpp cannot run. Its facts are those of llama.cpp's converter at
 b11434. `defaults` are those of transformers 4.57 and 5.24, or of 5.24 where the two differ.
 
-CONTRIBUTING.md says how to add one.
-To add a family:
-
-1. proxy/gguf/families/<name>.py, named as in llama.cpp's conversion/ or in transformers: the `Family`. Parts that other
-   families have too are in common_tensors.py and common_keys.py. Everything unknown must be refused, never guessed.
-2. This file: its `architectures` in FAMILIES.
-3. proxy/gguf/loadable.py: a size by llama.cpp's name for it, if `shapes` of the family need one that is not there.
-4. proxy/planning/capabilities.py: in RUNS_SINCE the first Ollama that runs it, unless every supported one does.
-5. proxy/gguf/pretokenizers.py: how its tokenizer splits texts, if no other family splits them in this way.
-6. tests/gguf/tiny_repositories: a tiny repository with all its tensors. tests/gguf/expected has what llama.cpp's
-   converter makes of it. Run `python -m tests.gguf.make_configurations` where transformers is installed: a test then
-   checks that each key of transformers' config class is read, fixed or harmless.
-7. tests/real: a run with the tiny repository on each Ollama adds its figures to measured.json, and
-   `python -m tests.make_families` writes docs/families.md from them. The table of README.md names the family.
+CONTRIBUTING.md says how to add one. `refused.py` has the architectures that no Ollama runs, with the reasons.
 """
 
 from collections.abc import Mapping
