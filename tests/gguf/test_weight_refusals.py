@@ -144,22 +144,23 @@ NOT_READ = {
     *((name, "intermediate_size") for name in ("qwen2moe", "qwen3moe", "qwen3moe_v5")),
     *((name, "intermediate_size") for name in ("nemotron_h_latent", "nemotron_h_moe")),
     # The number of the tokenizer's pieces decides.
-    ("nomic_bert_moe", "vocab_size"),
+    *((name, "vocab_size") for name in ("camembert", "nomic_bert_moe")),
     # The compressed cache has one head.
     *((name, "num_key_value_heads") for name in ("deepseek2", "deepseek3", "glm4moelite", "glm4moelite_v5")),
     *((name, "num_key_value_heads") for name in ("deepseek32", "glm_dsa", "mistral4_eyes")),
     # Without a state space.
     *(("granite4", key) for key in SIZES if key.startswith("mamba_")),
     # Without a dense layer.
-    *((name, "intermediate_size") for name in ("mellum", "qwen3_next", "qwen3_next_v5")),
+    *((name, "intermediate_size") for name in ("mellum", "qwen3_next", "qwen3_next_v5", "solar_open")),
     # Q, K and V have the same shapes with any number of heads.
     *((name, "num_attention_heads") for name in ("gptneox", "modern_bert", "modern_bert_v5", "phi2", "roberta")),
     *((name, "num_attention_heads") for name in ("deci", "deci_alike", "jina_bert", "jina_bert_code")),
+    *((name, "num_attention_heads") for name in ("baichuan_7b", "baichuan_13b", "camembert")),
     # Another key has it for each layer.
     ("laguna", "num_attention_heads"),
     # Further layers are only for training.
     *((name, "num_hidden_layers") for name in ("bailingmoe2", "deepseek3", "glm4moe", "glm4moelite", "glm4moelite_v5")),
-    ("deepseek32", "num_hidden_layers"),
+    *((name, "num_hidden_layers") for name in ("deepseek32", "dots1", "solar_open")),
 }
 """Keys with a size that the weights cannot contradict."""
 
