@@ -1,5 +1,7 @@
 """Further families with experts, newer than those of `experts`."""
 
+from collections.abc import Callable
+
 from tests.gguf.tiny_repositories.byte_level import byte_pairs, qwen_tokens
 from tests.gguf.tiny_repositories.experts import DEEPSEEK, dense_or_experts
 from tests.gguf.tiny_repositories.repository import EXPERTS, HEAD, HEADS, HIDDEN, KV_HEADS, MOE, Tiny, Weights
@@ -17,14 +19,19 @@ def _minimax_m2(weights: Weights) -> None:
             weights.numbered_mlp(f"{layer}block_sparse_moe.experts.{expert}.")
 
 
-def _dots1(weights: Weights) -> None:
-    weights.ends()
-    for number, layer in enumerate(weights.layers()):
-        weights.norms(layer)
-        weights.attention(layer, norms=(HEAD, HEAD))
-        dense_or_experts(weights, number, layer)
-        if number:
-            weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
+def _corrected(bias: str) -> Callable[[Weights], None]:
+    """Experts behind a dense layer, with a correction of the router's choice under this name."""
+
+    def write(weights: Weights) -> None:
+        weights.ends()
+        for number, layer in enumerate(weights.layers()):
+            weights.norms(layer)
+            weights.attention(layer, norms=(HEAD, HEAD))
+            dense_or_experts(weights, number, layer)
+            if number:
+                weights.add(f"{layer}{bias}", EXPERTS)
+
+    return write
 
 
 def _solar_open(weights: Weights) -> None:
@@ -36,21 +43,11 @@ def _solar_open(weights: Weights) -> None:
         weights.add(f"{layer}mlp.gate.e_score_correction_bias", EXPERTS)
 
 
-def _exaone_moe(weights: Weights) -> None:
-    weights.ends()
-    for number, layer in enumerate(weights.layers()):
-        weights.norms(layer)
-        weights.attention(layer, norms=(HEAD, HEAD))
-        dense_or_experts(weights, number, layer)
-        if number:
-            weights.add(f"{layer}mlp.e_score_correction_bias", EXPERTS)
-
-
 REPOSITORIES: dict[str, Tiny] = {
     "exaone_moe": Tiny(
         "ExaoneMoeForCausalLM",
         "exaone_moe",
-        _exaone_moe,
+        _corrected("mlp.e_score_correction_bias"),
         lambda: byte_pairs("exaone-moe"),
         {
             **MOE,
@@ -73,7 +70,7 @@ REPOSITORIES: dict[str, Tiny] = {
     "dots1": Tiny(
         "Dots1ForCausalLM",
         "dots1",
-        _dots1,
+        _corrected("mlp.gate.e_score_correction_bias"),
         qwen_tokens,
         {
             **DEEPSEEK,
